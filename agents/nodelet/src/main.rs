@@ -1,0 +1,2 @@
+//! nodelet.
+fn main() {}

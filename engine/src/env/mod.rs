@@ -1,0 +1,38 @@
+//! kube.env: the typed settings of a node, from files to a shell-safe environment.
+//!
+//! One table ([`KEYS`]) says what every setting is. [`KubeEnv::resolve`] merges the contents of
+//! `/etc/pf9/nodelet/*.yaml` over the defaults and refuses what is wrong, naming file and line;
+//! [`render`] writes `/etc/pf9/kube.env`; [`parse`] reads it (and `kube_override.env`) back; [`template`]
+//! prints `kube.env.template`. The agents and the script evaluator call it. It reads no file and touches
+//! no host: contents come in and text goes out, so that everything here is tested on values.
+
+mod check;
+mod error;
+mod key;
+mod keys;
+mod kube_env;
+mod layers;
+mod names;
+mod parse;
+mod place;
+mod render;
+mod rules;
+mod suggest;
+mod template;
+mod value;
+mod yaml;
+
+pub use check::Refusal;
+pub use error::{EnvError, Found};
+pub use key::{DefaultValue, Key, Kind};
+pub use keys::KEYS;
+pub use kube_env::KubeEnv;
+pub use layers::{
+    Layered, MAX_FILE_BYTES, MAX_FILES, MAX_KEYS_PER_FILE, MAX_VALUE_BYTES, Setting, load_directory,
+};
+pub use parse::{Assignment, MAX_ENV_BYTES, parse};
+pub use place::{Place, Source};
+pub use render::{GENERATED_NOTICE, render};
+pub use suggest::closest;
+pub use template::template;
+pub use value::{SecretText, Value};

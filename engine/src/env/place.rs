@@ -1,0 +1,89 @@
+//! Where a value or a problem stands. Used by every message of this module; knows nothing of values.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A position in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file as the caller named it.
+    pub path: PathBuf,
+    /// The line, from 1; absent where the problem is the file itself.
+    pub line: Option<usize>,
+    /// The column in characters, from 1.
+    pub column: Option<usize>,
+}
+
+impl Place {
+    /// The file as a whole.
+    pub fn file(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            line: None,
+            column: None,
+        }
+    }
+
+    /// A line of the file, from 1.
+    pub fn line(path: &Path, line: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            line: Some(line),
+            column: None,
+        }
+    }
+
+    /// A line and a column of the file, both from 1.
+    pub fn column(path: &Path, line: usize, column: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            line: Some(line),
+            column: Some(column),
+        }
+    }
+}
+
+/// Prints `path:line:column`, as far as known.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ":{column}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Who decided a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The table's default, or what it derives from other keys.
+    Default,
+    /// The caller, without a file (role parameters, fixtures).
+    Given,
+    /// A line of a file.
+    File(Place),
+}
+
+impl Source {
+    /// The position, where a file decided.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::File(place) => Some(place),
+            Self::Default | Self::Given => None,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Given => f.write_str("given"),
+            Self::File(place) => place.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The typed value of a setting, and how it is printed. Secrets print as a reference in every form.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+/// A checked value. The empty value of a key that may be empty is `Text("")` (or an empty list, or an
+/// empty secret), whatever its kind.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number, a port among them.
+    Integer(i64),
+    /// Text of any kind: names, paths, images, choices.
+    Text(String),
+    /// An IPv4 or IPv6 address.
+    Address(IpAddr),
+    /// A network without host bits.
+    Cidr(IpNet),
+    /// A span of time.
+    Duration(Duration),
+    /// Flags or addresses, in the order given.
+    List(Vec<String>),
+    /// A value that is never shown.
+    Secret(SecretText),
+}
+
+impl Value {
+    /// Whether the value is the empty text, list or secret: "not chosen".
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::List(items) => items.is_empty(),
+            Self::Secret(secret) => secret.is_empty(),
+            Self::Bool(_) | Self::Integer(_) | Self::Address(_) | Self::Cidr(_) | Self::Duration(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// The text that stands in kube.env; for a secret its reference.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Integer(value) => value.fmt(f),
+            Self::Text(text) => f.write_str(text),
+            Self::Address(address) => address.fmt(f),
+            Self::Cidr(network) => network.fmt(f),
+            Self::Duration(span) => humantime::format_duration(*span).fmt(f),
+            Self::List(items) => f.write_str(&items.join(",")),
+            Self::Secret(secret) => secret.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::List(items) => write!(f, "{items:?}"),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+/// Booleans, numbers and lists keep their type; the rest is text as in kube.env, secrets as references.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Integer(value) => serializer.serialize_i64(*value),
+            Self::List(items) => serializer.collect_seq(items),
+            other => serializer.collect_str(other),
+        }
+    }
+}
+
+/// The text of a secret setting. Every way of printing it gives the reference.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText {
+    key: &'static str,
+    text: String,
+}
+
+impl SecretText {
+    /// Wraps the text of `key`.
+    pub(crate) fn new(key: &'static str, text: String) -> Self {
+        Self { key, text }
+    }
+
+    /// What stands for it in plans, events and logs: `secret:kube/KEY`.
+    pub fn reference(&self) -> String {
+        format!("secret:kube/{}", self.key)
+    }
+
+    /// The text itself. Call it inside converge only, where kube.env or a client needs it.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether no secret was given.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+}
+
+impl fmt::Display for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secret:kube/{}", self.key)
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

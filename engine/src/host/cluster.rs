@@ -1,0 +1,95 @@
+//! The Kubernetes API, as far as bringing up one node needs it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::HostResult;
+
+/// How to reach an API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterAccess {
+    /// The kubeconfig file to use.
+    pub kubeconfig: PathBuf,
+}
+
+/// A node object, as far as we read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Taints.
+    pub taints: Vec<Taint>,
+    /// Cordoned.
+    pub unschedulable: bool,
+    /// The pods' subnet that the controller-manager gave it.
+    pub pod_cidr: Option<String>,
+    /// Condition `Ready`: `Some(true)`, `Some(false)`, or `None` for unknown or absent.
+    pub ready: Option<bool>,
+    /// Reason and message of that condition.
+    pub ready_message: String,
+}
+
+/// A taint of a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value, possibly empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// Calls on the API server. Each carries the implementation's own deadline (10 s; `evict_pods` its argument).
+#[async_trait::async_trait]
+pub trait Cluster {
+    /// A node object; `None` if there is none. Cancel safe.
+    async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>>;
+
+    /// Applies a JSON merge patch to a node.
+    async fn patch_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> HostResult<()>;
+
+    /// Removes a node object. Fine if there is none.
+    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()>;
+
+    /// Whether server-side apply of this object as our field manager would change it; `None` if it is not there.
+    /// Uses the server's dry run. Cancel safe.
+    async fn object_differs(
+        &self,
+        access: &ClusterAccess,
+        object: &serde_json::Value,
+    ) -> HostResult<Option<bool>>;
+
+    /// Applies an object server-side as our field manager, forcing conflicts.
+    async fn apply_object(
+        &self,
+        access: &ClusterAccess,
+        object: &serde_json::Value,
+    ) -> HostResult<()>;
+
+    /// Deletes an object. Fine if there is none.
+    async fn delete_object(
+        &self,
+        access: &ClusterAccess,
+        object: &serde_json::Value,
+    ) -> HostResult<()>;
+
+    /// Evicts the pods of a node, those of daemon sets and static pods aside, and waits for them to go. Returns the
+    /// names of those still there when `timeout` passes.
+    async fn evict_pods(
+        &self,
+        access: &ClusterAccess,
+        node: &str,
+        timeout: Duration,
+    ) -> HostResult<Vec<String>>;
+}

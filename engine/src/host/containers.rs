@@ -1,0 +1,137 @@
+//! Containers and images, through the container engine's API.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::HostResult;
+
+/// Everything that decides how a container runs. Equal configurations make equal containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Container name.
+    pub name: String,
+    /// Image reference; must be present on the host, nothing is pulled.
+    pub image: String,
+    /// Entry point and arguments; empty means what the image says.
+    pub command: Vec<String>,
+    /// Environment, without secrets.
+    pub env: BTreeMap<String, String>,
+    /// Bind mounts of directories.
+    pub mounts: Vec<Mount>,
+    /// Shares the host's network.
+    pub host_network: bool,
+    /// Shares the host's process ids.
+    pub host_pid: bool,
+    /// All capabilities and devices.
+    pub privileged: bool,
+    /// Capabilities added to the engine's default set.
+    pub capabilities: Vec<String>,
+    /// User the process runs as, `uid[:gid]`; empty means what the image says.
+    pub user: String,
+    /// What the container engine does when it ends.
+    pub restart: RestartPolicy,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// When the container engine starts a container again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    No,
+    /// Always, unless it was stopped on purpose.
+    UnlessStopped,
+    /// Always, also after the engine's own restart.
+    Always,
+}
+
+/// A bind mount of a directory. A missing source is an error, never a new directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Directory on the host.
+    pub source: PathBuf,
+    /// Path in the container.
+    pub target: PathBuf,
+    /// Whether the container may not write there.
+    pub read_only: bool,
+    /// Whether mounts made later on the host appear in it (`rslave`).
+    pub propagated: bool,
+}
+
+/// A container as the engine reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerState {
+    /// Its id.
+    pub id: String,
+    /// Its name, without the leading slash.
+    pub name: String,
+    /// Whether a process runs in it.
+    pub running: bool,
+    /// Whether that process is paused.
+    pub paused: bool,
+    /// Exit code of the last run.
+    pub exit_code: i64,
+    /// When the present run started.
+    pub started_at: Option<SystemTime>,
+    /// How often the engine restarted it.
+    pub restarts: u64,
+    /// Image reference it was made from.
+    pub image: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An image as the engine reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageState {
+    /// Content id (`sha256:…`).
+    pub id: String,
+}
+
+/// The container engine. Every call carries the implementation's own deadline (30 s; loading an image 5 min).
+#[async_trait::async_trait]
+pub trait Containers {
+    /// Whether the engine answers, and its version. Cancel safe.
+    async fn container_engine(&self) -> HostResult<String>;
+
+    /// The image under this reference. Cancel safe.
+    async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
+
+    /// Loads the images of an archive as `docker save` writes it. When cancelled, it may still be loaded.
+    async fn load_image(&self, archive: &Path) -> HostResult<()>;
+
+    /// Removes a reference, and the image when it was the last. Fine if there is none.
+    async fn remove_image(&self, reference: &str) -> HostResult<()>;
+
+    /// The container of this name. Cancel safe.
+    async fn container(&self, name: &str) -> HostResult<Option<ContainerState>>;
+
+    /// Containers, running or not, that carry all these labels (an empty value matches any). Cancel safe.
+    async fn containers(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> HostResult<Vec<ContainerState>>;
+
+    /// Creates, but does not start, a container and returns its id.
+    async fn create_container(&self, config: &ContainerConfig) -> HostResult<String>;
+
+    /// The configuration of a container, in our terms, so that it can be made again. `None` if there is none
+    /// or if it uses what [`ContainerConfig`] cannot say.
+    async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>>;
+
+    /// Starts a container. Fine if it runs.
+    async fn start_container(&self, name: &str) -> HostResult<()>;
+
+    /// Asks a container to end and kills it after `grace`. Fine if it does not run or there is none.
+    async fn stop_container(&self, name: &str, grace: Duration) -> HostResult<()>;
+
+    /// Removes a container by force, with its anonymous volumes. Fine if there is none.
+    async fn remove_container(&self, name: &str) -> HostResult<()>;
+
+    /// The last `lines` lines a container wrote. Cancel safe.
+    async fn container_log(&self, name: &str, lines: usize) -> HostResult<String>;
+}

@@ -1,0 +1,93 @@
+//! What can go wrong at the door.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Result of a host call.
+pub type HostResult<T> = Result<T, HostError>;
+
+/// A failed host call. `Display` completes "failed to …" and leaves the cause to the chain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// A file operation failed.
+    #[error("{action} {}", path.display())]
+    File {
+        /// The verb, for example `write`.
+        action: &'static str,
+        /// The path it was about.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something is larger than we are willing to read.
+    #[error("read {}: it is larger than {limit} bytes", path.display())]
+    TooLarge {
+        /// The path.
+        path: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+    /// A process could not be started.
+    #[error("start `{program}`")]
+    Spawn {
+        /// The program's name.
+        program: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A process ended with a status other than success.
+    #[error("run `{command}`: exit status {status}: {stderr}")]
+    Exit {
+        /// The command line (never contains secrets).
+        command: String,
+        /// The exit status, negative for a signal.
+        status: i32,
+        /// The tail of what it wrote to standard error.
+        stderr: String,
+    },
+    /// A call did not end before its deadline.
+    #[error("{action}: no answer within {}", humantime::format_duration(*.after))]
+    Deadline {
+        /// What was waited for.
+        action: String,
+        /// How long.
+        after: Duration,
+    },
+    /// A service (docker, systemd, the API server …) refused or was not there.
+    #[error("{action}")]
+    Service {
+        /// What was asked of whom, for example `create container etcd`.
+        action: String,
+        /// Its answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something that has to exist does not.
+    #[error("find {what}")]
+    Missing {
+        /// The thing.
+        what: String,
+    },
+    /// A fault that a test injected.
+    #[error("{call} (injected fault)")]
+    Injected {
+        /// The call that was made to fail.
+        call: String,
+    },
+}
+
+impl HostError {
+    /// A [`HostError::Service`] from anything that can be an error.
+    pub fn service(
+        action: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Service {
+            action: action.into(),
+            source: source.into(),
+        }
+    }
+}

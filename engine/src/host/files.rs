@@ -1,0 +1,100 @@
+//! Files, directories and links.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::HostResult;
+
+/// Permission bits and owner of a file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Permission bits, for example `0o640`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Attributes {
+    /// Owned by root with these permission bits.
+    #[must_use]
+    pub const fn root(mode: u32) -> Self {
+        Self {
+            mode,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
+/// What stands at a path; links are not followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// File, directory, link …
+    pub kind: EntryKind,
+    /// Permission bits and owner.
+    pub attributes: Attributes,
+    /// When the content was last written.
+    pub modified: SystemTime,
+}
+
+/// The kind of a directory entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file of this many bytes.
+    File(u64),
+    /// A directory.
+    Directory,
+    /// A symbolic link and what it points to.
+    Symlink(String),
+    /// A socket, device, pipe.
+    Other,
+}
+
+/// Room on the file system that holds a path, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Free for us.
+    pub free: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// File operations. A missing path is `None` when asked about and fine when removed.
+#[async_trait::async_trait]
+pub trait Files {
+    /// What stands at `path`, without following a link at its end. Cancel safe.
+    async fn entry(&self, path: &Path) -> HostResult<Option<Entry>>;
+
+    /// The content of the file at `path` (links are followed), at most `limit` bytes. Cancel safe.
+    async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>>;
+
+    /// Names in a directory, sorted; empty where there is none. Cancel safe.
+    async fn list(&self, path: &Path) -> HostResult<Vec<String>>;
+
+    /// Replaces or creates a file atomically: a temporary sibling with the final attributes, fsync, rename,
+    /// fsync of the directory. Never leaves a half-written file under `path`. When cancelled, a temporary
+    /// sibling may stay; `path` is old or new.
+    async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
+
+    /// Creates one directory whose parent exists. Fine if it is there already; attributes are set either way.
+    async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()>;
+
+    /// Makes `path` a link to `target`, atomically replacing a link that is there.
+    async fn symlink(&self, path: &Path, target: &str) -> HostResult<()>;
+
+    /// Sets permission bits and owner.
+    async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()>;
+
+    /// Removes a file, a link or an empty directory.
+    async fn remove(&self, path: &Path) -> HostResult<()>;
+
+    /// Removes a directory with all that is in it; does not follow links, does not cross mounts.
+    async fn remove_tree(&self, path: &Path) -> HostResult<()>;
+
+    /// Room on the file system of the nearest existing ancestor of `path`.
+    async fn space(&self, path: &Path) -> HostResult<Space>;
+}

@@ -1,0 +1,22 @@
+//! Kernel settings and modules.
+
+use super::HostResult;
+
+/// Settings under `/proc/sys` and modules.
+#[async_trait::async_trait]
+pub trait Kernel {
+    /// Value of a setting such as `net.ipv4.ip_forward`, trimmed; `None` where the kernel has none. Cancel safe.
+    async fn sysctl(&self, key: &str) -> HostResult<Option<String>>;
+
+    /// Sets a setting until the next boot.
+    async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()>;
+
+    /// Whether a module is loaded or built in. Cancel safe.
+    async fn module_loaded(&self, name: &str) -> HostResult<bool>;
+
+    /// Loads a module.
+    async fn load_module(&self, name: &str) -> HostResult<()>;
+
+    /// Unloads a module. Fine if it is not loaded.
+    async fn unload_module(&self, name: &str) -> HostResult<()>;
+}

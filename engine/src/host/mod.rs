@@ -1,0 +1,76 @@
+//! The only door to the world.
+//!
+//! Everything the engine learns about a host and everything it does to one goes through the capability
+//! traits gathered by [`Host`]: facts and small verbs, typed errors, a deadline passed in where a call can
+//! wait. [`live`] is the machine we run on; [`fake`] is a small stateful world for tests and dry runs.
+//! Policy (what should be, in which order, how often to try) lives above, in `resource` and `exec`.
+
+mod cluster;
+mod containers;
+mod error;
+pub mod fake;
+mod files;
+mod kernel;
+pub mod live;
+mod network;
+mod packages;
+mod processes;
+mod services;
+
+pub use cluster::{Cluster, ClusterAccess, ClusterNode, Taint};
+pub use containers::{ContainerConfig, ContainerState, Containers, ImageState, Mount, RestartPolicy};
+pub use error::{HostError, HostResult};
+pub use files::{Attributes, Entry, EntryKind, Files, Space};
+pub use kernel::Kernel;
+pub use network::{HttpsRequest, HttpsResponse, Link, Network};
+pub use packages::Packages;
+pub use processes::{CommandOutput, CommandSpec, Processes};
+pub use services::{Services, UnitState};
+
+use std::time::{Duration, SystemTime};
+
+/// Everything the engine can see and do on one host.
+///
+/// Object safe on purpose: a plan runs the same against the live machine and against a fake.
+pub trait Host:
+    Files
+    + Processes
+    + Containers
+    + Services
+    + Network
+    + Kernel
+    + Packages
+    + Cluster
+    + Clock
+    + Send
+    + Sync
+{
+}
+
+impl<T> Host for T where
+    T: Files
+        + Processes
+        + Containers
+        + Services
+        + Network
+        + Kernel
+        + Packages
+        + Cluster
+        + Clock
+        + Send
+        + Sync
+{
+}
+
+/// Time, so that a test can hold it still.
+#[async_trait::async_trait]
+pub trait Clock {
+    /// Wall-clock time; for certificates and reports.
+    fn now(&self) -> SystemTime;
+
+    /// Time since an arbitrary start that never goes back; for deadlines.
+    fn elapsed(&self) -> Duration;
+
+    /// Waits for `duration`. Cancel safe. A fake clock advances at once.
+    async fn pause(&self, duration: Duration);
+}

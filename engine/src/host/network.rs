@@ -1,0 +1,56 @@
+//! Observations on the network, and links.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::HostResult;
+
+/// One HTTPS GET.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsRequest {
+    /// Whole URL, scheme `https` (or `http` for a loopback health port).
+    pub url: String,
+    /// PEM file with the roots to trust.
+    pub ca: Option<PathBuf>,
+    /// PEM files with our certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// For connection, handshake and answer together.
+    pub timeout: Duration,
+}
+
+/// The answer, its body bounded to 64 KiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsResponse {
+    /// Status code.
+    pub status: u16,
+    /// Start of the body.
+    pub body: String,
+}
+
+/// A network link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its addresses with prefix length.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Probes and links.
+#[async_trait::async_trait]
+pub trait Network {
+    /// Fetches a URL; an answer of any status is `Ok`. Cancel safe.
+    async fn https_get(&self, request: &HttpsRequest) -> HostResult<HttpsResponse>;
+
+    /// Opens and closes a TCP connection. Cancel safe.
+    async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()>;
+
+    /// The link of this name. Cancel safe.
+    async fn link(&self, name: &str) -> HostResult<Option<Link>>;
+
+    /// Removes a link. Fine if there is none.
+    async fn remove_link(&self, name: &str) -> HostResult<()>;
+}

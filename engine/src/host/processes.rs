@@ -1,0 +1,101 @@
+//! Commands.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::HostResult;
+
+/// A command to run. No shell is involved; secrets belong on `stdin`, never in `argv`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandSpec {
+    /// Program and arguments. The program is looked up in a fixed PATH.
+    pub argv: Vec<String>,
+    /// Variables added to a minimal environment (PATH, LANG=C.UTF-8, HOME=/root).
+    pub env: BTreeMap<String, String>,
+    /// What is written to its standard input.
+    pub stdin: Vec<u8>,
+    /// After this long its whole process group is killed.
+    pub timeout: Duration,
+}
+
+impl CommandSpec {
+    /// A command without input, with a minute to live.
+    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+            env: BTreeMap::new(),
+            stdin: Vec::new(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// The same with another time to live.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The command line for messages.
+    #[must_use]
+    pub fn display(&self) -> String {
+        self.argv.join(" ")
+    }
+}
+
+/// What a command left behind. Output beyond [`CommandOutput::LIMIT`] per stream is dropped from the front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandOutput {
+    /// Exit status; negative is the signal that ended it.
+    pub status: i32,
+    /// Tail of standard output.
+    pub stdout: String,
+    /// Tail of standard error.
+    pub stderr: String,
+}
+
+impl CommandOutput {
+    /// Bytes kept of each stream.
+    pub const LIMIT: usize = 256 * 1024;
+
+    /// Whether the command said it did its work.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status == 0
+    }
+}
+
+/// Runs commands.
+#[async_trait::async_trait]
+pub trait Processes {
+    /// Runs a command in its own process group and waits for it. At the timeout, and when the future is
+    /// dropped, the whole group is killed. Returns the output whatever the exit status was.
+    ///
+    /// # Errors
+    /// The program cannot be started, or the deadline passed.
+    async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput>;
+
+    /// Like [`Processes::run`], but an exit status other than 0 is an error that carries the tail of stderr.
+    async fn run_ok(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
+        let output = self.run(command).await?;
+        if output.success() {
+            return Ok(output);
+        }
+        let said = if output.stderr.trim().is_empty() {
+            &output.stdout
+        } else {
+            &output.stderr
+        };
+        let lines: Vec<&str> = said.trim().lines().collect();
+        Err(super::HostError::Exit {
+            command: command.display(),
+            status: output.status,
+            stderr: lines[lines.len().saturating_sub(5)..].join("; "),
+        })
+    }
+
+    /// Whether a program of this name stands on the fixed PATH.
+    async fn has_program(&self, name: &str) -> HostResult<bool>;
+}
