@@ -10,19 +10,6 @@ OUT="$PWD/bin"
 ln -sfn "$SOURCE" gopath/src/k8s.io/kubernetes
 cd gopath/src/k8s.io/kubernetes
 
-# The release tarballs carry this generated file; Debian's source package does not.
-openapi=pkg/generated/openapi/zz_generated.openapi.go
-if [ ! -s "$openapi" ]; then
-    go build -o "$GOPATH/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
-    packages=$(grep -RlE --include='*.go' '^// \+k8s:openapi-gen=' pkg cmd plugin vendor/k8s.io \
-        | grep -vE '/(code-generator|sample-apiserver|gengo|kube-openapi)/' \
-        | xargs -n1 dirname | sort -u | sed 's#^#k8s.io/kubernetes/#' | paste -sd,)
-    rm -rf "$GOPATH/generated"
-    "$GOPATH/openapi-gen" -i "$packages" -p k8s.io/kubernetes/pkg/generated/openapi -O zz_generated.openapi \
-        -h vendor/k8s.io/code-generator/hack/boilerplate.go.txt -r "$GOPATH/violations" -o "$GOPATH/generated"
-    mv "$GOPATH/generated/k8s.io/kubernetes/$openapi" "$openapi"
-fi
-
 plain=${GIT_VERSION#v}
 major=${plain%%.*}
 rest=${plain#*.}
@@ -35,3 +22,8 @@ for program in kube-apiserver kubelet kube-controller-manager kube-scheduler kub
     echo "building $program"
     go build -o "$OUT/$program" -ldflags "$flags" "./cmd/$program"
 done
+
+# The result is what stays; a finished artifact needs no build cache.
+cd "$OUT/.."
+chmod -R u+w gopath
+rm -rf gopath gocache

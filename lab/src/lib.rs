@@ -1,3 +1,38 @@
-//! The lab.
+//! Real hosts on one machine.
+//!
+//! A *lab* is a network of *hosts*; a host is a privileged container whose first process is systemd and that runs its own docker, so
+//! nodelet treats it like any Debian server. [`Setup::run`] makes everything a lab needs out of Rust and apt: the outer docker,
+//! images of hosts, Kubernetes from Debian's source package, and the payload of the role package. Each step is an artifact in the
+//! [`Cache`], outside the checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them,
+//! [`Lab::destroy`] and [`down`] leave nothing behind.
+//!
+//! Nothing here is part of the product: nodelet must not know that a host is a container.
 
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod command;
+pub mod config;
+mod debian;
+pub mod docker;
+pub mod down;
+pub mod host;
+pub mod lock;
+mod network;
 pub mod oci;
+pub mod outer;
+pub mod package;
+pub mod progress;
+pub mod setup;
+mod steps;
+pub mod topology;
+
+pub use cache::Cache;
+pub use config::Config;
+pub use docker::Docker;
+pub use host::{Host, Image};
+pub use outer::Outer;
+pub use setup::Setup;
+pub use steps::images::TOOLBOX_IMAGE;
+pub use steps::kubernetes::VERSION as KUBERNETES_VERSION;
+pub use topology::{HostSpec, Lab, Mount};

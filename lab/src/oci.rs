@@ -22,7 +22,10 @@ pub enum Document {
 impl Document {
     /// Finds the document in runc's arguments (without the program name).
     pub fn of(arguments: &[String]) -> Self {
-        let Some(command) = arguments.iter().position(|word| matches!(word.as_str(), "create" | "run" | "exec")) else {
+        let Some(command) = arguments
+            .iter()
+            .position(|word| matches!(word.as_str(), "create" | "run" | "exec"))
+        else {
             return Self::None;
         };
         let rest = &arguments[command + 1..];
@@ -36,21 +39,30 @@ impl Document {
 /// The value of the first of `names` in `words`, written as `--name value` or `--name=value`.
 fn option(words: &[String], names: &[&str]) -> Option<String> {
     words.iter().enumerate().find_map(|(at, word)| {
-        names.iter().find_map(|name| match word.strip_prefix(name)? {
-            "" => words.get(at + 1).cloned(),
-            rest => rest.strip_prefix('=').map(str::to_owned),
-        })
+        names
+            .iter()
+            .find_map(|name| match word.strip_prefix(name)? {
+                "" => words.get(at + 1).cloned(),
+                rest => rest.strip_prefix('=').map(str::to_owned),
+            })
     })
 }
 
 /// Edits the process part of a bundle, or a process file itself.
 pub fn relax(process: &mut Value) {
-    if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
+    if let Some(sets) = process
+        .get_mut("capabilities")
+        .and_then(Value::as_object_mut)
+    {
         for set in sets.values_mut().filter_map(Value::as_array_mut) {
             set.retain(|name| name.as_str() != Some(MISSING));
         }
     }
-    if process.get("oomScoreAdj").and_then(Value::as_i64).is_some_and(|score| score < 0) {
+    if process
+        .get("oomScoreAdj")
+        .and_then(Value::as_i64)
+        .is_some_and(|score| score < 0)
+    {
         process["oomScoreAdj"] = 0.into();
     }
     if let Some(fields) = process.as_object_mut() {
@@ -79,11 +91,17 @@ mod tests {
     #[test]
     fn finds_the_document_of_each_command() {
         let bundle = |path: &str| Document::Bundle(path.to_owned());
-        assert_eq!(document("--root /run/r --log x create --bundle /b id"), bundle("/b"));
+        assert_eq!(
+            document("--root /run/r --log x create --bundle /b id"),
+            bundle("/b")
+        );
         assert_eq!(document("run -b /b id"), bundle("/b"));
         assert_eq!(document("create --bundle=/b id"), bundle("/b"));
         assert_eq!(document("run id"), bundle("."));
-        assert_eq!(document("exec --process /p --detach id"), Document::Process("/p".to_owned()));
+        assert_eq!(
+            document("exec --process /p --detach id"),
+            Document::Process("/p".to_owned())
+        );
         assert_eq!(document("exec id ls"), Document::None);
         assert_eq!(document("--root /run/r delete --force id"), Document::None);
     }

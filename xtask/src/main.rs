@@ -1,2 +1,63 @@
-//! xtask.
-fn main() {}
+//! The project's own commands: the lab (`up`, `down`, `status`, `shell`, `kubectl`) and the tests (`test`, `ci`).
+
+mod down;
+mod enter;
+mod status;
+mod test;
+mod up;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Set up a lab, look into it, take it down; run the tests.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up a Kubernetes master on a lab host, with everything that takes.
+    Up(up::Arguments),
+    /// Take labs down and leave nothing behind.
+    Down(down::Arguments),
+    /// Show the labs, their hosts, and the cache.
+    Status,
+    /// Open a shell on a lab host, or run a command there.
+    Shell(enter::Shell),
+    /// Run kubectl against a lab's cluster.
+    Kubectl(enter::Kubectl),
+    /// Run the checks and tests, stopping at the first that fails.
+    #[command(alias = "ci")]
+    Test(test::Arguments),
+}
+
+/// The root of the checkout this program was built from.
+fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(arguments) => up::run(arguments),
+        Command::Down(arguments) => down::run(arguments),
+        Command::Status => status::run(),
+        Command::Shell(arguments) => arguments.run(),
+        Command::Kubectl(arguments) => arguments.run(),
+        Command::Test(arguments) => test::run(arguments),
+    }
+}
+
+fn main() -> ExitCode {
+    run(&Arguments::parse().command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,6 +1,9 @@
 //! What a setting is: the types of the table in `keys.rs`. Checking text against them is `check.rs`.
 
 use std::fmt;
+use std::time::Duration;
+
+use super::value::duration_text;
 
 /// One kube.env variable.
 #[derive(Clone, Copy, Debug)]
@@ -103,9 +106,7 @@ impl fmt::Display for Kind {
             Self::Bool => f.write_str("`true` or `false`"),
             Self::Integer { min, max } => write!(f, "a whole number ({min}-{max})"),
             Self::Text => f.write_str("text"),
-            Self::Name => {
-                f.write_str("a DNS name (lower-case letters, digits, dashes and dots)")
-            }
+            Self::Name => f.write_str("a DNS name (lower-case letters, digits, dashes and dots)"),
             Self::HostOrAddress => f.write_str("a DNS name or an IP address"),
             Self::Address => f.write_str("an IP address"),
             Self::Cidr => f.write_str("a network such as `10.20.0.0/16`"),
@@ -114,8 +115,8 @@ impl fmt::Display for Kind {
             Self::Duration { min, max } => write!(
                 f,
                 "a duration such as `60s` or `10m` (from {} to {})",
-                humantime::format_duration(std::time::Duration::from_secs(*min)),
-                humantime::format_duration(std::time::Duration::from_secs(*max)),
+                duration_text(Duration::from_secs(*min)),
+                duration_text(Duration::from_secs(*max)),
             ),
             Self::Choice(words) => {
                 f.write_str(if words.len() == 1 { "" } else { "one of " })?;
@@ -125,11 +126,13 @@ impl fmt::Display for Kind {
                 Ok(())
             }
             Self::Uuid => f.write_str("a UUID"),
-            Self::FlagList => f.write_str("comma-separated flags such as `--v=2,--profiling=false`"),
-            Self::UrlList => f.write_str("comma-separated http or https addresses"),
-            Self::ProxyUrl => {
-                f.write_str("a proxy address such as `http://proxy:3128`, without user and password")
+            Self::FlagList => {
+                f.write_str("comma-separated flags such as `--v=2,--profiling=false`")
             }
+            Self::UrlList => f.write_str("comma-separated http or https addresses"),
+            Self::ProxyUrl => f.write_str(
+                "a proxy address such as `http://proxy:3128`, without user and password",
+            ),
             Self::Cron => f.write_str("a cron schedule of five fields such as `0 3 * * *`"),
             Self::ImageReference => f.write_str("an image with a tag or a digest"),
             Self::Registry => f.write_str("a registry such as `k8s.gcr.io` or `host:5001/path`"),

@@ -3,8 +3,8 @@
 use super::key::{DefaultValue, Key, Kind};
 use DefaultValue::{Derived, Required, Value};
 use Kind::{
-    Address, Bool, Choice, Cidr, CpuSet, Cron, Duration, FlagList, HostOrAddress, ImageReference, Integer,
-    Interface, Name, Path, Port, ProxyUrl, Registry, Size, Text, UrlList, Uuid, Version,
+    Address, Bool, Choice, Cidr, CpuSet, Cron, Duration, FlagList, HostOrAddress, ImageReference,
+    Integer, Interface, Name, Path, Port, ProxyUrl, Registry, Size, Text, UrlList, Uuid, Version,
 };
 
 /// Every kube.env variable, in the order of `kube.env.template`.
@@ -34,7 +34,7 @@ const TABLE: &[Key] = table! {
             "Whether nodeletd brings the role up, takes it down, or only reports.";
         CLUSTER_ID: Uuid => Value(""),
             "The cluster's id.";
-        USE_HOSTNAME: Bool => Value("false"),
+        USE_HOSTNAME: Bool => Value("true"),
             "Name the node after the host name instead of its address.";
         ALLOW_WORKLOADS_ON_MASTER: Bool => Value("false"),
             "Leave masters without the NoSchedule taint.";

@@ -32,6 +32,7 @@ pub use layers::{
 };
 pub use parse::{Assignment, MAX_ENV_BYTES, parse};
 pub use place::{Place, Source};
+pub(crate) use render::assignment;
 pub use render::{GENERATED_NOTICE, render};
 pub use suggest::closest;
 pub use template::template;

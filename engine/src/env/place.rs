@@ -9,9 +9,9 @@ pub struct Place {
     /// The file as the caller named it.
     pub path: PathBuf,
     /// The line, from 1; absent where the problem is the file itself.
-    pub line: Option<usize>,
+    pub line: Option<u32>,
     /// The column in characters, from 1.
-    pub column: Option<usize>,
+    pub column: Option<u32>,
 }
 
 impl Place {
@@ -28,7 +28,7 @@ impl Place {
     pub fn line(path: &Path, line: usize) -> Self {
         Self {
             path: path.to_owned(),
-            line: Some(line),
+            line: Some(count(line)),
             column: None,
         }
     }
@@ -37,10 +37,15 @@ impl Place {
     pub fn column(path: &Path, line: usize, column: usize) -> Self {
         Self {
             path: path.to_owned(),
-            line: Some(line),
-            column: Some(column),
+            line: Some(count(line)),
+            column: Some(count(column)),
         }
     }
+}
+
+/// Files are far smaller than this type counts; it keeps the errors small.
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Prints `path:line:column`, as far as known.

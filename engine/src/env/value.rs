@@ -36,9 +36,11 @@ impl Value {
             Self::Text(text) => text.is_empty(),
             Self::List(items) => items.is_empty(),
             Self::Secret(secret) => secret.is_empty(),
-            Self::Bool(_) | Self::Integer(_) | Self::Address(_) | Self::Cidr(_) | Self::Duration(_) => {
-                false
-            }
+            Self::Bool(_)
+            | Self::Integer(_)
+            | Self::Address(_)
+            | Self::Cidr(_)
+            | Self::Duration(_) => false,
         }
     }
 }
@@ -52,7 +54,7 @@ impl fmt::Display for Value {
             Self::Text(text) => f.write_str(text),
             Self::Address(address) => address.fmt(f),
             Self::Cidr(network) => network.fmt(f),
-            Self::Duration(span) => humantime::format_duration(*span).fmt(f),
+            Self::Duration(span) => f.write_str(&duration_text(*span)),
             Self::List(items) => f.write_str(&items.join(",")),
             Self::Secret(secret) => secret.fmt(f),
         }
@@ -66,6 +68,20 @@ impl fmt::Debug for Value {
             Self::List(items) => write!(f, "{items:?}"),
             other => write!(f, "{other}"),
         }
+    }
+}
+
+/// A span as one number and one unit where it is whole seconds, `26h` and not `1day 2h`: no blanks for scripts.
+pub(crate) fn duration_text(span: Duration) -> String {
+    let seconds = span.as_secs();
+    if span.subsec_nanos() > 0 {
+        humantime::format_duration(span).to_string()
+    } else if seconds == 0 || !seconds.is_multiple_of(60) {
+        format!("{seconds}s")
+    } else if !seconds.is_multiple_of(3600) {
+        format!("{}m", seconds / 60)
+    } else {
+        format!("{}h", seconds / 3600)
     }
 }
 

@@ -1,1 +1,34 @@
 //! A small stateful world.
+//!
+//! [`FakeHost`] implements every capability of [`Host`](super::Host) with behaviour instead of expectations: a write
+//! needs its directory, a container its image, a unit its file. Tests and dry runs therefore learn what a real host
+//! would have told them. A [`FaultPlan`] makes calls fail, hang, lie or crash; a [`WorldSnapshot`] compares worlds.
+//!
+//! It leaves out what no phase depends on: processes, users, permissions (we are root), real TLS and real packets.
+
+mod cgroups;
+mod clock;
+mod cluster;
+mod containers;
+mod engine;
+mod fault;
+mod files;
+mod from_facts;
+mod gate;
+mod kernel;
+mod kubernetes;
+mod network;
+mod packages;
+mod processes;
+mod services;
+mod setup;
+mod snapshot;
+mod tree;
+mod world;
+
+pub use fault::{Fault, FaultPlan, Mischief, Trigger};
+pub use gate::{Call, FakeHost};
+pub use kubernetes::KubernetesRules;
+pub use processes::Program;
+pub use snapshot::{WorldSnapshot, difference};
+pub use world::World;

@@ -1,1 +1,70 @@
 //! The machine we run on.
+//!
+//! [`LiveHost`] implements every capability of [`Host`](super::Host) with the real thing: system calls, child
+//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One file per capability; the helpers
+//! that two of them share stand in `blocking`, `backoff`, `engine` and `bus`.
+//!
+//! Two rules hold everywhere. Whatever comes from outside is bounded in size and in time. And a connection is
+//! made when it is first needed and made again after it failed, because the plan itself may install, start or
+//! restart what stands at its other end.
+//!
+//! Deliberately not here: policy. How often to try, in which order and what to do about a failure is decided by
+//! `resource` and `exec`; this module tries once and says what happened.
+
+mod atomic;
+mod backoff;
+mod blocking;
+mod bus;
+mod clock;
+mod cluster;
+mod container_config;
+mod containers;
+mod dpkg_run;
+mod drain;
+mod engine;
+mod files;
+mod foreign_container;
+mod group;
+mod https;
+mod jobs;
+mod kernel;
+mod kubeconfig;
+mod network;
+mod packages;
+mod processes;
+mod services;
+mod tail;
+mod tree;
+
+use std::time::Instant;
+
+/// The machine we run on. Make one per process and share it.
+#[derive(Debug)]
+pub struct LiveHost {
+    started: Instant,
+    engine: engine::Engine,
+    bus: bus::Bus,
+    clusters: kubeconfig::Clients,
+}
+
+impl LiveHost {
+    /// A door to this machine. Touches nothing but the process's choice of a TLS implementation, which the
+    /// Kubernetes client takes from there.
+    #[must_use]
+    pub fn new() -> Self {
+        // An error means that somebody made the choice before us, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Self {
+            started: Instant::now(),
+            engine: engine::Engine::default(),
+            bus: bus::Bus::default(),
+            clusters: kubeconfig::Clients::default(),
+        }
+    }
+}
+
+impl Default for LiveHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}

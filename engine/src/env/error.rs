@@ -1,0 +1,271 @@
+//! Everything that can be wrong with the settings, one variant for each. Callers print all of them at once.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::place::Place;
+
+/// One problem. Its text starts with `file:line:column: ` where a file is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the nouns of the message above them"
+)]
+pub enum EnvError {
+    /// More files than are read.
+    #[error("{count} configuration files, at most {limit} are read")]
+    TooManyFiles { count: usize, limit: usize },
+    /// A file larger than is read.
+    #[error("{place}: {bytes} bytes, at most {limit} are read")]
+    FileTooLarge {
+        place: Place,
+        bytes: usize,
+        limit: usize,
+    },
+    /// A file with more keys than the table could ever need.
+    #[error("{place}: more than {limit} keys")]
+    TooManyKeys { place: Place, limit: usize },
+    /// Brackets nested deeper than any flat map.
+    #[error("{place}: brackets nested more than {limit} deep, expected `KEY: value` lines")]
+    TooDeep { place: Place, limit: usize },
+    /// A file that is not UTF-8.
+    #[error("{place}: not UTF-8 text")]
+    NotUtf8 { place: Place },
+    /// A file that is not YAML.
+    #[error("{place}: invalid YAML: {message}")]
+    InvalidYaml { place: Place, message: String },
+    /// YAML that is not a map.
+    #[error("{place}: expected `KEY: value` lines, found {found}")]
+    NotAMap { place: Place, found: &'static str },
+    /// A line of an environment file that is no assignment.
+    #[error("{place}: invalid environment file: {message}")]
+    InvalidAssignment { place: Place, message: &'static str },
+    /// A key that the table does not have.
+    #[error("{}unknown key {key}{}", at(.place), hint(.closest))]
+    UnknownKey {
+        key: Found,
+        closest: Option<&'static str>,
+        place: Option<Place>,
+    },
+    /// A key that stands twice in one file.
+    #[error("{}{key}: given twice{}", at(.place), first(.first_line))]
+    DuplicateKey {
+        key: &'static str,
+        first_line: Option<u32>,
+        place: Option<Place>,
+    },
+    /// A key without a value, `KEY:` or `KEY: null`.
+    #[error("{}{key}: expected {expected}, found no value{}", at(.place), advice(.help))]
+    NoValue {
+        key: &'static str,
+        expected: String,
+        help: Option<String>,
+        place: Option<Place>,
+    },
+    /// A list or a map where one value belongs.
+    #[error("{}{key}: expected {expected}, found {found}", at(.place))]
+    NestedValue {
+        key: &'static str,
+        expected: String,
+        found: &'static str,
+        place: Option<Place>,
+    },
+    /// A value that its key does not take.
+    #[error("{}{key}: expected {expected}, found {found}{}", at(.place), advice(.help))]
+    InvalidValue {
+        key: &'static str,
+        expected: String,
+        found: Found,
+        help: Option<String>,
+        place: Option<Place>,
+    },
+    /// A required key that nobody gives.
+    #[error("{key}: required and not given; expected {expected}")]
+    MissingRequired { key: &'static str, expected: String },
+    /// Two networks that share addresses.
+    #[error("{}{key}: {network} overlaps {other_key} {other}", at(.place))]
+    OverlappingNetworks {
+        key: &'static str,
+        network: IpNet,
+        other_key: &'static str,
+        other: IpNet,
+        place: Option<Place>,
+    },
+    /// An IPv4 and an IPv6 network side by side.
+    #[error("{}{key}: {network} and {other_key} {other} are of different IP versions", at(.place))]
+    MixedIpVersions {
+        key: &'static str,
+        network: IpNet,
+        other_key: &'static str,
+        other: IpNet,
+        place: Option<Place>,
+    },
+    /// A services network that Kubernetes cannot use.
+    #[error("{}{key}: expected a prefix length of {shortest} to {longest}, found {network}", at(.place))]
+    ServicesNetworkSize {
+        key: &'static str,
+        network: IpNet,
+        shortest: u8,
+        longest: u8,
+        place: Option<Place>,
+    },
+    /// A node's subnet that does not fit the pods' network.
+    #[error(
+        "{}{key}: expected {shortest} to {longest} so that nodes get subnets of {pods_key} {pods}, found {mask}",
+        at(.place)
+    )]
+    NodeSubnetSize {
+        key: &'static str,
+        mask: i64,
+        pods_key: &'static str,
+        pods: IpNet,
+        shortest: i64,
+        longest: i64,
+        place: Option<Place>,
+    },
+    /// A pods' network too small to be divided.
+    #[error("{}{key}: {network} is too small to be divided among nodes", at(.place))]
+    PodsNetworkSize {
+        key: &'static str,
+        network: IpNet,
+        place: Option<Place>,
+    },
+    /// A host's address inside the cluster's own networks.
+    #[error("{}{key}: {address} lies in {network_key} {network}", at(.place))]
+    AddressInNetwork {
+        key: &'static str,
+        address: IpAddr,
+        network_key: &'static str,
+        network: IpNet,
+        place: Option<Place>,
+    },
+    /// An address that no other host can reach.
+    #[error("{}{key}: {address} is {what}, other hosts cannot reach it", at(.place))]
+    UnreachableAddress {
+        key: &'static str,
+        address: String,
+        what: &'static str,
+        place: Option<Place>,
+    },
+    /// Half a virtual IP.
+    #[error("{}{key}: {problem}", at(.place))]
+    IncompleteVip {
+        key: &'static str,
+        problem: &'static str,
+        place: Option<Place>,
+    },
+    /// An election that etcd would refuse.
+    #[error("{}{key}: expected at least {least}, five times {heartbeat_key}, found {timeout}", at(.place))]
+    ElectionTimeout {
+        key: &'static str,
+        timeout: i64,
+        least: i64,
+        heartbeat_key: &'static str,
+        place: Option<Place>,
+    },
+}
+
+impl EnvError {
+    /// The position to blame, where it is in a file.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::TooManyFiles { .. } | Self::MissingRequired { .. } => None,
+            Self::FileTooLarge { place, .. }
+            | Self::TooManyKeys { place, .. }
+            | Self::TooDeep { place, .. }
+            | Self::NotUtf8 { place }
+            | Self::InvalidYaml { place, .. }
+            | Self::NotAMap { place, .. }
+            | Self::InvalidAssignment { place, .. } => Some(place),
+            Self::UnknownKey { place, .. }
+            | Self::DuplicateKey { place, .. }
+            | Self::NoValue { place, .. }
+            | Self::NestedValue { place, .. }
+            | Self::InvalidValue { place, .. }
+            | Self::OverlappingNetworks { place, .. }
+            | Self::MixedIpVersions { place, .. }
+            | Self::ServicesNetworkSize { place, .. }
+            | Self::NodeSubnetSize { place, .. }
+            | Self::PodsNetworkSize { place, .. }
+            | Self::AddressInNetwork { place, .. }
+            | Self::UnreachableAddress { place, .. }
+            | Self::IncompleteVip { place, .. }
+            | Self::ElectionTimeout { place, .. } => place.as_ref(),
+        }
+    }
+
+    /// File and line, from 1; line 1 where the file as a whole is to blame.
+    pub fn location(&self) -> Option<(PathBuf, usize)> {
+        self.place().map(|place| {
+            (
+                place.path.clone(),
+                usize::try_from(place.line.unwrap_or(1)).unwrap_or(usize::MAX),
+            )
+        })
+    }
+}
+
+/// What stood there instead, shortened and on one line; a secret's text is never kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found(Box<str>);
+
+/// How much of a wrong text a message shows, in characters.
+const EXCERPT: usize = 60;
+
+impl Found {
+    /// Text to show.
+    pub(crate) fn text(text: &str) -> Self {
+        let mut shown = String::from("`");
+        for (index, character) in text.chars().enumerate() {
+            if index == EXCERPT {
+                shown.push('…');
+                break;
+            }
+            if character.is_control() || character == '\\' {
+                shown.extend(character.escape_default());
+            } else {
+                shown.push(character);
+            }
+        }
+        shown.push('`');
+        Self(shown.into())
+    }
+
+    /// Text that must not be shown.
+    pub(crate) fn hidden() -> Self {
+        Self("a value that is not shown".into())
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn at(place: &Option<Place>) -> String {
+    place
+        .as_ref()
+        .map(|place| format!("{place}: "))
+        .unwrap_or_default()
+}
+
+fn hint(closest: &Option<&'static str>) -> String {
+    closest
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+fn advice(help: &Option<String>) -> String {
+    help.as_ref()
+        .map(|help| format!("; {help}"))
+        .unwrap_or_default()
+}
+
+fn first(line: &Option<u32>) -> String {
+    line.map(|line| format!(", first in line {line}"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,172 @@
+//! The resolved settings of a node: files over defaults, checked one by one and against each other.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::error::{EnvError, Found};
+use super::key::{DefaultValue, Key};
+use super::keys::KEYS;
+use super::layers::{Merge, Setting};
+use super::place::Source;
+use super::rules;
+use super::value::Value;
+
+/// Every key of the table with its value and who decided it. It exists only when all of it is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubeEnv {
+    settings: BTreeMap<&'static str, Setting>,
+}
+
+impl KubeEnv {
+    /// Merges the contents of `/etc/pf9/nodelet/*.yaml` over the defaults; or every problem there is.
+    pub fn resolve(files: Vec<(String, Vec<u8>)>) -> Result<Self, Vec<EnvError>> {
+        Self::resolve_with_override(files, None)
+    }
+
+    /// The same with the content of `/etc/pf9/kube_override.env`, which wins over the files.
+    pub fn resolve_with_override(
+        files: Vec<(String, Vec<u8>)>,
+        override_file: Option<(String, Vec<u8>)>,
+    ) -> Result<Self, Vec<EnvError>> {
+        let mut merge = Merge::default();
+        merge.directory(
+            files
+                .into_iter()
+                .map(|(path, content)| (PathBuf::from(path), content))
+                .collect(),
+        );
+        if let Some((path, content)) = override_file {
+            merge.environment(Path::new(&path), &content);
+        }
+        finish(merge)
+    }
+
+    /// Takes names and texts without a file: fixtures, and kube.env read back.
+    pub fn from_pairs(
+        pairs: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<EnvError>> {
+        let mut merge = Merge::default();
+        merge.pairs(pairs);
+        finish(merge)
+    }
+
+    /// The value of a key of the table; `None` for any other name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.settings.get(name).map(|setting| &setting.value)
+    }
+
+    /// Who decided the value of a key.
+    pub fn source_of(&self, name: &str) -> Option<&Source> {
+        self.settings.get(name).map(|setting| &setting.source)
+    }
+
+    /// Every key with its value, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.settings
+            .iter()
+            .map(|(name, setting)| (*name, &setting.value))
+    }
+
+    /// The address of the API inside the cluster: number 1 of SERVICES_CIDR.
+    pub fn api_service_ip(&self) -> IpAddr {
+        nth(self.services(), 1)
+    }
+
+    /// The address of the cluster's DNS: number 10 of SERVICES_CIDR.
+    pub fn dns_service_ip(&self) -> IpAddr {
+        nth(self.services(), 10)
+    }
+
+    fn services(&self) -> IpNet {
+        match self.get("SERVICES_CIDR") {
+            Some(Value::Cidr(network)) => *network,
+            _ => unreachable!("SERVICES_CIDR is a network with a default"),
+        }
+    }
+}
+
+/// The address `index` places after the network's own. The rules made sure that it lies inside.
+fn nth(network: IpNet, index: u8) -> IpAddr {
+    match network.network() {
+        IpAddr::V4(base) => Ipv4Addr::from(u32::from(base).wrapping_add(index.into())).into(),
+        IpAddr::V6(base) => Ipv6Addr::from(u128::from(base).wrapping_add(index.into())).into(),
+    }
+}
+
+/// Defaults, derived values, rules between keys.
+fn finish(mut merge: Merge) -> Result<KubeEnv, Vec<EnvError>> {
+    if merge.incomplete {
+        return Err(merge.problems);
+    }
+    // A key with a wrong value somewhere is out of the game, even where a later file has a right one.
+    for name in &merge.failed {
+        merge.settings.remove(name);
+    }
+    for key in KEYS {
+        if merge.failed.contains(&key.name) || merge.settings.contains_key(key.name) {
+            continue;
+        }
+        match key.default {
+            DefaultValue::Value(text) => put_default(&mut merge, key, text),
+            DefaultValue::Required => {
+                merge.failed.push(key.name);
+                merge.problems.push(EnvError::MissingRequired {
+                    key: key.name,
+                    expected: key.kind.to_string(),
+                });
+            }
+            DefaultValue::Derived(_) => {}
+        }
+    }
+    for key in KEYS {
+        if let DefaultValue::Derived(pattern) = key.default
+            && !merge.failed.contains(&key.name)
+            && !merge.settings.contains_key(key.name)
+            && let Some(text) = fill(pattern, &merge)
+        {
+            put_default(&mut merge, key, &text);
+        }
+    }
+    merge.problems.extend(rules::check(&merge.settings));
+    if merge.problems.is_empty() {
+        Ok(KubeEnv {
+            settings: merge.settings,
+        })
+    } else {
+        Err(merge.problems)
+    }
+}
+
+/// Puts the text of a default, which can be wrong only where it derives from what somebody gave.
+fn put_default(merge: &mut Merge, key: &'static Key, text: &str) {
+    match key.parse(text) {
+        Ok(value) => {
+            let source = Source::Default;
+            merge.settings.insert(key.name, Setting { value, source });
+        }
+        Err(refusal) => merge.problems.push(EnvError::InvalidValue {
+            key: key.name,
+            expected: refusal.expected,
+            found: Found::text(text),
+            help: refusal.help,
+            place: None,
+        }),
+    }
+}
+
+/// Fills `${NAME}` with the keys' texts; `None` where one of them failed.
+fn fill(pattern: &str, merge: &Merge) -> Option<String> {
+    let mut text = String::new();
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, tail) = after.split_once('}')?;
+        text.push_str(before);
+        text.push_str(&merge.settings.get(name)?.value.to_string());
+        rest = tail;
+    }
+    text.push_str(rest);
+    Some(text)
+}

@@ -1,0 +1,256 @@
+//! Rules between keys. Each is silent where a key it reads is missing, because that was reported already.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::error::EnvError;
+use super::layers::{Layered, Setting};
+use super::place::Place;
+use super::value::Value;
+
+/// Kubernetes' controller-manager divides a network into at most 2^16 subnets.
+const MAX_SUBNET_BITS: i64 = 16;
+
+/// Every rule that is broken.
+pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
+    let settings = Settings(settings);
+    let mut problems = Vec::new();
+    problems.extend(networks(settings));
+    problems.extend(services_size(settings));
+    problems.extend(node_subnets(settings));
+    problems.extend(addresses(settings));
+    problems.extend(virtual_ip(settings));
+    problems.extend(election(settings));
+    problems
+}
+
+/// The settings by type.
+#[derive(Clone, Copy)]
+struct Settings<'a>(&'a Layered);
+
+impl<'a> Settings<'a> {
+    fn get(self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).map(|setting: &Setting| &setting.value)
+    }
+
+    fn place(self, name: &str) -> Option<Place> {
+        self.0.get(name)?.source.place().cloned()
+    }
+
+    /// The place of the first of these keys that a file gives.
+    fn place_of(self, names: &[&str]) -> Option<Place> {
+        names.iter().find_map(|name| self.place(name))
+    }
+
+    fn network(self, name: &str) -> Option<IpNet> {
+        match self.get(name)? {
+            Value::Cidr(network) => Some(*network),
+            _ => None,
+        }
+    }
+
+    fn address(self, name: &str) -> Option<IpAddr> {
+        match self.get(name)? {
+            Value::Address(address) => Some(*address),
+            _ => None,
+        }
+    }
+
+    fn integer(self, name: &str) -> Option<i64> {
+        match self.get(name)? {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+/// Pods and services apart from each other and of one IP version.
+fn networks(settings: Settings<'_>) -> Option<EnvError> {
+    // The message starts with the one that a file gives, where only one does.
+    let (key, other_key) = match settings.place("SERVICES_CIDR") {
+        None if settings.place("CONTAINERS_CIDR").is_some() => ("CONTAINERS_CIDR", "SERVICES_CIDR"),
+        _ => ("SERVICES_CIDR", "CONTAINERS_CIDR"),
+    };
+    let network = settings.network(key)?;
+    let other = settings.network(other_key)?;
+    let place = settings.place_of(&[key, other_key]);
+    if network.addr().is_ipv4() != other.addr().is_ipv4() {
+        return Some(EnvError::MixedIpVersions {
+            key,
+            network,
+            other_key,
+            other,
+            place,
+        });
+    }
+    (network.contains(&other) || other.contains(&network)).then_some(
+        EnvError::OverlappingNetworks {
+            key,
+            network,
+            other_key,
+            other,
+            place,
+        },
+    )
+}
+
+/// Room for address 10, and no more than the 20 bits that the API server accepts.
+fn services_size(settings: Settings<'_>) -> Option<EnvError> {
+    let key = "SERVICES_CIDR";
+    let network = settings.network(key)?;
+    let (shortest, longest) = if network.addr().is_ipv4() {
+        (12, 28)
+    } else {
+        (108, 124)
+    };
+    (!(shortest..=longest).contains(&network.prefix_len())).then(|| EnvError::ServicesNetworkSize {
+        key,
+        network,
+        shortest,
+        longest,
+        place: settings.place(key),
+    })
+}
+
+/// A node's prefix is longer than the pods' network's, and leaves the node some addresses.
+fn node_subnets(settings: Settings<'_>) -> Option<EnvError> {
+    let (key, pods_key) = ("NODE_CIDR_MASK_SIZE", "CONTAINERS_CIDR");
+    let mask = settings.integer(key)?;
+    let pods = settings.network(pods_key)?;
+    let prefix = i64::from(pods.prefix_len());
+    let shortest = prefix + 1;
+    let longest = (i64::from(pods.max_prefix_len()) - 2).min(prefix + MAX_SUBNET_BITS);
+    if shortest > longest {
+        return Some(EnvError::PodsNetworkSize {
+            key: pods_key,
+            network: pods,
+            place: settings.place(pods_key),
+        });
+    }
+    (!(shortest..=longest).contains(&mask)).then(|| EnvError::NodeSubnetSize {
+        key,
+        mask,
+        pods_key,
+        pods,
+        shortest,
+        longest,
+        place: settings.place_of(&[key, pods_key]),
+    })
+}
+
+/// The API's addresses: reachable, and outside the cluster's own networks.
+fn addresses(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    for key in ["MASTER_IP", "PUBLIC_IP"] {
+        let place = settings.place(key);
+        if settings.get(key) == Some(&Value::Text("localhost".to_owned())) {
+            problems.push(EnvError::UnreachableAddress {
+                key,
+                address: "localhost".to_owned(),
+                what: "this host only",
+                place: place.clone(),
+            });
+        }
+        let Some(address) = settings.address(key) else {
+            continue;
+        };
+        if let Some(what) = unreachable(address) {
+            problems.push(EnvError::UnreachableAddress {
+                key,
+                address: address.to_string(),
+                what,
+                place,
+            });
+            continue;
+        }
+        for network_key in ["CONTAINERS_CIDR", "SERVICES_CIDR"] {
+            let Some(network) = settings.network(network_key) else {
+                continue;
+            };
+            if network.contains(&address) {
+                problems.push(EnvError::AddressInNetwork {
+                    key,
+                    address,
+                    network_key,
+                    network,
+                    place: settings.place_of(&[key, network_key]),
+                });
+            }
+        }
+    }
+    problems
+}
+
+/// Why other hosts cannot reach an address. IPv4 inside IPv6 is judged as IPv4.
+fn unreachable(address: IpAddr) -> Option<&'static str> {
+    let address = address.to_canonical();
+    if address.is_unspecified() {
+        Some("the unspecified address")
+    } else if address.is_loopback() {
+        Some("a loopback address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
+    } else if matches!(address, IpAddr::V4(v4) if v4.is_broadcast()) {
+        Some("the broadcast address")
+    } else {
+        None
+    }
+}
+
+/// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a slip.
+fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
+    let enabled_key = "MASTER_VIP_ENABLED";
+    let Some(Value::Bool(enabled)) = settings.get(enabled_key) else {
+        return Vec::new();
+    };
+    let empty = |name: &str| settings.get(name).map(Value::is_empty);
+    let mut broken = Vec::new();
+    if *enabled {
+        if empty("MASTER_VIP_IFACE") == Some(true) {
+            broken.push((
+                "MASTER_VIP_IFACE",
+                "required because MASTER_VIP_ENABLED is `true`",
+            ));
+        }
+        if empty("MASTER_VIP_VROUTER_ID") == Some(true) {
+            broken.push((
+                "MASTER_VIP_VROUTER_ID",
+                "required because MASTER_VIP_ENABLED is `true`",
+            ));
+        }
+        if matches!(settings.get("MASTER_IP"), Some(Value::Text(_))) {
+            broken.push((
+                "MASTER_IP",
+                "must be an IP address because MASTER_VIP_ENABLED is `true`",
+            ));
+        }
+    } else if empty("MASTER_VIP_IFACE") == Some(false) {
+        broken.push((
+            "MASTER_VIP_IFACE",
+            "chosen while MASTER_VIP_ENABLED is `false`; set both or neither",
+        ));
+    }
+    broken
+        .into_iter()
+        .map(|(key, problem)| EnvError::IncompleteVip {
+            key,
+            problem,
+            place: settings.place_of(&[key, enabled_key]),
+        })
+        .collect()
+}
+
+/// etcd refuses to start with an election timeout under five heartbeats.
+fn election(settings: Settings<'_>) -> Option<EnvError> {
+    let (key, heartbeat_key) = ("ETCD_ELECTION_TIMEOUT", "ETCD_HEARTBEAT_INTERVAL");
+    let timeout = settings.integer(key)?;
+    let least = settings.integer(heartbeat_key)?.saturating_mul(5);
+    (timeout < least).then(|| EnvError::ElectionTimeout {
+        key,
+        timeout,
+        least,
+        heartbeat_key,
+        place: settings.place_of(&[key, heartbeat_key]),
+    })
+}

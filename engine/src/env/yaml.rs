@@ -1,0 +1,400 @@
+//! Flat YAML maps with the position of every key. Called by `layers.rs`; knows no key of the table.
+//!
+//! serde_yaml gives positions with errors only. So each key is read by a visitor that keeps the text and
+//! then fails: the error that comes back names line and column, the key is consumed, and reading goes on
+//! with its value. The positions are thus the parser's own, whatever quotes, comments, block scalars or
+//! flow style stand around. A second pass reads the scalars as text, so that `1.20` and `0755` stay what
+//! was written.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize as _;
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess,
+    Visitor,
+};
+
+use super::error::EnvError;
+use super::layers::MAX_KEYS_PER_FILE;
+use super::place::Place;
+
+/// Nesting of brackets at which a file is refused before the parser, whose work grows with its square.
+const MAX_BRACKETS: usize = 32;
+
+/// Items of nested lists and maps that are passed over before a file is refused: aliases make them cheap to write.
+const MAX_NESTED_ITEMS: u32 = 10_000;
+
+/// One `KEY: value` of a file.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) place: Place,
+    pub(crate) node: Node,
+}
+
+/// What stands after a key.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Node {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// A scalar as it was written, without quotes.
+    Scalar(String),
+    /// A list.
+    Sequence,
+    /// A map.
+    Mapping,
+}
+
+/// The entries of a file in their order. An empty file has none.
+pub(crate) fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<Entry>, EnvError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| EnvError::NotUtf8 {
+        place: Place::line(path, line_of(bytes, error.valid_up_to())),
+    })?;
+    refuse_controls(path, text)?;
+    refuse_depth(path, text)?;
+    let invalid = |error: serde_yaml::Error| invalid_yaml(path, &error);
+    let mut documents = serde_yaml::Deserializer::from_str(text);
+    let Some(first) = documents.next() else {
+        return Ok(Vec::new());
+    };
+    let top = first.deserialize_any(TopVisitor).map_err(invalid)?;
+    let keys = match top {
+        Top::Map(keys) => keys,
+        Top::Empty => return Ok(Vec::new()),
+        Top::Other(found) => {
+            return Err(EnvError::NotAMap {
+                place: Place::file(path),
+                found,
+            });
+        }
+        Top::TooMany => {
+            return Err(EnvError::TooManyKeys {
+                place: Place::file(path),
+                limit: MAX_KEYS_PER_FILE,
+            });
+        }
+    };
+    if documents.next().is_some() {
+        return Err(EnvError::InvalidYaml {
+            place: Place::file(path),
+            message: "more than one document".to_owned(),
+        });
+    }
+    let shapes: Vec<Shape> = keys.iter().map(|key| key.shape).collect();
+    let mut nodes = serde_yaml::Deserializer::from_str(text)
+        .deserialize_map(TextVisitor(&shapes))
+        .map_err(invalid)?
+        .into_iter();
+    Ok(keys
+        .into_iter()
+        .map(|key| Entry {
+            place: Place::column(path, key.line, key.column),
+            key: key.text,
+            node: nodes.next().unwrap_or(Node::Null),
+        })
+        .collect())
+}
+
+/// Finds what YAML does not allow (1.1, 5.1), because the parser names the byte but not the line.
+fn refuse_controls(path: &Path, text: &str) -> Result<(), EnvError> {
+    let allowed = |c: char| {
+        !c.is_control() && c <= '\u{fffd}'
+            || matches!(c, '\t' | '\n' | '\r' | '\u{85}' | '\u{10000}'..)
+    };
+    for (line, content) in text.split('\n').enumerate() {
+        if let Some((column, character)) = content.chars().enumerate().find(|(_, c)| !allowed(*c)) {
+            return Err(EnvError::InvalidYaml {
+                place: Place::column(path, line + 1, column + 1),
+                message: format!(
+                    "character U+{:04X} must be escaped inside double quotes",
+                    u32::from(character)
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Counts every bracket, in quotes too: no honest settings file comes near the limit.
+fn refuse_depth(path: &Path, text: &str) -> Result<(), EnvError> {
+    let mut depth = 0_usize;
+    for (line, content) in text.lines().enumerate() {
+        for byte in content.bytes() {
+            match byte {
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => continue,
+            }
+            if depth > MAX_BRACKETS {
+                return Err(EnvError::TooDeep {
+                    place: Place::line(path, line + 1),
+                    limit: MAX_BRACKETS,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn line_of(bytes: &[u8], offset: usize) -> usize {
+    1 + bytes[..offset]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+}
+
+/// The parser's message with its position moved to the front, where people and editors look for it.
+fn invalid_yaml(path: &Path, error: &serde_yaml::Error) -> EnvError {
+    let message = error.to_string();
+    match error.location() {
+        Some(at) => EnvError::InvalidYaml {
+            place: Place::column(path, at.line(), at.column()),
+            message: message.replacen(
+                &format!(" at line {} column {}", at.line(), at.column()),
+                "",
+                1,
+            ),
+        },
+        None => EnvError::InvalidYaml {
+            place: Place::file(path),
+            message,
+        },
+    }
+}
+
+/// A key as the first pass finds it.
+struct FoundKey {
+    text: String,
+    line: usize,
+    column: usize,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy)]
+enum Shape {
+    Null,
+    Scalar,
+    Sequence,
+    Mapping,
+}
+
+enum Top {
+    Empty,
+    Map(Vec<FoundKey>),
+    TooMany,
+    Other(&'static str),
+}
+
+/// Reads a scalar of any type without keeping it; `$found` says what a visitor makes of one.
+macro_rules! visit_scalars {
+    ($found:expr) => {
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        fn visit_i128<E>(self, _: i128) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        fn visit_u128<E>(self, _: u128) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+            Ok($found)
+        }
+        // Only a tag of the user's own comes as an enum.
+        fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+            Err(A::Error::custom("tags are not supported"))
+        }
+    };
+}
+
+struct TopVisitor;
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = Top;
+
+    visit_scalars!(Top::Other("one value"));
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_unit<E>(self) -> Result<Top, E> {
+        Ok(Top::Empty)
+    }
+
+    // Nothing but comments.
+    fn visit_none<E>(self) -> Result<Top, E> {
+        Ok(Top::Empty)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Top, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Top::Other("a list"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
+        let mut keys = Vec::new();
+        let mut count = 0;
+        let budget = Cell::new(MAX_NESTED_ITEMS);
+        while let Some(key) = map.next_key_seed(KeySeed)? {
+            let shape = map.next_value_seed(ShapeSeed(&budget))?;
+            count += 1;
+            if count <= MAX_KEYS_PER_FILE {
+                keys.push(FoundKey { shape, ..key });
+            }
+        }
+        Ok(if count > MAX_KEYS_PER_FILE {
+            Top::TooMany
+        } else {
+            Top::Map(keys)
+        })
+    }
+}
+
+/// What the probe fails with; what follows it in the error's text is the position.
+const PROBE: &str = "probe";
+
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = FoundKey;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<FoundKey, D::Error> {
+        let text = RefCell::new(None);
+        let Err(error) = deserializer.deserialize_str(Probe(&text)) else {
+            return Err(D::Error::custom("a key that cannot be read"));
+        };
+        // Without a text the parser refused the key before the probe saw it: a list or a map as key.
+        let Some(text) = text.into_inner() else {
+            return Err(D::Error::custom(
+                "a list or a map as key, expected `KEY: value`",
+            ));
+        };
+        let (line, column) = position(&error.to_string());
+        Ok(FoundKey {
+            text,
+            line,
+            column,
+            shape: Shape::Null,
+        })
+    }
+}
+
+/// Line and column at the end of the probe's error. serde_yaml says nothing for the first character of a file.
+fn position(message: &str) -> (usize, usize) {
+    message
+        .rsplit_once(" at line ")
+        .and_then(|(_, place)| place.split_once(" column "))
+        .and_then(|(line, column)| line.parse().ok().zip(column.parse().ok()))
+        .unwrap_or((1, 1))
+}
+
+struct Probe<'a>(&'a RefCell<Option<String>>);
+
+impl Visitor<'_> for Probe<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.0.replace(Some(text.to_owned()));
+        Err(E::custom(PROBE))
+    }
+}
+
+/// Tells what stands after a key; holds how many nested items may still be passed over.
+struct ShapeSeed<'a>(&'a Cell<u32>);
+
+impl ShapeSeed<'_> {
+    fn spend<E: serde::de::Error>(&self) -> Result<(), E> {
+        let left = self.0.get().checked_sub(1);
+        self.0.set(
+            left.ok_or_else(|| E::custom("too many nested items, expected `KEY: value` lines"))?,
+        );
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
+    type Value = Shape;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ShapeSeed<'_> {
+    type Value = Shape;
+
+    visit_scalars!(Shape::Scalar);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {
+            self.spend()?;
+        }
+        Ok(Shape::Sequence)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            self.spend()?;
+        }
+        Ok(Shape::Mapping)
+    }
+}
+
+/// The second pass: the scalars' texts, by the shapes of the first.
+struct TextVisitor<'a>(&'a [Shape]);
+
+impl<'de> Visitor<'de> for TextVisitor<'_> {
+    type Value = Vec<Node>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the map of the first pass")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Node>, A::Error> {
+        let mut nodes = Vec::with_capacity(self.0.len());
+        for shape in self.0 {
+            map.next_key::<IgnoredAny>()?;
+            nodes.push(match shape {
+                Shape::Scalar => Node::Scalar(map.next_value_seed(RawText)?),
+                Shape::Null => map.next_value::<IgnoredAny>().map(|_| Node::Null)?,
+                Shape::Sequence => map.next_value::<IgnoredAny>().map(|_| Node::Sequence)?,
+                Shape::Mapping => map.next_value::<IgnoredAny>().map(|_| Node::Mapping)?,
+            });
+        }
+        Ok(nodes)
+    }
+}
+
+struct RawText;
+
+impl<'de> DeserializeSeed<'de> for RawText {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        String::deserialize(deserializer)
+    }
+}

@@ -1,0 +1,103 @@
+//! Phases in their order, independent ones side by side.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::event::{Event, Outcome, Verb};
+use super::step::millis;
+use super::{Mode, Runner};
+use crate::plan::{Graph, PhaseName, PlannedPhase};
+use crate::resource::ResourceResult;
+
+impl Runner<'_> {
+    /// Brings the host to the plan. Events tell what happens; the outcome is that of the run.
+    ///
+    /// # Errors
+    /// The engine's own records cannot be read or written; nothing else was touched then.
+    ///
+    /// # Cancel safety
+    /// Do not drop the future: ask for an end through [`Runner::cancel`], which is heard at the next safe point.
+    pub async fn apply(&self) -> ResourceResult<Outcome> {
+        self.run(Verb::Apply, Mode::Apply).await
+    }
+
+    /// Predicts what [`Runner::apply`] would do. The host must be a simulated one: effects are carried forward
+    /// on it from phase to phase.
+    ///
+    /// # Errors
+    /// The simulated host failed.
+    pub async fn dry_run(&self) -> ResourceResult<Outcome> {
+        self.run(Verb::DryRun, Mode::DryRun).await
+    }
+
+    async fn run(&self, verb: Verb, mode: Mode) -> ResourceResult<Outcome> {
+        let started = self.host.elapsed();
+        let phases = self.selection.phases(self.plan);
+        self.events.emit(Event::RunStarted {
+            verb,
+            role: self.plan.role.clone(),
+            host: self.plan.host.clone(),
+            digest: self.plan.digest(),
+            phases: phases.iter().map(|phase| phase.name.clone()).collect(),
+        });
+        let mut totals = (0, 0);
+        let outcome = if self.preflight(mode).await? || mode == Mode::DryRun {
+            self.schedule(&phases, mode, &mut totals).await
+        } else {
+            Outcome::Refused
+        };
+        self.events.emit(Event::RunFinished {
+            outcome,
+            changed: totals.0,
+            unchanged: totals.1,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        Ok(outcome)
+    }
+
+    /// Starts each phase when all that must come before it is over; after a failure none is started any more.
+    async fn schedule(
+        &self,
+        phases: &[&PlannedPhase],
+        mode: Mode,
+        totals: &mut (usize, usize),
+    ) -> Outcome {
+        let graph = Graph::of(self.plan);
+        let mut waiting: Vec<&PlannedPhase> = phases.to_vec();
+        let mut over: BTreeSet<&PhaseName> = BTreeSet::new();
+        let mut running = FuturesUnordered::new();
+        let mut outcome = Outcome::Converged;
+        let selected: BTreeSet<&PhaseName> = phases.iter().map(|phase| &phase.name).collect();
+        loop {
+            if outcome == Outcome::Converged && !self.cancel.is_cancelled() {
+                waiting.retain(|phase| {
+                    let ready = graph
+                        .before(&phase.name)
+                        .is_none_or(|b| b.iter().all(|n| over.contains(n) || !selected.contains(n)));
+                    // A dry run goes one by one: effects must be seen in the plan's order.
+                    let alone = mode == Mode::Apply || running.is_empty();
+                    if ready && alone {
+                        let phase = *phase;
+                        running.push(async move { (phase, self.phase(phase, mode).await) });
+                    }
+                    !(ready && alone)
+                });
+            }
+            let Some((phase, result)) = running.next().await else {
+                break;
+            };
+            totals.0 += result.changed;
+            totals.1 += result.unchanged;
+            over.insert(&phase.name);
+            // A failure outweighs an interruption.
+            if result.outcome == Outcome::Failed || outcome == Outcome::Converged {
+                outcome = result.outcome;
+            }
+        }
+        if outcome == Outcome::Converged && !waiting.is_empty() {
+            return Outcome::Interrupted;
+        }
+        outcome
+    }
+}

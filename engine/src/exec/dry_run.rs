@@ -1,0 +1,53 @@
+//! The host that a dry run from facts plays on.
+//!
+//! It is what the facts describe plus the role's payload, whose files are named by the plan: a dry run must not
+//! fail for want of an archive that the role brings, nor succeed with one that the plan does not name.
+
+use std::path::Path;
+
+use crate::facts::Facts;
+use crate::host::fake::FakeHost;
+use crate::plan::Plan;
+use crate::resource::{FileSource, Spec};
+
+/// A simulated host for a dry run of `plan`.
+#[must_use]
+pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
+    let mut host = FakeHost::from_facts(facts).with_kubernetes(|rules| {
+        // Which subnet the node will get is the controller-manager's to decide: known after apply.
+        rules.pod_cidr.clear();
+    });
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    for step in steps {
+        match &step.spec {
+            Spec::Image(image) => {
+                host = host.with_image_archive(&image.archive, &[&image.reference]);
+            }
+            Spec::Packages(packages) => {
+                for name in &packages.names {
+                    host = with_package(host, &packages.directory, name);
+                }
+            }
+            Spec::File(file) => {
+                if let FileSource::Payload(path) = &file.source {
+                    host = host.with_file(path, "payload");
+                }
+            }
+            _ => {}
+        }
+    }
+    host
+}
+
+/// A package as the payload holds it: a list of one file, and that file.
+fn with_package(host: FakeHost, directory: &Path, name: &str) -> FakeHost {
+    let file = format!("{name}_payload.deb");
+    // Units and programs that these packages bring and that later steps rely on.
+    let brings: &[&str] = match name {
+        "docker.io" => &["unit=docker.service", "program=/usr/sbin/dockerd"],
+        "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
+        _ => &[],
+    };
+    host.with_file(directory.join(format!("{name}.list")), format!("{file}\n"))
+        .with_package_file(directory.join(&file), name, "payload", brings)
+}

@@ -1,0 +1,211 @@
+//! What happens in a run. The only input of reports, logs, JSON and progress.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{PhaseName, Span, StepId};
+use crate::resource::Change;
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Bring about.
+    Apply,
+    /// Predict.
+    DryRun,
+    /// Quiesce.
+    Stop,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields repeat from event to event and say what they are")]
+pub enum Event {
+    /// The run begins.
+    RunStarted {
+        verb: Verb,
+        role: String,
+        host: String,
+        digest: String,
+        phases: Vec<PhaseName>,
+    },
+    /// All preconditions hold; `evaluated` of them were looked at.
+    PreflightPassed { evaluated: usize },
+    /// Preconditions that do not hold. Nothing was touched.
+    PreflightFailed { problems: Vec<Problem> },
+    /// A phase begins.
+    PhaseStarted { phase: PhaseName, about: String },
+    /// A phase does nothing on this host.
+    PhaseSkipped { phase: PhaseName, reason: String },
+    /// A step is as it should be.
+    StepUnchanged { phase: PhaseName, step: StepId },
+    /// A step is about to be converged.
+    StepChanging {
+        phase: PhaseName,
+        step: StepId,
+        span: Span,
+        change: Change,
+    },
+    /// A step has converged.
+    StepChanged {
+        phase: PhaseName,
+        step: StepId,
+        milliseconds: u64,
+    },
+    /// A step failed and will be tried again.
+    StepRetried {
+        phase: PhaseName,
+        step: StepId,
+        attempt: u32,
+        tries: u32,
+        error: String,
+    },
+    /// A check does not hold yet.
+    CheckWaiting {
+        phase: PhaseName,
+        check: String,
+        reason: String,
+    },
+    /// A check holds.
+    CheckPassed {
+        phase: PhaseName,
+        check: String,
+        milliseconds: u64,
+    },
+    /// A dry run shows a check without making it.
+    CheckPlanned { phase: PhaseName, check: String },
+    /// A phase failed; its rollback follows.
+    PhaseFailed { phase: PhaseName, failure: Failure },
+    /// What a phase did has been taken back, or what was left.
+    PhaseRolledBack {
+        phase: PhaseName,
+        reverted: usize,
+        errors: Vec<String>,
+    },
+    /// A phase was cut at a safe point.
+    PhaseInterrupted {
+        phase: PhaseName,
+        done: usize,
+        steps: usize,
+    },
+    /// Something that ran was ended.
+    StepStopped { phase: PhaseName, step: StepId },
+    /// Something could not be ended; the stop goes on.
+    StopFailed {
+        phase: PhaseName,
+        step: StepId,
+        error: String,
+    },
+    /// A phase is over.
+    PhaseFinished {
+        phase: PhaseName,
+        outcome: Outcome,
+        changed: usize,
+        unchanged: usize,
+        milliseconds: u64,
+    },
+    /// The run is over.
+    RunFinished {
+        outcome: Outcome,
+        changed: usize,
+        unchanged: usize,
+        milliseconds: u64,
+    },
+}
+
+impl Event {
+    /// The phase it is about.
+    #[must_use]
+    pub fn phase(&self) -> Option<&PhaseName> {
+        match self {
+            Self::RunStarted { .. }
+            | Self::PreflightPassed { .. }
+            | Self::PreflightFailed { .. }
+            | Self::RunFinished { .. } => None,
+            Self::PhaseStarted { phase, .. }
+            | Self::PhaseSkipped { phase, .. }
+            | Self::StepUnchanged { phase, .. }
+            | Self::StepChanging { phase, .. }
+            | Self::StepChanged { phase, .. }
+            | Self::StepRetried { phase, .. }
+            | Self::CheckWaiting { phase, .. }
+            | Self::CheckPassed { phase, .. }
+            | Self::CheckPlanned { phase, .. }
+            | Self::PhaseFailed { phase, .. }
+            | Self::PhaseRolledBack { phase, .. }
+            | Self::PhaseInterrupted { phase, .. }
+            | Self::StepStopped { phase, .. }
+            | Self::StopFailed { phase, .. }
+            | Self::PhaseFinished { phase, .. } => Some(phase),
+        }
+    }
+}
+
+/// A precondition that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What it asserts.
+    pub requirement: String,
+    /// Where the script says so.
+    pub span: Span,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Why a phase failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step or check, in the script's words.
+    pub what: String,
+    /// Where the script says it.
+    pub span: Span,
+    /// The error and its causes, outermost first.
+    pub chain: Vec<String>,
+    /// What was found near it: states, last lines of logs.
+    pub found: Vec<String>,
+    /// The next thing to try.
+    pub next: String,
+}
+
+/// How a phase or run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// As it should be.
+    Converged,
+    /// It failed and was rolled back.
+    Failed,
+    /// Preconditions do not hold; nothing was touched.
+    Refused,
+    /// It ended at a safe point because it was asked to.
+    Interrupted,
+    /// It was stopped.
+    Stopped,
+}
+
+/// Takes events, from several phases at once.
+pub trait EventSink: Send + Sync {
+    /// Takes an event. Must not block.
+    fn emit(&self, event: Event);
+}
+
+/// Keeps events, for tests and for those who read them all at the end.
+#[derive(Debug, Default)]
+pub struct Recording(std::sync::Mutex<Vec<Event>>);
+
+impl Recording {
+    /// All events so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl EventSink for Recording {
+    fn emit(&self, event: Event) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(event);
+    }
+}

@@ -1,0 +1,86 @@
+//! Carrying out a plan: apply, dry run, check, stop, rollback.
+//!
+//! Everything here is a reading of one immutable [`Plan`](crate::plan::Plan) against one
+//! [`Host`](crate::host::Host). What happens is told as [`Event`]s; text, JSON and progress are made from these
+//! alone (`report`).
+
+mod advice;
+mod apply;
+mod check;
+mod dry_run;
+mod event;
+mod phase;
+mod preflight;
+mod probe;
+mod selection;
+mod step;
+mod stop;
+
+pub use advice::{advice, chain};
+pub use check::{Condition, PhaseHealth, Status};
+pub use dry_run::simulated_host;
+pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
+pub use selection::{Selection, SelectionError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::plan::Plan;
+use crate::resource::{Outputs, SecretStore};
+
+/// Where the engine keeps what it must remember about a host.
+pub const STATE: &str = "/var/opt/pf9/nodelet";
+
+/// Whether effects are real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Effects happen, checks are waited for.
+    Apply,
+    /// Effects happen on a simulated host, so that later phases see them; nothing is waited for, and what cannot
+    /// be predicted is shown as known after apply.
+    DryRun,
+}
+
+/// A plan, a host, and what is needed to bring them together.
+pub struct Runner<'a> {
+    /// What should be.
+    pub plan: &'a Plan,
+    /// The host.
+    pub host: &'a dyn Host,
+    /// Its facts, for preconditions.
+    pub facts: &'a Facts,
+    /// Secrets by name.
+    pub secrets: &'a dyn SecretStore,
+    /// Where events go.
+    pub events: &'a dyn EventSink,
+    /// Asks the run to end at the next safe point.
+    pub cancel: CancellationToken,
+    /// Which phases.
+    pub selection: Selection,
+    /// Outputs of steps, shared by all phases.
+    pub outputs: Outputs,
+}
+
+impl<'a> Runner<'a> {
+    /// A runner over all phases of a plan.
+    #[must_use]
+    pub fn new(
+        plan: &'a Plan,
+        host: &'a dyn Host,
+        facts: &'a Facts,
+        secrets: &'a dyn SecretStore,
+        events: &'a dyn EventSink,
+    ) -> Self {
+        Self {
+            plan,
+            host,
+            facts,
+            secrets,
+            events,
+            cancel: CancellationToken::new(),
+            selection: Selection::default(),
+            outputs: Outputs::default(),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One phase: its steps in order, its checks, and its rollback when one of them fails.
+
+use super::advice::{self, chain};
+use super::event::{Event, Failure, Outcome};
+use super::step::{Done, millis};
+use super::{Mode, Runner};
+use crate::plan::{PlannedPhase, Span};
+use crate::resource::{Receipt, ResourceError};
+
+/// What a phase did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PhaseResult {
+    pub(super) outcome: Outcome,
+    pub(super) changed: usize,
+    pub(super) unchanged: usize,
+}
+
+/// How a phase was cut short.
+enum Cut {
+    Failed { what: String, span: Span, error: ResourceError },
+    Interrupted,
+}
+
+impl Runner<'_> {
+    /// Runs a phase to its end, whatever that is.
+    pub(super) async fn phase(&self, phase: &PlannedPhase, mode: Mode) -> PhaseResult {
+        let started = self.host.elapsed();
+        let name = &phase.name;
+        if let Some(reason) = &phase.skipped {
+            self.events.emit(Event::PhaseSkipped {
+                phase: name.clone(),
+                reason: reason.clone(),
+            });
+            return PhaseResult {
+                outcome: Outcome::Converged,
+                changed: 0,
+                unchanged: 0,
+            };
+        }
+        self.events.emit(Event::PhaseStarted {
+            phase: name.clone(),
+            about: phase.about.clone(),
+        });
+        let mut receipt = Receipt::default();
+        let mut result = PhaseResult {
+            outcome: Outcome::Converged,
+            changed: 0,
+            unchanged: 0,
+        };
+        let run = self.steps_and_checks(phase, mode, &mut receipt, &mut result);
+        let cut = match tokio::time::timeout(phase.timeout, run).await {
+            Ok(Ok(())) => None,
+            Ok(Err(cut)) => Some(cut),
+            Err(_) => Some(Cut::Failed {
+                what: format!("phase {name}"),
+                span: phase.span.clone(),
+                error: ResourceError::Host(crate::host::HostError::Deadline {
+                    action: format!("finish phase {name}"),
+                    after: phase.timeout,
+                }),
+            }),
+        };
+        match cut {
+            None => {}
+            Some(Cut::Interrupted) => {
+                result.outcome = Outcome::Interrupted;
+                self.events.emit(Event::PhaseInterrupted {
+                    phase: name.clone(),
+                    done: result.changed + result.unchanged,
+                    steps: phase.steps.len(),
+                });
+            }
+            Some(Cut::Failed { what, span, error }) => {
+                result.outcome = Outcome::Failed;
+                let failure = Failure {
+                    what,
+                    span,
+                    chain: chain(&error),
+                    found: advice::look_around(phase, self.host).await,
+                    next: advice::advice(&error),
+                };
+                self.events.emit(Event::PhaseFailed {
+                    phase: name.clone(),
+                    failure,
+                });
+                if mode == Mode::Apply {
+                    self.roll_back(phase, &receipt).await;
+                }
+            }
+        }
+        self.events.emit(Event::PhaseFinished {
+            phase: name.clone(),
+            outcome: result.outcome,
+            changed: result.changed,
+            unchanged: result.unchanged,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        result
+    }
+
+    async fn steps_and_checks(
+        &self,
+        phase: &PlannedPhase,
+        mode: Mode,
+        receipt: &mut Receipt,
+        result: &mut PhaseResult,
+    ) -> Result<(), Cut> {
+        for step in &phase.steps {
+            if self.cancel.is_cancelled() {
+                return Err(Cut::Interrupted);
+            }
+            let mut own = Receipt::default();
+            let done = self.step(&phase.name, step, mode, &mut own).await;
+            // What is to be kept outlives a rollback.
+            if !step.policy.keep {
+                receipt.undos.append(&mut own.undos);
+            }
+            match done {
+                Ok(Done::Changed) => result.changed += 1,
+                Ok(Done::Unchanged) => result.unchanged += 1,
+                Err(_) if self.cancel.is_cancelled() => return Err(Cut::Interrupted),
+                Err(error) => {
+                    return Err(Cut::Failed {
+                        what: format!("{} {}", step.spec.kind(), step.spec.label()),
+                        span: step.span.clone(),
+                        error,
+                    });
+                }
+            }
+        }
+        for check in &phase.checks {
+            if mode == Mode::DryRun {
+                self.events.emit(Event::CheckPlanned {
+                    phase: phase.name.clone(),
+                    check: check.name.clone(),
+                });
+                continue;
+            }
+            if let Err(error) = self.wait_for(phase, check).await {
+                if self.cancel.is_cancelled() {
+                    return Err(Cut::Interrupted);
+                }
+                return Err(Cut::Failed {
+                    what: format!("check \"{}\"", check.name),
+                    span: check.span.clone(),
+                    error,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reverts what a failed phase did, in reverse, then runs its `on_rollback` steps.
+    async fn roll_back(&self, phase: &PlannedPhase, receipt: &Receipt) {
+        let mut errors: Vec<String> = receipt
+            .revert(self.host)
+            .await
+            .iter()
+            .map(|error| chain(error).join(": "))
+            .collect();
+        for step in &phase.on_rollback {
+            let mut ignored = Receipt::default();
+            if let Err(error) = self.step(&phase.name, step, Mode::Apply, &mut ignored).await {
+                errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
+            }
+        }
+        self.events.emit(Event::PhaseRolledBack {
+            phase: phase.name.clone(),
+            reverted: receipt.undos.len(),
+            errors,
+        });
+    }
+}

@@ -1,0 +1,105 @@
+//! Preconditions: evaluated before anything is touched, all of them, and once per host.
+//!
+//! On a host that is already ours the ports are taken by us and docker runs, so a requirement that was met is
+//! written down and not asked again. A changed requirement (another port) is another requirement.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use super::event::{Event, Problem};
+use super::{Mode, Runner, STATE};
+use crate::facts::Verdict;
+use crate::host::Attributes;
+use crate::plan::PlannedRequirement;
+use crate::resource::ResourceResult;
+
+/// What is written down.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    /// Digests of the requirements that were met.
+    met: BTreeSet<String>,
+}
+
+impl Runner<'_> {
+    /// Whether all requirements that were not met before hold now. Problems are told as one event.
+    pub(super) async fn preflight(&self, mode: Mode) -> ResourceResult<bool> {
+        let mut record = self.read_record().await?;
+        let mut problems = Vec::new();
+        let mut evaluated = 0;
+        for phase in self.selection.phases(self.plan) {
+            if phase.skipped.is_some() {
+                continue;
+            }
+            for requirement in &phase.requirements {
+                let digest = digest(requirement);
+                if record.met.contains(&digest) {
+                    continue;
+                }
+                evaluated += 1;
+                let (problem, remedy) = match requirement.requirement.check(self.facts) {
+                    Verdict::Met => {
+                        record.met.insert(digest);
+                        continue;
+                    }
+                    Verdict::NotMet { problem, remedy } => (problem, remedy),
+                    Verdict::Unknown { reason } => (
+                        format!("this could not be determined: {reason}"),
+                        "see to it that it can be".to_owned(),
+                    ),
+                };
+                problems.push(Problem {
+                    requirement: requirement.name.clone(),
+                    span: requirement.span.clone(),
+                    problem,
+                    remedy,
+                });
+            }
+        }
+        if !problems.is_empty() {
+            self.events.emit(Event::PreflightFailed { problems });
+            return Ok(false);
+        }
+        self.events.emit(Event::PreflightPassed { evaluated });
+        if evaluated > 0 && mode == Mode::Apply {
+            self.write_record(&record).await?;
+        }
+        Ok(true)
+    }
+
+    async fn read_record(&self) -> ResourceResult<Record> {
+        let content = self.host.read(&record_path(), 1024 * 1024).await?;
+        // A record that cannot be read is none: everything is evaluated again.
+        Ok(content.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default())
+    }
+
+    async fn write_record(&self, record: &Record) -> ResourceResult<()> {
+        let mut directory = PathBuf::from("/");
+        for part in Path::new(STATE).iter().skip(1) {
+            directory.push(part);
+            if self.host.entry(&directory).await?.is_none() {
+                let mode = if directory == Path::new(STATE) { 0o700 } else { 0o755 };
+                self.host.create_directory(&directory, Attributes::root(mode)).await?;
+            }
+        }
+        let json = serde_json::to_vec_pretty(&Record {
+            version: 1,
+            met: record.met.clone(),
+        })
+        .expect("a set of texts is JSON");
+        self.host.write(&record_path(), &json, Attributes::root(0o600)).await?;
+        Ok(())
+    }
+}
+
+fn record_path() -> PathBuf {
+    Path::new(STATE).join("preflight.json")
+}
+
+fn digest(requirement: &PlannedRequirement) -> String {
+    let json = serde_json::to_vec(&requirement.requirement).expect("a requirement is JSON");
+    crate::plan::hex(&sha2::Sha256::digest(json))
+}

@@ -1,0 +1,186 @@
+//! Probes: the single observation that a check makes.
+//!
+//! `Ok(None)` means it holds, `Ok(Some(reason))` that it does not, an error that it could not be determined.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Runner;
+use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
+use crate::plan::{PlannedPhase, Probe};
+use crate::resource::{Context, ResourceResult, pki};
+
+/// Bound on one observation.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Label that names the pod a container belongs to.
+const POD_NAME: &str = "io.kubernetes.pod.name";
+/// Label that names a container within its pod.
+const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+
+impl Runner<'_> {
+    pub(super) async fn probe(
+        &self,
+        phase: &PlannedPhase,
+        probe: &Probe,
+    ) -> ResourceResult<Option<String>> {
+        let host = self.host;
+        let no = |reason: String| Ok(Some(reason));
+        match probe {
+            Probe::Https {
+                url,
+                ca,
+                client,
+                expect,
+            } => {
+                let request = HttpsRequest {
+                    url: url.clone(),
+                    ca: ca.clone(),
+                    client: client.clone(),
+                    timeout: PATIENCE,
+                };
+                // An answer that does not come is an answer: what serves it is not there.
+                let response = match host.https_get(&request).await {
+                    Ok(response) => response,
+                    Err(error) => return no(super::advice::chain(&error).join(": ")),
+                };
+                if response.status != 200 {
+                    let body = response.body.lines().last().unwrap_or_default();
+                    return no(format!("{url} answers {}: {}", response.status, shortened(body)));
+                }
+                if !response.body.contains(expect.as_str()) {
+                    return no(format!("{url} answers {}", shortened(&response.body)));
+                }
+                Ok(None)
+            }
+            Probe::Tcp(address) => match host.tcp_connect(*address, PATIENCE).await {
+                Ok(()) => Ok(None),
+                Err(error) => no(super::advice::chain(&error).join(": ")),
+            },
+            Probe::Run { argv, expect } => {
+                let output = host.run(&CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE)).await?;
+                if !output.success() {
+                    return no(format!("`{}` ended with {}: {}", argv.join(" "), output.status, shortened(output.stderr.trim())));
+                }
+                Ok((!output.stdout.contains(expect.as_str()))
+                    .then(|| format!("`{}` says {}", argv.join(" "), shortened(output.stdout.trim()))))
+            }
+            Probe::FileExists(path) => Ok(match host.read(path, 1 << 20).await {
+                Ok(Some(content)) if !content.is_empty() => None,
+                Ok(Some(_)) => Some(format!("{} is empty", path.display())),
+                Ok(None) => Some(format!("{} is not there", path.display())),
+                Err(HostError::TooLarge { .. }) => None,
+                Err(error) => return Err(error.into()),
+            }),
+            Probe::ServiceActive(unit) => {
+                let state = host.unit(unit).await?;
+                Ok((!state.is_active()).then(|| format!("{unit} is {} ({})", state.active, state.sub)))
+            }
+            Probe::ContainerRunning(name) => Ok(match host.container(name).await? {
+                None => Some(format!("there is no container {name}")),
+                Some(state) if state.paused => Some(format!("container {name} is paused")),
+                Some(state) if !state.running => {
+                    Some(format!("container {name} has exited with {}", state.exit_code))
+                }
+                Some(_) => None,
+            }),
+            Probe::ContainerEngine => Ok(match host.container_engine().await {
+                Ok(_) => None,
+                Err(error) => Some(super::advice::chain(&error).join(": ")),
+            }),
+            Probe::PodRunning { pod, containers } => self.pod_running(pod, containers).await,
+            Probe::NodeReady { node, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                Ok(match host.node(&access, node).await? {
+                    None => Some(format!("there is no node {node}")),
+                    Some(state) if state.ready == Some(true) => None,
+                    Some(state) if state.ready_message.is_empty() => Some(format!("node {node} is not Ready")),
+                    Some(state) => Some(format!("node {node} is not Ready: {}", state.ready_message)),
+                })
+            }
+            Probe::LinkUp(name) => Ok(match host.link(name).await? {
+                None => Some(format!("there is no interface {name}")),
+                Some(link) if !link.up => Some(format!("interface {name} is down")),
+                Some(_) => None,
+            }),
+            Probe::AddressHeld(address) => {
+                let output = host.run(&CommandSpec::new(["ip", "-o", "address", "show"]).timeout(PATIENCE)).await?;
+                let held = output.stdout.split_whitespace().any(|word| {
+                    word.split('/').next().and_then(|a| a.parse().ok()) == Some(*address)
+                });
+                Ok((!held).then(|| format!("{address} is on no interface of this host")))
+            }
+            Probe::CertificatesValid { directory, margin } => {
+                let survey = pki::certificates_in(host, directory).await?;
+                if let Some((path, why)) = survey.unreadable.first() {
+                    return no(format!("{}: {why}", path.display()));
+                }
+                let now = host.now();
+                for facts in &survey.certificates {
+                    let left = facts.not_after.duration_since(now).unwrap_or_default();
+                    if left < *margin {
+                        let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+                        return no(format!("{} ends in {left}", facts.path.display()));
+                    }
+                }
+                Ok((survey.certificates.is_empty())
+                    .then(|| format!("there is no certificate in {}", directory.display())))
+            }
+            Probe::AsPlanned => self.as_planned(phase).await,
+        }
+    }
+
+    async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {
+        let labels = BTreeMap::from([(POD_NAME.to_owned(), String::new())]);
+        let all = self.host.containers(&labels).await?;
+        for name in names {
+            let running = all.iter().any(|container| {
+                container.running
+                    && container.labels.get(CONTAINER_NAME) == Some(name)
+                    // A static pod's name ends in the node's.
+                    && container.labels.get(POD_NAME).is_some_and(|p| p == pod || p.starts_with(&format!("{pod}-")))
+            });
+            if !running {
+                return Ok(Some(format!("container {name} of pod {pod} does not run")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Files of the phase's steps are as planned; things that run have checks of their own.
+    async fn as_planned(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+        for step in &phase.steps {
+            if step.spec.paths().is_empty() && step.spec.kind() != "directory" && step.spec.kind() != "symlink" {
+                continue;
+            }
+            let cx = Context {
+                host: self.host,
+                outputs: &self.outputs,
+                secrets: self.secrets,
+                absent: step.policy.absent,
+            };
+            if let Some(change) = step.spec.pending(&cx).await? {
+                let fields: Vec<&str> = change.differences.iter().map(|d| d.field.as_str()).collect();
+                return Ok(Some(format!(
+                    "{} {} would be {} ({})",
+                    step.spec.kind(),
+                    step.spec.label(),
+                    change.action.participle(),
+                    fields.join(", ")
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The start of a text, on one line.
+fn shortened(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() > 160 {
+        format!("{}…", line.chars().take(157).collect::<String>())
+    } else {
+        line
+    }
+}

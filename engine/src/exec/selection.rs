@@ -1,0 +1,84 @@
+//! Which phases of a plan a run is about.
+
+use crate::plan::{Plan, PlannedPhase};
+
+/// A range of phases, or one; all by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The first.
+    pub from: Option<String>,
+    /// The last.
+    pub to: Option<String>,
+    /// These alone.
+    pub only: Vec<String>,
+}
+
+/// A name that is no phase of the plan, or a range that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectionError {
+    /// No such phase.
+    #[error("there is no phase `{name}`{}; see `nodelet phases`", closest.as_ref().map(|c| format!(", did you mean `{c}`?")).unwrap_or_default())]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The closest one.
+        closest: Option<String>,
+    },
+    /// The range is empty.
+    #[error("phase `{from}` comes after `{to}`: the range is empty")]
+    Empty {
+        /// First of the range.
+        from: String,
+        /// Last of the range.
+        to: String,
+    },
+}
+
+impl Selection {
+    /// Whether every name is a phase of the plan.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn validate(&self, plan: &Plan) -> Result<(), SelectionError> {
+        let names = || plan.phases.iter().map(|phase| phase.name.as_str());
+        for name in self.from.iter().chain(&self.to).chain(&self.only) {
+            if !names().any(|known| known == name) {
+                return Err(SelectionError::Unknown {
+                    name: name.clone(),
+                    closest: crate::diagnostic::closest(name, names()).map(str::to_owned),
+                });
+            }
+        }
+        if let (Some(from), Some(to)) = (&self.from, &self.to)
+            && names().position(|n| n == from) > names().position(|n| n == to)
+        {
+            return Err(SelectionError::Empty {
+                from: from.clone(),
+                to: to.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The phases it names, in the plan's order.
+    #[must_use]
+    pub fn phases<'a>(&self, plan: &'a Plan) -> Vec<&'a PlannedPhase> {
+        let place = |name: &Option<String>| {
+            name.as_ref().and_then(|n| plan.phases.iter().position(|p| p.name.as_str() == n))
+        };
+        let (from, to) = (place(&self.from).unwrap_or(0), place(&self.to).unwrap_or(usize::MAX));
+        plan.phases
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i >= from && *i <= to)
+            .map(|(_, phase)| phase)
+            .filter(|phase| self.only.is_empty() || self.only.iter().any(|n| n == phase.name.as_str()))
+            .collect()
+    }
+
+    /// Whether it is all of the plan.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}

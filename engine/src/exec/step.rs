@@ -1,0 +1,199 @@
+//! One step: observe, diff, converge, and look again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::event::Event;
+use super::{Mode, Runner};
+use crate::plan::{PhaseName, PlannedStep};
+use crate::resource::{
+    Change, Context, Receipt, Resource, ResourceError, ResourceResult, Spec, with_resource,
+};
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    Unchanged,
+    Changed,
+}
+
+/// One try of a step.
+enum Try {
+    Unchanged(BTreeMap<String, serde_json::Value>),
+    Changed(BTreeMap<String, serde_json::Value>),
+}
+
+impl Runner<'_> {
+    fn context(&self, absent: bool) -> Context<'_> {
+        Context {
+            host: self.host,
+            outputs: &self.outputs,
+            secrets: self.secrets,
+            absent,
+        }
+    }
+
+    /// Brings a step about, trying again as its policy says. The receipt holds what was done, also on failure.
+    pub(super) async fn step(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        mode: Mode,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<Done> {
+        let started = self.host.elapsed();
+        let mut told = None;
+        let mut attempt = 1;
+        loop {
+            let one = self.bounded(phase, step, mode, receipt, &mut told).await;
+            let error = match one {
+                Ok(Try::Unchanged(outputs)) => {
+                    self.outputs.set(&step.id, outputs);
+                    if told.is_none() {
+                        self.events.emit(Event::StepUnchanged {
+                            phase: phase.clone(),
+                            step: step.id.clone(),
+                        });
+                        return Ok(Done::Unchanged);
+                    }
+                    // A retry found it converged after all.
+                    break;
+                }
+                Ok(Try::Changed(outputs)) => {
+                    self.outputs.set(&step.id, outputs);
+                    break;
+                }
+                Err(error) => error,
+            };
+            if mode == Mode::DryRun && told.is_some() {
+                // What would happen has been told; how it ends cannot be simulated here.
+                break;
+            }
+            if attempt >= step.policy.tries || self.cancel.is_cancelled() {
+                return Err(error);
+            }
+            self.events.emit(Event::StepRetried {
+                phase: phase.clone(),
+                step: step.id.clone(),
+                attempt,
+                tries: step.policy.tries,
+                error: super::advice::chain(&error).join(": "),
+            });
+            self.pause(backoff(step.policy.backoff, attempt)).await;
+            attempt += 1;
+        }
+        self.events.emit(Event::StepChanged {
+            phase: phase.clone(),
+            step: step.id.clone(),
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        Ok(Done::Changed)
+    }
+
+    async fn bounded(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        mode: Mode,
+        receipt: &mut Receipt,
+        told: &mut Option<Change>,
+    ) -> ResourceResult<Try> {
+        let timeout = step.policy.timeout;
+        match tokio::time::timeout(timeout, self.try_step(phase, step, mode, receipt, told)).await {
+            Ok(result) => result,
+            Err(_) => Err(ResourceError::Host(crate::host::HostError::Deadline {
+                action: format!("{} {}", step.spec.kind(), step.spec.label()),
+                after: timeout,
+            })),
+        }
+    }
+
+    async fn try_step(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        mode: Mode,
+        receipt: &mut Receipt,
+        told: &mut Option<Change>,
+    ) -> ResourceResult<Try> {
+        let tell = |change: &Change| {
+            if told.as_ref() != Some(change) && told.is_none() {
+                self.events.emit(Event::StepChanging {
+                    phase: phase.clone(),
+                    step: step.id.clone(),
+                    span: step.span.clone(),
+                    change: change.clone(),
+                });
+                *told = Some(change.clone());
+            }
+        };
+        let cx = self.context(step.policy.absent);
+        let verify = mode == Mode::Apply;
+        with_resource!(&step.spec, resource => drive(resource, &cx, receipt, tell, verify).await)
+    }
+
+    /// Waits, unless the run is asked to end.
+    pub(super) async fn pause(&self, duration: Duration) {
+        tokio::select! {
+            () = self.host.pause(duration) => {}
+            () = self.cancel.cancelled() => {}
+        }
+    }
+}
+
+/// The verbs of a resource in their order.
+async fn drive<R: Resource>(
+    resource: &R,
+    cx: &Context<'_>,
+    receipt: &mut Receipt,
+    mut tell: impl FnMut(&Change),
+    verify: bool,
+) -> ResourceResult<Try> {
+    let observed = resource.observe(cx).await?;
+    let Some(change) = resource.diff(&observed) else {
+        return Ok(Try::Unchanged(resource.outputs(&observed)));
+    };
+    tell(&change);
+    resource.converge(&observed, &change, cx, receipt).await?;
+    // Look again: a step is done when it is seen to be, not when nobody complained.
+    let observed = resource.observe(cx).await?;
+    if verify && let Some(left) = resource.diff(&observed) && left.action != crate::resource::Action::Run {
+        let fields: Vec<String> = left
+            .differences
+            .iter()
+            .map(|d| format!("{} is {}, not {}", d.field, or_nothing(&d.before), or_nothing(&d.after)))
+            .collect();
+        return Err(ResourceError::NotConverged {
+            what: format!("keep {} as it was made: {}", resource.label(), fields.join("; ")),
+        });
+    }
+    Ok(Try::Changed(resource.outputs(&observed)))
+}
+
+fn or_nothing(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+/// The pause after a failed try: it grows to the fourfold, with a fifth of jitter.
+pub(super) fn backoff(base: Duration, attempt: u32) -> Duration {
+    let grown = base.mul_f64(f64::from(attempt.min(7) + 1) / 2.0);
+    grown.mul_f64(rand::random_range(0.9..1.1))
+}
+
+/// Whole milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Spec {
+    /// Whether the resource is as it should be, without changing anything.
+    ///
+    /// # Errors
+    /// It cannot be observed.
+    pub async fn pending(&self, cx: &Context<'_>) -> ResourceResult<Option<Change>> {
+        with_resource!(self, resource => {
+            let observed = resource.observe(cx).await?;
+            Ok(resource.diff(&observed))
+        })
+    }
+}

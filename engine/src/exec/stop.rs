@@ -1,0 +1,109 @@
+//! Stop: quiesce what runs, leave files. Phases in reverse order, best effort, errors collected.
+
+use super::advice::chain;
+use super::event::{Event, Outcome, Verb};
+use super::step::{Done, millis};
+use super::{Mode, Runner};
+use crate::plan::PlannedPhase;
+use crate::resource::{Context, Receipt};
+
+impl Runner<'_> {
+    /// Ends everything that the selected phases run. One failure never keeps the rest from being stopped; the
+    /// outcome is `Failed` if there was one.
+    pub async fn stop(&self) -> Outcome {
+        let started = self.host.elapsed();
+        let mut phases = self.selection.phases(self.plan);
+        phases.reverse();
+        self.events.emit(Event::RunStarted {
+            verb: Verb::Stop,
+            role: self.plan.role.clone(),
+            host: self.plan.host.clone(),
+            digest: self.plan.digest(),
+            phases: phases.iter().map(|phase| phase.name.clone()).collect(),
+        });
+        let mut outcome = Outcome::Stopped;
+        let mut stopped = 0;
+        for phase in phases {
+            if self.cancel.is_cancelled() {
+                outcome = Outcome::Interrupted;
+                break;
+            }
+            let began = self.host.elapsed();
+            self.events.emit(Event::PhaseStarted {
+                phase: phase.name.clone(),
+                about: phase.about.clone(),
+            });
+            let (ended, failed) = self.stop_phase(phase).await;
+            stopped += ended;
+            let one = if failed { Outcome::Failed } else { Outcome::Stopped };
+            if failed {
+                outcome = Outcome::Failed;
+            }
+            self.events.emit(Event::PhaseFinished {
+                phase: phase.name.clone(),
+                outcome: one,
+                changed: ended,
+                unchanged: 0,
+                milliseconds: millis(self.host.elapsed().saturating_sub(began)),
+            });
+        }
+        self.events.emit(Event::RunFinished {
+            outcome,
+            changed: stopped,
+            unchanged: 0,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        outcome
+    }
+
+    /// Steps in reverse, then what the script adds.
+    async fn stop_phase(&self, phase: &PlannedPhase) -> (usize, bool) {
+        let mut ended = 0;
+        let mut failed = false;
+        for step in phase.steps.iter().rev() {
+            let cx = Context {
+                host: self.host,
+                outputs: &self.outputs,
+                secrets: self.secrets,
+                absent: step.policy.absent,
+            };
+            let quiesced = tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx)).await;
+            let error = match quiesced {
+                Ok(Ok(true)) => {
+                    ended += 1;
+                    self.events.emit(Event::StepStopped {
+                        phase: phase.name.clone(),
+                        step: step.id.clone(),
+                    });
+                    continue;
+                }
+                Ok(Ok(false)) => continue,
+                Ok(Err(error)) => chain(&error).join(": "),
+                Err(_) => format!("no end within {}", humantime::format_duration(step.policy.timeout)),
+            };
+            failed = true;
+            self.events.emit(Event::StopFailed {
+                phase: phase.name.clone(),
+                step: step.id.clone(),
+                error,
+            });
+        }
+        for step in &phase.on_stop {
+            let mut receipt = Receipt::default();
+            match self.step(&phase.name, step, Mode::Apply, &mut receipt).await {
+                Ok(Done::Changed) => ended += 1,
+                Ok(Done::Unchanged) => {}
+                Err(error) => {
+                    // Draining is a courtesy to others: what it could not do is told, and is no failure.
+                    failed |= step.spec.kind() != "drain";
+                    self.events.emit(Event::StopFailed {
+                        phase: phase.name.clone(),
+                        step: step.id.clone(),
+                        error: chain(&error).join(": "),
+                    });
+                }
+            }
+        }
+        (ended, failed)
+    }
+}

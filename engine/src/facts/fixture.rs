@@ -1,0 +1,90 @@
+//! Facts as a YAML file.
+
+use super::model::Facts;
+
+/// Facts that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// The text is no facts file; the cause names line and column.
+    #[error("read facts")]
+    Read(#[source] serde_yaml::Error),
+    /// The file is of a version this program does not know.
+    #[error(
+        "read facts: they are of version {found}; this program reads version {}",
+        Facts::VERSION
+    )]
+    Version {
+        /// The file's version.
+        found: u32,
+    },
+    /// The facts cannot be written.
+    #[error("write facts")]
+    Write(#[source] serde_yaml::Error),
+}
+
+/// The one key that is read first, so that a newer file is refused for its version and not for its keys.
+#[derive(serde::Deserialize)]
+struct Header {
+    version: u32,
+}
+
+impl Facts {
+    /// Reads facts from YAML.
+    ///
+    /// # Errors
+    /// The text is not facts, or of another version.
+    pub fn from_yaml(text: &str) -> Result<Self, FactsError> {
+        let header: Header = serde_yaml::from_str(text).map_err(FactsError::Read)?;
+        if header.version != Self::VERSION {
+            return Err(FactsError::Version {
+                found: header.version,
+            });
+        }
+        serde_yaml::from_str(text).map_err(FactsError::Read)
+    }
+
+    /// Writes facts as YAML, the same text for the same facts.
+    ///
+    /// # Errors
+    /// Never for facts that were gathered; the serializer's error otherwise.
+    pub fn to_yaml(&self) -> Result<String, FactsError> {
+        serde_yaml::to_string(self).map_err(FactsError::Write)
+    }
+
+    /// The same without the content of files, for sending away: a daemon.json can hold a proxy's password.
+    #[must_use]
+    pub fn without_files(mut self) -> Self {
+        self.files.clear();
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn facts_survive_the_round_trip() {
+        let facts = Facts::nothing_about("cp-1");
+        let yaml = facts.to_yaml().unwrap();
+        assert_eq!(Facts::from_yaml(&yaml).unwrap(), facts);
+    }
+
+    #[test]
+    fn unknown_keys_and_versions_are_refused() {
+        let misspelt = Facts::from_yaml("version: 1\nhostname: a\ncpu: 2\n").unwrap_err();
+        let cause = misspelt.source().unwrap().to_string();
+        assert!(
+            cause.contains("unknown field `cpu`") && cause.contains("line 3"),
+            "{cause}"
+        );
+        let newer = Facts::from_yaml("version: 2\nhostname: a\nnew: 2\n").unwrap_err();
+        assert_eq!(
+            newer.to_string(),
+            "read facts: they are of version 2; this program reads version 1"
+        );
+        assert!(Facts::from_yaml("hostname: a\n").is_err());
+    }
+}

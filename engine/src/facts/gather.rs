@@ -1,0 +1,407 @@
+//! Takes the facts of a host, through the `Host` traits only.
+//!
+//! Groups of questions are asked at the same time. An answer that fails becomes an entry of `unknown`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Mutex;
+
+use futures::future::join_all;
+use futures::join;
+use ipnet::IpNet;
+
+use super::interests::Interests;
+use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
+use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts};
+use super::parse;
+use crate::host::{CommandSpec, Host, HostResult};
+
+/// Bound for the files of /proc and the like; socket tables and module lists are the large ones.
+const SYSTEM_FILE: u64 = 8 << 20;
+/// Bound for files whose content goes into the facts.
+const FILE_OF_INTEREST: u64 = 64 << 10;
+
+/// Takes the facts with the default interests.
+///
+/// # Errors
+/// The host's name cannot be learnt; every other failure is an entry of `unknown`.
+pub async fn gather(host: &dyn Host) -> HostResult<Facts> {
+    gather_with(host, &Interests::default()).await
+}
+
+/// Takes the facts, asking by name for what `interests` lists. Cancel safe.
+///
+/// # Errors
+/// The host's name cannot be learnt; every other failure is an entry of `unknown`.
+pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<Facts> {
+    let asking = Asking {
+        host,
+        unknown: Mutex::default(),
+    };
+    let ask = &asking;
+    let name = host
+        .read(Path::new("/proc/sys/kernel/hostname"), SYSTEM_FILE)
+        .await?;
+    let name = String::from_utf8_lossy(&name.unwrap_or_default())
+        .trim()
+        .to_owned();
+    let mut facts = Facts::nothing_about(&name);
+    facts.clock = Some(humantime::format_rfc3339_seconds(host.now()).to_string());
+
+    let mount_table = ask.text("/proc/mounts").await.unwrap_or_default();
+    join!(
+        ask.system(
+            &mut facts.architecture,
+            &mut facts.kernel,
+            &mut facts.init,
+            &mut facts.uid
+        ),
+        async { facts.os = ask.parsed("/etc/os-release", parse::os_release).await },
+        async {
+            facts.cpus = ask
+                .parsed("/sys/devices/system/cpu/online", parse::cpu_list)
+                .await
+        },
+        async { facts.memory_bytes = ask.parsed("/proc/meminfo", parse::memory).await },
+        async { facts.swaps = ask.swaps().await },
+        async { facts.links = ask.links().await },
+        async {
+            let routes = ask
+                .text("/proc/net/route")
+                .await
+                .map(|text| parse::routes(&text));
+            (facts.default_route, facts.routes) =
+                routes.map_or((None, None), |(way, rest)| (way, Some(rest)));
+        },
+        async { facts.listening = ask.listening().await },
+        async { facts.disks = ask.disks(&interests.disks, &mount_table).await },
+        async {
+            facts.programs = Some(
+                ask.names(&interests.programs, |name| host.has_program(name))
+                    .await,
+            )
+        },
+        async {
+            let unified = match unified_mount(&mount_table) {
+                Some(point) => ask.text(&format!("{point}/cgroup.controllers")).await,
+                None => None,
+            };
+            facts.cgroups = cgroups(&mount_table, unified.as_deref());
+        },
+        async { facts.kernel_features = ask.features().await },
+        async { facts.sysctls = ask.values(&interests.sysctls, |key| host.sysctl(key)).await },
+        async {
+            facts.docker = ask.answer("docker", host.container_engine()).await;
+            // Without an engine there is nothing to ask about images.
+            if facts.docker.is_some() {
+                let present = |name| async move { Ok(host.image(name).await?.is_some()) };
+                facts.images = ask.names(&interests.images, present).await;
+            }
+        },
+        async { facts.units = ask.units(&interests.units).await },
+        async {
+            facts.packages = ask
+                .values(&interests.packages, |name| host.package_version(name))
+                .await
+        },
+        async {
+            let exists = |path| async move { Ok(host.entry(Path::new(path)).await?.is_some()) };
+            facts.earlier_clusters = ask
+                .names(&interests.earlier_clusters, exists)
+                .await
+                .into_iter()
+                .collect();
+        },
+        async {
+            facts.files = ask
+                .values(&interests.files, |path| ask.file_of_interest(path))
+                .await
+        },
+    );
+    facts.address = facts
+        .default_route
+        .as_ref()
+        .and_then(|way| global_address(facts.link(&way.link)?));
+    facts.unknown = asking.unknown.into_inner().unwrap_or_default();
+    Ok(facts)
+}
+
+/// A host being asked, and what it could not tell.
+struct Asking<'a> {
+    host: &'a dyn Host,
+    unknown: Mutex<BTreeMap<String, String>>,
+}
+
+impl Asking<'_> {
+    fn note(&self, item: &str, reason: impl ToString) {
+        if let Ok(mut unknown) = self.unknown.lock() {
+            unknown.insert(item.to_owned(), reason.to_string());
+        }
+    }
+
+    /// The answer, or a note why there is none.
+    async fn answer<T>(
+        &self,
+        item: &str,
+        question: impl Future<Output = HostResult<T>>,
+    ) -> Option<T> {
+        question.await.map_err(|error| self.note(item, error)).ok()
+    }
+
+    async fn text(&self, path: &str) -> Option<String> {
+        let content = self
+            .answer(path, self.host.read(Path::new(path), SYSTEM_FILE))
+            .await?;
+        if content.is_none() {
+            self.note(path, "there is no such file");
+        }
+        content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    async fn parsed<T>(&self, path: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let parsed = parse(&self.text(path).await?);
+        if parsed.is_none() {
+            self.note(path, "its content makes no sense");
+        }
+        parsed
+    }
+
+    /// A file that need not exist.
+    async fn optional(&self, path: &str) -> Option<String> {
+        let content = self
+            .answer(path, self.host.read(Path::new(path), SYSTEM_FILE))
+            .await??;
+        Some(String::from_utf8_lossy(&content).into_owned())
+    }
+
+    async fn file_of_interest(&self, path: &str) -> HostResult<Option<String>> {
+        let content = self.host.read(Path::new(path), FILE_OF_INTEREST).await?;
+        Ok(content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Those of the names for which the question is answered with yes.
+    async fn names<'n, F>(
+        &self,
+        names: &'n [String],
+        question: impl Fn(&'n str) -> F,
+    ) -> BTreeSet<String>
+    where
+        F: Future<Output = HostResult<bool>>,
+    {
+        let asked = names.iter().map(|name| {
+            let question = question(name);
+            async move {
+                self.answer(name, question)
+                    .await
+                    .filter(|yes| *yes)
+                    .map(|_| name.clone())
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The names for which there is a value, with it.
+    async fn values<'n, F>(
+        &self,
+        names: &'n [String],
+        question: impl Fn(&'n str) -> F,
+    ) -> BTreeMap<String, String>
+    where
+        F: Future<Output = HostResult<Option<String>>>,
+    {
+        let asked = names.iter().map(|name| {
+            let question = question(name);
+            async move { Some((name.clone(), self.answer(name, question).await??)) }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn system(
+        &self,
+        architecture: &mut Option<String>,
+        kernel: &mut Option<String>,
+        init: &mut Option<String>,
+        uid: &mut Option<u32>,
+    ) {
+        let word = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        *architecture = match self.optional("/proc/sys/kernel/arch").await {
+            Some(text) => word(&text),
+            // Kernels before 6.1 do not show it.
+            None => {
+                let command = CommandSpec::new(["uname", "-m"]);
+                let output = self
+                    .answer("architecture", self.host.run_ok(&command))
+                    .await;
+                output.and_then(|output| word(&output.stdout))
+            }
+        };
+        *kernel = self.parsed("/proc/sys/kernel/osrelease", word).await;
+        *init = self.parsed("/proc/1/comm", word).await;
+        *uid = self.parsed("/proc/self/status", parse::effective_uid).await;
+    }
+
+    async fn swaps(&self) -> Option<Vec<super::model::Swap>> {
+        // A kernel without swap has no such file.
+        let content = self
+            .answer(
+                "/proc/swaps",
+                self.host.read(Path::new("/proc/swaps"), SYSTEM_FILE),
+            )
+            .await?;
+        Some(content.map_or_else(Vec::new, |bytes| {
+            parse::swaps(&String::from_utf8_lossy(&bytes))
+        }))
+    }
+
+    async fn links(&self) -> Option<Vec<LinkFacts>> {
+        let names = self
+            .answer("links", self.host.list(Path::new("/sys/class/net")))
+            .await?;
+        let links = names
+            .iter()
+            .map(|name| self.answer(name, self.host.link(name)));
+        let mut links: Vec<LinkFacts> = join_all(links)
+            .await
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|link| LinkFacts {
+                name: link.name,
+                up: link.up,
+                addresses: link
+                    .addresses
+                    .iter()
+                    .filter_map(|(ip, bits)| IpNet::new(*ip, *bits).ok())
+                    .collect(),
+            })
+            .collect();
+        links.sort();
+        Some(links)
+    }
+
+    async fn listening(&self) -> Option<Vec<Listener>> {
+        let ss = CommandSpec::new(["ss", "-Hltnp"]);
+        let (four, six, names) = join!(
+            self.text("/proc/net/tcp"),
+            self.optional("/proc/net/tcp6"),
+            self.host.run_ok(&ss)
+        );
+        let mut found = parse::listeners(&four?);
+        found.extend(parse::listeners(&six.unwrap_or_default()));
+        // Names are a courtesy to whoever reads the message; without `ss` there are none.
+        let names = names
+            .map(|output| parse::ss_programs(&output.stdout))
+            .unwrap_or_default();
+        for listener in &mut found {
+            listener.program = names.get(&listener.port).cloned();
+        }
+        found.sort();
+        found.dedup();
+        Some(found)
+    }
+
+    async fn disks(&self, paths: &[String], mount_table: &str) -> Vec<Disk> {
+        let disks = paths.iter().map(|path| async move {
+            let space = self.answer(path, self.host.space(Path::new(path))).await?;
+            let filesystem = filesystem_of(path, mount_table);
+            Some(Disk {
+                path: path.clone(),
+                free: space.free,
+                total: space.total,
+                filesystem,
+            })
+        });
+        let mut disks: Vec<Disk> = join_all(disks).await.into_iter().flatten().collect();
+        disks.sort();
+        disks
+    }
+
+    async fn units(&self, names: &[String]) -> BTreeMap<String, UnitFacts> {
+        let units = names.iter().map(|name| async move {
+            let state = self.answer(name, self.host.unit(name)).await?;
+            let facts = UnitFacts {
+                active: state.is_active(),
+                enabled: state.enabled,
+            };
+            (state.loaded || facts.active).then(|| (name.clone(), facts))
+        });
+        join_all(units).await.into_iter().flatten().collect()
+    }
+
+    async fn features(&self) -> BTreeMap<String, bool> {
+        let paths: Vec<String> = FEATURES
+            .iter()
+            .flat_map(|one| one.paths)
+            .map(|&path| path.to_owned())
+            .collect();
+        let modules: Vec<String> = FEATURES
+            .iter()
+            .flat_map(|one| one.modules)
+            .map(|&name| name.to_owned())
+            .collect();
+        let exists = |path| async move { Ok(self.host.entry(Path::new(path)).await?.is_some()) };
+        let (paths, loaded, filesystems, targets, modules) = join!(
+            self.names(&paths, exists),
+            self.names(&modules, |name| self.host.module_loaded(name)),
+            self.optional("/proc/filesystems"),
+            self.optional("/proc/net/ip_tables_targets"),
+            self.module_list(),
+        );
+        let words = [filesystems, targets]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("\n");
+        let words = words.split_whitespace().map(str::to_owned).collect();
+        let signs = Signs {
+            paths,
+            loaded,
+            words,
+            modules,
+        };
+        let mut features = BTreeMap::new();
+        for feature in &FEATURES {
+            match feature.available(&signs) {
+                Some(available) => {
+                    features.insert(feature.name.to_owned(), available);
+                }
+                None => self.note(
+                    feature.name,
+                    "the kernel does not show it and this host has no module list",
+                ),
+            }
+        }
+        features
+    }
+
+    /// The modules that this host can load into the running kernel.
+    async fn module_list(&self) -> Option<String> {
+        let release = self.optional("/proc/sys/kernel/osrelease").await?;
+        let directory = format!("/lib/modules/{}", release.trim());
+        let (loadable, builtin) = (
+            format!("{directory}/modules.dep"),
+            format!("{directory}/modules.builtin"),
+        );
+        let (loadable, builtin) = join!(self.optional(&loadable), self.optional(&builtin));
+        Some(loadable? + builtin.unwrap_or_default().as_str())
+    }
+}
+
+/// The first address of a link that others can reach.
+fn global_address(link: &LinkFacts) -> Option<IpAddr> {
+    let global = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_loopback(),
+        IpAddr::V6(ip) => !ip.is_loopback() && (ip.segments()[0] & 0xffc0) != 0xfe80,
+    };
+    let mut addresses: Vec<IpAddr> = link
+        .addresses
+        .iter()
+        .map(IpNet::addr)
+        .filter(global)
+        .collect();
+    // IPv4 first, otherwise in the kernel's order: the primary address comes before later ones.
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses.first().copied()
+}

@@ -1,0 +1,212 @@
+//! What the kernel can do: control groups and features. Pure; [`super::gather()`] brings the texts.
+
+use std::collections::BTreeSet;
+
+use super::model::{CgroupVersion, Cgroups};
+use super::parse::mounts;
+
+/// Controllers of version 1, to tell them from other mount options.
+const CONTROLLERS: [&str; 13] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
+
+/// A feature and the signs by which it is known.
+pub(crate) struct Feature {
+    /// Its name in the facts.
+    pub(crate) name: &'static str,
+    /// Paths that exist while the feature is there.
+    pub(crate) paths: &'static [&'static str],
+    /// A word in /proc/filesystems or /proc/net/ip_tables_targets.
+    pub(crate) words: &'static [&'static str],
+    /// Modules that bring it.
+    pub(crate) modules: &'static [&'static str],
+}
+
+/// The features that phases build on.
+pub(crate) const FEATURES: [Feature; 5] = [
+    Feature {
+        name: "br_netfilter",
+        paths: &["/proc/sys/net/bridge/bridge-nf-call-iptables"],
+        words: &[],
+        modules: &["br_netfilter"],
+    },
+    Feature {
+        name: "conntrack",
+        paths: &["/proc/sys/net/netfilter/nf_conntrack_max"],
+        words: &[],
+        modules: &["nf_conntrack"],
+    },
+    Feature {
+        name: "ip_vs",
+        paths: &["/proc/net/ip_vs"],
+        words: &[],
+        modules: &["ip_vs"],
+    },
+    Feature {
+        name: "nat",
+        paths: &[],
+        words: &["DNAT", "MASQUERADE"],
+        modules: &["nf_nat", "iptable_nat", "nft_chain_nat"],
+    },
+    Feature {
+        name: "overlay",
+        paths: &[],
+        words: &["overlay"],
+        modules: &["overlay"],
+    },
+];
+
+/// Texts and answers from which features are told.
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    /// Paths of [`FEATURES`] that exist.
+    pub(crate) paths: BTreeSet<String>,
+    /// Modules of [`FEATURES`] that are loaded or built in.
+    pub(crate) loaded: BTreeSet<String>,
+    /// Words of /proc/filesystems and /proc/net/ip_tables_targets.
+    pub(crate) words: BTreeSet<String>,
+    /// `modules.dep` and `modules.builtin` of the running kernel, if this host has them.
+    pub(crate) modules: Option<String>,
+}
+
+impl Feature {
+    /// Whether the feature is there or can be loaded; `None` if nothing tells.
+    pub(crate) fn available(&self, signs: &Signs) -> Option<bool> {
+        let any = |wanted: &[&str], there: &BTreeSet<String>| {
+            wanted.iter().any(|one| there.contains(*one))
+        };
+        if any(self.paths, &signs.paths)
+            || any(self.words, &signs.words)
+            || any(self.modules, &signs.loaded)
+        {
+            return Some(true);
+        }
+        // In a container the kernel's modules cannot be seen, and their absence tells nothing.
+        let listed = signs.modules.as_ref()?;
+        Some(
+            self.modules
+                .iter()
+                .any(|module| listed.contains(&format!("/{module}.ko"))),
+        )
+    }
+}
+
+/// Control groups from /proc/mounts and, for version 2, its list of controllers.
+pub(crate) fn cgroups(mount_table: &str, unified: Option<&str>) -> Option<Cgroups> {
+    let mounts = mounts(mount_table);
+    let options = mounts
+        .iter()
+        .filter(|(_, kind, _)| kind == "cgroup")
+        .flat_map(|(_, _, options)| options.split(','));
+    let mut controllers: BTreeSet<String> = options
+        .filter(|option| CONTROLLERS.contains(option))
+        .map(str::to_owned)
+        .collect();
+    let unified: BTreeSet<String> = unified
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    let has_v2 = mounts.iter().any(|(_, kind, _)| kind == "cgroup2");
+    let version = match (controllers.is_empty(), has_v2, unified.is_empty()) {
+        (true, false, _) => return None,
+        (true, true, _) => CgroupVersion::V2,
+        (false, true, false) => CgroupVersion::Hybrid,
+        (false, _, _) => CgroupVersion::V1,
+    };
+    controllers.extend(unified);
+    Some(Cgroups {
+        version,
+        controllers,
+    })
+}
+
+/// Where the version 2 hierarchy is mounted.
+pub(crate) fn unified_mount(mount_table: &str) -> Option<String> {
+    mounts(mount_table)
+        .into_iter()
+        .find(|(_, kind, _)| kind == "cgroup2")
+        .map(|(point, _, _)| point)
+}
+
+/// Type of the file system that holds a path.
+pub(crate) fn filesystem_of(path: &str, mount_table: &str) -> Option<String> {
+    // Later mounts hide earlier ones at the same place, so the last of the longest wins.
+    let holds = |point: &str| std::path::Path::new(path).starts_with(point);
+    let found = mounts(mount_table)
+        .into_iter()
+        .filter(|(point, _, _)| holds(point));
+    found
+        .max_by_key(|(point, _, _)| point.len())
+        .map(|(_, kind, _)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
+        cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+
+    #[test]
+    fn an_empty_version_2_beside_version_1_is_version_1() {
+        let seen = cgroups(V1, Some("\n")).unwrap();
+        assert_eq!(
+            (seen.version, seen.controllers.len()),
+            (CgroupVersion::V1, 1)
+        );
+        assert_eq!(
+            cgroups(V1, Some("memory\n")).unwrap().version,
+            CgroupVersion::Hybrid
+        );
+        let seen = cgroups(
+            "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
+            Some("cpu memory"),
+        )
+        .unwrap();
+        assert_eq!(
+            (seen.version, seen.controllers.len()),
+            (CgroupVersion::V2, 2)
+        );
+        assert_eq!(cgroups("proc /proc proc rw 0 0\n", None), None);
+    }
+
+    #[test]
+    fn the_nearest_mount_holds_a_path() {
+        let table =
+            "/dev/vda / ext4 rw 0 0\n/dev/vdb /var/lib xfs rw 0 0\ntmpfs /var/li tmpfs rw 0 0\n";
+        assert_eq!(
+            filesystem_of("/var/lib/docker", table).as_deref(),
+            Some("xfs")
+        );
+        assert_eq!(filesystem_of("/var", table).as_deref(), Some("ext4"));
+    }
+
+    #[test]
+    fn a_feature_is_unknown_when_nothing_tells() {
+        let overlay = &FEATURES[4];
+        let mut signs = Signs::default();
+        assert_eq!(overlay.available(&signs), None);
+        signs.modules = Some("kernel/fs/ext4/ext4.ko.xz:\n".to_owned());
+        assert_eq!(overlay.available(&signs), Some(false));
+        signs.modules = Some("kernel/fs/overlayfs/overlay.ko.xz:\n".to_owned());
+        assert_eq!(overlay.available(&signs), Some(true));
+        signs = Signs {
+            words: BTreeSet::from(["overlay".to_owned()]),
+            ..Signs::default()
+        };
+        assert_eq!(overlay.available(&signs), Some(true));
+    }
+}

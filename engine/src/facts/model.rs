@@ -1,0 +1,258 @@
+//! The types that make up [`Facts`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A description of one host. An absent optional item is unknown; `unknown` says why.
+///
+/// Old readers refuse newer versions; a new optional item needs no new version, a changed meaning does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// Version of this form, [`Facts::VERSION`].
+    pub version: u32,
+    /// Host name as the kernel has it.
+    pub hostname: String,
+    /// Machine architecture, as `uname -m` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Operating system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OperatingSystem>,
+    /// Kernel release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Name of process 1, for example `systemd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// Effective user id of the one who gathered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The host's clock when the facts were taken, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
+    /// Processors in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Main memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Swap areas that are on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swaps: Option<Vec<Swap>>,
+    /// The host's own address: the first global one of the default route's link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_route: Option<DefaultRoute>,
+    /// Network links by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<Vec<LinkFacts>>,
+    /// Routes other than the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<Route>>,
+    /// TCP ports that somebody listens on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening: Option<Vec<Listener>>,
+    /// Room below the directories that fill up.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// Those of the programs we look for that are on the PATH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programs: Option<BTreeSet<String>>,
+    /// Control groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroups: Option<Cgroups>,
+    /// Whether the kernel has (or can load) a feature; one that is not listed is unknown.
+    #[serde(default)]
+    pub kernel_features: BTreeMap<String, bool>,
+    /// Kernel settings of interest that exist.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Version of the docker engine that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<String>,
+    /// Units of interest that exist.
+    #[serde(default)]
+    pub units: BTreeMap<String, UnitFacts>,
+    /// Packages of interest that are installed, with their version.
+    #[serde(default)]
+    pub packages: BTreeMap<String, String>,
+    /// Images asked about that are present.
+    #[serde(default)]
+    pub images: BTreeSet<String>,
+    /// Paths that another cluster's software left here.
+    #[serde(default)]
+    pub earlier_clusters: Vec<String>,
+    /// Content of files of interest that exist.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+    /// What could not be learnt, and why.
+    #[serde(default)]
+    pub unknown: BTreeMap<String, String>,
+}
+
+impl Facts {
+    /// The version this program reads and writes.
+    pub const VERSION: u32 = 1;
+
+    /// Facts that say nothing but the host's name.
+    #[must_use]
+    pub fn nothing_about(hostname: &str) -> Self {
+        Self {
+            version: Self::VERSION,
+            hostname: hostname.to_owned(),
+            architecture: None,
+            os: None,
+            kernel: None,
+            init: None,
+            uid: None,
+            clock: None,
+            cpus: None,
+            memory_bytes: None,
+            swaps: None,
+            address: None,
+            default_route: None,
+            links: None,
+            routes: None,
+            listening: None,
+            disks: Vec::new(),
+            programs: None,
+            cgroups: None,
+            kernel_features: BTreeMap::new(),
+            sysctls: BTreeMap::new(),
+            docker: None,
+            units: BTreeMap::new(),
+            packages: BTreeMap::new(),
+            images: BTreeSet::new(),
+            earlier_clusters: Vec::new(),
+            files: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    /// The link of this name.
+    #[must_use]
+    pub fn link(&self, name: &str) -> Option<&LinkFacts> {
+        self.links.iter().flatten().find(|link| link.name == name)
+    }
+}
+
+/// From /etc/os-release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatingSystem {
+    /// `ID`, for example `debian`.
+    pub id: String,
+    /// `VERSION_ID`, for example `12`; empty where there is none.
+    pub version_id: String,
+    /// `PRETTY_NAME`.
+    pub pretty: String,
+}
+
+/// A swap area.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    /// Device or file.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A network link.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkFacts {
+    /// Its name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its addresses with prefix length.
+    pub addresses: Vec<IpNet>,
+}
+
+/// The default route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultRoute {
+    /// The link it leaves by.
+    pub link: String,
+    /// The next hop, unless the link is point to point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route to a network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The network.
+    pub to: IpNet,
+    /// The link it leaves by.
+    pub link: String,
+}
+
+/// A TCP socket that listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Port.
+    pub port: u16,
+    /// Address; unspecified means all.
+    pub address: IpAddr,
+    /// Who listens, where that could be learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+}
+
+/// Room on the file system that holds a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// The path.
+    pub path: String,
+    /// Free for us, in bytes.
+    pub free: u64,
+    /// In all, in bytes.
+    pub total: u64,
+    /// Type of the file system, for example `ext4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<String>,
+}
+
+/// Control groups of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cgroups {
+    /// How they are mounted.
+    pub version: CgroupVersion,
+    /// Controllers that can be used.
+    pub controllers: BTreeSet<String>,
+}
+
+/// How control groups are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupVersion {
+    /// One hierarchy for each controller. A version 2 hierarchy without controllers may stand beside them.
+    V1,
+    /// One hierarchy for all.
+    V2,
+    /// Controllers in both.
+    Hybrid,
+}
+
+/// A unit of the service manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitFacts {
+    /// Whether it runs.
+    pub active: bool,
+    /// Whether it starts at boot.
+    pub enabled: bool,
+}

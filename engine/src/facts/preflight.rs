@@ -1,0 +1,176 @@
+//! What a host must be like before a role touches it, and whether it is.
+//!
+//! The judgement is pure: facts in, verdict out. How each requirement judges is in `requirements.rs`.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::Facts;
+use super::requirements as judge;
+
+/// One thing that must hold before the first step of an apply on a bare host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Requirement {
+    /// No swap is on.
+    NoSwap {
+        /// Whether swap is accepted after all (`ALLOW_SWAP`).
+        allowed: bool,
+    },
+    /// Nobody listens on these TCP ports.
+    PortsFree(Vec<u16>),
+    /// These programs are on the PATH.
+    Programs(Vec<String>),
+    /// At least this many bytes of main memory.
+    MinMemory(u64),
+    /// At least this many processors.
+    MinCpus(u32),
+    /// At least this much room below a path.
+    MinDisk {
+        /// The path.
+        path: String,
+        /// Free bytes.
+        bytes: u64,
+    },
+    /// These control group controllers can be used.
+    CgroupControllers(Vec<String>),
+    /// No other software runs containers for Kubernetes here. A running docker is fine: configuring it is our job.
+    NoForeignRuntime,
+    /// No other cluster's software left its files here.
+    NoEarlierCluster,
+    /// The host's name can be a node's name.
+    HostNameValid,
+    /// These networks overlap neither each other nor a network that this host is in or routes to.
+    CidrsDisjoint {
+        /// The networks.
+        named: Vec<NamedCidr>,
+    },
+    /// The kernel has these features.
+    KernelFeatures(Vec<String>),
+    /// A link of this name exists and is up.
+    Interface {
+        /// Its name.
+        name: String,
+    },
+    /// The operating system is one of these.
+    SupportedSystem(Vec<SupportedSystem>),
+    /// systemd runs the host.
+    Systemd,
+    /// We are root.
+    Root,
+    /// The clock does not stand before this program was written.
+    ClockSane,
+}
+
+/// A network with the name of the setting it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedCidr {
+    /// The setting, for example `CONTAINERS_CIDR`.
+    pub name: String,
+    /// The network as text; one that is none is a problem of its own.
+    pub cidr: String,
+}
+
+impl NamedCidr {
+    /// A network under a name.
+    #[must_use]
+    pub fn new(name: &str, cidr: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            cidr: cidr.to_owned(),
+        }
+    }
+}
+
+/// An operating system that is supported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupportedSystem {
+    /// `ID` of /etc/os-release.
+    pub id: String,
+    /// Accepted `VERSION_ID`s; empty accepts any.
+    pub versions: Vec<String>,
+}
+
+/// Whether a requirement holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Verdict {
+    /// It holds.
+    Met,
+    /// It does not.
+    NotMet {
+        /// What is wrong, with numbers.
+        problem: String,
+        /// The next thing to try.
+        remedy: String,
+    },
+    /// The facts do not tell.
+    Unknown {
+        /// What is missing.
+        reason: String,
+    },
+}
+
+impl Verdict {
+    /// Whether it holds for certain.
+    #[must_use]
+    pub fn is_met(&self) -> bool {
+        *self == Self::Met
+    }
+
+    pub(crate) fn not_met(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::NotMet {
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Unknown, with the reason that gathering noted for one of these items.
+    pub(crate) fn unknown(facts: &Facts, what: &str, items: &[&str]) -> Self {
+        let noted = items
+            .iter()
+            .find_map(|item| Some((item, facts.unknown.get(*item)?)));
+        let reason = match noted {
+            Some((item, why)) => format!("{what}: {item}: {why}"),
+            None => format!("{what}: the facts do not say"),
+        };
+        Self::Unknown { reason }
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Met => f.write_str("met"),
+            Self::NotMet { problem, remedy } => write!(f, "{problem}; {remedy}"),
+            Self::Unknown { reason } => write!(f, "unknown: {reason}"),
+        }
+    }
+}
+
+impl Requirement {
+    /// Judges the facts.
+    #[must_use]
+    pub fn check(&self, facts: &Facts) -> Verdict {
+        match self {
+            Self::NoSwap { allowed } => judge::no_swap(facts, *allowed),
+            Self::PortsFree(ports) => judge::ports_free(facts, ports),
+            Self::Programs(names) => judge::programs(facts, names),
+            Self::MinMemory(bytes) => judge::min_memory(facts, *bytes),
+            Self::MinCpus(count) => judge::min_cpus(facts, *count),
+            Self::MinDisk { path, bytes } => judge::min_disk(facts, path, *bytes),
+            Self::CgroupControllers(names) => judge::cgroup_controllers(facts, names),
+            Self::NoForeignRuntime => judge::no_foreign_runtime(facts),
+            Self::NoEarlierCluster => judge::no_earlier_cluster(facts),
+            Self::HostNameValid => judge::host_name_valid(facts),
+            Self::CidrsDisjoint { named } => judge::cidrs_disjoint(facts, named),
+            Self::KernelFeatures(names) => judge::kernel_features(facts, names),
+            Self::Interface { name } => judge::interface(facts, name),
+            Self::SupportedSystem(systems) => judge::supported_system(facts, systems),
+            Self::Systemd => judge::systemd(facts),
+            Self::Root => judge::root(facts),
+            Self::ClockSane => judge::clock_sane(facts),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The requirements about ports, links and networks.
+
+use ipnet::IpNet;
+
+use super::plural;
+use crate::facts::model::{Facts, Listener};
+use crate::facts::preflight::{NamedCidr, Verdict};
+
+pub(crate) fn ports_free(facts: &Facts, ports: &[u16]) -> Verdict {
+    let Some(listening) = &facts.listening else {
+        return Verdict::unknown(
+            facts,
+            "listening ports",
+            &["/proc/net/tcp", "/proc/net/tcp6"],
+        );
+    };
+    let taken: Vec<&Listener> = listening
+        .iter()
+        .filter(|one| ports.contains(&one.port))
+        .collect();
+    if taken.is_empty() {
+        return Verdict::Met;
+    }
+    let show = |one: &&Listener| match &one.program {
+        Some(program) => format!("{} ({program} on {})", one.port, one.address),
+        None => format!("{} (on {})", one.port, one.address),
+    };
+    let mut shown: Vec<String> = Vec::new();
+    for one in &taken {
+        // One port on several addresses is one problem.
+        if shown.is_empty()
+            || !taken
+                .iter()
+                .any(|other| other.port == one.port && *other < *one)
+        {
+            shown.push(show(one));
+        }
+    }
+    let first = taken[0].port;
+    Verdict::not_met(
+        format!(
+            "{} in use: {}",
+            plural(shown.len(), "TCP port is", "TCP ports are"),
+            shown.join(", ")
+        ),
+        format!(
+            "find the process with `ss -ltnp 'sport = :{first}'` and stop it, or choose another port"
+        ),
+    )
+}
+
+pub(crate) fn interface(facts: &Facts, name: &str) -> Verdict {
+    let Some(links) = &facts.links else {
+        return Verdict::unknown(facts, "links", &["links"]);
+    };
+    match facts.link(name) {
+        Some(link) if link.up => Verdict::Met,
+        Some(_) => Verdict::not_met(
+            format!("the link {name} is down"),
+            format!("bring it up with `ip link set {name} up`"),
+        ),
+        None => {
+            let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            Verdict::not_met(
+                format!("there is no link {name}; there are {}", names.join(", ")),
+                "name one of them",
+            )
+        }
+    }
+}
+
+pub(crate) fn cidrs_disjoint(facts: &Facts, named: &[NamedCidr]) -> Verdict {
+    let mut networks: Vec<(&str, IpNet)> = Vec::new();
+    for one in named {
+        let Ok(network) = one.cidr.parse::<IpNet>() else {
+            let problem = format!("{} is no network: `{}`", one.name, one.cidr);
+            return Verdict::not_met(
+                problem,
+                format!("write it as in `{}: 10.20.0.0/16`", one.name),
+            );
+        };
+        if let Some((other, with)) = networks.iter().find(|(_, there)| overlap(there, &network)) {
+            return Verdict::not_met(
+                format!("{} ({network}) overlaps {other} ({with})", one.name),
+                format!("give {} or {other} another network", one.name),
+            );
+        }
+        networks.push((&one.name, network));
+    }
+    let (Some(links), Some(routes)) = (&facts.links, &facts.routes) else {
+        return Verdict::unknown(facts, "networks of the host", &["links", "/proc/net/route"]);
+    };
+    let own = links.iter().flat_map(|link| {
+        link.addresses
+            .iter()
+            .map(|net| (net.trunc(), link.name.as_str()))
+    });
+    let routed = routes.iter().map(|route| (route.to, route.link.as_str()));
+    for (there, link) in own.chain(routed) {
+        if let Some((name, network)) = networks
+            .iter()
+            .find(|(_, network)| overlap(network, &there))
+        {
+            return Verdict::not_met(
+                format!("{name} ({network}) overlaps {there}, which this host reaches by {link}"),
+                format!("give {name} a network that is used nowhere around this host"),
+            );
+        }
+    }
+    Verdict::Met
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}

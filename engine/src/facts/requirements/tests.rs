@@ -1,0 +1,543 @@
+//! One case or more for each requirement and each bad input. `check` reads: facts, requirement, expected message.
+
+use std::collections::BTreeSet;
+
+use super::size;
+use crate::facts::{
+    CgroupVersion, Cgroups, Disk, Facts, LinkFacts, Listener, NamedCidr, OperatingSystem,
+    Requirement, Route, SupportedSystem, Swap, UnitFacts,
+};
+
+const GIB: u64 = 1 << 30;
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn good() -> Facts {
+    let mut facts = Facts::nothing_about("cp-1");
+    facts.swaps = Some(Vec::new());
+    facts.listening = Some(Vec::new());
+    facts.programs = Some(BTreeSet::from(["iptables".to_owned()]));
+    facts.memory_bytes = Some(4 * GIB);
+    facts.cpus = Some(2);
+    facts.disks = vec![disk("/", 50), disk("/var", 10)];
+    let controllers = BTreeSet::from(["cpu".to_owned(), "memory".to_owned()]);
+    facts.cgroups = Some(Cgroups {
+        version: CgroupVersion::V1,
+        controllers,
+    });
+    facts.links = Some(vec![
+        LinkFacts {
+            name: "eth0".to_owned(),
+            up: true,
+            addresses: vec!["172.30.0.11/24".parse().unwrap()],
+        },
+        LinkFacts {
+            name: "eth1".to_owned(),
+            up: false,
+            addresses: Vec::new(),
+        },
+    ]);
+    facts.routes = Some(vec![Route {
+        to: "10.99.0.0/16".parse().unwrap(),
+        link: "eth0".to_owned(),
+    }]);
+    facts.kernel_features = [("overlay".to_owned(), true), ("nat".to_owned(), false)].into();
+    let text = str::to_owned;
+    facts.os = Some(OperatingSystem {
+        id: text("debian"),
+        version_id: text("12"),
+        pretty: text("Debian 12"),
+    });
+    facts.init = Some(text("systemd"));
+    facts.uid = Some(0);
+    facts.clock = Some(text("2026-01-01T00:00:00Z"));
+    facts
+}
+
+fn disk(path: &str, gib: u64) -> Disk {
+    Disk {
+        path: path.to_owned(),
+        free: gib * GIB,
+        total: 100 * GIB,
+        filesystem: None,
+    }
+}
+
+#[track_caller]
+fn check(facts: &Facts, requirement: &Requirement, expected: &str) {
+    assert_eq!(requirement.check(facts).to_string(), expected);
+}
+
+/// The requirement is met on the good host, not met as `expected` after `spoil`, and unknown on a blank one.
+#[track_caller]
+fn spoilt(requirement: &Requirement, spoil: impl FnOnce(&mut Facts), expected: &str) {
+    let mut facts = good();
+    check(&facts, requirement, "met");
+    spoil(&mut facts);
+    check(&facts, requirement, expected);
+}
+
+#[track_caller]
+fn unknown(requirement: &Requirement, item: &str, expected: &str) {
+    let mut facts = Facts::nothing_about("cp-1");
+    facts
+        .unknown
+        .insert(item.to_owned(), "permission denied".to_owned());
+    check(&facts, requirement, expected);
+}
+
+#[test]
+fn swap() {
+    let on = |facts: &mut Facts| {
+        facts.swaps = Some(vec![Swap {
+            path: "/dev/sda2".to_owned(),
+            bytes: 2 * GIB,
+        }]);
+    };
+    let requirement = Requirement::NoSwap { allowed: false };
+    spoilt(
+        &requirement,
+        on,
+        "swap is on: /dev/sda2 (2 GiB); run `swapoff -a` and take it out of /etc/fstab, or set ALLOW_SWAP: true",
+    );
+    unknown(
+        &requirement,
+        "/proc/swaps",
+        "unknown: swap: /proc/swaps: permission denied",
+    );
+    let mut facts = good();
+    on(&mut facts);
+    check(&facts, &Requirement::NoSwap { allowed: true }, "met");
+}
+
+#[test]
+fn ports() {
+    let requirement = Requirement::PortsFree(vec![443, 2380]);
+    let listener = |port, address: &str, program: Option<&str>| Listener {
+        port,
+        address: address.parse().unwrap(),
+        program: program.map(str::to_owned),
+    };
+    spoilt(
+        &requirement,
+        |facts| {
+            facts.listening = Some(vec![
+                listener(22, "0.0.0.0", None),
+                listener(443, "0.0.0.0", Some("nginx")),
+                listener(443, "::", Some("nginx")),
+                listener(2380, "127.0.0.1", None),
+            ]);
+        },
+        "TCP ports are in use: 443 (nginx on 0.0.0.0), 2380 (on 127.0.0.1); \
+         find the process with `ss -ltnp 'sport = :443'` and stop it, or choose another port",
+    );
+    unknown(
+        &requirement,
+        "/proc/net/tcp",
+        "unknown: listening ports: /proc/net/tcp: permission denied",
+    );
+}
+
+#[test]
+fn programs() {
+    let requirement = Requirement::Programs(words(&["iptables"]));
+    spoilt(
+        &requirement,
+        |facts| facts.programs = Some(BTreeSet::new()),
+        "a program is missing: iptables; \
+         install the packages that hold them, for example with `apt-get install`",
+    );
+    let mut facts = good();
+    facts
+        .unknown
+        .insert("socat".to_owned(), "permission denied".to_owned());
+    check(
+        &facts,
+        &Requirement::Programs(words(&["socat"])),
+        "unknown: programs: socat: permission denied",
+    );
+}
+
+#[test]
+fn memory_processors_and_disk() {
+    spoilt(
+        &Requirement::MinMemory(2 * GIB),
+        |facts| facts.memory_bytes = Some(GIB + GIB / 2),
+        "the host has 1.5 GiB of memory and needs 2 GiB; give the host more memory",
+    );
+    spoilt(
+        &Requirement::MinCpus(2),
+        |facts| facts.cpus = Some(1),
+        "the host has 1 processor and needs 2; give the host more processors",
+    );
+    let requirement = Requirement::MinDisk {
+        path: "/var/lib/docker".to_owned(),
+        bytes: 10 * GIB,
+    };
+    spoilt(
+        &requirement,
+        |facts| facts.disks = vec![disk("/", 50), disk("/var", 9)],
+        "/var/lib/docker has 9 GiB free of 100 GiB and needs 10 GiB; \
+         make room (`du -xh --max-depth=2 /var | sort -h` shows where it went) or add a disk",
+    );
+    unknown(
+        &requirement,
+        "x",
+        "unknown: room below /var/lib/docker: the facts do not say",
+    );
+    unknown(
+        &Requirement::MinMemory(1),
+        "/proc/meminfo",
+        "unknown: memory: /proc/meminfo: permission denied",
+    );
+    unknown(
+        &Requirement::MinCpus(1),
+        "x",
+        "unknown: processors: the facts do not say",
+    );
+}
+
+#[test]
+fn control_groups_and_kernel_features() {
+    let requirement = Requirement::CgroupControllers(words(&["cpu", "memory"]));
+    spoilt(
+        &requirement,
+        |facts| {
+            if let Some(cgroups) = &mut facts.cgroups {
+                cgroups.controllers.remove("memory");
+            }
+        },
+        "control groups lack memory; there are cpu; \
+         boot the kernel with `cgroup_enable=memory` on its command line",
+    );
+    unknown(
+        &requirement,
+        "/proc/mounts",
+        "unknown: control groups: /proc/mounts: permission denied",
+    );
+    check(
+        &good(),
+        &Requirement::KernelFeatures(words(&["overlay", "nat"])),
+        "the kernel lacks nat; \
+         install the distribution's full kernel package and boot it (cloud kernels leave modules out)",
+    );
+    check(
+        &good(),
+        &Requirement::KernelFeatures(words(&["overlay", "ip_vs"])),
+        "unknown: kernel features: the facts do not say",
+    );
+    check(
+        &good(),
+        &Requirement::KernelFeatures(words(&["overlay"])),
+        "met",
+    );
+}
+
+#[test]
+fn other_software() {
+    let requirement = Requirement::NoForeignRuntime;
+    let unit = |active, enabled| UnitFacts { active, enabled };
+    spoilt(
+        &requirement,
+        |facts| {
+            facts
+                .units
+                .insert("k3s.service".to_owned(), unit(true, true));
+        },
+        "k3s runs on this host (k3s.service); remove it, or at least run `systemctl disable --now k3s.service`",
+    );
+    spoilt(
+        &requirement,
+        |facts| {
+            facts
+                .units
+                .insert("kubelet.service".to_owned(), unit(false, true));
+        },
+        "another kubelet is set to start at boot on this host (kubelet.service); \
+         remove it, or at least run `systemctl disable --now kubelet.service`",
+    );
+    let mut docker = good();
+    docker
+        .units
+        .insert("docker.service".to_owned(), unit(true, true));
+    docker
+        .units
+        .insert("containerd.service".to_owned(), unit(true, true));
+    docker
+        .units
+        .insert("crio.service".to_owned(), unit(false, false));
+    check(&docker, &requirement, "met");
+    unknown(
+        &requirement,
+        "k3s.service",
+        "unknown: units: k3s.service: permission denied",
+    );
+    unknown(
+        &Requirement::NoEarlierCluster,
+        "/var/lib/k0s",
+        "unknown: earlier clusters: /var/lib/k0s: permission denied",
+    );
+    spoilt(
+        &Requirement::NoEarlierCluster,
+        |facts| facts.earlier_clusters = words(&["/etc/kubernetes/manifests"]),
+        "an earlier cluster left /etc/kubernetes/manifests; \
+         take what you need from it and run `kubeadm reset`, or remove the paths",
+    );
+}
+
+#[test]
+fn host_names() {
+    let hint = "choose another with `hostnamectl set-hostname NAME`: lower-case letters, digits, `-` and `.`";
+    let long = "a".repeat(64);
+    let cases = [
+        ("", "the host has no name"),
+        (
+            "localhost",
+            "the host's name is `localhost`, as every other host's could be",
+        ),
+        (
+            "Bad_Host",
+            "the host's name `Bad_Host` has the character `B`",
+        ),
+        ("a_b", "the host's name `a_b` has the character `_`"),
+        (
+            "a-.b",
+            "a part of the host's name `a-.b` is empty or begins or ends with `-`",
+        ),
+        (
+            "a..b",
+            "a part of the host's name `a..b` is empty or begins or ends with `-`",
+        ),
+        (
+            &long,
+            "the host's name has 64 characters; a node's has at most 63",
+        ),
+    ];
+    for (name, problem) in cases {
+        check(
+            &Facts::nothing_about(name),
+            &Requirement::HostNameValid,
+            &format!("{problem}; {hint}"),
+        );
+    }
+    check(
+        &Facts::nothing_about("cp-1.example.org"),
+        &Requirement::HostNameValid,
+        "met",
+    );
+}
+
+#[test]
+fn networks() {
+    let disjoint = |pods: &str, services: &str| Requirement::CidrsDisjoint {
+        named: vec![
+            NamedCidr::new("CONTAINERS_CIDR", pods),
+            NamedCidr::new("SERVICES_CIDR", services),
+        ],
+    };
+    check(&good(), &disjoint("10.20.0.0/16", "10.21.0.0/16"), "met");
+    check(&good(), &disjoint("10.20.0.0/16", "fd00::/108"), "met");
+    let cases = [
+        (
+            "10.20.0.0/16",
+            "10.20.1.0/24",
+            "SERVICES_CIDR (10.20.1.0/24) overlaps CONTAINERS_CIDR (10.20.0.0/16); \
+          give SERVICES_CIDR or CONTAINERS_CIDR another network",
+        ),
+        (
+            "172.30.0.0/16",
+            "10.21.0.0/16",
+            "CONTAINERS_CIDR (172.30.0.0/16) overlaps 172.30.0.0/24, which this host reaches by eth0; \
+          give CONTAINERS_CIDR a network that is used nowhere around this host",
+        ),
+        (
+            "10.20.0.0/16",
+            "10.99.7.0/24",
+            "SERVICES_CIDR (10.99.7.0/24) overlaps 10.99.0.0/16, which this host reaches by eth0; \
+          give SERVICES_CIDR a network that is used nowhere around this host",
+        ),
+        (
+            "10.20.0.0",
+            "10.21.0.0/16",
+            "CONTAINERS_CIDR is no network: `10.20.0.0`; write it as in `CONTAINERS_CIDR: 10.20.0.0/16`",
+        ),
+    ];
+    for (pods, services, expected) in cases {
+        check(&good(), &disjoint(pods, services), expected);
+    }
+    let requirement = disjoint("10.20.0.0/16", "10.21.0.0/16");
+    unknown(
+        &requirement,
+        "links",
+        "unknown: networks of the host: links: permission denied",
+    );
+}
+
+#[test]
+fn links() {
+    let interface = |name: &str| Requirement::Interface {
+        name: name.to_owned(),
+    };
+    check(&good(), &interface("eth0"), "met");
+    check(
+        &good(),
+        &interface("eth1"),
+        "the link eth1 is down; bring it up with `ip link set eth1 up`",
+    );
+    check(
+        &good(),
+        &interface("bond0"),
+        "there is no link bond0; there are eth0, eth1; name one of them",
+    );
+    unknown(
+        &interface("eth0"),
+        "x",
+        "unknown: links: the facts do not say",
+    );
+}
+
+#[test]
+fn system_init_user_and_clock() {
+    let system = |versions: &[&str]| SupportedSystem {
+        id: "debian".to_owned(),
+        versions: words(versions),
+    };
+    check(
+        &good(),
+        &Requirement::SupportedSystem(vec![system(&["11", "12"])]),
+        "met",
+    );
+    check(
+        &good(),
+        &Requirement::SupportedSystem(vec![system(&[])]),
+        "met",
+    );
+    spoilt(
+        &Requirement::SupportedSystem(vec![system(&["12", "13"])]),
+        |facts| {
+            if let Some(os) = &mut facts.os {
+                os.version_id = "9".to_owned();
+            }
+        },
+        "Debian 12 (debian 9) is not supported; use one of: debian 12 or 13",
+    );
+    spoilt(
+        &Requirement::Systemd,
+        |facts| facts.init = Some("sh".to_owned()),
+        "process 1 is `sh`, not systemd; use a host that systemd runs",
+    );
+    spoilt(
+        &Requirement::Root,
+        |facts| facts.uid = Some(1000),
+        "this program runs as user 1000; run it as root, with `sudo`",
+    );
+    spoilt(
+        &Requirement::ClockSane,
+        |facts| facts.clock = Some("1970-01-01T00:00:07Z".to_owned()),
+        "the clock says 1970-01-01T00:00:07Z; \
+         set it, for example with `timedatectl set-ntp true`; certificates would be invalid",
+    );
+    for requirement in [
+        Requirement::Systemd,
+        Requirement::Root,
+        Requirement::ClockSane,
+    ] {
+        let verdict = requirement.check(&Facts::nothing_about("a")).to_string();
+        assert!(verdict.starts_with("unknown: "), "{verdict}");
+    }
+}
+
+#[test]
+fn sizes_read_well() {
+    let cases = [
+        (0, "0 bytes"),
+        (1 << 10, "1 KiB"),
+        (1536 << 20, "1.5 GiB"),
+        (24 << 30, "24 GiB"),
+        (1 << 40, "1 TiB"),
+    ];
+    for (bytes, text) in cases {
+        assert_eq!(size(bytes), text);
+    }
+}
+
+#[test]
+fn requirements_are_data() {
+    let all = vec![
+        Requirement::NoSwap { allowed: false },
+        Requirement::PortsFree(vec![443]),
+        Requirement::Root,
+    ];
+    let json = serde_json::to_string(&all).unwrap();
+    assert_eq!(
+        json,
+        r#"[{"no-swap":{"allowed":false}},{"ports-free":[443]},"root"]"#
+    );
+    assert_eq!(
+        serde_json::from_str::<Vec<Requirement>>(&json).unwrap(),
+        all
+    );
+}
+
+/// Everything a master asks for, in the sizes that tests use.
+fn all_requirements() -> Vec<Requirement> {
+    vec![
+        Requirement::NoSwap { allowed: false },
+        Requirement::PortsFree(vec![443, 2380]),
+        Requirement::Programs(words(&["iptables", "mount", "nsenter"])),
+        Requirement::MinMemory(GIB),
+        Requirement::MinCpus(2),
+        Requirement::MinDisk {
+            path: "/var/lib/docker".to_owned(),
+            bytes: 5 * GIB,
+        },
+        Requirement::CgroupControllers(words(&["cpu", "memory"])),
+        Requirement::NoForeignRuntime,
+        Requirement::NoEarlierCluster,
+        Requirement::HostNameValid,
+        Requirement::CidrsDisjoint {
+            named: vec![NamedCidr::new("CONTAINERS_CIDR", "10.20.0.0/16")],
+        },
+        Requirement::KernelFeatures(words(&["overlay", "nat"])),
+        Requirement::Interface {
+            name: "eth0".to_owned(),
+        },
+        Requirement::SupportedSystem(vec![SupportedSystem {
+            id: "debian".to_owned(),
+            versions: words(&["12"]),
+        }]),
+        Requirement::Systemd,
+        Requirement::Root,
+        Requirement::ClockSane,
+    ]
+}
+
+#[test]
+fn the_fixture_hosts_are_as_their_names_say() {
+    let fixture = |name: &str| {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/hosts");
+        Facts::from_yaml(&std::fs::read_to_string(format!("{directory}/{name}")).unwrap()).unwrap()
+    };
+    for name in ["cp-1.yaml", "cp-2-nodocker.yaml", "w-1.yaml"] {
+        let facts = fixture(name);
+        for requirement in all_requirements() {
+            let verdict = requirement.check(&facts);
+            assert!(verdict.is_met(), "{name}: {requirement:?}: {verdict}");
+        }
+    }
+    let unfit = fixture("unfit.yaml");
+    let met: Vec<_> = all_requirements()
+        .into_iter()
+        .filter(|one| one.check(&unfit).is_met())
+        .collect();
+    // The lab's host has the programs and the link; everything else is spoilt.
+    let left = [
+        all_requirements().remove(2),
+        Requirement::Interface {
+            name: "eth0".to_owned(),
+        },
+    ];
+    assert_eq!(met, left);
+}

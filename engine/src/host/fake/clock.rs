@@ -1,0 +1,23 @@
+//! Time that stands still until somebody waits or acts.
+
+use std::time::{Duration, SystemTime};
+
+use super::gate::FakeHost;
+use crate::host::Clock;
+
+#[async_trait::async_trait]
+impl Clock for FakeHost {
+    fn now(&self) -> SystemTime {
+        self.look(|world| world.now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.look(|world| world.elapsed())
+    }
+
+    async fn pause(&self, duration: Duration) {
+        self.meddle(|world| world.advance(duration));
+        // Other tasks of the same test get their turn, as they would during a real wait.
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,248 @@
+//! The API server of a fake host: calls are refused while it is down, patches merge, objects are kept as applied.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::files::file_error;
+use super::gate::FakeHost;
+use super::world::World;
+use crate::host::{Cluster, ClusterAccess, ClusterNode, HostError, HostResult, Taint};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[async_trait::async_trait]
+impl Cluster for FakeHost {
+    async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>> {
+        self.observe("node", name, DEADLINE, |world| {
+            world.reach(access, &format!("get node {name}"))?;
+            Ok(world.node_now(name))
+        })
+    }
+
+    async fn patch_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        patch: &Value,
+    ) -> HostResult<()> {
+        self.mutate("patch_node", name, DEADLINE, |world| {
+            let action = format!("patch node {name}");
+            world.reach(access, &action)?;
+            let node = world.cluster.nodes.get_mut(name);
+            let missing = || HostError::service(action, format!("nodes \"{name}\" not found"));
+            patch_node(node.ok_or_else(missing)?, patch);
+            Ok(())
+        })
+    }
+
+    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
+        self.mutate("delete_node", name, DEADLINE, |world| {
+            world.reach(access, &format!("delete node {name}"))?;
+            world.cluster.nodes.remove(name);
+            Ok(())
+        })
+    }
+
+    async fn object_differs(
+        &self,
+        access: &ClusterAccess,
+        object: &Value,
+    ) -> HostResult<Option<bool>> {
+        let key = key(object)?;
+        self.observe("object_differs", &key, DEADLINE, |world| {
+            world.reach(access, &format!("get {key}"))?;
+            Ok(world.cluster.objects.get(&key).map(|there| there != object))
+        })
+    }
+
+    async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        let key = key(object)?;
+        self.mutate("apply_object", &key, DEADLINE, |world| {
+            let action = format!("apply {key}");
+            world.reach(access, &action)?;
+            if let Some(namespace) = object
+                .pointer("/metadata/namespace")
+                .and_then(Value::as_str)
+                && !world.has_namespace(namespace)
+            {
+                let reason = format!("namespaces \"{namespace}\" not found");
+                return Err(HostError::service(action, reason));
+            }
+            world.cluster.objects.insert(key.clone(), object.clone());
+            Ok(())
+        })
+    }
+
+    async fn delete_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        let key = key(object)?;
+        self.mutate("delete_object", &key, DEADLINE, |world| {
+            world.reach(access, &format!("delete {key}"))?;
+            world.cluster.objects.remove(&key);
+            Ok(())
+        })
+    }
+
+    async fn evict_pods(
+        &self,
+        access: &ClusterAccess,
+        node: &str,
+        timeout: Duration,
+    ) -> HostResult<Vec<String>> {
+        self.mutate("evict_pods", node, timeout, |world| {
+            world.reach(access, &format!("list the pods of node {node}"))?;
+            Ok(Vec::new())
+        })
+    }
+}
+
+impl World {
+    /// Whether the API server can be reached with this access.
+    fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
+        if self.tree.content(&access.kubeconfig).is_none() {
+            return Err(file_error(
+                "read",
+                &access.kubeconfig,
+                ErrorKind::NotFound.into(),
+            ));
+        }
+        if !self.api_up() {
+            let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+            return Err(HostError::service(action, refused));
+        }
+        Ok(())
+    }
+
+    fn has_namespace(&self, name: &str) -> bool {
+        matches!(
+            name,
+            "default" | "kube-system" | "kube-public" | "kube-node-lease"
+        ) || self
+            .cluster
+            .objects
+            .contains_key(&format!("v1/Namespace//{name}"))
+    }
+}
+
+/// `apiVersion/kind/namespace/name` of an object.
+fn key(object: &Value) -> HostResult<String> {
+    let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let missing = |what: &str| HostError::Missing {
+        what: format!("{what} in the object"),
+    };
+    let version = field("/apiVersion").ok_or_else(|| missing("apiVersion"))?;
+    let kind = field("/kind").ok_or_else(|| missing("kind"))?;
+    let name = field("/metadata/name").ok_or_else(|| missing("metadata.name"))?;
+    let namespace = field("/metadata/namespace").unwrap_or_default();
+    Ok(format!("{version}/{kind}/{namespace}/{name}"))
+}
+
+/// A JSON merge patch on the part of a node that we model.
+fn patch_node(node: &mut ClusterNode, patch: &Value) {
+    for (pointer, map) in [
+        ("/metadata/labels", &mut node.labels),
+        ("/metadata/annotations", &mut node.annotations),
+    ] {
+        for (key, value) in patch
+            .pointer(pointer)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            match value.as_str() {
+                Some(value) => map.insert(key.clone(), value.to_owned()),
+                None => map.remove(key),
+            };
+        }
+    }
+    if let Some(value) = patch.pointer("/spec/unschedulable") {
+        node.unschedulable = value.as_bool().unwrap_or(false);
+    }
+    if let Some(value) = patch.pointer("/spec/taints") {
+        let text =
+            |taint: &Value, field: &str| taint[field].as_str().unwrap_or_default().to_owned();
+        let taint = |one: &Value| Taint {
+            key: text(one, "key"),
+            value: text(one, "value"),
+            effect: text(one, "effect"),
+        };
+        node.taints = value.as_array().into_iter().flatten().map(taint).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn worker() -> (FakeHost, ClusterAccess) {
+        let host = FakeHost::new()
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file("/etc/kubeconfig", "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.meddle(|world| world.start_unit("pf9-kubelet.service"))
+            .unwrap();
+        (
+            host,
+            ClusterAccess {
+                kubeconfig: "/etc/kubeconfig".into(),
+            },
+        )
+    }
+
+    #[tokio::test]
+    async fn a_merge_patch_sets_and_removes() {
+        let (host, access) = worker();
+        let patch = json!({
+            "metadata": {"labels": {"a": "1", "kubernetes.io/hostname": null}},
+            "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoSchedule"}]},
+        });
+        host.patch_node(&access, "cp-1", &patch).await.unwrap();
+        let node = host.node(&access, "cp-1").await.unwrap().unwrap();
+        assert_eq!(
+            node.labels.into_iter().collect::<Vec<_>>(),
+            [("a".to_owned(), "1".to_owned())]
+        );
+        assert!(node.unschedulable);
+        assert_eq!(node.taints[0].effect, "NoSchedule");
+        host.patch_node(&access, "cp-1", &json!({"spec": {"taints": null}}))
+            .await
+            .unwrap();
+        assert!(
+            host.node(&access, "cp-1")
+                .await
+                .unwrap()
+                .unwrap()
+                .taints
+                .is_empty()
+        );
+        assert!(host.patch_node(&access, "none", &patch).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn objects_are_kept_as_applied_in_namespaces_that_exist() {
+        let (host, access) = worker();
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "a", "namespace": "own"}, "data": {"x": "1"}});
+        assert_eq!(host.object_differs(&access, &object).await.unwrap(), None);
+        assert!(host.apply_object(&access, &object).await.is_err());
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "own"}});
+        host.apply_object(&access, &namespace).await.unwrap();
+        host.apply_object(&access, &object).await.unwrap();
+        assert_eq!(
+            host.object_differs(&access, &object).await.unwrap(),
+            Some(false)
+        );
+        let mut changed = object.clone();
+        changed["data"]["x"] = json!("2");
+        assert_eq!(
+            host.object_differs(&access, &changed).await.unwrap(),
+            Some(true)
+        );
+        host.delete_object(&access, &object).await.unwrap();
+        assert_eq!(host.object_differs(&access, &object).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,333 @@
+//! Containers and images of a fake host.
+//!
+//! The engine answers while `docker.service` is active. A fake image archive is a file with the content
+//! `fake-image:REFERENCE[,REFERENCE]`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::files::file_error;
+use super::gate::FakeHost;
+use crate::host::{ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const LOAD_DEADLINE: Duration = Duration::from_secs(300);
+
+/// A container with the configuration it was made from.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeContainer {
+    pub(crate) config: ContainerConfig,
+    pub(crate) id: String,
+    pub(crate) running: bool,
+    pub(crate) exit_code: i64,
+    pub(crate) started_at: Option<SystemTime>,
+    pub(crate) restarts: u64,
+    /// Somebody stopped it, so `unless-stopped` leaves it alone.
+    pub(crate) stopped: bool,
+}
+
+#[async_trait::async_trait]
+impl Containers for FakeHost {
+    async fn container_engine(&self) -> HostResult<String> {
+        self.observe("container_engine", "", DEADLINE, |world| {
+            world.engine("ask docker for its version")?;
+            Ok(world.engine_version.clone())
+        })
+    }
+
+    async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
+        self.observe("image", reference, DEADLINE, |world| {
+            world.engine("inspect an image")?;
+            Ok(world
+                .images
+                .get(reference)
+                .map(|id| ImageState { id: id.clone() }))
+        })
+    }
+
+    async fn load_image(&self, archive: &Path) -> HostResult<()> {
+        self.mutate(
+            "load_image",
+            archive.display().to_string(),
+            LOAD_DEADLINE,
+            |world| {
+                let action = format!("load image {}", archive.display());
+                world.engine(&action)?;
+                let missing = || file_error("read", archive, std::io::ErrorKind::NotFound.into());
+                let content = world.tree.text(archive).ok_or_else(missing)?;
+                let references = content.trim().strip_prefix("fake-image:");
+                let references =
+                    references.ok_or_else(|| HostError::service(action, "invalid tar header"))?;
+                for reference in references.split(',') {
+                    world.image(reference);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    async fn remove_image(&self, reference: &str) -> HostResult<()> {
+        self.mutate("remove_image", reference, DEADLINE, |world| {
+            let action = format!("remove image {reference}");
+            world.engine(&action)?;
+            let user = world
+                .containers
+                .values()
+                .find(|container| container.config.image == reference);
+            if let Some(container) = user {
+                let reason = format!("container {} uses it", container.config.name);
+                return Err(HostError::service(action, reason));
+            }
+            world.images.remove(reference);
+            Ok(())
+        })
+    }
+
+    async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
+        self.observe("container", name, DEADLINE, |world| {
+            world.engine("inspect a container")?;
+            Ok(world.containers.get(name).map(FakeContainer::state))
+        })
+    }
+
+    async fn containers(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> HostResult<Vec<ContainerState>> {
+        self.observe("containers", format!("{labels:?}"), DEADLINE, |world| {
+            world.engine("list containers")?;
+            let carries = |container: &&FakeContainer| {
+                labels.iter().all(|(key, wanted)| {
+                    container
+                        .config
+                        .labels
+                        .get(key)
+                        .is_some_and(|value| wanted.is_empty() || value == wanted)
+                })
+            };
+            Ok(world
+                .containers
+                .values()
+                .filter(carries)
+                .map(FakeContainer::state)
+                .collect())
+        })
+    }
+
+    async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
+        self.mutate("create_container", &config.name, DEADLINE, |world| {
+            let action = format!("create container {}", config.name);
+            world.engine(&action)?;
+            let refuse = |reason: String| Err(HostError::service(action, reason));
+            if world.containers.contains_key(&config.name) {
+                return refuse(format!(
+                    "the name {} is in use by another container",
+                    config.name
+                ));
+            }
+            if !world.images.contains_key(&config.image) {
+                return refuse(format!("no such image: {}", config.image));
+            }
+            let missing = config
+                .mounts
+                .iter()
+                .find(|mount| world.tree.get(&mount.source, true).is_none());
+            if let Some(mount) = missing {
+                return refuse(format!(
+                    "bind source path does not exist: {}",
+                    mount.source.display()
+                ));
+            }
+            let id = world.next_id();
+            let container = FakeContainer {
+                config: config.clone(),
+                id: id.clone(),
+                running: false,
+                exit_code: 0,
+                started_at: None,
+                restarts: 0,
+                stopped: true,
+            };
+            world.containers.insert(config.name.clone(), container);
+            Ok(id)
+        })
+    }
+
+    async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
+        self.observe("container_config", name, DEADLINE, |world| {
+            world.engine("inspect a container")?;
+            Ok(world
+                .containers
+                .get(name)
+                .map(|container| container.config.clone()))
+        })
+    }
+
+    async fn start_container(&self, name: &str) -> HostResult<()> {
+        self.mutate("start_container", name, DEADLINE, |world| {
+            world.engine(&format!("start container {name}"))?;
+            let container = world.containers.get_mut(name);
+            let missing = || HostError::Missing {
+                what: format!("container {name}"),
+            };
+            container.ok_or_else(missing)?.stopped = false;
+            world.run_container(name);
+            Ok(())
+        })
+    }
+
+    async fn stop_container(&self, name: &str, _grace: Duration) -> HostResult<()> {
+        self.mutate("stop_container", name, DEADLINE, |world| {
+            world.engine(&format!("stop container {name}"))?;
+            if let Some(container) = world.containers.get_mut(name) {
+                container.running = false;
+                container.started_at = None;
+                container.stopped = true;
+            }
+            Ok(())
+        })
+    }
+
+    async fn remove_container(&self, name: &str) -> HostResult<()> {
+        self.mutate("remove_container", name, DEADLINE, |world| {
+            world.engine(&format!("remove container {name}"))?;
+            world.containers.remove(name);
+            Ok(())
+        })
+    }
+
+    async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
+        self.observe("container_log", name, DEADLINE, |world| {
+            world.engine("read a container's log")?;
+            let broken = world.broken_containers.contains(name) && lines > 0;
+            Ok(if broken {
+                format!("{name}: fatal: told to end\n")
+            } else {
+                String::new()
+            })
+        })
+    }
+}
+
+impl FakeContainer {
+    fn state(&self) -> ContainerState {
+        ContainerState {
+            id: self.id.clone(),
+            name: self.config.name.clone(),
+            running: self.running,
+            paused: false,
+            exit_code: self.exit_code,
+            started_at: self.started_at,
+            restarts: self.restarts,
+            image: self.config.image.clone(),
+            labels: self.config.labels.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::host::{Mount, RestartPolicy, Services};
+
+    pub(crate) fn config(name: &str) -> ContainerConfig {
+        ContainerConfig {
+            name: name.to_owned(),
+            image: "image:1".to_owned(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            mounts: vec![Mount {
+                source: "/var/opt/data".into(),
+                target: "/data".into(),
+                read_only: false,
+                propagated: false,
+            }],
+            host_network: true,
+            host_pid: false,
+            privileged: false,
+            capabilities: Vec::new(),
+            user: String::new(),
+            restart: RestartPolicy::UnlessStopped,
+            labels: BTreeMap::from([("app".to_owned(), "x".to_owned())]),
+        }
+    }
+
+    fn host() -> FakeHost {
+        FakeHost::new()
+            .with_image_archive("/opt/images.tar", &["image:1"])
+            .with_directory("/var/opt/data")
+            .with_unit("docker.service", "[Service]\n")
+    }
+
+    #[tokio::test]
+    async fn a_container_needs_engine_image_and_mounts() {
+        let host = host();
+        assert!(
+            host.create_container(&config("a")).await.is_err(),
+            "docker does not run"
+        );
+        host.start_unit("docker.service").await.unwrap();
+        assert!(
+            host.create_container(&config("a")).await.is_err(),
+            "the image is missing"
+        );
+        host.load_image(Path::new("/opt/images.tar")).await.unwrap();
+        host.meddle(|world| world.remove("/var/opt/data"));
+        assert!(
+            host.create_container(&config("a")).await.is_err(),
+            "the mount's source is missing"
+        );
+        host.meddle(|world| world.directory("/var/opt/data"));
+        host.create_container(&config("a")).await.unwrap();
+        assert!(
+            host.create_container(&config("a")).await.is_err(),
+            "the name is taken"
+        );
+        assert!(
+            host.remove_image("image:1").await.is_err(),
+            "the image is in use"
+        );
+        host.start_container("a").await.unwrap();
+        assert!(host.container("a").await.unwrap().unwrap().running);
+        assert!(host.start_container("b").await.is_err(), "there is no b");
+    }
+
+    #[tokio::test]
+    async fn containers_follow_docker_and_their_policy() {
+        let host = host();
+        host.start_unit("docker.service").await.unwrap();
+        host.load_image(Path::new("/opt/images.tar")).await.unwrap();
+        for name in ["stays", "stopped", "once"] {
+            let mut config = config(name);
+            if name == "once" {
+                config.restart = RestartPolicy::No;
+            }
+            host.create_container(&config).await.unwrap();
+            host.start_container(name).await.unwrap();
+        }
+        host.stop_container("stopped", Duration::ZERO)
+            .await
+            .unwrap();
+        host.restart_unit("docker.service").await.unwrap();
+        let running =
+            host.look(|world| ["stays", "stopped", "once"].map(|name| world.container_runs(name)));
+        assert_eq!(running, [true, false, false]);
+        host.meddle(|world| world.kill_container("stays"));
+        assert_eq!(host.container("stays").await.unwrap().unwrap().restarts, 1);
+        host.meddle(|world| world.break_container("stays", true));
+        assert!(!host.container("stays").await.unwrap().unwrap().running);
+    }
+
+    #[tokio::test]
+    async fn labels_select_containers() {
+        let host = host();
+        host.start_unit("docker.service").await.unwrap();
+        host.load_image(Path::new("/opt/images.tar")).await.unwrap();
+        host.create_container(&config("a")).await.unwrap();
+        for (value, found) in [("x", 1), ("", 1), ("y", 0)] {
+            let labels = BTreeMap::from([("app".to_owned(), value.to_owned())]);
+            assert_eq!(host.containers(&labels).await.unwrap().len(), found);
+        }
+    }
+}

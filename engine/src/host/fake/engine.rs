@@ -1,0 +1,119 @@
+//! What the container engine of a fake host does by itself: it answers while `docker.service` is active, its
+//! containers end with it, and it starts them again as their policy says.
+
+use sha2::{Digest, Sha256};
+
+use super::world::World;
+use crate::host::{HostError, HostResult, RestartPolicy};
+
+impl World {
+    /// Puts an image.
+    pub fn image(&mut self, reference: &str) {
+        let digest = Sha256::digest(reference.as_bytes());
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.images
+            .insert(reference.to_owned(), format!("sha256:{hex}"));
+    }
+
+    /// Makes the process of a container end at once whenever it starts, or no longer.
+    pub fn break_container(&mut self, name: &str, broken: bool) {
+        if broken {
+            self.broken_containers.insert(name.to_owned());
+        } else {
+            self.broken_containers.remove(name);
+        }
+        if self.container_runs(name) == broken {
+            self.kill_container(name);
+        }
+    }
+
+    /// Ends a container's process; the engine starts it again if its policy says so.
+    pub fn kill_container(&mut self, name: &str) {
+        if let Some(container) = self.containers.get_mut(name) {
+            container.running = false;
+            container.exit_code = 137;
+            container.started_at = None;
+            if container.config.restart != RestartPolicy::No && !container.stopped {
+                container.restarts += 1;
+                self.run_container(name);
+            }
+        }
+    }
+
+    /// Removes a container, as somebody with docker's own client would.
+    pub fn remove_container(&mut self, name: &str) {
+        self.containers.remove(name);
+    }
+
+    /// Whether a container's process runs.
+    #[must_use]
+    pub fn container_runs(&self, name: &str) -> bool {
+        self.containers
+            .get(name)
+            .is_some_and(|container| container.running)
+    }
+
+    /// Fails unless the engine answers.
+    pub(crate) fn engine(&self, action: &str) -> HostResult<()> {
+        let unit_known = self.units.contains_key("docker.service");
+        if self.unit_active("docker.service") || (!unit_known && self.engine_without_unit) {
+            return Ok(());
+        }
+        Err(HostError::service(
+            action,
+            "cannot connect to the Docker daemon at /var/run/docker.sock",
+        ))
+    }
+
+    /// Starts a container's process.
+    pub(crate) fn run_container(&mut self, name: &str) {
+        let now = self.now();
+        let broken = self.broken_containers.contains(name);
+        let Some(container) = self.containers.get_mut(name) else {
+            return;
+        };
+        if container.running {
+            return;
+        }
+        container.running = !broken;
+        container.exit_code = i64::from(broken);
+        container.started_at = (!broken).then_some(now);
+        if !broken {
+            self.etcd_writes_data(name);
+        }
+    }
+
+    /// What docker does when it starts: containers come back as their policy says.
+    pub(crate) fn engine_started(&mut self) {
+        let back: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, container)| match container.config.restart {
+                RestartPolicy::No => false,
+                RestartPolicy::UnlessStopped => !container.stopped,
+                RestartPolicy::Always => true,
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in back {
+            self.run_container(&name);
+        }
+    }
+
+    /// What docker does when it stops: its containers end with it, unless live-restore is on.
+    pub(crate) fn engine_stopped(&mut self) {
+        let configuration = self
+            .tree
+            .text("/etc/docker/daemon.json")
+            .unwrap_or_default();
+        let configuration: serde_json::Value =
+            serde_json::from_str(&configuration).unwrap_or_default();
+        if configuration.get("live-restore") == Some(&serde_json::Value::Bool(true)) {
+            return;
+        }
+        for container in self.containers.values_mut() {
+            container.running = false;
+            container.started_at = None;
+        }
+    }
+}

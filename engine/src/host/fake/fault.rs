@@ -1,0 +1,211 @@
+//! Faults as data: what goes wrong, and when.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that shall go wrong. Empty by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultPlan {
+    /// The faults; the first that applies to a call wins.
+    pub faults: Vec<Fault>,
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Which call it strikes.
+    pub trigger: Trigger,
+    /// What happens to it.
+    pub mischief: Mischief,
+    /// How often it may still strike; `None` is for ever.
+    pub remaining: Option<usize>,
+}
+
+/// Which call a fault strikes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Trigger {
+    /// The nth mutating call since the plan was set, counted from 1.
+    Mutation(usize),
+    /// Calls of this name. An argument that ends in `*` is a prefix; `*` is any.
+    Call {
+        /// Method name, for example `write`.
+        name: String,
+        /// The call's argument as the journal shows it.
+        argument: String,
+    },
+}
+
+/// What happens to a struck call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mischief {
+    /// It fails without effect.
+    Fail,
+    /// It has its effect and then fails, as when the answer is lost.
+    FailAfter,
+    /// It has no effect and ends at its own deadline.
+    Hang,
+    /// It reports success without effect.
+    Lie,
+    /// The program ends before the effect; every later call fails until `revive`.
+    CrashBefore,
+    /// The program ends after the effect; every later call fails until `revive`.
+    CrashAfter,
+}
+
+impl FaultPlan {
+    /// Nothing goes wrong.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Adds a fault.
+    #[must_use]
+    pub fn with(mut self, fault: Fault) -> Self {
+        self.faults.push(fault);
+        self
+    }
+
+    /// The nth mutating call fails, once.
+    #[must_use]
+    pub fn fail_call(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::Fail))
+    }
+
+    /// The nth mutating call has its effect and then fails, once.
+    #[must_use]
+    pub fn fail_after_call(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::FailAfter))
+    }
+
+    /// The nth mutating call hangs to its deadline, once.
+    #[must_use]
+    pub fn hang_call(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::Hang))
+    }
+
+    /// The nth mutating call reports success without effect.
+    #[must_use]
+    pub fn lie_call(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::Lie))
+    }
+
+    /// The program ends just before the nth effect.
+    #[must_use]
+    pub fn crash_before(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::CrashBefore))
+    }
+
+    /// The program ends just after the nth effect.
+    #[must_use]
+    pub fn crash_after(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::CrashAfter))
+    }
+
+    /// Every call of this name and argument fails.
+    #[must_use]
+    pub fn fail(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, Mischief::Fail, None))
+    }
+
+    /// Every call of this name and argument hangs to its deadline.
+    #[must_use]
+    pub fn hang(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, Mischief::Hang, None))
+    }
+
+    /// The next call of this name and argument reports success without effect.
+    #[must_use]
+    pub fn lie(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, Mischief::Lie, Some(1)))
+    }
+
+    /// Bounds how often the fault added last may strike.
+    #[must_use]
+    pub fn times(mut self, n: usize) -> Self {
+        if let Some(last) = self.faults.last_mut() {
+            last.remaining = Some(n);
+        }
+        self
+    }
+
+    /// The mischief for a call, if any; uses it up. `mutation` is the call's number when it changes something.
+    pub(crate) fn strike(
+        &mut self,
+        name: &str,
+        argument: &str,
+        mutation: Option<usize>,
+    ) -> Option<Mischief> {
+        let fault = self.faults.iter_mut().find(|fault| {
+            fault.remaining != Some(0)
+                // Observations have no effect that could be left out.
+                && (fault.mischief != Mischief::Lie || mutation.is_some())
+                && match &fault.trigger {
+                    Trigger::Mutation(n) => mutation == Some(*n),
+                    Trigger::Call { name: wanted, argument: pattern } => {
+                        wanted == name && matches(pattern, argument)
+                    }
+                }
+        })?;
+        fault.remaining = fault.remaining.map(|n| n - 1);
+        Some(fault.mischief)
+    }
+}
+
+fn nth(n: usize, mischief: Mischief) -> Fault {
+    Fault {
+        trigger: Trigger::Mutation(n),
+        mischief,
+        remaining: Some(1),
+    }
+}
+
+fn named(name: &str, argument: &str, mischief: Mischief, remaining: Option<usize>) -> Fault {
+    let trigger = Trigger::Call {
+        name: name.to_owned(),
+        argument: argument.to_owned(),
+    };
+    Fault {
+        trigger,
+        mischief,
+        remaining,
+    }
+}
+
+fn matches(pattern: &str, argument: &str) -> bool {
+    pattern
+        .strip_suffix('*')
+        .map_or(pattern == argument, |prefix| argument.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_strike_once_and_names_until_used_up() {
+        let mut plan = FaultPlan::none()
+            .fail_call(2)
+            .fail("write", "/etc/*")
+            .times(1);
+        assert_eq!(plan.strike("write", "/var/x", Some(1)), None);
+        assert_eq!(
+            plan.strike("write", "/etc/x", Some(2)),
+            Some(Mischief::Fail)
+        );
+        assert_eq!(
+            plan.strike("write", "/etc/x", Some(3)),
+            Some(Mischief::Fail)
+        );
+        assert_eq!(plan.strike("write", "/etc/x", Some(4)), None);
+    }
+
+    #[test]
+    fn observations_cannot_lie() {
+        let mut plan = FaultPlan::none().lie("read", "*");
+        assert_eq!(plan.strike("read", "/etc/x", None), None);
+    }
+}

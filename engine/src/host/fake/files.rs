@@ -1,0 +1,237 @@
+//! Files of a fake host.
+
+use std::io::{Error, ErrorKind};
+use std::path::Path;
+use std::time::Duration;
+
+use super::gate::FakeHost;
+use super::tree::{Node, NodeKind};
+use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, Space};
+
+/// File calls have no deadline of their own; a hanging disk is given up after this.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Room on a file system that nobody set.
+const DEFAULT_SPACE: Space = Space {
+    free: 80 << 30,
+    total: 100 << 30,
+};
+
+#[async_trait::async_trait]
+impl Files for FakeHost {
+    async fn entry(&self, path: &Path) -> HostResult<Option<Entry>> {
+        self.observe("entry", show(path), DEADLINE, |world| {
+            Ok(world.tree.entry(path))
+        })
+    }
+
+    async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
+        self.observe("read", show(path), DEADLINE, |world| {
+            if world.tree.is_directory(path) {
+                return Err(file_error("read", path, ErrorKind::IsADirectory.into()));
+            }
+            match world.tree.content(path) {
+                Some(content) if content.len() as u64 > limit => Err(HostError::TooLarge {
+                    path: path.to_owned(),
+                    limit,
+                }),
+                content => Ok(content.map(<[u8]>::to_vec)),
+            }
+        })
+    }
+
+    async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
+        self.observe("list", show(path), DEADLINE, |world| {
+            Ok(world.tree.names(path))
+        })
+    }
+
+    async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        self.mutate("write", show(path), DEADLINE, |world| {
+            let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
+            if in_kernel_tree {
+                return Err(file_error(
+                    "write",
+                    path,
+                    ErrorKind::PermissionDenied.into(),
+                ));
+            }
+            let kind = NodeKind::File(content.to_vec());
+            let node = Node {
+                kind,
+                attributes,
+                modified: world.now(),
+            };
+            world
+                .tree
+                .put(path, node)
+                .map_err(|source| file_error("write", path, source))
+        })
+    }
+
+    async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
+        self.mutate("create_directory", show(path), DEADLINE, |world| {
+            let failed = |source| file_error("create", path, source);
+            if world.tree.is_directory(path) {
+                return world.tree.set_attributes(path, attributes).map_err(failed);
+            }
+            if world.tree.entry(path).is_some() {
+                return Err(failed(ErrorKind::AlreadyExists.into()));
+            }
+            if is_kernel_tree(path) && !world.is_cgroup(path.parent().unwrap_or(path)) {
+                return Err(failed(ErrorKind::PermissionDenied.into()));
+            }
+            let node = Node {
+                kind: NodeKind::Directory,
+                attributes,
+                modified: world.now(),
+            };
+            world.tree.put(path, node).map_err(failed)?;
+            world.populate_cgroup(path);
+            Ok(())
+        })
+    }
+
+    async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
+        self.mutate("symlink", show(path), DEADLINE, |world| {
+            let failed = |source| file_error("link", path, source);
+            let replaceable = match world.tree.entry(path).map(|entry| entry.kind) {
+                None | Some(EntryKind::Symlink(_)) => true,
+                Some(_) => false,
+            };
+            if !replaceable {
+                return Err(failed(ErrorKind::AlreadyExists.into()));
+            }
+            let kind = NodeKind::Symlink(target.to_owned());
+            let node = Node {
+                kind,
+                attributes: Attributes::root(0o777),
+                modified: world.now(),
+            };
+            world.tree.put(path, node).map_err(failed)
+        })
+    }
+
+    async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
+        self.mutate("set_attributes", show(path), DEADLINE, |world| {
+            let changed = world.tree.set_attributes(path, attributes);
+            changed.map_err(|source| file_error("set attributes of", path, source))
+        })
+    }
+
+    async fn remove(&self, path: &Path) -> HostResult<()> {
+        self.mutate("remove", show(path), DEADLINE, |world| {
+            world.empty_cgroup(path);
+            world
+                .tree
+                .remove(path)
+                .map_err(|source| file_error("remove", path, source))
+        })
+    }
+
+    async fn remove_tree(&self, path: &Path) -> HostResult<()> {
+        self.mutate("remove_tree", show(path), DEADLINE, |world| {
+            world.tree.remove_tree(path);
+            Ok(())
+        })
+    }
+
+    async fn space(&self, path: &Path) -> HostResult<Space> {
+        self.observe("space", show(path), DEADLINE, |world| {
+            let set = path
+                .ancestors()
+                .find_map(|ancestor| world.space.get(ancestor));
+            Ok(set.copied().unwrap_or(DEFAULT_SPACE))
+        })
+    }
+}
+
+/// The kernel's own trees hold what the kernel put there; nobody else makes files in them.
+fn is_kernel_tree(path: &Path) -> bool {
+    path.starts_with("/proc") || path.starts_with("/sys")
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A failed file operation.
+pub(crate) fn file_error(action: &'static str, path: &Path, source: Error) -> HostError {
+    HostError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> &Path {
+        Path::new(text)
+    }
+
+    #[tokio::test]
+    async fn write_needs_the_parent_and_reads_back() {
+        let host = FakeHost::new();
+        let mode = Attributes::root(0o640);
+        let refused = host
+            .write(path("/etc/none/x"), b"1", mode)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.to_string(), "write /etc/none/x");
+        host.write(path("/etc/x"), b"1", mode).await.unwrap();
+        assert_eq!(
+            host.read(path("/etc/x"), 1).await.unwrap(),
+            Some(b"1".to_vec())
+        );
+        assert!(matches!(
+            host.read(path("/etc/x"), 0).await,
+            Err(HostError::TooLarge { .. })
+        ));
+        assert_eq!(host.read(path("/etc/y"), 1).await.unwrap(), None);
+        assert_eq!(
+            host.entry(path("/etc/x"))
+                .await
+                .unwrap()
+                .unwrap()
+                .attributes,
+            mode
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_directory_is_not_removed() {
+        let host = FakeHost::new().with_file("/opt/a/b", "x");
+        assert!(host.remove(path("/opt/a")).await.is_err());
+        host.remove(path("/opt/a/b")).await.unwrap();
+        host.remove(path("/opt/a")).await.unwrap();
+        host.remove(path("/opt/a")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn directories_and_links_do_not_take_the_place_of_something_else() {
+        let host = FakeHost::new().with_file("/opt/a", "x");
+        assert!(
+            host.create_directory(path("/opt/a"), Attributes::root(0o755))
+                .await
+                .is_err()
+        );
+        assert!(host.symlink(path("/opt/a"), "b").await.is_err());
+        host.symlink(path("/opt/l"), "a").await.unwrap();
+        host.symlink(path("/opt/l"), "b").await.unwrap();
+        let entry = host.entry(path("/opt/l")).await.unwrap().unwrap();
+        assert_eq!(entry.kind, EntryKind::Symlink("b".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn nobody_makes_files_in_proc() {
+        let host = FakeHost::new();
+        assert!(
+            host.write(path("/proc/sys/new"), b"1", Attributes::root(0o644))
+                .await
+                .is_err()
+        );
+    }
+}

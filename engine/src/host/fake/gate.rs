@@ -1,0 +1,374 @@
+//! The host itself, and the gate that every call passes: journal, faults, clock, effect.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::fault::{FaultPlan, Mischief};
+use super::snapshot::WorldSnapshot;
+use super::world::World;
+use crate::host::{HostError, HostResult};
+
+/// What one mutating call costs on the fake clock.
+const EFFECT_TIME: Duration = Duration::from_millis(10);
+
+/// A host that exists in memory. See the module's documentation.
+#[derive(Debug)]
+pub struct FakeHost {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    world: World,
+    faults: FaultPlan,
+    /// Mutating calls since the fault plan was set.
+    struck: usize,
+    journal: Vec<Call>,
+    crashed: bool,
+}
+
+/// One call that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its number, counted from 1 over all calls.
+    pub n: usize,
+    /// Method name.
+    pub name: &'static str,
+    /// What it was about: a path, a unit, a command line.
+    pub argument: String,
+    /// Whether it may change the world.
+    pub mutating: bool,
+    /// How it failed, if it did.
+    pub error: Option<String>,
+}
+
+impl FakeHost {
+    /// A host around a world.
+    #[must_use]
+    pub fn of(world: World) -> Self {
+        let state = State {
+            world,
+            faults: FaultPlan::none(),
+            struck: 0,
+            journal: Vec::new(),
+            crashed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
+    /// An independent copy of this host as it is now, without faults and with an empty journal.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self::of(self.lock().world.clone())
+    }
+
+    /// Replaces the fault plan; mutating calls are counted from 1 again for it.
+    pub fn set_faults(&self, plan: FaultPlan) {
+        let mut state = self.lock();
+        state.faults = plan;
+        state.struck = 0;
+    }
+
+    /// The same host with a fault plan.
+    #[must_use]
+    pub fn with_faults(self, plan: FaultPlan) -> Self {
+        self.set_faults(plan);
+        self
+    }
+
+    /// Every call so far.
+    #[must_use]
+    pub fn journal(&self) -> Vec<Call> {
+        self.lock().journal.clone()
+    }
+
+    /// Forgets the calls so far.
+    pub fn clear_journal(&self) {
+        self.lock().journal.clear();
+    }
+
+    /// The mutating calls so far; the one at index `n - 1` is the one `FaultPlan::fail_call(n)` would strike.
+    #[must_use]
+    pub fn mutating_calls(&self) -> Vec<Call> {
+        self.lock()
+            .journal
+            .iter()
+            .filter(|call| call.mutating)
+            .cloned()
+            .collect()
+    }
+
+    /// How many mutating calls were made so far.
+    #[must_use]
+    pub fn mutations(&self) -> usize {
+        self.lock()
+            .journal
+            .iter()
+            .filter(|call| call.mutating)
+            .count()
+    }
+
+    /// Whether an injected crash happened and [`FakeHost::revive`] was not called.
+    #[must_use]
+    pub fn crashed(&self) -> bool {
+        self.lock().crashed
+    }
+
+    /// Lets calls through again after a crash, without any further fault. The world is as the crash left it.
+    pub fn revive(&self) {
+        let mut state = self.lock();
+        state.crashed = false;
+        state.faults = FaultPlan::none();
+    }
+
+    /// The world's state for comparison.
+    #[must_use]
+    pub fn snapshot(&self) -> WorldSnapshot {
+        WorldSnapshot::of(&self.lock().world)
+    }
+
+    /// Looks at the world past journal and faults.
+    pub fn look<T>(&self, view: impl FnOnce(&World) -> T) -> T {
+        view(&self.lock().world)
+    }
+
+    /// Changes the world past journal and faults, as somebody else on the host would.
+    pub fn meddle<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state.world);
+        state.world.settle();
+        result
+    }
+
+    /// A call that only looks.
+    pub(crate) fn observe<T>(
+        &self,
+        name: &'static str,
+        argument: impl Into<String>,
+        deadline: Duration,
+        view: impl FnOnce(&World) -> HostResult<T>,
+    ) -> HostResult<T> {
+        self.pass(name, argument.into(), false, deadline, |world| view(world))
+    }
+
+    /// A call that may change the world.
+    pub(crate) fn mutate<T>(
+        &self,
+        name: &'static str,
+        argument: impl Into<String>,
+        deadline: Duration,
+        effect: impl FnOnce(&mut World) -> HostResult<T>,
+    ) -> HostResult<T> {
+        self.pass(name, argument.into(), true, deadline, effect)
+    }
+
+    fn pass<T>(
+        &self,
+        name: &'static str,
+        argument: String,
+        mutating: bool,
+        deadline: Duration,
+        effect: impl FnOnce(&mut World) -> HostResult<T>,
+    ) -> HostResult<T> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let call = format!("{name} {argument}");
+        let result = state.outcome(name, &argument, mutating, deadline, &call, effect);
+        state.journal.push(Call {
+            n: state.journal.len() + 1,
+            name,
+            argument,
+            mutating,
+            error: result.as_ref().err().map(ToString::to_string),
+        });
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panicking test must not hide its own message behind a poisoned lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn outcome<T>(
+        &mut self,
+        name: &str,
+        argument: &str,
+        mutating: bool,
+        deadline: Duration,
+        call: &str,
+        effect: impl FnOnce(&mut World) -> HostResult<T>,
+    ) -> HostResult<T> {
+        let injected = || HostError::Injected {
+            call: call.to_owned(),
+        };
+        if self.crashed {
+            return Err(injected());
+        }
+        if mutating {
+            self.struck += 1;
+        }
+        match self
+            .faults
+            .strike(name, argument, mutating.then_some(self.struck))
+        {
+            None => self.perform(mutating, effect),
+            Some(Mischief::Fail) => Err(injected()),
+            Some(Mischief::FailAfter) => {
+                self.perform(mutating, effect)?;
+                Err(injected())
+            }
+            Some(Mischief::Hang) => {
+                self.world.advance(deadline);
+                Err(HostError::Deadline {
+                    action: call.to_owned(),
+                    after: deadline,
+                })
+            }
+            // The answer is the one the effect would have given; the effect happens to a copy.
+            Some(Mischief::Lie) => effect(&mut self.world.clone()),
+            Some(Mischief::CrashBefore) => {
+                self.crashed = true;
+                Err(injected())
+            }
+            Some(Mischief::CrashAfter) => {
+                let performed = self.perform(mutating, effect);
+                self.crashed = true;
+                performed.and(Err(injected()))
+            }
+        }
+    }
+
+    fn perform<T>(
+        &mut self,
+        mutating: bool,
+        effect: impl FnOnce(&mut World) -> HostResult<T>,
+    ) -> HostResult<T> {
+        if !mutating {
+            return effect(&mut self.world);
+        }
+        self.world.advance(EFFECT_TIME);
+        let result = effect(&mut self.world);
+        self.world.settle();
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::host::{Attributes, Clock, Files};
+
+    async fn write(host: &FakeHost, path: &str) -> HostResult<()> {
+        host.write(Path::new(path), b"x", Attributes::root(0o644))
+            .await
+    }
+
+    fn stands(host: &FakeHost, path: &str) -> bool {
+        host.look(|world| world.text(path).is_some())
+    }
+
+    #[tokio::test]
+    async fn the_journal_numbers_calls_and_tells_failures() {
+        let host = FakeHost::new().with_faults(FaultPlan::none().fail_call(2));
+        write(&host, "/etc/a").await.unwrap();
+        host.list(Path::new("/etc")).await.unwrap();
+        assert!(matches!(
+            write(&host, "/etc/b").await,
+            Err(HostError::Injected { .. })
+        ));
+        write(&host, "/etc/b").await.unwrap();
+        let journal = host.journal();
+        let seen: Vec<_> = journal
+            .iter()
+            .map(|call| (call.n, call.name, call.error.is_some()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (1, "write", false),
+                (2, "list", false),
+                (3, "write", true),
+                (4, "write", false)
+            ]
+        );
+        assert_eq!(host.mutations(), 3);
+        assert_eq!(host.mutating_calls()[1].argument, "/etc/b");
+    }
+
+    #[tokio::test]
+    async fn a_hang_costs_the_deadline_and_has_no_effect() {
+        let host = FakeHost::new().with_faults(FaultPlan::none().hang("write", "/etc/*"));
+        let before = host.elapsed();
+        assert!(matches!(
+            write(&host, "/etc/a").await,
+            Err(HostError::Deadline { .. })
+        ));
+        assert_eq!(host.elapsed() - before, Duration::from_secs(30));
+        assert!(!stands(&host, "/etc/a"));
+    }
+
+    #[tokio::test]
+    async fn a_lie_reports_what_the_effect_would_have() {
+        let host = FakeHost::new().with_faults(FaultPlan::none().lie("write", "*"));
+        write(&host, "/etc/a").await.unwrap();
+        assert!(!stands(&host, "/etc/a"));
+        write(&host, "/etc/a").await.unwrap();
+        assert!(stands(&host, "/etc/a"));
+    }
+
+    #[tokio::test]
+    async fn after_a_crash_every_call_fails_until_revival_and_the_world_stays() {
+        for (plan, there) in [
+            (FaultPlan::none().crash_before(1), false),
+            (FaultPlan::none().crash_after(1), true),
+        ] {
+            let host = FakeHost::new().with_faults(plan);
+            assert!(matches!(
+                write(&host, "/etc/a").await,
+                Err(HostError::Injected { .. })
+            ));
+            assert!(host.crashed());
+            assert!(host.list(Path::new("/etc")).await.is_err());
+            host.revive();
+            assert_eq!(stands(&host, "/etc/a"), there);
+            write(&host, "/etc/b").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_leaves_the_effect() {
+        let host = FakeHost::new().with_faults(FaultPlan::none().fail_after_call(1));
+        assert!(write(&host, "/etc/a").await.is_err());
+        assert!(stands(&host, "/etc/a"));
+    }
+
+    #[tokio::test]
+    async fn a_fork_is_independent_and_time_moves_only_when_asked() {
+        let host = FakeHost::new();
+        let fork = host.fork();
+        write(&fork, "/etc/a").await.unwrap();
+        assert!(!stands(&host, "/etc/a"));
+        let start = host.now();
+        assert_eq!(
+            humantime::format_rfc3339(start).to_string(),
+            "2026-01-01T00:00:00Z"
+        );
+        host.pause(Duration::from_secs(5)).await;
+        assert_eq!(
+            host.now().duration_since(start).unwrap(),
+            Duration::from_secs(5)
+        );
+    }
+
+    #[test]
+    fn a_fake_is_a_host() {
+        let host: Box<dyn crate::host::Host> = Box::new(FakeHost::new());
+        drop(host);
+    }
+}

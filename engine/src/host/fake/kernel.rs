@@ -1,0 +1,120 @@
+//! Kernel settings and modules of a fake host. Settings are the files under /proc/sys, as in the kernel.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::files::file_error;
+use super::gate::FakeHost;
+use super::world::World;
+use crate::host::{HostError, HostResult, Kernel};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Settings that come and go with a module.
+const MODULE_SETTINGS: [(&str, &str, &str); 2] = [
+    ("br_netfilter", "net.bridge.bridge-nf-call-iptables", "1"),
+    ("br_netfilter", "net.bridge.bridge-nf-call-ip6tables", "1"),
+];
+
+#[async_trait::async_trait]
+impl Kernel for FakeHost {
+    async fn sysctl(&self, key: &str) -> HostResult<Option<String>> {
+        self.observe("sysctl", key, DEADLINE, |world| Ok(world.sysctl(key)))
+    }
+
+    async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()> {
+        self.mutate("set_sysctl", key, DEADLINE, |world| {
+            if world.sysctl(key).is_none() {
+                return Err(file_error(
+                    "write",
+                    &path(key),
+                    std::io::ErrorKind::NotFound.into(),
+                ));
+            }
+            world.set_sysctl(key, value);
+            Ok(())
+        })
+    }
+
+    async fn module_loaded(&self, name: &str) -> HostResult<bool> {
+        self.observe("module_loaded", name, DEADLINE, |world| {
+            Ok(world.modules.contains(name))
+        })
+    }
+
+    async fn load_module(&self, name: &str) -> HostResult<()> {
+        self.mutate("load_module", name, DEADLINE, |world| {
+            if !world.modules.contains(name) && !world.loadable_modules.contains(name) {
+                return Err(HostError::service(
+                    format!("load module {name}"),
+                    "it is not in this kernel's modules",
+                ));
+            }
+            world.load_module(name);
+            Ok(())
+        })
+    }
+
+    async fn unload_module(&self, name: &str) -> HostResult<()> {
+        self.mutate("unload_module", name, DEADLINE, |world| {
+            world.modules.remove(name);
+            for (module, key, _) in MODULE_SETTINGS {
+                if module == name {
+                    world.remove(path(key));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl World {
+    /// Value of a kernel setting.
+    #[must_use]
+    pub fn sysctl(&self, key: &str) -> Option<String> {
+        self.tree.text(path(key)).map(|text| text.trim().to_owned())
+    }
+
+    /// Sets a kernel setting, a new one too.
+    pub fn set_sysctl(&mut self, key: &str, value: &str) {
+        self.file(path(key), format!("{value}\n"));
+    }
+
+    /// Loads a module, one that the kernel did not have too.
+    pub fn load_module(&mut self, name: &str) {
+        if self.modules.insert(name.to_owned()) {
+            for (module, key, value) in MODULE_SETTINGS {
+                if module == name && self.sysctl(key).is_none() {
+                    self.set_sysctl(key, value);
+                }
+            }
+        }
+    }
+}
+
+/// Where the kernel shows a setting.
+fn path(key: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/sys/{}", key.replace('.', "/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn settings_must_exist_and_come_with_their_module() {
+        let host = FakeHost::new();
+        let key = "net.bridge.bridge-nf-call-iptables";
+        assert!(host.set_sysctl(key, "1").await.is_err());
+        host.load_module("br_netfilter").await.unwrap();
+        assert_eq!(host.sysctl(key).await.unwrap().as_deref(), Some("1"));
+        host.set_sysctl("net.ipv4.ip_forward", "1").await.unwrap();
+        assert_eq!(
+            host.sysctl("net.ipv4.ip_forward").await.unwrap().as_deref(),
+            Some("1")
+        );
+        host.unload_module("br_netfilter").await.unwrap();
+        assert_eq!(host.sysctl(key).await.unwrap(), None);
+        assert!(host.load_module("no_such_module").await.is_err());
+    }
+}

@@ -1,0 +1,318 @@
+//! What the parts of Kubernetes on a fake host do, as rules over the world: who answers on which port, when a node
+//! object appears, when it is ready. The cluster's state lives in etcd's data directory and goes with it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::world::World;
+use crate::host::ClusterNode;
+
+/// Names, ports and paths the rules go by. The defaults are the role's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesRules {
+    /// Port of the API server.
+    pub api_port: u16,
+    /// Directory that kubelet reads static pods from.
+    pub manifests: PathBuf,
+    /// File name of the control plane's static pod.
+    pub control_plane: String,
+    /// Directory of CNI configurations; a file in it makes the node ready.
+    pub cni: PathBuf,
+    /// Unit that runs kubelet.
+    pub kubelet_unit: String,
+    /// Container that runs etcd.
+    pub etcd_container: String,
+    /// Container that runs kube-proxy.
+    pub proxy_container: String,
+    /// Container that runs the webhook.
+    pub bouncer_container: String,
+    /// Subnet that the controller-manager gives to this host's node.
+    pub pod_cidr: String,
+    /// Whether a new node starts cordoned.
+    pub cordoned: bool,
+    /// Name under which kubelet registers; the host name if `None`.
+    pub node_name: Option<String>,
+    /// An API server elsewhere that is up: a worker's masters.
+    pub remote_api: bool,
+}
+
+impl Default for KubernetesRules {
+    fn default() -> Self {
+        Self {
+            api_port: 443,
+            manifests: "/etc/pf9/kube.d/manifests".into(),
+            control_plane: "k8s-master.yaml".to_owned(),
+            cni: "/etc/cni/net.d".into(),
+            kubelet_unit: "pf9-kubelet.service".to_owned(),
+            etcd_container: "etcd".to_owned(),
+            proxy_container: "proxy".to_owned(),
+            bouncer_container: "bouncer".to_owned(),
+            pod_cidr: "10.20.0.0/24".to_owned(),
+            cordoned: false,
+            node_name: None,
+            remote_api: false,
+        }
+    }
+}
+
+/// What the API server remembers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClusterState {
+    pub(crate) nodes: BTreeMap<String, ClusterNode>,
+    /// Objects by `apiVersion/kind/namespace/name`.
+    pub(crate) objects: BTreeMap<String, serde_json::Value>,
+    /// Where etcd was last seen to keep its data.
+    data: Option<PathBuf>,
+}
+
+impl World {
+    /// Whether an API server that this host talks to is up.
+    #[must_use]
+    pub fn api_up(&self) -> bool {
+        self.kubernetes.remote_api || self.local_api_up()
+    }
+
+    /// Whether this host's own API server is up.
+    fn local_api_up(&self) -> bool {
+        let rules = &self.kubernetes;
+        self.unit_active(&rules.kubelet_unit)
+            && self
+                .tree
+                .content(&rules.manifests.join(&rules.control_plane))
+                .is_some()
+            && self.container_runs(&rules.etcd_container)
+    }
+
+    /// Status and body that this host answers on a port; `None` refuses the connection.
+    pub(crate) fn local_answer(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        let rules = &self.kubernetes;
+        let (up, healthy, body) = match port {
+            4001 => (
+                self.container_runs(&rules.etcd_container),
+                &["/health"][..],
+                r#"{"health":"true"}"#,
+            ),
+            2380 => (self.container_runs(&rules.etcd_container), &[][..], ""),
+            9977 => (
+                self.container_runs(&rules.bouncer_container),
+                &["/healthz"][..],
+                "ok",
+            ),
+            10248 | 10250 => (
+                self.unit_active(&rules.kubelet_unit),
+                &["/healthz"][..],
+                "ok",
+            ),
+            10249 | 10256 => (
+                self.container_runs(&rules.proxy_container),
+                &["/healthz"][..],
+                "ok",
+            ),
+            10257 | 10259 => (self.local_api_up(), &["/healthz"][..], "ok"),
+            port if port == rules.api_port => (
+                self.local_api_up(),
+                &["/readyz", "/healthz", "/livez"][..],
+                "ok",
+            ),
+            _ => (false, &[][..], ""),
+        };
+        if !up {
+            return None;
+        }
+        let path = path.split('?').next().unwrap_or_default();
+        let known = healthy.contains(&path);
+        Some(if known {
+            (200, body.to_owned())
+        } else {
+            (404, "404 page not found".to_owned())
+        })
+    }
+
+    /// The name of this host's node object.
+    pub(crate) fn node_name(&self) -> &str {
+        self.kubernetes
+            .node_name
+            .as_deref()
+            .unwrap_or(&self.host_name)
+    }
+
+    /// A node as the API server shows it now: readiness follows what this host's kubelet can report.
+    pub(crate) fn node_now(&self, name: &str) -> Option<ClusterNode> {
+        let mut node = self.cluster.nodes.get(name)?.clone();
+        if name != self.node_name() {
+            return Some(node);
+        }
+        (node.ready, node.ready_message) = if !self.unit_active(&self.kubernetes.kubelet_unit) {
+            (
+                None,
+                "NodeStatusUnknown: Kubelet stopped posting node status.".to_owned(),
+            )
+        } else if self.tree.names(&self.kubernetes.cni).is_empty() {
+            let message = "KubeletNotReady: network plugin is not ready: cni config uninitialized";
+            (Some(false), message.to_owned())
+        } else {
+            (
+                Some(true),
+                "KubeletReady: kubelet is posting ready status".to_owned(),
+            )
+        };
+        Some(node)
+    }
+
+    /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
+    pub(crate) fn settle_cluster(&mut self) {
+        let etcd_gone = !self
+            .containers
+            .contains_key(&self.kubernetes.etcd_container);
+        let data_gone = self
+            .cluster
+            .data
+            .as_ref()
+            .is_some_and(|data| !self.tree.is_directory(&data.join("member")));
+        if etcd_gone && data_gone {
+            self.cluster = ClusterState::default();
+        }
+        let name = self.node_name().to_owned();
+        let registers = self.unit_active(&self.kubernetes.kubelet_unit) && self.api_up();
+        if registers && !self.cluster.nodes.contains_key(&name) {
+            let node = ClusterNode {
+                labels: BTreeMap::from([("kubernetes.io/hostname".to_owned(), name.clone())]),
+                unschedulable: self.kubernetes.cordoned,
+                pod_cidr: Some(self.kubernetes.pod_cidr.clone()).filter(|cidr| !cidr.is_empty()),
+                ..ClusterNode::default()
+            };
+            self.cluster.nodes.insert(name, node);
+        }
+    }
+
+    /// A starting etcd fills its data directory: the writable mount whose path speaks of data.
+    pub(crate) fn etcd_writes_data(&mut self, container: &str) {
+        if container != self.kubernetes.etcd_container {
+            return;
+        }
+        let Some(etcd) = self.containers.get(container) else {
+            return;
+        };
+        let speaks = |path: &Path| path.to_string_lossy().contains("data");
+        let data = etcd
+            .config
+            .mounts
+            .iter()
+            .find(|mount| !mount.read_only && speaks(&mount.target));
+        let Some(data) = data.map(|mount| mount.source.clone()) else {
+            return;
+        };
+        if self.tree.get(&data.join("member"), true).is_none() {
+            // Resolved, because the mount's source may be a link.
+            let real = self
+                .tree
+                .resolve(&data, true)
+                .unwrap_or_else(|_| data.clone());
+            self.file_with_mode(real.join("member/snap/db"), "fake etcd data", 0o600);
+            // An empty data directory is a new cluster.
+            self.cluster = ClusterState::default();
+        }
+        self.cluster.data = Some(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::host::fake::FakeHost;
+    use crate::host::{Cluster, ClusterAccess, HttpsRequest, Mount, Network};
+
+    pub(crate) fn master() -> FakeHost {
+        let host = FakeHost::new()
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file("/etc/pf9/kube.d/manifests/k8s-master.yaml", "")
+            .with_file("/etc/pf9/kube.d/admin.yaml", "")
+            .with_directory("/var/opt/data");
+        host.meddle(|world| world.image("image:1"));
+        host
+    }
+
+    async fn start(host: &FakeHost) {
+        use crate::host::{Containers, Services};
+        let mut config = crate::host::fake::containers::tests::config("etcd");
+        config.mounts = vec![Mount {
+            source: "/var/opt/data".into(),
+            target: "/var/etcd/data".into(),
+            read_only: false,
+            propagated: false,
+        }];
+        host.create_container(&config).await.unwrap();
+        host.start_container("etcd").await.unwrap();
+        host.start_unit("pf9-kubelet.service").await.unwrap();
+    }
+
+    fn access() -> ClusterAccess {
+        ClusterAccess {
+            kubeconfig: "/etc/pf9/kube.d/admin.yaml".into(),
+        }
+    }
+
+    async fn status(host: &FakeHost, url: &str) -> Option<u16> {
+        let timeout = Duration::from_secs(1);
+        let request = HttpsRequest {
+            url: url.to_owned(),
+            ca: None,
+            client: None,
+            timeout,
+        };
+        host.https_get(&request)
+            .await
+            .ok()
+            .map(|response| response.status)
+    }
+
+    #[tokio::test]
+    async fn ports_answer_when_what_serves_them_is_up() {
+        let host = master();
+        let urls = [
+            ("https://127.0.0.1:4001/health", Some(200)),
+            ("https://localhost/readyz", Some(200)),
+            ("http://127.0.0.1:10248/healthz", Some(200)),
+            ("https://127.0.0.1:10259/healthz", Some(200)),
+            ("http://127.0.0.1:10256/healthz", None),
+            ("https://127.0.0.1/version", Some(404)),
+        ];
+        for (url, _) in urls {
+            assert_eq!(status(&host, url).await, None, "{url}");
+        }
+        start(&host).await;
+        for (url, wanted) in urls {
+            assert_eq!(status(&host, url).await, wanted, "{url}");
+        }
+        host.meddle(|world| world.break_container("etcd", true));
+        assert_eq!(status(&host, "https://localhost/readyz").await, None);
+        assert!(host.node(&access(), "cp-1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_node_appears_and_becomes_ready_with_a_cni_configuration() {
+        let host = master();
+        start(&host).await;
+        let node = host.node(&access(), "cp-1").await.unwrap().unwrap();
+        assert_eq!(
+            (node.ready, node.pod_cidr.as_deref()),
+            (Some(false), Some("10.20.0.0/24"))
+        );
+        host.meddle(|world| world.file("/etc/cni/net.d/10-bridge.conflist", "{}"));
+        assert_eq!(
+            host.node(&access(), "cp-1").await.unwrap().unwrap().ready,
+            Some(true)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_cluster_goes_with_its_data() {
+        let host = master();
+        start(&host).await;
+        host.meddle(|world| world.remove_container("etcd"));
+        assert!(host.look(|world| world.cluster.nodes.contains_key("cp-1")));
+        host.meddle(|world| world.remove("/var/opt/data/member"));
+        assert!(host.look(|world| world.cluster.nodes.is_empty()));
+    }
+}

@@ -1,0 +1,176 @@
+//! Probes and links of a fake host.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use super::files::file_error;
+use super::gate::FakeHost;
+use super::world::World;
+use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[async_trait::async_trait]
+impl Network for FakeHost {
+    async fn https_get(&self, request: &HttpsRequest) -> HostResult<HttpsResponse> {
+        self.observe("https_get", &request.url, request.timeout, |world| {
+            let client = request
+                .client
+                .iter()
+                .flat_map(|(certificate, key)| [certificate, key]);
+            for file in request.ca.iter().chain(client) {
+                if world.tree.content(file).is_none() {
+                    return Err(file_error("read", file, ErrorKind::NotFound.into()));
+                }
+            }
+            let action = || format!("get {}", request.url);
+            let (host, port, path) =
+                split(&request.url).ok_or_else(|| HostError::service(action(), "invalid URL"))?;
+            let answer = world.answer(&host, port, &path);
+            let (status, body) = answer.ok_or_else(|| refused(action()))?;
+            Ok(HttpsResponse { status, body })
+        })
+    }
+
+    async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()> {
+        self.observe("tcp_connect", address.to_string(), timeout, |world| {
+            let host = address.ip().to_string();
+            if world.is_self(&host) && world.ports.contains(&address.port()) {
+                return Ok(());
+            }
+            let answer = world.answer(&host, address.port(), "/");
+            answer
+                .map(|_| ())
+                .ok_or_else(|| refused(format!("connect to {address}")))
+        })
+    }
+
+    async fn link(&self, name: &str) -> HostResult<Option<Link>> {
+        self.observe("link", name, DEADLINE, |world| {
+            Ok(world.links.get(name).cloned())
+        })
+    }
+
+    async fn remove_link(&self, name: &str) -> HostResult<()> {
+        self.mutate("remove_link", name, DEADLINE, |world| {
+            world.remove_link(name);
+            Ok(())
+        })
+    }
+}
+
+impl World {
+    /// Adds or replaces a link.
+    pub fn link(&mut self, name: &str, up: bool, addresses: &[(IpAddr, u8)]) {
+        let link = Link {
+            name: name.to_owned(),
+            up,
+            addresses: addresses.to_vec(),
+        };
+        self.links.insert(name.to_owned(), link);
+        self.directory(Path::new("/sys/class/net").join(name));
+    }
+
+    /// Removes a link.
+    pub fn remove_link(&mut self, name: &str) {
+        self.links.remove(name);
+        self.remove(Path::new("/sys/class/net").join(name));
+    }
+
+    /// Whether a host in a URL is this one.
+    pub(crate) fn is_self(&self, host: &str) -> bool {
+        let own = |ip: IpAddr| {
+            self.links
+                .values()
+                .any(|link| link.addresses.iter().any(|(own, _)| *own == ip))
+        };
+        host == "localhost"
+            || host == self.host_name
+            || host
+                .parse()
+                .is_ok_and(|ip: IpAddr| ip.is_loopback() || own(ip))
+    }
+
+    /// What answers at an endpoint: one that the test put there, or what runs on this host.
+    fn answer(&self, host: &str, port: u16, path: &str) -> Option<(u16, String)> {
+        if let Some(answer) = self.endpoints.get(&format!("{host}:{port}")) {
+            return Some(answer.clone());
+        }
+        if self.is_self(host) {
+            self.local_answer(port, path)
+        } else {
+            None
+        }
+    }
+}
+
+fn refused(action: String) -> HostError {
+    HostError::service(action, std::io::Error::from(ErrorKind::ConnectionRefused))
+}
+
+/// Host, port and path of a URL.
+fn split(url: &str) -> Option<(String, u16, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest
+        .split_once('/')
+        .map_or((rest, "/".to_owned()), |(a, p)| (a, format!("/{p}")));
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (authority, if scheme == "http" { 80 } else { 443 }),
+    };
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    Some((host, port, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_split() {
+        let cases = [
+            (
+                "https://127.0.0.1:4001/health?x=1",
+                ("127.0.0.1", 4001, "/health?x=1"),
+            ),
+            ("https://cp-1", ("cp-1", 443, "/")),
+            ("http://[::1]:10248/healthz", ("::1", 10248, "/healthz")),
+            ("https://[::1]/x", ("::1", 443, "/x")),
+        ];
+        for (url, (host, port, path)) in cases {
+            assert_eq!(split(url), Some((host.to_owned(), port, path.to_owned())));
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_listens_on_an_empty_host_and_roots_must_exist() {
+        let host = FakeHost::new().with_endpoint("10.0.0.9:443", 200, "ok");
+        let request = |url: &str, ca: Option<&str>| HttpsRequest {
+            url: url.to_owned(),
+            ca: ca.map(Into::into),
+            client: None,
+            timeout: Duration::from_secs(1),
+        };
+        assert!(
+            host.https_get(&request("https://127.0.0.1:4001/health", None))
+                .await
+                .is_err()
+        );
+        assert_eq!(
+            host.https_get(&request("https://10.0.0.9/readyz", None))
+                .await
+                .unwrap()
+                .status,
+            200
+        );
+        let missing = host
+            .https_get(&request("https://10.0.0.9/readyz", Some("/etc/ca.pem")))
+            .await;
+        assert_eq!(missing.unwrap_err().to_string(), "read /etc/ca.pem");
+    }
+}

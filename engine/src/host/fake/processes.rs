@@ -1,0 +1,182 @@
+//! Commands on a fake host.
+//!
+//! A registered program does what its behaviour says. A program that stands on the PATH without a behaviour
+//! succeeds silently. Anything else cannot be started.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::gate::FakeHost;
+use super::world::World;
+use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
+
+/// Where programs are looked up.
+const PATH: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+type Behaviour = dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync;
+
+/// What a program does to a fake world.
+#[derive(Clone)]
+pub struct Program {
+    behaviour: Arc<Behaviour>,
+    mutating: bool,
+}
+
+impl Program {
+    /// A program that may change the world.
+    pub fn new(
+        behaviour: impl Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            behaviour: Arc::new(behaviour),
+            mutating: true,
+        }
+    }
+
+    /// A program that only looks; its calls do not count as mutations.
+    pub fn probe(
+        behaviour: impl Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync + 'static,
+    ) -> Self {
+        let behaviour = move |command: &CommandSpec, world: &mut World| behaviour(command, world);
+        Self {
+            behaviour: Arc::new(behaviour),
+            mutating: false,
+        }
+    }
+
+    /// A probe that always ends like this.
+    #[must_use]
+    pub fn ends(status: i32, stdout: &str) -> Self {
+        let output = CommandOutput {
+            status,
+            stdout: stdout.to_owned(),
+            stderr: String::new(),
+        };
+        Self::probe(move |_, _| output.clone())
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program")
+            .field("mutating", &self.mutating)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait::async_trait]
+impl Processes for FakeHost {
+    async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
+        let name = command.argv.first().map_or("", String::as_str);
+        let Some(program) = self.look(|world| world.program(name)) else {
+            return self.observe("run", command.display(), command.timeout, |_| {
+                Err(HostError::Spawn {
+                    program: name.to_owned(),
+                    source: ErrorKind::NotFound.into(),
+                })
+            });
+        };
+        if program.mutating {
+            self.mutate("run", command.display(), command.timeout, |world| {
+                Ok((program.behaviour)(command, world))
+            })
+        } else {
+            self.observe("run", command.display(), command.timeout, |world| {
+                // A probe gets the world read-only, so the copy can be thrown away.
+                Ok((program.behaviour)(command, &mut world.clone()))
+            })
+        }
+    }
+
+    async fn has_program(&self, name: &str) -> HostResult<bool> {
+        self.observe(
+            "has_program",
+            name,
+            std::time::Duration::from_secs(30),
+            |world| Ok(world.program(name).is_some()),
+        )
+    }
+}
+
+impl World {
+    /// Registers what a program does, by the name or path it is called with.
+    pub fn program_does(&mut self, name: &str, program: Program) {
+        self.programs.insert(name.to_owned(), program);
+    }
+
+    /// The program that a command of this name starts.
+    pub(crate) fn program(&self, name: &str) -> Option<Program> {
+        let stands = |path: &Path| self.tree.content(path).is_some();
+        let base = Path::new(name).file_name()?.to_str()?;
+        if let Some(program) = self.programs.get(name) {
+            return Some(program.clone());
+        }
+        let on_disk = match name.starts_with('/') {
+            true => stands(Path::new(name)),
+            false => PATH
+                .iter()
+                .any(|directory| stands(&Path::new(directory).join(name))),
+        };
+        let silent = || {
+            Program::new(|_, _| CommandOutput {
+                status: 0,
+                stdout: String::new(),
+                stderr: String::new(),
+            })
+        };
+        on_disk.then(|| self.programs.get(base).cloned().unwrap_or_else(silent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn unknown_programs_cannot_be_started() {
+        let host = FakeHost::new();
+        let error = host
+            .run(&CommandSpec::new(["frobnicate"]))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, HostError::Spawn { .. }));
+        assert!(!host.has_program("frobnicate").await.unwrap());
+        assert!(host.run_ok(&CommandSpec::new(["true"])).await.is_ok());
+        assert!(host.run_ok(&CommandSpec::new(["false"])).await.is_err());
+        assert_eq!(host.mutations(), 0);
+    }
+
+    #[tokio::test]
+    async fn registered_programs_change_the_world() {
+        let host = FakeHost::new().with_program(
+            "mark",
+            Program::new(|command, world| {
+                world.file("/run/mark", &command.argv[1]);
+                CommandOutput {
+                    status: 0,
+                    stdout: String::new(),
+                    stderr: String::new(),
+                }
+            }),
+        );
+        host.run_ok(&CommandSpec::new(["mark", "x"])).await.unwrap();
+        assert_eq!(
+            host.look(|world| world.text("/run/mark")).as_deref(),
+            Some("x")
+        );
+        let journal = host.journal();
+        assert_eq!(
+            (journal[0].name, journal[0].argument.as_str()),
+            ("run", "mark x")
+        );
+    }
+}

@@ -1,0 +1,368 @@
+//! Units of a fake host.
+//!
+//! A unit is known once its file was loaded, stale when the file changed since, and active when a start found
+//! everything its file names. What a unit's process would do is left out, but for docker, which the containers need.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::gate::FakeHost;
+use super::world::World;
+use crate::host::{HostError, HostResult, Services, UnitState};
+
+/// What the trait promises for verbs.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Where unit files stand, most important first.
+const DIRECTORIES: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// A unit the manager knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// What the manager loaded: the unit file and its drop-ins. `None` if there is no file any more.
+    pub(crate) text: Option<String>,
+    pub(crate) active: String,
+    pub(crate) sub: String,
+    pub(crate) enabled: bool,
+    pub(crate) invocation: String,
+    pub(crate) active_since: Option<SystemTime>,
+}
+
+impl Unit {
+    /// An inactive unit with this text.
+    pub(crate) fn loaded(text: String) -> Self {
+        Self {
+            text: Some(text),
+            active: "inactive".to_owned(),
+            sub: "dead".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.active == "active"
+    }
+}
+
+#[async_trait::async_trait]
+impl Services for FakeHost {
+    async fn unit(&self, name: &str) -> HostResult<UnitState> {
+        self.observe("unit", name, DEADLINE, |world| Ok(world.unit_state(name)))
+    }
+
+    async fn start_unit(&self, name: &str) -> HostResult<()> {
+        self.mutate("start_unit", name, DEADLINE, |world| world.start_unit(name))
+    }
+
+    async fn stop_unit(&self, name: &str) -> HostResult<()> {
+        self.mutate("stop_unit", name, DEADLINE, |world| {
+            world.stop_unit(name);
+            Ok(())
+        })
+    }
+
+    async fn restart_unit(&self, name: &str) -> HostResult<()> {
+        self.mutate("restart_unit", name, DEADLINE, |world| {
+            world.loaded_text("restart", name)?;
+            world.stop_unit(name);
+            world.start_unit(name)
+        })
+    }
+
+    async fn reload_unit(&self, name: &str) -> HostResult<()> {
+        self.mutate("reload_unit", name, DEADLINE, |world| {
+            let text = world.loaded_text("reload", name)?;
+            if setting(&text, "ExecReload").is_some() && world.unit_active(name) {
+                return Ok(());
+            }
+            world.stop_unit(name);
+            world.start_unit(name)
+        })
+    }
+
+    async fn set_unit_enabled(&self, name: &str, enabled: bool) -> HostResult<()> {
+        self.mutate(
+            "set_unit_enabled",
+            format!("{name} {enabled}"),
+            DEADLINE,
+            |world| {
+                world.reload_units();
+                let verb = if enabled { "enable" } else { "disable" };
+                match world.units.get_mut(name) {
+                    Some(unit) => unit.enabled = enabled,
+                    None if !enabled => {}
+                    None => return Err(not_found(verb, name)),
+                }
+                Ok(())
+            },
+        )
+    }
+
+    async fn reset_failed_unit(&self, name: &str) -> HostResult<()> {
+        self.mutate("reset_failed_unit", name, DEADLINE, |world| {
+            if let Some(unit) = world.units.get_mut(name)
+                && unit.active == "failed"
+            {
+                unit.active = "inactive".to_owned();
+                unit.sub = "dead".to_owned();
+            }
+            Ok(())
+        })
+    }
+
+    async fn reload_units(&self) -> HostResult<()> {
+        self.mutate("reload_units", "", DEADLINE, |world| {
+            world.reload_units();
+            Ok(())
+        })
+    }
+
+    async fn unit_log(&self, name: &str, lines: usize) -> HostResult<String> {
+        self.observe("unit_log", name, DEADLINE, |world| {
+            let state = world.unit_state(name);
+            let line = format!("{name}: {} ({})\n", state.active, state.sub);
+            Ok(if lines == 0 { String::new() } else { line })
+        })
+    }
+}
+
+impl World {
+    /// Whether a unit runs.
+    #[must_use]
+    pub fn unit_active(&self, name: &str) -> bool {
+        self.units.get(name).is_some_and(Unit::is_active)
+    }
+
+    /// Puts a unit file under /lib/systemd/system and loads it.
+    pub fn unit(&mut self, name: &str, text: &str) {
+        self.file(Path::new("/lib/systemd/system").join(name), text);
+        self.reload_units();
+    }
+
+    /// The unit's process ends with a failure, as if it crashed.
+    pub fn fail_unit(&mut self, name: &str) {
+        self.stop_unit(name);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.active = "failed".to_owned();
+            unit.sub = "failed".to_owned();
+        }
+    }
+
+    pub(crate) fn unit_state(&self, name: &str) -> UnitState {
+        let unit = self.units.get(name).cloned().unwrap_or_else(|| Unit {
+            active: "inactive".to_owned(),
+            sub: "dead".to_owned(),
+            ..Unit::default()
+        });
+        UnitState {
+            loaded: unit.text.is_some(),
+            stale: self.units.contains_key(name) && unit.text != self.unit_text(name),
+            active: unit.active,
+            sub: unit.sub,
+            enabled: unit.enabled,
+            invocation: unit.invocation,
+            active_since: unit.active_since,
+        }
+    }
+
+    pub(crate) fn start_unit(&mut self, name: &str) -> HostResult<()> {
+        let text = self.loaded_text("start", name)?;
+        if self.unit_active(name) {
+            return Ok(());
+        }
+        if let Err(reason) = self.can_start(name, &text) {
+            let unit = self.units.entry(name.to_owned()).or_default();
+            unit.active = "failed".to_owned();
+            unit.sub = "failed".to_owned();
+            return Err(HostError::service(format!("start {name}"), reason));
+        }
+        let invocation = self.next_id();
+        let now = self.now();
+        let unit = self.units.entry(name.to_owned()).or_default();
+        unit.invocation = invocation;
+        let ends = setting(&text, "Type").as_deref() == Some("oneshot")
+            && setting(&text, "RemainAfterExit").as_deref() != Some("yes");
+        (unit.active, unit.sub, unit.active_since) = if ends {
+            ("inactive".to_owned(), "dead".to_owned(), None)
+        } else {
+            ("active".to_owned(), "running".to_owned(), Some(now))
+        };
+        if name == "docker.service" {
+            self.engine_started();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stop_unit(&mut self, name: &str) {
+        let Some(unit) = self.units.get_mut(name) else {
+            return;
+        };
+        let ran = unit.is_active();
+        unit.active = "inactive".to_owned();
+        unit.sub = "dead".to_owned();
+        unit.active_since = None;
+        if unit.text.is_none() {
+            self.units.remove(name);
+        }
+        if ran && name == "docker.service" {
+            self.engine_stopped();
+        }
+    }
+
+    pub(crate) fn reload_units(&mut self) {
+        let mut names: Vec<String> = DIRECTORIES
+            .iter()
+            .flat_map(|directory| self.tree.names(Path::new(directory)))
+            .filter(|name| !name.ends_with(".d") && !name.ends_with(".wants"))
+            .collect();
+        names.extend(self.units.keys().cloned());
+        for name in names {
+            match self.unit_text(&name) {
+                Some(text) => {
+                    let unit = self
+                        .units
+                        .entry(name)
+                        .or_insert_with(|| Unit::loaded(String::new()));
+                    unit.text = Some(text);
+                }
+                // The manager keeps a running unit whose file went away, until it stops.
+                None if self.unit_active(&name) => {
+                    if let Some(unit) = self.units.get_mut(&name) {
+                        unit.text = None;
+                        unit.enabled = false;
+                    }
+                }
+                None => {
+                    self.units.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// The unit file that counts, with its drop-ins, as it stands on disk.
+    fn unit_text(&self, name: &str) -> Option<String> {
+        let file = DIRECTORIES
+            .iter()
+            .find_map(|directory| self.tree.text(Path::new(directory).join(name)));
+        let mut text = file?;
+        for directory in DIRECTORIES {
+            let drop_ins = PathBuf::from(directory).join(format!("{name}.d"));
+            for drop_in in self.tree.names(&drop_ins) {
+                text += &self.tree.text(drop_ins.join(drop_in)).unwrap_or_default();
+            }
+        }
+        Some(text)
+    }
+
+    fn loaded_text(&self, verb: &str, name: &str) -> HostResult<String> {
+        let text = self.units.get(name).and_then(|unit| unit.text.clone());
+        text.ok_or_else(|| not_found(verb, name))
+    }
+
+    /// Whether what the unit file names is there.
+    fn can_start(&self, name: &str, text: &str) -> Result<(), String> {
+        if let Some(command) = setting(text, "ExecStart") {
+            let program = command.split_whitespace().next().unwrap_or_default();
+            let program = program.trim_start_matches(['-', '@', '+', '!', ':']);
+            if program.starts_with('/') && self.tree.content(Path::new(program)).is_none() {
+                return Err(format!("{program}: no such file (203/EXEC)"));
+            }
+        }
+        if let Some(file) = setting(text, "EnvironmentFile")
+            && !file.starts_with('-')
+            && self.tree.content(Path::new(&file)).is_none()
+        {
+            return Err(format!("{file}: no such file (resources)"));
+        }
+        if name == "docker.service"
+            && let Some(configuration) = self.tree.content(Path::new("/etc/docker/daemon.json"))
+            && serde_json::from_slice::<serde_json::Value>(configuration).is_err()
+        {
+            return Err("unable to configure the Docker daemon: daemon.json is no JSON".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The last value that a unit file gives to a key, drop-ins included.
+fn setting(text: &str, key: &str) -> Option<String> {
+    let values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    values
+        .map(str::trim)
+        .rfind(|value| !value.is_empty())
+        .map(str::to_owned)
+}
+
+fn not_found(verb: &str, name: &str) -> HostError {
+    HostError::service(format!("{verb} {name}"), format!("unit {name} not found"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Attributes, Files};
+
+    const PATH: &str = "/etc/systemd/system/a.service";
+
+    async fn write(host: &FakeHost, text: &str) {
+        host.write(Path::new(PATH), text.as_bytes(), Attributes::root(0o644))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_unit_is_known_after_a_reload_and_stale_after_a_change() {
+        let host = FakeHost::new();
+        write(&host, "[Service]\nExecStart=/usr/bin/true\n").await;
+        assert!(host.start_unit("a.service").await.is_err());
+        host.reload_units().await.unwrap();
+        host.start_unit("a.service").await.unwrap();
+        let first = host.unit("a.service").await.unwrap();
+        assert!(first.is_active() && first.loaded && !first.stale && first.active_since.is_some());
+
+        write(&host, "[Service]\nExecStart=/usr/bin/true --new\n").await;
+        assert!(host.unit("a.service").await.unwrap().stale);
+        host.reload_units().await.unwrap();
+        host.restart_unit("a.service").await.unwrap();
+        let second = host.unit("a.service").await.unwrap();
+        assert!(!second.stale && second.invocation != first.invocation);
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_or_environment_fails_the_unit() {
+        let host = FakeHost::new();
+        for text in [
+            "[Service]\nExecStart=/opt/none\n",
+            "[Service]\nEnvironmentFile=/etc/none\n",
+        ] {
+            write(&host, text).await;
+            host.reload_units().await.unwrap();
+            assert!(host.start_unit("a.service").await.is_err());
+            assert_eq!(host.unit("a.service").await.unwrap().active, "failed");
+            host.reset_failed_unit("a.service").await.unwrap();
+            assert_eq!(host.unit("a.service").await.unwrap().active, "inactive");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removed_file_leaves_the_running_unit_until_it_stops() {
+        let host = FakeHost::new();
+        write(&host, "[Service]\n").await;
+        host.reload_units().await.unwrap();
+        host.start_unit("a.service").await.unwrap();
+        host.remove(Path::new(PATH)).await.unwrap();
+        host.reload_units().await.unwrap();
+        let orphan = host.unit("a.service").await.unwrap();
+        assert!(orphan.is_active() && !orphan.loaded);
+        host.stop_unit("a.service").await.unwrap();
+        assert!(!host.unit("a.service").await.unwrap().is_active());
+        host.stop_unit("never.service").await.unwrap();
+    }
+}

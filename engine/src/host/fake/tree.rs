@@ -1,0 +1,292 @@
+//! The file tree of a fake world.
+//!
+//! Pure data with the kernel's rules: parents must exist, full directories stay, links are followed in the middle of
+//! a path. Errors are `std::io::Error`, as the kernel would have given them.
+
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind};
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::host::{Attributes, Entry, EntryKind};
+
+/// How many links the kernel follows in one path.
+const LINK_LIMIT: usize = 40;
+
+/// One entry of the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) kind: NodeKind,
+    pub(crate) attributes: Attributes,
+    pub(crate) modified: SystemTime,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    File(Vec<u8>),
+    Directory,
+    Symlink(String),
+}
+
+/// All entries by absolute path.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tree {
+    nodes: BTreeMap<PathBuf, Node>,
+}
+
+impl Tree {
+    /// Every entry in path order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PathBuf, &Node)> {
+        self.nodes.iter()
+    }
+
+    /// Where `path` leads when links are followed; at its end only if `follow_end`. The end need not exist.
+    pub(crate) fn resolve(&self, path: &Path, follow_end: bool) -> Result<PathBuf, Error> {
+        if !path.is_absolute() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the path is not absolute",
+            ));
+        }
+        let mut rest: Vec<PathBuf> = parts(path);
+        rest.reverse();
+        let mut at = PathBuf::from("/");
+        let mut followed = 0;
+        while let Some(part) = rest.pop() {
+            if part.as_os_str() == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            match self.nodes.get(&next).map(|node| &node.kind) {
+                Some(NodeKind::Symlink(target)) if follow_end || !rest.is_empty() => {
+                    followed += 1;
+                    if followed > LINK_LIMIT {
+                        return Err(Error::new(
+                            ErrorKind::InvalidInput,
+                            "too many levels of symbolic links",
+                        ));
+                    }
+                    if target.starts_with('/') {
+                        at = PathBuf::from("/");
+                    }
+                    rest.extend(parts(Path::new(target)).into_iter().rev());
+                }
+                Some(NodeKind::File(_)) if !rest.is_empty() => {
+                    return Err(ErrorKind::NotADirectory.into());
+                }
+                None if !rest.is_empty() => return Err(ErrorKind::NotFound.into()),
+                _ => at = next,
+            }
+        }
+        Ok(at)
+    }
+
+    /// The entry at `path`; a link at its end is followed only if asked for.
+    pub(crate) fn get(&self, path: &Path, follow_end: bool) -> Option<&Node> {
+        let path = self.resolve(path, follow_end).ok()?;
+        self.nodes.get(&path)
+    }
+
+    /// What stands at `path`, as the trait reports it.
+    pub(crate) fn entry(&self, path: &Path) -> Option<Entry> {
+        let node = self.get(path, false)?;
+        Some(Entry {
+            kind: match &node.kind {
+                NodeKind::File(content) => EntryKind::File(content.len() as u64),
+                NodeKind::Directory => EntryKind::Directory,
+                NodeKind::Symlink(target) => EntryKind::Symlink(target.clone()),
+            },
+            attributes: node.attributes,
+            modified: node.modified,
+        })
+    }
+
+    /// Content of the file at `path`, links followed.
+    pub(crate) fn content(&self, path: &Path) -> Option<&[u8]> {
+        match &self.get(path, true)?.kind {
+            NodeKind::File(content) => Some(content),
+            NodeKind::Directory | NodeKind::Symlink(_) => None,
+        }
+    }
+
+    /// Content of the file at `path` as text.
+    pub(crate) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+        self.content(path.as_ref())
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Whether a directory stands at `path`, links followed.
+    pub(crate) fn is_directory(&self, path: &Path) -> bool {
+        self.get(path, true)
+            .is_some_and(|node| node.kind == NodeKind::Directory)
+    }
+
+    /// Names in the directory at `path`, sorted.
+    pub(crate) fn names(&self, path: &Path) -> Vec<String> {
+        let Ok(path) = self.resolve(path, true) else {
+            return Vec::new();
+        };
+        self.below(&path)
+            .filter(|child| child.parent() == Some(&path))
+            .filter_map(|child| child.file_name()?.to_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Every path below the resolved directory `path`, itself left out.
+    pub(crate) fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a PathBuf> + 'a {
+        self.nodes
+            .range(path.to_path_buf()..)
+            .map(|(child, _)| child)
+            .take_while(move |child| child.starts_with(path))
+            .filter(move |child| *child != path)
+    }
+
+    /// Puts an entry at `path`; its parent must be a directory.
+    pub(crate) fn put(&mut self, path: &Path, node: Node) -> Result<(), Error> {
+        let path = self.resolve(path, false)?;
+        let parent = path.parent().ok_or(ErrorKind::AlreadyExists)?;
+        match self.nodes.get(parent).map(|node| &node.kind) {
+            Some(NodeKind::Directory) => {}
+            Some(_) => return Err(ErrorKind::NotADirectory.into()),
+            None => return Err(ErrorKind::NotFound.into()),
+        }
+        let replaces_directory = self
+            .nodes
+            .get(&path)
+            .is_some_and(|old| old.kind == NodeKind::Directory);
+        if replaces_directory && node.kind != NodeKind::Directory {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        self.nodes.insert(path, node);
+        Ok(())
+    }
+
+    /// Puts an entry at `path` and makes missing parents; for setting up a world.
+    pub(crate) fn plant(&mut self, path: &Path, node: Node) {
+        let modified = node.modified;
+        for parent in path.ancestors().skip(1) {
+            self.nodes
+                .entry(parent.to_path_buf())
+                .or_insert_with(|| Node {
+                    kind: NodeKind::Directory,
+                    attributes: Attributes::root(0o755),
+                    modified,
+                });
+        }
+        self.nodes.insert(path.to_path_buf(), node);
+    }
+
+    /// Changes the attributes of what stands at `path`, links followed.
+    pub(crate) fn set_attributes(
+        &mut self,
+        path: &Path,
+        attributes: Attributes,
+    ) -> Result<(), Error> {
+        let path = self.resolve(path, true)?;
+        self.nodes
+            .get_mut(&path)
+            .ok_or(ErrorKind::NotFound)?
+            .attributes = attributes;
+        Ok(())
+    }
+
+    /// Removes one entry; a directory must be empty. Fine if there is none.
+    pub(crate) fn remove(&mut self, path: &Path) -> Result<(), Error> {
+        let Ok(path) = self.resolve(path, false) else {
+            return Ok(());
+        };
+        if self.below(&path).next().is_some() {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.nodes.remove(&path);
+        Ok(())
+    }
+
+    /// Removes an entry with everything below it. Fine if there is none.
+    pub(crate) fn remove_tree(&mut self, path: &Path) {
+        let Ok(path) = self.resolve(path, false) else {
+            return;
+        };
+        self.nodes.retain(|child, _| !child.starts_with(&path));
+    }
+}
+
+/// The normal components of a path; `..` stays for [`Tree::resolve`].
+fn parts(path: &Path) -> Vec<PathBuf> {
+    path.components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => Some(PathBuf::from(name)),
+            Component::ParentDir => Some(PathBuf::from("..")),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(kind: NodeKind) -> Node {
+        Node {
+            kind,
+            attributes: Attributes::root(0o644),
+            modified: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn tree() -> Tree {
+        let mut tree = Tree::default();
+        tree.plant(Path::new("/a/b/file"), node(NodeKind::File(b"x".to_vec())));
+        tree.plant(
+            Path::new("/a-sibling/c"),
+            node(NodeKind::File(b"y".to_vec())),
+        );
+        tree.plant(
+            Path::new("/link"),
+            node(NodeKind::Symlink("a/b".to_owned())),
+        );
+        tree.plant(
+            Path::new("/loop"),
+            node(NodeKind::Symlink("/loop".to_owned())),
+        );
+        tree
+    }
+
+    #[test]
+    fn links_are_followed_in_the_middle_and_on_request_at_the_end() {
+        let tree = tree();
+        assert_eq!(tree.content(Path::new("/link/file")), Some(&b"x"[..]));
+        assert_eq!(tree.content(Path::new("/link/../b/file")), Some(&b"x"[..]));
+        assert_eq!(
+            tree.entry(Path::new("/link")).unwrap().kind,
+            EntryKind::Symlink("a/b".to_owned())
+        );
+        assert!(tree.resolve(Path::new("/loop/x"), true).is_err());
+    }
+
+    #[test]
+    fn names_and_removal_stop_at_the_path_component() {
+        let mut tree = tree();
+        assert_eq!(tree.names(Path::new("/a")), ["b"]);
+        assert_eq!(
+            tree.remove(Path::new("/a")).unwrap_err().kind(),
+            ErrorKind::DirectoryNotEmpty
+        );
+        tree.remove_tree(Path::new("/a"));
+        assert!(tree.entry(Path::new("/a")).is_none());
+        assert!(tree.entry(Path::new("/a-sibling/c")).is_some());
+    }
+
+    #[test]
+    fn put_needs_the_parent() {
+        let mut tree = tree();
+        let missing = tree.put(Path::new("/nowhere/file"), node(NodeKind::File(Vec::new())));
+        assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+        let below_a_file = tree.put(Path::new("/a/b/file/x"), node(NodeKind::File(Vec::new())));
+        assert_eq!(below_a_file.unwrap_err().kind(), ErrorKind::NotADirectory);
+        let over_directory = tree.put(Path::new("/a/b"), node(NodeKind::File(Vec::new())));
+        assert_eq!(over_directory.unwrap_err().kind(), ErrorKind::IsADirectory);
+    }
+}

@@ -1,0 +1,152 @@
+//! Everything a fake host consists of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::containers::FakeContainer;
+use super::kubernetes::{ClusterState, KubernetesRules};
+use super::packages::InstalledPackage;
+use super::processes::Program;
+use super::services::Unit;
+use super::tree::{Node, NodeKind, Tree};
+use crate::host::{Attributes, Link};
+
+/// 2026-01-01T00:00:00Z, where every fake clock starts.
+const START: Duration = Duration::from_secs(1_767_225_600);
+
+/// The state of a fake host. Clones are independent.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub(crate) tree: Tree,
+    pub(crate) units: BTreeMap<String, Unit>,
+    /// Image ids by reference.
+    pub(crate) images: BTreeMap<String, String>,
+    pub(crate) containers: BTreeMap<String, FakeContainer>,
+    /// Names of containers whose process ends at once.
+    pub(crate) broken_containers: BTreeSet<String>,
+    pub(crate) engine_version: String,
+    /// Whether containers work although no `docker.service` is known; for tests that care about containers only.
+    pub(crate) engine_without_unit: bool,
+    pub(crate) packages: BTreeMap<String, InstalledPackage>,
+    pub(crate) links: BTreeMap<String, Link>,
+    pub(crate) modules: BTreeSet<String>,
+    pub(crate) loadable_modules: BTreeSet<String>,
+    pub(crate) programs: BTreeMap<String, Program>,
+    pub(crate) cluster: ClusterState,
+    pub(crate) kubernetes: KubernetesRules,
+    /// Other endpoints, `host:port`, with the status and body they answer.
+    pub(crate) endpoints: BTreeMap<String, (u16, String)>,
+    pub(crate) host_name: String,
+    pub(crate) space: BTreeMap<PathBuf, crate::host::Space>,
+    /// TCP ports that something else on this host listens on.
+    pub(crate) ports: BTreeSet<u16>,
+    start: SystemTime,
+    elapsed: Duration,
+    ids: u64,
+}
+
+impl World {
+    /// A world with a root directory and nothing else.
+    #[must_use]
+    pub fn bare(host_name: &str) -> Self {
+        let mut world = Self {
+            tree: Tree::default(),
+            units: BTreeMap::new(),
+            images: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            broken_containers: BTreeSet::new(),
+            engine_version: "20.10.24".to_owned(),
+            engine_without_unit: true,
+            packages: BTreeMap::new(),
+            links: BTreeMap::new(),
+            modules: BTreeSet::new(),
+            loadable_modules: BTreeSet::new(),
+            programs: BTreeMap::new(),
+            cluster: ClusterState::default(),
+            kubernetes: KubernetesRules::default(),
+            endpoints: BTreeMap::new(),
+            host_name: host_name.to_owned(),
+            space: BTreeMap::new(),
+            ports: BTreeSet::new(),
+            start: SystemTime::UNIX_EPOCH + START,
+            elapsed: Duration::ZERO,
+            ids: 0,
+        };
+        world.directory("/");
+        world
+    }
+
+    /// Wall-clock time.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.start + self.elapsed
+    }
+
+    /// Sets the time at which the world began.
+    pub fn begin_at(&mut self, start: SystemTime) {
+        self.start = start;
+    }
+
+    /// Time since the world began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, duration: Duration) {
+        self.elapsed = self.elapsed.saturating_add(duration);
+    }
+
+    /// Content of a file as text; `None` where there is none.
+    #[must_use]
+    pub fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+        self.tree.text(path)
+    }
+
+    /// Puts a file with missing parents, mode 0644.
+    pub fn file(&mut self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+        self.file_with_mode(path, content, 0o644);
+    }
+
+    /// Puts a file with missing parents.
+    pub fn file_with_mode(&mut self, path: impl AsRef<Path>, content: impl AsRef<[u8]>, mode: u32) {
+        let kind = NodeKind::File(content.as_ref().to_vec());
+        let node = Node {
+            kind,
+            attributes: Attributes::root(mode),
+            modified: self.now(),
+        };
+        self.tree.plant(path.as_ref(), node);
+    }
+
+    /// Puts a directory with missing parents, mode 0755. Leaves one that is there as it is.
+    pub fn directory(&mut self, path: impl AsRef<Path>) {
+        if !self.tree.is_directory(path.as_ref()) {
+            let attributes = Attributes::root(0o755);
+            let node = Node {
+                kind: NodeKind::Directory,
+                attributes,
+                modified: self.now(),
+            };
+            self.tree.plant(path.as_ref(), node);
+        }
+    }
+
+    /// Removes whatever stands at a path.
+    pub fn remove(&mut self, path: impl AsRef<Path>) {
+        self.tree.remove_tree(path.as_ref());
+    }
+
+    /// A fresh identity that never occurs twice in this world.
+    pub(crate) fn next_id(&mut self) -> String {
+        self.ids += 1;
+        format!("{:032x}", self.ids)
+    }
+
+    /// Lets the world react to what just happened to it.
+    pub(crate) fn settle(&mut self) {
+        self.settle_cluster();
+    }
+}

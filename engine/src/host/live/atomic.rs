@@ -1,0 +1,70 @@
+//! Files and links that appear whole or not at all.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, fchown, symlink};
+use std::path::Path;
+
+use crate::host::Attributes;
+
+/// Name prefix of temporary siblings. The dot hides them from kubelet's manifest folder and from `run-parts`.
+const PREFIX: &str = ".nodelet-";
+
+/// The bits of a mode that [`Attributes`] can say.
+pub(super) const MODE_BITS: u32 = 0o7777;
+
+/// Replaces or creates `path`: temporary sibling, content, owner, mode, fsync, rename, fsync of the directory.
+pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::Result<()> {
+    let directory = parent(path)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempfile_in(directory)?;
+    temporary.write_all(content)?;
+    let file = temporary.as_file();
+    // The owner first: the kernel drops setuid bits when the owner changes.
+    fchown(file, Some(attributes.uid), Some(attributes.gid))?;
+    file.set_permissions(Permissions::from_mode(attributes.mode & MODE_BITS))?;
+    file.sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    sync_directory(directory)
+}
+
+/// Makes `path` a link to `target`, in place of a link that is there, never in place of anything else.
+pub(super) fn link(path: &Path, target: &str) -> io::Result<()> {
+    let directory = parent(path)?;
+    match path.symlink_metadata() {
+        Ok(there) if !there.is_symlink() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something other than a link stands there",
+            ));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        .make_in(directory, |sibling| symlink(target, sibling))?
+        .into_temp_path()
+        .persist(path)
+        .map_err(|error| error.error)?;
+    sync_directory(directory)
+}
+
+/// Makes what happened to the names in a directory survive a power cut.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// The directory that holds `path`.
+pub(super) fn parent(path: &Path) -> io::Result<&Path> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(_)) if parent.as_os_str() != OsStr::new("") => Ok(parent),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "an absolute path with a name at its end is needed",
+        )),
+    }
+}

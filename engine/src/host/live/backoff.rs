@@ -1,0 +1,35 @@
+//! Growing pauses between two looks at the same thing.
+
+use std::time::{Duration, Instant};
+
+/// Pauses that double from a tenth of a second to five seconds, with jitter, until a deadline.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    deadline: Instant,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(5);
+
+    /// Pauses for at most `whole` in all.
+    pub(super) fn new(whole: Duration) -> Self {
+        Self {
+            next: Self::FIRST,
+            deadline: Instant::now() + whole,
+        }
+    }
+
+    /// Waits before the next look. `false`, at once, when the deadline has passed. Cancel safe.
+    pub(super) async fn pause(&mut self) -> bool {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let jittered = self.next.mul_f64(rand::random_range(0.75..1.25));
+        self.next = (self.next * 2).min(Self::LONGEST);
+        tokio::time::sleep(jittered.min(left)).await;
+        true
+    }
+}

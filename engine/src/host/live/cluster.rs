@@ -1,0 +1,211 @@
+//! The API server, as the machine's kubeconfig files reach it.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Taint as ApiTaint};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::core::{GroupVersionKind, TypeMeta};
+use kube::discovery::{Scope, pinned_kind};
+use kube::{Client, ResourceExt};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::LiveHost;
+use super::kubeconfig::if_there;
+use crate::host::{Cluster, ClusterAccess, ClusterNode, HostError, HostResult, Taint};
+
+/// Who we are in the managed fields of an object.
+const MANAGER: &str = "nodelet";
+
+#[async_trait::async_trait]
+impl Cluster for LiveHost {
+    async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>> {
+        let found = self
+            .clusters
+            .call(access, format!("get node {name}"), |client| async move {
+                Api::<Node>::all(client).get_opt(name).await
+            })
+            .await?;
+        Ok(found.map(node))
+    }
+
+    async fn patch_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        patch: &Value,
+    ) -> HostResult<()> {
+        self.clusters
+            .call(access, format!("patch node {name}"), |client| async move {
+                let patch = Patch::Merge(patch);
+                Api::<Node>::all(client)
+                    .patch(name, &PatchParams::default(), &patch)
+                    .await
+            })
+            .await
+            .map(drop)
+    }
+
+    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
+        self.clusters
+            .call(access, format!("delete node {name}"), |client| async move {
+                if_there(
+                    Api::<Node>::all(client)
+                        .delete(name, &DeleteParams::default())
+                        .await,
+                )
+            })
+            .await
+            .map(drop)
+    }
+
+    async fn object_differs(
+        &self,
+        access: &ClusterAccess,
+        object: &Value,
+    ) -> HostResult<Option<bool>> {
+        let (typed, kind, name) = typed(object)?;
+        let action = format!("compare {} {name} with the cluster", kind.kind);
+        self.clusters
+            .call(access, action, |client| async move {
+                let Some(api) = if_there(api(client, &kind, &typed).await)? else {
+                    return Ok(None);
+                };
+                let Some(present) = api.get_opt(&name).await? else {
+                    return Ok(None);
+                };
+                let params = PatchParams::apply(MANAGER).force().dry_run();
+                let would_be = api.patch(&name, &params, &Patch::Apply(object)).await?;
+                Ok(Some(meaning(&present) != meaning(&would_be)))
+            })
+            .await
+    }
+
+    async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        let (typed, kind, name) = typed(object)?;
+        let action = format!("apply {} {name}", kind.kind);
+        self.clusters
+            .call(access, action, |client| async move {
+                let params = PatchParams::apply(MANAGER).force();
+                let api = api(client, &kind, &typed).await?;
+                api.patch(&name, &params, &Patch::Apply(object)).await
+            })
+            .await
+            .map(drop)
+    }
+
+    async fn delete_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        let (typed, kind, name) = typed(object)?;
+        let action = format!("delete {} {name}", kind.kind);
+        self.clusters
+            .call(access, action, |client| async move {
+                let Some(api) = if_there(api(client, &kind, &typed).await)? else {
+                    return Ok(());
+                };
+                // What belongs to it goes too, as with `kubectl delete`.
+                if_there(api.delete(&name, &DeleteParams::background()).await).map(drop)
+            })
+            .await
+    }
+
+    async fn evict_pods(
+        &self,
+        access: &ClusterAccess,
+        node: &str,
+        timeout: Duration,
+    ) -> HostResult<Vec<String>> {
+        self.drain(access, node, timeout).await
+    }
+}
+
+/// An object, its kind and its name.
+fn typed(object: &Value) -> HostResult<(DynamicObject, GroupVersionKind, String)> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+        HostError::service("read a Kubernetes object", source)
+    };
+    let typed = DynamicObject::deserialize(object).map_err(|error| failed(error.into()))?;
+    let types = typed.types.clone().unwrap_or_else(TypeMeta::default);
+    let kind = GroupVersionKind::try_from(types).map_err(|error| failed(error.into()))?;
+    match typed.metadata.name.clone() {
+        Some(name) if !name.is_empty() && !kind.kind.is_empty() => Ok((typed, kind, name)),
+        _ => Err(failed("it needs apiVersion, kind and metadata.name".into())),
+    }
+}
+
+/// The place of an object. The server is asked for the plural and the scope of its kind; guessing them from the
+/// name works for the kinds of Kubernetes itself only.
+async fn api(
+    client: Client,
+    kind: &GroupVersionKind,
+    object: &DynamicObject,
+) -> Result<Api<DynamicObject>, kube::Error> {
+    let (resource, capabilities) = pinned_kind(&client, kind).await?;
+    Ok(match capabilities.scope {
+        Scope::Cluster => Api::all_with(client, &resource),
+        Scope::Namespaced => {
+            let namespace = object.namespace().unwrap_or_else(|| "default".to_owned());
+            Api::namespaced_with(client, &namespace, &resource)
+        }
+    })
+}
+
+/// The part of an object that somebody decided on, without what the server keeps for itself.
+fn meaning(object: &DynamicObject) -> Value {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        for own in [
+            "managedFields",
+            "resourceVersion",
+            "generation",
+            "uid",
+            "creationTimestamp",
+            "selfLink",
+        ] {
+            metadata.remove(own);
+        }
+    }
+    value
+}
+
+fn node(object: Node) -> ClusterNode {
+    let spec = object.spec.unwrap_or_default();
+    let status = object.status.unwrap_or_default();
+    let ready = status
+        .conditions
+        .unwrap_or_default()
+        .into_iter()
+        .find(|condition| condition.type_ == "Ready");
+    let words = |ready: &k8s_openapi::api::core::v1::NodeCondition| {
+        let parts = [ready.reason.as_deref(), ready.message.as_deref()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+    };
+    ClusterNode {
+        labels: object.metadata.labels.unwrap_or_default(),
+        annotations: object.metadata.annotations.unwrap_or_default(),
+        taints: spec
+            .taints
+            .unwrap_or_default()
+            .into_iter()
+            .map(taint)
+            .collect(),
+        unschedulable: spec.unschedulable.unwrap_or(false),
+        pod_cidr: spec.pod_cidr.filter(|cidr| !cidr.is_empty()),
+        ready: match ready.as_ref().map(|condition| condition.status.as_str()) {
+            Some("True") => Some(true),
+            Some("False") => Some(false),
+            _ => None,
+        },
+        ready_message: ready.as_ref().map(words).unwrap_or_default(),
+    }
+}
+
+fn taint(taint: ApiTaint) -> Taint {
+    Taint {
+        key: taint.key,
+        value: taint.value.unwrap_or_default(),
+        effect: taint.effect,
+    }
+}

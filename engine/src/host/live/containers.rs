@@ -1,0 +1,354 @@
+//! Containers and images of the machine's docker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use bollard::container::LogOutput;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ImportImageOptionsBuilder, ListContainersOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
+    StopContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+
+use super::backoff::Backoff;
+use super::blocking::{file_error, within};
+use super::engine::{USUAL, status};
+use super::tail::Tail;
+use super::{LiveHost, container_config, foreign_container};
+use crate::host::{
+    CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
+};
+
+/// Deadline for loading an image.
+const LOAD: Duration = Duration::from_secs(5 * 60);
+
+/// What a container may take to die beyond the grace it was given.
+const KILL: Duration = Duration::from_secs(10);
+
+#[async_trait::async_trait]
+impl Containers for LiveHost {
+    async fn container_engine(&self) -> HostResult<String> {
+        let answer = self
+            .engine
+            .call("ask docker for its version", USUAL, |docker| async move {
+                docker.version().await
+            })
+            .await?;
+        Ok(answer.version.unwrap_or_default())
+    }
+
+    async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
+        let name = plain(reference, ":@/")?;
+        let found = self
+            .engine
+            .find(format!("inspect image {name}"), |docker| {
+                let name = name.clone();
+                async move { docker.inspect_image(&name).await }
+            })
+            .await?;
+        Ok(found.map(|image| ImageState {
+            id: image.id.unwrap_or_default(),
+        }))
+    }
+
+    async fn load_image(&self, archive: &Path) -> HostResult<()> {
+        let file = File::open(archive)
+            .await
+            .map_err(file_error("open", archive))?;
+        let options = ImportImageOptionsBuilder::default().quiet(true).build();
+        self.engine
+            .call(
+                format!("load image {}", archive.display()),
+                LOAD,
+                |docker| async move {
+                    docker
+                        .import_image_stream(options, chunks(file), None)
+                        .try_for_each(|_| async { Ok(()) })
+                        .await
+                },
+            )
+            .await
+    }
+
+    async fn remove_image(&self, reference: &str) -> HostResult<()> {
+        let name = plain(reference, ":@/")?;
+        self.engine
+            .find(format!("remove image {name}"), |docker| {
+                let name = name.clone();
+                async move {
+                    docker
+                        .remove_image(&name, None::<RemoveImageOptions>, None)
+                        .await
+                }
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
+        Ok(self.inspect(name).await?.map(state))
+    }
+
+    async fn containers(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> HostResult<Vec<ContainerState>> {
+        let wanted = labels
+            .iter()
+            .map(|(key, value)| match value.as_str() {
+                "" => key.clone(),
+                value => format!("{key}={value}"),
+            })
+            .collect();
+        let filters = HashMap::from([("label".to_owned(), wanted)]);
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let listed = self
+            .engine
+            .call("list containers", USUAL, |docker| async move {
+                docker.list_containers(Some(options)).await
+            })
+            .await?;
+        let mut found = Vec::with_capacity(listed.len());
+        for summary in listed {
+            // One that was removed meanwhile is not an error.
+            found.extend(
+                self.container(summary.id.as_deref().unwrap_or_default())
+                    .await?,
+            );
+        }
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(found)
+    }
+
+    async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
+        let name = plain(&config.name, "")?;
+        let body = container_config::body(config)?;
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let created = self
+            .engine
+            .call(
+                format!("create container {name}"),
+                USUAL,
+                |docker| async move { docker.create_container(Some(options), body).await },
+            )
+            .await?;
+        Ok(created.id)
+    }
+
+    async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
+        let Some(container) = self.inspect(name).await? else {
+            return Ok(None);
+        };
+        let labels = container
+            .config
+            .as_ref()
+            .and_then(|config| config.labels.as_ref());
+        if let Some(config) = container_config::carried(labels) {
+            return Ok(Some(config));
+        }
+        // Its image by id, because the reference may name another one by now.
+        let id = plain(container.image.as_deref().unwrap_or_default(), ":@/")?;
+        let image = self
+            .engine
+            .find(format!("inspect image {id}"), |docker| {
+                let id = id.clone();
+                async move { docker.inspect_image(&id).await }
+            })
+            .await?;
+        Ok(image.and_then(|image| foreign_container::config(&container, &image)))
+    }
+
+    async fn start_container(&self, name: &str) -> HostResult<()> {
+        let name = plain(name, "")?;
+        self.engine
+            .call(format!("start container {name}"), USUAL, |docker| {
+                let name = name.clone();
+                async move { docker.start_container(&name, None).await }
+            })
+            .await
+    }
+
+    async fn stop_container(&self, name: &str, grace: Duration) -> HostResult<()> {
+        let name = plain(name, "")?;
+        let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
+        let options = StopContainerOptionsBuilder::default()
+            .t(i32::try_from(seconds).unwrap_or(i32::MAX))
+            .build();
+        self.engine
+            .find_within(format!("stop container {name}"), grace + KILL, |docker| {
+                let name = name.clone();
+                async move { docker.stop_container(&name, Some(options)).await }
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn remove_container(&self, name: &str) -> HostResult<()> {
+        let name = plain(name, "")?;
+        let action = || format!("remove container {name}");
+        within(USUAL, action, async {
+            let mut backoff = Backoff::new(USUAL);
+            loop {
+                let options = RemoveContainerOptionsBuilder::default()
+                    .force(true)
+                    .v(true)
+                    .build();
+                let removed = self
+                    .engine
+                    .find(action(), |docker| {
+                        let name = name.clone();
+                        async move {
+                            match docker.remove_container(&name, Some(options)).await {
+                                Ok(()) => Ok(true),
+                                // Somebody else, or the engine itself, is at it already.
+                                Err(error) if status(&error) == Some(409) => Ok(false),
+                                Err(error) => Err(error),
+                            }
+                        }
+                    })
+                    .await?;
+                if removed != Some(false) || !backoff.pause().await {
+                    return Ok(());
+                }
+            }
+        })
+        .await
+    }
+
+    async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
+        let name = plain(name, "")?;
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail(&lines.to_string())
+            .build();
+        self.engine
+            .call(
+                format!("read the log of container {name}"),
+                USUAL,
+                |docker| {
+                    let name = name.clone();
+                    async move {
+                        let mut tail = Tail::new(CommandOutput::LIMIT);
+                        let mut log = docker.logs(&name, Some(options));
+                        while let Some(output) = log.next().await {
+                            tail.push(&LogOutput::into_bytes(output?));
+                        }
+                        Ok(tail.text())
+                    }
+                },
+            )
+            .await
+    }
+}
+
+impl LiveHost {
+    async fn inspect(&self, name: &str) -> HostResult<Option<ContainerInspectResponse>> {
+        let name = plain(name, "")?;
+        self.engine
+            .find(format!("inspect container {name}"), |docker| {
+                let name = name.clone();
+                async move { docker.inspect_container(&name, None).await }
+            })
+            .await
+    }
+}
+
+/// A name that cannot change the meaning of the URL it becomes part of.
+fn plain(name: &str, also: &str) -> HostResult<String> {
+    let fits = |one: char| one.is_ascii_alphanumeric() || "_.-".contains(one) || also.contains(one);
+    let relative = name
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..");
+    if name.chars().all(fits) && !relative {
+        return Ok(name.to_owned());
+    }
+    Err(HostError::service(
+        format!("name {name:?} to docker"),
+        "letters, digits and `_.-` are allowed, in an image also `:@/`",
+    ))
+}
+
+/// The file piece by piece, so that an image never stands in memory whole.
+fn chunks(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    futures::stream::try_unfold(file, |mut file| async move {
+        let mut chunk = vec![0; 256 * 1024];
+        let length = file.read(&mut chunk).await?;
+        chunk.truncate(length);
+        Ok((length > 0).then(|| (Bytes::from(chunk), file)))
+    })
+}
+
+fn state(reported: ContainerInspectResponse) -> ContainerState {
+    let run = reported.state.unwrap_or_default();
+    let config = reported.config.unwrap_or_default();
+    // Between two attempts the engine says both running and restarting, while nothing runs.
+    let running = run.running.unwrap_or(false) && !run.restarting.unwrap_or(false);
+    ContainerState {
+        id: reported.id.unwrap_or_default(),
+        name: reported
+            .name
+            .unwrap_or_default()
+            .trim_start_matches('/')
+            .to_owned(),
+        running,
+        paused: run.paused.unwrap_or(false),
+        exit_code: run.exit_code.unwrap_or(0),
+        started_at: run
+            .started_at
+            .as_deref()
+            .filter(|_| running)
+            .and_then(instant),
+        restarts: reported
+            .restart_count
+            .and_then(|count| u64::try_from(count).ok())
+            .unwrap_or(0),
+        image: config.image.unwrap_or_default(),
+        labels: container_config::labels(config.labels.as_ref()),
+    }
+}
+
+/// A time as the engine writes it; year 1 means never.
+fn instant(text: &str) -> Option<SystemTime> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .filter(|time| time.year() > 1)
+        .map(SystemTime::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_is_no_time() {
+        assert_eq!(instant("0001-01-01T00:00:00Z"), None);
+        let some = instant("2026-03-04T05:06:07.123456789Z").expect("a time");
+        let since = some
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .expect("after 1970");
+        assert_eq!(since.subsec_nanos(), 123_456_789);
+    }
+
+    #[test]
+    fn names_stay_names() {
+        assert!(plain("pf9-etcd_1.a", "").is_ok());
+        for bad in ["", "a/b", "a?x=1", "..", "a b", "a#"] {
+            assert!(plain(bad, "").is_err(), "{bad}");
+        }
+        assert!(plain("registry.local:5000/a/b@sha256:00", ":@/").is_ok());
+        assert!(plain("a/../b", ":@/").is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! A run of dpkg: its lock, and the policy that keeps packages from starting services.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use super::atomic;
+use super::backoff::Backoff;
+use super::blocking::{blocking, file_error, if_there};
+use crate::host::{Attributes, HostError, HostResult};
+
+/// The lock that apt and every other front end of dpkg takes first.
+const LOCK: &str = "/var/lib/dpkg/lock-frontend";
+
+/// The lock that dpkg itself holds while it works, also one whose front end is gone.
+const DATABASE_LOCK: &str = "/var/lib/dpkg/lock";
+
+/// Variable that tells our policy whose packages it is asked about.
+pub(super) const NO_SERVICES: &str = "NODELET_NO_SERVICES";
+
+/// How long somebody else may hold it.
+const LOCK_WAIT: Duration = Duration::from_secs(120);
+
+/// The program that maintainer scripts (invoke-rc.d, deb-systemd-invoke) ask before they touch a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Where a policy that was there before us waits meanwhile.
+const SAVED: &str = "/usr/sbin/policy-rc.d.before-nodelet";
+
+/// Recognizes our own policy, also one that a crash left behind.
+const MARK: &str = "# Written by nodelet";
+
+/// The front end lock, held until this is dropped or the process dies.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for the lock. Cancel safe.
+    pub(super) async fn take() -> HostResult<Self> {
+        let mut backoff = Backoff::new(LOCK_WAIT);
+        loop {
+            if let Some(lock) = blocking(try_lock).await? {
+                return Ok(lock);
+            }
+            if !backoff.pause().await {
+                return Err(HostError::Deadline {
+                    action: format!(
+                        "get dpkg's lock {LOCK} (who works on packages? see `fuser {LOCK}`)"
+                    ),
+                    after: LOCK_WAIT,
+                });
+            }
+        }
+    }
+}
+
+/// Takes the front end lock if nobody has it and no dpkg is at work without it.
+fn try_lock() -> HostResult<Option<Lock>> {
+    let Some(lock) = try_file(Path::new(LOCK))? else {
+        return Ok(None);
+    };
+    // Given back at once: our own dpkg is going to want it.
+    Ok(try_file(Path::new(DATABASE_LOCK))?.map(|_| Lock { _file: lock }))
+}
+
+/// A lock of the open file, not of the process: it is not lost when some other part of us opens and closes the
+/// same file, and two of our own installations exclude each other. dpkg's and apt's locks conflict with it.
+fn try_file(path: &Path) -> HostResult<Option<File>> {
+    let failed = || file_error("lock", path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(path)
+        .map_err(failed())?;
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => Ok(Some(file)),
+        Err(Errno::EACCES | Errno::EAGAIN) => Ok(None),
+        Err(errno) => Err(failed()(errno.into())),
+    }
+}
+
+/// While this lives, packages that a dpkg with [`NO_SERVICES`] in its environment works on do not start, stop or
+/// restart services.
+///
+/// Debian has one way to say so: an executable `/usr/sbin/policy-rc.d` that exits with 101. It concerns the whole
+/// machine and would outlive a crash. So ours says so only to those who have the variable from us, and "go on" (or
+/// asks the policy that was there before) to everybody else. What a crash leaves behind is therefore harmless, and
+/// the next run takes it away; a dpkg that outlives us still starts nothing.
+#[derive(Debug)]
+pub(super) struct NoServices {
+    _private: (),
+}
+
+impl NoServices {
+    /// Puts the policy in place. Blocks. The caller holds the [`Lock`].
+    pub(super) fn install() -> HostResult<Self> {
+        let guard = Self { _private: () };
+        restore().map_err(file_error("restore", Path::new(POLICY)))?;
+        put().map_err(file_error("write", Path::new(POLICY)))?;
+        Ok(guard)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Err(error) = restore() {
+            tracing::warn!(path = POLICY, %error, "failed to restore the policy for package services");
+        }
+    }
+}
+
+fn put() -> io::Result<()> {
+    if Path::new(POLICY).exists() {
+        fs::rename(POLICY, SAVED)?;
+    }
+    let script = format!(
+        "#!/bin/sh\n{MARK}: packages that it installs start no services. Void for everybody else.\n\
+         if [ -n \"${NO_SERVICES}\" ]; then exit 101; fi\n\
+         if [ -x {SAVED} ]; then exec {SAVED} \"$@\"; fi\nexit 0\n"
+    );
+    atomic::write(
+        Path::new(POLICY),
+        script.as_bytes(),
+        Attributes::root(0o755),
+    )
+}
+
+/// Takes our policy away, if it is there, and puts back what was there before.
+fn restore() -> io::Result<()> {
+    let ours = match if_there(fs::read(POLICY))? {
+        Some(script) => script
+            .windows(MARK.len())
+            .any(|window| window == MARK.as_bytes()),
+        // A crash between saving the old one and writing ours.
+        None => true,
+    };
+    if !ours {
+        return Ok(());
+    }
+    if if_there(fs::rename(SAVED, POLICY))?.is_none() {
+        if_there(fs::remove_file(POLICY))?;
+    }
+    Ok(())
+}

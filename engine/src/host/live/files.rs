@@ -1,0 +1,205 @@
+//! Files, directories and links of the machine.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown,
+};
+use std::path::Path;
+
+use nix::libc::O_NONBLOCK;
+use nix::sys::statvfs::statvfs;
+
+use super::blocking::{blocking, file_error, if_there};
+use super::{LiveHost, atomic, tree};
+use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, Space};
+
+/// More names than this in one directory are refused.
+const MAX_NAMES: usize = 100_000;
+
+#[async_trait::async_trait]
+impl Files for LiveHost {
+    async fn entry(&self, path: &Path) -> HostResult<Option<Entry>> {
+        on_path("look at", path, entry).await
+    }
+
+    async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
+        let path = path.to_owned();
+        blocking(move || read(&path, limit)).await
+    }
+
+    async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
+        on_path("list", path, list).await
+    }
+
+    async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        let content = content.to_vec();
+        on_path("write", path, move |path| {
+            atomic::write(path, &content, attributes)
+        })
+        .await
+    }
+
+    async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
+        on_path("create directory", path, move |path| {
+            create_directory(path, attributes)
+        })
+        .await
+    }
+
+    async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
+        let target = target.to_owned();
+        on_path("make a link at", path, move |path| {
+            atomic::link(path, &target)
+        })
+        .await
+    }
+
+    async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
+        on_path("set mode and owner of", path, move |path| {
+            set_attributes(path, attributes)
+        })
+        .await
+    }
+
+    async fn remove(&self, path: &Path) -> HostResult<()> {
+        on_path("remove", path, remove).await
+    }
+
+    async fn remove_tree(&self, path: &Path) -> HostResult<()> {
+        on_path("remove", path, tree::remove).await
+    }
+
+    async fn space(&self, path: &Path) -> HostResult<Space> {
+        on_path("measure the file system of", path, space).await
+    }
+}
+
+/// Runs `work` on a path where it may block.
+async fn on_path<T: Send + 'static>(
+    action: &'static str,
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> HostResult<T> {
+    let path = path.to_owned();
+    blocking(move || work(&path).map_err(file_error(action, &path))).await
+}
+
+fn entry(path: &Path) -> io::Result<Option<Entry>> {
+    let Some(metadata) = if_there(path.symlink_metadata())? else {
+        return Ok(None);
+    };
+    let kind = match metadata.file_type() {
+        kind if kind.is_file() => EntryKind::File(metadata.len()),
+        kind if kind.is_dir() => EntryKind::Directory,
+        kind if kind.is_symlink() => {
+            EntryKind::Symlink(fs::read_link(path)?.to_string_lossy().into_owned())
+        }
+        _ => EntryKind::Other,
+    };
+    Ok(Some(Entry {
+        kind,
+        attributes: Attributes {
+            mode: metadata.mode() & atomic::MODE_BITS,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        },
+        modified: metadata.modified()?,
+    }))
+}
+
+/// Reads a file. Shared with the other capabilities, which read small files of their own.
+pub(super) fn read(path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
+    let failed = || file_error("read", path);
+    // Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever. A file ignores it.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path);
+    let Some(file) = if_there(opened).map_err(failed())? else {
+        return Ok(None);
+    };
+    if !file.metadata().map_err(failed())?.is_file() {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(failed()(source));
+    }
+    let mut content = Vec::new();
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut content)
+        .map_err(failed())?;
+    if u64::try_from(content.len()).is_ok_and(|length| length > limit) {
+        return Err(HostError::TooLarge {
+            path: path.to_owned(),
+            limit,
+        });
+    }
+    Ok(Some(content))
+}
+
+fn list(path: &Path) -> io::Result<Vec<String>> {
+    let Some(entries) = if_there(fs::read_dir(path))? else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if names.len() == MAX_NAMES {
+            return Err(io::Error::other(format!("more than {MAX_NAMES} names")));
+        }
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn create_directory(path: &Path, attributes: Attributes) -> io::Result<()> {
+    // Closed to others until owner and mode are what they shall be.
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {
+            set_attributes(path, attributes)?;
+            atomic::sync_directory(atomic::parent(path)?)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+            set_attributes(path, attributes)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn set_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
+    let (uid, gid) = (Some(attributes.uid), Some(attributes.gid));
+    if path.symlink_metadata()?.is_symlink() && !path.is_dir() {
+        // A link has no mode of its own.
+        return lchown(path, uid, gid);
+    }
+    // The owner first: the kernel drops setuid bits when the owner changes.
+    chown(path, uid, gid)?;
+    fs::set_permissions(
+        path,
+        Permissions::from_mode(attributes.mode & atomic::MODE_BITS),
+    )
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let Some(there) = if_there(path.symlink_metadata())? else {
+        return Ok(());
+    };
+    if there.is_dir() {
+        if_there(fs::remove_dir(path))?;
+    } else {
+        if_there(fs::remove_file(path))?;
+    }
+    atomic::sync_directory(atomic::parent(path)?)
+}
+
+fn space(path: &Path) -> io::Result<Space> {
+    let standing = path
+        .ancestors()
+        .find(|ancestor| ancestor.exists())
+        .ok_or(io::ErrorKind::NotFound)?;
+    let said = statvfs(standing)?;
+    let block = said.fragment_size();
+    Ok(Space {
+        free: said.blocks_available() * block,
+        total: said.blocks() * block,
+    })
+}

@@ -1,0 +1,125 @@
+//! One HTTP or HTTPS GET.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::{Request, Uri};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::blocking::blocking;
+use super::files;
+use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse};
+
+/// Body beyond this is not read.
+const MAX_BODY: usize = 64 * 1024;
+
+/// PEM files larger than this are refused.
+const MAX_PEM: u64 = 1024 * 1024;
+
+/// Fetches a URL on a connection of its own, which ends with it.
+pub(super) async fn get(request: &HttpsRequest) -> HostResult<HttpsResponse> {
+    let failed = || format!("get {}", request.url);
+    let uri: Uri = request
+        .url
+        .parse()
+        .map_err(|error| HostError::service(failed(), error))?;
+    if uri.scheme_str() == Some("https") && request.ca.is_none() {
+        let why = "https needs a file with the roots to trust; none was given";
+        return Err(HostError::service(failed(), why));
+    }
+    let tls = tls_config(request).await?;
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(0)
+        .build(connector);
+    let question = Request::get(uri)
+        .header(hyper::header::ACCEPT, "*/*")
+        .body(Empty::new())
+        .map_err(|error| HostError::service(failed(), error))?;
+    let answer = client
+        .request(question)
+        .await
+        .map_err(|error| HostError::service(failed(), error))?;
+    Ok(HttpsResponse {
+        status: answer.status().as_u16(),
+        body: body(answer.into_body())
+            .await
+            .map_err(|error| HostError::service(failed(), error))?,
+    })
+}
+
+async fn body(mut incoming: Incoming) -> Result<String, hyper::Error> {
+    let mut read = Vec::new();
+    while read.len() < MAX_BODY
+        && let Some(frame) = incoming.frame().await
+    {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+    }
+    read.truncate(MAX_BODY);
+    Ok(String::from_utf8_lossy(&read).into_owned())
+}
+
+/// Trusts the given roots and nobody else. Read anew for every request, because certificates are rotated.
+async fn tls_config(request: &HttpsRequest) -> HostResult<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &request.ca {
+        for certificate in certificates(path).await? {
+            roots.add(certificate).map_err(|error| bad(path, error))?;
+        }
+    }
+    // Our own choice of an implementation, so that this does not depend on what the process installed.
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| HostError::service("set up TLS", error))?
+        .with_root_certificates(roots);
+    match &request.client {
+        None => Ok(builder.with_no_client_auth()),
+        Some((certificate, key)) => {
+            let chain = certificates(certificate).await?;
+            let pem = pem(key).await?;
+            let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| bad(key, error))?;
+            builder
+                .with_client_auth_cert(chain, private)
+                .map_err(|error| bad(certificate, error))
+        }
+    }
+}
+
+async fn certificates(path: &Path) -> HostResult<Vec<CertificateDer<'static>>> {
+    let pem = pem(path).await?;
+    let found = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(path, error))?;
+    if found.is_empty() {
+        return Err(bad(path, "there is no certificate in it"));
+    }
+    Ok(found)
+}
+
+async fn pem(path: &Path) -> HostResult<Vec<u8>> {
+    let owned = path.to_owned();
+    let read = blocking(move || files::read(&owned, MAX_PEM)).await?;
+    read.ok_or_else(|| HostError::Missing {
+        what: path.display().to_string(),
+    })
+}
+
+/// The content of a file is not what it should be.
+fn bad(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HostError {
+    HostError::service(format!("use {}", path.display()), source)
+}

@@ -1,0 +1,94 @@
+//! Removal of a directory with all that is in it, and nothing else.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::atomic::{parent, sync_directory};
+use super::blocking::if_there;
+
+/// Removes `path`: a directory with its content, or the file or link that stands there itself.
+///
+/// # Errors
+/// `path` is, or holds, a mount point: unmount it first. Nothing has been removed then.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let Some(there) = if_there(path.symlink_metadata())? else {
+        return Ok(());
+    };
+    let directory = parent(path)?;
+    if there.is_dir() {
+        if let Some(mount) = mount_below(path)? {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("{} is mounted there; unmount it first", mount.display()),
+            ));
+        }
+        // The standard library walks with openat and O_NOFOLLOW, so a link swapped in meanwhile is not followed.
+        if_there(fs::remove_dir_all(path))?;
+    } else {
+        if_there(fs::remove_file(path))?;
+    }
+    sync_directory(directory)
+}
+
+/// The first mount point at or below `path`.
+///
+/// The kernel's mount table is asked rather than device numbers compared: a bind mount within one file system
+/// has its parent's device number, and on overlayfs a file's device can differ from its directory's.
+fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
+    // Only the parent is resolved: `path` itself is known not to be a link.
+    let name = path.file_name().unwrap_or_default();
+    let real = parent(path)?.canonicalize()?.join(name);
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .map(unescape)
+        .find(|mount| mount.starts_with(&real)))
+}
+
+/// A path as the mount table writes it, with `\040` for a space and the like.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                plain.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_table_paths_are_unescaped() {
+        assert_eq!(unescape(b"/mnt/a\\040b"), Path::new("/mnt/a b"));
+        assert_eq!(unescape(b"/mnt/a\\"), Path::new("/mnt/a\\"));
+        assert_eq!(unescape(b"/plain"), Path::new("/plain"));
+    }
+
+    #[test]
+    fn a_mount_point_is_found_at_and_below() {
+        assert_eq!(
+            mount_below(Path::new("/proc")).expect("readable"),
+            Some(PathBuf::from("/proc"))
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! The plan: an immutable, fully decided list of phases for one host.
+//!
+//! Scripts are evaluated into it once; diff, apply, check and stop are readings of it. It leaves no choice to
+//! execution, names no time and no path of the machine it was made on, and knows nothing of the script
+//! language.
+
+mod name;
+mod order;
+mod text;
+mod value;
+
+pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
+pub use order::{Graph, OrderError};
+pub use text::{RenderError, Text, render, variables};
+pub use value::{OutputRef, SecretRef, Value};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::facts::Requirement;
+use crate::resource::Spec;
+
+/// Version of the serialized form. A reader refuses a newer one.
+pub const VERSION: u32 = 1;
+
+/// What a host should be, step by step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of this form, [`VERSION`].
+    pub version: u32,
+    /// Role and its version, for example `pf9-kube 1.20.2`.
+    pub role: String,
+    /// The host's name.
+    pub host: String,
+    /// `master` or `worker`.
+    pub node: String,
+    /// Phases in the order in which they start.
+    pub phases: Vec<PlannedPhase>,
+}
+
+impl Plan {
+    /// SHA-256 over the serialized plan, in hex: equal plans have equal digests on every machine.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).expect("a plan holds nothing that JSON cannot say");
+        hex(&sha2::Sha256::digest(json))
+    }
+
+    /// The phase of this name.
+    #[must_use]
+    pub fn phase(&self, name: &str) -> Option<&PlannedPhase> {
+        self.phases.iter().find(|phase| phase.name.as_str() == name)
+    }
+}
+
+/// Lower-case hex of some bytes.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// A named unit of bring-up with steps, checks and ways back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedPhase {
+    /// Its name.
+    pub name: PhaseName,
+    /// What it is for, one line.
+    pub about: String,
+    /// Where its script says `phase`.
+    pub span: Span,
+    /// Why it does nothing on this host, if so.
+    pub skipped: Option<String>,
+    /// Phases that must have converged first.
+    pub requires: Vec<PhaseName>,
+    /// Phases that come first if they are there.
+    pub after: Vec<PhaseName>,
+    /// Bound on one run of all its steps and checks.
+    #[serde(with = "duration_text")]
+    pub timeout: Duration,
+    /// Phase at which a repair of this one begins.
+    pub restart_from: Option<PhaseName>,
+    /// What must hold on a bare host before anything is touched.
+    pub requirements: Vec<PlannedRequirement>,
+    /// What to bring about, in order.
+    pub steps: Vec<PlannedStep>,
+    /// Steps that quiesce what the steps' own inverses do not cover.
+    pub on_stop: Vec<PlannedStep>,
+    /// Steps after the receipts of a failed phase have been reverted.
+    pub on_rollback: Vec<PlannedStep>,
+    /// Read-only assertions that it does its work.
+    pub checks: Vec<PlannedCheck>,
+}
+
+/// One recorded resource intent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// Its identity.
+    pub id: StepId,
+    /// Where the script says it.
+    pub span: Span,
+    /// What should be.
+    pub spec: Spec,
+    /// How to go about it.
+    pub policy: StepPolicy,
+}
+
+/// How a step is carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepPolicy {
+    /// Bound on one try.
+    #[serde(with = "duration_text")]
+    pub timeout: Duration,
+    /// How often it is tried in all, at least 1.
+    pub tries: u32,
+    /// Pause before the second try; later ones grow to the double, with jitter.
+    #[serde(with = "duration_text")]
+    pub backoff: Duration,
+    /// What it makes outlives a rollback and a clean.
+    pub keep: bool,
+    /// The resource should not be there.
+    pub absent: bool,
+    /// Steps whose content this one has taken in: when it changes, this one restarts.
+    pub restart_on: Vec<StepId>,
+    /// The same, with a reload.
+    pub reload_on: Vec<StepId>,
+}
+
+impl Default for StepPolicy {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(120),
+            tries: 1,
+            backoff: Duration::from_secs(1),
+            keep: false,
+            absent: false,
+            restart_on: Vec::new(),
+            reload_on: Vec::new(),
+        }
+    }
+}
+
+/// A precondition of a bare host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedRequirement {
+    /// What it asserts, in the script's words.
+    pub name: String,
+    /// Where the script says it.
+    pub span: Span,
+    /// The typed requirement.
+    pub requirement: Requirement,
+}
+
+/// A read-only assertion about health.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedCheck {
+    /// What it asserts, in the script's words.
+    pub name: String,
+    /// Where the script says it.
+    pub span: Span,
+    /// The observation it makes.
+    pub probe: Probe,
+    /// Pause between two tries while a phase starts.
+    #[serde(with = "duration_text")]
+    pub every: Duration,
+    /// How long a starting phase waits for it.
+    #[serde(with = "duration_text")]
+    pub timeout: Duration,
+    /// How many failures in a row make the phase unhealthy.
+    pub failures: u32,
+}
+
+/// The single observation a check makes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    /// An HTTPS (or loopback HTTP) GET answers 200 with this text in it.
+    Https {
+        /// The URL.
+        url: String,
+        /// Roots to trust.
+        ca: Option<PathBuf>,
+        /// Our certificate and key.
+        client: Option<(PathBuf, PathBuf)>,
+        /// Text that the body holds.
+        expect: String,
+    },
+    /// A TCP port accepts connections.
+    Tcp(std::net::SocketAddr),
+    /// A command ends with 0 (and its output holds `expect`).
+    Run {
+        /// The command.
+        argv: Vec<String>,
+        /// Text that its output holds.
+        expect: String,
+    },
+    /// A file is there and not empty.
+    FileExists(PathBuf),
+    /// A unit is active.
+    ServiceActive(String),
+    /// A container runs.
+    ContainerRunning(String),
+    /// The container engine answers.
+    ContainerEngine,
+    /// All containers of a static pod run: pod name (without the node's), container names.
+    PodRunning {
+        /// Pod name on this node.
+        pod: String,
+        /// Its containers.
+        containers: Vec<String>,
+    },
+    /// The node's condition Ready is true.
+    NodeReady {
+        /// Node name.
+        node: String,
+        /// Kubeconfig to ask with.
+        kubeconfig: PathBuf,
+    },
+    /// A link is up.
+    LinkUp(String),
+    /// An address is on some link of this host.
+    AddressHeld(std::net::IpAddr),
+    /// Certificates under a directory are valid and not near their end.
+    CertificatesValid {
+        /// Directory that is searched, to a bounded depth.
+        directory: PathBuf,
+        /// They must be valid for at least this long.
+        #[serde(with = "duration_text")]
+        margin: Duration,
+    },
+    /// Every file-like step of the phase is as planned.
+    AsPlanned,
+}
+
+/// Durations as text with units (`1m 30s`), which is the same in every locale.
+mod duration_text {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,226 @@
+//! The order of phases: `requires` (hard) and `after` (if present).
+//!
+//! In systemd `Requires=` does not order; here it does, because a phase that needs another needs it first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::PhaseName;
+
+/// Who must come before whom.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    /// Phases in the order in which the role names them.
+    names: Vec<PhaseName>,
+    /// All that must come before a phase, `requires` and `after` together.
+    before: BTreeMap<PhaseName, BTreeSet<PhaseName>>,
+    /// The hard part of it.
+    requires: BTreeMap<PhaseName, BTreeSet<PhaseName>>,
+}
+
+/// A graph that cannot be ordered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// `requires` names a phase that the role does not have.
+    #[error("phase `{phase}` requires `{missing}`, which this role does not have")]
+    Missing {
+        /// The phase that says so.
+        phase: PhaseName,
+        /// The name that is not there.
+        missing: PhaseName,
+    },
+    /// Phases wait for each other.
+    #[error("phases wait for each other: {}", .0.iter().map(PhaseName::as_str).collect::<Vec<_>>().join(" → "))]
+    Cycle(Vec<PhaseName>),
+}
+
+impl Graph {
+    /// Adds a phase, after those added before it where nothing else decides.
+    pub fn add(&mut self, name: &PhaseName, requires: &[PhaseName], after: &[PhaseName]) {
+        self.names.push(name.clone());
+        self.requires.entry(name.clone()).or_default().extend(requires.iter().cloned());
+        self.before
+            .entry(name.clone())
+            .or_default()
+            .extend(requires.iter().chain(after).cloned());
+    }
+
+    /// The graph of a plan's phases.
+    #[must_use]
+    pub fn of(plan: &super::Plan) -> Self {
+        let mut graph = Self::default();
+        for phase in &plan.phases {
+            graph.add(&phase.name, &phase.requires, &phase.after);
+        }
+        graph.forget_absent();
+        graph
+    }
+
+    /// Drops `after` edges to phases that are not there.
+    fn forget_absent(&mut self) {
+        let known: BTreeSet<_> = self.names.iter().cloned().collect();
+        for before in self.before.values_mut() {
+            before.retain(|name| known.contains(name));
+        }
+    }
+
+    /// Phases in an order that keeps every edge, otherwise as they were added.
+    ///
+    /// # Errors
+    /// Every missing name, or one cycle.
+    pub fn ordered(&self) -> Result<Vec<PhaseName>, Vec<OrderError>> {
+        let known: BTreeSet<_> = self.names.iter().collect();
+        let mut missing = Vec::new();
+        for name in &self.names {
+            for required in &self.requires[name] {
+                if !known.contains(required) {
+                    missing.push(OrderError::Missing {
+                        phase: name.clone(),
+                        missing: required.clone(),
+                    });
+                }
+            }
+        }
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let mut done: BTreeSet<&PhaseName> = BTreeSet::new();
+        let mut order = Vec::with_capacity(self.names.len());
+        while order.len() < self.names.len() {
+            let next = self.names.iter().find(|name| {
+                !done.contains(name)
+                    && self.before[*name].iter().all(|b| done.contains(b) || !known.contains(b))
+            });
+            match next {
+                Some(name) => {
+                    done.insert(name);
+                    order.push(name.clone());
+                }
+                None => return Err(vec![OrderError::Cycle(self.cycle(&done))]),
+            }
+        }
+        Ok(order)
+    }
+
+    /// Walks backwards among the unfinished until one comes again.
+    fn cycle(&self, done: &BTreeSet<&PhaseName>) -> Vec<PhaseName> {
+        let mut path: Vec<PhaseName> = Vec::new();
+        let mut at = self.names.iter().find(|name| !done.contains(name)).cloned();
+        while let Some(name) = at {
+            if let Some(start) = path.iter().position(|seen| *seen == name) {
+                path.drain(..start);
+                path.reverse();
+                path.push(path[0].clone());
+                return path;
+            }
+            at = self.before[&name]
+                .iter()
+                .find(|before| !done.contains(before) && self.names.contains(before))
+                .cloned();
+            path.push(name);
+        }
+        path
+    }
+
+    /// Phases that must be over before `name` may start.
+    #[must_use]
+    pub fn before(&self, name: &PhaseName) -> Option<&BTreeSet<PhaseName>> {
+        self.before.get(name)
+    }
+
+    /// The phases that need `name`, directly or through others, by `requires` alone.
+    #[must_use]
+    pub fn dependents(&self, name: &PhaseName) -> BTreeSet<PhaseName> {
+        self.closure(name, |at| {
+            self.names
+                .iter()
+                .filter(|other| self.requires[*other].contains(at))
+                .cloned()
+                .collect()
+        })
+    }
+
+    /// The phases that `name` needs, directly or through others, by `requires` alone.
+    #[must_use]
+    pub fn requirements(&self, name: &PhaseName) -> BTreeSet<PhaseName> {
+        self.closure(name, |at| {
+            self.requires.get(at).into_iter().flatten().cloned().collect()
+        })
+    }
+
+    fn closure(
+        &self,
+        name: &PhaseName,
+        next: impl Fn(&PhaseName) -> Vec<PhaseName>,
+    ) -> BTreeSet<PhaseName> {
+        let mut found = BTreeSet::new();
+        let mut open = next(name);
+        while let Some(at) = open.pop() {
+            if found.insert(at.clone()) {
+                open.extend(next(&at));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> PhaseName {
+        text.parse().expect("a phase name")
+    }
+
+    fn graph(phases: &[(&str, &[&str], &[&str])]) -> Graph {
+        let names = |list: &[&str]| list.iter().map(|n| name(n)).collect::<Vec<_>>();
+        let mut graph = Graph::default();
+        for (phase, requires, after) in phases {
+            graph.add(&name(phase), &names(requires), &names(after));
+        }
+        graph
+    }
+
+    fn order(graph: &Graph) -> String {
+        let names = graph.ordered().expect("it can be ordered");
+        names.iter().map(PhaseName::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn requires_orders_and_the_role_decides_the_rest() {
+        let graph = graph(&[
+            ("etcd", &["docker"], &[]),
+            ("certs", &[], &[]),
+            ("docker", &[], &["absent"]),
+        ]);
+        assert_eq!(order(&graph), "certs docker etcd");
+    }
+
+    #[test]
+    fn a_missing_requirement_is_named() {
+        let errors = graph(&[("etcd", &["docker"], &[])]).ordered().expect_err("docker is missing");
+        assert_eq!(
+            errors[0].to_string(),
+            "phase `etcd` requires `docker`, which this role does not have"
+        );
+    }
+
+    #[test]
+    fn a_cycle_is_named() {
+        let errors = graph(&[("a", &["c"], &[]), ("b", &["a"], &[]), ("c", &[], &["b"])])
+            .ordered()
+            .expect_err("they wait for each other");
+        assert_eq!(errors[0].to_string(), "phases wait for each other: b → c → a → b");
+    }
+
+    #[test]
+    fn dependents_go_by_requires_alone() {
+        let graph = graph(&[
+            ("docker", &[], &[]),
+            ("etcd", &["docker"], &[]),
+            ("api", &["etcd"], &[]),
+            ("backup", &[], &["etcd"]),
+        ]);
+        let names = graph.dependents(&name("docker"));
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), [name("api"), name("etcd")]);
+    }
+}

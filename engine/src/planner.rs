@@ -1,0 +1,199 @@
+//! From a role, settings and facts to a plan. Pure: the same inputs give the same plan on every machine.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::diagnostic::{Diagnostic, Sources};
+use crate::env::{self, KubeEnv};
+use crate::facts::{CgroupVersion, Facts};
+use crate::plan::{self, Graph, Plan, SecretRef, Span, Value};
+use crate::role::RolePackage;
+use crate::script::Surroundings;
+
+/// Why there is no plan: every finding, and the texts to quote from.
+#[derive(Debug)]
+pub struct PlanError {
+    /// What is wrong.
+    pub findings: Vec<Diagnostic>,
+    /// The scripts and templates.
+    pub sources: Sources,
+}
+
+/// Plans `role` for the host that `facts` describe.
+///
+/// # Errors
+/// Every mistake in the role's scripts, and settings that do not fit the host.
+pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan, PlanError> {
+    let node = text(settings, "ROLE");
+    let Some(scripts) = role.script_set(&node) else {
+        let known: Vec<&str> = role.manifest.nodes.keys().map(String::as_str).collect();
+        let finding = Diagnostic::new(
+            "P0607",
+            Span::file("role.yaml"),
+            format!("role {} has no phases for node kind `{node}`", role.manifest.name),
+        )
+        .help(format!("set ROLE to {}", known.join(" or ")));
+        return Err(PlanError {
+            findings: vec![finding],
+            sources: Sources::default(),
+        });
+    };
+    let fail = |findings| PlanError {
+        findings,
+        sources: scripts.sources(),
+    };
+    let around = surroundings(role, settings, facts).map_err(|finding| fail(vec![*finding]))?;
+    let payload = RolePackage::payload(&role.manifest.name);
+    let mut phases = scripts.evaluate(&around, &payload).map_err(fail)?;
+    let mut graph = Graph::default();
+    for phase in &phases {
+        graph.add(&phase.name, &phase.requires, &phase.after);
+    }
+    let order = graph.ordered().map_err(|errors| {
+        let findings = errors.iter().map(|error| {
+            let name = match error {
+                plan::OrderError::Missing { phase, .. } => Some(phase),
+                plan::OrderError::Cycle(names) => names.first(),
+            };
+            let span = phases
+                .iter()
+                .find(|phase| Some(&phase.name) == name)
+                .map_or_else(|| Span::file("role.yaml"), |phase| phase.span.clone());
+            Diagnostic::new("P0407", span, error.to_string())
+        });
+        fail(findings.collect())
+    })?;
+    let place: BTreeMap<_, _> = order.iter().enumerate().map(|(i, name)| (name, i)).collect();
+    phases.sort_by_key(|phase| place.get(&phase.name).copied());
+    Ok(Plan {
+        version: plan::VERSION,
+        role: format!("{} {}", role.manifest.name, role.manifest.release),
+        host: facts.hostname.clone(),
+        node,
+        phases,
+    })
+}
+
+/// The setting as text; an unset one is empty.
+fn text(settings: &KubeEnv, key: &str) -> String {
+    settings.get(key).map(ToString::to_string).unwrap_or_default()
+}
+
+/// The name this host has as a node: its host name, or its address where `USE_HOSTNAME` is off.
+#[must_use]
+pub fn node_name(settings: &KubeEnv, facts: &Facts) -> Option<String> {
+    if matches!(settings.get("USE_HOSTNAME"), Some(env::Value::Bool(false))) {
+        facts.address.map(|address| address.to_string())
+    } else {
+        Some(facts.hostname.to_lowercase())
+    }
+}
+
+fn surroundings(
+    role: &RolePackage,
+    settings: &KubeEnv,
+    facts: &Facts,
+) -> Result<Surroundings, Box<Diagnostic>> {
+    let missing = |what: &str, help: &str| {
+        Box::new(
+            Diagnostic::new("P0608", Span::file("facts"), format!("the host has no {what}")).help(help),
+        )
+    };
+    let address = facts.address.ok_or_else(|| {
+        missing("address on the link of its default route", "give it one; see `ip route` and `ip address`")
+    })?;
+    if address.is_loopback() {
+        return Err(missing("address but a loopback one", "give it one that other hosts can reach"));
+    }
+    let name = node_name(settings, facts)
+        .ok_or_else(|| missing("usable name", "set one with `hostnamectl set-hostname`"))?;
+    let mut kube = BTreeMap::new();
+    for (key, value) in settings.iter() {
+        kube.insert(key.to_owned(), setting(key, value));
+    }
+    Ok(Surroundings {
+        host: host(facts, &name, address),
+        cluster: cluster(settings, &name, address),
+        role: role_values(role, settings),
+        kube,
+        node: text(settings, "ROLE"),
+    })
+}
+
+/// A setting as scripts see it: flags, numbers and lists typed, the rest as text; secrets by reference.
+fn setting(key: &str, value: &env::Value) -> Value {
+    match value {
+        env::Value::Bool(b) => Value::Bool(*b),
+        env::Value::Integer(n) => Value::Integer(*n),
+        env::Value::List(items) => Value::from(items.clone()),
+        // An empty secret is no secret: scripts may ask whether it was given.
+        env::Value::Secret(secret) if secret.is_empty() => Value::from(""),
+        env::Value::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
+        other => Value::Text(other.to_string()),
+    }
+}
+
+fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
+    let version = facts.cgroups.as_ref().map(|cgroups| cgroups.version);
+    // The systemd driver needs delegated v2 hierarchies; on v1 docker's default is cgroupfs.
+    let driver = if version == Some(CgroupVersion::V2) { "systemd" } else { "cgroupfs" };
+    BTreeMap::from([
+        ("name".to_owned(), Value::from(name)),
+        ("hostname".to_owned(), Value::from(facts.hostname.clone())),
+        ("address".to_owned(), Value::from(address.to_string())),
+        (
+            "interface".to_owned(),
+            Value::from(facts.default_route.as_ref().map(|route| route.link.clone()).unwrap_or_default()),
+        ),
+        ("cpus".to_owned(), Value::Integer(i64::from(facts.cpus.unwrap_or(1)))),
+        ("cgroup_driver".to_owned(), Value::from(driver)),
+    ])
+}
+
+fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
+    let port = text(settings, "K8S_API_PORT");
+    let url = |host: &str| {
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        format!("https://{bracketed}:{port}")
+    };
+    let master = text(settings, "ROLE") == "master";
+    let api_url = url(&text(settings, "MASTER_IP"));
+    let local = url("127.0.0.1");
+    // One master so far: it is its own only peer.
+    let this = BTreeMap::from([
+        ("name".to_owned(), Value::from(name)),
+        ("address".to_owned(), Value::from(address.to_string())),
+    ]);
+    BTreeMap::from([
+        ("id".to_owned(), Value::from(text(settings, "CLUSTER_ID"))),
+        ("api_url".to_owned(), Value::from(api_url.clone())),
+        ("local_api_url".to_owned(), Value::from(if master { local } else { api_url })),
+        ("api_service_ip".to_owned(), Value::from(settings.api_service_ip().to_string())),
+        ("dns_service_ip".to_owned(), Value::from(settings.dns_service_ip().to_string())),
+        ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
+        ("other_masters".to_owned(), Value::List(Vec::new())),
+    ])
+}
+
+fn role_values(role: &RolePackage, settings: &KubeEnv) -> BTreeMap<String, Value> {
+    let mut values = role.parameters.clone();
+    let payload = RolePackage::payload(&role.manifest.name);
+    let environment: BTreeMap<String, Value> = settings
+        .iter()
+        .map(|(key, value)| match value {
+            env::Value::Secret(secret) if !secret.is_empty() => {
+                (key.to_owned(), Value::Secret(SecretRef(format!("kube/{key}"))))
+            }
+            env::Value::Secret(_) => (key.to_owned(), Value::from("")),
+            other => (key.to_owned(), Value::Text(other.to_string())),
+        })
+        .collect();
+    values.extend([
+        ("name".to_owned(), Value::from(role.manifest.name.clone())),
+        ("release".to_owned(), Value::from(role.manifest.release.clone())),
+        ("node".to_owned(), Value::from(text(settings, "ROLE"))),
+        ("payload".to_owned(), Value::from(payload.display().to_string())),
+        ("kube_env".to_owned(), Value::Map(environment)),
+    ]);
+    values
+}

@@ -1,0 +1,75 @@
+//! What people and programs read: made from events, plans and conditions, and from nothing else.
+
+mod json;
+mod plan;
+mod progress;
+mod text;
+
+pub use json::JsonReport;
+pub use plan::{phases, plan};
+pub use progress::ProgressReport;
+pub use text::{Detail, TextReport, conditions, render};
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use crate::exec::Event;
+use crate::plan::PhaseName;
+
+/// Puts the events of phases that run side by side into the plan's order.
+///
+/// Events of the phase that is first in the plan and not over go out at once; those of later ones wait.
+#[derive(Debug, Default)]
+pub struct InOrder(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    order: Vec<PhaseName>,
+    over: Vec<PhaseName>,
+    held: BTreeMap<PhaseName, Vec<Event>>,
+}
+
+impl InOrder {
+    /// Takes an event and returns those that may go out now.
+    pub fn take(&self, event: Event) -> Vec<Event> {
+        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Event::RunStarted { phases, .. } = &event {
+            state.order.clone_from(phases);
+        }
+        if let Event::RunFinished { .. } = &event {
+            // Whatever is still held comes out before the end, in order.
+            let mut all = Vec::new();
+            for phase in std::mem::take(&mut state.order) {
+                all.extend(state.held.remove(&phase).into_iter().flatten());
+            }
+            all.push(event);
+            return all;
+        }
+        let Some(phase) = event.phase().cloned() else {
+            return vec![event];
+        };
+        let ends = matches!(event, Event::PhaseFinished { .. } | Event::PhaseSkipped { .. });
+        state.held.entry(phase.clone()).or_default().push(event);
+        if ends {
+            state.over.push(phase);
+        }
+        state.release()
+    }
+}
+
+impl State {
+    fn release(&mut self) -> Vec<Event> {
+        let mut out = Vec::new();
+        while let Some(first) = self.order.first().cloned() {
+            // A phase that has not begun holds up only those after it that wait for it anyway; one that has
+            // begun keeps its place.
+            out.extend(self.held.remove(&first).into_iter().flatten());
+            if self.over.contains(&first) {
+                self.order.remove(0);
+            } else {
+                break;
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,212 @@
+//! Plain lines, for logs, pipes and snapshots.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::sync::Mutex;
+
+use similar::TextDiff;
+
+use super::InOrder;
+use crate::exec::{Event, EventSink, Failure, Outcome, PhaseHealth, Status, Verb};
+use crate::plan::StepId;
+use crate::resource::Change;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Detail {
+    /// Steps that are as they should be.
+    pub unchanged: bool,
+    /// Old and new text of files.
+    pub diffs: bool,
+    /// How long things took.
+    pub times: bool,
+}
+
+/// Writes events as plain lines, in the plan's order.
+pub struct TextReport<W: Write + Send> {
+    order: InOrder,
+    out: Mutex<W>,
+    detail: Detail,
+}
+
+impl<W: Write + Send> TextReport<W> {
+    /// A report to `out`.
+    pub fn new(out: W, detail: Detail) -> Self {
+        Self {
+            order: InOrder::default(),
+            out: Mutex::new(out),
+            detail,
+        }
+    }
+}
+
+impl<W: Write + Send> EventSink for TextReport<W> {
+    fn emit(&self, event: Event) {
+        let mut out = self.out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for event in self.order.take(event) {
+            // A reader that went away is no reason to stop bringing up a host.
+            let _ = out.write_all(render(&event, self.detail).as_bytes());
+        }
+        let _ = out.flush();
+    }
+}
+
+/// An event as lines; empty for one that is not told at this detail.
+#[must_use]
+pub fn render(event: &Event, detail: Detail) -> String {
+    let mut text = String::new();
+    let time = |milliseconds: &u64| {
+        if detail.times { format!("  {}", seconds(*milliseconds)) } else { String::new() }
+    };
+    let _ = match event {
+        Event::RunStarted { verb, role, host, digest, phases } => {
+            let what = match verb {
+                Verb::Apply => "apply",
+                Verb::DryRun => "dry run of",
+                Verb::Stop => "stop",
+            };
+            writeln!(text, "{what} {role} on {host}: {} phases, plan {}", phases.len(), &digest[..12])
+        }
+        Event::PreflightPassed { evaluated: 0 } => Ok(()),
+        Event::PreflightPassed { evaluated } => writeln!(text, "preconditions: all {evaluated} hold"),
+        Event::PreflightFailed { problems } => {
+            let _ = writeln!(text, "preconditions that do not hold ({}):", problems.len());
+            for problem in problems {
+                let _ = writeln!(text, "  ✗ {}: {}", problem.requirement, problem.problem);
+                let _ = writeln!(text, "      {}", problem.remedy);
+                let _ = writeln!(text, "      required at {}", problem.span);
+            }
+            Ok(())
+        }
+        Event::PhaseStarted { phase, about } => writeln!(text, "{phase}: {about}"),
+        Event::PhaseSkipped { phase, reason } => writeln!(text, "{phase}: skipped, {reason}"),
+        Event::StepUnchanged { step, .. } if detail.unchanged => writeln!(text, "    {}", short(step)),
+        Event::StepUnchanged { .. } | Event::CheckWaiting { .. } => Ok(()),
+        Event::StepChanging { step, span, change, .. } => {
+            text.push_str(&changing(step, &span.to_string(), change, detail));
+            Ok(())
+        }
+        Event::StepChanged { step, milliseconds, .. } if detail.times && *milliseconds >= 1000 => {
+            writeln!(text, "    {} took {}", short(step), seconds(*milliseconds))
+        }
+        Event::StepChanged { .. } => Ok(()),
+        Event::StepRetried { step, attempt, tries, error, .. } => {
+            writeln!(text, "    {} again ({attempt} of {tries} tries): {error}", short(step))
+        }
+        Event::CheckPassed { check, milliseconds, .. } => {
+            writeln!(text, "  ✓ {check}{}", time(milliseconds))
+        }
+        Event::CheckPlanned { check, .. } => writeln!(text, "  ? check: {check}"),
+        Event::PhaseFailed { phase, failure } => {
+            text.push_str(&failed(phase.as_str(), failure));
+            Ok(())
+        }
+        Event::PhaseRolledBack { phase, reverted, errors } => {
+            let effects = if *reverted == 1 { "effect" } else { "effects" };
+            let _ = writeln!(text, "  {phase} was rolled back: {reverted} {effects} taken back; earlier phases stand");
+            for error in errors {
+                let _ = writeln!(text, "    could not take back: {error}");
+            }
+            Ok(())
+        }
+        Event::PhaseInterrupted { phase, done, steps } => writeln!(
+            text,
+            "  {phase} was interrupted at a safe point after {done} of {steps} steps; `nodelet apply` goes on from there"
+        ),
+        Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
+        Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
+        Event::PhaseFinished { outcome, changed, unchanged, milliseconds, .. } => match outcome {
+            Outcome::Stopped => Ok(()),
+            _ => writeln!(text, "  {}: {changed} changed, {unchanged} unchanged{}", name(*outcome), time(milliseconds)),
+        },
+        Event::RunFinished { outcome, changed, unchanged, milliseconds } => match outcome {
+            Outcome::Stopped => writeln!(text, "stopped: {changed} things ended{}", time(milliseconds)),
+            _ => writeln!(text, "{}: {changed} changed, {unchanged} unchanged{}", name(*outcome), time(milliseconds)),
+        },
+    };
+    text
+}
+
+fn name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Converged => "converged",
+        Outcome::Failed => "failed",
+        Outcome::Refused => "refused, nothing was touched",
+        Outcome::Interrupted => "interrupted",
+        Outcome::Stopped => "stopped",
+    }
+}
+
+/// A step id without its phase.
+fn short(step: &StepId) -> String {
+    let id = step.as_str();
+    let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
+    rest.replacen(':', " ", 1)
+}
+
+fn changing(step: &StepId, span: &str, change: &Change, detail: Detail) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "  {} {}  ({span})", change.action.sign(), short(step));
+    for difference in &change.differences {
+        let _ = match (difference.before.as_str(), difference.after.as_str()) {
+            ("", after) => writeln!(text, "      {}: {after}", difference.field),
+            (before, "") => writeln!(text, "      {}: {before} →", difference.field),
+            (before, after) => writeln!(text, "      {}: {before} → {after}", difference.field),
+        };
+    }
+    if let (Some(diff), true) = (&change.text, detail.diffs) {
+        let lines = TextDiff::from_lines(&diff.before, &diff.after);
+        let unified = lines.unified_diff().context_radius(2).to_string();
+        for line in unified.lines() {
+            let _ = writeln!(text, "      {}", format!("│ {line}").trim_end());
+        }
+    }
+    text
+}
+
+fn failed(phase: &str, failure: &Failure) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "  ✗ {phase} failed at {}: {}", failure.span, failure.what);
+    for (depth, cause) in failure.chain.iter().enumerate() {
+        let lead = if depth == 0 { "could not " } else { "because: " };
+        let _ = writeln!(text, "      {lead}{cause}");
+    }
+    for line in &failure.found {
+        let _ = writeln!(text, "      {line}");
+    }
+    let _ = writeln!(text, "      next: {}", failure.next);
+    text
+}
+
+/// `1.2 s`.
+#[must_use]
+pub(super) fn seconds(milliseconds: u64) -> String {
+    format!("{}.{} s", milliseconds / 1000, (milliseconds % 1000) / 100)
+}
+
+/// Conditions as lines.
+#[must_use]
+pub fn conditions(health: &[PhaseHealth]) -> String {
+    let mut text = String::new();
+    for phase in health {
+        if let Some(reason) = &phase.skipped {
+            let _ = writeln!(text, "- {:<18} skipped, {reason}", phase.phase);
+            continue;
+        }
+        let sign = sign(phase.status());
+        let _ = writeln!(text, "{sign} {:<18} {} checks", phase.phase, phase.conditions.len());
+        for condition in phase.conditions.iter().filter(|c| c.status != Status::True) {
+            let _ = writeln!(text, "    {:?}: {} ({})", condition.status, condition.check, condition.span);
+            let _ = writeln!(text, "      {}", condition.reason);
+        }
+    }
+    text
+}
+
+fn sign(status: Status) -> char {
+    match status {
+        Status::True => '✓',
+        Status::False => '✗',
+        Status::Unknown => '?',
+    }
+}

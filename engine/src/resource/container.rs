@@ -1,0 +1,228 @@
+//! A container that runs with exactly this configuration.
+//!
+//! Its configuration and the content of its inputs are hashed into a label when it is created, so whether it
+//! is current can be told from the container alone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    inputs,
+};
+use crate::host::{ContainerConfig, ContainerState, Host, Mount, RestartPolicy};
+use crate::plan::Value;
+
+/// Label that holds the digest of configuration and inputs.
+const DIGEST_LABEL: &str = "pf9.io/digest";
+/// Label that marks containers as ours.
+const OWNER_LABEL: &str = "pf9.io/owner";
+/// How long a container may take to end before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A running container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Container name.
+    pub name: String,
+    /// Image reference; must be on the host by then.
+    pub image: String,
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, Value>,
+    /// Files of `KEY=value` lines that are added to the environment.
+    pub env_files: Vec<PathBuf>,
+    /// Directories mounted into it.
+    pub mounts: Vec<Mount>,
+    /// Shares the host's network.
+    pub host_network: bool,
+    /// All capabilities and devices.
+    pub privileged: bool,
+    /// User, `uid[:gid]`; empty means what the image says.
+    pub user: String,
+    /// When the engine starts it again.
+    pub restart: RestartPolicy,
+    /// Files whose change makes a new container.
+    pub inputs: Vec<PathBuf>,
+}
+
+/// A container as it stands, and the configuration it should have.
+#[derive(Debug)]
+pub struct Observed {
+    state: Option<ContainerState>,
+    /// `Err` says what is missing for it.
+    desired: Result<ContainerConfig, String>,
+    absent: bool,
+}
+
+#[async_trait]
+impl Resource for ContainerSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        // The engine may not even be installed yet: then there is no container either.
+        let state = match cx.host.container_engine().await {
+            Ok(_) => cx.host.container(&self.name).await?,
+            Err(_) => None,
+        };
+        let desired = self.config(cx).await.map_err(|error| error.to_string());
+        Ok(Observed {
+            state,
+            desired,
+            absent: cx.absent,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let Some(state) = &observed.state else {
+            return (!observed.absent)
+                .then(|| Change::new(Action::Create).with("image", "", &self.image));
+        };
+        if observed.absent {
+            return Some(Change::new(Action::Remove));
+        }
+        let mut change = Change::new(Action::Restart);
+        match &observed.desired {
+            Err(reason) => return Some(change.with("configuration", "", reason)),
+            Ok(desired) => {
+                if state.image != desired.image {
+                    change = change.with("image", &state.image, &desired.image);
+                } else if state.labels.get(DIGEST_LABEL) != desired.labels.get(DIGEST_LABEL) {
+                    change = change.with("configuration or inputs", "other", "as planned");
+                }
+            }
+        }
+        if !state.running || state.paused {
+            let is = if state.paused {
+                "paused".to_owned()
+            } else {
+                format!("exited with {}", state.exit_code)
+            };
+            change = change.with("state", is, "running");
+        }
+        (!change.differences.is_empty()).then_some(change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        if let Some(state) = &observed.state {
+            if change.action == Action::Remove || change.differences.iter().any(|d| d.field != "state") {
+                if let Some(config) = cx.host.container_config(&self.name).await? {
+                    receipt.push(Undo::RecreateContainer {
+                        config: Box::new(config),
+                        running: state.running,
+                    });
+                }
+                cx.host.stop_container(&self.name, GRACE).await?;
+                cx.host.remove_container(&self.name).await?;
+            } else {
+                // Only its state differs. A paused one does not answer a start: end it first.
+                receipt.push(Undo::StopContainer {
+                    name: self.name.clone(),
+                });
+                if state.paused {
+                    cx.host.stop_container(&self.name, Duration::ZERO).await?;
+                }
+                cx.host.start_container(&self.name).await?;
+                return Ok(());
+            }
+        }
+        if observed.absent {
+            return Ok(());
+        }
+        let desired = observed.desired.as_ref().map_err(|reason| ResourceError::Missing {
+            what: format!("configure container {}: {reason}", self.name),
+        })?;
+        receipt.push(Undo::RemoveContainer {
+            name: self.name.clone(),
+        });
+        cx.host.create_container(desired).await?;
+        cx.host.start_container(&self.name).await?;
+        Ok(())
+    }
+
+    async fn quiesce(&self, cx: &Context<'_>) -> ResourceResult<bool> {
+        if cx.host.container_engine().await.is_err() {
+            return Ok(false);
+        }
+        let running = cx.host.container(&self.name).await?.is_some();
+        if running {
+            // Removed, not only stopped: a restart policy must not bring it back with the engine.
+            cx.host.stop_container(&self.name, GRACE).await?;
+            cx.host.remove_container(&self.name).await?;
+        }
+        Ok(running)
+    }
+}
+
+impl ContainerSpec {
+    /// The whole configuration, with environment files read and the digest in place.
+    async fn config(&self, cx: &Context<'_>) -> ResourceResult<ContainerConfig> {
+        let mut env = BTreeMap::new();
+        for path in &self.env_files {
+            env.extend(read_env_file(cx.host, path).await?);
+        }
+        for (name, value) in &self.env {
+            let json = cx.resolve(value)?;
+            env.insert(name.clone(), json.as_str().map_or_else(|| json.to_string(), str::to_owned));
+        }
+        let mut config = ContainerConfig {
+            name: self.name.clone(),
+            image: self.image.clone(),
+            command: self.command.clone(),
+            env,
+            mounts: self.mounts.clone(),
+            host_network: self.host_network,
+            host_pid: false,
+            privileged: self.privileged,
+            capabilities: Vec::new(),
+            user: self.user.clone(),
+            restart: self.restart,
+            labels: BTreeMap::from([(OWNER_LABEL.to_owned(), "nodelet".to_owned())]),
+        };
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&config).map_err(|source| ResourceError::Pki {
+            action: format!("hash the configuration of container {}", self.name),
+            source: source.into(),
+        })?);
+        hash.update(inputs::digest(cx.host, &self.inputs).await?);
+        // A new image under the same reference is a new container, too.
+        if let Ok(Some(image)) = cx.host.image(&self.image).await {
+            hash.update(image.id);
+        }
+        config.labels.insert(DIGEST_LABEL.to_owned(), crate::plan::hex(&hash.finalize()));
+        Ok(config)
+    }
+}
+
+/// `KEY=value` lines; comments and blank lines are skipped, nothing is unquoted (as `docker run --env-file`).
+async fn read_env_file(
+    host: &dyn Host,
+    path: &std::path::Path,
+) -> ResourceResult<BTreeMap<String, String>> {
+    let content = host.read(path, READ_LIMIT).await?.ok_or_else(|| ResourceError::Missing {
+        what: format!("find the environment file {}", path.display()),
+    })?;
+    let text = String::from_utf8_lossy(&content);
+    Ok(text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.trim().to_owned(), value.to_owned()))
+        .collect())
+}

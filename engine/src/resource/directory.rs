@@ -1,0 +1,110 @@
+//! A directory with mode and owner.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::change::{Differences, octal};
+use super::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, create_parents,
+};
+use crate::host::{Attributes, Entry, EntryKind};
+
+/// A directory. When it should be absent, it goes with all that is in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DirectorySpec {
+    /// Its path.
+    pub path: PathBuf,
+    /// Permission bits and owner.
+    pub attributes: Attributes,
+}
+
+/// A directory as it stands.
+#[derive(Debug)]
+pub struct Observed {
+    entry: Option<Entry>,
+    absent: bool,
+}
+
+#[async_trait]
+impl Resource for DirectorySpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        Ok(Observed {
+            entry: cx.host.entry(&self.path).await?,
+            absent: cx.absent,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        match (&observed.entry, observed.absent) {
+            (None, true) => None,
+            (Some(_), true) => Some(Change::new(Action::Remove)),
+            (None, false) => Some(
+                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode)),
+            ),
+            (Some(entry), false) => {
+                let mut differences = Differences::default();
+                if entry.kind != EntryKind::Directory {
+                    differences.note("kind", "not a directory", "directory");
+                }
+                attributes(&mut differences, entry.attributes, self.attributes);
+                differences.into_change(Action::Change)
+            }
+        }
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        if observed.absent {
+            cx.host.remove_tree(&self.path).await?;
+            return Ok(());
+        }
+        match &observed.entry {
+            None => {
+                create_parents(cx.host, &self.path, receipt).await?;
+                receipt.push(Undo::RemoveDirectory {
+                    path: self.path.clone(),
+                });
+                cx.host.create_directory(&self.path, self.attributes).await?;
+            }
+            Some(entry) if entry.kind == EntryKind::Directory => {
+                receipt.push(Undo::RestoreAttributes {
+                    path: self.path.clone(),
+                    attributes: entry.attributes,
+                });
+                cx.host.set_attributes(&self.path, self.attributes).await?;
+            }
+            Some(_) => {
+                return Err(ResourceError::NotConverged {
+                    what: format!(
+                        "make {} a directory: something else stands there; move it away",
+                        self.path.display()
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notes mode and owner where they differ.
+pub(super) fn attributes(differences: &mut Differences, is: Attributes, should: Attributes) {
+    differences.compare("mode", &octal(is.mode & 0o7777), &octal(should.mode));
+    differences.compare(
+        "owner",
+        &format!("{}:{}", is.uid, is.gid),
+        &format!("{}:{}", should.uid, should.gid),
+    );
+}

@@ -1,0 +1,150 @@
+//! A file of `export KEY="VALUE"` lines that a shell can source: `/etc/pf9/kube.env`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::change::{Differences, octal};
+use super::directory::attributes;
+use super::file::remember;
+use super::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult, Undo, create_parents,
+};
+use crate::host::{Attributes, Entry};
+use crate::plan::Value;
+
+/// Variables in a file. Secret values are named in the plan and appear in the file alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnvFileSpec {
+    /// Its path.
+    pub path: PathBuf,
+    /// Variables by name.
+    pub values: BTreeMap<String, Value>,
+    /// Permission bits and owner.
+    pub attributes: Attributes,
+}
+
+/// The file as it stands, and its content as it should be.
+pub struct Observed {
+    entry: Option<Entry>,
+    content: Option<Vec<u8>>,
+    desired: String,
+}
+
+#[async_trait]
+impl Resource for EnvFileSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let mut values = BTreeMap::new();
+        for (name, value) in &self.values {
+            let json = cx.resolve(value)?;
+            let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+            values.insert(name.clone(), text);
+        }
+        Ok(Observed {
+            entry: cx.host.entry(&self.path).await?,
+            content: cx.host.read(&self.path, READ_LIMIT).await?,
+            desired: render(&values),
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let Some(entry) = &observed.entry else {
+            return Some(
+                Change::new(Action::Create)
+                    .with("mode", "", octal(self.attributes.mode))
+                    .with("variables", "", self.values.len()),
+            );
+        };
+        let mut differences = Differences::default();
+        attributes(&mut differences, entry.attributes, self.attributes);
+        if observed.content.as_deref() != Some(observed.desired.as_bytes()) {
+            self.name_variables(observed, &mut differences);
+        }
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        create_parents(cx.host, &self.path, receipt).await?;
+        if observed.content.as_deref() == Some(observed.desired.as_bytes()) {
+            if let Some(entry) = &observed.entry {
+                receipt.push(Undo::RestoreAttributes {
+                    path: self.path.clone(),
+                    attributes: entry.attributes,
+                });
+            }
+            cx.host.set_attributes(&self.path, self.attributes).await?;
+            return Ok(());
+        }
+        remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
+        cx.host.write(&self.path, observed.desired.as_bytes(), self.attributes).await?;
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+}
+
+impl EnvFileSpec {
+    /// Notes which variables differ; a secret's value shows as its reference on both sides.
+    fn name_variables(&self, observed: &Observed, differences: &mut Differences) {
+        let content = String::from_utf8_lossy(observed.content.as_deref().unwrap_or_default());
+        let before = parse(&content);
+        let after = parse(&observed.desired);
+        let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let mut named = false;
+        for name in names {
+            let (is, should) = (before.get(name), after.get(name));
+            if is == should {
+                continue;
+            }
+            named = true;
+            // A name that the schema does not know may hold anything: its value is not shown either.
+            let secret = match self.values.get(name) {
+                Some(value) => value.is_secret(),
+                None => true,
+            };
+            if secret {
+                differences.note(name, is.map_or("not set", |_| "(hidden)"), should.map_or("not set", |_| "(hidden)"));
+            } else {
+                differences.note(
+                    name,
+                    is.map_or("not set", String::as_str),
+                    should.map_or("not set", String::as_str),
+                );
+            }
+        }
+        if !named {
+            differences.note("text", "written otherwise", "as nodelet writes it");
+        }
+    }
+}
+
+/// The whole file.
+fn render(values: &BTreeMap<String, String>) -> String {
+    let mut text = format!("{}\n", crate::env::GENERATED_NOTICE);
+    for (name, value) in values {
+        text.push_str(&crate::env::assignment(name, value));
+    }
+    text
+}
+
+/// Variables by name; a file that is no environment file has none.
+fn parse(text: &str) -> BTreeMap<String, String> {
+    let assignments = crate::env::parse(std::path::Path::new("kube.env"), text.as_bytes());
+    assignments.unwrap_or_default().into_iter().map(|a| (a.name, a.value)).collect()
+}

@@ -1,0 +1,28 @@
+//! Content that a running thing has taken in, as one digest.
+//!
+//! A container or service restarts when what it read at its start is no longer what stands on disk. Comparing
+//! content, not times, makes that survive crashes, touched files and clocks that jump.
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use super::{READ_LIMIT, ResourceResult};
+use crate::host::Host;
+
+/// SHA-256 over names and content of these files; a missing file counts as such.
+pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<String> {
+    let mut hash = Sha256::new();
+    for path in paths {
+        hash.update(path.as_os_str().as_encoded_bytes());
+        match host.read(path, READ_LIMIT).await? {
+            Some(content) => {
+                hash.update([1]);
+                hash.update((content.len() as u64).to_le_bytes());
+                hash.update(&content);
+            }
+            None => hash.update([0]),
+        }
+    }
+    Ok(crate::plan::hex(&hash.finalize()))
+}

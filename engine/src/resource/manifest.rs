@@ -1,0 +1,135 @@
+//! Objects in the Kubernetes API, by server-side apply.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo};
+use crate::host::ClusterAccess;
+use crate::plan::Text;
+
+/// The objects of one manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManifestSpec {
+    /// Name of the template it comes from.
+    pub name: String,
+    /// YAML documents.
+    pub text: Text,
+    /// Kubeconfig to apply it with.
+    pub kubeconfig: PathBuf,
+}
+
+/// One object and how it stands.
+#[derive(Debug)]
+pub struct Standing {
+    object: serde_json::Value,
+    /// `None`: not there; `Some(true)`: differs.
+    differs: Option<bool>,
+}
+
+#[async_trait]
+impl Resource for ManifestSpec {
+    type Observed = (Vec<Standing>, bool);
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        let yaml = self.text.render(&mut |value| cx.resolve(value))?;
+        let mut standing = Vec::new();
+        for object in documents(&self.name, &yaml)? {
+            let differs = cx.host.object_differs(&self.access(), &object).await?;
+            standing.push(Standing { object, differs });
+        }
+        Ok((standing, cx.absent))
+    }
+
+    fn diff(&self, (standing, absent): &Self::Observed) -> Option<Change> {
+        let mut change = Change::new(if *absent {
+            Action::Remove
+        } else if standing.iter().any(|s| s.differs.is_some()) {
+            Action::Change
+        } else {
+            Action::Create
+        });
+        for one in standing {
+            let name = describe(&one.object);
+            change = match (one.differs, absent) {
+                (Some(_), true) => change.with(name, "there", ""),
+                (None, false) => change.with(name, "", "there"),
+                (Some(true), false) => change.with(name, "differs", "as planned"),
+                _ => change,
+            };
+        }
+        (!change.differences.is_empty()).then_some(change)
+    }
+
+    async fn converge(
+        &self,
+        (standing, absent): &Self::Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        let access = self.access();
+        for one in standing {
+            match (one.differs, absent) {
+                (Some(_), true) => cx.host.delete_object(&access, &one.object).await?,
+                (None, false) => {
+                    receipt.push(Undo::DeleteObject {
+                        access: access.clone(),
+                        object: identity(&one.object),
+                    });
+                    cx.host.apply_object(&access, &one.object).await?;
+                }
+                (Some(true), false) => cx.host.apply_object(&access, &one.object).await?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ManifestSpec {
+    fn access(&self) -> ClusterAccess {
+        ClusterAccess {
+            kubeconfig: self.kubeconfig.clone(),
+        }
+    }
+}
+
+/// The documents of a YAML text as JSON objects.
+fn documents(name: &str, yaml: &str) -> ResourceResult<Vec<serde_json::Value>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml::Deserializer::from_str(yaml) {
+        let value = serde_json::Value::deserialize(document).map_err(|error| {
+            ResourceError::NotConverged {
+                what: format!("read manifest {name}: {error}"),
+            }
+        })?;
+        if value.is_object() {
+            objects.push(value);
+        }
+    }
+    Ok(objects)
+}
+
+/// `Kind namespace/name`.
+fn describe(object: &serde_json::Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(|v| v.as_str()).unwrap_or_default();
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    let slash = if namespace.is_empty() { "" } else { "/" };
+    format!("{} {namespace}{slash}{name}", text("/kind"))
+}
+
+/// Enough of an object to find it again.
+fn identity(object: &serde_json::Value) -> serde_json::Value {
+    let at = |pointer: &str| object.pointer(pointer).cloned().unwrap_or_default();
+    serde_json::json!({
+        "apiVersion": at("/apiVersion"),
+        "kind": at("/kind"),
+        "metadata": { "name": at("/metadata/name"), "namespace": at("/metadata/namespace") },
+    })
+}

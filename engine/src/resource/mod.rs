@@ -1,0 +1,341 @@
+//! Resources: kinds of thing that a step can bring about.
+//!
+//! A resource is four verbs. `observe` reads the host, `diff` compares (pure: values in, values out),
+//! `converge` makes it so and returns a [`Receipt`], and the receipt's [`Undo`]s take it back. Everything goes
+//! through [`Host`]; order, retries, deadlines and rollback are the runner's (`exec`).
+
+mod change;
+mod command;
+mod container;
+mod directory;
+mod env_file;
+mod file;
+mod image;
+mod inputs;
+mod kernel;
+mod link;
+mod manifest;
+mod node;
+mod packages;
+pub mod pki;
+mod pods;
+mod service;
+mod symlink;
+mod undo;
+
+pub use change::{Action, Change, Difference, TextDiff};
+pub use command::CommandStep;
+pub use container::ContainerSpec;
+pub use directory::DirectorySpec;
+pub use env_file::EnvFileSpec;
+pub use file::{FileSource, FileSpec};
+pub use image::ImageSpec;
+pub use kernel::{KernelModuleSpec, SysctlSpec};
+pub use link::LinkSpec;
+pub use manifest::ManifestSpec;
+pub use node::{DrainSpec, NodeSpec};
+pub use packages::PackagesSpec;
+pub use pki::{AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec};
+pub use pods::PodsSpec;
+pub use service::ServiceSpec;
+pub use symlink::SymlinkSpec;
+pub use undo::{Receipt, Undo};
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Host, HostError};
+use crate::plan::{OutputRef, SecretRef, StepId, Value};
+
+/// Result of a resource's verb.
+pub type ResourceResult<T> = Result<T, ResourceError>;
+
+/// Why a resource could not be observed or converged. `Display` completes "failed to …".
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResourceError {
+    /// The host said no.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A template with late values did not render.
+    #[error(transparent)]
+    Render(#[from] crate::plan::RenderError),
+    /// Something that an earlier step provides is not there.
+    #[error("{what}")]
+    Missing {
+        /// What, and what to do about it.
+        what: String,
+    },
+    /// A key or certificate could not be made or read.
+    #[error("{action}")]
+    Pki {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The resource did not come to be what was asked.
+    #[error("{what}")]
+    NotConverged {
+        /// What is still wrong.
+        what: String,
+    },
+}
+
+/// What a step may look at while it runs.
+pub struct Context<'a> {
+    /// The host.
+    pub host: &'a dyn Host,
+    /// Outputs of steps that ran before.
+    pub outputs: &'a Outputs,
+    /// Secrets by name.
+    pub secrets: &'a dyn SecretStore,
+    /// Whether the resource should not be there.
+    pub absent: bool,
+}
+
+impl Context<'_> {
+    /// A late value as JSON. An output that is not known yet (a dry run on a host where its step has not run)
+    /// is an error that says so.
+    pub fn resolve(&self, value: &Value) -> ResourceResult<serde_json::Value> {
+        match value {
+            Value::Secret(secret) => self
+                .secrets
+                .get(secret)
+                .map(serde_json::Value::String)
+                .ok_or_else(|| ResourceError::Missing {
+                    what: format!("find the value of {secret}"),
+                }),
+            Value::Output(output) => {
+                self.outputs.get(output).ok_or_else(|| ResourceError::Missing {
+                    what: format!("find {output}: the step that gives it has not run"),
+                })
+            }
+            known => known.to_json(&mut |late| self.resolve(late)),
+        }
+    }
+}
+
+/// Where secrets come from. Values leave it only into a converging step.
+pub trait SecretStore: Send + Sync {
+    /// The value of a secret.
+    fn get(&self, secret: &SecretRef) -> Option<String>;
+}
+
+/// No secrets at all.
+pub struct NoSecrets;
+
+impl SecretStore for NoSecrets {
+    fn get(&self, _: &SecretRef) -> Option<String> {
+        None
+    }
+}
+
+/// What steps found or made, by step and field.
+#[derive(Debug, Default)]
+pub struct Outputs(Mutex<BTreeMap<(StepId, String), serde_json::Value>>);
+
+impl Outputs {
+    /// An output, if its step has run.
+    #[must_use]
+    pub fn get(&self, output: &OutputRef) -> Option<serde_json::Value> {
+        let key = (output.step.clone(), output.field.clone());
+        self.lock().get(&key).cloned()
+    }
+
+    /// Keeps the outputs of a step.
+    pub fn set(&self, step: &StepId, fields: BTreeMap<String, serde_json::Value>) {
+        let mut all = self.lock();
+        for (field, value) in fields {
+            all.insert((step.clone(), field), value);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(StepId, String), serde_json::Value>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A kind of thing with observe, diff, converge and its way back.
+#[async_trait]
+pub trait Resource: Send + Sync {
+    /// What observing it yields.
+    type Observed: Send + Sync;
+
+    /// What tells it apart from others of its kind in one phase.
+    fn label(&self) -> String;
+
+    /// Reads how things stand. Changes nothing. Cancel safe.
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed>;
+
+    /// What would have to change; `None` if nothing.
+    fn diff(&self, observed: &Self::Observed) -> Option<Change>;
+
+    /// Makes it so. Must be idempotent: after a crash in the middle it is observed and converged again.
+    /// Undos are pushed to `receipt` *before* the effect they take back, so a failure half-way is covered.
+    async fn converge(
+        &self,
+        observed: &Self::Observed,
+        change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()>;
+
+    /// What later steps may refer to, once it is as it should be.
+    fn outputs(&self, _observed: &Self::Observed) -> BTreeMap<String, serde_json::Value> {
+        BTreeMap::new()
+    }
+
+    /// Files whose content a consumer of this step takes in (`restart_on`, `env_from`).
+    fn paths(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Ends what runs because of it, and leaves files. Says whether there was anything to end.
+    async fn quiesce(&self, _cx: &Context<'_>) -> ResourceResult<bool> {
+        Ok(false)
+    }
+}
+
+/// Calls `$body` with `$resource` bound to the typed resource inside a [`Spec`].
+macro_rules! with_resource {
+    ($spec:expr, $resource:ident => $body:expr) => {
+        match $spec {
+            Spec::Directory($resource) => $body,
+            Spec::File($resource) => $body,
+            Spec::Symlink($resource) => $body,
+            Spec::EnvFile($resource) => $body,
+            Spec::Authority($resource) => $body,
+            Spec::ServiceAccountKey($resource) => $body,
+            Spec::Certificate($resource) => $body,
+            Spec::Kubeconfig($resource) => $body,
+            Spec::Image($resource) => $body,
+            Spec::Container($resource) => $body,
+            Spec::Service($resource) => $body,
+            Spec::Sysctl($resource) => $body,
+            Spec::KernelModule($resource) => $body,
+            Spec::Packages($resource) => $body,
+            Spec::Link($resource) => $body,
+            Spec::Pods($resource) => $body,
+            Spec::Manifest($resource) => $body,
+            Spec::Node($resource) => $body,
+            Spec::Drain($resource) => $body,
+            Spec::Command($resource) => $body,
+        }
+    };
+}
+pub(crate) use with_resource;
+
+/// A resource intent, ready to be serialized.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each variant is documented at its type")]
+pub enum Spec {
+    Directory(DirectorySpec),
+    File(FileSpec),
+    Symlink(SymlinkSpec),
+    EnvFile(EnvFileSpec),
+    Authority(AuthoritySpec),
+    ServiceAccountKey(ServiceAccountKeySpec),
+    Certificate(CertificateSpec),
+    Kubeconfig(KubeconfigSpec),
+    Image(ImageSpec),
+    Container(ContainerSpec),
+    Service(ServiceSpec),
+    Sysctl(SysctlSpec),
+    KernelModule(KernelModuleSpec),
+    Packages(PackagesSpec),
+    Link(LinkSpec),
+    Pods(PodsSpec),
+    Manifest(ManifestSpec),
+    Node(NodeSpec),
+    Drain(DrainSpec),
+    Command(CommandStep),
+}
+
+impl Spec {
+    /// The kind as people and step ids name it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "directory",
+            Self::File(_) => "file",
+            Self::Symlink(_) => "symlink",
+            Self::EnvFile(_) => "env_file",
+            Self::Authority(_) => "certificate_authority",
+            Self::ServiceAccountKey(_) => "service_account_key",
+            Self::Certificate(_) => "certificate",
+            Self::Kubeconfig(_) => "kubeconfig",
+            Self::Image(_) => "image",
+            Self::Container(_) => "container",
+            Self::Service(_) => "service",
+            Self::Sysctl(_) => "sysctl",
+            Self::KernelModule(_) => "kernel_module",
+            Self::Packages(_) => "packages",
+            Self::Link(_) => "link",
+            Self::Pods(_) => "pods",
+            Self::Manifest(_) => "manifest",
+            Self::Node(_) => "node",
+            Self::Drain(_) => "drain",
+            Self::Command(_) => "command",
+        }
+    }
+
+    /// What tells the resource apart from others of its kind.
+    #[must_use]
+    pub fn label(&self) -> String {
+        with_resource!(self, resource => resource.label())
+    }
+
+    /// Files whose content a consumer takes in.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        with_resource!(self, resource => resource.paths())
+    }
+
+    /// Ends what runs because of it. See [`Resource::quiesce`].
+    ///
+    /// # Errors
+    /// What the host says.
+    pub async fn quiesce(&self, cx: &Context<'_>) -> ResourceResult<bool> {
+        with_resource!(self, resource => resource.quiesce(cx).await)
+    }
+}
+
+/// Bound on files that we read to compare: larger ones are compared by size and hash of their source.
+pub(crate) const READ_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// Parent directories of `path` that do not exist, outermost first.
+pub(crate) async fn missing_parents(host: &dyn Host, path: &Path) -> ResourceResult<Vec<PathBuf>> {
+    let mut missing = Vec::new();
+    let mut at = path.parent();
+    while let Some(directory) = at {
+        if directory.as_os_str().is_empty() || host.entry(directory).await?.is_some() {
+            break;
+        }
+        missing.push(directory.to_path_buf());
+        at = directory.parent();
+    }
+    missing.reverse();
+    Ok(missing)
+}
+
+/// Creates the missing parents of `path`, owned by root with mode 0755, and notes how to remove them.
+pub(crate) async fn create_parents(
+    host: &dyn Host,
+    path: &Path,
+    receipt: &mut Receipt,
+) -> ResourceResult<()> {
+    for directory in missing_parents(host, path).await? {
+        receipt.push(Undo::RemoveDirectory {
+            path: directory.clone(),
+        });
+        host.create_directory(&directory, crate::host::Attributes::root(0o755)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Packages of the distribution, from the role's payload.
+//!
+//! For each package the payload holds `debs/<name>.list`, which names the `.deb` files of the package and of
+//! everything it needs beyond a minimal system. Nothing comes from a network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
+};
+
+/// Packages that are installed, in whatever version is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PackagesSpec {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Directory of the payload with the `.deb` files.
+    pub directory: PathBuf,
+}
+
+/// Versions by name; `None` for what is not installed.
+#[derive(Debug)]
+pub struct Observed {
+    versions: BTreeMap<String, Option<String>>,
+}
+
+#[async_trait]
+impl Resource for PackagesSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.names.join(" ")
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let mut versions = BTreeMap::new();
+        for name in &self.names {
+            versions.insert(name.clone(), cx.host.package_version(name).await?);
+        }
+        Ok(Observed { versions })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let mut change = Change::new(Action::Create);
+        for (name, version) in &observed.versions {
+            if version.is_none() {
+                change = change.with(name, "not installed", "installed");
+            }
+        }
+        (!change.differences.is_empty()).then_some(change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        let mut files = BTreeSet::new();
+        for (name, version) in &observed.versions {
+            if version.is_none() {
+                files.extend(self.closure(name, cx).await?);
+            }
+        }
+        // What an earlier package has brought along is left as it is: no version of anything is changed.
+        let mut names = Vec::new();
+        let mut missing = Vec::new();
+        for file in files {
+            let path = self.directory.join(file);
+            let (name, _) = cx.host.package_file(&path).await?;
+            if cx.host.package_version(&name).await?.is_none() {
+                names.push(name);
+                missing.push(path);
+            }
+        }
+        receipt.push(Undo::PurgePackages { names });
+        cx.host.install_packages(&missing).await?;
+        for name in &self.names {
+            if cx.host.package_version(name).await?.is_none() {
+                return Err(ResourceError::NotConverged {
+                    what: format!("install {name}: its files were unpacked, yet it is not configured; see `dpkg --audit`"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PackagesSpec {
+    async fn closure(&self, name: &str, cx: &Context<'_>) -> ResourceResult<Vec<String>> {
+        let list = self.directory.join(format!("{name}.list"));
+        let content = cx.host.read(&list, READ_LIMIT).await?.ok_or_else(|| ResourceError::Missing {
+            what: format!(
+                "find package {name}: it is not installed and the role's payload has no {}",
+                list.display()
+            ),
+        })?;
+        let text = String::from_utf8_lossy(&content);
+        Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    }
+}

@@ -1,0 +1,169 @@
+//! The text of a kubeconfig (`v1.Config` of `k8s.io/client-go/tools/clientcmd/api/v1`).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::held::Content;
+use super::{KubeconfigSpec, PkiError};
+use crate::resource::change::Differences;
+
+/// The kubeconfig that people use. Its contexts are those they know.
+const ADMIN: &str = "admin";
+
+/// Name of the only cluster entry.
+const CLUSTER: &str = "default-cluster";
+
+/// A kubeconfig. Has no `Debug`, for it holds a key.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Document {
+    api_version: String,
+    kind: String,
+    clusters: Vec<NamedCluster>,
+    users: Vec<NamedUser>,
+    contexts: Vec<NamedContext>,
+    #[serde(rename = "current-context")]
+    current_context: String,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct NamedCluster {
+    name: String,
+    cluster: Cluster,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cluster {
+    certificate_authority_data: String,
+    server: String,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct NamedUser {
+    name: String,
+    user: User,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct User {
+    client_certificate_data: String,
+    client_key_data: String,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct NamedContext {
+    name: String,
+    context: Context,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct Context {
+    cluster: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    user: String,
+}
+
+impl Document {
+    /// The kubeconfig of `spec` around these PEM files.
+    pub(super) fn new(spec: &KubeconfigSpec, authority: &[u8], certificate: &[u8], key: &[u8]) -> Self {
+        let context = |name: &str, namespace: Option<&str>| NamedContext {
+            name: name.to_owned(),
+            context: Context {
+                cluster: CLUSTER.to_owned(),
+                namespace: namespace.map(str::to_owned),
+                user: spec.user.clone(),
+            },
+        };
+        let contexts = if spec.name == ADMIN {
+            vec![
+                context("default-context", Some("default")),
+                context("system-context", Some("kube-system")),
+            ]
+        } else {
+            vec![context("service-account-context", spec.namespace.as_deref())]
+        };
+        let cluster = Cluster {
+            certificate_authority_data: STANDARD.encode(authority),
+            server: spec.server.clone(),
+        };
+        let user = User {
+            client_certificate_data: STANDARD.encode(certificate),
+            client_key_data: STANDARD.encode(key),
+        };
+        Self {
+            api_version: "v1".to_owned(),
+            kind: "Config".to_owned(),
+            clusters: vec![NamedCluster { name: CLUSTER.to_owned(), cluster }],
+            users: vec![NamedUser { name: spec.user.clone(), user }],
+            current_context: contexts[0].name.clone(),
+            contexts,
+        }
+    }
+
+    /// The file's text.
+    pub(super) fn render(&self) -> Result<String, PkiError> {
+        // The library's error could quote a value.
+        serde_yaml::to_string(self)
+            .map_err(|_| PkiError::Build("the kubeconfig cannot be written as YAML".to_owned()))
+    }
+
+    /// Notes what differs in the file that stands there. Data is named, never shown.
+    pub(super) fn compare(&self, content: &Content, differences: &mut Differences) {
+        let bytes = match content {
+            Content::Missing => return,
+            Content::Unfit(problem) => {
+                return differences.note("content", format!("unreadable: {problem}"), "written anew");
+            }
+            Content::Bytes(bytes) => bytes,
+        };
+        if self.render().is_ok_and(|text| text.as_bytes() == bytes) {
+            return;
+        }
+        let Ok(is) = serde_yaml::from_slice::<Self>(bytes) else {
+            return differences.note("content", "unreadable: it is no kubeconfig", "written anew");
+        };
+        let mut named = false;
+        let mut data = |field: &str, before: Option<&str>, after: Option<&str>| {
+            if before != after {
+                named = true;
+                differences.note(field, "other data", "that of the file it is made of");
+            }
+        };
+        data("certificate authority", is.authority(), self.authority());
+        data("client certificate", is.certificate(), self.certificate());
+        data("client key", is.key(), self.key());
+        if is.server() != self.server() {
+            named = true;
+            let text = |server: Option<&str>| server.unwrap_or_default().to_owned();
+            differences.note("server", text(is.server()), text(self.server()));
+        }
+        if is.users.first().map(|user| &user.name) != self.users.first().map(|user| &user.name) {
+            named = true;
+            let text = |document: &Self| document.users.first().map(|user| user.name.clone());
+            differences.note("user", text(&is).unwrap_or_default(), text(self).unwrap_or_default());
+        }
+        if !named {
+            differences.note("content", "written in another way", "written anew");
+        }
+    }
+
+    fn server(&self) -> Option<&str> {
+        Some(&self.clusters.first()?.cluster.server)
+    }
+
+    fn authority(&self) -> Option<&str> {
+        Some(&self.clusters.first()?.cluster.certificate_authority_data)
+    }
+
+    fn certificate(&self) -> Option<&str> {
+        Some(&self.users.first()?.user.client_certificate_data)
+    }
+
+    fn key(&self) -> Option<&str> {
+        Some(&self.users.first()?.user.client_key_data)
+    }
+}

@@ -1,0 +1,150 @@
+//! Files as they stand, and how they are put and taken away with a way back.
+
+use std::path::{Path, PathBuf};
+
+use super::layout::directory_mode;
+use crate::host::{Attributes, Entry, EntryKind, Host};
+use crate::resource::change::{Differences, octal};
+use crate::resource::file::remember;
+use crate::resource::{Receipt, ResourceResult, Undo, missing_parents};
+
+/// Files of keys and certificates are far smaller.
+const LIMIT: u64 = 64 * 1024;
+
+/// Readable by all: certificates and public keys.
+pub(super) const PUBLIC: Attributes = Attributes::root(0o644);
+
+/// A file, without its content: this may be kept in an observation and printed.
+#[derive(Debug)]
+pub(super) struct Held {
+    path: PathBuf,
+    entry: Option<Entry>,
+}
+
+/// Content of a file. Has no `Debug`, for it may be a key.
+pub(super) enum Content {
+    /// There is no file.
+    Missing,
+    /// There is something that cannot be one of our files, and why.
+    Unfit(String),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+impl Content {
+    /// What `parse` makes of the bytes; `None` where there is no file.
+    pub(super) fn parse<T>(
+        &self,
+        parse: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Option<Result<T, String>> {
+        match self {
+            Self::Missing => None,
+            Self::Unfit(problem) => Some(Err(problem.clone())),
+            Self::Bytes(bytes) => Some(parse(bytes)),
+        }
+    }
+
+    /// The bytes, if there are any.
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Missing | Self::Unfit(_) => None,
+        }
+    }
+}
+
+impl Held {
+    /// What stands at `path`, with its content. Links are followed. Cancel safe.
+    pub(super) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<(Self, Content)> {
+        let held = Self::look(host, path).await?;
+        let content = match held.entry.as_ref().map(|entry| &entry.kind) {
+            None => Content::Missing,
+            Some(EntryKind::File(size)) if *size > LIMIT => {
+                Content::Unfit(format!("it is larger than {LIMIT} bytes"))
+            }
+            Some(EntryKind::File(_) | EntryKind::Symlink(_)) => {
+                match host.read(path, LIMIT).await? {
+                    Some(bytes) => Content::Bytes(bytes),
+                    None => Content::Unfit("it is a link to nowhere".to_owned()),
+                }
+            }
+            Some(EntryKind::Directory | EntryKind::Other) => {
+                Content::Unfit("it is no file".to_owned())
+            }
+        };
+        Ok((held, content))
+    }
+
+    /// What stands at `path`. Cancel safe.
+    pub(super) async fn look(host: &dyn Host, path: &Path) -> ResourceResult<Self> {
+        Ok(Self {
+            path: path.to_path_buf(),
+            entry: host.entry(path).await?,
+        })
+    }
+
+    /// Whether anything stands there.
+    pub(super) fn is_there(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// Notes mode and owner where they differ. The mode of a link says nothing.
+    pub(super) fn compare(&self, differences: &mut Differences, should: Attributes) {
+        let Some(is) = self.attributes() else { return };
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let mode = |attributes: Attributes| format!("{name} {}", octal(attributes.mode & 0o7777));
+        let owner = |attributes: Attributes| format!("{name} {}:{}", attributes.uid, attributes.gid);
+        differences.compare("mode", &mode(is), &mode(should));
+        differences.compare("owner", &owner(is), &owner(should));
+    }
+
+    /// Sets mode and owner where they differ.
+    pub(super) async fn repair(
+        &self,
+        host: &dyn Host,
+        should: Attributes,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        if let Some(is) = self.attributes().filter(|is| *is != should) {
+            receipt.push(Undo::RestoreAttributes {
+                path: self.path.clone(),
+                attributes: is,
+            });
+            host.set_attributes(&self.path, should).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file and whatever directories it lacks.
+    pub(super) async fn put(
+        &self,
+        host: &dyn Host,
+        content: &[u8],
+        attributes: Attributes,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        for directory in missing_parents(host, &self.path).await? {
+            receipt.push(Undo::RemoveDirectory {
+                path: directory.clone(),
+            });
+            let attributes = Attributes::root(directory_mode(&directory));
+            host.create_directory(&directory, attributes).await?;
+        }
+        remember(host, &self.path, self.entry.as_ref(), receipt).await?;
+        Ok(host.write(&self.path, content, attributes).await?)
+    }
+
+    /// Removes the file.
+    pub(super) async fn remove(&self, host: &dyn Host, receipt: &mut Receipt) -> ResourceResult<()> {
+        if self.is_there() {
+            remember(host, &self.path, self.entry.as_ref(), receipt).await?;
+            host.remove(&self.path).await?;
+        }
+        Ok(())
+    }
+
+    fn attributes(&self) -> Option<Attributes> {
+        let entry = self.entry.as_ref()?;
+        matches!(entry.kind, EntryKind::File(_) | EntryKind::Directory).then_some(entry.attributes)
+    }
+}

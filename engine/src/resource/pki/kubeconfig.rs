@@ -1,0 +1,152 @@
+//! Kubeconfigs with everything they need inside.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::document::Document;
+use super::held::{Content, Held};
+use super::{PkiError, authority_paths, certificate_paths, kubeconfig_path, validate};
+use crate::resource::change::Differences;
+use crate::resource::file::PRIVATE;
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+
+/// A kubeconfig: where the API server is, whom to trust and who to be. It is written anew whenever the certificate
+/// or authority it was made of, or anything else in it, is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubeconfigSpec {
+    /// `admin`, `kubelet`, `kube-proxy`, `kube-controller-manager` or `kube-scheduler`.
+    pub name: String,
+    /// URL of the API server.
+    pub server: String,
+    /// Path below `certs` of the client certificate.
+    pub certificate: String,
+    /// Name of the authority that signed the server's certificate.
+    pub authority: String,
+    /// Name of the user entry.
+    pub user: String,
+    /// Namespace of the context; the admin's contexts have their own.
+    pub namespace: Option<String>,
+}
+
+/// A kubeconfig as it stands, and as it should be.
+pub struct Observed {
+    absent: bool,
+    file: Held,
+    content: Content,
+    /// `Err` says what it waits for.
+    should: Result<Document, String>,
+}
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Both contents hold a key.
+        f.debug_struct("Observed").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl KubeconfigSpec {
+    /// Whether the specification can stand.
+    ///
+    /// # Errors
+    /// The field that cannot, and why.
+    pub fn validate(&self) -> Result<(), PkiError> {
+        validate::component("name", &self.name)?;
+        validate::server("server", &self.server)?;
+        validate::path("certificate", &self.certificate)?;
+        validate::component("authority", &self.authority)?;
+        validate::name("user", &self.user)?;
+        self.namespace.as_deref().map_or(Ok(()), |name| validate::component("namespace", name))
+    }
+
+    fn failed(&self, error: PkiError) -> ResourceError {
+        error.at(format!("plan kubeconfig `{}`", self.name))
+    }
+
+    /// The document, made of the files as they are now.
+    async fn document(&self, cx: &Context<'_>) -> ResourceResult<Result<Document, String>> {
+        let paths = certificate_paths(&self.certificate);
+        let authority = authority_paths(&self.authority).certificate;
+        let mut contents = Vec::with_capacity(3);
+        for path in [&authority, &paths.certificate, &paths.key] {
+            match Held::read(cx.host, path).await?.1 {
+                Content::Bytes(bytes) => contents.push(bytes),
+                Content::Missing => return Ok(Err(format!("{} is not there yet", path.display()))),
+                Content::Unfit(problem) => return Ok(Err(format!("{}: {problem}", path.display()))),
+            }
+        }
+        let [authority, certificate, key] = contents.as_slice() else {
+            return Ok(Err("a file is missing".to_owned()));
+        };
+        Ok(Ok(Document::new(self, authority, certificate, key)))
+    }
+}
+
+#[async_trait]
+impl Resource for KubeconfigSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        self.validate().map_err(|error| self.failed(error))?;
+        let (file, content) = Held::read(cx.host, &kubeconfig_path(&self.name)).await?;
+        let should = if cx.absent {
+            Err("it should not be there".to_owned())
+        } else {
+            self.document(cx).await?
+        };
+        Ok(Observed { absent: cx.absent, file, content, should })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        if observed.absent {
+            return observed.file.is_there().then(|| Change::new(Action::Remove));
+        }
+        let mut differences = Differences::default();
+        if !observed.file.is_there() {
+            differences.note("server", "", &self.server);
+            differences.note("user", "", &self.user);
+        }
+        match &observed.should {
+            Err(reason) => differences.note("content", "", format!("known after apply ({reason})")),
+            Ok(should) if observed.file.is_there() => {
+                should.compare(&observed.content, &mut differences);
+            }
+            Ok(_) => {}
+        }
+        if !observed.file.is_there() {
+            return differences.into_change(Action::Create);
+        }
+        observed.file.compare(&mut differences, PRIVATE);
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        if observed.absent {
+            return observed.file.remove(cx.host, receipt).await;
+        }
+        let should = observed.should.as_ref().map_err(|reason| ResourceError::Missing {
+            what: format!("write kubeconfig `{}`: {reason}", self.name),
+        })?;
+        let text = should.render().map_err(|error| self.failed(error))?;
+        if observed.content.bytes() == Some(text.as_bytes()) {
+            return observed.file.repair(cx.host, PRIVATE, receipt).await;
+        }
+        observed.file.put(cx.host, text.as_bytes(), PRIVATE, receipt).await
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![kubeconfig_path(&self.name)]
+    }
+}

@@ -1,0 +1,75 @@
+//! Where keys, certificates and kubeconfigs stand. Names are those that tools and people know from before.
+
+use std::path::{Path, PathBuf};
+
+/// Directory of everything that belongs to the node's Kubernetes configuration.
+pub const BASE: &str = "/etc/pf9/kube.d";
+
+/// Directories below [`BASE`] that only root enters.
+const PRIVATE: [&str; 3] = ["ca", "certs", "kubeconfigs"];
+
+/// Files of an authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityPaths {
+    /// Directory of both.
+    pub directory: PathBuf,
+    /// `ca.crt`.
+    pub certificate: PathBuf,
+    /// `ca.key`; on a worker it is not there.
+    pub key: PathBuf,
+}
+
+/// Files of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificatePaths {
+    /// Directory of all three.
+    pub directory: PathBuf,
+    /// `request.crt`.
+    pub certificate: PathBuf,
+    /// `request.key`.
+    pub key: PathBuf,
+    /// `ca.crt`, the roots that its peers are verified against.
+    pub trust: PathBuf,
+}
+
+/// Files of the authority of this name.
+#[must_use]
+pub fn authority_paths(name: &str) -> AuthorityPaths {
+    let directory = Path::new(BASE).join("ca").join(name);
+    AuthorityPaths {
+        certificate: directory.join("ca.crt"),
+        key: directory.join("ca.key"),
+        directory,
+    }
+}
+
+/// Files of the certificate at this path below `certs`, for example `etcd/peer`.
+#[must_use]
+pub fn certificate_paths(path: &str) -> CertificatePaths {
+    let directory = Path::new(BASE).join("certs").join(path);
+    CertificatePaths {
+        certificate: directory.join("request.crt"),
+        key: directory.join("request.key"),
+        trust: directory.join("ca.crt"),
+        directory,
+    }
+}
+
+/// Private and public key that sign and verify service-account tokens.
+#[must_use]
+pub fn service_account_paths() -> (PathBuf, PathBuf) {
+    let directory = Path::new(BASE).join("certs/apiserver");
+    (directory.join("svcacct.key"), directory.join("svcacct.pub"))
+}
+
+/// The kubeconfig of this name.
+#[must_use]
+pub fn kubeconfig_path(name: &str) -> PathBuf {
+    Path::new(BASE).join("kubeconfigs").join(format!("{name}.yaml"))
+}
+
+/// Mode of a directory that has to be created on the way to one of our files.
+pub(super) fn directory_mode(directory: &Path) -> u32 {
+    let private = PRIVATE.iter().any(|name| directory.starts_with(Path::new(BASE).join(name)));
+    if private { 0o700 } else { 0o755 }
+}

@@ -1,0 +1,166 @@
+//! Why a certificate has to be issued again. Values in, values out.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use super::facts::{Certificate, show};
+use super::held::Content;
+use super::{Authority, CertificateSpec, issue, key};
+use crate::resource::change::Differences;
+
+/// What was read of a certificate, its key and its authority, at one time. Holds no key.
+#[derive(Debug)]
+pub(super) struct Reading {
+    now: SystemTime,
+    /// `None` where there is no file; `Err` says what is wrong with it.
+    leaf: Option<Result<Certificate, String>>,
+    /// Public half of the key.
+    public_key: Option<Result<Vec<u8>, String>>,
+    /// `ca.crt` beside the certificate.
+    trust: Option<Vec<u8>>,
+    signer: Option<Signer>,
+}
+
+/// The authority that should have signed it.
+#[derive(Debug)]
+struct Signer {
+    certificate: Certificate,
+    pem: Vec<u8>,
+    /// Whether it did sign it.
+    signed: bool,
+}
+
+impl Reading {
+    /// Nothing is there.
+    pub(super) fn nothing(now: SystemTime) -> Self {
+        Self { now, leaf: None, public_key: None, trust: None, signer: None }
+    }
+
+    pub(super) fn of(
+        now: SystemTime,
+        certificate: &Content,
+        key: &Content,
+        trust: &Content,
+        authority: Option<&Authority>,
+    ) -> Self {
+        let leaf = certificate.parse(|pem| Certificate::parse("", pem));
+        let signer = authority.map(|authority| Signer {
+            certificate: authority.certificate().clone(),
+            pem: authority.pem().to_vec(),
+            signed: matches!(&leaf, Some(Ok(leaf)) if leaf.is_signed_by(authority.certificate())),
+        });
+        Self {
+            now,
+            leaf,
+            public_key: key.parse(|pem| key::parse(pem).map(|pair| key::public(&pair))),
+            trust: trust.bytes().map(<[u8]>::to_vec),
+            signer,
+        }
+    }
+
+    /// Whether `ca.crt` is the certificate of this authority.
+    pub(super) fn trusts(&self, authority: &Authority) -> bool {
+        self.trust.as_deref() == Some(authority.pem())
+    }
+
+    /// What is wrong with `ca.crt`, if anything. Without an authority nobody can tell.
+    pub(super) fn trust_problem(&self) -> Option<&'static str> {
+        let signer = self.signer.as_ref()?;
+        match &self.trust {
+            None => Some("missing"),
+            Some(trust) if *trust != signer.pem => Some("another certificate"),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Notes every reason to issue the certificate again.
+pub(super) fn reissue(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
+    let leaf = match &reading.leaf {
+        Some(Ok(leaf)) => Some(leaf),
+        Some(Err(problem)) => {
+            reasons.note("certificate", format!("unreadable: {problem}"), "issued again");
+            None
+        }
+        None => {
+            reasons.note("certificate", "missing", "issued again");
+            None
+        }
+    };
+    match (&reading.public_key, leaf) {
+        (None, _) => reasons.note("key", "missing", "a new key"),
+        (Some(Err(problem)), _) => {
+            reasons.note("key", format!("unreadable: {problem}"), "a new key");
+        }
+        (Some(Ok(public)), Some(leaf)) if *public != leaf.public_key => {
+            reasons.note("key", "does not match the certificate", "a new key");
+        }
+        _ => {}
+    }
+    let Some(leaf) = leaf else { return };
+    compare(spec, leaf, reasons);
+    authority(spec, leaf, reading, reasons);
+    validity(spec, leaf, reading, reasons);
+}
+
+fn compare(spec: &CertificateSpec, leaf: &Certificate, reasons: &mut Differences) {
+    let is = &leaf.facts;
+    let (names, addresses) = spec.alternative_names();
+    reasons.compare("common name", &is.common_name, &spec.common_name);
+    reasons.compare("organizations", &is.organizations.join(", "), &spec.organizations.join(", "));
+    reasons.compare("names", &list(&is.names), &list(&names));
+    reasons.compare("addresses", &list(&is.addresses), &list(&addresses));
+    reasons.compare("usage", &is.usage, &spec.usage.to_string());
+}
+
+fn authority(
+    spec: &CertificateSpec,
+    leaf: &Certificate,
+    reading: &Reading,
+    reasons: &mut Differences,
+) {
+    let issuer = &leaf.facts.issuer;
+    let name = &spec.authority;
+    match &reading.signer {
+        Some(signer) if signer.signed => {}
+        Some(signer) => {
+            let subject = &signer.certificate.facts.subject;
+            let before = if issuer == subject {
+                format!("{issuer}, but its signature does not verify")
+            } else {
+                issuer.clone()
+            };
+            reasons.note("authority", before, format!("`{name}` ({subject})"));
+        }
+        None => reasons.note("authority", issuer, format!("`{name}`, which is not there yet")),
+    }
+}
+
+fn validity(
+    spec: &CertificateSpec,
+    leaf: &Certificate,
+    reading: &Reading,
+    reasons: &mut Differences,
+) {
+    let (now, is) = (reading.now, &leaf.facts);
+    let after = format!("{} days from now", spec.days);
+    let ends = show(is.not_after);
+    // Near the end of its authority a new certificate would end no later: issuing it would restart its users
+    // for nothing, again and again.
+    let gains = reading.signer.as_ref().is_none_or(|signer| {
+        issue::end(spec, signer.certificate.facts.not_after, now) > is.not_after
+    });
+    if now >= is.not_after {
+        reasons.note("valid until", format!("{ends}, which is over"), after);
+    } else if now >= is.renew_at() && gains {
+        reasons.note("valid until", format!("past two thirds of its life, ends {ends}"), after);
+    } else if now < is.not_before {
+        let begins = show(is.not_before);
+        reasons.note("valid from", format!("{begins}, which is still to come"), "now");
+    }
+}
+
+/// Values with commas between them, in order.
+pub(super) fn list<T: ToString>(values: &BTreeSet<T>) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

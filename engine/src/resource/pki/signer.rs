@@ -1,0 +1,142 @@
+//! An authority that was read from its files, and what it can do: verify, and sign if its key is there.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use rcgen::{Issuer, KeyPair};
+use rustls_pki_types::CertificateDer;
+
+use super::facts::{Certificate, show};
+use super::held::{Content, Held};
+use super::{CertificateFacts, CertificateSpec, Issued, PkiError, authority_paths, issue, key};
+use crate::host::Host;
+use crate::resource::ResourceResult;
+
+/// An authority. Without a key it verifies and does not sign.
+pub struct Authority {
+    name: String,
+    pem: Vec<u8>,
+    certificate: Certificate,
+    key: Option<KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("name", &self.name)
+            .field("facts", self.facts())
+            .field("can_sign", &self.can_sign())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// The authority of this name; `None` while it has no certificate. Cancel safe.
+    ///
+    /// # Errors
+    /// Its files are there and cannot be used: it is precious, so that is for a person to solve.
+    pub async fn read(host: &dyn Host, name: &str) -> ResourceResult<Option<Self>> {
+        let paths = authority_paths(name);
+        let (_, certificate) = Held::read(host, &paths.certificate).await?;
+        let (_, key) = Held::read(host, &paths.key).await?;
+        Self::from_contents(name, &certificate, &key)
+            .map_err(|error| error.at(format!("read authority `{name}`")))
+    }
+
+    pub(super) fn from_contents(
+        name: &str,
+        certificate: &Content,
+        key: &Content,
+    ) -> Result<Option<Self>, PkiError> {
+        let paths = authority_paths(name);
+        let key = Self::parse_key(name, key)?;
+        let precious = |path: &Path, problem: &str| precious(name, path, problem);
+        let parse = |pem: &[u8]| Certificate::parse(&paths.certificate, pem);
+        let parsed = certificate.parse(parse).transpose();
+        let Some(parsed) = parsed.map_err(|problem| precious(&paths.certificate, &problem))? else {
+            return Ok(None);
+        };
+        if !parsed.is_authority() {
+            return Err(precious(&paths.certificate, "its certificate may not sign others"));
+        }
+        if key.as_ref().is_some_and(|pair| key::public(pair) != parsed.public_key) {
+            return Err(precious(&paths.key, "its key is not that of the certificate beside it"));
+        }
+        Ok(Some(Self {
+            name: name.to_owned(),
+            pem: certificate.bytes().unwrap_or_default().to_vec(),
+            certificate: parsed,
+            key,
+        }))
+    }
+
+    pub(super) fn parse_key(name: &str, key: &Content) -> Result<Option<KeyPair>, PkiError> {
+        let parsed = key.parse(key::parse).transpose();
+        parsed.map_err(|problem| precious(name, &authority_paths(name).key, &problem))
+    }
+
+    /// What its certificate says.
+    #[must_use]
+    pub fn facts(&self) -> &CertificateFacts {
+        &self.certificate.facts
+    }
+
+    /// Whether its key is there.
+    #[must_use]
+    pub fn can_sign(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Its certificate file, for those who trust it.
+    #[must_use]
+    pub fn pem(&self) -> &[u8] {
+        &self.pem
+    }
+
+    pub(super) fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// A new certificate with a new key.
+    ///
+    /// # Errors
+    /// The specification cannot stand, the key is not there, or `now` is outside the authority's validity: what
+    /// would be signed then is valid nowhere, and a clock that far off is set right first.
+    pub fn issue(&self, spec: &CertificateSpec, now: SystemTime) -> Result<Issued, PkiError> {
+        let facts = self.facts();
+        let key =
+            self.key.as_ref().ok_or_else(|| PkiError::NoKey { authority: self.name.clone() })?;
+        if now < facts.not_before || now >= facts.not_after {
+            return Err(PkiError::OutsideValidity {
+                authority: self.name.clone(),
+                now: show(now),
+                from: show(facts.not_before),
+                until: show(facts.not_after),
+            });
+        }
+        let der = CertificateDer::from(self.certificate.der.as_slice());
+        let issuer = Issuer::from_ca_cert_der(&der, key)?;
+        let issued = issue::signed(spec, &issuer, facts.not_after, now)?;
+        // rcgen writes the authority's name anew and knows only one part of each kind. An imported authority may
+        // have a name that does not survive that, and its certificates would verify nowhere.
+        let check = Certificate::parse(&spec.path, issued.certificate.as_bytes());
+        if !check.is_ok_and(|leaf| leaf.is_signed_by(&self.certificate)) {
+            return Err(PkiError::Build(format!(
+                "authority `{}` ({}) has a name or key that this program cannot sign with",
+                self.name, facts.subject,
+            )));
+        }
+        Ok(issued)
+    }
+}
+
+fn precious(name: &str, path: &Path, problem: &str) -> PkiError {
+    PkiError::Precious {
+        problem: format!("{}: {problem}", path.display()),
+        help: format!(
+            "nothing was changed. Put the right file back from a backup or another master; if it is lost, \
+             move {} away: a new authority is made then and everything it signed is issued again",
+            authority_paths(name).directory.display()
+        ),
+    }
+}

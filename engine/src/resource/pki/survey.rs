@@ -1,0 +1,99 @@
+//! All certificates below a directory, for status and for people.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use super::CertificateFacts;
+use super::facts::Certificate;
+use super::held::{Content, Held};
+use crate::host::{EntryKind, Host};
+use crate::resource::ResourceResult;
+
+/// Directories that are entered below the first.
+const DEPTH: usize = 4;
+
+/// Certificate files that are read.
+const FILES: usize = 200;
+
+/// Directory entries that are looked at.
+const ENTRIES: usize = 2_000;
+
+/// What was found. A check that holds only for what could be read says so: it looks at all three.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Every certificate, in order of path; a file may hold several.
+    pub certificates: Vec<CertificateFacts>,
+    /// Files that should hold a certificate and do not, and why.
+    pub unreadable: Vec<(PathBuf, String)>,
+    /// Whether a bound (depth 4, 200 files, 2000 entries) kept something from being read.
+    pub cut_short: bool,
+}
+
+/// The certificates in files that end in `.crt` or `.pem` below `directory`. Keys in `.pem` files are passed over,
+/// and links are not entered. Cancel safe.
+///
+/// # Errors
+/// What the host says.
+pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResult<Survey> {
+    let mut survey = Survey::default();
+    let mut waiting = VecDeque::from([(directory.to_path_buf(), 0)]);
+    let (mut files, mut entries) = (0, 0);
+    while let Some((directory, depth)) = waiting.pop_front() {
+        for name in host.list(&directory).await? {
+            entries += 1;
+            if entries > ENTRIES {
+                survey.cut_short = true;
+                return Ok(survey.sorted());
+            }
+            let path = directory.join(&name);
+            let Some(entry) = host.entry(&path).await? else { continue };
+            match entry.kind {
+                EntryKind::Directory if depth < DEPTH => waiting.push_back((path, depth + 1)),
+                EntryKind::Directory => survey.cut_short = true,
+                EntryKind::File(_) | EntryKind::Symlink(_) if is_candidate(&path) => {
+                    files += 1;
+                    if files > FILES {
+                        survey.cut_short = true;
+                        return Ok(survey.sorted());
+                    }
+                    let (_, content) = Held::read(host, &path).await?;
+                    survey.add(&path, &content);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(survey.sorted())
+}
+
+fn is_candidate(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "crt" || extension == "pem")
+}
+
+impl Survey {
+    fn add(&mut self, path: &Path, content: &Content) {
+        let bytes = match content {
+            Content::Missing => return,
+            Content::Unfit(problem) => return self.unreadable.push((path.into(), problem.clone())),
+            Content::Bytes(bytes) => bytes,
+        };
+        let mut found = false;
+        for certificate in Certificate::parse_all(path, bytes) {
+            found = true;
+            match certificate {
+                Ok(certificate) => self.certificates.push(certificate.facts),
+                Err(problem) => self.unreadable.push((path.into(), problem)),
+            }
+        }
+        if !found && path.extension().is_some_and(|extension| extension == "crt") {
+            self.unreadable.push((path.into(), "it holds no certificate in PEM".to_owned()));
+        }
+    }
+
+    /// Stable for files with several certificates: their order is that of the file.
+    fn sorted(mut self) -> Self {
+        self.certificates.sort_by(|one, other| one.path.cmp(&other.path));
+        self.unreadable.sort();
+        self
+    }
+}

@@ -1,0 +1,74 @@
+//! Certificates and time.
+
+use super::*;
+use crate::host::Clock as _;
+use crate::resource::pki::facts::Certificate;
+
+fn end(host: &FakeHost, path: &str) -> std::time::SystemTime {
+    let certificate = Certificate::parse(path, text(host, path).as_bytes()).expect("it parses");
+    certificate.facts.not_after
+}
+
+#[tokio::test]
+async fn it_is_renewed_past_two_thirds_of_its_life() {
+    let host = with_certificate().await;
+    advance(&host, DAY * 60 - Duration::from_secs(600));
+    assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
+    advance(&host, Duration::from_secs(600));
+    assert_eq!(
+        reasons(&host, &apiserver()).await,
+        ["valid until: past two thirds of its life, ends 2026-04-01T00:00:00Z → 90 days from now"]
+    );
+    apply(&host, &apiserver()).await;
+    assert_eq!(apply(&host, &apiserver()).await, None);
+}
+
+#[tokio::test]
+async fn an_expired_one_is_issued_again() {
+    let host = with_certificate().await;
+    advance(&host, DAY * 91);
+    assert_eq!(
+        reasons(&host, &apiserver()).await,
+        ["valid until: 2026-04-01T00:00:00Z, which is over → 90 days from now"]
+    );
+    apply(&host, &apiserver()).await;
+    assert_eq!(apply(&host, &apiserver()).await, None);
+}
+
+/// A certificate cannot outlive its authority, and is not issued again and again on the way there.
+#[tokio::test]
+async fn near_the_end_of_the_authority_nothing_is_renewed_in_vain() {
+    let host = with_authority().await;
+    let authority_end = end(&host, CA);
+    advance(&host, DAY * 3650);
+    apply(&host, &apiserver()).await;
+    assert_eq!(end(&host, CRT), authority_end);
+    while host.now() + Duration::from_secs(3600) < authority_end {
+        assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
+        advance(&host, Duration::from_secs(3600));
+    }
+    advance(&host, DAY);
+    let error = failure(&host, &apiserver()).await;
+    assert!(error.contains("issue certificate `apiserver`: the clock says 2036-01-01T"), "{error}");
+    assert!(error.contains("authority `cluster` is valid from 2025-12-31T23:55:00Z until"), "{error}");
+}
+
+/// A host that starts without a clock is in 1970 until it hears the time. Nothing is issued then.
+#[tokio::test]
+async fn a_clock_that_is_far_behind_issues_nothing() {
+    let later = FakeHost::new();
+    advance(&later, DAY * 365);
+    apply(&later, &cluster()).await;
+    apply(&later, &apiserver()).await;
+    let host = FakeHost::new();
+    for path in [CA, CA_KEY, CRT, KEY, TRUST] {
+        let mode = if path.ends_with("key") { 0o600 } else { 0o644 };
+        put(&host, path, &text(&later, path), mode);
+    }
+    assert_eq!(
+        reasons(&host, &apiserver()).await,
+        ["valid from: 2026-12-31T23:55:00Z, which is still to come → now"]
+    );
+    assert!(failure(&host, &apiserver()).await.contains("the clock says 2026-01-01T00:00:"));
+    assert_eq!(text(&host, CRT), text(&later, CRT));
+}

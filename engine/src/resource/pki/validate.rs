@@ -1,0 +1,92 @@
+//! Refuses specifications that cannot stand, before anything is made of them.
+//!
+//! Paths and names come from scripts and parameters; none of them may lead out of its directory or into a
+//! neighbouring field of a certificate.
+
+use super::PkiError;
+
+/// Deepest certificate path, for example `kubelet/server`.
+const DEPTH: usize = 3;
+
+/// Longest name. RFC 5280 says 64 for a common name, but `system:node:` and a node name may be longer, and
+/// neither Go nor OpenSSL minds when they read it.
+const LONGEST_NAME: usize = 255;
+
+/// Longest validity.
+const MOST_YEARS: u32 = 100;
+
+/// One component of a path: lower-case letters, digits, `-`, `_` and dots, but not at its start.
+pub(super) fn component(field: &'static str, value: &str) -> Result<(), PkiError> {
+    let fits = !value.is_empty()
+        && value.len() <= 63
+        && !value.starts_with('.')
+        && value.bytes().all(|b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
+        });
+    check(fits, field, value, "use lower-case letters, digits, `-` and `_`")
+}
+
+/// A path of a certificate below `certs`.
+pub(super) fn path(field: &'static str, value: &str) -> Result<(), PkiError> {
+    let depth = value.split('/').count();
+    check(depth <= DEPTH, field, value, "it is deeper than three directories")?;
+    value.split('/').try_for_each(|part| component(field, part))
+}
+
+/// A name of a subject.
+pub(super) fn name(field: &'static str, value: &str) -> Result<(), PkiError> {
+    let fits = !value.trim().is_empty()
+        && value.len() <= LONGEST_NAME
+        && !value.chars().any(char::is_control);
+    check(fits, field, value, "it is empty, longer than 255 bytes, or holds control characters")
+}
+
+/// A DNS name, with `*` as its first label if need be.
+pub(super) fn dns_name(field: &'static str, value: &str) -> Result<(), PkiError> {
+    let rest = value.strip_prefix("*.").unwrap_or(value);
+    let fits = value.len() <= 253
+        && rest.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        });
+    check(fits, field, value, "it is no DNS name")
+}
+
+/// A length of validity in days.
+pub(super) fn days(field: &'static str, value: u32) -> Result<(), PkiError> {
+    let fits = (1..=MOST_YEARS * 365).contains(&value);
+    check(fits, field, &value.to_string(), "use at least one day and at most 100 years")
+}
+
+/// A length of validity in years.
+pub(super) fn years(field: &'static str, value: u32) -> Result<(), PkiError> {
+    let fits = (1..=MOST_YEARS).contains(&value);
+    check(fits, field, &value.to_string(), "use at least one and at most 100 years")
+}
+
+/// The URL of an API server.
+pub(super) fn server(field: &'static str, value: &str) -> Result<(), PkiError> {
+    let fits = value.strip_prefix("https://").is_some_and(|rest| !rest.is_empty())
+        && value.len() <= 512
+        && !value.chars().any(|c| c.is_control() || c.is_whitespace());
+    check(fits, field, value, "it is no https URL")
+}
+
+/// An error unless `fits`.
+pub(super) fn check(
+    fits: bool,
+    field: &'static str,
+    value: &str,
+    problem: &'static str,
+) -> Result<(), PkiError> {
+    if fits {
+        return Ok(());
+    }
+    Err(PkiError::Invalid {
+        field,
+        value: value.escape_default().take(300).collect(),
+        problem,
+    })
+}

@@ -1,0 +1,83 @@
+//! The containers that a kubelet started on this host.
+//!
+//! Stopping kubelet leaves them running, on purpose: an upgrade of kubelet must not touch workloads. When the
+//! node is stopped, they have to be ended by the one who ends kubelet.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use crate::host::ContainerState;
+
+/// Label that dockershim puts on every container and sandbox of a pod.
+const POD_LABEL: &str = "io.kubernetes.pod.uid";
+/// Label that tells a sandbox (`podsandbox`) from a container (`container`).
+const TYPE_LABEL: &str = "io.kubernetes.docker.type";
+
+/// All containers of pods. They can only be made absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodsSpec {
+    /// How long each may take to end before it is killed.
+    pub grace_seconds: u64,
+}
+
+#[async_trait]
+impl Resource for PodsSpec {
+    type Observed = (Vec<ContainerState>, bool);
+
+    fn label(&self) -> String {
+        "all".to_owned()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        let containers = match cx.host.container_engine().await {
+            Ok(_) => {
+                let labels = BTreeMap::from([(POD_LABEL.to_owned(), String::new())]);
+                cx.host.containers(&labels).await?
+            }
+            Err(_) => Vec::new(),
+        };
+        Ok((containers, cx.absent))
+    }
+
+    fn diff(&self, (containers, absent): &Self::Observed) -> Option<Change> {
+        (*absent && !containers.is_empty()).then(|| {
+            Change::new(Action::Remove).with("containers", containers.len(), 0)
+        })
+    }
+
+    async fn converge(
+        &self,
+        (containers, absent): &Self::Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        _receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        if !absent {
+            return Err(ResourceError::NotConverged {
+                what: "start pods: kubelet does that".to_owned(),
+            });
+        }
+        // Containers first, then the sandboxes whose network they share.
+        let grace = Duration::from_secs(self.grace_seconds);
+        for sandboxes in [false, true] {
+            let is_sandbox =
+                |c: &&ContainerState| c.labels.get(TYPE_LABEL).is_some_and(|t| t == "podsandbox");
+            let ends = containers
+                .iter()
+                .filter(|c| is_sandbox(c) == sandboxes)
+                .map(|container| end(cx, &container.name, grace));
+            futures::future::try_join_all(ends).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn end(cx: &Context<'_>, name: &str, grace: Duration) -> ResourceResult<()> {
+    cx.host.stop_container(name, grace).await?;
+    cx.host.remove_container(name).await?;
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! A unit of the service manager that runs, or does not, with the configuration that stands on disk.
+//!
+//! Which configuration a running unit has taken in is kept in a small stamp beside the engine's state, under
+//! the unit's invocation id. Without a stamp for the present run (somebody else started the unit), the times
+//! decide: configuration written after the start has not been taken in.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::change::Differences;
+use super::file::PRIVATE;
+use super::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    create_parents, inputs,
+};
+use crate::host::{Host, UnitState};
+
+/// Where stamps are kept.
+const STAMPS: &str = "/var/opt/pf9/nodelet/services";
+
+/// A unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Unit name with its suffix, for example `docker.service`.
+    pub unit: String,
+    /// Whether it should run.
+    pub started: bool,
+    /// Whether it should start at boot; `None` leaves that alone.
+    pub enabled: Option<bool>,
+    /// Files whose change needs a restart.
+    pub restart_inputs: Vec<PathBuf>,
+    /// Files whose change needs a reload.
+    pub reload_inputs: Vec<PathBuf>,
+}
+
+/// What a run of a unit has taken in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    invocation: String,
+    restart: String,
+    reload: String,
+}
+
+/// A unit as it stands.
+#[derive(Debug)]
+pub struct Observed {
+    unit: UnitState,
+    stamp: Option<Stamp>,
+    restart: String,
+    reload: String,
+    /// Newest change of the inputs, for a unit that somebody else started.
+    restart_changed: Option<SystemTime>,
+    reload_changed: Option<SystemTime>,
+    now: SystemTime,
+}
+
+#[async_trait]
+impl Resource for ServiceSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.unit.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let stamp = cx.host.read(&self.stamp_path(), READ_LIMIT).await?;
+        Ok(Observed {
+            unit: cx.host.unit(&self.unit).await?,
+            // An unreadable stamp is no stamp: the times decide.
+            stamp: stamp.and_then(|json| serde_json::from_slice(&json).ok()),
+            restart: inputs::digest(cx.host, &self.restart_inputs).await?,
+            reload: inputs::digest(cx.host, &self.reload_inputs).await?,
+            restart_changed: newest(cx.host, &self.restart_inputs).await?,
+            reload_changed: newest(cx.host, &self.reload_inputs).await?,
+            now: cx.host.now(),
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let unit = &observed.unit;
+        let mut differences = Differences::default();
+        if let Some(enabled) = self.enabled
+            && (unit.loaded || enabled)
+            && unit.enabled != enabled
+        {
+            differences.note("at boot", at_boot(unit.enabled), at_boot(enabled));
+        }
+        if !self.started {
+            if unit.is_active() || unit.active == "activating" {
+                differences.note("state", &unit.active, "inactive");
+            }
+            return differences.into_change(Action::Remove);
+        }
+        let mut action = Action::Change;
+        if !unit.is_active() {
+            differences.note("state", &unit.active, "active");
+            action = Action::Create;
+        } else if observed.outdated(|s| &s.restart, &observed.restart, observed.restart_changed) {
+            differences.note("configuration", "changed since it started", "taken in");
+            action = Action::Restart;
+        } else if unit.stale {
+            differences.note("unit file", "changed since it started", "taken in");
+            action = Action::Restart;
+        } else if observed.outdated(|s| &s.reload, &observed.reload, observed.reload_changed) {
+            differences.note("configuration", "changed since it was loaded", "taken in");
+            action = Action::Reload;
+        }
+        differences.into_change(action)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        let name = || self.unit.clone();
+        if let Some(enabled) = self.enabled
+            && observed.unit.enabled != enabled
+        {
+            receipt.push(Undo::SetUnitEnabled {
+                name: name(),
+                enabled: observed.unit.enabled,
+            });
+            cx.host.set_unit_enabled(&self.unit, enabled).await?;
+        }
+        match change.action {
+            Action::Remove => {
+                if observed.unit.is_active() {
+                    receipt.push(Undo::StartUnit { name: name() });
+                }
+                cx.host.stop_unit(&self.unit).await?;
+                return Ok(());
+            }
+            Action::Create => {
+                receipt.push(Undo::StopUnit { name: name() });
+                // A unit that ran into its start limit refuses every start until it is forgiven.
+                cx.host.reset_failed_unit(&self.unit).await?;
+                cx.host.start_unit(&self.unit).await?;
+            }
+            Action::Restart => {
+                receipt.push(Undo::RestartUnit { name: name() });
+                cx.host.reset_failed_unit(&self.unit).await?;
+                cx.host.restart_unit(&self.unit).await?;
+            }
+            Action::Reload => {
+                receipt.push(Undo::RestartUnit { name: name() });
+                cx.host.reload_unit(&self.unit).await?;
+            }
+            Action::Change | Action::Run => {}
+        }
+        let unit = cx.host.unit(&self.unit).await?;
+        if !unit.is_active() {
+            return Err(ResourceError::NotConverged {
+                what: format!(
+                    "start {}: it is {} ({}); see `journalctl -u {}`: {}",
+                    self.unit,
+                    unit.active,
+                    unit.sub,
+                    self.unit,
+                    cx.host.unit_log(&self.unit, 3).await.unwrap_or_default().trim().replace('\n', "; "),
+                ),
+            });
+        }
+        self.write_stamp(&unit, observed, cx.host, receipt).await
+    }
+
+    async fn quiesce(&self, cx: &Context<'_>) -> ResourceResult<bool> {
+        let unit = cx.host.unit(&self.unit).await?;
+        let runs = self.started && (unit.is_active() || unit.active == "activating");
+        if runs {
+            cx.host.stop_unit(&self.unit).await?;
+        }
+        Ok(runs)
+    }
+}
+
+impl ServiceSpec {
+    fn stamp_path(&self) -> PathBuf {
+        PathBuf::from(STAMPS).join(format!("{}.json", self.unit))
+    }
+
+    async fn write_stamp(
+        &self,
+        unit: &UnitState,
+        observed: &Observed,
+        host: &dyn Host,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
+        let stamp = Stamp {
+            invocation: unit.invocation.clone(),
+            restart: observed.restart.clone(),
+            reload: observed.reload.clone(),
+        };
+        let json = serde_json::to_vec(&stamp).map_err(|source| ResourceError::NotConverged {
+            what: format!("write down what {} has taken in: {source}", self.unit),
+        })?;
+        create_parents(host, &self.stamp_path(), receipt).await?;
+        receipt.push(Undo::RemoveFile {
+            path: self.stamp_path(),
+        });
+        host.write(&self.stamp_path(), &json, PRIVATE).await?;
+        Ok(())
+    }
+}
+
+impl Observed {
+    /// Whether the present run has not taken in what stands on disk.
+    fn outdated(
+        &self,
+        part: impl Fn(&Stamp) -> &String,
+        digest: &str,
+        changed: Option<SystemTime>,
+    ) -> bool {
+        match &self.stamp {
+            Some(stamp) if stamp.invocation == self.unit.invocation => part(stamp) != digest,
+            _ => match (changed, self.unit.active_since) {
+                // A file from the future says nothing: the clock was wrong when it was written.
+                (Some(changed), Some(since)) => {
+                    changed > since + TOLERANCE && changed <= self.now + TOLERANCE
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+/// File times and unit times come from clocks of different grain.
+const TOLERANCE: Duration = Duration::from_millis(20);
+
+async fn newest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<Option<SystemTime>> {
+    let mut newest = None;
+    for path in paths {
+        if let Some(entry) = host.entry(path).await? {
+            newest = newest.max(Some(entry.modified));
+        }
+    }
+    Ok(newest)
+}
+
+fn at_boot(enabled: bool) -> &'static str {
+    if enabled { "starts" } else { "does not start" }
+}

@@ -1,0 +1,265 @@
+//! Receipts: what converge did, as the small inverse operations that take it back.
+//!
+//! An undo needs nothing but a host: no script, no plan. That is what lets a failed phase be reverted at
+//! once, and a role be removed years after the script that made it is gone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ResourceError, ResourceResult};
+use crate::host::{Attributes, ClusterAccess, ContainerConfig, Host};
+
+/// What a converge did, in the order in which it did it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The inverses; they are carried out from the last to the first.
+    pub undos: Vec<Undo>,
+}
+
+impl Receipt {
+    /// Notes an inverse, before its effect.
+    pub fn push(&mut self, undo: Undo) {
+        self.undos.push(undo);
+    }
+
+    /// Takes everything back, from the last to the first. Errors are collected; none keeps the rest from being
+    /// tried.
+    pub async fn revert(&self, host: &dyn Host) -> Vec<ResourceError> {
+        let mut errors = Vec::new();
+        for undo in self.undos.iter().rev() {
+            if let Err(error) = undo.carry_out(host).await {
+                errors.push(error);
+            }
+        }
+        errors
+    }
+}
+
+/// One inverse operation. Each is idempotent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "undo", rename_all = "snake_case")]
+pub enum Undo {
+    /// A file or link was created.
+    RemoveFile {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A file was replaced or removed.
+    RestoreFile {
+        /// Its path.
+        path: PathBuf,
+        /// What it held. Never printed.
+        content: Kept,
+        /// Permission bits and owner.
+        attributes: Attributes,
+    },
+    /// A link was replaced or removed.
+    RestoreSymlink {
+        /// Its path.
+        path: PathBuf,
+        /// What it pointed to.
+        target: String,
+    },
+    /// A directory was created. It is removed only if nothing else is left in it.
+    RemoveDirectory {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A directory was created whose content is ours whole.
+    RemoveTree {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Permission bits or owner were changed.
+    RestoreAttributes {
+        /// The path.
+        path: PathBuf,
+        /// As they were.
+        attributes: Attributes,
+    },
+    /// A container was created.
+    RemoveContainer {
+        /// Its name.
+        name: String,
+    },
+    /// A container was removed or replaced.
+    RecreateContainer {
+        /// As it was.
+        config: Box<ContainerConfig>,
+        /// Whether it ran.
+        running: bool,
+    },
+    /// A container was started.
+    StopContainer {
+        /// Its name.
+        name: String,
+    },
+    /// An image was loaded.
+    RemoveImage {
+        /// Its reference.
+        reference: String,
+    },
+    /// A unit was started.
+    StopUnit {
+        /// Its name.
+        name: String,
+    },
+    /// A unit was stopped.
+    StartUnit {
+        /// Its name.
+        name: String,
+    },
+    /// A unit took new configuration, which has been taken back by now.
+    RestartUnit {
+        /// Its name.
+        name: String,
+    },
+    /// A unit was enabled or disabled.
+    SetUnitEnabled {
+        /// Its name.
+        name: String,
+        /// As it was.
+        enabled: bool,
+    },
+    /// Unit files changed.
+    ReloadUnits,
+    /// A kernel setting was changed.
+    SetSysctl {
+        /// Its key.
+        key: String,
+        /// As it was.
+        value: String,
+    },
+    /// A module was loaded.
+    UnloadModule {
+        /// Its name.
+        name: String,
+    },
+    /// Packages were installed.
+    PurgePackages {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// An object was applied that was not there.
+    DeleteObject {
+        /// How to reach the cluster.
+        access: ClusterAccess,
+        /// Enough of it to find it: apiVersion, kind, metadata.
+        object: serde_json::Value,
+    },
+    /// A node object was changed; the patch sets it back.
+    PatchNode {
+        /// How to reach the cluster.
+        access: ClusterAccess,
+        /// The node.
+        node: String,
+        /// JSON merge patch.
+        patch: serde_json::Value,
+    },
+}
+
+/// Previous content of a file. `Debug` shows its size alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Kept(pub Vec<u8>);
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Kept {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use base64::Engine as _;
+        serializer.serialize_str(&base64::engine::general_purpose::STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use base64::Engine as _;
+        let text = String::deserialize(deserializer)?;
+        base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// How long a container may take to end when its creation is taken back.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Undo {
+    /// Takes the effect back.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub async fn carry_out(&self, host: &dyn Host) -> ResourceResult<()> {
+        match self {
+            Self::RemoveFile { path } => host.remove(path).await?,
+            Self::RestoreFile {
+                path,
+                content,
+                attributes,
+            } => host.write(path, &content.0, *attributes).await?,
+            Self::RestoreSymlink { path, target } => host.symlink(path, target).await?,
+            Self::RemoveDirectory { path } => {
+                if host.list(path).await?.is_empty() {
+                    host.remove(path).await?;
+                }
+            }
+            Self::RemoveTree { path } => host.remove_tree(path).await?,
+            Self::RestoreAttributes { path, attributes } => {
+                if host.entry(path).await?.is_some() {
+                    host.set_attributes(path, *attributes).await?;
+                }
+            }
+            Self::RemoveContainer { name } => {
+                if host.container_engine().await.is_ok() {
+                    host.stop_container(name, GRACE).await?;
+                    host.remove_container(name).await?;
+                }
+            }
+            Self::RecreateContainer { config, running } => {
+                host.remove_container(&config.name).await?;
+                host.create_container(config).await?;
+                if *running {
+                    host.start_container(&config.name).await?;
+                }
+            }
+            Self::StopContainer { name } => host.stop_container(name, GRACE).await?,
+            Self::RemoveImage { reference } => {
+                if host.container_engine().await.is_ok() {
+                    host.remove_image(reference).await?;
+                }
+            }
+            Self::StopUnit { name } => host.stop_unit(name).await?,
+            Self::StartUnit { name } => {
+                host.reset_failed_unit(name).await?;
+                host.start_unit(name).await?;
+            }
+            Self::RestartUnit { name } => {
+                host.reset_failed_unit(name).await?;
+                host.restart_unit(name).await?;
+            }
+            Self::SetUnitEnabled { name, enabled } => {
+                if host.unit(name).await?.loaded {
+                    host.set_unit_enabled(name, *enabled).await?;
+                }
+            }
+            Self::ReloadUnits => host.reload_units().await?,
+            Self::SetSysctl { key, value } => host.set_sysctl(key, value).await?,
+            Self::UnloadModule { name } => host.unload_module(name).await?,
+            Self::PurgePackages { names } => host.purge_packages(names).await?,
+            Self::DeleteObject { access, object } => host.delete_object(access, object).await?,
+            Self::PatchNode {
+                access,
+                node,
+                patch,
+            } => host.patch_node(access, node, patch).await?,
+        }
+        Ok(())
+    }
+}

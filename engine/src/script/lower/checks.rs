@@ -1,0 +1,127 @@
+//! `check(…)`: exactly one observation each.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Options;
+use crate::diagnostic::Diagnostic;
+use crate::plan::{PlannedCheck, Probe, Value};
+use crate::script::recorder::Call;
+
+/// Where certificates stand, by their path.
+const CERTS: &str = "/etc/pf9/kube.d/certs";
+/// Kubeconfig that node checks ask with: the kubelet's own, which exists on every node.
+const KUBELET: &str = "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml";
+/// Modifiers that say how, not what.
+const MANNER: &[&str] = &["every", "timeout", "failures", "when", "expect", "ca", "client_certificate"];
+
+pub(super) fn lower(
+    call: &Call,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<PlannedCheck> {
+    let said: Vec<_> =
+        call.options.iter().filter(|option| !MANNER.contains(&option.modifier.name)).collect();
+    let name = match said.as_slice() {
+        [one] => one.modifier.name,
+        [] => {
+            findings.push(
+                Diagnostic::new("P0317", call.span.clone(), "the check observes nothing")
+                    .help("add .https(…), .tcp(…), .service_active(…) or another observation"),
+            );
+            return None;
+        }
+        [_, second, ..] => {
+            findings.push(
+                Diagnostic::new("P0318", second.span.clone(), "a check makes one observation")
+                    .help("make it a check of its own"),
+            );
+            return None;
+        }
+    };
+    Some(PlannedCheck {
+        name: options.text_argument(0)?,
+        span: call.span.clone(),
+        probe: probe(name, options, findings)?,
+        every: options.duration("every").unwrap_or(Duration::from_millis(500)),
+        timeout: options.duration("timeout").unwrap_or(Duration::from_secs(60)),
+        failures: options.integer("failures").and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+    })
+}
+
+fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Probe> {
+    let text = || options.text(name);
+    let expect = options.text("expect").unwrap_or_default();
+    Some(match name {
+        "https" => {
+            let client = options.text("client_certificate").map(|path| Path::new(CERTS).join(path));
+            Probe::Https {
+                url: text()?,
+                ca: options
+                    .text("ca")
+                    .map(PathBuf::from)
+                    .or_else(|| client.as_ref().map(|directory| directory.join("ca.crt"))),
+                client: client.map(|d| (d.join("request.crt"), d.join("request.key"))),
+                expect,
+            }
+        }
+        "tcp" => {
+            let values = options.values(name);
+            let [Value::Text(address), Value::Integer(port)] = values.as_slice() else {
+                return None;
+            };
+            let socket = address
+                .parse()
+                .ok()
+                .zip(u16::try_from(*port).ok())
+                .map(|(address, port)| std::net::SocketAddr::new(address, port));
+            let Some(socket) = socket else {
+                findings.push(Diagnostic::new(
+                    "P0319",
+                    options.span(name),
+                    format!("`{address}` and {port} are no address and port"),
+                ));
+                return None;
+            };
+            Probe::Tcp(socket)
+        }
+        "run" => Probe::Run {
+            argv: options.texts(name)?,
+            expect,
+        },
+        "file_exists" => Probe::FileExists(text()?.into()),
+        "service_active" => {
+            let unit = text()?;
+            Probe::ServiceActive(if unit.contains('.') { unit } else { format!("{unit}.service") })
+        }
+        "container_running" => Probe::ContainerRunning(text()?),
+        "container_engine" => Probe::ContainerEngine,
+        "pod_running" => {
+            let values = options.values(name);
+            let [Value::Text(pod), Value::List(containers)] = values.as_slice() else {
+                return None;
+            };
+            Probe::PodRunning {
+                pod: pod.clone(),
+                containers: containers.iter().map(ToString::to_string).collect(),
+            }
+        }
+        "node_ready" => Probe::NodeReady {
+            node: text()?,
+            kubeconfig: KUBELET.into(),
+        },
+        "link_up" => Probe::LinkUp(text()?),
+        "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
+        "certificates_valid" => {
+            let values = options.values(name);
+            let [Value::Text(directory), Value::Text(margin)] = values.as_slice() else {
+                return None;
+            };
+            Probe::CertificatesValid {
+                directory: directory.into(),
+                margin: crate::script::recorder::parse_duration(margin)?,
+            }
+        }
+        _ => Probe::AsPlanned,
+    })
+}

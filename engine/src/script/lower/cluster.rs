@@ -1,0 +1,68 @@
+//! Objects in the cluster: manifests, the node, its drain.
+
+use std::path::PathBuf;
+
+use super::files::template;
+use super::{Options, Surroundings};
+use crate::diagnostic::Diagnostic;
+use crate::host::Taint;
+use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
+use crate::script::recorder::Call;
+
+/// The kubeconfig used where a script names none.
+const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+
+pub(super) fn lower(
+    call: &Call,
+    options: &Options<'_>,
+    around: &Surroundings<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Spec> {
+    let kubeconfig = options.text("kubeconfig").map_or_else(|| ADMIN.into(), PathBuf::from);
+    let name = options.text_argument(0)?;
+    match call.word.name {
+        "manifest" => Some(Spec::Manifest(ManifestSpec {
+            text: template(&name, options, around, findings)?,
+            name,
+            kubeconfig,
+        })),
+        "drain" => Some(Spec::Drain(DrainSpec {
+            node: name,
+            kubeconfig,
+            seconds: options.duration("within").map_or(30, |within| within.as_secs()),
+        })),
+        _ => {
+            let mut taints = Vec::new();
+            for taint in options.repeated("taint") {
+                let [key, value, effect] = taint.as_slice() else {
+                    continue;
+                };
+                if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect.as_str()) {
+                    findings.push(
+                        Diagnostic::new("P0314", options.span("taint"), format!("`{effect}` is no effect of a taint"))
+                            .help("it is NoSchedule, PreferNoSchedule or NoExecute"),
+                    );
+                }
+                taints.push(Taint {
+                    key: key.clone(),
+                    value: value.clone(),
+                    effect: effect.clone(),
+                });
+            }
+            let labels = options.repeated("label").into_iter().filter_map(|label| {
+                let [key, value] = label.as_slice() else {
+                    return None;
+                };
+                Some((key.clone(), value.clone()))
+            });
+            Some(Spec::Node(NodeSpec {
+                name,
+                kubeconfig,
+                labels: labels.collect(),
+                taints,
+                untainted: options.repeated("untainted").into_iter().flatten().collect(),
+                schedulable: options.has("schedulable"),
+            }))
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Images, containers, pods.
+
+use std::path::PathBuf;
+
+use super::Options;
+use super::system::only_absent;
+use crate::diagnostic::Diagnostic;
+use crate::host::{Mount, RestartPolicy};
+use crate::resource::{ContainerSpec, ImageSpec, PodsSpec, Spec};
+use crate::script::recorder::Call;
+
+pub(super) fn lower(
+    call: &Call,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Spec> {
+    match call.word.name {
+        "image" => {
+            let Some(archive) = options.text("archive") else {
+                findings.push(
+                    Diagnostic::new("P0311", call.span.clone(), "an image needs an archive to come from")
+                        .help("add .archive(`${role.payload}/images/….tar`)"),
+                );
+                return None;
+            };
+            Some(Spec::Image(ImageSpec {
+                reference: options.text_argument(0)?,
+                archive: archive.into(),
+            }))
+        }
+        "pods" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Pods(PodsSpec {
+                grace_seconds: options.duration("grace").map_or(10, |grace| grace.as_secs()),
+            }))
+        }
+        _ => container(call, options, findings),
+    }
+}
+
+fn container(
+    call: &Call,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Spec> {
+    let Some(image) = options.text("image") else {
+        findings.push(
+            Diagnostic::new("P0312", call.span.clone(), "a container needs an image").help("add .image(…)"),
+        );
+        return None;
+    };
+    let restart = match options.text("restart").as_deref() {
+        None | Some("always") => RestartPolicy::Always,
+        Some("unless-stopped") => RestartPolicy::UnlessStopped,
+        Some("no") => RestartPolicy::No,
+        Some(other) => {
+            findings.push(
+                Diagnostic::new("P0313", options.span("restart"), format!("`{other}` is no restart policy"))
+                    .help("it is always, unless-stopped or no"),
+            );
+            return None;
+        }
+    };
+    let mut mounts = Vec::new();
+    for (name, read_only) in [("mount", false), ("mount_read_only", true)] {
+        for pair in options.repeated(name) {
+            let [source, target] = pair.as_slice() else {
+                continue;
+            };
+            mounts.push(Mount {
+                source: PathBuf::from(source),
+                target: PathBuf::from(target),
+                read_only,
+                propagated: false,
+            });
+        }
+    }
+    Some(Spec::Container(ContainerSpec {
+        name: options.text_argument(0)?,
+        image,
+        command: options.texts("command").unwrap_or_default(),
+        env: options.map("env").unwrap_or_default(),
+        env_files: options.step_paths("env_from"),
+        mounts,
+        host_network: options.has("host_network"),
+        privileged: options.has("privileged"),
+        user: options.text("user").unwrap_or_default(),
+        restart,
+        inputs: options.step_paths("restart_on"),
+    }))
+}

@@ -1,0 +1,149 @@
+//! From recorded words to the typed phase: what each word and modifier means.
+
+mod checks;
+mod cluster;
+mod containers;
+mod files;
+mod header;
+mod options;
+mod pki;
+mod requirements;
+mod system;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use options::Options;
+
+use super::recorder::{Call, CallId, Lane, Recorder};
+use super::vocabulary::Role;
+use crate::diagnostic::Diagnostic;
+use crate::plan::{PhaseName, PlannedPhase, PlannedStep, StepId, StepPolicy};
+use crate::resource::Spec;
+
+/// What lowering needs to know besides the words.
+pub(super) struct Surroundings<'a> {
+    /// Templates by name.
+    pub(super) templates: &'a BTreeMap<String, String>,
+    /// `master` or `worker`.
+    pub(super) node: &'a str,
+    /// The role's payload on the host.
+    pub(super) payload: &'a Path,
+}
+
+/// A phase being lowered.
+struct Lowering<'a> {
+    around: &'a Surroundings<'a>,
+    phase: PhaseName,
+    findings: Vec<Diagnostic>,
+    /// Steps by the word that began them.
+    ids: BTreeMap<CallId, StepId>,
+    /// Files a step's consumers take in.
+    paths: BTreeMap<CallId, Vec<PathBuf>>,
+}
+
+/// Lowers one script's words. `None` for the phase when its header is unusable or it is not for this node.
+pub(super) fn phase(
+    recorder: Recorder,
+    around: &Surroundings<'_>,
+) -> (Option<PlannedPhase>, Vec<Diagnostic>) {
+    let mut findings = recorder.findings;
+    let header = match header::lower(&recorder.calls, &recorder.file, around, &mut findings) {
+        header::Header::Phase(header) => *header,
+        header::Header::NotForThisNode => return (None, findings),
+        header::Header::Unusable => return (None, findings),
+    };
+    let mut lowering = Lowering {
+        around,
+        phase: header.name.clone(),
+        findings,
+        ids: BTreeMap::new(),
+        paths: BTreeMap::new(),
+    };
+    let mut phase = header;
+    for (id, call) in recorder.calls.iter().enumerate() {
+        let (ids, paths) = (lowering.ids.clone(), lowering.paths.clone());
+        let options = Options::new(call, &ids, &paths);
+        if options.left_out() {
+            continue;
+        }
+        match call.word.role {
+            Role::Header => {}
+            Role::Resource => {
+                if let Some(step) = lowering.step(id, call, &options) {
+                    match call.lane {
+                        Lane::Steps => phase.steps.push(step),
+                        Lane::Stop => phase.on_stop.push(step),
+                        Lane::Rollback => phase.on_rollback.push(step),
+                    }
+                }
+            }
+            Role::Check => phase.checks.extend(checks::lower(call, &options, &mut lowering.findings)),
+            Role::Requirement => {
+                phase.requirements.extend(requirements::lower(call, &options, &mut lowering.findings));
+            }
+        }
+    }
+    let findings = lowering.findings;
+    // A phase that does nothing here may lack what it would need elsewhere.
+    if phase.skipped.is_some() {
+        return (Some(phase), Vec::new());
+    }
+    (Some(phase), findings)
+}
+
+impl Lowering<'_> {
+    fn step(&mut self, id: CallId, call: &Call, options: &Options<'_>) -> Option<PlannedStep> {
+        let spec = match call.word.name {
+            "directory" | "file" | "template" | "symlink" | "unit" | "env_file" => {
+                files::lower(call, options, self.around, &mut self.findings)
+            }
+            "certificate_authority" | "service_account_key" | "certificate" | "kubeconfig" => {
+                pki::lower(call, options, &mut self.findings)
+            }
+            "image" | "container" | "pods" => containers::lower(call, options, &mut self.findings),
+            "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command" => {
+                system::lower(call, options, self.around, &mut self.findings)
+            }
+            _ => cluster::lower(call, options, self.around, &mut self.findings),
+        }?;
+        let policy = self.policy(&spec, options);
+        let id_text = StepId::new(&self.phase, spec.kind(), &spec.label());
+        let taken = self.ids.values().any(|other| *other == id_text);
+        if taken && call.lane == Lane::Steps {
+            self.findings.push(
+                Diagnostic::new(
+                    "P0206",
+                    call.span.clone(),
+                    format!("{} `{}` is said twice in this phase", spec.kind(), spec.label()),
+                )
+                .help("say it once, with all its modifiers"),
+            );
+        }
+        self.paths.insert(id, spec.paths());
+        self.ids.insert(id, id_text.clone());
+        Some(PlannedStep {
+            id: id_text,
+            span: call.span.clone(),
+            spec,
+            policy,
+        })
+    }
+
+    fn policy(&self, spec: &Spec, options: &Options<'_>) -> StepPolicy {
+        let mut policy = StepPolicy::default();
+        if let Some(timeout) = options.duration("timeout") {
+            policy.timeout = timeout;
+        }
+        if let Some((tries, every)) = options.retry() {
+            policy.tries = tries;
+            policy.backoff = every;
+        }
+        policy.keep = options.has("keep");
+        policy.absent = options.has("absent");
+        policy.restart_on = options.step_ids("restart_on");
+        policy.reload_on = options.step_ids("reload_on");
+        debug_assert!(policy.tries > 0, "{} has a try", spec.kind());
+        policy
+    }
+}

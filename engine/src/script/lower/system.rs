@@ -1,0 +1,101 @@
+//! Services, kernel, packages, links, commands.
+
+use super::{Options, Surroundings};
+use crate::diagnostic::Diagnostic;
+use crate::resource::{
+    CommandStep, KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSpec,
+};
+use crate::script::recorder::Call;
+
+pub(super) fn lower(
+    call: &Call,
+    options: &Options<'_>,
+    around: &Surroundings<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Spec> {
+    match call.word.name {
+        "service" => service(call, options, findings),
+        "sysctl" => Some(Spec::Sysctl(SysctlSpec {
+            key: options.text_argument(0)?,
+            value: options.text_argument(1)?,
+        })),
+        "kernel_module" => Some(Spec::KernelModule(KernelModuleSpec {
+            name: options.text_argument(0)?,
+        })),
+        "packages" => Some(Spec::Packages(PackagesSpec {
+            names: options.texts_argument(0)?,
+            directory: around.payload.join("debs"),
+        })),
+        "link" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Link(LinkSpec {
+                name: options.text_argument(0)?,
+            }))
+        }
+        _ => {
+            let argv = options.texts_argument(0)?;
+            if argv.is_empty() {
+                findings.push(Diagnostic::new("P0307", call.span.clone(), "a command needs a program"));
+                return None;
+            }
+            Some(Spec::Command(CommandStep {
+                argv,
+                creates: options.text("creates").map(Into::into),
+                unless: options.texts("unless").unwrap_or_default(),
+                seconds: options.duration("timeout").map_or(60, |timeout| timeout.as_secs()),
+            }))
+        }
+    }
+}
+
+/// Words for things that others make.
+pub(super) fn only_absent(
+    call: &Call,
+    options: &Options<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<()> {
+    if options.has("absent") {
+        return Some(());
+    }
+    findings.push(
+        Diagnostic::new("P0308", call.span.clone(), format!("`{}` can only be made absent", call.word.name))
+            .help("add .absent()"),
+    );
+    None
+}
+
+fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+    for (one, other) in [("started", "stopped"), ("enabled", "disabled")] {
+        if options.has(one) && options.has(other) {
+            findings.push(Diagnostic::new(
+                "P0309",
+                options.span(other),
+                format!("a service cannot be both {one} and {other}"),
+            ));
+            return None;
+        }
+    }
+    if !options.has("started") && !options.has("stopped") {
+        findings.push(
+            Diagnostic::new("P0310", call.span.clone(), "say whether the service is started or stopped")
+                .help("add .started() or .stopped()"),
+        );
+        return None;
+    }
+    let mut unit = options.text_argument(0)?;
+    if !unit.contains('.') {
+        unit.push_str(".service");
+    }
+    let enabled = match (options.has("enabled"), options.has("disabled")) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    };
+    Some(Spec::Service(ServiceSpec {
+        unit,
+        started: options.has("started"),
+        enabled,
+        restart_inputs: options.step_paths("restart_on"),
+        reload_inputs: options.step_paths("reload_on"),
+    }))
+}

@@ -1,0 +1,268 @@
+//! What a script says, word by word, before it means anything.
+//!
+//! Words and modifiers only record: their arguments, and the place of each. A wrong argument is noted as a
+//! finding and the modifier dropped, so one run of a script finds every mistake in it.
+
+use super::vocabulary::{Arg, Modifier, Param, Word};
+use crate::diagnostic::Diagnostic;
+use crate::plan::{Span, Value};
+
+/// Index of a recorded word.
+pub(super) type CallId = usize;
+
+/// Where the steps of a script go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Brought about, in order.
+    Steps,
+    /// Run on stop.
+    Stop,
+    /// Run on rollback.
+    Rollback,
+}
+
+/// An argument.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Argument {
+    /// A value.
+    Value(Value),
+    /// Steps.
+    Steps(Vec<CallId>),
+}
+
+impl Argument {
+    pub(super) fn value(&self) -> Option<&Value> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Steps(_) => None,
+        }
+    }
+}
+
+/// A recorded word with its modifiers.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) word: &'static Word,
+    pub(super) args: Vec<Argument>,
+    pub(super) span: Span,
+    pub(super) lane: Lane,
+    pub(super) options: Vec<RecordedOption>,
+}
+
+/// A recorded modifier.
+#[derive(Debug)]
+pub(super) struct RecordedOption {
+    pub(super) modifier: &'static Modifier,
+    pub(super) args: Vec<Argument>,
+    pub(super) span: Span,
+}
+
+/// What one script has said so far.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    pub(super) file: String,
+    pub(super) calls: Vec<Call>,
+    pub(super) findings: Vec<Diagnostic>,
+    lane: Option<Lane>,
+}
+
+impl Recorder {
+    /// Begins a script.
+    pub(super) fn new(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn span(&self, position: rhai::Position) -> Span {
+        Span::new(
+            self.file.as_str(),
+            position.line().unwrap_or(0),
+            position.position().unwrap_or(0),
+        )
+    }
+
+    pub(super) fn find(&mut self, finding: Diagnostic) {
+        self.findings.push(finding);
+    }
+
+    /// Enters a lane and returns the one before.
+    pub(super) fn enter(&mut self, lane: Lane) -> Option<Lane> {
+        self.lane.replace(lane)
+    }
+
+    /// Goes back to the lane before.
+    pub(super) fn leave(&mut self, before: Option<Lane>) {
+        self.lane = before;
+    }
+
+    /// Records a word.
+    pub(super) fn word(&mut self, word: &'static Word, args: Vec<Argument>, span: Span) -> CallId {
+        self.check(word.name, word.params, &args, &span);
+        self.calls.push(Call {
+            word,
+            args,
+            span,
+            lane: self.lane.unwrap_or(Lane::Steps),
+            options: Vec::new(),
+        });
+        self.calls.len() - 1
+    }
+
+    /// Records a modifier.
+    pub(super) fn modify(
+        &mut self,
+        id: CallId,
+        modifier: &'static Modifier,
+        args: Vec<Argument>,
+        span: Span,
+    ) {
+        if !self.check(modifier.name, modifier.params, &args, &span) {
+            return;
+        }
+        let before = self.calls[id].options.iter().find(|o| o.modifier.name == modifier.name);
+        if let (Some(before), false) = (before, modifier.repeatable) {
+            let first = before.span.line;
+            self.find(
+                Diagnostic::new(
+                    "P0205",
+                    span,
+                    format!("`{}` is said twice", modifier.name),
+                )
+                .help(format!("line {first} says it first; take one of them out")),
+            );
+            return;
+        }
+        self.calls[id].options.push(RecordedOption {
+            modifier,
+            args,
+            span,
+        });
+    }
+
+    /// Whether all arguments are of their types; findings otherwise.
+    fn check(&mut self, name: &str, params: &[Param], args: &[Argument], span: &Span) -> bool {
+        let mut fine = true;
+        for (param, argument) in params.iter().zip(args) {
+            if let Err(problem) = accepts(param.arg, argument) {
+                fine = false;
+                self.find(Diagnostic::new(
+                    "P0301",
+                    span.clone(),
+                    format!("`{name}` takes {} as {}, not {problem}", param.arg.describe(), param.name),
+                ));
+            }
+        }
+        fine
+    }
+}
+
+/// Whether an argument is of a type; otherwise what it is.
+fn accepts(arg: Arg, argument: &Argument) -> Result<(), String> {
+    let value = match (arg, argument) {
+        (Arg::Steps, Argument::Steps(_)) | (Arg::Any, _) => return Ok(()),
+        (_, Argument::Steps(_)) => return Err("a step".to_owned()),
+        (_, Argument::Value(value)) => value,
+    };
+    let fits = match (arg, value) {
+        (Arg::Text, Value::Text(text)) => !text.is_empty() && !text.contains('\0'),
+        (Arg::AnyText, Value::Text(text)) => !text.contains('\0'),
+        (Arg::AnyText, Value::Secret(_) | Value::Output(_)) => true,
+        (Arg::Path, Value::Text(text)) => is_clean_path(text),
+        (Arg::Mode, Value::Text(text)) => parse_mode(text).is_some(),
+        (Arg::Duration, Value::Text(text)) => parse_duration(text).is_some(),
+        (Arg::Size, Value::Text(text)) => parse_size(text).is_some(),
+        (Arg::Address, Value::Text(text)) => text.parse::<std::net::IpAddr>().is_ok(),
+        (Arg::Integer(least), Value::Integer(n)) => n >= &least,
+        (Arg::Bool, Value::Bool(_)) | (Arg::Map, Value::Map(_)) => true,
+        (Arg::Texts, Value::List(items)) => {
+            items.iter().all(|item| matches!(item, Value::Text(_)))
+        }
+        (Arg::Addresses, Value::List(items)) => items.iter().all(
+            |item| matches!(item, Value::Text(t) if t.parse::<std::net::IpAddr>().is_ok()),
+        ),
+        (Arg::Ports, Value::List(items)) => {
+            items.iter().all(|item| matches!(item, Value::Integer(1..=65535)))
+        }
+        (Arg::Steps, Value::List(items)) => items.is_empty(),
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(quote(value)) }
+}
+
+/// A value for a message, shortened.
+fn quote(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "nothing".to_owned(),
+        Value::Text(text) => format!("{text:?}"),
+        other => other.to_string(),
+    };
+    if text.chars().count() > 60 {
+        format!("{}…", text.chars().take(57).collect::<String>())
+    } else {
+        text
+    }
+}
+
+/// Absolute, without `..`, `.` or doubled slashes: two spellings of one path are two steps otherwise.
+fn is_clean_path(text: &str) -> bool {
+    text.starts_with('/')
+        && !text.contains('\0')
+        && text.len() < 4096
+        && (text == "/" || text[1..].split('/').all(|part| !part.is_empty() && part != "." && part != ".."))
+}
+
+/// Octal permission bits with a leading zero: `"700"` and `"0700"` should not both be possible.
+pub(super) fn parse_mode(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix('0')?;
+    (digits.len() == 3 || digits.len() == 4).then(|| u32::from_str_radix(digits, 8).ok())?
+}
+
+/// A duration with units, at most a hundred years.
+pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    let duration = humantime::parse_duration(text).ok()?;
+    (duration.as_secs() < 3_200_000_000).then_some(duration)
+}
+
+/// Bytes with a unit of K, M, G or T in powers of 1024.
+pub(super) fn parse_size(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let shift = match unit {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_shl(shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_need_a_leading_zero() {
+        assert_eq!(parse_mode("0700"), Some(0o700));
+        assert_eq!(parse_mode("04755"), Some(0o4755));
+        for wrong in ["700", "0o700", "0789", "", "0", "07"] {
+            assert_eq!(parse_mode(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_are_absolute_and_plain() {
+        assert!(is_clean_path("/etc/pf9"));
+        for wrong in ["etc", "/etc/", "/etc//pf9", "/etc/../root", "/./etc", ""] {
+            assert!(!is_clean_path(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(parse_size("2G"), Some(2 << 30));
+        assert_eq!(parse_size("2"), None);
+        assert_eq!(parse_size("2GB"), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! The table of words: it feeds the engine, the reference page, the linter and the did-you-mean help.
+
+/// What kind of thing a word begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The phase itself.
+    Header,
+    /// A resource: one step.
+    Resource,
+    /// A check.
+    Check,
+    /// A precondition.
+    Requirement,
+}
+
+/// Type of an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arg {
+    /// Text, not empty.
+    Text,
+    /// Text, possibly empty.
+    AnyText,
+    /// An absolute path.
+    Path,
+    /// Permission bits as text, for example `"0644"`.
+    Mode,
+    /// Text such as `"5m"` or `"500ms"`.
+    Duration,
+    /// Text such as `"512M"` or `"10G"`, in powers of 1024.
+    Size,
+    /// An IP address.
+    Address,
+    /// A whole number of at least this.
+    Integer(i64),
+    /// True or false.
+    Bool,
+    /// A list of texts.
+    Texts,
+    /// A list of IP addresses.
+    Addresses,
+    /// A list of ports.
+    Ports,
+    /// A map of anything.
+    Map,
+    /// A step, or a list of steps.
+    Steps,
+    /// Any value.
+    Any,
+    /// A closure without parameters.
+    Closure,
+}
+
+impl Arg {
+    /// In the words of a message.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::AnyText => "text, possibly empty",
+            Self::Path => "an absolute path",
+            Self::Mode => "permission bits as text such as \"0644\"",
+            Self::Duration => "a duration as text such as \"30s\" or \"5m\"",
+            Self::Size => "a size as text such as \"512M\" or \"10G\"",
+            Self::Address => "an IP address",
+            Self::Integer(_) => "a whole number",
+            Self::Bool => "true or false",
+            Self::Texts => "a list of texts",
+            Self::Addresses => "a list of IP addresses",
+            Self::Ports => "a list of ports",
+            Self::Map => "a map such as #{ name: value }",
+            Self::Steps => "a step or a list of steps",
+            Self::Any => "a value",
+            Self::Closure => "a closure such as || { … }",
+        }
+    }
+}
+
+/// A parameter of a word or modifier.
+#[derive(Debug, Clone, Copy)]
+pub struct Param {
+    /// Its name, for readers.
+    pub name: &'static str,
+    /// Its type.
+    pub arg: Arg,
+}
+
+/// A word: begins a step, a check …
+#[derive(Debug)]
+pub struct Word {
+    /// As it is written.
+    pub name: &'static str,
+    /// What it begins.
+    pub role: Role,
+    /// Its parameters.
+    pub params: &'static [Param],
+    /// One line, then details.
+    pub doc: &'static str,
+    /// A script that uses it; compiled and evaluated by a test.
+    pub example: &'static str,
+    /// What undoing it does.
+    pub rollback: &'static str,
+    /// What can follow it.
+    pub modifiers: &'static [Modifier],
+}
+
+/// A modifier: sets an option of what the word before it began.
+#[derive(Debug)]
+pub struct Modifier {
+    /// As it is written.
+    pub name: &'static str,
+    /// Its parameters.
+    pub params: &'static [Param],
+    /// One line.
+    pub doc: &'static str,
+    /// Whether it may be said more than once.
+    pub repeatable: bool,
+}
+
+/// Modifiers of every resource.
+pub static STEP_POLICY: &[Modifier] = &[
+    modifier("timeout", &[p("duration", Arg::Duration)], "Bound on one try. Default 2m."),
+    modifier(
+        "retry",
+        &[p("tries", Arg::Integer(1)), p("every", Arg::Duration)],
+        "Tries in all, and the pause before the second; later pauses grow, with jitter.",
+    ),
+    modifier("keep", &[], "What it makes outlives a rollback and a clean."),
+    modifier("absent", &[], "It should not be there."),
+    modifier("when", &[p("condition", Arg::Bool)], "The step is left out when this is false."),
+];
+
+/// Modifiers of every check.
+pub static CHECK_POLICY: &[Modifier] = &[
+    modifier("every", &[p("pause", Arg::Duration)], "Pause between two tries while the phase starts. Default 500ms."),
+    modifier("timeout", &[p("duration", Arg::Duration)], "How long a starting phase waits for it. Default 60s."),
+    modifier("failures", &[p("count", Arg::Integer(1))], "Failures in a row that make the phase unhealthy. Default 1."),
+    modifier("when", &[p("condition", Arg::Bool)], "The check is left out when this is false."),
+];
+
+/// Modifiers of every requirement.
+pub static REQUIREMENT_POLICY: &[Modifier] =
+    &[modifier("when", &[p("condition", Arg::Bool)], "The requirement is left out when this is false.")];
+
+impl Word {
+    /// Its own modifiers, then those of everything in its role.
+    pub fn all_modifiers(&self) -> impl Iterator<Item = &'static Modifier> {
+        let policy: &'static [Modifier] = match self.role {
+            Role::Header => &[],
+            Role::Resource => STEP_POLICY,
+            Role::Check => CHECK_POLICY,
+            Role::Requirement => REQUIREMENT_POLICY,
+        };
+        self.modifiers.iter().chain(policy)
+    }
+
+    /// Its modifier of this name.
+    #[must_use]
+    pub fn modifier(&self, name: &str) -> Option<&'static Modifier> {
+        self.all_modifiers().find(|modifier| modifier.name == name)
+    }
+}
+
+/// Words that take no modifier and begin nothing of their own: `secret`, `output`, and the lanes.
+pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
+    ("secret", &[p("name", Arg::Text)], "A secret by name; its value appears only while a step converges."),
+    (
+        "output",
+        &[p("step", Arg::Steps), p("field", Arg::Text)],
+        "What a step finds or makes, known when the plan runs.",
+    ),
+    ("on_stop", &[p("steps", Arg::Closure)], "Steps that end what the steps' own inverses do not cover."),
+    ("on_rollback", &[p("steps", Arg::Closure)], "Steps that run after the phase's receipts have been reverted."),
+];
+
+/// Shorthand for a parameter.
+pub(super) const fn p(name: &'static str, arg: Arg) -> Param {
+    Param { name, arg }
+}
+
+/// Shorthand for a modifier that is said once.
+pub(super) const fn modifier(
+    name: &'static str,
+    params: &'static [Param],
+    doc: &'static str,
+) -> Modifier {
+    Modifier {
+        name,
+        params,
+        doc,
+        repeatable: false,
+    }
+}
+
+/// Shorthand for a modifier that may be said again.
+pub(super) const fn repeatable(
+    name: &'static str,
+    params: &'static [Param],
+    doc: &'static str,
+) -> Modifier {
+    Modifier {
+        name,
+        params,
+        doc,
+        repeatable: true,
+    }
+}

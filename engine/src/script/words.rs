@@ -1,0 +1,383 @@
+//! Every word of the language.
+
+use super::vocabulary::{Arg, Modifier, Param, Role, Word, modifier, p, repeatable};
+
+const fn word(
+    name: &'static str,
+    role: Role,
+    params: &'static [Param],
+    modifiers: &'static [Modifier],
+    doc: &'static str,
+    example: &'static str,
+    rollback: &'static str,
+) -> Word {
+    Word {
+        name,
+        role,
+        params,
+        doc,
+        example,
+        rollback,
+        modifiers,
+    }
+}
+
+const MODE: Modifier =
+    modifier("mode", &[p("mode", Arg::Mode)], "Permission bits. Default 0644, of a directory 0755.");
+const VARS: Modifier =
+    modifier("vars", &[p("vars", Arg::Map)], "The template's variables; each must be used, and all it uses be given.");
+const KUBECONFIG: Modifier =
+    modifier("kubeconfig", &[p("path", Arg::Path)], "Kubeconfig to use. Default the admin's.");
+
+/// The table. A word's place in it is its type in the script engine; new words go to the end.
+pub static WORDS: &[Word] = &[
+    word(
+        "phase",
+        Role::Header,
+        &[p("name", Arg::Text)],
+        &[
+            modifier("about", &[p("text", Arg::Text)], "What the phase is for, one line."),
+            modifier("nodes", &[p("kinds", Arg::Texts)], "Node kinds that have it: master, worker."),
+            modifier("requires", &[p("phases", Arg::Texts)], "Phases that must have converged first. Unlike systemd's Requires=, this orders as well."),
+            modifier("after", &[p("phases", Arg::Texts)], "Phases that come first if they are there."),
+            modifier("when", &[p("condition", Arg::Bool)], "The phase does nothing on this host when this is false."),
+            modifier("timeout", &[p("duration", Arg::Duration)], "Bound on one run of all steps and checks. Default 10m."),
+            modifier("restart_from", &[p("phase", Arg::Text)], "A repair of this phase begins at that one."),
+        ],
+        "Names the phase. It stands first in its file, and the name is the file's stem.",
+        r#"phase("example").about("Shows the words.").nodes(["master"]);"#,
+        "",
+    ),
+    word(
+        "directory",
+        Role::Resource,
+        &[p("path", Arg::Path)],
+        &[MODE],
+        "A directory, owned by root. Missing parents are created with mode 0755.",
+        r#"directory("/var/opt/pf9/example").mode("0700");"#,
+        "Removed if it was created and is empty; mode and owner set back.",
+    ),
+    word(
+        "file",
+        Role::Resource,
+        &[p("path", Arg::Path)],
+        &[
+            MODE,
+            modifier("content", &[p("text", Arg::AnyText)], "Its text."),
+            modifier("payload", &[p("path", Arg::Path)], "A file of the role's payload to copy."),
+            modifier("once", &[], "Written when it is not there, and never again."),
+            modifier("hidden", &[], "Its content is shown nowhere."),
+        ],
+        "A file with fixed content.",
+        r#"file("/etc/pf9/example").content("hello\n").mode("0600");"#,
+        "Removed, or written back as it was.",
+    ),
+    word(
+        "template",
+        Role::Resource,
+        &[p("template", Arg::Text), p("path", Arg::Path)],
+        &[
+            MODE,
+            VARS,
+            modifier("once", &[], "Written when it is not there, and never again."),
+            modifier("hidden", &[], "Its content is shown nowhere."),
+        ],
+        "A file rendered from a template under `phases/templates`. Unknown variables are errors.",
+        r#"template("example/greeting.tmpl", "/etc/pf9/greeting").vars(#{ name: host.name });"#,
+        "Removed, or written back as it was.",
+    ),
+    word(
+        "symlink",
+        Role::Resource,
+        &[p("path", Arg::Path), p("target", Arg::Text)],
+        &[],
+        "A symbolic link.",
+        r#"symlink("/opt/pf9/example", "/opt/pf9/roles");"#,
+        "Removed, or pointed to where it pointed before.",
+    ),
+    word(
+        "unit",
+        Role::Resource,
+        &[p("name", Arg::Text), p("template", Arg::Text)],
+        &[VARS],
+        "A unit file in `/etc/systemd/system`, rendered from a template; systemd loads its files again.",
+        r#"unit("example.service", "example/greeting.tmpl").vars(#{ name: host.name });"#,
+        "Removed, or written back as it was; systemd loads its files again.",
+    ),
+    word(
+        "env_file",
+        Role::Resource,
+        &[p("path", Arg::Path)],
+        &[MODE, modifier("values", &[p("values", Arg::Map)], "Variables by name; secrets stay references in the plan.")],
+        "A file of `export KEY=\"VALUE\"` lines that a shell can source, whatever the values hold.",
+        r#"env_file("/etc/pf9/example.env").values(#{ A: "b" }).mode("0640");"#,
+        "Removed, or written back as it was.",
+    ),
+    word(
+        "certificate_authority",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[
+            modifier("common_name", &[p("name", Arg::Text)], "Common name of its subject. Default its name."),
+            modifier("years", &[p("years", Arg::Integer(1))], "How long it is valid. Default 10."),
+        ],
+        "A certificate authority with its key under `/etc/pf9/kube.d/ca/<name>`. Never replaced while it can be read.",
+        r#"certificate_authority("cluster").common_name("example");"#,
+        "Removed if it was created, unless it is to be kept.",
+    ),
+    word(
+        "service_account_key",
+        Role::Resource,
+        &[],
+        &[],
+        "The key that signs service account tokens. Never replaced while it can be read.",
+        "service_account_key();",
+        "Removed if it was created, unless it is to be kept.",
+    ),
+    word(
+        "certificate",
+        Role::Resource,
+        &[p("path", Arg::Text)],
+        &[
+            modifier("authority", &[p("name", Arg::Text)], "Who signs it."),
+            modifier("common_name", &[p("name", Arg::Text)], "Common name of its subject."),
+            modifier("organizations", &[p("names", Arg::Texts)], "Organizations of its subject: groups, to Kubernetes."),
+            modifier("usage", &[p("usage", Arg::Text)], "`server`, `client`, or `peer` for both."),
+            modifier("names", &[p("names", Arg::Texts)], "DNS names it is valid for."),
+            modifier("addresses", &[p("addresses", Arg::Addresses)], "Addresses it is valid for."),
+            modifier("days", &[p("days", Arg::Integer(1))], "How long it is valid. Default 365."),
+        ],
+        "A key and certificate in `/etc/pf9/kube.d/certs/<path>`, issued again when it differs, does not verify, or is past two thirds of its life.",
+        r#"certificate("example").authority("cluster").common_name("example").usage("client");"#,
+        "Removed, or written back as it was.",
+    ),
+    word(
+        "kubeconfig",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[
+            modifier("server", &[p("url", Arg::Text)], "URL of the API server."),
+            modifier("certificate", &[p("path", Arg::Text)], "The client certificate to embed, by its path."),
+            modifier("user", &[p("name", Arg::Text)], "Name of the user entry."),
+        ],
+        "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded.",
+        r#"kubeconfig("example").server("https://localhost:443").certificate("example").user("example");"#,
+        "Removed, or written back as it was.",
+    ),
+    word(
+        "image",
+        Role::Resource,
+        &[p("reference", Arg::Text)],
+        &[modifier("archive", &[p("path", Arg::Path)], "Archive in the role's payload, as `docker save` writes it.")],
+        "A container image on the host. Nothing is pulled.",
+        r#"image("example:1").archive("/opt/pf9/roles/pf9-kube/current/payload/images/example.tar");"#,
+        "Removed if it was loaded.",
+    ),
+    word(
+        "container",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[
+            modifier("image", &[p("reference", Arg::Text)], "The image to run."),
+            modifier("command", &[p("argv", Arg::Texts)], "Command and arguments."),
+            modifier("env", &[p("values", Arg::Map)], "Environment variables by name."),
+            repeatable("env_from", &[p("step", Arg::Steps)], "A file step of `KEY=value` lines to add to the environment."),
+            repeatable("mount", &[p("source", Arg::Path), p("target", Arg::Path)], "A directory of the host, writable in it."),
+            repeatable("mount_read_only", &[p("source", Arg::Path), p("target", Arg::Path)], "A directory of the host, read-only in it."),
+            modifier("host_network", &[], "Shares the host's network."),
+            modifier("privileged", &[], "All capabilities and devices."),
+            modifier("user", &[p("user", Arg::Text)], "User, `uid[:gid]`."),
+            modifier("restart", &[p("policy", Arg::Text)], "`always` (the default), `unless-stopped` or `no`."),
+            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps whose content it reads at its start: a change makes a new container."),
+        ],
+        "A container that runs with exactly this configuration.",
+        r#"container("example").image("example:1").host_network().mount_read_only("/etc/pf9", "/etc/pf9");"#,
+        "Removed, and the one it replaced is made again.",
+    ),
+    word(
+        "service",
+        Role::Resource,
+        &[p("unit", Arg::Text)],
+        &[
+            modifier("started", &[], "It runs."),
+            modifier("stopped", &[], "It does not run."),
+            modifier("enabled", &[], "It starts at boot."),
+            modifier("disabled", &[], "It does not start at boot."),
+            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps whose content it reads at its start: a change restarts it."),
+            repeatable("reload_on", &[p("steps", Arg::Steps)], "Steps whose content it takes again on reload."),
+        ],
+        "A unit of systemd. `.service` is added to a name without a suffix.",
+        r#"service("example").started().enabled();"#,
+        "Stopped if it was started, started if it was stopped; set back at boot.",
+    ),
+    word(
+        "sysctl",
+        Role::Resource,
+        &[p("key", Arg::Text), p("value", Arg::Text)],
+        &[],
+        "A kernel setting, now and after the next boot.",
+        r#"sysctl("net.ipv4.ip_forward", "1");"#,
+        "Set back; the file in /etc/sysctl.d is removed.",
+    ),
+    word(
+        "kernel_module",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[],
+        "A kernel module, now and after the next boot. Built-in ones are fine.",
+        r#"kernel_module("overlay");"#,
+        "Unloaded if it was loaded; the file in /etc/modules-load.d is removed.",
+    ),
+    word(
+        "packages",
+        Role::Resource,
+        &[p("names", Arg::Texts)],
+        &[],
+        "Packages of the distribution, installed from the role's payload, in whatever version is there.",
+        r#"packages(["conntrack"]);"#,
+        "Those that were installed are purged.",
+    ),
+    word(
+        "link",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[],
+        "A network link that something else makes; only `.absent()` makes sense.",
+        r#"on_stop(|| { link("cni0").absent(); });"#,
+        "Nothing.",
+    ),
+    word(
+        "pods",
+        Role::Resource,
+        &[],
+        &[modifier("grace", &[p("duration", Arg::Duration)], "How long each container may take to end. Default 10s.")],
+        "The containers that kubelet started; only `.absent()` makes sense.",
+        "on_stop(|| { pods().absent(); });",
+        "Nothing.",
+    ),
+    word(
+        "manifest",
+        Role::Resource,
+        &[p("template", Arg::Text)],
+        &[VARS, KUBECONFIG],
+        "Objects in the Kubernetes API, by server-side apply.",
+        r#"manifest("example/greeting.tmpl").vars(#{ name: host.name });"#,
+        "Objects that were created are deleted.",
+    ),
+    word(
+        "node",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[
+            KUBECONFIG,
+            repeatable("label", &[p("key", Arg::Text), p("value", Arg::AnyText)], "A label it has."),
+            repeatable("taint", &[p("key", Arg::Text), p("value", Arg::AnyText), p("effect", Arg::Text)], "A taint it has."),
+            repeatable("untainted", &[p("key", Arg::Text)], "Key of a taint it does not have."),
+            modifier("schedulable", &[], "Our own cordon is lifted; an operator's stays."),
+        ],
+        "This host's node object, registered and with its pods' subnet (output `pod_cidr`).",
+        r#"node(host.name).label("example", "yes");"#,
+        "Labels, taints and cordon are set back.",
+    ),
+    word(
+        "drain",
+        Role::Resource,
+        &[p("node", Arg::Text)],
+        &[KUBECONFIG, modifier("within", &[p("duration", Arg::Duration)], "How long pods may take to go. Default 30s.")],
+        "Cordons the node and evicts its pods, best effort. For the stop lane.",
+        r#"on_stop(|| { drain(host.name).within("20s"); });"#,
+        "Nothing; the next bring-up lifts the cordon.",
+    ),
+    word(
+        "command",
+        Role::Resource,
+        &[p("argv", Arg::Texts)],
+        &[
+            modifier("creates", &[p("path", Arg::Path)], "It is done when this path exists."),
+            modifier("unless", &[p("argv", Arg::Texts)], "It is done when this command ends with 0."),
+        ],
+        "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.",
+        r#"command(["touch", "/run/example"]).creates("/run/example");"#,
+        "Nothing by itself: say it in `on_rollback`.",
+    ),
+    word(
+        "check",
+        Role::Check,
+        &[p("name", Arg::Text)],
+        &[
+            modifier("https", &[p("url", Arg::Text)], "A GET answers 200. Plain http is for loopback health ports."),
+            modifier("ca", &[p("path", Arg::Path)], "Roots to trust for it."),
+            modifier("client_certificate", &[p("path", Arg::Text)], "Our certificate for it, by its path; its root is trusted."),
+            modifier("expect", &[p("text", Arg::Text)], "Text that the answer or output holds."),
+            modifier("tcp", &[p("address", Arg::Text), p("port", Arg::Integer(1))], "A TCP port accepts connections."),
+            modifier("run", &[p("argv", Arg::Texts)], "A command ends with 0."),
+            modifier("file_exists", &[p("path", Arg::Path)], "A file is there and not empty."),
+            modifier("service_active", &[p("unit", Arg::Text)], "A unit is active."),
+            modifier("container_running", &[p("name", Arg::Text)], "A container runs."),
+            modifier("container_engine", &[], "The container engine answers."),
+            modifier("pod_running", &[p("pod", Arg::Text), p("containers", Arg::Texts)], "The named containers of a static pod run."),
+            modifier("node_ready", &[p("node", Arg::Text)], "The node's condition Ready is true."),
+            modifier("link_up", &[p("link", Arg::Text)], "A network link is up."),
+            modifier("address_held", &[p("address", Arg::Address)], "An address is on some link of this host."),
+            modifier("certificates_valid", &[p("directory", Arg::Path), p("margin", Arg::Duration)], "Certificates under a directory are valid for at least this long."),
+            modifier("as_planned", &[], "Files of this phase's steps are as planned."),
+        ],
+        "A read-only assertion that the phase does its work.",
+        r#"check("port answers").tcp("127.0.0.1", 4001).every("1s").timeout("30s");"#,
+        "",
+    ),
+    word(
+        "require",
+        Role::Requirement,
+        &[p("name", Arg::Text)],
+        &[
+            modifier("no_swap", &[], "No swap is on."),
+            modifier("ports_free", &[p("ports", Arg::Ports)], "Nothing listens on these TCP ports."),
+            modifier("programs", &[p("names", Arg::Texts)], "These programs are on the PATH."),
+            modifier("memory", &[p("size", Arg::Size)], "At least so much memory."),
+            modifier("processors", &[p("count", Arg::Integer(1))], "At least so many processors."),
+            modifier("disk", &[p("path", Arg::Path), p("size", Arg::Size)], "At least so much room for a path."),
+            modifier("cgroup_controllers", &[p("names", Arg::Texts)], "These cgroup controllers are there."),
+            modifier("no_foreign_runtime", &[], "No other container runtime or Kubernetes runs here."),
+            modifier("no_earlier_cluster", &[], "No files of another cluster lie here."),
+            modifier("host_name_valid", &[], "The host's name can be a node's name."),
+            modifier("networks_disjoint", &[p("networks", Arg::Map)], "These networks overlap neither each other nor the host's own."),
+            modifier("kernel_features", &[p("names", Arg::Texts)], "The kernel can do these."),
+            modifier("interface", &[p("name", Arg::Text)], "A network interface is there and up."),
+            modifier("supported_system", &[p("systems", Arg::Map)], "The operating system is one of these: id to versions."),
+            modifier("systemd", &[], "systemd is the init system."),
+            modifier("root", &[], "We are root."),
+            modifier("sane_clock", &[], "The clock is not far off."),
+        ],
+        "A precondition of a bare host. Evaluated before anything is touched, once.",
+        r#"require("enough memory").memory("1500M");"#,
+        "",
+    ),
+];
+
+/// The word of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Word> {
+    WORDS.iter().find(|word| word.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = WORDS.iter().map(|word| word.name).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        for word in WORDS {
+            let mut modifiers: Vec<_> = word.all_modifiers().map(|m| m.name).collect();
+            modifiers.sort_unstable();
+            let all = modifiers.len();
+            modifiers.dedup();
+            assert_eq!(modifiers.len(), all, "modifiers of {}", word.name);
+        }
+    }
+}

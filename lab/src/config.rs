@@ -1,0 +1,111 @@
+//! The operator's configuration that `up` writes for nodelet: a flat map of kube.env keys.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::cache::hex;
+
+/// Values for one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config(BTreeMap<String, String>);
+
+impl Config {
+    /// The one master of a lab, reached at its own address or, with `vip`, at a virtual one.
+    pub fn master(lab: &str, address: Ipv4Addr, vip: Option<Ipv4Addr>) -> Self {
+        let mut config = Self::default();
+        config.set("ROLE", "master");
+        config.set("CLUSTER_ID", &cluster_id(lab));
+        config.set("MASTER_IP", &vip.unwrap_or(address).to_string());
+        config.set("CONTAINERS_CIDR", "10.20.0.0/16");
+        config.set("SERVICES_CIDR", "10.21.0.0/16");
+        if vip.is_some() {
+            config.set("MASTER_VIP_ENABLED", "true");
+            config.set("MASTER_VIP_IFACE", "eth0");
+            config.set("MASTER_VIP_VROUTER_ID", "51");
+        }
+        config
+    }
+
+    /// Sets one value; a later one wins.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.0.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Sets what the user wrote as `KEY=VALUE`.
+    pub fn set_pair(&mut self, pair: &str) -> Result<()> {
+        let (key, value) = pair
+            .split_once('=')
+            .with_context(|| format!("`{pair}` is not of the form KEY=VALUE"))?;
+        self.set(key, value);
+        Ok(())
+    }
+
+    /// The file's text. A JSON string is a YAML string that no reader takes for a number or a truth value.
+    pub fn render(&self) -> String {
+        self.0
+            .iter()
+            .map(|(key, value)| format!("{key}: {}\n", serde_json::Value::from(value.as_str())))
+            .collect()
+    }
+}
+
+/// A UUID (of the free-form version 8) that is always the same for a lab's name.
+fn cluster_id(lab: &str) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&Sha256::digest(lab.as_bytes())[..16]);
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let text = hex(&bytes);
+    [
+        &text[..8],
+        &text[8..12],
+        &text[12..16],
+        &text[16..20],
+        &text[20..],
+    ]
+    .join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_master() {
+        let config = Config::master("default", Ipv4Addr::new(172, 30, 1, 11), None);
+        assert_eq!(
+            config.render(),
+            "CLUSTER_ID: \"37a8eec1-ce19-887d-932f-e29051dca629\"\nCONTAINERS_CIDR: \"10.20.0.0/16\"\n\
+             MASTER_IP: \"172.30.1.11\"\nROLE: \"master\"\nSERVICES_CIDR: \"10.21.0.0/16\"\n"
+        );
+    }
+
+    #[test]
+    fn a_virtual_address_and_the_users_own_values() {
+        let mut config = Config::master(
+            "x",
+            Ipv4Addr::new(172, 30, 1, 11),
+            Some(Ipv4Addr::new(172, 30, 1, 100)),
+        );
+        config
+            .set_pair("SERVICES_CIDR=10.9.0.0/16")
+            .expect("a pair");
+        config.set_pair("NOTE=a=\"b\"").expect("a pair");
+        let text = config.render();
+        for line in [
+            "MASTER_IP: \"172.30.1.100\"",
+            "MASTER_VIP_IFACE: \"eth0\"",
+            "SERVICES_CIDR: \"10.9.0.0/16\"",
+            r#"NOTE: "a=\"b\"""#,
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+        config.set_pair("NOTE").expect_err("no value");
+    }
+}

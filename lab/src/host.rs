@@ -1,0 +1,307 @@
+//! One host of a lab: a privileged container whose first process is systemd.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::command;
+use crate::docker::{Docker, SHORT};
+use crate::topology::{HostState, Mount};
+
+const BOOT: Duration = Duration::from_secs(120);
+const COPY: Duration = Duration::from_secs(300);
+
+/// What is installed on a host before any role comes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Image {
+    /// Debian with Debian's docker.
+    Bare,
+    /// Debian without a container runtime.
+    NoDocker,
+}
+
+impl Image {
+    /// The name in commands and image tags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::NoDocker => "nodocker",
+        }
+    }
+
+    /// The docker image that the set-up keeps at the newest build of this kind.
+    pub fn reference(self) -> String {
+        format!("nodelet-lab/host:{}", self.name())
+    }
+}
+
+/// A host that stands.
+#[derive(Clone, Debug)]
+pub struct Host {
+    docker: Docker,
+    state: HostState,
+}
+
+impl Host {
+    pub(crate) fn new(docker: Docker, state: HostState) -> Self {
+        Self { docker, state }
+    }
+
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// The host's address on the lab's network.
+    pub fn address(&self) -> Ipv4Addr {
+        self.state.address
+    }
+
+    /// What was installed on it at first.
+    pub fn image(&self) -> Image {
+        self.state.image
+    }
+
+    /// The container's name in the outer docker.
+    pub fn container(&self) -> &str {
+        &self.state.container
+    }
+
+    pub(crate) fn create(
+        &self,
+        network: &str,
+        label: &str,
+        known: &[(String, Ipv4Addr)],
+        mounts: &[Mount],
+    ) -> Result<()> {
+        let volume = format!("{}-docker", self.state.container);
+        self.docker
+            .text(&["volume", "create", "--label", label, &volume])?;
+        let mut words: Vec<String> = [
+            "run",
+            "--detach",
+            "--pull",
+            "never",
+            "--privileged",
+            "--cgroupns",
+            "private",
+        ]
+        .into_iter()
+        .chain([
+            "--stop-signal",
+            "SIGRTMIN+3",
+            "--label",
+            label,
+            "--network",
+            network,
+        ])
+        // As systemd mounts them on a machine; docker's own default would add noexec.
+        .chain([
+            "--tmpfs",
+            "/run:exec,mode=755",
+            "--tmpfs",
+            "/run/lock",
+            "--tmpfs",
+            "/tmp:exec,mode=1777",
+        ])
+        .map(str::to_owned)
+        .collect();
+        words.extend([
+            "--name".to_owned(),
+            self.state.container.clone(),
+            "--hostname".to_owned(),
+            self.state.name.clone(),
+        ]);
+        words.extend(["--ip".to_owned(), self.state.address.to_string()]);
+        // overlay2 cannot sit on overlay, so the inner docker's data is on the machine's own file system.
+        words.extend(["--volume".to_owned(), format!("{volume}:/var/lib/docker")]);
+        for mount in mounts {
+            words.extend([
+                "--volume".to_owned(),
+                format!("{}:{}:ro", mount.source.display(), mount.target.display()),
+            ]);
+        }
+        for (name, address) in known.iter().filter(|(name, _)| *name != self.state.name) {
+            words.extend(["--add-host".to_owned(), format!("{name}:{address}")]);
+        }
+        words.push(self.state.image.reference());
+        self.docker
+            .text(&words)
+            .with_context(|| format!("cannot start the host `{}`", self.state.name))
+            .map(drop)
+    }
+
+    /// Waits until systemd has started everything.
+    pub fn wait_until_running(&self) -> Result<()> {
+        let mut last = String::new();
+        let done = command::poll(BOOT, || {
+            let output = self.docker.output(
+                &[
+                    "exec",
+                    &self.state.container,
+                    "systemctl",
+                    "is-system-running",
+                ],
+                None,
+                SHORT,
+            );
+            last = output.map_or_else(
+                |error| error.to_string(),
+                |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+            );
+            matches!(last.as_str(), "running" | "degraded").then_some(())
+        });
+        if done.is_some() && last == "running" {
+            return Ok(());
+        }
+        let failed = self
+            .exec(&["systemctl", "--failed", "--no-legend", "--plain"])
+            .map(|output| output.stdout)
+            .unwrap_or_default();
+        bail!(
+            "the host `{}` is `{last}`, not running; failed units: {}",
+            self.state.name,
+            String::from_utf8_lossy(&failed).trim()
+        )
+    }
+
+    /// Runs a command in the host, for at most a minute.
+    pub fn exec(&self, words: &[&str]) -> Result<Output> {
+        self.exec_within(words, None, SHORT)
+    }
+
+    /// Runs a command in the host with this input and deadline. At the deadline the command itself is killed, not only its client.
+    pub fn exec_within(
+        &self,
+        words: &[&str],
+        input: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Output> {
+        let seconds = limit.as_secs().max(1).to_string();
+        let mut all = vec!["exec"];
+        all.extend(input.map(|_| "--interactive"));
+        all.extend([
+            self.state.container.as_str(),
+            "timeout",
+            "--signal=KILL",
+            &seconds,
+        ]);
+        all.extend(words);
+        // The time limit inside comes first; the one outside is for a docker that does not answer.
+        self.docker
+            .output(&all, input, limit + Duration::from_secs(5))
+    }
+
+    /// Runs a command that must succeed and gives its trimmed standard output.
+    pub fn text(&self, words: &[&str]) -> Result<String> {
+        let output = self.exec(words)?;
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            bail!(
+                "`{}` on the host `{}` failed ({}): {error}",
+                words.join(" "),
+                self.state.name,
+                output.status
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Runs a command in the host with our own standard streams; with a terminal if `tty`.
+    pub fn exec_streaming(&self, words: &[&str], tty: bool) -> Result<ExitStatus> {
+        let mut all = vec!["exec", "--interactive"];
+        all.extend(tty.then_some("--tty"));
+        all.push(&self.state.container);
+        all.extend(words);
+        self.docker
+            .command(&all)
+            .status()
+            .context("cannot start the docker client")
+    }
+
+    /// Writes a file in the host, atomically, with its parent directories.
+    pub fn put(&self, bytes: &[u8], path: &str, mode: u32) -> Result<()> {
+        let script = r#"set -e; mkdir -p "$(dirname "$1")"; cat > "$1.lab-new"; chmod "$2" "$1.lab-new"; mv -T "$1.lab-new" "$1""#;
+        let output = self.exec_within(
+            &["sh", "-c", script, "put", path, &format!("{mode:o}")],
+            Some(bytes),
+            COPY,
+        )?;
+        self.copied(&output, path)
+    }
+
+    /// Copies a file of the machine into the host.
+    pub fn put_file(&self, source: &Path, path: &str, mode: u32) -> Result<()> {
+        let bytes =
+            std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
+        self.put(&bytes, path, mode)
+    }
+
+    /// Copies what is in a directory of the machine into a directory of the host.
+    pub fn put_directory(&self, source: &Path, path: &str) -> Result<()> {
+        self.text(&["mkdir", "-p", path])?;
+        let mut tar = Command::new("tar");
+        tar.args(["--owner=0", "--group=0", "-C"])
+            .arg(source)
+            .args(["-cf", "-", "."])
+            .stdout(Stdio::piped());
+        let packed = command::output(&mut tar, None, COPY)?;
+        if !packed.status.success() {
+            bail!(
+                "cannot pack {}: {}",
+                source.display(),
+                String::from_utf8_lossy(&packed.stderr).trim()
+            );
+        }
+        let output =
+            self.exec_within(&["tar", "-C", path, "-xf", "-"], Some(&packed.stdout), COPY)?;
+        self.copied(&output, path)
+    }
+
+    fn copied(&self, output: &Output, path: &str) -> Result<()> {
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!(
+            "cannot write {path} on the host `{}`: {}",
+            self.state.name,
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
+    }
+
+    /// Reads a file of the host.
+    pub fn get(&self, path: &str) -> Result<Vec<u8>> {
+        let output = self.exec_within(&["cat", path], None, COPY)?;
+        if !output.status.success() {
+            bail!(
+                "cannot read {path} on the host `{}`: {}",
+                self.state.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(output.stdout)
+    }
+
+    /// Restarts the host as a reboot would: systemd stops everything and starts anew.
+    pub fn reboot(&self) -> Result<()> {
+        self.docker
+            .text_within(&["restart", "--time", "60", &self.state.container], BOOT)?;
+        self.wait_until_running()
+    }
+
+    /// Cuts the host's power: every process is gone at once.
+    pub fn kill(&self) -> Result<()> {
+        self.docker.text(&["kill", &self.state.container]).map(drop)
+    }
+
+    /// Starts a killed host again.
+    pub fn start(&self) -> Result<()> {
+        self.docker.text(&["start", &self.state.container])?;
+        self.wait_until_running()
+    }
+}

@@ -1,0 +1,15 @@
+//! The steps of the set-up, one file each, and the facts about Debian they share.
+
+pub(crate) mod host_image;
+pub(crate) mod images;
+pub(crate) mod kubernetes;
+pub(crate) mod packages;
+pub(crate) mod payload;
+pub(crate) mod runc_wrapper;
+
+use std::time::Duration;
+
+/// Deadline of one recipe that mostly unpacks packages.
+const UNPACK: Duration = Duration::from_secs(1800);
+/// Deadline of one recipe that compiles.
+const COMPILE: Duration = Duration::from_secs(7200);

@@ -1,0 +1,328 @@
+//! A lab: hosts on a network of their own, and the record of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Cache;
+use crate::docker::Docker;
+use crate::host::{Host, Image};
+use crate::network::{self, with_last_octet};
+use crate::outer::Outer;
+
+/// The label on every container, volume and network of a lab; its value is the lab's name.
+pub(crate) const LABEL: &str = "nodelet.lab";
+
+/// Last octet of the first host; the second has the next one.
+const FIRST_HOST: u8 = 11;
+/// Last octet of the address kept free for a virtual IP.
+const VIP: u8 = 100;
+/// Hosts that fit between the two.
+const MOST_HOSTS: usize = (VIP - FIRST_HOST) as usize;
+
+/// What a host of a new lab is to be.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// Its name, and the name of its Kubernetes node.
+    pub name: String,
+    /// What is installed on it.
+    pub image: Image,
+}
+
+/// A directory of the machine that every host of a lab sees read-only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// On the machine.
+    pub source: PathBuf,
+    /// In the host.
+    pub target: PathBuf,
+}
+
+/// One host in the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HostState {
+    pub(crate) name: String,
+    pub(crate) container: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) image: Image,
+}
+
+/// The record of a lab, `<cache>/labs/<name>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    version: u32,
+    name: String,
+    network: String,
+    subnet: Ipv4Addr,
+    hosts: Vec<HostState>,
+    mounts: Vec<Mount>,
+    /// False until every host has started; what an interrupted creation left says so and is replaced by the next one.
+    ready: bool,
+}
+
+/// A lab that stands.
+#[derive(Debug)]
+pub struct Lab {
+    state: State,
+    docker: Docker,
+    cache: Cache,
+}
+
+fn file(cache: &Cache, name: &str) -> PathBuf {
+    cache.root().join("labs").join(format!("{name}.json"))
+}
+
+/// All records as one text, to see whether a path is mentioned by any.
+pub(crate) fn states_as_text(cache: &Cache) -> String {
+    names(cache)
+        .iter()
+        .filter_map(|name| fs::read_to_string(file(cache, name)).ok())
+        .collect()
+}
+
+/// The names of all labs that stand (or that a cut-off `up` left half-built).
+pub fn names(cache: &Cache) -> BTreeSet<String> {
+    let entries = fs::read_dir(cache.root().join("labs"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".json")
+                .map(str::to_owned)
+        })
+        .collect()
+}
+
+/// Lower-case letters, digits and dashes, as host names have them.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let fine = name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if !fine || name.is_empty() || name.len() > 30 || name.starts_with('-') || name.ends_with('-') {
+        bail!(
+            "`{name}` cannot name a {what}: use up to 30 of a-z, 0-9 and -, with no - at either end"
+        );
+    }
+    Ok(())
+}
+
+impl Lab {
+    /// Creates a lab and waits until every host has started all its services. What a failed creation leaves is removed.
+    pub fn create(cache: &Cache, name: &str, specs: &[HostSpec], mounts: &[Mount]) -> Result<Self> {
+        check_name("lab", name)?;
+        specs
+            .iter()
+            .try_for_each(|spec| check_name("host", &spec.name))?;
+        if specs.is_empty() || specs.len() > MOST_HOSTS {
+            bail!(
+                "a lab has between 1 and {MOST_HOSTS} hosts, not {}",
+                specs.len()
+            );
+        }
+        let _mine = cache.lock(&format!("lab-locks/{name}"), |_| ())?;
+        if Self::stands(cache, name) {
+            bail!(
+                "the lab `{name}` stands already; take it down with `cargo xtask down --lab {name}` or choose another name"
+            );
+        }
+        let docker = Outer::of(cache).docker();
+        remove(cache, &docker, name).context("cannot remove what an interrupted creation left")?;
+        let network = format!("nodelet-lab-{name}");
+        // Two labs that start at once must not choose the same subnet.
+        let lock = cache.lock("labs", |_| ())?;
+        let subnet = network::create(&docker, name, &network)?;
+        let hosts = specs
+            .iter()
+            .zip(FIRST_HOST..)
+            .map(|(spec, last)| HostState {
+                name: spec.name.clone(),
+                container: format!("nodelet-lab-{name}-{}", spec.name),
+                address: with_last_octet(subnet, last),
+                image: spec.image,
+            })
+            .collect();
+        let state = State {
+            version: 1,
+            name: name.to_owned(),
+            network,
+            subnet,
+            hosts,
+            mounts: mounts.to_vec(),
+            ready: false,
+        };
+        let mut lab = Self {
+            state,
+            docker,
+            cache: cache.clone(),
+        };
+        lab.save()?;
+        drop(lock);
+        if let Err(error) = lab.start() {
+            let rest = lab.destroy().err().map_or_else(String::new, |left| {
+                format!("; removing it failed too: {left:#}")
+            });
+            return Err(error.context(format!(
+                "the lab `{name}` did not start and was removed{rest}"
+            )));
+        }
+        lab.state.ready = true;
+        lab.save()?;
+        Ok(lab)
+    }
+
+    /// True if the lab was created completely.
+    pub fn stands(cache: &Cache, name: &str) -> bool {
+        Self::open(cache, name).is_ok_and(|lab| lab.state.ready)
+    }
+
+    /// Opens a lab that stands.
+    pub fn open(cache: &Cache, name: &str) -> Result<Self> {
+        let path = file(cache, name);
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!("there is no lab `{name}`; make one with `cargo xtask up --lab {name}`")
+        })?;
+        let state = serde_json::from_str(&text)
+            .with_context(|| format!("cannot understand {}", path.display()))?;
+        Ok(Self {
+            state,
+            docker: Outer::of(cache).docker(),
+            cache: cache.clone(),
+        })
+    }
+
+    fn save(&self) -> Result<()> {
+        let path = file(&self.cache, &self.state.name);
+        let new = path.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(&self.state)?)
+            .with_context(|| format!("cannot write {}", new.display()))?;
+        fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn start(&self) -> Result<()> {
+        let label = format!("{LABEL}={}", self.state.name);
+        let known: Vec<(String, Ipv4Addr)> = self
+            .state
+            .hosts
+            .iter()
+            .map(|host| (host.name.clone(), host.address))
+            .collect();
+        let hosts = self.hosts();
+        hosts.iter().try_for_each(|host| {
+            host.create(&self.state.network, &label, &known, &self.state.mounts)
+        })?;
+        hosts.iter().try_for_each(Host::wait_until_running)
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// The hosts, in the order of creation.
+    pub fn hosts(&self) -> Vec<Host> {
+        self.state
+            .hosts
+            .iter()
+            .map(|state| Host::new(self.docker.clone(), state.clone()))
+            .collect()
+    }
+
+    /// The host of this name.
+    pub fn host(&self, name: &str) -> Result<Host> {
+        let names = || {
+            self.state
+                .hosts
+                .iter()
+                .map(|host| host.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        self.hosts()
+            .into_iter()
+            .find(|host| host.name() == name)
+            .with_context(|| {
+                format!(
+                    "the lab `{}` has no host `{name}`; it has {}",
+                    self.state.name,
+                    names()
+                )
+            })
+    }
+
+    /// An address on the lab's network that no host has, for a virtual IP.
+    pub fn vip(&self) -> Ipv4Addr {
+        with_last_octet(self.state.subnet, VIP)
+    }
+
+    /// The lab's network, as `a.b.c.0/24`.
+    pub fn subnet(&self) -> String {
+        format!("{}/24", self.state.subnet)
+    }
+
+    /// What the hosts mount from the machine.
+    pub fn mounts(&self) -> &[Mount] {
+        &self.state.mounts
+    }
+
+    /// Removes containers, volumes and network by label, so also what the record does not know, then the record.
+    pub fn destroy(&self) -> Result<()> {
+        remove(&self.cache, &self.docker, &self.state.name)
+    }
+}
+
+/// Removes everything that carries the lab's label, and its record. Works for a lab whose record is missing or broken.
+pub(crate) fn remove(cache: &Cache, docker: &Docker, name: &str) -> Result<()> {
+    let filter = format!("label={LABEL}={name}");
+    let containers = docker.list(&["ps", "--all", "--quiet", "--filter", &filter])?;
+    docker.remove(&["rm", "--force", "--volumes"], &containers)?;
+    let volumes = docker.list(&["volume", "ls", "--quiet", "--filter", &filter])?;
+    docker.remove(&["volume", "rm", "--force"], &volumes)?;
+    let networks = docker.list(&["network", "ls", "--quiet", "--filter", &filter])?;
+    docker.remove(&["network", "rm"], &networks)?;
+    match fs::remove_file(file(cache, name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove the lab's record")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of labs that docker knows of, with or without a record.
+pub(crate) fn labelled(docker: &Docker) -> Result<BTreeSet<String>> {
+    let format = format!("{{{{.Label \"{LABEL}\"}}}}");
+    let mut names = BTreeSet::new();
+    for kind in [&["ps", "--all"][..], &["volume", "ls"], &["network", "ls"]] {
+        let words: Vec<&str> = kind
+            .iter()
+            .copied()
+            .chain(["--filter", "label=nodelet.lab", "--format", &format])
+            .collect();
+        names.extend(docker.list(&words)?);
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_host_names() {
+        for good in ["default", "a", "ha-3"] {
+            check_name("lab", good).expect(good);
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "../x", &"x".repeat(31)] {
+            check_name("lab", bad).expect_err(bad);
+        }
+    }
+}

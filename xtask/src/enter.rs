@@ -1,0 +1,91 @@
+//! `cargo xtask shell` and `cargo xtask kubectl`: the user's own hands on a lab.
+
+use std::io::{IsTerminal, stdin, stdout};
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::{Context, Result};
+use lab::{Cache, Host, Lab};
+
+const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+
+/// The options of `shell`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Shell {
+    /// The lab's name.
+    #[arg(long, default_value = "default")]
+    lab: String,
+    /// The host; the lab's first one if not named.
+    host: Option<String>,
+    /// A command to run in place of a shell.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// The options of `kubectl`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Kubectl {
+    /// The lab's name.
+    #[arg(long, default_value = "default")]
+    lab: String,
+    /// The host to run on; the lab's first one if not named.
+    #[arg(long)]
+    host: Option<String>,
+    /// Words for kubectl, after `--`.
+    #[arg(last = true)]
+    words: Vec<String>,
+}
+
+impl Shell {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let words = if self.command.is_empty() {
+            vec!["bash", "--login"]
+        } else {
+            strings(&self.command)
+        };
+        enter(&host(&self.lab, self.host.as_deref())?, &words)
+    }
+}
+
+impl Kubectl {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        enter(
+            &host(&self.lab, self.host.as_deref())?,
+            &kubectl_words(&strings(&self.words)),
+        )
+    }
+}
+
+/// A kubectl command as it is run on a host. The role's program, not one that happens to be on PATH.
+pub(crate) fn kubectl_words<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let kubectl = "/opt/pf9/roles/pf9-kube/current/payload/bin/kubectl";
+    [kubectl, "--kubeconfig", KUBECONFIG]
+        .into_iter()
+        .chain(words.iter().copied())
+        .collect()
+}
+
+fn strings(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+fn host(lab: &str, name: Option<&str>) -> Result<Host> {
+    let lab = Lab::open(&Cache::locate()?, lab)?;
+    match name {
+        Some(name) => lab.host(name),
+        None => lab
+            .hosts()
+            .into_iter()
+            .next()
+            .context("the lab has no host"),
+    }
+}
+
+/// Runs the words there with our streams, and ends as they end.
+fn enter(host: &Host, words: &[&str]) -> Result<ExitCode> {
+    let status: ExitStatus =
+        host.exec_streaming(words, stdin().is_terminal() && stdout().is_terminal())?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
+}
