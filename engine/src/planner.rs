@@ -70,6 +70,7 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
         role: format!("{} {}", role.manifest.name, role.manifest.release),
         host: facts.hostname.clone(),
         node,
+        payload: role.manifest.payload.iter().map(|path| payload.join(path)).collect(),
         phases,
     })
 }
@@ -166,6 +167,7 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
     ]);
     BTreeMap::from([
         ("id".to_owned(), Value::from(text(settings, "CLUSTER_ID"))),
+        ("api_is_address".to_owned(), Value::Bool(text(settings, "MASTER_IP").parse::<IpAddr>().is_ok())),
         ("api_url".to_owned(), Value::from(api_url.clone())),
         ("local_api_url".to_owned(), Value::from(if master { local } else { api_url })),
         ("api_service_ip".to_owned(), Value::from(settings.api_service_ip().to_string())),

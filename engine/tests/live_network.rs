@@ -158,7 +158,11 @@ async fn strangers_are_refused_on_both_sides() {
     let url = format!("https://{address}/");
     let stranger = request(url.clone(), Some(other.ca()), Some(pki.client()));
     let error = host.https_get(&stranger).await.expect_err("unknown issuer");
-    assert!(chain(&error).contains("invalid peer certificate"), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("invalid peer certificate"),
+        "{}",
+        chain(&error)
+    );
     let anonymous = request(url.clone(), Some(pki.ca()), None);
     let error = host
         .https_get(&anonymous)

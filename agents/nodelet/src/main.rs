@@ -1,2 +1,58 @@
-//! nodelet.
-fn main() {}
+//! `nodelet`: plans, applies, checks and stops a role on this host.
+//!
+//! A thin edge: arguments, files and signals come in here, the engine does the work, and events become text or
+//! JSON. Results go to standard output, everything else to standard error. Exit codes are in [`exit`].
+
+mod cli;
+mod commands;
+mod exit;
+mod inputs;
+mod lock;
+mod output;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // The parser's own status for a usage error is 2, which here means "changes pending".
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    let filter = EnvFilter::try_from_env("NODELET_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("nodelet: could not start its threads: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let result = runtime.block_on(async {
+        match &cli.command {
+            Command::Plan(args) => commands::plan(args).await,
+            Command::Apply(args) => commands::apply(args).await,
+            Command::Check(args) => commands::check(args).await,
+            Command::Stop(args) => commands::stop(args).await,
+            Command::Phases(args) => commands::phases(args).await,
+        }
+    });
+    // A call that cannot be cancelled must not hold up the end.
+    runtime.shutdown_background();
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("nodelet: could not {}", engine::exec::chain(error.as_ref()).join("\n  because: "));
+            exit::of(&error).into()
+        }
+    }
+}

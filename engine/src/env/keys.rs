@@ -70,13 +70,13 @@ const TABLE: &[Key] = table! {
             "Prefix length of one node's subnet of CONTAINERS_CIDR.";
         CLUSTER_DNS_DOMAIN: Name => Value("cluster.local"),
             "Domain of the cluster's DNS names.";
-        PF9_NETWORK_PLUGIN: Choice(&["bridge", "calico", "flannel"]) => Value("bridge"),
+        PF9_NETWORK_PLUGIN: Choice(&["bridge"]) => Value("bridge"),
             "How pods reach each other.";
         MTU_SIZE: Integer { min: 576, max: 9216 } => Value(""),
             "MTU of the pod network in bytes; empty takes the uplink's.";
         KUBE_PROXY_MODE: Choice(&["iptables", "ipvs"]) => Value("iptables"),
             "How kube-proxy routes services.";
-        MAX_NAT_CONN: Integer { min: 0, max: 16_777_216 } => Value("32768"),
+        MAX_NAT_CONN: Integer { min: 0, max: 16_777_216 } => Value("0"),
             "Connection tracking entries for each CPU; 0 leaves the kernel's limit.";
     }
     "Virtual IP" {

@@ -17,6 +17,12 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
         // Which subnet the node will get is the controller-manager's to decide: known after apply.
         rules.pod_cidr.clear();
     });
+    for path in &plan.payload {
+        // A program or archive; directories come with the files in them.
+        if path.extension().is_some() || path.parent().is_some_and(|p| p.ends_with("bin")) {
+            host = host.with_program_file(path);
+        }
+    }
     let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
     for step in steps {
         match &step.spec {
@@ -37,6 +43,19 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
         }
     }
     host
+}
+
+/// Builders that only dry runs need.
+trait Seeded {
+    fn with_program_file(self, path: &Path) -> Self;
+}
+
+impl Seeded for FakeHost {
+    /// An executable file.
+    fn with_program_file(self, path: &Path) -> Self {
+        self.meddle(|world| world.file_with_mode(path, "payload", 0o755));
+        self
+    }
 }
 
 /// A package as the payload holds it: a list of one file, and that file.

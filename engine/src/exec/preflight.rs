@@ -13,7 +13,7 @@ use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE};
 use crate::facts::Verdict;
 use crate::host::Attributes;
-use crate::plan::PlannedRequirement;
+use crate::plan::{PlannedRequirement, Span};
 use crate::resource::ResourceResult;
 
 /// What is written down.
@@ -57,6 +57,18 @@ impl Runner<'_> {
                     problem,
                     remedy,
                 });
+            }
+        }
+        if mode == Mode::Apply {
+            for path in &self.plan.payload {
+                if self.host.entry(path).await?.is_none() {
+                    problems.push(Problem {
+                        requirement: "the role's payload is complete".to_owned(),
+                        span: Span::file("role.yaml"),
+                        problem: format!("{} is not there", path.display()),
+                        remedy: "install the role's package again".to_owned(),
+                    });
+                }
             }
         }
         if !problems.is_empty() {

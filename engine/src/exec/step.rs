@@ -7,7 +7,7 @@ use super::event::Event;
 use super::{Mode, Runner};
 use crate::plan::{PhaseName, PlannedStep};
 use crate::resource::{
-    Change, Context, Receipt, Resource, ResourceError, ResourceResult, Spec, with_resource,
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Spec, with_resource,
 };
 
 /// What became of a step.
@@ -44,6 +44,7 @@ impl Runner<'_> {
         let started = self.host.elapsed();
         let mut told = None;
         let mut attempt = 1;
+        let mut last = String::new();
         loop {
             let one = self.bounded(phase, step, mode, receipt, &mut told).await;
             let error = match one {
@@ -69,16 +70,33 @@ impl Runner<'_> {
                 // What would happen has been told; how it ends cannot be simulated here.
                 break;
             }
+            if mode == Mode::DryRun {
+                // How it stands cannot be simulated here either, for want of what would serve it.
+                let reason = super::advice::chain(&error).join(": ");
+                let change = Change::new(Action::Change).with("state", "", format!("known after apply ({reason})"));
+                self.events.emit(Event::StepChanging {
+                    phase: phase.clone(),
+                    step: step.id.clone(),
+                    span: step.span.clone(),
+                    change,
+                });
+                break;
+            }
             if attempt >= step.policy.tries || self.cancel.is_cancelled() {
                 return Err(error);
             }
-            self.events.emit(Event::StepRetried {
-                phase: phase.clone(),
-                step: step.id.clone(),
-                attempt,
-                tries: step.policy.tries,
-                error: super::advice::chain(&error).join(": "),
-            });
+            let reason = super::advice::chain(&error).join(": ");
+            if reason != last {
+                // The same reason again is no news.
+                self.events.emit(Event::StepRetried {
+                    phase: phase.clone(),
+                    step: step.id.clone(),
+                    attempt,
+                    tries: step.policy.tries,
+                    error: reason.clone(),
+                });
+                last = reason;
+            }
             self.pause(backoff(step.policy.backoff, attempt)).await;
             attempt += 1;
         }
@@ -157,7 +175,7 @@ async fn drive<R: Resource>(
     resource.converge(&observed, &change, cx, receipt).await?;
     // Look again: a step is done when it is seen to be, not when nobody complained.
     let observed = resource.observe(cx).await?;
-    if verify && let Some(left) = resource.diff(&observed) && left.action != crate::resource::Action::Run {
+    if verify && let Some(left) = resource.diff(&observed) && left.action != Action::Run {
         let fields: Vec<String> = left
             .differences
             .iter()

@@ -120,11 +120,20 @@ pub(crate) fn cgroups(mount_table: &str, unified: Option<&str>) -> Option<Cgroup
         .map(str::to_owned)
         .collect();
     let has_v2 = mounts.iter().any(|(_, kind, _)| kind == "cgroup2");
-    let version = match (controllers.is_empty(), has_v2, unified.is_empty()) {
+    // A leftover such as hugetlb, which nobody mounted in version 1, does not make version 2 the place to work in.
+    let splits = ["cpu", "cpuset", "io", "memory", "pids"]
+        .iter()
+        .any(|name| unified.contains(*name));
+    let version = match (controllers.is_empty(), has_v2, splits) {
         (true, false, _) => return None,
         (true, true, _) => CgroupVersion::V2,
-        (false, true, false) => CgroupVersion::Hybrid,
-        (false, _, _) => CgroupVersion::V1,
+        (false, true, true) => CgroupVersion::Hybrid,
+        (false, _, _) => {
+            return Some(Cgroups {
+                version: CgroupVersion::V1,
+                controllers,
+            });
+        }
     };
     controllers.extend(unified);
     Some(Cgroups {
@@ -167,6 +176,7 @@ mod tests {
             (seen.version, seen.controllers.len()),
             (CgroupVersion::V1, 1)
         );
+        assert_eq!(cgroups(V1, Some("hugetlb\n")).unwrap(), seen);
         assert_eq!(
             cgroups(V1, Some("memory\n")).unwrap().version,
             CgroupVersion::Hybrid

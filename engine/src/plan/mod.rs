@@ -37,6 +37,8 @@ pub struct Plan {
     pub host: String,
     /// `master` or `worker`.
     pub node: String,
+    /// Files and directories of the role's payload that must be on the host.
+    pub payload: Vec<PathBuf>,
     /// Phases in the order in which they start.
     pub phases: Vec<PlannedPhase>,
 }
@@ -235,7 +237,7 @@ pub enum Probe {
         #[serde(with = "duration_text")]
         margin: Duration,
     },
-    /// Every file-like step of the phase is as planned.
+    /// No step of the phase would change anything.
     AsPlanned,
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Call {
     pub(super) span: Span,
     pub(super) lane: Lane,
     pub(super) options: Vec<RecordedOption>,
+    /// What is wrong with its arguments; it counts only if the word is not left out by `.when(false)`.
+    pub(super) findings: Vec<Diagnostic>,
 }
 
 /// A recorded modifier.
@@ -99,9 +101,9 @@ impl Recorder {
 
     /// Records a word.
     pub(super) fn word(&mut self, word: &'static Word, args: Vec<Argument>, span: Span) -> CallId {
-        self.check(word.name, word.params, &args, &span);
         self.calls.push(Call {
             word,
+            findings: problems(word.name, word.params, &args, &span),
             args,
             span,
             lane: self.lane.unwrap_or(Lane::Steps),
@@ -118,13 +120,16 @@ impl Recorder {
         args: Vec<Argument>,
         span: Span,
     ) {
-        if !self.check(modifier.name, modifier.params, &args, &span) {
+        let problems = problems(modifier.name, modifier.params, &args, &span);
+        let call = &mut self.calls[id];
+        if !problems.is_empty() {
+            call.findings.extend(problems);
             return;
         }
-        let before = self.calls[id].options.iter().find(|o| o.modifier.name == modifier.name);
+        let before = call.options.iter().find(|o| o.modifier.name == modifier.name);
         if let (Some(before), false) = (before, modifier.repeatable) {
             let first = before.span.line;
-            self.find(
+            call.findings.push(
                 Diagnostic::new(
                     "P0205",
                     span,
@@ -134,28 +139,23 @@ impl Recorder {
             );
             return;
         }
-        self.calls[id].options.push(RecordedOption {
+        call.options.push(RecordedOption {
             modifier,
             args,
             span,
         });
     }
+}
 
-    /// Whether all arguments are of their types; findings otherwise.
-    fn check(&mut self, name: &str, params: &[Param], args: &[Argument], span: &Span) -> bool {
-        let mut fine = true;
-        for (param, argument) in params.iter().zip(args) {
-            if let Err(problem) = accepts(param.arg, argument) {
-                fine = false;
-                self.find(Diagnostic::new(
-                    "P0301",
-                    span.clone(),
-                    format!("`{name}` takes {} as {}, not {problem}", param.arg.describe(), param.name),
-                ));
-            }
-        }
-        fine
-    }
+/// Arguments that are not of their types.
+fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
+    let one = |(param, argument): (&Param, &Argument)| {
+        let problem = accepts(param.arg, argument).err()?;
+        let message =
+            format!("`{name}` takes {} as {}, not {problem}", param.arg.describe(), param.name);
+        Some(Diagnostic::new("P0301", span.clone(), message))
+    };
+    params.iter().zip(args).filter_map(one).collect()
 }
 
 /// Whether an argument is of a type; otherwise what it is.

@@ -27,7 +27,7 @@ const MODE: Modifier =
 const VARS: Modifier =
     modifier("vars", &[p("vars", Arg::Map)], "The template's variables; each must be used, and all it uses be given.");
 const KUBECONFIG: Modifier =
-    modifier("kubeconfig", &[p("path", Arg::Path)], "Kubeconfig to use. Default the admin's.");
+    modifier("kubeconfig", &[p("path", Arg::Path)], "Kubeconfig to use. Default the admin's at this host's own API server.");
 
 /// The table. A word's place in it is its type in the script engine; new words go to the end.
 pub static WORDS: &[Word] = &[
@@ -188,7 +188,8 @@ pub static WORDS: &[Word] = &[
             modifier("privileged", &[], "All capabilities and devices."),
             modifier("user", &[p("user", Arg::Text)], "User, `uid[:gid]`."),
             modifier("restart", &[p("policy", Arg::Text)], "`always` (the default), `unless-stopped` or `no`."),
-            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps whose content it reads at its start: a change makes a new container."),
+            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps of this phase whose content it reads at its start: a change makes a new container."),
+            modifier("reads", &[p("paths", Arg::Texts)], "Files of other phases that it reads at its start: a change makes a new container."),
         ],
         "A container that runs with exactly this configuration.",
         r#"container("example").image("example:1").host_network().mount_read_only("/etc/pf9", "/etc/pf9");"#,
@@ -203,7 +204,8 @@ pub static WORDS: &[Word] = &[
             modifier("stopped", &[], "It does not run."),
             modifier("enabled", &[], "It starts at boot."),
             modifier("disabled", &[], "It does not start at boot."),
-            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps whose content it reads at its start: a change restarts it."),
+            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps of this phase whose content it reads at its start: a change restarts it."),
+            modifier("reads", &[p("paths", Arg::Texts)], "Files of other phases that it reads at its start: a change restarts it."),
             repeatable("reload_on", &[p("steps", Arg::Steps)], "Steps whose content it takes again on reload."),
         ],
         "A unit of systemd. `.service` is added to a name without a suffix.",
@@ -320,7 +322,7 @@ pub static WORDS: &[Word] = &[
             modifier("link_up", &[p("link", Arg::Text)], "A network link is up."),
             modifier("address_held", &[p("address", Arg::Address)], "An address is on some link of this host."),
             modifier("certificates_valid", &[p("directory", Arg::Path), p("margin", Arg::Duration)], "Certificates under a directory are valid for at least this long."),
-            modifier("as_planned", &[], "Files of this phase's steps are as planned."),
+            modifier("as_planned", &[], "No step of this phase would change anything."),
         ],
         "A read-only assertion that the phase does its work.",
         r#"check("port answers").tcp("127.0.0.1", 4001).every("1s").timeout("30s");"#,
@@ -354,12 +356,6 @@ pub static WORDS: &[Word] = &[
         "",
     ),
 ];
-
-/// The word of this name.
-#[must_use]
-pub fn find(name: &str) -> Option<&'static Word> {
-    WORDS.iter().find(|word| word.name == name)
-}
 
 #[cfg(test)]
 mod tests {

@@ -61,7 +61,8 @@ impl Resource for AuthoritySpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        self.validate().map_err(|error| error.at(self.action("plan")))?;
+        self.validate()
+            .map_err(|error| error.at(self.action("plan")))?;
         let paths = authority_paths(&self.name);
         let directory = Held::look(cx.host, &paths.directory).await?;
         let (certificate, certificate_content) = Held::read(cx.host, &paths.certificate).await?;
@@ -70,7 +71,13 @@ impl Resource for AuthoritySpec {
             && Authority::from_contents(&self.name, &certificate_content, &key_content)
                 .map_err(|error| error.at(self.action("read")))?
                 .is_some();
-        Ok(Observed { absent: cx.absent, directory, certificate, key, has_certificate })
+        Ok(Observed {
+            absent: cx.absent,
+            directory,
+            certificate,
+            key,
+            has_certificate,
+        })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
@@ -104,7 +111,10 @@ impl Resource for AuthoritySpec {
             observed.certificate.remove(cx.host, receipt).await?;
             return observed.key.remove(cx.host, receipt).await;
         }
-        observed.directory.repair(cx.host, DIRECTORY, receipt).await?;
+        observed
+            .directory
+            .repair(cx.host, DIRECTORY, receipt)
+            .await?;
         observed.key.repair(cx.host, PRIVATE, receipt).await?;
         if observed.has_certificate {
             return observed.certificate.repair(cx.host, PUBLIC, receipt).await;
@@ -118,9 +128,15 @@ impl Resource for AuthoritySpec {
         let certificate = issue::self_signed(self, &key, cx.host.now()).map_err(failed)?;
         if matches!(present, Content::Missing) {
             let pem = PrivateKey::from(&key);
-            observed.key.put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt).await?;
+            observed
+                .key
+                .put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt)
+                .await?;
         }
-        observed.certificate.put(cx.host, certificate.as_bytes(), PUBLIC, receipt).await
+        observed
+            .certificate
+            .put(cx.host, certificate.as_bytes(), PUBLIC, receipt)
+            .await
     }
 
     fn paths(&self) -> Vec<PathBuf> {

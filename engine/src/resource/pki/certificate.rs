@@ -143,7 +143,13 @@ impl Resource for CertificateSpec {
                 authority.as_ref(),
             )
         };
-        Ok(Observed { absent: cx.absent, certificate, key, trust, reading })
+        Ok(Observed {
+            absent: cx.absent,
+            certificate,
+            key,
+            trust,
+            reading,
+        })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
@@ -179,29 +185,40 @@ impl Resource for CertificateSpec {
             observed.key.remove(cx.host, receipt).await?;
             return observed.trust.remove(cx.host, receipt).await;
         }
-        let authority = Authority::read(cx.host, &self.authority).await?.ok_or_else(|| {
-            ResourceError::Missing {
+        let authority = Authority::read(cx.host, &self.authority)
+            .await?
+            .ok_or_else(|| ResourceError::Missing {
                 what: format!(
                     "find authority `{}` that signs certificate `{}`: make or import it first",
                     self.authority, self.path
                 ),
-            }
-        })?;
+            })?;
         let mut reasons = Differences::default();
         reissue(self, &observed.reading, &mut reasons);
         if reasons.into_change(Action::Change).is_some() {
-            let issued = authority.issue(self, cx.host.now()).map_err(self.failed("issue"))?;
+            let issued = authority
+                .issue(self, cx.host.now())
+                .map_err(self.failed("issue"))?;
             let key = issued.key.expose_pem().as_bytes();
             observed.key.put(cx.host, key, PRIVATE, receipt).await?;
-            observed.certificate.put(cx.host, issued.certificate.as_bytes(), PUBLIC, receipt).await?;
+            observed
+                .certificate
+                .put(cx.host, issued.certificate.as_bytes(), PUBLIC, receipt)
+                .await?;
         } else {
             observed.key.repair(cx.host, PRIVATE, receipt).await?;
-            observed.certificate.repair(cx.host, PUBLIC, receipt).await?;
+            observed
+                .certificate
+                .repair(cx.host, PUBLIC, receipt)
+                .await?;
         }
         if observed.reading.trusts(&authority) {
             return observed.trust.repair(cx.host, PUBLIC, receipt).await;
         }
-        observed.trust.put(cx.host, authority.pem(), PUBLIC, receipt).await
+        observed
+            .trust
+            .put(cx.host, authority.pem(), PUBLIC, receipt)
+            .await
     }
 
     fn paths(&self) -> Vec<PathBuf> {

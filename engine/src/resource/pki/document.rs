@@ -69,7 +69,12 @@ struct Context {
 
 impl Document {
     /// The kubeconfig of `spec` around these PEM files.
-    pub(super) fn new(spec: &KubeconfigSpec, authority: &[u8], certificate: &[u8], key: &[u8]) -> Self {
+    pub(super) fn new(
+        spec: &KubeconfigSpec,
+        authority: &[u8],
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Self {
         let context = |name: &str, namespace: Option<&str>| NamedContext {
             name: name.to_owned(),
             context: Context {
@@ -84,7 +89,10 @@ impl Document {
                 context("system-context", Some("kube-system")),
             ]
         } else {
-            vec![context("service-account-context", spec.namespace.as_deref())]
+            vec![context(
+                "service-account-context",
+                spec.namespace.as_deref(),
+            )]
         };
         let cluster = Cluster {
             certificate_authority_data: STANDARD.encode(authority),
@@ -97,8 +105,14 @@ impl Document {
         Self {
             api_version: "v1".to_owned(),
             kind: "Config".to_owned(),
-            clusters: vec![NamedCluster { name: CLUSTER.to_owned(), cluster }],
-            users: vec![NamedUser { name: spec.user.clone(), user }],
+            clusters: vec![NamedCluster {
+                name: CLUSTER.to_owned(),
+                cluster,
+            }],
+            users: vec![NamedUser {
+                name: spec.user.clone(),
+                user,
+            }],
             current_context: contexts[0].name.clone(),
             contexts,
         }
@@ -116,7 +130,11 @@ impl Document {
         let bytes = match content {
             Content::Missing => return,
             Content::Unfit(problem) => {
-                return differences.note("content", format!("unreadable: {problem}"), "written anew");
+                return differences.note(
+                    "content",
+                    format!("unreadable: {problem}"),
+                    "written anew",
+                );
             }
             Content::Bytes(bytes) => bytes,
         };
@@ -144,7 +162,11 @@ impl Document {
         if is.users.first().map(|user| &user.name) != self.users.first().map(|user| &user.name) {
             named = true;
             let text = |document: &Self| document.users.first().map(|user| user.name.clone());
-            differences.note("user", text(&is).unwrap_or_default(), text(self).unwrap_or_default());
+            differences.note(
+                "user",
+                text(&is).unwrap_or_default(),
+                text(self).unwrap_or_default(),
+            );
         }
         if !named {
             differences.note("content", "written in another way", "written anew");

@@ -44,7 +44,10 @@ impl CertificateFacts {
     /// When it is due for renewal: at two thirds of its life.
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
-        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        let life = self
+            .not_after
+            .duration_since(self.not_before)
+            .unwrap_or_default();
         self.not_before + life / 3 * 2
     }
 }
@@ -72,7 +75,11 @@ impl Certificate {
     ) -> impl Iterator<Item = Result<Self, String>> {
         let path = path.into();
         Pem::iter_from_buffer(pem)
-            .filter(|block| block.as_ref().map_or(true, |block| block.label == "CERTIFICATE"))
+            .filter(|block| {
+                block
+                    .as_ref()
+                    .map_or(true, |block| block.label == "CERTIFICATE")
+            })
             .map(move |block| {
                 let block = block.map_err(|_| "it is damaged or cut short".to_owned())?;
                 Self::from_der(path.clone(), block.contents)
@@ -87,7 +94,10 @@ impl Certificate {
         let facts = CertificateFacts {
             path,
             subject: subject.to_string(),
-            common_name: texts(subject.iter_common_name()).into_iter().next().unwrap_or_default(),
+            common_name: texts(subject.iter_common_name())
+                .into_iter()
+                .next()
+                .unwrap_or_default(),
             organizations: texts(subject.iter_organization()),
             issuer: x509.issuer().to_string(),
             serial: crate::plan::hex(x509.raw_serial()),
@@ -98,15 +108,20 @@ impl Certificate {
             not_after: time(x509.validity().not_after.timestamp()),
         };
         let public_key = x509.public_key().subject_public_key.data.to_vec();
-        Ok(Self { facts, public_key, der })
+        Ok(Self {
+            facts,
+            public_key,
+            der,
+        })
     }
 
     /// Whether `authority` signed it: names fit (byte for byte, as RFC 5280 section 7.1 allows) and the signature
     /// verifies.
     pub(super) fn is_signed_by(&self, authority: &Self) -> bool {
-        let (Ok((_, leaf)), Ok((_, signer))) =
-            (X509Certificate::from_der(&self.der), X509Certificate::from_der(&authority.der))
-        else {
+        let (Ok((_, leaf)), Ok((_, signer))) = (
+            X509Certificate::from_der(&self.der),
+            X509Certificate::from_der(&authority.der),
+        ) else {
             return false;
         };
         same_name(leaf.issuer(), signer.subject())
@@ -116,8 +131,11 @@ impl Certificate {
     /// Whether it may sign certificates.
     pub(super) fn is_authority(&self) -> bool {
         X509Certificate::from_der(&self.der).is_ok_and(|(_, x509)| {
-            let may_sign =
-                x509.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign());
+            let may_sign = x509
+                .key_usage()
+                .ok()
+                .flatten()
+                .is_none_or(|usage| usage.value.key_cert_sign());
             x509.is_ca() && may_sign
         })
     }
@@ -128,7 +146,9 @@ fn same_name(one: &X509Name<'_>, other: &X509Name<'_>) -> bool {
 }
 
 fn texts<'a>(values: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Vec<String> {
-    values.filter_map(|value| value.as_str().ok().map(str::to_owned)).collect()
+    values
+        .filter_map(|value| value.as_str().ok().map(str::to_owned))
+        .collect()
 }
 
 type AlternativeNames = (BTreeSet<String>, BTreeSet<IpAddr>);
@@ -138,7 +158,10 @@ fn alternative_names(x509: &X509Certificate<'_>) -> Result<AlternativeNames, Str
     let mut names = BTreeSet::new();
     let mut addresses = BTreeSet::new();
     let extension = x509.subject_alternative_name().map_err(unclear)?;
-    for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
+    for name in extension
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+    {
         match name {
             GeneralName::DNSName(name) => {
                 names.insert(name.to_ascii_lowercase());
@@ -176,7 +199,11 @@ fn usage(x509: &X509Certificate<'_>) -> Result<String, String> {
         (usage.client_auth, "client"),
         (other, "other"),
     ];
-    let words: Vec<&str> = named.iter().filter(|(set, _)| *set).map(|(_, word)| *word).collect();
+    let words: Vec<&str> = named
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, word)| *word)
+        .collect();
     Ok(words.join(" and "))
 }
 

@@ -93,7 +93,8 @@ impl Held {
         let Some(is) = self.attributes() else { return };
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let mode = |attributes: Attributes| format!("{name} {}", octal(attributes.mode & 0o7777));
-        let owner = |attributes: Attributes| format!("{name} {}:{}", attributes.uid, attributes.gid);
+        let owner =
+            |attributes: Attributes| format!("{name} {}:{}", attributes.uid, attributes.gid);
         differences.compare("mode", &mode(is), &mode(should));
         differences.compare("owner", &owner(is), &owner(should));
     }
@@ -131,11 +132,21 @@ impl Held {
             host.create_directory(&directory, attributes).await?;
         }
         remember(host, &self.path, self.entry.as_ref(), receipt).await?;
+        if matches!(&self.entry, Some(entry) if matches!(entry.kind, EntryKind::Symlink(_))) {
+            // A link is restored only where nothing else stands, so on the way back our file goes first.
+            receipt.push(Undo::RemoveFile {
+                path: self.path.clone(),
+            });
+        }
         Ok(host.write(&self.path, content, attributes).await?)
     }
 
     /// Removes the file.
-    pub(super) async fn remove(&self, host: &dyn Host, receipt: &mut Receipt) -> ResourceResult<()> {
+    pub(super) async fn remove(
+        &self,
+        host: &dyn Host,
+        receipt: &mut Receipt,
+    ) -> ResourceResult<()> {
         if self.is_there() {
             remember(host, &self.path, self.entry.as_ref(), receipt).await?;
             host.remove(&self.path).await?;

@@ -32,7 +32,12 @@ pub(super) fn self_signed(
     now: SystemTime,
 ) -> Result<String, PkiError> {
     spec.validate()?;
-    let end = now + DAY * spec.years.saturating_mul(365).saturating_add(spec.years / 4);
+    let end = now
+        + DAY
+            * spec
+                .years
+                .saturating_mul(365)
+                .saturating_add(spec.years / 4);
     let mut params = params(&spec.common_name, &[], now, end)?;
     // No authority below this one: all that it signs are leaves.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -61,17 +66,27 @@ pub(super) fn signed(
         Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
         Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
         Usage::Peer => {
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ]
         }
     };
     params.use_authority_key_identifier_extension = true;
     let (names, addresses) = spec.alternative_names();
     for name in names {
-        params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+        params
+            .subject_alt_names
+            .push(SanType::DnsName(name.try_into()?));
     }
-    params.subject_alt_names.extend(addresses.into_iter().map(SanType::IpAddress));
+    params
+        .subject_alt_names
+        .extend(addresses.into_iter().map(SanType::IpAddress));
     let certificate = params.signed_by(&key, issuer)?.pem();
-    Ok(Issued { certificate, key: PrivateKey::from(&key) })
+    Ok(Issued {
+        certificate,
+        key: PrivateKey::from(&key),
+    })
 }
 
 /// When a certificate that is issued now will end: never after its issuer.
@@ -107,8 +122,11 @@ fn serial() -> SerialNumber {
 
 /// Certificates know no fractions of a second.
 fn whole_seconds(time: SystemTime) -> Result<OffsetDateTime, PkiError> {
-    let impossible = || PkiError::Build("the host's clock is before 1970 or far beyond 2100".to_owned());
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| impossible())?;
+    let impossible =
+        || PkiError::Build("the host's clock is before 1970 or far beyond 2100".to_owned());
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_err(|_| impossible())?;
     let seconds = since.as_secs().try_into().map_err(|_| impossible())?;
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| impossible())
 }

@@ -48,8 +48,9 @@ pub(super) fn parse(pem: &[u8]) -> Result<KeyPair, String> {
                 return Err("it is encrypted; nothing here could ask for its password".to_owned());
             }
             "PRIVATE KEY" | "EC PRIVATE KEY" | "RSA PRIVATE KEY" => {
-                return KeyPair::try_from(block.contents.as_slice())
-                    .map_err(|_| "its key is damaged or of a kind that is not supported".to_owned());
+                return KeyPair::try_from(block.contents.as_slice()).map_err(|_| {
+                    "its key is damaged or of a kind that is not supported".to_owned()
+                });
             }
             _ => {}
         }

@@ -43,7 +43,9 @@ pub struct Observed {
 impl std::fmt::Debug for Observed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Both contents hold a key.
-        f.debug_struct("Observed").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Observed")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,7 +60,9 @@ impl KubeconfigSpec {
         validate::path("certificate", &self.certificate)?;
         validate::component("authority", &self.authority)?;
         validate::name("user", &self.user)?;
-        self.namespace.as_deref().map_or(Ok(()), |name| validate::component("namespace", name))
+        self.namespace
+            .as_deref()
+            .map_or(Ok(()), |name| validate::component("namespace", name))
     }
 
     fn failed(&self, error: PkiError) -> ResourceError {
@@ -74,7 +78,9 @@ impl KubeconfigSpec {
             match Held::read(cx.host, path).await?.1 {
                 Content::Bytes(bytes) => contents.push(bytes),
                 Content::Missing => return Ok(Err(format!("{} is not there yet", path.display()))),
-                Content::Unfit(problem) => return Ok(Err(format!("{}: {problem}", path.display()))),
+                Content::Unfit(problem) => {
+                    return Ok(Err(format!("{}: {problem}", path.display())));
+                }
             }
         }
         let [authority, certificate, key] = contents.as_slice() else {
@@ -100,12 +106,20 @@ impl Resource for KubeconfigSpec {
         } else {
             self.document(cx).await?
         };
-        Ok(Observed { absent: cx.absent, file, content, should })
+        Ok(Observed {
+            absent: cx.absent,
+            file,
+            content,
+            should,
+        })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
         if observed.absent {
-            return observed.file.is_there().then(|| Change::new(Action::Remove));
+            return observed
+                .file
+                .is_there()
+                .then(|| Change::new(Action::Remove));
         }
         let mut differences = Differences::default();
         if !observed.file.is_there() {
@@ -136,14 +150,20 @@ impl Resource for KubeconfigSpec {
         if observed.absent {
             return observed.file.remove(cx.host, receipt).await;
         }
-        let should = observed.should.as_ref().map_err(|reason| ResourceError::Missing {
-            what: format!("write kubeconfig `{}`: {reason}", self.name),
-        })?;
+        let should = observed
+            .should
+            .as_ref()
+            .map_err(|reason| ResourceError::Missing {
+                what: format!("write kubeconfig `{}`: {reason}", self.name),
+            })?;
         let text = should.render().map_err(|error| self.failed(error))?;
         if observed.content.bytes() == Some(text.as_bytes()) {
             return observed.file.repair(cx.host, PRIVATE, receipt).await;
         }
-        observed.file.put(cx.host, text.as_bytes(), PRIVATE, receipt).await
+        observed
+            .file
+            .put(cx.host, text.as_bytes(), PRIVATE, receipt)
+            .await
     }
 
     fn paths(&self) -> Vec<PathBuf> {

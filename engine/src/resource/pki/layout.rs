@@ -65,11 +65,15 @@ pub fn service_account_paths() -> (PathBuf, PathBuf) {
 /// The kubeconfig of this name.
 #[must_use]
 pub fn kubeconfig_path(name: &str) -> PathBuf {
-    Path::new(BASE).join("kubeconfigs").join(format!("{name}.yaml"))
+    Path::new(BASE)
+        .join("kubeconfigs")
+        .join(format!("{name}.yaml"))
 }
 
 /// Mode of a directory that has to be created on the way to one of our files.
 pub(super) fn directory_mode(directory: &Path) -> u32 {
-    let private = PRIVATE.iter().any(|name| directory.starts_with(Path::new(BASE).join(name)));
+    let private = PRIVATE
+        .iter()
+        .any(|name| directory.starts_with(Path::new(BASE).join(name)));
     if private { 0o700 } else { 0o755 }
 }

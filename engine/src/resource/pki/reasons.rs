@@ -33,7 +33,13 @@ struct Signer {
 impl Reading {
     /// Nothing is there.
     pub(super) fn nothing(now: SystemTime) -> Self {
-        Self { now, leaf: None, public_key: None, trust: None, signer: None }
+        Self {
+            now,
+            leaf: None,
+            public_key: None,
+            trust: None,
+            signer: None,
+        }
     }
 
     pub(super) fn of(
@@ -79,7 +85,11 @@ pub(super) fn reissue(spec: &CertificateSpec, reading: &Reading, reasons: &mut D
     let leaf = match &reading.leaf {
         Some(Ok(leaf)) => Some(leaf),
         Some(Err(problem)) => {
-            reasons.note("certificate", format!("unreadable: {problem}"), "issued again");
+            reasons.note(
+                "certificate",
+                format!("unreadable: {problem}"),
+                "issued again",
+            );
             None
         }
         None => {
@@ -107,7 +117,11 @@ fn compare(spec: &CertificateSpec, leaf: &Certificate, reasons: &mut Differences
     let is = &leaf.facts;
     let (names, addresses) = spec.alternative_names();
     reasons.compare("common name", &is.common_name, &spec.common_name);
-    reasons.compare("organizations", &is.organizations.join(", "), &spec.organizations.join(", "));
+    reasons.compare(
+        "organizations",
+        &is.organizations.join(", "),
+        &spec.organizations.join(", "),
+    );
     reasons.compare("names", &list(&is.names), &list(&names));
     reasons.compare("addresses", &list(&is.addresses), &list(&addresses));
     reasons.compare("usage", &is.usage, &spec.usage.to_string());
@@ -132,7 +146,11 @@ fn authority(
             };
             reasons.note("authority", before, format!("`{name}` ({subject})"));
         }
-        None => reasons.note("authority", issuer, format!("`{name}`, which is not there yet")),
+        None => reasons.note(
+            "authority",
+            issuer,
+            format!("`{name}`, which is not there yet"),
+        ),
     }
 }
 
@@ -153,14 +171,26 @@ fn validity(
     if now >= is.not_after {
         reasons.note("valid until", format!("{ends}, which is over"), after);
     } else if now >= is.renew_at() && gains {
-        reasons.note("valid until", format!("past two thirds of its life, ends {ends}"), after);
+        reasons.note(
+            "valid until",
+            format!("past two thirds of its life, ends {ends}"),
+            after,
+        );
     } else if now < is.not_before {
         let begins = show(is.not_before);
-        reasons.note("valid from", format!("{begins}, which is still to come"), "now");
+        reasons.note(
+            "valid from",
+            format!("{begins}, which is still to come"),
+            "now",
+        );
     }
 }
 
 /// Values with commas between them, in order.
 pub(super) fn list<T: ToString>(values: &BTreeSet<T>) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

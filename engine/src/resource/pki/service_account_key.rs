@@ -47,12 +47,22 @@ impl Resource for ServiceAccountKeySpec {
         let (key_path, public_path) = service_account_paths();
         let (key, content) = Held::read(cx.host, &key_path).await?;
         let (public, public_content) = Held::read(cx.host, &public_path).await?;
-        let should = if cx.absent { None } else { public_half(&content)? };
+        let should = if cx.absent {
+            None
+        } else {
+            public_half(&content)?
+        };
         let matches = matches!(
             (&should, public_content.bytes()),
             (Some(should), Some(is)) if should.as_bytes() == is
         );
-        Ok(Observed { absent: cx.absent, key, public, should, matches })
+        Ok(Observed {
+            absent: cx.absent,
+            key,
+            public,
+            should,
+            matches,
+        })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
@@ -65,7 +75,11 @@ impl Resource for ServiceAccountKeySpec {
         }
         let mut differences = Differences::default();
         if !observed.matches {
-            let before = if observed.public.is_there() { "of another key" } else { "missing" };
+            let before = if observed.public.is_there() {
+                "of another key"
+            } else {
+                "missing"
+            };
             differences.note("public half", before, "derived from the key");
         }
         observed.key.compare(&mut differences, PRIVATE);
@@ -92,14 +106,20 @@ impl Resource for ServiceAccountKeySpec {
             None => {
                 let pair = key::generate().map_err(|error| error.at(action("make")))?;
                 let pem = PrivateKey::from(&pair);
-                observed.key.put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt).await?;
+                observed
+                    .key
+                    .put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt)
+                    .await?;
                 pair.public_key_pem()
             }
         };
         if observed.matches {
             return observed.public.repair(cx.host, PUBLIC, receipt).await;
         }
-        observed.public.put(cx.host, should.as_bytes(), PUBLIC, receipt).await
+        observed
+            .public
+            .put(cx.host, should.as_bytes(), PUBLIC, receipt)
+            .await
     }
 
     fn paths(&self) -> Vec<PathBuf> {
@@ -110,7 +130,9 @@ impl Resource for ServiceAccountKeySpec {
 
 /// The public half of the key that stands there.
 fn public_half(content: &Content) -> ResourceResult<Option<String>> {
-    let parsed = content.parse(|pem| key::parse(pem).map(|pair| pair.public_key_pem())).transpose();
+    let parsed = content
+        .parse(|pem| key::parse(pem).map(|pair| pair.public_key_pem()))
+        .transpose();
     parsed.map_err(|problem| {
         let path = service_account_paths().0;
         let error = PkiError::Precious {

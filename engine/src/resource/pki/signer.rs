@@ -57,10 +57,19 @@ impl Authority {
             return Ok(None);
         };
         if !parsed.is_authority() {
-            return Err(precious(&paths.certificate, "its certificate may not sign others"));
+            return Err(precious(
+                &paths.certificate,
+                "its certificate may not sign others",
+            ));
         }
-        if key.as_ref().is_some_and(|pair| key::public(pair) != parsed.public_key) {
-            return Err(precious(&paths.key, "its key is not that of the certificate beside it"));
+        if key
+            .as_ref()
+            .is_some_and(|pair| key::public(pair) != parsed.public_key)
+        {
+            return Err(precious(
+                &paths.key,
+                "its key is not that of the certificate beside it",
+            ));
         }
         Ok(Some(Self {
             name: name.to_owned(),
@@ -104,8 +113,9 @@ impl Authority {
     /// would be signed then is valid nowhere, and a clock that far off is set right first.
     pub fn issue(&self, spec: &CertificateSpec, now: SystemTime) -> Result<Issued, PkiError> {
         let facts = self.facts();
-        let key =
-            self.key.as_ref().ok_or_else(|| PkiError::NoKey { authority: self.name.clone() })?;
+        let key = self.key.as_ref().ok_or_else(|| PkiError::NoKey {
+            authority: self.name.clone(),
+        })?;
         if now < facts.not_before || now >= facts.not_after {
             return Err(PkiError::OutsideValidity {
                 authority: self.name.clone(),

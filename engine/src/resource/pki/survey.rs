@@ -46,7 +46,9 @@ pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResul
                 return Ok(survey.sorted());
             }
             let path = directory.join(&name);
-            let Some(entry) = host.entry(&path).await? else { continue };
+            let Some(entry) = host.entry(&path).await? else {
+                continue;
+            };
             match entry.kind {
                 EntryKind::Directory if depth < DEPTH => waiting.push_back((path, depth + 1)),
                 EntryKind::Directory => survey.cut_short = true,
@@ -67,7 +69,8 @@ pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResul
 }
 
 fn is_candidate(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "crt" || extension == "pem")
+    path.extension()
+        .is_some_and(|extension| extension == "crt" || extension == "pem")
 }
 
 impl Survey {
@@ -86,13 +89,15 @@ impl Survey {
             }
         }
         if !found && path.extension().is_some_and(|extension| extension == "crt") {
-            self.unreadable.push((path.into(), "it holds no certificate in PEM".to_owned()));
+            self.unreadable
+                .push((path.into(), "it holds no certificate in PEM".to_owned()));
         }
     }
 
     /// Stable for files with several certificates: their order is that of the file.
     fn sorted(mut self) -> Self {
-        self.certificates.sort_by(|one, other| one.path.cmp(&other.path));
+        self.certificates
+            .sort_by(|one, other| one.path.cmp(&other.path));
         self.unreadable.sort();
         self
     }

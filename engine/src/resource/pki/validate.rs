@@ -23,13 +23,23 @@ pub(super) fn component(field: &'static str, value: &str) -> Result<(), PkiError
         && value.bytes().all(|b| {
             b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
         });
-    check(fits, field, value, "use lower-case letters, digits, `-` and `_`")
+    check(
+        fits,
+        field,
+        value,
+        "use lower-case letters, digits, `-` and `_`",
+    )
 }
 
 /// A path of a certificate below `certs`.
 pub(super) fn path(field: &'static str, value: &str) -> Result<(), PkiError> {
     let depth = value.split('/').count();
-    check(depth <= DEPTH, field, value, "it is deeper than three directories")?;
+    check(
+        depth <= DEPTH,
+        field,
+        value,
+        "it is deeper than three directories",
+    )?;
     value.split('/').try_for_each(|part| component(field, part))
 }
 
@@ -38,7 +48,12 @@ pub(super) fn name(field: &'static str, value: &str) -> Result<(), PkiError> {
     let fits = !value.trim().is_empty()
         && value.len() <= LONGEST_NAME
         && !value.chars().any(char::is_control);
-    check(fits, field, value, "it is empty, longer than 255 bytes, or holds control characters")
+    check(
+        fits,
+        field,
+        value,
+        "it is empty, longer than 255 bytes, or holds control characters",
+    )
 }
 
 /// A DNS name, with `*` as its first label if need be.
@@ -49,7 +64,9 @@ pub(super) fn dns_name(field: &'static str, value: &str) -> Result<(), PkiError>
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         });
     check(fits, field, value, "it is no DNS name")
 }
@@ -57,18 +74,30 @@ pub(super) fn dns_name(field: &'static str, value: &str) -> Result<(), PkiError>
 /// A length of validity in days.
 pub(super) fn days(field: &'static str, value: u32) -> Result<(), PkiError> {
     let fits = (1..=MOST_YEARS * 365).contains(&value);
-    check(fits, field, &value.to_string(), "use at least one day and at most 100 years")
+    check(
+        fits,
+        field,
+        &value.to_string(),
+        "use at least one day and at most 100 years",
+    )
 }
 
 /// A length of validity in years.
 pub(super) fn years(field: &'static str, value: u32) -> Result<(), PkiError> {
     let fits = (1..=MOST_YEARS).contains(&value);
-    check(fits, field, &value.to_string(), "use at least one and at most 100 years")
+    check(
+        fits,
+        field,
+        &value.to_string(),
+        "use at least one and at most 100 years",
+    )
 }
 
 /// The URL of an API server.
 pub(super) fn server(field: &'static str, value: &str) -> Result<(), PkiError> {
-    let fits = value.strip_prefix("https://").is_some_and(|rest| !rest.is_empty())
+    let fits = value
+        .strip_prefix("https://")
+        .is_some_and(|rest| !rest.is_empty())
         && value.len() <= 512
         && !value.chars().any(|c| c.is_control() || c.is_whitespace());
     check(fits, field, value, "it is no https URL")

@@ -86,6 +86,6 @@ fn container(
         privileged: options.has("privileged"),
         user: options.text("user").unwrap_or_default(),
         restart,
-        inputs: options.step_paths("restart_on"),
+        inputs: options.restart_inputs(),
     }))
 }

@@ -67,6 +67,7 @@ pub(super) fn phase(
         if options.left_out() {
             continue;
         }
+        lowering.findings.extend(call.findings.iter().cloned());
         match call.word.role {
             Role::Header => {}
             Role::Resource => {

@@ -166,6 +166,13 @@ impl<'a> Options<'a> {
         self.steps(name).filter_map(|id| self.paths.get(&id)).flatten().cloned().collect()
     }
 
+    /// Files whose change restarts: those of the steps of `restart_on`, and the paths of `reads`.
+    pub(super) fn restart_inputs(&self) -> Vec<PathBuf> {
+        let mut inputs = self.step_paths("restart_on");
+        inputs.extend(self.texts("reads").unwrap_or_default().into_iter().map(PathBuf::from));
+        inputs
+    }
+
     fn steps(&self, name: &str) -> impl Iterator<Item = CallId> {
         self.options(name).flat_map(|option| &option.args).flat_map(|arg| match arg {
             Argument::Steps(steps) => steps.clone(),

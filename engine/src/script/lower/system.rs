@@ -95,7 +95,7 @@ fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -
         unit,
         started: options.has("started"),
         enabled,
-        restart_inputs: options.step_paths("restart_on"),
+        restart_inputs: options.restart_inputs(),
         reload_inputs: options.step_paths("reload_on"),
     }))
 }

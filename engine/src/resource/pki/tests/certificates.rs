@@ -1,8 +1,10 @@
 //! Certificates: what is issued, and every reason to issue again.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::*;
+use crate::host::Files as _;
 use crate::resource::Action;
 use crate::resource::pki::facts::Certificate;
 
@@ -15,8 +17,14 @@ async fn a_new_certificate_is_what_was_asked_for() {
     let host = with_certificate().await;
     let leaf = parse(&host, CRT);
     assert_eq!(leaf.facts.common_name, "kube-apiserver");
-    assert_eq!(leaf.facts.names, BTreeSet::from(["kubernetes.default.svc".to_owned(), "localhost".to_owned()]));
-    assert_eq!(leaf.facts.addresses, apiserver().addresses.into_iter().collect());
+    assert_eq!(
+        leaf.facts.names,
+        BTreeSet::from(["kubernetes.default.svc".to_owned(), "localhost".to_owned()])
+    );
+    assert_eq!(
+        leaf.facts.addresses,
+        apiserver().addresses.into_iter().collect()
+    );
     assert_eq!(leaf.facts.usage, "server");
     assert!(!leaf.is_authority());
     assert!(leaf.is_signed_by(&parse(&host, CA)));
@@ -58,13 +66,31 @@ async fn a_changed_specification_is_a_reason() {
     };
     let host = with_certificate().await;
     for (spec, expected) in [
-        (with(|s| s.common_name = "x".to_owned()), "common name: kube-apiserver → x"),
-        (with(|s| s.organizations = vec!["o".to_owned()]), "organizations:  → o"),
-        (with(|s| s.dns_names.truncate(1)), "names: kubernetes.default.svc, localhost → localhost"),
-        (with(|s| s.addresses.truncate(1)), "addresses: 10.0.0.7, fd00::7 → 10.0.0.7"),
+        (
+            with(|s| s.common_name = "x".to_owned()),
+            "common name: kube-apiserver → x",
+        ),
+        (
+            with(|s| s.organizations = vec!["o".to_owned()]),
+            "organizations:  → o",
+        ),
+        (
+            with(|s| s.dns_names.truncate(1)),
+            "names: kubernetes.default.svc, localhost → localhost",
+        ),
+        (
+            with(|s| s.addresses.truncate(1)),
+            "addresses: 10.0.0.7, fd00::7 → 10.0.0.7",
+        ),
         (with(|s| s.usage = Usage::Client), "usage: server → client"),
-        (with(|s| s.usage = Usage::Peer), "usage: server → server and client"),
-        (with(|s| s.dns_names.push("10.0.0.9".to_owned())), "addresses: 10.0.0.7, fd00::7 → 10.0.0.7, 10.0.0.9, fd00::7"),
+        (
+            with(|s| s.usage = Usage::Peer),
+            "usage: server → server and client",
+        ),
+        (
+            with(|s| s.dns_names.push("10.0.0.9".to_owned())),
+            "addresses: 10.0.0.7, fd00::7 → 10.0.0.7, 10.0.0.9, fd00::7",
+        ),
     ] {
         assert_eq!(reasons(&host, &spec).await, [expected]);
         let host = host.fork();
@@ -74,10 +100,18 @@ async fn a_changed_specification_is_a_reason() {
         assert_eq!(apply(&host, &spec).await, None);
     }
     let mut same = apiserver();
-    same.dns_names = vec!["Kubernetes.Default.svc".to_owned(), "localhost".to_owned(), "localhost".to_owned()];
+    same.dns_names = vec![
+        "Kubernetes.Default.svc".to_owned(),
+        "localhost".to_owned(),
+        "localhost".to_owned(),
+    ];
     same.addresses.reverse();
     same.days = 30;
-    assert_eq!(reasons(&host, &same).await, [""; 0], "order, case and days change nothing");
+    assert_eq!(
+        reasons(&host, &same).await,
+        [""; 0],
+        "order, case and days change nothing"
+    );
 }
 
 /// Each way in which the files may have suffered.
@@ -87,24 +121,69 @@ async fn damaged_files_are_a_reason() {
     let other = with_certificate().await;
     let half = |path| text(&host, path)[..100].to_owned();
     for (path, content, expected) in [
-        (KEY, half(KEY), "key: unreadable: it is damaged or cut short → a new key"),
-        (KEY, "garbage".to_owned(), "key: unreadable: it holds no private key in PEM → a new key"),
-        (KEY, text(&other, KEY), "key: does not match the certificate → a new key"),
-        (KEY, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(), "key: unreadable: its key is damaged or of a kind that is not supported → a new key"),
-        (KEY, "x".repeat(70_000), "key: unreadable: it is larger than 65536 bytes → a new key"),
-        (CRT, half(CRT), "certificate: unreadable: it is damaged or cut short → issued again"),
-        (CRT, "garbage".to_owned(), "certificate: unreadable: it holds no certificate in PEM → issued again"),
-        (CRT, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), "certificate: unreadable: its certificate is damaged → issued again"),
-        (CRT, text(&host, CA), "key: does not match the certificate → a new key"),
+        (
+            KEY,
+            half(KEY),
+            "key: unreadable: it is damaged or cut short → a new key",
+        ),
+        (
+            KEY,
+            "garbage".to_owned(),
+            "key: unreadable: it holds no private key in PEM → a new key",
+        ),
+        (
+            KEY,
+            text(&other, KEY),
+            "key: does not match the certificate → a new key",
+        ),
+        (
+            KEY,
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
+            "key: unreadable: its key is damaged or of a kind that is not supported → a new key",
+        ),
+        (
+            KEY,
+            "x".repeat(70_000),
+            "key: unreadable: it is larger than 65536 bytes → a new key",
+        ),
+        (
+            CRT,
+            half(CRT),
+            "certificate: unreadable: it is damaged or cut short → issued again",
+        ),
+        (
+            CRT,
+            "garbage".to_owned(),
+            "certificate: unreadable: it holds no certificate in PEM → issued again",
+        ),
+        (
+            CRT,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
+            "certificate: unreadable: its certificate is damaged → issued again",
+        ),
+        (
+            CRT,
+            text(&host, CA),
+            "key: does not match the certificate → a new key",
+        ),
     ] {
         let host = host.fork();
         let mode = if path == KEY { 0o600 } else { 0o644 };
         put(&host, path, &content, mode);
-        assert_eq!(reasons(&host, &apiserver()).await.first().map(String::as_str), Some(expected));
+        assert_eq!(
+            reasons(&host, &apiserver())
+                .await
+                .first()
+                .map(String::as_str),
+            Some(expected)
+        );
         apply(&host, &apiserver()).await;
         assert_eq!(apply(&host, &apiserver()).await, None, "{expected}");
     }
-    for (path, expected) in [(KEY, "key: missing → a new key"), (CRT, "certificate: missing → issued again")] {
+    for (path, expected) in [
+        (KEY, "key: missing → a new key"),
+        (CRT, "certificate: missing → issued again"),
+    ] {
         let host = host.fork();
         host.meddle(|world| world.remove(path));
         assert_eq!(reasons(&host, &apiserver()).await, [expected]);
@@ -122,7 +201,10 @@ async fn a_new_authority_issues_everything_again() {
         ["authority: CN=kubernetes → `cluster`, which is not there yet"]
     );
     let error = failure(&host, &apiserver()).await;
-    assert_eq!(error, "find authority `cluster` that signs certificate `apiserver`: make or import it first");
+    assert_eq!(
+        error,
+        "find authority `cluster` that signs certificate `apiserver`: make or import it first"
+    );
     apply(&host, &cluster()).await;
     assert_eq!(
         reasons(&host, &apiserver()).await,
@@ -138,11 +220,25 @@ async fn a_new_authority_issues_everything_again() {
 #[tokio::test]
 async fn another_authority_is_a_reason() {
     let host = with_certificate().await;
-    apply(&host, &AuthoritySpec { name: "etcd".to_owned(), common_name: "etcd".to_owned(), years: 1 }).await;
-    let spec = CertificateSpec { authority: "etcd".to_owned(), ..apiserver() };
+    apply(
+        &host,
+        &AuthoritySpec {
+            name: "etcd".to_owned(),
+            common_name: "etcd".to_owned(),
+            years: 1,
+        },
+    )
+    .await;
+    let spec = CertificateSpec {
+        authority: "etcd".to_owned(),
+        ..apiserver()
+    };
     assert_eq!(
         reasons(&host, &spec).await,
-        ["authority: CN=kubernetes → `etcd` (CN=etcd)", "trust: another certificate → authority `etcd`"]
+        [
+            "authority: CN=kubernetes → `etcd` (CN=etcd)",
+            "trust: another certificate → authority `etcd`"
+        ]
     );
     apply(&host, &spec).await;
     assert_eq!(apply(&host, &spec).await, None);
@@ -166,7 +262,44 @@ async fn trust_and_modes_are_put_right_without_issuing_again() {
     assert_eq!(apply(&host, &apiserver()).await, None);
     assert_eq!((text(&host, CRT), text(&host, KEY)), (certificate, key));
     host.meddle(|world| world.remove(TRUST));
-    assert_eq!(reasons(&host, &apiserver()).await, ["trust: missing → authority `cluster`"]);
+    assert_eq!(
+        reasons(&host, &apiserver()).await,
+        ["trust: missing → authority `cluster`"]
+    );
+}
+
+/// Somebody may keep the files elsewhere and link to them; what leads nowhere is replaced.
+#[tokio::test]
+async fn links_are_followed_and_directories_are_not_ours_to_remove() {
+    let host = with_certificate().await;
+    let certificate = text(&host, CRT);
+    put(&host, "/srv/a.crt", &certificate, 0o640);
+    host.meddle(|world| world.remove(CRT));
+    host.symlink(Path::new(CRT), "/srv/a.crt")
+        .await
+        .expect("it is linked");
+    assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
+    host.meddle(|world| world.remove("/srv/a.crt"));
+    let before = host.snapshot();
+    assert_eq!(
+        reasons(&host, &apiserver()).await,
+        ["certificate: unreadable: it is a link to nowhere → issued again"]
+    );
+    let mut receipt = Receipt::default();
+    run(&host, &apiserver(), false, &mut receipt)
+        .await
+        .expect("it converges");
+    assert_eq!(apply(&host, &apiserver()).await, None);
+    assert!(receipt.revert(&host).await.is_empty());
+    assert!(host.snapshot() == before);
+
+    host.meddle(|world| world.remove(CRT));
+    host.meddle(|world| world.directory(CRT));
+    let error = failure(&host, &apiserver()).await;
+    assert!(
+        error.contains("a directory or device stands there; move it away"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -185,16 +318,30 @@ async fn specifications_that_cannot_stand_are_refused() {
         (with(|s| s.authority = "../x".to_owned()), "authority"),
         (with(|s| s.common_name = " ".to_owned()), "common_name"),
         (with(|s| s.common_name = "a\nb".to_owned()), "common_name"),
-        (with(|s| s.organizations = vec!["a".to_owned(), "b".to_owned()]), "organizations"),
+        (
+            with(|s| s.organizations = vec!["a".to_owned(), "b".to_owned()]),
+            "organizations",
+        ),
         (with(|s| s.dns_names = vec!["a b".to_owned()]), "dns_names"),
         (with(|s| s.dns_names = vec!["-".to_owned()]), "dns_names"),
-        (with(|s| s.dns_names = vec!["ä.example".to_owned()]), "dns_names"),
+        (
+            with(|s| s.dns_names = vec!["ä.example".to_owned()]),
+            "dns_names",
+        ),
         (with(|s| s.days = 0), "days"),
         (with(|s| s.days = u32::MAX), "days"),
     ] {
         let error = failure(&host, &spec).await;
         assert!(error.contains(&format!(": {field} `")), "{field}: {error}");
     }
-    assert!(with(|s| s.dns_names = vec!["*.apps.example.com".to_owned()]).validate().is_ok());
-    assert!(with(|s| s.common_name = format!("system:node:{}", "n".repeat(63))).validate().is_ok());
+    assert!(
+        with(|s| s.dns_names = vec!["*.apps.example.com".to_owned()])
+            .validate()
+            .is_ok()
+    );
+    assert!(
+        with(|s| s.common_name = format!("system:node:{}", "n".repeat(63)))
+            .validate()
+            .is_ok()
+    );
 }

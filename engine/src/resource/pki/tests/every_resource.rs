@@ -15,18 +15,43 @@ async fn cases() -> Vec<(&'static str, FakeHost, Spec)> {
     let ready = with_authority().await;
     apply(&ready, &admin()).await;
     let outdated = ready.fork();
-    put(&outdated, "/etc/pf9/kube.d/kubeconfigs/admin.yaml", "garbage", 0o644);
+    put(
+        &outdated,
+        "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+        "garbage",
+        0o644,
+    );
     let half = FakeHost::new();
     put(&half, CA_KEY, &text(&ready, CA_KEY), 0o644);
     let key = || Spec::ServiceAccountKey(ServiceAccountKeySpec {});
     let kubeconfig = || Spec::Kubeconfig(admin_kubeconfig());
     vec![
-        ("a new authority", FakeHost::new(), Spec::Authority(cluster())),
+        (
+            "a new authority",
+            FakeHost::new(),
+            Spec::Authority(cluster()),
+        ),
         ("half an authority", half, Spec::Authority(cluster())),
-        ("a new certificate", with_authority().await, Spec::Certificate(apiserver())),
-        ("a damaged certificate", damaged(CRT).await, Spec::Certificate(apiserver())),
-        ("a damaged key", damaged(KEY).await, Spec::Certificate(apiserver())),
-        ("a damaged trust", damaged(TRUST).await, Spec::Certificate(apiserver())),
+        (
+            "a new certificate",
+            with_authority().await,
+            Spec::Certificate(apiserver()),
+        ),
+        (
+            "a damaged certificate",
+            damaged(CRT).await,
+            Spec::Certificate(apiserver()),
+        ),
+        (
+            "a damaged key",
+            damaged(KEY).await,
+            Spec::Certificate(apiserver()),
+        ),
+        (
+            "a damaged trust",
+            damaged(TRUST).await,
+            Spec::Certificate(apiserver()),
+        ),
         ("a new service-account key", FakeHost::new(), key()),
         ("a new kubeconfig", ready, kubeconfig()),
         ("a damaged kubeconfig", outdated, kubeconfig()),
@@ -51,8 +76,12 @@ async fn run_spec(
 /// How many calls on the host change it.
 async fn effects(start: &FakeHost, spec: &Spec) -> usize {
     let host = start.fork();
-    run_spec(&host, spec, false, &mut Receipt::default()).await.expect("it converges");
-    let again = run_spec(&host, spec, false, &mut Receipt::default()).await.expect("it converges");
+    run_spec(&host, spec, false, &mut Receipt::default())
+        .await
+        .expect("it converges");
+    let again = run_spec(&host, spec, false, &mut Receipt::default())
+        .await
+        .expect("it converges");
     assert_eq!(again, None, "a second run changes nothing");
     host.mutations()
 }
@@ -61,10 +90,15 @@ async fn effects(start: &FakeHost, spec: &Spec) -> usize {
 async fn a_failure_anywhere_leaves_a_way_back_to_the_start() {
     for (name, start, spec) in cases().await {
         for n in 1..=effects(&start, &spec).await {
-            for plan in [FaultPlan::none().fail_call(n), FaultPlan::none().fail_after_call(n)] {
+            for plan in [
+                FaultPlan::none().fail_call(n),
+                FaultPlan::none().fail_after_call(n),
+            ] {
                 let host = start.fork().with_faults(plan);
                 let mut receipt = Receipt::default();
-                run_spec(&host, &spec, false, &mut receipt).await.expect_err("a call fails");
+                run_spec(&host, &spec, false, &mut receipt)
+                    .await
+                    .expect_err("a call fails");
                 host.set_faults(FaultPlan::none());
                 assert!(receipt.revert(&host).await.is_empty(), "{name}, call {n}");
                 assert!(host.snapshot() == start.snapshot(), "{name}, call {n}");
@@ -72,7 +106,9 @@ async fn a_failure_anywhere_leaves_a_way_back_to_the_start() {
         }
         let host = start.fork();
         let mut receipt = Receipt::default();
-        run_spec(&host, &spec, false, &mut receipt).await.expect("it converges");
+        run_spec(&host, &spec, false, &mut receipt)
+            .await
+            .expect("it converges");
         assert!(receipt.revert(&host).await.is_empty());
         assert!(host.snapshot() == start.snapshot(), "{name}");
     }
@@ -82,14 +118,25 @@ async fn a_failure_anywhere_leaves_a_way_back_to_the_start() {
 async fn after_a_crash_anywhere_the_next_run_converges() {
     for (name, start, spec) in cases().await {
         for n in 1..=effects(&start, &spec).await {
-            for plan in [FaultPlan::none().crash_before(n), FaultPlan::none().crash_after(n)] {
+            for plan in [
+                FaultPlan::none().crash_before(n),
+                FaultPlan::none().crash_after(n),
+            ] {
                 let host = start.fork().with_faults(plan);
                 let mut receipt = Receipt::default();
-                run_spec(&host, &spec, false, &mut receipt).await.expect_err("the program ends");
+                run_spec(&host, &spec, false, &mut receipt)
+                    .await
+                    .expect_err("the program ends");
                 host.revive();
-                run_spec(&host, &spec, false, &mut Receipt::default()).await.expect("it converges");
+                run_spec(&host, &spec, false, &mut Receipt::default())
+                    .await
+                    .expect("it converges");
                 let settled = run_spec(&host, &spec, false, &mut Receipt::default()).await;
-                assert_eq!(settled.expect("it can be observed"), None, "{name}, call {n}");
+                assert_eq!(
+                    settled.expect("it can be observed"),
+                    None,
+                    "{name}, call {n}"
+                );
             }
         }
     }
@@ -98,12 +145,20 @@ async fn after_a_crash_anywhere_the_next_run_converges() {
 #[tokio::test]
 async fn absence_removes_the_files_and_can_be_taken_back() {
     for (name, start, spec) in cases().await {
-        run_spec(&start, &spec, false, &mut Receipt::default()).await.expect("it converges");
+        run_spec(&start, &spec, false, &mut Receipt::default())
+            .await
+            .expect("it converges");
         let before = start.snapshot();
         let mut receipt = Receipt::default();
-        run_spec(&start, &spec, true, &mut receipt).await.expect("it goes");
+        run_spec(&start, &spec, true, &mut receipt)
+            .await
+            .expect("it goes");
         for path in spec.paths() {
-            assert!(start.look(|world| world.text(&path)).is_none(), "{name}: {}", path.display());
+            assert!(
+                start.look(|world| world.text(&path)).is_none(),
+                "{name}: {}",
+                path.display()
+            );
         }
         let again = run_spec(&start, &spec, true, &mut Receipt::default()).await;
         assert_eq!(again.expect("nothing to do"), None, "{name}");
@@ -117,10 +172,14 @@ async fn absence_removes_the_files_and_can_be_taken_back() {
 async fn keys_are_never_printed() {
     for (name, host, spec) in cases().await {
         let mut receipt = Receipt::default();
-        let change = run_spec(&host, &spec, false, &mut receipt).await.expect("it converges");
+        let change = run_spec(&host, &spec, false, &mut receipt)
+            .await
+            .expect("it converges");
         let shown = format!("{change:?} {receipt:?} {spec:?}");
         for key in [CA_KEY, KEY, "/etc/pf9/kube.d/certs/admin/request.key"] {
-            let Some(pem) = host.look(|world| world.text(key)) else { continue };
+            let Some(pem) = host.look(|world| world.text(key)) else {
+                continue;
+            };
             let line = pem.lines().nth(1).unwrap_or("garbage");
             assert!(!shown.contains(line), "{name} shows {key}");
         }
@@ -132,6 +191,9 @@ async fn keys_are_never_printed() {
 async fn specifications_survive_serialization() {
     for (_, _, spec) in cases().await {
         let json = serde_json::to_string(&spec).expect("it serializes");
-        assert_eq!(serde_json::from_str::<Spec>(&json).expect("it parses"), spec);
+        assert_eq!(
+            serde_json::from_str::<Spec>(&json).expect("it parses"),
+            spec
+        );
     }
 }

@@ -50,9 +50,10 @@ fn identity(host: &FakeHost, path: &str) -> (Vec<CertificateDer<'static>>, Priva
 fn handshake(host: &FakeHost, server: &str, client: &str, name: &str) -> Result<(), rustls::Error> {
     let trust = |path: &str| roots(host, &format!("/etc/pf9/kube.d/certs/{path}/ca.crt"));
     let (chain, key) = identity(host, server);
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(trust(server), provider())
-        .build()
-        .expect("a verifier");
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(trust(server), provider())
+            .build()
+            .expect("a verifier");
     let server_config = ServerConfig::builder_with_details(provider(), clock(host))
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -83,7 +84,15 @@ fn handshake(host: &FakeHost, server: &str, client: &str, name: &str) -> Result<
 async fn host() -> FakeHost {
     let host = with_certificate().await;
     apply(&host, &admin()).await;
-    apply(&host, &CertificateSpec { path: "etcd/peer".to_owned(), usage: Usage::Peer, ..apiserver() }).await;
+    apply(
+        &host,
+        &CertificateSpec {
+            path: "etcd/peer".to_owned(),
+            usage: Usage::Peer,
+            ..apiserver()
+        },
+    )
+    .await;
     host
 }
 
@@ -91,21 +100,39 @@ async fn host() -> FakeHost {
 async fn every_name_and_address_is_accepted() {
     let host = host().await;
     for name in ["localhost", "kubernetes.default.svc", "10.0.0.7", "fd00::7"] {
-        assert_eq!(handshake(&host, "apiserver", "admin", name), Ok(()), "{name}");
-        assert_eq!(handshake(&host, "etcd/peer", "etcd/peer", name), Ok(()), "{name}");
+        assert_eq!(
+            handshake(&host, "apiserver", "admin", name),
+            Ok(()),
+            "{name}"
+        );
+        assert_eq!(
+            handshake(&host, "etcd/peer", "etcd/peer", name),
+            Ok(()),
+            "{name}"
+        );
     }
     for name in ["kubernetes", "10.0.0.8", "::1"] {
-        assert!(handshake(&host, "apiserver", "admin", name).is_err(), "{name}");
+        assert!(
+            handshake(&host, "apiserver", "admin", name).is_err(),
+            "{name}"
+        );
     }
 }
 
 #[tokio::test]
 async fn usages_are_kept_apart() {
     let host = host().await;
-    let client_as_server = CertificateSpec { usage: Usage::Client, path: "wrong".to_owned(), ..apiserver() };
+    let client_as_server = CertificateSpec {
+        usage: Usage::Client,
+        path: "wrong".to_owned(),
+        ..apiserver()
+    };
     apply(&host, &client_as_server).await;
     assert!(handshake(&host, "wrong", "admin", "localhost").is_err());
-    assert!(handshake(&host, "apiserver", "apiserver", "localhost").is_err(), "a server is no client");
+    assert!(
+        handshake(&host, "apiserver", "apiserver", "localhost").is_err(),
+        "a server is no client"
+    );
 }
 
 #[tokio::test]
@@ -118,7 +145,21 @@ async fn an_expired_certificate_and_another_authority_are_refused() {
     apply(&later, &admin()).await;
     assert_eq!(handshake(&later, "apiserver", "admin", "localhost"), Ok(()));
 
-    apply(&host, &AuthoritySpec { name: "etcd".to_owned(), ..cluster() }).await;
-    apply(&host, &CertificateSpec { authority: "etcd".to_owned(), ..admin() }).await;
+    apply(
+        &host,
+        &AuthoritySpec {
+            name: "etcd".to_owned(),
+            ..cluster()
+        },
+    )
+    .await;
+    apply(
+        &host,
+        &CertificateSpec {
+            authority: "etcd".to_owned(),
+            ..admin()
+        },
+    )
+    .await;
     assert!(handshake(&host, "apiserver", "admin", "localhost").is_err());
 }

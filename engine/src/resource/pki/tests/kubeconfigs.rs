@@ -24,8 +24,12 @@ async fn the_admins_has_its_contexts_and_all_it_needs_inside() {
     assert_eq!(yaml["contexts"][1]["context"]["namespace"], "kube-system");
     let cluster = &yaml["clusters"][0]["cluster"];
     assert_eq!(cluster["server"], "https://10.0.0.10:443");
-    let data = cluster["certificate-authority-data"].as_str().expect("it is text");
-    let decoded = base64::engine::general_purpose::STANDARD.decode(data).expect("it is base64");
+    let data = cluster["certificate-authority-data"]
+        .as_str()
+        .expect("it is text");
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(data)
+        .expect("it is base64");
     assert_eq!(decoded, text(&host, CA).into_bytes());
     assert_eq!(apply(&host, &admin_kubeconfig()).await, None);
 }
@@ -33,10 +37,15 @@ async fn the_admins_has_its_contexts_and_all_it_needs_inside() {
 #[tokio::test]
 async fn a_components_has_one_context() {
     let host = with_kubeconfig().await;
-    let spec = KubeconfigSpec { name: "kubelet".to_owned(), user: "kubelet".to_owned(), ..admin_kubeconfig() };
+    let spec = KubeconfigSpec {
+        name: "kubelet".to_owned(),
+        user: "kubelet".to_owned(),
+        ..admin_kubeconfig()
+    };
     apply(&host, &spec).await;
     let yaml: serde_yaml::Value =
-        serde_yaml::from_str(&text(&host, "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml")).expect("it is YAML");
+        serde_yaml::from_str(&text(&host, "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml"))
+            .expect("it is YAML");
     assert_eq!(yaml["current-context"], "service-account-context");
     assert_eq!(yaml["contexts"].as_sequence().map(Vec::len), Some(1));
     assert!(yaml["contexts"][0]["context"].get("namespace").is_none());
@@ -45,10 +54,17 @@ async fn a_components_has_one_context() {
 #[tokio::test]
 async fn every_difference_is_named_and_no_key_is_shown() {
     let host = with_kubeconfig().await;
-    let moved = KubeconfigSpec { server: "https://10.0.0.11".to_owned(), user: "root".to_owned(), ..admin_kubeconfig() };
+    let moved = KubeconfigSpec {
+        server: "https://10.0.0.11".to_owned(),
+        user: "root".to_owned(),
+        ..admin_kubeconfig()
+    };
     assert_eq!(
         reasons(&host, &moved).await,
-        ["server: https://10.0.0.10:443 → https://10.0.0.11", "user: admin → root"]
+        [
+            "server: https://10.0.0.10:443 → https://10.0.0.11",
+            "user: admin → root"
+        ]
     );
     let renewed = host.fork();
     renewed.meddle(|world| world.remove("/etc/pf9/kube.d/certs/admin"));
@@ -56,7 +72,10 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     let other = "other data → that of the file it is made of";
     assert_eq!(
         reasons(&renewed, &admin_kubeconfig()).await,
-        [format!("client certificate: {other}"), format!("client key: {other}")]
+        [
+            format!("client certificate: {other}"),
+            format!("client key: {other}")
+        ]
     );
     put(&host, FILE, "garbage: [", 0o600);
     assert_eq!(
@@ -68,7 +87,10 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     put(&host, FILE, &reordered, 0o644);
     assert_eq!(
         reasons(&host, &admin_kubeconfig()).await,
-        ["content: written in another way → written anew", "mode: admin.yaml 0644 → admin.yaml 0600"]
+        [
+            "content: written in another way → written anew",
+            "mode: admin.yaml 0644 → admin.yaml 0600"
+        ]
     );
 }
 
@@ -84,13 +106,18 @@ async fn before_its_certificate_is_there_it_waits() {
             format!("content:  → known after apply ({missing})"),
         ]
     );
-    assert_eq!(failure(&host, &admin_kubeconfig()).await, format!("write kubeconfig `admin`: {missing}"));
+    assert_eq!(
+        failure(&host, &admin_kubeconfig()).await,
+        format!("write kubeconfig `admin`: {missing}")
+    );
 }
 
 #[tokio::test]
 async fn it_is_removed_when_it_should_be_absent() {
     let host = with_kubeconfig().await;
-    let change = run(&host, &admin_kubeconfig(), true, &mut Receipt::default()).await.expect("it goes");
+    let change = run(&host, &admin_kubeconfig(), true, &mut Receipt::default())
+        .await
+        .expect("it goes");
     assert_eq!(change.expect("it was there").action, Action::Remove);
     assert!(host.look(|world| world.text(FILE)).is_none());
 }
@@ -98,13 +125,46 @@ async fn it_is_removed_when_it_should_be_absent() {
 #[tokio::test]
 async fn specifications_that_cannot_stand_are_refused() {
     for (spec, field) in [
-        (KubeconfigSpec { name: "../x".to_owned(), ..admin_kubeconfig() }, "name"),
-        (KubeconfigSpec { server: "http://x".to_owned(), ..admin_kubeconfig() }, "server"),
-        (KubeconfigSpec { server: "https://x\ny".to_owned(), ..admin_kubeconfig() }, "server"),
-        (KubeconfigSpec { certificate: "..".to_owned(), ..admin_kubeconfig() }, "certificate"),
-        (KubeconfigSpec { user: String::new(), ..admin_kubeconfig() }, "user"),
+        (
+            KubeconfigSpec {
+                name: "../x".to_owned(),
+                ..admin_kubeconfig()
+            },
+            "name",
+        ),
+        (
+            KubeconfigSpec {
+                server: "http://x".to_owned(),
+                ..admin_kubeconfig()
+            },
+            "server",
+        ),
+        (
+            KubeconfigSpec {
+                server: "https://x\ny".to_owned(),
+                ..admin_kubeconfig()
+            },
+            "server",
+        ),
+        (
+            KubeconfigSpec {
+                certificate: "..".to_owned(),
+                ..admin_kubeconfig()
+            },
+            "certificate",
+        ),
+        (
+            KubeconfigSpec {
+                user: String::new(),
+                ..admin_kubeconfig()
+            },
+            "user",
+        ),
     ] {
         let error = failure(&FakeHost::new(), &spec).await;
-        assert!(error.starts_with("plan kubeconfig `") && error.contains(field), "{error}");
+        assert!(
+            error.starts_with("plan kubeconfig `") && error.contains(field),
+            "{error}"
+        );
     }
 }

@@ -35,7 +35,10 @@ fn apiserver() -> CertificateSpec {
         organizations: Vec::new(),
         usage: Usage::Server,
         dns_names: vec!["localhost".to_owned(), "kubernetes.default.svc".to_owned()],
-        addresses: vec!["10.0.0.7".parse().expect("an address"), "fd00::7".parse().expect("an address")],
+        addresses: vec![
+            "10.0.0.7".parse().expect("an address"),
+            "fd00::7".parse().expect("an address"),
+        ],
         days: 90,
     }
 }
@@ -85,7 +88,12 @@ async fn run<R: Resource>(
     receipt: &mut Receipt,
 ) -> ResourceResult<Option<Change>> {
     let outputs = Outputs::default();
-    let cx = Context { host, outputs: &outputs, secrets: &NoSecrets, absent };
+    let cx = Context {
+        host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent,
+    };
     let observed = resource.observe(&cx).await?;
     let change = resource.diff(&observed);
     if let Some(change) = &change {
@@ -95,21 +103,36 @@ async fn run<R: Resource>(
 }
 
 async fn apply<R: Resource>(host: &FakeHost, resource: &R) -> Option<Change> {
-    run(host, resource, false, &mut Receipt::default()).await.expect("it converges")
+    run(host, resource, false, &mut Receipt::default())
+        .await
+        .expect("it converges")
 }
 
 async fn failure<R: Resource>(host: &FakeHost, resource: &R) -> String {
-    let error = run(host, resource, false, &mut Receipt::default()).await.expect_err("it fails");
+    let error = run(host, resource, false, &mut Receipt::default())
+        .await
+        .expect_err("it fails");
     chain(&error)
 }
 
 /// What would change, without changing it: `field: before → after`.
 async fn reasons<R: Resource>(host: &FakeHost, resource: &R) -> Vec<String> {
     let outputs = Outputs::default();
-    let cx = Context { host, outputs: &outputs, secrets: &NoSecrets, absent: false };
+    let cx = Context {
+        host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: false,
+    };
     let observed = resource.observe(&cx).await.expect("it can be observed");
-    let differences = resource.diff(&observed).map(|change| change.differences).unwrap_or_default();
-    differences.iter().map(|d| format!("{}: {} → {}", d.field, d.before, d.after)).collect()
+    let differences = resource
+        .diff(&observed)
+        .map(|change| change.differences)
+        .unwrap_or_default();
+    differences
+        .iter()
+        .map(|d| format!("{}: {} → {}", d.field, d.before, d.after))
+        .collect()
 }
 
 fn chain(error: &ResourceError) -> String {
@@ -124,7 +147,8 @@ fn chain(error: &ResourceError) -> String {
 }
 
 fn text(host: &FakeHost, path: &str) -> String {
-    host.look(|world| world.text(path)).expect("the file is there")
+    host.look(|world| world.text(path))
+        .expect("the file is there")
 }
 
 fn put(host: &FakeHost, path: &str, content: &str, mode: u32) {

@@ -17,10 +17,16 @@ async fn it_is_made_once_in_the_forms_that_kubernetes_reads() {
     assert_eq!(apply(&host, &spec).await, None);
 
     put(&host, PUBLIC, "garbage", 0o644);
-    assert_eq!(reasons(&host, &spec).await, ["public half: of another key → derived from the key"]);
+    assert_eq!(
+        reasons(&host, &spec).await,
+        ["public half: of another key → derived from the key"]
+    );
     apply(&host, &spec).await;
     host.meddle(|world| world.remove(PUBLIC));
-    assert_eq!(reasons(&host, &spec).await, ["public half: missing → derived from the key"]);
+    assert_eq!(
+        reasons(&host, &spec).await,
+        ["public half: missing → derived from the key"]
+    );
     apply(&host, &spec).await;
     assert_eq!(apply(&host, &spec).await, None);
     assert_eq!(text(&host, KEY), key);
@@ -31,6 +37,9 @@ async fn an_unreadable_key_is_an_error_that_says_what_to_do() {
     let host = FakeHost::new();
     put(&host, KEY, "garbage", 0o600);
     let error = failure(&host, &ServiceAccountKeySpec {}).await;
-    assert!(error.contains("svcacct.key: it holds no private key in PEM; nothing was changed."), "{error}");
+    assert!(
+        error.contains("svcacct.key: it holds no private key in PEM; nothing was changed."),
+        "{error}"
+    );
     assert_eq!(text(&host, KEY), "garbage");
 }

@@ -49,8 +49,14 @@ async fn near_the_end_of_the_authority_nothing_is_renewed_in_vain() {
     }
     advance(&host, DAY);
     let error = failure(&host, &apiserver()).await;
-    assert!(error.contains("issue certificate `apiserver`: the clock says 2036-01-01T"), "{error}");
-    assert!(error.contains("authority `cluster` is valid from 2025-12-31T23:55:00Z until"), "{error}");
+    assert!(
+        error.contains("issue certificate `apiserver`: the clock says 2036-01-01T"),
+        "{error}"
+    );
+    assert!(
+        error.contains("authority `cluster` is valid from 2025-12-31T23:55:00Z until"),
+        "{error}"
+    );
 }
 
 /// A host that starts without a clock is in 1970 until it hears the time. Nothing is issued then.
@@ -69,6 +75,10 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
         reasons(&host, &apiserver()).await,
         ["valid from: 2026-12-31T23:55:00Z, which is still to come → now"]
     );
-    assert!(failure(&host, &apiserver()).await.contains("the clock says 2026-01-01T00:00:"));
+    assert!(
+        failure(&host, &apiserver())
+            .await
+            .contains("the clock says 2026-01-01T00:00:")
+    );
     assert_eq!(text(&host, CRT), text(&later, CRT));
 }

@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use engine::exec::Selection;
+
+/// Brings this host to a role and keeps it there.
+///
+/// Exit codes: 0 all is as it should be; 1 failed; 2 changes are pending, the run was interrupted, or a check does
+/// not hold; 64 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "nodelet", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what the role would make of a host. Touches nothing.
+    Plan(PlanArgs),
+    /// Bring this host to the role, phase by phase.
+    Apply(RunArgs),
+    /// Make every check once. Touches nothing.
+    Check(RunArgs),
+    /// End what the role runs, in reverse order, and leave its files.
+    Stop(RunArgs),
+    /// List the role's phases for this host, in order.
+    Phases(RoleArgs),
+}
+
+/// Which role, with which settings, for which host.
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
+    #[arg(long, value_name = "NAME|PATH", default_value = "pf9-kube")]
+    pub(crate) role: String,
+
+    /// Settings: a YAML file, or a directory of them, of which later ones win.
+    #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodelet")]
+    pub(crate) config: PathBuf,
+
+    /// Plan for the host that this file describes, instead of this one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) facts: Option<PathBuf>,
+
+    /// Write JSON: one value, or one event per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which phases.
+#[derive(Debug, Args)]
+pub(crate) struct PhaseArgs {
+    /// Begin at this phase.
+    #[arg(long, value_name = "PHASE")]
+    from: Option<String>,
+
+    /// End with this phase.
+    #[arg(long, value_name = "PHASE")]
+    to: Option<String>,
+
+    /// These phases alone.
+    #[arg(long, value_name = "PHASE", conflicts_with_all = ["from", "to"])]
+    only: Vec<String>,
+}
+
+impl PhaseArgs {
+    pub(crate) fn selection(&self) -> Selection {
+        Selection {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            only: self.only.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    #[command(flatten)]
+    pub(crate) phases: PhaseArgs,
+
+    /// Play the plan on the host that --facts describes and show what would change, phase by phase.
+    #[arg(long, requires = "facts")]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    #[command(flatten)]
+    pub(crate) phases: PhaseArgs,
+}

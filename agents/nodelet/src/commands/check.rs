@@ -1,0 +1,29 @@
+//! `nodelet check`.
+
+use anyhow::Result;
+use engine::exec::{Recording, Runner, Status};
+use engine::host::live::LiveHost;
+use engine::report;
+
+use super::say;
+use crate::cli::RunArgs;
+use crate::exit::Exit;
+use crate::inputs;
+
+pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let inputs = inputs::read(&args.role, &host).await?;
+    let selection = args.phases.selection();
+    selection.validate(&inputs.plan)?;
+    let unheard = Recording::default();
+    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, &unheard);
+    runner.selection = selection;
+    let health = runner.check().await;
+    if args.role.json {
+        say(&format!("{:#}\n", serde_json::to_value(&health)?));
+    } else {
+        say(&report::conditions(&health));
+    }
+    let healthy = health.iter().all(|phase| phase.status() == Status::True);
+    Ok(if healthy { Exit::Ok } else { Exit::Pending })
+}

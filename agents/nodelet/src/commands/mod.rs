@@ -1,0 +1,18 @@
+//! One function per subcommand.
+
+mod check;
+mod phases;
+mod plan;
+mod run;
+
+pub(crate) use check::check;
+pub(crate) use phases::phases;
+pub(crate) use plan::plan;
+pub(crate) use run::{apply, stop};
+
+use std::io::Write as _;
+
+/// Writes to standard output; a reader that went away ends the matter quietly.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

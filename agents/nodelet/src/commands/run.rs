@@ -1,0 +1,53 @@
+//! `nodelet apply` and `nodelet stop`: the commands that change the host.
+
+use anyhow::{Result, bail};
+use engine::exec::{Outcome, Runner};
+use engine::host::live::LiveHost;
+
+use crate::cli::RunArgs;
+use crate::exit::Exit;
+use crate::inputs::{self, Inputs};
+use crate::lock::Lock;
+use crate::{output, signals};
+
+pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let (inputs, _lock) = prepare("apply", args, &host).await?;
+    let sink = output::sink(args.role.json);
+    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, sink.as_ref());
+    runner.selection = args.phases.selection();
+    runner.cancel = signals::cancel_on_signal()?;
+    Ok(exit(runner.apply().await?))
+}
+
+pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let (inputs, _lock) = prepare("stop", args, &host).await?;
+    let sink = output::sink(args.role.json);
+    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, sink.as_ref());
+    runner.selection = args.phases.selection();
+    runner.cancel = signals::cancel_on_signal()?;
+    Ok(exit(runner.stop().await))
+}
+
+/// Everything that can be refused is refused here, before anything is touched.
+async fn prepare(verb: &str, args: &RunArgs, host: &LiveHost) -> Result<(Inputs, Lock)> {
+    if args.role.facts.is_some() {
+        bail!("{verb} to a host that a file describes: --facts is for `nodelet plan`");
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("{verb} a role: only root can; try again with sudo");
+    }
+    let lock = Lock::take(verb)?;
+    let inputs = inputs::read(&args.role, host).await?;
+    args.phases.selection().validate(&inputs.plan)?;
+    Ok((inputs, lock))
+}
+
+fn exit(outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::Converged | Outcome::Stopped => Exit::Ok,
+        Outcome::Interrupted => Exit::Pending,
+        Outcome::Failed | Outcome::Refused => Exit::Failed,
+    }
+}

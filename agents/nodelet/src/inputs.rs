@@ -1,0 +1,126 @@
+//! What a plan is made from: role package, settings and facts, read from disk and checked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use engine::env::{KubeEnv, Value};
+use engine::facts::{self, Facts};
+use engine::host::live::LiveHost;
+use engine::host::{EntryKind, Files};
+use engine::plan::{Plan, SecretRef};
+use engine::planner;
+use engine::resource::SecretStore;
+use engine::role::{RoleError, RolePackage};
+
+use crate::cli::RoleArgs;
+
+/// Wins over the settings directory where it is present.
+const OVERRIDE: &str = "/etc/pf9/kube_override.env";
+/// Bound on a settings or facts file.
+const LIMIT: u64 = 1024 * 1024;
+/// Most files in a settings directory.
+const FILES: usize = 64;
+
+/// A plan and what it was made from.
+pub(crate) struct Inputs {
+    pub(crate) plan: Plan,
+    pub(crate) facts: Facts,
+    pub(crate) secrets: SettingSecrets,
+}
+
+/// Secrets among the settings.
+pub(crate) struct SettingSecrets(KubeEnv);
+
+impl SecretStore for SettingSecrets {
+    fn get(&self, secret: &SecretRef) -> Option<String> {
+        match self.0.get(secret.0.strip_prefix("kube/")?)? {
+            Value::Secret(text) => Some(text.expose().to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Reads everything and plans. Every problem of a kind is told at once.
+pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    let role = role(args, host).await?;
+    let settings = settings(&args.config, args.facts.is_none(), host).await?;
+    let facts = match &args.facts {
+        Some(path) => read_facts(path, host).await?,
+        None => tokio::time::timeout(Duration::from_secs(30), facts::gather(host))
+            .await
+            .context("learn about this host within 30s")?
+            .context("learn about this host")?,
+    };
+    let plan = match planner::plan(&role, &settings, &facts) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprint!("{}", error.sources.render(&error.findings));
+            bail!("plan the role: {}", count(error.findings.len(), "mistake"));
+        }
+    };
+    Ok(Inputs {
+        plan,
+        facts,
+        secrets: SettingSecrets(settings),
+    })
+}
+
+async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
+    match RolePackage::load(host, &args.role).await {
+        Ok(role) => Ok(role),
+        Err(RoleError::Invalid { name, findings }) => {
+            eprint!("{}", engine::diagnostic::Sources::default().render(&findings));
+            bail!("use role {name}: {}", count(findings.len(), "mistake"))
+        }
+        Err(error) => Err(error).context(format!("load role {}", args.role)),
+    }
+}
+
+async fn settings(path: &Path, with_override: bool, host: &LiveHost) -> Result<KubeEnv> {
+    let mut paths = Vec::new();
+    match host.entry(path).await?.map(|entry| entry.kind) {
+        None => bail!("read settings: {} is not there; write it, or name another with --config", path.display()),
+        Some(EntryKind::Directory) => {
+            for name in host.list(path).await? {
+                if name.ends_with(".yaml") || name.ends_with(".yml") {
+                    paths.push(path.join(name));
+                }
+            }
+        }
+        Some(_) => paths.push(path.to_path_buf()),
+    }
+    if paths.len() > FILES {
+        bail!("read settings: {} holds more than {FILES} files", path.display());
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        let content = host.read(&path, LIMIT).await?.context("read settings: a file went away meanwhile")?;
+        files.push((path.display().to_string(), content));
+    }
+    let overrides = if with_override {
+        host.read(Path::new(OVERRIDE), LIMIT).await?.map(|content| (OVERRIDE.to_owned(), content))
+    } else {
+        None
+    };
+    KubeEnv::resolve_with_override(files, overrides).map_err(|problems| {
+        for problem in &problems {
+            eprintln!("{problem}");
+        }
+        anyhow::anyhow!("use the settings in {}: {}", path.display(), count(problems.len(), "problem"))
+    })
+}
+
+async fn read_facts(path: &Path, host: &LiveHost) -> Result<Facts> {
+    let content = host
+        .read(path, LIMIT)
+        .await
+        .context("read facts")?
+        .with_context(|| format!("read facts: {} is not there", path.display()))?;
+    let text = String::from_utf8(content).with_context(|| format!("read facts: {} is no text", path.display()))?;
+    Facts::from_yaml(&text).with_context(|| format!("read facts from {}", path.display()))
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
