@@ -172,9 +172,20 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
         ("local_api_url".to_owned(), Value::from(if master { local } else { api_url })),
         ("api_service_ip".to_owned(), Value::from(settings.api_service_ip().to_string())),
         ("dns_service_ip".to_owned(), Value::from(settings.dns_service_ip().to_string())),
+        ("first_pod_subnet".to_owned(), Value::from(first_pod_subnet(settings))),
         ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
         ("other_masters".to_owned(), Value::List(Vec::new())),
     ])
+}
+
+/// The first of the subnets that the controller-manager divides the pods' network into.
+fn first_pod_subnet(settings: &KubeEnv) -> String {
+    match (settings.get("CONTAINERS_CIDR"), settings.get("NODE_CIDR_MASK_SIZE")) {
+        (Some(env::Value::Cidr(network)), Some(env::Value::Integer(mask))) => {
+            format!("{}/{mask}", network.network())
+        }
+        _ => String::new(),
+    }
 }
 
 fn role_values(role: &RolePackage, settings: &KubeEnv) -> BTreeMap<String, Value> {

@@ -127,7 +127,6 @@ fn build_nodelet() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = [
         "build",
-        "--release",
         "--package",
         "nodelet",
         "--bin",
@@ -151,7 +150,7 @@ fn build_nodelet() -> Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo's metadata names no target directory")?;
-    let program = PathBuf::from(target).join("release/nodelet");
+    let program = PathBuf::from(target).join("debug/nodelet");
     fs::metadata(&program).with_context(|| format!("cargo made no {}", program.display()))?;
     Ok(program)
 }

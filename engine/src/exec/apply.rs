@@ -43,7 +43,10 @@ impl Runner<'_> {
         });
         let mut totals = (0, 0);
         let outcome = if self.preflight(mode).await? || mode == Mode::DryRun {
-            self.schedule(&phases, mode, &mut totals).await
+            match (self.schedule(&phases, mode, &mut totals).await, mode) {
+                (Outcome::Converged, Mode::DryRun) => Outcome::Predicted,
+                (outcome, _) => outcome,
+            }
         } else {
             Outcome::Refused
         };

@@ -184,6 +184,8 @@ pub enum Outcome {
     Interrupted,
     /// It was stopped.
     Stopped,
+    /// A dry run came to its end: this is what would change.
+    Predicted,
 }
 
 /// Takes events, from several phases at once.

@@ -88,9 +88,10 @@ impl Runner<'_> {
                 }
             }
         }
+        let predicted = mode == Mode::DryRun && result.outcome == Outcome::Converged;
         self.events.emit(Event::PhaseFinished {
             phase: name.clone(),
-            outcome: result.outcome,
+            outcome: if predicted { Outcome::Predicted } else { result.outcome },
             changed: result.changed,
             unchanged: result.unchanged,
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),

@@ -134,6 +134,7 @@ fn name(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused, nothing was touched",
         Outcome::Interrupted => "interrupted",
         Outcome::Stopped => "stopped",
+        Outcome::Predicted => "predicted",
     }
 }
 

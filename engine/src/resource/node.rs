@@ -32,6 +32,8 @@ pub struct NodeSpec {
     pub untainted: Vec<String>,
     /// Whether a cordon of ours is lifted.
     pub schedulable: bool,
+    /// The pods' subnet to give it where it has none yet; otherwise the controller-manager chooses.
+    pub pod_cidr: Option<String>,
 }
 
 #[async_trait]
@@ -52,7 +54,8 @@ impl Resource for NodeSpec {
         };
         let mut differences = Differences::default();
         if node.pod_cidr.is_none() {
-            differences.note("pods' subnet", "none yet", "known after apply");
+            let after = self.pod_cidr.as_deref().unwrap_or("known after apply");
+            differences.note("pods' subnet", "none yet", after);
         }
         for (label, value) in &self.labels {
             if node.labels.get(label) != Some(value) {
@@ -107,13 +110,18 @@ impl Resource for NodeSpec {
                 back["spec"]["unschedulable"] = json!(node.unschedulable);
             }
         }
+        if let (None, Some(cidr)) = (&node.pod_cidr, &self.pod_cidr) {
+            // No way back: a node's subnet cannot be changed once it is set.
+            patch["spec"]["podCIDR"] = json!(cidr);
+            patch["spec"]["podCIDRs"] = json!([cidr]);
+        }
         receipt.push(Undo::PatchNode {
             access: self.access(),
             node: self.name.clone(),
             patch: back,
         });
         cx.host.patch_node(&self.access(), &self.name, &patch).await?;
-        if node.pod_cidr.is_none() {
+        if node.pod_cidr.is_none() && self.pod_cidr.is_none() {
             return Err(ResourceError::NotConverged {
                 what: format!(
                     "find the pods' subnet of node {}: the controller-manager has not given it one; see its log",

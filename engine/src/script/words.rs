@@ -276,6 +276,7 @@ pub static WORDS: &[Word] = &[
             repeatable("taint", &[p("key", Arg::Text), p("value", Arg::AnyText), p("effect", Arg::Text)], "A taint it has."),
             repeatable("untainted", &[p("key", Arg::Text)], "Key of a taint it does not have."),
             modifier("schedulable", &[], "Our own cordon is lifted; an operator's stays."),
+            modifier("pod_cidr", &[p("subnet", Arg::Text)], "The pods' subnet to give it where it has none; by default the controller-manager chooses."),
         ],
         "This host's node object, registered and with its pods' subnet (output `pod_cidr`).",
         r#"node(host.name).label("example", "yes");"#,

@@ -32,7 +32,7 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
         let mut runner = Runner::new(&inputs.plan, &simulated, &inputs.facts, &NoSecrets, sink.as_ref());
         runner.selection = selection;
         let outcome = runner.dry_run().await?;
-        return Ok(if outcome == Outcome::Converged { Exit::Ok } else { Exit::Failed });
+        return Ok(if outcome == Outcome::Predicted { Exit::Ok } else { Exit::Failed });
     }
     let phases = selection.phases(&inputs.plan);
     if args.role.json {

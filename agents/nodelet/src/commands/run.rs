@@ -46,7 +46,7 @@ async fn prepare(verb: &str, args: &RunArgs, host: &LiveHost) -> Result<(Inputs,
 
 fn exit(outcome: Outcome) -> Exit {
     match outcome {
-        Outcome::Converged | Outcome::Stopped => Exit::Ok,
+        Outcome::Converged | Outcome::Stopped | Outcome::Predicted => Exit::Ok,
         Outcome::Interrupted => Exit::Pending,
         Outcome::Failed | Outcome::Refused => Exit::Failed,
     }

@@ -62,6 +62,7 @@ pub(super) fn lower(
                 taints,
                 untainted: options.repeated("untainted").into_iter().flatten().collect(),
                 schedulable: options.has("schedulable"),
+                pod_cidr: options.text("pod_cidr"),
             }))
         }
     }
