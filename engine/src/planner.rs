@@ -166,7 +166,7 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
         ("address".to_owned(), Value::from(address.to_string())),
     ]);
     BTreeMap::from([
-        ("id".to_owned(), Value::from(text(settings, "CLUSTER_ID"))),
+        ("id".to_owned(), Value::from(cluster_id(settings))),
         ("api_is_address".to_owned(), Value::Bool(text(settings, "MASTER_IP").parse::<IpAddr>().is_ok())),
         ("api_url".to_owned(), Value::from(api_url.clone())),
         ("local_api_url".to_owned(), Value::from(if master { local } else { api_url })),
@@ -176,6 +176,14 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
         ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
         ("other_masters".to_owned(), Value::List(Vec::new())),
     ])
+}
+
+/// The cluster's id; where none is given, what tells it apart from its neighbours anyway.
+fn cluster_id(settings: &KubeEnv) -> String {
+    match text(settings, "CLUSTER_ID") {
+        id if id.is_empty() => text(settings, "MASTER_IP"),
+        id => id,
+    }
 }
 
 /// The first of the subnets that the controller-manager divides the pods' network into.

@@ -63,7 +63,8 @@ fn with_package(host: FakeHost, directory: &Path, name: &str) -> FakeHost {
     let file = format!("{name}_payload.deb");
     // Units and programs that these packages bring and that later steps rely on.
     let brings: &[&str] = match name {
-        "docker.io" => &["unit=docker.service", "program=/usr/sbin/dockerd"],
+        "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
+        "docker.io" => &["unit=docker.service", "unit=docker.socket", "program=/usr/sbin/dockerd"],
         "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
         _ => &[],
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Runner;
 use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::{Context, ResourceResult, pki};
+use crate::resource::{Context, ResourceError, ResourceResult, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -118,11 +118,19 @@ impl Runner<'_> {
                 }
                 let now = host.now();
                 for facts in &survey.certificates {
+                    if facts.not_before > now {
+                        return no(format!("{} is not valid yet", facts.path.display()));
+                    }
                     let left = facts.not_after.duration_since(now).unwrap_or_default();
                     if left < *margin {
                         let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
                         return no(format!("{} ends in {left}", facts.path.display()));
                     }
+                }
+                if survey.cut_short {
+                    return Err(ResourceError::Missing {
+                        what: format!("read every certificate in {}: there are too many", directory.display()),
+                    });
                 }
                 Ok((survey.certificates.is_empty())
                     .then(|| format!("there is no certificate in {}", directory.display())))

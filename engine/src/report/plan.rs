@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value as Json;
+
 use crate::plan::{Plan, PlannedPhase, PlannedStep};
 
 /// The phases in order, one line each.
@@ -42,8 +44,12 @@ pub fn plan(phase: &PlannedPhase) -> String {
         }
     }
     for check in &phase.checks {
-        let json = serde_json::to_string(&check.probe).expect("a probe is JSON");
-        let _ = writeln!(text, "  check {}  ({})\n      {json}", check.name, check.span);
+        let probe = serde_json::to_value(&check.probe).expect("a probe is JSON");
+        let _ = writeln!(text, "  check {}  ({})", check.name, check.span);
+        match &probe {
+            Json::Object(fields) => fields.iter().for_each(|(name, value)| text.push_str(&field(name, value))),
+            name => text.push_str(&format!("      {}\n", inline(name))),
+        }
     }
     text
 }
@@ -61,25 +67,86 @@ fn one(lane: &str, step: &PlannedStep) -> String {
     );
     let json = serde_json::to_value(&step.spec).expect("a spec is JSON");
     for (name, value) in json.as_object().into_iter().flatten() {
-        let empty = value.is_null()
-            || value.as_array().is_some_and(Vec::is_empty)
-            || value.as_object().is_some_and(serde_json::Map::is_empty)
-            || value.as_str() == Some("")
-            || value == &serde_json::Value::Bool(false);
-        if empty || name == "kind" {
-            continue;
-        }
-        match value.pointer("/text/known").and_then(|text| text.as_str()) {
-            Some(known) => {
-                let _ = writeln!(text, "      {name}:");
-                for line in known.lines() {
-                    let _ = writeln!(text, "        {}", format!("│ {line}").trim_end());
-                }
-            }
-            None => {
-                let _ = writeln!(text, "      {name}: {value}");
-            }
+        if name != "kind" && !is_empty(value) {
+            text.push_str(&field(name, value));
         }
     }
     text
+}
+
+/// Fields that say nothing are not shown.
+fn is_empty(value: &Json) -> bool {
+    match value {
+        Json::Null | Json::Bool(false) => true,
+        Json::Array(items) => items.is_empty(),
+        Json::Object(fields) => fields.is_empty(),
+        Json::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+/// One field: a file's text as a block, a map as lines, the rest on one line.
+fn field(name: &str, value: &Json) -> String {
+    if let Some(mode) = value.pointer("/mode").and_then(Json::as_u64) {
+        let owner = |id: &str| value[id].as_u64().unwrap_or_default();
+        let (uid, gid) = (owner("uid"), owner("gid"));
+        let owner = if (uid, gid) == (0, 0) { String::new() } else { format!(", owner {uid}:{gid}") };
+        return format!("      mode: {mode:04o}{owner}\n");
+    }
+    if let Some(text) = value.pointer("/text/known").and_then(Json::as_str) {
+        return block(name, text);
+    }
+    if let Some(late) = value.pointer("/text/late") {
+        let template = late["template"].as_str().unwrap_or_default();
+        let text = late["source"].as_str().unwrap_or_default();
+        let mut shown = format!("      rendered when applied, from {template}\n");
+        shown.push_str(&field("vars", &late["vars"]));
+        shown.push_str(&block(name, text));
+        return shown;
+    }
+    let plain = simplified(value);
+    match &plain {
+        Json::Object(fields) => {
+            let mut text = format!("      {name}:\n");
+            for (key, value) in fields {
+                let _ = writeln!(text, "        {}", format!("{key}: {}", inline(value)).trim_end());
+            }
+            text
+        }
+        other => format!("      {name}: {}\n", inline(other)),
+    }
+}
+
+fn block(name: &str, content: &str) -> String {
+    let mut text = format!("      {name}:\n");
+    for line in content.lines() {
+        let _ = writeln!(text, "        {}", format!("│ {line}").trim_end());
+    }
+    text
+}
+
+fn inline(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A plan's typed values as plain ones: `{"text": "a"}` is `a`, a secret is its reference.
+fn simplified(value: &Json) -> Json {
+    match value {
+        Json::Array(items) => items.iter().map(simplified).collect(),
+        Json::Object(fields) => {
+            if let (1, Some((tag, inner))) = (fields.len(), fields.iter().next()) {
+                match tag.as_str() {
+                    "text" | "integer" | "bool" | "list" | "map" => return simplified(inner),
+                    "secret" => return Json::String(format!("secret:{}", inline(inner))),
+                    "output" => return Json::String("known after apply".to_owned()),
+                    _ => {}
+                }
+            }
+            fields.iter().map(|(name, field)| (name.clone(), simplified(field))).collect()
+        }
+        other => other.clone(),
+    }
 }

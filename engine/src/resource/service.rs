@@ -128,6 +128,10 @@ impl Resource for ServiceSpec {
             });
             cx.host.set_unit_enabled(&self.unit, enabled).await?;
         }
+        if observed.unit.stale {
+            // A start would run what systemd loaded before the file changed.
+            cx.host.reload_units().await?;
+        }
         match change.action {
             Action::Remove => {
                 if observed.unit.is_active() {

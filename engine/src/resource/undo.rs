@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{ResourceError, ResourceResult};
-use crate::host::{Attributes, ClusterAccess, ContainerConfig, Host};
+use crate::host::{Attributes, ClusterAccess, ContainerConfig, Entry, EntryKind, Host};
 
 /// What a converge did, in the order in which it did it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -204,7 +204,13 @@ impl Undo {
                 content,
                 attributes,
             } => host.write(path, &content.0, *attributes).await?,
-            Self::RestoreSymlink { path, target } => host.symlink(path, target).await?,
+            Self::RestoreSymlink { path, target } => {
+                // A link is only ever swapped for a link; what else stands there by now has to go first.
+                if !matches!(host.entry(path).await?, Some(Entry { kind: EntryKind::Symlink(_), .. })) {
+                    host.remove(path).await?;
+                }
+                host.symlink(path, target).await?;
+            }
             Self::RemoveDirectory { path } => {
                 if host.list(path).await?.is_empty() {
                     host.remove(path).await?;

@@ -65,6 +65,7 @@ pub(super) fn engine(tape: &Tape) -> Engine {
     engine.set_max_functions(64);
     engine.set_max_variables(256);
     engine.set_max_modules(0);
+    #[expect(clippy::disallowed_methods, reason = "a bound on the interpreter, which no plan can see")]
     let started = Instant::now();
     engine.on_progress(move |_| {
         (started.elapsed() > TIME_LIMIT).then(|| Dynamic::from("time is up"))

@@ -4,7 +4,7 @@ use anyhow::Result;
 use engine::exec::{Outcome, Runner, simulated_host};
 use engine::host::live::LiveHost;
 use engine::report::{self, Detail, JsonReport, TextReport};
-use engine::resource::NoSecrets;
+use engine::resource::MaskedSecrets;
 
 use super::say;
 use crate::cli::PlanArgs;
@@ -28,8 +28,7 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
         } else {
             Box::new(TextReport::new(std::io::stdout(), detail))
         };
-        // A simulated host is shown to nobody's eyes but ours, yet no secret is handed to it.
-        let mut runner = Runner::new(&inputs.plan, &simulated, &inputs.facts, &NoSecrets, sink.as_ref());
+        let mut runner = Runner::new(&inputs.plan, &simulated, &inputs.facts, &MaskedSecrets, sink.as_ref());
         runner.selection = selection;
         let outcome = runner.dry_run().await?;
         return Ok(if outcome == Outcome::Predicted { Exit::Ok } else { Exit::Failed });

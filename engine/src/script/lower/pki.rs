@@ -2,7 +2,7 @@
 
 use super::Options;
 use crate::diagnostic::Diagnostic;
-use crate::resource::pki::Usage;
+use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
     AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
 };
@@ -27,11 +27,13 @@ pub(super) fn lower(
         "service_account_key" => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
         "certificate_authority" => {
             let name = options.text_argument(0)?;
-            Some(Spec::Authority(AuthoritySpec {
+            let spec = AuthoritySpec {
                 common_name: options.text("common_name").unwrap_or_else(|| name.clone()),
                 name,
-                years: options.integer("years").and_then(|n| u32::try_from(n).ok()).unwrap_or(10),
-            }))
+                years: number(options, "years", 10),
+            };
+            valid(call, spec.validate(), findings)?;
+            Some(Spec::Authority(spec))
         }
         "certificate" => {
             let (authority, common_name) = (required("authority")?, required("common_name")?);
@@ -47,7 +49,7 @@ pub(super) fn lower(
                     return None;
                 }
             };
-            Some(Spec::Certificate(CertificateSpec {
+            let spec = CertificateSpec {
                 path: options.text_argument(0)?,
                 authority,
                 common_name,
@@ -55,16 +57,37 @@ pub(super) fn lower(
                 usage,
                 dns_names: options.texts("names").unwrap_or_default(),
                 addresses: options.addresses("addresses"),
-                days: options.integer("days").and_then(|n| u32::try_from(n).ok()).unwrap_or(365),
-            }))
+                days: number(options, "days", 365),
+            };
+            valid(call, spec.validate(), findings)?;
+            Some(Spec::Certificate(spec))
         }
-        _ => Some(Spec::Kubeconfig(KubeconfigSpec {
-            name: options.text_argument(0)?,
-            server: required("server")?,
-            certificate: required("certificate")?,
-            authority: "cluster".to_owned(),
-            user: required("user")?,
-            namespace: None,
-        })),
+        _ => {
+            let spec = KubeconfigSpec {
+                name: options.text_argument(0)?,
+                server: required("server")?,
+                certificate: required("certificate")?,
+                authority: "cluster".to_owned(),
+                user: required("user")?,
+                namespace: None,
+            };
+            valid(call, spec.validate(), findings)?;
+            Some(Spec::Kubeconfig(spec))
+        }
     }
+}
+
+/// A number that fits; one that does not is kept out of range, for the validation to name.
+fn number(options: &Options<'_>, name: &str, default: u32) -> u32 {
+    options.integer(name).map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// Notes what the resource itself says is wrong with it.
+fn valid(call: &Call, verdict: Result<(), PkiError>, findings: &mut Vec<Diagnostic>) -> Option<()> {
+    verdict
+        .map_err(|error| {
+            let text = crate::exec::chain(&error).join(": ");
+            findings.push(Diagnostic::new("P0321", call.span.clone(), text));
+        })
+        .ok()
 }

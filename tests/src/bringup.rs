@@ -1,0 +1,147 @@
+//! Bring-ups on fake hosts.
+
+use std::path::{Path, PathBuf};
+
+use engine::exec::{Event, Outcome, Recording, Runner, Selection, simulated_host};
+use engine::facts::Facts;
+use engine::host::fake::{FakeHost, WorldSnapshot, difference};
+use engine::plan::{Plan, PlannedPhase};
+use engine::report::{Detail, render};
+use engine::resource::{NoSecrets, Spec};
+
+use crate::{Case, block_on};
+
+/// A plan, and the host it is for.
+pub struct Bringup {
+    /// The plan.
+    pub plan: Plan,
+    facts: Facts,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Run {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What happened.
+    pub events: Vec<Event>,
+}
+
+impl Run {
+    /// What happened, as people read it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let detail = Detail { unchanged: true, diffs: false, times: false };
+        self.events.iter().map(|event| render(event, detail)).collect()
+    }
+
+    /// The steps that were not as they should be.
+    #[must_use]
+    pub fn changes(&self) -> Vec<String> {
+        let step = |event: &Event| match event {
+            Event::StepChanging { step, .. } => Some(step.to_string()),
+            _ => None,
+        };
+        self.events.iter().filter_map(step).collect()
+    }
+}
+
+impl Bringup {
+    /// The bring-up of a case.
+    #[must_use]
+    pub fn of(case: &str) -> Self {
+        let case = Case::named(case);
+        Self { plan: case.planned(), facts: case.facts }
+    }
+
+    /// The host before anything happened, with the role's payload and a controller-manager that gives subnets.
+    #[must_use]
+    pub fn bare_host(&self) -> FakeHost {
+        simulated_host(&self.facts, &self.plan)
+            .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned())
+    }
+
+    /// Applies the whole plan.
+    #[must_use]
+    pub fn apply(&self, host: &FakeHost) -> Run {
+        self.run(host, &[], Verb::Apply)
+    }
+
+    /// Applies one phase alone.
+    #[must_use]
+    pub fn apply_phase(&self, host: &FakeHost, phase: &PlannedPhase) -> Run {
+        self.run(host, &[phase.name.to_string()], Verb::Apply)
+    }
+
+    /// Stops everything.
+    #[must_use]
+    pub fn stop(&self, host: &FakeHost) -> Run {
+        self.run(host, &[], Verb::Stop)
+    }
+
+    fn run(&self, host: &FakeHost, only: &[String], verb: Verb) -> Run {
+        let recording = Recording::default();
+        let mut runner = Runner::new(&self.plan, host, &self.facts, &NoSecrets, &recording);
+        runner.selection = Selection { only: only.to_vec(), ..Selection::default() };
+        let outcome = block_on(async {
+            match verb {
+                // A crash may strike the engine's own records: the run ends there as the program would.
+                Verb::Apply => runner.apply().await.unwrap_or(Outcome::Failed),
+                Verb::Stop => runner.stop().await,
+            }
+        });
+        Run { outcome, events: recording.events() }
+    }
+
+    /// Each phase that does something, with the world right before it: all phases before have been applied.
+    ///
+    /// # Panics
+    /// One of them does not converge.
+    #[must_use]
+    pub fn worlds(&self) -> Vec<(&PlannedPhase, FakeHost)> {
+        let host = self.bare_host();
+        let mut worlds = Vec::new();
+        for phase in self.plan.phases.iter().filter(|phase| phase.skipped.is_none()) {
+            worlds.push((phase, host.fork()));
+            let run = self.apply_phase(&host, phase);
+            assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        }
+        worlds
+    }
+
+    /// What a phase left behind on a host, of which `before` is how it was: everything but data that its script
+    /// keeps, the directories that lead there, and the engine's own records.
+    #[must_use]
+    pub fn left_behind(phase: &PlannedPhase, before: &WorldSnapshot, host: &FakeHost) -> Vec<String> {
+        let mut kept = vec![PathBuf::from(engine::exec::STATE)];
+        for step in phase.steps.iter().filter(|step| step.policy.keep) {
+            kept.extend(match &step.spec {
+                Spec::Directory(directory) => vec![directory.path.clone()],
+                Spec::Authority(_) | Spec::ServiceAccountKey(_) => {
+                    step.spec.paths().iter().filter_map(|path| Some(path.parent()?.to_owned())).collect()
+                }
+                other => other.paths(),
+            });
+        }
+        let (mut before, mut after) = (before.clone(), host.snapshot());
+        for path in &kept {
+            before = before.without_path(path);
+            after = after.without_path(path);
+        }
+        let mut lines = difference(&before, &after);
+        lines.retain(|line| !kept.iter().any(|path| leads_to(line, path)));
+        lines
+    }
+}
+
+enum Verb {
+    Apply,
+    Stop,
+}
+
+/// Whether a line of a difference is about a new directory on the way to `path`.
+fn leads_to(line: &str, path: &Path) -> bool {
+    line.strip_prefix("+ path ")
+        .and_then(|rest| rest.split_once(": directory"))
+        .is_some_and(|(directory, _)| path.starts_with(directory))
+}

@@ -1,0 +1,132 @@
+//! The program `nodelet`, run as a user runs it.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::{fixtures, repository};
+
+/// The program with a command line and surroundings.
+#[derive(Debug)]
+pub struct Program {
+    command: Command,
+}
+
+/// How the program answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its exit code; 255 where a signal ended it.
+    pub code: i32,
+    /// What it wrote to standard output.
+    pub out: String,
+    /// What it wrote to standard error.
+    pub err: String,
+}
+
+impl Program {
+    /// `nodelet` with arguments, in the repository, with an environment that says nothing but the path.
+    #[must_use]
+    pub fn nodelet(arguments: &[&str]) -> Self {
+        let mut command = Command::new(built());
+        command.args(arguments).current_dir(repository()).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        Self { command }
+    }
+
+    /// `nodelet VERB` for the role, host and settings of the case `cp-1`, by absolute paths.
+    #[must_use]
+    pub fn for_cp_1(verb: &str, more: &[&str]) -> Self {
+        let path = |path: PathBuf| path.display().to_string();
+        let (role, config) = (path(repository().join("roles/pf9-kube")), path(fixtures("settings/cp-1.yaml")));
+        let facts = path(fixtures("hosts/cp-1.yaml"));
+        let mut arguments = vec![verb, "--role", &role, "--config", &config, "--facts", &facts];
+        arguments.extend(more);
+        Self::nodelet(&arguments)
+    }
+
+    /// With a variable of the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// In another directory.
+    #[must_use]
+    pub fn in_directory(mut self, path: impl AsRef<Path>) -> Self {
+        self.command.current_dir(path);
+        self
+    }
+
+    /// The same as the user `nobody`, or why that is not possible here.
+    ///
+    /// # Errors
+    /// We are not root, or the program stands where others cannot reach it.
+    pub fn as_nobody(mut self) -> Result<Self, String> {
+        const NOBODY: u32 = 65534;
+        if !nix::unistd::Uid::effective().is_root() {
+            // Then we are somebody else already.
+            return Ok(self);
+        }
+        self.command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        match self.command.stdin(Stdio::null()).output() {
+            Ok(_) => Ok(self),
+            Err(error) => Err(format!("user {NOBODY} cannot run {}: {error}", built().display())),
+        }
+    }
+
+    /// Runs it and says how much memory it had at most, in KiB, when it began to write its result.
+    ///
+    /// # Panics
+    /// It cannot be started, or writes less than a page: it must still be there to be looked at.
+    #[must_use]
+    pub fn peak_memory(mut self) -> u64 {
+        let mut child = self.command.stdout(Stdio::piped()).spawn().expect("the program was built just now");
+        let mut out = child.stdout.take().expect("it is piped");
+        // With a pipe of one page, whoever writes more waits for the reader.
+        fcntl(&out, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe can be made small");
+        out.read_exact(&mut [0]).expect("the program writes something");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it is still there");
+        std::io::copy(&mut out, &mut std::io::sink()).expect("the rest of it");
+        child.wait().expect("it ends");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
+        peak.expect("the program waits for its reader, so it has memory")
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// It cannot be started, or writes what is no text.
+    #[must_use]
+    pub fn answer(mut self) -> Answer {
+        let output = self.command.stdin(Stdio::null()).output().expect("the program was built just now");
+        let utf8 = |bytes| String::from_utf8(bytes).expect("the program writes text");
+        Answer { code: output.status.code().unwrap_or(255), out: utf8(output.stdout), err: utf8(output.stderr) }
+    }
+}
+
+/// Path of the program, built once per test process with the cargo that runs the test. A program of another
+/// package has no `CARGO_BIN_EXE_…`; a build that is up to date takes a moment.
+///
+/// # Panics
+/// It does not build.
+fn built() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--package", "nodelet"])
+            .current_dir(repository())
+            .status()
+            .expect("cargo runs this test, so it is there");
+        assert!(built.success(), "`cargo build --package nodelet` failed");
+        // This test stands in `<target>/debug/deps`, the program two levels up.
+        let test = std::env::current_exe().expect("a test knows its own path");
+        let profile = test.parent().and_then(Path::parent).expect("a test stands in a profile's deps");
+        profile.join("nodelet")
+    })
+}

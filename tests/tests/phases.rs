@@ -1,0 +1,201 @@
+//! Every phase of the role, on a fake host: it converges, changes nothing the second time, takes back what a failure
+//! left, and goes on after a crash. A phase is covered the moment the role names it.
+
+use std::collections::BTreeSet;
+
+use behaviour::{Bringup, repository};
+use engine::exec::Outcome;
+use engine::host::fake::{FakeHost, FaultPlan, difference};
+use engine::plan::{Graph, Plan, PlannedPhase};
+
+/// The cases whose phases are tried; together they have every phase of the role.
+const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
+
+#[test]
+fn every_script_in_phases_is_tried() {
+    let mut tried = BTreeSet::new();
+    for case in CASES {
+        let plan = Bringup::of(case).plan;
+        let working = plan.phases.iter().filter(|phase| phase.skipped.is_none());
+        tried.extend(working.map(|phase| format!("{}.rhai", phase.name)));
+    }
+    let there: BTreeSet<String> = std::fs::read_dir(repository().join("phases"))
+        .expect("the phases")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".rhai"))
+        .collect();
+    assert_eq!(tried, there, "left: phases that a case runs; right: scripts that are there");
+}
+
+#[test]
+fn second_apply_is_unchanged() {
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        let host = bringup.bare_host();
+        let first = bringup.apply(&host);
+        assert_eq!(first.outcome, Outcome::Converged, "{case}: {}", first.text());
+        host.clear_journal();
+        let second = bringup.apply(&host);
+        assert_eq!(second.outcome, Outcome::Converged, "{case}: {}", second.text());
+        assert_eq!(second.changes(), Vec::<String>::new(), "{case}");
+        assert_eq!(host.mutating_calls(), [], "{case}: the second apply touched the host");
+    }
+}
+
+#[test]
+fn failure_at_each_call_rolls_back_to_a_clean_slate_and_the_next_apply_converges() {
+    each_phase_with_each_mutation(|bringup, phase, before, call, n| {
+        let host = before.fork().with_faults(FaultPlan::none().fail_call(n));
+        let run = bringup.apply_phase(&host, phase);
+        let mut problems = Vec::new();
+        if run.outcome != Outcome::Converged {
+            let left = Bringup::left_behind(phase, &before.snapshot(), &host);
+            problems.extend(left.into_iter().map(|line| format!("left behind: {line}")));
+        }
+        host.set_faults(FaultPlan::none());
+        let again = bringup.apply_phase(&host, phase);
+        if again.outcome != Outcome::Converged {
+            problems.push(format!("the next apply: {}", again.text()));
+        }
+        problems.into_iter().map(|problem| format!("failing {call}: {problem}")).collect()
+    });
+}
+
+#[test]
+fn crash_before_and_after_each_call_recovers() {
+    each_phase_with_each_mutation(|bringup, phase, before, call, n| {
+        let mut problems = Vec::new();
+        for (when, faults) in
+            [("before", FaultPlan::none().crash_before(n)), ("after", FaultPlan::none().crash_after(n))]
+        {
+            let host = before.fork().with_faults(faults);
+            let _ = bringup.apply_phase(&host, phase);
+            assert!(host.crashed(), "{}: {call} was not reached", phase.name);
+            host.revive();
+            let next = bringup.apply_phase(&host, phase);
+            if next.outcome != Outcome::Converged {
+                problems.push(format!("crash {when} {call}: {}", next.text()));
+                continue;
+            }
+            host.clear_journal();
+            let second = bringup.apply_phase(&host, phase);
+            if host.mutations() > 0 {
+                problems.push(format!("crash {when} {call}: not settled: {}", second.text()));
+            }
+        }
+        problems
+    });
+}
+
+#[test]
+fn stop_ends_everything_and_leaves_files() {
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        let host = bringup.bare_host();
+        let _ = bringup.apply(&host);
+        let before = host.snapshot();
+        let run = bringup.stop(&host);
+        assert_eq!(run.outcome, Outcome::Stopped, "{case}: {}", run.text());
+
+        for unit in ["pf9-kubelet.service", "docker.service", "docker.socket", "keepalived.service"] {
+            let state = thing(&host, &format!("unit {unit}")).unwrap_or_default();
+            assert!(!state.contains("active,") || state.contains("inactive,"), "{case}: {unit} is {state}");
+        }
+        let containers: Vec<String> =
+            host.snapshot().things().filter(|(name, _)| name.starts_with("container ")).map(owned).collect();
+        assert_eq!(containers, Vec::<String>::new(), "{case}");
+        let files: Vec<String> = difference(&before, &host.snapshot())
+            .into_iter()
+            .filter(|line| line[2..].starts_with("path ") && !line.contains("/var/opt/pf9/nodelet"))
+            .collect();
+        assert_eq!(files, Vec::<String>::new(), "{case}: a stop leaves files as they are");
+
+        let again = bringup.apply(&host);
+        assert_eq!(again.outcome, Outcome::Converged, "{case}: {}", again.text());
+    }
+}
+
+#[test]
+fn independent_phases_may_come_in_any_order() {
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        let host = bringup.bare_host();
+        let _ = bringup.apply(&host);
+        let (usual, expected) = (order(&bringup.plan), shape(&host));
+
+        let mut other = Bringup::of(case);
+        other.plan.phases = latest_first(&bringup.plan);
+        assert_ne!(order(&other.plan), usual, "the phases have another order");
+        let host = other.bare_host();
+        for phase in &other.plan.phases {
+            let run = other.apply_phase(&host, phase);
+            assert_eq!(run.outcome, Outcome::Converged, "{case}: {}", run.text());
+        }
+        assert_eq!(shape(&host), expected, "{case}");
+    }
+}
+
+/// Calls `attempt` for every mutating call of every phase, each from the world right before the phase, and fails
+/// with all the problems that it returns.
+fn each_phase_with_each_mutation(
+    attempt: impl Fn(&Bringup, &PlannedPhase, &FakeHost, &str, usize) -> Vec<String>,
+) {
+    let mut problems = Vec::new();
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        for (phase, before) in bringup.worlds() {
+            let host = before.fork();
+            let _ = bringup.apply_phase(&host, phase);
+            let calls = host.mutating_calls();
+            for (index, call) in calls.iter().enumerate() {
+                let n = index + 1;
+                let name = format!("call {n}, {} {}", call.name, call.argument);
+                let found = attempt(&bringup, phase, &before, &name, n);
+                problems.extend(found.into_iter().map(|problem| format!("{case}, {}, {problem}", phase.name)));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
+/// The state of one thing of a host.
+fn thing(host: &FakeHost, name: &str) -> Option<String> {
+    host.snapshot().things().find(|(thing, _)| *thing == name).map(|(_, state)| state.to_owned())
+}
+
+fn owned((name, state): (&str, &str)) -> String {
+    format!("{name}: {state}")
+}
+
+fn order(plan: &Plan) -> Vec<String> {
+    plan.phases.iter().map(|phase| phase.name.to_string()).collect()
+}
+
+/// The phases in an allowed order in which whatever may wait does: the usual order's last free phase comes first.
+fn latest_first(plan: &Plan) -> Vec<PlannedPhase> {
+    let graph = Graph::of(plan);
+    let mut waiting: Vec<&PlannedPhase> = plan.phases.iter().collect();
+    let mut ordered: Vec<PlannedPhase> = Vec::new();
+    while !waiting.is_empty() {
+        let free = waiting
+            .iter()
+            .rposition(|phase| {
+                graph
+                    .before(&phase.name)
+                    .is_none_or(|before| before.iter().all(|name| ordered.iter().any(|done| done.name == *name)))
+            })
+            .expect("the plan's own order is allowed, so some phase is free");
+        ordered.push(waiting.remove(free).clone());
+    }
+    ordered
+}
+
+/// What is on a host and with which modes; contents, which hold random keys, and digests of them are left out.
+fn shape(host: &FakeHost) -> Vec<String> {
+    let state = |state: &str| state.split(['"', '{']).next().unwrap_or_default().trim().to_owned();
+    host.snapshot()
+        .things()
+        .filter(|(name, _)| !name.starts_with("object "))
+        .map(|(name, full)| format!("{name}: {}", state(full)))
+        .collect()
+}
