@@ -24,11 +24,20 @@ impl Receipt {
         self.undos.push(undo);
     }
 
-    /// Takes everything back, from the last to the first. Errors are collected; none keeps the rest from being
-    /// tried.
+    /// Takes everything back, from the last to the first; what has to take in the files that were there before
+    /// comes after them. Errors are collected; none keeps the rest from being tried.
     pub async fn revert(&self, host: &dyn Host) -> Vec<ResourceError> {
         let mut errors = Vec::new();
-        for undo in self.undos.iter().rev() {
+        let (settling, others): (Vec<&Undo>, Vec<&Undo>) =
+            self.undos.iter().partition(|undo| undo.settles().is_some());
+        let mut last: Vec<&Undo> = Vec::new();
+        for undo in settling {
+            if !last.contains(&undo) {
+                last.push(undo);
+            }
+        }
+        last.sort_by_key(|undo| undo.settles());
+        for undo in others.into_iter().rev().chain(last) {
             if let Err(error) = undo.carry_out(host).await {
                 errors.push(error);
             }
@@ -192,6 +201,15 @@ impl<'de> Deserialize<'de> for Kept {
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Undo {
+    /// The place among those that come last, once all files are as they were; `None` for the others.
+    fn settles(&self) -> Option<u8> {
+        match self {
+            Self::ReloadUnits => Some(0),
+            Self::RestartUnit { .. } => Some(1),
+            _ => None,
+        }
+    }
+
     /// Takes the effect back.
     ///
     /// # Errors
@@ -247,8 +265,11 @@ impl Undo {
                 host.start_unit(name).await?;
             }
             Self::RestartUnit { name } => {
-                host.reset_failed_unit(name).await?;
-                host.restart_unit(name).await?;
+                // It ran before; a package that brought it may be gone by now.
+                if host.unit(name).await?.loaded {
+                    host.reset_failed_unit(name).await?;
+                    host.restart_unit(name).await?;
+                }
             }
             Self::SetUnitEnabled { name, enabled } => {
                 if host.unit(name).await?.loaded {
