@@ -42,9 +42,12 @@ impl Runner<'_> {
             phases: phases.iter().map(|phase| phase.name.clone()).collect(),
         });
         let mut totals = (0, 0);
-        let outcome = if self.preflight(mode).await? || mode == Mode::DryRun {
+        let fits = self.preflight(mode).await?;
+        let outcome = if fits || mode == Mode::DryRun {
             match (self.schedule(&phases, mode, &mut totals).await, mode) {
-                (Outcome::Converged, Mode::DryRun) => Outcome::Predicted,
+                (Outcome::Converged, Mode::DryRun) if fits => Outcome::Predicted,
+                // All of it has been shown, yet an apply would not begin.
+                (Outcome::Converged, Mode::DryRun) => Outcome::Refused,
                 (outcome, _) => outcome,
             }
         } else {

@@ -121,6 +121,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
         },
         Event::RunFinished { outcome, changed, unchanged, milliseconds } => match outcome {
             Outcome::Stopped => writeln!(text, "stopped: {changed} things ended{}", time(milliseconds)),
+            Outcome::Refused => writeln!(text, "refused: preconditions do not hold, nothing was touched"),
             _ => writeln!(text, "{}: {changed} changed, {unchanged} unchanged{}", name(*outcome), time(milliseconds)),
         },
     };
