@@ -11,13 +11,7 @@ use crate::checkout;
 /// Builds nodelet in the user's own target directory, and tells where it is.
 pub(crate) fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let build = [
-        "build",
-        "--package",
-        "nodelet",
-        "--bin",
-        "nodelet",
-    ];
+    let build = ["build", "--package", "nodelet", "--bin", "nodelet"];
     let status = Command::new(&cargo)
         .args(build)
         .current_dir(checkout())

@@ -190,18 +190,27 @@ fn apply(lab: &Lab, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Asks the API server, not nodelet, whether the node is Ready.
+/// Asks the API server, not nodelet, whether the node is Ready. One that has just got another address or certificate may take a
+/// moment until it answers.
 fn wait_until_ready(host: &Host) -> Result<()> {
-    let timeout = format!("--timeout={}s", READY.as_secs());
-    let words = kubectl_words(&["wait", "--for=condition=Ready", "node", "--all", &timeout]);
-    let output = host.exec_within(&words, None, READY + Duration::from_secs(10))?;
-    if !output.status.success() {
-        bail!(
-            "the node is not Ready: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(())
+    let words = kubectl_words(&[
+        "wait",
+        "--for=condition=Ready",
+        "node",
+        "--all",
+        "--timeout=20s",
+    ]);
+    let mut last = String::new();
+    command::poll(READY, || {
+        let output = host.exec_within(&words, None, Duration::from_secs(30));
+        last = match output {
+            Ok(output) if output.status.success() => return Some(()),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        None
+    })
+    .with_context(|| format!("the node is not Ready after {} s: {last}", READY.as_secs()))
 }
 
 fn explain(lab: &Lab, host: &Host, began: Instant) -> Result<ExitCode> {

@@ -59,7 +59,8 @@ impl Master {
     }
 
     fn open(lab: &str, image: Image, vip: bool, others: &[&str]) -> Option<Self> {
-        let Some(suites) = Suites::from_environment().expect("the environment of a run is whole") else {
+        let Some(suites) = Suites::from_environment().expect("the environment of a run is whole")
+        else {
             println!("skipped: it needs a lab; `cargo xtask test --only lab` runs it");
             return None;
         };
@@ -68,21 +69,39 @@ impl Master {
         let lab = if Lab::stands(&cache, &name) {
             Lab::open(&cache, &name)
         } else {
-            let spec = |name: &str, image| HostSpec { name: name.to_owned(), image };
+            let spec = |name: &str, image| HostSpec {
+                name: name.to_owned(),
+                image,
+            };
             let specs: Vec<HostSpec> = std::iter::once(spec(MASTER, image))
                 .chain(others.iter().map(|name| spec(name, Image::NoDocker)))
                 .collect();
-            Lab::create(&cache, &name, &specs, &[package::payload_mount(&suites.payload)])
+            Lab::create(
+                &cache,
+                &name,
+                &specs,
+                &[package::payload_mount(&suites.payload)],
+            )
         }
         .expect("the lab comes up");
         let host = lab.host(MASTER).expect("the master is there");
-        Some(Self { lab, host, suites, vip, shared: false })
+        Some(Self {
+            lab,
+            host,
+            suites,
+            vip,
+            shared: false,
+        })
     }
 
     /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, and these.
     pub fn install(&self, settings: &[(&str, &str)]) {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the checkout");
-        package::install(&self.host, checkout, &self.suites.nodelet).expect("the role is installed");
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .nth(2)
+            .expect("the checkout");
+        package::install(&self.host, checkout, &self.suites.nodelet)
+            .expect("the role is installed");
         self.configure(settings);
     }
 
@@ -99,8 +118,12 @@ impl Master {
     /// Puts a phase's script back as the checkout has it.
     pub fn restore_phase(&self, phase: &str) {
         let name = format!("{phase}.rhai");
-        let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../phases").join(&name);
-        self.host.put_file(&checkout, &format!("{PHASES}/{name}"), 0o644).expect("the script is written");
+        let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../phases")
+            .join(&name);
+        self.host
+            .put_file(&checkout, &format!("{PHASES}/{name}"), 0o644)
+            .expect("the script is written");
     }
 
     /// Edits a phase's script with a sed expression, which must change it.
@@ -134,28 +157,41 @@ impl Master {
     pub fn nodelet(&self, words: &[&str]) -> Run {
         let began = Instant::now();
         let all: Vec<&str> = ["nodelet"].iter().chain(words).copied().collect();
-        let output = self.host.exec_within(&all, None, LIMIT).expect("the host runs commands");
+        let output = self
+            .host
+            .exec_within(&all, None, LIMIT)
+            .expect("the host runs commands");
         Run::of(&all.join(" "), &output, began.elapsed())
     }
 
     /// `nodelet apply --json` with more words.
     #[must_use]
     pub fn apply(&self, words: &[&str]) -> Run {
-        let all: Vec<&str> = ["apply", "--role", ROLE, "--json"].iter().chain(words).copied().collect();
+        let all: Vec<&str> = ["apply", "--role", ROLE, "--json"]
+            .iter()
+            .chain(words)
+            .copied()
+            .collect();
         self.nodelet(&all)
     }
 
     /// `nodelet check`.
     #[must_use]
     pub fn check(&self, words: &[&str]) -> Run {
-        let all: Vec<&str> = ["check", "--role", ROLE].iter().chain(words).copied().collect();
+        let all: Vec<&str> = ["check", "--role", ROLE]
+            .iter()
+            .chain(words)
+            .copied()
+            .collect();
         self.nodelet(&all)
     }
 
     /// Runs a shell script on the host, whatever comes of it.
     #[must_use]
     pub fn try_sh(&self, script: &str) -> Output {
-        self.host.exec_within(&["bash", "-c", script], None, SHORT).expect("the host runs commands")
+        self.host
+            .exec_within(&["bash", "-c", script], None, SHORT)
+            .expect("the host runs commands")
     }
 
     /// Runs a shell script that must succeed and gives what it printed.
@@ -164,22 +200,37 @@ impl Master {
         let output = self.try_sh(&format!("set -e -o pipefail\n{script}"));
         let out = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "on the host this failed ({}):\n{script}\n{out}\n{error}", output.status);
+        assert!(
+            output.status.success(),
+            "on the host this failed ({}):\n{script}\n{out}\n{error}",
+            output.status
+        );
         out
     }
 
     /// Takes a TCP port of the host (systemd makes one dollar sign of two), until the unit `squatter-PORT` is stopped.
     pub fn squat(&self, port: u16) {
-        let program = format!("$$s = IO::Socket::INET->new(LocalPort => {port}, Listen => 9) or die; sleep");
-        self.sh(&format!("systemd-run --quiet --unit=squatter-{port} perl -MIO::Socket::INET -e '{program}'"));
-        self.wait_for("the port is taken", &format!("ss -Hltn sport = :{port} | grep -q ."), Duration::from_secs(10));
+        let program =
+            format!("$$s = IO::Socket::INET->new(LocalPort => {port}, Listen => 9) or die; sleep");
+        self.sh(&format!(
+            "systemd-run --quiet --unit=squatter-{port} perl -MIO::Socket::INET -e '{program}'"
+        ));
+        self.wait_for(
+            "the port is taken",
+            &format!("ss -Hltn sport = :{port} | grep -q ."),
+            Duration::from_secs(10),
+        );
     }
 
     /// Waits until a shell script succeeds.
     #[track_caller]
     pub fn wait_for(&self, what: &str, script: &str, limit: Duration) {
         let seen = crate::poll(limit, || self.try_sh(script).status.success().then_some(()));
-        assert!(seen.is_some(), "{what}: not within {} s: {script}", limit.as_secs());
+        assert!(
+            seen.is_some(),
+            "{what}: not within {} s: {script}",
+            limit.as_secs()
+        );
     }
 
     /// Runs kubectl on the host, as its administrator.
@@ -191,8 +242,15 @@ impl Master {
     /// Loads the workload image of the suites into the host's docker.
     pub fn load_toolbox(&self) {
         let bytes = std::fs::read(&self.suites.toolbox).expect("the toolbox is in the cache");
-        let output = self.host.exec_within(&["docker", "load", "--quiet"], Some(&bytes), SHORT).expect("docker runs");
-        assert!(output.status.success(), "docker load: {}", String::from_utf8_lossy(&output.stderr));
+        let output = self
+            .host
+            .exec_within(&["docker", "load", "--quiet"], Some(&bytes), SHORT)
+            .expect("docker runs");
+        assert!(
+            output.status.success(),
+            "docker load: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -207,11 +265,18 @@ impl Drop for Master {
                 "journalctl --no-pager --lines 15 --output cat -u pf9-kubelet -u docker -u keepalived",
             ] {
                 let output = self.host.exec(&["sh", "-c", script]);
-                let text = output.map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned());
-                eprintln!("# {script}\n{}", text.unwrap_or_else(|error| format!("{error:#}")));
+                let text = output
+                    .map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned());
+                eprintln!(
+                    "# {script}\n{}",
+                    text.unwrap_or_else(|error| format!("{error:#}"))
+                );
             }
         }
-        if !self.shared && !Suites::keep() && let Err(error) = self.lab.destroy() {
+        if !self.shared
+            && !Suites::keep()
+            && let Err(error) = self.lab.destroy()
+        {
             eprintln!("the lab {} is not gone: {error:#}", self.lab.name());
         }
     }

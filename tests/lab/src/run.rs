@@ -39,7 +39,10 @@ impl Run {
     pub fn says(self, texts: &[&str]) -> Self {
         let text = self.text();
         for wanted in texts {
-            assert!(text.contains(wanted), "`{wanted}` is missing in what was told:\n{text}");
+            assert!(
+                text.contains(wanted),
+                "`{wanted}` is missing in what was told:\n{text}"
+            );
         }
         self
     }
@@ -62,9 +65,14 @@ impl Run {
     #[must_use]
     pub fn events(&self, kind: &str) -> Vec<Value> {
         let parse = |line: &str| -> Value {
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("`{line}` is no event: {error}\n{}", self.text()))
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("`{line}` is no event: {error}\n{}", self.text()))
         };
-        self.out.lines().map(parse).filter(|event| event["event"] == kind).collect()
+        self.out
+            .lines()
+            .map(parse)
+            .filter(|event| event["event"] == kind)
+            .collect()
     }
 
     /// The one event of this kind.
@@ -72,18 +80,31 @@ impl Run {
     #[must_use]
     pub fn event(&self, kind: &str) -> Value {
         let mut events = self.events(kind);
-        assert_eq!(events.len(), 1, "one event `{kind}` is expected\n{}", self.text());
+        assert_eq!(
+            events.len(),
+            1,
+            "one event `{kind}` is expected\n{}",
+            self.text()
+        );
         events.remove(0)
     }
 
     /// Asserts that the run changed nothing and looked at no precondition again.
     #[track_caller]
     pub fn changes_nothing(&self) {
-        let changing: Vec<Value> = self.events("step_changing").iter().map(|event| event["step"].clone()).collect();
+        let changing: Vec<Value> = self
+            .events("step_changing")
+            .iter()
+            .map(|event| event["step"].clone())
+            .collect();
         assert!(changing.is_empty(), "these steps changed: {changing:?}");
         let end = self.event("run_finished");
         assert_eq!(end["changed"], 0, "{end}");
         assert!(end["unchanged"].as_u64() > Some(40), "{end}");
-        assert_eq!(self.event("preflight_passed")["evaluated"], 0, "preconditions are asked once");
+        assert_eq!(
+            self.event("preflight_passed")["evaluated"],
+            0,
+            "preconditions are asked once"
+        );
     }
 }

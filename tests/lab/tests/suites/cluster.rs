@@ -28,7 +28,8 @@ impl<'a> Web<'a> {
     }
 
     fn at(&self, path: &str) -> String {
-        self.0.kubectl(&format!("get pod/web --output jsonpath='{{{path}}}'"))
+        self.0
+            .kubectl(&format!("get pod/web --output jsonpath='{{{path}}}'"))
     }
 }
 
@@ -55,13 +56,18 @@ fn a_pod_has_its_address_and_reaches_the_api_by_its_service() {
     let Some(master) = shared() else { return };
     let web = Web::run(&master);
     let address: Ipv4Addr = web.at(".status.podIP").parse().expect("an address");
-    assert!(matches!(address.octets(), [10, 20, _, _]), "{address} is of CONTAINERS_CIDR");
+    assert!(
+        matches!(address.octets(), [10, 20, _, _]),
+        "{address} is of CONTAINERS_CIDR"
+    );
     let node = master.kubectl("get node/master-1 --output jsonpath='{.spec.podCIDR}'");
     assert_eq!(node, "10.20.0.0/24");
 
     let service = master.kubectl("get service/kubernetes --output jsonpath='{.spec.clusterIP}'");
     assert_eq!(service, "10.21.0.1");
-    let version = master.kubectl(&format!("exec web -- timeout 10 wget -q -O - --no-check-certificate https://{service}/version"));
+    let version = master.kubectl(&format!(
+        "exec web -- timeout 10 wget -q -O - --no-check-certificate https://{service}/version"
+    ));
     assert!(version.contains("v1.20.2"), "{version}");
 }
 
@@ -70,8 +76,14 @@ fn exec_logs_and_port_forward_work() {
     let Some(master) = shared() else { return };
     let web = Web::run(&master);
     assert_eq!(master.kubectl("exec web -- sh -c 'echo $((6*7))'"), "42");
-    let refused = master.try_sh("kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml exec web -- sh -c 'exit 7'");
-    assert_eq!(refused.status.code(), Some(7), "the command's own exit code");
+    let refused = master.try_sh(
+        "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml exec web -- sh -c 'exit 7'",
+    );
+    assert_eq!(
+        refused.status.code(),
+        Some(7),
+        "the command's own exit code"
+    );
     assert_eq!(master.sh("echo typed | kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml exec -i web -- cat"), "typed");
     assert_eq!(master.kubectl("logs web"), "serving");
     let page = master.sh(
@@ -95,7 +107,10 @@ fn a_node_port_answers_outside_the_host() {
     // kube-proxy writes the rule a moment after the Service is there.
     let page = lab_suites::poll(Duration::from_secs(20), || {
         let answer = page_from_outside(master.host().address(), port);
-        answer.inspect_err(|error| last = error.to_string()).ok().filter(|page| page.contains("200 OK"))
+        answer
+            .inspect_err(|error| last = error.to_string())
+            .ok()
+            .filter(|page| page.contains("200 OK"))
     });
     let page = page.unwrap_or_else(|| panic!("port {port} does not answer outside: {last}"));
     assert!(page.contains("hello from the toolbox"), "{page}");

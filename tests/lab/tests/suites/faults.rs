@@ -24,7 +24,9 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
 
     let mut wrong = badly_told(&run, cause);
     let left = changes(&before, &listing(master));
-    let unexpected = left.into_iter().filter(|line| !cause.leaves.contains(&line.as_str()));
+    let unexpected = left
+        .into_iter()
+        .filter(|line| !cause.leaves.contains(&line.as_str()));
     wrong.extend(unexpected.map(|line| format!("not taken back: {line}")));
     master.sh(cause.mend);
     master.configure(&[]);
@@ -32,7 +34,10 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
     if let Some(earlier) = earlier(cause.phase) {
         master.check(&["--to", earlier]).exits(0);
     }
-    wrong.into_iter().map(|what| format!("{} ({}): {what}", cause.phase, cause.about)).collect()
+    wrong
+        .into_iter()
+        .map(|what| format!("{} ({}): {what}", cause.phase, cause.about))
+        .collect()
 }
 
 /// What is not told of phase, place, causes, next step and rollback.
@@ -42,16 +47,27 @@ fn badly_told(run: &Run, cause: &Cause) -> Vec<String> {
     let Some((_, told)) = text.split_once(&place) else {
         return vec![format!("`{place}` is missing")];
     };
-    let mut position = told.split([':', ' ']).map(|number| number.parse::<u32>().is_ok());
+    let mut position = told
+        .split([':', ' '])
+        .map(|number| number.parse::<u32>().is_ok());
     let placed = position.next() == Some(true) && position.next() == Some(true);
-    let mut wrong: Vec<String> = ["      could not ", "      next: ", "was rolled back:", "earlier phases stand"]
-        .iter()
-        .chain(cause.says)
-        .filter(|wanted| !told.contains(**wanted))
-        .map(|wanted| format!("`{wanted}` is missing in the message"))
-        .collect();
+    let mut wrong: Vec<String> = [
+        "      could not ",
+        "      next: ",
+        "was rolled back:",
+        "earlier phases stand",
+    ]
+    .iter()
+    .chain(cause.says)
+    .filter(|wanted| !told.contains(**wanted))
+    .map(|wanted| format!("`{wanted}` is missing in the message"))
+    .collect();
     wrong.extend((!placed).then(|| "no line and column".to_owned()));
-    wrong.extend(told.lines().filter(|line| line.contains("could not take back")).map(str::to_owned));
+    wrong.extend(
+        told.lines()
+            .filter(|line| line.contains("could not take back"))
+            .map(str::to_owned),
+    );
     wrong
 }
 
@@ -69,13 +85,18 @@ fn earlier(phase: &str) -> Option<&'static str> {
 
 #[test]
 fn every_phase_fails_well_and_converges_when_mended() {
-    let Some(master) = Master::create("faults", Image::NoDocker, true) else { return };
+    let Some(master) = Master::create("faults", Image::NoDocker, true) else {
+        return;
+    };
     master.apply(&["--only", "preflight"]).exits(0);
 
     let mut wrong = Vec::new();
     for (at, cause) in CAUSES.iter().enumerate() {
         wrong.extend(fails(&master, cause));
-        if CAUSES.get(at + 1).is_none_or(|next| next.phase != cause.phase) {
+        if CAUSES
+            .get(at + 1)
+            .is_none_or(|next| next.phase != cause.phase)
+        {
             let run = master.apply(&["--only", cause.phase]).exits(0);
             assert_eq!(run.event("run_finished")["outcome"], "converged");
         }
@@ -92,7 +113,10 @@ fn every_phase_with_steps_has_a_cause(master: &Master) {
     let phases = master.sh("nodelet phases | grep -v skipped | awk '{print $2}'");
     let without: Vec<&str> = phases
         .lines()
-        .filter(|phase| !["preflight", "drain"].contains(phase) && !CAUSES.iter().any(|cause| cause.phase == *phase))
+        .filter(|phase| {
+            !["preflight", "drain"].contains(phase)
+                && !CAUSES.iter().any(|cause| cause.phase == *phase)
+        })
         .collect();
     assert!(without.is_empty(), "phases without a cause: {without:?}");
 }
@@ -100,10 +124,16 @@ fn every_phase_with_steps_has_a_cause(master: &Master) {
 /// An archive that the payload lacks is told before anything is touched.
 #[test]
 fn an_incomplete_payload_is_refused() {
-    let Some(master) = lab_suites::shared() else { return };
+    let Some(master) = lab_suites::shared() else {
+        return;
+    };
     let images = "/opt/pf9/roles/pf9-kube/current/payload/images";
     master.sh(&format!("mount -t tmpfs none $(readlink -f {images})"));
     let run = master.nodelet(&["apply"]);
     master.sh(&format!("umount $(readlink -f {images})"));
-    run.exits(1).says(&["the role's payload is complete", "images/etcd.tar is not there", "install the role's package again"]);
+    run.exits(1).says(&[
+        "the role's payload is complete",
+        "images/etcd.tar is not there",
+        "install the role's package again",
+    ]);
 }

@@ -11,10 +11,22 @@ fn check_names_what_is_wrong_within_bounded_time() {
     assert!(healthy.took < Duration::from_secs(10), "{}", healthy.text());
 
     for (broken, says) in [
-        ("docker stop etcd", ["container etcd has exited", "phases/etcd.rhai:"]),
-        ("systemctl stop pf9-kubelet", ["pf9-kubelet.service is inactive", "phases/kubelet.rhai:"]),
-        ("docker rm --force proxy", ["there is no container proxy", "phases/kube-proxy.rhai:"]),
-        ("systemctl stop docker.socket docker", ["docker.service is inactive", "phases/docker.rhai:"]),
+        (
+            "docker stop etcd",
+            ["container etcd has exited", "phases/etcd.rhai:"],
+        ),
+        (
+            "systemctl stop pf9-kubelet",
+            ["pf9-kubelet.service is inactive", "phases/kubelet.rhai:"],
+        ),
+        (
+            "docker rm --force proxy",
+            ["there is no container proxy", "phases/kube-proxy.rhai:"],
+        ),
+        (
+            "systemctl stop docker.socket docker",
+            ["docker.service is inactive", "phases/docker.rhai:"],
+        ),
     ] {
         master.sh(broken);
         let check = master.check(&[]).exits(2).says(&says);
@@ -33,23 +45,53 @@ fn stop_ends_what_runs_and_keeps_files_and_data() {
 
     master.nodelet(&["stop", "--json"]).exits(0);
 
-    assert_eq!(master.sh("ls /var/lib/docker/containers"), "", "no container is left, of ours or of pods");
+    assert_eq!(
+        master.sh("ls /var/lib/docker/containers"),
+        "",
+        "no container is left, of ours or of pods"
+    );
     let running = master.sh("ps -e -o comm= | sort -u");
-    for program in ["kubelet", "kube-apiserver", "etcd", "kube-proxy", "kube-controller", "kube-scheduler", "dockerd", "containerd-shim", "pause"] {
-        assert!(!running.lines().any(|line| line == program), "{program} still runs:\n{running}");
+    for program in [
+        "kubelet",
+        "kube-apiserver",
+        "etcd",
+        "kube-proxy",
+        "kube-controller",
+        "kube-scheduler",
+        "dockerd",
+        "containerd-shim",
+        "pause",
+    ] {
+        assert!(
+            !running.lines().any(|line| line == program),
+            "{program} still runs:\n{running}"
+        );
     }
     for unit in ["pf9-kubelet", "docker", "docker.socket"] {
         let state = master.try_sh(&format!("systemctl is-active {unit}"));
-        assert_eq!(String::from_utf8_lossy(&state.stdout).trim(), "inactive", "{unit}");
+        assert_eq!(
+            String::from_utf8_lossy(&state.stdout).trim(),
+            "inactive",
+            "{unit}"
+        );
     }
-    assert!(!master.try_sh("ip link show cni0").status.success(), "the pods' bridge is gone");
+    assert!(
+        !master.try_sh("ip link show cni0").status.success(),
+        "the pods' bridge is gone"
+    );
     assert_eq!(master.sh(files), before, "files stay");
     master.check(&[]).exits(2);
     master.nodelet(&["stop", "--json"]).exits(0);
 
     master.apply(&[]).exits(0);
-    assert_eq!(master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"), "swordfish");
+    assert_eq!(
+        master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
+        "swordfish"
+    );
     let node = master.kubectl("get nodes --no-headers");
-    assert!(node.contains(" Ready ") && !node.contains("SchedulingDisabled"), "{node}");
+    assert!(
+        node.contains(" Ready ") && !node.contains("SchedulingDisabled"),
+        "{node}"
+    );
     master.check(&[]).exits(0);
 }

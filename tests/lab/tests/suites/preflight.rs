@@ -26,8 +26,13 @@ const MEND: &str = r#"
 
 #[test]
 fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_without_docker() {
-    let Some(master) = Master::create("unfit", Image::NoDocker, false) else { return };
-    assert!(!master.try_sh("command -v dockerd").status.success(), "this host has no docker");
+    let Some(master) = Master::create("unfit", Image::NoDocker, false) else {
+        return;
+    };
+    assert!(
+        !master.try_sh("command -v dockerd").status.success(),
+        "this host has no docker"
+    );
     master.sh(SPOIL);
     master.squat(443);
     master.squat(2380);
@@ -41,7 +46,12 @@ fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_wi
 
     let refused = master.apply(&[]).exits(1);
     let problems = refused.event("preflight_failed")["problems"].clone();
-    let problems: Vec<String> = problems.as_array().expect("a list").iter().map(ToString::to_string).collect();
+    let problems: Vec<String> = problems
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     for wanted in [
         "Plan 9 (plan9 4) is not supported",
         "`Not_a_name` has the character",
@@ -52,25 +62,54 @@ fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_wi
         "CONTAINERS_CIDR (10.20.0.0/16) overlaps",
         "there is no link eth9",
     ] {
-        let named = problems.iter().filter(|problem| problem.contains(wanted)).count();
-        assert_eq!(named, 1, "`{wanted}` is named once in\n{}", problems.join("\n"));
+        let named = problems
+            .iter()
+            .filter(|problem| problem.contains(wanted))
+            .count();
+        assert_eq!(
+            named,
+            1,
+            "`{wanted}` is named once in\n{}",
+            problems.join("\n")
+        );
     }
     assert_eq!(problems.len(), 8, "{}", problems.join("\n"));
     for problem in &problems {
-        assert!(problem.contains("phases/preflight.rhai") && !problem.contains(r#""remedy":"""#), "{problem}");
+        assert!(
+            problem.contains("phases/preflight.rhai") && !problem.contains(r#""remedy":"""#),
+            "{problem}"
+        );
     }
     assert_eq!(refused.event("run_finished")["outcome"], "refused");
-    master.nodelet(&["apply"]).exits(1).says(&["preconditions that do not hold (8)", "nothing was touched"]);
+    master
+        .nodelet(&["apply"])
+        .exits(1)
+        .says(&["preconditions that do not hold (8)", "nothing was touched"]);
 
-    assert_eq!(changes(&before, &listing(&master)), Vec::<String>::new(), "nothing was touched");
+    assert_eq!(
+        changes(&before, &listing(&master)),
+        Vec::<String>::new(),
+        "nothing was touched"
+    );
     let state_after = master.sh("ls -A /var/opt/pf9 2>/dev/null || true");
-    assert!(state_after.is_empty(), "nor written down: {state} {state_after}");
+    assert!(
+        state_after.is_empty(),
+        "nor written down: {state} {state_after}"
+    );
 
     master.sh(MEND);
     master.configure(&[]);
     let applied = master.apply(&[]).exits(0);
-    assert!(applied.event("preflight_passed")["evaluated"].as_u64() > Some(10), "{}", applied.text());
-    assert_eq!(master.sh("systemctl is-active docker"), "active", "docker came from the payload");
+    assert!(
+        applied.event("preflight_passed")["evaluated"].as_u64() > Some(10),
+        "{}",
+        applied.text()
+    );
+    assert_eq!(
+        master.sh("systemctl is-active docker"),
+        "active",
+        "docker came from the payload"
+    );
     master.kubectl("wait --for=condition=Ready node/master-1 --timeout=10s");
 
     // The ports are taken now, by us. A requirement that was met is not asked again.

@@ -21,7 +21,17 @@ pub(super) struct Cause {
 }
 
 /// To be filled in.
-const NONE: Cause = Cause { phase: "", about: "", breaks: "", port: None, settings: &[], hurry: "", leaves: &[], says: &[], mend: "" };
+const NONE: Cause = Cause {
+    phase: "",
+    about: "",
+    breaks: "",
+    port: None,
+    settings: &[],
+    hurry: "",
+    leaves: &[],
+    says: &[],
+    mend: "",
+};
 
 /// Shortens every wait for a check and the tries of a step, but not the bound on the whole phase.
 const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\(240,/.retry(8,/ }"#;
