@@ -30,7 +30,9 @@ pub fn advice(error: &ResourceError) -> String {
         "run as root, and see whether the file system is mounted read-only"
     } else if all.contains("address already in use") {
         "find who holds the port (`ss -ltnp`) and stop it, or choose another"
-    } else if all.contains("certificate") && (all.contains("expired") || all.contains("not valid yet")) {
+    } else if all.contains("certificate")
+        && (all.contains("expired") || all.contains("not valid yet"))
+    {
         "compare the host's clock with the certificate's dates (`openssl x509 -noout -dates`)"
     } else if all.contains("certificate") || all.contains("unknownissuer") {
         "see whether certificate and root belong together (`openssl verify`); removing the certificate makes a new one"
@@ -38,9 +40,13 @@ pub fn advice(error: &ResourceError) -> String {
         "put the missing file into the role's payload, or name one that is there"
     } else {
         match error {
-            ResourceError::Host(HostError::Deadline { .. }) => "see why it takes so long (load, disk, logs)",
+            ResourceError::Host(HostError::Deadline { .. }) => {
+                "see why it takes so long (load, disk, logs)"
+            }
             ResourceError::Host(HostError::Spawn { .. }) => "install the missing program",
-            ResourceError::Host(HostError::Service { .. }) => "see the log of the service that refused",
+            ResourceError::Host(HostError::Service { .. }) => {
+                "see the log of the service that refused"
+            }
             ResourceError::NotConverged { .. } => "see the states and log lines above",
             _ => "mend the cause that the message names",
         }
@@ -60,7 +66,11 @@ pub(super) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<St
                     } else {
                         String::new()
                     };
-                    let how = if state.running { "runs".to_owned() } else { format!("exited with {}", state.exit_code) };
+                    let how = if state.running {
+                        "runs".to_owned()
+                    } else {
+                        format!("exited with {}", state.exit_code)
+                    };
                     found.push(format!("container {} {how}{restarted}", spec.name));
                     if let Ok(log) = host.container_log(&spec.name, 5).await {
                         found.extend(log.lines().map(|line| format!("  {}: {line}", spec.name)));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::event::{Event, Outcome, Verb};
+use super::session::Session;
 use super::step::millis;
 use super::{Mode, Runner};
 use crate::plan::{Graph, PhaseName, PlannedPhase};
@@ -43,10 +44,16 @@ impl Runner<'_> {
         });
         let mut totals = (0, 0);
         let outcome = if self.preflight(mode).await? || mode == Mode::DryRun {
-            match (self.schedule(&phases, mode, &mut totals).await, mode) {
+            let session = match mode {
+                Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
+                Mode::DryRun => Session::simulated(),
+            };
+            let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
                 (Outcome::Converged, Mode::DryRun) => Outcome::Predicted,
                 (outcome, _) => outcome,
-            }
+            };
+            session.end(outcome, totals).await?;
+            outcome
         } else {
             Outcome::Refused
         };
@@ -63,7 +70,7 @@ impl Runner<'_> {
     async fn schedule(
         &self,
         phases: &[&PlannedPhase],
-        mode: Mode,
+        session: &Session<'_>,
         totals: &mut (usize, usize),
     ) -> Outcome {
         let graph = Graph::of(self.plan);
@@ -75,14 +82,14 @@ impl Runner<'_> {
         loop {
             if outcome == Outcome::Converged && !self.cancel.is_cancelled() {
                 waiting.retain(|phase| {
-                    let ready = graph
-                        .before(&phase.name)
-                        .is_none_or(|b| b.iter().all(|n| over.contains(n) || !selected.contains(n)));
+                    let ready = graph.before(&phase.name).is_none_or(|b| {
+                        b.iter().all(|n| over.contains(n) || !selected.contains(n))
+                    });
                     // A dry run goes one by one: effects must be seen in the plan's order.
-                    let alone = mode == Mode::Apply || running.is_empty();
+                    let alone = session.mode == Mode::Apply || running.is_empty();
                     if ready && alone {
                         let phase = *phase;
-                        running.push(async move { (phase, self.phase(phase, mode).await) });
+                        running.push(async move { (phase, self.phase(phase, session).await) });
                     }
                     !(ready && alone)
                 });

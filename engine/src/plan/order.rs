@@ -37,7 +37,10 @@ impl Graph {
     /// Adds a phase, after those added before it where nothing else decides.
     pub fn add(&mut self, name: &PhaseName, requires: &[PhaseName], after: &[PhaseName]) {
         self.names.push(name.clone());
-        self.requires.entry(name.clone()).or_default().extend(requires.iter().cloned());
+        self.requires
+            .entry(name.clone())
+            .or_default()
+            .extend(requires.iter().cloned());
         self.before
             .entry(name.clone())
             .or_default()
@@ -88,7 +91,9 @@ impl Graph {
         while order.len() < self.names.len() {
             let next = self.names.iter().find(|name| {
                 !done.contains(name)
-                    && self.before[*name].iter().all(|b| done.contains(b) || !known.contains(b))
+                    && self.before[*name]
+                        .iter()
+                        .all(|b| done.contains(b) || !known.contains(b))
             });
             match next {
                 Some(name) => {
@@ -143,7 +148,12 @@ impl Graph {
     #[must_use]
     pub fn requirements(&self, name: &PhaseName) -> BTreeSet<PhaseName> {
         self.closure(name, |at| {
-            self.requires.get(at).into_iter().flatten().cloned().collect()
+            self.requires
+                .get(at)
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect()
         })
     }
 
@@ -182,7 +192,11 @@ mod tests {
 
     fn order(graph: &Graph) -> String {
         let names = graph.ordered().expect("it can be ordered");
-        names.iter().map(PhaseName::as_str).collect::<Vec<_>>().join(" ")
+        names
+            .iter()
+            .map(PhaseName::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -197,7 +211,9 @@ mod tests {
 
     #[test]
     fn a_missing_requirement_is_named() {
-        let errors = graph(&[("etcd", &["docker"], &[])]).ordered().expect_err("docker is missing");
+        let errors = graph(&[("etcd", &["docker"], &[])])
+            .ordered()
+            .expect_err("docker is missing");
         assert_eq!(
             errors[0].to_string(),
             "phase `etcd` requires `docker`, which this role does not have"
@@ -209,7 +225,10 @@ mod tests {
         let errors = graph(&[("a", &["c"], &[]), ("b", &["a"], &[]), ("c", &[], &["b"])])
             .ordered()
             .expect_err("they wait for each other");
-        assert_eq!(errors[0].to_string(), "phases wait for each other: b → c → a → b");
+        assert_eq!(
+            errors[0].to_string(),
+            "phases wait for each other: b → c → a → b"
+        );
     }
 
     #[test]
@@ -221,6 +240,9 @@ mod tests {
             ("backup", &[], &["etcd"]),
         ]);
         let names = graph.dependents(&name("docker"));
-        assert_eq!(names.into_iter().collect::<Vec<_>>(), [name("api"), name("etcd")]);
+        assert_eq!(
+            names.into_iter().collect::<Vec<_>>(),
+            [name("api"), name("etcd")]
+        );
     }
 }

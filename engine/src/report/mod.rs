@@ -32,7 +32,10 @@ struct State {
 impl InOrder {
     /// Takes an event and returns those that may go out now.
     pub fn take(&self, event: Event) -> Vec<Event> {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Event::RunStarted { phases, .. } = &event {
             state.order.clone_from(phases);
         }
@@ -48,7 +51,10 @@ impl InOrder {
         let Some(phase) = event.phase().cloned() else {
             return vec![event];
         };
-        let ends = matches!(event, Event::PhaseFinished { .. } | Event::PhaseSkipped { .. });
+        let ends = matches!(
+            event,
+            Event::PhaseFinished { .. } | Event::PhaseSkipped { .. }
+        );
         state.held.entry(phase.clone()).or_default().push(event);
         if ends {
             state.over.push(phase);

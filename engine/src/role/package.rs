@@ -67,7 +67,9 @@ impl RolePackage {
     /// Where a role's payload stands on a host.
     #[must_use]
     pub fn payload(name: &str) -> PathBuf {
-        Path::new("/opt/pf9/roles").join(name).join("current/payload")
+        Path::new("/opt/pf9/roles")
+            .join(name)
+            .join("current/payload")
     }
 
     /// Finds and reads the role `name` (a name or a path).
@@ -93,8 +95,14 @@ impl RolePackage {
         let manifest = read_text(files, &directory.join("role.yaml")).await?;
         let manifest: RoleManifest = match manifest.and_then(|text| {
             serde_yaml::from_str(&text).map_err(|error| {
-                let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
-                Diagnostic::new("P0601", Span::new("role.yaml", line, column), describe(&error))
+                let (line, column) = error
+                    .location()
+                    .map_or((0, 0), |at| (at.line(), at.column()));
+                Diagnostic::new(
+                    "P0601",
+                    Span::new("role.yaml", line, column),
+                    describe(&error),
+                )
             })
         }) {
             Ok(manifest) => manifest,
@@ -106,7 +114,10 @@ impl RolePackage {
             }
         };
         if manifest.version != 1 {
-            let message = format!("its form has version {}, this program knows 1", manifest.version);
+            let message = format!(
+                "its form has version {}, this program knows 1",
+                manifest.version
+            );
             findings.push(Diagnostic::new("P0602", Span::file("role.yaml"), message));
         }
         let phases = phases_directory(files, directory).await?;
@@ -116,7 +127,11 @@ impl RolePackage {
         names.dedup();
         for name in names {
             if name.parse::<crate::plan::PhaseName>().is_err() {
-                findings.push(Diagnostic::new("P0603", Span::file("role.yaml"), format!("`{name}` is no phase name")));
+                findings.push(Diagnostic::new(
+                    "P0603",
+                    Span::file("role.yaml"),
+                    format!("`{name}` is no phase name"),
+                ));
                 continue;
             }
             match read_text(files, &phases.join(format!("{name}.rhai"))).await? {
@@ -127,7 +142,15 @@ impl RolePackage {
             }
         }
         let mut templates = BTreeMap::new();
-        collect(files, &phases.join("templates"), "", 0, &mut templates, &mut findings).await?;
+        collect(
+            files,
+            &phases.join("templates"),
+            "",
+            0,
+            &mut templates,
+            &mut findings,
+        )
+        .await?;
         let mut parameters = BTreeMap::new();
         for (name, parameter) in &manifest.parameters {
             match parameter.value() {
@@ -171,7 +194,10 @@ impl RolePackage {
 }
 
 /// `phases` in the package, or the checkout's own.
-async fn phases_directory(files: &(dyn Files + Sync), directory: &Path) -> Result<PathBuf, RoleError> {
+async fn phases_directory(
+    files: &(dyn Files + Sync),
+    directory: &Path,
+) -> Result<PathBuf, RoleError> {
     let own = directory.join("phases");
     if files.entry(&own).await?.is_some() {
         return Ok(own);
@@ -181,21 +207,30 @@ async fn phases_directory(files: &(dyn Files + Sync), directory: &Path) -> Resul
 }
 
 /// A text file within bounds; what is wrong with it is a finding about it.
-async fn read_text(files: &(dyn Files + Sync), path: &Path) -> Result<Result<String, Diagnostic>, RoleError> {
+async fn read_text(
+    files: &(dyn Files + Sync),
+    path: &Path,
+) -> Result<Result<String, Diagnostic>, RoleError> {
     let shown = path
         .components()
         .skip_while(|part| part.as_os_str() != "phases" && part.as_os_str() != "role.yaml")
         .collect::<PathBuf>();
-    let finding = |message: &str| Diagnostic::new("P0605", Span::file(shown.display().to_string()), message);
+    let finding =
+        |message: &str| Diagnostic::new("P0605", Span::file(shown.display().to_string()), message);
     let content = match files.read(path, SIZE_LIMIT).await {
         Ok(content) => content,
         Err(HostError::TooLarge { limit, .. }) => {
-            return Ok(Err(finding(&format!("the file is larger than {limit} bytes"))));
+            return Ok(Err(finding(&format!(
+                "the file is larger than {limit} bytes"
+            ))));
         }
         Err(error) => return Err(error.into()),
     };
     Ok(match content {
-        None => Err(finding("the file is not there").help("the role names it; add it or take the name out")),
+        None => {
+            Err(finding("the file is not there")
+                .help("the role names it; add it or take the name out"))
+        }
         Some(bytes) if bytes.is_empty() => Err(finding("the file is empty: was it cut short?")),
         Some(bytes) => String::from_utf8(bytes).map_err(|_| finding("the file is no UTF-8 text")),
     })
@@ -209,9 +244,7 @@ fn collect<'a>(
     depth: usize,
     templates: &'a mut BTreeMap<String, String>,
     findings: &'a mut Vec<Diagnostic>,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<(), RoleError>> + Send + 'a>>
-
-{
+) -> std::pin::Pin<Box<dyn Future<Output = Result<(), RoleError>> + Send + 'a>> {
     Box::pin(async move {
         for name in files.list(directory).await? {
             let path = directory.join(&name);
@@ -231,7 +264,11 @@ fn collect<'a>(
             }
             if templates.len() >= TEMPLATES {
                 let message = format!("the role has more than {TEMPLATES} templates");
-                findings.push(Diagnostic::new("P0606", Span::file("phases/templates"), message));
+                findings.push(Diagnostic::new(
+                    "P0606",
+                    Span::file("phases/templates"),
+                    message,
+                ));
                 return Ok(());
             }
             match read_text(files, &path).await? {

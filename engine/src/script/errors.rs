@@ -7,7 +7,11 @@ use crate::diagnostic::{Diagnostic, closest};
 use crate::plan::Span;
 
 fn span(file: &str, position: Position) -> Span {
-    Span::new(file, position.line().unwrap_or(0), position.position().unwrap_or(0))
+    Span::new(
+        file,
+        position.line().unwrap_or(0),
+        position.position().unwrap_or(0),
+    )
 }
 
 /// A script that does not parse.
@@ -38,19 +42,25 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
     let at = |position: &Position| span(file, *position);
     match inner {
         E::ErrorFunctionNotFound(signature, position) => unknown_function(at(position), signature),
-        E::ErrorTooManyOperations(position) => {
-            Diagnostic::new("P0110", at(position), "the script does too much: is there a loop without an end?")
-        }
-        E::ErrorTerminated(_, position) => {
-            Diagnostic::new("P0110", at(position), "the script takes too long: is there a loop without an end?")
-        }
+        E::ErrorTooManyOperations(position) => Diagnostic::new(
+            "P0110",
+            at(position),
+            "the script does too much: is there a loop without an end?",
+        ),
+        E::ErrorTerminated(_, position) => Diagnostic::new(
+            "P0110",
+            at(position),
+            "the script takes too long: is there a loop without an end?",
+        ),
         E::ErrorStackOverflow(position) => {
             Diagnostic::new("P0111", at(position), "functions call each other too deep")
                 .help("is there a recursion without an end?")
         }
-        E::ErrorDataTooLarge(what, position) => {
-            Diagnostic::new("P0112", at(position), format!("a value grows too large: {what}"))
-        }
+        E::ErrorDataTooLarge(what, position) => Diagnostic::new(
+            "P0112",
+            at(position),
+            format!("a value grows too large: {what}"),
+        ),
         E::ErrorRuntime(message, position) => {
             let text = message.to_string();
             match text.split_once("; did you mean ") {
@@ -59,7 +69,8 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
                 None => Diagnostic::new("P0204", at(position), text),
             }
         }
-        E::ErrorNonPureMethodCallOnConstant(name, position) | E::ErrorAssignmentToConstant(name, position) => {
+        E::ErrorNonPureMethodCallOnConstant(name, position)
+        | E::ErrorAssignmentToConstant(name, position) => {
             Diagnostic::new("P0303", at(position), format!("`{name}` is constant"))
         }
         other => {
@@ -75,8 +86,14 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
 fn unknown_function(span: Span, signature: &str) -> Diagnostic {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
     let name = name.trim();
-    let types: Vec<&str> = types.trim_end_matches(')').split(", ").filter(|t| !t.is_empty()).collect();
-    let receiver = types.first().and_then(|first| WORDS.iter().find(|word| word.name == *first));
+    let types: Vec<&str> = types
+        .trim_end_matches(')')
+        .split(", ")
+        .filter(|t| !t.is_empty())
+        .collect();
+    let receiver = types
+        .first()
+        .and_then(|first| WORDS.iter().find(|word| word.name == *first));
     if let Some(word) = receiver {
         if let Some(modifier) = word.modifier(name) {
             return wrong_count(span, name, modifier.params.len(), types.len() - 1);
@@ -104,5 +121,9 @@ fn unknown_function(span: Span, signature: &str) -> Diagnostic {
 
 fn wrong_count(span: Span, name: &str, takes: usize, given: usize) -> Diagnostic {
     let arguments = if takes == 1 { "argument" } else { "arguments" };
-    Diagnostic::new("P0203", span, format!("`{name}` takes {takes} {arguments}, {given} given"))
+    Diagnostic::new(
+        "P0203",
+        span,
+        format!("`{name}` takes {takes} {arguments}, {given} given"),
+    )
 }

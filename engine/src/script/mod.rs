@@ -12,7 +12,9 @@ mod recorder;
 mod vocabulary;
 mod words;
 
-pub use vocabulary::{Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word};
+pub use vocabulary::{
+    Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word,
+};
 pub use words::WORDS;
 
 use std::cell::RefCell;
@@ -134,7 +136,10 @@ fn run(engine: &Engine, file: &str, text: &str, around: &Surroundings) -> Result
         .map_err(|error| errors::parse(file, &error))?;
     for function in ast.iter_functions() {
         if interpreter::is_reserved(function.name) {
-            let message = format!("`{}` is a word; a function of that name would replace it", function.name);
+            let message = format!(
+                "`{}` is a word; a function of that name would replace it",
+                function.name
+            );
             return Err(Diagnostic::new("P0207", Span::file(file), message)
                 .help("give the function another name"));
         }
