@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::diagnostic::{Diagnostic, Sources};
+use crate::diagnostic::{Diagnostic, Sources, closest};
 use crate::env::{self, KubeEnv};
 use crate::facts::{CgroupVersion, Facts};
 use crate::plan::{self, Graph, Plan, SecretRef, Span, Value};
@@ -62,7 +62,19 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
                 .iter()
                 .find(|phase| Some(&phase.name) == name)
                 .map_or_else(|| Span::file("role.yaml"), |phase| phase.span.clone());
-            Diagnostic::new("P0407", span, error.to_string())
+            let finding = Diagnostic::new("P0407", span, error.to_string());
+            let names = phases.iter().map(|phase| phase.name.as_str());
+            match error {
+                plan::OrderError::Missing { missing, .. } => match closest(missing.as_str(), names)
+                {
+                    Some(meant) => finding.help(format!("did you mean `{meant}`?")),
+                    None => finding
+                        .help("add it to the role, or say `.after` for a phase that may be absent"),
+                },
+                plan::OrderError::Cycle(_) => {
+                    finding.help("take one of these `.requires` or `.after` out")
+                }
+            }
         });
         fail(findings.collect())
     })?;

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use nix::unistd::Pid;
 
 /// Groups that are running now; an interrupt from the keyboard ends them (see [`end_groups_on_interrupt`]).
 static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Whether this program goes on after an interrupt.
+static OUTLIVES: AtomicBool = AtomicBool::new(false);
 
 /// How many lines of a log an error quotes.
 const QUOTED_LINES: usize = 15;
@@ -30,9 +34,27 @@ pub fn end_groups_on_interrupt() -> Result<()> {
             .map(|groups| groups.clone())
             .unwrap_or_default();
         groups.into_iter().for_each(kill_group);
-        std::process::exit(130);
+        if !OUTLIVES.load(Ordering::Relaxed) {
+            std::process::exit(130);
+        }
     })
     .context("cannot listen for interrupts")
+}
+
+/// From now on an interrupt ends the running groups and not this program, which has something to put in order first.
+pub fn outlive_interrupts() {
+    OUTLIVES.store(true, Ordering::Relaxed);
+}
+
+/// Runs `command` with our own standard streams, but as a group that an interrupt or the deadline ends whole.
+pub fn streaming(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
+    let what = describe(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {what}"))?;
+    wait(&mut child, limit, &what)
 }
 
 /// Kills a process group; a group that is gone already is fine.

@@ -299,6 +299,21 @@ impl Host {
         self.docker.text(&["kill", &self.state.container]).map(drop)
     }
 
+    /// Starts the host if it does not run, as after a restart of the machine.
+    pub fn ensure_running(&self) -> Result<()> {
+        let words = [
+            "inspect",
+            "--format",
+            "{{.State.Running}}",
+            &self.state.container,
+        ];
+        if self.docker.text(&words)? == "true" {
+            Ok(())
+        } else {
+            self.start()
+        }
+    }
+
     /// Starts a killed host again.
     pub fn start(&self) -> Result<()> {
         self.docker.text(&["start", &self.state.container])?;

@@ -25,6 +25,7 @@ pub mod package;
 pub mod progress;
 pub mod setup;
 mod steps;
+pub mod suites;
 pub mod topology;
 
 pub use cache::Cache;
@@ -35,4 +36,5 @@ pub use outer::Outer;
 pub use setup::Setup;
 pub use steps::images::TOOLBOX_IMAGE;
 pub use steps::kubernetes::VERSION as KUBERNETES_VERSION;
+pub use suites::Suites;
 pub use topology::{HostSpec, Lab, Mount};

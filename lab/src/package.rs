@@ -30,8 +30,8 @@ pub fn payload_mount(payload: &Path) -> Mount {
     }
 }
 
-/// Installs the role's scripts from `checkout`, the program `nodelet`, and the configuration.
-pub fn install(host: &Host, checkout: &Path, nodelet: &Path, config: &Config) -> Result<()> {
+/// Installs the role's scripts from `checkout` and the program `nodelet`, over what an earlier installation left.
+pub fn install(host: &Host, checkout: &Path, nodelet: &Path) -> Result<()> {
     let target = version_directory();
     let inside = |name: &str| target.join(name).to_string_lossy().into_owned();
     host.put_directory(
@@ -44,6 +44,17 @@ pub fn install(host: &Host, checkout: &Path, nodelet: &Path, config: &Config) ->
     let current = Path::new(ROLES).join(ROLE).join("current");
     host.text(&["ln", "-sfn", VERSION, &current.to_string_lossy()])?;
     host.put_file(nodelet, NODELET, 0o755)?;
-    host.text(&["ln", "-sfn", NODELET, "/usr/local/bin/nodelet"])?;
+    host.text(&["ln", "-sfn", NODELET, "/usr/local/bin/nodelet"])
+        .map(drop)
+}
+
+/// Writes the operator's configuration.
+pub fn configure(host: &Host, config: &Config) -> Result<()> {
     host.put(config.render().as_bytes(), CONFIG, 0o600)
+        .context("cannot write the configuration")
+}
+
+/// True if the operator's configuration is there.
+pub fn is_configured(host: &Host) -> Result<bool> {
+    Ok(host.exec(&["test", "-e", CONFIG])?.status.success())
 }

@@ -16,7 +16,6 @@ pub const CASES: &[(&str, &str)] = &[
     ("cp-1-vip", "cp-1"),
     ("cp-1-options", "cp-1"),
     ("cp-2-nodocker", "cp-2-nodocker"),
-    ("unfit", "unfit"),
 ];
 
 /// A host and its settings.
@@ -35,7 +34,10 @@ impl Case {
     /// Its fixtures are not there or have mistakes.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        let (_, host) = CASES.iter().find(|(case, _)| *case == name).expect("the table has the case");
+        let (_, host) = CASES
+            .iter()
+            .find(|(case, _)| *case == name)
+            .expect("the table has the case");
         Self::of(host, &text(fixtures(format!("settings/{name}.yaml"))))
     }
 
@@ -51,7 +53,8 @@ impl Case {
         Self {
             facts: Facts::from_yaml(&facts).expect("the host fixture is facts"),
             settings: KubeEnv::resolve(files).expect("the settings are right"),
-            role: block_on(RolePackage::load(&LiveHost::new(), &role)).expect("the role has no mistakes"),
+            role: block_on(RolePackage::load(&LiveHost::new(), &role))
+                .expect("the role has no mistakes"),
         }
     }
 
@@ -69,6 +72,7 @@ impl Case {
     /// It has none.
     #[must_use]
     pub fn planned(&self) -> Plan {
-        self.plan().unwrap_or_else(|findings| panic!("no plan: {findings:#?}"))
+        self.plan()
+            .unwrap_or_else(|findings| panic!("no plan: {findings:#?}"))
     }
 }

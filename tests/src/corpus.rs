@@ -16,13 +16,19 @@ use crate::{Case, text};
 /// It cannot be read.
 #[must_use]
 pub fn folders(path: impl AsRef<Path>) -> Vec<PathBuf> {
-    entries(path.as_ref()).into_iter().filter(|path| path.is_dir()).collect()
+    entries(path.as_ref())
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 /// What is in a folder, sorted; nothing where there is none.
 fn entries(path: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
     entries.sort();
     entries
 }
@@ -43,7 +49,11 @@ impl Scripts {
     pub fn read(folder: &Path) -> Self {
         let mut scripts = Self::default();
         for path in entries(folder) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             match name.strip_suffix(".rhai") {
                 Some(phase) => scripts = scripts.phase(phase, &text(&path)),
                 None if name.ends_with(".tmpl") => scripts = scripts.template(&name, &text(&path)),

@@ -1,8 +1,8 @@
 //! The program `nodelet`, run as a user runs it.
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -32,7 +32,11 @@ impl Program {
     #[must_use]
     pub fn nodelet(arguments: &[&str]) -> Self {
         let mut command = Command::new(built());
-        command.args(arguments).current_dir(repository()).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+            .args(arguments)
+            .current_dir(repository())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         Self { command }
     }
 
@@ -40,9 +44,14 @@ impl Program {
     #[must_use]
     pub fn for_cp_1(verb: &str, more: &[&str]) -> Self {
         let path = |path: PathBuf| path.display().to_string();
-        let (role, config) = (path(repository().join("roles/pf9-kube")), path(fixtures("settings/cp-1.yaml")));
+        let (role, config) = (
+            path(repository().join("roles/pf9-kube")),
+            path(fixtures("settings/cp-1.yaml")),
+        );
         let facts = path(fixtures("hosts/cp-1.yaml"));
-        let mut arguments = vec![verb, "--role", &role, "--config", &config, "--facts", &facts];
+        let mut arguments = vec![
+            verb, "--role", &role, "--config", &config, "--facts", &facts,
+        ];
         arguments.extend(more);
         Self::nodelet(&arguments)
     }
@@ -74,7 +83,10 @@ impl Program {
         self.command.uid(NOBODY).gid(NOBODY).current_dir("/");
         match self.command.stdin(Stdio::null()).output() {
             Ok(_) => Ok(self),
-            Err(error) => Err(format!("user {NOBODY} cannot run {}: {error}", built().display())),
+            Err(error) => Err(format!(
+                "user {NOBODY} cannot run {}: {error}",
+                built().display()
+            )),
         }
     }
 
@@ -84,12 +96,18 @@ impl Program {
     /// It cannot be started, or writes less than a page: it must still be there to be looked at.
     #[must_use]
     pub fn peak_memory(mut self) -> u64 {
-        let mut child = self.command.stdout(Stdio::piped()).spawn().expect("the program was built just now");
+        let mut child = self
+            .command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program was built just now");
         let mut out = child.stdout.take().expect("it is piped");
         // With a pipe of one page, whoever writes more waits for the reader.
         fcntl(&out, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe can be made small");
-        out.read_exact(&mut [0]).expect("the program writes something");
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it is still there");
+        out.read_exact(&mut [0])
+            .expect("the program writes something");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))
+            .expect("it is still there");
         std::io::copy(&mut out, &mut std::io::sink()).expect("the rest of it");
         child.wait().expect("it ends");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -103,9 +121,17 @@ impl Program {
     /// It cannot be started, or writes what is no text.
     #[must_use]
     pub fn answer(mut self) -> Answer {
-        let output = self.command.stdin(Stdio::null()).output().expect("the program was built just now");
+        let output = self
+            .command
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program was built just now");
         let utf8 = |bytes| String::from_utf8(bytes).expect("the program writes text");
-        Answer { code: output.status.code().unwrap_or(255), out: utf8(output.stdout), err: utf8(output.stderr) }
+        Answer {
+            code: output.status.code().unwrap_or(255),
+            out: utf8(output.stdout),
+            err: utf8(output.stderr),
+        }
     }
 }
 
@@ -126,7 +152,10 @@ fn built() -> &'static Path {
         assert!(built.success(), "`cargo build --package nodelet` failed");
         // This test stands in `<target>/debug/deps`, the program two levels up.
         let test = std::env::current_exe().expect("a test knows its own path");
-        let profile = test.parent().and_then(Path::parent).expect("a test stands in a profile's deps");
+        let profile = test
+            .parent()
+            .and_then(Path::parent)
+            .expect("a test stands in a profile's deps");
         profile.join("nodelet")
     })
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 #[must_use]
 pub fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("this package stands in the repository").to_path_buf()
+    here.parent()
+        .expect("this package stands in the repository")
+        .to_path_buf()
 }
 
 /// A path below `tests/fixtures`.

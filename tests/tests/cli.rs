@@ -5,9 +5,18 @@ use serde_json::Value;
 
 #[test]
 fn reading_commands_end_with_0() {
-    for (verb, more) in [("plan", &[][..]), ("plan", &["--dry-run"]), ("plan", &["--only", "etcd"]), ("phases", &[])] {
+    for (verb, more) in [
+        ("plan", &[][..]),
+        ("plan", &["--dry-run"]),
+        ("plan", &["--only", "etcd"]),
+        ("phases", &[]),
+    ] {
         let answer = Program::for_cp_1(verb, more).answer();
-        assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{verb} {more:?}");
+        assert_eq!(
+            (answer.code, answer.err.as_str()),
+            (0, ""),
+            "{verb} {more:?}"
+        );
         assert!(!answer.out.is_empty(), "{verb} {more:?}");
     }
 }
@@ -16,18 +25,39 @@ fn reading_commands_end_with_0() {
 fn wrong_usage_ends_with_64() {
     for (more, expect) in [
         (&["--frobnicate"][..], "unexpected argument '--frobnicate'"),
-        (&["--only", "ectd"], "there is no phase `ectd`, did you mean `etcd`?"),
-        (&["--from", "etcd", "--to", "certs"], "phase `etcd` comes after `certs`"),
-        (&["--from", "etcd", "--only", "certs"], "cannot be used with"),
+        (
+            &["--only", "ectd"],
+            "could not choose phases: there is no phase `ectd` (did you mean `etcd`?)",
+        ),
+        (
+            &["--from", "etcd", "--to", "certs"],
+            "`etcd` comes after `certs`",
+        ),
+        (
+            &["--from", "etcd", "--only", "certs"],
+            "cannot be used with",
+        ),
     ] {
         let answer = Program::for_cp_1("plan", more).answer();
         assert_eq!(answer.code, 64, "{more:?}: {}", answer.err);
         assert!(answer.err.contains(expect), "{more:?}: {}", answer.err);
         assert_eq!(answer.out, "", "{more:?}");
     }
-    assert_eq!(Program::nodelet(&["plan", "--dry-run"]).answer().code, 64, "--dry-run needs --facts");
-    assert_eq!(Program::nodelet(&[]).answer().code, 64, "a command is needed");
-    assert_eq!(Program::nodelet(&["paln"]).answer().code, 64, "no such command");
+    assert_eq!(
+        Program::nodelet(&["plan", "--dry-run"]).answer().code,
+        64,
+        "--dry-run needs --facts"
+    );
+    assert_eq!(
+        Program::nodelet(&[]).answer().code,
+        64,
+        "a command is needed"
+    );
+    assert_eq!(
+        Program::nodelet(&["paln"]).answer().code,
+        64,
+        "no such command"
+    );
 }
 
 #[test]
@@ -38,18 +68,37 @@ fn wrong_inputs_end_with_1_and_are_named() {
         std::fs::write(&path, content).expect("a file in a directory of our own");
         path.display().to_string()
     };
-    let settings = write("settings.yaml", b"ROLE: master\nMASTER_IP: 172.30.0.11\nMTU_SIZE: wide\n");
+    let settings = write(
+        "settings.yaml",
+        b"ROLE: master\nMASTER_IP: 172.30.0.11\nMTU_SIZE: wide\n",
+    );
     let worker = write("worker.yaml", b"ROLE: worker\nMASTER_IP: 172.30.0.11\n");
     let facts = write("facts.yaml", b"version: 1\nhostname: [\n");
     let newer = write("newer.yaml", b"version: 2\nhostname: a\n");
     let bytes = write("bytes.yaml", b"version: \xff\n");
-    let (no_file, right) = (format!("{}/none", folder.path().display()), fixtures("settings/cp-1.yaml"));
-    let (right, host) = (right.display().to_string(), fixtures("hosts/cp-1.yaml").display().to_string());
+    let (no_file, right) = (
+        format!("{}/none", folder.path().display()),
+        fixtures("settings/cp-1.yaml"),
+    );
+    let (right, host) = (
+        right.display().to_string(),
+        fixtures("hosts/cp-1.yaml").display().to_string(),
+    );
     for (role, config, facts, expect) in [
         ("pf9-kube", &no_file, &host, "none is not there"),
         ("pf9-kube", &settings, &host, "settings.yaml:3"),
-        ("pf9-kube", &worker, &host, "no phases for node kind `worker`"),
-        ("pf9-cube", &right, &host, "find role `pf9-cube`: looked in roles/pf9-cube"),
+        (
+            "pf9-kube",
+            &worker,
+            &host,
+            "no phases for node kind `worker`",
+        ),
+        (
+            "pf9-cube",
+            &right,
+            &host,
+            "find role `pf9-cube`: looked in roles/pf9-cube",
+        ),
         ("pf9-kube", &right, &no_file, "none is not there"),
         ("pf9-kube", &right, &facts, "line 3"),
         ("pf9-kube", &right, &newer, "they are of version 2"),
@@ -67,9 +116,14 @@ fn wrong_inputs_end_with_1_and_are_named() {
 fn an_unfit_host_fails_the_dry_run_with_1() {
     let path = |path: &str| fixtures(path).display().to_string();
     let (settings, host) = (path("settings/unfit.yaml"), path("hosts/unfit.yaml"));
-    let answer = Program::nodelet(&["plan", "--dry-run", "--config", &settings, "--facts", &host]).answer();
+    let answer =
+        Program::nodelet(&["plan", "--dry-run", "--config", &settings, "--facts", &host]).answer();
     assert_eq!(answer.code, 1, "{}", answer.out);
-    assert!(answer.out.contains("preconditions that do not hold"), "{}", answer.out);
+    assert!(
+        answer.out.contains("preconditions that do not hold"),
+        "{}",
+        answer.out
+    );
 }
 
 #[test]
@@ -77,7 +131,11 @@ fn changing_commands_refuse_facts() {
     for verb in ["apply", "stop"] {
         let answer = Program::for_cp_1(verb, &[]).answer();
         assert_eq!(answer.code, 1, "{verb}");
-        assert!(answer.err.contains("--facts is for `nodelet plan`"), "{verb}: {}", answer.err);
+        assert!(
+            answer.err.contains("--facts is for `nodelet plan`"),
+            "{verb}: {}",
+            answer.err
+        );
     }
 }
 
@@ -89,7 +147,11 @@ fn changing_commands_refuse_others_than_root() {
             Ok(program) => {
                 let answer = program.answer();
                 assert_eq!(answer.code, 1, "{verb}: {}", answer.err);
-                assert!(answer.err.contains("only root can"), "{verb}: {}", answer.err);
+                assert!(
+                    answer.err.contains("only root can"),
+                    "{verb}: {}",
+                    answer.err
+                );
             }
             Err(reason) => println!("left out: {reason}"),
         }
@@ -98,24 +160,42 @@ fn changing_commands_refuse_others_than_root() {
 
 #[test]
 fn json_is_one_value_or_one_event_per_line() {
-    let value = |answer: &Answer| serde_json::from_str::<Value>(&answer.out).expect("one JSON value");
+    let value =
+        |answer: &Answer| serde_json::from_str::<Value>(&answer.out).expect("one JSON value");
     let plan = value(&Program::for_cp_1("plan", &["--json", "--only", "etcd"]).answer());
     assert_eq!(plan["plan"]["phases"][0]["name"], "etcd");
     assert_eq!(plan["plan"]["phases"].as_array().map(Vec::len), Some(1));
     let phases = value(&Program::for_cp_1("phases", &["--json"]).answer());
     assert_eq!(phases[0]["name"], "preflight");
 
-    let events = Program::for_cp_1("plan", &["--json", "--dry-run"]).answer().out;
-    let events: Vec<Value> =
-        events.lines().map(|line| serde_json::from_str(line).expect("one event per line")).collect();
-    assert_eq!(events.first().map(|event| &event["event"]), Some(&Value::from("run_started")));
-    assert_eq!(events.last().map(|event| &event["event"]), Some(&Value::from("run_finished")));
-    assert_eq!(events.last().map(|event| &event["outcome"]), Some(&Value::from("predicted")));
+    let events = Program::for_cp_1("plan", &["--json", "--dry-run"])
+        .answer()
+        .out;
+    let events: Vec<Value> = events
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one event per line"))
+        .collect();
+    assert_eq!(
+        events.first().map(|event| &event["event"]),
+        Some(&Value::from("run_started"))
+    );
+    assert_eq!(
+        events.last().map(|event| &event["event"]),
+        Some(&Value::from("run_finished"))
+    );
+    assert_eq!(
+        events.last().map(|event| &event["outcome"]),
+        Some(&Value::from("predicted"))
+    );
 }
 
 #[test]
 fn phases_and_help_are_as_reviewed() {
-    golden("docs", "phases", &Program::for_cp_1("phases", &[]).answer().out);
+    golden(
+        "docs",
+        "phases",
+        &Program::for_cp_1("phases", &[]).answer().out,
+    );
     golden("docs", "help", &Program::nodelet(&["--help"]).answer().out);
     for verb in ["plan", "apply", "check", "stop", "phases"] {
         let answer = Program::nodelet(&[verb, "--help"]).answer();
@@ -129,10 +209,14 @@ fn reading_commands_leave_the_directory_as_it_was() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let home = folder.path().display().to_string();
     for (verb, more) in [("plan", &[][..]), ("plan", &["--dry-run"]), ("phases", &[])] {
-        let program = Program::for_cp_1(verb, more).in_directory(folder.path()).env("HOME", &home);
+        let program = Program::for_cp_1(verb, more)
+            .in_directory(folder.path())
+            .env("HOME", &home);
         let answer = program.env("TMPDIR", &home).answer();
         assert_eq!(answer.code, 0, "{verb} {more:?}: {}", answer.err);
     }
-    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the directory").collect();
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("the directory")
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }

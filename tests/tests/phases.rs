@@ -2,11 +2,12 @@
 //! left, and goes on after a crash. A phase is covered the moment the role names it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use behaviour::{Bringup, repository};
-use engine::exec::Outcome;
-use engine::host::fake::{FakeHost, FaultPlan, difference};
-use engine::plan::{Graph, Plan, PlannedPhase};
+use engine::exec::{Event, Outcome};
+use engine::host::fake::{Call, FakeHost, FaultPlan, WorldSnapshot, difference};
+use engine::plan::{Graph, Plan, PlannedCheck, PlannedPhase, Probe};
 
 /// The cases whose phases are tried; together they have every phase of the role.
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
@@ -24,7 +25,10 @@ fn every_script_in_phases_is_tried() {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.ends_with(".rhai"))
         .collect();
-    assert_eq!(tried, there, "left: phases that a case runs; right: scripts that are there");
+    assert_eq!(
+        tried, there,
+        "left: phases that a case runs; right: scripts that are there"
+    );
 }
 
 #[test]
@@ -33,54 +37,110 @@ fn second_apply_is_unchanged() {
         let bringup = Bringup::of(case);
         let host = bringup.bare_host();
         let first = bringup.apply(&host);
-        assert_eq!(first.outcome, Outcome::Converged, "{case}: {}", first.text());
+        assert_eq!(
+            first.outcome,
+            Outcome::Converged,
+            "{case}: {}",
+            first.text()
+        );
         host.clear_journal();
         let second = bringup.apply(&host);
-        assert_eq!(second.outcome, Outcome::Converged, "{case}: {}", second.text());
+        assert_eq!(
+            second.outcome,
+            Outcome::Converged,
+            "{case}: {}",
+            second.text()
+        );
         assert_eq!(second.changes(), Vec::<String>::new(), "{case}");
-        assert_eq!(host.mutating_calls(), [], "{case}: the second apply touched the host");
+        assert_eq!(
+            host.mutating_calls(),
+            [],
+            "{case}: the second apply touched the host"
+        );
     }
 }
 
 #[test]
 fn failure_at_each_call_rolls_back_to_a_clean_slate_and_the_next_apply_converges() {
     each_phase_with_each_mutation(|bringup, phase, before, call, n| {
-        let host = before.fork().with_faults(FaultPlan::none().fail_call(n));
-        let run = bringup.apply_phase(&host, phase);
-        let mut problems = Vec::new();
-        if run.outcome != Outcome::Converged {
-            let left = Bringup::left_behind(phase, &before.snapshot(), &host);
-            problems.extend(left.into_iter().map(|line| format!("left behind: {line}")));
+        let (clean, mut problems) = (before.snapshot(), Vec::new());
+        let faults = [
+            ("failing", FaultPlan::none().fail_call(n)),
+            ("losing the answer of", FaultPlan::none().fail_after_call(n)),
+            (
+                "always failing",
+                FaultPlan::none().fail(call.name, &call.argument),
+            ),
+        ];
+        for (how, faults) in faults {
+            let host = before.fork().with_faults(faults);
+            let found = after_failure(bringup, phase, &clean, &host);
+            problems.extend(
+                found
+                    .into_iter()
+                    .map(|problem| format!("{how} it: {problem}")),
+            );
         }
-        host.set_faults(FaultPlan::none());
-        let again = bringup.apply_phase(&host, phase);
-        if again.outcome != Outcome::Converged {
-            problems.push(format!("the next apply: {}", again.text()));
-        }
-        problems.into_iter().map(|problem| format!("failing {call}: {problem}")).collect()
+        problems
     });
 }
 
 #[test]
+fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
+    let mut problems = Vec::new();
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        for (phase, before) in bringup.worlds() {
+            let host = before.fork();
+            let mut doomed = Bringup::of(case);
+            let its = doomed
+                .plan
+                .phases
+                .iter_mut()
+                .find(|other| other.name == phase.name);
+            its.expect("the same plan").checks.push(never_holds(phase));
+            let run = doomed.apply_phase(&host, phase);
+            assert_eq!(run.outcome, Outcome::Failed, "{case}: {}", run.text());
+            let left = Bringup::left_behind(phase, &before.snapshot(), &host);
+            problems.extend(
+                left.into_iter()
+                    .map(|line| format!("{case}, {}: {line}", phase.name)),
+            );
+            let again = bringup.apply_phase(&host, phase);
+            assert_eq!(
+                again.outcome,
+                Outcome::Converged,
+                "{case}: {}",
+                again.text()
+            );
+        }
+    }
+    assert!(problems.is_empty(), "left behind:\n{}", problems.join("\n"));
+}
+
+#[test]
 fn crash_before_and_after_each_call_recovers() {
-    each_phase_with_each_mutation(|bringup, phase, before, call, n| {
+    each_phase_with_each_mutation(|bringup, phase, before, _, n| {
+        let mut crashes = vec![("after", FaultPlan::none().crash_after(n))];
+        if n == 1 {
+            // The world before any later call is the one after the call before it.
+            crashes.push(("before", FaultPlan::none().crash_before(n)));
+        }
         let mut problems = Vec::new();
-        for (when, faults) in
-            [("before", FaultPlan::none().crash_before(n)), ("after", FaultPlan::none().crash_after(n))]
-        {
+        for (when, faults) in crashes {
             let host = before.fork().with_faults(faults);
             let _ = bringup.apply_phase(&host, phase);
-            assert!(host.crashed(), "{}: {call} was not reached", phase.name);
+            assert!(host.crashed(), "{}: call {n} was not reached", phase.name);
             host.revive();
             let next = bringup.apply_phase(&host, phase);
             if next.outcome != Outcome::Converged {
-                problems.push(format!("crash {when} {call}: {}", next.text()));
+                problems.push(format!("crash {when} it: {}", next.text()));
                 continue;
             }
             host.clear_journal();
             let second = bringup.apply_phase(&host, phase);
             if host.mutations() > 0 {
-                problems.push(format!("crash {when} {call}: not settled: {}", second.text()));
+                problems.push(format!("crash {when} it: not settled: {}", second.text()));
             }
         }
         problems
@@ -97,21 +157,42 @@ fn stop_ends_everything_and_leaves_files() {
         let run = bringup.stop(&host);
         assert_eq!(run.outcome, Outcome::Stopped, "{case}: {}", run.text());
 
-        for unit in ["pf9-kubelet.service", "docker.service", "docker.socket", "keepalived.service"] {
+        for unit in [
+            "pf9-kubelet.service",
+            "docker.service",
+            "docker.socket",
+            "keepalived.service",
+        ] {
             let state = thing(&host, &format!("unit {unit}")).unwrap_or_default();
-            assert!(!state.contains("active,") || state.contains("inactive,"), "{case}: {unit} is {state}");
+            assert!(
+                !state.contains("active,") || state.contains("inactive,"),
+                "{case}: {unit} is {state}"
+            );
         }
-        let containers: Vec<String> =
-            host.snapshot().things().filter(|(name, _)| name.starts_with("container ")).map(owned).collect();
+        let containers: Vec<String> = host
+            .snapshot()
+            .things()
+            .filter(|(name, _)| name.starts_with("container "))
+            .map(owned)
+            .collect();
         assert_eq!(containers, Vec::<String>::new(), "{case}");
         let files: Vec<String> = difference(&before, &host.snapshot())
             .into_iter()
             .filter(|line| line[2..].starts_with("path ") && !line.contains("/var/opt/pf9/nodelet"))
             .collect();
-        assert_eq!(files, Vec::<String>::new(), "{case}: a stop leaves files as they are");
+        assert_eq!(
+            files,
+            Vec::<String>::new(),
+            "{case}: a stop leaves files as they are"
+        );
 
         let again = bringup.apply(&host);
-        assert_eq!(again.outcome, Outcome::Converged, "{case}: {}", again.text());
+        assert_eq!(
+            again.outcome,
+            Outcome::Converged,
+            "{case}: {}",
+            again.text()
+        );
     }
 }
 
@@ -135,32 +216,101 @@ fn independent_phases_may_come_in_any_order() {
     }
 }
 
+/// Applies a phase on a host where something goes wrong, then once more where nothing does. Returns what is wrong with
+/// the two.
+fn after_failure(
+    bringup: &Bringup,
+    phase: &PlannedPhase,
+    before: &WorldSnapshot,
+    host: &FakeHost,
+) -> Vec<String> {
+    let run = bringup.apply_phase(host, phase);
+    let mut problems = Vec::new();
+    let told = run
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::PhaseRolledBack { errors, .. } if !errors.is_empty()));
+    // A rollback that fails as well, and says so, cannot be clean.
+    if run.outcome != Outcome::Converged && !told {
+        let left = Bringup::left_behind(phase, before, host);
+        problems.extend(left.into_iter().map(|line| format!("left behind: {line}")));
+    }
+    host.set_faults(FaultPlan::none());
+    let again = bringup.apply_phase(host, phase);
+    if again.outcome != Outcome::Converged {
+        problems.push(format!("the next apply: {}", again.text()));
+    }
+    problems
+}
+
+/// A check of this phase that fails at once.
+fn never_holds(phase: &PlannedPhase) -> PlannedCheck {
+    PlannedCheck {
+        name: "nothing is enough".to_owned(),
+        span: phase.span.clone(),
+        probe: Probe::FileExists("/nowhere".into()),
+        every: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        failures: 1,
+    }
+}
+
+/// Phases in which the ledger's own writes are struck as well: in the others they are as many again, and no other.
+const LEDGER_CUTS: [&str; 2] = ["configure-docker", "docker"];
+
 /// Calls `attempt` for every mutating call of every phase, each from the world right before the phase, and fails
 /// with all the problems that it returns.
 fn each_phase_with_each_mutation(
-    attempt: impl Fn(&Bringup, &PlannedPhase, &FakeHost, &str, usize) -> Vec<String>,
+    attempt: impl Fn(&Bringup, &PlannedPhase, &FakeHost, &Call, usize) -> Vec<String>,
 ) {
     let mut problems = Vec::new();
+    let mut tried = BTreeSet::new();
     for case in CASES {
         let bringup = Bringup::of(case);
         for (phase, before) in bringup.worlds() {
             let host = before.fork();
             let _ = bringup.apply_phase(&host, phase);
             let calls = host.mutating_calls();
+            let names: Vec<(&str, String)> = calls
+                .iter()
+                .map(|call| (call.name, call.argument.clone()))
+                .collect();
+            if !tried.insert((phase.name.clone(), names)) {
+                // Another case's host had it do the same.
+                continue;
+            }
             for (index, call) in calls.iter().enumerate() {
                 let n = index + 1;
-                let name = format!("call {n}, {} {}", call.name, call.argument);
-                let found = attempt(&bringup, phase, &before, &name, n);
-                problems.extend(found.into_iter().map(|problem| format!("{case}, {}, {problem}", phase.name)));
+                if call.name == "append" && !LEDGER_CUTS.contains(&phase.name.as_str()) {
+                    continue;
+                }
+                let place = format!(
+                    "{case}, {}, call {n}, {} {}",
+                    phase.name, call.name, call.argument
+                );
+                let found = attempt(&bringup, phase, &before, call, n);
+                problems.extend(
+                    found
+                        .into_iter()
+                        .map(|problem| format!("{place}: {problem}")),
+                );
             }
         }
     }
-    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+    assert!(
+        problems.is_empty(),
+        "{} problems:\n{}",
+        problems.len(),
+        problems.join("\n")
+    );
 }
 
 /// The state of one thing of a host.
 fn thing(host: &FakeHost, name: &str) -> Option<String> {
-    host.snapshot().things().find(|(thing, _)| *thing == name).map(|(_, state)| state.to_owned())
+    host.snapshot()
+        .things()
+        .find(|(thing, _)| *thing == name)
+        .map(|(_, state)| state.to_owned())
 }
 
 fn owned((name, state): (&str, &str)) -> String {
@@ -168,7 +318,10 @@ fn owned((name, state): (&str, &str)) -> String {
 }
 
 fn order(plan: &Plan) -> Vec<String> {
-    plan.phases.iter().map(|phase| phase.name.to_string()).collect()
+    plan.phases
+        .iter()
+        .map(|phase| phase.name.to_string())
+        .collect()
 }
 
 /// The phases in an allowed order in which whatever may wait does: the usual order's last free phase comes first.
@@ -180,9 +333,11 @@ fn latest_first(plan: &Plan) -> Vec<PlannedPhase> {
         let free = waiting
             .iter()
             .rposition(|phase| {
-                graph
-                    .before(&phase.name)
-                    .is_none_or(|before| before.iter().all(|name| ordered.iter().any(|done| done.name == *name)))
+                graph.before(&phase.name).is_none_or(|before| {
+                    before
+                        .iter()
+                        .all(|name| ordered.iter().any(|done| done.name == *name))
+                })
             })
             .expect("the plan's own order is allowed, so some phase is free");
         ordered.push(waiting.remove(free).clone());
@@ -192,7 +347,14 @@ fn latest_first(plan: &Plan) -> Vec<PlannedPhase> {
 
 /// What is on a host and with which modes; contents, which hold random keys, and digests of them are left out.
 fn shape(host: &FakeHost) -> Vec<String> {
-    let state = |state: &str| state.split(['"', '{']).next().unwrap_or_default().trim().to_owned();
+    let state = |state: &str| {
+        state
+            .split(['"', '{'])
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
     host.snapshot()
         .things()
         .filter(|(name, _)| !name.starts_with("object "))

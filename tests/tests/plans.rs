@@ -7,7 +7,11 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use behaviour::{CASES, Case, Program, Scripts, block_on, golden, repository, snapshot_names, text};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use behaviour::{
+    CASES, Case, Program, Scripts, block_on, fixtures, golden, repository, snapshot_names, text,
+};
 use engine::env::KEYS;
 use engine::exec::{Runner, simulated_host};
 use engine::plan::{Plan, SecretRef};
@@ -16,6 +20,9 @@ use engine::resource::SecretStore;
 
 /// Stands for every secret; nothing that is written down may hold it.
 const SECRET: &str = "hunter2-not-for-anyones-eyes";
+
+/// Whose secret it is, where that has to be said.
+const USER: &str = "somebody";
 
 #[test]
 fn plans_are_as_reviewed() {
@@ -31,7 +38,11 @@ fn plans_are_as_reviewed() {
                 expected.insert(phase.name.to_string());
             }
         }
-        assert_eq!(snapshot_names(&folder), expected, "{folder}: left: files, right: phases");
+        assert_eq!(
+            snapshot_names(&folder),
+            expected,
+            "{folder}: left: files, right: phases"
+        );
     }
 }
 
@@ -42,8 +53,19 @@ fn dry_runs_are_as_reviewed() {
         let plan = case.planned();
         golden("diffs/pf9-kube", name, &dry_run(&case, &plan));
     }
-    let expected: BTreeSet<String> = CASES.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(snapshot_names("diffs/pf9-kube"), expected, "left: files, right: cases");
+    let unfit = Case::of("unfit", &text(fixtures("settings/unfit.yaml")));
+    let mut plan = unfit.planned();
+    plan.phases
+        .retain(|phase| phase.name.as_str() == "preflight");
+    golden("diffs/pf9-kube", "unfit", &dry_run(&unfit, &plan));
+
+    let mut expected: BTreeSet<String> = CASES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    expected.insert("unfit".to_owned());
+    assert_eq!(
+        snapshot_names("diffs/pf9-kube"),
+        expected,
+        "left: files, right: cases"
+    );
 }
 
 #[test]
@@ -55,7 +77,9 @@ fn a_dry_run_is_the_same_every_time() {
 
 #[test]
 fn secret_settings_are_in_no_plan_and_no_dry_run() {
-    let mut settings = text(behaviour::fixtures("settings/cp-1.yaml"));
+    let mut settings = text(fixtures("settings/cp-1.yaml"));
+    // A password is written down where there is a user for it.
+    let _ = writeln!(settings, "DOCKERHUB_ID: {USER}");
     for key in KEYS.iter().filter(|key| key.secret) {
         let _ = writeln!(settings, "{}: {SECRET}", key.name);
     }
@@ -63,7 +87,11 @@ fn secret_settings_are_in_no_plan_and_no_dry_run() {
     let plan = case.planned();
     assert_without_secret(&case, &plan);
     for key in KEYS.iter().filter(|key| key.secret) {
-        assert!(plan_text(&plan).contains(&format!("kube/{}", key.name)), "{} is in kube.env by reference", key.name);
+        assert!(
+            plan_text(&plan).contains(&format!("kube/{}", key.name)),
+            "{} is in kube.env by reference",
+            key.name
+        );
     }
 }
 
@@ -77,9 +105,17 @@ fn secrets_of_scripts_are_in_no_plan_and_no_dry_run() {
         env_file("/etc/pf9/token.env").values(#{ TOKEN: token });
         container("example").image("example:1").env(#{ TOKEN: token });
     "#;
-    let scripts = Scripts::default().phase("example", script).template("token.tmpl", "token={{ token }}\n");
-    let plan = scripts.plan(&case).unwrap_or_else(|message| panic!("{message}"));
-    assert!(plan_text(&plan).contains("kube/TOKEN"), "{}", plan_text(&plan));
+    let scripts = Scripts::default()
+        .phase("example", script)
+        .template("token.tmpl", "token={{ token }}\n");
+    let plan = scripts
+        .plan(&case)
+        .unwrap_or_else(|message| panic!("{message}"));
+    assert!(
+        plan_text(&plan).contains("kube/TOKEN"),
+        "{}",
+        plan_text(&plan)
+    );
     assert_without_secret(&case, &plan);
 }
 
@@ -97,7 +133,11 @@ fn no_secret_is_in_any_snapshot() {
             let snapshot = text(&path);
             read += 1;
             for secret in [SECRET, "hunter2", "PRIVATE KEY-----"] {
-                assert!(!snapshot.contains(secret), "{} holds `{secret}`", path.display());
+                assert!(
+                    !snapshot.contains(secret),
+                    "{} holds `{secret}`",
+                    path.display()
+                );
             }
         }
     }
@@ -122,7 +162,11 @@ fn a_plan_is_the_same_bytes_wherever_it_is_made() {
 
     let json: serde_json::Value = serde_json::from_str(&here.out).expect("--json is JSON");
     let plan: Plan = serde_json::from_value(json["plan"].clone()).expect("a plan survives JSON");
-    assert_eq!(json["digest"], plan.digest(), "the digest is that of the plan that was written");
+    assert_eq!(
+        json["digest"],
+        plan.digest(),
+        "the digest is that of the plan that was written"
+    );
     assert_eq!(plan, Case::named("cp-1").planned());
 }
 
@@ -145,7 +189,11 @@ fn plan_text(plan: &Plan) -> String {
 /// The dry run of a plan as `nodelet plan --dry-run` shows it.
 fn dry_run(case: &Case, plan: &Plan) -> String {
     let page = Page::default();
-    let detail = Detail { unchanged: true, diffs: true, times: false };
+    let detail = Detail {
+        unchanged: true,
+        diffs: true,
+        times: false,
+    };
     let report = TextReport::new(page.clone(), detail);
     let host = simulated_host(&case.facts, plan);
     let runner = Runner::new(plan, &host, &case.facts, &OneSecret, &report);
@@ -162,6 +210,12 @@ fn assert_without_secret(case: &Case, plan: &Plan) {
         ("its dry run", dry_run(case, plan)),
     ] {
         assert!(!text.contains(SECRET), "{what} holds the secret");
+        // As registries want it: base64 of `user:password`.
+        let encoded = STANDARD.encode(format!("{USER}:{SECRET}"));
+        assert!(
+            !text.contains(&encoded),
+            "{what} holds the secret in base64"
+        );
     }
 }
 
@@ -180,13 +234,17 @@ struct Page(Arc<Mutex<Vec<u8>>>);
 
 impl Page {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).expect("a report is text")
+        String::from_utf8(self.0.lock().expect("no writer panics").clone())
+            .expect("a report is text")
     }
 }
 
 impl io::Write for Page {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        self.0
+            .lock()
+            .expect("no writer panics")
+            .extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -2,6 +2,7 @@
 
 mod down;
 mod enter;
+mod nodelet;
 mod status;
 mod test;
 mod up;
@@ -22,7 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring up a Kubernetes master on a lab host, with everything that takes.
+    /// Bring up a Kubernetes master on a lab host, with everything that takes; again, to bring what changed.
     Up(up::Arguments),
     /// Take labs down and leave nothing behind.
     Down(down::Arguments),

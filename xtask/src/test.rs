@@ -1,12 +1,13 @@
 //! `cargo xtask test`: every check of the project as a named step, stopping at the first that fails.
 
+use std::env;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
-use std::{env, fs};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lab::{Cache, Setup, Suites, command};
 
-use crate::checkout;
+use crate::{checkout, nodelet};
 
 /// The options of `test`.
 #[derive(Debug, clap::Args)]
@@ -17,6 +18,9 @@ pub(crate) struct Arguments {
     /// Run this step alone.
     #[arg(long, value_name = "STEP")]
     only: Option<String>,
+    /// Which suites the step `lab` runs, after `--`: parts of their names.
+    #[arg(last = true, requires = "only")]
+    suites: Vec<String>,
 }
 
 /// One check: a cargo command and its environment.
@@ -84,24 +88,23 @@ const STEPS: &[Step] = &[
 /// The crate with the suites that bring up labs.
 const LAB_SUITES: &str = "lab-suites";
 
+/// More than the suites ever take.
+const LAB: Duration = Duration::from_secs(3600);
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let steps = chosen(arguments, fs::exists(checkout().join("tests/Cargo.toml"))?)?;
+    let began = Instant::now();
     let mut times = Vec::new();
-    for step in &steps {
+    for step in chosen(arguments)? {
         println!("==> {}", step.name);
         let began = Instant::now();
-        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(step.cargo)
-            .envs(step.environment.iter().copied())
-            .current_dir(checkout())
-            .status()
-            .context("cannot start cargo")?;
-        times.push(format!(
-            "{} {:.0} s",
-            step.name,
-            began.elapsed().as_secs_f64()
-        ));
-        if !status.success() {
+        let passed = if step.needs_lab {
+            in_labs(step, &arguments.suites)?
+        } else {
+            let status = cargo(step).status();
+            status.context("cannot start cargo")?.success()
+        };
+        times.push(format!("{} {}", step.name, seconds(began)));
+        if !passed {
             println!("{}", times.join(", "));
             bail!(
                 "the step `{0}` failed; repeat it with `cargo xtask test --only {0}`",
@@ -109,58 +112,91 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             );
         }
     }
-    println!("All passed: {}.", times.join(", "));
+    println!("All passed in {}: {}.", seconds(began), times.join(", "));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The steps to run, in order. `suites` tells whether the checkout has suites for the lab.
-fn chosen(arguments: &Arguments, suites: bool) -> Result<Vec<&'static Step>> {
-    let names = || {
-        STEPS
-            .iter()
-            .map(|step| step.name)
-            .collect::<Vec<_>>()
-            .join(", ")
+fn seconds(since: Instant) -> String {
+    format!("{:.0} s", since.elapsed().as_secs_f64())
+}
+
+fn cargo(step: &Step) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(step.cargo)
+        .envs(step.environment.iter().copied())
+        .current_dir(checkout());
+    command
+}
+
+/// Runs the suites on labs of their own, which are gone afterwards, however the suites end.
+fn in_labs(step: &Step, filter: &[String]) -> Result<bool> {
+    let cache = Cache::locate()?;
+    let setup = Setup::run(&cache)?;
+    let suites = Suites {
+        run: Suites::run_name(),
+        nodelet: nodelet::build()?,
+        payload: setup.payload.clone(),
+        toolbox: setup.toolbox.clone(),
     };
-    if let Some(only) = &arguments.only {
-        let step = STEPS.iter().find(|step| step.name == only);
-        return Ok(vec![step.with_context(|| {
-            format!("there is no step `{only}`; there are {}", names())
-        })?]);
+    command::outlive_interrupts();
+    let mut cargo = cargo(step);
+    cargo.args(filter).envs(suites.variables());
+    let status = command::streaming(&mut cargo, LAB);
+    if Suites::keep() {
+        println!(
+            "The labs stay, as NODELET_LAB_KEEP says; `cargo xtask status` shows them, `cargo xtask down --all` ends them."
+        );
+    } else {
+        drop(setup);
+        Suites::clear(&cache, &suites.run)?;
     }
-    Ok(STEPS
-        .iter()
-        .filter(|step| !step.needs_lab || (suites && !arguments.skip_lab))
-        .collect())
+    Ok(status?.success())
+}
+
+/// The steps to run, in order.
+fn chosen(arguments: &Arguments) -> Result<Vec<&'static Step>> {
+    let Some(only) = &arguments.only else {
+        let quick = |step: &&Step| !(step.needs_lab && arguments.skip_lab);
+        return Ok(STEPS.iter().filter(quick).collect());
+    };
+    let step = STEPS.iter().find(|step| step.name == only);
+    let step = step.with_context(|| {
+        let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        format!("there is no step `{only}`; there are {}", names.join(", "))
+    })?;
+    if !step.needs_lab && !arguments.suites.is_empty() {
+        bail!("the step `{only}` takes no names of suites; only `lab` does");
+    }
+    Ok(vec![step])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(skip_lab: bool, only: Option<&str>, suites: bool) -> Result<Vec<&'static str>> {
+    fn names(skip_lab: bool, only: Option<&str>, suites: &[&str]) -> Result<Vec<&'static str>> {
         let arguments = Arguments {
             skip_lab,
             only: only.map(str::to_owned),
+            suites: suites.iter().map(|&name| name.to_owned()).collect(),
         };
-        Ok(chosen(&arguments, suites)?
-            .iter()
-            .map(|step| step.name)
-            .collect())
+        Ok(chosen(&arguments)?.iter().map(|step| step.name).collect())
     }
 
     #[test]
     fn chooses_steps() {
         let quick = ["fmt", "clippy", "rustdoc", "tests"];
-        assert_eq!(names(true, None, true).expect("steps"), quick);
-        assert_eq!(names(false, None, false).expect("steps"), quick);
+        assert_eq!(names(true, None, &[]).expect("steps"), quick);
+        let all = names(false, None, &[]).expect("steps");
+        assert_eq!(all.last(), Some(&"lab"));
         assert_eq!(
-            names(false, None, true).expect("steps").last(),
-            Some(&"lab")
+            names(true, Some("lab"), &["faults"]).expect("steps"),
+            ["lab"]
         );
-        assert_eq!(names(true, Some("lab"), true).expect("steps"), ["lab"]);
+        names(false, Some("fmt"), &["faults"]).expect_err("no suites there");
         assert!(
-            names(false, Some("lint"), true)
+            names(false, Some("lint"), &[])
                 .expect_err("unknown")
                 .to_string()
                 .contains("clippy")

@@ -1,20 +1,20 @@
-//! `cargo xtask up`: from nothing to a Ready node.
+//! `cargo xtask up`: from nothing to a Ready node; on a lab that stands, what is new in the checkout.
 
 use std::io::{IsTerminal, stdout};
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::package::{self, ROLE};
-use lab::{Cache, Config, Host, HostSpec, Image, Lab, Setup};
+use lab::{Cache, Config, Host, HostSpec, Image, Lab, Setup, command};
 
-use crate::checkout;
 use crate::enter::kubectl_words;
+use crate::{checkout, nodelet};
 
 const READY: Duration = Duration::from_secs(300);
+/// How long an apply that somebody else started may take.
+const OTHERS: Duration = Duration::from_secs(600);
 
 /// The options of `up`.
 #[derive(Debug, clap::Args)]
@@ -25,9 +25,9 @@ pub(crate) struct Arguments {
     /// The host's name.
     #[arg(long, default_value = "master-1", value_name = "NAME")]
     host: String,
-    /// What the host has before the role comes to it.
-    #[arg(long, value_enum, default_value_t = Kind::Bare)]
-    image: Kind,
+    /// What a new host has before the role comes to it; `bare` if not named.
+    #[arg(long, value_enum)]
+    image: Option<Kind>,
     /// Give the API server a virtual address.
     #[arg(long)]
     vip: bool,
@@ -62,12 +62,6 @@ impl From<Kind> for Image {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let cache = Cache::locate()?;
-    if Lab::stands(&cache, &arguments.lab) && !arguments.only_setup {
-        bail!(
-            "the lab `{0}` stands already; take it down with `cargo xtask down --lab {0}` or use another `--lab`",
-            arguments.lab
-        );
-    }
     let setup = Setup::run(&cache)?;
     if arguments.only_setup {
         println!(
@@ -76,31 +70,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let nodelet = build_nodelet()?;
-    let spec = HostSpec {
-        name: arguments.host.clone(),
-        image: arguments.image.into(),
+    let nodelet = nodelet::build()?;
+    let stood = Lab::stands(&cache, &arguments.lab);
+    let (lab, host) = if stood {
+        reopen(arguments, &setup)?
+    } else {
+        create(arguments, &setup)?
     };
-    let lab = Lab::create(
-        &cache,
-        &arguments.lab,
-        &[spec],
-        &[package::payload_mount(&setup.payload)],
-    )?;
-    let host = lab.host(&arguments.host)?;
     println!(
-        "Lab `{}`: host {} runs at {} after {:.0} s.",
+        "Lab `{}`: host {} {} at {} after {:.0} s.",
         lab.name(),
         host.name(),
+        if stood { "stands already" } else { "runs" },
         host.address(),
         began.elapsed().as_secs_f64()
     );
-    package::install(
-        &host,
-        checkout(),
-        &nodelet,
-        &config(arguments, &lab, &host)?,
-    )?;
+    wait_for_others(&host)?;
+    package::install(&host, checkout(), &nodelet)?;
+    if stood && !arguments.chooses() && package::is_configured(&host)? {
+        println!("Its configuration stays; --vip and --set make a new one.");
+    } else {
+        package::configure(&host, &config(arguments, &lab, &host)?)?;
+    }
     if arguments.no_apply {
         println!(
             "The role is installed; apply it with `cargo xtask shell --lab {} -- nodelet apply --role {ROLE}`.",
@@ -113,6 +104,67 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     explain(&lab, &host, began)
 }
 
+impl Arguments {
+    /// True if the user asked for a configuration of their own.
+    fn chooses(&self) -> bool {
+        self.vip || !self.values.is_empty()
+    }
+}
+
+fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
+    let spec = HostSpec {
+        name: arguments.host.clone(),
+        image: arguments.image.unwrap_or(Kind::Bare).into(),
+    };
+    let mounts = [package::payload_mount(&setup.payload)];
+    let lab = Lab::create(&setup.cache, &arguments.lab, &[spec], &mounts)?;
+    let host = lab.host(&arguments.host)?;
+    Ok((lab, host))
+}
+
+/// The lab as an earlier `up` left it, finished or not, if it still is what this one would make.
+fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
+    let lab = Lab::open(&setup.cache, &arguments.lab)?;
+    let host = lab.host(&arguments.host)?;
+    let again = format!("take it down with `cargo xtask down --lab {}`", lab.name());
+    if lab.mounts() != [package::payload_mount(&setup.payload)] {
+        bail!(
+            "the lab `{}` was made with an older payload; {again}",
+            lab.name()
+        );
+    }
+    if let Some(kind) = arguments.image
+        && host.image() != Image::from(kind)
+    {
+        bail!(
+            "the host `{}` was made from the image `{}`; {again}",
+            host.name(),
+            host.image().name()
+        );
+    }
+    host.ensure_running()?;
+    Ok((lab, host))
+}
+
+/// Waits for a nodelet that is at work on the host: an `up` that was cut off leaves the one it started.
+fn wait_for_others(host: &Host) -> Result<()> {
+    let works = || {
+        host.exec(&["pgrep", "-x", "nodelet"])
+            .is_ok_and(|found| found.status.success())
+    };
+    if !works() {
+        return Ok(());
+    }
+    println!("A nodelet is at work on the host; waiting for it to end.");
+    command::poll(OTHERS, || (!works()).then_some(())).with_context(|| {
+        format!(
+            "nodelet is still at work on the host `{}` after {} s",
+            host.name(),
+            OTHERS.as_secs()
+        )
+    })
+}
+
 fn config(arguments: &Arguments, lab: &Lab, host: &Host) -> Result<Config> {
     let mut config = Config::master(lab.name(), host.address(), arguments.vip.then(|| lab.vip()));
     arguments
@@ -120,39 +172,6 @@ fn config(arguments: &Arguments, lab: &Lab, host: &Host) -> Result<Config> {
         .iter()
         .try_for_each(|pair| config.set_pair(pair))?;
     Ok(config)
-}
-
-/// Builds nodelet in the user's own target directory, and tells where it is.
-fn build_nodelet() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let build = [
-        "build",
-        "--package",
-        "nodelet",
-        "--bin",
-        "nodelet",
-    ];
-    let status = Command::new(&cargo)
-        .args(build)
-        .current_dir(checkout())
-        .status()
-        .context("cannot start cargo")?;
-    if !status.success() {
-        bail!("nodelet does not build");
-    }
-    let output = Command::new(&cargo)
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .current_dir(checkout())
-        .output()
-        .context("cannot start cargo")?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("cargo's metadata is no JSON")?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo's metadata names no target directory")?;
-    let program = PathBuf::from(target).join("debug/nodelet");
-    fs::metadata(&program).with_context(|| format!("cargo made no {}", program.display()))?;
-    Ok(program)
 }
 
 fn apply(lab: &Lab, host: &Host) -> Result<()> {

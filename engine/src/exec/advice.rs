@@ -1,7 +1,8 @@
 //! What a failure message says beyond the error: its causes, what was found nearby, and the next thing to try.
 
-use crate::host::{Host, HostError};
-use crate::plan::PlannedPhase;
+use super::probe::{is_of_pod, of_pods};
+use crate::host::{ContainerState, Host, HostError};
+use crate::plan::{PlannedPhase, Probe};
 use crate::resource::{ResourceError, Spec};
 
 /// An error and its causes, outermost first; a cause that its effect already quotes is left out.
@@ -19,15 +20,19 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     texts
 }
 
-/// The next thing to try.
+/// The next thing to try, judged by the error and by what was found near it.
 #[must_use]
-pub fn advice(error: &ResourceError) -> String {
+pub fn advice(error: &ResourceError, found: &[String]) -> String {
     let again = "then run `nodelet apply` again; phases that stand are left as they are";
-    let all = chain(error).join(": ").to_lowercase();
+    let all = [chain(error).join(": "), found.join(": ")]
+        .concat()
+        .to_lowercase();
     let what = if all.contains("no space left on device") {
         "make room on the file system that the message names (`df -h`)"
     } else if all.contains("permission denied") || all.contains("operation not permitted") {
         "run as root, and see whether the file system is mounted read-only"
+    } else if all.contains("read-only file system") {
+        "mount the file system that the message names for writing (`findmnt --target PATH` shows it)"
     } else if all.contains("address already in use") {
         "find who holds the port (`ss -ltnp`) and stop it, or choose another"
     } else if all.contains("certificate")
@@ -36,6 +41,8 @@ pub fn advice(error: &ResourceError) -> String {
         "compare the host's clock with the certificate's dates (`openssl x509 -noout -dates`)"
     } else if all.contains("certificate") || all.contains("unknownissuer") {
         "see whether certificate and root belong together (`openssl verify`); removing the certificate makes a new one"
+    } else if all.contains("no such image") {
+        "bring the image back (`nodelet apply` from the phase that loads it), or name one that is there"
     } else if all.contains("payload") {
         "put the missing file into the role's payload, or name one that is there"
     } else {
@@ -47,34 +54,29 @@ pub fn advice(error: &ResourceError) -> String {
             ResourceError::Host(HostError::Service { .. }) => {
                 "see the log of the service that refused"
             }
-            ResourceError::NotConverged { .. } => "see the states and log lines above",
+            ResourceError::NotConverged { .. } if !found.is_empty() => {
+                "see the states and log lines above"
+            }
             _ => "mend the cause that the message names",
         }
     };
     format!("{what}, {again}")
 }
 
-/// States and last log lines of what a phase runs, where they are not as they should be.
+/// How much of a log is read, and how many of its lines are shown.
+const LOG_READ: usize = 300;
+const LOG_SHOWN: usize = 5;
+/// Longest line of a log that is shown, in characters.
+const LINE: usize = 300;
+
+/// States and telling log lines of what a phase runs, where they are not as they should be.
 pub(super) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<String> {
     let mut found = Vec::new();
     for step in &phase.steps {
         match &step.spec {
             Spec::Container(spec) => {
                 if let Ok(Some(state)) = host.container(&spec.name).await {
-                    let restarted = if state.restarts > 0 {
-                        format!(", restarted {} times", state.restarts)
-                    } else {
-                        String::new()
-                    };
-                    let how = if state.running {
-                        "runs".to_owned()
-                    } else {
-                        format!("exited with {}", state.exit_code)
-                    };
-                    found.push(format!("container {} {how}{restarted}", spec.name));
-                    if let Ok(log) = host.container_log(&spec.name, 5).await {
-                        found.extend(log.lines().map(|line| format!("  {}: {line}", spec.name)));
-                    }
+                    found.extend(container(host, &state, &spec.name).await);
                 }
             }
             Spec::Service(spec) => {
@@ -82,14 +84,133 @@ pub(super) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<St
                     && !unit.is_active()
                 {
                     found.push(format!("{} is {} ({})", spec.unit, unit.active, unit.sub));
-                    if let Ok(log) = host.unit_log(&spec.unit, 5).await {
-                        found.extend(log.lines().map(|line| format!("  {}: {line}", spec.unit)));
+                    if let Ok(log) = host.unit_log(&spec.unit, LOG_READ).await {
+                        found.extend(telling(&log).map(|line| format!("  {}: {line}", spec.unit)));
                     }
                 }
             }
             _ => {}
         }
     }
+    for check in &phase.checks {
+        // A static pod is started by another phase; the one that waits for it wants to know why in vain.
+        if let Probe::PodRunning { pod, containers } = &check.probe {
+            found.extend(pod_containers(host, pod, containers).await);
+        }
+    }
     found.truncate(30);
     found
+}
+
+async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<String> {
+    let restarted = if state.restarts > 0 {
+        format!(", restarted {} times", state.restarts)
+    } else {
+        String::new()
+    };
+    let how = if state.running {
+        "runs".to_owned()
+    } else {
+        format!("exited with {}", state.exit_code)
+    };
+    let mut found = vec![format!("container {name} {how}{restarted}")];
+    if let Ok(log) = host.container_log(&state.name, LOG_READ).await {
+        found.extend(telling(&log).map(|line| format!("  {name}: {line}")));
+    }
+    found
+}
+
+/// The containers of a pod that do not run: of several of one name, kubelet's latest.
+async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let all = host.containers(&of_pods()).await.unwrap_or_default();
+    for name in names {
+        let mut of_name: Vec<&ContainerState> =
+            all.iter().filter(|one| is_of_pod(one, pod, name)).collect();
+        if of_name.iter().any(|one| one.running) {
+            continue;
+        }
+        // The name ends in the number of the attempt.
+        of_name.sort_by_key(|one| {
+            one.name
+                .rsplit('_')
+                .next()
+                .and_then(|n| n.parse::<u32>().ok())
+        });
+        match of_name.last() {
+            Some(last) => found.extend(container(host, last, name).await),
+            None => found.push(format!("there is no container {name} of pod {pod}")),
+        }
+    }
+    found
+}
+
+/// The last lines of a log that say what is wrong; the last of all where none does.
+fn telling(log: &str) -> impl Iterator<Item = String> {
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| !line.is_empty() && !is_of_stack(line))
+        .collect();
+    let mut chosen: Vec<&str> = lines.iter().copied().filter(|line| tells(line)).collect();
+    if chosen.is_empty() {
+        chosen = lines;
+    }
+    let from = chosen.len().saturating_sub(LOG_SHOWN);
+    let cut = |line: &str| match line.char_indices().nth(LINE) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    };
+    chosen
+        .split_off(from)
+        .into_iter()
+        .map(cut)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// A line of the stack trace with which a program of Go ends. It may be hundreds of lines long, and the reason stands above it.
+fn is_of_stack(line: &str) -> bool {
+    line.starts_with(['\t', ' '])
+        || line.starts_with("goroutine ")
+        || line.starts_with("created by ")
+        || (line.ends_with(')')
+            && ["(...)", "(0x", "({0x", "()"]
+                .iter()
+                .any(|sign| line.contains(sign)))
+}
+
+fn tells(line: &str) -> bool {
+    const SIGNS: [&str; 8] = [
+        "error", "fatal", "panic", "fail", "refused", "denied", "no space", "in use",
+    ];
+    let mut start = line.chars();
+    // Kubernetes' own form: severity and date, as in `E1120 10:04:01`.
+    let klog = start.next().is_some_and(|c| matches!(c, 'E' | 'F'))
+        && start.take(4).all(|c| c.is_ascii_digit());
+    let line = line.to_lowercase();
+    klog || SIGNS.iter().any(|sign| line.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_tells_its_cause_and_not_its_stack() {
+        let log = "starting\npanic: mkdir: no space left on device\n\ngoroutine 1 [running]:\n\tmain.go:28 +0x17\nmain.main()\n";
+        assert_eq!(
+            telling(log).collect::<Vec<_>>(),
+            ["panic: mkdir: no space left on device"]
+        );
+        let klog = "F1120 10:04:01 server.go:155] unknown flag: --x\nk8s.io/klog.Fatal(...)\nmain.run(0xc00, 0x1)\n";
+        assert_eq!(
+            telling(klog).collect::<Vec<_>>(),
+            ["F1120 10:04:01 server.go:155] unknown flag: --x"]
+        );
+        assert_eq!(telling("one\ntwo\n").collect::<Vec<_>>(), ["one", "two"]);
+        assert!(
+            telling(&format!("error {}", "x".repeat(1000)))
+                .all(|line| line.chars().count() == LINE + 1)
+        );
+    }
 }

@@ -43,16 +43,22 @@ impl Runner<'_> {
             phases: phases.iter().map(|phase| phase.name.clone()).collect(),
         });
         let mut totals = (0, 0);
-        let outcome = if self.preflight(mode).await? || mode == Mode::DryRun {
+        let fits = self.preflight(mode).await?;
+        let outcome = if fits || mode == Mode::DryRun {
             let session = match mode {
                 Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
                 Mode::DryRun => Session::simulated(),
             };
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
-                (Outcome::Converged, Mode::DryRun) => Outcome::Predicted,
+                (Outcome::Converged, Mode::DryRun) if fits => Outcome::Predicted,
+                // All of it has been shown, yet an apply would not begin.
+                (Outcome::Converged, Mode::DryRun) => Outcome::Refused,
                 (outcome, _) => outcome,
             };
-            session.end(outcome, totals).await?;
+            if let Err(error) = session.end(outcome, totals).await {
+                // What was done is written down already; that it is over will be seen from the host.
+                tracing::warn!("could not {}", super::chain(&error).join(": "));
+            }
             outcome
         } else {
             Outcome::Refused

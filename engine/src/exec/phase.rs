@@ -78,12 +78,13 @@ impl Runner<'_> {
             }
             Some(Cut::Failed { what, span, error }) => {
                 result.outcome = Outcome::Failed;
+                let found = advice::look_around(phase, self.host).await;
                 let failure = Failure {
                     what,
                     span,
                     chain: chain(&error),
-                    found: advice::look_around(phase, self.host).await,
-                    next: advice::advice(&error),
+                    next: advice::advice(&error, &found),
+                    found,
                 };
                 let noted = session.failed(phase, &failure).await;
                 self.events.emit(Event::PhaseFailed {

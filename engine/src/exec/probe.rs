@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Runner;
-use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
+use crate::host::{ClusterAccess, CommandSpec, ContainerState, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::{Context, ResourceError, ResourceResult, pki};
 
@@ -187,15 +187,11 @@ impl Runner<'_> {
     }
 
     async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {
-        let labels = BTreeMap::from([(POD_NAME.to_owned(), String::new())]);
-        let all = self.host.containers(&labels).await?;
+        let all = self.host.containers(&of_pods()).await?;
         for name in names {
-            let running = all.iter().any(|container| {
-                container.running
-                    && container.labels.get(CONTAINER_NAME) == Some(name)
-                    // A static pod's name ends in the node's.
-                    && container.labels.get(POD_NAME).is_some_and(|p| p == pod || p.starts_with(&format!("{pod}-")))
-            });
+            let running = all
+                .iter()
+                .any(|container| container.running && is_of_pod(container, pod, name));
             if !running {
                 return Ok(Some(format!("container {name} of pod {pod} does not run")));
             }
@@ -233,6 +229,23 @@ impl Runner<'_> {
         }
         Ok(None)
     }
+}
+
+/// The label that every container of a pod has.
+pub(super) fn of_pods() -> BTreeMap<String, String> {
+    BTreeMap::from([(POD_NAME.to_owned(), String::new())])
+}
+
+/// Whether this is the container of that name in that pod. A static pod's own name ends in the node's.
+pub(super) fn is_of_pod(container: &ContainerState, pod: &str, name: &str) -> bool {
+    container
+        .labels
+        .get(CONTAINER_NAME)
+        .is_some_and(|label| label == name)
+        && container
+            .labels
+            .get(POD_NAME)
+            .is_some_and(|p| p == pod || p.starts_with(&format!("{pod}-")))
 }
 
 /// The start of a text, on one line.

@@ -17,7 +17,7 @@ pub struct Selection {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// No such phase.
-    #[error("there is no phase `{name}`{}; see `nodelet phases`", closest.as_ref().map(|c| format!(", did you mean `{c}`?")).unwrap_or_default())]
+    #[error("choose phases: there is no phase `{name}`{}; see `nodelet phases`", closest.as_ref().map(|c| format!(" (did you mean `{c}`?)")).unwrap_or_default())]
     Unknown {
         /// The name.
         name: String,
@@ -25,7 +25,7 @@ pub enum SelectionError {
         closest: Option<String>,
     },
     /// The range is empty.
-    #[error("phase `{from}` comes after `{to}`: the range is empty")]
+    #[error("choose phases: `{from}` comes after `{to}`, so none is between them")]
     Empty {
         /// First of the range.
         from: String,

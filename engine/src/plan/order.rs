@@ -86,18 +86,25 @@ impl Graph {
         if !missing.is_empty() {
             return Err(missing);
         }
-        let place: BTreeMap<&PhaseName, usize> =
-            self.names.iter().enumerate().map(|(place, name)| (name, place)).collect();
+        let place: BTreeMap<&PhaseName, usize> = self
+            .names
+            .iter()
+            .enumerate()
+            .map(|(place, name)| (name, place))
+            .collect();
         let mut missing_before: Vec<usize> = Vec::with_capacity(self.names.len());
         let mut behind: Vec<Vec<usize>> = vec![Vec::new(); self.names.len()];
         for (at, name) in self.names.iter().enumerate() {
-            let before = self.before[name].iter().filter_map(|before| place.get(before));
+            let before = self.before[name]
+                .iter()
+                .filter_map(|before| place.get(before));
             missing_before.push(before.clone().count());
             before.for_each(|before| behind[*before].push(at));
         }
         // Of those that may come next, the one that the role names first.
-        let mut ready: BTreeSet<usize> =
-            (0..self.names.len()).filter(|at| missing_before[*at] == 0).collect();
+        let mut ready: BTreeSet<usize> = (0..self.names.len())
+            .filter(|at| missing_before[*at] == 0)
+            .collect();
         let mut order = Vec::with_capacity(self.names.len());
         while let Some(at) = ready.pop_first() {
             order.push(self.names[at].clone());

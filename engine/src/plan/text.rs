@@ -137,7 +137,7 @@ fn environment() -> minijinja::Environment<'static> {
 fn describe(error: &minijinja::Error) -> String {
     let mut text = match (error.kind(), error.detail()) {
         (minijinja::ErrorKind::UndefinedError, None) => {
-            "a variable it uses is not given".to_owned()
+            "a variable or field that this line uses is not there".to_owned()
         }
         (kind, None) => kind.to_string(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),

@@ -188,6 +188,10 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 "stopped: {changed} things ended{}",
                 time(milliseconds)
             ),
+            Outcome::Refused => writeln!(
+                text,
+                "refused: preconditions do not hold, nothing was touched"
+            ),
             _ => writeln!(
                 text,
                 "{}: {changed} changed, {unchanged} unchanged{}",

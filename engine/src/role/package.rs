@@ -1,7 +1,7 @@
 //! Reading a role package from disk, bounded and with every problem named.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
 use super::RoleManifest;
 use crate::diagnostic::Diagnostic;
@@ -12,6 +12,8 @@ use crate::script::{SIZE_LIMIT, ScriptSet};
 /// Most templates of a role, and how deep their folders go.
 const TEMPLATES: usize = 500;
 const DEPTH: usize = 4;
+/// Code of a file that is not there.
+const MISSING: &str = "P0611";
 
 /// A role with its scripts and templates.
 #[derive(Debug, Clone)]
@@ -92,20 +94,21 @@ impl RolePackage {
 
     async fn read(files: &(dyn Files + Sync), directory: &Path) -> Result<Self, RoleError> {
         let mut findings = Vec::new();
-        let manifest = read_text(files, &directory.join("role.yaml")).await?;
-        let manifest: RoleManifest = match manifest.and_then(|text| {
-            serde_yaml::from_str(&text).map_err(|error| {
+        let text = read_text(files, &directory.join("role.yaml")).await?;
+        let (text, manifest): (String, RoleManifest) = match text.and_then(|text| {
+            let manifest = serde_yaml::from_str(&text).map_err(|error| {
                 let (line, column) = error
                     .location()
-                    .map_or((0, 0), |at| (at.line(), at.column()));
+                    .map_or((1, 0), |at| (at.line(), at.column()));
                 Diagnostic::new(
                     "P0601",
                     Span::new("role.yaml", line, column),
                     describe(&error),
                 )
-            })
+            })?;
+            Ok((text, manifest))
         }) {
-            Ok(manifest) => manifest,
+            Ok(read) => read,
             Err(finding) => {
                 return Err(RoleError::Invalid {
                     name: directory.display().to_string(),
@@ -118,8 +121,9 @@ impl RolePackage {
                 "its form has version {}, this program knows 1",
                 manifest.version
             );
-            findings.push(Diagnostic::new("P0602", Span::file("role.yaml"), message));
+            findings.push(Diagnostic::new("P0602", place(&text, "version"), message));
         }
+        inspect(&manifest, &text, &mut findings);
         let phases = phases_directory(files, directory).await?;
         let mut scripts = BTreeMap::new();
         let mut names: Vec<&String> = manifest.nodes.values().flatten().collect();
@@ -127,16 +131,20 @@ impl RolePackage {
         names.dedup();
         for name in names {
             if name.parse::<crate::plan::PhaseName>().is_err() {
-                findings.push(Diagnostic::new(
-                    "P0603",
-                    Span::file("role.yaml"),
-                    format!("`{name}` is no phase name"),
-                ));
+                let message = format!("`{name}` is no phase name");
+                findings.push(Diagnostic::new("P0603", place(&text, name), message));
                 continue;
             }
             match read_text(files, &phases.join(format!("{name}.rhai"))).await? {
                 Ok(text) => {
                     scripts.insert(name.clone(), text);
+                }
+                Err(finding) if finding.code == MISSING => {
+                    let message = format!("{} is not there", finding.span);
+                    findings.push(
+                        Diagnostic::new(MISSING, place(&text, name), message)
+                            .help("add the file, or take the name out"),
+                    );
                 }
                 Err(finding) => findings.push(finding),
             }
@@ -159,7 +167,7 @@ impl RolePackage {
                 }
                 Err(problem) => findings.push(Diagnostic::new(
                     "P0604",
-                    Span::file("role.yaml"),
+                    place(&text, name),
                     format!("parameter `{name}`: its default does not fit: {problem}"),
                 )),
             }
@@ -193,6 +201,48 @@ impl RolePackage {
     }
 }
 
+/// Where `role.yaml` says a name, as a key or in a list: serde keeps no places.
+fn place(text: &str, name: &str) -> Span {
+    let says = |line: &str| {
+        let line = line
+            .trim()
+            .trim_start_matches("- ")
+            .trim_matches(['"', '\'']);
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    Span::new(
+        "role.yaml",
+        text.lines().position(says).map_or(1, |index| index + 1),
+        0,
+    )
+}
+
+/// What the manifest's types let through.
+fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
+    for (node, names) in &manifest.nodes {
+        let mut seen = BTreeSet::new();
+        for name in names.iter().filter(|name| !seen.insert(*name)) {
+            let message = format!("phase `{name}` stands twice in `{node}`");
+            findings.push(
+                Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
+            );
+        }
+    }
+    for path in &manifest.payload {
+        if Path::new(path)
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_)))
+        {
+            let message = format!("`{path}` is no path within the payload");
+            findings.push(
+                Diagnostic::new("P0610", place(text, path), message)
+                    .help("say it relative, without `..`"),
+            );
+        }
+    }
+}
+
 /// `phases` in the package, or the checkout's own.
 async fn phases_directory(
     files: &(dyn Files + Sync),
@@ -215,24 +265,32 @@ async fn read_text(
         .components()
         .skip_while(|part| part.as_os_str() != "phases" && part.as_os_str() != "role.yaml")
         .collect::<PathBuf>();
-    let finding =
-        |message: &str| Diagnostic::new("P0605", Span::file(shown.display().to_string()), message);
+    let shown = shown.display().to_string();
+    let finding = |line: usize, message: &str| {
+        Diagnostic::new("P0605", Span::new(shown.as_str(), line, 0), message)
+    };
     let content = match files.read(path, SIZE_LIMIT).await {
         Ok(content) => content,
         Err(HostError::TooLarge { limit, .. }) => {
-            return Ok(Err(finding(&format!(
-                "the file is larger than {limit} bytes"
-            ))));
+            return Ok(Err(finding(
+                1,
+                &format!("the file is larger than {limit} bytes"),
+            )));
         }
         Err(error) => return Err(error.into()),
     };
     Ok(match content {
-        None => {
-            Err(finding("the file is not there")
-                .help("the role names it; add it or take the name out"))
-        }
-        Some(bytes) if bytes.is_empty() => Err(finding("the file is empty: was it cut short?")),
-        Some(bytes) => String::from_utf8(bytes).map_err(|_| finding("the file is no UTF-8 text")),
+        None => Err(Diagnostic::new(
+            MISSING,
+            Span::file(shown.as_str()),
+            "the file is not there",
+        )),
+        Some(bytes) if bytes.is_empty() => Err(finding(1, "the file is empty: was it cut short?")),
+        Some(bytes) => String::from_utf8(bytes).map_err(|error| {
+            let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = right.iter().filter(|byte| **byte == b'\n').count() + 1;
+            finding(line, "the file is no UTF-8 text from here on")
+        }),
     })
 }
 

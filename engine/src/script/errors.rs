@@ -2,6 +2,7 @@
 
 use rhai::{EvalAltResult, ParseError, Position};
 
+use super::vocabulary::FUNCTIONS;
 use super::words::WORDS;
 use crate::diagnostic::{Diagnostic, closest};
 use crate::plan::Span;
@@ -14,8 +15,25 @@ fn span(file: &str, position: Position) -> Span {
     )
 }
 
+/// What a script of ours does without, and what it says instead.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("while", "say `for … in …` over a list or a range"),
+    ("loop", "say `for … in …` over a list or a range"),
+    ("do", "say `for … in …` over a list or a range"),
+    ("try", "a wrong word must be seen, so nothing can hide it"),
+    (
+        "import",
+        "one file is one phase; everything it needs is in it",
+    ),
+    ("export", "one file is one phase; nothing else reads it"),
+    ("eval", "say the words themselves"),
+];
+
 /// A script that does not parse.
-pub(super) fn parse(file: &str, error: &ParseError) -> Diagnostic {
+pub(super) fn parse(file: &str, text: &str, error: &ParseError) -> Diagnostic {
+    if let Some(finding) = left_out(file, error) {
+        return finding;
+    }
     let message = match error.err_type() {
         rhai::ParseErrorType::VariableUndefined(name) => format!("there is no variable `{name}`"),
         rhai::ParseErrorType::ExprTooDeep => "expressions are nested too deep".to_owned(),
@@ -28,7 +46,37 @@ pub(super) fn parse(file: &str, error: &ParseError) -> Diagnostic {
     {
         finding = finding.help(format!("did you mean `{name}`?"));
     }
+    if unit_after_number(text, error.position()) {
+        finding = finding.help("put it in quotes, such as \"5m\"");
+    }
     finding
+}
+
+/// A keyword of Rhai that scripts do without.
+fn left_out(file: &str, error: &ParseError) -> Option<Diagnostic> {
+    let keyword = match error.err_type() {
+        rhai::ParseErrorType::Reserved(keyword)
+        | rhai::ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(keyword, _)) => keyword,
+        _ => return None,
+    };
+    let (keyword, instead) = LEFT_OUT.iter().find(|(name, _)| name == keyword)?;
+    let message = format!("there is no `{keyword}` in a phase script");
+    Some(Diagnostic::new("P0101", span(file, error.position()), message).help(*instead))
+}
+
+/// Whether a name begins right after a digit, as in `5m`.
+fn unit_after_number(text: &str, position: Position) -> bool {
+    let (Some(line), Some(column)) = (position.line(), position.position()) else {
+        return false;
+    };
+    let mut around = text
+        .lines()
+        .nth(line - 1)
+        .unwrap_or_default()
+        .chars()
+        .skip(column.saturating_sub(2));
+    around.next().is_some_and(|c| c.is_ascii_digit())
+        && around.next().is_some_and(char::is_alphabetic)
 }
 
 /// A script that ended with an error.
@@ -59,7 +107,7 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
         E::ErrorDataTooLarge(what, position) => Diagnostic::new(
             "P0112",
             at(position),
-            format!("a value grows too large: {what}"),
+            format!("a value grows too large: {}", what.to_lowercase()),
         ),
         E::ErrorRuntime(message, position) => {
             let text = message.to_string();
@@ -72,6 +120,12 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
         E::ErrorNonPureMethodCallOnConstant(name, position)
         | E::ErrorAssignmentToConstant(name, position) => {
             Diagnostic::new("P0303", at(position), format!("`{name}` is constant"))
+        }
+        E::ErrorDotExpr(problem, position) if problem.starts_with("No writable property") => {
+            let name = problem.split('\'').nth(1).unwrap_or_default();
+            Diagnostic::new("P0303", at(position), format!("`{name}` is constant")).help(
+                "what `host`, `cluster`, `role` and `kube` hold was decided before the script",
+            )
         }
         other => {
             let position = other.position();
@@ -91,6 +145,17 @@ fn unknown_function(span: Span, signature: &str) -> Diagnostic {
         .split(", ")
         .filter(|t| !t.is_empty())
         .collect();
+    if let Some((_, params, _)) = FUNCTIONS.iter().find(|(function, ..)| *function == name) {
+        if params.len() != types.len() {
+            return wrong_count(span, name, params.len(), types.len());
+        }
+        let takes: Vec<&str> = params.iter().map(|param| param.arg.describe()).collect();
+        return Diagnostic::new(
+            "P0203",
+            span,
+            format!("`{name}` takes {}", takes.join(", then ")),
+        );
+    }
     let receiver = types
         .first()
         .and_then(|first| WORDS.iter().find(|word| word.name == *first));

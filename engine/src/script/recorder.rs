@@ -150,14 +150,39 @@ impl Recorder {
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let problem = accepts(param.arg, argument).err()?;
+        let which = if params.len() == 1 {
+            String::new()
+        } else {
+            format!(" as its {}", param.name)
+        };
         let message = format!(
-            "`{name}` takes {} as {}, not {problem}",
-            param.arg.describe(),
-            param.name
+            "`{name}` takes {}{which}, not {problem}",
+            param.arg.describe()
         );
-        Some(Diagnostic::new("P0301", span.clone(), message))
+        let finding = Diagnostic::new("P0301", span.clone(), message);
+        Some(match remedy(param.arg, argument) {
+            Some(remedy) => finding.help(remedy),
+            None => finding,
+        })
     };
     params.iter().zip(args).filter_map(one).collect()
+}
+
+/// What to do about the slips that are made most.
+fn remedy(arg: Arg, argument: &Argument) -> Option<String> {
+    match (arg, argument.value()?) {
+        (Arg::Mode, Value::Integer(_)) => {
+            Some("put it in quotes: a number is read as a decimal one".to_owned())
+        }
+        (Arg::Mode, Value::Text(text)) if text.parse::<u16>().is_ok() => {
+            Some("begin it with a zero".to_owned())
+        }
+        (Arg::Integer(least), Value::Integer(_)) => Some(format!("at least {least}")),
+        (Arg::Texts, Value::Text(_)) => {
+            Some("put it in brackets: a list may have one item".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Whether an argument is of a type; otherwise what it is.

@@ -57,7 +57,7 @@ impl Arg {
         match self {
             Self::Text => "text",
             Self::AnyText => "text, possibly empty",
-            Self::Path => "an absolute path",
+            Self::Path => "an absolute path without `.`, `..` and doubled slashes",
             Self::Mode => "permission bits as text such as \"0644\"",
             Self::Duration => "a duration as text such as \"30s\" or \"5m\"",
             Self::Size => "a size as text such as \"512M\" or \"10G\"",

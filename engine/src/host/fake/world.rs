@@ -147,6 +147,7 @@ impl World {
 
     /// Lets the world react to what just happened to it.
     pub(crate) fn settle(&mut self) {
+        self.settle_static_pods();
         self.settle_cluster();
     }
 }

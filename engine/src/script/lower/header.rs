@@ -57,16 +57,6 @@ pub(super) fn lower(
     let Some(name) = options.text_argument(0) else {
         return Header::Unusable;
     };
-    if name != stem {
-        findings.push(
-            Diagnostic::new(
-                "P0403",
-                call.span.clone(),
-                format!("the phase is named `{name}`, its file `{stem}.rhai`"),
-            )
-            .help("name both the same"),
-        );
-    }
     let name: PhaseName = match name.parse() {
         Ok(name) => name,
         Err(error) => {
@@ -78,6 +68,16 @@ pub(super) fn lower(
             return Header::Unusable;
         }
     };
+    if name.as_str() != stem {
+        findings.push(
+            Diagnostic::new(
+                "P0403",
+                call.span.clone(),
+                format!("the phase is named `{name}`, its file `{stem}.rhai`"),
+            )
+            .help("name both the same"),
+        );
+    }
     if !options.has("about") {
         findings.push(
             Diagnostic::new(

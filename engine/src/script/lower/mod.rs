@@ -68,6 +68,7 @@ pub(super) fn phase(
             continue;
         }
         lowering.findings.extend(call.findings.iter().cloned());
+        let said = lowering.findings.len();
         match call.word.role {
             Role::Header => {}
             Role::Resource => {
@@ -91,6 +92,10 @@ pub(super) fn phase(
                     &mut lowering.findings,
                 ));
             }
+        }
+        if !call.findings.is_empty() {
+            // A modifier with a wrong argument was dropped: what now seems to be missing is there.
+            lowering.findings.truncate(said);
         }
     }
     let findings = lowering.findings;

@@ -1,0 +1,117 @@
+//! The reference page of the language, from the table that the engine itself is made of.
+
+use std::fmt::Write as _;
+
+use super::vocabulary::{
+    CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word,
+};
+use super::words::WORDS;
+
+/// Sections of the page: heading, what is said below it, whose words, and the modifiers they share.
+const SECTIONS: &[(&str, &str, Role, &[Modifier])] = &[
+    ("The phase", "Each file begins with it.", Role::Header, &[]),
+    (
+        "Resources",
+        "Each says one thing that should be: looked at first, changed only if it differs, and taken back when a later \
+         step of the phase fails.",
+        Role::Resource,
+        STEP_POLICY,
+    ),
+    (
+        "Checks",
+        "They come last in a file and only look.",
+        Role::Check,
+        CHECK_POLICY,
+    ),
+    (
+        "Requirements",
+        "All of them are looked at before anything is touched.",
+        Role::Requirement,
+        REQUIREMENT_POLICY,
+    ),
+];
+
+/// The page in Markdown, as it is checked in at `phases/REFERENCE.md`.
+#[must_use]
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# The words of phase scripts\n\n\
+         Generated from the table in `engine/src/script/words.rs`; a test keeps the two the same \
+         (`UPDATE_GENERATED=1 cargo test -p behaviour --test words`).\n\n\
+         A script describes and does nothing: it is read once, into a plan. A word begins something, and the \
+         modifiers after it, one per line, say more about it. Modes and durations are texts: `\"0644\"`, `\"5m\"`. \
+         `host`, `cluster`, `role` and `kube` hold what was known before; a key that they do not have is an error.\n",
+    );
+    for (heading, about, role, shared) in SECTIONS {
+        let _ = write!(page, "\n## {heading}\n\n{about}\n");
+        if !shared.is_empty() {
+            page.push_str("\nAll of them take:\n\n");
+            modifiers(&mut page, shared);
+        }
+        for one in WORDS.iter().filter(|word| word.role == *role) {
+            word(&mut page, one);
+        }
+    }
+    page.push_str("\n## Late values and lanes\n\n");
+    for (name, params, doc) in FUNCTIONS {
+        let _ = writeln!(page, "- `{}`: {doc}", signature(name, params));
+    }
+    page
+}
+
+fn word(page: &mut String, word: &Word) {
+    let _ = write!(
+        page,
+        "\n### `{}`\n\n{}\n",
+        signature(word.name, word.params),
+        word.doc
+    );
+    for param in word.params {
+        let _ = write!(page, "\n- `{}`: {}", param.name, param.arg.describe());
+    }
+    if !word.params.is_empty() {
+        page.push('\n');
+    }
+    let _ = write!(
+        page,
+        "\n```rhai\n{}\n```\n",
+        word.example.replace(").", ")\n    .")
+    );
+    if !word.modifiers.is_empty() {
+        page.push('\n');
+        modifiers(page, word.modifiers);
+    }
+    if !word.rollback.is_empty() {
+        let _ = write!(page, "\nOn rollback: {}\n", lowered(word.rollback));
+    }
+}
+
+fn modifiers(page: &mut String, list: &[Modifier]) {
+    for modifier in list {
+        let again = if modifier.repeatable {
+            " May be said again."
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            page,
+            "- `.{}`: {}{again}",
+            signature(modifier.name, modifier.params),
+            modifier.doc
+        );
+    }
+}
+
+/// `name(first, second)`.
+fn signature(name: &str, params: &[Param]) -> String {
+    let params: Vec<&str> = params.iter().map(|param| param.name).collect();
+    format!("{name}({})", params.join(", "))
+}
+
+/// A sentence as it goes on after a colon.
+fn lowered(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
+}

@@ -1,0 +1,90 @@
+//! The agreement between `cargo xtask test` and the suites in `tests/lab`: what the suites are given, in environment variables.
+//!
+//! A run of the suites has a name, and every lab it makes begins with it. So whoever started the run can take down what is left of
+//! it, whatever happened to the suites meanwhile.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::{env, process};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Cache;
+use crate::down;
+
+const RUN: &str = "NODELET_LAB_RUN";
+const NODELET: &str = "NODELET_LAB_NODELET";
+const PAYLOAD: &str = "NODELET_LAB_PAYLOAD";
+const TOOLBOX: &str = "NODELET_LAB_TOOLBOX";
+const KEEP: &str = "NODELET_LAB_KEEP";
+
+/// What a run of the suites works with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suites {
+    /// The first part of the names of its labs.
+    pub run: String,
+    /// The program under test.
+    pub nodelet: PathBuf,
+    /// The payload of the role package.
+    pub payload: PathBuf,
+    /// The workload image, a file for `docker load`.
+    pub toolbox: PathBuf,
+}
+
+impl Suites {
+    /// A name for this process's run.
+    pub fn run_name() -> String {
+        format!("suites-{}", process::id())
+    }
+
+    /// The variables that hand this to the suites.
+    pub fn variables(&self) -> [(&'static str, OsString); 4] {
+        [
+            (RUN, self.run.clone().into()),
+            (NODELET, self.nodelet.clone().into()),
+            (PAYLOAD, self.payload.clone().into()),
+            (TOOLBOX, self.toolbox.clone().into()),
+        ]
+    }
+
+    /// What the variables say; `None` where no run is named, so that a plain `cargo test` needs no lab.
+    pub fn from_environment() -> Result<Option<Self>> {
+        let Some(run) = env::var_os(RUN) else {
+            return Ok(None);
+        };
+        let path = |name| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .with_context(|| format!("{RUN} is set but {name} is not"))
+        };
+        Ok(Some(Self {
+            run: run.to_string_lossy().into_owned(),
+            nodelet: path(NODELET)?,
+            payload: path(PAYLOAD)?,
+            toolbox: path(TOOLBOX)?,
+        }))
+    }
+
+    /// True if labs are to stay for a look at them.
+    pub fn keep() -> bool {
+        env::var_os(KEEP).is_some_and(|value| value == "1")
+    }
+
+    /// Takes down every lab of the run. One that cannot be taken down does not keep the others standing.
+    pub fn clear(cache: &Cache, run: &str) -> Result<()> {
+        let mut errors = Vec::new();
+        for name in down::labs(cache)? {
+            if name.starts_with(run)
+                && let Err(error) = down::lab(cache, &name)
+            {
+                errors.push(format!("{error:#}"));
+            }
+        }
+        // Also where no lab was left: the outer docker ends with the last user.
+        down::lab(cache, run)?;
+        if !errors.is_empty() {
+            bail!("{}", errors.join("; "));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! What the suites share: hosts with nodelet on them, runs of nodelet, and ways to look at a host before and after.
+//!
+//! The suites themselves are in `tests/suites`, a file for each group of behaviour. They run on real hosts (see the crate `lab`), so
+//! they need what `cargo xtask test` sets up; started without it, each says that it is skipped and passes. Helpers panic with all
+//! that the host said: a suite is a test, and its reader wants the words of the host.
+//!
+//! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay for a look.
+
+#![forbid(unsafe_code)]
+
+mod master;
+mod run;
+mod standing;
+
+pub use lab::command::poll;
+pub use lab::{HostSpec, Image, TOOLBOX_IMAGE};
+pub use master::{Master, shared};
+pub use run::Run;
+pub use standing::{Standing, changes, listing};

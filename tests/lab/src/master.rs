@@ -1,0 +1,283 @@
+//! A lab host with the role installed, to be worked on with nodelet.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::package::{self, ROLE};
+use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites};
+
+use crate::run::Run;
+
+/// No run of nodelet in a suite takes this long.
+const LIMIT: Duration = Duration::from_secs(420);
+/// Nor does any other command.
+const SHORT: Duration = Duration::from_secs(120);
+
+const MASTER: &str = "master-1";
+const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+const PHASES: &str = "/opt/pf9/roles/pf9-kube/current/phases";
+
+/// The host, and the lab it is in, which goes with it unless it is shared.
+#[derive(Debug)]
+pub struct Master {
+    lab: Lab,
+    host: Host,
+    suites: Suites,
+    vip: bool,
+    shared: bool,
+}
+
+/// The master that suites share: Ready, with the default settings. Whoever changes it brings it back with an apply.
+///
+/// The first to ask makes it, or brings an earlier run's one of the same name up to date; it is taken down with the run.
+#[must_use]
+pub fn shared() -> Option<Master> {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    let mut master = Master::open("shared", Image::Bare, false, &[])?;
+    master.shared = true;
+    INSTALLED.get_or_init(|| master.install(&[]));
+    master.apply(&[]).exits(0);
+    Some(master)
+}
+
+impl Master {
+    /// A new host in a lab of its own, with the role installed and not applied. `None` where suites are skipped.
+    #[must_use]
+    pub fn create(lab: &str, image: Image, vip: bool) -> Option<Self> {
+        Self::with_neighbours(lab, image, vip, &[])
+    }
+
+    /// The same with bare hosts beside it, on the same network.
+    #[must_use]
+    pub fn with_neighbours(lab: &str, image: Image, vip: bool, others: &[&str]) -> Option<Self> {
+        let master = Self::open(lab, image, vip, others)?;
+        master.install(&[]);
+        Some(master)
+    }
+
+    fn open(lab: &str, image: Image, vip: bool, others: &[&str]) -> Option<Self> {
+        let Some(suites) = Suites::from_environment().expect("the environment of a run is whole")
+        else {
+            println!("skipped: it needs a lab; `cargo xtask test --only lab` runs it");
+            return None;
+        };
+        let cache = Cache::locate().expect("the cache has a place");
+        let name = format!("{}-{lab}", suites.run);
+        let lab = if Lab::stands(&cache, &name) {
+            Lab::open(&cache, &name)
+        } else {
+            let spec = |name: &str, image| HostSpec {
+                name: name.to_owned(),
+                image,
+            };
+            let specs: Vec<HostSpec> = std::iter::once(spec(MASTER, image))
+                .chain(others.iter().map(|name| spec(name, Image::NoDocker)))
+                .collect();
+            Lab::create(
+                &cache,
+                &name,
+                &specs,
+                &[package::payload_mount(&suites.payload)],
+            )
+        }
+        .expect("the lab comes up");
+        let host = lab.host(MASTER).expect("the master is there");
+        Some(Self {
+            lab,
+            host,
+            suites,
+            vip,
+            shared: false,
+        })
+    }
+
+    /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, and these.
+    pub fn install(&self, settings: &[(&str, &str)]) {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .nth(2)
+            .expect("the checkout");
+        package::install(&self.host, checkout, &self.suites.nodelet)
+            .expect("the role is installed");
+        self.configure(settings);
+    }
+
+    /// Writes the lab's own settings, and these.
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let vip = self.vip.then(|| self.lab.vip());
+        let mut config = Config::master(self.lab.name(), self.host.address(), vip);
+        for (key, value) in settings {
+            config.set(key, value);
+        }
+        package::configure(&self.host, &config).expect("the settings are written");
+    }
+
+    /// Puts a phase's script back as the checkout has it.
+    pub fn restore_phase(&self, phase: &str) {
+        let name = format!("{phase}.rhai");
+        let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../phases")
+            .join(&name);
+        self.host
+            .put_file(&checkout, &format!("{PHASES}/{name}"), 0o644)
+            .expect("the script is written");
+    }
+
+    /// Edits a phase's script with a sed expression, which must change it.
+    pub fn edit_phase(&self, phase: &str, expression: &str) {
+        let script = format!(
+            "cd {PHASES} && cp {phase}.rhai /tmp/before && sed -i -E '{expression}' {phase}.rhai && ! cmp -s {phase}.rhai /tmp/before"
+        );
+        self.sh(&script);
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Another host of the lab.
+    #[must_use]
+    pub fn neighbour(&self, name: &str) -> Host {
+        self.lab.host(name).expect("the neighbour is there")
+    }
+
+    /// The virtual address.
+    #[must_use]
+    pub fn vip(&self) -> String {
+        self.lab.vip().to_string()
+    }
+
+    /// Runs nodelet.
+    #[must_use]
+    pub fn nodelet(&self, words: &[&str]) -> Run {
+        let began = Instant::now();
+        let all: Vec<&str> = ["nodelet"].iter().chain(words).copied().collect();
+        let output = self
+            .host
+            .exec_within(&all, None, LIMIT)
+            .expect("the host runs commands");
+        Run::of(&all.join(" "), &output, began.elapsed())
+    }
+
+    /// `nodelet apply --json` with more words.
+    #[must_use]
+    pub fn apply(&self, words: &[&str]) -> Run {
+        let all: Vec<&str> = ["apply", "--role", ROLE, "--json"]
+            .iter()
+            .chain(words)
+            .copied()
+            .collect();
+        self.nodelet(&all)
+    }
+
+    /// `nodelet check`.
+    #[must_use]
+    pub fn check(&self, words: &[&str]) -> Run {
+        let all: Vec<&str> = ["check", "--role", ROLE]
+            .iter()
+            .chain(words)
+            .copied()
+            .collect();
+        self.nodelet(&all)
+    }
+
+    /// Runs a shell script on the host, whatever comes of it.
+    #[must_use]
+    pub fn try_sh(&self, script: &str) -> Output {
+        self.host
+            .exec_within(&["bash", "-c", script], None, SHORT)
+            .expect("the host runs commands")
+    }
+
+    /// Runs a shell script that must succeed and gives what it printed.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        let output = self.try_sh(&format!("set -e -o pipefail\n{script}"));
+        let out = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "on the host this failed ({}):\n{script}\n{out}\n{error}",
+            output.status
+        );
+        out
+    }
+
+    /// Takes a TCP port of the host (systemd makes one dollar sign of two), until the unit `squatter-PORT` is stopped.
+    pub fn squat(&self, port: u16) {
+        let program =
+            format!("$$s = IO::Socket::INET->new(LocalPort => {port}, Listen => 9) or die; sleep");
+        self.sh(&format!(
+            "systemd-run --quiet --unit=squatter-{port} perl -MIO::Socket::INET -e '{program}'"
+        ));
+        self.wait_for(
+            "the port is taken",
+            &format!("ss -Hltn sport = :{port} | grep -q ."),
+            Duration::from_secs(10),
+        );
+    }
+
+    /// Waits until a shell script succeeds.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, script: &str, limit: Duration) {
+        let seen = crate::poll(limit, || self.try_sh(script).status.success().then_some(()));
+        assert!(
+            seen.is_some(),
+            "{what}: not within {} s: {script}",
+            limit.as_secs()
+        );
+    }
+
+    /// Runs kubectl on the host, as its administrator.
+    #[track_caller]
+    pub fn kubectl(&self, words: &str) -> String {
+        self.sh(&format!("kubectl --kubeconfig {KUBECONFIG} {words}"))
+    }
+
+    /// Loads the workload image of the suites into the host's docker.
+    pub fn load_toolbox(&self) {
+        let bytes = std::fs::read(&self.suites.toolbox).expect("the toolbox is in the cache");
+        let output = self
+            .host
+            .exec_within(&["docker", "load", "--quiet"], Some(&bytes), SHORT)
+            .expect("docker runs");
+        assert!(
+            output.status.success(),
+            "docker load: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the host {} when its suite failed:", self.host.container());
+            for script in [
+                "nodelet check",
+                "docker ps --all --format '{{.Names}} {{.Status}}'",
+                "ss -ltnp",
+                "journalctl --no-pager --lines 15 --output cat -u pf9-kubelet -u docker -u keepalived",
+            ] {
+                let output = self.host.exec(&["sh", "-c", script]);
+                let text = output
+                    .map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned());
+                eprintln!(
+                    "# {script}\n{}",
+                    text.unwrap_or_else(|error| format!("{error:#}"))
+                );
+            }
+        }
+        if !self.shared
+            && !Suites::keep()
+            && let Err(error) = self.lab.destroy()
+        {
+            eprintln!("the lab {} is not gone: {error:#}", self.lab.name());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One run of nodelet: its exit code, and what it told.
+
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Run {
+    command: String,
+    code: Option<i32>,
+    out: String,
+    err: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Run {
+    pub(crate) fn of(command: &str, output: &Output, took: Duration) -> Self {
+        Self {
+            command: command.to_owned(),
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            took,
+        }
+    }
+
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.text());
+        self
+    }
+
+    /// Asserts that each of these texts was told.
+    #[track_caller]
+    pub fn says(self, texts: &[&str]) -> Self {
+        let text = self.text();
+        for wanted in texts {
+            assert!(
+                text.contains(wanted),
+                "`{wanted}` is missing in what was told:\n{text}"
+            );
+        }
+        self
+    }
+
+    /// Everything it told, for messages and searches.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!(
+            "`{}` ended with {:?} after {:.1} s\n{}\n{}",
+            self.command,
+            self.code,
+            self.took.as_secs_f64(),
+            self.out.trim_end(),
+            self.err.trim_end()
+        )
+    }
+
+    /// The events of this kind, in order. For runs with `--json`.
+    #[track_caller]
+    #[must_use]
+    pub fn events(&self, kind: &str) -> Vec<Value> {
+        let parse = |line: &str| -> Value {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("`{line}` is no event: {error}\n{}", self.text()))
+        };
+        self.out
+            .lines()
+            .map(parse)
+            .filter(|event| event["event"] == kind)
+            .collect()
+    }
+
+    /// The one event of this kind.
+    #[track_caller]
+    #[must_use]
+    pub fn event(&self, kind: &str) -> Value {
+        let mut events = self.events(kind);
+        assert_eq!(
+            events.len(),
+            1,
+            "one event `{kind}` is expected\n{}",
+            self.text()
+        );
+        events.remove(0)
+    }
+
+    /// Asserts that the run changed nothing and looked at no precondition again.
+    #[track_caller]
+    pub fn changes_nothing(&self) {
+        let changing: Vec<Value> = self
+            .events("step_changing")
+            .iter()
+            .map(|event| event["step"].clone())
+            .collect();
+        assert!(changing.is_empty(), "these steps changed: {changing:?}");
+        let end = self.event("run_finished");
+        assert_eq!(end["changed"], 0, "{end}");
+        assert!(end["unchanged"].as_u64() > Some(40), "{end}");
+        assert_eq!(
+            self.event("preflight_passed")["evaluated"],
+            0,
+            "preconditions are asked once"
+        );
+    }
+}

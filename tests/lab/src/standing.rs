@@ -1,0 +1,59 @@
+//! How a host stands: what runs since when, and what lies where. Taken twice and compared, it shows what happened between.
+
+use std::collections::BTreeSet;
+
+use crate::master::Master;
+
+/// What runs: container ids with their start times, and the units' invocations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing(String);
+
+impl Standing {
+    /// As it is now.
+    #[must_use]
+    pub fn of(master: &Master) -> Self {
+        Self(master.sh(
+            "docker ps --quiet --no-trunc | sort | xargs docker inspect --format '{{.Name}} {{.Id}} {{.State.StartedAt}}'
+             for unit in docker pf9-kubelet keepalived; do
+                 systemctl show $unit -p Id -p InvocationID -p ActiveEnterTimestampMonotonic -p ActiveState
+             done",
+        ))
+    }
+}
+
+/// Everything of a host that a phase may touch, one line for each thing.
+///
+/// What others keep for themselves is left out: the engine its records, docker its store, kubelet its pods, containerd the
+/// directories of CNI that it makes when it starts. So is what phases keep on purpose when they are taken back: authorities and
+/// etcd's data.
+#[must_use]
+pub fn listing(master: &Master) -> BTreeSet<String> {
+    let text = master.sh(
+        r#"{
+            find /etc /opt /usr/local /var/opt /var/lib/kubelet /var/lib/etcd /etc/systemd -xdev \
+                \( -path /var/opt/pf9/nodelet -o -path /etc/pf9/kube.d/ca -o -path '/etc/pf9/kube.d/certs/*/svcacct.*' \
+                   -o -path /var/opt/pf9/kube -o -path /var/lib/kubelet/pods -o -path /etc/ld.so.cache \) -prune \
+                -o \( -type d \( -path /etc/cni -o -path /etc/cni/net.d \) \) \
+                -o \( -type f -printf 'file %m %u:%g %p ' -exec sh -c 'sha256sum < "$1" | cut -c1-12' sh {} \; \) \
+                -o -printf '%y %m %u:%g %p %l\n' || true
+        } 2>/dev/null
+        dpkg-query --show --showformat 'package ${Package} ${Version} ${db:Status-Status}\n'
+        systemctl list-unit-files --no-legend --plain --type service,socket | sed 's/^/unit-file /'
+        for unit in docker.service docker.socket pf9-kubelet keepalived; do echo "unit $unit $(systemctl is-active $unit)"; done
+        ip -brief link | cut -d' ' -f1 | grep -v '^veth' | sed 's/^/link /'
+        sysctl net.ipv4.ip_forward
+        if systemctl is-active --quiet docker; then
+            docker images --format 'image {{.Repository}}:{{.Tag}}'
+            docker ps --all --format 'container {{.Names}}' | grep -v ' k8s_' || true
+        fi"#,
+    );
+    text.lines().map(str::to_owned).collect()
+}
+
+/// What is in one listing and not in the other, as a reader wants it.
+#[must_use]
+pub fn changes(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
+    let gone = before.difference(after).map(|line| format!("- {line}"));
+    let new = after.difference(before).map(|line| format!("+ {line}"));
+    gone.chain(new).collect()
+}

@@ -1,0 +1,51 @@
+//! A second apply: nothing changes, nothing restarts, no file is written.
+
+use lab_suites::{Standing, changes, listing, shared};
+
+#[test]
+fn a_second_apply_leaves_everything_as_it_was() {
+    let Some(master) = shared() else { return };
+    let (before, running) = (listing(&master), Standing::of(&master));
+    let written = "find /etc/pf9 /etc/docker /etc/cni /etc/systemd /var/opt/pf9 -newer /tmp/mark -type f -not -path '*/etcd/data/*'";
+    master.sh("touch /tmp/mark");
+
+    master.apply(&[]).exits(0).changes_nothing();
+
+    assert_eq!(Standing::of(&master), running, "nothing was restarted");
+    assert_eq!(changes(&before, &listing(&master)), Vec::<String>::new());
+    assert_eq!(master.sh(written), "", "no file was written again");
+}
+
+#[test]
+fn kube_env_is_for_the_group_and_for_shells() {
+    let Some(master) = shared() else { return };
+    assert_eq!(
+        master.sh("stat --format '%a %U:%G' /etc/pf9/kube.env"),
+        "640 root:root"
+    );
+    let values = master
+        .sh(". /etc/pf9/kube.env; sh -c 'echo $ROLE $CONTAINERS_CIDR $SERVICES_CIDR $MASTER_IP'");
+    assert_eq!(
+        values,
+        format!(
+            "master 10.20.0.0/16 10.21.0.0/16 {}",
+            master.host().address()
+        )
+    );
+}
+
+#[test]
+fn without_a_virtual_ip_keepalived_is_not_even_installed() {
+    let Some(master) = shared() else { return };
+    assert!(
+        !master
+            .try_sh("dpkg-query --status keepalived")
+            .status
+            .success()
+    );
+    assert!(!master.try_sh("systemctl cat keepalived").status.success());
+    master
+        .check(&["--only", "keepalived"])
+        .exits(0)
+        .says(&["skipped"]);
+}

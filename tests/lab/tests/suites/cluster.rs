@@ -1,0 +1,117 @@
+//! What people do with a cluster: pods, their network, Services, and kubectl's ways into a pod.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use lab_suites::{Master, TOOLBOX_IMAGE, shared};
+
+/// A pod that serves a page at 8080, on a master that takes no workloads, and goes when it is told to.
+struct Web<'a>(&'a Master);
+
+impl<'a> Web<'a> {
+    fn run(master: &'a Master) -> Self {
+        master.load_toolbox();
+        master.kubectl("delete pod/web service/web --ignore-not-found");
+        // The controller-manager makes it some seconds after the API server is ready, on every cluster.
+        let account = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml get serviceaccount/default";
+        master.wait_for("pods can be made", account, Duration::from_secs(60));
+        let overrides = r#"{"apiVersion": "v1", "spec": {"terminationGracePeriodSeconds": 1,
+            "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}]}}"#;
+        master.kubectl(&format!(
+            "run web --image={TOOLBOX_IMAGE} --image-pull-policy=Never --restart=Never --port=8080 --overrides='{overrides}' -- \
+             sh -c 'echo serving; exec httpd -f -p 8080 -h /www'"
+        ));
+        let web = Self(master);
+        master.kubectl("wait --for=condition=Ready pod/web --timeout=60s");
+        web
+    }
+
+    fn at(&self, path: &str) -> String {
+        self.0
+            .kubectl(&format!("get pod/web --output jsonpath='{{{path}}}'"))
+    }
+}
+
+impl Drop for Web<'_> {
+    fn drop(&mut self) {
+        // By way of `try_sh`: it must not panic where the suite has failed already.
+        let _ = self.0.try_sh("kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml delete pod/web service/web --ignore-not-found");
+    }
+}
+
+/// What an HTTP server on the lab's network answers to this machine, which is no host of the lab.
+fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
+    let patience = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&(address, port).into(), patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
+#[test]
+fn a_pod_has_its_address_and_reaches_the_api_by_its_service() {
+    let Some(master) = shared() else { return };
+    let web = Web::run(&master);
+    let address: Ipv4Addr = web.at(".status.podIP").parse().expect("an address");
+    assert!(
+        matches!(address.octets(), [10, 20, _, _]),
+        "{address} is of CONTAINERS_CIDR"
+    );
+    let node = master.kubectl("get node/master-1 --output jsonpath='{.spec.podCIDR}'");
+    assert_eq!(node, "10.20.0.0/24");
+
+    let service = master.kubectl("get service/kubernetes --output jsonpath='{.spec.clusterIP}'");
+    assert_eq!(service, "10.21.0.1");
+    let version = master.kubectl(&format!(
+        "exec web -- timeout 10 wget -q -O - --no-check-certificate https://{service}/version"
+    ));
+    assert!(version.contains("v1.20.2"), "{version}");
+}
+
+#[test]
+fn exec_logs_and_port_forward_work() {
+    let Some(master) = shared() else { return };
+    let web = Web::run(&master);
+    assert_eq!(master.kubectl("exec web -- sh -c 'echo $((6*7))'"), "42");
+    let refused = master.try_sh(
+        "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml exec web -- sh -c 'exit 7'",
+    );
+    assert_eq!(
+        refused.status.code(),
+        Some(7),
+        "the command's own exit code"
+    );
+    assert_eq!(master.sh("echo typed | kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml exec -i web -- cat"), "typed");
+    assert_eq!(master.kubectl("logs web"), "serving");
+    let page = master.sh(
+        "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml port-forward pod/web 18080:8080 >/tmp/forward 2>&1 &
+         trap 'kill %1' EXIT
+         timeout 20 sh -c 'until grep -q Forwarding /tmp/forward; do sleep 0.1; done'
+         curl --silent --show-error --fail --max-time 5 http://127.0.0.1:18080/index.html",
+    );
+    assert!(page.contains("hello from the toolbox"), "{page}");
+    drop(web);
+}
+
+#[test]
+fn a_node_port_answers_outside_the_host() {
+    let Some(master) = shared() else { return };
+    let _web = Web::run(&master);
+    master.kubectl("expose pod/web --type=NodePort --port=80 --target-port=8080");
+    let port = master.kubectl("get service/web --output jsonpath='{.spec.ports[0].nodePort}'");
+    let port: u16 = port.parse().expect("a port");
+    let mut last = String::new();
+    // kube-proxy writes the rule a moment after the Service is there.
+    let page = lab_suites::poll(Duration::from_secs(20), || {
+        let answer = page_from_outside(master.host().address(), port);
+        answer
+            .inspect_err(|error| last = error.to_string())
+            .ok()
+            .filter(|page| page.contains("200 OK"))
+    });
+    let page = page.unwrap_or_else(|| panic!("port {port} does not answer outside: {last}"));
+    assert!(page.contains("hello from the toolbox"), "{page}");
+}

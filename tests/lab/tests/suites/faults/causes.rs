@@ -1,0 +1,196 @@
+//! The causes, in the order of phases.
+
+/// A way in which a phase fails.
+pub(super) struct Cause {
+    pub(super) phase: &'static str,
+    pub(super) about: &'static str,
+    /// Shell on the host that brings it about.
+    pub(super) breaks: &'static str,
+    /// A port that somebody else takes.
+    pub(super) port: Option<u16>,
+    /// Settings that bring it about.
+    pub(super) settings: &'static [(&'static str, &'static str)],
+    /// A sed expression on the phase's script that shortens its patience, so that the suite does not wait for minutes.
+    pub(super) hurry: &'static str,
+    /// Lines of the listing that may be left: what the engine is known not to take back.
+    pub(super) leaves: &'static [&'static str],
+    /// What the message must say.
+    pub(super) says: &'static [&'static str],
+    /// Shell on the host that mends it.
+    pub(super) mend: &'static str,
+}
+
+/// To be filled in.
+const NONE: Cause = Cause {
+    phase: "",
+    about: "",
+    breaks: "",
+    port: None,
+    settings: &[],
+    hurry: "",
+    leaves: &[],
+    says: &[],
+    mend: "",
+};
+
+/// Shortens every wait for a check and the tries of a step, but not the bound on the whole phase.
+const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\(240,/.retry(8,/ }"#;
+
+pub(super) const CAUSES: &[Cause] = &[
+    Cause {
+        phase: "node-config",
+        about: "a directory stands where a link is to be",
+        breaks: "mkdir -p /usr/local/bin/kubectl/full",
+        says: &["/usr/local/bin/kubectl"],
+        mend: "rm -r /usr/local/bin/kubectl",
+        ..NONE
+    },
+    Cause {
+        phase: "certs",
+        about: "the disk is full",
+        breaks: "mkdir -p /etc/pf9/kube.d/certs; mount -t tmpfs -o size=40k none /etc/pf9/kube.d/certs",
+        says: &["No space left on device", "make room"],
+        mend: "umount /etc/pf9/kube.d/certs; rmdir /etc/pf9/kube.d/certs",
+        ..NONE
+    },
+    Cause {
+        phase: "kubeconfigs",
+        about: "the file system is read-only",
+        breaks: "mkdir /etc/pf9/kube.d/kubeconfigs; cd /etc/pf9/kube.d; mount --bind kubeconfigs kubeconfigs; mount -o remount,bind,ro kubeconfigs",
+        says: &["Read-only file system", "for writing"],
+        mend: "umount /etc/pf9/kube.d/kubeconfigs; rmdir /etc/pf9/kube.d/kubeconfigs",
+        ..NONE
+    },
+    Cause {
+        phase: "configure-docker",
+        about: "the payload lacks docker's packages",
+        breaks: "mount -t tmpfs none /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
+        says: &["docker.io.list", "payload"],
+        mend: "umount /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
+        ..NONE
+    },
+    Cause {
+        phase: "configure-docker",
+        about: "one of docker's packages is broken",
+        breaks: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; echo rubbish > /tmp/rubbish; mount --bind /tmp/rubbish $(ls docker.io_*.deb)",
+        says: &["docker.io_"],
+        mend: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; umount $(ls docker.io_*.deb)",
+        ..NONE
+    },
+    Cause {
+        phase: "docker",
+        about: "docker refuses daemon.json, for a flag that says the same",
+        breaks: "systemctl stop docker.socket docker
+            mkdir -p /etc/systemd/system/docker.service.d
+            printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/dockerd -H fd:// --log-driver=journald\\n' > /etc/systemd/system/docker.service.d/own.conf
+            systemctl daemon-reload",
+        says: &["log-driver", "docker.service"],
+        mend: "rm -r /etc/systemd/system/docker.service.d; systemctl daemon-reload",
+        ..NONE
+    },
+    Cause {
+        phase: "images",
+        about: "an image is named that the payload does not have",
+        settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
+        // It was in the archive all the same, and nobody asked for it by that name.
+        leaves: &["+ image k8s.gcr.io/kube-proxy:v1.20.2"],
+        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images"],
+        ..NONE
+    },
+    Cause {
+        phase: "etcd",
+        about: "its port is taken",
+        port: Some(4001),
+        hurry: HURRY,
+        says: &["address already in use", "127.0.0.1:4001", "ss -ltnp"],
+        mend: "systemctl stop squatter-4001",
+        ..NONE
+    },
+    Cause {
+        phase: "etcd",
+        about: "its disk is full",
+        breaks: "mkdir -p /var/opt/pf9/kube/etcd/data; mount -t tmpfs -o size=1m,mode=700 none /var/opt/pf9/kube/etcd/data",
+        hurry: HURRY,
+        says: &["no space left on device", "make room"],
+        mend: "umount /var/opt/pf9/kube/etcd/data",
+        ..NONE
+    },
+    Cause {
+        phase: "etcd",
+        about: "its certificate is of another authority",
+        breaks: "cd /etc/pf9/kube.d/certs/etcd/client; cp -a request.crt ca.crt /tmp/
+            openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=stranger -keyout /dev/null -out ca.crt 2>/dev/null",
+        hurry: HURRY,
+        says: &["BadCertificate", "certificate signed by unknown authority", "openssl verify"],
+        mend: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/etcd/client/ca.crt",
+        ..NONE
+    },
+    Cause {
+        phase: "control-plane",
+        about: "a file stands where the manifests' directory is to be",
+        breaks: "touch /etc/pf9/kube.d/manifests",
+        says: &["/etc/pf9/kube.d/manifests", "move it away"],
+        mend: "rm /etc/pf9/kube.d/manifests",
+        ..NONE
+    },
+    Cause {
+        phase: "cni",
+        about: "a directory stands where the configuration is to be",
+        breaks: "mkdir -p /etc/cni/net.d/10-bridge.conflist",
+        says: &["/etc/cni/net.d/10-bridge.conflist", "move it away"],
+        mend: "rm -r /etc/cni",
+        ..NONE
+    },
+    Cause {
+        phase: "kubelet",
+        about: "it is given a flag that it does not know",
+        settings: &[("KUBELET_FLAGS", "--no-such-flag=1")],
+        hurry: HURRY,
+        says: &["unknown flag: --no-such-flag", "pf9-kubelet.service"],
+        ..NONE
+    },
+    Cause {
+        phase: "api-ready",
+        about: "the API server has a wrong authority for etcd",
+        breaks: "cd /etc/pf9/kube.d/certs/apiserver/etcd; cp -a ca.crt /tmp/ca.crt; cat ../ca.crt > ca.crt
+            docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs --no-run-if-empty docker kill > /dev/null",
+        hurry: HURRY,
+        says: &["container kube-apiserver exited", "127.0.0.1:4001", "certificate signed by unknown authority", "openssl verify"],
+        mend: "cp -a /tmp/ca.crt /etc/pf9/kube.d/certs/apiserver/etcd/ca.crt; systemctl restart pf9-kubelet",
+        ..NONE
+    },
+    Cause {
+        phase: "kube-proxy",
+        about: "its image is gone",
+        breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
+        says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
+        mend: "nodelet apply --only images > /dev/null",
+        ..NONE
+    },
+    Cause {
+        phase: "node-role",
+        about: "kubelet has not registered the node",
+        breaks: "systemctl stop pf9-kubelet; kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml delete node/master-1 > /dev/null",
+        hurry: HURRY,
+        says: &["kubelet has not registered it", "journalctl -u pf9-kubelet"],
+        mend: "systemctl start pf9-kubelet",
+        ..NONE
+    },
+    Cause {
+        phase: "kubernetes-ready",
+        about: "the pods' network has no configuration",
+        breaks: "rm /etc/cni/net.d/10-bridge.conflist; systemctl restart pf9-kubelet",
+        hurry: HURRY,
+        says: &["is not Ready", "cni"],
+        mend: "nodelet apply --only cni > /dev/null; systemctl restart pf9-kubelet",
+        ..NONE
+    },
+    Cause {
+        phase: "keepalived",
+        about: "its unit is masked",
+        breaks: "ln -s /dev/null /etc/systemd/system/keepalived.service; systemctl daemon-reload",
+        says: &["keepalived.service", "masked"],
+        mend: "rm /etc/systemd/system/keepalived.service; systemctl daemon-reload",
+        ..NONE
+    },
+];

@@ -1,0 +1,97 @@
+//! `nodelet check` tells a healthy node from a broken one, and `nodelet stop` ends a node and keeps what is its own.
+
+use std::time::Duration;
+
+use lab_suites::shared;
+
+#[test]
+fn check_names_what_is_wrong_within_bounded_time() {
+    let Some(master) = shared() else { return };
+    let healthy = master.check(&[]).exits(0);
+    assert!(healthy.took < Duration::from_secs(10), "{}", healthy.text());
+
+    for (broken, says) in [
+        (
+            "docker stop etcd",
+            ["container etcd has exited", "phases/etcd.rhai:"],
+        ),
+        (
+            "systemctl stop pf9-kubelet",
+            ["pf9-kubelet.service is inactive", "phases/kubelet.rhai:"],
+        ),
+        (
+            "docker rm --force proxy",
+            ["there is no container proxy", "phases/kube-proxy.rhai:"],
+        ),
+        (
+            "systemctl stop docker.socket docker",
+            ["docker.service is inactive", "phases/docker.rhai:"],
+        ),
+    ] {
+        master.sh(broken);
+        let check = master.check(&[]).exits(2).says(&says);
+        assert!(check.took < Duration::from_secs(30), "{}", check.text());
+        master.apply(&[]).exits(0);
+        master.check(&[]).exits(0);
+    }
+}
+
+#[test]
+fn stop_ends_what_runs_and_keeps_files_and_data() {
+    let Some(master) = shared() else { return };
+    master.kubectl("create configmap remembered --from-literal=word=swordfish --dry-run=client --output yaml | kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml apply -f -");
+    let files = "find /etc/pf9 /etc/docker /etc/cni /opt/pf9 /etc/systemd/system -type f | sort";
+    let before = master.sh(files);
+
+    master.nodelet(&["stop", "--json"]).exits(0);
+
+    assert_eq!(
+        master.sh("ls /var/lib/docker/containers"),
+        "",
+        "no container is left, of ours or of pods"
+    );
+    let running = master.sh("ps -e -o comm= | sort -u");
+    for program in [
+        "kubelet",
+        "kube-apiserver",
+        "etcd",
+        "kube-proxy",
+        "kube-controller",
+        "kube-scheduler",
+        "dockerd",
+        "containerd-shim",
+        "pause",
+    ] {
+        assert!(
+            !running.lines().any(|line| line == program),
+            "{program} still runs:\n{running}"
+        );
+    }
+    for unit in ["pf9-kubelet", "docker", "docker.socket"] {
+        let state = master.try_sh(&format!("systemctl is-active {unit}"));
+        assert_eq!(
+            String::from_utf8_lossy(&state.stdout).trim(),
+            "inactive",
+            "{unit}"
+        );
+    }
+    assert!(
+        !master.try_sh("ip link show cni0").status.success(),
+        "the pods' bridge is gone"
+    );
+    assert_eq!(master.sh(files), before, "files stay");
+    master.check(&[]).exits(2);
+    master.nodelet(&["stop", "--json"]).exits(0);
+
+    master.apply(&[]).exits(0);
+    assert_eq!(
+        master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
+        "swordfish"
+    );
+    let node = master.kubectl("get nodes --no-headers");
+    assert!(
+        node.contains(" Ready ") && !node.contains("SchedulingDisabled"),
+        "{node}"
+    );
+    master.check(&[]).exits(0);
+}

@@ -1,0 +1,101 @@
+//! One apply at a time; and an apply that is cut off, politely or not, is taken up by the next.
+
+use std::time::Duration;
+
+use lab_suites::{Image, Master, Run};
+
+/// An apply in the background, as a unit of its own on the host.
+struct Background<'a> {
+    master: &'a Master,
+    unit: &'static str,
+}
+
+impl<'a> Background<'a> {
+    /// Starts it and waits until it tells something that contains `text`.
+    fn start(master: &'a Master, unit: &'static str, text: &str) -> Self {
+        master.sh(&format!(
+            "systemd-run --quiet --unit={unit} --property=StandardOutput=file:/run/{unit}.out \
+             --property=StandardError=file:/run/{unit}.err nodelet apply --json"
+        ));
+        let script = format!("grep -q '{text}' /run/{unit}.out");
+        master.wait_for(
+            "the apply comes that far",
+            &script,
+            Duration::from_secs(120),
+        );
+        Self { master, unit }
+    }
+
+    fn property(&self, name: &str) -> String {
+        self.master.sh(&format!(
+            "systemctl show --value --property {name} {}",
+            self.unit
+        ))
+    }
+
+    /// Sends the signal and gives the exit code and everything told.
+    fn end(self, signal: &str) -> (String, String) {
+        let unit = self.unit;
+        self.master
+            .sh(&format!("systemctl kill --signal {signal} {unit}"));
+        let over = format!("! systemctl is-active --quiet {unit}");
+        self.master
+            .wait_for("the apply ends", &over, Duration::from_secs(60));
+        (
+            self.property("ExecMainStatus"),
+            self.master
+                .sh(&format!("cat /run/{unit}.out /run/{unit}.err")),
+        )
+    }
+}
+
+/// Asserts that a run ended at a safe point in this phase, and said so.
+fn interrupted(told: &(String, String), phase: &str) {
+    let (code, text) = told;
+    assert_eq!(code, "2", "{text}");
+    let at = format!(r#""event":"phase_interrupted","phase":"{phase}""#);
+    for wanted in [
+        at.as_str(),
+        r#""outcome":"interrupted""#,
+        "finishing the step at hand",
+    ] {
+        assert!(text.contains(wanted), "`{wanted}` is missing in\n{text}");
+    }
+}
+
+#[test]
+fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
+    let Some(master) = Master::create("cut", Image::Bare, false) else {
+        return;
+    };
+
+    let first = Background::start(&master, "first", r#""step_changing","phase":"images""#);
+    let process = first.property("MainPID");
+    for verb in ["apply", "stop"] {
+        let refused: Run = master.nodelet(&[verb]).exits(1);
+        refused.says(&[
+            "this host is being worked on by `nodelet apply`",
+            &format!("process {process}"),
+        ]);
+    }
+    interrupted(&first.end("INT"), "images");
+    assert_eq!(
+        master.sh("docker ps --all --quiet"),
+        "",
+        "no later phase was begun"
+    );
+
+    let second = Background::start(&master, "second", r#""phase_started","phase":"api-ready""#);
+    interrupted(&second.end("TERM"), "api-ready");
+    master.check(&["--to", "kubelet"]).exits(0);
+
+    // A cut without warning, in the middle of a phase.
+    master.sh("docker rm --force etcd");
+    let third = Background::start(&master, "third", r#""step_changing","phase":"etcd""#);
+    assert_eq!(third.end("KILL").0, "9");
+
+    let last = master.apply(&[]).exits(0);
+    assert_eq!(last.event("run_finished")["outcome"], "converged");
+    master.check(&[]).exits(0);
+    master.apply(&[]).exits(0).changes_nothing();
+}

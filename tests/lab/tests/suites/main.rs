@@ -1,0 +1,10 @@
+//! The suites that need real hosts, a module for each group of behaviour. `lab_suites` says how to run them.
+
+mod again;
+mod cluster;
+mod faults;
+mod health;
+mod interrupt;
+mod preflight;
+mod refusal;
+mod virtual_ip;

@@ -1,0 +1,117 @@
+//! Preconditions: an unfit host is told everything that is wrong with it, is left alone, and works once it is mended.
+
+use lab_suites::{Image, Master, changes, listing};
+
+/// Makes a host unfit in many ways. Each line has its counterpart in [`MEND`].
+const SPOIL: &str = r#"
+    cp /etc/os-release /tmp/os-release; hostname > /tmp/hostname
+    printf 'ID=plan9\nVERSION_ID=4\nPRETTY_NAME="Plan 9"\n' > /etc/os-release
+    sysctl --quiet --write kernel.hostname=Not_a_name
+    mv /usr/bin/nsenter /usr/bin/nsenter.away
+    mkdir -p /etc/rancher/k3s
+    ip link add lan0 type bridge; ip address add 10.20.5.1/24 dev lan0; ip link set lan0 up
+    printf '[Service]\nExecStart=/bin/sleep inf\n[Install]\nWantedBy=multi-user.target\n' > /etc/systemd/system/k3s.service
+    systemctl daemon-reload; systemctl --quiet enable --now k3s
+"#;
+
+const MEND: &str = r#"
+    cp /tmp/os-release /etc/os-release
+    sysctl --quiet --write kernel.hostname="$(cat /tmp/hostname)"
+    mv /usr/bin/nsenter.away /usr/bin/nsenter
+    rm -r /etc/rancher
+    ip link delete lan0
+    systemctl --quiet disable --now k3s; rm /etc/systemd/system/k3s.service; systemctl daemon-reload
+    systemctl stop squatter-443 squatter-2380
+"#;
+
+#[test]
+fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_without_docker() {
+    let Some(master) = Master::create("unfit", Image::NoDocker, false) else {
+        return;
+    };
+    assert!(
+        !master.try_sh("command -v dockerd").status.success(),
+        "this host has no docker"
+    );
+    master.sh(SPOIL);
+    master.squat(443);
+    master.squat(2380);
+    master.configure(&[
+        ("MASTER_VIP_ENABLED", "true"),
+        ("MASTER_VIP_IFACE", "eth9"),
+        ("MASTER_VIP_VROUTER_ID", "51"),
+    ]);
+    let before = listing(&master);
+    let state = master.sh("ls -A /var/opt/pf9 /run/pf9* 2>/dev/null || true");
+
+    let refused = master.apply(&[]).exits(1);
+    let problems = refused.event("preflight_failed")["problems"].clone();
+    let problems: Vec<String> = problems
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    for wanted in [
+        "Plan 9 (plan9 4) is not supported",
+        "`Not_a_name` has the character",
+        "443 (perl on 0.0.0.0), 2380 (perl on 0.0.0.0)",
+        "nsenter",
+        "k3s runs on this host",
+        "/etc/rancher/k3s",
+        "CONTAINERS_CIDR (10.20.0.0/16) overlaps",
+        "there is no link eth9",
+    ] {
+        let named = problems
+            .iter()
+            .filter(|problem| problem.contains(wanted))
+            .count();
+        assert_eq!(
+            named,
+            1,
+            "`{wanted}` is named once in\n{}",
+            problems.join("\n")
+        );
+    }
+    assert_eq!(problems.len(), 8, "{}", problems.join("\n"));
+    for problem in &problems {
+        assert!(
+            problem.contains("phases/preflight.rhai") && !problem.contains(r#""remedy":"""#),
+            "{problem}"
+        );
+    }
+    assert_eq!(refused.event("run_finished")["outcome"], "refused");
+    master
+        .nodelet(&["apply"])
+        .exits(1)
+        .says(&["preconditions that do not hold (8)", "nothing was touched"]);
+
+    assert_eq!(
+        changes(&before, &listing(&master)),
+        Vec::<String>::new(),
+        "nothing was touched"
+    );
+    let state_after = master.sh("ls -A /var/opt/pf9 2>/dev/null || true");
+    assert!(
+        state_after.is_empty(),
+        "nor written down: {state} {state_after}"
+    );
+
+    master.sh(MEND);
+    master.configure(&[]);
+    let applied = master.apply(&[]).exits(0);
+    assert!(
+        applied.event("preflight_passed")["evaluated"].as_u64() > Some(10),
+        "{}",
+        applied.text()
+    );
+    assert_eq!(
+        master.sh("systemctl is-active docker"),
+        "active",
+        "docker came from the payload"
+    );
+    master.kubectl("wait --for=condition=Ready node/master-1 --timeout=10s");
+
+    // The ports are taken now, by us. A requirement that was met is not asked again.
+    master.apply(&[]).exits(0).changes_nothing();
+}
