@@ -42,7 +42,11 @@ impl Diagnostic {
     /// One line: `file:line:column: code message (help)`.
     #[must_use]
     pub fn short(&self) -> String {
-        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let help = self
+            .help
+            .as_ref()
+            .map(|help| format!(" ({help})"))
+            .unwrap_or_default();
         format!("{}: {} {}{help}", self.span, self.code, self.message)
     }
 }
@@ -67,7 +71,9 @@ impl Sources {
     #[must_use]
     pub fn render(&self, diagnostics: &[Diagnostic]) -> String {
         let theme = GraphicalTheme::unicode_nocolor();
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(100)
+            .with_links(false);
         let mut text = String::new();
         for diagnostic in diagnostics {
             let mut one = String::new();
@@ -106,10 +112,18 @@ impl Sources {
         let word = rest
             .find(|c: char| !(c.is_alphanumeric() || c == '_'))
             .filter(|length| *length > 0)
-            .unwrap_or_else(|| rest.chars().next().map_or(0, char::len_utf8).max(rest.len().min(1)));
+            .unwrap_or_else(|| {
+                rest.chars()
+                    .next()
+                    .map_or(0, char::len_utf8)
+                    .max(rest.len().min(1))
+            });
         let at = SourceSpan::new((start + offset).into(), word);
         let source = NamedSource::new(span.file.as_ref(), text.to_string());
-        Some((source, LabeledSpan::new_with_span(Some("here".to_owned()), at)))
+        Some((
+            source,
+            LabeledSpan::new_with_span(Some("here".to_owned()), at),
+        ))
     }
 }
 

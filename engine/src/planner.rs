@@ -30,7 +30,10 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
         let finding = Diagnostic::new(
             "P0607",
             Span::file("role.yaml"),
-            format!("role {} has no phases for node kind `{node}`", role.manifest.name),
+            format!(
+                "role {} has no phases for node kind `{node}`",
+                role.manifest.name
+            ),
         )
         .help(format!("set ROLE to {}", known.join(" or ")));
         return Err(PlanError {
@@ -62,30 +65,46 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             let finding = Diagnostic::new("P0407", span, error.to_string());
             let names = phases.iter().map(|phase| phase.name.as_str());
             match error {
-                plan::OrderError::Missing { missing, .. } => match closest(missing.as_str(), names) {
+                plan::OrderError::Missing { missing, .. } => match closest(missing.as_str(), names)
+                {
                     Some(meant) => finding.help(format!("did you mean `{meant}`?")),
-                    None => finding.help("add it to the role, or say `.after` for a phase that may be absent"),
+                    None => finding
+                        .help("add it to the role, or say `.after` for a phase that may be absent"),
                 },
-                plan::OrderError::Cycle(_) => finding.help("take one of these `.requires` or `.after` out"),
+                plan::OrderError::Cycle(_) => {
+                    finding.help("take one of these `.requires` or `.after` out")
+                }
             }
         });
         fail(findings.collect())
     })?;
-    let place: BTreeMap<_, _> = order.iter().enumerate().map(|(i, name)| (name, i)).collect();
+    let place: BTreeMap<_, _> = order
+        .iter()
+        .enumerate()
+        .map(|(i, name)| (name, i))
+        .collect();
     phases.sort_by_key(|phase| place.get(&phase.name).copied());
     Ok(Plan {
         version: plan::VERSION,
         role: format!("{} {}", role.manifest.name, role.manifest.release),
         host: facts.hostname.clone(),
         node,
-        payload: role.manifest.payload.iter().map(|path| payload.join(path)).collect(),
+        payload: role
+            .manifest
+            .payload
+            .iter()
+            .map(|path| payload.join(path))
+            .collect(),
         phases,
     })
 }
 
 /// The setting as text; an unset one is empty.
 fn text(settings: &KubeEnv, key: &str) -> String {
-    settings.get(key).map(ToString::to_string).unwrap_or_default()
+    settings
+        .get(key)
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 /// The name this host has as a node: its host name, or its address where `USE_HOSTNAME` is off.
@@ -105,14 +124,25 @@ fn surroundings(
 ) -> Result<Surroundings, Box<Diagnostic>> {
     let missing = |what: &str, help: &str| {
         Box::new(
-            Diagnostic::new("P0608", Span::file("facts"), format!("the host has no {what}")).help(help),
+            Diagnostic::new(
+                "P0608",
+                Span::file("facts"),
+                format!("the host has no {what}"),
+            )
+            .help(help),
         )
     };
     let address = facts.address.ok_or_else(|| {
-        missing("address on the link of its default route", "give it one; see `ip route` and `ip address`")
+        missing(
+            "address on the link of its default route",
+            "give it one; see `ip route` and `ip address`",
+        )
     })?;
     if address.is_loopback() {
-        return Err(missing("address but a loopback one", "give it one that other hosts can reach"));
+        return Err(missing(
+            "address but a loopback one",
+            "give it one that other hosts can reach",
+        ));
     }
     let name = node_name(settings, facts)
         .ok_or_else(|| missing("usable name", "set one with `hostnamectl set-hostname`"))?;
@@ -145,16 +175,29 @@ fn setting(key: &str, value: &env::Value) -> Value {
 fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
     let version = facts.cgroups.as_ref().map(|cgroups| cgroups.version);
     // The systemd driver needs delegated v2 hierarchies; on v1 docker's default is cgroupfs.
-    let driver = if version == Some(CgroupVersion::V2) { "systemd" } else { "cgroupfs" };
+    let driver = if version == Some(CgroupVersion::V2) {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
     BTreeMap::from([
         ("name".to_owned(), Value::from(name)),
         ("hostname".to_owned(), Value::from(facts.hostname.clone())),
         ("address".to_owned(), Value::from(address.to_string())),
         (
             "interface".to_owned(),
-            Value::from(facts.default_route.as_ref().map(|route| route.link.clone()).unwrap_or_default()),
+            Value::from(
+                facts
+                    .default_route
+                    .as_ref()
+                    .map(|route| route.link.clone())
+                    .unwrap_or_default(),
+            ),
         ),
-        ("cpus".to_owned(), Value::Integer(i64::from(facts.cpus.unwrap_or(1)))),
+        (
+            "cpus".to_owned(),
+            Value::Integer(i64::from(facts.cpus.unwrap_or(1))),
+        ),
         ("cgroup_driver".to_owned(), Value::from(driver)),
     ])
 }
@@ -162,7 +205,11 @@ fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
 fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
     let port = text(settings, "K8S_API_PORT");
     let url = |host: &str| {
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let bracketed = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
         format!("https://{bracketed}:{port}")
     };
     let master = text(settings, "ROLE") == "master";
@@ -175,12 +222,27 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
     ]);
     BTreeMap::from([
         ("id".to_owned(), Value::from(cluster_id(settings))),
-        ("api_is_address".to_owned(), Value::Bool(text(settings, "MASTER_IP").parse::<IpAddr>().is_ok())),
+        (
+            "api_is_address".to_owned(),
+            Value::Bool(text(settings, "MASTER_IP").parse::<IpAddr>().is_ok()),
+        ),
         ("api_url".to_owned(), Value::from(api_url.clone())),
-        ("local_api_url".to_owned(), Value::from(if master { local } else { api_url })),
-        ("api_service_ip".to_owned(), Value::from(settings.api_service_ip().to_string())),
-        ("dns_service_ip".to_owned(), Value::from(settings.dns_service_ip().to_string())),
-        ("first_pod_subnet".to_owned(), Value::from(first_pod_subnet(settings))),
+        (
+            "local_api_url".to_owned(),
+            Value::from(if master { local } else { api_url }),
+        ),
+        (
+            "api_service_ip".to_owned(),
+            Value::from(settings.api_service_ip().to_string()),
+        ),
+        (
+            "dns_service_ip".to_owned(),
+            Value::from(settings.dns_service_ip().to_string()),
+        ),
+        (
+            "first_pod_subnet".to_owned(),
+            Value::from(first_pod_subnet(settings)),
+        ),
         ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
         ("other_masters".to_owned(), Value::List(Vec::new())),
     ])
@@ -196,7 +258,10 @@ fn cluster_id(settings: &KubeEnv) -> String {
 
 /// The first of the subnets that the controller-manager divides the pods' network into.
 fn first_pod_subnet(settings: &KubeEnv) -> String {
-    match (settings.get("CONTAINERS_CIDR"), settings.get("NODE_CIDR_MASK_SIZE")) {
+    match (
+        settings.get("CONTAINERS_CIDR"),
+        settings.get("NODE_CIDR_MASK_SIZE"),
+    ) {
         (Some(env::Value::Cidr(network)), Some(env::Value::Integer(mask))) => {
             format!("{}/{mask}", network.network())
         }
@@ -210,18 +275,25 @@ fn role_values(role: &RolePackage, settings: &KubeEnv) -> BTreeMap<String, Value
     let environment: BTreeMap<String, Value> = settings
         .iter()
         .map(|(key, value)| match value {
-            env::Value::Secret(secret) if !secret.is_empty() => {
-                (key.to_owned(), Value::Secret(SecretRef(format!("kube/{key}"))))
-            }
+            env::Value::Secret(secret) if !secret.is_empty() => (
+                key.to_owned(),
+                Value::Secret(SecretRef(format!("kube/{key}"))),
+            ),
             env::Value::Secret(_) => (key.to_owned(), Value::from("")),
             other => (key.to_owned(), Value::Text(other.to_string())),
         })
         .collect();
     values.extend([
         ("name".to_owned(), Value::from(role.manifest.name.clone())),
-        ("release".to_owned(), Value::from(role.manifest.release.clone())),
+        (
+            "release".to_owned(),
+            Value::from(role.manifest.release.clone()),
+        ),
         ("node".to_owned(), Value::from(text(settings, "ROLE"))),
-        ("payload".to_owned(), Value::from(payload.display().to_string())),
+        (
+            "payload".to_owned(),
+            Value::from(payload.display().to_string()),
+        ),
         ("kube_env".to_owned(), Value::Map(environment)),
     ]);
     values

@@ -100,7 +100,7 @@ impl Bringup {
             match verb {
                 // A crash may strike the engine's own records: the run ends there as the program would.
                 Verb::Apply => runner.apply().await.unwrap_or(Outcome::Failed),
-                Verb::Stop => runner.stop().await,
+                Verb::Stop => runner.stop().await.unwrap_or(Outcome::Failed),
             }
         });
         Run {

@@ -255,6 +255,9 @@ fn never_holds(phase: &PlannedPhase) -> PlannedCheck {
     }
 }
 
+/// Phases in which the ledger's own writes are struck as well: in the others they are as many again, and no other.
+const LEDGER_CUTS: [&str; 2] = ["configure-docker", "docker"];
+
 /// Calls `attempt` for every mutating call of every phase, each from the world right before the phase, and fails
 /// with all the problems that it returns.
 fn each_phase_with_each_mutation(
@@ -278,6 +281,9 @@ fn each_phase_with_each_mutation(
             }
             for (index, call) in calls.iter().enumerate() {
                 let n = index + 1;
+                if call.name == "append" && !LEDGER_CUTS.contains(&phase.name.as_str()) {
+                    continue;
+                }
                 let place = format!(
                     "{case}, {}, call {n}, {} {}",
                     phase.name, call.name, call.argument

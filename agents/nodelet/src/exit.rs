@@ -28,5 +28,9 @@ impl From<Exit> for ExitCode {
 
 /// The code for an error.
 pub(crate) fn of(error: &anyhow::Error) -> Exit {
-    if error.is::<engine::exec::SelectionError>() { Exit::Usage } else { Exit::Failed }
+    if error.is::<engine::exec::SelectionError>() {
+        Exit::Usage
+    } else {
+        Exit::Failed
+    }
 }

@@ -70,7 +70,10 @@ async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
     match RolePackage::load(host, &args.role).await {
         Ok(role) => Ok(role),
         Err(RoleError::Invalid { name, findings }) => {
-            eprint!("{}", engine::diagnostic::Sources::default().render(&findings));
+            eprint!(
+                "{}",
+                engine::diagnostic::Sources::default().render(&findings)
+            );
             bail!("use role {name}: {}", count(findings.len(), "mistake"))
         }
         Err(error) => Err(error).context(format!("load role {}", args.role)),
@@ -80,7 +83,10 @@ async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
 async fn settings(path: &Path, with_override: bool, host: &LiveHost) -> Result<KubeEnv> {
     let mut paths = Vec::new();
     match host.entry(path).await?.map(|entry| entry.kind) {
-        None => bail!("read settings: {} is not there; write it, or name another with --config", path.display()),
+        None => bail!(
+            "read settings: {} is not there; write it, or name another with --config",
+            path.display()
+        ),
         Some(EntryKind::Directory) => {
             for name in host.list(path).await? {
                 if name.ends_with(".yaml") || name.ends_with(".yml") {
@@ -91,15 +97,23 @@ async fn settings(path: &Path, with_override: bool, host: &LiveHost) -> Result<K
         Some(_) => paths.push(path.to_path_buf()),
     }
     if paths.len() > FILES {
-        bail!("read settings: {} holds more than {FILES} files", path.display());
+        bail!(
+            "read settings: {} holds more than {FILES} files",
+            path.display()
+        );
     }
     let mut files = Vec::new();
     for path in paths {
-        let content = host.read(&path, LIMIT).await?.context("read settings: a file went away meanwhile")?;
+        let content = host
+            .read(&path, LIMIT)
+            .await?
+            .context("read settings: a file went away meanwhile")?;
         files.push((path.display().to_string(), content));
     }
     let overrides = if with_override {
-        host.read(Path::new(OVERRIDE), LIMIT).await?.map(|content| (OVERRIDE.to_owned(), content))
+        host.read(Path::new(OVERRIDE), LIMIT)
+            .await?
+            .map(|content| (OVERRIDE.to_owned(), content))
     } else {
         None
     };
@@ -107,7 +121,11 @@ async fn settings(path: &Path, with_override: bool, host: &LiveHost) -> Result<K
         for problem in &problems {
             eprintln!("{problem}");
         }
-        anyhow::anyhow!("use the settings in {}: {}", path.display(), count(problems.len(), "problem"))
+        anyhow::anyhow!(
+            "use the settings in {}: {}",
+            path.display(),
+            count(problems.len(), "problem")
+        )
     })
 }
 
@@ -117,10 +135,15 @@ async fn read_facts(path: &Path, host: &LiveHost) -> Result<Facts> {
         .await
         .context("read facts")?
         .with_context(|| format!("read facts: {} is not there", path.display()))?;
-    let text = String::from_utf8(content).with_context(|| format!("read facts: {} is no text", path.display()))?;
+    let text = String::from_utf8(content)
+        .with_context(|| format!("read facts: {} is no text", path.display()))?;
     Facts::from_yaml(&text).with_context(|| format!("read facts from {}", path.display()))
 }
 
 fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+    if number == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{number} {what}s")
+    }
 }

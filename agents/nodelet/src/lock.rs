@@ -32,15 +32,26 @@ impl Lock {
             Ok(lock) => lock,
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut owner = String::new();
-                let _ = std::io::Read::by_ref(&mut file).take(200).read_to_string(&mut owner);
-                bail!("run `nodelet {verb}`: this host is being worked on by {}; wait for it to end", owner.trim());
+                let _ = std::io::Read::by_ref(&mut file)
+                    .take(200)
+                    .read_to_string(&mut owner);
+                bail!(
+                    "run `nodelet {verb}`: this host is being worked on by {}; wait for it to end",
+                    owner.trim()
+                );
             }
             Err((_, error)) => return Err(error).with_context(|| format!("take the lock {PATH}")),
         };
         let since = humantime::format_rfc3339_seconds(SystemTime::now());
         lock.set_len(0)
             .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "`nodelet {verb}` (process {}, since {since})", std::process::id()))
+            .and_then(|()| {
+                writeln!(
+                    lock,
+                    "`nodelet {verb}` (process {}, since {since})",
+                    std::process::id()
+                )
+            })
             .with_context(|| format!("write the owner into the lock {PATH}"))?;
         Ok(Self(lock))
     }

@@ -25,12 +25,25 @@ fn main() -> ExitCode {
         Err(error) => {
             // The parser's own status for a usage error is 2, which here means "changes pending".
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            }
+            .into();
         }
     };
-    let filter = EnvFilter::try_from_env("NODELET_LOG").unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let filter = EnvFilter::try_from_env("NODELET_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("nodelet: could not start its threads: {error}");
@@ -44,6 +57,8 @@ fn main() -> ExitCode {
             Command::Check(args) => commands::check(args).await,
             Command::Stop(args) => commands::stop(args).await,
             Command::Phases(args) => commands::phases(args).await,
+            Command::History(args) => commands::history(args).await,
+            Command::Why(args) => commands::why(args).await,
         }
     });
     // A call that cannot be cancelled must not hold up the end.
@@ -51,7 +66,10 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("nodelet: could not {}", engine::exec::chain(error.as_ref()).join("\n  because: "));
+            eprintln!(
+                "nodelet: could not {}",
+                engine::exec::chain(error.as_ref()).join("\n  because: ")
+            );
             exit::of(&error).into()
         }
     }

@@ -24,7 +24,9 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
 #[must_use]
 pub fn advice(error: &ResourceError, found: &[String]) -> String {
     let again = "then run `nodelet apply` again; phases that stand are left as they are";
-    let all = [chain(error).join(": "), found.join(": ")].concat().to_lowercase();
+    let all = [chain(error).join(": "), found.join(": ")]
+        .concat()
+        .to_lowercase();
     let what = if all.contains("no space left on device") {
         "make room on the file system that the message names (`df -h`)"
     } else if all.contains("permission denied") || all.contains("operation not permitted") {
@@ -33,7 +35,9 @@ pub fn advice(error: &ResourceError, found: &[String]) -> String {
         "mount the file system that the message names for writing (`findmnt --target PATH` shows it)"
     } else if all.contains("address already in use") {
         "find who holds the port (`ss -ltnp`) and stop it, or choose another"
-    } else if all.contains("certificate") && (all.contains("expired") || all.contains("not valid yet")) {
+    } else if all.contains("certificate")
+        && (all.contains("expired") || all.contains("not valid yet"))
+    {
         "compare the host's clock with the certificate's dates (`openssl x509 -noout -dates`)"
     } else if all.contains("certificate") || all.contains("unknownissuer") {
         "see whether certificate and root belong together (`openssl verify`); removing the certificate makes a new one"
@@ -43,10 +47,16 @@ pub fn advice(error: &ResourceError, found: &[String]) -> String {
         "put the missing file into the role's payload, or name one that is there"
     } else {
         match error {
-            ResourceError::Host(HostError::Deadline { .. }) => "see why it takes so long (load, disk, logs)",
+            ResourceError::Host(HostError::Deadline { .. }) => {
+                "see why it takes so long (load, disk, logs)"
+            }
             ResourceError::Host(HostError::Spawn { .. }) => "install the missing program",
-            ResourceError::Host(HostError::Service { .. }) => "see the log of the service that refused",
-            ResourceError::NotConverged { .. } if !found.is_empty() => "see the states and log lines above",
+            ResourceError::Host(HostError::Service { .. }) => {
+                "see the log of the service that refused"
+            }
+            ResourceError::NotConverged { .. } if !found.is_empty() => {
+                "see the states and log lines above"
+            }
             _ => "mend the cause that the message names",
         }
     };
@@ -93,9 +103,16 @@ pub(super) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<St
 }
 
 async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<String> {
-    let restarted =
-        if state.restarts > 0 { format!(", restarted {} times", state.restarts) } else { String::new() };
-    let how = if state.running { "runs".to_owned() } else { format!("exited with {}", state.exit_code) };
+    let restarted = if state.restarts > 0 {
+        format!(", restarted {} times", state.restarts)
+    } else {
+        String::new()
+    };
+    let how = if state.running {
+        "runs".to_owned()
+    } else {
+        format!("exited with {}", state.exit_code)
+    };
     let mut found = vec![format!("container {name} {how}{restarted}")];
     if let Ok(log) = host.container_log(&state.name, LOG_READ).await {
         found.extend(telling(&log).map(|line| format!("  {name}: {line}")));
@@ -108,12 +125,18 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
     let mut found = Vec::new();
     let all = host.containers(&of_pods()).await.unwrap_or_default();
     for name in names {
-        let mut of_name: Vec<&ContainerState> = all.iter().filter(|one| is_of_pod(one, pod, name)).collect();
+        let mut of_name: Vec<&ContainerState> =
+            all.iter().filter(|one| is_of_pod(one, pod, name)).collect();
         if of_name.iter().any(|one| one.running) {
             continue;
         }
         // The name ends in the number of the attempt.
-        of_name.sort_by_key(|one| one.name.rsplit('_').next().and_then(|n| n.parse::<u32>().ok()));
+        of_name.sort_by_key(|one| {
+            one.name
+                .rsplit('_')
+                .next()
+                .and_then(|n| n.parse::<u32>().ok())
+        });
         match of_name.last() {
             Some(last) => found.extend(container(host, last, name).await),
             None => found.push(format!("there is no container {name} of pod {pod}")),
@@ -124,7 +147,10 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
 
 /// The last lines of a log that say what is wrong; the last of all where none does.
 fn telling(log: &str) -> impl Iterator<Item = String> {
-    let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty() && !is_of_stack(line)).collect();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| !line.is_empty() && !is_of_stack(line))
+        .collect();
     let mut chosen: Vec<&str> = lines.iter().copied().filter(|line| tells(line)).collect();
     if chosen.is_empty() {
         chosen = lines;
@@ -134,7 +160,12 @@ fn telling(log: &str) -> impl Iterator<Item = String> {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
     };
-    chosen.split_off(from).into_iter().map(cut).collect::<Vec<_>>().into_iter()
+    chosen
+        .split_off(from)
+        .into_iter()
+        .map(cut)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 /// A line of the stack trace with which a program of Go ends. It may be hundreds of lines long, and the reason stands above it.
@@ -142,14 +173,20 @@ fn is_of_stack(line: &str) -> bool {
     line.starts_with(['\t', ' '])
         || line.starts_with("goroutine ")
         || line.starts_with("created by ")
-        || (line.ends_with(')') && ["(...)", "(0x", "({0x", "()"].iter().any(|sign| line.contains(sign)))
+        || (line.ends_with(')')
+            && ["(...)", "(0x", "({0x", "()"]
+                .iter()
+                .any(|sign| line.contains(sign)))
 }
 
 fn tells(line: &str) -> bool {
-    const SIGNS: [&str; 8] = ["error", "fatal", "panic", "fail", "refused", "denied", "no space", "in use"];
+    const SIGNS: [&str; 8] = [
+        "error", "fatal", "panic", "fail", "refused", "denied", "no space", "in use",
+    ];
     let mut start = line.chars();
     // Kubernetes' own form: severity and date, as in `E1120 10:04:01`.
-    let klog = start.next().is_some_and(|c| matches!(c, 'E' | 'F')) && start.take(4).all(|c| c.is_ascii_digit());
+    let klog = start.next().is_some_and(|c| matches!(c, 'E' | 'F'))
+        && start.take(4).all(|c| c.is_ascii_digit());
     let line = line.to_lowercase();
     klog || SIGNS.iter().any(|sign| line.contains(sign))
 }
@@ -161,10 +198,19 @@ mod tests {
     #[test]
     fn a_log_tells_its_cause_and_not_its_stack() {
         let log = "starting\npanic: mkdir: no space left on device\n\ngoroutine 1 [running]:\n\tmain.go:28 +0x17\nmain.main()\n";
-        assert_eq!(telling(log).collect::<Vec<_>>(), ["panic: mkdir: no space left on device"]);
+        assert_eq!(
+            telling(log).collect::<Vec<_>>(),
+            ["panic: mkdir: no space left on device"]
+        );
         let klog = "F1120 10:04:01 server.go:155] unknown flag: --x\nk8s.io/klog.Fatal(...)\nmain.run(0xc00, 0x1)\n";
-        assert_eq!(telling(klog).collect::<Vec<_>>(), ["F1120 10:04:01 server.go:155] unknown flag: --x"]);
+        assert_eq!(
+            telling(klog).collect::<Vec<_>>(),
+            ["F1120 10:04:01 server.go:155] unknown flag: --x"]
+        );
         assert_eq!(telling("one\ntwo\n").collect::<Vec<_>>(), ["one", "two"]);
-        assert!(telling(&format!("error {}", "x".repeat(1000))).all(|line| line.chars().count() == LINE + 1));
+        assert!(
+            telling(&format!("error {}", "x".repeat(1000)))
+                .all(|line| line.chars().count() == LINE + 1)
+        );
     }
 }

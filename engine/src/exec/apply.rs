@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::event::{Event, Outcome, Verb};
+use super::session::Session;
 use super::step::millis;
 use super::{Mode, Runner};
 use crate::plan::{Graph, PhaseName, PlannedPhase};
@@ -44,12 +45,21 @@ impl Runner<'_> {
         let mut totals = (0, 0);
         let fits = self.preflight(mode).await?;
         let outcome = if fits || mode == Mode::DryRun {
-            match (self.schedule(&phases, mode, &mut totals).await, mode) {
+            let session = match mode {
+                Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
+                Mode::DryRun => Session::simulated(),
+            };
+            let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
                 (Outcome::Converged, Mode::DryRun) if fits => Outcome::Predicted,
                 // All of it has been shown, yet an apply would not begin.
                 (Outcome::Converged, Mode::DryRun) => Outcome::Refused,
                 (outcome, _) => outcome,
+            };
+            if let Err(error) = session.end(outcome, totals).await {
+                // What was done is written down already; that it is over will be seen from the host.
+                tracing::warn!("could not {}", super::chain(&error).join(": "));
             }
+            outcome
         } else {
             Outcome::Refused
         };
@@ -66,7 +76,7 @@ impl Runner<'_> {
     async fn schedule(
         &self,
         phases: &[&PlannedPhase],
-        mode: Mode,
+        session: &Session<'_>,
         totals: &mut (usize, usize),
     ) -> Outcome {
         let graph = Graph::of(self.plan);
@@ -78,14 +88,14 @@ impl Runner<'_> {
         loop {
             if outcome == Outcome::Converged && !self.cancel.is_cancelled() {
                 waiting.retain(|phase| {
-                    let ready = graph
-                        .before(&phase.name)
-                        .is_none_or(|b| b.iter().all(|n| over.contains(n) || !selected.contains(n)));
+                    let ready = graph.before(&phase.name).is_none_or(|b| {
+                        b.iter().all(|n| over.contains(n) || !selected.contains(n))
+                    });
                     // A dry run goes one by one: effects must be seen in the plan's order.
-                    let alone = mode == Mode::Apply || running.is_empty();
+                    let alone = session.mode == Mode::Apply || running.is_empty();
                     if ready && alone {
                         let phase = *phase;
-                        running.push(async move { (phase, self.phase(phase, mode).await) });
+                        running.push(async move { (phase, self.phase(phase, session).await) });
                     }
                     !(ready && alone)
                 });

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Runner;
 use super::advice::chain;
 use super::event::Event;
 use super::step::{backoff, millis};
-use super::Runner;
 use crate::plan::{PhaseName, PlannedCheck, PlannedPhase, Span};
 use crate::resource::{ResourceError, ResourceResult};
 
@@ -48,7 +48,11 @@ impl PhaseHealth {
     /// The worst of its conditions; True without any.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.conditions.iter().map(|condition| condition.status).max().unwrap_or(Status::True)
+        self.conditions
+            .iter()
+            .map(|condition| condition.status)
+            .max()
+            .unwrap_or(Status::True)
     }
 }
 
@@ -127,7 +131,8 @@ impl Runner<'_> {
             }
             // The first looks come quickly: most things are up within a second.
             let pause = check.every.min(backoff(check.every / 5, attempt));
-            self.pause(pause.min(check.timeout.saturating_sub(waited))).await;
+            self.pause(pause.min(check.timeout.saturating_sub(waited)))
+                .await;
             attempt += 1;
         }
     }

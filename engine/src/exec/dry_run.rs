@@ -64,7 +64,11 @@ fn with_package(host: FakeHost, directory: &Path, name: &str) -> FakeHost {
     // Units and programs that these packages bring and that later steps rely on.
     let brings: &[&str] = match name {
         "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
-        "docker.io" => &["unit=docker.service", "unit=docker.socket", "program=/usr/sbin/dockerd"],
+        "docker.io" => &[
+            "unit=docker.service",
+            "unit=docker.socket",
+            "program=/usr/sbin/dockerd",
+        ],
         "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
         _ => &[],
     };

@@ -20,7 +20,10 @@ pub enum Verb {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the fields repeat from event to event and say what they are")]
+#[expect(
+    missing_docs,
+    reason = "the fields repeat from event to event and say what they are"
+)]
 pub enum Event {
     /// The run begins.
     RunStarted {
@@ -202,12 +205,18 @@ impl Recording {
     /// All events so far.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl EventSink for Recording {
     fn emit(&self, event: Event) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(event);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(event);
     }
 }

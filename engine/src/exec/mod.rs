@@ -13,6 +13,7 @@ mod phase;
 mod preflight;
 mod probe;
 mod selection;
+mod session;
 mod step;
 mod stop;
 

@@ -2,8 +2,10 @@
 
 use super::advice::{self, chain};
 use super::event::{Event, Failure, Outcome};
+use super::session::Session;
 use super::step::{Done, millis};
 use super::{Mode, Runner};
+use crate::ledger::LedgerError;
 use crate::plan::{PlannedPhase, Span};
 use crate::resource::{Receipt, ResourceError};
 
@@ -17,13 +19,17 @@ pub(super) struct PhaseResult {
 
 /// How a phase was cut short.
 enum Cut {
-    Failed { what: String, span: Span, error: ResourceError },
+    Failed {
+        what: String,
+        span: Span,
+        error: ResourceError,
+    },
     Interrupted,
 }
 
 impl Runner<'_> {
     /// Runs a phase to its end, whatever that is.
-    pub(super) async fn phase(&self, phase: &PlannedPhase, mode: Mode) -> PhaseResult {
+    pub(super) async fn phase(&self, phase: &PlannedPhase, session: &Session<'_>) -> PhaseResult {
         let started = self.host.elapsed();
         let name = &phase.name;
         if let Some(reason) = &phase.skipped {
@@ -47,7 +53,7 @@ impl Runner<'_> {
             changed: 0,
             unchanged: 0,
         };
-        let run = self.steps_and_checks(phase, mode, &mut receipt, &mut result);
+        let run = self.steps_and_checks(phase, session, &mut receipt, &mut result);
         let cut = match tokio::time::timeout(phase.timeout, run).await {
             Ok(Ok(())) => None,
             Ok(Err(cut)) => Some(cut),
@@ -80,19 +86,24 @@ impl Runner<'_> {
                     next: advice::advice(&error, &found),
                     found,
                 };
+                let noted = session.failed(phase, &failure).await;
                 self.events.emit(Event::PhaseFailed {
                     phase: name.clone(),
                     failure,
                 });
-                if mode == Mode::Apply {
-                    self.roll_back(phase, &receipt).await;
+                if session.mode == Mode::Apply {
+                    self.roll_back(phase, session, &receipt, noted.err()).await;
                 }
             }
         }
-        let predicted = mode == Mode::DryRun && result.outcome == Outcome::Converged;
+        let predicted = session.mode == Mode::DryRun && result.outcome == Outcome::Converged;
         self.events.emit(Event::PhaseFinished {
             phase: name.clone(),
-            outcome: if predicted { Outcome::Predicted } else { result.outcome },
+            outcome: if predicted {
+                Outcome::Predicted
+            } else {
+                result.outcome
+            },
             changed: result.changed,
             unchanged: result.unchanged,
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
@@ -103,16 +114,16 @@ impl Runner<'_> {
     async fn steps_and_checks(
         &self,
         phase: &PlannedPhase,
-        mode: Mode,
-        receipt: &mut Receipt,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
         result: &mut PhaseResult,
     ) -> Result<(), Cut> {
         for step in &phase.steps {
             if self.cancel.is_cancelled() {
                 return Err(Cut::Interrupted);
             }
-            let mut own = Receipt::default();
-            let done = self.step(&phase.name, step, mode, &mut own).await;
+            let mut own = session.receipt(&phase.name, step);
+            let done = self.step(&phase.name, step, session, &mut own).await;
             // What is to be kept outlives a rollback.
             if !step.policy.keep {
                 receipt.undos.append(&mut own.undos);
@@ -131,7 +142,7 @@ impl Runner<'_> {
             }
         }
         for check in &phase.checks {
-            if mode == Mode::DryRun {
+            if session.mode == Mode::DryRun {
                 self.events.emit(Event::CheckPlanned {
                     phase: phase.name.clone(),
                     check: check.name.clone(),
@@ -153,7 +164,13 @@ impl Runner<'_> {
     }
 
     /// Reverts what a failed phase did, in reverse, then runs its `on_rollback` steps.
-    async fn roll_back(&self, phase: &PlannedPhase, receipt: &Receipt) {
+    async fn roll_back(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+        receipt: &Receipt<'_>,
+        unwritten: Option<LedgerError>,
+    ) {
         let mut errors: Vec<String> = receipt
             .revert(self.host)
             .await
@@ -161,11 +178,24 @@ impl Runner<'_> {
             .map(|error| chain(error).join(": "))
             .collect();
         for step in &phase.on_rollback {
+            // A way back needs no way back of its own.
             let mut ignored = Receipt::default();
-            if let Err(error) = self.step(&phase.name, step, Mode::Apply, &mut ignored).await {
+            if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
                 errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
             }
         }
+        // What could not be taken back stays in the ledger, for a clean to try again.
+        let written = if errors.is_empty() {
+            session.reverted(phase).await.err()
+        } else {
+            None
+        };
+        errors.extend(
+            unwritten
+                .into_iter()
+                .chain(written)
+                .map(|error| chain(&error).join(": ")),
+        );
         self.events.emit(Event::PhaseRolledBack {
             phase: phase.name.clone(),
             reverted: receipt.undos.len(),

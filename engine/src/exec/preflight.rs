@@ -85,7 +85,9 @@ impl Runner<'_> {
     async fn read_record(&self) -> ResourceResult<Record> {
         let content = self.host.read(&record_path(), 1024 * 1024).await?;
         // A record that cannot be read is none: everything is evaluated again.
-        Ok(content.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default())
+        Ok(content
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default())
     }
 
     async fn write_record(&self, record: &Record) -> ResourceResult<()> {
@@ -93,8 +95,14 @@ impl Runner<'_> {
         for part in Path::new(STATE).iter().skip(1) {
             directory.push(part);
             if self.host.entry(&directory).await?.is_none() {
-                let mode = if directory == Path::new(STATE) { 0o700 } else { 0o755 };
-                self.host.create_directory(&directory, Attributes::root(mode)).await?;
+                let mode = if directory == Path::new(STATE) {
+                    0o700
+                } else {
+                    0o755
+                };
+                self.host
+                    .create_directory(&directory, Attributes::root(mode))
+                    .await?;
             }
         }
         let json = serde_json::to_vec_pretty(&Record {
@@ -102,7 +110,9 @@ impl Runner<'_> {
             met: record.met.clone(),
         })
         .expect("a set of texts is JSON");
-        self.host.write(&record_path(), &json, Attributes::root(0o600)).await?;
+        self.host
+            .write(&record_path(), &json, Attributes::root(0o600))
+            .await?;
         Ok(())
     }
 }

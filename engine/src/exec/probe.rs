@@ -45,7 +45,11 @@ impl Runner<'_> {
                 };
                 if response.status != 200 {
                     let body = response.body.lines().last().unwrap_or_default();
-                    return no(format!("{url} answers {}: {}", response.status, shortened(body)));
+                    return no(format!(
+                        "{url} answers {}: {}",
+                        response.status,
+                        shortened(body)
+                    ));
                 }
                 if !response.body.contains(expect.as_str()) {
                     return no(format!("{url} answers {}", shortened(&response.body)));
@@ -57,12 +61,24 @@ impl Runner<'_> {
                 Err(error) => no(super::advice::chain(&error).join(": ")),
             },
             Probe::Run { argv, expect } => {
-                let output = host.run(&CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE)).await?;
+                let output = host
+                    .run(&CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE))
+                    .await?;
                 if !output.success() {
-                    return no(format!("`{}` ended with {}: {}", argv.join(" "), output.status, shortened(output.stderr.trim())));
+                    return no(format!(
+                        "`{}` ended with {}: {}",
+                        argv.join(" "),
+                        output.status,
+                        shortened(output.stderr.trim())
+                    ));
                 }
-                Ok((!output.stdout.contains(expect.as_str()))
-                    .then(|| format!("`{}` says {}", argv.join(" "), shortened(output.stdout.trim()))))
+                Ok((!output.stdout.contains(expect.as_str())).then(|| {
+                    format!(
+                        "`{}` says {}",
+                        argv.join(" "),
+                        shortened(output.stdout.trim())
+                    )
+                }))
             }
             Probe::FileExists(path) => Ok(match host.read(path, 1 << 20).await {
                 Ok(Some(content)) if !content.is_empty() => None,
@@ -73,14 +89,16 @@ impl Runner<'_> {
             }),
             Probe::ServiceActive(unit) => {
                 let state = host.unit(unit).await?;
-                Ok((!state.is_active()).then(|| format!("{unit} is {} ({})", state.active, state.sub)))
+                Ok((!state.is_active())
+                    .then(|| format!("{unit} is {} ({})", state.active, state.sub)))
             }
             Probe::ContainerRunning(name) => Ok(match host.container(name).await? {
                 None => Some(format!("there is no container {name}")),
                 Some(state) if state.paused => Some(format!("container {name} is paused")),
-                Some(state) if !state.running => {
-                    Some(format!("container {name} has exited with {}", state.exit_code))
-                }
+                Some(state) if !state.running => Some(format!(
+                    "container {name} has exited with {}",
+                    state.exit_code
+                )),
                 Some(_) => None,
             }),
             Probe::ContainerEngine => Ok(match host.container_engine().await {
@@ -95,9 +113,33 @@ impl Runner<'_> {
                 Ok(match host.node(&access, node).await? {
                     None => Some(format!("there is no node {node}")),
                     Some(state) if state.ready == Some(true) => None,
-                    Some(state) if state.ready_message.is_empty() => Some(format!("node {node} is not Ready")),
-                    Some(state) => Some(format!("node {node} is not Ready: {}", state.ready_message)),
+                    Some(state) if state.ready_message.is_empty() => {
+                        Some(format!("node {node} is not Ready"))
+                    }
+                    Some(state) => {
+                        Some(format!("node {node} is not Ready: {}", state.ready_message))
+                    }
                 })
+            }
+            Probe::ObjectExists { object, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                let there = host.object_exists(&access, object).await?;
+                let text = |pointer: &str| {
+                    object
+                        .pointer(pointer)
+                        .and_then(|v| v.as_str())
+                        .unwrap_or_default()
+                };
+                Ok((!there).then(|| {
+                    let (kind, namespace, name) = (
+                        text("/kind"),
+                        text("/metadata/namespace"),
+                        text("/metadata/name"),
+                    );
+                    format!("there is no {kind} {namespace}/{name}")
+                }))
             }
             Probe::LinkUp(name) => Ok(match host.link(name).await? {
                 None => Some(format!("there is no interface {name}")),
@@ -105,7 +147,9 @@ impl Runner<'_> {
                 Some(_) => None,
             }),
             Probe::AddressHeld(address) => {
-                let output = host.run(&CommandSpec::new(["ip", "-o", "address", "show"]).timeout(PATIENCE)).await?;
+                let output = host
+                    .run(&CommandSpec::new(["ip", "-o", "address", "show"]).timeout(PATIENCE))
+                    .await?;
                 let held = output.stdout.split_whitespace().any(|word| {
                     word.split('/').next().and_then(|a| a.parse().ok()) == Some(*address)
                 });
@@ -129,7 +173,10 @@ impl Runner<'_> {
                 }
                 if survey.cut_short {
                     return Err(ResourceError::Missing {
-                        what: format!("read every certificate in {}: there are too many", directory.display()),
+                        what: format!(
+                            "read every certificate in {}: there are too many",
+                            directory.display()
+                        ),
                     });
                 }
                 Ok((survey.certificates.is_empty())
@@ -142,7 +189,9 @@ impl Runner<'_> {
     async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {
         let all = self.host.containers(&of_pods()).await?;
         for name in names {
-            let running = all.iter().any(|container| container.running && is_of_pod(container, pod, name));
+            let running = all
+                .iter()
+                .any(|container| container.running && is_of_pod(container, pod, name));
             if !running {
                 return Ok(Some(format!("container {name} of pod {pod} does not run")));
             }
@@ -152,7 +201,11 @@ impl Runner<'_> {
 
     /// No step of the phase would change anything. Commands are left out: asking them may run something.
     async fn as_planned(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
-        for step in phase.steps.iter().filter(|step| step.spec.kind() != "command") {
+        for step in phase
+            .steps
+            .iter()
+            .filter(|step| step.spec.kind() != "command")
+        {
             let cx = Context {
                 host: self.host,
                 outputs: &self.outputs,
@@ -160,7 +213,11 @@ impl Runner<'_> {
                 absent: step.policy.absent,
             };
             if let Some(change) = step.spec.pending(&cx).await? {
-                let fields: Vec<&str> = change.differences.iter().map(|d| d.field.as_str()).collect();
+                let fields: Vec<&str> = change
+                    .differences
+                    .iter()
+                    .map(|d| d.field.as_str())
+                    .collect();
                 return Ok(Some(format!(
                     "{} {} would be {} ({})",
                     step.spec.kind(),
@@ -181,8 +238,14 @@ pub(super) fn of_pods() -> BTreeMap<String, String> {
 
 /// Whether this is the container of that name in that pod. A static pod's own name ends in the node's.
 pub(super) fn is_of_pod(container: &ContainerState, pod: &str, name: &str) -> bool {
-    container.labels.get(CONTAINER_NAME).is_some_and(|label| label == name)
-        && container.labels.get(POD_NAME).is_some_and(|p| p == pod || p.starts_with(&format!("{pod}-")))
+    container
+        .labels
+        .get(CONTAINER_NAME)
+        .is_some_and(|label| label == name)
+        && container
+            .labels
+            .get(POD_NAME)
+            .is_some_and(|p| p == pod || p.starts_with(&format!("{pod}-")))
 }
 
 /// The start of a text, on one line.

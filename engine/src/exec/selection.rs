@@ -64,15 +64,21 @@ impl Selection {
     #[must_use]
     pub fn phases<'a>(&self, plan: &'a Plan) -> Vec<&'a PlannedPhase> {
         let place = |name: &Option<String>| {
-            name.as_ref().and_then(|n| plan.phases.iter().position(|p| p.name.as_str() == n))
+            name.as_ref()
+                .and_then(|n| plan.phases.iter().position(|p| p.name.as_str() == n))
         };
-        let (from, to) = (place(&self.from).unwrap_or(0), place(&self.to).unwrap_or(usize::MAX));
+        let (from, to) = (
+            place(&self.from).unwrap_or(0),
+            place(&self.to).unwrap_or(usize::MAX),
+        );
         plan.phases
             .iter()
             .enumerate()
             .filter(|(i, _)| *i >= from && *i <= to)
             .map(|(_, phase)| phase)
-            .filter(|phase| self.only.is_empty() || self.only.iter().any(|n| n == phase.name.as_str()))
+            .filter(|phase| {
+                self.only.is_empty() || self.only.iter().any(|n| n == phase.name.as_str())
+            })
             .collect()
     }
 

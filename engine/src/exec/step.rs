@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::event::Event;
+use super::event::{Event, EventSink};
+use super::session::Session;
 use super::{Mode, Runner};
 use crate::plan::{PhaseName, PlannedStep};
 use crate::resource::{
@@ -38,15 +39,15 @@ impl Runner<'_> {
         &self,
         phase: &PhaseName,
         step: &PlannedStep,
-        mode: Mode,
-        receipt: &mut Receipt,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<Done> {
         let started = self.host.elapsed();
         let mut told = None;
         let mut attempt = 1;
         let mut last = String::new();
         loop {
-            let one = self.bounded(phase, step, mode, receipt, &mut told).await;
+            let one = self.bounded(phase, step, session, receipt, &mut told).await;
             let error = match one {
                 Ok(Try::Unchanged(outputs)) => {
                     self.outputs.set(&step.id, outputs);
@@ -66,14 +67,18 @@ impl Runner<'_> {
                 }
                 Err(error) => error,
             };
-            if mode == Mode::DryRun && told.is_some() {
+            if session.mode == Mode::DryRun && told.is_some() {
                 // What would happen has been told; how it ends cannot be simulated here.
                 break;
             }
-            if mode == Mode::DryRun {
+            if session.mode == Mode::DryRun {
                 // How it stands cannot be simulated here either, for want of what would serve it.
                 let reason = super::advice::chain(&error).join(": ");
-                let change = Change::new(Action::Change).with("state", "", format!("known after apply ({reason})"));
+                let change = Change::new(Action::Change).with(
+                    "state",
+                    "",
+                    format!("known after apply ({reason})"),
+                );
                 self.events.emit(Event::StepChanging {
                     phase: phase.clone(),
                     step: step.id.clone(),
@@ -112,12 +117,14 @@ impl Runner<'_> {
         &self,
         phase: &PhaseName,
         step: &PlannedStep,
-        mode: Mode,
-        receipt: &mut Receipt,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
         told: &mut Option<Change>,
     ) -> ResourceResult<Try> {
         let timeout = step.policy.timeout;
-        match tokio::time::timeout(timeout, self.try_step(phase, step, mode, receipt, told)).await {
+        match tokio::time::timeout(timeout, self.try_step(phase, step, session, receipt, told))
+            .await
+        {
             Ok(result) => result,
             Err(_) => Err(ResourceError::Host(crate::host::HostError::Deadline {
                 action: format!("{} {}", step.spec.kind(), step.spec.label()),
@@ -130,24 +137,18 @@ impl Runner<'_> {
         &self,
         phase: &PhaseName,
         step: &PlannedStep,
-        mode: Mode,
-        receipt: &mut Receipt,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
         told: &mut Option<Change>,
     ) -> ResourceResult<Try> {
-        let tell = |change: &Change| {
-            if told.as_ref() != Some(change) && told.is_none() {
-                self.events.emit(Event::StepChanging {
-                    phase: phase.clone(),
-                    step: step.id.clone(),
-                    span: step.span.clone(),
-                    change: change.clone(),
-                });
-                *told = Some(change.clone());
-            }
-        };
         let cx = self.context(step.policy.absent);
-        let verify = mode == Mode::Apply;
-        with_resource!(&step.spec, resource => drive(resource, &cx, receipt, tell, verify).await)
+        let about = About {
+            events: self.events,
+            session,
+            phase,
+            step,
+        };
+        with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, told).await)
     }
 
     /// Waits, unless the run is asked to end.
@@ -159,32 +160,71 @@ impl Runner<'_> {
     }
 }
 
+/// What a step's verbs tell others about.
+struct About<'a> {
+    events: &'a dyn EventSink,
+    session: &'a Session<'a>,
+    phase: &'a PhaseName,
+    step: &'a PlannedStep,
+}
+
+impl About<'_> {
+    /// Tells of a change that is about to happen, once per step, and writes the intent down.
+    async fn intend(&self, change: &Change, told: &mut Option<Change>) -> ResourceResult<()> {
+        if told.is_none() {
+            self.events.emit(Event::StepChanging {
+                phase: self.phase.clone(),
+                step: self.step.id.clone(),
+                span: self.step.span.clone(),
+                change: change.clone(),
+            });
+            *told = Some(change.clone());
+        }
+        Ok(self.session.intent(self.phase, self.step, change).await?)
+    }
+}
+
 /// The verbs of a resource in their order.
 async fn drive<R: Resource>(
     resource: &R,
     cx: &Context<'_>,
-    receipt: &mut Receipt,
-    mut tell: impl FnMut(&Change),
-    verify: bool,
+    receipt: &mut Receipt<'_>,
+    about: &About<'_>,
+    told: &mut Option<Change>,
 ) -> ResourceResult<Try> {
     let observed = resource.observe(cx).await?;
     let Some(change) = resource.diff(&observed) else {
         return Ok(Try::Unchanged(resource.outputs(&observed)));
     };
-    tell(&change);
+    about.intend(&change, told).await?;
     resource.converge(&observed, &change, cx, receipt).await?;
     // Look again: a step is done when it is seen to be, not when nobody complained.
     let observed = resource.observe(cx).await?;
-    if verify && let Some(left) = resource.diff(&observed) && left.action != Action::Run {
+    if about.session.mode == Mode::Apply
+        && let Some(left) = resource.diff(&observed)
+        && left.action != Action::Run
+    {
         let fields: Vec<String> = left
             .differences
             .iter()
-            .map(|d| format!("{} is {}, not {}", d.field, or_nothing(&d.before), or_nothing(&d.after)))
+            .map(|d| {
+                format!(
+                    "{} is {}, not {}",
+                    d.field,
+                    or_nothing(&d.before),
+                    or_nothing(&d.after)
+                )
+            })
             .collect();
         return Err(ResourceError::NotConverged {
-            what: format!("keep {} as it was made: {}", resource.label(), fields.join("; ")),
+            what: format!(
+                "keep {} as it was made: {}",
+                resource.label(),
+                fields.join("; ")
+            ),
         });
     }
+    about.session.converged(about.phase, about.step).await?;
     Ok(Try::Changed(resource.outputs(&observed)))
 }
 

@@ -1,16 +1,21 @@
 //! Stop: quiesce what runs, leave files. Phases in reverse order, best effort, errors collected.
 
+use super::Runner;
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
+use super::session::Session;
 use super::step::{Done, millis};
-use super::{Mode, Runner};
 use crate::plan::PlannedPhase;
-use crate::resource::{Context, Receipt};
+use crate::resource::{Context, Receipt, ResourceResult};
 
 impl Runner<'_> {
     /// Ends everything that the selected phases run. One failure never keeps the rest from being stopped; the
     /// outcome is `Failed` if there was one.
-    pub async fn stop(&self) -> Outcome {
+    ///
+    /// # Errors
+    /// The run could not be written down; nothing was stopped then.
+    pub async fn stop(&self) -> ResourceResult<Outcome> {
+        let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         let started = self.host.elapsed();
         let mut phases = self.selection.phases(self.plan);
         phases.reverse();
@@ -33,9 +38,13 @@ impl Runner<'_> {
                 phase: phase.name.clone(),
                 about: phase.about.clone(),
             });
-            let (ended, failed) = self.stop_phase(phase).await;
+            let (ended, failed) = self.stop_phase(phase, &session).await;
             stopped += ended;
-            let one = if failed { Outcome::Failed } else { Outcome::Stopped };
+            let one = if failed {
+                Outcome::Failed
+            } else {
+                Outcome::Stopped
+            };
             if failed {
                 outcome = Outcome::Failed;
             }
@@ -53,11 +62,12 @@ impl Runner<'_> {
             unchanged: 0,
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
-        outcome
+        session.end(outcome, (stopped, 0)).await?;
+        Ok(outcome)
     }
 
     /// Steps in reverse, then what the script adds.
-    async fn stop_phase(&self, phase: &PlannedPhase) -> (usize, bool) {
+    async fn stop_phase(&self, phase: &PlannedPhase, session: &Session<'_>) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
         for step in phase.steps.iter().rev() {
@@ -79,7 +89,10 @@ impl Runner<'_> {
                 }
                 Ok(Ok(false)) => continue,
                 Ok(Err(error)) => chain(&error).join(": "),
-                Err(_) => format!("no end within {}", humantime::format_duration(step.policy.timeout)),
+                Err(_) => format!(
+                    "no end within {}",
+                    humantime::format_duration(step.policy.timeout)
+                ),
             };
             failed = true;
             self.events.emit(Event::StopFailed {
@@ -90,7 +103,7 @@ impl Runner<'_> {
         }
         for step in &phase.on_stop {
             let mut receipt = Receipt::default();
-            match self.step(&phase.name, step, Mode::Apply, &mut receipt).await {
+            match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => ended += 1,
                 Ok(Done::Unchanged) => {}
                 Err(error) => {

@@ -11,7 +11,10 @@ mod error;
 pub mod fake;
 mod files;
 mod kernel;
-#[expect(clippy::disallowed_methods, reason = "this is the door that everything else has to use")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the door that everything else has to use"
+)]
 pub mod live;
 mod network;
 mod packages;
@@ -19,7 +22,9 @@ mod processes;
 mod services;
 
 pub use cluster::{Cluster, ClusterAccess, ClusterNode, Taint};
-pub use containers::{ContainerConfig, ContainerState, Containers, ImageState, Mount, RestartPolicy};
+pub use containers::{
+    ContainerConfig, ContainerState, Containers, ImageState, Mount, RestartPolicy,
+};
 pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space};
 pub use kernel::Kernel;

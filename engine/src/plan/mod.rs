@@ -225,6 +225,13 @@ pub enum Probe {
         /// Kubeconfig to ask with.
         kubeconfig: PathBuf,
     },
+    /// An object is in the cluster.
+    ObjectExists {
+        /// Enough of it to find it: apiVersion, kind, metadata.
+        object: serde_json::Value,
+        /// Kubeconfig to ask with.
+        kubeconfig: PathBuf,
+    },
     /// A link is up.
     LinkUp(String),
     /// An address is on some link of this host.
@@ -247,11 +254,16 @@ mod duration_text {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*value))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map_err(serde::de::Error::custom)
     }

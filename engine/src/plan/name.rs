@@ -30,7 +30,9 @@ impl FromStr for PhaseName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let fits = !text.is_empty()
             && text.len() <= 63
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !text.starts_with('-')
             && !text.ends_with('-');
         if fits {
@@ -144,10 +146,16 @@ impl<'de> Deserialize<'de> for Span {
         let text = String::deserialize(deserializer)?;
         let mut parts = text.rsplitn(3, ':');
         let (last, middle, first) = (parts.next(), parts.next(), parts.next());
-        Ok(match (first, middle.and_then(|m| m.parse().ok()), last.and_then(|l| l.parse().ok())) {
-            (Some(file), Some(line), Some(column)) => Self::new(file, line, column),
-            _ => Self::file(text.as_str()),
-        })
+        Ok(
+            match (
+                first,
+                middle.and_then(|m| m.parse().ok()),
+                last.and_then(|l| l.parse().ok()),
+            ) {
+                (Some(file), Some(line), Some(column)) => Self::new(file, line, column),
+                _ => Self::file(text.as_str()),
+            },
+        )
     }
 }
 
@@ -168,6 +176,9 @@ mod tests {
         let span = Span::new("phases/etcd.rhai", 22, 5);
         let text = serde_json::to_string(&span).expect("a span is a string");
         assert_eq!(text, "\"phases/etcd.rhai:22:5\"");
-        assert_eq!(serde_json::from_str::<Span>(&text).expect("it parses"), span);
+        assert_eq!(
+            serde_json::from_str::<Span>(&text).expect("it parses"),
+            span
+        );
     }
 }

@@ -37,7 +37,10 @@ impl Graph {
     /// Adds a phase, after those added before it where nothing else decides.
     pub fn add(&mut self, name: &PhaseName, requires: &[PhaseName], after: &[PhaseName]) {
         self.names.push(name.clone());
-        self.requires.entry(name.clone()).or_default().extend(requires.iter().cloned());
+        self.requires
+            .entry(name.clone())
+            .or_default()
+            .extend(requires.iter().cloned());
         self.before
             .entry(name.clone())
             .or_default()
@@ -83,20 +86,38 @@ impl Graph {
         if !missing.is_empty() {
             return Err(missing);
         }
-        let mut done: BTreeSet<&PhaseName> = BTreeSet::new();
+        let place: BTreeMap<&PhaseName, usize> = self
+            .names
+            .iter()
+            .enumerate()
+            .map(|(place, name)| (name, place))
+            .collect();
+        let mut missing_before: Vec<usize> = Vec::with_capacity(self.names.len());
+        let mut behind: Vec<Vec<usize>> = vec![Vec::new(); self.names.len()];
+        for (at, name) in self.names.iter().enumerate() {
+            let before = self.before[name]
+                .iter()
+                .filter_map(|before| place.get(before));
+            missing_before.push(before.clone().count());
+            before.for_each(|before| behind[*before].push(at));
+        }
+        // Of those that may come next, the one that the role names first.
+        let mut ready: BTreeSet<usize> = (0..self.names.len())
+            .filter(|at| missing_before[*at] == 0)
+            .collect();
         let mut order = Vec::with_capacity(self.names.len());
-        while order.len() < self.names.len() {
-            let next = self.names.iter().find(|name| {
-                !done.contains(name)
-                    && self.before[*name].iter().all(|b| done.contains(b) || !known.contains(b))
-            });
-            match next {
-                Some(name) => {
-                    done.insert(name);
-                    order.push(name.clone());
+        while let Some(at) = ready.pop_first() {
+            order.push(self.names[at].clone());
+            for next in &behind[at] {
+                missing_before[*next] -= 1;
+                if missing_before[*next] == 0 {
+                    ready.insert(*next);
                 }
-                None => return Err(vec![OrderError::Cycle(self.cycle(&done))]),
             }
+        }
+        if order.len() < self.names.len() {
+            let done: BTreeSet<&PhaseName> = order.iter().collect();
+            return Err(vec![OrderError::Cycle(self.cycle(&done))]);
         }
         Ok(order)
     }
@@ -143,7 +164,12 @@ impl Graph {
     #[must_use]
     pub fn requirements(&self, name: &PhaseName) -> BTreeSet<PhaseName> {
         self.closure(name, |at| {
-            self.requires.get(at).into_iter().flatten().cloned().collect()
+            self.requires
+                .get(at)
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect()
         })
     }
 
@@ -182,7 +208,11 @@ mod tests {
 
     fn order(graph: &Graph) -> String {
         let names = graph.ordered().expect("it can be ordered");
-        names.iter().map(PhaseName::as_str).collect::<Vec<_>>().join(" ")
+        names
+            .iter()
+            .map(PhaseName::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -197,7 +227,9 @@ mod tests {
 
     #[test]
     fn a_missing_requirement_is_named() {
-        let errors = graph(&[("etcd", &["docker"], &[])]).ordered().expect_err("docker is missing");
+        let errors = graph(&[("etcd", &["docker"], &[])])
+            .ordered()
+            .expect_err("docker is missing");
         assert_eq!(
             errors[0].to_string(),
             "phase `etcd` requires `docker`, which this role does not have"
@@ -209,7 +241,10 @@ mod tests {
         let errors = graph(&[("a", &["c"], &[]), ("b", &["a"], &[]), ("c", &[], &["b"])])
             .ordered()
             .expect_err("they wait for each other");
-        assert_eq!(errors[0].to_string(), "phases wait for each other: b → c → a → b");
+        assert_eq!(
+            errors[0].to_string(),
+            "phases wait for each other: b → c → a → b"
+        );
     }
 
     #[test]
@@ -221,6 +256,9 @@ mod tests {
             ("backup", &[], &["etcd"]),
         ]);
         let names = graph.dependents(&name("docker"));
-        assert_eq!(names.into_iter().collect::<Vec<_>>(), [name("api"), name("etcd")]);
+        assert_eq!(
+            names.into_iter().collect::<Vec<_>>(),
+            [name("api"), name("etcd")]
+        );
     }
 }

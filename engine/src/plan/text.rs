@@ -92,7 +92,9 @@ pub fn render(
     let compiled = environment
         .template_from_named_str(template, source)
         .map_err(|error| fail(&error))?;
-    compiled.render(minijinja::value::Serde(vars)).map_err(|error| fail(&error))
+    compiled
+        .render(minijinja::value::Serde(vars))
+        .map_err(|error| fail(&error))
 }
 
 /// Names a template uses that its author has to supply.
@@ -134,7 +136,9 @@ fn environment() -> minijinja::Environment<'static> {
 
 fn describe(error: &minijinja::Error) -> String {
     let mut text = match (error.kind(), error.detail()) {
-        (minijinja::ErrorKind::UndefinedError, None) => "a variable or field that this line uses is not there".to_owned(),
+        (minijinja::ErrorKind::UndefinedError, None) => {
+            "a variable or field that this line uses is not there".to_owned()
+        }
         (kind, None) => kind.to_string(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
     };
@@ -153,14 +157,19 @@ mod tests {
 
     #[test]
     fn an_unknown_variable_is_an_error_with_its_line() {
-        let error = render("etcd/etcd.env.tmpl", "A=1\nB={{ nme }}\n", &serde_json::json!({"name": "x"}))
-            .expect_err("nme is not given");
+        let error = render(
+            "etcd/etcd.env.tmpl",
+            "A=1\nB={{ nme }}\n",
+            &serde_json::json!({"name": "x"}),
+        )
+        .expect_err("nme is not given");
         assert_eq!(error.place.to_string(), "etcd/etcd.env.tmpl:2");
     }
 
     #[test]
     fn variables_are_listed() {
-        let names = variables("t", "{% for p in peers %}{{ p }} {{ port }}{% endfor %}").expect("it parses");
+        let names = variables("t", "{% for p in peers %}{{ p }} {{ port }}{% endfor %}")
+            .expect("it parses");
         assert_eq!(names.into_iter().collect::<Vec<_>>(), ["peers", "port"]);
     }
 }

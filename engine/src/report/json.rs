@@ -24,7 +24,10 @@ impl<W: Write + Send> JsonReport<W> {
 
 impl<W: Write + Send> EventSink for JsonReport<W> {
     fn emit(&self, event: Event) {
-        let mut out = self.out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut out = self
+            .out
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for event in self.order.take(event) {
             let line = serde_json::to_string(&event).expect("an event is JSON");
             // A reader that went away is no reason to stop bringing up a host.

@@ -1,10 +1,12 @@
 //! What people and programs read: made from events, plans and conditions, and from nothing else.
 
+mod history;
 mod json;
 mod plan;
 mod progress;
 mod text;
 
+pub use history::{history, run_in_full, why};
 pub use json::JsonReport;
 pub use plan::{phases, plan};
 pub use progress::ProgressReport;
@@ -32,7 +34,10 @@ struct State {
 impl InOrder {
     /// Takes an event and returns those that may go out now.
     pub fn take(&self, event: Event) -> Vec<Event> {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Event::RunStarted { phases, .. } = &event {
             state.order.clone_from(phases);
         }
@@ -48,7 +53,10 @@ impl InOrder {
         let Some(phase) = event.phase().cloned() else {
             return vec![event];
         };
-        let ends = matches!(event, Event::PhaseFinished { .. } | Event::PhaseSkipped { .. });
+        let ends = matches!(
+            event,
+            Event::PhaseFinished { .. } | Event::PhaseSkipped { .. }
+        );
         state.held.entry(phase.clone()).or_default().push(event);
         if ends {
             state.over.push(phase);

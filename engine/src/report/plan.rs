@@ -11,8 +11,18 @@ use crate::plan::{Plan, PlannedPhase, PlannedStep};
 pub fn phases(plan: &Plan) -> String {
     let mut text = String::new();
     for (number, phase) in plan.phases.iter().enumerate() {
-        let skipped = phase.skipped.as_ref().map(|_| " (skipped on this host)").unwrap_or_default();
-        let _ = writeln!(text, "{:>3}  {:<18} {}{skipped}", number + 1, phase.name, phase.about);
+        let skipped = phase
+            .skipped
+            .as_ref()
+            .map(|_| " (skipped on this host)")
+            .unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "{:>3}  {:<18} {}{skipped}",
+            number + 1,
+            phase.name,
+            phase.about
+        );
     }
     text
 }
@@ -27,7 +37,11 @@ pub fn plan(phase: &PlannedPhase) -> String {
         return text;
     }
     let list = |names: &[crate::plan::PhaseName]| {
-        names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+        names
+            .iter()
+            .map(|name| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     if !phase.requires.is_empty() {
         let _ = writeln!(text, "  requires {}", list(&phase.requires));
@@ -36,9 +50,17 @@ pub fn plan(phase: &PlannedPhase) -> String {
         let _ = writeln!(text, "  after {}", list(&phase.after));
     }
     for requirement in &phase.requirements {
-        let _ = writeln!(text, "  require {}  ({})", requirement.name, requirement.span);
+        let _ = writeln!(
+            text,
+            "  require {}  ({})",
+            requirement.name, requirement.span
+        );
     }
-    for (lane, steps) in [("", &phase.steps), ("on stop: ", &phase.on_stop), ("on rollback: ", &phase.on_rollback)] {
+    for (lane, steps) in [
+        ("", &phase.steps),
+        ("on stop: ", &phase.on_stop),
+        ("on rollback: ", &phase.on_rollback),
+    ] {
         for step in steps {
             text.push_str(&one(lane, step));
         }
@@ -47,7 +69,9 @@ pub fn plan(phase: &PlannedPhase) -> String {
         let probe = serde_json::to_value(&check.probe).expect("a probe is JSON");
         let _ = writeln!(text, "  check {}  ({})", check.name, check.span);
         match &probe {
-            Json::Object(fields) => fields.iter().for_each(|(name, value)| text.push_str(&field(name, value))),
+            Json::Object(fields) => fields
+                .iter()
+                .for_each(|(name, value)| text.push_str(&field(name, value))),
             name => text.push_str(&format!("      {}\n", inline(name))),
         }
     }
@@ -90,7 +114,11 @@ fn field(name: &str, value: &Json) -> String {
     if let Some(mode) = value.pointer("/mode").and_then(Json::as_u64) {
         let owner = |id: &str| value[id].as_u64().unwrap_or_default();
         let (uid, gid) = (owner("uid"), owner("gid"));
-        let owner = if (uid, gid) == (0, 0) { String::new() } else { format!(", owner {uid}:{gid}") };
+        let owner = if (uid, gid) == (0, 0) {
+            String::new()
+        } else {
+            format!(", owner {uid}:{gid}")
+        };
         return format!("      mode: {mode:04o}{owner}\n");
     }
     if let Some(text) = value.pointer("/text/known").and_then(Json::as_str) {
@@ -109,7 +137,11 @@ fn field(name: &str, value: &Json) -> String {
         Json::Object(fields) => {
             let mut text = format!("      {name}:\n");
             for (key, value) in fields {
-                let _ = writeln!(text, "        {}", format!("{key}: {}", inline(value)).trim_end());
+                let _ = writeln!(
+                    text,
+                    "        {}",
+                    format!("{key}: {}", inline(value)).trim_end()
+                );
             }
             text
         }
@@ -145,7 +177,10 @@ fn simplified(value: &Json) -> Json {
                     _ => {}
                 }
             }
-            fields.iter().map(|(name, field)| (name.clone(), simplified(field))).collect()
+            fields
+                .iter()
+                .map(|(name, field)| (name.clone(), simplified(field)))
+                .collect()
         }
         other => other.clone(),
     }

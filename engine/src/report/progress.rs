@@ -34,10 +34,14 @@ impl ProgressReport {
         let Some(phase) = event.phase() else {
             return;
         };
-        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut running = self
+            .running
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let bar = running.entry(phase.clone()).or_insert_with(|| {
-            let style = ProgressStyle::with_template("  {spinner} {prefix:<18} {elapsed:>4} {wide_msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style =
+                ProgressStyle::with_template("  {spinner} {prefix:<18} {elapsed:>4} {wide_msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
             bar.set_prefix(phase.to_string());
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -46,7 +50,9 @@ impl ProgressReport {
         match event {
             Event::StepChanging { step, .. } => bar.set_message(step.as_str().to_owned()),
             Event::StepRetried { error, .. } => bar.set_message(error.clone()),
-            Event::CheckWaiting { check, reason, .. } => bar.set_message(format!("waiting: {check}: {reason}")),
+            Event::CheckWaiting { check, reason, .. } => {
+                bar.set_message(format!("waiting: {check}: {reason}"))
+            }
             Event::PhaseFinished { .. } | Event::PhaseSkipped { .. } => {
                 bar.finish_and_clear();
                 running.remove(phase);

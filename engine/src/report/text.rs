@@ -42,7 +42,10 @@ impl<W: Write + Send> TextReport<W> {
 
 impl<W: Write + Send> EventSink for TextReport<W> {
     fn emit(&self, event: Event) {
-        let mut out = self.out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut out = self
+            .out
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for event in self.order.take(event) {
             // A reader that went away is no reason to stop bringing up a host.
             let _ = out.write_all(render(&event, self.detail).as_bytes());
@@ -56,19 +59,36 @@ impl<W: Write + Send> EventSink for TextReport<W> {
 pub fn render(event: &Event, detail: Detail) -> String {
     let mut text = String::new();
     let time = |milliseconds: &u64| {
-        if detail.times { format!("  {}", seconds(*milliseconds)) } else { String::new() }
+        if detail.times {
+            format!("  {}", seconds(*milliseconds))
+        } else {
+            String::new()
+        }
     };
     let _ = match event {
-        Event::RunStarted { verb, role, host, digest, phases } => {
+        Event::RunStarted {
+            verb,
+            role,
+            host,
+            digest,
+            phases,
+        } => {
             let what = match verb {
                 Verb::Apply => "apply",
                 Verb::DryRun => "dry run of",
                 Verb::Stop => "stop",
             };
-            writeln!(text, "{what} {role} on {host}: {} phases, plan {}", phases.len(), &digest[..12])
+            writeln!(
+                text,
+                "{what} {role} on {host}: {} phases, plan {}",
+                phases.len(),
+                &digest[..12]
+            )
         }
         Event::PreflightPassed { evaluated: 0 } => Ok(()),
-        Event::PreflightPassed { evaluated } => writeln!(text, "preconditions: all {evaluated} hold"),
+        Event::PreflightPassed { evaluated } => {
+            writeln!(text, "preconditions: all {evaluated} hold")
+        }
         Event::PreflightFailed { problems } => {
             let _ = writeln!(text, "preconditions that do not hold ({}):", problems.len());
             for problem in problems {
@@ -80,20 +100,40 @@ pub fn render(event: &Event, detail: Detail) -> String {
         }
         Event::PhaseStarted { phase, about } => writeln!(text, "{phase}: {about}"),
         Event::PhaseSkipped { phase, reason } => writeln!(text, "{phase}: skipped, {reason}"),
-        Event::StepUnchanged { step, .. } if detail.unchanged => writeln!(text, "    {}", short(step)),
+        Event::StepUnchanged { step, .. } if detail.unchanged => {
+            writeln!(text, "    {}", short(step))
+        }
         Event::StepUnchanged { .. } | Event::CheckWaiting { .. } => Ok(()),
-        Event::StepChanging { step, span, change, .. } => {
+        Event::StepChanging {
+            step, span, change, ..
+        } => {
             text.push_str(&changing(step, &span.to_string(), change, detail));
             Ok(())
         }
-        Event::StepChanged { step, milliseconds, .. } if detail.times && *milliseconds >= 1000 => {
+        Event::StepChanged {
+            step, milliseconds, ..
+        } if detail.times && *milliseconds >= 1000 => {
             writeln!(text, "    {} took {}", short(step), seconds(*milliseconds))
         }
         Event::StepChanged { .. } => Ok(()),
-        Event::StepRetried { step, attempt, tries, error, .. } => {
-            writeln!(text, "    {} again ({attempt} of {tries} tries): {error}", short(step))
+        Event::StepRetried {
+            step,
+            attempt,
+            tries,
+            error,
+            ..
+        } => {
+            writeln!(
+                text,
+                "    {} again ({attempt} of {tries} tries): {error}",
+                short(step)
+            )
         }
-        Event::CheckPassed { check, milliseconds, .. } => {
+        Event::CheckPassed {
+            check,
+            milliseconds,
+            ..
+        } => {
             writeln!(text, "  ✓ {check}{}", time(milliseconds))
         }
         Event::CheckPlanned { check, .. } => writeln!(text, "  ? check: {check}"),
@@ -101,9 +141,16 @@ pub fn render(event: &Event, detail: Detail) -> String {
             text.push_str(&failed(phase.as_str(), failure));
             Ok(())
         }
-        Event::PhaseRolledBack { phase, reverted, errors } => {
+        Event::PhaseRolledBack {
+            phase,
+            reverted,
+            errors,
+        } => {
             let effects = if *reverted == 1 { "effect" } else { "effects" };
-            let _ = writeln!(text, "  {phase} was rolled back: {reverted} {effects} taken back; earlier phases stand");
+            let _ = writeln!(
+                text,
+                "  {phase} was rolled back: {reverted} {effects} taken back; earlier phases stand"
+            );
             for error in errors {
                 let _ = writeln!(text, "    could not take back: {error}");
             }
@@ -115,14 +162,42 @@ pub fn render(event: &Event, detail: Detail) -> String {
         ),
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
-        Event::PhaseFinished { outcome, changed, unchanged, milliseconds, .. } => match outcome {
+        Event::PhaseFinished {
+            outcome,
+            changed,
+            unchanged,
+            milliseconds,
+            ..
+        } => match outcome {
             Outcome::Stopped => Ok(()),
-            _ => writeln!(text, "  {}: {changed} changed, {unchanged} unchanged{}", name(*outcome), time(milliseconds)),
+            _ => writeln!(
+                text,
+                "  {}: {changed} changed, {unchanged} unchanged{}",
+                name(*outcome),
+                time(milliseconds)
+            ),
         },
-        Event::RunFinished { outcome, changed, unchanged, milliseconds } => match outcome {
-            Outcome::Stopped => writeln!(text, "stopped: {changed} things ended{}", time(milliseconds)),
-            Outcome::Refused => writeln!(text, "refused: preconditions do not hold, nothing was touched"),
-            _ => writeln!(text, "{}: {changed} changed, {unchanged} unchanged{}", name(*outcome), time(milliseconds)),
+        Event::RunFinished {
+            outcome,
+            changed,
+            unchanged,
+            milliseconds,
+        } => match outcome {
+            Outcome::Stopped => writeln!(
+                text,
+                "stopped: {changed} things ended{}",
+                time(milliseconds)
+            ),
+            Outcome::Refused => writeln!(
+                text,
+                "refused: preconditions do not hold, nothing was touched"
+            ),
+            _ => writeln!(
+                text,
+                "{}: {changed} changed, {unchanged} unchanged{}",
+                name(*outcome),
+                time(milliseconds)
+            ),
         },
     };
     text
@@ -168,9 +243,17 @@ fn changing(step: &StepId, span: &str, change: &Change, detail: Detail) -> Strin
 
 fn failed(phase: &str, failure: &Failure) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "  ✗ {phase} failed at {}: {}", failure.span, failure.what);
+    let _ = writeln!(
+        text,
+        "  ✗ {phase} failed at {}: {}",
+        failure.span, failure.what
+    );
     for (depth, cause) in failure.chain.iter().enumerate() {
-        let lead = if depth == 0 { "could not " } else { "because: " };
+        let lead = if depth == 0 {
+            "could not "
+        } else {
+            "because: "
+        };
         let _ = writeln!(text, "      {lead}{cause}");
     }
     for line in &failure.found {
@@ -196,9 +279,18 @@ pub fn conditions(health: &[PhaseHealth]) -> String {
             continue;
         }
         let sign = sign(phase.status());
-        let _ = writeln!(text, "{sign} {:<18} {} checks", phase.phase, phase.conditions.len());
+        let _ = writeln!(
+            text,
+            "{sign} {:<18} {} checks",
+            phase.phase,
+            phase.conditions.len()
+        );
         for condition in phase.conditions.iter().filter(|c| c.status != Status::True) {
-            let _ = writeln!(text, "    {:?}: {} ({})", condition.status, condition.check, condition.span);
+            let _ = writeln!(
+                text,
+                "    {:?}: {} ({})",
+                condition.status, condition.check, condition.span
+            );
             let _ = writeln!(text, "      {}", condition.reason);
         }
     }

@@ -50,7 +50,7 @@ impl Resource for CommandStep {
         _done: &bool,
         _change: &Change,
         cx: &Context<'_>,
-        _receipt: &mut Receipt,
+        _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         cx.host.run_ok(&self.spec(&self.argv)).await?;
         Ok(())

@@ -118,23 +118,29 @@ impl Resource for ContainerSpec {
         observed: &Observed,
         change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if let Some(state) = &observed.state {
-            if change.action == Action::Remove || change.differences.iter().any(|d| d.field != "state") {
+            if change.action == Action::Remove
+                || change.differences.iter().any(|d| d.field != "state")
+            {
                 if let Some(config) = cx.host.container_config(&self.name).await? {
-                    receipt.push(Undo::RecreateContainer {
-                        config: Box::new(config),
-                        running: state.running,
-                    });
+                    receipt
+                        .push(Undo::RecreateContainer {
+                            config: Box::new(config),
+                            running: state.running,
+                        })
+                        .await?;
                 }
                 cx.host.stop_container(&self.name, GRACE).await?;
                 cx.host.remove_container(&self.name).await?;
             } else {
                 // Only its state differs. A paused one does not answer a start: end it first.
-                receipt.push(Undo::StopContainer {
-                    name: self.name.clone(),
-                });
+                receipt
+                    .push(Undo::StopContainer {
+                        name: self.name.clone(),
+                    })
+                    .await?;
                 if state.paused {
                     cx.host.stop_container(&self.name, Duration::ZERO).await?;
                 }
@@ -145,12 +151,17 @@ impl Resource for ContainerSpec {
         if observed.absent {
             return Ok(());
         }
-        let desired = observed.desired.as_ref().map_err(|reason| ResourceError::Missing {
-            what: format!("configure container {}: {reason}", self.name),
-        })?;
-        receipt.push(Undo::RemoveContainer {
-            name: self.name.clone(),
-        });
+        let desired = observed
+            .desired
+            .as_ref()
+            .map_err(|reason| ResourceError::Missing {
+                what: format!("configure container {}: {reason}", self.name),
+            })?;
+        receipt
+            .push(Undo::RemoveContainer {
+                name: self.name.clone(),
+            })
+            .await?;
         cx.host.create_container(desired).await?;
         cx.host.start_container(&self.name).await?;
         Ok(())
@@ -179,7 +190,11 @@ impl ContainerSpec {
         }
         for (name, value) in &self.env {
             let json = cx.resolve(value)?;
-            env.insert(name.clone(), json.as_str().map_or_else(|| json.to_string(), str::to_owned));
+            env.insert(
+                name.clone(),
+                json.as_str()
+                    .map_or_else(|| json.to_string(), str::to_owned),
+            );
         }
         let mut config = ContainerConfig {
             name: self.name.clone(),
@@ -196,16 +211,20 @@ impl ContainerSpec {
             labels: BTreeMap::from([(OWNER_LABEL.to_owned(), "nodelet".to_owned())]),
         };
         let mut hash = Sha256::new();
-        hash.update(serde_json::to_vec(&config).map_err(|source| ResourceError::Pki {
-            action: format!("hash the configuration of container {}", self.name),
-            source: source.into(),
-        })?);
+        hash.update(
+            serde_json::to_vec(&config).map_err(|source| ResourceError::Pki {
+                action: format!("hash the configuration of container {}", self.name),
+                source: source.into(),
+            })?,
+        );
         hash.update(inputs::digest(cx.host, &self.inputs).await?);
         // A new image under the same reference is a new container, too.
         if let Ok(Some(image)) = cx.host.image(&self.image).await {
             hash.update(image.id);
         }
-        config.labels.insert(DIGEST_LABEL.to_owned(), crate::plan::hex(&hash.finalize()));
+        config
+            .labels
+            .insert(DIGEST_LABEL.to_owned(), crate::plan::hex(&hash.finalize()));
         Ok(config)
     }
 }
@@ -215,9 +234,12 @@ async fn read_env_file(
     host: &dyn Host,
     path: &std::path::Path,
 ) -> ResourceResult<BTreeMap<String, String>> {
-    let content = host.read(path, READ_LIMIT).await?.ok_or_else(|| ResourceError::Missing {
-        what: format!("find the environment file {}", path.display()),
-    })?;
+    let content = host
+        .read(path, READ_LIMIT)
+        .await?
+        .ok_or_else(|| ResourceError::Missing {
+            what: format!("find the environment file {}", path.display()),
+        })?;
     let text = String::from_utf8_lossy(&content);
     Ok(text
         .lines()

@@ -46,9 +46,9 @@ impl Resource for DirectorySpec {
         match (&observed.entry, observed.absent) {
             (None, true) => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
-            (None, false) => Some(
-                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode)),
-            ),
+            (None, false) => {
+                Some(Change::new(Action::Create).with("mode", "", octal(self.attributes.mode)))
+            }
             (Some(entry), false) => {
                 let mut differences = Differences::default();
                 if entry.kind != EntryKind::Directory {
@@ -65,7 +65,7 @@ impl Resource for DirectorySpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
             cx.host.remove_tree(&self.path).await?;
@@ -74,16 +74,22 @@ impl Resource for DirectorySpec {
         match &observed.entry {
             None => {
                 create_parents(cx.host, &self.path, receipt).await?;
-                receipt.push(Undo::RemoveDirectory {
-                    path: self.path.clone(),
-                });
-                cx.host.create_directory(&self.path, self.attributes).await?;
+                receipt
+                    .push(Undo::RemoveDirectory {
+                        path: self.path.clone(),
+                    })
+                    .await?;
+                cx.host
+                    .create_directory(&self.path, self.attributes)
+                    .await?;
             }
             Some(entry) if entry.kind == EntryKind::Directory => {
-                receipt.push(Undo::RestoreAttributes {
-                    path: self.path.clone(),
-                    attributes: entry.attributes,
-                });
+                receipt
+                    .push(Undo::RestoreAttributes {
+                        path: self.path.clone(),
+                        attributes: entry.attributes,
+                    })
+                    .await?;
                 cx.host.set_attributes(&self.path, self.attributes).await?;
             }
             Some(_) => {

@@ -45,7 +45,9 @@ impl Resource for EnvFileSpec {
         let mut values = BTreeMap::new();
         for (name, value) in &self.values {
             let json = cx.resolve(value)?;
-            let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+            let text = json
+                .as_str()
+                .map_or_else(|| json.to_string(), str::to_owned);
             values.insert(name.clone(), text);
         }
         Ok(Observed {
@@ -76,21 +78,25 @@ impl Resource for EnvFileSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         create_parents(cx.host, &self.path, receipt).await?;
         if observed.content.as_deref() == Some(observed.desired.as_bytes()) {
             if let Some(entry) = &observed.entry {
-                receipt.push(Undo::RestoreAttributes {
-                    path: self.path.clone(),
-                    attributes: entry.attributes,
-                });
+                receipt
+                    .push(Undo::RestoreAttributes {
+                        path: self.path.clone(),
+                        attributes: entry.attributes,
+                    })
+                    .await?;
             }
             cx.host.set_attributes(&self.path, self.attributes).await?;
             return Ok(());
         }
         remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
-        cx.host.write(&self.path, observed.desired.as_bytes(), self.attributes).await?;
+        cx.host
+            .write(&self.path, observed.desired.as_bytes(), self.attributes)
+            .await?;
         Ok(())
     }
 
@@ -105,7 +111,8 @@ impl EnvFileSpec {
         let content = String::from_utf8_lossy(observed.content.as_deref().unwrap_or_default());
         let before = parse(&content);
         let after = parse(&observed.desired);
-        let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let names: std::collections::BTreeSet<&String> =
+            before.keys().chain(after.keys()).collect();
         let mut named = false;
         for name in names {
             let (is, should) = (before.get(name), after.get(name));
@@ -119,7 +126,11 @@ impl EnvFileSpec {
                 None => true,
             };
             if secret {
-                differences.note(name, is.map_or("not set", |_| "(hidden)"), should.map_or("not set", |_| "(hidden)"));
+                differences.note(
+                    name,
+                    is.map_or("not set", |_| "(hidden)"),
+                    should.map_or("not set", |_| "(hidden)"),
+                );
             } else {
                 differences.note(
                     name,
@@ -146,5 +157,9 @@ fn render(values: &BTreeMap<String, String>) -> String {
 /// Variables by name; a file that is no environment file has none.
 fn parse(text: &str) -> BTreeMap<String, String> {
     let assignments = crate::env::parse(std::path::Path::new("kube.env"), text.as_bytes());
-    assignments.unwrap_or_default().into_iter().map(|a| (a.name, a.value)).collect()
+    assignments
+        .unwrap_or_default()
+        .into_iter()
+        .map(|a| (a.name, a.value))
+        .collect()
 }

@@ -65,24 +65,28 @@ impl Resource for FileSpec {
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let entry = cx.host.entry(&self.path).await?;
         let content = match &entry {
-            Some(Entry { kind: EntryKind::File(_), .. }) => {
-                cx.host.read(&self.path, READ_LIMIT).await?
-            }
+            Some(Entry {
+                kind: EntryKind::File(_),
+                ..
+            }) => cx.host.read(&self.path, READ_LIMIT).await?,
             _ => None,
         };
         let settled = self.once && content.is_some();
-        let desired = match &self.source {
-            _ if cx.absent || settled => Ok(content.clone().unwrap_or_default()),
-            FileSource::Text(text) => text
-                .render(&mut |value| cx.resolve(value))
-                .map(String::into_bytes)
-                .map_err(|error| error.to_string()),
-            FileSource::Payload(path) => {
-                Ok(cx.host.read(path, READ_LIMIT).await?.ok_or_else(|| ResourceError::Missing {
-                    what: format!("find {} in the role's payload", path.display()),
-                })?)
-            }
-        };
+        let desired =
+            match &self.source {
+                _ if cx.absent || settled => Ok(content.clone().unwrap_or_default()),
+                FileSource::Text(text) => text
+                    .render(&mut |value| cx.resolve(value))
+                    .map(String::into_bytes)
+                    .map_err(|error| error.to_string()),
+                FileSource::Payload(path) => {
+                    Ok(cx.host.read(path, READ_LIMIT).await?.ok_or_else(|| {
+                        ResourceError::Missing {
+                            what: format!("find {} in the role's payload", path.display()),
+                        }
+                    })?)
+                }
+            };
         let stale = match (&entry, self.unit) {
             (Some(_), true) => cx.host.unit(&self.unit_name()).await?.stale,
             _ => false,
@@ -138,27 +142,32 @@ impl Resource for FileSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if self.unit {
-            receipt.push(Undo::ReloadUnits);
+            receipt.push(Undo::ReloadUnits).await?;
         }
         if observed.absent {
             remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
             cx.host.remove(&self.path).await?;
         } else {
-            let desired = observed.desired.as_ref().map_err(|reason| ResourceError::Missing {
-                what: format!("write {}: {reason}", self.path.display()),
-            })?;
+            let desired = observed
+                .desired
+                .as_ref()
+                .map_err(|reason| ResourceError::Missing {
+                    what: format!("write {}: {reason}", self.path.display()),
+                })?;
             create_parents(cx.host, &self.path, receipt).await?;
             let settled = observed.content.as_ref() == Some(desired);
             match &observed.entry {
                 Some(entry) if settled => {
                     if entry.attributes != self.attributes {
-                        receipt.push(Undo::RestoreAttributes {
-                            path: self.path.clone(),
-                            attributes: entry.attributes,
-                        });
+                        receipt
+                            .push(Undo::RestoreAttributes {
+                                path: self.path.clone(),
+                                attributes: entry.attributes,
+                            })
+                            .await?;
                         cx.host.set_attributes(&self.path, self.attributes).await?;
                     }
                 }
@@ -194,7 +203,11 @@ impl FileSpec {
     }
 
     fn unit_name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 }
 
@@ -207,21 +220,28 @@ pub(super) async fn remember(
     host: &dyn Host,
     path: &std::path::Path,
     entry: Option<&Entry>,
-    receipt: &mut Receipt,
+    receipt: &mut Receipt<'_>,
 ) -> ResourceResult<()> {
     let undo = match entry {
         None => Undo::RemoveFile {
             path: path.to_path_buf(),
         },
-        Some(Entry { kind: EntryKind::Symlink(target), .. }) => Undo::RestoreSymlink {
+        Some(Entry {
+            kind: EntryKind::Symlink(target),
+            ..
+        }) => Undo::RestoreSymlink {
             path: path.to_path_buf(),
             target: target.clone(),
         },
-        Some(Entry { kind: EntryKind::File(_), attributes, .. }) => {
+        Some(Entry {
+            kind: EntryKind::File(_),
+            attributes,
+            ..
+        }) => {
             let content = host.read(path, READ_LIMIT).await?.unwrap_or_default();
             Undo::RestoreFile {
                 path: path.to_path_buf(),
-                content: Kept(content),
+                content: Kept::new(content),
                 attributes: *attributes,
             }
         }
@@ -234,7 +254,7 @@ pub(super) async fn remember(
             });
         }
     };
-    receipt.push(undo);
+    receipt.push(undo).await?;
     Ok(())
 }
 

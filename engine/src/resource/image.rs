@@ -44,11 +44,16 @@ impl Resource for ImageSpec {
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
         match (observed.present, observed.absent) {
-            (false, false) => Some(Change::new(Action::Create).with(
-                "archive",
-                "",
-                self.archive.file_name().unwrap_or_default().to_string_lossy(),
-            )),
+            (false, false) => Some(
+                Change::new(Action::Create).with(
+                    "archive",
+                    "",
+                    self.archive
+                        .file_name()
+                        .unwrap_or_default()
+                        .to_string_lossy(),
+                ),
+            ),
             (true, true) => Some(Change::new(Action::Remove)),
             _ => None,
         }
@@ -59,7 +64,7 @@ impl Resource for ImageSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
             cx.host.remove_image(&self.reference).await?;
@@ -75,9 +80,11 @@ impl Resource for ImageSpec {
                 ),
             });
         }
-        receipt.push(Undo::RemoveImage {
-            reference: self.reference.clone(),
-        });
+        receipt
+            .push(Undo::RemoveImage {
+                reference: self.reference.clone(),
+            })
+            .await?;
         cx.host.load_image(&self.archive).await?;
         if cx.host.image(&self.reference).await?.is_none() {
             return Err(ResourceError::NotConverged {

@@ -71,7 +71,7 @@ impl Resource for SysctlSpec {
         observed: &ObservedSysctl,
         change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if change.differences.iter().any(|d| d.field == "value") {
             let Some(before) = &observed.value else {
@@ -82,17 +82,21 @@ impl Resource for SysctlSpec {
                     ),
                 });
             };
-            receipt.push(Undo::SetSysctl {
-                key: self.key.clone(),
-                value: before.clone(),
-            });
+            receipt
+                .push(Undo::SetSysctl {
+                    key: self.key.clone(),
+                    value: before.clone(),
+                })
+                .await?;
             cx.host.set_sysctl(&self.key, &self.value).await?;
         }
         let path = self.path();
         create_parents(cx.host, &path, receipt).await?;
         let entry = cx.host.entry(&path).await?;
         remember(cx.host, &path, entry.as_ref(), receipt).await?;
-        cx.host.write(&path, self.line().as_bytes(), Attributes::root(0o644)).await?;
+        cx.host
+            .write(&path, self.line().as_bytes(), Attributes::root(0o644))
+            .await?;
         Ok(())
     }
 }
@@ -148,12 +152,14 @@ impl Resource for KernelModuleSpec {
         observed: &ObservedModule,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if !observed.loaded {
-            receipt.push(Undo::UnloadModule {
-                name: self.name.clone(),
-            });
+            receipt
+                .push(Undo::UnloadModule {
+                    name: self.name.clone(),
+                })
+                .await?;
             cx.host.load_module(&self.name).await?;
         }
         let path = self.path();
@@ -161,7 +167,9 @@ impl Resource for KernelModuleSpec {
         let entry = cx.host.entry(&path).await?;
         remember(cx.host, &path, entry.as_ref(), receipt).await?;
         let line = format!("{}\n", self.name);
-        cx.host.write(&path, line.as_bytes(), Attributes::root(0o644)).await?;
+        cx.host
+            .write(&path, line.as_bytes(), Attributes::root(0o644))
+            .await?;
         Ok(())
     }
 }

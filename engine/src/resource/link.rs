@@ -37,7 +37,7 @@ impl Resource for LinkSpec {
         observed: &(bool, bool),
         _change: &Change,
         cx: &Context<'_>,
-        _receipt: &mut Receipt,
+        _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if !observed.1 {
             return Err(ResourceError::NotConverged {

@@ -71,17 +71,19 @@ impl Resource for ManifestSpec {
         (standing, absent): &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let access = self.access();
         for one in standing {
             match (one.differs, absent) {
                 (Some(_), true) => cx.host.delete_object(&access, &one.object).await?,
                 (None, false) => {
-                    receipt.push(Undo::DeleteObject {
-                        access: access.clone(),
-                        object: identity(&one.object),
-                    });
+                    receipt
+                        .push(Undo::DeleteObject {
+                            access: access.clone(),
+                            object: identity(&one.object),
+                        })
+                        .await?;
                     cx.host.apply_object(&access, &one.object).await?;
                 }
                 (Some(true), false) => cx.host.apply_object(&access, &one.object).await?,
@@ -118,7 +120,12 @@ fn documents(name: &str, yaml: &str) -> ResourceResult<Vec<serde_json::Value>> {
 
 /// `Kind namespace/name`.
 fn describe(object: &serde_json::Value) -> String {
-    let text = |pointer: &str| object.pointer(pointer).and_then(|v| v.as_str()).unwrap_or_default();
+    let text = |pointer: &str| {
+        object
+            .pointer(pointer)
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+    };
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
     let slash = if namespace.is_empty() { "" } else { "/" };
     format!("{} {namespace}{slash}{name}", text("/kind"))

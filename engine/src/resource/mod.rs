@@ -39,7 +39,7 @@ pub use pki::{AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeyS
 pub use pods::PodsSpec;
 pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
-pub use undo::{Receipt, Undo};
+pub use undo::{Kept, Receipt, Undo, UndoLog, in_order};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,9 @@ pub enum ResourceError {
         /// What, and what to do about it.
         what: String,
     },
+    /// What was to be written down could not be.
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::LedgerError),
     /// A key or certificate could not be made or read.
     #[error("{action}")]
     Pki {
@@ -112,9 +115,11 @@ impl Context<'_> {
                     what: format!("find the value of {secret}"),
                 }),
             Value::Output(output) => {
-                self.outputs.get(output).ok_or_else(|| ResourceError::Missing {
-                    what: format!("find {output}: the step that gives it has not run"),
-                })
+                self.outputs
+                    .get(output)
+                    .ok_or_else(|| ResourceError::Missing {
+                        what: format!("find {output}: the step that gives it has not run"),
+                    })
             }
             known => known.to_json(&mut |late| self.resolve(late)),
         }
@@ -166,7 +171,9 @@ impl Outputs {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(StepId, String), serde_json::Value>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -192,7 +199,7 @@ pub trait Resource: Send + Sync {
         observed: &Self::Observed,
         change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()>;
 
     /// What later steps may refer to, once it is as it should be.
@@ -338,13 +345,16 @@ pub(crate) async fn missing_parents(host: &dyn Host, path: &Path) -> ResourceRes
 pub(crate) async fn create_parents(
     host: &dyn Host,
     path: &Path,
-    receipt: &mut Receipt,
+    receipt: &mut Receipt<'_>,
 ) -> ResourceResult<()> {
     for directory in missing_parents(host, path).await? {
-        receipt.push(Undo::RemoveDirectory {
-            path: directory.clone(),
-        });
-        host.create_directory(&directory, crate::host::Attributes::root(0o755)).await?;
+        receipt
+            .push(Undo::RemoveDirectory {
+                path: directory.clone(),
+            })
+            .await?;
+        host.create_directory(&directory, crate::host::Attributes::root(0o755))
+            .await?;
     }
     Ok(())
 }

@@ -81,20 +81,28 @@ impl Resource for NodeSpec {
         observed: &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         // The kubelet registers it and the controller-manager gives it a subnet: the runner's retries wait for
         // both, so that a deadline stands in one place.
-        let node = observed.as_ref().ok_or_else(|| ResourceError::NotConverged {
-            what: format!(
-                "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`",
-                self.name
-            ),
-        })?;
-        let labels: serde_json::Map<String, Json> =
-            self.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        let before: serde_json::Map<String, Json> =
-            self.labels.keys().map(|k| (k.clone(), json!(node.labels.get(k)))).collect();
+        let node = observed
+            .as_ref()
+            .ok_or_else(|| ResourceError::NotConverged {
+                what: format!(
+                    "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`",
+                    self.name
+                ),
+            })?;
+        let labels: serde_json::Map<String, Json> = self
+            .labels
+            .iter()
+            .map(|(k, v)| (k.clone(), json!(v)))
+            .collect();
+        let before: serde_json::Map<String, Json> = self
+            .labels
+            .keys()
+            .map(|k| (k.clone(), json!(node.labels.get(k))))
+            .collect();
         let mut patch = json!({
             "metadata": { "labels": labels },
             "spec": { "taints": taints(&self.wanted_taints(node)) },
@@ -115,12 +123,16 @@ impl Resource for NodeSpec {
             patch["spec"]["podCIDR"] = json!(cidr);
             patch["spec"]["podCIDRs"] = json!([cidr]);
         }
-        receipt.push(Undo::PatchNode {
-            access: self.access(),
-            node: self.name.clone(),
-            patch: back,
-        });
-        cx.host.patch_node(&self.access(), &self.name, &patch).await?;
+        receipt
+            .push(Undo::PatchNode {
+                access: self.access(),
+                node: self.name.clone(),
+                patch: back,
+            })
+            .await?;
+        cx.host
+            .patch_node(&self.access(), &self.name, &patch)
+            .await?;
         if node.pod_cidr.is_none() && self.pod_cidr.is_none() {
             return Err(ResourceError::NotConverged {
                 what: format!(
@@ -134,7 +146,9 @@ impl Resource for NodeSpec {
 
     fn outputs(&self, observed: &Self::Observed) -> BTreeMap<String, Json> {
         let cidr = observed.as_ref().and_then(|node| node.pod_cidr.clone());
-        cidr.map(|cidr| ("pod_cidr".to_owned(), Json::from(cidr))).into_iter().collect()
+        cidr.map(|cidr| ("pod_cidr".to_owned(), Json::from(cidr)))
+            .into_iter()
+            .collect()
     }
 }
 
@@ -161,7 +175,9 @@ impl NodeSpec {
 
 /// Somebody cordoned it on purpose.
 fn held(node: &ClusterNode) -> bool {
-    node.annotations.get(USER_CORDON).is_some_and(|value| value == "true")
+    node.annotations
+        .get(USER_CORDON)
+        .is_some_and(|value| value == "true")
 }
 
 fn sorted(mut taints: Vec<Taint>) -> Vec<Taint> {
@@ -224,7 +240,7 @@ impl Resource for DrainSpec {
         _observed: &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
-        _receipt: &mut Receipt,
+        _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let access = ClusterAccess {
             kubeconfig: self.kubeconfig.clone(),
@@ -234,8 +250,10 @@ impl Resource for DrainSpec {
             "spec": { "unschedulable": true },
         });
         cx.host.patch_node(&access, &self.node, &patch).await?;
-        let left =
-            cx.host.evict_pods(&access, &self.node, Duration::from_secs(self.seconds)).await?;
+        let left = cx
+            .host
+            .evict_pods(&access, &self.node, Duration::from_secs(self.seconds))
+            .await?;
         if !left.is_empty() {
             return Err(ResourceError::NotConverged {
                 what: format!("evict all pods in time; still there: {}", left.join(", ")),

@@ -59,7 +59,7 @@ impl Resource for PackagesSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let mut files = BTreeSet::new();
         for (name, version) in &observed.versions {
@@ -78,12 +78,14 @@ impl Resource for PackagesSpec {
                 missing.push(path);
             }
         }
-        receipt.push(Undo::PurgePackages { names });
+        receipt.push(Undo::PurgePackages { names }).await?;
         cx.host.install_packages(&missing).await?;
         for name in &self.names {
             if cx.host.package_version(name).await?.is_none() {
                 return Err(ResourceError::NotConverged {
-                    what: format!("install {name}: its files were unpacked, yet it is not configured; see `dpkg --audit`"),
+                    what: format!(
+                        "install {name}: its files were unpacked, yet it is not configured; see `dpkg --audit`"
+                    ),
                 });
             }
         }
@@ -94,13 +96,22 @@ impl Resource for PackagesSpec {
 impl PackagesSpec {
     async fn closure(&self, name: &str, cx: &Context<'_>) -> ResourceResult<Vec<String>> {
         let list = self.directory.join(format!("{name}.list"));
-        let content = cx.host.read(&list, READ_LIMIT).await?.ok_or_else(|| ResourceError::Missing {
-            what: format!(
-                "find package {name}: it is not installed and the role's payload has no {}",
-                list.display()
-            ),
-        })?;
+        let content =
+            cx.host
+                .read(&list, READ_LIMIT)
+                .await?
+                .ok_or_else(|| ResourceError::Missing {
+                    what: format!(
+                        "find package {name}: it is not installed and the role's payload has no {}",
+                        list.display()
+                    ),
+                })?;
         let text = String::from_utf8_lossy(&content);
-        Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        Ok(text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
     }
 }

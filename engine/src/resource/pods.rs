@@ -44,9 +44,8 @@ impl Resource for PodsSpec {
     }
 
     fn diff(&self, (containers, absent): &Self::Observed) -> Option<Change> {
-        (*absent && !containers.is_empty()).then(|| {
-            Change::new(Action::Remove).with("containers", containers.len(), 0)
-        })
+        (*absent && !containers.is_empty())
+            .then(|| Change::new(Action::Remove).with("containers", containers.len(), 0))
     }
 
     async fn converge(
@@ -54,7 +53,7 @@ impl Resource for PodsSpec {
         (containers, absent): &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
-        _receipt: &mut Receipt,
+        _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if !absent {
             return Err(ResourceError::NotConverged {

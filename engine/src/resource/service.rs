@@ -116,16 +116,18 @@ impl Resource for ServiceSpec {
         observed: &Observed,
         change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let name = || self.unit.clone();
         if let Some(enabled) = self.enabled
             && observed.unit.enabled != enabled
         {
-            receipt.push(Undo::SetUnitEnabled {
-                name: name(),
-                enabled: observed.unit.enabled,
-            });
+            receipt
+                .push(Undo::SetUnitEnabled {
+                    name: name(),
+                    enabled: observed.unit.enabled,
+                })
+                .await?;
             cx.host.set_unit_enabled(&self.unit, enabled).await?;
         }
         if observed.unit.stale {
@@ -135,24 +137,24 @@ impl Resource for ServiceSpec {
         match change.action {
             Action::Remove => {
                 if observed.unit.is_active() {
-                    receipt.push(Undo::StartUnit { name: name() });
+                    receipt.push(Undo::StartUnit { name: name() }).await?;
                 }
                 cx.host.stop_unit(&self.unit).await?;
                 return Ok(());
             }
             Action::Create => {
-                receipt.push(Undo::StopUnit { name: name() });
+                receipt.push(Undo::StopUnit { name: name() }).await?;
                 // A unit that ran into its start limit refuses every start until it is forgiven.
                 cx.host.reset_failed_unit(&self.unit).await?;
                 cx.host.start_unit(&self.unit).await?;
             }
             Action::Restart => {
-                receipt.push(Undo::RestartUnit { name: name() });
+                receipt.push(Undo::RestartUnit { name: name() }).await?;
                 cx.host.reset_failed_unit(&self.unit).await?;
                 cx.host.restart_unit(&self.unit).await?;
             }
             Action::Reload => {
-                receipt.push(Undo::RestartUnit { name: name() });
+                receipt.push(Undo::RestartUnit { name: name() }).await?;
                 cx.host.reload_unit(&self.unit).await?;
             }
             Action::Change | Action::Run => {}
@@ -166,7 +168,12 @@ impl Resource for ServiceSpec {
                     unit.active,
                     unit.sub,
                     self.unit,
-                    cx.host.unit_log(&self.unit, 3).await.unwrap_or_default().trim().replace('\n', "; "),
+                    cx.host
+                        .unit_log(&self.unit, 3)
+                        .await
+                        .unwrap_or_default()
+                        .trim()
+                        .replace('\n', "; "),
                 ),
             });
         }
@@ -193,7 +200,7 @@ impl ServiceSpec {
         unit: &UnitState,
         observed: &Observed,
         host: &dyn Host,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let stamp = Stamp {
             invocation: unit.invocation.clone(),
@@ -204,9 +211,11 @@ impl ServiceSpec {
             what: format!("write down what {} has taken in: {source}", self.unit),
         })?;
         create_parents(host, &self.stamp_path(), receipt).await?;
-        receipt.push(Undo::RemoveFile {
-            path: self.stamp_path(),
-        });
+        receipt
+            .push(Undo::RemoveFile {
+                path: self.stamp_path(),
+            })
+            .await?;
         host.write(&self.stamp_path(), &json, PRIVATE).await?;
         Ok(())
     }

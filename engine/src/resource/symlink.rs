@@ -42,16 +42,19 @@ impl Resource for SymlinkSpec {
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
         let target = |text: &str| format!("→ {text}");
-        match (observed.entry.as_ref().map(|entry| &entry.kind), observed.absent) {
+        match (
+            observed.entry.as_ref().map(|entry| &entry.kind),
+            observed.absent,
+        ) {
             (None, true) => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
             (None, false) => {
                 Some(Change::new(Action::Create).with("target", "", target(&self.target)))
             }
             (Some(EntryKind::Symlink(is)), false) if *is == self.target => None,
-            (Some(EntryKind::Symlink(is)), false) => Some(
-                Change::new(Action::Change).with("target", target(is), target(&self.target)),
-            ),
+            (Some(EntryKind::Symlink(is)), false) => {
+                Some(Change::new(Action::Change).with("target", target(is), target(&self.target)))
+            }
             (Some(_), false) => {
                 Some(Change::new(Action::Change).with("kind", "not a link", "link"))
             }
@@ -63,12 +66,14 @@ impl Resource for SymlinkSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         create_parents(cx.host, &self.path, receipt).await?;
         remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
-        let replaces_other =
-            observed.entry.as_ref().is_some_and(|e| !matches!(e.kind, EntryKind::Symlink(_)));
+        let replaces_other = observed
+            .entry
+            .as_ref()
+            .is_some_and(|e| !matches!(e.kind, EntryKind::Symlink(_)));
         if observed.absent || replaces_other {
             cx.host.remove(&self.path).await?;
         }

@@ -3,47 +3,89 @@
 //! An undo needs nothing but a host: no script, no plan. That is what lets a failed phase be reverted at
 //! once, and a role be removed years after the script that made it is gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use super::{ResourceError, ResourceResult};
 use crate::host::{Attributes, ClusterAccess, ContainerConfig, Entry, EntryKind, Host};
 
-/// What a converge did, in the order in which it did it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// The inverses; they are carried out from the last to the first.
-    pub undos: Vec<Undo>,
+/// Where inverses are written down before their effects, so that they outlive us.
+#[async_trait]
+pub trait UndoLog: Send + Sync {
+    /// Returns once the undo would survive a power cut.
+    ///
+    /// # Errors
+    /// It could not be written; its effect must not happen then.
+    async fn note(&self, undo: &Undo) -> ResourceResult<()>;
 }
 
-impl Receipt {
+/// What a converge did, in the order in which it did it.
+#[derive(Default)]
+pub struct Receipt<'a> {
+    /// The inverses; they are carried out from the last to the first.
+    pub undos: Vec<Undo>,
+    log: Option<Box<dyn UndoLog + 'a>>,
+}
+
+impl std::fmt::Debug for Receipt<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.undos).finish()
+    }
+}
+
+impl<'a> Receipt<'a> {
+    /// A receipt whose undos are written to `log` as well.
+    #[must_use]
+    pub fn logged(log: Box<dyn UndoLog + 'a>) -> Self {
+        Self {
+            undos: Vec::new(),
+            log: Some(log),
+        }
+    }
+
     /// Notes an inverse, before its effect.
-    pub fn push(&mut self, undo: Undo) {
+    ///
+    /// # Errors
+    /// It could not be written down; the effect must not happen.
+    pub async fn push(&mut self, undo: Undo) -> ResourceResult<()> {
+        if let Some(log) = &self.log {
+            log.note(&undo).await?;
+        }
         self.undos.push(undo);
+        Ok(())
     }
 
     /// Takes everything back, from the last to the first; what has to take in the files that were there before
     /// comes after them. Errors are collected; none keeps the rest from being tried.
     pub async fn revert(&self, host: &dyn Host) -> Vec<ResourceError> {
         let mut errors = Vec::new();
-        let (settling, others): (Vec<&Undo>, Vec<&Undo>) =
-            self.undos.iter().partition(|undo| undo.settles().is_some());
-        let mut last: Vec<&Undo> = Vec::new();
-        for undo in settling {
-            if !last.contains(&undo) {
-                last.push(undo);
-            }
-        }
-        last.sort_by_key(|undo| undo.settles());
-        for undo in others.into_iter().rev().chain(last) {
+        for undo in in_order(&self.undos) {
             if let Err(error) = undo.carry_out(host).await {
                 errors.push(error);
             }
         }
         errors
     }
+}
+
+/// Undos in the order in which they are carried out: from the last to the first, then what has to take in the
+/// files that were there before, once each.
+#[must_use]
+pub fn in_order(undos: &[Undo]) -> Vec<&Undo> {
+    let (settling, others): (Vec<&Undo>, Vec<&Undo>) =
+        undos.iter().partition(|undo| undo.settles().is_some());
+    let mut last: Vec<&Undo> = Vec::new();
+    for undo in settling {
+        if !last.contains(&undo) {
+            last.push(undo);
+        }
+    }
+    last.sort_by_key(|undo| undo.settles());
+    others.into_iter().rev().chain(last).collect()
 }
 
 /// One inverse operation. Each is idempotent.
@@ -169,31 +211,66 @@ pub enum Undo {
     },
 }
 
-/// Previous content of a file. `Debug` shows its size alone.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Kept(pub Vec<u8>);
+/// Previous content of a file: its hash, and the bytes as long as they are at hand. Serialized, it is the hash
+/// alone; the bytes are kept in a private folder under that name and are never printed, logged or bundled.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// SHA-256 of the bytes, in hex.
+    pub sha256: String,
+    #[serde(skip)]
+    bytes: Option<Vec<u8>>,
+}
+
+impl Kept {
+    /// These bytes.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            sha256: crate::plan::hex(&sha2::Sha256::digest(&bytes)),
+            bytes: Some(bytes),
+        }
+    }
+
+    /// The bytes, if they are at hand.
+    #[must_use]
+    pub fn at_hand(&self) -> Option<&[u8]> {
+        self.bytes.as_deref()
+    }
+
+    /// Where bytes of this hash are kept.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new(crate::exec::STATE)
+            .join("content")
+            .join(&self.sha256)
+    }
+
+    async fn read(&self, host: &dyn Host) -> ResourceResult<Vec<u8>> {
+        if let Some(bytes) = &self.bytes {
+            return Ok(bytes.clone());
+        }
+        let bytes = host.read(&self.path(), super::READ_LIMIT).await?;
+        let bytes = bytes.ok_or_else(|| ResourceError::Missing {
+            what: format!("find the previous content in {}", self.path().display()),
+        })?;
+        if crate::plan::hex(&sha2::Sha256::digest(&bytes)) != self.sha256 {
+            return Err(ResourceError::Missing {
+                what: format!(
+                    "trust the previous content in {}: it has been changed",
+                    self.path().display()
+                ),
+            });
+        }
+        Ok(bytes)
+    }
+}
 
 impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
-}
-
-impl Serialize for Kept {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use base64::Engine as _;
-        serializer.serialize_str(&base64::engine::general_purpose::STANDARD.encode(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Kept {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use base64::Engine as _;
-        let text = String::deserialize(deserializer)?;
-        base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .map(Self)
-            .map_err(serde::de::Error::custom)
+        match &self.bytes {
+            Some(bytes) => write!(f, "{} bytes", bytes.len()),
+            None => write!(f, "kept"),
+        }
     }
 }
 
@@ -201,6 +278,36 @@ impl<'de> Deserialize<'de> for Kept {
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Undo {
+    /// What it is about: of two undos of one thing, the older one leads back to the start.
+    #[must_use]
+    pub fn about(&self) -> String {
+        match self {
+            Self::RemoveFile { path }
+            | Self::RestoreFile { path, .. }
+            | Self::RestoreSymlink { path, .. } => {
+                format!("file {}", path.display())
+            }
+            Self::RestoreAttributes { path, .. } => format!("attributes {}", path.display()),
+            Self::RemoveDirectory { path } | Self::RemoveTree { path } => {
+                format!("directory {}", path.display())
+            }
+            Self::RemoveContainer { name } => format!("container {name}"),
+            Self::RecreateContainer { config, .. } => format!("container {}", config.name),
+            Self::StopContainer { name } => format!("running container {name}"),
+            Self::RemoveImage { reference } => format!("image {reference}"),
+            Self::StopUnit { name } | Self::StartUnit { name } | Self::RestartUnit { name } => {
+                format!("running unit {name}")
+            }
+            Self::SetUnitEnabled { name, .. } => format!("unit at boot {name}"),
+            Self::ReloadUnits => "units".to_owned(),
+            Self::SetSysctl { key, .. } => format!("sysctl {key}"),
+            Self::UnloadModule { name } => format!("module {name}"),
+            Self::PurgePackages { names } => format!("packages {}", names.join(" ")),
+            Self::DeleteObject { object, .. } => format!("object {object}"),
+            Self::PatchNode { node, .. } => format!("node {node}"),
+        }
+    }
+
     /// The place among those that come last, once all files are as they were; `None` for the others.
     fn settles(&self) -> Option<u8> {
         match self {
@@ -221,10 +328,19 @@ impl Undo {
                 path,
                 content,
                 attributes,
-            } => host.write(path, &content.0, *attributes).await?,
+            } => {
+                let bytes = content.read(host).await?;
+                host.write(path, &bytes, *attributes).await?;
+            }
             Self::RestoreSymlink { path, target } => {
                 // A link is only ever swapped for a link; what else stands there by now has to go first.
-                if !matches!(host.entry(path).await?, Some(Entry { kind: EntryKind::Symlink(_), .. })) {
+                if !matches!(
+                    host.entry(path).await?,
+                    Some(Entry {
+                        kind: EntryKind::Symlink(_),
+                        ..
+                    })
+                ) {
                     host.remove(path).await?;
                 }
                 host.symlink(path, target).await?;

@@ -69,14 +69,20 @@ impl Parameter {
             (ParameterKind::Bool, Json::Bool(b)) => Ok(Value::Bool(*b)),
             (ParameterKind::Integer, Json::Number(number)) => {
                 let n = number.as_i64().ok_or("it is no whole number")?;
-                if self.least.is_some_and(|least| n < least) || self.most.is_some_and(|most| n > most) {
+                if self.least.is_some_and(|least| n < least)
+                    || self.most.is_some_and(|most| n > most)
+                {
                     return Err(format!("{n} is out of its range"));
                 }
                 Ok(Value::Integer(n))
             }
             (ParameterKind::Texts, Json::Array(items)) => items
                 .iter()
-                .map(|item| item.as_str().map(Value::from).ok_or_else(|| format!("{item} is no text")))
+                .map(|item| {
+                    item.as_str()
+                        .map(Value::from)
+                        .ok_or_else(|| format!("{item} is no text"))
+                })
                 .collect::<Result<_, _>>()
                 .map(Value::List),
             (kind, other) => Err(format!("{other} is not of type {kind:?}").to_lowercase()),

@@ -69,7 +69,9 @@ impl RolePackage {
     /// Where a role's payload stands on a host.
     #[must_use]
     pub fn payload(name: &str) -> PathBuf {
-        Path::new("/opt/pf9/roles").join(name).join("current/payload")
+        Path::new("/opt/pf9/roles")
+            .join(name)
+            .join("current/payload")
     }
 
     /// Finds and reads the role `name` (a name or a path).
@@ -95,8 +97,14 @@ impl RolePackage {
         let text = read_text(files, &directory.join("role.yaml")).await?;
         let (text, manifest): (String, RoleManifest) = match text.and_then(|text| {
             let manifest = serde_yaml::from_str(&text).map_err(|error| {
-                let (line, column) = error.location().map_or((1, 0), |at| (at.line(), at.column()));
-                Diagnostic::new("P0601", Span::new("role.yaml", line, column), describe(&error))
+                let (line, column) = error
+                    .location()
+                    .map_or((1, 0), |at| (at.line(), at.column()));
+                Diagnostic::new(
+                    "P0601",
+                    Span::new("role.yaml", line, column),
+                    describe(&error),
+                )
             })?;
             Ok((text, manifest))
         }) {
@@ -109,7 +117,10 @@ impl RolePackage {
             }
         };
         if manifest.version != 1 {
-            let message = format!("its form has version {}, this program knows 1", manifest.version);
+            let message = format!(
+                "its form has version {}, this program knows 1",
+                manifest.version
+            );
             findings.push(Diagnostic::new("P0602", place(&text, "version"), message));
         }
         inspect(&manifest, &text, &mut findings);
@@ -139,7 +150,15 @@ impl RolePackage {
             }
         }
         let mut templates = BTreeMap::new();
-        collect(files, &phases.join("templates"), "", 0, &mut templates, &mut findings).await?;
+        collect(
+            files,
+            &phases.join("templates"),
+            "",
+            0,
+            &mut templates,
+            &mut findings,
+        )
+        .await?;
         let mut parameters = BTreeMap::new();
         for (name, parameter) in &manifest.parameters {
             match parameter.value() {
@@ -185,10 +204,18 @@ impl RolePackage {
 /// Where `role.yaml` says a name, as a key or in a list: serde keeps no places.
 fn place(text: &str, name: &str) -> Span {
     let says = |line: &str| {
-        let line = line.trim().trim_start_matches("- ").trim_matches(['"', '\'']);
-        line.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        let line = line
+            .trim()
+            .trim_start_matches("- ")
+            .trim_matches(['"', '\'']);
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
     };
-    Span::new("role.yaml", text.lines().position(says).map_or(1, |index| index + 1), 0)
+    Span::new(
+        "role.yaml",
+        text.lines().position(says).map_or(1, |index| index + 1),
+        0,
+    )
 }
 
 /// What the manifest's types let through.
@@ -197,21 +224,30 @@ fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) 
         let mut seen = BTreeSet::new();
         for name in names.iter().filter(|name| !seen.insert(*name)) {
             let message = format!("phase `{name}` stands twice in `{node}`");
-            findings.push(Diagnostic::new("P0609", place(text, name), message).help("take one of them out"));
+            findings.push(
+                Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
+            );
         }
     }
     for path in &manifest.payload {
-        if Path::new(path).components().any(|part| !matches!(part, Component::Normal(_))) {
+        if Path::new(path)
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_)))
+        {
             let message = format!("`{path}` is no path within the payload");
             findings.push(
-                Diagnostic::new("P0610", place(text, path), message).help("say it relative, without `..`"),
+                Diagnostic::new("P0610", place(text, path), message)
+                    .help("say it relative, without `..`"),
             );
         }
     }
 }
 
 /// `phases` in the package, or the checkout's own.
-async fn phases_directory(files: &(dyn Files + Sync), directory: &Path) -> Result<PathBuf, RoleError> {
+async fn phases_directory(
+    files: &(dyn Files + Sync),
+    directory: &Path,
+) -> Result<PathBuf, RoleError> {
     let own = directory.join("phases");
     if files.entry(&own).await?.is_some() {
         return Ok(own);
@@ -221,22 +257,34 @@ async fn phases_directory(files: &(dyn Files + Sync), directory: &Path) -> Resul
 }
 
 /// A text file within bounds; what is wrong with it is a finding about it.
-async fn read_text(files: &(dyn Files + Sync), path: &Path) -> Result<Result<String, Diagnostic>, RoleError> {
+async fn read_text(
+    files: &(dyn Files + Sync),
+    path: &Path,
+) -> Result<Result<String, Diagnostic>, RoleError> {
     let shown = path
         .components()
         .skip_while(|part| part.as_os_str() != "phases" && part.as_os_str() != "role.yaml")
         .collect::<PathBuf>();
     let shown = shown.display().to_string();
-    let finding = |line: usize, message: &str| Diagnostic::new("P0605", Span::new(shown.as_str(), line, 0), message);
+    let finding = |line: usize, message: &str| {
+        Diagnostic::new("P0605", Span::new(shown.as_str(), line, 0), message)
+    };
     let content = match files.read(path, SIZE_LIMIT).await {
         Ok(content) => content,
         Err(HostError::TooLarge { limit, .. }) => {
-            return Ok(Err(finding(1, &format!("the file is larger than {limit} bytes"))));
+            return Ok(Err(finding(
+                1,
+                &format!("the file is larger than {limit} bytes"),
+            )));
         }
         Err(error) => return Err(error.into()),
     };
     Ok(match content {
-        None => Err(Diagnostic::new(MISSING, Span::file(shown.as_str()), "the file is not there")),
+        None => Err(Diagnostic::new(
+            MISSING,
+            Span::file(shown.as_str()),
+            "the file is not there",
+        )),
         Some(bytes) if bytes.is_empty() => Err(finding(1, "the file is empty: was it cut short?")),
         Some(bytes) => String::from_utf8(bytes).map_err(|error| {
             let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -254,9 +302,7 @@ fn collect<'a>(
     depth: usize,
     templates: &'a mut BTreeMap<String, String>,
     findings: &'a mut Vec<Diagnostic>,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<(), RoleError>> + Send + 'a>>
-
-{
+) -> std::pin::Pin<Box<dyn Future<Output = Result<(), RoleError>> + Send + 'a>> {
     Box::pin(async move {
         for name in files.list(directory).await? {
             let path = directory.join(&name);
@@ -276,7 +322,11 @@ fn collect<'a>(
             }
             if templates.len() >= TEMPLATES {
                 let message = format!("the role has more than {TEMPLATES} templates");
-                findings.push(Diagnostic::new("P0606", Span::file("phases/templates"), message));
+                findings.push(Diagnostic::new(
+                    "P0606",
+                    Span::file("phases/templates"),
+                    message,
+                ));
                 return Ok(());
             }
             match read_text(files, &path).await? {

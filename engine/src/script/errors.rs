@@ -8,7 +8,11 @@ use crate::diagnostic::{Diagnostic, closest};
 use crate::plan::Span;
 
 fn span(file: &str, position: Position) -> Span {
-    Span::new(file, position.line().unwrap_or(0), position.position().unwrap_or(0))
+    Span::new(
+        file,
+        position.line().unwrap_or(0),
+        position.position().unwrap_or(0),
+    )
 }
 
 /// What a script of ours does without, and what it says instead.
@@ -17,7 +21,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("loop", "say `for … in …` over a list or a range"),
     ("do", "say `for … in …` over a list or a range"),
     ("try", "a wrong word must be seen, so nothing can hide it"),
-    ("import", "one file is one phase; everything it needs is in it"),
+    (
+        "import",
+        "one file is one phase; everything it needs is in it",
+    ),
     ("export", "one file is one phase; nothing else reads it"),
     ("eval", "say the words themselves"),
 ];
@@ -62,8 +69,14 @@ fn unit_after_number(text: &str, position: Position) -> bool {
     let (Some(line), Some(column)) = (position.line(), position.position()) else {
         return false;
     };
-    let mut around = text.lines().nth(line - 1).unwrap_or_default().chars().skip(column.saturating_sub(2));
-    around.next().is_some_and(|c| c.is_ascii_digit()) && around.next().is_some_and(char::is_alphabetic)
+    let mut around = text
+        .lines()
+        .nth(line - 1)
+        .unwrap_or_default()
+        .chars()
+        .skip(column.saturating_sub(2));
+    around.next().is_some_and(|c| c.is_ascii_digit())
+        && around.next().is_some_and(char::is_alphabetic)
 }
 
 /// A script that ended with an error.
@@ -77,19 +90,25 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
     let at = |position: &Position| span(file, *position);
     match inner {
         E::ErrorFunctionNotFound(signature, position) => unknown_function(at(position), signature),
-        E::ErrorTooManyOperations(position) => {
-            Diagnostic::new("P0110", at(position), "the script does too much: is there a loop without an end?")
-        }
-        E::ErrorTerminated(_, position) => {
-            Diagnostic::new("P0110", at(position), "the script takes too long: is there a loop without an end?")
-        }
+        E::ErrorTooManyOperations(position) => Diagnostic::new(
+            "P0110",
+            at(position),
+            "the script does too much: is there a loop without an end?",
+        ),
+        E::ErrorTerminated(_, position) => Diagnostic::new(
+            "P0110",
+            at(position),
+            "the script takes too long: is there a loop without an end?",
+        ),
         E::ErrorStackOverflow(position) => {
             Diagnostic::new("P0111", at(position), "functions call each other too deep")
                 .help("is there a recursion without an end?")
         }
-        E::ErrorDataTooLarge(what, position) => {
-            Diagnostic::new("P0112", at(position), format!("a value grows too large: {}", what.to_lowercase()))
-        }
+        E::ErrorDataTooLarge(what, position) => Diagnostic::new(
+            "P0112",
+            at(position),
+            format!("a value grows too large: {}", what.to_lowercase()),
+        ),
         E::ErrorRuntime(message, position) => {
             let text = message.to_string();
             match text.split_once("; did you mean ") {
@@ -98,13 +117,15 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
                 None => Diagnostic::new("P0204", at(position), text),
             }
         }
-        E::ErrorNonPureMethodCallOnConstant(name, position) | E::ErrorAssignmentToConstant(name, position) => {
+        E::ErrorNonPureMethodCallOnConstant(name, position)
+        | E::ErrorAssignmentToConstant(name, position) => {
             Diagnostic::new("P0303", at(position), format!("`{name}` is constant"))
         }
         E::ErrorDotExpr(problem, position) if problem.starts_with("No writable property") => {
             let name = problem.split('\'').nth(1).unwrap_or_default();
-            Diagnostic::new("P0303", at(position), format!("`{name}` is constant"))
-                .help("what `host`, `cluster`, `role` and `kube` hold was decided before the script")
+            Diagnostic::new("P0303", at(position), format!("`{name}` is constant")).help(
+                "what `host`, `cluster`, `role` and `kube` hold was decided before the script",
+            )
         }
         other => {
             let position = other.position();
@@ -119,15 +140,25 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
 fn unknown_function(span: Span, signature: &str) -> Diagnostic {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
     let name = name.trim();
-    let types: Vec<&str> = types.trim_end_matches(')').split(", ").filter(|t| !t.is_empty()).collect();
+    let types: Vec<&str> = types
+        .trim_end_matches(')')
+        .split(", ")
+        .filter(|t| !t.is_empty())
+        .collect();
     if let Some((_, params, _)) = FUNCTIONS.iter().find(|(function, ..)| *function == name) {
         if params.len() != types.len() {
             return wrong_count(span, name, params.len(), types.len());
         }
         let takes: Vec<&str> = params.iter().map(|param| param.arg.describe()).collect();
-        return Diagnostic::new("P0203", span, format!("`{name}` takes {}", takes.join(", then ")));
+        return Diagnostic::new(
+            "P0203",
+            span,
+            format!("`{name}` takes {}", takes.join(", then ")),
+        );
     }
-    let receiver = types.first().and_then(|first| WORDS.iter().find(|word| word.name == *first));
+    let receiver = types
+        .first()
+        .and_then(|first| WORDS.iter().find(|word| word.name == *first));
     if let Some(word) = receiver {
         if let Some(modifier) = word.modifier(name) {
             return wrong_count(span, name, modifier.params.len(), types.len() - 1);
@@ -155,5 +186,9 @@ fn unknown_function(span: Span, signature: &str) -> Diagnostic {
 
 fn wrong_count(span: Span, name: &str, takes: usize, given: usize) -> Diagnostic {
     let arguments = if takes == 1 { "argument" } else { "arguments" };
-    Diagnostic::new("P0203", span, format!("`{name}` takes {takes} {arguments}, {given} given"))
+    Diagnostic::new(
+        "P0203",
+        span,
+        format!("`{name}` takes {takes} {arguments}, {given} given"),
+    )
 }

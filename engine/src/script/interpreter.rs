@@ -53,7 +53,9 @@ pub(super) fn engine(tape: &Tape) -> Engine {
     engine.set_strict_variables(true);
     engine.set_fail_on_invalid_map_property(true);
     engine.set_allow_shadowing(false);
-    for keyword in ["eval", "try", "while", "loop", "do", "import", "export", "print", "debug"] {
+    for keyword in [
+        "eval", "try", "while", "loop", "do", "import", "export", "print", "debug",
+    ] {
         engine.disable_symbol(keyword);
     }
     engine.set_max_operations(OPERATIONS);
@@ -65,7 +67,10 @@ pub(super) fn engine(tape: &Tape) -> Engine {
     engine.set_max_functions(64);
     engine.set_max_variables(256);
     engine.set_max_modules(0);
-    #[expect(clippy::disallowed_methods, reason = "a bound on the interpreter, which no plan can see")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a bound on the interpreter, which no plan can see"
+    )]
     let started = Instant::now();
     engine.on_progress(move |_| {
         (started.elapsed() > TIME_LIMIT).then(|| Dynamic::from("time is up"))
@@ -98,7 +103,9 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &Tape) {
         types.extend(vec![any; modifier.params.len()]);
         let recorder = Rc::clone(tape);
         engine.register_raw_fn(modifier.name, types, move |cx, args| {
-            let handle = args[0].read_lock::<Handle<K>>().map(|handle| handle.clone());
+            let handle = args[0]
+                .read_lock::<Handle<K>>()
+                .map(|handle| handle.clone());
             let handle = handle.ok_or("a step is expected here")?;
             let values = arguments(args[1..].iter().map(|arg| &**arg), &cx)?;
             let mut recorder = recorder.borrow_mut();
@@ -201,7 +208,11 @@ pub(super) fn value(dynamic: &Dynamic, depth: usize) -> Result<Value, String> {
         return Ok(late.0.clone());
     }
     if let Some(items) = dynamic.read_lock::<rhai::Array>() {
-        return items.iter().map(|item| value(item, depth + 1)).collect::<Result<_, _>>().map(Value::List);
+        return items
+            .iter()
+            .map(|item| value(item, depth + 1))
+            .collect::<Result<_, _>>()
+            .map(Value::List);
     }
     if let Some(fields) = dynamic.read_lock::<rhai::Map>() {
         return fields
@@ -213,7 +224,10 @@ pub(super) fn value(dynamic: &Dynamic, depth: usize) -> Result<Value, String> {
     if step_of(dynamic).is_some() {
         return Err("a step stands where a value is expected".to_owned());
     }
-    Err(format!("a {} stands where a value is expected", dynamic.type_name()))
+    Err(format!(
+        "a {} stands where a value is expected",
+        dynamic.type_name()
+    ))
 }
 
 /// Turns one of our values into what a script sees.
@@ -225,7 +239,10 @@ pub(super) fn dynamic(value: &Value) -> Dynamic {
         Value::Text(text) => Dynamic::from(text.clone()),
         Value::List(items) => Dynamic::from_array(items.iter().map(dynamic).collect()),
         Value::Map(fields) => Dynamic::from_map(
-            fields.iter().map(|(name, field)| (name.as_str().into(), dynamic(field))).collect(),
+            fields
+                .iter()
+                .map(|(name, field)| (name.as_str().into(), dynamic(field)))
+                .collect(),
         ),
         late @ (Value::Secret(_) | Value::Output(_)) => Dynamic::from(Late(late.clone())),
     }
@@ -244,7 +261,9 @@ fn step_of(dynamic: &Dynamic) -> Option<CallId> {
 
 /// Whether a name is taken by the language: a script's function of that name would silently replace it.
 pub(super) fn is_reserved(name: &str) -> bool {
-    WORDS.iter().any(|word| word.name == name || word.modifier(name).is_some())
+    WORDS
+        .iter()
+        .any(|word| word.name == name || word.modifier(name).is_some())
         || FUNCTIONS.iter().any(|(function, ..)| *function == name)
 }
 

@@ -14,7 +14,9 @@ mod vocabulary;
 mod words;
 
 pub use reference::reference;
-pub use vocabulary::{Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word};
+pub use vocabulary::{
+    Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word,
+};
 pub use words::WORDS;
 
 use std::cell::RefCell;
@@ -124,7 +126,9 @@ fn file_of(phase: &str) -> String {
 /// Where a script's function stands: Rhai tells its name only.
 fn function_span(file: &str, text: &str, name: &str) -> Span {
     let is_it = |line: &str| {
-        let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+        let mut words = line
+            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .filter(|word| !word.is_empty());
         words.any(|word| word == "fn") && words.next() == Some(name)
     };
     let line = text.lines().position(is_it).map_or(0, |index| index + 1);
@@ -146,9 +150,16 @@ fn run(engine: &Engine, file: &str, text: &str, around: &Surroundings) -> Result
         .map_err(|error| errors::parse(file, text, &error))?;
     for function in ast.iter_functions() {
         if interpreter::is_reserved(function.name) {
-            let message = format!("`{}` is a word; a function of that name would replace it", function.name);
-            return Err(Diagnostic::new("P0207", function_span(file, text, function.name), message)
-                .help("give the function another name"));
+            let message = format!(
+                "`{}` is a word; a function of that name would replace it",
+                function.name
+            );
+            return Err(Diagnostic::new(
+                "P0207",
+                function_span(file, text, function.name),
+                message,
+            )
+            .help("give the function another name"));
         }
     }
     engine

@@ -126,16 +126,15 @@ impl Recorder {
             call.findings.extend(problems);
             return;
         }
-        let before = call.options.iter().find(|o| o.modifier.name == modifier.name);
+        let before = call
+            .options
+            .iter()
+            .find(|o| o.modifier.name == modifier.name);
         if let (Some(before), false) = (before, modifier.repeatable) {
             let first = before.span.line;
             call.findings.push(
-                Diagnostic::new(
-                    "P0205",
-                    span,
-                    format!("`{}` is said twice", modifier.name),
-                )
-                .help(format!("line {first} says it first; take one of them out")),
+                Diagnostic::new("P0205", span, format!("`{}` is said twice", modifier.name))
+                    .help(format!("line {first} says it first; take one of them out")),
             );
             return;
         }
@@ -151,8 +150,15 @@ impl Recorder {
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let problem = accepts(param.arg, argument).err()?;
-        let which = if params.len() == 1 { String::new() } else { format!(" as its {}", param.name) };
-        let message = format!("`{name}` takes {}{which}, not {problem}", param.arg.describe());
+        let which = if params.len() == 1 {
+            String::new()
+        } else {
+            format!(" as its {}", param.name)
+        };
+        let message = format!(
+            "`{name}` takes {}{which}, not {problem}",
+            param.arg.describe()
+        );
         let finding = Diagnostic::new("P0301", span.clone(), message);
         Some(match remedy(param.arg, argument) {
             Some(remedy) => finding.help(remedy),
@@ -165,10 +171,16 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
 /// What to do about the slips that are made most.
 fn remedy(arg: Arg, argument: &Argument) -> Option<String> {
     match (arg, argument.value()?) {
-        (Arg::Mode, Value::Integer(_)) => Some("put it in quotes: a number is read as a decimal one".to_owned()),
-        (Arg::Mode, Value::Text(text)) if text.parse::<u16>().is_ok() => Some("begin it with a zero".to_owned()),
+        (Arg::Mode, Value::Integer(_)) => {
+            Some("put it in quotes: a number is read as a decimal one".to_owned())
+        }
+        (Arg::Mode, Value::Text(text)) if text.parse::<u16>().is_ok() => {
+            Some("begin it with a zero".to_owned())
+        }
         (Arg::Integer(least), Value::Integer(_)) => Some(format!("at least {least}")),
-        (Arg::Texts, Value::Text(_)) => Some("put it in brackets: a list may have one item".to_owned()),
+        (Arg::Texts, Value::Text(_)) => {
+            Some("put it in brackets: a list may have one item".to_owned())
+        }
         _ => None,
     }
 }
@@ -191,15 +203,13 @@ fn accepts(arg: Arg, argument: &Argument) -> Result<(), String> {
         (Arg::Address, Value::Text(text)) => text.parse::<std::net::IpAddr>().is_ok(),
         (Arg::Integer(least), Value::Integer(n)) => n >= &least,
         (Arg::Bool, Value::Bool(_)) | (Arg::Map, Value::Map(_)) => true,
-        (Arg::Texts, Value::List(items)) => {
-            items.iter().all(|item| matches!(item, Value::Text(_)))
-        }
-        (Arg::Addresses, Value::List(items)) => items.iter().all(
-            |item| matches!(item, Value::Text(t) if t.parse::<std::net::IpAddr>().is_ok()),
-        ),
-        (Arg::Ports, Value::List(items)) => {
-            items.iter().all(|item| matches!(item, Value::Integer(1..=65535)))
-        }
+        (Arg::Texts, Value::List(items)) => items.iter().all(|item| matches!(item, Value::Text(_))),
+        (Arg::Addresses, Value::List(items)) => items
+            .iter()
+            .all(|item| matches!(item, Value::Text(t) if t.parse::<std::net::IpAddr>().is_ok())),
+        (Arg::Ports, Value::List(items)) => items
+            .iter()
+            .all(|item| matches!(item, Value::Integer(1..=65535))),
         (Arg::Steps, Value::List(items)) => items.is_empty(),
         _ => false,
     };
@@ -225,7 +235,10 @@ fn is_clean_path(text: &str) -> bool {
     text.starts_with('/')
         && !text.contains('\0')
         && text.len() < 4096
-        && (text == "/" || text[1..].split('/').all(|part| !part.is_empty() && part != "." && part != ".."))
+        && (text == "/"
+            || text[1..]
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".."))
 }
 
 /// Octal permission bits with a leading zero: `"700"` and `"0700"` should not both be possible.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::vocabulary::{CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word};
+use super::vocabulary::{
+    CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word,
+};
 use super::words::WORDS;
 
 /// Sections of the page: heading, what is said below it, whose words, and the modifiers they share.
@@ -15,7 +17,12 @@ const SECTIONS: &[(&str, &str, Role, &[Modifier])] = &[
         Role::Resource,
         STEP_POLICY,
     ),
-    ("Checks", "They come last in a file and only look.", Role::Check, CHECK_POLICY),
+    (
+        "Checks",
+        "They come last in a file and only look.",
+        Role::Check,
+        CHECK_POLICY,
+    ),
     (
         "Requirements",
         "All of them are looked at before anything is touched.",
@@ -53,14 +60,23 @@ pub fn reference() -> String {
 }
 
 fn word(page: &mut String, word: &Word) {
-    let _ = write!(page, "\n### `{}`\n\n{}\n", signature(word.name, word.params), word.doc);
+    let _ = write!(
+        page,
+        "\n### `{}`\n\n{}\n",
+        signature(word.name, word.params),
+        word.doc
+    );
     for param in word.params {
         let _ = write!(page, "\n- `{}`: {}", param.name, param.arg.describe());
     }
     if !word.params.is_empty() {
         page.push('\n');
     }
-    let _ = write!(page, "\n```rhai\n{}\n```\n", word.example.replace(").", ")\n    ."));
+    let _ = write!(
+        page,
+        "\n```rhai\n{}\n```\n",
+        word.example.replace(").", ")\n    .")
+    );
     if !word.modifiers.is_empty() {
         page.push('\n');
         modifiers(page, word.modifiers);
@@ -72,8 +88,17 @@ fn word(page: &mut String, word: &Word) {
 
 fn modifiers(page: &mut String, list: &[Modifier]) {
     for modifier in list {
-        let again = if modifier.repeatable { " May be said again." } else { "" };
-        let _ = writeln!(page, "- `.{}`: {}{again}", signature(modifier.name, modifier.params), modifier.doc);
+        let again = if modifier.repeatable {
+            " May be said again."
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            page,
+            "- `.{}`: {}{again}",
+            signature(modifier.name, modifier.params),
+            modifier.doc
+        );
     }
 }
 
@@ -86,5 +111,7 @@ fn signature(name: &str, params: &[Param]) -> String {
 /// A sentence as it goes on after a colon.
 fn lowered(sentence: &str) -> String {
     let mut letters = sentence.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
 }

@@ -118,28 +118,59 @@ pub struct Modifier {
 
 /// Modifiers of every resource.
 pub static STEP_POLICY: &[Modifier] = &[
-    modifier("timeout", &[p("duration", Arg::Duration)], "Bound on one try. Default 2m."),
+    modifier(
+        "timeout",
+        &[p("duration", Arg::Duration)],
+        "Bound on one try. Default 2m.",
+    ),
     modifier(
         "retry",
         &[p("tries", Arg::Integer(1)), p("every", Arg::Duration)],
         "Tries in all, and the pause before the second; later pauses grow, with jitter.",
     ),
-    modifier("keep", &[], "What it makes outlives a rollback and a clean."),
+    modifier(
+        "keep",
+        &[],
+        "What it makes outlives a rollback and a clean.",
+    ),
     modifier("absent", &[], "It should not be there."),
-    modifier("when", &[p("condition", Arg::Bool)], "The step is left out when this is false."),
+    modifier(
+        "when",
+        &[p("condition", Arg::Bool)],
+        "The step is left out when this is false.",
+    ),
 ];
 
 /// Modifiers of every check.
 pub static CHECK_POLICY: &[Modifier] = &[
-    modifier("every", &[p("pause", Arg::Duration)], "Pause between two tries while the phase starts. Default 500ms."),
-    modifier("timeout", &[p("duration", Arg::Duration)], "How long a starting phase waits for it. Default 60s."),
-    modifier("failures", &[p("count", Arg::Integer(1))], "Failures in a row that make the phase unhealthy. Default 1."),
-    modifier("when", &[p("condition", Arg::Bool)], "The check is left out when this is false."),
+    modifier(
+        "every",
+        &[p("pause", Arg::Duration)],
+        "Pause between two tries while the phase starts. Default 500ms.",
+    ),
+    modifier(
+        "timeout",
+        &[p("duration", Arg::Duration)],
+        "How long a starting phase waits for it. Default 60s.",
+    ),
+    modifier(
+        "failures",
+        &[p("count", Arg::Integer(1))],
+        "Failures in a row that make the phase unhealthy. Default 1.",
+    ),
+    modifier(
+        "when",
+        &[p("condition", Arg::Bool)],
+        "The check is left out when this is false.",
+    ),
 ];
 
 /// Modifiers of every requirement.
-pub static REQUIREMENT_POLICY: &[Modifier] =
-    &[modifier("when", &[p("condition", Arg::Bool)], "The requirement is left out when this is false.")];
+pub static REQUIREMENT_POLICY: &[Modifier] = &[modifier(
+    "when",
+    &[p("condition", Arg::Bool)],
+    "The requirement is left out when this is false.",
+)];
 
 impl Word {
     /// Its own modifiers, then those of everything in its role.
@@ -162,14 +193,26 @@ impl Word {
 
 /// Words that take no modifier and begin nothing of their own: `secret`, `output`, and the lanes.
 pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
-    ("secret", &[p("name", Arg::Text)], "A secret by name; its value appears only while a step converges."),
+    (
+        "secret",
+        &[p("name", Arg::Text)],
+        "A secret by name; its value appears only while a step converges.",
+    ),
     (
         "output",
         &[p("step", Arg::Steps), p("field", Arg::Text)],
         "What a step finds or makes, known when the plan runs.",
     ),
-    ("on_stop", &[p("steps", Arg::Closure)], "Steps that end what the steps' own inverses do not cover."),
-    ("on_rollback", &[p("steps", Arg::Closure)], "Steps that run after the phase's receipts have been reverted."),
+    (
+        "on_stop",
+        &[p("steps", Arg::Closure)],
+        "Steps that end what the steps' own inverses do not cover.",
+    ),
+    (
+        "on_rollback",
+        &[p("steps", Arg::Closure)],
+        "Steps that run after the phase's receipts have been reverted.",
+    ),
 ];
 
 /// Shorthand for a parameter.

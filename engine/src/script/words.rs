@@ -22,12 +22,21 @@ const fn word(
     }
 }
 
-const MODE: Modifier =
-    modifier("mode", &[p("mode", Arg::Mode)], "Permission bits. Default 0644, of a directory 0755.");
-const VARS: Modifier =
-    modifier("vars", &[p("vars", Arg::Map)], "The template's variables; each must be used, and all it uses be given.");
-const KUBECONFIG: Modifier =
-    modifier("kubeconfig", &[p("path", Arg::Path)], "Kubeconfig to use. Default the admin's at this host's own API server.");
+const MODE: Modifier = modifier(
+    "mode",
+    &[p("mode", Arg::Mode)],
+    "Permission bits. Default 0644, of a directory 0755.",
+);
+const VARS: Modifier = modifier(
+    "vars",
+    &[p("vars", Arg::Map)],
+    "The template's variables; each must be used, and all it uses be given.",
+);
+const KUBECONFIG: Modifier = modifier(
+    "kubeconfig",
+    &[p("path", Arg::Path)],
+    "Kubeconfig to use. Default the admin's at this host's own API server.",
+);
 
 /// The table. A word's place in it is its type in the script engine; new words go to the end.
 pub static WORDS: &[Word] = &[
@@ -36,13 +45,41 @@ pub static WORDS: &[Word] = &[
         Role::Header,
         &[p("name", Arg::Text)],
         &[
-            modifier("about", &[p("text", Arg::Text)], "What the phase is for, one line."),
-            modifier("nodes", &[p("kinds", Arg::Texts)], "Node kinds that have it: master, worker."),
-            modifier("requires", &[p("phases", Arg::Texts)], "Phases that must have converged first. Unlike systemd's Requires=, this orders as well."),
-            modifier("after", &[p("phases", Arg::Texts)], "Phases that come first if they are there."),
-            modifier("when", &[p("condition", Arg::Bool)], "The phase does nothing on this host when this is false."),
-            modifier("timeout", &[p("duration", Arg::Duration)], "Bound on one run of all steps and checks. Default 10m."),
-            modifier("restart_from", &[p("phase", Arg::Text)], "A repair of this phase begins at that one."),
+            modifier(
+                "about",
+                &[p("text", Arg::Text)],
+                "What the phase is for, one line.",
+            ),
+            modifier(
+                "nodes",
+                &[p("kinds", Arg::Texts)],
+                "Node kinds that have it: master, worker.",
+            ),
+            modifier(
+                "requires",
+                &[p("phases", Arg::Texts)],
+                "Phases that must have converged first. Unlike systemd's Requires=, this orders as well.",
+            ),
+            modifier(
+                "after",
+                &[p("phases", Arg::Texts)],
+                "Phases that come first if they are there.",
+            ),
+            modifier(
+                "when",
+                &[p("condition", Arg::Bool)],
+                "The phase does nothing on this host when this is false.",
+            ),
+            modifier(
+                "timeout",
+                &[p("duration", Arg::Duration)],
+                "Bound on one run of all steps and checks. Default 10m.",
+            ),
+            modifier(
+                "restart_from",
+                &[p("phase", Arg::Text)],
+                "A repair of this phase begins at that one.",
+            ),
         ],
         "Names the phase. It stands first in its file, and the name is the file's stem.",
         r#"phase("example").about("Shows the words.").nodes(["master"]);"#,
@@ -64,8 +101,16 @@ pub static WORDS: &[Word] = &[
         &[
             MODE,
             modifier("content", &[p("text", Arg::AnyText)], "Its text."),
-            modifier("payload", &[p("path", Arg::Path)], "A file of the role's payload to copy."),
-            modifier("once", &[], "Written when it is not there, and never again."),
+            modifier(
+                "payload",
+                &[p("path", Arg::Path)],
+                "A file of the role's payload to copy.",
+            ),
+            modifier(
+                "once",
+                &[],
+                "Written when it is not there, and never again.",
+            ),
             modifier("hidden", &[], "Its content is shown nowhere."),
         ],
         "A file with fixed content.",
@@ -79,7 +124,11 @@ pub static WORDS: &[Word] = &[
         &[
             MODE,
             VARS,
-            modifier("once", &[], "Written when it is not there, and never again."),
+            modifier(
+                "once",
+                &[],
+                "Written when it is not there, and never again.",
+            ),
             modifier("hidden", &[], "Its content is shown nowhere."),
         ],
         "A file rendered from a template under `phases/templates`. Unknown variables are errors.",
@@ -108,7 +157,14 @@ pub static WORDS: &[Word] = &[
         "env_file",
         Role::Resource,
         &[p("path", Arg::Path)],
-        &[MODE, modifier("values", &[p("values", Arg::Map)], "Variables by name; secrets stay references in the plan.")],
+        &[
+            MODE,
+            modifier(
+                "values",
+                &[p("values", Arg::Map)],
+                "Variables by name; secrets stay references in the plan.",
+            ),
+        ],
         "A file of `export KEY=\"VALUE\"` lines that a shell can source, whatever the values hold.",
         r#"env_file("/etc/pf9/example.env").values(#{ A: "b" }).mode("0640");"#,
         "Removed, or written back as it was.",
@@ -118,8 +174,16 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("name", Arg::Text)],
         &[
-            modifier("common_name", &[p("name", Arg::Text)], "Common name of its subject. Default its name."),
-            modifier("years", &[p("years", Arg::Integer(1))], "How long it is valid. Default 10."),
+            modifier(
+                "common_name",
+                &[p("name", Arg::Text)],
+                "Common name of its subject. Default its name.",
+            ),
+            modifier(
+                "years",
+                &[p("years", Arg::Integer(1))],
+                "How long it is valid. Default 10.",
+            ),
         ],
         "A certificate authority with its key under `/etc/pf9/kube.d/ca/<name>`. Never replaced while it can be read.",
         r#"certificate_authority("cluster").common_name("example");"#,
@@ -140,12 +204,36 @@ pub static WORDS: &[Word] = &[
         &[p("path", Arg::Text)],
         &[
             modifier("authority", &[p("name", Arg::Text)], "Who signs it."),
-            modifier("common_name", &[p("name", Arg::Text)], "Common name of its subject."),
-            modifier("organizations", &[p("names", Arg::Texts)], "Organizations of its subject: groups, to Kubernetes."),
-            modifier("usage", &[p("usage", Arg::Text)], "`server`, `client`, or `peer` for both."),
-            modifier("names", &[p("names", Arg::Texts)], "DNS names it is valid for."),
-            modifier("addresses", &[p("addresses", Arg::Addresses)], "Addresses it is valid for."),
-            modifier("days", &[p("days", Arg::Integer(1))], "How long it is valid. Default 365."),
+            modifier(
+                "common_name",
+                &[p("name", Arg::Text)],
+                "Common name of its subject.",
+            ),
+            modifier(
+                "organizations",
+                &[p("names", Arg::Texts)],
+                "Organizations of its subject: groups, to Kubernetes.",
+            ),
+            modifier(
+                "usage",
+                &[p("usage", Arg::Text)],
+                "`server`, `client`, or `peer` for both.",
+            ),
+            modifier(
+                "names",
+                &[p("names", Arg::Texts)],
+                "DNS names it is valid for.",
+            ),
+            modifier(
+                "addresses",
+                &[p("addresses", Arg::Addresses)],
+                "Addresses it is valid for.",
+            ),
+            modifier(
+                "days",
+                &[p("days", Arg::Integer(1))],
+                "How long it is valid. Default 365.",
+            ),
         ],
         "A key and certificate in `/etc/pf9/kube.d/certs/<path>`, issued again when it differs, does not verify, or is past two thirds of its life.",
         r#"certificate("example").authority("cluster").common_name("example").usage("client");"#,
@@ -157,7 +245,11 @@ pub static WORDS: &[Word] = &[
         &[p("name", Arg::Text)],
         &[
             modifier("server", &[p("url", Arg::Text)], "URL of the API server."),
-            modifier("certificate", &[p("path", Arg::Text)], "The client certificate to embed, by its path."),
+            modifier(
+                "certificate",
+                &[p("path", Arg::Text)],
+                "The client certificate to embed, by its path.",
+            ),
             modifier("user", &[p("name", Arg::Text)], "Name of the user entry."),
         ],
         "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded.",
@@ -168,7 +260,11 @@ pub static WORDS: &[Word] = &[
         "image",
         Role::Resource,
         &[p("reference", Arg::Text)],
-        &[modifier("archive", &[p("path", Arg::Path)], "Archive in the role's payload, as `docker save` writes it.")],
+        &[modifier(
+            "archive",
+            &[p("path", Arg::Path)],
+            "Archive in the role's payload, as `docker save` writes it.",
+        )],
         "A container image on the host. Nothing is pulled.",
         r#"image("example:1").archive("/opt/pf9/roles/pf9-kube/current/payload/images/example.tar");"#,
         "Removed if it was loaded.",
@@ -179,17 +275,49 @@ pub static WORDS: &[Word] = &[
         &[p("name", Arg::Text)],
         &[
             modifier("image", &[p("reference", Arg::Text)], "The image to run."),
-            modifier("command", &[p("argv", Arg::Texts)], "Command and arguments."),
-            modifier("env", &[p("values", Arg::Map)], "Environment variables by name."),
-            repeatable("env_from", &[p("step", Arg::Steps)], "A file step of `KEY=value` lines to add to the environment."),
-            repeatable("mount", &[p("source", Arg::Path), p("target", Arg::Path)], "A directory of the host, writable in it."),
-            repeatable("mount_read_only", &[p("source", Arg::Path), p("target", Arg::Path)], "A directory of the host, read-only in it."),
+            modifier(
+                "command",
+                &[p("argv", Arg::Texts)],
+                "Command and arguments.",
+            ),
+            modifier(
+                "env",
+                &[p("values", Arg::Map)],
+                "Environment variables by name.",
+            ),
+            repeatable(
+                "env_from",
+                &[p("step", Arg::Steps)],
+                "A file step of `KEY=value` lines to add to the environment.",
+            ),
+            repeatable(
+                "mount",
+                &[p("source", Arg::Path), p("target", Arg::Path)],
+                "A directory of the host, writable in it.",
+            ),
+            repeatable(
+                "mount_read_only",
+                &[p("source", Arg::Path), p("target", Arg::Path)],
+                "A directory of the host, read-only in it.",
+            ),
             modifier("host_network", &[], "Shares the host's network."),
             modifier("privileged", &[], "All capabilities and devices."),
             modifier("user", &[p("user", Arg::Text)], "User, `uid[:gid]`."),
-            modifier("restart", &[p("policy", Arg::Text)], "`always` (the default), `unless-stopped` or `no`."),
-            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps of this phase whose content it reads at its start: a change makes a new container."),
-            modifier("reads", &[p("paths", Arg::Texts)], "Files of other phases that it reads at its start: a change makes a new container."),
+            modifier(
+                "restart",
+                &[p("policy", Arg::Text)],
+                "`always` (the default), `unless-stopped` or `no`.",
+            ),
+            repeatable(
+                "restart_on",
+                &[p("steps", Arg::Steps)],
+                "Steps of this phase whose content it reads at its start: a change makes a new container.",
+            ),
+            modifier(
+                "reads",
+                &[p("paths", Arg::Texts)],
+                "Files of other phases that it reads at its start: a change makes a new container.",
+            ),
         ],
         "A container that runs with exactly this configuration.",
         r#"container("example").image("example:1").host_network().mount_read_only("/etc/pf9", "/etc/pf9");"#,
@@ -204,9 +332,21 @@ pub static WORDS: &[Word] = &[
             modifier("stopped", &[], "It does not run."),
             modifier("enabled", &[], "It starts at boot."),
             modifier("disabled", &[], "It does not start at boot."),
-            repeatable("restart_on", &[p("steps", Arg::Steps)], "Steps of this phase whose content it reads at its start: a change restarts it."),
-            modifier("reads", &[p("paths", Arg::Texts)], "Files of other phases that it reads at its start: a change restarts it."),
-            repeatable("reload_on", &[p("steps", Arg::Steps)], "Steps whose content it takes again on reload."),
+            repeatable(
+                "restart_on",
+                &[p("steps", Arg::Steps)],
+                "Steps of this phase whose content it reads at its start: a change restarts it.",
+            ),
+            modifier(
+                "reads",
+                &[p("paths", Arg::Texts)],
+                "Files of other phases that it reads at its start: a change restarts it.",
+            ),
+            repeatable(
+                "reload_on",
+                &[p("steps", Arg::Steps)],
+                "Steps whose content it takes again on reload.",
+            ),
         ],
         "A unit of systemd. `.service` is added to a name without a suffix.",
         r#"service("example").started().enabled();"#,
@@ -252,7 +392,11 @@ pub static WORDS: &[Word] = &[
         "pods",
         Role::Resource,
         &[],
-        &[modifier("grace", &[p("duration", Arg::Duration)], "How long each container may take to end. Default 10s.")],
+        &[modifier(
+            "grace",
+            &[p("duration", Arg::Duration)],
+            "How long each container may take to end. Default 10s.",
+        )],
         "The containers that kubelet started; only `.absent()` makes sense.",
         "on_stop(|| { pods().absent(); });",
         "Nothing.",
@@ -272,11 +416,35 @@ pub static WORDS: &[Word] = &[
         &[p("name", Arg::Text)],
         &[
             KUBECONFIG,
-            repeatable("label", &[p("key", Arg::Text), p("value", Arg::AnyText)], "A label it has."),
-            repeatable("taint", &[p("key", Arg::Text), p("value", Arg::AnyText), p("effect", Arg::Text)], "A taint it has."),
-            repeatable("untainted", &[p("key", Arg::Text)], "Key of a taint it does not have."),
-            modifier("schedulable", &[], "Our own cordon is lifted; an operator's stays."),
-            modifier("pod_cidr", &[p("subnet", Arg::Text)], "The pods' subnet to give it where it has none; by default the controller-manager chooses."),
+            repeatable(
+                "label",
+                &[p("key", Arg::Text), p("value", Arg::AnyText)],
+                "A label it has.",
+            ),
+            repeatable(
+                "taint",
+                &[
+                    p("key", Arg::Text),
+                    p("value", Arg::AnyText),
+                    p("effect", Arg::Text),
+                ],
+                "A taint it has.",
+            ),
+            repeatable(
+                "untainted",
+                &[p("key", Arg::Text)],
+                "Key of a taint it does not have.",
+            ),
+            modifier(
+                "schedulable",
+                &[],
+                "Our own cordon is lifted; an operator's stays.",
+            ),
+            modifier(
+                "pod_cidr",
+                &[p("subnet", Arg::Text)],
+                "The pods' subnet to give it where it has none; by default the controller-manager chooses.",
+            ),
         ],
         "This host's node object, registered and with its pods' subnet (output `pod_cidr`).",
         r#"node(host.name).label("example", "yes");"#,
@@ -286,7 +454,14 @@ pub static WORDS: &[Word] = &[
         "drain",
         Role::Resource,
         &[p("node", Arg::Text)],
-        &[KUBECONFIG, modifier("within", &[p("duration", Arg::Duration)], "How long pods may take to go. Default 30s.")],
+        &[
+            KUBECONFIG,
+            modifier(
+                "within",
+                &[p("duration", Arg::Duration)],
+                "How long pods may take to go. Default 30s.",
+            ),
+        ],
         "Cordons the node and evicts its pods, best effort. For the stop lane.",
         r#"on_stop(|| { drain(host.name).within("20s"); });"#,
         "Nothing; the next bring-up lifts the cordon.",
@@ -296,8 +471,16 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("argv", Arg::Texts)],
         &[
-            modifier("creates", &[p("path", Arg::Path)], "It is done when this path exists."),
-            modifier("unless", &[p("argv", Arg::Texts)], "It is done when this command ends with 0."),
+            modifier(
+                "creates",
+                &[p("path", Arg::Path)],
+                "It is done when this path exists.",
+            ),
+            modifier(
+                "unless",
+                &[p("argv", Arg::Texts)],
+                "It is done when this command ends with 0.",
+            ),
         ],
         "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.",
         r#"command(["touch", "/run/example"]).creates("/run/example");"#,
@@ -308,22 +491,80 @@ pub static WORDS: &[Word] = &[
         Role::Check,
         &[p("name", Arg::Text)],
         &[
-            modifier("https", &[p("url", Arg::Text)], "A GET answers 200. Plain http is for loopback health ports."),
+            modifier(
+                "https",
+                &[p("url", Arg::Text)],
+                "A GET answers 200. Plain http is for loopback health ports.",
+            ),
             modifier("ca", &[p("path", Arg::Path)], "Roots to trust for it."),
-            modifier("client_certificate", &[p("path", Arg::Text)], "Our certificate for it, by its path; its root is trusted."),
-            modifier("expect", &[p("text", Arg::Text)], "Text that the answer or output holds."),
-            modifier("tcp", &[p("address", Arg::Text), p("port", Arg::Integer(1))], "A TCP port accepts connections."),
+            modifier(
+                "client_certificate",
+                &[p("path", Arg::Text)],
+                "Our certificate for it, by its path; its root is trusted.",
+            ),
+            modifier(
+                "expect",
+                &[p("text", Arg::Text)],
+                "Text that the answer or output holds.",
+            ),
+            modifier(
+                "tcp",
+                &[p("address", Arg::Text), p("port", Arg::Integer(1))],
+                "A TCP port accepts connections.",
+            ),
             modifier("run", &[p("argv", Arg::Texts)], "A command ends with 0."),
-            modifier("file_exists", &[p("path", Arg::Path)], "A file is there and not empty."),
-            modifier("service_active", &[p("unit", Arg::Text)], "A unit is active."),
-            modifier("container_running", &[p("name", Arg::Text)], "A container runs."),
+            modifier(
+                "file_exists",
+                &[p("path", Arg::Path)],
+                "A file is there and not empty.",
+            ),
+            modifier(
+                "service_active",
+                &[p("unit", Arg::Text)],
+                "A unit is active.",
+            ),
+            modifier(
+                "container_running",
+                &[p("name", Arg::Text)],
+                "A container runs.",
+            ),
             modifier("container_engine", &[], "The container engine answers."),
-            modifier("pod_running", &[p("pod", Arg::Text), p("containers", Arg::Texts)], "The named containers of a static pod run."),
-            modifier("node_ready", &[p("node", Arg::Text)], "The node's condition Ready is true."),
+            modifier(
+                "pod_running",
+                &[p("pod", Arg::Text), p("containers", Arg::Texts)],
+                "The named containers of a static pod run.",
+            ),
+            modifier(
+                "node_ready",
+                &[p("node", Arg::Text)],
+                "The node's condition Ready is true.",
+            ),
+            modifier(
+                "object_exists",
+                &[
+                    p("version", Arg::Text),
+                    p("kind", Arg::Text),
+                    p("namespace", Arg::Text),
+                    p("name", Arg::Text),
+                ],
+                "An object is in the cluster; asked for as the admin of this host's own API server.",
+            ),
             modifier("link_up", &[p("link", Arg::Text)], "A network link is up."),
-            modifier("address_held", &[p("address", Arg::Address)], "An address is on some link of this host."),
-            modifier("certificates_valid", &[p("directory", Arg::Path), p("margin", Arg::Duration)], "Certificates under a directory are valid for at least this long."),
-            modifier("as_planned", &[], "No step of this phase would change anything."),
+            modifier(
+                "address_held",
+                &[p("address", Arg::Address)],
+                "An address is on some link of this host.",
+            ),
+            modifier(
+                "certificates_valid",
+                &[p("directory", Arg::Path), p("margin", Arg::Duration)],
+                "Certificates under a directory are valid for at least this long.",
+            ),
+            modifier(
+                "as_planned",
+                &[],
+                "No step of this phase would change anything.",
+            ),
         ],
         "A read-only assertion that the phase does its work.",
         r#"check("port answers").tcp("127.0.0.1", 4001).every("1s").timeout("30s");"#,
@@ -335,19 +576,71 @@ pub static WORDS: &[Word] = &[
         &[p("name", Arg::Text)],
         &[
             modifier("no_swap", &[], "No swap is on."),
-            modifier("ports_free", &[p("ports", Arg::Ports)], "Nothing listens on these TCP ports."),
-            modifier("programs", &[p("names", Arg::Texts)], "These programs are on the PATH."),
-            modifier("memory", &[p("size", Arg::Size)], "At least so much memory."),
-            modifier("processors", &[p("count", Arg::Integer(1))], "At least so many processors."),
-            modifier("disk", &[p("path", Arg::Path), p("size", Arg::Size)], "At least so much room for a path."),
-            modifier("cgroup_controllers", &[p("names", Arg::Texts)], "These cgroup controllers are there."),
-            modifier("no_foreign_runtime", &[], "No other container runtime or Kubernetes runs here."),
-            modifier("no_earlier_cluster", &[], "No files of another cluster lie here."),
-            modifier("host_name_valid", &[], "The host's name can be a node's name."),
-            modifier("networks_disjoint", &[p("networks", Arg::Map)], "These networks overlap neither each other nor the host's own."),
-            modifier("kernel_features", &[p("names", Arg::Texts)], "The kernel can do these."),
-            modifier("interface", &[p("name", Arg::Text)], "A network interface is there and up."),
-            modifier("supported_system", &[p("systems", Arg::Map)], "The operating system is one of these: id to versions."),
+            modifier(
+                "ports_free",
+                &[p("ports", Arg::Ports)],
+                "Nothing listens on these TCP ports.",
+            ),
+            modifier(
+                "programs",
+                &[p("names", Arg::Texts)],
+                "These programs are on the PATH.",
+            ),
+            modifier(
+                "memory",
+                &[p("size", Arg::Size)],
+                "At least so much memory.",
+            ),
+            modifier(
+                "processors",
+                &[p("count", Arg::Integer(1))],
+                "At least so many processors.",
+            ),
+            modifier(
+                "disk",
+                &[p("path", Arg::Path), p("size", Arg::Size)],
+                "At least so much room for a path.",
+            ),
+            modifier(
+                "cgroup_controllers",
+                &[p("names", Arg::Texts)],
+                "These cgroup controllers are there.",
+            ),
+            modifier(
+                "no_foreign_runtime",
+                &[],
+                "No other container runtime or Kubernetes runs here.",
+            ),
+            modifier(
+                "no_earlier_cluster",
+                &[],
+                "No files of another cluster lie here.",
+            ),
+            modifier(
+                "host_name_valid",
+                &[],
+                "The host's name can be a node's name.",
+            ),
+            modifier(
+                "networks_disjoint",
+                &[p("networks", Arg::Map)],
+                "These networks overlap neither each other nor the host's own.",
+            ),
+            modifier(
+                "kernel_features",
+                &[p("names", Arg::Texts)],
+                "The kernel can do these.",
+            ),
+            modifier(
+                "interface",
+                &[p("name", Arg::Text)],
+                "A network interface is there and up.",
+            ),
+            modifier(
+                "supported_system",
+                &[p("systems", Arg::Map)],
+                "The operating system is one of these: id to versions.",
+            ),
             modifier("systemd", &[], "systemd is the init system."),
             modifier("root", &[], "We are root."),
             modifier("sane_clock", &[], "The clock is not far off."),

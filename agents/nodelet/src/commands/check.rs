@@ -16,7 +16,13 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
     let unheard = Recording::default();
-    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, &unheard);
+    let mut runner = Runner::new(
+        &inputs.plan,
+        &host,
+        &inputs.facts,
+        &inputs.secrets,
+        &unheard,
+    );
     runner.selection = selection;
     let health = runner.check().await;
     if args.role.json {

@@ -1,14 +1,18 @@
 //! One function per subcommand.
 
 mod check;
+mod history;
 mod phases;
 mod plan;
 mod run;
+mod why;
 
 pub(crate) use check::check;
+pub(crate) use history::history;
 pub(crate) use phases::phases;
 pub(crate) use plan::plan;
 pub(crate) use run::{apply, stop};
+pub(crate) use why::why;
 
 use std::io::Write as _;
 

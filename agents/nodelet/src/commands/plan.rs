@@ -28,10 +28,20 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
         } else {
             Box::new(TextReport::new(std::io::stdout(), detail))
         };
-        let mut runner = Runner::new(&inputs.plan, &simulated, &inputs.facts, &MaskedSecrets, sink.as_ref());
+        let mut runner = Runner::new(
+            &inputs.plan,
+            &simulated,
+            &inputs.facts,
+            &MaskedSecrets,
+            sink.as_ref(),
+        );
         runner.selection = selection;
         let outcome = runner.dry_run().await?;
-        return Ok(if outcome == Outcome::Predicted { Exit::Ok } else { Exit::Failed });
+        return Ok(if outcome == Outcome::Predicted {
+            Exit::Ok
+        } else {
+            Exit::Failed
+        });
     }
     let phases = selection.phases(&inputs.plan);
     if args.role.json {

@@ -14,7 +14,13 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let (inputs, _lock) = prepare("apply", args, &host).await?;
     let sink = output::sink(args.role.json);
-    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, sink.as_ref());
+    let mut runner = Runner::new(
+        &inputs.plan,
+        &host,
+        &inputs.facts,
+        &inputs.secrets,
+        sink.as_ref(),
+    );
     runner.selection = args.phases.selection();
     runner.cancel = signals::cancel_on_signal()?;
     Ok(exit(runner.apply().await?))
@@ -24,10 +30,16 @@ pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let (inputs, _lock) = prepare("stop", args, &host).await?;
     let sink = output::sink(args.role.json);
-    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, sink.as_ref());
+    let mut runner = Runner::new(
+        &inputs.plan,
+        &host,
+        &inputs.facts,
+        &inputs.secrets,
+        sink.as_ref(),
+    );
     runner.selection = args.phases.selection();
     runner.cancel = signals::cancel_on_signal()?;
-    Ok(exit(runner.stop().await))
+    Ok(exit(runner.stop().await?))
 }
 
 /// Everything that can be refused is refused here, before anything is touched.

@@ -69,6 +69,26 @@ impl Files for FakeHost {
         })
     }
 
+    async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        self.mutate("append", show(path), DEADLINE, |world| {
+            let mut whole = world
+                .tree
+                .content(path)
+                .map(|bytes| bytes.to_vec())
+                .unwrap_or_default();
+            whole.extend_from_slice(content);
+            let node = Node {
+                kind: NodeKind::File(whole),
+                attributes,
+                modified: world.now(),
+            };
+            world
+                .tree
+                .put(path, node)
+                .map_err(|source| file_error("append to", path, source))
+        })
+    }
+
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
         self.mutate("create_directory", show(path), DEADLINE, |world| {
             let failed = |source| file_error("create", path, source);

@@ -1,9 +1,9 @@
 //! Files and links that appear whole or not at all.
 
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, fchown, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::Path;
 
 use crate::host::Attributes;
@@ -28,6 +28,23 @@ pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::
     file.sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_directory(directory)
+}
+
+/// Adds to the end of a file, and makes it survive a power cut.
+pub(super) fn append(path: &Path, content: &[u8], attributes: Attributes) -> io::Result<()> {
+    let is_new = !path.try_exists()?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(attributes.mode & MODE_BITS)
+        .open(path)?;
+    if is_new {
+        fchown(&file, Some(attributes.uid), Some(attributes.gid))?;
+        file.set_permissions(Permissions::from_mode(attributes.mode & MODE_BITS))?;
+        sync_directory(parent(path)?)?;
+    }
+    file.write_all(content)?;
+    file.sync_data()
 }
 
 /// Makes `path` a link to `target`, in place of a link that is there, never in place of anything else.

@@ -40,6 +40,14 @@ impl Files for LiveHost {
         .await
     }
 
+    async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        let content = content.to_vec();
+        on_path("append to", path, move |path| {
+            atomic::append(path, &content, attributes)
+        })
+        .await
+    }
+
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
         on_path("create directory", path, move |path| {
             create_directory(path, attributes)

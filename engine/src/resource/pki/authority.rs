@@ -105,7 +105,7 @@ impl Resource for AuthoritySpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
             observed.certificate.remove(cx.host, receipt).await?;

@@ -178,7 +178,7 @@ impl Resource for CertificateSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
             observed.certificate.remove(cx.host, receipt).await?;

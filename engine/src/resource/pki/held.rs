@@ -104,13 +104,15 @@ impl Held {
         &self,
         host: &dyn Host,
         should: Attributes,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if let Some(is) = self.attributes().filter(|is| *is != should) {
-            receipt.push(Undo::RestoreAttributes {
-                path: self.path.clone(),
-                attributes: is,
-            });
+            receipt
+                .push(Undo::RestoreAttributes {
+                    path: self.path.clone(),
+                    attributes: is,
+                })
+                .await?;
             host.set_attributes(&self.path, should).await?;
         }
         Ok(())
@@ -122,21 +124,25 @@ impl Held {
         host: &dyn Host,
         content: &[u8],
         attributes: Attributes,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         for directory in missing_parents(host, &self.path).await? {
-            receipt.push(Undo::RemoveDirectory {
-                path: directory.clone(),
-            });
+            receipt
+                .push(Undo::RemoveDirectory {
+                    path: directory.clone(),
+                })
+                .await?;
             let attributes = Attributes::root(directory_mode(&directory));
             host.create_directory(&directory, attributes).await?;
         }
         remember(host, &self.path, self.entry.as_ref(), receipt).await?;
         if matches!(&self.entry, Some(entry) if matches!(entry.kind, EntryKind::Symlink(_))) {
             // A link is restored only where nothing else stands, so on the way back our file goes first.
-            receipt.push(Undo::RemoveFile {
-                path: self.path.clone(),
-            });
+            receipt
+                .push(Undo::RemoveFile {
+                    path: self.path.clone(),
+                })
+                .await?;
         }
         Ok(host.write(&self.path, content, attributes).await?)
     }
@@ -145,7 +151,7 @@ impl Held {
     pub(super) async fn remove(
         &self,
         host: &dyn Host,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if self.is_there() {
             remember(host, &self.path, self.entry.as_ref(), receipt).await?;

@@ -145,7 +145,7 @@ impl Resource for KubeconfigSpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
             return observed.file.remove(cx.host, receipt).await;

@@ -92,7 +92,7 @@ impl Resource for ServiceAccountKeySpec {
         observed: &Observed,
         _change: &Change,
         cx: &Context<'_>,
-        receipt: &mut Receipt,
+        receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
             observed.key.remove(cx.host, receipt).await?;

@@ -13,15 +13,26 @@ const CERTS: &str = "/etc/pf9/kube.d/certs";
 /// Kubeconfig that node checks ask with: the kubelet's own, which exists on every node.
 const KUBELET: &str = "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml";
 /// Modifiers that say how, not what.
-const MANNER: &[&str] = &["every", "timeout", "failures", "when", "expect", "ca", "client_certificate"];
+const MANNER: &[&str] = &[
+    "every",
+    "timeout",
+    "failures",
+    "when",
+    "expect",
+    "ca",
+    "client_certificate",
+];
 
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<PlannedCheck> {
-    let said: Vec<_> =
-        call.options.iter().filter(|option| !MANNER.contains(&option.modifier.name)).collect();
+    let said: Vec<_> = call
+        .options
+        .iter()
+        .filter(|option| !MANNER.contains(&option.modifier.name))
+        .collect();
     let name = match said.as_slice() {
         [one] => one.modifier.name,
         [] => {
@@ -33,8 +44,12 @@ pub(super) fn lower(
         }
         [_, second, ..] => {
             findings.push(
-                Diagnostic::new("P0318", second.span.clone(), "a check makes one observation")
-                    .help("make it a check of its own"),
+                Diagnostic::new(
+                    "P0318",
+                    second.span.clone(),
+                    "a check makes one observation",
+                )
+                .help("make it a check of its own"),
             );
             return None;
         }
@@ -43,9 +58,16 @@ pub(super) fn lower(
         name: options.text_argument(0)?,
         span: call.span.clone(),
         probe: probe(name, options, findings)?,
-        every: options.duration("every").unwrap_or(Duration::from_millis(500)),
-        timeout: options.duration("timeout").unwrap_or(Duration::from_secs(60)),
-        failures: options.integer("failures").and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+        every: options
+            .duration("every")
+            .unwrap_or(Duration::from_millis(500)),
+        timeout: options
+            .duration("timeout")
+            .unwrap_or(Duration::from_secs(60)),
+        failures: options
+            .integer("failures")
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(1),
     })
 }
 
@@ -54,7 +76,9 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
     let expect = options.text("expect").unwrap_or_default();
     Some(match name {
         "https" => {
-            let client = options.text("client_certificate").map(|path| Path::new(CERTS).join(path));
+            let client = options
+                .text("client_certificate")
+                .map(|path| Path::new(CERTS).join(path));
             Probe::Https {
                 url: text()?,
                 ca: options
@@ -92,7 +116,11 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
         "file_exists" => Probe::FileExists(text()?.into()),
         "service_active" => {
             let unit = text()?;
-            Probe::ServiceActive(if unit.contains('.') { unit } else { format!("{unit}.service") })
+            Probe::ServiceActive(if unit.contains('.') {
+                unit
+            } else {
+                format!("{unit}.service")
+            })
         }
         "container_running" => Probe::ContainerRunning(text()?),
         "container_engine" => Probe::ContainerEngine,
@@ -110,6 +138,24 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             node: text()?,
             kubeconfig: KUBELET.into(),
         },
+        "object_exists" => {
+            let values: Vec<String> = options
+                .values(name)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let [version, kind, namespace, name] = values.as_slice() else {
+                return None;
+            };
+            Probe::ObjectExists {
+                object: serde_json::json!({
+                    "apiVersion": version,
+                    "kind": kind,
+                    "metadata": { "namespace": namespace, "name": name },
+                }),
+                kubeconfig: super::cluster::ADMIN.into(),
+            }
+        }
         "link_up" => Probe::LinkUp(text()?),
         "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
         "certificates_valid" => {

@@ -10,7 +10,7 @@ use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::recorder::Call;
 
 /// The kubeconfig used where a script names none.
-const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
+pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
 pub(super) fn lower(
     call: &Call,
@@ -18,7 +18,9 @@ pub(super) fn lower(
     around: &Surroundings<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
-    let kubeconfig = options.text("kubeconfig").map_or_else(|| ADMIN.into(), PathBuf::from);
+    let kubeconfig = options
+        .text("kubeconfig")
+        .map_or_else(|| ADMIN.into(), PathBuf::from);
     let name = options.text_argument(0)?;
     match call.word.name {
         "manifest" => Some(Spec::Manifest(ManifestSpec {
@@ -29,7 +31,9 @@ pub(super) fn lower(
         "drain" => Some(Spec::Drain(DrainSpec {
             node: name,
             kubeconfig,
-            seconds: options.duration("within").map_or(30, |within| within.as_secs()),
+            seconds: options
+                .duration("within")
+                .map_or(30, |within| within.as_secs()),
         })),
         _ => {
             let mut taints = Vec::new();
@@ -39,8 +43,12 @@ pub(super) fn lower(
                 };
                 if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect.as_str()) {
                     findings.push(
-                        Diagnostic::new("P0314", options.span("taint"), format!("`{effect}` is no effect of a taint"))
-                            .help("it is NoSchedule, PreferNoSchedule or NoExecute"),
+                        Diagnostic::new(
+                            "P0314",
+                            options.span("taint"),
+                            format!("`{effect}` is no effect of a taint"),
+                        )
+                        .help("it is NoSchedule, PreferNoSchedule or NoExecute"),
                     );
                 }
                 taints.push(Taint {
@@ -60,7 +68,11 @@ pub(super) fn lower(
                 kubeconfig,
                 labels: labels.collect(),
                 taints,
-                untainted: options.repeated("untainted").into_iter().flatten().collect(),
+                untainted: options
+                    .repeated("untainted")
+                    .into_iter()
+                    .flatten()
+                    .collect(),
                 schedulable: options.has("schedulable"),
                 pod_cidr: options.text("pod_cidr"),
             }))

@@ -18,8 +18,12 @@ pub(super) fn lower(
         "image" => {
             let Some(archive) = options.text("archive") else {
                 findings.push(
-                    Diagnostic::new("P0311", call.span.clone(), "an image needs an archive to come from")
-                        .help("add .archive(`${role.payload}/images/….tar`)"),
+                    Diagnostic::new(
+                        "P0311",
+                        call.span.clone(),
+                        "an image needs an archive to come from",
+                    )
+                    .help("add .archive(`${role.payload}/images/….tar`)"),
                 );
                 return None;
             };
@@ -31,21 +35,20 @@ pub(super) fn lower(
         "pods" => {
             only_absent(call, options, findings)?;
             Some(Spec::Pods(PodsSpec {
-                grace_seconds: options.duration("grace").map_or(10, |grace| grace.as_secs()),
+                grace_seconds: options
+                    .duration("grace")
+                    .map_or(10, |grace| grace.as_secs()),
             }))
         }
         _ => container(call, options, findings),
     }
 }
 
-fn container(
-    call: &Call,
-    options: &Options<'_>,
-    findings: &mut Vec<Diagnostic>,
-) -> Option<Spec> {
+fn container(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
     let Some(image) = options.text("image") else {
         findings.push(
-            Diagnostic::new("P0312", call.span.clone(), "a container needs an image").help("add .image(…)"),
+            Diagnostic::new("P0312", call.span.clone(), "a container needs an image")
+                .help("add .image(…)"),
         );
         return None;
     };
@@ -55,8 +58,12 @@ fn container(
         Some("no") => RestartPolicy::No,
         Some(other) => {
             findings.push(
-                Diagnostic::new("P0313", options.span("restart"), format!("`{other}` is no restart policy"))
-                    .help("it is always, unless-stopped or no"),
+                Diagnostic::new(
+                    "P0313",
+                    options.span("restart"),
+                    format!("`{other}` is no restart policy"),
+                )
+                .help("it is always, unless-stopped or no"),
             );
             return None;
         }

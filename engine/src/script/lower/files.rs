@@ -41,11 +41,17 @@ pub(super) fn lower(
             let source = match (options.text("content"), options.text("payload")) {
                 (Some(text), None) => FileSource::Text(Text::Known(text)),
                 (None, Some(path)) => FileSource::Payload(path.into()),
-                (None, None) if options.has("absent") => FileSource::Text(Text::Known(String::new())),
+                (None, None) if options.has("absent") => {
+                    FileSource::Text(Text::Known(String::new()))
+                }
                 _ => {
                     findings.push(
-                        Diagnostic::new("P0306", call.span.clone(), "a file has either `.content` or `.payload`")
-                            .help("or say `.absent()`"),
+                        Diagnostic::new(
+                            "P0306",
+                            call.span.clone(),
+                            "a file has either `.content` or `.payload`",
+                        )
+                        .help("or say `.absent()`"),
                     );
                     return None;
                 }
@@ -54,14 +60,22 @@ pub(super) fn lower(
         }
         "template" => {
             let text = template(&options.text_argument(0)?, options, around, findings)?;
-            Some(file(options.text_argument(1)?.into(), FileSource::Text(text), false))
+            Some(file(
+                options.text_argument(1)?.into(),
+                FileSource::Text(text),
+                false,
+            ))
         }
         "unit" => {
             let name = options.text_argument(0)?;
             if name.contains('/') || !name.contains('.') {
                 findings.push(
-                    Diagnostic::new("P0305", call.span.clone(), format!("`{name}` is no unit name"))
-                        .help("write it with its suffix, for example pf9-kubelet.service"),
+                    Diagnostic::new(
+                        "P0305",
+                        call.span.clone(),
+                        format!("`{name}` is no unit name"),
+                    )
+                    .help("write it with its suffix, for example pf9-kubelet.service"),
                 );
                 return None;
             }
@@ -86,8 +100,11 @@ pub(super) fn template(
 ) -> Option<Text> {
     let place = format!("phases/templates/{name}");
     let Some(source) = around.templates.get(name) else {
-        let mut finding =
-            Diagnostic::new("P0501", options.span("vars"), format!("there is no template `{name}`"));
+        let mut finding = Diagnostic::new(
+            "P0501",
+            options.span("vars"),
+            format!("there is no template `{name}`"),
+        );
         if let Some(meant) = closest(name, around.templates.keys().map(String::as_str)) {
             finding = finding.help(format!("did you mean `{meant}`?"));
         }
@@ -106,11 +123,17 @@ pub(super) fn template(
     for name in &used {
         if !vars.contains_key(name) {
             fine = false;
-            let line = source.lines().position(|line| line.contains(name.as_str())).map_or(0, |l| l + 1);
+            let line = source
+                .lines()
+                .position(|line| line.contains(name.as_str()))
+                .map_or(0, |l| l + 1);
             let mut finding = Diagnostic::new(
                 "P0503",
                 Span::new(place.as_str(), line, 0),
-                format!("the template uses `{name}`, which {} does not give", options.span("vars")),
+                format!(
+                    "the template uses `{name}`, which {} does not give",
+                    options.span("vars")
+                ),
             );
             if let Some(meant) = closest(name, vars.keys().map(String::as_str)) {
                 finding = finding.help(format!("did you mean `{meant}`?"));
@@ -122,8 +145,12 @@ pub(super) fn template(
         if !used.contains(name) {
             fine = false;
             findings.push(
-                Diagnostic::new("P0504", options.span("vars"), format!("the template does not use `{name}`"))
-                    .help("take it out, or use it"),
+                Diagnostic::new(
+                    "P0504",
+                    options.span("vars"),
+                    format!("the template does not use `{name}`"),
+                )
+                .help("take it out, or use it"),
             );
         }
     }

@@ -80,9 +80,17 @@ pub(super) fn phase(
                     }
                 }
             }
-            Role::Check => phase.checks.extend(checks::lower(call, &options, &mut lowering.findings)),
+            Role::Check => {
+                phase
+                    .checks
+                    .extend(checks::lower(call, &options, &mut lowering.findings))
+            }
             Role::Requirement => {
-                phase.requirements.extend(requirements::lower(call, &options, &mut lowering.findings));
+                phase.requirements.extend(requirements::lower(
+                    call,
+                    &options,
+                    &mut lowering.findings,
+                ));
             }
         }
         if !call.findings.is_empty() {
@@ -121,7 +129,11 @@ impl Lowering<'_> {
                 Diagnostic::new(
                     "P0206",
                     call.span.clone(),
-                    format!("{} `{}` is said twice in this phase", spec.kind(), spec.label()),
+                    format!(
+                        "{} `{}` is said twice in this phase",
+                        spec.kind(),
+                        spec.label()
+                    ),
                 )
                 .help("say it once, with all its modifiers"),
             );

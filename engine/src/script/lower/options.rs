@@ -30,12 +30,14 @@ impl<'a> Options<'a> {
 
     /// Whether `.when(false)` was said.
     pub(super) fn left_out(&self) -> bool {
-        self.call.word.name != "phase"
-            && matches!(self.value("when"), Some(Value::Bool(false)))
+        self.call.word.name != "phase" && matches!(self.value("when"), Some(Value::Bool(false)))
     }
 
     fn options(&self, name: &str) -> impl Iterator<Item = &'a RecordedOption> {
-        self.call.options.iter().filter(move |option| option.modifier.name == name)
+        self.call
+            .options
+            .iter()
+            .filter(move |option| option.modifier.name == name)
     }
 
     /// Whether a modifier was said.
@@ -45,7 +47,9 @@ impl<'a> Options<'a> {
 
     /// Where a modifier was said, or the word.
     pub(super) fn span(&self, name: &str) -> Span {
-        self.options(name).next().map_or_else(|| self.call.span.clone(), |o| o.span.clone())
+        self.options(name)
+            .next()
+            .map_or_else(|| self.call.span.clone(), |o| o.span.clone())
     }
 
     /// First argument of a modifier.
@@ -58,7 +62,12 @@ impl<'a> Options<'a> {
         let Some(option) = self.options(name).next() else {
             return Vec::new();
         };
-        option.args.iter().filter_map(Argument::value).map(|value| self.resolved(value)).collect()
+        option
+            .args
+            .iter()
+            .filter_map(Argument::value)
+            .map(|value| self.resolved(value))
+            .collect()
     }
 
     /// All arguments of every saying of a repeatable modifier.
@@ -116,7 +125,11 @@ impl<'a> Options<'a> {
     }
 
     pub(super) fn addresses(&self, name: &str) -> Vec<IpAddr> {
-        self.texts(name).unwrap_or_default().iter().filter_map(|text| text.parse().ok()).collect()
+        self.texts(name)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
     }
 
     pub(super) fn ports(&self, name: &str) -> Vec<u16> {
@@ -158,26 +171,39 @@ impl<'a> Options<'a> {
 
     /// Ids of the steps a modifier names.
     pub(super) fn step_ids(&self, name: &str) -> Vec<StepId> {
-        self.steps(name).filter_map(|id| self.ids.get(&id).cloned()).collect()
+        self.steps(name)
+            .filter_map(|id| self.ids.get(&id).cloned())
+            .collect()
     }
 
     /// Files of the steps a modifier names.
     pub(super) fn step_paths(&self, name: &str) -> Vec<PathBuf> {
-        self.steps(name).filter_map(|id| self.paths.get(&id)).flatten().cloned().collect()
+        self.steps(name)
+            .filter_map(|id| self.paths.get(&id))
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Files whose change restarts: those of the steps of `restart_on`, and the paths of `reads`.
     pub(super) fn restart_inputs(&self) -> Vec<PathBuf> {
         let mut inputs = self.step_paths("restart_on");
-        inputs.extend(self.texts("reads").unwrap_or_default().into_iter().map(PathBuf::from));
+        inputs.extend(
+            self.texts("reads")
+                .unwrap_or_default()
+                .into_iter()
+                .map(PathBuf::from),
+        );
         inputs
     }
 
     fn steps(&self, name: &str) -> impl Iterator<Item = CallId> {
-        self.options(name).flat_map(|option| &option.args).flat_map(|arg| match arg {
-            Argument::Steps(steps) => steps.clone(),
-            Argument::Value(_) => Vec::new(),
-        })
+        self.options(name)
+            .flat_map(|option| &option.args)
+            .flat_map(|arg| match arg {
+                Argument::Steps(steps) => steps.clone(),
+                Argument::Value(_) => Vec::new(),
+            })
     }
 
     /// A value whose outputs name steps.
@@ -185,11 +211,18 @@ impl<'a> Options<'a> {
         match value {
             Value::List(items) => Value::List(items.iter().map(|i| self.resolved(i)).collect()),
             Value::Map(fields) => Value::Map(
-                fields.iter().map(|(name, field)| (name.clone(), self.resolved(field))).collect(),
+                fields
+                    .iter()
+                    .map(|(name, field)| (name.clone(), self.resolved(field)))
+                    .collect(),
             ),
             Value::Output(output) => {
                 let mut output = output.clone();
-                if let Some(id) = output.step.placeholder_index().and_then(|i| self.ids.get(&i)) {
+                if let Some(id) = output
+                    .step
+                    .placeholder_index()
+                    .and_then(|i| self.ids.get(&i))
+                {
                     output.step = id.clone();
                 }
                 Value::Output(output)

@@ -17,8 +17,12 @@ pub(super) fn lower(
         let text = options.text(modifier);
         if text.is_none() {
             findings.push(
-                Diagnostic::new("P0315", call.span.clone(), format!("a {} needs `.{modifier}`", call.word.name))
-                    .help(format!("add .{modifier}(…)")),
+                Diagnostic::new(
+                    "P0315",
+                    call.span.clone(),
+                    format!("a {} needs `.{modifier}`", call.word.name),
+                )
+                .help(format!("add .{modifier}(…)")),
             );
         }
         text
@@ -43,8 +47,12 @@ pub(super) fn lower(
                 "peer" => Usage::Peer,
                 other => {
                     findings.push(
-                        Diagnostic::new("P0316", options.span("usage"), format!("`{other}` is no usage"))
-                            .help("it is server, client or peer"),
+                        Diagnostic::new(
+                            "P0316",
+                            options.span("usage"),
+                            format!("`{other}` is no usage"),
+                        )
+                        .help("it is server, client or peer"),
                     );
                     return None;
                 }
@@ -79,7 +87,9 @@ pub(super) fn lower(
 
 /// A number that fits; one that does not is kept out of range, for the validation to name.
 fn number(options: &Options<'_>, name: &str, default: u32) -> u32 {
-    options.integer(name).map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    options
+        .integer(name)
+        .map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
 /// Notes what the resource itself says is wrong with it.

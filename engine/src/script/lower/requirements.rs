@@ -11,12 +11,19 @@ pub(super) fn lower(
     options: &Options<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<PlannedRequirement> {
-    let said: Vec<_> = call.options.iter().filter(|option| option.modifier.name != "when").collect();
+    let said: Vec<_> = call
+        .options
+        .iter()
+        .filter(|option| option.modifier.name != "when")
+        .collect();
     let [one] = said.as_slice() else {
-        let span = said.get(1).map_or_else(|| call.span.clone(), |second| second.span.clone());
+        let span = said
+            .get(1)
+            .map_or_else(|| call.span.clone(), |second| second.span.clone());
         findings.push(
-            Diagnostic::new("P0320", span, "a requirement asserts one thing")
-                .help("say exactly one of its modifiers, and the others in requirements of their own"),
+            Diagnostic::new("P0320", span, "a requirement asserts one thing").help(
+                "say exactly one of its modifiers, and the others in requirements of their own",
+            ),
         );
         return None;
     };
@@ -28,9 +35,8 @@ pub(super) fn lower(
 }
 
 fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
-    let pairs = || -> Vec<(String, Value)> {
-        options.map(name).unwrap_or_default().into_iter().collect()
-    };
+    let pairs =
+        || -> Vec<(String, Value)> { options.map(name).unwrap_or_default().into_iter().collect() };
     Some(match name {
         "no_swap" => Requirement::NoSwap { allowed: false },
         "ports_free" => Requirement::PortsFree(options.ports(name)),

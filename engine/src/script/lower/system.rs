@@ -35,14 +35,20 @@ pub(super) fn lower(
         _ => {
             let argv = options.texts_argument(0)?;
             if argv.is_empty() {
-                findings.push(Diagnostic::new("P0307", call.span.clone(), "a command needs a program"));
+                findings.push(Diagnostic::new(
+                    "P0307",
+                    call.span.clone(),
+                    "a command needs a program",
+                ));
                 return None;
             }
             Some(Spec::Command(CommandStep {
                 argv,
                 creates: options.text("creates").map(Into::into),
                 unless: options.texts("unless").unwrap_or_default(),
-                seconds: options.duration("timeout").map_or(60, |timeout| timeout.as_secs()),
+                seconds: options
+                    .duration("timeout")
+                    .map_or(60, |timeout| timeout.as_secs()),
             }))
         }
     }
@@ -58,8 +64,12 @@ pub(super) fn only_absent(
         return Some(());
     }
     findings.push(
-        Diagnostic::new("P0308", call.span.clone(), format!("`{}` can only be made absent", call.word.name))
-            .help("add .absent()"),
+        Diagnostic::new(
+            "P0308",
+            call.span.clone(),
+            format!("`{}` can only be made absent", call.word.name),
+        )
+        .help("add .absent()"),
     );
     None
 }
@@ -77,8 +87,12 @@ fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -
     }
     if !options.has("started") && !options.has("stopped") {
         findings.push(
-            Diagnostic::new("P0310", call.span.clone(), "say whether the service is started or stopped")
-                .help("add .started() or .stopped()"),
+            Diagnostic::new(
+                "P0310",
+                call.span.clone(),
+                "say whether the service is started or stopped",
+            )
+            .help("add .started() or .stopped()"),
         );
         return None;
     }

@@ -62,7 +62,7 @@ async fn run_spec(
     host: &FakeHost,
     spec: &Spec,
     absent: bool,
-    receipt: &mut Receipt,
+    receipt: &mut Receipt<'_>,
 ) -> ResourceResult<Option<Change>> {
     match spec {
         Spec::Authority(resource) => run(host, resource, absent, receipt).await,

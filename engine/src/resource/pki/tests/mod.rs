@@ -85,7 +85,7 @@ async fn run<R: Resource>(
     host: &FakeHost,
     resource: &R,
     absent: bool,
-    receipt: &mut Receipt,
+    receipt: &mut Receipt<'_>,
 ) -> ResourceResult<Option<Change>> {
     let outputs = Outputs::default();
     let cx = Context {

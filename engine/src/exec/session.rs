@@ -1,0 +1,162 @@
+//! One run: how effects are meant, and where they are written down.
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use super::{Failure, Mode, Outcome, Verb};
+use crate::host::Host;
+use crate::ledger::{Ledger, LedgerError, RunId};
+use crate::plan::{PhaseName, Plan, PlannedPhase, PlannedStep};
+use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
+
+/// A run in progress.
+pub(super) struct Session<'a> {
+    pub(super) mode: Mode,
+    /// A dry run writes nothing down.
+    book: Option<Book<'a>>,
+}
+
+/// The ledger and the run in it, which begins with the first thing to write: a run that finds everything as it should
+/// be leaves no trace.
+struct Book<'a> {
+    ledger: Ledger<'a>,
+    verb: Verb,
+    plan: &'a Plan,
+    run: OnceCell<RunId>,
+}
+
+impl Book<'_> {
+    async fn run(&self) -> Result<RunId, LedgerError> {
+        self.run
+            .get_or_try_init(|| self.ledger.begin(self.verb, self.plan))
+            .await
+            .copied()
+    }
+}
+
+impl<'a> Session<'a> {
+    /// A run whose effects are real.
+    pub(super) async fn begin(
+        host: &'a dyn Host,
+        verb: Verb,
+        plan: &'a Plan,
+    ) -> Result<Self, LedgerError> {
+        let book = Book {
+            ledger: Ledger::open(host).await?,
+            verb,
+            plan,
+            run: OnceCell::new(),
+        };
+        if verb == Verb::Stop {
+            // Ending things is not told step by step, so the run is written down as a whole.
+            book.run().await?;
+        }
+        Ok(Self {
+            mode: Mode::Apply,
+            book: Some(book),
+        })
+    }
+
+    /// A run on a simulated host.
+    pub(super) fn simulated() -> Self {
+        Self {
+            mode: Mode::DryRun,
+            book: None,
+        }
+    }
+
+    /// A receipt for one step.
+    pub(super) fn receipt<'s>(
+        &'s self,
+        phase: &'s PhaseName,
+        step: &'s PlannedStep,
+    ) -> Receipt<'s> {
+        match &self.book {
+            Some(book) => Receipt::logged(Box::new(StepBook { book, phase, step })),
+            None => Receipt::default(),
+        }
+    }
+
+    pub(super) async fn intent(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        change: &Change,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .intent(book.run().await?, phase, step, change)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn converged(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .receipt(book.run().await?, phase, &step.id)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn failed(
+        &self,
+        phase: &PlannedPhase,
+        failure: &Failure,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .failed(book.run().await?, &phase.name, failure)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn reverted(&self, phase: &PlannedPhase) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => book.ledger.reverted(book.run().await?, &phase.name).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn end(
+        &self,
+        outcome: Outcome,
+        totals: (usize, usize),
+    ) -> Result<(), LedgerError> {
+        match self.book.as_ref().map(|book| (book, book.run.get())) {
+            Some((book, Some(run))) => book.ledger.end(*run, outcome, totals).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes the undos of one step.
+struct StepBook<'s, 'a> {
+    book: &'s Book<'a>,
+    phase: &'s PhaseName,
+    step: &'s PlannedStep,
+}
+
+#[async_trait]
+impl UndoLog for StepBook<'_, '_> {
+    async fn note(&self, undo: &Undo) -> ResourceResult<()> {
+        let run = self.book.run().await?;
+        self.book
+            .ledger
+            .step_log(run, self.phase, self.step)
+            .note(undo)
+            .await
+    }
+}

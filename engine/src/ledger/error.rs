@@ -1,0 +1,40 @@
+//! What can be wrong with a ledger.
+
+use std::path::PathBuf;
+
+use crate::host::HostError;
+
+/// A ledger that cannot be used. `Display` completes "failed to …".
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// It cannot be read or written.
+    #[error("{action} the ledger")]
+    Host {
+        /// The verb.
+        action: &'static str,
+        /// What the host said.
+        #[source]
+        source: HostError,
+    },
+    /// It was written by a newer program.
+    #[error("read the ledger {}: its form has version {found}, this program knows {known}; use a newer nodelet", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// A line in the middle is no record: somebody or something has changed the file.
+    #[error("read the ledger {}:{line}: {problem}; move it away to go on without what it knows", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+}

@@ -1,0 +1,233 @@
+//! What people ask the ledger: which runs there were, what they changed, what failed, and whose a thing is.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::store::{live, span_of};
+use super::{Record, RunId};
+use crate::exec::{Failure, Outcome, Verb};
+use crate::plan::{PhaseName, Span, StepId};
+use crate::resource::Action;
+
+/// The runs of a host, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct History {
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Run {
+    /// Its number.
+    pub run: RunId,
+    /// What it was for.
+    pub verb: Verb,
+    /// The role.
+    pub role: String,
+    /// The plan's digest.
+    pub digest: String,
+    /// When it began.
+    pub at: String,
+    /// How it ended; `None` if it was cut.
+    pub outcome: Option<Outcome>,
+    /// How many steps changed something.
+    pub changed: usize,
+    /// How many were as they should be.
+    pub unchanged: usize,
+    /// Phases in which something was done or failed.
+    pub phases: BTreeMap<PhaseName, RunPhase>,
+}
+
+/// What a run did in a phase.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct RunPhase {
+    /// Steps that were converged, with what was done and the fields that differed.
+    pub steps: Vec<(StepId, Action, Vec<String>)>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Whether it was taken back.
+    pub reverted: bool,
+}
+
+/// Whose a thing is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cause {
+    /// The thing, as the undo names it.
+    pub thing: String,
+    /// The step that brought it about.
+    pub step: StepId,
+    /// Where the script says so.
+    pub span: Option<Span>,
+    /// In which run.
+    pub run: RunId,
+    /// Whether it is kept by a clean.
+    pub keep: bool,
+}
+
+impl History {
+    /// The history in these records.
+    #[must_use]
+    pub fn of(records: &[Record]) -> Self {
+        let mut runs: Vec<Run> = Vec::new();
+        for record in records {
+            if let Record::Run {
+                run,
+                verb,
+                role,
+                digest,
+                at,
+            } = record
+            {
+                runs.push(Run {
+                    run: *run,
+                    verb: *verb,
+                    role: role.clone(),
+                    digest: digest.clone(),
+                    at: at.clone(),
+                    outcome: None,
+                    changed: 0,
+                    unchanged: 0,
+                    phases: BTreeMap::new(),
+                });
+                continue;
+            }
+            let Some(run) = runs.iter_mut().find(|run| Some(run.run) == record.run()) else {
+                continue;
+            };
+            match record {
+                Record::Intent {
+                    phase,
+                    step,
+                    action,
+                    fields,
+                    ..
+                } => {
+                    let steps = &mut run.phases.entry(phase.clone()).or_default().steps;
+                    steps.push((step.clone(), *action, fields.clone()));
+                }
+                Record::Failed { phase, failure, .. } => {
+                    run.phases.entry(phase.clone()).or_default().failure = Some(failure.clone());
+                }
+                Record::Reverted { phase, .. } => {
+                    run.phases.entry(phase.clone()).or_default().reverted = true;
+                }
+                Record::End {
+                    outcome,
+                    changed,
+                    unchanged,
+                    ..
+                } => {
+                    run.outcome = Some(*outcome);
+                    run.changed = *changed;
+                    run.unchanged = *unchanged;
+                }
+                _ => {}
+            }
+        }
+        Self { runs }
+    }
+}
+
+/// What the ledger knows about a thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Why {
+    /// The thing that was asked about.
+    pub thing: String,
+    /// What brought it about and still stands.
+    pub causes: Vec<Cause>,
+    /// What was done to it, run by run, oldest first.
+    pub attempts: Vec<Attempt>,
+}
+
+/// What one run did to a thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Attempt {
+    /// The run, and when it began.
+    pub run: RunId,
+    /// When it began.
+    pub at: String,
+    /// The phase.
+    pub phase: PhaseName,
+    /// Steps that were converged.
+    pub steps: Vec<(StepId, Action, Vec<String>)>,
+    /// Why the phase failed.
+    pub failure: Option<Failure>,
+    /// Whether it was taken back.
+    pub reverted: bool,
+}
+
+impl Why {
+    /// What these records know about `thing`: a phase, a step, a path, the name of a container, unit …
+    #[must_use]
+    pub fn of(records: &[Record], thing: &str) -> Self {
+        let causes: Vec<Cause> = live(records)
+            .into_iter()
+            .filter(|live| {
+                is_about(&live.undo.about(), thing)
+                    || is_step(&live.step, thing)
+                    || live.phase.as_str() == thing
+            })
+            .map(|live| Cause {
+                thing: live.undo.about(),
+                span: span_of(records, &live.step),
+                step: live.step,
+                run: live.run,
+                keep: live.keep,
+            })
+            .collect();
+        let mut attempts = Vec::new();
+        for run in History::of(records).runs {
+            for (phase, mut done) in run.phases {
+                let whole = phase.as_str() == thing;
+                done.steps.retain(|(step, ..)| {
+                    whole || is_step(step, thing) || causes.iter().any(|cause| cause.step == *step)
+                });
+                let failed_here = done
+                    .failure
+                    .as_ref()
+                    .is_some_and(|f| whole || f.what.ends_with(thing));
+                if done.steps.is_empty() && !failed_here {
+                    continue;
+                }
+                attempts.push(Attempt {
+                    run: run.run,
+                    at: run.at.clone(),
+                    phase,
+                    steps: done.steps,
+                    failure: done.failure.filter(|_| failed_here || whole),
+                    reverted: done.reverted,
+                });
+            }
+        }
+        Self {
+            thing: thing.to_owned(),
+            causes,
+            attempts,
+        }
+    }
+
+    /// Whether the ledger knows anything about it.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.causes.is_empty() || !self.attempts.is_empty()
+    }
+}
+
+/// `file /etc/x` is about `/etc/x`; `packages a b` is about `a`; `running unit docker.service` about `docker`.
+fn is_about(about: &str, thing: &str) -> bool {
+    about == thing
+        || about
+            .split(' ')
+            .skip(1)
+            .any(|word| word == thing || word.strip_suffix(".service") == Some(thing))
+}
+
+/// A step by its id, or by its id without the phase, or by its label alone.
+fn is_step(step: &StepId, thing: &str) -> bool {
+    let id = step.as_str();
+    let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
+    let label = rest.split_once(':').map_or(rest, |(_, label)| label);
+    id == thing || rest == thing || label == thing
+}

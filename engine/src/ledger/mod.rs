@@ -1,0 +1,23 @@
+//! The ledger: what the engine did to a host, durable and append-only.
+//!
+//! A file of JSON lines in the engine's state directory. An intent is written before a step converges, each undo
+//! before its effect, a receipt after the step; every line is on disk before the run goes on. From it alone a role
+//! can be taken off a host, years after its scripts are gone, and people can ask what was done and why.
+//!
+//! Previous content of files lies beside it, under its hash, readable by root alone. The runner is the only writer;
+//! it holds the host's lock. Reading needs no lock: a last line that is half written counts as not written.
+
+mod error;
+mod history;
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use error::LedgerError;
+pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
+pub use record::{Record, RunId};
+pub use store::{Ledger, LiveUndo, StepLog};
+
+/// Version of the form. A newer one is refused.
+pub const VERSION: u32 = 1;

@@ -1,0 +1,97 @@
+//! One line of the ledger.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exec::{Failure, Outcome, Verb};
+use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::resource::{Action, Undo};
+
+/// Number of a run, from 1.
+pub type RunId = u64;
+
+/// One thing that was done, is about to be, or was taken back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "r", rename_all = "snake_case")]
+#[expect(
+    missing_docs,
+    reason = "the fields repeat from record to record and say what they are"
+)]
+pub enum Record {
+    /// The first line.
+    Header { version: u32 },
+    /// A run begins. `at` is RFC 3339.
+    Run {
+        run: RunId,
+        verb: Verb,
+        role: String,
+        digest: String,
+        at: String,
+    },
+    /// A step is about to converge.
+    Intent {
+        run: RunId,
+        phase: PhaseName,
+        step: StepId,
+        span: Span,
+        action: Action,
+        /// Names of the fields that differ; values stay out, some may be secret.
+        fields: Vec<String>,
+    },
+    /// The inverse of an effect that is about to happen.
+    Undo {
+        run: RunId,
+        phase: PhaseName,
+        step: StepId,
+        keep: bool,
+        undo: Undo,
+    },
+    /// A step has converged.
+    Receipt {
+        run: RunId,
+        phase: PhaseName,
+        step: StepId,
+    },
+    /// Steps that remove what a phase's things will leave behind; written before its first effect.
+    CleanLane {
+        run: RunId,
+        phase: PhaseName,
+        steps: Vec<PlannedStep>,
+    },
+    /// A phase failed.
+    Failed {
+        run: RunId,
+        phase: PhaseName,
+        failure: Failure,
+    },
+    /// What this run did in a phase has been taken back.
+    Reverted { run: RunId, phase: PhaseName },
+    /// Everything has been taken back, but for what is kept.
+    Cleaned { run: RunId, kept: bool },
+    /// A run is over.
+    End {
+        run: RunId,
+        outcome: Outcome,
+        changed: usize,
+        unchanged: usize,
+        at: String,
+    },
+}
+
+impl Record {
+    /// The run it belongs to; the header belongs to none.
+    #[must_use]
+    pub fn run(&self) -> Option<RunId> {
+        match self {
+            Self::Header { .. } => None,
+            Self::Run { run, .. }
+            | Self::Intent { run, .. }
+            | Self::Undo { run, .. }
+            | Self::Receipt { run, .. }
+            | Self::CleanLane { run, .. }
+            | Self::Failed { run, .. }
+            | Self::Reverted { run, .. }
+            | Self::Cleaned { run, .. }
+            | Self::End { run, .. } => Some(*run),
+        }
+    }
+}

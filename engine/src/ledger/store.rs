@@ -1,0 +1,536 @@
+//! Reading, writing, repairing and compacting the ledger's file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use super::{History, LedgerError, Record, RunId, VERSION};
+use crate::exec::{Failure, Outcome, STATE, Verb};
+use crate::host::{Attributes, Host, HostError};
+use crate::plan::{PhaseName, Plan, PlannedStep, Span, StepId};
+use crate::resource::{Change, ResourceResult, Undo, UndoLog};
+
+/// Largest ledger that is read; compaction keeps it far below.
+const LIMIT: u64 = 64 * 1024 * 1024;
+/// Lines beyond which a run's end compacts.
+const COMPACT_BEYOND: usize = 2_000;
+/// Runs whose records survive compaction.
+const RUNS_KEPT: usize = 50;
+
+const FILE: Attributes = Attributes::root(0o600);
+const DIRECTORY: Attributes = Attributes::root(0o700);
+
+/// An undo that has not been carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveUndo {
+    /// The run that noted it.
+    pub run: RunId,
+    /// The phase.
+    pub phase: PhaseName,
+    /// The step.
+    pub step: StepId,
+    /// Whether a clean leaves it.
+    pub keep: bool,
+    /// The inverse.
+    pub undo: Undo,
+}
+
+/// A host's ledger, open for writing.
+pub struct Ledger<'a> {
+    host: &'a dyn Host,
+    records: Mutex<Vec<Record>>,
+}
+
+impl<'a> Ledger<'a> {
+    /// Opens the ledger of a host, or begins one. A half-written last line is cut off. Hold the host's lock.
+    ///
+    /// # Errors
+    /// It cannot be read, is newer than this program, or has been changed by others.
+    pub async fn open(host: &'a dyn Host) -> Result<Self, LedgerError> {
+        create_directories(host).await.map_err(failed("create"))?;
+        let (records, torn) = read(host).await?;
+        let ledger = Self {
+            host,
+            records: Mutex::new(records),
+        };
+        let mut records = ledger.records.lock().await;
+        if records.is_empty() {
+            records.push(Record::Header { version: VERSION });
+            ledger.replace(&records).await?;
+        } else if torn {
+            ledger.replace(&records).await?;
+        }
+        drop(records);
+        Ok(ledger)
+    }
+
+    /// Reads a host's ledger without changing anything; empty where there is none.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn read(host: &dyn Host) -> Result<Vec<Record>, LedgerError> {
+        Ok(read(host).await?.0)
+    }
+
+    /// Begins a run and returns its number.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn begin(&self, verb: Verb, plan: &Plan) -> Result<RunId, LedgerError> {
+        let last = self
+            .records
+            .lock()
+            .await
+            .iter()
+            .filter_map(Record::run)
+            .max();
+        let run = last.unwrap_or(0) + 1;
+        self.append(Record::Run {
+            run,
+            verb,
+            role: plan.role.clone(),
+            digest: plan.digest(),
+            at: self.now(),
+        })
+        .await?;
+        Ok(run)
+    }
+
+    /// Notes that a step is about to converge.
+    ///
+    /// # Errors
+    /// It could not be written; the step must not converge then.
+    pub async fn intent(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        change: &Change,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Intent {
+            run,
+            phase: phase.clone(),
+            step: step.id.clone(),
+            span: step.span.clone(),
+            action: change.action,
+            fields: change.differences.iter().map(|d| d.field.clone()).collect(),
+        })
+        .await
+    }
+
+    /// Notes that a step has converged.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn receipt(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        step: &StepId,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Receipt {
+            run,
+            phase: phase.clone(),
+            step: step.clone(),
+        })
+        .await
+    }
+
+    /// Notes the steps that remove what a phase's things will leave behind.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn clean_lane(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        steps: Vec<PlannedStep>,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::CleanLane {
+            run,
+            phase: phase.clone(),
+            steps,
+        })
+        .await
+    }
+
+    /// Notes a failure.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn failed(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        failure: &Failure,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Failed {
+            run,
+            phase: phase.clone(),
+            failure: failure.clone(),
+        })
+        .await
+    }
+
+    /// Notes that what a run did in a phase has been taken back.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn reverted(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+        self.append(Record::Reverted {
+            run,
+            phase: phase.clone(),
+        })
+        .await
+    }
+
+    /// Notes that everything has been taken back; `kept` says whether what is to be kept stays.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn cleaned(&self, run: RunId, kept: bool) -> Result<(), LedgerError> {
+        self.append(Record::Cleaned { run, kept }).await
+    }
+
+    /// Ends a run, and compacts the ledger when it has grown long.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn end(
+        &self,
+        run: RunId,
+        outcome: Outcome,
+        totals: (usize, usize),
+    ) -> Result<(), LedgerError> {
+        self.append(Record::End {
+            run,
+            outcome,
+            changed: totals.0,
+            unchanged: totals.1,
+            at: self.now(),
+        })
+        .await?;
+        if self.records.lock().await.len() > COMPACT_BEYOND {
+            self.compact().await?;
+        }
+        Ok(())
+    }
+
+    /// Undos that have not been carried out, oldest first: for each thing the one that leads back to the start.
+    pub async fn live(&self) -> Vec<LiveUndo> {
+        live(&self.records.lock().await)
+    }
+
+    /// Steps that remove what phases left behind, by phase, oldest first.
+    pub async fn clean_lanes(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+        clean_lanes(&self.records.lock().await)
+    }
+
+    /// The runs as people ask about them.
+    pub async fn history(&self) -> History {
+        History::of(&self.records.lock().await)
+    }
+
+    /// Rewrites the ledger to one record per live thing and the last runs, in one atomic step, and drops content that
+    /// nothing refers to any more.
+    ///
+    /// # Errors
+    /// It could not be written; the old one stands then.
+    pub async fn compact(&self) -> Result<(), LedgerError> {
+        let mut records = self.records.lock().await;
+        let compacted = compacted(&records);
+        self.replace(&compacted).await?;
+        *records = compacted;
+        let wanted: BTreeSet<String> = live(&records)
+            .iter()
+            .filter_map(|live| match &live.undo {
+                Undo::RestoreFile { content, .. } => Some(content.sha256.clone()),
+                _ => None,
+            })
+            .collect();
+        let folder = content_folder();
+        for name in self.host.list(&folder).await.map_err(failed("tidy up"))? {
+            if !wanted.contains(&name) {
+                self.host
+                    .remove(&folder.join(name))
+                    .await
+                    .map_err(failed("tidy up"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A log for the undos of one step.
+    #[must_use]
+    pub fn step_log<'l>(
+        &'l self,
+        run: RunId,
+        phase: &PhaseName,
+        step: &PlannedStep,
+    ) -> StepLog<'l, 'a> {
+        StepLog {
+            ledger: self,
+            run,
+            phase: phase.clone(),
+            step: step.id.clone(),
+            keep: step.policy.keep,
+        }
+    }
+
+    /// Appends a record. It is on disk when this returns.
+    async fn append(&self, record: Record) -> Result<(), LedgerError> {
+        // One writer at a time: records of phases that run side by side must not mix within a line.
+        let mut records = self.records.lock().await;
+        let line = line(&record);
+        self.host
+            .append(&path(), line.as_bytes(), FILE)
+            .await
+            .map_err(failed("write"))?;
+        records.push(record);
+        Ok(())
+    }
+
+    async fn replace(&self, records: &[Record]) -> Result<(), LedgerError> {
+        let text: String = records.iter().map(line).collect();
+        self.host
+            .write(&path(), text.as_bytes(), FILE)
+            .await
+            .map_err(failed("write"))
+    }
+
+    fn now(&self) -> String {
+        rfc3339(self.host.now())
+    }
+}
+
+/// Writes the undos of one step.
+pub struct StepLog<'l, 'a> {
+    ledger: &'l Ledger<'a>,
+    run: RunId,
+    phase: PhaseName,
+    step: StepId,
+    keep: bool,
+}
+
+#[async_trait]
+impl UndoLog for StepLog<'_, '_> {
+    async fn note(&self, undo: &Undo) -> ResourceResult<()> {
+        if let Undo::RestoreFile { content, .. } = undo
+            && let Some(bytes) = content.at_hand()
+            && self.ledger.host.entry(&content.path()).await?.is_none()
+        {
+            // The content first: a record must never refer to what is not there.
+            self.ledger.host.write(&content.path(), bytes, FILE).await?;
+        }
+        self.ledger
+            .append(Record::Undo {
+                run: self.run,
+                phase: self.phase.clone(),
+                step: self.step.clone(),
+                keep: self.keep,
+                undo: undo.clone(),
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// Where the ledger stands.
+fn path() -> PathBuf {
+    Path::new(STATE).join("ledger.jsonl")
+}
+
+fn content_folder() -> PathBuf {
+    Path::new(STATE).join("content")
+}
+
+fn line(record: &Record) -> String {
+    let mut line =
+        serde_json::to_string(record).expect("a record holds nothing that JSON cannot say");
+    line.push('\n');
+    line
+}
+
+fn failed(action: &'static str) -> impl Fn(HostError) -> LedgerError {
+    move |source| LedgerError::Host { action, source }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+async fn create_directories(host: &dyn Host) -> Result<(), HostError> {
+    let mut directory = PathBuf::from("/");
+    for part in content_folder().iter().skip(1) {
+        directory.push(part);
+        if host.entry(&directory).await?.is_none() {
+            let private = directory.starts_with(STATE);
+            let attributes = if private {
+                DIRECTORY
+            } else {
+                Attributes::root(0o755)
+            };
+            host.create_directory(&directory, attributes).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The records, and whether a half-written line follows them.
+async fn read(host: &dyn Host) -> Result<(Vec<Record>, bool), LedgerError> {
+    let Some(bytes) = host.read(&path(), LIMIT).await.map_err(failed("read"))? else {
+        return Ok((Vec::new(), false));
+    };
+    let corrupt = |line: usize, problem: String| LedgerError::Corrupt {
+        path: path(),
+        line,
+        problem,
+    };
+    let whole = bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let text = std::str::from_utf8(&bytes[..whole]).map_err(|error| {
+        let line = bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
+        corrupt(line, "it is no text".to_owned())
+    })?;
+    let mut records = Vec::new();
+    for (number, text) in text.lines().enumerate() {
+        let record: Record = serde_json::from_str(text).map_err(|error| {
+            newer(text).unwrap_or_else(|| corrupt(number + 1, error.to_string()))
+        })?;
+        if let Some(newer) = newer(text) {
+            return Err(newer);
+        }
+        if (number == 0) != matches!(record, Record::Header { .. }) {
+            return Err(corrupt(
+                number + 1,
+                "the header stands elsewhere than in the first line".to_owned(),
+            ));
+        }
+        records.push(record);
+    }
+    Ok((records, whole < bytes.len()))
+}
+
+/// The error for a header of a newer form.
+fn newer(text: &str) -> Option<LedgerError> {
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    let found = (json["r"] == "header").then(|| json["version"].as_u64())??;
+    (found > u64::from(VERSION)).then(|| LedgerError::Newer {
+        path: path(),
+        found: u32::try_from(found).unwrap_or(u32::MAX),
+        known: VERSION,
+    })
+}
+
+/// Undos that count: not taken back, not cleaned, and of each thing the oldest.
+pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
+    let mut all: Vec<LiveUndo> = Vec::new();
+    for record in records {
+        match record {
+            Record::Undo {
+                run,
+                phase,
+                step,
+                keep,
+                undo,
+            } => all.push(LiveUndo {
+                run: *run,
+                phase: phase.clone(),
+                step: step.clone(),
+                keep: *keep,
+                undo: undo.clone(),
+            }),
+            Record::Reverted { run, phase } => {
+                all.retain(|live| live.keep || live.run != *run || live.phase != *phase);
+            }
+            Record::Cleaned { kept, .. } => all.retain(|live| *kept && live.keep),
+            _ => {}
+        }
+    }
+    let mut seen = BTreeSet::new();
+    all.retain(|live| seen.insert(live.undo.about()));
+    all
+}
+
+pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+    let mut lanes: Vec<(PhaseName, Vec<PlannedStep>)> = Vec::new();
+    for record in records {
+        match record {
+            // The first one counts: later ones could take for ours what the first one found there.
+            Record::CleanLane { phase, steps, .. }
+                if lanes.iter().all(|(known, _)| known != phase) =>
+            {
+                lanes.push((phase.clone(), steps.clone()));
+            }
+            Record::Cleaned { .. } => lanes.clear(),
+            _ => {}
+        }
+    }
+    lanes
+}
+
+/// The header, one record per live thing, and the records of the last runs that people may ask about.
+fn compacted(records: &[Record]) -> Vec<Record> {
+    let mut runs: BTreeMap<RunId, ()> = BTreeMap::new();
+    for run in records.iter().filter_map(Record::run) {
+        runs.insert(run, ());
+    }
+    let first = runs
+        .keys()
+        .rev()
+        .take(RUNS_KEPT)
+        .last()
+        .copied()
+        .unwrap_or(0);
+    let mut kept = vec![Record::Header { version: VERSION }];
+    // Numbers of runs go on from the highest, so at least one record of the last run has to stay.
+    kept.extend(live(records).into_iter().map(|live| Record::Undo {
+        run: live.run,
+        phase: live.phase,
+        step: live.step,
+        keep: live.keep,
+        undo: live.undo,
+    }));
+    let last_run = runs.keys().next_back().copied().unwrap_or(0);
+    kept.extend(
+        clean_lanes(records)
+            .into_iter()
+            .map(|(phase, steps)| Record::CleanLane {
+                run: last_run,
+                phase,
+                steps,
+            }),
+    );
+    kept.extend(
+        records
+            .iter()
+            .filter(|r| r.run() >= Some(first))
+            .filter_map(|record| match record {
+                Record::Header { .. }
+                | Record::Undo { .. }
+                | Record::CleanLane { .. }
+                | Record::Receipt { .. } => None,
+                // What was taken back is gone from the undos above; saying so again would take back what is live.
+                Record::Reverted { .. } | Record::Cleaned { .. } => None,
+                other => Some(other.clone()),
+            }),
+    );
+    kept
+}
+
+/// Where a step of a script stands: for `why`.
+pub(super) fn span_of(records: &[Record], wanted: &StepId) -> Option<Span> {
+    records.iter().rev().find_map(|record| match record {
+        Record::Intent { step, span, .. } if step == wanted => Some(span.clone()),
+        _ => None,
+    })
+}
