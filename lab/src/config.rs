@@ -8,9 +8,6 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 
-/// All hosts share the machine's disk: how full it is says nothing about one of them, so only the last of it counts as pressure.
-const KUBELET_FLAGS: &str = "--eviction-hard=imagefs.available<1Gi,--image-gc-high-threshold=100";
-
 /// Values for one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config(BTreeMap<String, String>);
@@ -24,7 +21,6 @@ impl Config {
         config.set("MASTER_IP", &vip.unwrap_or(address).to_string());
         config.set("CONTAINERS_CIDR", "10.20.0.0/16");
         config.set("SERVICES_CIDR", "10.21.0.0/16");
-        config.set("KUBELET_FLAGS", KUBELET_FLAGS);
         if vip.is_some() {
             config.set("MASTER_VIP_ENABLED", "true");
             config.set("MASTER_VIP_IFACE", "eth0");
@@ -83,7 +79,6 @@ mod tests {
         assert_eq!(
             config.render(),
             "CLUSTER_ID: \"37a8eec1-ce19-887d-932f-e29051dca629\"\nCONTAINERS_CIDR: \"10.20.0.0/16\"\n\
-             KUBELET_FLAGS: \"--eviction-hard=imagefs.available<1Gi,--image-gc-high-threshold=100\"\n\
              MASTER_IP: \"172.30.1.11\"\nROLE: \"master\"\nSERVICES_CIDR: \"10.21.0.0/16\"\n"
         );
     }

@@ -1,5 +1,7 @@
 //! `cargo xtask status`: what stands, and what the cache costs.
 
+use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -9,13 +11,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     let cache = Cache::locate()?;
     let docker = Outer::of(&cache).docker();
     let names = down::labs(&cache)?;
+    let mut text = String::new();
     if names.is_empty() {
-        println!("No lab stands. `cargo xtask up` makes one.");
+        let _ = writeln!(text, "No lab stands. `cargo xtask up` makes one.");
     }
     for name in names {
         match Lab::open(&cache, &name) {
             Ok(lab) => {
-                println!("{name}  {}", lab.subnet());
+                let _ = writeln!(text, "{name}  {}", lab.subnet());
                 for host in lab.hosts() {
                     let state = docker.text(&[
                         "inspect",
@@ -24,7 +27,8 @@ pub(crate) fn run() -> Result<ExitCode> {
                         host.container(),
                     ]);
                     let state = state.unwrap_or_else(|_| "missing".to_owned());
-                    println!(
+                    let _ = writeln!(
+                        text,
                         "  {}  {}  {}  {state}",
                         host.name(),
                         host.address(),
@@ -33,11 +37,15 @@ pub(crate) fn run() -> Result<ExitCode> {
                 }
             }
             Err(_) => {
-                println!("{name}  half-built; remove it with `cargo xtask down --lab {name}`")
+                let _ = writeln!(
+                    text,
+                    "{name}  half-built; remove it with `cargo xtask down --lab {name}`"
+                );
             }
         }
     }
-    println!(
+    let _ = writeln!(
+        text,
         "Outer docker: {}",
         if docker.answers() {
             docker.socket().display().to_string()
@@ -53,10 +61,13 @@ pub(crate) fn run() -> Result<ExitCode> {
             .unwrap_or("0")
             .to_owned()
     });
-    println!(
+    let _ = writeln!(
+        text,
         "Cache: {} ({})",
         cache.root().display(),
         size.unwrap_or_else(|_| "size unknown".to_owned())
     );
+    // A reader that went away ends the matter quietly.
+    let _ = stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
 }
