@@ -21,7 +21,7 @@ impl<'a> Session<'a> {
         plan: &Plan,
     ) -> Result<Self, LedgerError> {
         let ledger = Ledger::open(host).await?;
-        let run = ledger.begin(verb, plan).await?;
+        let run = ledger.begin(verb, &plan.role, &plan.digest()).await?;
         Ok(Self {
             mode: Mode::Apply,
             written: Some((ledger, run)),

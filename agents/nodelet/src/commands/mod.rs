@@ -1,11 +1,13 @@
 //! One function per subcommand.
 
 mod check;
+mod clean;
 mod phases;
 mod plan;
 mod run;
 
 pub(crate) use check::check;
+pub(crate) use clean::clean;
 pub(crate) use phases::phases;
 pub(crate) use plan::plan;
 pub(crate) use run::{apply, stop};

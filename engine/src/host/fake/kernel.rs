@@ -60,7 +60,12 @@ impl Kernel for FakeHost {
             world.modules.remove(name);
             for (module, key, _) in MODULE_SETTINGS {
                 if module == name {
-                    world.remove(path(key));
+                    let file = path(key);
+                    world.remove(&file);
+                    // Its folder is there as long as a setting is in it.
+                    if let Some(folder) = file.parent() {
+                        world.tree.remove(folder).ok();
+                    }
                 }
             }
             Ok(())
