@@ -24,6 +24,7 @@ pub mod outer;
 pub mod package;
 pub mod progress;
 pub mod setup;
+pub mod snapshot;
 mod steps;
 pub mod topology;
 
@@ -33,6 +34,7 @@ pub use docker::Docker;
 pub use host::{Host, Image};
 pub use outer::Outer;
 pub use setup::Setup;
+pub use snapshot::HostSnapshot;
 pub use steps::images::TOOLBOX_IMAGE;
 pub use steps::kubernetes::VERSION as KUBERNETES_VERSION;
 pub use topology::{HostSpec, Lab, Mount};
