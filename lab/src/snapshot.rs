@@ -28,6 +28,14 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("/var/lib/systemd/timers", "when timers ran last"),
     ("/var/lib/systemd/random-seed", "random"),
     ("/var/lib/systemd/catalog", "the journal's cache"),
+    (
+        "/var/lib/docker",
+        "its content is compared through docker; where there was none it is a volume of the lab",
+    ),
+    ("/etc/group-", "the account tools' own copy"),
+    ("/etc/gshadow-", "the account tools' own copy"),
+    ("/etc/passwd-", "the account tools' own copy"),
+    ("/etc/shadow-", "the account tools' own copy"),
     ("/etc/ld.so.cache", "ldconfig's cache"),
     ("/etc/pf9/nodelet", "the operator's settings"),
     ("/var/opt/pf9/nodelet", "history"),
@@ -74,7 +82,11 @@ impl HostSnapshot {
         for line in text.lines() {
             if let Some(name) = line.strip_prefix('#') {
                 name.clone_into(&mut section);
-            } else if !line.is_empty() && !EXCEPTIONS.iter().any(|(path, _)| is_about(line, path)) {
+            } else if !line.is_empty()
+                && !EXCEPTIONS
+                    .iter()
+                    .any(|(path, _)| is_about(line, path) || leads_to(line, path))
+            {
                 sections
                     .entry(section.clone())
                     .or_default()

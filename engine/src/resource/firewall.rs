@@ -20,6 +20,9 @@ const FAMILIES: [(&str, &str); 2] = [
 pub struct FirewallChainsSpec {
     /// How their names begin, for example `KUBE-`.
     pub prefix: String,
+    /// An interface whose rules go too, wherever they stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 /// What has to be fed to each family's restore program, and how many chains go with it.
@@ -41,7 +44,7 @@ impl Resource for FirewallChainsSpec {
         let mut removals = Vec::new();
         for (save, restore) in FAMILIES {
             let rules = rules(cx.host, save).await?;
-            if let Some(removal) = Removal::of(&rules, &self.prefix) {
+            if let Some(removal) = Removal::of(&rules, &self.prefix, self.interface.as_deref()) {
                 removals.push((restore, removal));
             }
         }
@@ -104,7 +107,7 @@ struct Removal {
 
 impl Removal {
     /// What takes away the chains of this prefix; `None` if there are none.
-    fn of(rules: &str, prefix: &str) -> Option<Self> {
+    fn of(rules: &str, prefix: &str, interface: Option<&str>) -> Option<Self> {
         let mut removal = Self {
             input: String::new(),
             chains: 0,
@@ -113,14 +116,14 @@ impl Removal {
         for line in rules.lines() {
             table.push(line);
             if line == "COMMIT" {
-                removal.table(&table, prefix);
+                removal.table(&table, prefix, interface);
                 table.clear();
             }
         }
         (removal.chains > 0).then_some(removal)
     }
 
-    fn table(&mut self, lines: &[&str], prefix: &str) {
+    fn table(&mut self, lines: &[&str], prefix: &str, interface: Option<&str>) {
         let ours = |name: &str| name.starts_with(prefix);
         let chains: Vec<&str> = lines
             .iter()
@@ -130,22 +133,30 @@ impl Removal {
         let Some(name) = lines.iter().find(|line| line.starts_with('*')) else {
             return;
         };
-        if chains.is_empty() {
+        // Rules of others that lead into the chains, or are about the interface.
+        let rules: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("-A "))
+            .filter(|rule| {
+                !rule.split(' ').next().is_some_and(ours)
+                    && (after(rule, &["-j", "-g"]).any(ours)
+                        || after(rule, &["-i", "-o"]).any(|name| Some(name) == interface))
+            })
+            .collect();
+        if chains.is_empty() && rules.is_empty() {
             return;
         }
-        self.chains += chains.len();
+        // Rules alone count as one, so that they are a difference.
+        self.chains += chains.len().max(1);
         let mut say = |text: String| {
             self.input.push_str(&text);
             self.input.push('\n');
         };
         say((*name).to_owned());
-        // Rules of others that lead into the chains, then what is in them, then they themselves.
-        for rule in lines.iter().filter_map(|line| line.strip_prefix("-A ")) {
-            let chain = rule.split(' ').next().unwrap_or_default();
-            if !ours(chain) && target(rule).is_some_and(ours) {
-                say(format!("-D {rule}"));
-            }
+        for rule in rules {
+            say(format!("-D {rule}"));
         }
+        // What is in them, then they themselves: they may lead into each other.
         for chain in &chains {
             say(format!("-F {chain}"));
         }
@@ -156,32 +167,36 @@ impl Removal {
     }
 }
 
-/// Where a rule leads: the word after `-j` or `-g`, outside of quotes.
-fn target(rule: &str) -> Option<&str> {
-    let mut quoted = false;
-    let mut escaped = false;
-    let mut before = "";
-    let mut start = 0;
-    for (at, one) in rule
-        .char_indices()
-        .chain(std::iter::once((rule.len(), ' ')))
-    {
+/// The words of a rule that come right after one of these, outside of quotes.
+fn after<'r>(rule: &'r str, options: &'r [&str]) -> impl Iterator<Item = &'r str> {
+    let words = words(rule);
+    let found: Vec<&str> = words
+        .iter()
+        .zip(words.iter().skip(1))
+        .filter(|(before, _)| options.contains(before))
+        .map(|(_, word)| *word)
+        .collect();
+    found.into_iter()
+}
+
+/// The words of a rule; what is quoted is one word.
+fn words(rule: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped, mut start) = (false, false, 0);
+    let mut words = Vec::new();
+    for (at, one) in rule.char_indices() {
         match one {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
             '"' => quoted = !quoted,
             ' ' if !quoted => {
-                let word = &rule[start..at];
-                if matches!(before, "-j" | "-g") {
-                    return Some(word);
-                }
-                before = word;
+                words.push(&rule[start..at]);
                 start = at + 1;
             }
             _ => {}
         }
     }
-    None
+    words.push(&rule[start..]);
+    words
 }
 
 #[cfg(test)]
@@ -207,21 +222,30 @@ COMMIT
 
     #[test]
     fn chains_go_with_what_leads_to_them_and_others_are_left_alone() {
-        let removal = Removal::of(SAVED, "KUBE-").unwrap();
+        let removal = Removal::of(SAVED, "KUBE-", None).unwrap();
         assert_eq!(removal.chains, 1);
         assert_eq!(
             removal.input,
             "*filter\n-D INPUT -j KUBE-FIREWALL\n-D MINE -g KUBE-FIREWALL\n-F KUBE-FIREWALL\n-X KUBE-FIREWALL\nCOMMIT\n"
         );
-        assert_eq!(Removal::of(SAVED, "CNI-"), None);
+        assert_eq!(Removal::of(SAVED, "CNI-", None), None);
     }
 
     #[test]
-    fn a_target_is_no_comment() {
+    fn words_in_quotes_are_no_options() {
+        let jump = |rule| after(rule, &["-j"]).collect::<Vec<_>>();
+        assert_eq!(jump("INPUT -m comment --comment \"a -j B\" -j C"), ["C"]);
+        assert_eq!(jump("INPUT -p tcp"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn rules_of_an_interface_go_too() {
+        let saved =
+            "*nat\n:A - [0:0]\n-A A ! -o docker0 -j MASQUERADE\n-A A -i docker01 -j A\nCOMMIT\n";
+        let removal = Removal::of(saved, "DOCKER", Some("docker0")).unwrap();
         assert_eq!(
-            target("INPUT -m comment --comment \"a -j B\" -j C"),
-            Some("C")
+            removal.input,
+            "*nat\n-D A ! -o docker0 -j MASQUERADE\nCOMMIT\n"
         );
-        assert_eq!(target("INPUT -p tcp"), None);
     }
 }

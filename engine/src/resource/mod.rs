@@ -13,6 +13,7 @@ pub(crate) mod engine;
 mod env_file;
 mod file;
 mod firewall;
+mod group;
 mod image;
 mod inputs;
 mod ipsets;
@@ -36,6 +37,7 @@ pub use directory::DirectorySpec;
 pub use env_file::EnvFileSpec;
 pub use file::{FileSource, FileSpec};
 pub use firewall::FirewallChainsSpec;
+pub use group::GroupSpec;
 pub use image::ImageSpec;
 pub use ipsets::IpsetsSpec;
 pub use kernel::{KernelModuleSpec, SysctlSpec};
@@ -256,6 +258,7 @@ macro_rules! with_resource {
             Spec::Ipsets($resource) => $body,
             Spec::Cgroup($resource) => $body,
             Spec::SysctlBefore($resource) => $body,
+            Spec::Group($resource) => $body,
         }
     };
 }
@@ -290,6 +293,7 @@ pub enum Spec {
     Ipsets(IpsetsSpec),
     Cgroup(CgroupSpec),
     SysctlBefore(SysctlBeforeSpec),
+    Group(GroupSpec),
 }
 
 impl Spec {
@@ -321,6 +325,7 @@ impl Spec {
             Self::Ipsets(_) => "ipsets",
             Self::Cgroup(_) => "cgroup",
             Self::SysctlBefore(_) => "sysctl_as_before",
+            Self::Group(_) => "group",
         }
     }
 

@@ -650,7 +650,11 @@ pub static WORDS: &[Word] = &[
         "firewall_chains",
         Role::Resource,
         &[p("prefix", Arg::Text)],
-        &[],
+        &[modifier(
+            "interface",
+            &[p("name", Arg::Text)],
+            "Rules that name this interface go too, wherever they stand.",
+        )],
         "Chains of iptables and ip6tables that something else makes, by how their names begin, with the rules that lead to them; only `.absent()` makes sense.",
         r#"on_clean(|| { firewall_chains("KUBE-").absent(); });"#,
         "Nothing.",
@@ -680,6 +684,15 @@ pub static WORDS: &[Word] = &[
         &[],
         "A kernel setting that something else changes because of this phase. Its value is noted before the phase's first effect; for `on_clean` alone.",
         r#"on_clean(|| { sysctl_as_before("kernel.panic"); });"#,
+        "Nothing.",
+    ),
+    word(
+        "group",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[],
+        "A group of accounts that a package makes and leaves; only `.absent()` makes sense.",
+        r#"on_clean(|| { group("docker").absent(); });"#,
         "Nothing.",
     ),
 ];

@@ -3,7 +3,7 @@
 use super::{Options, Surroundings};
 use crate::diagnostic::Diagnostic;
 use crate::resource::{
-    CgroupSpec, CommandStep, FirewallChainsSpec, IpsetsSpec, KernelModuleSpec, LinkSpec,
+    CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, KernelModuleSpec, LinkSpec,
     PackagesSpec, ServiceSpec, Spec, SysctlBeforeSpec, SysctlSpec,
 };
 use crate::script::recorder::Call;
@@ -31,6 +31,13 @@ pub(super) fn lower(
             only_absent(call, options, findings)?;
             Some(Spec::FirewallChains(FirewallChainsSpec {
                 prefix: options.text_argument(0)?,
+                interface: options.text("interface"),
+            }))
+        }
+        "group" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Group(GroupSpec {
+                name: options.text_argument(0)?,
             }))
         }
         "ipsets" => {
