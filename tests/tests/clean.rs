@@ -112,7 +112,8 @@ fn after_a_crash_at_any_call_of_an_apply_a_clean_takes_everything_back() {
             // Keys are dear; a few of the many calls that make them say it all.
             let step = 1 + calls.len() / 12;
             for (index, call) in calls.iter().enumerate().step_by(step) {
-                for faults in [FaultPlan::none().crash_before(index + 1), FaultPlan::none().crash_after(index + 1)]
+                for faults in
+                    [FaultPlan::none().crash_before(index + 1), FaultPlan::none().crash_after(index + 1)]
                 {
                     let host = world.fork().with_faults(faults);
                     let _ = bringup.apply_phase(&host, phase);
@@ -128,7 +129,12 @@ fn after_a_crash_at_any_call_of_an_apply_a_clean_takes_everything_back() {
             let _ = bringup.apply_phase(&world, phase);
         }
     }
-    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems[..problems.len().min(5)].join("\n"));
+    assert!(
+        problems.is_empty(),
+        "{} problems:\n{}",
+        problems.len(),
+        problems[..problems.len().min(5)].join("\n")
+    );
 }
 
 #[test]

@@ -529,7 +529,7 @@ fn compacted(records: &[Record]) -> Vec<Record> {
         .keys()
         .rev()
         .take(RUNS_KEPT)
-        .last()
+        .next_back()
         .copied()
         .unwrap_or(0);
     let mut kept = vec![Record::Header { version: VERSION }];
