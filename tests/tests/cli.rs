@@ -128,7 +128,7 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
 
 #[test]
 fn changing_commands_refuse_facts() {
-    for verb in ["apply", "stop"] {
+    for verb in ["apply", "stop", "clean"] {
         let answer = Program::for_cp_1(verb, &[]).answer();
         assert_eq!(answer.code, 1, "{verb}");
         assert!(

@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Check(RunArgs),
     /// End what the role runs, in reverse order, and leave its files.
     Stop(RunArgs),
+    /// Take the role off this host: all is as it was before, but for what is kept.
+    Clean(CleanArgs),
     /// List the role's phases for this host, in order.
     Phases(RoleArgs),
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
@@ -125,4 +127,14 @@ pub(crate) struct WhyArgs {
     /// Write JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Remove what is marked to be kept as well: the cluster's data and its certificate authorities.
+    #[arg(long)]
+    pub(crate) purge: bool,
 }

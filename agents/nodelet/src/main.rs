@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             Command::Apply(args) => commands::apply(args).await,
             Command::Check(args) => commands::check(args).await,
             Command::Stop(args) => commands::stop(args).await,
+            Command::Clean(args) => commands::clean(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::History(args) => commands::history(args).await,
             Command::Why(args) => commands::why(args).await,

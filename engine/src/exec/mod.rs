@@ -7,6 +7,7 @@
 mod advice;
 mod apply;
 mod check;
+mod clean;
 mod dry_run;
 mod event;
 mod phase;
@@ -19,6 +20,7 @@ mod stop;
 
 pub use advice::{advice, chain};
 pub use check::{Condition, PhaseHealth, Status};
+pub use clean::clean;
 pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use selection::{Selection, SelectionError};

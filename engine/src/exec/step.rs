@@ -25,7 +25,7 @@ enum Try {
 }
 
 impl Runner<'_> {
-    fn context(&self, absent: bool) -> Context<'_> {
+    pub(super) fn context(&self, absent: bool) -> Context<'_> {
         Context {
             host: self.host,
             outputs: &self.outputs,

@@ -39,7 +39,11 @@ impl InOrder {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Event::RunStarted { phases, .. } = &event {
-            state.order.clone_from(phases);
+            // A clean is a second run after a stop.
+            *state = State {
+                order: phases.clone(),
+                ..State::default()
+            };
         }
         if let Event::RunFinished { .. } = &event {
             // Whatever is still held comes out before the end, in order.

@@ -1,6 +1,7 @@
 //! One function per subcommand.
 
 mod check;
+mod clean;
 mod history;
 mod phases;
 mod plan;
@@ -8,6 +9,7 @@ mod run;
 mod why;
 
 pub(crate) use check::check;
+pub(crate) use clean::clean;
 pub(crate) use history::history;
 pub(crate) use phases::phases;
 pub(crate) use plan::plan;

@@ -13,6 +13,7 @@ mod containers;
 mod engine;
 mod fault;
 mod files;
+mod firewall;
 mod from_facts;
 mod gate;
 mod kernel;

@@ -63,6 +63,12 @@ impl WorldSnapshot {
                 ),
             );
         }
+        for mount in &world.mounts {
+            add("mount", &mount.display().to_string(), "mounted".to_owned());
+        }
+        for (name, rules) in world.firewall.chains() {
+            add("chain", &name, rules);
+        }
         for module in &world.modules {
             add("module", module, "loaded".to_owned());
         }

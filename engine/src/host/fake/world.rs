@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::containers::FakeContainer;
+use super::firewall::Firewall;
 use super::kubernetes::{ClusterState, KubernetesRules};
 use super::packages::InstalledPackage;
 use super::processes::Program;
@@ -39,6 +40,9 @@ pub struct World {
     pub(crate) endpoints: BTreeMap<String, (u16, String)>,
     pub(crate) host_name: String,
     pub(crate) space: BTreeMap<PathBuf, crate::host::Space>,
+    /// Mount points that matter.
+    pub(crate) mounts: BTreeSet<PathBuf>,
+    pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
     start: SystemTime,
@@ -68,6 +72,8 @@ impl World {
             endpoints: BTreeMap::new(),
             host_name: host_name.to_owned(),
             space: BTreeMap::new(),
+            mounts: BTreeSet::new(),
+            firewall: Firewall::default(),
             ports: BTreeSet::new(),
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
@@ -132,6 +138,12 @@ impl World {
             };
             self.tree.plant(path.as_ref(), node);
         }
+    }
+
+    /// Mounts something at a path.
+    pub fn mount(&mut self, path: impl AsRef<Path>) {
+        self.directory(path.as_ref());
+        self.mounts.insert(path.as_ref().to_path_buf());
     }
 
     /// Removes whatever stands at a path.
