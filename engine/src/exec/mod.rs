@@ -9,6 +9,8 @@ mod apply;
 mod check;
 mod dry_run;
 mod event;
+mod fidelity;
+mod overlay;
 mod phase;
 mod preflight;
 mod probe;
@@ -20,6 +22,8 @@ mod stop;
 pub use advice::{advice, chain};
 pub use check::{Condition, PhaseHealth, Status};
 pub use dry_run::simulated_host;
+pub use fidelity::{Fidelity, Miss, Seen};
+pub use overlay::overlay_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use selection::{Selection, SelectionError};
 

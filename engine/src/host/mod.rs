@@ -18,6 +18,7 @@ mod kernel;
 pub mod live;
 mod network;
 mod packages;
+pub mod overlay;
 mod processes;
 mod services;
 

@@ -1,13 +1,15 @@
 //! One function per subcommand.
 
 mod check;
+mod facts;
 mod phases;
 mod plan;
 mod run;
 
 pub(crate) use check::check;
+pub(crate) use facts::facts;
 pub(crate) use phases::phases;
-pub(crate) use plan::plan;
+pub(crate) use plan::{diff, plan};
 pub(crate) use run::{apply, stop};
 
 use std::io::Write as _;
