@@ -49,8 +49,9 @@ async fn memory(lower: &dyn Host, plan: &Plan) -> Memory {
     // An unreadable ledger remembers nothing: then it is known after apply.
     let records = Ledger::read(lower).await.unwrap_or_default();
     let digest = plan.digest();
+    let all = steps(plan).count();
     for step in steps(plan) {
-        let Some(as_planned) = brought_about(&records, step, &digest) else {
+        let Some(as_planned) = brought_about(&records, step, &digest, all) else {
             continue;
         };
         match &step.spec {
@@ -103,9 +104,14 @@ async fn begins_empty(lower: &dyn Host, plan: &Plan) -> bool {
 }
 
 /// `Some(true)`: this very plan brought the step about. `Some(false)`: no run ever did. `None`: it cannot be told.
-fn brought_about(records: &[Record], step: &PlannedStep, digest: &str) -> Option<bool> {
+fn brought_about(
+    records: &[Record],
+    step: &PlannedStep,
+    digest: &str,
+    all: usize,
+) -> Option<bool> {
     let mut plans = BTreeMap::new();
-    let mut state = None;
+    let mut state: Option<&str> = None;
     let mut runs = 0;
     for record in records {
         match record {
@@ -121,12 +127,16 @@ fn brought_about(records: &[Record], step: &PlannedStep, digest: &str) -> Option
             Record::Receipt { run, step: id, .. } if *id == step.id => {
                 state = plans.get(run).copied();
             }
-            // A run that came to its end saw every step as planned, also those that it had no need to change.
+            // A run of all phases saw every step as planned, also those that it had no need to change.
             Record::End {
                 run,
                 outcome: Outcome::Converged,
+                changed,
+                unchanged,
                 ..
-            } => state = plans.get(run).copied().or(state),
+            } if changed + unchanged == all && plans.get(run) == Some(&digest) => {
+                state = Some(digest);
+            }
             Record::Reverted { phase, .. } if step.id.phase() == Some(phase.as_str()) => {
                 state = None;
             }

@@ -60,7 +60,14 @@ impl Kernel for FakeHost {
             world.modules.remove(name);
             for (module, key, _) in MODULE_SETTINGS {
                 if module == name {
-                    world.remove(path(key));
+                    let setting = path(key);
+                    world.remove(&setting);
+                    // The module's directory of settings came with it.
+                    if let Some(directory) = setting.parent()
+                        && world.tree.names(directory).is_empty()
+                    {
+                        world.remove(directory);
+                    }
                 }
             }
             Ok(())

@@ -23,6 +23,7 @@ mod processes;
 mod services;
 mod setup;
 mod snapshot;
+mod static_pods;
 mod tree;
 mod world;
 

@@ -28,6 +28,8 @@ pub struct World {
     pub(crate) engine_version: String,
     /// Whether containers work although no `docker.service` is known; for tests that care about containers only.
     pub(crate) engine_without_unit: bool,
+    /// Whether the pods' containers are those of a host below an overlay.
+    pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,
     pub(crate) links: BTreeMap<String, Link>,
     pub(crate) modules: BTreeSet<String>,
@@ -58,6 +60,7 @@ impl World {
             broken_containers: BTreeSet::new(),
             engine_version: "20.10.24".to_owned(),
             engine_without_unit: true,
+            pods_below: false,
             packages: BTreeMap::new(),
             links: BTreeMap::new(),
             modules: BTreeSet::new(),
@@ -147,6 +150,7 @@ impl World {
 
     /// Lets the world react to what just happened to it.
     pub(crate) fn settle(&mut self) {
+        self.settle_static_pods();
         self.settle_cluster();
     }
 }

@@ -82,6 +82,7 @@ impl<'a> OverlayHost<'a> {
         let mut world = World::bare("");
         world.begin_at(lower.now());
         world.engine_without_unit = false;
+        world.pods_below = true;
         Self {
             lower,
             upper: FakeHost::of(world),
