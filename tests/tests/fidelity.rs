@@ -34,10 +34,24 @@ fn predicting_makes_no_mutating_call_and_changes_nothing() {
             host.clear_journal();
             let before = host.snapshot();
             let predicted = bringup.predict(&host);
-            assert_eq!(predicted.outcome, Outcome::Predicted, "{case}, {}: {}", phase.name, predicted.text());
+            assert_eq!(
+                predicted.outcome,
+                Outcome::Predicted,
+                "{case}, {}: {}",
+                phase.name,
+                predicted.text()
+            );
             assert_eq!(host.mutating_calls(), [], "{case}, before {}", phase.name);
-            assert!(host.journal().iter().all(|call| call.name != "run"), "{case}: a command was run");
-            assert_eq!(difference(&before, &host.snapshot()), Vec::<String>::new(), "{case}, before {}", phase.name);
+            assert!(
+                host.journal().iter().all(|call| call.name != "run"),
+                "{case}: a command was run"
+            );
+            assert_eq!(
+                difference(&before, &host.snapshot()),
+                Vec::<String>::new(),
+                "{case}, before {}",
+                phase.name
+            );
         }
     }
 }
@@ -48,7 +62,12 @@ fn between_any_two_phases_the_prediction_is_what_apply_does() {
         let bringup = Bringup::of(case);
         for (phase, host) in bringup.worlds() {
             let fidelity = fidelity(&bringup, &host);
-            assert!(fidelity.misses.is_empty(), "{case}, before {}: {}", phase.name, misses(&fidelity));
+            assert!(
+                fidelity.misses.is_empty(),
+                "{case}, before {}: {}",
+                phase.name,
+                misses(&fidelity)
+            );
         }
     }
 }
@@ -73,10 +92,20 @@ fn fidelity_is_as_asked_for_and_as_published() {
             fidelity.of_predicted(),
             fidelity.of_done(),
             fidelity.of_steps(),
-            if named.is_empty() { "none".to_owned() } else { named.join("; ") },
+            if named.is_empty() {
+                "none".to_owned()
+            } else {
+                named.join("; ")
+            },
         );
         if fidelity.score() < WANTED {
-            let _ = writeln!(bad, "{}: {:.1} %\n{}", situation.name, fidelity.score(), misses(&fidelity));
+            let _ = writeln!(
+                bad,
+                "{}: {:.1} %\n{}",
+                situation.name,
+                fidelity.score(),
+                misses(&fidelity)
+            );
         }
     }
     println!("{table}");
@@ -86,13 +115,25 @@ fn fidelity_is_as_asked_for_and_as_published() {
 
 fn situations() -> Vec<Situation> {
     let mut all = Vec::new();
-    let mut add = |name, bringup, host| all.push(Situation { name, bringup, host });
-    for (name, case) in [("bare host", "cp-1"), ("bare host without docker", "cp-2-nodocker")] {
+    let mut add = |name, bringup, host| {
+        all.push(Situation {
+            name,
+            bringup,
+            host,
+        })
+    };
+    for (name, case) in [
+        ("bare host", "cp-1"),
+        ("bare host without docker", "cp-2-nodocker"),
+    ] {
         let bringup = Bringup::of(case);
         let host = bringup.bare_host();
         add(name, bringup, host);
     }
-    for (name, case) in [("healthy host", "cp-1"), ("healthy host with a virtual IP", "cp-1-vip")] {
+    for (name, case) in [
+        ("healthy host", "cp-1"),
+        ("healthy host with a virtual IP", "cp-1-vip"),
+    ] {
         let bringup = Bringup::of(case);
         let host = healthy(&bringup);
         add(name, bringup, host);
@@ -100,13 +141,22 @@ fn situations() -> Vec<Situation> {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     host.meddle(|world| {
-        world.file("/etc/docker/daemon.json", "{\"log-level\": \"debug\", \"icc\": false}\n");
+        world.file(
+            "/etc/docker/daemon.json",
+            "{\"log-level\": \"debug\", \"icc\": false}\n",
+        );
         world.start_docker();
     });
     add("docker configured otherwise", bringup, host);
     for (name, setting) in [
-        ("one parameter changed (a flag of the API server)", "API_SERVER_FLAGS: --v=3"),
-        ("one parameter changed (workloads on the master)", "ALLOW_WORKLOADS_ON_MASTER: true"),
+        (
+            "one parameter changed (a flag of the API server)",
+            "API_SERVER_FLAGS: --v=3",
+        ),
+        (
+            "one parameter changed (workloads on the master)",
+            "ALLOW_WORKLOADS_ON_MASTER: true",
+        ),
     ] {
         let host = healthy(&Bringup::of("cp-1"));
         let settings = text(fixtures("settings/cp-1.yaml"));
@@ -126,7 +176,9 @@ fn situations() -> Vec<Situation> {
         let whole = bringup.bare_host();
         let _ = bringup.apply(&whole);
         let cut = whole.mutations() / share - if share == 1 { 12 } else { 0 };
-        let host = bringup.bare_host().with_faults(FaultPlan::none().crash_after(cut));
+        let host = bringup
+            .bare_host()
+            .with_faults(FaultPlan::none().crash_after(cut));
         let _ = bringup.apply(&host);
         assert!(host.crashed(), "{name}: the cut at call {cut} was reached");
         host.revive();
@@ -151,13 +203,19 @@ fn fidelity(bringup: &Bringup, host: &FakeHost) -> Fidelity {
 }
 
 fn misses(fidelity: &Fidelity) -> String {
-    fidelity.misses.iter().map(|miss| format!("  {miss}\n")).collect()
+    fidelity
+        .misses
+        .iter()
+        .map(|miss| format!("  {miss}\n"))
+        .collect()
 }
 
 /// The whole page; the part about real hosts stays as it is.
 fn page(table: &str) -> String {
     let stands = std::fs::read_to_string(repository().join("docs/fidelity.md")).unwrap_or_default();
-    let real = stands.find(REAL).map_or(format!("{REAL}\n"), |at| stands[at..].to_owned());
+    let real = stands
+        .find(REAL)
+        .map_or(format!("{REAL}\n"), |at| stands[at..].to_owned());
     format!(
         "\
 # Fidelity

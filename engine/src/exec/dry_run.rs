@@ -62,5 +62,10 @@ impl Seeded for FakeHost {
 fn with_package(host: FakeHost, directory: &Path, name: &str) -> FakeHost {
     let file = format!("{name}_payload.deb");
     host.with_file(directory.join(format!("{name}.list")), format!("{file}\n"))
-        .with_package_file(directory.join(&file), name, "payload", FakeHost::package_items(name))
+        .with_package_file(
+            directory.join(&file),
+            name,
+            "payload",
+            FakeHost::package_items(name),
+        )
 }

@@ -241,7 +241,10 @@ mod tests {
             unchanged("command:f"),
         ];
         let fidelity = Fidelity::of(&predicted, &done);
-        assert_eq!((fidelity.steps, fidelity.predicted, fidelity.done), (5, 4, 3));
+        assert_eq!(
+            (fidelity.steps, fidelity.predicted, fidelity.done),
+            (5, 4, 3)
+        );
         assert_eq!(fidelity.commands, (1, 0));
         let misses: Vec<String> = fidelity.misses.iter().map(Miss::to_string).collect();
         assert_eq!(

@@ -22,9 +22,9 @@ mod stop;
 pub use advice::{advice, chain};
 pub use check::{Condition, PhaseHealth, Status};
 pub use dry_run::simulated_host;
+pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use overlay::overlay_host;
-pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use selection::{Selection, SelectionError};
 
 use tokio_util::sync::CancellationToken;

@@ -104,12 +104,7 @@ async fn begins_empty(lower: &dyn Host, plan: &Plan) -> bool {
 }
 
 /// `Some(true)`: this very plan brought the step about. `Some(false)`: no run ever did. `None`: it cannot be told.
-fn brought_about(
-    records: &[Record],
-    step: &PlannedStep,
-    digest: &str,
-    all: usize,
-) -> Option<bool> {
+fn brought_about(records: &[Record], step: &PlannedStep, digest: &str, all: usize) -> Option<bool> {
     let mut plans = BTreeMap::new();
     let mut state: Option<&str> = None;
     let mut runs = 0;

@@ -17,8 +17,8 @@ mod kernel;
 )]
 pub mod live;
 mod network;
-mod packages;
 pub mod overlay;
+mod packages;
 mod processes;
 mod services;
 

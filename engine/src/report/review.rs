@@ -316,14 +316,20 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
     #[test]
     fn a_diff_leaves_out_what_stays() {
         let diff = Review::of(&events()).diff();
-        assert!(!diff.contains("checked") && !diff.contains("more unchanged"), "{diff}");
+        assert!(
+            !diff.contains("checked") && !diff.contains("more unchanged"),
+            "{diff}"
+        );
         assert_eq!(diff.matches("etcd:").count(), 1, "{diff}");
     }
 
     #[test]
     fn nothing_to_do_is_said_in_one_line() {
         let events = &events()[7..];
-        assert_eq!(Review::of(events).diff(), "nothing would change: 1 unchanged\n");
+        assert_eq!(
+            Review::of(events).diff(),
+            "nothing would change: 1 unchanged\n"
+        );
         assert_eq!(Review::of(events).totals().pending(), 0);
     }
 }

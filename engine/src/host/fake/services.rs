@@ -269,7 +269,11 @@ impl World {
         let text = self.unit_text(name).unwrap_or_default();
         let program = setting(&text, "ExecStart").and_then(|command| {
             let program = command.split_whitespace().next()?;
-            Some(program.trim_start_matches(['-', '@', '+', '!', ':']).to_owned())
+            Some(
+                program
+                    .trim_start_matches(['-', '@', '+', '!', ':'])
+                    .to_owned(),
+            )
         });
         program
             .into_iter()

@@ -17,7 +17,10 @@ const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 impl World {
     /// kubelet makes the containers be as the control plane's manifest says.
     pub(crate) fn settle_static_pods(&mut self) {
-        if self.pods_below || !self.unit_active(&self.kubernetes.kubelet_unit) || self.engine("run a pod").is_err() {
+        if self.pods_below
+            || !self.unit_active(&self.kubernetes.kubelet_unit)
+            || self.engine("run a pod").is_err()
+        {
             return;
         }
         let wanted = self.static_containers();
@@ -46,9 +49,14 @@ impl World {
 
     /// The containers of the manifest, by name. A manifest that kubelet cannot read has none.
     fn static_containers(&self) -> BTreeMap<String, ContainerConfig> {
-        let path = self.kubernetes.manifests.join(&self.kubernetes.control_plane);
-        let manifest: Value =
-            self.text(path).and_then(|text| serde_yaml::from_str(&text).ok()).unwrap_or_default();
+        let path = self
+            .kubernetes
+            .manifests
+            .join(&self.kubernetes.control_plane);
+        let manifest: Value = self
+            .text(path)
+            .and_then(|text| serde_yaml::from_str(&text).ok())
+            .unwrap_or_default();
         let Some(pod) = manifest["metadata"]["name"].as_str() else {
             return BTreeMap::new();
         };
@@ -57,9 +65,15 @@ impl World {
         containers
             .into_iter()
             .flatten()
-            .filter_map(|container| Some((container["name"].as_str()?, container["image"].as_str()?)))
+            .filter_map(|container| {
+                Some((container["name"].as_str()?, container["image"].as_str()?))
+            })
             .map(|(name, image)| {
-                let labels = [(POD_UID, "of-a-file"), (POD_NAME, pod.as_str()), (CONTAINER_NAME, name)];
+                let labels = [
+                    (POD_UID, "of-a-file"),
+                    (POD_NAME, pod.as_str()),
+                    (CONTAINER_NAME, name),
+                ];
                 let config = ContainerConfig {
                     name: format!("k8s_{name}_{pod}"),
                     image: image.to_owned(),
@@ -72,7 +86,9 @@ impl World {
                     capabilities: Vec::new(),
                     user: String::new(),
                     restart: RestartPolicy::No,
-                    labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+                    labels: labels
+                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                        .into(),
                 };
                 (config.name.clone(), config)
             })
@@ -85,7 +101,8 @@ mod tests {
     use crate::host::Services;
     use crate::host::fake::FakeHost;
 
-    const MANIFEST: &str = "metadata: {name: k8s-master}\nspec: {containers: [{name: api, image: api:1}]}\n";
+    const MANIFEST: &str =
+        "metadata: {name: k8s-master}\nspec: {containers: [{name: api, image: api:1}]}\n";
 
     #[tokio::test]
     async fn kubelet_runs_the_manifests_containers_and_leaves_them_when_it_ends() {
@@ -94,7 +111,8 @@ mod tests {
             .with_unit("pf9-kubelet.service", "[Service]\n")
             .with_image("api:1")
             .with_file(path, MANIFEST);
-        let runs = |host: &FakeHost| host.look(|world| world.container_runs("k8s_api_k8s-master-cp-1"));
+        let runs =
+            |host: &FakeHost| host.look(|world| world.container_runs("k8s_api_k8s-master-cp-1"));
         assert!(!runs(&host));
         host.start_unit("pf9-kubelet.service").await.unwrap();
         assert!(runs(&host));

@@ -49,7 +49,10 @@ impl Cluster for OverlayHost<'_> {
         self.changes();
         self.learn_object(access, object).await?;
         // A namespace that we did not make may be there all the same.
-        if let Some(name) = object.pointer("/metadata/namespace").and_then(Value::as_str) {
+        if let Some(name) = object
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str)
+        {
             let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
             self.learn_object(access, &namespace).await?;
         }
@@ -111,10 +114,9 @@ impl OverlayHost<'_> {
                 self.answered();
                 node
             }
-            Err(error) => match self.remembered(&action, error, self.memory.nodes.get(name))? {
-                Some(node) => Some(node.clone()),
-                None => None,
-            },
+            Err(error) => self
+                .remembered(&action, error, self.memory.nodes.get(name))?
+                .cloned(),
         };
         self.known().nodes.insert(name.to_owned());
         if let Some(node) = node {
@@ -138,13 +140,7 @@ impl OverlayHost<'_> {
         let there = match asked {
             Ok(differs) => {
                 self.answered();
-                differs.map(|differs| {
-                    if differs {
-                        Value::Null
-                    } else {
-                        object.clone()
-                    }
-                })
+                differs.map(|differs| if differs { Value::Null } else { object.clone() })
             }
             Err(error) => self
                 .remembered(&action, error, self.memory.objects.get(&key))?

@@ -27,7 +27,10 @@ impl Containers for OverlayHost<'_> {
         self.changes();
         self.upper.container_engine().await?;
         let real = self.learn(archive, true).await?;
-        if self.upper.look(|world| world.tree.get(&real, false).is_none()) {
+        if self
+            .upper
+            .look(|world| world.tree.get(&real, false).is_none())
+        {
             return Err(file_error(
                 "read",
                 archive,
@@ -156,9 +159,10 @@ impl OverlayHost<'_> {
     fn engine_answers(&self) -> HostResult<bool> {
         match &self.known().engine {
             Some(Engine::Answers) => Ok(true),
-            Some(Engine::Unreadable(reason)) => {
-                Err(HostError::service("ask the container engine", reason.clone()))
-            }
+            Some(Engine::Unreadable(reason)) => Err(HostError::service(
+                "ask the container engine",
+                reason.clone(),
+            )),
             Some(Engine::Absent) | None => Ok(false),
         }
     }

@@ -35,14 +35,22 @@ async fn files_are_read_through_and_changed_above() {
         host.write(path("/etc/a"), b"new", MODE).await.unwrap();
         assert_eq!(host.read(path("/etc/a"), 9).await.unwrap().unwrap(), b"new");
         host.append(path("/srv/deep/b"), b"y", MODE).await.unwrap();
-        assert_eq!(host.read(path("/srv/deep/b"), 9).await.unwrap().unwrap(), b"xy");
+        assert_eq!(
+            host.read(path("/srv/deep/b"), 9).await.unwrap().unwrap(),
+            b"xy"
+        );
         assert!(host.write(path("/none/a"), b"", MODE).await.is_err());
-        assert!(host.remove(path("/srv/deep")).await.is_err(), "it is not empty");
+        assert!(
+            host.remove(path("/srv/deep")).await.is_err(),
+            "it is not empty"
+        );
         host.remove(path("/srv/deep/c")).await.unwrap();
         assert_eq!(host.list(path("/srv/deep")).await.unwrap(), ["b"]);
         host.remove_tree(path("/srv")).await.unwrap();
         assert_eq!(host.entry(path("/srv/deep/b")).await.unwrap(), None);
-        host.create_directory(path("/srv"), Attributes::root(0o700)).await.unwrap();
+        host.create_directory(path("/srv"), Attributes::root(0o700))
+            .await
+            .unwrap();
         assert_eq!(host.list(path("/srv")).await.unwrap(), Vec::<String>::new());
     })
     .await;
@@ -51,14 +59,14 @@ async fn files_are_read_through_and_changed_above() {
 #[tokio::test]
 async fn links_below_lead_to_what_is_written_above() {
     let lower = FakeHost::new().with_directory("/usr/lib/x");
-    lower
-        .symlink(path("/libx"), "/usr/lib/x")
-        .await
-        .unwrap();
+    lower.symlink(path("/libx"), "/usr/lib/x").await.unwrap();
     lower.clear_journal();
     above(lower, async |host| {
         host.write(path("/libx/a"), b"1", MODE).await.unwrap();
-        assert_eq!(host.read(path("/usr/lib/x/a"), 9).await.unwrap().unwrap(), b"1");
+        assert_eq!(
+            host.read(path("/usr/lib/x/a"), 9).await.unwrap().unwrap(),
+            b"1"
+        );
         host.symlink(path("/libx"), "/etc").await.unwrap();
         let entry = host.entry(path("/libx")).await.unwrap().unwrap();
         assert_eq!(entry.kind, EntryKind::Symlink("/etc".to_owned()));
@@ -76,7 +84,9 @@ async fn a_changed_unit_file_makes_a_running_unit_stale() {
     above(lower, async |host| {
         let drop_in = path("/etc/systemd/system/a.service.d");
         host.create_directory(drop_in, MODE).await.unwrap();
-        host.write(&drop_in.join("x.conf"), b"[Service]\nNice=1\n", MODE).await.unwrap();
+        host.write(&drop_in.join("x.conf"), b"[Service]\nNice=1\n", MODE)
+            .await
+            .unwrap();
         let before = host.unit("a.service").await.unwrap();
         assert!(before.is_active() && before.stale);
         host.reload_units().await.unwrap();
@@ -96,7 +106,12 @@ async fn a_docker_that_does_not_run_is_not_woken() {
     let lower = FakeHost::new().with_unit("docker.service", "[Service]\n");
     let host = OverlayHost::new(&lower).with_archive("/opt/i.tar".into(), "image:1".to_owned());
     assert!(host.container_engine().await.is_err());
-    assert!(lower.journal().iter().all(|call| call.name != "container_engine"));
+    assert!(
+        lower
+            .journal()
+            .iter()
+            .all(|call| call.name != "container_engine")
+    );
     lower.meddle(|world| world.file("/opt/i.tar", "anything"));
     host.start_unit("docker.service").await.unwrap();
     host.container_engine().await.unwrap();
@@ -116,9 +131,15 @@ async fn kernel_packages_and_links_change_above_alone() {
         host.load_module("br_netfilter").await.unwrap();
         assert_eq!(host.sysctl(key).await.unwrap().as_deref(), Some("1"));
         host.set_sysctl("net.ipv4.ip_forward", "1").await.unwrap();
-        assert_eq!(host.sysctl("net.ipv4.ip_forward").await.unwrap().as_deref(), Some("1"));
+        assert_eq!(
+            host.sysctl("net.ipv4.ip_forward").await.unwrap().as_deref(),
+            Some("1")
+        );
         host.install_packages(&["/opt/k.deb".into()]).await.unwrap();
-        assert_eq!(host.package_version("keepalived").await.unwrap().as_deref(), Some("2.2"));
+        assert_eq!(
+            host.package_version("keepalived").await.unwrap().as_deref(),
+            Some("2.2")
+        );
         assert!(host.unit("keepalived.service").await.unwrap().loaded);
         assert!(host.has_program("keepalived").await.unwrap());
         host.remove_link("dummy0").await.unwrap();
@@ -144,7 +165,11 @@ async fn commands_are_not_run_and_nobody_waits() {
         assert_eq!(host.https_get(&request).await.unwrap().status, 200);
         host.write(path("/etc/a"), b"", MODE).await.unwrap();
         let after = host.https_get(&request).await.unwrap_err();
-        assert!(crate::exec::chain(&after).join(": ").contains("known after apply"));
+        assert!(
+            crate::exec::chain(&after)
+                .join(": ")
+                .contains("known after apply")
+        );
     })
     .await;
 }
