@@ -35,15 +35,18 @@ impl Drop for Standing {
 #[ignore = "needs the set-up"]
 fn predictions_on_a_real_host_are_what_apply_does() {
     let mut figures = Figures::default();
+    let cache = Cache::locate().expect("a cache");
+    let setup = Setup::run(&cache).expect("the set-up");
+    let standing = |name: &str, image| standing(&cache, &setup, name, image);
 
-    let (_bare, host) = standing("test-fidelity-cut", Image::Bare);
+    let (lab, host) = standing("test-fidelity-cut", Image::Bare);
     cut(&host);
     figures.take("half-finished apply", &host);
-    drop(_bare);
+    drop(lab);
 
-    let (_none, host) = standing("test-fidelity-none", Image::NoDocker);
+    let (lab, host) = standing("test-fidelity-none", Image::NoDocker);
     figures.take("bare host without docker", &host);
-    drop(_none);
+    drop(lab);
 
     let (_lab, host) = standing("test-fidelity", Image::Bare);
     figures.take("bare host", &host);
@@ -138,15 +141,13 @@ impl Figures {
 }
 
 /// A lab of one host with the role, nodelet and a configuration.
-fn standing(name: &str, image: Image) -> (Standing, Host) {
-    let cache = Cache::locate().expect("a cache");
-    let setup = Setup::run(&cache).expect("the set-up");
+fn standing(cache: &Cache, setup: &Setup, name: &str, image: Image) -> (Standing, Host) {
     let spec = HostSpec {
         name: "master-1".to_owned(),
         image,
     };
     let mounts = [package::payload_mount(&setup.payload)];
-    let lab = Standing(Lab::create(&cache, name, &[spec], &mounts).expect("the lab comes up"));
+    let lab = Standing(Lab::create(cache, name, &[spec], &mounts).expect("the lab comes up"));
     let host = lab.0.host("master-1").expect("the host");
     let config = Config::master(lab.0.name(), host.address(), None);
     package::install(&host, &repository(), &nodelet(), &config).expect("the role is installed");

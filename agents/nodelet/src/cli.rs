@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Phases(RoleArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
     Facts,
+    /// Show what was done to this host, run by run. Reads nothing but the ledger.
+    History(HistoryArgs),
+    /// Say what brought a thing about, what failed there, and what happens next. Reads nothing but the ledger.
+    Why(WhyArgs),
 }
 
 /// Which role, with which settings, for which host.
@@ -106,4 +110,29 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) phases: PhaseArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Show this run in full: its steps and failures.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) run: Option<u64>,
+
+    /// Show at most so many runs, the newest last.
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub(crate) last: usize,
+
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// A phase, a step, a path, or the name of a container, unit, image, package or kernel setting.
+    pub(crate) thing: String,
+
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -59,6 +59,8 @@ fn main() -> ExitCode {
             Command::Stop(args) => commands::stop(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::Facts => commands::facts().await,
+            Command::History(args) => commands::history(args).await,
+            Command::Why(args) => commands::why(args).await,
         }
     });
     // A call that cannot be cancelled must not hold up the end.

@@ -121,6 +121,26 @@ impl Runner<'_> {
                     }
                 })
             }
+            Probe::ObjectExists { object, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                let there = host.object_exists(&access, object).await?;
+                let text = |pointer: &str| {
+                    object
+                        .pointer(pointer)
+                        .and_then(|v| v.as_str())
+                        .unwrap_or_default()
+                };
+                Ok((!there).then(|| {
+                    let (kind, namespace, name) = (
+                        text("/kind"),
+                        text("/metadata/namespace"),
+                        text("/metadata/name"),
+                    );
+                    format!("there is no {kind} {namespace}/{name}")
+                }))
+            }
             Probe::LinkUp(name) => Ok(match host.link(name).await? {
                 None => Some(format!("there is no interface {name}")),
                 Some(link) if !link.up => Some(format!("interface {name} is down")),

@@ -62,6 +62,13 @@ pub trait Cluster {
     /// Removes a node object. Fine if there is none.
     async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()>;
 
+    /// Whether an object of this apiVersion, kind, namespace and name is there. Cancel safe.
+    async fn object_exists(
+        &self,
+        access: &ClusterAccess,
+        object: &serde_json::Value,
+    ) -> HostResult<bool>;
+
     /// Whether server-side apply of this object as our field manager would change it; `None` if it is not there.
     /// Uses the server's dry run. Cancel safe.
     async fn object_differs(

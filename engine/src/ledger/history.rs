@@ -128,18 +128,45 @@ impl History {
         }
         Self { runs }
     }
+}
 
-    /// Who brought about what matches `thing`: a path, a container's or unit's name, a step, a phase.
+/// What the ledger knows about a thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Why {
+    /// The thing that was asked about.
+    pub thing: String,
+    /// What brought it about and still stands.
+    pub causes: Vec<Cause>,
+    /// What was done to it, run by run, oldest first.
+    pub attempts: Vec<Attempt>,
+}
+
+/// What one run did to a thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Attempt {
+    /// The run, and when it began.
+    pub run: RunId,
+    /// When it began.
+    pub at: String,
+    /// The phase.
+    pub phase: PhaseName,
+    /// Steps that were converged.
+    pub steps: Vec<(StepId, Action, Vec<String>)>,
+    /// Why the phase failed.
+    pub failure: Option<Failure>,
+    /// Whether it was taken back.
+    pub reverted: bool,
+}
+
+impl Why {
+    /// What these records know about `thing`: a phase, a step, a path, the name of a container, unit …
     #[must_use]
-    pub fn causes(records: &[Record], thing: &str) -> Vec<Cause> {
-        live(records)
+    pub fn of(records: &[Record], thing: &str) -> Self {
+        let causes: Vec<Cause> = live(records)
             .into_iter()
             .filter(|live| {
-                let about = live.undo.about();
-                about == thing
-                    || about.split_once(' ').is_some_and(|(_, name)| name == thing)
-                    || about.split(' ').any(|word| word == thing)
-                    || live.step.as_str() == thing
+                is_about(&live.undo.about(), thing)
+                    || is_step(&live.step, thing)
                     || live.phase.as_str() == thing
             })
             .map(|live| Cause {
@@ -149,6 +176,58 @@ impl History {
                 run: live.run,
                 keep: live.keep,
             })
-            .collect()
+            .collect();
+        let mut attempts = Vec::new();
+        for run in History::of(records).runs {
+            for (phase, mut done) in run.phases {
+                let whole = phase.as_str() == thing;
+                done.steps.retain(|(step, ..)| {
+                    whole || is_step(step, thing) || causes.iter().any(|cause| cause.step == *step)
+                });
+                let failed_here = done
+                    .failure
+                    .as_ref()
+                    .is_some_and(|f| whole || f.what.ends_with(thing));
+                if done.steps.is_empty() && !failed_here {
+                    continue;
+                }
+                attempts.push(Attempt {
+                    run: run.run,
+                    at: run.at.clone(),
+                    phase,
+                    steps: done.steps,
+                    failure: done.failure.filter(|_| failed_here || whole),
+                    reverted: done.reverted,
+                });
+            }
+        }
+        Self {
+            thing: thing.to_owned(),
+            causes,
+            attempts,
+        }
     }
+
+    /// Whether the ledger knows anything about it.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.causes.is_empty() || !self.attempts.is_empty()
+    }
+}
+
+/// `file /etc/x` is about `/etc/x`; `packages a b` is about `a`; `running unit docker.service` about `docker`.
+fn is_about(about: &str, thing: &str) -> bool {
+    about == thing
+        || about
+            .split(' ')
+            .skip(1)
+            .any(|word| word == thing || word.strip_suffix(".service") == Some(thing))
+}
+
+/// A step by its id, or by its id without the phase, or by its label alone.
+fn is_step(step: &StepId, thing: &str) -> bool {
+    let id = step.as_str();
+    let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
+    let label = rest.split_once(':').map_or(rest, |(_, label)| label);
+    id == thing || rest == thing || label == thing
 }

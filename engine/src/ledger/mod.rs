@@ -11,9 +11,11 @@ mod error;
 mod history;
 mod record;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use error::LedgerError;
-pub use history::{Cause, History, Run, RunPhase};
+pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
 pub use record::{Record, RunId};
 pub use store::{Ledger, LiveUndo, StepLog};
 

@@ -225,6 +225,13 @@ pub enum Probe {
         /// Kubeconfig to ask with.
         kubeconfig: PathBuf,
     },
+    /// An object is in the cluster.
+    ObjectExists {
+        /// Enough of it to find it: apiVersion, kind, metadata.
+        object: serde_json::Value,
+        /// Kubeconfig to ask with.
+        kubeconfig: PathBuf,
+    },
     /// A link is up.
     LinkUp(String),
     /// An address is on some link of this host.

@@ -86,22 +86,38 @@ impl Graph {
         if !missing.is_empty() {
             return Err(missing);
         }
-        let mut done: BTreeSet<&PhaseName> = BTreeSet::new();
+        let place: BTreeMap<&PhaseName, usize> = self
+            .names
+            .iter()
+            .enumerate()
+            .map(|(place, name)| (name, place))
+            .collect();
+        let mut missing_before: Vec<usize> = Vec::with_capacity(self.names.len());
+        let mut behind: Vec<Vec<usize>> = vec![Vec::new(); self.names.len()];
+        for (at, name) in self.names.iter().enumerate() {
+            let before = self.before[name]
+                .iter()
+                .filter_map(|before| place.get(before));
+            missing_before.push(before.clone().count());
+            before.for_each(|before| behind[*before].push(at));
+        }
+        // Of those that may come next, the one that the role names first.
+        let mut ready: BTreeSet<usize> = (0..self.names.len())
+            .filter(|at| missing_before[*at] == 0)
+            .collect();
         let mut order = Vec::with_capacity(self.names.len());
-        while order.len() < self.names.len() {
-            let next = self.names.iter().find(|name| {
-                !done.contains(name)
-                    && self.before[*name]
-                        .iter()
-                        .all(|b| done.contains(b) || !known.contains(b))
-            });
-            match next {
-                Some(name) => {
-                    done.insert(name);
-                    order.push(name.clone());
+        while let Some(at) = ready.pop_first() {
+            order.push(self.names[at].clone());
+            for next in &behind[at] {
+                missing_before[*next] -= 1;
+                if missing_before[*next] == 0 {
+                    ready.insert(*next);
                 }
-                None => return Err(vec![OrderError::Cycle(self.cycle(&done))]),
             }
+        }
+        if order.len() < self.names.len() {
+            let done: BTreeSet<&PhaseName> = order.iter().collect();
+            return Err(vec![OrderError::Cycle(self.cycle(&done))]);
         }
         Ok(order)
     }

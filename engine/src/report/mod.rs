@@ -1,11 +1,13 @@
 //! What people and programs read: made from events, plans and conditions, and from nothing else.
 
+mod history;
 mod json;
 mod plan;
 mod progress;
 mod review;
 mod text;
 
+pub use history::{history, run_in_full, why};
 pub use json::JsonReport;
 pub use plan::{phases, plan};
 pub use progress::ProgressReport;

@@ -31,6 +31,12 @@ pub struct Receipt<'a> {
     log: Option<Box<dyn UndoLog + 'a>>,
 }
 
+impl std::fmt::Debug for Receipt<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.undos).finish()
+    }
+}
+
 impl<'a> Receipt<'a> {
     /// A receipt whose undos are written to `log` as well.
     #[must_use]

@@ -539,6 +539,16 @@ pub static WORDS: &[Word] = &[
                 &[p("node", Arg::Text)],
                 "The node's condition Ready is true.",
             ),
+            modifier(
+                "object_exists",
+                &[
+                    p("version", Arg::Text),
+                    p("kind", Arg::Text),
+                    p("namespace", Arg::Text),
+                    p("name", Arg::Text),
+                ],
+                "An object is in the cluster; asked for as the admin of this host's own API server.",
+            ),
             modifier("link_up", &[p("link", Arg::Text)], "A network link is up."),
             modifier(
                 "address_held",

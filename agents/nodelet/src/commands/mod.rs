@@ -2,15 +2,19 @@
 
 mod check;
 mod facts;
+mod history;
 mod phases;
 mod plan;
 mod run;
+mod why;
 
 pub(crate) use check::check;
 pub(crate) use facts::facts;
+pub(crate) use history::history;
 pub(crate) use phases::phases;
 pub(crate) use plan::{diff, plan};
 pub(crate) use run::{apply, stop};
+pub(crate) use why::why;
 
 use std::io::Write as _;
 

@@ -45,6 +45,17 @@ impl Cluster for FakeHost {
         })
     }
 
+    async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
+        let key = key(object)?;
+        self.observe("object_exists", &key, DEADLINE, |world| {
+            world.reach(access, &format!("get {key}"))?;
+            // The controller-manager gives every namespace a default service account.
+            let given =
+                object["kind"] == "ServiceAccount" && object["metadata"]["name"] == "default";
+            Ok(given || world.cluster.objects.contains_key(&key))
+        })
+    }
+
     async fn object_differs(
         &self,
         access: &ClusterAccess,

@@ -59,6 +59,19 @@ impl Cluster for LiveHost {
             .map(drop)
     }
 
+    async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
+        let (typed, kind, name) = typed(object)?;
+        let action = format!("look for {} {name} in the cluster", kind.kind);
+        self.clusters
+            .call(access, action, |client| async move {
+                let Some(api) = if_there(api(client, &kind, &typed).await)? else {
+                    return Ok(false);
+                };
+                Ok(api.get_metadata_opt(&name).await?.is_some())
+            })
+            .await
+    }
+
     async fn object_differs(
         &self,
         access: &ClusterAccess,

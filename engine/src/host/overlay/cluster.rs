@@ -36,6 +36,11 @@ impl Cluster for OverlayHost<'_> {
         self.upper.delete_node(access, name).await
     }
 
+    async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
+        self.unchanged(&format!("get {}", key(object)?))?;
+        self.lower.object_exists(access, object).await
+    }
+
     async fn object_differs(
         &self,
         access: &ClusterAccess,

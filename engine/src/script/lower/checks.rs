@@ -138,6 +138,24 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             node: text()?,
             kubeconfig: KUBELET.into(),
         },
+        "object_exists" => {
+            let values: Vec<String> = options
+                .values(name)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let [version, kind, namespace, name] = values.as_slice() else {
+                return None;
+            };
+            Probe::ObjectExists {
+                object: serde_json::json!({
+                    "apiVersion": version,
+                    "kind": kind,
+                    "metadata": { "namespace": namespace, "name": name },
+                }),
+                kubeconfig: super::cluster::ADMIN.into(),
+            }
+        }
         "link_up" => Probe::LinkUp(text()?),
         "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
         "certificates_valid" => {

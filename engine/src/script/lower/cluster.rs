@@ -10,7 +10,7 @@ use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::recorder::Call;
 
 /// The kubeconfig used where a script names none.
-const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
+pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
 pub(super) fn lower(
     call: &Call,

@@ -1,0 +1,160 @@
+//! The ledger's answers as text.
+
+use std::fmt::Write as _;
+
+use crate::exec::{Outcome, Verb};
+use crate::ledger::{History, Run, Why};
+use crate::plan::StepId;
+use crate::resource::Action;
+
+/// The runs, a line each, the newest last.
+#[must_use]
+pub fn history(history: &History) -> String {
+    if history.runs.is_empty() {
+        return "nothing was done to this host yet\n".to_owned();
+    }
+    let mut text = String::new();
+    for run in &history.runs {
+        let _ = writeln!(text, "{}", line(run));
+        for (phase, done) in run.phases.iter().filter(|(_, done)| done.failure.is_some()) {
+            let failure = done
+                .failure
+                .as_ref()
+                .map(|f| format!("{}: {}", f.span, f.what))
+                .unwrap_or_default();
+            let reverted = if done.reverted {
+                "taken back"
+            } else {
+                "not wholly taken back"
+            };
+            let _ = writeln!(text, "       {phase} failed at {failure}; {reverted}");
+        }
+    }
+    text
+}
+
+/// One run with its steps and failures.
+#[must_use]
+pub fn run_in_full(run: &Run) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}", line(run));
+    let _ = writeln!(
+        text,
+        "       plan {}",
+        &run.digest[..run.digest.len().min(12)]
+    );
+    for (phase, done) in &run.phases {
+        let _ = writeln!(
+            text,
+            "  {phase}{}",
+            if done.reverted { " (taken back)" } else { "" }
+        );
+        steps(&mut text, &done.steps);
+        if let Some(failure) = &done.failure {
+            let _ = writeln!(text, "    ✗ failed at {}: {}", failure.span, failure.what);
+            for cause in &failure.chain {
+                let _ = writeln!(text, "        {cause}");
+            }
+            let _ = writeln!(text, "        next: {}", failure.next);
+        }
+    }
+    text
+}
+
+/// Why a thing is as it is.
+#[must_use]
+pub fn why(why: &Why) -> String {
+    let mut text = String::new();
+    if !why.is_known() {
+        let _ = writeln!(
+            text,
+            "the ledger knows nothing about {}: it was there before, or it is not ours",
+            why.thing
+        );
+        return text;
+    }
+    if why.causes.is_empty() {
+        let _ = writeln!(
+            text,
+            "nothing of {} stands: what was done has been taken back",
+            why.thing
+        );
+    }
+    for cause in &why.causes {
+        let place = cause
+            .span
+            .as_ref()
+            .map(|span| format!(" ({span})"))
+            .unwrap_or_default();
+        let keep = if cause.keep { ", kept by a clean" } else { "" };
+        let _ = writeln!(
+            text,
+            "{}: by {}{place} in run {}{keep}",
+            cause.thing, cause.step, cause.run
+        );
+    }
+    for attempt in &why.attempts {
+        let reverted = if attempt.reverted { ", taken back" } else { "" };
+        let _ = writeln!(
+            text,
+            "run {} at {}, phase {}{reverted}",
+            attempt.run, attempt.at, attempt.phase
+        );
+        steps(&mut text, &attempt.steps);
+        if let Some(failure) = &attempt.failure {
+            let _ = writeln!(text, "    ✗ failed at {}: {}", failure.span, failure.what);
+            for cause in &failure.chain {
+                let _ = writeln!(text, "        {cause}");
+            }
+        }
+    }
+    let failed = why
+        .attempts
+        .last()
+        .and_then(|attempt| attempt.failure.as_ref());
+    let next = match failed {
+        Some(failure) => failure.next.clone(),
+        None => "the next `nodelet apply` looks at it again and changes it only if it differs from the plan".to_owned(),
+    };
+    let _ = writeln!(text, "next: {next}");
+    text
+}
+
+fn line(run: &Run) -> String {
+    let verb = match run.verb {
+        Verb::Apply => "apply",
+        Verb::DryRun => "dry run",
+        Verb::Stop => "stop",
+    };
+    let outcome = match run.outcome {
+        None => "cut short",
+        Some(Outcome::Converged) => "converged",
+        Some(Outcome::Failed) => "failed",
+        Some(Outcome::Refused) => "refused",
+        Some(Outcome::Interrupted) => "interrupted",
+        Some(Outcome::Stopped) => "stopped",
+        Some(Outcome::Predicted) => "predicted",
+    };
+    format!(
+        "{:>5}  {}  {verb} {}: {outcome}, {} changed, {} unchanged",
+        run.run, run.at, run.role, run.changed, run.unchanged
+    )
+}
+
+fn steps(text: &mut String, steps: &[(StepId, Action, Vec<String>)]) {
+    for (step, action, fields) in steps {
+        let id = step.as_str();
+        let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
+        let fields = if fields.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", fields.join(", "))
+        };
+        let _ = writeln!(
+            text,
+            "    {} {}{fields}",
+            action.sign(),
+            rest.replacen(':', " ", 1)
+        );
+    }
+}
