@@ -142,6 +142,11 @@ impl World {
         self.tree.remove_tree(path.as_ref());
     }
 
+    /// Takes identities from here on, apart from those of another world.
+    pub(crate) fn begin_ids_at(&mut self, first: u64) {
+        self.ids = first;
+    }
+
     /// A fresh identity that never occurs twice in this world.
     pub(crate) fn next_id(&mut self) -> String {
         self.ids += 1;

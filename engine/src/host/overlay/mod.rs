@@ -81,6 +81,8 @@ impl<'a> OverlayHost<'a> {
     pub fn new(lower: &'a dyn Host) -> Self {
         let mut world = World::bare("");
         world.begin_at(lower.now());
+        // What starts above must not look like what runs below.
+        world.begin_ids_at(1 << 63);
         world.engine_without_unit = false;
         world.pods_below = true;
         Self {
