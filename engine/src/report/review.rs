@@ -151,9 +151,8 @@ impl<'a> Review<'a> {
                         &digest[..digest.len().min(12)]
                     );
                 }
-                Event::PreflightFailed { .. } | Event::PreflightPassed { .. } if all => {
-                    text.push_str(&render(event, DETAIL));
-                }
+                Event::PreflightFailed { .. } => text.push_str(&render(event, DETAIL)),
+                Event::PreflightPassed { .. } if all => text.push_str(&render(event, DETAIL)),
                 Event::PhaseStarted { about, .. } => {
                     page = Page {
                         about: about.clone(),
