@@ -36,7 +36,8 @@ impl Standing {
             .parent()
             .expect("the checkout");
         let config = Config::master(name, host.address(), None);
-        package::install(&host, checkout, &nodelet(), &config).expect("the role is installed");
+        package::install(&host, checkout, &nodelet()).expect("the role is installed");
+        package::configure(&host, &config).expect("it is configured");
         standing
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::exec::{Event, Outcome, Recording, Runner, Selection, simulated_host};
+use engine::exec::{Event, Outcome, Recording, Runner, Selection, overlay_host, simulated_host};
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
 use engine::plan::{Plan, PlannedPhase};
@@ -59,10 +59,33 @@ impl Bringup {
     /// The bring-up of a case.
     #[must_use]
     pub fn of(case: &str) -> Self {
-        let case = Case::named(case);
+        Self::from_case(Case::named(case))
+    }
+
+    /// The bring-up of a case of one's own.
+    #[must_use]
+    pub fn from_case(case: Case) -> Self {
         Self {
             plan: case.planned(),
             facts: case.facts,
+        }
+    }
+
+    /// Predicts on an overlay what [`Bringup::apply`] would do to a host, as `nodelet plan` does.
+    ///
+    /// # Panics
+    /// The dry run comes to no end.
+    #[must_use]
+    pub fn predict(&self, host: &FakeHost) -> Run {
+        let recording = Recording::default();
+        let outcome = block_on(async {
+            let overlay = overlay_host(host, &self.plan).await;
+            let runner = Runner::new(&self.plan, &overlay, &self.facts, &NoSecrets, &recording);
+            runner.dry_run().await.expect("a dry run comes to its end")
+        });
+        Run {
+            outcome,
+            events: recording.events(),
         }
     }
 

@@ -10,6 +10,8 @@ mod check;
 mod clean;
 mod dry_run;
 mod event;
+mod fidelity;
+mod overlay;
 mod phase;
 mod preflight;
 mod probe;
@@ -23,6 +25,8 @@ pub use check::{Condition, PhaseHealth, Status};
 pub use clean::clean;
 pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
+pub use fidelity::{Fidelity, Miss, Seen};
+pub use overlay::overlay_host;
 pub use selection::{Selection, SelectionError};
 
 use tokio_util::sync::CancellationToken;

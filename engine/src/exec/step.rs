@@ -74,11 +74,7 @@ impl Runner<'_> {
             if session.mode == Mode::DryRun {
                 // How it stands cannot be simulated here either, for want of what would serve it.
                 let reason = super::advice::chain(&error).join(": ");
-                let change = Change::new(Action::Change).with(
-                    "state",
-                    "",
-                    format!("known after apply ({reason})"),
-                );
+                let change = Change::unknown(&reason);
                 self.events.emit(Event::StepChanging {
                     phase: phase.clone(),
                     step: step.id.clone(),

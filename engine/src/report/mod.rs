@@ -4,12 +4,14 @@ mod history;
 mod json;
 mod plan;
 mod progress;
+mod review;
 mod text;
 
 pub use history::{history, run_in_full, why};
 pub use json::JsonReport;
 pub use plan::{phases, plan};
 pub use progress::ProgressReport;
+pub use review::{Review, Totals};
 pub use text::{Detail, TextReport, conditions, render};
 
 use std::collections::BTreeMap;

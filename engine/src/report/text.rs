@@ -252,9 +252,14 @@ fn short(step: &StepId) -> String {
     rest.replacen(':', " ", 1)
 }
 
-fn changing(step: &StepId, span: &str, change: &Change, detail: Detail) -> String {
+pub(super) fn changing(step: &StepId, span: &str, change: &Change, detail: Detail) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "  {} {}  ({span})", change.action.sign(), short(step));
+    let sign = if change.unknown {
+        '?'
+    } else {
+        change.action.sign()
+    };
+    let _ = writeln!(text, "  {sign} {}  ({span})", short(step));
     for difference in &change.differences {
         let _ = match (difference.before.as_str(), difference.after.as_str()) {
             ("", after) => writeln!(text, "      {}: {after}", difference.field),

@@ -2,6 +2,7 @@
 
 mod check;
 mod clean;
+mod facts;
 mod history;
 mod phases;
 mod plan;
@@ -10,9 +11,10 @@ mod why;
 
 pub(crate) use check::check;
 pub(crate) use clean::clean;
+pub(crate) use facts::facts;
 pub(crate) use history::history;
 pub(crate) use phases::phases;
-pub(crate) use plan::plan;
+pub(crate) use plan::{diff, plan};
 pub(crate) use run::{apply, stop};
 pub(crate) use why::why;
 

@@ -76,7 +76,7 @@ impl World {
     }
 
     /// Whether this host's own API server is up.
-    fn local_api_up(&self) -> bool {
+    pub(crate) fn local_api_up(&self) -> bool {
         let rules = &self.kubernetes;
         self.unit_active(&rules.kubelet_unit)
             && self

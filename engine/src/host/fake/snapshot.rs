@@ -149,6 +149,8 @@ fn show_node(node: &Node) -> String {
     match &node.kind {
         NodeKind::Directory => format!("directory {owner}"),
         NodeKind::Symlink(target) => format!("link to {target}"),
+        NodeKind::Below(size) => format!("file {owner} of {size} bytes"),
+        NodeKind::Other => format!("device {owner}"),
         NodeKind::File(content) => match std::str::from_utf8(content) {
             Ok(text) => format!("file {owner} {text:?}"),
             Err(_) => format!("file {owner} {content:02x?}"),

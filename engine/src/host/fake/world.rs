@@ -29,6 +29,8 @@ pub struct World {
     pub(crate) engine_version: String,
     /// Whether containers work although no `docker.service` is known; for tests that care about containers only.
     pub(crate) engine_without_unit: bool,
+    /// Whether the pods' containers are those of a host below an overlay.
+    pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,
     pub(crate) links: BTreeMap<String, Link>,
     pub(crate) modules: BTreeSet<String>,
@@ -62,6 +64,7 @@ impl World {
             broken_containers: BTreeSet::new(),
             engine_version: "20.10.24".to_owned(),
             engine_without_unit: true,
+            pods_below: false,
             packages: BTreeMap::new(),
             links: BTreeMap::new(),
             modules: BTreeSet::new(),
@@ -149,6 +152,11 @@ impl World {
     /// Removes whatever stands at a path.
     pub fn remove(&mut self, path: impl AsRef<Path>) {
         self.tree.remove_tree(path.as_ref());
+    }
+
+    /// Takes identities from here on, apart from those of another world.
+    pub(crate) fn begin_ids_at(&mut self, first: u64) {
+        self.ids = first;
     }
 
     /// A fresh identity that never occurs twice in this world.
