@@ -198,7 +198,9 @@ fn phases_and_help_are_as_reviewed() {
         &Program::for_cp_1("phases", &[]).answer().out,
     );
     golden("docs", "help", &Program::nodelet(&["--help"]).answer().out);
-    for verb in ["plan", "diff", "apply", "check", "stop", "phases", "facts"] {
+    for verb in [
+        "plan", "diff", "apply", "check", "stop", "clean", "phases", "facts", "history", "why",
+    ] {
         let answer = Program::nodelet(&[verb, "--help"]).answer();
         assert_eq!(answer.code, 0, "{verb}");
         golden("docs", &format!("help-{verb}"), &answer.out);
