@@ -1,7 +1,7 @@
 //! Carrying out a plan: apply, dry run, check, stop, rollback.
 //!
-//! Everything here is a reading of one immutable [`Plan`](crate::plan::Plan) against one
-//! [`Host`](crate::host::Host). What happens is told as [`Event`]s; text, JSON and progress are made from these
+//! Everything here is a reading of one immutable [`Plan`] against one
+//! [`Host`]. What happens is told as [`Event`]s; text, JSON and progress are made from these
 //! alone (`report`).
 
 mod advice;
