@@ -1,5 +1,10 @@
 //! Settings from files to environment: a corpus of fixtures with the messages and texts they give.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the machine itself"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,10 @@
 //! kube.env against real shells: what is written is what a script gets, whatever it is.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the machine itself"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,10 @@
 //! `LiveHost` on real files in a temporary directory.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the machine itself"
+)]
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -6,6 +6,11 @@
 //! `NODELET_LIVE_DEBS_UNIT` a service that they bring. `NODELET_LIVE_RESTART=1` lets docker be restarted.
 //! `NODELET_LIVE_KUBECONFIG` reaches an API server without nodes and without admission of service accounts.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the machine itself"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,10 @@
 //! `LiveHost` against a real TLS server on loopback.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the machine itself"
+)]
+
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

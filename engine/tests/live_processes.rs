@@ -1,5 +1,10 @@
 //! `LiveHost` and real commands.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test looks at the machine itself"
+)]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::exec::{Event, Outcome, Recording, Runner, Selection, simulated_host};
+use engine::exec::{Event, Outcome, Recording, Runner, Selection, overlay_host, simulated_host};
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
 use engine::plan::{Plan, PlannedPhase};
 use engine::report::{Detail, render};
 use engine::resource::{NoSecrets, Spec};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{Case, block_on};
 
@@ -57,10 +59,33 @@ impl Bringup {
     /// The bring-up of a case.
     #[must_use]
     pub fn of(case: &str) -> Self {
-        let case = Case::named(case);
+        Self::from_case(Case::named(case))
+    }
+
+    /// The bring-up of a case of one's own.
+    #[must_use]
+    pub fn from_case(case: Case) -> Self {
         Self {
             plan: case.planned(),
             facts: case.facts,
+        }
+    }
+
+    /// Predicts on an overlay what [`Bringup::apply`] would do to a host, as `nodelet plan` does.
+    ///
+    /// # Panics
+    /// The dry run comes to no end.
+    #[must_use]
+    pub fn predict(&self, host: &FakeHost) -> Run {
+        let recording = Recording::default();
+        let outcome = block_on(async {
+            let overlay = overlay_host(host, &self.plan).await;
+            let runner = Runner::new(&self.plan, &overlay, &self.facts, &NoSecrets, &recording);
+            runner.dry_run().await.expect("a dry run comes to its end")
+        });
+        Run {
+            outcome,
+            events: recording.events(),
         }
     }
 
@@ -109,6 +134,34 @@ impl Bringup {
         }
     }
 
+    /// Takes everything back from the ledger alone.
+    #[must_use]
+    pub fn clean(host: &FakeHost, purge: bool) -> Run {
+        let recording = Recording::default();
+        let cancel = CancellationToken::new();
+        let outcome = block_on(engine::exec::clean(host, &recording, &cancel, purge))
+            .unwrap_or(Outcome::Failed);
+        Run {
+            outcome,
+            events: recording.events(),
+        }
+    }
+
+    /// What a clean left behind on a host that was like `before`: everything but the engine's own records, what is
+    /// kept, the directories that lead there, and what the API server remembers in kept data.
+    #[must_use]
+    pub fn not_cleaned(&self, before: &WorldSnapshot, host: &FakeHost, purge: bool) -> Vec<String> {
+        let mut kept = vec![PathBuf::from(engine::exec::STATE)];
+        if !purge {
+            kept.extend(self.plan.phases.iter().flat_map(kept_by));
+        }
+        unlike(
+            before.clone().without_cluster(),
+            host.snapshot().without_cluster(),
+            &kept,
+        )
+    }
+
     /// Each phase that does something, with the world right before it: all phases before have been applied.
     ///
     /// # Panics
@@ -139,25 +192,8 @@ impl Bringup {
         host: &FakeHost,
     ) -> Vec<String> {
         let mut kept = vec![PathBuf::from(engine::exec::STATE)];
-        for step in phase.steps.iter().filter(|step| step.policy.keep) {
-            kept.extend(match &step.spec {
-                Spec::Directory(directory) => vec![directory.path.clone()],
-                Spec::Authority(_) | Spec::ServiceAccountKey(_) => step
-                    .spec
-                    .paths()
-                    .iter()
-                    .filter_map(|path| Some(path.parent()?.to_owned()))
-                    .collect(),
-                other => other.paths(),
-            });
-        }
-        let (mut before, mut after) = (before.clone(), host.snapshot());
-        for path in &kept {
-            before = before.without_path(path);
-            after = after.without_path(path);
-        }
-        let mut lines = difference(&before, &after);
-        lines.retain(|line| !kept.iter().any(|path| leads_to(line, path)));
+        kept.extend(kept_by(phase));
+        let mut lines = unlike(before.clone(), host.snapshot(), &kept);
         if !phase
             .steps
             .iter()
@@ -168,6 +204,34 @@ impl Bringup {
         }
         lines
     }
+}
+
+/// Paths that a phase's script keeps.
+fn kept_by(phase: &PlannedPhase) -> Vec<PathBuf> {
+    let steps = phase.steps.iter().filter(|step| step.policy.keep);
+    steps
+        .flat_map(|step| match &step.spec {
+            Spec::Directory(directory) => vec![directory.path.clone()],
+            Spec::Authority(_) | Spec::ServiceAccountKey(_) => step
+                .spec
+                .paths()
+                .iter()
+                .filter_map(|path| Some(path.parent()?.to_owned()))
+                .collect(),
+            other => other.paths(),
+        })
+        .collect()
+}
+
+/// What differs, but for these paths and the directories that lead there.
+fn unlike(mut before: WorldSnapshot, mut after: WorldSnapshot, but: &[PathBuf]) -> Vec<String> {
+    for path in but {
+        before = before.without_path(path);
+        after = after.without_path(path);
+    }
+    let mut lines = difference(&before, &after);
+    lines.retain(|line| !but.iter().any(|path| leads_to(line, path)));
+    lines
 }
 
 enum Verb {

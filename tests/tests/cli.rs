@@ -7,6 +7,7 @@ use serde_json::Value;
 fn reading_commands_end_with_0() {
     for (verb, more) in [
         ("plan", &[][..]),
+        ("plan", &["--full"]),
         ("plan", &["--dry-run"]),
         ("plan", &["--only", "etcd"]),
         ("phases", &[]),
@@ -128,7 +129,7 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
 
 #[test]
 fn changing_commands_refuse_facts() {
-    for verb in ["apply", "stop"] {
+    for verb in ["apply", "stop", "clean"] {
         let answer = Program::for_cp_1(verb, &[]).answer();
         assert_eq!(answer.code, 1, "{verb}");
         assert!(
@@ -197,7 +198,9 @@ fn phases_and_help_are_as_reviewed() {
         &Program::for_cp_1("phases", &[]).answer().out,
     );
     golden("docs", "help", &Program::nodelet(&["--help"]).answer().out);
-    for verb in ["plan", "apply", "check", "stop", "phases"] {
+    for verb in [
+        "plan", "diff", "apply", "check", "stop", "clean", "phases", "facts", "history", "why",
+    ] {
         let answer = Program::nodelet(&[verb, "--help"]).answer();
         assert_eq!(answer.code, 0, "{verb}");
         golden("docs", &format!("help-{verb}"), &answer.out);
@@ -208,15 +211,60 @@ fn phases_and_help_are_as_reviewed() {
 fn reading_commands_leave_the_directory_as_it_was() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let home = folder.path().display().to_string();
-    for (verb, more) in [("plan", &[][..]), ("plan", &["--dry-run"]), ("phases", &[])] {
+    for (verb, more) in [
+        ("plan", &[][..]),
+        ("plan", &["--full"]),
+        ("diff", &[]),
+        ("diff", &["--json"]),
+        ("phases", &[]),
+    ] {
         let program = Program::for_cp_1(verb, more)
             .in_directory(folder.path())
             .env("HOME", &home);
         let answer = program.env("TMPDIR", &home).answer();
-        assert_eq!(answer.code, 0, "{verb} {more:?}: {}", answer.err);
+        assert_eq!(
+            answer.code,
+            if verb == "diff" { 2 } else { 0 },
+            "{verb} {more:?}: {}",
+            answer.err
+        );
     }
     let left: Vec<_> = std::fs::read_dir(folder.path())
         .expect("the directory")
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_plan_is_a_review_and_a_diff_is_what_changes() {
+    let plan = Program::for_cp_1("plan", &[]).answer();
+    assert_eq!(plan.code, 0, "{}", plan.err);
+    golden("docs", "review", &plan.out);
+    let diff = Program::for_cp_1("diff", &[]).answer();
+    assert_eq!(diff.code, 2, "{}", diff.err);
+    assert_eq!(
+        plan.out.lines().last(),
+        diff.out.lines().last(),
+        "both have the same sum"
+    );
+    assert!(
+        !diff.out.contains("will be checked") && !diff.out.contains("unchanged,"),
+        "{}",
+        diff.out
+    );
+    let events = Program::for_cp_1("diff", &["--json"]).answer();
+    assert_eq!(events.code, 2);
+    for line in events.out.lines() {
+        serde_json::from_str::<engine::exec::Event>(line)
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn facts_are_a_fixture_file_without_contents() {
+    let answer = Program::nodelet(&["facts"]).answer();
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let facts =
+        engine::facts::Facts::from_yaml(&answer.out).expect("what facts prints is a facts file");
+    assert!(facts.files.is_empty());
 }

@@ -49,8 +49,11 @@ fn every_words_example_is_a_script() {
             .plan(&case)
             .unwrap_or_else(|message| panic!("{}: {message}", word.name));
         let phase = plan.phase("example").expect("it was planned");
-        let said =
-            phase.steps.len() + phase.on_stop.len() + phase.checks.len() + phase.requirements.len();
+        let said = phase.steps.len()
+            + phase.on_stop.len()
+            + phase.on_clean.len()
+            + phase.checks.len()
+            + phase.requirements.len();
         assert_eq!(
             said,
             usize::from(word.role != Role::Header),

@@ -18,16 +18,24 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what the role would make of a host. Touches nothing.
+    /// Show what an apply would do to this host, phase by phase. Touches nothing.
     Plan(PlanArgs),
+    /// Show what an apply would change, and nothing else. Touches nothing.
+    ///
+    /// Exit codes: 0 nothing would change; 2 something would.
+    Diff(RunArgs),
     /// Bring this host to the role, phase by phase.
     Apply(RunArgs),
     /// Make every check once. Touches nothing.
     Check(RunArgs),
     /// End what the role runs, in reverse order, and leave its files.
     Stop(RunArgs),
+    /// Take the role off this host: all is as it was before, but for what is kept.
+    Clean(CleanArgs),
     /// List the role's phases for this host, in order.
     Phases(RoleArgs),
+    /// Print what is known of this host as a file for --facts. Touches nothing.
+    Facts,
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
     History(HistoryArgs),
     /// Say what brought a thing about, what failed there, and what happens next. Reads nothing but the ledger.
@@ -88,8 +96,12 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) phases: PhaseArgs,
 
-    /// Play the plan on the host that --facts describes and show what would change, phase by phase.
-    #[arg(long, requires = "facts")]
+    /// Show every step in full, with the text of every file, instead of what would change.
+    #[arg(long)]
+    pub(crate) full: bool,
+
+    /// What plan does anyway; with --json, one event per line.
+    #[arg(long, requires = "facts", hide = true)]
     pub(crate) dry_run: bool,
 }
 
@@ -125,4 +137,14 @@ pub(crate) struct WhyArgs {
     /// Write JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Remove what is marked to be kept as well: the cluster's data and its certificate authorities.
+    #[arg(long)]
+    pub(crate) purge: bool,
 }

@@ -53,10 +53,13 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match &cli.command {
             Command::Plan(args) => commands::plan(args).await,
+            Command::Diff(args) => commands::diff(args).await,
             Command::Apply(args) => commands::apply(args).await,
             Command::Check(args) => commands::check(args).await,
             Command::Stop(args) => commands::stop(args).await,
+            Command::Clean(args) => commands::clean(args).await,
             Command::Phases(args) => commands::phases(args).await,
+            Command::Facts => commands::facts().await,
             Command::History(args) => commands::history(args).await,
             Command::Why(args) => commands::why(args).await,
         }

@@ -61,17 +61,11 @@ impl Seeded for FakeHost {
 /// A package as the payload holds it: a list of one file, and that file.
 fn with_package(host: FakeHost, directory: &Path, name: &str) -> FakeHost {
     let file = format!("{name}_payload.deb");
-    // Units and programs that these packages bring and that later steps rely on.
-    let brings: &[&str] = match name {
-        "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
-        "docker.io" => &[
-            "unit=docker.service",
-            "unit=docker.socket",
-            "program=/usr/sbin/dockerd",
-        ],
-        "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
-        _ => &[],
-    };
     host.with_file(directory.join(format!("{name}.list")), format!("{file}\n"))
-        .with_package_file(directory.join(&file), name, "payload", brings)
+        .with_package_file(
+            directory.join(&file),
+            name,
+            "payload",
+            FakeHost::package_items(name),
+        )
 }

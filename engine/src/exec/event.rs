@@ -15,6 +15,8 @@ pub enum Verb {
     DryRun,
     /// Quiesce.
     Stop,
+    /// Take everything back.
+    Clean,
 }
 
 /// Something that happened.
@@ -100,6 +102,25 @@ pub enum Event {
         step: StepId,
         error: String,
     },
+    /// A thing is as it was before the role came.
+    ThingRestored {
+        phase: Option<PhaseName>,
+        thing: String,
+    },
+    /// A thing could not be taken back, and need not be: it lives elsewhere, or others use it by now.
+    ThingLeft {
+        phase: Option<PhaseName>,
+        thing: String,
+        reason: String,
+    },
+    /// A thing could not be taken back; the clean goes on.
+    CleanFailed {
+        phase: Option<PhaseName>,
+        thing: String,
+        error: String,
+    },
+    /// What a clean leaves, because it is marked so.
+    ThingsKept { things: Vec<String> },
     /// A phase is over.
     PhaseFinished {
         phase: PhaseName,
@@ -125,7 +146,11 @@ impl Event {
             Self::RunStarted { .. }
             | Self::PreflightPassed { .. }
             | Self::PreflightFailed { .. }
+            | Self::ThingsKept { .. }
             | Self::RunFinished { .. } => None,
+            Self::ThingRestored { phase, .. }
+            | Self::ThingLeft { phase, .. }
+            | Self::CleanFailed { phase, .. } => phase.as_ref(),
             Self::PhaseStarted { phase, .. }
             | Self::PhaseSkipped { phase, .. }
             | Self::StepUnchanged { phase, .. }
@@ -187,6 +212,8 @@ pub enum Outcome {
     Interrupted,
     /// It was stopped.
     Stopped,
+    /// It is as it was before the role came, but for what is kept.
+    Cleaned,
     /// A dry run came to its end: this is what would change.
     Predicted,
 }

@@ -1,14 +1,17 @@
 //! Carrying out a plan: apply, dry run, check, stop, rollback.
 //!
-//! Everything here is a reading of one immutable [`Plan`](crate::plan::Plan) against one
-//! [`Host`](crate::host::Host). What happens is told as [`Event`]s; text, JSON and progress are made from these
+//! Everything here is a reading of one immutable [`Plan`] against one
+//! [`Host`]. What happens is told as [`Event`]s; text, JSON and progress are made from these
 //! alone (`report`).
 
 mod advice;
 mod apply;
 mod check;
+mod clean;
 mod dry_run;
 mod event;
+mod fidelity;
+mod overlay;
 mod phase;
 mod preflight;
 mod probe;
@@ -19,8 +22,11 @@ mod stop;
 
 pub use advice::{advice, chain};
 pub use check::{Condition, PhaseHealth, Status};
+pub use clean::clean;
 pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
+pub use fidelity::{Fidelity, Miss, Seen};
+pub use overlay::overlay_host;
 pub use selection::{Selection, SelectionError};
 
 use tokio_util::sync::CancellationToken;

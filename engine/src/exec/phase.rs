@@ -7,7 +7,7 @@ use super::step::{Done, millis};
 use super::{Mode, Runner};
 use crate::ledger::LedgerError;
 use crate::plan::{PlannedPhase, Span};
-use crate::resource::{Receipt, ResourceError};
+use crate::resource::{Receipt, ResourceError, ResourceResult, Spec};
 
 /// What a phase did.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +118,13 @@ impl Runner<'_> {
         receipt: &mut Receipt<'_>,
         result: &mut PhaseResult,
     ) -> Result<(), Cut> {
+        self.note_clean_lane(phase, session)
+            .await
+            .map_err(|error| Cut::Failed {
+                what: "on_clean".to_owned(),
+                span: phase.span.clone(),
+                error,
+            })?;
         for step in &phase.steps {
             if self.cancel.is_cancelled() {
                 return Err(Cut::Interrupted);
@@ -161,6 +168,30 @@ impl Runner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before
+    /// the phase's first effect is somebody else's, and its step is left out.
+    async fn note_clean_lane(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+    ) -> ResourceResult<()> {
+        if phase.on_clean.is_empty() || !session.lacks_clean_lane(&phase.name).await {
+            return Ok(());
+        }
+        let mut ours = Vec::new();
+        for step in &phase.on_clean {
+            let cx = self.context(true);
+            if let Spec::SysctlBefore(setting) = &step.spec {
+                let mut step = step.clone();
+                step.spec = Spec::SysctlBefore(setting.noted(self.host).await?);
+                ours.push(step);
+            } else if step.spec.pending(&cx).await?.is_none() {
+                ours.push(step.clone());
+            }
+        }
+        Ok(session.clean_lane(&phase.name, ours).await?)
     }
 
     /// Reverts what a failed phase did, in reverse, then runs its `on_rollback` steps.

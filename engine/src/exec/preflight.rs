@@ -27,8 +27,16 @@ struct Record {
 impl Runner<'_> {
     /// Whether all requirements that were not met before hold now. Problems are told as one event.
     pub(super) async fn preflight(&self, mode: Mode) -> ResourceResult<bool> {
-        let mut record = self.read_record().await?;
         let mut problems = Vec::new();
+        let mut record = match self.read_record().await {
+            // A prediction names what it may not read, and goes on.
+            Err(error) if mode == Mode::DryRun => {
+                problems.push(unreadable(&error));
+                self.events.emit(Event::PreflightFailed { problems });
+                return Ok(false);
+            }
+            record => record?,
+        };
         let mut evaluated = 0;
         for phase in self.selection.phases(self.plan) {
             if phase.skipped.is_some() {
@@ -114,6 +122,15 @@ impl Runner<'_> {
             .write(&record_path(), &json, Attributes::root(0o600))
             .await?;
         Ok(())
+    }
+}
+
+fn unreadable(error: &crate::resource::ResourceError) -> Problem {
+    Problem {
+        requirement: "it is known which preconditions were met before".to_owned(),
+        span: Span::file("role.yaml"),
+        problem: format!("could not {}", super::chain(error).join(": ")),
+        remedy: "try again with sudo".to_owned(),
     }
 }
 

@@ -28,7 +28,10 @@ struct Book<'a> {
 impl Book<'_> {
     async fn run(&self) -> Result<RunId, LedgerError> {
         self.run
-            .get_or_try_init(|| self.ledger.begin(self.verb, self.plan))
+            .get_or_try_init(|| async {
+                let digest = self.plan.digest();
+                self.ledger.begin(self.verb, &self.plan.role, &digest).await
+            })
             .await
             .copied()
     }
@@ -62,6 +65,29 @@ impl<'a> Session<'a> {
         Self {
             mode: Mode::DryRun,
             book: None,
+        }
+    }
+
+    /// Whether the clean lane of a phase has still to be written down.
+    pub(super) async fn lacks_clean_lane(&self, phase: &PhaseName) -> bool {
+        match &self.book {
+            Some(book) => !book.ledger.has_clean_lane(phase).await,
+            None => false,
+        }
+    }
+
+    pub(super) async fn clean_lane(
+        &self,
+        phase: &PhaseName,
+        steps: Vec<PlannedStep>,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .clean_lane(book.run().await?, phase, steps)
+                    .await
+            }
+            None => Ok(()),
         }
     }
 

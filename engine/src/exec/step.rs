@@ -25,7 +25,7 @@ enum Try {
 }
 
 impl Runner<'_> {
-    fn context(&self, absent: bool) -> Context<'_> {
+    pub(super) fn context(&self, absent: bool) -> Context<'_> {
         Context {
             host: self.host,
             outputs: &self.outputs,
@@ -74,11 +74,7 @@ impl Runner<'_> {
             if session.mode == Mode::DryRun {
                 // How it stands cannot be simulated here either, for want of what would serve it.
                 let reason = super::advice::chain(&error).join(": ");
-                let change = Change::new(Action::Change).with(
-                    "state",
-                    "",
-                    format!("known after apply ({reason})"),
-                );
+                let change = Change::unknown(&reason);
                 self.events.emit(Event::StepChanging {
                     phase: phase.clone(),
                     step: step.id.clone(),

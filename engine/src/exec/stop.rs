@@ -1,12 +1,15 @@
 //! Stop: quiesce what runs, leave files. Phases in reverse order, best effort, errors collected.
 
+use std::collections::BTreeSet;
+
 use super::Runner;
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
 use super::session::Session;
 use super::step::{Done, millis};
-use crate::plan::PlannedPhase;
-use crate::resource::{Context, Receipt, ResourceResult};
+use crate::ledger::Ledger;
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
 
 impl Runner<'_> {
     /// Ends everything that the selected phases run. One failure never keeps the rest from being stopped; the
@@ -15,6 +18,35 @@ impl Runner<'_> {
     /// # Errors
     /// The run could not be written down; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
+        self.stop_but(&BTreeSet::new()).await
+    }
+
+    /// The stop before a clean: units that ran before us go on running, for the clean needs them and what they run is
+    /// not ours.
+    ///
+    /// # Errors
+    /// As [`Runner::stop`].
+    pub async fn hand_over(&self) -> ResourceResult<Outcome> {
+        let records = Ledger::read(self.host).await?;
+        let ours: BTreeSet<String> = Ledger::live_in(&records)
+            .into_iter()
+            .filter_map(|live| match live.undo {
+                Undo::StopUnit { name } => Some(name),
+                _ => None,
+            })
+            .collect();
+        let units = self.plan.phases.iter().flat_map(|phase| &phase.steps);
+        let theirs = units
+            .filter_map(|step| match &step.spec {
+                Spec::Service(service) => Some(service.unit.clone()),
+                _ => None,
+            })
+            .filter(|unit| !ours.contains(unit))
+            .collect();
+        self.stop_but(&theirs).await
+    }
+
+    async fn stop_but(&self, running: &BTreeSet<String>) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         let started = self.host.elapsed();
         let mut phases = self.selection.phases(self.plan);
@@ -38,7 +70,7 @@ impl Runner<'_> {
                 phase: phase.name.clone(),
                 about: phase.about.clone(),
             });
-            let (ended, failed) = self.stop_phase(phase, &session).await;
+            let (ended, failed) = self.stop_phase(phase, &session, running).await;
             stopped += ended;
             let one = if failed {
                 Outcome::Failed
@@ -67,17 +99,26 @@ impl Runner<'_> {
     }
 
     /// Steps in reverse, then what the script adds.
-    async fn stop_phase(&self, phase: &PlannedPhase, session: &Session<'_>) -> (usize, bool) {
+    async fn stop_phase(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+        running: &BTreeSet<String>,
+    ) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
-        for step in phase.steps.iter().rev() {
+        let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
+        for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
             let cx = Context {
                 host: self.host,
                 outputs: &self.outputs,
                 secrets: self.secrets,
                 absent: step.policy.absent,
             };
-            let quiesced = tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx)).await;
+            let mut receipt = session.receipt(&phase.name, step);
+            let quiesced =
+                tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx, &mut receipt))
+                    .await;
             let error = match quiesced {
                 Ok(Ok(true)) => {
                     ended += 1;

@@ -99,6 +99,10 @@ pub trait Files {
     /// Removes a directory with all that is in it; does not follow links, does not cross mounts.
     async fn remove_tree(&self, path: &Path) -> HostResult<()>;
 
+    /// Unmounts everything that is mounted at or below `path`, the deepest first; what is busy goes when its last
+    /// user does. Fine if nothing is.
+    async fn unmount_below(&self, path: &Path) -> HostResult<()>;
+
     /// Room on the file system of the nearest existing ancestor of `path`.
     async fn space(&self, path: &Path) -> HostResult<Space>;
 }

@@ -17,6 +17,7 @@ mod kernel;
 )]
 pub mod live;
 mod network;
+pub mod overlay;
 mod packages;
 mod processes;
 mod services;

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
-use crate::plan::{PhaseName, Plan, PlannedStep, Span, StepId};
+use crate::plan::{PhaseName, PlannedStep, Span, StepId};
 use crate::resource::{Change, ResourceResult, Undo, UndoLog};
 
 /// Largest ledger that is read; compaction keeps it far below.
@@ -79,7 +79,7 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn begin(&self, verb: Verb, plan: &Plan) -> Result<RunId, LedgerError> {
+    pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
         let last = self
             .records
             .lock()
@@ -91,8 +91,8 @@ impl<'a> Ledger<'a> {
         self.append(Record::Run {
             run,
             verb,
-            role: plan.role.clone(),
-            digest: plan.digest(),
+            role: role.to_owned(),
+            digest: digest.to_owned(),
             at: self.now(),
         })
         .await?;
@@ -187,11 +187,28 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that everything has been taken back; `kept` says whether what is to be kept stays.
+    /// Notes that everything has been taken back; `kept` says whether what is to be kept stays. Directories that are
+    /// still there because of it go when it does.
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn cleaned(&self, run: RunId, kept: bool) -> Result<(), LedgerError> {
+    pub async fn cleaned(
+        &self,
+        run: RunId,
+        kept: bool,
+        directories: &[LiveUndo],
+    ) -> Result<(), LedgerError> {
+        // They are noted first: as kept ones they outlive the record that follows.
+        for live in directories.iter().filter(|_| kept) {
+            self.append(Record::Undo {
+                run,
+                phase: live.phase.clone(),
+                step: live.step.clone(),
+                keep: true,
+                undo: live.undo.clone(),
+            })
+            .await?;
+        }
         self.append(Record::Cleaned { run, kept }).await
     }
 
@@ -224,9 +241,28 @@ impl<'a> Ledger<'a> {
         live(&self.records.lock().await)
     }
 
+    /// The same of records.
+    #[must_use]
+    pub fn live_in(records: &[Record]) -> Vec<LiveUndo> {
+        live(records)
+    }
+
     /// Steps that remove what phases left behind, by phase, oldest first.
     pub async fn clean_lanes(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
         clean_lanes(&self.records.lock().await)
+    }
+
+    /// Whether such steps of a phase are written down.
+    pub async fn has_clean_lane(&self, phase: &PhaseName) -> bool {
+        clean_lanes(&self.records.lock().await)
+            .iter()
+            .any(|(known, _)| known == phase)
+    }
+
+    /// The same of records.
+    #[must_use]
+    pub fn clean_lanes_in(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+        clean_lanes(records)
     }
 
     /// The runs as people ask about them.
@@ -471,7 +507,12 @@ pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep
             {
                 lanes.push((phase.clone(), steps.clone()));
             }
-            Record::Cleaned { .. } => lanes.clear(),
+            Record::Cleaned { kept, .. } => {
+                for (_, steps) in &mut lanes {
+                    steps.retain(|step| *kept && step.policy.keep);
+                }
+                lanes.retain(|(_, steps)| !steps.is_empty());
+            }
             _ => {}
         }
     }
@@ -488,7 +529,7 @@ fn compacted(records: &[Record]) -> Vec<Record> {
         .keys()
         .rev()
         .take(RUNS_KEPT)
-        .last()
+        .next_back()
         .copied()
         .unwrap_or(0);
     let mut kept = vec![Record::Header { version: VERSION }];

@@ -6,19 +6,8 @@ use super::{History, Ledger, LedgerError, Record, Why};
 use crate::exec::{Outcome, STATE, Verb};
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{Attributes, Files as _};
-use crate::plan::{Plan, PlannedStep, Span, StepId, StepPolicy};
+use crate::plan::{PlannedStep, Span, StepId, StepPolicy};
 use crate::resource::{Action, Change, DirectorySpec, Kept, Spec, Undo, UndoLog as _};
-
-fn plan() -> Plan {
-    Plan {
-        version: 1,
-        role: "pf9-kube 1.20.2".to_owned(),
-        host: "cp-1".to_owned(),
-        node: "master".to_owned(),
-        payload: Vec::new(),
-        phases: Vec::new(),
-    }
-}
 
 fn step(name: &str) -> PlannedStep {
     PlannedStep {
@@ -27,6 +16,7 @@ fn step(name: &str) -> PlannedStep {
         spec: Spec::Directory(DirectorySpec {
             path: name.into(),
             attributes: Attributes::root(0o755),
+            whole: false,
         }),
         policy: StepPolicy::default(),
     }
@@ -42,7 +32,10 @@ fn removal(path: &str) -> Undo {
 
 /// Notes an undo as a step of phase etcd in a run of its own.
 async fn note(ledger: &Ledger<'_>, undo: Undo) -> u64 {
-    let run = ledger.begin(Verb::Apply, &plan()).await.unwrap();
+    let run = ledger
+        .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
+        .await
+        .unwrap();
     let phase = "etcd".parse().unwrap();
     ledger
         .intent(run, &phase, &step("/a"), &Change::new(Action::Create))
@@ -258,7 +251,10 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
     let history = ledger.history().await;
     assert_eq!(history.runs.len(), 50);
     assert_eq!(history.runs.last().unwrap().run, 61);
-    let next = ledger.begin(Verb::Apply, &plan()).await.unwrap();
+    let next = ledger
+        .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
+        .await
+        .unwrap();
     assert_eq!(next, 62, "numbers go on");
     drop(ledger);
     assert_eq!(live(&host).await, before);

@@ -97,6 +97,9 @@ pub struct PlannedPhase {
     pub on_stop: Vec<PlannedStep>,
     /// Steps after the receipts of a failed phase have been reverted.
     pub on_rollback: Vec<PlannedStep>,
+    /// Steps that remove what its things leave behind; recorded before its first effect, carried out by a clean.
+    #[serde(default)]
+    pub on_clean: Vec<PlannedStep>,
     /// Read-only assertions that it does its work.
     pub checks: Vec<PlannedCheck>,
 }

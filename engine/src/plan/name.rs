@@ -75,6 +75,19 @@ impl StepId {
         Self(format!("{phase}/{kind}:{label}").into())
     }
 
+    /// The phase's part of the id.
+    #[must_use]
+    pub fn phase(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(phase, _)| phase)
+    }
+
+    /// The kind of resource in the id.
+    #[must_use]
+    pub fn kind(&self) -> Option<&str> {
+        let (_, rest) = self.0.split_once('/')?;
+        rest.split_once(':').map(|(kind, _)| kind)
+    }
+
     /// Stands for the `index`th recorded word of a script until its step has an id.
     pub(crate) fn placeholder(index: usize) -> Self {
         Self(format!("?{index}").into())

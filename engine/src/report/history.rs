@@ -125,6 +125,7 @@ fn line(run: &Run) -> String {
         Verb::Apply => "apply",
         Verb::DryRun => "dry run",
         Verb::Stop => "stop",
+        Verb::Clean => "clean",
     };
     let outcome = match run.outcome {
         None => "cut short",
@@ -134,6 +135,7 @@ fn line(run: &Run) -> String {
         Some(Outcome::Interrupted) => "interrupted",
         Some(Outcome::Stopped) => "stopped",
         Some(Outcome::Predicted) => "predicted",
+        Some(Outcome::Cleaned) => "cleaned",
     };
     format!(
         "{:>5}  {}  {verb} {}: {outcome}, {} changed, {} unchanged",

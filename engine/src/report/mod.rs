@@ -4,12 +4,14 @@ mod history;
 mod json;
 mod plan;
 mod progress;
+mod review;
 mod text;
 
 pub use history::{history, run_in_full, why};
 pub use json::JsonReport;
 pub use plan::{phases, plan};
 pub use progress::ProgressReport;
+pub use review::{Review, Totals};
 pub use text::{Detail, TextReport, conditions, render};
 
 use std::collections::BTreeMap;
@@ -39,7 +41,11 @@ impl InOrder {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Event::RunStarted { phases, .. } = &event {
-            state.order.clone_from(phases);
+            // A clean is a second run after a stop.
+            *state = State {
+                order: phases.clone(),
+                ..State::default()
+            };
         }
         if let Event::RunFinished { .. } = &event {
             // Whatever is still held comes out before the end, in order.

@@ -60,6 +60,7 @@ pub fn plan(phase: &PlannedPhase) -> String {
         ("", &phase.steps),
         ("on stop: ", &phase.on_stop),
         ("on rollback: ", &phase.on_rollback),
+        ("on clean: ", &phase.on_clean),
     ] {
         for step in steps {
             text.push_str(&one(lane, step));

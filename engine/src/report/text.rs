@@ -77,12 +77,22 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 Verb::Apply => "apply",
                 Verb::DryRun => "dry run of",
                 Verb::Stop => "stop",
+                Verb::Clean => "clean",
             };
+            let role = if role.is_empty() {
+                String::new()
+            } else {
+                format!(" {role}")
+            };
+            // A clean has no plan.
+            let plan = digest
+                .get(..12)
+                .map(|digest| format!(", plan {digest}"))
+                .unwrap_or_default();
             writeln!(
                 text,
-                "{what} {role} on {host}: {} phases, plan {}",
-                phases.len(),
-                &digest[..12]
+                "{what}{role} on {host}: {} phases{plan}",
+                phases.len()
             )
         }
         Event::PreflightPassed { evaluated: 0 } => Ok(()),
@@ -162,6 +172,18 @@ pub fn render(event: &Event, detail: Detail) -> String {
         ),
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
+        Event::ThingRestored { thing, .. } => writeln!(text, "  - {thing}"),
+        Event::ThingLeft { thing, reason, .. } => writeln!(text, "  . {thing} is left: {reason}"),
+        Event::CleanFailed { thing, error, .. } => {
+            writeln!(text, "  ✗ {thing}: could not {error}")
+        }
+        Event::ThingsKept { things } => {
+            let _ = writeln!(text, "kept, until `nodelet clean --purge`:");
+            for thing in things {
+                let _ = writeln!(text, "    {thing}");
+            }
+            Ok(())
+        }
         Event::PhaseFinished {
             outcome,
             changed,
@@ -169,7 +191,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
             milliseconds,
             ..
         } => match outcome {
-            Outcome::Stopped => Ok(()),
+            Outcome::Stopped | Outcome::Cleaned => Ok(()),
             _ => writeln!(
                 text,
                 "  {}: {changed} changed, {unchanged} unchanged{}",
@@ -192,6 +214,14 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 text,
                 "refused: preconditions do not hold, nothing was touched"
             ),
+            Outcome::Cleaned if *changed == 0 => {
+                writeln!(text, "clean: nothing of ours is left to take back")
+            }
+            Outcome::Cleaned => writeln!(
+                text,
+                "clean: {changed} things taken back{}",
+                time(milliseconds)
+            ),
             _ => writeln!(
                 text,
                 "{}: {changed} changed, {unchanged} unchanged{}",
@@ -210,6 +240,7 @@ fn name(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused, nothing was touched",
         Outcome::Interrupted => "interrupted",
         Outcome::Stopped => "stopped",
+        Outcome::Cleaned => "clean",
         Outcome::Predicted => "predicted",
     }
 }
@@ -221,9 +252,14 @@ fn short(step: &StepId) -> String {
     rest.replacen(':', " ", 1)
 }
 
-fn changing(step: &StepId, span: &str, change: &Change, detail: Detail) -> String {
+pub(super) fn changing(step: &StepId, span: &str, change: &Change, detail: Detail) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "  {} {}  ({span})", change.action.sign(), short(step));
+    let sign = if change.unknown {
+        '?'
+    } else {
+        change.action.sign()
+    };
+    let _ = writeln!(text, "  {sign} {}  ({span})", short(step));
     for difference in &change.differences {
         let _ = match (difference.before.as_str(), difference.after.as_str()) {
             ("", after) => writeln!(text, "      {}: {after}", difference.field),

@@ -12,6 +12,12 @@ pub struct Change {
     /// Old and new content of a text file, unless it is secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<TextDiff>,
+    /// SHA-256 of a file's content as it will be; none where that is secret, made by chance or not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// A prediction could not tell how it stands: it is known after apply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 /// The kind of a change.
@@ -87,7 +93,18 @@ impl Change {
             action,
             differences: Vec::new(),
             text: None,
+            digest: None,
+            unknown: false,
         }
+    }
+
+    /// How it stands cannot be told beforehand, and why.
+    #[must_use]
+    pub fn unknown(reason: &str) -> Self {
+        let mut change =
+            Self::new(Action::Change).with("state", "", format!("known after apply ({reason})"));
+        change.unknown = true;
+        change
     }
 
     /// The same with one more difference.
@@ -130,10 +147,9 @@ impl Differences {
 
     /// The change, if anything was noted.
     pub(crate) fn into_change(self, action: Action) -> Option<Change> {
-        (!self.0.is_empty()).then_some(Change {
-            action,
+        (!self.0.is_empty()).then(|| Change {
             differences: self.0,
-            text: None,
+            ..Change::new(action)
         })
     }
 }
@@ -141,4 +157,10 @@ impl Differences {
 /// A mode the way `chmod` takes it.
 pub(crate) fn octal(mode: u32) -> String {
     format!("{mode:04o}")
+}
+
+/// SHA-256 of content, as reports and comparisons name it.
+pub(crate) fn content_digest(content: &[u8]) -> String {
+    use sha2::Digest as _;
+    crate::plan::hex(&sha2::Sha256::digest(content))
 }

@@ -167,7 +167,7 @@ impl Resource for ContainerSpec {
         Ok(())
     }
 
-    async fn quiesce(&self, cx: &Context<'_>) -> ResourceResult<bool> {
+    async fn quiesce(&self, cx: &Context<'_>, _receipt: &mut Receipt<'_>) -> ResourceResult<bool> {
         if cx.host.container_engine().await.is_err() {
             return Ok(false);
         }

@@ -18,6 +18,9 @@ pub struct DirectorySpec {
     pub path: PathBuf,
     /// Permission bits and owner.
     pub attributes: Attributes,
+    /// Whether everything in it is ours, whoever puts it there: it goes with all of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
 }
 
 /// A directory as it stands.
@@ -68,15 +71,19 @@ impl Resource for DirectorySpec {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if observed.absent {
+            cx.host.unmount_below(&self.path).await?;
             cx.host.remove_tree(&self.path).await?;
             return Ok(());
         }
         match &observed.entry {
             None => {
                 create_parents(cx.host, &self.path, receipt).await?;
+                let path = self.path.clone();
                 receipt
-                    .push(Undo::RemoveDirectory {
-                        path: self.path.clone(),
+                    .push(if self.whole {
+                        Undo::RemoveTree { path }
+                    } else {
+                        Undo::RemoveDirectory { path }
                     })
                     .await?;
                 cx.host

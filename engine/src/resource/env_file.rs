@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Differences, octal};
+use super::change::{Differences, content_digest, octal};
 use super::directory::attributes;
 use super::file::remember;
 use super::{
@@ -59,18 +59,20 @@ impl Resource for EnvFileSpec {
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
         let Some(entry) = &observed.entry else {
-            return Some(
-                Change::new(Action::Create)
-                    .with("mode", "", octal(self.attributes.mode))
-                    .with("variables", "", self.values.len()),
-            );
+            let mut change = Change::new(Action::Create)
+                .with("mode", "", octal(self.attributes.mode))
+                .with("variables", "", self.values.len());
+            change.digest = self.digest(observed);
+            return Some(change);
         };
         let mut differences = Differences::default();
         attributes(&mut differences, entry.attributes, self.attributes);
         if observed.content.as_deref() != Some(observed.desired.as_bytes()) {
             self.name_variables(observed, &mut differences);
         }
-        differences.into_change(Action::Change)
+        let mut change = differences.into_change(Action::Change)?;
+        change.digest = self.digest(observed);
+        Some(change)
     }
 
     async fn converge(
@@ -106,6 +108,12 @@ impl Resource for EnvFileSpec {
 }
 
 impl EnvFileSpec {
+    /// The digest of a file without secrets: one of few possible secrets could be guessed from it.
+    fn digest(&self, observed: &Observed) -> Option<String> {
+        let secret = self.values.values().any(Value::is_secret);
+        (!secret).then(|| content_digest(observed.desired.as_bytes()))
+    }
+
     /// Notes which variables differ; a secret's value shows as its reference on both sides.
     fn name_variables(&self, observed: &Observed, differences: &mut Differences) {
         let content = String::from_utf8_lossy(observed.content.as_deref().unwrap_or_default());

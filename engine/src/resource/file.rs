@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Differences, TextDiff, octal};
+use super::change::{Differences, TextDiff, content_digest, octal};
 use super::directory::attributes;
 use super::undo::Kept;
 use super::{
@@ -108,6 +108,7 @@ impl Resource for FileSpec {
             let mut change =
                 Change::new(Action::Create).with("mode", "", octal(self.attributes.mode));
             change.text = self.text_diff(observed);
+            change.digest = self.digest(observed);
             if let Err(reason) = &observed.desired {
                 change = change.with("content", "", format!("known after apply ({reason})"));
             }
@@ -134,6 +135,7 @@ impl Resource for FileSpec {
         }
         let mut change = differences.into_change(Action::Change)?;
         change.text = text;
+        change.digest = self.digest(observed);
         Some(change)
     }
 
@@ -190,16 +192,25 @@ impl Resource for FileSpec {
 
 impl FileSpec {
     fn text_diff(&self, observed: &Observed) -> Option<TextDiff> {
-        let secret = match &self.source {
-            FileSource::Text(text) => text.is_secret(),
-            FileSource::Payload(_) => false,
-        };
-        if self.secret || secret {
+        if self.is_secret() {
             return None;
         }
         let after = String::from_utf8(observed.desired.as_ref().ok()?.clone()).ok()?;
         let before = String::from_utf8(observed.content.clone().unwrap_or_default()).ok()?;
         Some(TextDiff { before, after })
+    }
+
+    fn digest(&self, observed: &Observed) -> Option<String> {
+        let desired = observed.desired.as_ref().ok()?;
+        (!self.is_secret()).then(|| content_digest(desired))
+    }
+
+    fn is_secret(&self) -> bool {
+        let secret = match &self.source {
+            FileSource::Text(text) => text.is_secret(),
+            FileSource::Payload(_) => false,
+        };
+        self.secret || secret
     }
 
     fn unit_name(&self) -> String {

@@ -95,6 +95,14 @@ impl Resource for ManifestSpec {
 }
 
 impl ManifestSpec {
+    /// The objects of a manifest without late values.
+    pub(crate) fn known_objects(&self) -> Option<Vec<serde_json::Value>> {
+        match &self.text {
+            Text::Known(yaml) => documents(&self.name, yaml).ok(),
+            Text::Late { .. } => None,
+        }
+    }
+
     fn access(&self) -> ClusterAccess {
         ClusterAccess {
             kubeconfig: self.kubeconfig.clone(),

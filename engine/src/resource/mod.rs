@@ -4,14 +4,19 @@
 //! `converge` makes it so and returns a [`Receipt`], and the receipt's [`Undo`]s take it back. Everything goes
 //! through [`Host`]; order, retries, deadlines and rollback are the runner's (`exec`).
 
+mod cgroup;
 mod change;
 mod command;
 mod container;
 mod directory;
+pub(crate) mod engine;
 mod env_file;
 mod file;
+mod firewall;
+mod group;
 mod image;
 mod inputs;
+mod ipsets;
 mod kernel;
 mod link;
 mod manifest;
@@ -21,15 +26,20 @@ pub mod pki;
 mod pods;
 mod service;
 mod symlink;
+mod sysctl_before;
 mod undo;
 
+pub use cgroup::CgroupSpec;
 pub use change::{Action, Change, Difference, TextDiff};
 pub use command::CommandStep;
 pub use container::ContainerSpec;
 pub use directory::DirectorySpec;
 pub use env_file::EnvFileSpec;
 pub use file::{FileSource, FileSpec};
+pub use firewall::FirewallChainsSpec;
+pub use group::GroupSpec;
 pub use image::ImageSpec;
+pub use ipsets::IpsetsSpec;
 pub use kernel::{KernelModuleSpec, SysctlSpec};
 pub use link::LinkSpec;
 pub use manifest::ManifestSpec;
@@ -39,6 +49,7 @@ pub use pki::{AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeyS
 pub use pods::PodsSpec;
 pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
+pub use sysctl_before::SysctlBeforeSpec;
 pub use undo::{Kept, Receipt, Undo, UndoLog, in_order};
 
 use std::collections::BTreeMap;
@@ -212,8 +223,9 @@ pub trait Resource: Send + Sync {
         Vec::new()
     }
 
-    /// Ends what runs because of it, and leaves files. Says whether there was anything to end.
-    async fn quiesce(&self, _cx: &Context<'_>) -> ResourceResult<bool> {
+    /// Ends what runs because of it, and leaves files. Says whether there was anything to end. What ran before us is
+    /// noted in the receipt, so that a clean starts it again.
+    async fn quiesce(&self, _cx: &Context<'_>, _receipt: &mut Receipt<'_>) -> ResourceResult<bool> {
         Ok(false)
     }
 }
@@ -242,6 +254,11 @@ macro_rules! with_resource {
             Spec::Node($resource) => $body,
             Spec::Drain($resource) => $body,
             Spec::Command($resource) => $body,
+            Spec::FirewallChains($resource) => $body,
+            Spec::Ipsets($resource) => $body,
+            Spec::Cgroup($resource) => $body,
+            Spec::SysctlBefore($resource) => $body,
+            Spec::Group($resource) => $body,
         }
     };
 }
@@ -272,6 +289,11 @@ pub enum Spec {
     Node(NodeSpec),
     Drain(DrainSpec),
     Command(CommandStep),
+    FirewallChains(FirewallChainsSpec),
+    Ipsets(IpsetsSpec),
+    Cgroup(CgroupSpec),
+    SysctlBefore(SysctlBeforeSpec),
+    Group(GroupSpec),
 }
 
 impl Spec {
@@ -299,6 +321,11 @@ impl Spec {
             Self::Node(_) => "node",
             Self::Drain(_) => "drain",
             Self::Command(_) => "command",
+            Self::FirewallChains(_) => "firewall_chains",
+            Self::Ipsets(_) => "ipsets",
+            Self::Cgroup(_) => "cgroup",
+            Self::SysctlBefore(_) => "sysctl_as_before",
+            Self::Group(_) => "group",
         }
     }
 
@@ -318,8 +345,12 @@ impl Spec {
     ///
     /// # Errors
     /// What the host says.
-    pub async fn quiesce(&self, cx: &Context<'_>) -> ResourceResult<bool> {
-        with_resource!(self, resource => resource.quiesce(cx).await)
+    pub async fn quiesce(
+        &self,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<bool> {
+        with_resource!(self, resource => resource.quiesce(cx, receipt).await)
     }
 }
 

@@ -14,7 +14,7 @@ use super::change::Differences;
 use super::file::PRIVATE;
 use super::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
-    create_parents, inputs,
+    create_parents, engine, inputs,
 };
 use crate::host::{Host, UnitState};
 
@@ -150,8 +150,7 @@ impl Resource for ServiceSpec {
             }
             Action::Restart => {
                 receipt.push(Undo::RestartUnit { name: name() }).await?;
-                cx.host.reset_failed_unit(&self.unit).await?;
-                cx.host.restart_unit(&self.unit).await?;
+                engine::restart(cx.host, &self.unit).await?;
             }
             Action::Reload => {
                 receipt.push(Undo::RestartUnit { name: name() }).await?;
@@ -180,10 +179,16 @@ impl Resource for ServiceSpec {
         self.write_stamp(&unit, observed, cx.host, receipt).await
     }
 
-    async fn quiesce(&self, cx: &Context<'_>) -> ResourceResult<bool> {
+    async fn quiesce(&self, cx: &Context<'_>, receipt: &mut Receipt<'_>) -> ResourceResult<bool> {
         let unit = cx.host.unit(&self.unit).await?;
         let runs = self.started && (unit.is_active() || unit.active == "activating");
         if runs {
+            // Where we started it, an older undo says so, and counts.
+            receipt
+                .push(Undo::StartUnit {
+                    name: self.unit.clone(),
+                })
+                .await?;
             cx.host.stop_unit(&self.unit).await?;
         }
         Ok(runs)

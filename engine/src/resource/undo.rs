@@ -309,10 +309,10 @@ impl Undo {
     }
 
     /// The place among those that come last, once all files are as they were; `None` for the others.
-    fn settles(&self) -> Option<u8> {
+    pub(crate) fn settles(&self) -> Option<u8> {
         match self {
             Self::ReloadUnits => Some(0),
-            Self::RestartUnit { .. } => Some(1),
+            Self::StartUnit { .. } | Self::RestartUnit { .. } => Some(1),
             _ => None,
         }
     }
@@ -350,7 +350,10 @@ impl Undo {
                     host.remove(path).await?;
                 }
             }
-            Self::RemoveTree { path } => host.remove_tree(path).await?,
+            Self::RemoveTree { path } => {
+                host.unmount_below(path).await?;
+                host.remove_tree(path).await?;
+            }
             Self::RestoreAttributes { path, attributes } => {
                 if host.entry(path).await?.is_some() {
                     host.set_attributes(path, *attributes).await?;
@@ -377,14 +380,16 @@ impl Undo {
             }
             Self::StopUnit { name } => host.stop_unit(name).await?,
             Self::StartUnit { name } => {
-                host.reset_failed_unit(name).await?;
-                host.start_unit(name).await?;
+                let unit = host.unit(name).await?;
+                if unit.loaded && !unit.is_active() {
+                    host.reset_failed_unit(name).await?;
+                    host.start_unit(name).await?;
+                }
             }
             Self::RestartUnit { name } => {
                 // It ran before; a package that brought it may be gone by now.
                 if host.unit(name).await?.loaded {
-                    host.reset_failed_unit(name).await?;
-                    host.restart_unit(name).await?;
+                    super::engine::restart(host, name).await?;
                 }
             }
             Self::SetUnitEnabled { name, enabled } => {
@@ -393,7 +398,12 @@ impl Undo {
                 }
             }
             Self::ReloadUnits => host.reload_units().await?,
-            Self::SetSysctl { key, value } => host.set_sysctl(key, value).await?,
+            Self::SetSysctl { key, value } => {
+                // A setting that went away with its module or link needs none.
+                if host.sysctl(key).await?.is_some() {
+                    host.set_sysctl(key, value).await?;
+                }
+            }
             Self::UnloadModule { name } => host.unload_module(name).await?,
             Self::PurgePackages { names } => host.purge_packages(names).await?,
             Self::DeleteObject { access, object } => host.delete_object(access, object).await?,

@@ -34,7 +34,7 @@ const OPERATIONS: u64 = 200_000;
 /// Calls a macro with every index of [`WORDS`].
 macro_rules! for_each_word {
     ($call:ident) => {
-        $call!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24)
+        $call!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29)
     };
 }
 
@@ -146,9 +146,13 @@ fn register_late(engine: &mut Engine, tape: &Tape) {
     }
 }
 
-/// `on_stop` and `on_rollback` evaluate their closure at once, into their lane.
+/// `on_stop`, `on_rollback` and `on_clean` evaluate their closure at once, into their lane.
 fn register_lanes(engine: &mut Engine, tape: &Tape) {
-    for (name, lane) in [("on_stop", Lane::Stop), ("on_rollback", Lane::Rollback)] {
+    for (name, lane) in [
+        ("on_stop", Lane::Stop),
+        ("on_rollback", Lane::Rollback),
+        ("on_clean", Lane::Clean),
+    ] {
         let recorder = Rc::clone(tape);
         engine.register_raw_fn(name, [TypeId::of::<FnPtr>()], move |cx, args| {
             let closure = args[0].read_lock::<FnPtr>().map(|closure| closure.clone());

@@ -19,6 +19,8 @@ pub(super) enum Lane {
     Stop,
     /// Run on rollback.
     Rollback,
+    /// Run on clean.
+    Clean,
 }
 
 /// An argument.

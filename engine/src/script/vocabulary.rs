@@ -213,6 +213,11 @@ pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
         &[p("steps", Arg::Closure)],
         "Steps that run after the phase's receipts have been reverted.",
     ),
+    (
+        "on_clean",
+        &[p("steps", Arg::Closure)],
+        "Steps, all `.absent()`, that remove what the phase's things leave behind. What is there before the phase's first effect is not ours and stays.",
+    ),
 ];
 
 /// Shorthand for a parameter.

@@ -1,6 +1,8 @@
 //! One function per subcommand.
 
 mod check;
+mod clean;
+mod facts;
 mod history;
 mod phases;
 mod plan;
@@ -8,9 +10,11 @@ mod run;
 mod why;
 
 pub(crate) use check::check;
+pub(crate) use clean::clean;
+pub(crate) use facts::facts;
 pub(crate) use history::history;
 pub(crate) use phases::phases;
-pub(crate) use plan::plan;
+pub(crate) use plan::{diff, plan};
 pub(crate) use run::{apply, stop};
 pub(crate) use why::why;
 

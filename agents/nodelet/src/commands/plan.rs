@@ -1,70 +1,129 @@
-//! `nodelet plan`.
+//! `nodelet plan` and `nodelet diff`: what an apply would do. Neither takes the lock, neither writes anything.
+//!
+//! Against this host the plan is played on an overlay, which reads the host and keeps every change to itself; with
+//! `--facts` on a simulated host.
 
 use anyhow::Result;
-use engine::exec::{Outcome, Runner, simulated_host};
+use engine::exec::{Event, EventSink as _, Recording, Runner, overlay_host, simulated_host};
+use engine::host::Host;
 use engine::host::live::LiveHost;
-use engine::report::{self, Detail, JsonReport, TextReport};
-use engine::resource::MaskedSecrets;
+use engine::plan::Plan;
+use engine::report::{self, JsonReport, Review};
+use engine::resource::{MaskedSecrets, SecretStore};
 
 use super::say;
-use crate::cli::PlanArgs;
+use crate::cli::{PhaseArgs, PlanArgs, RoleArgs, RunArgs};
 use crate::exit::Exit;
-use crate::inputs;
+use crate::inputs::{self, Inputs};
 
 pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let inputs = inputs::read(&args.role, &host).await?;
-    let selection = args.phases.selection();
-    selection.validate(&inputs.plan)?;
-    if args.dry_run {
-        let simulated = simulated_host(&inputs.facts, &inputs.plan);
-        let detail = Detail {
-            unchanged: true,
-            diffs: true,
-            times: false,
-        };
-        let sink: Box<dyn engine::exec::EventSink> = if args.role.json {
-            Box::new(JsonReport::new(std::io::stdout()))
-        } else {
-            Box::new(TextReport::new(std::io::stdout(), detail))
-        };
-        let mut runner = Runner::new(
-            &inputs.plan,
-            &simulated,
-            &inputs.facts,
-            &MaskedSecrets,
-            sink.as_ref(),
-        );
-        runner.selection = selection;
-        let outcome = runner.dry_run().await?;
-        return Ok(if outcome == Outcome::Predicted {
-            Exit::Ok
-        } else {
-            Exit::Failed
-        });
+    let inputs = read(&args.role, &args.phases, &host).await?;
+    if args.role.json && !args.dry_run {
+        return Ok(json(&inputs, &args.phases));
     }
-    let phases = selection.phases(&inputs.plan);
+    if args.full {
+        return Ok(full(&inputs, &args.phases));
+    }
+    let events = predict(&args.role, &args.phases, &inputs, &host).await?;
+    let review = Review::of(&events);
     if args.role.json {
-        let value = serde_json::json!({
-            "digest": inputs.plan.digest(),
-            "plan": engine::plan::Plan {
-                phases: phases.into_iter().cloned().collect(),
-                ..inputs.plan.clone()
-            },
-        });
-        say(&format!("{value:#}\n"));
+        lines(&events);
     } else {
-        say(&format!(
-            "plan of {} for {} {}: {} phases, {}\n\n",
-            inputs.plan.role,
-            inputs.plan.node,
-            inputs.plan.host,
-            inputs.plan.phases.len(),
-            &inputs.plan.digest()[..12]
-        ));
-        for phase in phases {
-            say(&format!("{}\n", report::plan(phase)));
-        }
+        say(&review.plan());
     }
-    Ok(Exit::Ok)
+    Ok(if review.complete() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
+}
+
+pub(crate) async fn diff(args: &RunArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let inputs = read(&args.role, &args.phases, &host).await?;
+    let events = predict(&args.role, &args.phases, &inputs, &host).await?;
+    let review = Review::of(&events);
+    if args.role.json {
+        lines(&events);
+    } else {
+        say(&review.diff());
+    }
+    Ok(match review.totals().pending() {
+        _ if !review.complete() => Exit::Failed,
+        0 => Exit::Ok,
+        _ => Exit::Pending,
+    })
+}
+
+async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<Inputs> {
+    let inputs = inputs::read(role, host).await?;
+    phases.selection().validate(&inputs.plan)?;
+    Ok(inputs)
+}
+
+/// The events of a dry run: on a simulated host where a file describes it, on an overlay of this one otherwise.
+async fn predict(
+    role: &RoleArgs,
+    phases: &PhaseArgs,
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> Result<Vec<Event>> {
+    if role.facts.is_some() {
+        let simulated = simulated_host(&inputs.facts, &inputs.plan);
+        return dry_run(phases, inputs, &simulated, &MaskedSecrets).await;
+    }
+    let overlay = overlay_host(host, &inputs.plan).await;
+    dry_run(phases, inputs, &overlay, &inputs.secrets).await
+}
+
+async fn dry_run(
+    phases: &PhaseArgs,
+    inputs: &Inputs,
+    host: &dyn Host,
+    secrets: &dyn SecretStore,
+) -> Result<Vec<Event>> {
+    let recording = Recording::default();
+    let mut runner = Runner::new(&inputs.plan, host, &inputs.facts, secrets, &recording);
+    runner.selection = phases.selection();
+    runner.dry_run().await?;
+    Ok(recording.events())
+}
+
+fn lines(events: &[Event]) {
+    let report = JsonReport::new(std::io::stdout());
+    for event in events {
+        report.emit(event.clone());
+    }
+}
+
+/// Plan and digest as one value.
+fn json(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
+    let phases = phases.selection().phases(&inputs.plan);
+    let value = serde_json::json!({
+        "digest": inputs.plan.digest(),
+        "plan": Plan {
+            phases: phases.into_iter().cloned().collect(),
+            ..inputs.plan.clone()
+        },
+    });
+    say(&format!("{value:#}\n"));
+    Exit::Ok
+}
+
+/// Every step with all it says.
+fn full(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
+    let plan = &inputs.plan;
+    say(&format!(
+        "plan of {} for {} {}: {} phases, {}\n\n",
+        plan.role,
+        plan.node,
+        plan.host,
+        plan.phases.len(),
+        &plan.digest()[..12]
+    ));
+    for phase in phases.selection().phases(plan) {
+        say(&format!("{}\n", report::plan(phase)));
+    }
+    Exit::Ok
 }

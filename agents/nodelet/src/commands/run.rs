@@ -56,9 +56,9 @@ async fn prepare(verb: &str, args: &RunArgs, host: &LiveHost) -> Result<(Inputs,
     Ok((inputs, lock))
 }
 
-fn exit(outcome: Outcome) -> Exit {
+pub(super) fn exit(outcome: Outcome) -> Exit {
     match outcome {
-        Outcome::Converged | Outcome::Stopped | Outcome::Predicted => Exit::Ok,
+        Outcome::Converged | Outcome::Stopped | Outcome::Predicted | Outcome::Cleaned => Exit::Ok,
         Outcome::Interrupted => Exit::Pending,
         Outcome::Failed | Outcome::Refused => Exit::Failed,
     }

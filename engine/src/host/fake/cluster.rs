@@ -137,7 +137,7 @@ impl World {
 }
 
 /// `apiVersion/kind/namespace/name` of an object.
-fn key(object: &Value) -> HostResult<String> {
+pub(crate) fn key(object: &Value) -> HostResult<String> {
     let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let missing = |what: &str| HostError::Missing {
         what: format!("{what} in the object"),
@@ -169,6 +169,9 @@ fn patch_node(node: &mut ClusterNode, patch: &Value) {
     }
     if let Some(value) = patch.pointer("/spec/unschedulable") {
         node.unschedulable = value.as_bool().unwrap_or(false);
+    }
+    if let Some(cidr) = patch.pointer("/spec/podCIDR").and_then(Value::as_str) {
+        node.pod_cidr = Some(cidr.to_owned());
     }
     if let Some(value) = patch.pointer("/spec/taints") {
         let text =

@@ -15,6 +15,15 @@ impl World {
             .insert(reference.to_owned(), format!("sha256:{hex}"));
     }
 
+    /// Starts docker as it is configured now, as the host's boot would.
+    pub fn start_docker(&mut self) {
+        if self.unit_active("docker.service") {
+            self.stop_unit("docker.service");
+        }
+        // A docker that does not start is what the test wanted, or will see.
+        let _ = self.start_unit("docker.service");
+    }
+
     /// Makes the process of a container end at once whenever it starts, or no longer.
     pub fn break_container(&mut self, name: &str, broken: bool) {
         if broken {

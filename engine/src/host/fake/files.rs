@@ -151,7 +151,17 @@ impl Files for FakeHost {
 
     async fn remove_tree(&self, path: &Path) -> HostResult<()> {
         self.mutate("remove_tree", show(path), DEADLINE, |world| {
+            if world.mounts.iter().any(|mount| mount.starts_with(path)) {
+                return Err(file_error("remove", path, ErrorKind::ResourceBusy.into()));
+            }
             world.tree.remove_tree(path);
+            Ok(())
+        })
+    }
+
+    async fn unmount_below(&self, path: &Path) -> HostResult<()> {
+        self.mutate("unmount_below", show(path), DEADLINE, |world| {
+            world.mounts.retain(|mount| !mount.starts_with(path));
             Ok(())
         })
     }

@@ -315,6 +315,10 @@ mod tests {
     use crate::facts::gather;
     use crate::host::{Containers, Network, Services};
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "fixtures lie on the machine that tests"
+    )]
     fn fixture(name: &str) -> Facts {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("../tests/fixtures/hosts")

@@ -34,6 +34,8 @@ pub struct KubernetesRules {
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
     pub remote_api: bool,
+    /// Whether what runs leaves traces on the host that nobody takes back but a clean.
+    pub leaves_traces: bool,
 }
 
 impl Default for KubernetesRules {
@@ -51,6 +53,7 @@ impl Default for KubernetesRules {
             cordoned: false,
             node_name: None,
             remote_api: false,
+            leaves_traces: false,
         }
     }
 }
@@ -73,7 +76,7 @@ impl World {
     }
 
     /// Whether this host's own API server is up.
-    fn local_api_up(&self) -> bool {
+    pub(crate) fn local_api_up(&self) -> bool {
         let rules = &self.kubernetes;
         self.unit_active(&rules.kubelet_unit)
             && self
@@ -161,6 +164,9 @@ impl World {
 
     /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
     pub(crate) fn settle_cluster(&mut self) {
+        if self.kubernetes.leaves_traces {
+            self.leave_traces();
+        }
         let etcd_gone = !self
             .containers
             .contains_key(&self.kubernetes.etcd_container);
@@ -182,6 +188,47 @@ impl World {
                 ..ClusterNode::default()
             };
             self.cluster.nodes.insert(name, node);
+        }
+    }
+
+    /// What kubelet, its plugins and kube-proxy put on a host besides their work.
+    fn leave_traces(&mut self) {
+        if self.unit_active(&self.kubernetes.kubelet_unit) {
+            let volume = "/var/lib/kubelet/pods/1/volumes/token";
+            if !self.mounts.contains(Path::new(volume)) {
+                self.file("/var/lib/kubelet/pki/kubelet.crt", "made by kubelet");
+                self.mount(volume);
+            }
+            for file in [
+                "/var/lib/dockershim/sandbox/1",
+                "/var/log/pods/k8s-master/0.log",
+                "/var/lib/cni/networks/pods/10.20.0.2",
+            ] {
+                if self.text(file).is_none() {
+                    self.file(file, "made by kubelet");
+                }
+            }
+            self.directory("/usr/libexec/kubernetes/kubelet-plugins");
+            for group in ["cpu/kubepods", "cpu/kubepods/pod1", "memory/kubepods"] {
+                let group = Path::new("/sys/fs/cgroup").join(group);
+                let parent = group.parent().unwrap_or(&group).to_path_buf();
+                if !self.tree.is_directory(&group) && self.is_cgroup(&parent) {
+                    self.directory(&group);
+                    self.populate_cgroup(&group);
+                }
+            }
+            if !self.links.contains_key("cni0") {
+                self.link("cni0", true, &[]);
+            }
+            self.firewall_rule("iptables", "filter", "KUBE-FIREWALL", "-j DROP");
+            self.firewall_rule("iptables", "filter", "INPUT", "-j KUBE-FIREWALL");
+            self.firewall_rule("iptables", "nat", "CNI-1", "-j MASQUERADE");
+            self.firewall_rule("iptables", "nat", "OUTPUT", "-j CNI-1");
+        }
+        if self.container_runs(&self.kubernetes.proxy_container) {
+            self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
+            self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");
+            self.firewall_rule("ip6tables", "nat", "KUBE-SERVICES", "-j RETURN");
         }
     }
 

@@ -13,6 +13,7 @@ mod containers;
 mod engine;
 mod fault;
 mod files;
+mod firewall;
 mod from_facts;
 mod gate;
 mod kernel;
@@ -26,6 +27,13 @@ mod snapshot;
 mod static_pods;
 mod tree;
 mod world;
+
+pub(crate) use cluster::key;
+pub(crate) use containers::FakeContainer;
+pub(crate) use files::file_error;
+pub(crate) use packages::PackageFile;
+pub(crate) use services::{DIRECTORIES as UNIT_DIRECTORIES, Unit};
+pub(crate) use tree::{LINK_LIMIT, Node, NodeKind, parts};
 
 pub use fault::{Fault, FaultPlan, Mischief, Trigger};
 pub use gate::{Call, FakeHost};

@@ -22,10 +22,10 @@ pub(crate) struct InstalledPackage {
 }
 
 /// A package file, read.
-struct PackageFile {
-    name: String,
-    version: String,
-    items: Vec<(String, String)>,
+pub(crate) struct PackageFile {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) items: Vec<(String, String)>,
 }
 
 #[async_trait::async_trait]
@@ -77,6 +77,23 @@ impl Packages for FakeHost {
     }
 }
 
+impl FakeHost {
+    /// Units and programs that a package of this name brings and that steps rely on, as items of a fake package.
+    #[must_use]
+    pub fn package_items(name: &str) -> &'static [&'static str] {
+        match name {
+            "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
+            "docker.io" => &[
+                "unit=docker.service",
+                "unit=docker.socket",
+                "program=/usr/sbin/dockerd",
+            ],
+            "keepalived" => &["unit=keepalived.service", "program=/usr/sbin/keepalived"],
+            _ => &[],
+        }
+    }
+}
+
 impl World {
     /// Installs a package that brings nothing.
     pub fn package(&mut self, name: &str, version: &str) {
@@ -120,7 +137,7 @@ impl World {
         })
     }
 
-    fn unpack(&mut self, package: &PackageFile) {
+    pub(crate) fn unpack(&mut self, package: &PackageFile) {
         let mut installed = InstalledPackage {
             version: package.version.clone(),
             ..InstalledPackage::default()

@@ -14,7 +14,7 @@ use crate::host::{HostError, HostResult, Services, UnitState};
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Where unit files stand, most important first.
-const DIRECTORIES: [&str; 4] = [
+pub(crate) const DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/lib/systemd/system",
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// The unit file that counts, with its drop-ins, as it stands on disk.
-    fn unit_text(&self, name: &str) -> Option<String> {
+    pub(crate) fn unit_text(&self, name: &str) -> Option<String> {
         let file = DIRECTORIES
             .iter()
             .find_map(|directory| self.tree.text(Path::new(directory).join(name)));
@@ -262,6 +262,25 @@ impl World {
     fn loaded_text(&self, verb: &str, name: &str) -> HostResult<String> {
         let text = self.units.get(name).and_then(|unit| unit.text.clone());
         text.ok_or_else(|| not_found(verb, name))
+    }
+
+    /// The program and the environment file that a unit's file names, as it stands on disk.
+    pub(crate) fn unit_needs(&self, name: &str) -> Vec<PathBuf> {
+        let text = self.unit_text(name).unwrap_or_default();
+        let program = setting(&text, "ExecStart").and_then(|command| {
+            let program = command.split_whitespace().next()?;
+            Some(
+                program
+                    .trim_start_matches(['-', '@', '+', '!', ':'])
+                    .to_owned(),
+            )
+        });
+        program
+            .into_iter()
+            .chain(setting(&text, "EnvironmentFile"))
+            .filter(|path| path.starts_with('/'))
+            .map(PathBuf::from)
+            .collect()
     }
 
     /// Whether what the unit file names is there.

@@ -63,6 +63,12 @@ impl WorldSnapshot {
                 ),
             );
         }
+        for mount in &world.mounts {
+            add("mount", &mount.display().to_string(), "mounted".to_owned());
+        }
+        for (name, rules) in world.firewall.chains() {
+            add("chain", &name, rules);
+        }
         for module in &world.modules {
             add("module", module, "loaded".to_owned());
         }
@@ -143,6 +149,8 @@ fn show_node(node: &Node) -> String {
     match &node.kind {
         NodeKind::Directory => format!("directory {owner}"),
         NodeKind::Symlink(target) => format!("link to {target}"),
+        NodeKind::Below(size) => format!("file {owner} of {size} bytes"),
+        NodeKind::Other => format!("device {owner}"),
         NodeKind::File(content) => match std::str::from_utf8(content) {
             Ok(text) => format!("file {owner} {text:?}"),
             Err(_) => format!("file {owner} {content:02x?}"),

@@ -17,7 +17,10 @@ const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 impl World {
     /// kubelet makes the containers be as the control plane's manifest says.
     pub(crate) fn settle_static_pods(&mut self) {
-        if !self.unit_active(&self.kubernetes.kubelet_unit) || self.engine("run a pod").is_err() {
+        if self.pods_below
+            || !self.unit_active(&self.kubernetes.kubelet_unit)
+            || self.engine("run a pod").is_err()
+        {
             return;
         }
         let wanted = self.static_containers();

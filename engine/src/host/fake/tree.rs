@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use crate::host::{Attributes, Entry, EntryKind};
 
 /// How many links the kernel follows in one path.
-const LINK_LIMIT: usize = 40;
+pub(crate) const LINK_LIMIT: usize = 40;
 
 /// One entry of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub(crate) enum NodeKind {
     File(Vec<u8>),
     Directory,
     Symlink(String),
+    /// A file of this many bytes whose content was not read: it stands on the host below an overlay.
+    Below(u64),
+    /// A socket, device or pipe of the host below an overlay.
+    Other,
 }
 
 /// All entries by absolute path.
@@ -73,7 +77,9 @@ impl Tree {
                     }
                     rest.extend(parts(Path::new(target)).into_iter().rev());
                 }
-                Some(NodeKind::File(_)) if !rest.is_empty() => {
+                Some(NodeKind::File(_) | NodeKind::Below(_) | NodeKind::Other)
+                    if !rest.is_empty() =>
+                {
                     return Err(ErrorKind::NotADirectory.into());
                 }
                 None if !rest.is_empty() => return Err(ErrorKind::NotFound.into()),
@@ -97,6 +103,8 @@ impl Tree {
                 NodeKind::File(content) => EntryKind::File(content.len() as u64),
                 NodeKind::Directory => EntryKind::Directory,
                 NodeKind::Symlink(target) => EntryKind::Symlink(target.clone()),
+                NodeKind::Below(size) => EntryKind::File(*size),
+                NodeKind::Other => EntryKind::Other,
             },
             attributes: node.attributes,
             modified: node.modified,
@@ -107,7 +115,9 @@ impl Tree {
     pub(crate) fn content(&self, path: &Path) -> Option<&[u8]> {
         match &self.get(path, true)?.kind {
             NodeKind::File(content) => Some(content),
-            NodeKind::Directory | NodeKind::Symlink(_) => None,
+            // It is there; who needs more than that has it read first.
+            NodeKind::Below(_) => Some(&[]),
+            NodeKind::Directory | NodeKind::Symlink(_) | NodeKind::Other => None,
         }
     }
 
@@ -165,6 +175,7 @@ impl Tree {
 
     /// Puts an entry at `path` and makes missing parents; for setting up a world.
     pub(crate) fn plant(&mut self, path: &Path, node: Node) {
+        let path = &self.follow(path);
         let modified = node.modified;
         for parent in path.ancestors().skip(1) {
             self.nodes
@@ -175,7 +186,33 @@ impl Tree {
                     modified,
                 });
         }
-        self.nodes.insert(path.to_path_buf(), node);
+        self.nodes.insert(path.clone(), node);
+    }
+
+    /// `path` with the links on its way followed; what is not there counts as a directory to be.
+    fn follow(&self, path: &Path) -> PathBuf {
+        let mut rest = parts(path);
+        rest.reverse();
+        let mut at = PathBuf::from("/");
+        let mut followed = 0;
+        while let Some(part) = rest.pop() {
+            if part.as_os_str() == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            match self.nodes.get(&next).map(|node| &node.kind) {
+                Some(NodeKind::Symlink(target)) if !rest.is_empty() && followed < LINK_LIMIT => {
+                    followed += 1;
+                    if target.starts_with('/') {
+                        at = PathBuf::from("/");
+                    }
+                    rest.extend(parts(Path::new(target)).into_iter().rev());
+                }
+                _ => at = next,
+            }
+        }
+        at
     }
 
     /// Changes the attributes of what stands at `path`, links followed.
@@ -214,7 +251,7 @@ impl Tree {
 }
 
 /// The normal components of a path; `..` stays for [`Tree::resolve`].
-fn parts(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn parts(path: &Path) -> Vec<PathBuf> {
     path.components()
         .filter_map(|part| match part {
             Component::Normal(name) => Some(PathBuf::from(name)),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::containers::FakeContainer;
+use super::firewall::Firewall;
 use super::kubernetes::{ClusterState, KubernetesRules};
 use super::packages::InstalledPackage;
 use super::processes::Program;
@@ -28,6 +29,8 @@ pub struct World {
     pub(crate) engine_version: String,
     /// Whether containers work although no `docker.service` is known; for tests that care about containers only.
     pub(crate) engine_without_unit: bool,
+    /// Whether the pods' containers are those of a host below an overlay.
+    pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,
     pub(crate) links: BTreeMap<String, Link>,
     pub(crate) modules: BTreeSet<String>,
@@ -39,6 +42,9 @@ pub struct World {
     pub(crate) endpoints: BTreeMap<String, (u16, String)>,
     pub(crate) host_name: String,
     pub(crate) space: BTreeMap<PathBuf, crate::host::Space>,
+    /// Mount points that matter.
+    pub(crate) mounts: BTreeSet<PathBuf>,
+    pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
     start: SystemTime,
@@ -58,6 +64,7 @@ impl World {
             broken_containers: BTreeSet::new(),
             engine_version: "20.10.24".to_owned(),
             engine_without_unit: true,
+            pods_below: false,
             packages: BTreeMap::new(),
             links: BTreeMap::new(),
             modules: BTreeSet::new(),
@@ -68,6 +75,8 @@ impl World {
             endpoints: BTreeMap::new(),
             host_name: host_name.to_owned(),
             space: BTreeMap::new(),
+            mounts: BTreeSet::new(),
+            firewall: Firewall::default(),
             ports: BTreeSet::new(),
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
@@ -134,9 +143,20 @@ impl World {
         }
     }
 
+    /// Mounts something at a path.
+    pub fn mount(&mut self, path: impl AsRef<Path>) {
+        self.directory(path.as_ref());
+        self.mounts.insert(path.as_ref().to_path_buf());
+    }
+
     /// Removes whatever stands at a path.
     pub fn remove(&mut self, path: impl AsRef<Path>) {
         self.tree.remove_tree(path.as_ref());
+    }
+
+    /// Takes identities from here on, apart from those of another world.
+    pub(crate) fn begin_ids_at(&mut self, first: u64) {
+        self.ids = first;
     }
 
     /// A fresh identity that never occurs twice in this world.

@@ -72,7 +72,11 @@ pub(super) fn link(path: &Path, target: &str) -> io::Result<()> {
 
 /// Makes what happened to the names in a directory survive a power cut.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match File::open(directory)?.sync_all() {
+        // The kernel's own trees (cgroups) have nothing to sync.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 /// The directory that holds `path`.

@@ -126,6 +126,11 @@ impl Drop for NoServices {
     }
 }
 
+/// Takes away a policy of ours that a crash left behind. Blocks. The caller holds the [`Lock`].
+pub(super) fn sweep() -> HostResult<()> {
+    restore().map_err(file_error("restore", Path::new(POLICY)))
+}
+
 fn put() -> io::Result<()> {
     if Path::new(POLICY).exists() {
         fs::rename(POLICY, SAVED)?;

@@ -78,6 +78,10 @@ impl Files for LiveHost {
         on_path("remove", path, tree::remove).await
     }
 
+    async fn unmount_below(&self, path: &Path) -> HostResult<()> {
+        on_path("unmount what is below", path, tree::unmount).await
+    }
+
     async fn space(&self, path: &Path) -> HostResult<Space> {
         on_path("measure the file system of", path, space).await
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::LiveHost;
 use super::blocking::blocking;
-use super::dpkg_run::{Lock, NO_SERVICES, NoServices};
+use super::dpkg_run::{self, Lock, NO_SERVICES, NoServices};
 use crate::host::{CommandSpec, HostError, HostResult, Packages, Processes};
 
 /// How long one run of dpkg may take.
@@ -110,6 +110,7 @@ impl Packages for LiveHost {
         }
         // No policy here: a package that goes has to stop its services.
         let _lock = Lock::take().await?;
+        blocking(dpkg_run::sweep).await?;
         // dpkg warns about those that are not installed and goes on.
         self.run_ok(&dpkg(arguments)).await.map(drop)
     }

@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
 use super::atomic::{parent, sync_directory};
 use super::blocking::if_there;
 
@@ -33,11 +36,52 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     sync_directory(directory)
 }
 
+/// Unmounts everything at or below `path`, the deepest and newest first.
+///
+/// What is busy is detached: it is gone from the tree at once, and from the kernel when its last user goes.
+///
+/// # Errors
+/// The kernel refuses, or mounts keep coming.
+pub(super) fn unmount(path: &Path) -> io::Result<()> {
+    if if_there(path.symlink_metadata())?.is_none_or(|there| there.is_symlink()) {
+        return Ok(());
+    }
+    // A mount can hide others at the same place, so the table is read until nothing is left in it.
+    for _ in 0..ROUNDS {
+        let mut mounts = mounts_below(path)?;
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        // The table is in order of mounting within one place; a stable sort keeps that.
+        mounts.sort_by_key(|mount| mount.components().count());
+        for mount in mounts.iter().rev() {
+            let flags = MntFlags::UMOUNT_NOFOLLOW;
+            match umount2(mount, flags) {
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Err(Errno::EBUSY) => umount2(mount, flags | MntFlags::MNT_DETACH)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "something keeps mounting there",
+    ))
+}
+
+/// How often the mount table is read again.
+const ROUNDS: usize = 16;
+
 /// The first mount point at or below `path`.
+fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(mounts_below(path)?.into_iter().next())
+}
+
+/// The mount points at or below `path`, in order of mounting.
 ///
 /// The kernel's mount table is asked rather than device numbers compared: a bind mount within one file system
 /// has its parent's device number, and on overlayfs a file's device can differ from its directory's.
-fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
+fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     // Only the parent is resolved: `path` itself is known not to be a link.
     let name = path.file_name().unwrap_or_default();
     let real = parent(path)?.canonicalize()?.join(name);
@@ -46,7 +90,8 @@ fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
-        .find(|mount| mount.starts_with(&real)))
+        .filter(|mount| mount.starts_with(&real))
+        .collect())
 }
 
 /// A path as the mount table writes it, with `\040` for a space and the like.

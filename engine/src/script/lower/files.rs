@@ -32,6 +32,7 @@ pub(super) fn lower(
         "directory" => Some(Spec::Directory(DirectorySpec {
             path: path()?,
             attributes: Attributes::root(mode.unwrap_or(0o755)),
+            whole: options.has("whole"),
         })),
         "symlink" => Some(Spec::Symlink(SymlinkSpec {
             path: path()?,

@@ -149,6 +149,7 @@ pub(super) fn lower(
         steps: Vec::new(),
         on_stop: Vec::new(),
         on_rollback: Vec::new(),
+        on_clean: Vec::new(),
         checks: Vec::new(),
     }))
 }

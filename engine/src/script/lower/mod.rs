@@ -74,9 +74,25 @@ pub(super) fn phase(
             Role::Resource => {
                 if let Some(step) = lowering.step(id, call, &options) {
                     match call.lane {
+                        Lane::Steps | Lane::Stop | Lane::Rollback
+                            if matches!(step.spec, Spec::SysctlBefore(_)) =>
+                        {
+                            lowering.findings.push(
+                                Diagnostic::new(
+                                    "P0312",
+                                    call.span.clone(),
+                                    format!("`{}` stands outside of `on_clean`", call.word.name),
+                                )
+                                .help("only a clean knows how a setting was before"),
+                            );
+                        }
                         Lane::Steps => phase.steps.push(step),
                         Lane::Stop => phase.on_stop.push(step),
                         Lane::Rollback => phase.on_rollback.push(step),
+                        Lane::Clean => {
+                            lowering.only_removes(call, &step);
+                            phase.on_clean.push(step);
+                        }
                     }
                 }
             }
@@ -116,7 +132,8 @@ impl Lowering<'_> {
                 pki::lower(call, options, &mut self.findings)
             }
             "image" | "container" | "pods" => containers::lower(call, options, &mut self.findings),
-            "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command" => {
+            "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"
+            | "firewall_chains" | "ipsets" | "cgroup" | "sysctl_as_before" | "group" => {
                 system::lower(call, options, self.around, &mut self.findings)
             }
             _ => cluster::lower(call, options, self.around, &mut self.findings),
@@ -146,6 +163,20 @@ impl Lowering<'_> {
             spec,
             policy,
         })
+    }
+
+    /// A clean takes back: nothing can come about in its lane.
+    fn only_removes(&mut self, call: &Call, step: &PlannedStep) {
+        if !step.policy.absent && !matches!(step.spec, Spec::SysctlBefore(_)) {
+            self.findings.push(
+                Diagnostic::new(
+                    "P0311",
+                    call.span.clone(),
+                    format!("`{}` in `on_clean` does not say .absent()", call.word.name),
+                )
+                .help("a clean only removes; say what is to be gone"),
+            );
+        }
     }
 
     fn policy(&self, spec: &Spec, options: &Options<'_>) -> StepPolicy {

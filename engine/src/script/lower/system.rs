@@ -3,7 +3,8 @@
 use super::{Options, Surroundings};
 use crate::diagnostic::Diagnostic;
 use crate::resource::{
-    CommandStep, KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSpec,
+    CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, KernelModuleSpec, LinkSpec,
+    PackagesSpec, ServiceSpec, Spec, SysctlBeforeSpec, SysctlSpec,
 };
 use crate::script::recorder::Call;
 
@@ -25,6 +26,35 @@ pub(super) fn lower(
         "packages" => Some(Spec::Packages(PackagesSpec {
             names: options.texts_argument(0)?,
             directory: around.payload.join("debs"),
+        })),
+        "firewall_chains" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::FirewallChains(FirewallChainsSpec {
+                prefix: options.text_argument(0)?,
+                interface: options.text("interface"),
+            }))
+        }
+        "group" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Group(GroupSpec {
+                name: options.text_argument(0)?,
+            }))
+        }
+        "ipsets" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Ipsets(IpsetsSpec {
+                prefix: options.text_argument(0)?,
+            }))
+        }
+        "cgroup" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::Cgroup(CgroupSpec {
+                name: options.text_argument(0)?,
+            }))
+        }
+        "sysctl_as_before" => Some(Spec::SysctlBefore(SysctlBeforeSpec {
+            key: options.text_argument(0)?,
+            before: None,
         })),
         "link" => {
             only_absent(call, options, findings)?;

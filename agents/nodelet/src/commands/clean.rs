@@ -1,0 +1,64 @@
+//! `nodelet clean`: the host as it was before the role came.
+
+use anyhow::{Result, bail};
+use engine::exec::{self, EventSink, Outcome, Runner};
+use engine::host::live::LiveHost;
+use engine::ledger::Ledger;
+
+use super::run::exit;
+use crate::cli::{CleanArgs, RoleArgs};
+use crate::exit::Exit;
+use crate::lock::Lock;
+use crate::{inputs, output, signals};
+
+pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
+    if args.role.facts.is_some() {
+        bail!("clean a host that a file describes: --facts is for `nodelet plan`");
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("clean this host: only root can; try again with sudo");
+    }
+    let _lock = Lock::take("clean")?;
+    let host = LiveHost::new();
+    let cancel = signals::cancel_on_signal()?;
+    let sink = output::sink(args.role.json);
+    let live = Ledger::live_in(&Ledger::read(&host).await?);
+    if live.iter().any(|live| !live.keep) {
+        stop(&args.role, &host, sink.as_ref(), &cancel).await;
+    }
+    Ok(exit(
+        exec::clean(&host, sink.as_ref(), &cancel, args.purge).await?,
+    ))
+}
+
+/// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,
+/// so a role or settings that are gone keep nobody from cleaning.
+async fn stop(
+    args: &RoleArgs,
+    host: &LiveHost,
+    sink: &dyn EventSink,
+    cancel: &tokio_util::sync::CancellationToken,
+) {
+    let inputs = match inputs::read(args, host).await {
+        Ok(inputs) => inputs,
+        Err(error) => {
+            tracing::warn!(
+                error = exec::chain(error.as_ref()).join(": "),
+                "cleaning without a stop: the role cannot be planned"
+            );
+            return;
+        }
+    };
+    let mut runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, sink);
+    runner.cancel = cancel.clone();
+    match runner.hand_over().await {
+        Ok(Outcome::Failed) => {
+            tracing::warn!("the stop left something running; cleaning all the same")
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(
+            error = exec::chain(&error).join(": "),
+            "cleaning without a stop"
+        ),
+    }
+}

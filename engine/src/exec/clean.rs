@@ -1,0 +1,397 @@
+//! Clean: the host as it was before the role came, from the ledger alone.
+//!
+//! No plan and no script is needed: what was done is known by its inverses, and what the things that ran have left
+//! behind by the steps that each phase had written down before its first effect. Phases go in reverse; errors are
+//! collected, and none keeps the rest from being tried.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::STATE;
+use super::advice::chain;
+use super::event::{Event, EventSink, Outcome, Verb};
+use super::step::millis;
+use crate::host::Host;
+use crate::ledger::{Ledger, LiveUndo, Record};
+use crate::plan::{PhaseName, PlannedStep};
+use crate::resource::{
+    Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
+    Spec, Undo, engine, with_resource,
+};
+
+/// What a clean works on.
+struct Clean<'a> {
+    host: &'a dyn Host,
+    events: &'a dyn EventSink,
+    cancel: &'a CancellationToken,
+    undone: usize,
+    failed: usize,
+    /// Directories that were not empty when their turn came.
+    full: Vec<LiveUndo>,
+}
+
+/// Takes everything back that the ledger knows of, in reverse, but for what is kept; with `purge` that too. On a host
+/// without a ledger, or with a clean one, nothing is touched.
+///
+/// # Errors
+/// The ledger cannot be read or written.
+///
+/// # Cancel safety
+/// Do not drop the future: ask for an end through `cancel`, which is heard at the next safe point. Another clean goes
+/// on from there.
+pub async fn clean(
+    host: &dyn Host,
+    events: &dyn EventSink,
+    cancel: &CancellationToken,
+    purge: bool,
+) -> ResourceResult<Outcome> {
+    let started = host.elapsed();
+    let work = Work::of(&Ledger::read(host).await?, purge);
+    events.emit(Event::RunStarted {
+        verb: Verb::Clean,
+        role: work.role.clone(),
+        host: host.sysctl("kernel.hostname").await?.unwrap_or_default(),
+        digest: String::new(),
+        phases: work.phases.clone(),
+    });
+    let mut clean = Clean {
+        host,
+        events,
+        cancel,
+        undone: 0,
+        failed: 0,
+        full: Vec::new(),
+    };
+    let mut outcome = Outcome::Cleaned;
+    if !work.is_empty() {
+        let ledger = Ledger::open(host).await?;
+        let run = ledger.begin(Verb::Clean, &work.role, "").await?;
+        clean.everything(&work).await;
+        outcome = if cancel.is_cancelled() {
+            Outcome::Interrupted
+        } else if clean.failed > 0 {
+            Outcome::Failed
+        } else {
+            clean.forget().await?;
+            ledger.cleaned(run, !purge, &clean.full).await?;
+            Outcome::Cleaned
+        };
+        ledger.end(run, outcome, (clean.undone, 0)).await?;
+    }
+    if !purge && !work.kept.is_empty() {
+        events.emit(Event::ThingsKept {
+            things: work.kept.iter().map(Undo::about).collect(),
+        });
+    }
+    events.emit(Event::RunFinished {
+        outcome,
+        changed: clean.undone,
+        unchanged: 0,
+        milliseconds: millis(host.elapsed().saturating_sub(started)),
+    });
+    Ok(outcome)
+}
+
+/// What there is to take back, in the order in which it is.
+#[derive(Default)]
+struct Work {
+    role: String,
+    phases: Vec<PhaseName>,
+    undos: Vec<LiveUndo>,
+    lanes: Vec<(PhaseName, Vec<PlannedStep>)>,
+    kept: Vec<Undo>,
+}
+
+impl Work {
+    fn of(records: &[Record], purge: bool) -> Self {
+        let mut work = Self::default();
+        for record in records {
+            if let Record::Run { role, .. } = record
+                && !role.is_empty()
+            {
+                work.role.clone_from(role);
+            }
+        }
+        let (undos, kept): (Vec<LiveUndo>, Vec<LiveUndo>) = Ledger::live_in(records)
+            .into_iter()
+            .partition(|live| purge || !live.keep);
+        work.kept = kept.into_iter().map(|live| live.undo).collect();
+        for (phase, mut steps) in Ledger::clean_lanes_in(records) {
+            steps.retain(|step| purge || !step.policy.keep);
+            if !steps.is_empty() {
+                work.lanes.push((phase, steps));
+            }
+        }
+        // In the order of their first appearance, from the last to the first.
+        for record in records {
+            if let Record::Undo { phase, .. } | Record::CleanLane { phase, .. } = record
+                && !work.phases.contains(phase)
+                && (undos.iter().any(|live| live.phase == *phase)
+                    || work.lanes.iter().any(|(lane, _)| lane == phase))
+            {
+                work.phases.push(phase.clone());
+            }
+        }
+        work.phases.reverse();
+        work.undos = undos;
+        work.undos.reverse();
+        work
+    }
+
+    fn is_empty(&self) -> bool {
+        self.phases.is_empty()
+    }
+
+    /// Whether the container engine is needed.
+    fn is_about_containers(&self) -> bool {
+        let undo = |undo: &Undo| {
+            matches!(
+                undo,
+                Undo::RemoveContainer { .. }
+                    | Undo::RecreateContainer { .. }
+                    | Undo::StopContainer { .. }
+                    | Undo::RemoveImage { .. }
+            )
+        };
+        self.undos.iter().any(|live| undo(&live.undo))
+            || self
+                .lanes
+                .iter()
+                .flat_map(|(_, steps)| steps)
+                .any(|step| matches!(step.spec, Spec::Pods(_)))
+    }
+}
+
+impl Clean<'_> {
+    async fn everything(&mut self, work: &Work) {
+        if work.is_about_containers()
+            && let Err(error) = engine::wake(self.host).await
+        {
+            self.fail(None, "container engine", &error);
+        }
+        for phase in &work.phases {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            self.phase(phase, work).await;
+        }
+        self.directories().await;
+        for undo in settling(&work.undos) {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            self.undo(None, &undo).await;
+        }
+    }
+
+    async fn phase(&mut self, phase: &PhaseName, work: &Work) {
+        let started = self.host.elapsed();
+        let (undone, failed) = (self.undone, self.failed);
+        self.events.emit(Event::PhaseStarted {
+            phase: phase.clone(),
+            about: "takes back what it did".to_owned(),
+        });
+        for live in work.undos.iter().filter(|live| live.phase == *phase) {
+            if live.undo.settles().is_some() {
+                continue;
+            }
+            if self.cancel.is_cancelled() {
+                break;
+            }
+            if let Undo::RemoveDirectory { path } = &live.undo
+                && self
+                    .host
+                    .list(path)
+                    .await
+                    .is_ok_and(|names| !names.is_empty())
+            {
+                // What is in it may go later.
+                self.full.push(live.clone());
+                continue;
+            }
+            self.undo(Some(phase), &live.undo).await;
+        }
+        let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
+        for step in lane.flat_map(|(_, steps)| steps) {
+            if !self.cancel.is_cancelled() {
+                self.step(phase, step).await;
+            }
+        }
+        self.events.emit(Event::PhaseFinished {
+            phase: phase.clone(),
+            outcome: if self.failed > failed {
+                Outcome::Failed
+            } else {
+                Outcome::Cleaned
+            },
+            changed: self.undone - undone,
+            unchanged: 0,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+    }
+
+    async fn undo(&mut self, phase: Option<&PhaseName>, undo: &Undo) {
+        let thing = undo.about();
+        let limit = deadline(undo);
+        let result = match tokio::time::timeout(limit, undo.carry_out(self.host)).await {
+            Ok(result) => result,
+            Err(_) => Err(late(&thing, limit)),
+        };
+        match result {
+            Ok(()) => self.took_back(phase, thing),
+            Err(error) if concerns_others(undo, &error) => self.events.emit(Event::ThingLeft {
+                phase: phase.cloned(),
+                thing,
+                reason: chain(&error).join(": "),
+            }),
+            Err(error) => self.fail(phase, &thing, &error),
+        }
+    }
+
+    async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) {
+        let thing = format!("{} {}", step.spec.kind(), step.spec.label());
+        let limit = step.policy.timeout;
+        let result = match tokio::time::timeout(limit, remove(self.host, step)).await {
+            Ok(result) => result,
+            Err(_) => Err(late(&thing, limit)),
+        };
+        match result {
+            Ok(true) => self.took_back(Some(phase), thing),
+            Ok(false) => {}
+            Err(error) => self.fail(Some(phase), &thing, &error),
+        }
+    }
+
+    /// Directories that others of ours were still in, the deepest first; those that are left hold what is not ours,
+    /// or what is kept.
+    async fn directories(&mut self) {
+        let mut full = std::mem::take(&mut self.full);
+        full.sort_by_key(|live| std::cmp::Reverse(path_of(&live.undo).components().count()));
+        for live in full {
+            match self.host.list(path_of(&live.undo)).await {
+                Ok(names) if !names.is_empty() => self.full.push(live),
+                _ => self.undo(None, &live.undo).await,
+            }
+        }
+    }
+
+    /// What the engine remembers of a host that is its own again: its next bring-up begins with the preconditions.
+    async fn forget(&self) -> ResourceResult<()> {
+        let state = Path::new(STATE);
+        self.host.remove_tree(&state.join("services")).await?;
+        self.host.remove(&state.join("preflight.json")).await?;
+        Ok(())
+    }
+
+    fn took_back(&mut self, phase: Option<&PhaseName>, thing: String) {
+        self.undone += 1;
+        self.events.emit(Event::ThingRestored {
+            phase: phase.cloned(),
+            thing,
+        });
+    }
+
+    fn fail(&mut self, phase: Option<&PhaseName>, thing: &str, error: &ResourceError) {
+        self.failed += 1;
+        self.events.emit(Event::CleanFailed {
+            phase: phase.cloned(),
+            thing: thing.to_owned(),
+            error: chain(error).join(": "),
+        });
+    }
+}
+
+/// What has to take in the files that were there before, once each: units are loaded again, then those that ran
+/// before run again.
+fn settling(undos: &[LiveUndo]) -> Vec<Undo> {
+    let mut last: Vec<Undo> = undos
+        .iter()
+        .filter(|live| live.undo.settles().is_some())
+        .map(|live| match &live.undo {
+            // It may have been started since, with configuration that is gone by now.
+            Undo::StartUnit { name } if name.ends_with(".service") => {
+                Undo::RestartUnit { name: name.clone() }
+            }
+            undo => undo.clone(),
+        })
+        .collect();
+    last.sort_by_key(Undo::settles);
+    let mut seen = BTreeSet::new();
+    last.retain(|undo| seen.insert(undo.about()));
+    last
+}
+
+/// Makes a step's thing absent; says whether it was there.
+async fn remove(host: &dyn Host, step: &PlannedStep) -> ResourceResult<bool> {
+    let cx = Context {
+        host,
+        outputs: &Outputs::default(),
+        secrets: &MaskedSecrets,
+        absent: true,
+    };
+    let mut tries = step.policy.tries;
+    loop {
+        let result = with_resource!(&step.spec, resource => remove_once(resource, &cx).await);
+        tries = tries.saturating_sub(1);
+        if result.is_ok() || tries == 0 {
+            return result;
+        }
+        host.pause(step.policy.backoff).await;
+    }
+}
+
+async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceResult<bool> {
+    let observed = resource.observe(cx).await?;
+    let Some(change) = resource.diff(&observed) else {
+        return Ok(false);
+    };
+    // A way back needs no way back of its own.
+    let mut ignored = Receipt::default();
+    resource
+        .converge(&observed, &change, cx, &mut ignored)
+        .await?;
+    let left: Option<Change> = resource.diff(&resource.observe(cx).await?);
+    match left {
+        None => Ok(true),
+        Some(_) => Err(ResourceError::NotConverged {
+            what: format!(
+                "remove {}: it is still there, or there again",
+                resource.label()
+            ),
+        }),
+    }
+}
+
+/// What lives outside of this host, or what others use by now: it is told when it stays, and is no failure.
+fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
+    match undo {
+        Undo::DeleteObject { .. } | Undo::PatchNode { .. } => true,
+        Undo::UnloadModule { .. } => chain(error).join(": ").contains("in use"),
+        _ => false,
+    }
+}
+
+fn deadline(undo: &Undo) -> Duration {
+    Duration::from_secs(match undo {
+        Undo::PurgePackages { .. } => 13 * 60,
+        Undo::DeleteObject { .. } | Undo::PatchNode { .. } => 15,
+        _ => 180,
+    })
+}
+
+fn late(thing: &str, after: Duration) -> ResourceError {
+    ResourceError::Host(crate::host::HostError::Deadline {
+        action: format!("take back {thing}"),
+        after,
+    })
+}
+
+fn path_of(undo: &Undo) -> &Path {
+    match undo {
+        Undo::RemoveDirectory { path } => path,
+        _ => Path::new("/"),
+    }
+}

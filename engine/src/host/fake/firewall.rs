@@ -1,0 +1,142 @@
+//! The packet filter of a fake host: chains and rules, and the programs that show and change them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::processes::Program;
+use super::world::World;
+use crate::host::{CommandOutput, CommandSpec};
+
+/// Chains that the kernel has by itself, in one table; the others' do not matter here.
+const BUILT_IN: [&str; 3] = ["INPUT", "FORWARD", "OUTPUT"];
+
+/// Rules by chain, by table, by family (`iptables`, `ip6tables`).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Firewall {
+    rules: BTreeMap<(String, String), BTreeMap<String, Vec<String>>>,
+}
+
+impl Firewall {
+    /// Every chain with its rules, for comparison; built-in ones only with rules.
+    pub(crate) fn chains(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for ((family, table), chains) in &self.rules {
+            for (chain, rules) in chains {
+                if !rules.is_empty() || !BUILT_IN.contains(&chain.as_str()) {
+                    all.push((format!("{family} {table} {chain}"), rules.join("; ")));
+                }
+            }
+        }
+        all
+    }
+
+    fn save(&self, family: &str) -> String {
+        let mut text = String::new();
+        for ((_, table), chains) in self.rules.iter().filter(|((of, _), _)| of == family) {
+            let _ = writeln!(text, "*{table}");
+            for chain in chains.keys() {
+                let policy = if BUILT_IN.contains(&chain.as_str()) {
+                    "ACCEPT"
+                } else {
+                    "-"
+                };
+                let _ = writeln!(text, ":{chain} {policy} [0:0]");
+            }
+            for (chain, rules) in chains {
+                for rule in rules {
+                    let _ = writeln!(text, "-A {chain} {rule}");
+                }
+            }
+            text.push_str("COMMIT\n");
+        }
+        text
+    }
+
+    /// What `iptables-restore --noflush` does with `-D`, `-F` and `-X`.
+    fn restore(&mut self, family: &str, input: &str) -> Result<(), String> {
+        let mut table = String::new();
+        for line in input.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                name.clone_into(&mut table);
+                continue;
+            }
+            let chains = self
+                .rules
+                .get_mut(&(family.to_owned(), table.clone()))
+                .ok_or_else(|| format!("no table {table}"))?;
+            let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let (chain, rule) = rest.split_once(' ').unwrap_or((rest, ""));
+            let missing = || format!("no chain {chain}");
+            match verb {
+                "-D" => {
+                    let rules = chains.get_mut(chain).ok_or_else(missing)?;
+                    let at = rules.iter().position(|one| one == rule);
+                    rules.remove(at.ok_or_else(|| format!("no rule {rule}"))?);
+                }
+                "-F" => chains.get_mut(chain).ok_or_else(missing)?.clear(),
+                "-X" => {
+                    let jump = format!("-j {chain}");
+                    if chains.values().flatten().any(|rule| rule.contains(&jump)) {
+                        return Err(format!("chain {chain} is in use"));
+                    }
+                    chains.remove(chain).ok_or_else(missing)?;
+                }
+                "COMMIT" => {}
+                other => return Err(format!("unknown verb {other}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Adds a rule, and its chain where there is none.
+    pub fn firewall_rule(&mut self, family: &str, table: &str, chain: &str, rule: &str) {
+        let chains = self
+            .firewall
+            .rules
+            .entry((family.to_owned(), table.to_owned()))
+            .or_insert_with(|| {
+                BUILT_IN
+                    .map(|chain| (chain.to_owned(), Vec::new()))
+                    .into_iter()
+                    .collect()
+            });
+        let rules = chains.entry(chain.to_owned()).or_default();
+        if !rules.iter().any(|known| known == rule) {
+            rules.push(rule.to_owned());
+        }
+    }
+
+    /// The programs of both families.
+    pub(crate) fn install_firewall_programs(&mut self) {
+        for family in ["iptables", "ip6tables"] {
+            let save =
+                move |_: &CommandSpec, world: &World| output(Ok(world.firewall.save(family)));
+            self.program_does(&format!("{family}-save"), Program::probe(save));
+            let restore = move |command: &CommandSpec, world: &mut World| {
+                let input = String::from_utf8_lossy(&command.stdin).into_owned();
+                // All of it, or nothing.
+                let mut changed = world.firewall.clone();
+                let result = changed.restore(family, &input);
+                if result.is_ok() {
+                    world.firewall = changed;
+                }
+                output(result.map(|()| String::new()))
+            };
+            self.program_does(&format!("{family}-restore"), Program::new(restore));
+        }
+    }
+}
+
+fn output(result: Result<String, String>) -> CommandOutput {
+    let (status, stdout, stderr) = match result {
+        Ok(text) => (0, text, String::new()),
+        Err(problem) => (1, String::new(), problem),
+    };
+    CommandOutput {
+        status,
+        stdout,
+        stderr,
+    }
+}

@@ -1,0 +1,21 @@
+//! Time: it begins with that of the host below, and nobody waits.
+
+use std::time::{Duration, SystemTime};
+
+use super::OverlayHost;
+use crate::host::Clock;
+
+#[async_trait::async_trait]
+impl Clock for OverlayHost<'_> {
+    fn now(&self) -> SystemTime {
+        self.upper.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.upper.elapsed()
+    }
+
+    async fn pause(&self, duration: Duration) {
+        self.upper.pause(duration).await;
+    }
+}

@@ -1,0 +1,204 @@
+//! The API server: asked below while it answers there, remembered where it does not.
+//!
+//! What it will say after changes above follows the rules of the upper world: it is up when kubelet, its manifest and
+//! etcd are; a node registers with kubelet; a cluster without data begins empty.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{OverlayHost, Remembered};
+use crate::host::fake::key;
+use crate::host::{Cluster, ClusterAccess, ClusterNode, HostError, HostResult};
+
+#[async_trait::async_trait]
+impl Cluster for OverlayHost<'_> {
+    async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>> {
+        self.learn_node(access, name).await?;
+        self.upper.node(access, name).await
+    }
+
+    async fn patch_node(
+        &self,
+        access: &ClusterAccess,
+        name: &str,
+        patch: &Value,
+    ) -> HostResult<()> {
+        self.changes();
+        self.learn_node(access, name).await?;
+        self.upper.patch_node(access, name, patch).await
+    }
+
+    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
+        self.changes();
+        self.learn_node(access, name).await?;
+        self.upper.delete_node(access, name).await
+    }
+
+    async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
+        self.unchanged(&format!("get {}", key(object)?))?;
+        self.lower.object_exists(access, object).await
+    }
+
+    async fn object_differs(
+        &self,
+        access: &ClusterAccess,
+        object: &Value,
+    ) -> HostResult<Option<bool>> {
+        self.learn_object(access, object).await?;
+        self.upper.object_differs(access, object).await
+    }
+
+    async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        self.changes();
+        self.learn_object(access, object).await?;
+        // A namespace that we did not make may be there all the same.
+        if let Some(name) = object
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str)
+        {
+            let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            self.learn_object(access, &namespace).await?;
+        }
+        self.upper.apply_object(access, object).await
+    }
+
+    async fn delete_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        self.changes();
+        self.learn_object(access, object).await?;
+        self.upper.delete_object(access, object).await
+    }
+
+    async fn evict_pods(
+        &self,
+        access: &ClusterAccess,
+        node: &str,
+        timeout: Duration,
+    ) -> HostResult<Vec<String>> {
+        self.changes();
+        self.learn_node(access, node).await?;
+        self.upper.evict_pods(access, node, timeout).await
+    }
+}
+
+impl OverlayHost<'_> {
+    /// Learns what decides whether an API server is up, and whether the node is ready.
+    async fn learn_servers(&self, access: &ClusterAccess) -> HostResult<()> {
+        let rules = self.upper.look(|world| world.kubernetes.clone());
+        self.learn(&access.kubeconfig, true).await?;
+        self.learn(&rules.manifests.join(&rules.control_plane), true)
+            .await?;
+        self.learn_unit(&rules.kubelet_unit).await?;
+        self.learn_children(Path::new(&rules.cni)).await?;
+        self.learn_container(&rules.etcd_container).await?;
+        let etcd = self.upper.look(|world| {
+            let container = world.containers.get(&rules.etcd_container);
+            container.map(|container| container.config.clone())
+        });
+        if let Some(config) = etcd {
+            self.learn_mounts(&config).await?;
+        }
+        // What was learned may have consequences: kubelet registers its node.
+        self.upper.meddle(|_| ());
+        Ok(())
+    }
+
+    async fn learn_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
+        self.learn_servers_or_know(access).await?;
+        if self.known().nodes.contains(name) {
+            return Ok(());
+        }
+        let action = format!("get node {name}");
+        let asked = match self.silence(&action) {
+            Some(silent) => Err(silent),
+            None => self.lower.node(access, name).await,
+        };
+        let node = match asked {
+            Ok(node) => {
+                self.answered();
+                node
+            }
+            Err(error) => self
+                .remembered(&action, error, self.memory.nodes.get(name))?
+                .cloned(),
+        };
+        self.known().nodes.insert(name.to_owned());
+        if let Some(node) = node {
+            self.upper
+                .meddle(|world| world.cluster.nodes.insert(name.to_owned(), node));
+        }
+        Ok(())
+    }
+
+    async fn learn_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
+        self.learn_servers_or_know(access).await?;
+        let key = key(object)?;
+        if self.known().objects.contains(&key) {
+            return Ok(());
+        }
+        let action = format!("get {key}");
+        let asked = match self.silence(&action) {
+            Some(silent) => Err(silent),
+            None => self.lower.object_differs(access, object).await,
+        };
+        let there = match asked {
+            Ok(differs) => {
+                self.answered();
+                differs.map(|differs| if differs { Value::Null } else { object.clone() })
+            }
+            Err(error) => self
+                .remembered(&action, error, self.memory.objects.get(&key))?
+                .cloned(),
+        };
+        self.known().objects.insert(key.clone());
+        if let Some(there) = there {
+            self.upper
+                .meddle(|world| world.cluster.objects.insert(key, there));
+        }
+        Ok(())
+    }
+
+    /// A containers' engine that would not talk to us says nothing about an API server that does.
+    async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
+        match self.learn_servers(access).await {
+            Err(HostError::Service { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// An API server that was silent once is not waited for again.
+    fn silence(&self, action: &str) -> Option<HostError> {
+        let silent = self.known().silent.clone()?;
+        Some(HostError::service(action, silent))
+    }
+
+    /// One that answers without this host's own being up stands elsewhere.
+    fn answered(&self) {
+        self.upper.meddle(|world| {
+            if !world.local_api_up() {
+                world.kubernetes.remote_api = true;
+            }
+        });
+    }
+
+    /// What stands in for an answer: our own records, or that a cluster without data begins empty.
+    fn remembered<'m, T>(
+        &self,
+        action: &str,
+        error: HostError,
+        memory: Option<&'m Remembered<T>>,
+    ) -> HostResult<Option<&'m T>> {
+        let reason = crate::exec::chain(&error).join(": ");
+        self.known().silent.get_or_insert(reason);
+        match memory {
+            _ if self.memory.empty => Ok(None),
+            Some(Remembered::Never) => Ok(None),
+            Some(Remembered::AsPlanned(thing)) => Ok(Some(thing)),
+            None => {
+                let silent = self.known().silent.clone().unwrap_or_default();
+                Err(HostError::service(action, silent))
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Containers and images: those below, while the engine below answers, and those made above.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::services::DOCKER;
+use super::{Engine, OverlayHost};
+use crate::host::fake::{FakeContainer, file_error};
+use crate::host::{
+    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState, RestartPolicy,
+};
+
+#[async_trait::async_trait]
+impl Containers for OverlayHost<'_> {
+    async fn container_engine(&self) -> HostResult<String> {
+        self.learn_engine().await?;
+        self.upper.container_engine().await
+    }
+
+    async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
+        self.learn_image(reference).await?;
+        self.upper.image(reference).await
+    }
+
+    async fn load_image(&self, archive: &Path) -> HostResult<()> {
+        self.changes();
+        self.upper.container_engine().await?;
+        let real = self.learn(archive, true).await?;
+        if self
+            .upper
+            .look(|world| world.tree.get(&real, false).is_none())
+        {
+            return Err(file_error(
+                "read",
+                archive,
+                std::io::ErrorKind::NotFound.into(),
+            ));
+        }
+        let references = self.archives.get(archive).ok_or_else(|| {
+            HostError::service(
+                format!("tell what image {} brings", archive.display()),
+                "the plan does not say it",
+            )
+        })?;
+        for reference in references {
+            self.learn_image(reference).await?;
+            self.upper.meddle(|world| world.image(reference));
+        }
+        Ok(())
+    }
+
+    async fn remove_image(&self, reference: &str) -> HostResult<()> {
+        self.changes();
+        self.learn_image(reference).await?;
+        self.upper.remove_image(reference).await
+    }
+
+    async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
+        self.learn_container(name).await?;
+        let state = self.upper.container(name).await?;
+        // The host below says more (paused, exit code) of one that nobody has changed.
+        let below = self.known().containers.get(name).cloned().flatten();
+        Ok(match (state, below) {
+            (Some(state), Some(below))
+                if state.id == below.id
+                    && state.running == runs(&below)
+                    && state.started_at == below.started_at =>
+            {
+                Some(below)
+            }
+            (state, _) => state,
+        })
+    }
+
+    async fn containers(
+        &self,
+        labels: &BTreeMap<String, String>,
+    ) -> HostResult<Vec<ContainerState>> {
+        self.learn_engine().await?;
+        if self.engine_answers()? {
+            for state in self.lower.containers(labels).await? {
+                self.learn_container(&state.name).await?;
+            }
+        }
+        self.upper.containers(labels).await
+    }
+
+    async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
+        self.changes();
+        self.learn_container(&config.name).await?;
+        self.learn_image(&config.image).await?;
+        self.learn_mounts(config).await?;
+        self.upper.create_container(config).await
+    }
+
+    async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
+        self.learn_container(name).await?;
+        self.upper.container_config(name).await
+    }
+
+    async fn start_container(&self, name: &str) -> HostResult<()> {
+        self.changes();
+        self.learn_container(name).await?;
+        if let Some(config) = self.upper.container_config(name).await? {
+            self.learn_mounts(&config).await?;
+        }
+        self.upper.start_container(name).await
+    }
+
+    async fn stop_container(&self, name: &str, grace: Duration) -> HostResult<()> {
+        self.changes();
+        self.learn_container(name).await?;
+        self.upper.stop_container(name, grace).await
+    }
+
+    async fn remove_container(&self, name: &str) -> HostResult<()> {
+        self.changes();
+        self.learn_container(name).await?;
+        self.upper.remove_container(name).await
+    }
+
+    async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
+        self.upper.container_log(name, lines).await
+    }
+}
+
+impl OverlayHost<'_> {
+    /// Learns whether the engine below answers.
+    pub(super) async fn learn_engine(&self) -> HostResult<()> {
+        if self.known().engine.is_some() {
+            return Ok(());
+        }
+        let docker = self.lower.unit(DOCKER).await?;
+        self.learn_unit(DOCKER).await?;
+        // Talking to the socket of a docker that does not run would start it.
+        let engine = if docker.loaded && !docker.is_active() {
+            Engine::Absent
+        } else {
+            match self.lower.container_engine().await {
+                Ok(version) => {
+                    self.upper.meddle(|world| {
+                        world.engine_version = version;
+                        world.engine_without_unit = !docker.loaded;
+                    });
+                    Engine::Answers
+                }
+                Err(error) if docker.is_active() => {
+                    Engine::Unreadable(crate::exec::chain(&error).join(": "))
+                }
+                Err(_) => Engine::Absent,
+            }
+        };
+        self.known().engine = Some(engine);
+        Ok(())
+    }
+
+    /// Whether there is anything to learn from the engine below.
+    fn engine_answers(&self) -> HostResult<bool> {
+        match &self.known().engine {
+            Some(Engine::Answers) => Ok(true),
+            Some(Engine::Unreadable(reason)) => Err(HostError::service(
+                "ask the container engine",
+                reason.clone(),
+            )),
+            Some(Engine::Absent) | None => Ok(false),
+        }
+    }
+
+    async fn learn_image(&self, reference: &str) -> HostResult<()> {
+        self.learn_engine().await?;
+        if !self.known().images.contains(reference) && self.engine_answers()? {
+            let image = self.lower.image(reference).await?;
+            if let Some(image) = image {
+                self.upper
+                    .meddle(|world| world.images.insert(reference.to_owned(), image.id));
+            }
+        }
+        self.known().images.insert(reference.to_owned());
+        Ok(())
+    }
+
+    pub(super) async fn learn_container(&self, name: &str) -> HostResult<()> {
+        self.learn_engine().await?;
+        if self.known().containers.contains_key(name) {
+            return Ok(());
+        }
+        let mut below = None;
+        if self.engine_answers()? {
+            below = self.lower.container(name).await?;
+            if let Some(state) = &below {
+                let config = self.lower.container_config(name).await?;
+                let container = FakeContainer {
+                    config: config.unwrap_or_else(|| sketch(state)),
+                    id: state.id.clone(),
+                    running: runs(state),
+                    exit_code: state.exit_code,
+                    started_at: state.started_at,
+                    restarts: state.restarts,
+                    stopped: !state.running,
+                };
+                self.upper
+                    .meddle(|world| world.containers.insert(name.to_owned(), container));
+            }
+        }
+        self.known().containers.insert(name.to_owned(), below);
+        Ok(())
+    }
+
+    /// Learns every container, before the engine ends or starts.
+    pub(super) async fn learn_all_containers(&self) -> HostResult<()> {
+        self.learn_engine().await?;
+        if matches!(self.known().engine, Some(Engine::Answers)) {
+            for state in self.lower.containers(&BTreeMap::new()).await? {
+                self.learn_container(&state.name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns the directories that a container is given, and whether one of them holds etcd's data.
+    pub(super) async fn learn_mounts(&self, config: &ContainerConfig) -> HostResult<()> {
+        for mount in &config.mounts {
+            let source = self.learn(&mount.source, true).await?;
+            if !mount.read_only {
+                // An unreadable directory says nothing about what is in it; then etcd is taken to have data.
+                self.learn(&source.join("member"), true).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether its process makes progress.
+fn runs(state: &ContainerState) -> bool {
+    state.running && !state.paused
+}
+
+/// As much of a configuration as the state tells, for a container that our terms cannot describe.
+fn sketch(state: &ContainerState) -> ContainerConfig {
+    ContainerConfig {
+        name: state.name.clone(),
+        image: state.image.clone(),
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        mounts: Vec::new(),
+        host_network: false,
+        host_pid: false,
+        privileged: false,
+        capabilities: Vec::new(),
+        user: String::new(),
+        restart: RestartPolicy::Always,
+        labels: state.labels.clone(),
+    }
+}

@@ -1,0 +1,116 @@
+//! Learning files from below: entries on the way to a path, the children of a directory, content.
+
+use std::path::{Path, PathBuf};
+
+use super::OverlayHost;
+use crate::host::fake::{LINK_LIMIT, Node, NodeKind, file_error, parts};
+use crate::host::{EntryKind, Files as _, HostResult};
+
+/// Content that the upper world reads itself: unit files, `daemon.json`.
+const CONTENT_LIMIT: u64 = 1024 * 1024;
+
+impl OverlayHost<'_> {
+    /// Learns every entry on the way to `path`, links followed, at its end only if asked for. Returns where it leads.
+    pub(super) async fn learn(&self, path: &Path, follow_end: bool) -> HostResult<PathBuf> {
+        self.learn_entry(Path::new("/")).await?;
+        let mut rest = parts(path);
+        rest.reverse();
+        let mut at = PathBuf::from("/");
+        let mut followed = 0;
+        while let Some(part) = rest.pop() {
+            if part.as_os_str() == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            self.learn_entry(&next).await?;
+            let target = self.upper.look(|world| {
+                let kind = world.tree.get(&next, false).map(|node| node.kind.clone());
+                match kind {
+                    Some(NodeKind::Symlink(target)) => Some(target),
+                    _ => None,
+                }
+            });
+            match target {
+                Some(target) if follow_end || !rest.is_empty() => {
+                    followed += 1;
+                    if followed > LINK_LIMIT {
+                        let looped = std::io::Error::other("too many levels of symbolic links");
+                        return Err(file_error("follow", path, looped));
+                    }
+                    if target.starts_with('/') {
+                        at = PathBuf::from("/");
+                    }
+                    rest.extend(parts(Path::new(&target)).into_iter().rev());
+                }
+                _ => at = next,
+            }
+        }
+        Ok(at)
+    }
+
+    /// Learns one entry whose parents are known and are no links.
+    async fn learn_entry(&self, path: &Path) -> HostResult<()> {
+        if self.is_known(path) {
+            return Ok(());
+        }
+        // Nothing stands below what is not there; asking would cost a call for each part of a path.
+        let parent_gone = path
+            .parent()
+            .is_some_and(|parent| self.upper.look(|world| !world.tree.is_directory(parent)));
+        let entry = if parent_gone {
+            None
+        } else {
+            self.lower.entry(path).await?
+        };
+        self.known().paths.insert(path.to_path_buf());
+        if let Some(entry) = entry {
+            let kind = match entry.kind {
+                EntryKind::File(size) => NodeKind::Below(size),
+                EntryKind::Directory => NodeKind::Directory,
+                EntryKind::Symlink(target) => NodeKind::Symlink(target),
+                EntryKind::Other => NodeKind::Other,
+            };
+            let node = Node {
+                kind,
+                attributes: entry.attributes,
+                modified: entry.modified,
+            };
+            self.upper.meddle(|world| world.tree.plant(path, node));
+        }
+        Ok(())
+    }
+
+    /// Whether the upper world's word counts for this path.
+    pub(super) fn is_known(&self, path: &Path) -> bool {
+        let known = self.known();
+        known.paths.contains(path) || path.ancestors().any(|above| known.gone.contains(above))
+    }
+
+    /// Learns the entries of a directory. Returns where it is.
+    pub(super) async fn learn_children(&self, directory: &Path) -> HostResult<PathBuf> {
+        let real = self.learn(directory, true).await?;
+        for name in self.list(&real).await? {
+            self.learn_entry(&real.join(name)).await?;
+        }
+        Ok(real)
+    }
+
+    /// Learns the content of a file that the upper world reads itself. A large or unreadable one stays unread.
+    pub(super) async fn learn_content(&self, path: &Path) -> HostResult<()> {
+        let real = self.learn(path, true).await?;
+        let unread = self.upper.look(|world| {
+            let kind = world.tree.get(&real, false).map(|node| &node.kind);
+            matches!(kind, Some(NodeKind::Below(_)))
+        });
+        if unread && let Ok(Some(content)) = self.lower.read(&real, CONTENT_LIMIT).await {
+            self.upper.meddle(|world| {
+                if let Some(node) = world.tree.get(&real, false).cloned() {
+                    let kind = NodeKind::File(content);
+                    world.tree.plant(&real, Node { kind, ..node });
+                }
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! A host that is looked at and never touched.
+//!
+//! [`OverlayHost`] answers like the host below it until something is changed; changes stay in an upper world with
+//! the behaviour of [`FakeHost`], so that later steps see what earlier ones would have done. What the upper world
+//! needs to know is *learned*: read from below the first time it is asked for, and from then on the upper world's
+//! word counts. No mutating call reaches the host below, and no command is run: it might change something.
+//!
+//! What cannot be told is an error, never a guess: an unreadable file, an API server that does not answer. A dry run
+//! shows those as known after apply.
+
+mod clock;
+mod cluster;
+mod containers;
+mod files;
+mod kernel;
+mod learn;
+mod memory;
+mod network;
+mod packages;
+mod processes;
+mod services;
+
+pub use memory::{Memory, Remembered};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::fake::{FakeHost, KubernetesRules, World};
+use super::{ContainerState, Host};
+
+/// A host below, and what would be different on it.
+pub struct OverlayHost<'a> {
+    lower: &'a dyn Host,
+    upper: FakeHost,
+    known: Mutex<Known>,
+    /// References that an image archive brings.
+    archives: BTreeMap<PathBuf, Vec<String>>,
+    memory: Memory,
+}
+
+/// What has been learned from below, or is no longer below's to say.
+#[derive(Debug, Default)]
+struct Known {
+    paths: BTreeSet<PathBuf>,
+    /// Directories that were removed: nothing in them is learned any more.
+    gone: BTreeSet<PathBuf>,
+    units: BTreeSet<String>,
+    /// Whether the engine below was asked, and what it said.
+    engine: Option<Engine>,
+    images: BTreeSet<String>,
+    /// As they were below.
+    containers: BTreeMap<String, Option<ContainerState>>,
+    packages: BTreeSet<String>,
+    links: BTreeSet<String>,
+    modules: BTreeSet<String>,
+    settings: BTreeSet<String>,
+    nodes: BTreeSet<String>,
+    /// Objects that were compared below, and those that were applied here.
+    objects: BTreeSet<String>,
+    /// Why the API server below did not answer.
+    silent: Option<String>,
+    /// Whether anything was changed.
+    changed: bool,
+}
+
+/// The container engine below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Engine {
+    /// It answers.
+    Answers,
+    /// It does not run.
+    Absent,
+    /// It runs, and would not talk to us.
+    Unreadable(String),
+}
+
+impl<'a> OverlayHost<'a> {
+    /// Nothing changed yet above `lower`.
+    #[must_use]
+    pub fn new(lower: &'a dyn Host) -> Self {
+        let mut world = World::bare("");
+        world.begin_at(lower.now());
+        // What starts above must not look like what runs below.
+        world.begin_ids_at(1 << 63);
+        world.engine_without_unit = false;
+        world.pods_below = true;
+        Self {
+            lower,
+            upper: FakeHost::of(world),
+            known: Mutex::default(),
+            archives: BTreeMap::new(),
+            memory: Memory::default(),
+        }
+    }
+
+    /// Says which reference an archive brings; archives are too large to be read for it.
+    #[must_use]
+    pub fn with_archive(mut self, archive: PathBuf, reference: String) -> Self {
+        self.archives.entry(archive).or_default().push(reference);
+        self
+    }
+
+    /// Sets the rules by which Kubernetes works on this host.
+    #[must_use]
+    pub fn with_kubernetes(self, set: impl FnOnce(&mut KubernetesRules)) -> Self {
+        self.upper.meddle(|world| set(&mut world.kubernetes));
+        self
+    }
+
+    /// What is remembered of a cluster whose API server does not answer now.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks that the two hosts may differ from now on.
+    fn changes(&self) {
+        self.known().changed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests;

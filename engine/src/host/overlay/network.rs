@@ -1,0 +1,54 @@
+//! Links, and probes: asked below as long as nothing was changed above.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::OverlayHost;
+use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network};
+
+#[async_trait::async_trait]
+impl Network for OverlayHost<'_> {
+    async fn https_get(&self, request: &HttpsRequest) -> HostResult<HttpsResponse> {
+        self.unchanged(&format!("get {}", request.url))?;
+        self.lower.https_get(request).await
+    }
+
+    async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()> {
+        self.unchanged(&format!("connect to {address}"))?;
+        self.lower.tcp_connect(address, timeout).await
+    }
+
+    async fn link(&self, name: &str) -> HostResult<Option<Link>> {
+        self.learn_link(name).await?;
+        self.upper.link(name).await
+    }
+
+    async fn remove_link(&self, name: &str) -> HostResult<()> {
+        self.changes();
+        self.learn_link(name).await?;
+        self.upper.remove_link(name).await
+    }
+}
+
+impl OverlayHost<'_> {
+    /// Who would answer after a change is known after apply.
+    pub(super) fn unchanged(&self, action: &str) -> HostResult<()> {
+        if self.known().changed {
+            return Err(HostError::service(action, "it is known after apply"));
+        }
+        Ok(())
+    }
+
+    async fn learn_link(&self, name: &str) -> HostResult<()> {
+        if self.known().links.contains(name) {
+            return Ok(());
+        }
+        let link = self.lower.link(name).await?;
+        self.known().links.insert(name.to_owned());
+        if let Some(link) = link {
+            self.upper
+                .meddle(|world| world.links.insert(name.to_owned(), link));
+        }
+        Ok(())
+    }
+}

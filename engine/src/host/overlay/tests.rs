@@ -1,0 +1,175 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::host::{
+    Attributes, Clock as _, CommandSpec, Containers as _, EntryKind, Files as _, HttpsRequest,
+    Kernel as _, Network as _, Packages as _, Processes as _, Services as _,
+};
+
+fn path(text: &str) -> &Path {
+    Path::new(text)
+}
+
+const MODE: Attributes = Attributes::root(0o644);
+
+/// Runs something above a host and sees to it that the host stays as it was.
+async fn above<F>(lower: FakeHost, deeds: F)
+where
+    F: AsyncFnOnce(&OverlayHost<'_>),
+{
+    let before = lower.snapshot();
+    deeds(&OverlayHost::new(&lower)).await;
+    assert_eq!(lower.mutating_calls(), []);
+    assert_eq!(lower.snapshot(), before);
+}
+
+#[tokio::test]
+async fn files_are_read_through_and_changed_above() {
+    let lower = FakeHost::new()
+        .with_file("/etc/a", "old")
+        .with_file("/srv/deep/b", "x")
+        .with_file("/srv/deep/c", "x");
+    above(lower, async |host| {
+        assert_eq!(host.read(path("/etc/a"), 9).await.unwrap().unwrap(), b"old");
+        host.write(path("/etc/a"), b"new", MODE).await.unwrap();
+        assert_eq!(host.read(path("/etc/a"), 9).await.unwrap().unwrap(), b"new");
+        host.append(path("/srv/deep/b"), b"y", MODE).await.unwrap();
+        assert_eq!(
+            host.read(path("/srv/deep/b"), 9).await.unwrap().unwrap(),
+            b"xy"
+        );
+        assert!(host.write(path("/none/a"), b"", MODE).await.is_err());
+        assert!(
+            host.remove(path("/srv/deep")).await.is_err(),
+            "it is not empty"
+        );
+        host.remove(path("/srv/deep/c")).await.unwrap();
+        assert_eq!(host.list(path("/srv/deep")).await.unwrap(), ["b"]);
+        host.remove_tree(path("/srv")).await.unwrap();
+        assert_eq!(host.entry(path("/srv/deep/b")).await.unwrap(), None);
+        host.create_directory(path("/srv"), Attributes::root(0o700))
+            .await
+            .unwrap();
+        assert_eq!(host.list(path("/srv")).await.unwrap(), Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn links_below_lead_to_what_is_written_above() {
+    let lower = FakeHost::new().with_directory("/usr/lib/x");
+    lower.symlink(path("/libx"), "/usr/lib/x").await.unwrap();
+    lower.clear_journal();
+    above(lower, async |host| {
+        host.write(path("/libx/a"), b"1", MODE).await.unwrap();
+        assert_eq!(
+            host.read(path("/usr/lib/x/a"), 9).await.unwrap().unwrap(),
+            b"1"
+        );
+        host.symlink(path("/libx"), "/etc").await.unwrap();
+        let entry = host.entry(path("/libx")).await.unwrap().unwrap();
+        assert_eq!(entry.kind, EntryKind::Symlink("/etc".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_changed_unit_file_makes_a_running_unit_stale() {
+    let lower = FakeHost::new().with_unit("a.service", "[Service]\nExecStart=/usr/bin/true\n");
+    lower.meddle(|world| {
+        world.file("/usr/bin/true", "");
+        world.start_unit("a.service").unwrap();
+    });
+    above(lower, async |host| {
+        let drop_in = path("/etc/systemd/system/a.service.d");
+        host.create_directory(drop_in, MODE).await.unwrap();
+        host.write(&drop_in.join("x.conf"), b"[Service]\nNice=1\n", MODE)
+            .await
+            .unwrap();
+        let before = host.unit("a.service").await.unwrap();
+        assert!(before.is_active() && before.stale);
+        host.reload_units().await.unwrap();
+        host.restart_unit("a.service").await.unwrap();
+        let after = host.unit("a.service").await.unwrap();
+        assert!(after.is_active() && !after.stale && after.invocation != before.invocation);
+        host.stop_unit("a.service").await.unwrap();
+        host.set_unit_enabled("a.service", true).await.unwrap();
+        let stopped = host.unit("a.service").await.unwrap();
+        assert!(!stopped.is_active() && stopped.enabled);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_docker_that_does_not_run_is_not_woken() {
+    let lower = FakeHost::new().with_unit("docker.service", "[Service]\n");
+    let host = OverlayHost::new(&lower).with_archive("/opt/i.tar".into(), "image:1".to_owned());
+    assert!(host.container_engine().await.is_err());
+    assert!(
+        lower
+            .journal()
+            .iter()
+            .all(|call| call.name != "container_engine")
+    );
+    lower.meddle(|world| world.file("/opt/i.tar", "anything"));
+    host.start_unit("docker.service").await.unwrap();
+    host.container_engine().await.unwrap();
+    assert_eq!(host.image("image:1").await.unwrap(), None);
+    host.load_image(path("/opt/i.tar")).await.unwrap();
+    assert!(host.image("image:1").await.unwrap().is_some());
+    assert_eq!(lower.mutating_calls(), []);
+}
+
+#[tokio::test]
+async fn kernel_packages_and_links_change_above_alone() {
+    let lower = FakeHost::new().with_package_file("/opt/k.deb", "keepalived", "2.2", &[]);
+    lower.meddle(|world| world.link("dummy0", true, &[]));
+    above(lower, async |host| {
+        let key = "net.bridge.bridge-nf-call-iptables";
+        assert_eq!(host.sysctl(key).await.unwrap(), None);
+        host.load_module("br_netfilter").await.unwrap();
+        assert_eq!(host.sysctl(key).await.unwrap().as_deref(), Some("1"));
+        host.set_sysctl("net.ipv4.ip_forward", "1").await.unwrap();
+        assert_eq!(
+            host.sysctl("net.ipv4.ip_forward").await.unwrap().as_deref(),
+            Some("1")
+        );
+        host.install_packages(&["/opt/k.deb".into()]).await.unwrap();
+        assert_eq!(
+            host.package_version("keepalived").await.unwrap().as_deref(),
+            Some("2.2")
+        );
+        assert!(host.unit("keepalived.service").await.unwrap().loaded);
+        assert!(host.has_program("keepalived").await.unwrap());
+        host.remove_link("dummy0").await.unwrap();
+        assert_eq!(host.link("dummy0").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn commands_are_not_run_and_nobody_waits() {
+    let lower = FakeHost::new().with_endpoint("10.0.0.9:443", 200, "ok");
+    let request = HttpsRequest {
+        url: "https://10.0.0.9/".to_owned(),
+        ca: None,
+        client: None,
+        timeout: Duration::from_secs(1),
+    };
+    above(lower, async |host| {
+        assert!(host.run(&CommandSpec::new(["true"])).await.is_err());
+        let before = host.now();
+        host.pause(Duration::from_secs(3600)).await;
+        assert_eq!(host.now().duration_since(before).unwrap().as_secs(), 3600);
+        assert_eq!(host.https_get(&request).await.unwrap().status, 200);
+        host.write(path("/etc/a"), b"", MODE).await.unwrap();
+        let after = host.https_get(&request).await.unwrap_err();
+        assert!(
+            crate::exec::chain(&after)
+                .join(": ")
+                .contains("known after apply")
+        );
+    })
+    .await;
+}

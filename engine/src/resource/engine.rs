@@ -1,0 +1,71 @@
+//! The container engine's own service: what runs in it is not ours to end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{ResourceError, ResourceResult};
+use crate::host::Host;
+
+/// The unit that runs the engine.
+const UNIT: &str = "docker.service";
+/// How long an engine may take to answer after its start.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Pause between two questions.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Restarts a unit. Containers that ran in the container engine run again after a restart of it, also where its
+/// configuration ends them with it.
+pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
+    let ran = if unit == UNIT && host.container_engine().await.is_ok() {
+        running(host).await?
+    } else {
+        BTreeSet::new()
+    };
+    host.reset_failed_unit(unit).await?;
+    host.restart_unit(unit).await?;
+    if ran.is_empty() {
+        return Ok(());
+    }
+    answers(host).await?;
+    let runs = running(host).await?;
+    for name in ran.difference(&runs) {
+        // One that was to go with its end is gone.
+        if host.container(name).await?.is_some() {
+            host.start_container(name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts the engine where it is installed and does not answer.
+pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
+    if host.container_engine().await.is_ok() || !host.unit(UNIT).await?.loaded {
+        return Ok(());
+    }
+    host.reset_failed_unit(UNIT).await?;
+    host.start_unit(UNIT).await?;
+    answers(host).await
+}
+
+async fn answers(host: &dyn Host) -> ResourceResult<()> {
+    let started = host.elapsed();
+    loop {
+        match host.container_engine().await {
+            Ok(_) => return Ok(()),
+            Err(error) if host.elapsed().saturating_sub(started) > ANSWER => {
+                return Err(ResourceError::Host(error));
+            }
+            Err(_) => host.pause(PAUSE).await,
+        }
+    }
+}
+
+async fn running(host: &dyn Host) -> ResourceResult<BTreeSet<String>> {
+    Ok(host
+        .containers(&BTreeMap::new())
+        .await?
+        .into_iter()
+        .filter(|container| container.running)
+        .map(|container| container.name)
+        .collect())
+}

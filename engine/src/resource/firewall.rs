@@ -1,0 +1,251 @@
+//! Chains of the packet filter that something else makes, known by how their names begin.
+//!
+//! Everything goes through `iptables-save` and one atomic `iptables-restore` for each family: the kernel sees either
+//! all of it or nothing, and rules and chains of others are not so much as read back.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use crate::host::{CommandOutput, CommandSpec, Host, HostError};
+
+/// Both families: the program that shows their rules, and the one that takes them.
+const FAMILIES: [(&str, &str); 2] = [
+    ("iptables-save", "iptables-restore"),
+    ("ip6tables-save", "ip6tables-restore"),
+];
+
+/// Chains whose names begin like this, in all tables of both families. They can only be made absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FirewallChainsSpec {
+    /// How their names begin, for example `KUBE-`.
+    pub prefix: String,
+    /// An interface whose rules go too, wherever they stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+/// What has to be fed to each family's restore program, and how many chains go with it.
+#[derive(Debug)]
+pub struct Observed {
+    removals: Vec<(&'static str, Removal)>,
+    absent: bool,
+}
+
+#[async_trait]
+impl Resource for FirewallChainsSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.prefix.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let mut removals = Vec::new();
+        for (save, restore) in FAMILIES {
+            let rules = rules(cx.host, save).await?;
+            if let Some(removal) = Removal::of(&rules, &self.prefix, self.interface.as_deref()) {
+                removals.push((restore, removal));
+            }
+        }
+        Ok(Observed {
+            removals,
+            absent: cx.absent,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let chains: usize = observed.removals.iter().map(|(_, one)| one.chains).sum();
+        (observed.absent && chains > 0)
+            .then(|| Change::new(Action::Remove).with("chains", chains, 0))
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        _receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if !observed.absent {
+            return Err(ResourceError::NotConverged {
+                what: format!("make chains {}*: they can only be made absent", self.prefix),
+            });
+        }
+        for (restore, removal) in &observed.removals {
+            let mut command = CommandSpec::new([*restore, "--noflush", "-w", "10"]);
+            command.stdin = removal.input.clone().into_bytes();
+            cx.host.run_ok(&command).await?;
+        }
+        Ok(())
+    }
+}
+
+/// All rules of a family; none where its programs are not there.
+async fn rules(host: &dyn Host, save: &str) -> ResourceResult<String> {
+    if !host.has_program(save).await? {
+        return Ok(String::new());
+    }
+    let output = host.run_ok(&CommandSpec::new([save])).await?;
+    if output.stdout.len() >= CommandOutput::LIMIT {
+        // Its beginning is lost, and with it the knowledge of what is there.
+        return Err(HostError::service(
+            format!("read what `{save}` shows"),
+            "there are more rules than fit; remove the chains by hand",
+        )
+        .into());
+    }
+    Ok(output.stdout)
+}
+
+/// Input for a restore program that takes chains away with all that refers to them.
+#[derive(Debug, PartialEq, Eq)]
+struct Removal {
+    input: String,
+    chains: usize,
+}
+
+impl Removal {
+    /// What takes away the chains of this prefix; `None` if there are none.
+    fn of(rules: &str, prefix: &str, interface: Option<&str>) -> Option<Self> {
+        let mut removal = Self {
+            input: String::new(),
+            chains: 0,
+        };
+        let mut table = Vec::new();
+        for line in rules.lines() {
+            table.push(line);
+            if line == "COMMIT" {
+                removal.table(&table, prefix, interface);
+                table.clear();
+            }
+        }
+        (removal.chains > 0).then_some(removal)
+    }
+
+    fn table(&mut self, lines: &[&str], prefix: &str, interface: Option<&str>) {
+        let ours = |name: &str| name.starts_with(prefix);
+        let chains: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+            .filter(|name| ours(name))
+            .collect();
+        let Some(name) = lines.iter().find(|line| line.starts_with('*')) else {
+            return;
+        };
+        // Rules of others that lead into the chains, or are about the interface.
+        let rules: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("-A "))
+            .filter(|rule| {
+                !rule.split(' ').next().is_some_and(ours)
+                    && (after(rule, &["-j", "-g"]).any(ours)
+                        || after(rule, &["-i", "-o"]).any(|name| Some(name) == interface))
+            })
+            .collect();
+        if chains.is_empty() && rules.is_empty() {
+            return;
+        }
+        // Rules alone count as one, so that they are a difference.
+        self.chains += chains.len().max(1);
+        let mut say = |text: String| {
+            self.input.push_str(&text);
+            self.input.push('\n');
+        };
+        say((*name).to_owned());
+        for rule in rules {
+            say(format!("-D {rule}"));
+        }
+        // What is in them, then they themselves: they may lead into each other.
+        for chain in &chains {
+            say(format!("-F {chain}"));
+        }
+        for chain in &chains {
+            say(format!("-X {chain}"));
+        }
+        say("COMMIT".to_owned());
+    }
+}
+
+/// The words of a rule that come right after one of these, outside of quotes.
+fn after<'r>(rule: &'r str, options: &'r [&str]) -> impl Iterator<Item = &'r str> {
+    let words = words(rule);
+    let found: Vec<&str> = words
+        .iter()
+        .zip(words.iter().skip(1))
+        .filter(|(before, _)| options.contains(before))
+        .map(|(_, word)| *word)
+        .collect();
+    found.into_iter()
+}
+
+/// The words of a rule; what is quoted is one word.
+fn words(rule: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped, mut start) = (false, false, 0);
+    let mut words = Vec::new();
+    for (at, one) in rule.char_indices() {
+        match one {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            ' ' if !quoted => {
+                words.push(&rule[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    words.push(&rule[start..]);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAVED: &str = r#"# Generated by iptables-save v1.8.9
+*filter
+:INPUT ACCEPT [10:20]
+:MINE - [0:0]
+:KUBE-FIREWALL - [0:0]
+-A INPUT -m comment --comment "not -j KUBE-FIREWALL \" at all" -j MINE
+-A INPUT -j KUBE-FIREWALL
+-A MINE -g KUBE-FIREWALL
+-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:MINE - [0:0]
+-A PREROUTING -j MINE
+COMMIT
+"#;
+
+    #[test]
+    fn chains_go_with_what_leads_to_them_and_others_are_left_alone() {
+        let removal = Removal::of(SAVED, "KUBE-", None).unwrap();
+        assert_eq!(removal.chains, 1);
+        assert_eq!(
+            removal.input,
+            "*filter\n-D INPUT -j KUBE-FIREWALL\n-D MINE -g KUBE-FIREWALL\n-F KUBE-FIREWALL\n-X KUBE-FIREWALL\nCOMMIT\n"
+        );
+        assert_eq!(Removal::of(SAVED, "CNI-", None), None);
+    }
+
+    #[test]
+    fn words_in_quotes_are_no_options() {
+        let jump = |rule| after(rule, &["-j"]).collect::<Vec<_>>();
+        assert_eq!(jump("INPUT -m comment --comment \"a -j B\" -j C"), ["C"]);
+        assert_eq!(jump("INPUT -p tcp"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn rules_of_an_interface_go_too() {
+        let saved =
+            "*nat\n:A - [0:0]\n-A A ! -o docker0 -j MASQUERADE\n-A A -i docker01 -j A\nCOMMIT\n";
+        let removal = Removal::of(saved, "DOCKER", Some("docker0")).unwrap();
+        assert_eq!(
+            removal.input,
+            "*nat\n-D A ! -o docker0 -j MASQUERADE\nCOMMIT\n"
+        );
+    }
+}

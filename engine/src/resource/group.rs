@@ -1,0 +1,59 @@
+//! A group of accounts that a package makes, and that stays when the package goes.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult,
+};
+use crate::host::CommandSpec;
+
+/// A group. It can only be made absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupSpec {
+    /// Its name.
+    pub name: String,
+}
+
+#[async_trait]
+impl Resource for GroupSpec {
+    /// Whether it is there, and whether it should be absent.
+    type Observed = (bool, bool);
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<(bool, bool)> {
+        let groups = cx.host.read(Path::new("/etc/group"), READ_LIMIT).await?;
+        let groups = String::from_utf8_lossy(&groups.unwrap_or_default()).into_owned();
+        let there = groups
+            .lines()
+            .any(|line| line.split(':').next() == Some(self.name.as_str()));
+        Ok((there, cx.absent))
+    }
+
+    fn diff(&self, (there, absent): &(bool, bool)) -> Option<Change> {
+        (*there && *absent).then(|| Change::new(Action::Remove))
+    }
+
+    async fn converge(
+        &self,
+        (_, absent): &(bool, bool),
+        _change: &Change,
+        cx: &Context<'_>,
+        _receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if !absent {
+            return Err(ResourceError::NotConverged {
+                what: format!("make group {}: it can only be made absent", self.name),
+            });
+        }
+        cx.host
+            .run_ok(&CommandSpec::new(["groupdel", "--", self.name.as_str()]))
+            .await?;
+        Ok(())
+    }
+}

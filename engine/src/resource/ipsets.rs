@@ -1,0 +1,70 @@
+//! Sets of addresses of the packet filter that something else makes, known by how their names begin.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use crate::host::CommandSpec;
+
+/// Sets whose names begin like this. They can only be made absent, after the rules that use them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IpsetsSpec {
+    /// How their names begin, for example `KUBE-`.
+    pub prefix: String,
+}
+
+#[async_trait]
+impl Resource for IpsetsSpec {
+    /// Their names, and whether they should be absent.
+    type Observed = (Vec<String>, bool);
+
+    fn label(&self) -> String {
+        self.prefix.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        let mut names = Vec::new();
+        if cx.host.has_program("ipset").await? {
+            let output = cx
+                .host
+                .run(&CommandSpec::new(["ipset", "list", "-name"]))
+                .await?;
+            // A kernel without sets has none of them.
+            if output.success() {
+                names.extend(
+                    output
+                        .stdout
+                        .lines()
+                        .filter(|name| name.starts_with(&self.prefix))
+                        .map(str::to_owned),
+                );
+            }
+        }
+        Ok((names, cx.absent))
+    }
+
+    fn diff(&self, (names, absent): &Self::Observed) -> Option<Change> {
+        (*absent && !names.is_empty())
+            .then(|| Change::new(Action::Remove).with("sets", names.len(), 0))
+    }
+
+    async fn converge(
+        &self,
+        (names, absent): &Self::Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        _receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if !absent {
+            return Err(ResourceError::NotConverged {
+                what: format!("make sets {}*: they can only be made absent", self.prefix),
+            });
+        }
+        for name in names {
+            cx.host
+                .run_ok(&CommandSpec::new(["ipset", "destroy", name.as_str()]))
+                .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! What `nodelet plan` predicts against a host is what `nodelet apply` then does to it, and predicting touches nothing.
+//!
+//! `UPDATE_GENERATED=1 cargo test -p behaviour --test fidelity` writes the figures to `docs/fidelity.md`.
+
+use std::fmt::Write as _;
+
+use behaviour::{Bringup, Case, checked_in, fixtures, repository, text};
+use engine::exec::{Fidelity, Outcome};
+use engine::host::fake::{FakeHost, FaultPlan, difference};
+
+/// Cases that come up.
+const CASES: [&str; 3] = ["cp-1", "cp-1-vip", "cp-2-nodocker"];
+/// What is asked for, in percent.
+const WANTED: f64 = 99.0;
+/// Where the figures of real hosts begin in the page; `lab/tests/fidelity.rs` writes them.
+const REAL: &str = "## On real hosts";
+
+/// A host in some state, and the role that comes to it.
+struct Situation {
+    name: &'static str,
+    bringup: Bringup,
+    host: FakeHost,
+}
+
+#[test]
+fn predicting_makes_no_mutating_call_and_changes_nothing() {
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        let mut worlds = bringup.worlds();
+        let healthy = bringup.bare_host();
+        let _ = bringup.apply(&healthy);
+        worlds.push((&bringup.plan.phases[0], healthy));
+        for (phase, host) in worlds {
+            host.clear_journal();
+            let before = host.snapshot();
+            let predicted = bringup.predict(&host);
+            assert_eq!(
+                predicted.outcome,
+                Outcome::Predicted,
+                "{case}, {}: {}",
+                phase.name,
+                predicted.text()
+            );
+            assert_eq!(host.mutating_calls(), [], "{case}, before {}", phase.name);
+            assert!(
+                host.journal().iter().all(|call| call.name != "run"),
+                "{case}: a command was run"
+            );
+            assert_eq!(
+                difference(&before, &host.snapshot()),
+                Vec::<String>::new(),
+                "{case}, before {}",
+                phase.name
+            );
+        }
+    }
+}
+
+#[test]
+fn between_any_two_phases_the_prediction_is_what_apply_does() {
+    for case in CASES {
+        let bringup = Bringup::of(case);
+        for (phase, host) in bringup.worlds() {
+            let fidelity = fidelity(&bringup, &host);
+            assert!(
+                fidelity.misses.is_empty(),
+                "{case}, before {}: {}",
+                phase.name,
+                misses(&fidelity)
+            );
+        }
+    }
+}
+
+#[test]
+fn fidelity_is_as_asked_for_and_as_published() {
+    let mut table = String::from(
+        "| situation | steps | predicted to change | changed | of predictions done | of changes predicted | of all steps | misses |\n\
+         |---|---:|---:|---:|---:|---:|---:|---|\n",
+    );
+    let mut bad = String::new();
+    for situation in situations() {
+        let fidelity = fidelity(&situation.bringup, &situation.host);
+        let named: Vec<String> = fidelity.misses.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} | {} | {:.1} % | {:.1} % | {:.1} % | {} |",
+            situation.name,
+            fidelity.steps,
+            fidelity.predicted,
+            fidelity.done,
+            fidelity.of_predicted(),
+            fidelity.of_done(),
+            fidelity.of_steps(),
+            if named.is_empty() {
+                "none".to_owned()
+            } else {
+                named.join("; ")
+            },
+        );
+        if fidelity.score() < WANTED {
+            let _ = writeln!(
+                bad,
+                "{}: {:.1} %\n{}",
+                situation.name,
+                fidelity.score(),
+                misses(&fidelity)
+            );
+        }
+    }
+    println!("{table}");
+    assert_eq!(bad, "", "below {WANTED} %");
+    checked_in("docs/fidelity.md", &page(&table));
+}
+
+fn situations() -> Vec<Situation> {
+    let mut all = Vec::new();
+    let mut add = |name, bringup, host| {
+        all.push(Situation {
+            name,
+            bringup,
+            host,
+        })
+    };
+    for (name, case) in [
+        ("bare host", "cp-1"),
+        ("bare host without docker", "cp-2-nodocker"),
+    ] {
+        let bringup = Bringup::of(case);
+        let host = bringup.bare_host();
+        add(name, bringup, host);
+    }
+    for (name, case) in [
+        ("healthy host", "cp-1"),
+        ("healthy host with a virtual IP", "cp-1-vip"),
+    ] {
+        let bringup = Bringup::of(case);
+        let host = healthy(&bringup);
+        add(name, bringup, host);
+    }
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    host.meddle(|world| {
+        world.file(
+            "/etc/docker/daemon.json",
+            "{\"log-level\": \"debug\", \"icc\": false}\n",
+        );
+        world.start_docker();
+    });
+    add("docker configured otherwise", bringup, host);
+    for (name, setting) in [
+        (
+            "one parameter changed (a flag of the API server)",
+            "API_SERVER_FLAGS: --v=3",
+        ),
+        (
+            "one parameter changed (workloads on the master)",
+            "ALLOW_WORKLOADS_ON_MASTER: true",
+        ),
+    ] {
+        let host = healthy(&Bringup::of("cp-1"));
+        let settings = text(fixtures("settings/cp-1.yaml"));
+        let changed = Bringup::from_case(Case::of("cp-1", &format!("{settings}{setting}\n")));
+        add(name, changed, host);
+    }
+    let bringup = Bringup::of("cp-1");
+    let host = healthy(&bringup);
+    host.meddle(|world| world.remove_container("etcd"));
+    add("lost etcd container", bringup, host);
+    for (name, share) in [
+        ("half-finished apply (cut at a quarter)", 4),
+        ("half-finished apply (cut at the half)", 2),
+        ("half-finished apply (cut near the end)", 1),
+    ] {
+        let bringup = Bringup::of("cp-1");
+        let whole = bringup.bare_host();
+        let _ = bringup.apply(&whole);
+        let cut = whole.mutations() / share - if share == 1 { 12 } else { 0 };
+        let host = bringup
+            .bare_host()
+            .with_faults(FaultPlan::none().crash_after(cut));
+        let _ = bringup.apply(&host);
+        assert!(host.crashed(), "{name}: the cut at call {cut} was reached");
+        host.revive();
+        add(name, bringup, host);
+    }
+    all
+}
+
+/// A host after an apply.
+fn healthy(bringup: &Bringup) -> FakeHost {
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host
+}
+
+fn fidelity(bringup: &Bringup, host: &FakeHost) -> Fidelity {
+    let predicted = bringup.predict(host);
+    let done = bringup.apply(&host.fork());
+    assert_eq!(done.outcome, Outcome::Converged, "{}", done.text());
+    Fidelity::of(&predicted.events, &done.events)
+}
+
+fn misses(fidelity: &Fidelity) -> String {
+    fidelity
+        .misses
+        .iter()
+        .map(|miss| format!("  {miss}\n"))
+        .collect()
+}
+
+/// The whole page; the part about real hosts stays as it is.
+fn page(table: &str) -> String {
+    let stands = std::fs::read_to_string(repository().join("docs/fidelity.md")).unwrap_or_default();
+    let real = stands
+        .find(REAL)
+        .map_or(format!("{REAL}\n"), |at| stands[at..].to_owned());
+    format!(
+        "\
+# Fidelity
+
+`nodelet plan` predicts, `nodelet apply` does. Both are recorded and compared step by step: the action (created, changed,
+restarted, reloaded, removed, unchanged) and, for a file whose content may be shown, the SHA-256 of that content. What is
+secret or made by chance (keys, certificates, kubeconfigs) has no digest and compares by its action. A step that the
+prediction calls *known after apply* counts as a miss. `command` steps are counted apart: nobody can tell beforehand what a
+program will do. The role has none.
+
+Three shares are told: of the changes that were predicted, those that were done so; of the changes that were done, those
+that had been predicted so; and of all steps, those on which both agree. Each has to be 99 % or more.
+
+When the API server does not answer, what stands in it is taken from our own records: if this very plan brought a step about
+before and etcd's data is still there, it is as planned; if no run ever did, it is not there. Otherwise it is known after apply.
+
+## On fake hosts
+
+Written and checked by `UPDATE_GENERATED=1 cargo test -p behaviour --test fidelity`; `cargo xtask test` asserts it.
+
+{table}
+{real}"
+    )
+}
