@@ -1,6 +1,6 @@
 //! What a host is like, before anything is planned for it.
 //!
-//! [`Facts`] are a read-only, serializable description; [`gather`] takes them through the `Host` traits, a YAML file
+//! [`Facts`] are a read-only, serializable description; [`gather()`] takes them through the `Host` traits, a YAML file
 //! holds them as a fixture, `FakeHost::from_facts` builds a world from them, and [`Requirement`]s are checked against
 //! them as pure functions. Nothing here changes a host, and nothing fails as a whole because one item is missing:
 //! what could not be learnt is listed under `unknown` with its reason.
