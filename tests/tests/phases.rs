@@ -333,10 +333,11 @@ fn latest_first(plan: &Plan) -> Vec<PlannedPhase> {
         let free = waiting
             .iter()
             .rposition(|phase| {
-                let before = graph.before(&phase.name);
-                let over =
-                    |name: &engine::plan::PhaseName| ordered.iter().any(|done| done.name == *name);
-                before.iter().all(over)
+                graph.before(&phase.name).is_none_or(|before| {
+                    before
+                        .iter()
+                        .all(|name| ordered.iter().any(|done| done.name == *name))
+                })
             })
             .expect("the plan's own order is allowed, so some phase is free");
         ordered.push(waiting.remove(free).clone());

@@ -38,8 +38,7 @@ impl Runner<'_> {
             record => record?,
         };
         let mut evaluated = 0;
-        // Of all phases: what the host lacks does not depend on where a run begins.
-        for phase in &self.plan.phases {
+        for phase in self.selection.phases(self.plan) {
             if phase.skipped.is_some() {
                 continue;
             }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use std::sync::Mutex;
-
 use super::Runner;
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
@@ -117,9 +115,7 @@ impl Runner<'_> {
                 secrets: self.secrets,
                 absent: step.policy.absent,
             };
-            // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
-            let unused = Mutex::default();
-            let mut receipt = session.receipt(&phase.name, step, &unused);
+            let mut receipt = session.receipt(&phase.name, step);
             let quiesced =
                 tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx, &mut receipt))
                     .await;
