@@ -333,11 +333,10 @@ fn latest_first(plan: &Plan) -> Vec<PlannedPhase> {
         let free = waiting
             .iter()
             .rposition(|phase| {
-                graph.before(&phase.name).is_none_or(|before| {
-                    before
-                        .iter()
-                        .all(|name| ordered.iter().any(|done| done.name == *name))
-                })
+                let before = graph.before(&phase.name);
+                let over =
+                    |name: &engine::plan::PhaseName| ordered.iter().any(|done| done.name == *name);
+                before.iter().all(over)
             })
             .expect("the plan's own order is allowed, so some phase is free");
         ordered.push(waiting.remove(free).clone());

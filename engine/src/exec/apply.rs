@@ -88,9 +88,9 @@ impl Runner<'_> {
         loop {
             if outcome == Outcome::Converged && !self.cancel.is_cancelled() {
                 waiting.retain(|phase| {
-                    let ready = graph.before(&phase.name).is_none_or(|b| {
-                        b.iter().all(|n| over.contains(n) || !selected.contains(n))
-                    });
+                    let mut before = graph.before(&phase.name);
+                    before.retain(|name| selected.contains(name));
+                    let ready = before.iter().all(|name| over.contains(name));
                     // A dry run goes one by one: effects must be seen in the plan's order.
                     let alone = session.mode == Mode::Apply || running.is_empty();
                     if ready && alone {

@@ -235,7 +235,7 @@ impl Clean<'_> {
 
     async fn undo(&mut self, phase: Option<&PhaseName>, undo: &Undo) {
         let thing = undo.about();
-        let limit = deadline(undo);
+        let limit = undo.patience();
         let result = match tokio::time::timeout(limit, undo.carry_out(self.host)).await {
             Ok(result) => result,
             Err(_) => Err(late(&thing, limit)),
@@ -372,14 +372,6 @@ fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
         Undo::UnloadModule { .. } => chain(error).join(": ").contains("in use"),
         _ => false,
     }
-}
-
-fn deadline(undo: &Undo) -> Duration {
-    Duration::from_secs(match undo {
-        Undo::PurgePackages { .. } => 13 * 60,
-        Undo::DeleteObject { .. } | Undo::PatchNode { .. } => 15,
-        _ => 180,
-    })
 }
 
 fn late(thing: &str, after: Duration) -> ResourceError {

@@ -1,5 +1,7 @@
 //! One phase: its steps in order, its checks, and its rollback when one of them fails.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::advice::{self, chain};
 use super::event::{Event, Failure, Outcome};
 use super::session::Session;
@@ -7,7 +9,7 @@ use super::step::{Done, millis};
 use super::{Mode, Runner};
 use crate::ledger::LedgerError;
 use crate::plan::{PlannedPhase, Span};
-use crate::resource::{Receipt, ResourceError, ResourceResult, Spec};
+use crate::resource::{Receipt, ResourceError, ResourceResult, Spec, Undo, revert};
 
 /// What a phase did.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +49,14 @@ impl Runner<'_> {
             phase: name.clone(),
             about: phase.about.clone(),
         });
-        let mut receipt = Receipt::default();
+        // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
+        let done = Mutex::new(Vec::new());
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
             changed: 0,
             unchanged: 0,
         };
-        let run = self.steps_and_checks(phase, session, &mut receipt, &mut result);
+        let run = self.steps_and_checks(phase, session, &done, &mut result);
         let cut = match tokio::time::timeout(phase.timeout, run).await {
             Ok(Ok(())) => None,
             Ok(Err(cut)) => Some(cut),
@@ -92,7 +95,8 @@ impl Runner<'_> {
                     failure,
                 });
                 if session.mode == Mode::Apply {
-                    self.roll_back(phase, session, &receipt, noted.err()).await;
+                    let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+                    self.roll_back(phase, session, &undos, noted.err()).await;
                 }
             }
         }
@@ -115,7 +119,7 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
-        receipt: &mut Receipt<'_>,
+        done: &Mutex<Vec<Undo>>,
         result: &mut PhaseResult,
     ) -> Result<(), Cut> {
         self.note_clean_lane(phase, session)
@@ -129,13 +133,8 @@ impl Runner<'_> {
             if self.cancel.is_cancelled() {
                 return Err(Cut::Interrupted);
             }
-            let mut own = session.receipt(&phase.name, step);
-            let done = self.step(&phase.name, step, session, &mut own).await;
-            // What is to be kept outlives a rollback.
-            if !step.policy.keep {
-                receipt.undos.append(&mut own.undos);
-            }
-            match done {
+            let mut receipt = session.receipt(&phase.name, step, done);
+            match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => result.changed += 1,
                 Ok(Done::Unchanged) => result.unchanged += 1,
                 Err(_) if self.cancel.is_cancelled() => return Err(Cut::Interrupted),
@@ -199,16 +198,20 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
-        receipt: &Receipt<'_>,
+        undos: &[Undo],
         unwritten: Option<LedgerError>,
     ) {
-        let mut errors: Vec<String> = receipt
-            .revert(self.host)
+        let mut errors: Vec<String> = revert(undos, self.host)
             .await
             .iter()
             .map(|error| chain(error).join(": "))
             .collect();
-        for step in &phase.on_rollback {
+        // A phase that stood before goes back to how it stood: what runs because of it is not ended.
+        let began_here = !undos.is_empty() && !session.stood_before(&phase.name).await;
+        let lane = session.lane_begun_here(&phase.name).await;
+        let ways_back = phase.on_rollback.iter().filter(|_| began_here);
+        // Then what its things left behind: nothing of it was there before this run.
+        for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
             // A way back needs no way back of its own.
             let mut ignored = Receipt::default();
             if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
@@ -229,7 +232,7 @@ impl Runner<'_> {
         );
         self.events.emit(Event::PhaseRolledBack {
             phase: phase.name.clone(),
-            reverted: receipt.undos.len(),
+            reverted: undos.len(),
             errors,
         });
     }

@@ -1,5 +1,7 @@
 //! One run: how effects are meant, and where they are written down.
 
+use std::sync::{Mutex, PoisonError};
+
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
@@ -91,14 +93,40 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The clean lane of a phase, if this run wrote it down: the phase had never been brought up before.
+    pub(super) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
+        match self.book.as_ref().map(|book| (book, book.run.get())) {
+            Some((book, Some(run))) => book.ledger.lane_of(*run, phase).await,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether an earlier run brought something of this phase about that still stands.
+    pub(super) async fn stood_before(&self, phase: &PhaseName) -> bool {
+        let Some(book) = &self.book else {
+            return false;
+        };
+        let live = book.ledger.live().await;
+        live.iter()
+            .any(|live| live.phase == *phase && Some(&live.run) != book.run.get())
+    }
+
     /// A receipt for one step.
+    ///
+    /// Undos that a rollback carries out go to `done` as well.
     pub(super) fn receipt<'s>(
         &'s self,
         phase: &'s PhaseName,
         step: &'s PlannedStep,
+        done: &'s Mutex<Vec<Undo>>,
     ) -> Receipt<'s> {
         match &self.book {
-            Some(book) => Receipt::logged(Box::new(StepBook { book, phase, step })),
+            Some(book) => Receipt::logged(Box::new(StepBook {
+                book,
+                phase,
+                step,
+                done,
+            })),
             None => Receipt::default(),
         }
     }
@@ -173,16 +201,22 @@ struct StepBook<'s, 'a> {
     book: &'s Book<'a>,
     phase: &'s PhaseName,
     step: &'s PlannedStep,
+    done: &'s Mutex<Vec<Undo>>,
 }
 
 #[async_trait]
 impl UndoLog for StepBook<'_, '_> {
     async fn note(&self, undo: &Undo) -> ResourceResult<()> {
         let run = self.book.run().await?;
-        self.book
-            .ledger
-            .step_log(run, self.phase, self.step)
-            .note(undo)
-            .await
+        let log = self.book.ledger.step_log(run, self.phase, self.step);
+        log.note(undo).await?;
+        // What is to be kept outlives a rollback.
+        if !self.step.policy.keep {
+            self.done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(undo.clone());
+        }
+        Ok(())
     }
 }

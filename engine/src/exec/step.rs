@@ -167,6 +167,10 @@ struct About<'a> {
 impl About<'_> {
     /// Tells of a change that is about to happen, once per step, and writes the intent down.
     async fn intend(&self, change: &Change, told: &mut Option<Change>) -> ResourceResult<()> {
+        if told.as_ref() == Some(change) {
+            // The same intent again is no news.
+            return Ok(());
+        }
         if told.is_none() {
             self.events.emit(Event::StepChanging {
                 phase: self.phase.clone(),
@@ -174,8 +178,8 @@ impl About<'_> {
                 span: self.step.span.clone(),
                 change: change.clone(),
             });
-            *told = Some(change.clone());
         }
+        *told = Some(change.clone());
         Ok(self.session.intent(self.phase, self.step, change).await?)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::Mutex;
+
 use super::Runner;
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
@@ -115,7 +117,9 @@ impl Runner<'_> {
                 secrets: self.secrets,
                 absent: step.policy.absent,
             };
-            let mut receipt = session.receipt(&phase.name, step);
+            // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
+            let unused = Mutex::default();
+            let mut receipt = session.receipt(&phase.name, step, &unused);
             let quiesced =
                 tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx, &mut receipt))
                     .await;

@@ -265,6 +265,13 @@ impl<'a> Ledger<'a> {
         clean_lanes(records)
     }
 
+    /// The clean lane of a phase, if this run wrote it down.
+    pub async fn lane_of(&self, run: RunId, phase: &PhaseName) -> Vec<PlannedStep> {
+        let lanes = lanes(&self.records.lock().await).into_iter();
+        let mut own = lanes.filter(|(begun, lane, _)| *begun == run && lane == phase);
+        own.next().map(|(_, _, steps)| steps).unwrap_or_default()
+    }
+
     /// The runs as people ask about them.
     pub async fn history(&self) -> History {
         History::of(&self.records.lock().await)
@@ -498,20 +505,30 @@ pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
 }
 
 pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-    let mut lanes: Vec<(PhaseName, Vec<PlannedStep>)> = Vec::new();
+    let lanes = lanes(records).into_iter();
+    lanes.map(|(_, phase, steps)| (phase, steps)).collect()
+}
+
+/// The clean lanes that count, with the run that wrote each down.
+fn lanes(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
+    let mut lanes: Vec<(RunId, PhaseName, Vec<PlannedStep>)> = Vec::new();
     for record in records {
         match record {
             // The first one counts: later ones could take for ours what the first one found there.
-            Record::CleanLane { phase, steps, .. }
-                if lanes.iter().all(|(known, _)| known != phase) =>
+            Record::CleanLane { run, phase, steps }
+                if lanes.iter().all(|(_, known, _)| known != phase) =>
             {
-                lanes.push((phase.clone(), steps.clone()));
+                lanes.push((*run, phase.clone(), steps.clone()));
+            }
+            // A rollback has carried it out; what comes to be there afterwards may be somebody else's.
+            Record::Reverted { run, phase } => {
+                lanes.retain(|(begun, lane, _)| begun != run || lane != phase);
             }
             Record::Cleaned { kept, .. } => {
-                for (_, steps) in &mut lanes {
+                for (_, _, steps) in &mut lanes {
                     steps.retain(|step| *kept && step.policy.keep);
                 }
-                lanes.retain(|(_, steps)| !steps.is_empty());
+                lanes.retain(|(_, _, steps)| !steps.is_empty());
             }
             _ => {}
         }
@@ -533,7 +550,22 @@ fn compacted(records: &[Record]) -> Vec<Record> {
         .copied()
         .unwrap_or(0);
     let mut kept = vec![Record::Header { version: VERSION }];
+    // What people may ask about comes first: a record that something was taken back must not come after what is live.
     // Numbers of runs go on from the highest, so at least one record of the last run has to stay.
+    let recent = records.iter().filter(|r| r.run() >= Some(first));
+    kept.extend(
+        recent
+            .filter(|record| {
+                !matches!(
+                    record,
+                    Record::Header { .. }
+                        | Record::Undo { .. }
+                        | Record::CleanLane { .. }
+                        | Record::Receipt { .. }
+                )
+            })
+            .cloned(),
+    );
     kept.extend(live(records).into_iter().map(|live| Record::Undo {
         run: live.run,
         phase: live.phase,
@@ -541,29 +573,10 @@ fn compacted(records: &[Record]) -> Vec<Record> {
         keep: live.keep,
         undo: live.undo,
     }));
-    let last_run = runs.keys().next_back().copied().unwrap_or(0);
     kept.extend(
-        clean_lanes(records)
+        lanes(records)
             .into_iter()
-            .map(|(phase, steps)| Record::CleanLane {
-                run: last_run,
-                phase,
-                steps,
-            }),
-    );
-    kept.extend(
-        records
-            .iter()
-            .filter(|r| r.run() >= Some(first))
-            .filter_map(|record| match record {
-                Record::Header { .. }
-                | Record::Undo { .. }
-                | Record::CleanLane { .. }
-                | Record::Receipt { .. } => None,
-                // What was taken back is gone from the undos above; saying so again would take back what is live.
-                Record::Reverted { .. } | Record::Cleaned { .. } => None,
-                other => Some(other.clone()),
-            }),
+            .map(|(run, phase, steps)| Record::CleanLane { run, phase, steps }),
     );
     kept
 }

@@ -142,10 +142,12 @@ impl Graph {
         path
     }
 
-    /// Phases that must be over before `name` may start.
+    /// Phases that must be over before `name` may start, directly or through others.
     #[must_use]
-    pub fn before(&self, name: &PhaseName) -> Option<&BTreeSet<PhaseName>> {
-        self.before.get(name)
+    pub fn before(&self, name: &PhaseName) -> BTreeSet<PhaseName> {
+        self.closure(name, |at| {
+            self.before.get(at).into_iter().flatten().cloned().collect()
+        })
     }
 
     /// The phases that need `name`, directly or through others, by `requires` alone.

@@ -50,7 +50,7 @@ pub use pods::PodsSpec;
 pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
 pub use sysctl_before::SysctlBeforeSpec;
-pub use undo::{Kept, Receipt, Undo, UndoLog, in_order};
+pub use undo::{Kept, Receipt, Undo, UndoLog, in_order, revert};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -245,11 +245,8 @@ impl Resource for DrainSpec {
         let access = ClusterAccess {
             kubeconfig: self.kubeconfig.clone(),
         };
-        let patch = json!({
-            "metadata": { "annotations": { SHUT_DOWN: "true" } },
-            "spec": { "unschedulable": true },
-        });
-        cx.host.patch_node(&access, &self.node, &patch).await?;
+        let cordon = json!({ "spec": { "unschedulable": true } });
+        cx.host.patch_node(&access, &self.node, &cordon).await?;
         let left = cx
             .host
             .evict_pods(&access, &self.node, Duration::from_secs(self.seconds))
@@ -259,6 +256,9 @@ impl Resource for DrainSpec {
                 what: format!("evict all pods in time; still there: {}", left.join(", ")),
             });
         }
+        // Only now is it done: a drain that was cut or left pods is to be tried again.
+        let done = json!({ "metadata": { "annotations": { SHUT_DOWN: "true" } } });
+        cx.host.patch_node(&access, &self.node, &done).await?;
         Ok(())
     }
 }

@@ -59,17 +59,30 @@ impl<'a> Receipt<'a> {
         Ok(())
     }
 
-    /// Takes everything back, from the last to the first; what has to take in the files that were there before
-    /// comes after them. Errors are collected; none keeps the rest from being tried.
+    /// Takes everything back. See [`revert`].
     pub async fn revert(&self, host: &dyn Host) -> Vec<ResourceError> {
-        let mut errors = Vec::new();
-        for undo in in_order(&self.undos) {
-            if let Err(error) = undo.carry_out(host).await {
-                errors.push(error);
-            }
-        }
-        errors
+        revert(&self.undos, host).await
     }
+}
+
+/// Takes everything back, from the last to the first; what has to take in the files that were there before comes after
+/// them. Each has its time; errors are collected, none keeps the rest from being tried.
+pub async fn revert(undos: &[Undo], host: &dyn Host) -> Vec<ResourceError> {
+    let mut errors = Vec::new();
+    for undo in in_order(undos) {
+        let after = undo.patience();
+        let carried_out = tokio::time::timeout(after, undo.carry_out(host)).await;
+        let late = || {
+            ResourceError::Host(crate::host::HostError::Deadline {
+                action: format!("take back {}", undo.about()),
+                after,
+            })
+        };
+        if let Err(error) = carried_out.unwrap_or_else(|_| Err(late())) {
+            errors.push(error);
+        }
+    }
+    errors
 }
 
 /// Undos in the order in which they are carried out: from the last to the first, then what has to take in the
@@ -278,6 +291,16 @@ impl std::fmt::Debug for Kept {
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Undo {
+    /// Bound on carrying it out.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::PurgePackages { .. } => 13 * 60,
+            Self::DeleteObject { .. } | Self::PatchNode { .. } => 15,
+            _ => 180,
+        })
+    }
+
     /// What it is about: of two undos of one thing, the older one leads back to the start.
     #[must_use]
     pub fn about(&self) -> String {

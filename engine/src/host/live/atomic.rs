@@ -43,8 +43,13 @@ pub(super) fn append(path: &Path, content: &[u8], attributes: Attributes) -> io:
         file.set_permissions(Permissions::from_mode(attributes.mode & MODE_BITS))?;
         sync_directory(parent(path)?)?;
     }
-    file.write_all(content)?;
-    file.sync_data()
+    let length = file.metadata()?.len();
+    let written = file.write_all(content).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // Half of it would be glued to what is appended next.
+        file.set_len(length)?;
+    }
+    written
 }
 
 /// Makes `path` a link to `target`, in place of a link that is there, never in place of anything else.
