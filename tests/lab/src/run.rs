@@ -34,6 +34,12 @@ impl Run {
         self
     }
 
+    /// Whether it ended with this exit code.
+    #[must_use]
+    pub fn exited(&self, code: i32) -> bool {
+        self.code == Some(code)
+    }
+
     /// Asserts that each of these texts was told.
     #[track_caller]
     pub fn says(self, texts: &[&str]) -> Self {
