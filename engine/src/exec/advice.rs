@@ -1,7 +1,8 @@
 //! What a failure message says beyond the error: its causes, what was found nearby, and the next thing to try.
 
 use super::probe::{is_of_pod, of_pods};
-use crate::host::{ContainerState, Host, HostError};
+use super::remedy::remedy;
+use crate::host::{ContainerState, Host};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::{ResourceError, Spec};
 
@@ -23,43 +24,8 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
 /// The next thing to try, judged by the error and by what was found near it.
 #[must_use]
 pub fn advice(error: &ResourceError, found: &[String]) -> String {
+    let what = remedy(error, found);
     let again = "then run `nodelet apply` again; phases that stand are left as they are";
-    let all = [chain(error).join(": "), found.join(": ")]
-        .concat()
-        .to_lowercase();
-    let what = if all.contains("no space left on device") {
-        "make room on the file system that the message names (`df -h`)"
-    } else if all.contains("permission denied") || all.contains("operation not permitted") {
-        "run as root, and see whether the file system is mounted read-only"
-    } else if all.contains("read-only file system") {
-        "mount the file system that the message names for writing (`findmnt --target PATH` shows it)"
-    } else if all.contains("address already in use") {
-        "find who holds the port (`ss -ltnp`) and stop it, or choose another"
-    } else if all.contains("certificate")
-        && (all.contains("expired") || all.contains("not valid yet"))
-    {
-        "compare the host's clock with the certificate's dates (`openssl x509 -noout -dates`)"
-    } else if all.contains("certificate") || all.contains("unknownissuer") {
-        "see whether certificate and root belong together (`openssl verify`); removing the certificate makes a new one"
-    } else if all.contains("no such image") {
-        "bring the image back (`nodelet apply` from the phase that loads it), or name one that is there"
-    } else if all.contains("payload") {
-        "put the missing file into the role's payload, or name one that is there"
-    } else {
-        match error {
-            ResourceError::Host(HostError::Deadline { .. }) => {
-                "see why it takes so long (load, disk, logs)"
-            }
-            ResourceError::Host(HostError::Spawn { .. }) => "install the missing program",
-            ResourceError::Host(HostError::Service { .. }) => {
-                "see the log of the service that refused"
-            }
-            ResourceError::NotConverged { .. } if !found.is_empty() => {
-                "see the states and log lines above"
-            }
-            _ => "mend the cause that the message names",
-        }
-    };
     format!("{what}, {again}")
 }
 

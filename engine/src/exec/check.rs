@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::Runner;
 use super::advice::chain;
 use super::event::Event;
+use super::lasting::Lasting;
 use super::step::{backoff, millis};
+use crate::host::HostError;
 use crate::plan::{PhaseName, PlannedCheck, PlannedPhase, Span};
 use crate::resource::{ResourceError, ResourceResult};
 
@@ -80,6 +82,10 @@ impl Runner<'_> {
         let (status, reason) = match self.probe(phase, &check.probe).await {
             Ok(None) => (Status::True, String::new()),
             Ok(Some(reason)) => (Status::False, reason),
+            // Who refuses us is there, and does not do its work for us.
+            Err(error @ ResourceError::Host(HostError::Refused { .. })) => {
+                (Status::False, chain(&error).join(": "))
+            }
             Err(error) => (Status::Unknown, chain(&error).join(": ")),
         };
         Condition {
@@ -99,7 +105,9 @@ impl Runner<'_> {
         let started = self.host.elapsed();
         let mut told = String::new();
         let mut attempt = 1;
+        let mut lasting = Lasting::default();
         loop {
+            let mut permanent = false;
             let reason = match self.probe(phase, &check.probe).await {
                 Ok(None) => {
                     self.events.emit(Event::CheckPassed {
@@ -110,7 +118,10 @@ impl Runner<'_> {
                     return Ok(());
                 }
                 Ok(Some(reason)) => reason,
-                Err(error) => chain(&error).join(": "),
+                Err(error) => {
+                    permanent = error.is_permanent();
+                    chain(&error).join(": ")
+                }
             };
             if reason != told {
                 self.events.emit(Event::CheckWaiting {
@@ -121,12 +132,18 @@ impl Runner<'_> {
                 told.clone_from(&reason);
             }
             let waited = self.host.elapsed().saturating_sub(started);
-            if waited >= check.timeout || self.cancel.is_cancelled() {
+            let when = if self.cancel.is_cancelled() {
+                "before the run was asked to end".to_owned()
+            } else if waited >= check.timeout {
+                format!("within {}", humantime::format_duration(check.timeout))
+            } else if lasting.believed(permanent, self.host.elapsed()) {
+                "by waiting".to_owned()
+            } else {
+                String::new()
+            };
+            if !when.is_empty() {
                 return Err(ResourceError::NotConverged {
-                    what: format!(
-                        "see it hold within {}: {reason}",
-                        humantime::format_duration(check.timeout)
-                    ),
+                    what: format!("see it hold {when}: {reason}"),
                 });
             }
             // The first looks come quickly: most things are up within a second.

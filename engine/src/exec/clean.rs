@@ -31,6 +31,8 @@ struct Clean<'a> {
     failed: usize,
     /// Directories that were not empty when their turn came.
     full: Vec<LiveUndo>,
+    /// Something in the container engine could not be taken back, or may not be.
+    containers_left: bool,
 }
 
 /// Takes everything back that the ledger knows of, in reverse, but for what is kept; with `purge` that too. On a host
@@ -64,6 +66,7 @@ pub async fn clean(
         undone: 0,
         failed: 0,
         full: Vec::new(),
+        containers_left: false,
     };
     let mut outcome = Outcome::Cleaned;
     if !work.is_empty() {
@@ -147,16 +150,9 @@ impl Work {
 
     /// Whether the container engine is needed.
     fn is_about_containers(&self) -> bool {
-        let undo = |undo: &Undo| {
-            matches!(
-                undo,
-                Undo::RemoveContainer { .. }
-                    | Undo::RecreateContainer { .. }
-                    | Undo::StopContainer { .. }
-                    | Undo::RemoveImage { .. }
-            )
-        };
-        self.undos.iter().any(|live| undo(&live.undo))
+        self.undos
+            .iter()
+            .any(|live| is_about_containers(&live.undo))
             || self
                 .lanes
                 .iter()
@@ -170,6 +166,7 @@ impl Clean<'_> {
         if work.is_about_containers()
             && let Err(error) = engine::wake(self.host).await
         {
+            self.containers_left = true;
             self.fail(None, "container engine", &error);
         }
         for phase in &work.phases {
@@ -194,6 +191,10 @@ impl Clean<'_> {
             phase: phase.clone(),
             about: "takes back what it did".to_owned(),
         });
+        if self.is_held(phase, work).await {
+            self.finished(phase, started, (undone, failed));
+            return;
+        }
         for live in work.undos.iter().filter(|live| live.phase == *phase) {
             if live.undo.settles().is_some() {
                 continue;
@@ -220,6 +221,32 @@ impl Clean<'_> {
                 self.step(phase, step).await;
             }
         }
+        self.finished(phase, started, (undone, failed));
+    }
+
+    /// Whether a phase that brought the container engine has to wait, because things that could not be taken back are
+    /// still in an engine that does not answer: without it they never could be. Says so.
+    async fn is_held(&mut self, phase: &PhaseName, work: &Work) -> bool {
+        let purge = work.undos.iter().find(|live| {
+            live.phase == *phase
+                && matches!(&live.undo, Undo::PurgePackages { names } if engine::is_engine(names))
+        });
+        let Some(purge) = purge.filter(|_| self.containers_left) else {
+            return false;
+        };
+        if self.host.container_engine().await.is_ok() {
+            return false;
+        }
+        let error = ResourceError::Unmet {
+            what: "remove docker while containers may still be in it: it does not answer".to_owned(),
+            next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
+                .to_owned(),
+        };
+        self.fail(Some(phase), &purge.undo.about(), &error);
+        true
+    }
+
+    fn finished(&self, phase: &PhaseName, started: Duration, (undone, failed): (usize, usize)) {
         self.events.emit(Event::PhaseFinished {
             phase: phase.clone(),
             outcome: if self.failed > failed {
@@ -247,7 +274,10 @@ impl Clean<'_> {
                 thing,
                 reason: chain(&error).join(": "),
             }),
-            Err(error) => self.fail(phase, &thing, &error),
+            Err(error) => {
+                self.containers_left |= is_about_containers(undo);
+                self.fail(phase, &thing, &error);
+            }
         }
     }
 
@@ -299,7 +329,10 @@ impl Clean<'_> {
         self.events.emit(Event::CleanFailed {
             phase: phase.cloned(),
             thing: thing.to_owned(),
-            error: chain(error).join(": "),
+            error: match error {
+                ResourceError::Unmet { next, .. } => format!("{}; {next}", chain(error).join(": ")),
+                _ => chain(error).join(": "),
+            },
         });
     }
 }
@@ -363,6 +396,17 @@ async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceRes
             ),
         }),
     }
+}
+
+/// Whether the container engine is needed for it.
+fn is_about_containers(undo: &Undo) -> bool {
+    matches!(
+        undo,
+        Undo::RemoveContainer { .. }
+            | Undo::RecreateContainer { .. }
+            | Undo::StopContainer { .. }
+            | Undo::RemoveImage { .. }
+    )
 }
 
 /// What lives outside of this host, or what others use by now: it is told when it stays, and is no failure.

@@ -88,11 +88,13 @@ pub enum Event {
         reverted: usize,
         errors: Vec<String>,
     },
-    /// A phase was cut at a safe point.
+    /// A phase was cut at a safe point; `failure` is what went wrong at the same time.
     PhaseInterrupted {
         phase: PhaseName,
         done: usize,
         steps: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
     },
     /// Something that ran was ended.
     StepStopped { phase: PhaseName, step: StepId },

@@ -21,12 +21,16 @@ pub(super) struct PhaseResult {
 
 /// How a phase was cut short.
 enum Cut {
-    Failed {
-        what: String,
-        span: Span,
-        error: ResourceError,
-    },
-    Interrupted,
+    Failed(Trouble),
+    /// It was asked to end; what went wrong just then is told as well.
+    Interrupted(Option<Trouble>),
+}
+
+/// What went wrong, and where.
+struct Trouble {
+    what: String,
+    span: Span,
+    error: ResourceError,
 }
 
 impl Runner<'_> {
@@ -60,35 +64,33 @@ impl Runner<'_> {
         let cut = match tokio::time::timeout(phase.timeout, run).await {
             Ok(Ok(())) => None,
             Ok(Err(cut)) => Some(cut),
-            Err(_) => Some(Cut::Failed {
+            Err(_) => Some(Cut::Failed(Trouble {
                 what: format!("phase {name}"),
                 span: phase.span.clone(),
                 error: ResourceError::Host(crate::host::HostError::Deadline {
                     action: format!("finish phase {name}"),
                     after: phase.timeout,
                 }),
-            }),
+            })),
         };
         match cut {
             None => {}
-            Some(Cut::Interrupted) => {
+            Some(Cut::Interrupted(trouble)) => {
                 result.outcome = Outcome::Interrupted;
+                let failure = match trouble {
+                    Some(trouble) => Some(self.failure(phase, trouble).await),
+                    None => None,
+                };
                 self.events.emit(Event::PhaseInterrupted {
                     phase: name.clone(),
                     done: result.changed + result.unchanged,
                     steps: phase.steps.len(),
+                    failure,
                 });
             }
-            Some(Cut::Failed { what, span, error }) => {
+            Some(Cut::Failed(trouble)) => {
                 result.outcome = Outcome::Failed;
-                let found = advice::look_around(phase, self.host).await;
-                let failure = Failure {
-                    what,
-                    span,
-                    chain: chain(&error),
-                    next: advice::advice(&error, &found),
-                    found,
-                };
+                let failure = self.failure(phase, trouble).await;
                 let noted = session.failed(phase, &failure).await;
                 self.events.emit(Event::PhaseFailed {
                     phase: name.clone(),
@@ -115,6 +117,18 @@ impl Runner<'_> {
         result
     }
 
+    /// What went wrong, with what was found near it and the next thing to try.
+    async fn failure(&self, phase: &PlannedPhase, trouble: Trouble) -> Failure {
+        let found = advice::look_around(phase, self.host).await;
+        Failure {
+            what: trouble.what,
+            span: trouble.span,
+            chain: chain(&trouble.error),
+            next: advice::advice(&trouble.error, &found),
+            found,
+        }
+    }
+
     async fn steps_and_checks(
         &self,
         phase: &PlannedPhase,
@@ -124,26 +138,27 @@ impl Runner<'_> {
     ) -> Result<(), Cut> {
         self.note_clean_lane(phase, session)
             .await
-            .map_err(|error| Cut::Failed {
-                what: "on_clean".to_owned(),
-                span: phase.span.clone(),
-                error,
+            .map_err(|error| {
+                Cut::Failed(Trouble {
+                    what: "on_clean".to_owned(),
+                    span: phase.span.clone(),
+                    error,
+                })
             })?;
         for step in &phase.steps {
             if self.cancel.is_cancelled() {
-                return Err(Cut::Interrupted);
+                return Err(Cut::Interrupted(None));
             }
             let mut receipt = session.receipt(&phase.name, step, done);
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => result.changed += 1,
                 Ok(Done::Unchanged) => result.unchanged += 1,
-                Err(_) if self.cancel.is_cancelled() => return Err(Cut::Interrupted),
                 Err(error) => {
-                    return Err(Cut::Failed {
+                    return Err(self.cut(Trouble {
                         what: format!("{} {}", step.spec.kind(), step.spec.label()),
                         span: step.span.clone(),
                         error,
-                    });
+                    }));
                 }
             }
         }
@@ -156,17 +171,23 @@ impl Runner<'_> {
                 continue;
             }
             if let Err(error) = self.wait_for(phase, check).await {
-                if self.cancel.is_cancelled() {
-                    return Err(Cut::Interrupted);
-                }
-                return Err(Cut::Failed {
+                return Err(self.cut(Trouble {
                     what: format!("check \"{}\"", check.name),
                     span: check.span.clone(),
                     error,
-                });
+                }));
             }
         }
         Ok(())
+    }
+
+    /// An error that comes together with the wish to end is no failure of the phase: nothing is taken back.
+    fn cut(&self, trouble: Trouble) -> Cut {
+        if self.cancel.is_cancelled() {
+            Cut::Interrupted(Some(trouble))
+        } else {
+            Cut::Failed(trouble)
+        }
     }
 
     /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before

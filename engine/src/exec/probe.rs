@@ -31,6 +31,7 @@ impl Runner<'_> {
                 ca,
                 client,
                 expect,
+                certificate,
             } => {
                 let request = HttpsRequest {
                     url: url.clone(),
@@ -41,20 +42,32 @@ impl Runner<'_> {
                 // An answer that does not come is an answer: what serves it is not there.
                 let response = match host.https_get(&request).await {
                     Ok(response) => response,
+                    Err(error) if error.is_permanent() => return Err(error.into()),
                     Err(error) => return no(super::advice::chain(&error).join(": ")),
                 };
                 if response.status != 200 {
                     let body = response.body.lines().last().unwrap_or_default();
-                    return no(format!(
-                        "{url} answers {}: {}",
-                        response.status,
-                        shortened(body)
-                    ));
+                    let answer = format!("{url} answers {}: {}", response.status, shortened(body));
+                    // Not so a 403: the API server forbids until it has set up its own roles.
+                    if response.status == 401 {
+                        let action = format!("be known to the server of {url}");
+                        return Err(HostError::refused(action, answer).into());
+                    }
+                    return no(answer);
                 }
                 if !response.body.contains(expect.as_str()) {
                     return no(format!("{url} answers {}", shortened(&response.body)));
                 }
-                Ok(None)
+                let Some(file) = certificate else {
+                    return Ok(None);
+                };
+                let present = pki::first_certificate(host, file).await?;
+                Ok((response.certificate != Some(present)).then(|| {
+                    format!(
+                        "the server of {url} shows another certificate than {}: it has not read it yet",
+                        file.display()
+                    )
+                }))
             }
             Probe::Tcp(address) => match host.tcp_connect(*address, PATIENCE).await {
                 Ok(()) => Ok(None),

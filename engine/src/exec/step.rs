@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event::{Event, EventSink};
+use super::lasting::Lasting;
 use super::session::Session;
 use super::{Mode, Runner};
 use crate::plan::{PhaseName, PlannedStep};
@@ -46,6 +47,7 @@ impl Runner<'_> {
         let mut told = None;
         let mut attempt = 1;
         let mut last = String::new();
+        let mut lasting = Lasting::default();
         loop {
             let one = self.bounded(phase, step, session, receipt, &mut told).await;
             let error = match one {
@@ -83,7 +85,8 @@ impl Runner<'_> {
                 });
                 break;
             }
-            if attempt >= step.policy.tries || self.cancel.is_cancelled() {
+            let given_up = lasting.believed(error.is_permanent(), self.host.elapsed());
+            if attempt >= step.policy.tries || given_up || self.cancel.is_cancelled() {
                 return Err(error);
             }
             let reason = super::advice::chain(&error).join(": ");

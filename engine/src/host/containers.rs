@@ -101,6 +101,9 @@ pub trait Containers {
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
 
+    /// The references in an archive as `docker save` writes it; `None` where it does not say. Cancel safe.
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>>;
+
     /// Loads the images of an archive as `docker save` writes it. When cancelled, it may still be loaded.
     async fn load_image(&self, archive: &Path) -> HostResult<()>;
 

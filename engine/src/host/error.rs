@@ -65,6 +65,24 @@ pub enum HostError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A service answered, or proved to be somebody else, and will do so again until somebody changes something.
+    #[error("{action}")]
+    Refused {
+        /// What was asked of whom, for example `get node master-1`.
+        action: String,
+        /// Its answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file that we were given is damaged.
+    #[error("read {}: it is damaged", path.display())]
+    Damaged {
+        /// The path.
+        path: PathBuf,
+        /// Who says so.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Something that has to exist does not.
     #[error("find {what}")]
     Missing {
@@ -89,5 +107,25 @@ impl HostError {
             action: action.into(),
             source: source.into(),
         }
+    }
+
+    /// A [`HostError::Refused`] from anything that can be an error.
+    pub fn refused(
+        action: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Refused {
+            action: action.into(),
+            source: source.into(),
+        }
+    }
+
+    /// Whether the next try would fail as this one did.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Damaged { .. } | Self::TooLarge { .. }
+        )
     }
 }

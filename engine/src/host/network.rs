@@ -26,6 +26,8 @@ pub struct HttpsResponse {
     pub status: u16,
     /// Start of the body.
     pub body: String,
+    /// The certificate that the server showed, in DER; none without TLS.
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// A network link.

@@ -104,6 +104,11 @@ pub struct PlannedPhase {
     pub checks: Vec<PlannedCheck>,
 }
 
+impl PlannedPhase {
+    /// [`PlannedPhase::timeout`] where the script says nothing.
+    pub const TIMEOUT: Duration = Duration::from_secs(600);
+}
+
 /// One recorded resource intent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedStep {
@@ -182,6 +187,15 @@ pub struct PlannedCheck {
     pub failures: u32,
 }
 
+impl PlannedCheck {
+    /// [`PlannedCheck::every`] where the script says nothing.
+    pub const EVERY: Duration = Duration::from_millis(500);
+    /// [`PlannedCheck::timeout`] where the script says nothing.
+    pub const TIMEOUT: Duration = Duration::from_secs(60);
+    /// [`PlannedCheck::failures`] where the script says nothing.
+    pub const FAILURES: u32 = 1;
+}
+
 /// The single observation a check makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -196,6 +210,9 @@ pub enum Probe {
         client: Option<(PathBuf, PathBuf)>,
         /// Text that the body holds.
         expect: String,
+        /// The file with the certificate that the server has to show.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<PathBuf>,
     },
     /// A TCP port accepts connections.
     Tcp(std::net::SocketAddr),

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use humantime::format_duration;
 use serde_json::Value as Json;
 
-use crate::plan::{Plan, PlannedPhase, PlannedStep};
+use crate::plan::{Plan, PlannedCheck, PlannedPhase, PlannedStep, StepPolicy};
 
 /// The phases in order, one line each.
 #[must_use]
@@ -49,6 +50,12 @@ pub fn plan(phase: &PlannedPhase) -> String {
     if !phase.after.is_empty() {
         let _ = writeln!(text, "  after {}", list(&phase.after));
     }
+    if phase.timeout != PlannedPhase::TIMEOUT {
+        let _ = writeln!(text, "  timeout {}", format_duration(phase.timeout));
+    }
+    if let Some(from) = &phase.restart_from {
+        let _ = writeln!(text, "  restart from {from}");
+    }
     for requirement in &phase.requirements {
         let _ = writeln!(
             text,
@@ -75,6 +82,44 @@ pub fn plan(phase: &PlannedPhase) -> String {
                 .for_each(|(name, value)| text.push_str(&field(name, value))),
             name => text.push_str(&format!("      {}\n", inline(name))),
         }
+        text.push_str(&pace(check));
+    }
+    text
+}
+
+/// How a check is waited for, where its script says so.
+fn pace(check: &PlannedCheck) -> String {
+    let mut text = String::new();
+    if check.every != PlannedCheck::EVERY {
+        let _ = writeln!(text, "      every: {}", format_duration(check.every));
+    }
+    if check.timeout != PlannedCheck::TIMEOUT {
+        let _ = writeln!(text, "      timeout: {}", format_duration(check.timeout));
+    }
+    if check.failures != PlannedCheck::FAILURES {
+        let _ = writeln!(text, "      failures: {}", check.failures);
+    }
+    text
+}
+
+/// How a step is carried out, where its script says so.
+fn manner(policy: &StepPolicy) -> String {
+    let mut text = String::new();
+    let usual = StepPolicy::default();
+    if policy.timeout != usual.timeout {
+        let _ = writeln!(text, "      timeout: {}", format_duration(policy.timeout));
+    }
+    if policy.tries != usual.tries || policy.backoff != usual.backoff {
+        let pause = format_duration(policy.backoff);
+        let _ = writeln!(text, "      retry: {} tries, {pause} apart", policy.tries);
+    }
+    for (what, steps) in [
+        ("restart on", &policy.restart_on),
+        ("reload on", &policy.reload_on),
+    ] {
+        for step in steps {
+            let _ = writeln!(text, "      {what}: {step}");
+        }
     }
     text
 }
@@ -96,6 +141,7 @@ fn one(lane: &str, step: &PlannedStep) -> String {
             text.push_str(&field(name, value));
         }
     }
+    text.push_str(&manner(&step.policy));
     text
 }
 

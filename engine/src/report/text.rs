@@ -148,7 +148,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
         }
         Event::CheckPlanned { check, .. } => writeln!(text, "  ? check: {check}"),
         Event::PhaseFailed { phase, failure } => {
-            text.push_str(&failed(phase.as_str(), failure));
+            text.push_str(&failed(phase.as_str(), "failed", failure));
             Ok(())
         }
         Event::PhaseRolledBack {
@@ -166,10 +166,20 @@ pub fn render(event: &Event, detail: Detail) -> String {
             }
             Ok(())
         }
-        Event::PhaseInterrupted { phase, done, steps } => writeln!(
-            text,
-            "  {phase} was interrupted at a safe point after {done} of {steps} steps; `nodelet apply` goes on from there"
-        ),
+        Event::PhaseInterrupted {
+            phase,
+            done,
+            steps,
+            failure,
+        } => {
+            if let Some(failure) = failure {
+                text.push_str(&failed(phase.as_str(), "was cut", failure));
+            }
+            writeln!(
+                text,
+                "  {phase} was interrupted at a safe point after {done} of {steps} steps; `nodelet apply` goes on from there"
+            )
+        }
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
         Event::ThingRestored { thing, .. } => writeln!(text, "  - {thing}"),
@@ -268,6 +278,13 @@ pub(super) fn changing(step: &StepId, span: &str, change: &Change, detail: Detai
         };
     }
     if let (Some(diff), true) = (&change.text, detail.diffs) {
+        if diff.before.is_empty() {
+            // All of it is new: where a hunk begins is no news.
+            for line in diff.after.lines() {
+                let _ = writeln!(text, "      {}", format!("│ +{line}").trim_end());
+            }
+            return text;
+        }
         let lines = TextDiff::from_lines(&diff.before, &diff.after);
         let unified = lines.unified_diff().context_radius(2).to_string();
         for line in unified.lines() {
@@ -277,11 +294,11 @@ pub(super) fn changing(step: &StepId, span: &str, change: &Change, detail: Detai
     text
 }
 
-fn failed(phase: &str, failure: &Failure) -> String {
+fn failed(phase: &str, how: &str, failure: &Failure) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "  ✗ {phase} failed at {}: {}",
+        "  ✗ {phase} {how} at {}: {}",
         failure.span, failure.what
     );
     for (depth, cause) in failure.chain.iter().enumerate() {

@@ -99,13 +99,12 @@ impl Resource for DirectorySpec {
                     .await?;
                 cx.host.set_attributes(&self.path, self.attributes).await?;
             }
-            Some(_) => {
-                return Err(ResourceError::NotConverged {
-                    what: format!(
-                        "make {} a directory: something else stands there; move it away",
-                        self.path.display()
-                    ),
-                });
+            Some(entry) => {
+                return Err(ResourceError::in_the_way(
+                    &self.path,
+                    "a directory",
+                    &entry.kind,
+                ));
             }
         }
         Ok(())

@@ -1,13 +1,18 @@
 //! The container engine's own service: what runs in it is not ours to end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{ResourceError, ResourceResult};
-use crate::host::Host;
+use crate::host::{Host, HostError};
 
 /// The unit that runs the engine.
 const UNIT: &str = "docker.service";
+/// Stands where the unit was masked, in which case systemd does not load it although it is installed.
+const MASK: &str = "/etc/systemd/system/docker.service";
+/// Packages that bring an engine.
+const PACKAGES: &[&str] = &["docker.io", "docker-ce", "moby-engine"];
 /// How long an engine may take to answer after its start.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Pause between two questions.
@@ -45,6 +50,31 @@ pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
     host.reset_failed_unit(UNIT).await?;
     host.start_unit(UNIT).await?;
     answers(host).await
+}
+
+/// Whether there is an engine to take `thing` back from. One that is not installed, or not any more, has nothing of
+/// ours; one that is installed and does not answer may still have it.
+///
+/// # Errors
+/// It is installed and does not answer.
+pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<bool> {
+    let Err(error) = host.container_engine().await else {
+        return Ok(true);
+    };
+    if !host.unit(UNIT).await?.loaded && host.entry(Path::new(MASK)).await?.is_none() {
+        return Ok(false);
+    }
+    Err(ResourceError::Host(HostError::service(
+        format!("take back {thing}: docker does not answer, so it may still be there"),
+        error,
+    )))
+}
+
+/// Whether these packages are the engine.
+pub(crate) fn is_engine(packages: &[String]) -> bool {
+    packages
+        .iter()
+        .any(|name| PACKAGES.contains(&name.as_str()))
 }
 
 async fn answers(host: &dyn Host) -> ResourceResult<()> {

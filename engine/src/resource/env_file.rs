@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Differences, content_digest, octal};
+use super::change::{Differences, TextDiff, content_digest, octal};
 use super::directory::attributes;
 use super::file::remember;
 use super::{
@@ -31,7 +31,12 @@ pub struct Observed {
     entry: Option<Entry>,
     content: Option<Vec<u8>>,
     desired: String,
+    /// The same with a mask in place of each secret.
+    shown: String,
 }
+
+/// What stands in place of a secret.
+const HIDDEN: &str = "(hidden)";
 
 #[async_trait]
 impl Resource for EnvFileSpec {
@@ -43,25 +48,32 @@ impl Resource for EnvFileSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let mut values = BTreeMap::new();
+        let mut shown = BTreeMap::new();
         for (name, value) in &self.values {
             let json = cx.resolve(value)?;
             let text = json
                 .as_str()
                 .map_or_else(|| json.to_string(), str::to_owned);
+            let mask = value.is_secret().then(|| HIDDEN.to_owned());
+            shown.insert(name.clone(), mask.unwrap_or_else(|| text.clone()));
             values.insert(name.clone(), text);
         }
         Ok(Observed {
             entry: cx.host.entry(&self.path).await?,
             content: cx.host.read(&self.path, READ_LIMIT).await?,
             desired: render(&values),
+            shown: render(&shown),
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
         let Some(entry) = &observed.entry else {
-            let mut change = Change::new(Action::Create)
-                .with("mode", "", octal(self.attributes.mode))
-                .with("variables", "", self.values.len());
+            let mut change =
+                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode));
+            change.text = Some(TextDiff {
+                before: String::new(),
+                after: observed.shown.clone(),
+            });
             change.digest = self.digest(observed);
             return Some(change);
         };
@@ -95,7 +107,14 @@ impl Resource for EnvFileSpec {
             cx.host.set_attributes(&self.path, self.attributes).await?;
             return Ok(());
         }
-        remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
+        remember(
+            cx.host,
+            &self.path,
+            observed.entry.as_ref(),
+            "a file",
+            receipt,
+        )
+        .await?;
         cx.host
             .write(&self.path, observed.desired.as_bytes(), self.attributes)
             .await?;
@@ -136,8 +155,8 @@ impl EnvFileSpec {
             if secret {
                 differences.note(
                     name,
-                    is.map_or("not set", |_| "(hidden)"),
-                    should.map_or("not set", |_| "(hidden)"),
+                    is.map_or("not set", |_| HIDDEN),
+                    should.map_or("not set", |_| HIDDEN),
                 );
             } else {
                 differences.note(
@@ -170,4 +189,48 @@ fn parse(text: &str) -> BTreeMap<String, String> {
         .into_iter()
         .map(|a| (a.name, a.value))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::plan::SecretRef;
+    use crate::resource::{Outputs, SecretStore};
+
+    struct Secrets;
+
+    impl SecretStore for Secrets {
+        fn get(&self, _: &SecretRef) -> Option<String> {
+            Some("hunter2".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_file_shows_its_variables_and_no_secret() {
+        let file = EnvFileSpec {
+            path: "/etc/pf9/kube.env".into(),
+            values: BTreeMap::from([
+                ("PORT".to_owned(), Value::from("443")),
+                (
+                    "TOKEN".to_owned(),
+                    Value::Secret(SecretRef("kube/TOKEN".to_owned())),
+                ),
+            ]),
+            attributes: Attributes::root(0o640),
+        };
+        let (host, outputs) = (FakeHost::new(), Outputs::default());
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &Secrets,
+            absent: false,
+        };
+        let observed = file.observe(&cx).await.expect("it can be observed");
+        let change = file.diff(&observed).expect("it is not there");
+        let text = change.text.expect("it is told").after;
+        assert!(text.contains("export PORT=\"443\"\n"), "{text}");
+        assert!(text.contains("export TOKEN=\"(hidden)\"\n"), "{text}");
+        assert_eq!(change.digest, None, "it could be guessed from");
+    }
 }

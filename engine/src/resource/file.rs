@@ -81,8 +81,9 @@ impl Resource for FileSpec {
                     .map_err(|error| error.to_string()),
                 FileSource::Payload(path) => {
                     Ok(cx.host.read(path, READ_LIMIT).await?.ok_or_else(|| {
-                        ResourceError::Missing {
+                        ResourceError::Unmet {
                             what: format!("find {} in the role's payload", path.display()),
+                            next: "install the role's package again".to_owned(),
                         }
                     })?)
                 }
@@ -150,7 +151,14 @@ impl Resource for FileSpec {
             receipt.push(Undo::ReloadUnits).await?;
         }
         if observed.absent {
-            remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
+            remember(
+                cx.host,
+                &self.path,
+                observed.entry.as_ref(),
+                "a file",
+                receipt,
+            )
+            .await?;
             cx.host.remove(&self.path).await?;
         } else {
             let desired = observed
@@ -174,7 +182,7 @@ impl Resource for FileSpec {
                     }
                 }
                 entry => {
-                    remember(cx.host, &self.path, entry.as_ref(), receipt).await?;
+                    remember(cx.host, &self.path, entry.as_ref(), "a file", receipt).await?;
                     cx.host.write(&self.path, desired, self.attributes).await?;
                 }
             }
@@ -226,11 +234,12 @@ fn size(content: &[u8]) -> String {
     format!("{} bytes", content.len())
 }
 
-/// Notes how to bring back what stands at `path` now.
+/// Notes how to bring back what stands at `path` now, where `wanted` ("a file") is going to be.
 pub(super) async fn remember(
     host: &dyn Host,
     path: &std::path::Path,
     entry: Option<&Entry>,
+    wanted: &str,
     receipt: &mut Receipt<'_>,
 ) -> ResourceResult<()> {
     let undo = match entry {
@@ -256,14 +265,7 @@ pub(super) async fn remember(
                 attributes: *attributes,
             }
         }
-        Some(_) => {
-            return Err(ResourceError::NotConverged {
-                what: format!(
-                    "write {}: a directory or device stands there; move it away",
-                    path.display()
-                ),
-            });
-        }
+        Some(entry) => return Err(ResourceError::in_the_way(path, wanted, &entry.kind)),
     };
     receipt.push(undo).await?;
     Ok(())

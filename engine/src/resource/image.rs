@@ -71,30 +71,171 @@ impl Resource for ImageSpec {
             return Ok(());
         }
         if cx.host.entry(&self.archive).await?.is_none() {
-            return Err(ResourceError::Missing {
+            return Err(ResourceError::Unmet {
                 what: format!(
-                    "find image {}: neither the container engine nor the role's payload ({}) has it; \
-                     put the archive there, or name an image that the role brings",
+                    "find image {}: neither the container engine nor the role's payload ({}) has it",
                     self.reference,
                     self.archive.display()
                 ),
+                next: "install the role's package again, or name an image that the host has"
+                    .to_owned(),
             });
         }
-        receipt
-            .push(Undo::RemoveImage {
-                reference: self.reference.clone(),
-            })
-            .await?;
+        // An archive brings all its images, so it is looked into before anything is loaded.
+        let brings = cx.host.archived_images(&self.archive).await?;
+        if let Some(brings) = &brings
+            && !brings.iter().any(|one| same(one, &self.reference))
+        {
+            return Err(self.other_images(brings));
+        }
+        let mut comes = brings.unwrap_or_default();
+        comes.retain(|one| !same(one, &self.reference));
+        comes.push(self.reference.clone());
+        for reference in comes {
+            if cx.host.image(&reference).await?.is_none() {
+                receipt.push(Undo::RemoveImage { reference }).await?;
+            }
+        }
         cx.host.load_image(&self.archive).await?;
         if cx.host.image(&self.reference).await?.is_none() {
-            return Err(ResourceError::NotConverged {
-                what: format!(
-                    "load image {}: the archive {} holds other images",
-                    self.reference,
-                    self.archive.display()
-                ),
-            });
+            return Err(self.other_images(&[]));
         }
         Ok(())
+    }
+}
+
+impl ImageSpec {
+    fn other_images(&self, brings: &[String]) -> ResourceError {
+        let brings = match brings {
+            [] => String::new(),
+            some => format!(" ({})", some.join(", ")),
+        };
+        ResourceError::Unmet {
+            what: format!(
+                "load image {}: the archive {} holds other images{brings}",
+                self.reference,
+                self.archive.display()
+            ),
+            next: "name an image that the archive holds, or install a role package that brings this one"
+                .to_owned(),
+        }
+    }
+}
+
+/// Whether two references name the same image. Docker leaves out its own registry and the tag `latest`, and so do
+/// the archives that it writes.
+fn same(one: &str, other: &str) -> bool {
+    familiar(one) == familiar(other)
+}
+
+fn familiar(reference: &str) -> String {
+    let short = ["index.docker.io/", "docker.io/"]
+        .iter()
+        .find_map(|registry| reference.strip_prefix(registry))
+        .unwrap_or(reference);
+    let short = short.strip_prefix("library/").unwrap_or(short);
+    let last = short.rsplit('/').next().unwrap_or(short);
+    if last.contains([':', '@']) {
+        short.to_owned()
+    } else {
+        format!("{short}:latest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::host::Services as _;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    const ARCHIVE: &str = "/opt/images/app.tar";
+
+    async fn host(holds: &[&str]) -> FakeHost {
+        let host = FakeHost::new()
+            .with_image_archive(ARCHIVE, holds)
+            .with_unit("docker.service", "[Service]\n");
+        host.start_unit("docker.service").await.expect("it starts");
+        host
+    }
+
+    /// Brings `app:1` about; gives the error and the undos.
+    async fn converge(host: &FakeHost) -> (Option<ResourceError>, Vec<Undo>) {
+        let image = ImageSpec {
+            reference: "app:1".to_owned(),
+            archive: ARCHIVE.into(),
+        };
+        let outputs = Outputs::default();
+        let cx = Context {
+            host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = image.observe(&cx).await.expect("docker answers");
+        let change = image.diff(&observed).expect("it is not there");
+        let mut receipt = Receipt::default();
+        let result = image.converge(&observed, &change, &cx, &mut receipt).await;
+        (result.err(), receipt.undos)
+    }
+
+    #[tokio::test]
+    async fn an_archive_of_other_images_is_not_loaded() {
+        let host = host(&["other:1", "third:2"]).await;
+        let before = host.snapshot();
+        let (error, undos) = converge(&host).await;
+        assert_eq!(
+            error.expect("refused").to_string(),
+            format!(
+                "load image app:1: the archive {ARCHIVE} holds other images (other:1, third:2)"
+            )
+        );
+        assert_eq!(undos, []);
+        assert_eq!(host.snapshot(), before, "nothing was loaded");
+    }
+
+    #[tokio::test]
+    async fn what_comes_along_is_taken_back_as_well() {
+        let host = host(&["app:1", "other:1"]).await;
+        let before = host.snapshot();
+        let (error, undos) = converge(&host).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_ne!(host.snapshot(), before);
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert_eq!(host.snapshot(), before);
+    }
+
+    #[tokio::test]
+    async fn what_was_there_before_stays() {
+        let host = host(&["app:1", "other:1"]).await;
+        host.meddle(|world| world.image("other:1"));
+        let (_, undos) = converge(&host).await;
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        let images = host.look(|world| world.images.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(images, ["other:1"]);
+    }
+
+    #[tokio::test]
+    async fn an_archive_without_a_table_of_contents_is_loaded_to_see() {
+        let host = host(&["app:1"]).await;
+        host.meddle(|world| world.file(Path::new(ARCHIVE), "compressed"));
+        let (error, undos) = converge(&host).await;
+        assert!(
+            error
+                .expect("docker refuses")
+                .to_string()
+                .starts_with("load image")
+        );
+        assert_eq!(undos.len(), 1, "it may have been loaded");
+    }
+
+    #[test]
+    fn docker_leaves_out_what_goes_without_saying() {
+        assert!(same("docker.io/library/busybox:latest", "busybox"));
+        assert!(same("docker.io/a/b:1", "a/b:1"));
+        assert!(!same("k8s.gcr.io/pause:3.2", "pause:3.2"));
+        assert!(!same("registry:5000/a", "registry:5000/a:1"));
     }
 }

@@ -93,7 +93,7 @@ impl Resource for SysctlSpec {
         let path = self.path();
         create_parents(cx.host, &path, receipt).await?;
         let entry = cx.host.entry(&path).await?;
-        remember(cx.host, &path, entry.as_ref(), receipt).await?;
+        remember(cx.host, &path, entry.as_ref(), "a file", receipt).await?;
         cx.host
             .write(&path, self.line().as_bytes(), Attributes::root(0o644))
             .await?;
@@ -165,7 +165,7 @@ impl Resource for KernelModuleSpec {
         let path = self.path();
         create_parents(cx.host, &path, receipt).await?;
         let entry = cx.host.entry(&path).await?;
-        remember(cx.host, &path, entry.as_ref(), receipt).await?;
+        remember(cx.host, &path, entry.as_ref(), "a file", receipt).await?;
         let line = format!("{}\n", self.name);
         cx.host
             .write(&path, line.as_bytes(), Attributes::root(0o644))

@@ -59,7 +59,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Host, HostError};
+use crate::host::{EntryKind, Host, HostError};
 use crate::plan::{OutputRef, SecretRef, StepId, Value};
 
 /// Result of a resource's verb.
@@ -93,12 +93,49 @@ pub enum ResourceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A person has to do something first: trying again does not help.
+    #[error("{what}")]
+    Unmet {
+        /// What cannot be done, and why.
+        what: String,
+        /// What to do, in the imperative.
+        next: String,
+    },
     /// The resource did not come to be what was asked.
     #[error("{what}")]
     NotConverged {
         /// What is still wrong.
         what: String,
     },
+}
+
+impl ResourceError {
+    /// Whether the next try would fail as this one did.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Host(error) => error.is_permanent(),
+            Self::Unmet { .. } | Self::Render(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Something else stands where a resource is to be.
+    pub(crate) fn in_the_way(path: &Path, wanted: &str, found: &EntryKind) -> Self {
+        let found = match found {
+            EntryKind::File(_) => "a file",
+            EntryKind::Directory => "a directory",
+            EntryKind::Symlink(_) => "a link",
+            EntryKind::Other => "a device, pipe or socket",
+        };
+        let path = path.display();
+        Self::Unmet {
+            what: format!("make {path} {wanted}: {found} stands there"),
+            next: format!(
+                "see whether anybody needs it and move it away (`mv {path} {path}.away`)"
+            ),
+        }
+    }
 }
 
 /// What a step may look at while it runs.

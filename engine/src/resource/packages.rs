@@ -84,7 +84,7 @@ impl Resource for PackagesSpec {
             if cx.host.package_version(name).await?.is_none() {
                 return Err(ResourceError::NotConverged {
                     what: format!(
-                        "install {name}: its files were unpacked, yet it is not configured; see `dpkg --audit`"
+                        "install {name}: its files were unpacked, yet it is not configured (see `dpkg --audit`)"
                     ),
                 });
             }
@@ -100,10 +100,13 @@ impl PackagesSpec {
             cx.host
                 .read(&list, READ_LIMIT)
                 .await?
-                .ok_or_else(|| ResourceError::Missing {
+                .ok_or_else(|| ResourceError::Unmet {
                     what: format!(
                         "find package {name}: it is not installed and the role's payload has no {}",
                         list.display()
+                    ),
+                    next: format!(
+                        "install the role's package again, or install {name} yourself (`apt-get install {name}`)"
                     ),
                 })?;
         let text = String::from_utf8_lossy(&content);

@@ -69,7 +69,14 @@ impl Resource for SymlinkSpec {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         create_parents(cx.host, &self.path, receipt).await?;
-        remember(cx.host, &self.path, observed.entry.as_ref(), receipt).await?;
+        remember(
+            cx.host,
+            &self.path,
+            observed.entry.as_ref(),
+            "a link",
+            receipt,
+        )
+        .await?;
         let replaces_other = observed
             .entry
             .as_ref()

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::{ResourceError, ResourceResult};
+use super::{ResourceError, ResourceResult, engine};
 use crate::host::{Attributes, ClusterAccess, ContainerConfig, Entry, EntryKind, Host};
 
 /// Where inverses are written down before their effects, so that they outlive us.
@@ -383,7 +383,7 @@ impl Undo {
                 }
             }
             Self::RemoveContainer { name } => {
-                if host.container_engine().await.is_ok() {
+                if engine::is_there(host, &self.about()).await? {
                     host.stop_container(name, GRACE).await?;
                     host.remove_container(name).await?;
                 }
@@ -395,9 +395,13 @@ impl Undo {
                     host.start_container(&config.name).await?;
                 }
             }
-            Self::StopContainer { name } => host.stop_container(name, GRACE).await?,
+            Self::StopContainer { name } => {
+                if engine::is_there(host, &self.about()).await? {
+                    host.stop_container(name, GRACE).await?;
+                }
+            }
             Self::RemoveImage { reference } => {
-                if host.container_engine().await.is_ok() {
+                if engine::is_there(host, &self.about()).await? {
                     host.remove_image(reference).await?;
                 }
             }
@@ -412,7 +416,7 @@ impl Undo {
             Self::RestartUnit { name } => {
                 // It ran before; a package that brought it may be gone by now.
                 if host.unit(name).await?.loaded {
-                    super::engine::restart(host, name).await?;
+                    engine::restart(host, name).await?;
                 }
             }
             Self::SetUnitEnabled { name, enabled } => {

@@ -510,6 +510,11 @@ pub static WORDS: &[Word] = &[
                 "Our certificate for it, by its path; its root is trusted.",
             ),
             modifier(
+                "server_certificate",
+                &[p("path", Arg::Text)],
+                "The certificate that the server has to show, by its path: not one that it read before a renewal.",
+            ),
+            modifier(
                 "expect",
                 &[p("text", Arg::Text)],
                 "Text that the answer or output holds.",

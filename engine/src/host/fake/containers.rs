@@ -46,6 +46,16 @@ impl Containers for FakeHost {
         })
     }
 
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+        let name = archive.display().to_string();
+        self.observe("archived_images", name, DEADLINE, |world| {
+            let missing = || file_error("open", archive, std::io::ErrorKind::NotFound.into());
+            let content = world.tree.text(archive).ok_or_else(missing)?;
+            let references = content.trim().strip_prefix("fake-image:");
+            Ok(references.map(|list| list.split(',').map(str::to_owned).collect()))
+        })
+    }
+
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
         self.mutate(
             "load_image",

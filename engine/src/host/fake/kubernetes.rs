@@ -3,6 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::world::World;
 use crate::host::ClusterNode;
@@ -66,7 +70,13 @@ pub(crate) struct ClusterState {
     pub(crate) objects: BTreeMap<String, serde_json::Value>,
     /// Where etcd was last seen to keep its data.
     data: Option<PathBuf>,
+    /// The certificate that the API server has read, and when.
+    served: Option<(Vec<u8>, SystemTime)>,
 }
+
+/// The API server's certificate, and how often it looks whether there is another.
+const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/apiserver/request.crt";
+const LOOKS: Duration = Duration::from_secs(60);
 
 impl World {
     /// Whether an API server that this host talks to is up.
@@ -131,6 +141,31 @@ impl World {
         })
     }
 
+    /// The certificate that this host's API server shows, in DER.
+    pub(crate) fn api_certificate(&self) -> Option<Vec<u8>> {
+        let (pem, _) = self.cluster.served.as_ref()?;
+        Some(CertificateDer::from_pem_slice(pem).ok()?.to_vec())
+    }
+
+    /// The API server reads its certificate when it starts, and then looks once a minute whether there is another.
+    fn settle_certificate(&mut self) {
+        if !self.local_api_up() {
+            self.cluster.served = None;
+            return;
+        }
+        let now = self.now();
+        let read = self.cluster.served.as_ref();
+        let looks =
+            read.is_none_or(|(_, at)| now.duration_since(*at).is_ok_and(|age| age >= LOOKS));
+        if looks {
+            let pem = self
+                .tree
+                .content(Path::new(CERTIFICATE))
+                .map(<[u8]>::to_vec);
+            self.cluster.served = pem.map(|pem| (pem, now));
+        }
+    }
+
     /// The name of this host's node object.
     pub(crate) fn node_name(&self) -> &str {
         self.kubernetes
@@ -164,6 +199,7 @@ impl World {
 
     /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
     pub(crate) fn settle_cluster(&mut self) {
+        self.settle_certificate();
         if self.kubernetes.leaves_traces {
             self.leave_traces();
         }

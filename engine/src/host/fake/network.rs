@@ -30,7 +30,17 @@ impl Network for FakeHost {
                 split(&request.url).ok_or_else(|| HostError::service(action(), "invalid URL"))?;
             let answer = world.answer(&host, port, &path);
             let (status, body) = answer.ok_or_else(|| refused(action()))?;
-            Ok(HttpsResponse { status, body })
+            let certificate = match port {
+                port if world.is_self(&host) && port == world.kubernetes.api_port => {
+                    world.api_certificate()
+                }
+                _ => None,
+            };
+            Ok(HttpsResponse {
+                status,
+                body,
+                certificate,
+            })
         })
     }
 

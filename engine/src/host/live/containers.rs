@@ -20,10 +20,10 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
 use super::backoff::Backoff;
-use super::blocking::{file_error, within};
+use super::blocking::{blocking, file_error, within};
 use super::engine::{USUAL, status};
 use super::tail::Tail;
-use super::{LiveHost, container_config, foreign_container};
+use super::{LiveHost, container_config, foreign_container, image_archive};
 use crate::host::{
     CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
 };
@@ -60,6 +60,11 @@ impl Containers for LiveHost {
         }))
     }
 
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+        let archive = archive.to_owned();
+        blocking(move || image_archive::references(&archive)).await
+    }
+
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
         let file = File::open(archive)
             .await
@@ -77,6 +82,7 @@ impl Containers for LiveHost {
                 },
             )
             .await
+            .map_err(|error| damaged(archive, error))
     }
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
@@ -264,6 +270,24 @@ impl LiveHost {
             })
             .await
     }
+}
+
+/// What docker says of an archive that was cut or changed: it unpacks it to a directory of this name.
+const DAMAGE: [&str; 3] = ["invalid tar header", "unexpected EOF", "/docker-import-"];
+
+/// The error, told as that of the archive if this is what is wrong.
+fn damaged(archive: &Path, error: HostError) -> HostError {
+    let HostError::Service { source, .. } = &error else {
+        return error;
+    };
+    let text = source.to_string();
+    if DAMAGE.iter().any(|sign| text.contains(sign)) && !text.contains("no space left") {
+        return HostError::Damaged {
+            path: archive.to_owned(),
+            source: Box::new(error),
+        };
+    }
+    error
 }
 
 /// A name that cannot change the meaning of the URL it becomes part of.

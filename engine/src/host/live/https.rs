@@ -1,7 +1,7 @@
 //! One HTTP or HTTPS GET.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -10,13 +10,16 @@ use hyper::{Request, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::blocking::blocking;
 use super::files;
+use super::lasting::classified;
 use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse};
 
 /// Body beyond this is not read.
@@ -36,7 +39,8 @@ pub(super) async fn get(request: &HttpsRequest) -> HostResult<HttpsResponse> {
         let why = "https needs a file with the roots to trust; none was given";
         return Err(HostError::service(failed(), why));
     }
-    let tls = tls_config(request).await?;
+    let shown = Arc::new(OnceLock::new());
+    let tls = tls_config(request, &shown).await?;
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
@@ -52,13 +56,61 @@ pub(super) async fn get(request: &HttpsRequest) -> HostResult<HttpsResponse> {
     let answer = client
         .request(question)
         .await
-        .map_err(|error| HostError::service(failed(), error))?;
+        .map_err(|error| classified(failed(), error))?;
     Ok(HttpsResponse {
         status: answer.status().as_u16(),
         body: body(answer.into_body())
             .await
             .map_err(|error| HostError::service(failed(), error))?,
+        certificate: shown.get().cloned(),
     })
+}
+
+/// Verifies as usual, and keeps the certificate that a server shows.
+#[derive(Debug)]
+struct Verifier {
+    usual: Arc<WebPkiServerVerifier>,
+    shown: Arc<OnceLock<Vec<u8>>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        // There is one connection; a second certificate on it would be no news.
+        let _ = self.shown.set(certificate.to_vec());
+        self.usual
+            .verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
 }
 
 async fn body(mut incoming: Incoming) -> Result<String, hyper::Error> {
@@ -75,7 +127,10 @@ async fn body(mut incoming: Incoming) -> Result<String, hyper::Error> {
 }
 
 /// Trusts the given roots and nobody else. Read anew for every request, because certificates are rotated.
-async fn tls_config(request: &HttpsRequest) -> HostResult<ClientConfig> {
+async fn tls_config(
+    request: &HttpsRequest,
+    shown: &Arc<OnceLock<Vec<u8>>>,
+) -> HostResult<ClientConfig> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &request.ca {
         for certificate in certificates(path).await? {
@@ -83,10 +138,25 @@ async fn tls_config(request: &HttpsRequest) -> HostResult<ClientConfig> {
         }
     }
     // Our own choice of an implementation, so that this does not depend on what the process installed.
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let provider = Arc::new(default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| HostError::service("set up TLS", error))?
-        .with_root_certificates(roots);
+        .map_err(|error| HostError::service("set up TLS", error))?;
+    let builder = match &request.ca {
+        // Plain HTTP: nothing is ever verified.
+        None => builder.with_root_certificates(roots),
+        Some(path) => {
+            let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| bad(path, error))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Verifier {
+                    usual,
+                    shown: shown.clone(),
+                }))
+        }
+    };
     match &request.client {
         None => Ok(builder.with_no_client_auth()),
         Some((certificate, key)) => {
@@ -121,5 +191,5 @@ async fn pem(path: &Path) -> HostResult<Vec<u8>> {
 
 /// The content of a file is not what it should be.
 fn bad(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HostError {
-    HostError::service(format!("use {}", path.display()), source)
+    HostError::refused(format!("use {}", path.display()), source)
 }

@@ -9,6 +9,7 @@ use kube::{Client, Config};
 use tokio::sync::Mutex;
 
 use super::blocking::{blocking, file_error, within};
+use super::lasting::{classified, status_lasts};
 use crate::host::{ClusterAccess, HostError, HostResult};
 
 /// Deadline of one call.
@@ -61,7 +62,10 @@ impl Clients {
         if failed {
             self.kept.lock().await.remove(&access.kubeconfig);
         }
-        answer?.map_err(|error| HostError::service(action, plain(error)))
+        answer?.map_err(|error| match status(&error) {
+            Some(code) if status_lasts(code) => HostError::refused(action, plain(error)),
+            _ => classified(action, plain(error)),
+        })
     }
 
     async fn client(&self, path: &Path) -> HostResult<Client> {
@@ -102,7 +106,7 @@ async fn connect(path: &Path) -> HostResult<Client> {
     let owned = path.to_owned();
     let kubeconfig = blocking(move || {
         Kubeconfig::read_from(&owned).map_err(|error| {
-            HostError::service(format!("use kubeconfig {}", owned.display()), error)
+            HostError::refused(format!("use kubeconfig {}", owned.display()), error)
         })
     })
     .await?;
@@ -114,7 +118,7 @@ async fn connect(path: &Path) -> HostResult<Client> {
     });
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .map_err(|error| HostError::service(action(), error))?;
+        .map_err(|error| HostError::refused(action(), error))?;
     if !declared_proxy {
         // kube takes one from HTTPS_PROXY; a node reaches its own API server without.
         config.proxy_url = None;

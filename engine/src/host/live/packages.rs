@@ -34,7 +34,10 @@ impl Packages for LiveHost {
     async fn package_file(&self, file: &Path) -> HostResult<(String, String)> {
         let path = file.to_string_lossy();
         let command = CommandSpec::new(["dpkg-deb", "--field", &path, "Package", "Version"]);
-        let output = self.run_ok(&command).await?;
+        let output = self
+            .run_ok(&command)
+            .await
+            .map_err(|error| damaged(file, error))?;
         let field = |wanted: &str| {
             let line = output
                 .stdout
@@ -65,6 +68,7 @@ impl Packages for LiveHost {
             "--install",
             "--",
         ];
+        let paths = files;
         let files = files.iter().map(|file| file.to_string_lossy().into_owned());
         let mut command = dpkg(
             arguments
@@ -83,7 +87,7 @@ impl Packages for LiveHost {
                 Ok(())
             })
             .await?;
-            result?;
+            result.map_err(|error| damaged_one(paths, error))?;
         }
         for (name, version) in wanted {
             let installed = self.package_version(&name).await?;
@@ -113,6 +117,43 @@ impl Packages for LiveHost {
         blocking(dpkg_run::sweep).await?;
         // dpkg warns about those that are not installed and goes on.
         self.run_ok(&dpkg(arguments)).await.map(drop)
+    }
+}
+
+/// What dpkg-deb, and the decompressors that it runs, say of a package file that was cut or changed.
+const DAMAGE: [&str; 6] = [
+    "not a Debian format archive",
+    "unexpected end of",
+    "gzip read error",
+    "lzma error",
+    "zstd decompression error",
+    "is corrupt",
+];
+
+/// The error, told as that of the file if this is what is wrong.
+fn damaged(file: &Path, error: HostError) -> HostError {
+    match &error {
+        HostError::Exit { stderr, .. } if DAMAGE.iter().any(|sign| stderr.contains(sign)) => {
+            HostError::Damaged {
+                path: file.to_owned(),
+                source: Box::new(error),
+            }
+        }
+        _ => error,
+    }
+}
+
+/// The same for several files, of which dpkg names the one that it could not process.
+fn damaged_one(files: &[PathBuf], error: HostError) -> HostError {
+    let HostError::Exit { stderr, .. } = &error else {
+        return error;
+    };
+    let named = files
+        .iter()
+        .find(|file| stderr.contains(&format!("archive {}", file.display())));
+    match named {
+        Some(file) => damaged(file, error),
+        None => error,
     }
 }
 

@@ -23,6 +23,10 @@ impl Containers for OverlayHost<'_> {
         self.upper.image(reference).await
     }
 
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+        self.lower.archived_images(archive).await
+    }
+
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
         self.changes();
         self.upper.container_engine().await?;

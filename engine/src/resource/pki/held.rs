@@ -135,7 +135,7 @@ impl Held {
             let attributes = Attributes::root(directory_mode(&directory));
             host.create_directory(&directory, attributes).await?;
         }
-        remember(host, &self.path, self.entry.as_ref(), receipt).await?;
+        remember(host, &self.path, self.entry.as_ref(), "a file", receipt).await?;
         if matches!(&self.entry, Some(entry) if matches!(entry.kind, EntryKind::Symlink(_))) {
             // A link is restored only where nothing else stands, so on the way back our file goes first.
             receipt
@@ -154,7 +154,7 @@ impl Held {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if self.is_there() {
-            remember(host, &self.path, self.entry.as_ref(), receipt).await?;
+            remember(host, &self.path, self.entry.as_ref(), "a file", receipt).await?;
             host.remove(&self.path).await?;
         }
         Ok(())

@@ -42,4 +42,4 @@ pub use layout::{
 };
 pub use service_account_key::ServiceAccountKeySpec;
 pub use signer::Authority;
-pub use survey::{Survey, certificates_in};
+pub use survey::{Survey, certificates_in, first_certificate};

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
 use super::CertificateFacts;
 use super::facts::Certificate;
 use super::held::{Content, Held};
 use crate::host::{EntryKind, Host};
-use crate::resource::ResourceResult;
+use crate::resource::{ResourceError, ResourceResult};
 
 /// Directories that are entered below the first.
 const DEPTH: usize = 4;
@@ -66,6 +69,23 @@ pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResul
         }
     }
     Ok(survey.sorted())
+}
+
+/// The first certificate in a file, in DER: the one that a server shows of it. Cancel safe.
+///
+/// # Errors
+/// It is not there, or holds none.
+pub async fn first_certificate(host: &dyn Host, path: &Path) -> ResourceResult<Vec<u8>> {
+    let none = |problem: String| ResourceError::Missing {
+        what: format!("find a certificate in {}: {problem}", path.display()),
+    };
+    match Held::read(host, path).await?.1 {
+        Content::Missing => Err(none("it is not there".to_owned())),
+        Content::Unfit(problem) => Err(none(problem)),
+        Content::Bytes(bytes) => CertificateDer::from_pem_slice(&bytes)
+            .map(|certificate| certificate.to_vec())
+            .map_err(|error| none(error.to_string())),
+    }
 }
 
 fn is_candidate(path: &Path) -> bool {

@@ -1,7 +1,6 @@
 //! `check(…)`: exactly one observation each.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Options;
 use crate::diagnostic::Diagnostic;
@@ -21,6 +20,7 @@ const MANNER: &[&str] = &[
     "expect",
     "ca",
     "client_certificate",
+    "server_certificate",
 ];
 
 pub(super) fn lower(
@@ -58,16 +58,12 @@ pub(super) fn lower(
         name: options.text_argument(0)?,
         span: call.span.clone(),
         probe: probe(name, options, findings)?,
-        every: options
-            .duration("every")
-            .unwrap_or(Duration::from_millis(500)),
-        timeout: options
-            .duration("timeout")
-            .unwrap_or(Duration::from_secs(60)),
+        every: options.duration("every").unwrap_or(PlannedCheck::EVERY),
+        timeout: options.duration("timeout").unwrap_or(PlannedCheck::TIMEOUT),
         failures: options
             .integer("failures")
             .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or(1),
+            .unwrap_or(PlannedCheck::FAILURES),
     })
 }
 
@@ -76,17 +72,18 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
     let expect = options.text("expect").unwrap_or_default();
     Some(match name {
         "https" => {
-            let client = options
-                .text("client_certificate")
-                .map(|path| Path::new(CERTS).join(path));
+            let directory = |option| options.text(option).map(|path| Path::new(CERTS).join(path));
+            let client = directory("client_certificate");
+            let server = directory("server_certificate");
             Probe::Https {
                 url: text()?,
-                ca: options
-                    .text("ca")
-                    .map(PathBuf::from)
-                    .or_else(|| client.as_ref().map(|directory| directory.join("ca.crt"))),
+                ca: options.text("ca").map(PathBuf::from).or_else(|| {
+                    let one = client.as_ref().or(server.as_ref());
+                    one.map(|directory| directory.join("ca.crt"))
+                }),
                 client: client.map(|d| (d.join("request.crt"), d.join("request.key"))),
                 expect,
+                certificate: server.map(|directory| directory.join("request.crt")),
             }
         }
         "tcp" => {

@@ -1,7 +1,6 @@
 //! `phase(…)` and its modifiers.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::{Options, Surroundings};
 use crate::diagnostic::Diagnostic;
@@ -142,9 +141,7 @@ pub(super) fn lower(
         skipped,
         requires,
         after,
-        timeout: options
-            .duration("timeout")
-            .unwrap_or(Duration::from_secs(600)),
+        timeout: options.duration("timeout").unwrap_or(PlannedPhase::TIMEOUT),
         requirements: Vec::new(),
         steps: Vec::new(),
         on_stop: Vec::new(),

@@ -12,8 +12,6 @@ pub(super) struct Cause {
     pub(super) settings: &'static [(&'static str, &'static str)],
     /// A sed expression on the phase's script that shortens its patience, so that the suite does not wait for minutes.
     pub(super) hurry: &'static str,
-    /// Lines of the listing that may be left: what the engine is known not to take back.
-    pub(super) leaves: &'static [&'static str],
     /// What the message must say.
     pub(super) says: &'static [&'static str],
     /// Shell on the host that mends it.
@@ -28,7 +26,6 @@ const NONE: Cause = Cause {
     port: None,
     settings: &[],
     hurry: "",
-    leaves: &[],
     says: &[],
     mend: "",
 };
@@ -41,7 +38,7 @@ pub(super) const CAUSES: &[Cause] = &[
         phase: "node-config",
         about: "a directory stands where a link is to be",
         breaks: "mkdir -p /usr/local/bin/kubectl/full",
-        says: &["/usr/local/bin/kubectl"],
+        says: &["/usr/local/bin/kubectl a link: a directory stands there", "move it away"],
         mend: "rm -r /usr/local/bin/kubectl",
         ..NONE
     },
@@ -65,7 +62,7 @@ pub(super) const CAUSES: &[Cause] = &[
         phase: "configure-docker",
         about: "the payload lacks docker's packages",
         breaks: "mount -t tmpfs none /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
-        says: &["docker.io.list", "payload"],
+        says: &["docker.io.list", "install the role's package again"],
         mend: "umount /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
         ..NONE
     },
@@ -73,7 +70,7 @@ pub(super) const CAUSES: &[Cause] = &[
         phase: "configure-docker",
         about: "one of docker's packages is broken",
         breaks: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; echo rubbish > /tmp/rubbish; mount --bind /tmp/rubbish $(ls docker.io_*.deb)",
-        says: &["docker.io_"],
+        says: &["docker.io_", "it is damaged", "install the role's package again"],
         mend: "cd /opt/pf9/roles/pf9-kube/1.20.2/payload/debs; umount $(ls docker.io_*.deb)",
         ..NONE
     },
@@ -92,9 +89,7 @@ pub(super) const CAUSES: &[Cause] = &[
         phase: "images",
         about: "an image is named that the payload does not have",
         settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
-        // It was in the archive all the same, and nobody asked for it by that name.
-        leaves: &["+ image k8s.gcr.io/kube-proxy:v1.20.2"],
-        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images"],
+        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
         ..NONE
     },
     Cause {
@@ -189,7 +184,7 @@ pub(super) const CAUSES: &[Cause] = &[
         phase: "keepalived",
         about: "its unit is masked",
         breaks: "ln -s /dev/null /etc/systemd/system/keepalived.service; systemctl daemon-reload",
-        says: &["keepalived.service", "masked"],
+        says: &["keepalived.service", "masked", "systemctl unmask"],
         mend: "rm /etc/systemd/system/keepalived.service; systemctl daemon-reload",
         ..NONE
     },

@@ -1,0 +1,178 @@
+//! What an archive of container images holds, read from its table of contents.
+//!
+//! `docker save` writes a plain tar with a `manifest.json`. Only headers are read on the way there: an archive is
+//! hundreds of megabytes large, its table of contents a few hundred bytes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::blocking::file_error;
+use crate::host::{HostError, HostResult};
+
+/// A tar consists of blocks of this size.
+const BLOCK: usize = 512;
+/// An archive with more entries than this is not looked through.
+const ENTRIES: usize = 10_000;
+/// A table of contents larger than this is refused.
+const MANIFEST: u64 = 1024 * 1024;
+
+/// One image in the table of contents.
+#[derive(Deserialize)]
+struct Image {
+    #[serde(rename = "RepoTags")]
+    references: Option<Vec<String>>,
+}
+
+/// The references in an archive; `None` where it has no table of contents, or is compressed. Blocks.
+pub(super) fn references(archive: &Path) -> HostResult<Option<Vec<String>>> {
+    let mut file = File::open(archive).map_err(file_error("open", archive))?;
+    let Some(manifest) = manifest(&mut file).map_err(file_error("read", archive))? else {
+        return Ok(None);
+    };
+    let images: Vec<Image> = serde_json::from_slice(&manifest).map_err(|error| {
+        HostError::service(
+            format!("read manifest.json in {}", archive.display()),
+            error,
+        )
+    })?;
+    Ok(Some(
+        images
+            .into_iter()
+            .flat_map(|image| image.references.unwrap_or_default())
+            .collect(),
+    ))
+}
+
+/// The content of `manifest.json`, if these bytes are a tar that has one.
+fn manifest(tar: &mut (impl Read + Seek)) -> io::Result<Option<Vec<u8>>> {
+    let mut header = [0; BLOCK];
+    for _ in 0..ENTRIES {
+        match tar.read_exact(&mut header) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            result => result?,
+        }
+        let Some(size) = size(&header) else {
+            return Ok(None);
+        };
+        if matches!(name(&header), b"manifest.json" | b"./manifest.json") {
+            if size > MANIFEST {
+                return Ok(None);
+            }
+            let mut content = Vec::new();
+            tar.take(size).read_to_end(&mut content)?;
+            return Ok(Some(content));
+        }
+        let blocks = size.div_ceil(BLOCK as u64);
+        let Some(skip) = blocks
+            .checked_mul(BLOCK as u64)
+            .and_then(|bytes| i64::try_from(bytes).ok())
+        else {
+            return Ok(None);
+        };
+        tar.seek(SeekFrom::Current(skip))?;
+    }
+    Ok(None)
+}
+
+fn name(header: &[u8; BLOCK]) -> &[u8] {
+    let field = &header[..100];
+    field.split(|byte| *byte == 0).next().unwrap_or(field)
+}
+
+/// The size of an entry's content; `None` if this is no header of an entry.
+fn size(header: &[u8; BLOCK]) -> Option<u64> {
+    // The checksum counts its own field as blanks.
+    let sum: u64 = header
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| {
+            u64::from(if (148..156).contains(&at) {
+                b' '
+            } else {
+                *byte
+            })
+        })
+        .sum();
+    if octal(&header[148..156])? != sum {
+        return None;
+    }
+    let field = &header[124..136];
+    if field[0] & 0x80 != 0 {
+        // More than eight gigabytes: GNU writes a binary number.
+        let number = field[4..].try_into().ok().map(u64::from_be_bytes)?;
+        return Some(number);
+    }
+    octal(field)
+}
+
+fn octal(field: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(field).ok()?;
+    u64::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// A tar with these files, the way GNU tar writes it.
+    fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (name, content) in files {
+            let mut header = [0u8; BLOCK];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+            header[156] = b'0';
+            header[148..156].copy_from_slice(b"        ");
+            let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+            header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            bytes.extend_from_slice(&header);
+            bytes.extend_from_slice(content.as_bytes());
+            bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        }
+        bytes.extend_from_slice(&[0; 2 * BLOCK]);
+        bytes
+    }
+
+    fn found(bytes: Vec<u8>) -> Option<String> {
+        manifest(&mut Cursor::new(bytes))
+            .expect("bytes in memory can be read")
+            .map(|content| String::from_utf8(content).expect("the manifest is text"))
+    }
+
+    #[test]
+    fn the_manifest_is_found_behind_layers() {
+        let layer = "x".repeat(3 * BLOCK + 7);
+        let archive = tar(&[("layer.tar", &layer), ("manifest.json", "[]"), ("z", "")]);
+        assert_eq!(found(archive).as_deref(), Some("[]"));
+    }
+
+    #[test]
+    fn what_is_no_archive_of_images_says_nothing() {
+        assert_eq!(found(tar(&[("layer.tar", "x")])), None);
+        assert_eq!(found(b"rubbish".to_vec()), None);
+        assert_eq!(found(b"\x1f\x8b".repeat(600)), None, "compressed");
+        let mut cut = tar(&[("layer.tar", "x"), ("manifest.json", "[]")]);
+        cut.truncate(BLOCK + 10);
+        assert_eq!(found(cut), None);
+    }
+
+    #[test]
+    fn references_come_from_every_image() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let archive = directory.path().join("images.tar");
+        let manifest =
+            r#"[{"Config":"a","RepoTags":["a:1","a:2"]},{"Config":"b","RepoTags":null}]"#;
+        std::fs::write(&archive, tar(&[("manifest.json", manifest)])).expect("a file");
+        let found = references(&archive).expect("it can be read");
+        assert_eq!(found, Some(vec!["a:1".to_owned(), "a:2".to_owned()]));
+
+        std::fs::write(&archive, tar(&[("manifest.json", "{")])).expect("a file");
+        let error = references(&archive).expect_err("it is broken");
+        assert!(error.to_string().contains("manifest.json in"), "{error}");
+    }
+}

@@ -1,0 +1,119 @@
+//! Which failures of a connection last until somebody changes something, and which go away by waiting.
+
+use std::error::Error;
+use std::io;
+
+use rustls::{AlertDescription, Error as Tls};
+
+use crate::host::HostError;
+
+/// An error of a call that goes over the network: [`HostError::Refused`] if the next try would fail as this one did.
+pub(super) fn classified(
+    action: impl Into<String>,
+    source: impl Into<Box<dyn Error + Send + Sync>>,
+) -> HostError {
+    let source = source.into();
+    if lasts(source.as_ref()) {
+        HostError::refused(action, source)
+    } else {
+        HostError::service(action, source)
+    }
+}
+
+/// Whether one of the causes is a certificate that is not accepted, or a host that nobody knows.
+fn lasts(error: &(dyn Error + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if error.downcast_ref::<Tls>().is_some_and(tls_lasts) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            // An I/O error hides what it wraps: its source is that one's source.
+            let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+            if inner.is_some_and(lasts) || unknown_host(error) {
+                return true;
+            }
+        }
+        at = error.source();
+    }
+    false
+}
+
+fn tls_lasts(error: &Tls) -> bool {
+    match error {
+        Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented => true,
+        Tls::AlertReceived(alert) => matches!(
+            alert,
+            AlertDescription::BadCertificate
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRequired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::UnsupportedCertificate
+        ),
+        _ => false,
+    }
+}
+
+/// The resolver's answer has no kind of its own. "Temporary failure in name resolution" is another one.
+fn unknown_host(error: &io::Error) -> bool {
+    let text = error.to_string();
+    text.contains("Name or service not known")
+        || text.contains("No address associated with hostname")
+}
+
+/// Whether an HTTP status says that the same question gets the same answer: who we are or what we ask is wrong.
+pub(super) fn status_lasts(status: u16) -> bool {
+    matches!(status, 400 | 401 | 403 | 405 | 406 | 413 | 415 | 422)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+
+    use super::*;
+
+    fn is_permanent(error: impl Into<Box<dyn Error + Send + Sync>>) -> bool {
+        classified("get x", error).is_permanent()
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_accepted_lasts() {
+        let unknown = Tls::InvalidCertificate(CertificateError::UnknownIssuer);
+        assert!(is_permanent(unknown.clone()));
+        assert!(is_permanent(io::Error::other(unknown)));
+        assert!(is_permanent(Tls::AlertReceived(
+            AlertDescription::UnknownCA
+        )));
+        assert!(!is_permanent(Tls::AlertReceived(
+            AlertDescription::InternalError
+        )));
+    }
+
+    #[test]
+    fn a_host_that_nobody_knows_lasts() {
+        let lookup = "failed to lookup address information: ";
+        assert!(is_permanent(io::Error::other(format!(
+            "{lookup}Name or service not known"
+        ))));
+        assert!(!is_permanent(io::Error::other(format!(
+            "{lookup}Temporary failure in name resolution"
+        ))));
+    }
+
+    #[test]
+    fn a_server_that_is_not_up_yet_does_not_last() {
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::TimedOut,
+        ] {
+            assert!(!is_permanent(io::Error::from(kind)), "{kind}");
+        }
+        for status in [404, 409, 429, 500, 503] {
+            assert!(!status_lasts(status), "{status}");
+        }
+        assert!(status_lasts(401) && status_lasts(403));
+    }
+}
