@@ -35,7 +35,10 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
                 role.manifest.name
             ),
         )
-        .help(format!("set ROLE to {}", known.join(" or ")));
+        .help(match known.as_slice() {
+            [] => "name its phases under `nodes`; was role.yaml cut short?".to_owned(),
+            known => format!("set ROLE to {}", known.join(" or ")),
+        });
         return Err(PlanError {
             findings: vec![finding],
             sources: Sources::default(),

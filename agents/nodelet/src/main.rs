@@ -69,10 +69,11 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!(
-                "nodelet: could not {}",
-                engine::exec::chain(error.as_ref()).join("\n  because: ")
-            );
+            let chain = engine::exec::chain(error.as_ref()).join("\n  because: ");
+            eprintln!("nodelet: could not {chain}");
+            if chain.contains("Permission denied") && !nix::unistd::Uid::effective().is_root() {
+                eprintln!("  next: only root may; try again with sudo");
+            }
             exit::of(&error).into()
         }
     }

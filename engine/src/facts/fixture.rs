@@ -6,7 +6,7 @@ use super::model::Facts;
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
     /// The text is no facts file; the cause names line and column.
-    #[error("read facts")]
+    #[error("read facts (`nodelet facts > FILE` on a host writes a good one)")]
     Read(#[source] serde_yaml::Error),
     /// The file is of a version this program does not know.
     #[error(

@@ -21,8 +21,7 @@ pub struct RoleManifest {
     /// Parameters by name: scripts read them as `role.NAME`.
     #[serde(default)]
     pub parameters: BTreeMap<String, Parameter>,
-    /// What the payload must hold, relative to it.
-    #[serde(default)]
+    /// What the payload must hold, relative to it. Always said, and last: a file that was cut short lacks it.
     pub payload: Vec<String>,
 }
 

@@ -100,11 +100,16 @@ impl RolePackage {
                 let (line, column) = error
                     .location()
                     .map_or((1, 0), |at| (at.line(), at.column()));
-                Diagnostic::new(
-                    "P0601",
-                    Span::new("role.yaml", line, column),
-                    describe(&error),
-                )
+                let message = describe(&error);
+                let missing = message.starts_with("missing field");
+                let finding =
+                    Diagnostic::new("P0601", Span::new("role.yaml", line, column), message);
+                if missing {
+                    finding
+                        .help("add it; if the file was cut short, install the role's package again")
+                } else {
+                    finding
+                }
             })?;
             Ok((text, manifest))
         }) {
@@ -221,6 +226,13 @@ fn place(text: &str, name: &str) -> Span {
 /// What the manifest's types let through.
 fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
     for (node, names) in &manifest.nodes {
+        if names.is_empty() {
+            let message = format!("node kind `{node}` has no phases");
+            findings.push(
+                Diagnostic::new("P0612", place(text, node), message)
+                    .help("name its phases, or take it out; was the file cut short?"),
+            );
+        }
         let mut seen = BTreeSet::new();
         for name in names.iter().filter(|name| !seen.insert(*name)) {
             let message = format!("phase `{name}` stands twice in `{node}`");

@@ -48,8 +48,50 @@ pub(super) fn parse(file: &str, text: &str, error: &ParseError) -> Diagnostic {
     }
     if unit_after_number(text, error.position()) {
         finding = finding.help("put it in quotes, such as \"5m\"");
+    } else if wants_more(text, error) {
+        finding = finding.help(CUT_SHORT);
     }
     finding
+}
+
+const CUT_SHORT: &str = "was the file cut short? then install the role's package again";
+
+/// Whether the text ends before something that was begun in it.
+fn wants_more(text: &str, error: &ParseError) -> bool {
+    use rhai::{LexError, ParseErrorType as E};
+    let text = text.trim_end();
+    let line = error.position().line().unwrap_or(usize::MAX);
+    let column = error.position().position().unwrap_or(usize::MAX);
+    let last = text.lines().last().unwrap_or_default().chars().count();
+    let in_the_last_line = line >= text.lines().count();
+    match error.err_type() {
+        E::BadInput(LexError::UnterminatedString) => in_the_last_line,
+        E::UnexpectedEOF | E::MissingToken(..) => in_the_last_line && column > last,
+        _ => false,
+    }
+}
+
+/// A script whose last statement does not end. Rhai takes that for complete, and a script that was cut between two
+/// modifiers would plan half of what it says.
+pub(super) fn cut_short(file: &str, text: &str) -> Option<Diagnostic> {
+    let is_code = |line: &str| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with("//")
+    };
+    let lines = text.lines().enumerate();
+    let (number, line) = lines.filter(|(_, line)| is_code(line)).last()?;
+    let code = line.split(" //").next().unwrap_or(line).trim_end();
+    if code.ends_with([';', '}', '/']) {
+        return None;
+    }
+    Some(
+        Diagnostic::new(
+            "P0103",
+            Span::new(file, number + 1, code.chars().count().max(1)),
+            "the last statement does not end with `;`",
+        )
+        .help(CUT_SHORT),
+    )
 }
 
 /// A keyword of Rhai that scripts do without.

@@ -148,6 +148,9 @@ fn run(engine: &Engine, file: &str, text: &str, around: &Surroundings) -> Result
     let ast = engine
         .compile_with_scope(&scope, text)
         .map_err(|error| errors::parse(file, text, &error))?;
+    if let Some(finding) = errors::cut_short(file, text) {
+        return Err(finding);
+    }
     for function in ast.iter_functions() {
         if interpreter::is_reserved(function.name) {
             let message = format!(
