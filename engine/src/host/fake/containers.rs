@@ -34,6 +34,7 @@ impl Containers for FakeHost {
             world.engine("ask docker for its version")?;
             Ok(world.engine_version.clone())
         })
+        .await
     }
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
@@ -44,6 +45,7 @@ impl Containers for FakeHost {
                 .get(reference)
                 .map(|id| ImageState { id: id.clone() }))
         })
+        .await
     }
 
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
@@ -65,6 +67,7 @@ impl Containers for FakeHost {
                 Ok(())
             },
         )
+        .await
     }
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
@@ -82,6 +85,7 @@ impl Containers for FakeHost {
             world.images.remove(reference);
             Ok(())
         })
+        .await
     }
 
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
@@ -89,6 +93,7 @@ impl Containers for FakeHost {
             world.engine("inspect a container")?;
             Ok(world.containers.get(name).map(FakeContainer::state))
         })
+        .await
     }
 
     async fn containers(
@@ -113,6 +118,7 @@ impl Containers for FakeHost {
                 .map(FakeContainer::state)
                 .collect())
         })
+        .await
     }
 
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
@@ -152,6 +158,7 @@ impl Containers for FakeHost {
             world.containers.insert(config.name.clone(), container);
             Ok(id)
         })
+        .await
     }
 
     async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
@@ -162,6 +169,7 @@ impl Containers for FakeHost {
                 .get(name)
                 .map(|container| container.config.clone()))
         })
+        .await
     }
 
     async fn start_container(&self, name: &str) -> HostResult<()> {
@@ -175,6 +183,7 @@ impl Containers for FakeHost {
             world.run_container(name);
             Ok(())
         })
+        .await
     }
 
     async fn stop_container(&self, name: &str, _grace: Duration) -> HostResult<()> {
@@ -187,6 +196,7 @@ impl Containers for FakeHost {
             }
             Ok(())
         })
+        .await
     }
 
     async fn remove_container(&self, name: &str) -> HostResult<()> {
@@ -195,6 +205,7 @@ impl Containers for FakeHost {
             world.containers.remove(name);
             Ok(())
         })
+        .await
     }
 
     async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
@@ -207,6 +218,7 @@ impl Containers for FakeHost {
                 String::new()
             })
         })
+        .await
     }
 }
 

@@ -32,6 +32,7 @@ impl Network for FakeHost {
             let (status, body) = answer.ok_or_else(|| refused(action()))?;
             Ok(HttpsResponse { status, body })
         })
+        .await
     }
 
     async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()> {
@@ -45,12 +46,14 @@ impl Network for FakeHost {
                 .map(|_| ())
                 .ok_or_else(|| refused(format!("connect to {address}")))
         })
+        .await
     }
 
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         self.observe("link", name, DEADLINE, |world| {
             Ok(world.links.get(name).cloned())
         })
+        .await
     }
 
     async fn remove_link(&self, name: &str) -> HostResult<()> {
@@ -58,6 +61,7 @@ impl Network for FakeHost {
             world.remove_link(name);
             Ok(())
         })
+        .await
     }
 }
 
