@@ -19,6 +19,7 @@ impl Cluster for FakeHost {
             world.reach(access, &format!("get node {name}"))?;
             Ok(world.node_now(name))
         })
+        .await
     }
 
     async fn patch_node(
@@ -35,6 +36,7 @@ impl Cluster for FakeHost {
             patch_node(node.ok_or_else(missing)?, patch);
             Ok(())
         })
+        .await
     }
 
     async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
@@ -43,6 +45,7 @@ impl Cluster for FakeHost {
             world.cluster.nodes.remove(name);
             Ok(())
         })
+        .await
     }
 
     async fn object_exists(&self, access: &ClusterAccess, object: &Value) -> HostResult<bool> {
@@ -54,6 +57,7 @@ impl Cluster for FakeHost {
                 object["kind"] == "ServiceAccount" && object["metadata"]["name"] == "default";
             Ok(given || world.cluster.objects.contains_key(&key))
         })
+        .await
     }
 
     async fn object_differs(
@@ -66,6 +70,7 @@ impl Cluster for FakeHost {
             world.reach(access, &format!("get {key}"))?;
             Ok(world.cluster.objects.get(&key).map(|there| there != object))
         })
+        .await
     }
 
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
@@ -84,6 +89,7 @@ impl Cluster for FakeHost {
             world.cluster.objects.insert(key.clone(), object.clone());
             Ok(())
         })
+        .await
     }
 
     async fn delete_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
@@ -93,6 +99,7 @@ impl Cluster for FakeHost {
             world.cluster.objects.remove(&key);
             Ok(())
         })
+        .await
     }
 
     async fn evict_pods(
@@ -105,6 +112,7 @@ impl Cluster for FakeHost {
             world.reach(access, &format!("list the pods of node {node}"))?;
             Ok(Vec::new())
         })
+        .await
     }
 }
 

@@ -34,6 +34,7 @@ impl Containers for FakeHost {
             world.engine("ask docker for its version")?;
             Ok(world.engine_version.clone())
         })
+        .await
     }
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
@@ -44,6 +45,7 @@ impl Containers for FakeHost {
                 .get(reference)
                 .map(|id| ImageState { id: id.clone() }))
         })
+        .await
     }
 
     async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
@@ -54,6 +56,7 @@ impl Containers for FakeHost {
             let references = content.trim().strip_prefix("fake-image:");
             Ok(references.map(|list| list.split(',').map(str::to_owned).collect()))
         })
+        .await
     }
 
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
@@ -75,6 +78,7 @@ impl Containers for FakeHost {
                 Ok(())
             },
         )
+        .await
     }
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
@@ -92,6 +96,7 @@ impl Containers for FakeHost {
             world.images.remove(reference);
             Ok(())
         })
+        .await
     }
 
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
@@ -99,6 +104,7 @@ impl Containers for FakeHost {
             world.engine("inspect a container")?;
             Ok(world.containers.get(name).map(FakeContainer::state))
         })
+        .await
     }
 
     async fn containers(
@@ -123,6 +129,7 @@ impl Containers for FakeHost {
                 .map(FakeContainer::state)
                 .collect())
         })
+        .await
     }
 
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
@@ -162,6 +169,7 @@ impl Containers for FakeHost {
             world.containers.insert(config.name.clone(), container);
             Ok(id)
         })
+        .await
     }
 
     async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
@@ -172,6 +180,7 @@ impl Containers for FakeHost {
                 .get(name)
                 .map(|container| container.config.clone()))
         })
+        .await
     }
 
     async fn start_container(&self, name: &str) -> HostResult<()> {
@@ -185,6 +194,7 @@ impl Containers for FakeHost {
             world.run_container(name);
             Ok(())
         })
+        .await
     }
 
     async fn stop_container(&self, name: &str, _grace: Duration) -> HostResult<()> {
@@ -197,6 +207,7 @@ impl Containers for FakeHost {
             }
             Ok(())
         })
+        .await
     }
 
     async fn remove_container(&self, name: &str) -> HostResult<()> {
@@ -205,6 +216,7 @@ impl Containers for FakeHost {
             world.containers.remove(name);
             Ok(())
         })
+        .await
     }
 
     async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
@@ -217,6 +229,7 @@ impl Containers for FakeHost {
                 String::new()
             })
         })
+        .await
     }
 }
 

@@ -53,6 +53,13 @@ pub enum Mischief {
     CrashBefore,
     /// The program ends after the effect; every later call fails until `revive`.
     CrashAfter,
+    /// It has no effect and never returns: whoever waits for it has to give up by himself.
+    Stall,
+    /// It has its effect and never returns.
+    StallAfter,
+    /// Half of what is to be appended arrives, and the call fails, as on a disk that is full. Calls that append
+    /// nothing fail without effect.
+    Tear,
 }
 
 impl FaultPlan {
@@ -105,6 +112,12 @@ impl FaultPlan {
         self.with(nth(n, Mischief::CrashAfter))
     }
 
+    /// The nth mutating call has its effect and never returns.
+    #[must_use]
+    pub fn stall_after_call(self, n: usize) -> Self {
+        self.with(nth(n, Mischief::StallAfter))
+    }
+
     /// Every call of this name and argument fails.
     #[must_use]
     pub fn fail(self, name: &str, argument: &str) -> Self {
@@ -115,6 +128,18 @@ impl FaultPlan {
     #[must_use]
     pub fn hang(self, name: &str, argument: &str) -> Self {
         self.with(named(name, argument, Mischief::Hang, None))
+    }
+
+    /// Every call of this name and argument never returns.
+    #[must_use]
+    pub fn stall(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, Mischief::Stall, None))
+    }
+
+    /// Every call of this name and argument appends half of what it should, and fails.
+    #[must_use]
+    pub fn tear(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, Mischief::Tear, None))
     }
 
     /// The next call of this name and argument reports success without effect.

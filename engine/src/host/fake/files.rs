@@ -23,6 +23,7 @@ impl Files for FakeHost {
         self.observe("entry", show(path), DEADLINE, |world| {
             Ok(world.tree.entry(path))
         })
+        .await
     }
 
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
@@ -38,12 +39,14 @@ impl Files for FakeHost {
                 content => Ok(content.map(<[u8]>::to_vec)),
             }
         })
+        .await
     }
 
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
         self.observe("list", show(path), DEADLINE, |world| {
             Ok(world.tree.names(path))
         })
+        .await
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -67,6 +70,7 @@ impl Files for FakeHost {
                 .put(path, node)
                 .map_err(|source| file_error("write", path, source))
         })
+        .await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -76,7 +80,12 @@ impl Files for FakeHost {
                 .content(path)
                 .map(|bytes| bytes.to_vec())
                 .unwrap_or_default();
-            whole.extend_from_slice(content);
+            let arrives = if world.tears_appends {
+                content.len() / 2
+            } else {
+                content.len()
+            };
+            whole.extend_from_slice(&content[..arrives]);
             let node = Node {
                 kind: NodeKind::File(whole),
                 attributes,
@@ -87,6 +96,7 @@ impl Files for FakeHost {
                 .put(path, node)
                 .map_err(|source| file_error("append to", path, source))
         })
+        .await
     }
 
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
@@ -110,6 +120,7 @@ impl Files for FakeHost {
             world.populate_cgroup(path);
             Ok(())
         })
+        .await
     }
 
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
@@ -130,6 +141,7 @@ impl Files for FakeHost {
             };
             world.tree.put(path, node).map_err(failed)
         })
+        .await
     }
 
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
@@ -137,6 +149,7 @@ impl Files for FakeHost {
             let changed = world.tree.set_attributes(path, attributes);
             changed.map_err(|source| file_error("set attributes of", path, source))
         })
+        .await
     }
 
     async fn remove(&self, path: &Path) -> HostResult<()> {
@@ -147,6 +160,7 @@ impl Files for FakeHost {
                 .remove(path)
                 .map_err(|source| file_error("remove", path, source))
         })
+        .await
     }
 
     async fn remove_tree(&self, path: &Path) -> HostResult<()> {
@@ -157,6 +171,7 @@ impl Files for FakeHost {
             world.tree.remove_tree(path);
             Ok(())
         })
+        .await
     }
 
     async fn unmount_below(&self, path: &Path) -> HostResult<()> {
@@ -164,6 +179,7 @@ impl Files for FakeHost {
             world.mounts.retain(|mount| !mount.starts_with(path));
             Ok(())
         })
+        .await
     }
 
     async fn space(&self, path: &Path) -> HostResult<Space> {
@@ -173,6 +189,7 @@ impl Files for FakeHost {
                 .find_map(|ancestor| world.space.get(ancestor));
             Ok(set.copied().unwrap_or(DEFAULT_SPACE))
         })
+        .await
     }
 }
 

@@ -25,6 +25,8 @@ struct State {
     struck: usize,
     journal: Vec<Call>,
     crashed: bool,
+    /// Worlds right before each mutating call, if they are kept.
+    past: Option<Vec<World>>,
 }
 
 /// One call that was made.
@@ -52,6 +54,7 @@ impl FakeHost {
             struck: 0,
             journal: Vec::new(),
             crashed: false,
+            past: None,
         };
         Self {
             state: Mutex::new(state),
@@ -76,6 +79,21 @@ impl FakeHost {
     pub fn with_faults(self, plan: FaultPlan) -> Self {
         self.set_faults(plan);
         self
+    }
+
+    /// From now on, keeps the world as it is right before each mutating call.
+    #[must_use]
+    pub fn keeping_past(self) -> Self {
+        self.lock().past = Some(Vec::new());
+        self
+    }
+
+    /// A host for each mutating call since [`FakeHost::keeping_past`], as it was right before the call: what a program
+    /// that ended there would have left. The host after the last call is this one.
+    #[must_use]
+    pub fn past(&self) -> Vec<Self> {
+        let state = self.lock();
+        state.past.iter().flatten().cloned().map(Self::of).collect()
     }
 
     /// Every call so far.
@@ -143,27 +161,31 @@ impl FakeHost {
     }
 
     /// A call that only looks.
-    pub(crate) fn observe<T>(
+    pub(crate) async fn observe<T>(
         &self,
         name: &'static str,
         argument: impl Into<String>,
         deadline: Duration,
         view: impl FnOnce(&World) -> HostResult<T>,
     ) -> HostResult<T> {
-        self.pass(name, argument.into(), false, deadline, |world| view(world))
+        let effect = |world: &mut World| view(world);
+        let passed = self.pass(name, argument.into(), false, deadline, effect);
+        returned(passed).await
     }
 
     /// A call that may change the world.
-    pub(crate) fn mutate<T>(
+    pub(crate) async fn mutate<T>(
         &self,
         name: &'static str,
         argument: impl Into<String>,
         deadline: Duration,
         effect: impl FnOnce(&mut World) -> HostResult<T>,
     ) -> HostResult<T> {
-        self.pass(name, argument.into(), true, deadline, effect)
+        let passed = self.pass(name, argument.into(), true, deadline, effect);
+        returned(passed).await
     }
 
+    /// What a call comes to; `None` if it never returns.
     fn pass<T>(
         &self,
         name: &'static str,
@@ -171,17 +193,21 @@ impl FakeHost {
         mutating: bool,
         deadline: Duration,
         effect: impl FnOnce(&mut World) -> HostResult<T>,
-    ) -> HostResult<T> {
+    ) -> Option<HostResult<T>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let call = format!("{name} {argument}");
         let result = state.outcome(name, &argument, mutating, deadline, &call, effect);
+        let error = match &result {
+            Some(result) => result.as_ref().err().map(ToString::to_string),
+            None => Some("never returned".to_owned()),
+        };
         state.journal.push(Call {
             n: state.journal.len() + 1,
             name,
             argument,
             mutating,
-            error: result.as_ref().err().map(ToString::to_string),
+            error,
         });
         result
     }
@@ -192,7 +218,16 @@ impl FakeHost {
     }
 }
 
+/// Returns what the call came to, or never.
+async fn returned<T>(passed: Option<HostResult<T>>) -> HostResult<T> {
+    match passed {
+        Some(result) => result,
+        None => std::future::pending().await,
+    }
+}
+
 impl State {
+    /// `None` if the call never returns.
     fn outcome<T>(
         &mut self,
         name: &str,
@@ -201,26 +236,26 @@ impl State {
         deadline: Duration,
         call: &str,
         effect: impl FnOnce(&mut World) -> HostResult<T>,
-    ) -> HostResult<T> {
+    ) -> Option<HostResult<T>> {
         let injected = || HostError::Injected {
             call: call.to_owned(),
         };
         if self.crashed {
-            return Err(injected());
+            return Some(Err(injected()));
         }
         if mutating {
             self.struck += 1;
+            if let Some(past) = &mut self.past {
+                past.push(self.world.clone());
+            }
         }
-        match self
+        let mischief = self
             .faults
-            .strike(name, argument, mutating.then_some(self.struck))
-        {
+            .strike(name, argument, mutating.then_some(self.struck));
+        Some(match mischief {
             None => self.perform(mutating, effect),
             Some(Mischief::Fail) => Err(injected()),
-            Some(Mischief::FailAfter) => {
-                self.perform(mutating, effect)?;
-                Err(injected())
-            }
+            Some(Mischief::FailAfter) => self.perform(mutating, effect).and(Err(injected())),
             Some(Mischief::Hang) => {
                 self.world.advance(deadline);
                 Err(HostError::Deadline {
@@ -239,7 +274,19 @@ impl State {
                 self.crashed = true;
                 performed.and(Err(injected()))
             }
-        }
+            Some(Mischief::Stall) => return None,
+            Some(Mischief::StallAfter) => {
+                self.perform(mutating, effect).ok()?;
+                return None;
+            }
+            Some(Mischief::Tear) if name != "append" => Err(injected()),
+            Some(Mischief::Tear) => {
+                self.world.tears_appends = true;
+                let torn = effect(&mut self.world);
+                self.world.tears_appends = false;
+                torn.and(Err(injected()))
+            }
+        })
     }
 
     fn perform<T>(
@@ -339,6 +386,52 @@ mod tests {
             assert_eq!(stands(&host, "/etc/a"), there);
             write(&host, "/etc/b").await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_stalled_call_never_returns_and_the_host_goes_on() {
+        let wait = Duration::from_millis(10);
+        for (plan, there) in [
+            (FaultPlan::none().stall("write", "/etc/a"), false),
+            (FaultPlan::none().stall_after_call(1), true),
+        ] {
+            let host = FakeHost::new().with_faults(plan);
+            let given_up = tokio::time::timeout(wait, write(&host, "/etc/a")).await;
+            assert!(given_up.is_err());
+            assert_eq!(stands(&host, "/etc/a"), there);
+            write(&host, "/etc/b").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_torn_append_leaves_half() {
+        let host = FakeHost::new()
+            .with_file("/etc/a", "12")
+            .with_faults(FaultPlan::none().tear("append", "*"));
+        let (path, mode) = (Path::new("/etc/a"), Attributes::root(0o644));
+        assert!(host.append(path, b"3456", mode).await.is_err());
+        assert_eq!(
+            host.look(|world| world.text("/etc/a")),
+            Some("1234".to_owned())
+        );
+        host.set_faults(FaultPlan::none());
+        host.append(path, b"5", mode).await.unwrap();
+        assert_eq!(
+            host.look(|world| world.text("/etc/a")),
+            Some("12345".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn the_past_is_the_world_before_each_mutating_call() {
+        let host = FakeHost::new().keeping_past();
+        write(&host, "/etc/a").await.unwrap();
+        host.list(Path::new("/etc")).await.unwrap();
+        write(&host, "/etc/b").await.unwrap();
+        let past = host.past();
+        assert_eq!(past.len(), 2);
+        assert!(!stands(&past[0], "/etc/a"));
+        assert!(stands(&past[1], "/etc/a") && !stands(&past[1], "/etc/b"));
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ const MODULE_SETTINGS: [(&str, &str, &str); 2] = [
 impl Kernel for FakeHost {
     async fn sysctl(&self, key: &str) -> HostResult<Option<String>> {
         self.observe("sysctl", key, DEADLINE, |world| Ok(world.sysctl(key)))
+            .await
     }
 
     async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()> {
@@ -34,12 +35,14 @@ impl Kernel for FakeHost {
             world.set_sysctl(key, value);
             Ok(())
         })
+        .await
     }
 
     async fn module_loaded(&self, name: &str) -> HostResult<bool> {
         self.observe("module_loaded", name, DEADLINE, |world| {
             Ok(world.modules.contains(name))
         })
+        .await
     }
 
     async fn load_module(&self, name: &str) -> HostResult<()> {
@@ -53,6 +56,7 @@ impl Kernel for FakeHost {
             world.load_module(name);
             Ok(())
         })
+        .await
     }
 
     async fn unload_module(&self, name: &str) -> HostResult<()> {
@@ -72,6 +76,7 @@ impl Kernel for FakeHost {
             }
             Ok(())
         })
+        .await
     }
 }
 

@@ -42,6 +42,7 @@ impl Network for FakeHost {
                 certificate,
             })
         })
+        .await
     }
 
     async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()> {
@@ -55,12 +56,14 @@ impl Network for FakeHost {
                 .map(|_| ())
                 .ok_or_else(|| refused(format!("connect to {address}")))
         })
+        .await
     }
 
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         self.observe("link", name, DEADLINE, |world| {
             Ok(world.links.get(name).cloned())
         })
+        .await
     }
 
     async fn remove_link(&self, name: &str) -> HostResult<()> {
@@ -68,6 +71,7 @@ impl Network for FakeHost {
             world.remove_link(name);
             Ok(())
         })
+        .await
     }
 }
 

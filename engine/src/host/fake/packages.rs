@@ -37,6 +37,7 @@ impl Packages for FakeHost {
                 .get(name)
                 .map(|package| package.version.clone()))
         })
+        .await
     }
 
     async fn package_file(&self, file: &Path) -> HostResult<(String, String)> {
@@ -49,6 +50,7 @@ impl Packages for FakeHost {
                 Ok((package.name, package.version))
             },
         )
+        .await
     }
 
     async fn install_packages(&self, files: &[PathBuf]) -> HostResult<()> {
@@ -65,6 +67,7 @@ impl Packages for FakeHost {
             }
             Ok(())
         })
+        .await
     }
 
     async fn purge_packages(&self, names: &[String]) -> HostResult<()> {
@@ -74,6 +77,7 @@ impl Packages for FakeHost {
             }
             Ok(())
         })
+        .await
     }
 }
 

@@ -78,22 +78,26 @@ impl Processes for FakeHost {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
         let name = command.argv.first().map_or("", String::as_str);
         let Some(program) = self.look(|world| world.program(name)) else {
-            return self.observe("run", command.display(), command.timeout, |_| {
-                Err(HostError::Spawn {
-                    program: name.to_owned(),
-                    source: ErrorKind::NotFound.into(),
+            return self
+                .observe("run", command.display(), command.timeout, |_| {
+                    Err(HostError::Spawn {
+                        program: name.to_owned(),
+                        source: ErrorKind::NotFound.into(),
+                    })
                 })
-            });
+                .await;
         };
         if program.mutating {
             self.mutate("run", command.display(), command.timeout, |world| {
                 Ok((program.behaviour)(command, world))
             })
+            .await
         } else {
             self.observe("run", command.display(), command.timeout, |world| {
                 // A probe gets the world read-only, so the copy can be thrown away.
                 Ok((program.behaviour)(command, &mut world.clone()))
             })
+            .await
         }
     }
 
@@ -104,6 +108,7 @@ impl Processes for FakeHost {
             std::time::Duration::from_secs(30),
             |world| Ok(world.program(name).is_some()),
         )
+        .await
     }
 }
 

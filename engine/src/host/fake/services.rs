@@ -53,10 +53,12 @@ impl Unit {
 impl Services for FakeHost {
     async fn unit(&self, name: &str) -> HostResult<UnitState> {
         self.observe("unit", name, DEADLINE, |world| Ok(world.unit_state(name)))
+            .await
     }
 
     async fn start_unit(&self, name: &str) -> HostResult<()> {
         self.mutate("start_unit", name, DEADLINE, |world| world.start_unit(name))
+            .await
     }
 
     async fn stop_unit(&self, name: &str) -> HostResult<()> {
@@ -64,6 +66,7 @@ impl Services for FakeHost {
             world.stop_unit(name);
             Ok(())
         })
+        .await
     }
 
     async fn restart_unit(&self, name: &str) -> HostResult<()> {
@@ -72,6 +75,7 @@ impl Services for FakeHost {
             world.stop_unit(name);
             world.start_unit(name)
         })
+        .await
     }
 
     async fn reload_unit(&self, name: &str) -> HostResult<()> {
@@ -83,6 +87,7 @@ impl Services for FakeHost {
             world.stop_unit(name);
             world.start_unit(name)
         })
+        .await
     }
 
     async fn set_unit_enabled(&self, name: &str, enabled: bool) -> HostResult<()> {
@@ -101,6 +106,7 @@ impl Services for FakeHost {
                 Ok(())
             },
         )
+        .await
     }
 
     async fn reset_failed_unit(&self, name: &str) -> HostResult<()> {
@@ -113,6 +119,7 @@ impl Services for FakeHost {
             }
             Ok(())
         })
+        .await
     }
 
     async fn reload_units(&self) -> HostResult<()> {
@@ -120,6 +127,7 @@ impl Services for FakeHost {
             world.reload_units();
             Ok(())
         })
+        .await
     }
 
     async fn unit_log(&self, name: &str, lines: usize) -> HostResult<String> {
@@ -128,6 +136,7 @@ impl Services for FakeHost {
             let line = format!("{name}: {} ({})\n", state.active, state.sub);
             Ok(if lines == 0 { String::new() } else { line })
         })
+        .await
     }
 }
 

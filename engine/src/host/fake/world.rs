@@ -47,6 +47,8 @@ pub struct World {
     pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
+    /// Whether only half of what is appended to a file arrives.
+    pub(crate) tears_appends: bool,
     start: SystemTime,
     elapsed: Duration,
     ids: u64,
@@ -78,6 +80,7 @@ impl World {
             mounts: BTreeSet::new(),
             firewall: Firewall::default(),
             ports: BTreeSet::new(),
+            tears_appends: false,
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
             ids: 0,
