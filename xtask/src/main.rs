@@ -1,4 +1,4 @@
-//! The project's own commands: the lab (`up`, `down`, `status`, `shell`, `kubectl`), the tests (`test`, `ci`) and the
+//! The project's own commands: the lab (`up`, `down`, `status`, `shell`, `kubectl`), the tests (`test`, `ci`, `soak`) and the
 //! figures (`bench`).
 
 mod bench;
@@ -7,6 +7,7 @@ mod enter;
 mod machine;
 mod measured;
 mod nodelet;
+mod soak;
 mod status;
 mod test;
 mod transient;
@@ -42,6 +43,8 @@ enum Command {
     /// Run the checks and tests, stopping at the first that fails.
     #[command(alias = "ci")]
     Test(test::Arguments),
+    /// Run the suites that take minutes each: clean slate, cuts with kill -9, predictions on real hosts.
+    Soak(soak::Arguments),
     /// Measure nodelet, beside kubeadm of the same source on the same hosts, and tell whether targets are met.
     Bench(bench::Arguments),
     /// Run a program once and print its seconds and its peak memory; `bench` uses it.
@@ -72,6 +75,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Shell(arguments) => arguments.run(),
         Command::Kubectl(arguments) => arguments.run(),
         Command::Test(arguments) => test::run(arguments),
+        Command::Soak(arguments) => soak::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Measured(arguments) => measured::run(arguments),
     }
