@@ -96,6 +96,15 @@ impl HostSnapshot {
         Self { sections }
     }
 
+    /// How many things each section has.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&str, usize> {
+        self.sections
+            .iter()
+            .map(|(name, lines)| (name.as_str(), lines.len()))
+            .collect()
+    }
+
     /// The same without what is about these paths and what leads to them.
     #[must_use]
     pub fn without(mut self, paths: &[&str]) -> Self {

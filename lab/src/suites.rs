@@ -4,7 +4,7 @@
 //! it, whatever happened to the suites meanwhile.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, process};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +17,7 @@ const NODELET: &str = "NODELET_LAB_NODELET";
 const PAYLOAD: &str = "NODELET_LAB_PAYLOAD";
 const TOOLBOX: &str = "NODELET_LAB_TOOLBOX";
 const KEEP: &str = "NODELET_LAB_KEEP";
+const RECORD: &str = "NODELET_LAB_RECORD";
 
 /// What a run of the suites works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,16 @@ impl Suites {
         }))
     }
 
+    /// The variable that asks suites to note what they saw in this file, a JSON value a line.
+    pub fn record_to(file: &Path) -> (&'static str, OsString) {
+        (RECORD, file.into())
+    }
+
+    /// Where suites are to note what they saw, if anybody asked.
+    pub fn record_file() -> Option<PathBuf> {
+        env::var_os(RECORD).map(PathBuf::from)
+    }
+
     /// True if labs are to stay for a look at them.
     pub fn keep() -> bool {
         env::var_os(KEEP).is_some_and(|value| value == "1")
@@ -74,9 +85,11 @@ impl Suites {
     pub fn clear(cache: &Cache, run: &str) -> Result<()> {
         let mut errors = Vec::new();
         for name in down::labs(cache)? {
-            if name.starts_with(run)
-                && let Err(error) = down::lab(cache, &name)
-            {
+            // The run of process 12 is not that of process 123.
+            let ours = name
+                .strip_prefix(run)
+                .is_some_and(|rest| rest.starts_with('-'));
+            if ours && let Err(error) = down::lab(cache, &name) {
                 errors.push(format!("{error:#}"));
             }
         }

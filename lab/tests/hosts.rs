@@ -1,5 +1,5 @@
-//! Real labs. They need the host images and the outer docker: `cargo xtask up --only-setup`, then
-//! `cargo test -p lab --test hosts -- --ignored`.
+//! Real labs. They need the host images and the outer docker: `cargo xtask soak` sets them up and
+//! runs these.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn text(host: &Host, words: &[&str]) -> String {
 }
 
 #[test]
-#[ignore = "needs the set-up"]
+#[ignore = "cargo xtask soak runs it"]
 fn two_labs_stand_side_by_side_and_leave_nothing() {
     let cache = Cache::locate().expect("a cache");
     let docker = Outer::of(&cache).docker();
@@ -89,7 +89,7 @@ fn two_labs_stand_side_by_side_and_leave_nothing() {
 }
 
 #[test]
-#[ignore = "needs the set-up"]
+#[ignore = "cargo xtask soak runs it"]
 fn a_host_takes_files_and_commands() {
     let lab = Standing::up("test-files", &[spec("h", Image::NoDocker)]);
     let host = lab.0.host("h").expect("h");

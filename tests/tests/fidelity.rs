@@ -12,7 +12,7 @@ use engine::host::fake::{FakeHost, FaultPlan, difference};
 const CASES: [&str; 3] = ["cp-1", "cp-1-vip", "cp-2-nodocker"];
 /// What is asked for, in percent.
 const WANTED: f64 = 99.0;
-/// Where the figures of real hosts begin in the page; `lab/tests/fidelity.rs` writes them.
+/// Where the figures of real hosts begin in the page; `tests/lab/tests/soak/fidelity.rs` writes them.
 const REAL: &str = "## On real hosts";
 
 /// A host in some state, and the role that comes to it.

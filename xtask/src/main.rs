@@ -1,19 +1,26 @@
-//! The project's own commands: the lab (`up`, `down`, `status`, `shell`, `kubectl`) and the tests (`test`, `ci`).
+//! The project's own commands: the lab (`up`, `down`, `status`, `shell`, `kubectl`), the tests (`test`, `ci`, `soak`) and the
+//! figures (`bench`).
 
+mod bench;
 mod down;
 mod enter;
+mod machine;
+mod measured;
 mod nodelet;
+mod soak;
 mod status;
 mod test;
+mod transient;
 mod up;
 
+use std::env;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Set up a lab, look into it, take it down; run the tests.
+/// Set up a lab, look into it, take it down; run the tests; measure.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -36,6 +43,13 @@ enum Command {
     /// Run the checks and tests, stopping at the first that fails.
     #[command(alias = "ci")]
     Test(test::Arguments),
+    /// Run the suites that take minutes each: clean slate, cuts with kill -9, predictions on real hosts.
+    Soak(soak::Arguments),
+    /// Measure nodelet, beside kubeadm of the same source on the same hosts, and tell whether targets are met.
+    Bench(bench::Arguments),
+    /// Run a program once and print its seconds and its peak memory; `bench` uses it.
+    #[command(hide = true)]
+    Measured(measured::Arguments),
 }
 
 /// The root of the checkout this program was built from.
@@ -43,6 +57,14 @@ fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap_or(Path::new("."))
+}
+
+/// The cargo that built this program, in the checkout.
+fn cargo() -> process::Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = process::Command::new(program);
+    command.current_dir(checkout());
+    command
 }
 
 fn run(command: &Command) -> Result<ExitCode> {
@@ -53,6 +75,9 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Shell(arguments) => arguments.run(),
         Command::Kubectl(arguments) => arguments.run(),
         Command::Test(arguments) => test::run(arguments),
+        Command::Soak(arguments) => soak::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Measured(arguments) => measured::run(arguments),
     }
 }
 

@@ -1,28 +1,45 @@
 //! The program that labs run, built from the checkout.
 
+use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
-use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
-use crate::checkout;
+use crate::cargo;
+
+/// How it is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quickly.
+    Dev,
+    /// As it is shipped; what is measured.
+    Release,
+}
+
+impl Profile {
+    /// cargo's name of the profile, and of its directory below the target directory.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Dev => ("dev", "debug"),
+            Self::Release => ("release", "release"),
+        }
+    }
+}
 
 /// Builds nodelet in the user's own target directory, and tells where it is.
-pub(crate) fn build() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    let (profile, directory) = profile.names();
     let build = ["build", "--package", "nodelet", "--bin", "nodelet"];
-    let status = Command::new(&cargo)
+    let status = cargo()
         .args(build)
-        .current_dir(checkout())
+        .args(["--profile", profile])
         .status()
         .context("cannot start cargo")?;
     if !status.success() {
         bail!("nodelet does not build");
     }
-    let output = Command::new(&cargo)
+    let output = cargo()
         .args(["metadata", "--format-version", "1", "--no-deps"])
-        .current_dir(checkout())
         .output()
         .context("cannot start cargo")?;
     let metadata: serde_json::Value =
@@ -30,7 +47,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo's metadata names no target directory")?;
-    let program = PathBuf::from(target).join("debug/nodelet");
+    let program = PathBuf::from(target).join(directory).join("nodelet");
     fs::metadata(&program).with_context(|| format!("cargo made no {}", program.display()))?;
     Ok(program)
 }

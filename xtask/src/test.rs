@@ -1,13 +1,12 @@
 //! `cargo xtask test`: every check of the project as a named step, stopping at the first that fails.
 
-use std::env;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::{Cache, Setup, Suites, command};
+use lab::{Cache, Setup, command};
 
-use crate::{checkout, nodelet};
+use crate::transient::{suites, with_labs};
 
 /// The options of `test`.
 #[derive(Debug, clap::Args)]
@@ -121,37 +120,22 @@ fn seconds(since: Instant) -> String {
 }
 
 fn cargo(step: &Step) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = crate::cargo();
     command
         .args(step.cargo)
-        .envs(step.environment.iter().copied())
-        .current_dir(checkout());
+        .envs(step.environment.iter().copied());
     command
 }
 
 /// Runs the suites on labs of their own, which are gone afterwards, however the suites end.
 fn in_labs(step: &Step, filter: &[String]) -> Result<bool> {
-    let cache = Cache::locate()?;
-    let setup = Setup::run(&cache)?;
-    let suites = Suites {
-        run: Suites::run_name(),
-        nodelet: nodelet::build()?,
-        payload: setup.payload.clone(),
-        toolbox: setup.toolbox.clone(),
-    };
-    command::outlive_interrupts();
+    let setup = Setup::run(&Cache::locate()?)?;
+    let suites = suites(&setup)?;
     let mut cargo = cargo(step);
     cargo.args(filter).envs(suites.variables());
-    let status = command::streaming(&mut cargo, LAB);
-    if Suites::keep() {
-        println!(
-            "The labs stay, as NODELET_LAB_KEEP says; `cargo xtask status` shows them, `cargo xtask down --all` ends them."
-        );
-    } else {
-        drop(setup);
-        Suites::clear(&cache, &suites.run)?;
-    }
-    Ok(status?.success())
+    with_labs(setup, &suites.run, |_| {
+        Ok(command::streaming(&mut cargo, LAB)?.success())
+    })
 }
 
 /// The steps to run, in order.

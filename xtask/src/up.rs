@@ -10,6 +10,7 @@ use lab::package::{self, ROLE};
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Setup, command};
 
 use crate::enter::kubectl_words;
+use crate::nodelet::Profile;
 use crate::{checkout, nodelet};
 
 const READY: Duration = Duration::from_secs(300);
@@ -70,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let nodelet = nodelet::build()?;
+    let nodelet = nodelet::build(Profile::Dev)?;
     let stood = Lab::stands(&cache, &arguments.lab);
     let (lab, host) = if stood {
         reopen(arguments, &setup)?

@@ -1,6 +1,6 @@
 //! Phases in their order, independent ones side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -85,19 +85,23 @@ impl Runner<'_> {
         let mut running = FuturesUnordered::new();
         let mut outcome = Outcome::Converged;
         let selected: BTreeSet<&PhaseName> = phases.iter().map(|phase| &phase.name).collect();
+        // Once, not in each round: a role may have a thousand phases.
+        let before: BTreeMap<&PhaseName, BTreeSet<&PhaseName>> = selected
+            .iter()
+            .map(|&name| (name, graph.nearest_before(name, &selected)))
+            .collect();
         loop {
             if outcome == Outcome::Converged && !self.cancel.is_cancelled() {
                 waiting.retain(|phase| {
-                    let mut before = graph.before(&phase.name);
-                    before.retain(|name| selected.contains(name));
-                    let ready = before.iter().all(|name| over.contains(name));
                     // A dry run goes one by one: effects must be seen in the plan's order.
                     let alone = session.mode == Mode::Apply || running.is_empty();
-                    if ready && alone {
+                    let starts =
+                        alone && before[&phase.name].iter().all(|&name| over.contains(name));
+                    if starts {
                         let phase = *phase;
                         running.push(async move { (phase, self.phase(phase, session).await) });
                     }
-                    !(ready && alone)
+                    !starts
                 });
             }
             let Some((phase, result)) = running.next().await else {

@@ -4,16 +4,23 @@
 //! they need what `cargo xtask test` sets up; started without it, each says that it is skipped and passes. Helpers panic with all
 //! that the host said: a suite is a test, and its reader wants the words of the host.
 //!
-//! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay for a look.
+//! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay for a look. Those in `tests/soak`
+//! take minutes each and are marked `ignore`: `cargo xtask soak` runs them.
 
 #![forbid(unsafe_code)]
 
 mod master;
+mod prediction;
+mod record;
 mod run;
+mod slate;
 mod standing;
 
 pub use lab::command::poll;
 pub use lab::{HostSpec, Image, TOOLBOX_IMAGE};
 pub use master::{Master, shared};
+pub use prediction::prediction;
+pub use record::record;
 pub use run::Run;
+pub use slate::{After, Slate};
 pub use standing::{Standing, changes, listing};

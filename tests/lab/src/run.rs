@@ -3,6 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
+use engine::exec::Event;
 use serde_json::Value;
 
 /// A run that is over.
@@ -79,6 +80,13 @@ impl Run {
             .map(parse)
             .filter(|event| event["event"] == kind)
             .collect()
+    }
+
+    /// Everything it told with `--json`.
+    #[must_use]
+    pub fn record(&self) -> Vec<Event> {
+        let parse = |line| serde_json::from_str(line).ok();
+        self.out.lines().filter_map(parse).collect()
     }
 
     /// The one event of this kind.

@@ -1,8 +1,10 @@
 //! The suites that need real hosts, a module for each group of behaviour. `lab_suites` says how to run them.
 
 mod again;
+mod clean;
 mod cluster;
 mod faults;
+mod foretold;
 mod health;
 mod interrupt;
 mod preflight;

@@ -1,0 +1,130 @@
+//! A host before an apply is the same host after apply and clean.
+
+use lab_suites::{After, Image, Master, Slate, TOOLBOX_IMAGE, record};
+
+/// Somebody else's docker configuration, containers, image, firewall rules and files.
+fn inhabit(master: &Master) {
+    let configuration =
+        br#"{"log-driver": "json-file", "log-opts": {"max-size": "7m"}, "debug": false}"#;
+    master
+        .host()
+        .put(configuration, "/etc/docker/daemon.json", 0o600)
+        .expect("written");
+    master.sh("systemctl restart docker");
+    master.load_toolbox();
+    master.sh(&format!(
+        "docker run -d --name theirs -v theirs:/data {TOOLBOX_IMAGE} sleep 1000000
+         docker run -d --name theirs-always --restart always {TOOLBOX_IMAGE} sleep 1000000
+         iptables -N THEIRS
+         iptables -A THEIRS -p tcp --dport 4711 -m comment --comment theirs -j ACCEPT
+         iptables -I INPUT -j THEIRS
+         ip6tables -A INPUT -p tcp --dport 4711 -j ACCEPT
+         mkdir -p /opt/theirs"
+    ));
+}
+
+fn clean(master: &Master, words: &[&str]) -> String {
+    let all: Vec<&str> = ["clean"].iter().chain(words).copied().collect();
+    master.nodelet(&all).exits(0).text()
+}
+
+fn converges(master: &Master) {
+    let _ = master.apply(&[]).exits(0);
+    let _ = master.check(&[]).exits(0);
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn bare_host_twice() {
+    let Some(master) = Master::create("bare", Image::Bare, false) else {
+        return;
+    };
+    let before = Slate::of(&master);
+    converges(&master);
+    clean(&master, &[]);
+    before.assert_same(&master, After::Clean, "clean");
+    let second = clean(&master, &[]);
+    assert!(second.contains("nothing of ours"), "{second}");
+    record("bare host with docker: apply, clean", &before);
+
+    converges(&master);
+    clean(&master, &["--purge"]);
+    before.assert_same(&master, After::Purge, "purge after a second apply");
+    record("then apply converges, check, clean --purge", &before);
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn inhabited_host() {
+    let Some(master) = Master::create("inhabited", Image::Bare, false) else {
+        return;
+    };
+    inhabit(&master);
+    let before = Slate::of(&master);
+    converges(&master);
+    for name in ["theirs", "theirs-always"] {
+        let runs = master.sh(&format!(
+            "docker inspect -f '{{{{.State.Running}}}}' {name}"
+        ));
+        assert_eq!(runs, "true", "{name} runs beside the role");
+    }
+    clean(&master, &["--purge"]);
+    before.assert_same(&master, After::Purge, "clean");
+    record(
+        "host with a daemon.json, containers, a volume and firewall rules of others: apply, clean --purge",
+        &before,
+    );
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn host_without_docker() {
+    let Some(master) = Master::create("nodocker", Image::NoDocker, false) else {
+        return;
+    };
+    let before = Slate::of(&master);
+    converges(&master);
+    clean(&master, &["--purge"]);
+    before.assert_same(&master, After::Purge, "clean");
+    converges(&master);
+    record(
+        "host without docker: apply, clean --purge, apply converges",
+        &before,
+    );
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn virtual_ip() {
+    let Some(master) = Master::create("vip", Image::Bare, true) else {
+        return;
+    };
+    let before = Slate::of(&master);
+    converges(&master);
+    clean(&master, &["--purge"]);
+    before.assert_same(&master, After::Purge, "clean");
+    record("host with a virtual IP: apply, clean --purge", &before);
+}
+
+/// Where the kernel has no IPVS, kube-proxy says so and writes iptables' rules: this shows that the setting leaves nothing behind.
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn kube_proxy_with_ipvs() {
+    let Some(master) = Master::create("ipvs", Image::Bare, false) else {
+        return;
+    };
+    let before = Slate::of(&master);
+    master.configure(&[("KUBE_PROXY_MODE", "ipvs")]);
+    converges(&master);
+    let real = master.try_sh("ip link show kube-ipvs0").status.success();
+    clean(&master, &["--purge"]);
+    before.assert_same(&master, After::Purge, "clean");
+    record(
+        if real {
+            "KUBE_PROXY_MODE=ipvs: apply, clean --purge"
+        } else {
+            "KUBE_PROXY_MODE=ipvs, where the kernel has no IPVS and kube-proxy falls back to iptables: apply, clean --purge"
+        },
+        &before,
+    );
+}

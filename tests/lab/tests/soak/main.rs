@@ -1,0 +1,5 @@
+//! The suites that take minutes each: `cargo xtask soak` runs them, `cargo xtask test` does not.
+
+mod clean_slate;
+mod cuts;
+mod fidelity;

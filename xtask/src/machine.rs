@@ -1,0 +1,97 @@
+//! What a published figure was taken on.
+
+use std::fs;
+use std::process::Command;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// The machine and the day, as the head of a page.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    date: String,
+    processors: usize,
+    memory: u64,
+    kernel: String,
+    system: String,
+    load: String,
+}
+
+impl Machine {
+    /// As it is now. What cannot be told says so; no figure depends on it.
+    pub(crate) fn now() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let day = format_description!("[year]-[month]-[day]");
+        Self {
+            date: OffsetDateTime::now_utc()
+                .format(&day)
+                .unwrap_or_else(|_| unknown()),
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            memory: memory(&read("/proc/meminfo")),
+            kernel: uname().unwrap_or_else(unknown),
+            system: system(&read("/etc/os-release")).unwrap_or_else(unknown),
+            load: load(),
+        }
+    }
+
+    /// One line for each thing.
+    pub(crate) fn describe(&self, command: &str) -> String {
+        format!(
+            "- date: {}\n- command: `{command}`\n- machine: {} processors, {} GiB of memory, kernel {}, {}\n\
+             - load average over a minute: {} at the beginning, {} at the end\n",
+            self.date,
+            self.processors,
+            self.memory,
+            self.kernel,
+            self.system,
+            self.load,
+            load()
+        )
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+fn uname() -> Option<String> {
+    let output = Command::new("uname").arg("-r").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn system(os_release: &str) -> Option<String> {
+    let line = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(line.trim_matches('"').to_owned())
+}
+
+/// In GiB, rounded.
+fn memory(meminfo: &str) -> u64 {
+    let kibibytes: u64 = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or_default();
+    (kibibytes + (1 << 19)) >> 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_system_says() {
+        assert_eq!(memory("MemTotal:       24689936 kB\nMemFree: 1 kB\n"), 24);
+        assert_eq!(
+            system("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").as_deref(),
+            Some("Debian GNU/Linux 12 (bookworm)")
+        );
+    }
+}

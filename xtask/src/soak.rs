@@ -1,0 +1,144 @@
+//! `cargo xtask soak`: the suites that take minutes each, and the page of what they saw.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lab::snapshot::{EXCEPTIONS, KEPT};
+use lab::{Cache, Setup, Suites, command};
+
+use crate::machine::Machine;
+use crate::transient::{suites, with_labs};
+use crate::{cargo, checkout};
+
+/// Where `--write` puts what was seen.
+const PAGE: &str = "docs/clean-slate.md";
+/// More than all of them take.
+const LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+/// The options of `soak`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Run those alone whose name has one of these in it; all if none is named.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Write what they saw to docs/clean-slate.md (if all are run) and docs/fidelity.md.
+    #[arg(long)]
+    write: bool,
+}
+
+/// The packages with soaks, and the targets they are in.
+const TARGETS: &[(&str, &str)] = &[("lab", "hosts"), ("lab-suites", "soak")];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let began = Instant::now();
+    let machine = Machine::now();
+    let setup = Setup::run(&Cache::locate()?)?;
+    let record = setup
+        .cache
+        .root()
+        .join(format!("logs/soak-{}.jsonl", std::process::id()));
+    let suites = suites(&setup)?;
+    with_labs(setup, &suites.run, |_| {
+        for (package, target) in TARGETS {
+            println!("==> {package}: {target}");
+            let mut cargo = soaks(package, target, arguments);
+            cargo
+                .envs(suites.variables())
+                .envs([Suites::record_to(&record)]);
+            if !command::streaming(&mut cargo, LIMIT)?.success() {
+                bail!(
+                    "a soak failed; repeat it with `cargo xtask soak NAME`, and with NODELET_LAB_KEEP=1 for a look at its lab"
+                );
+            }
+        }
+        Ok(())
+    })?;
+    println!("All passed in {:.0} s.", began.elapsed().as_secs_f64());
+    if arguments.write && arguments.names.is_empty() {
+        let page = checkout().join(PAGE);
+        let text = render(&machine.describe(&arguments.command()), &record)?;
+        fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))?;
+        println!("What was seen is in {PAGE}.");
+    }
+    let _ = fs::remove_file(&record);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    fn command(&self) -> String {
+        [&["cargo xtask soak".to_owned()], self.names.as_slice()]
+            .concat()
+            .join(" ")
+    }
+}
+
+/// The ignored tests of a target, one after the other.
+fn soaks(package: &str, target: &str, arguments: &Arguments) -> Command {
+    let mut command = cargo();
+    command
+        .args(["test", "--package", package, "--test", target, "--"])
+        .args(["--ignored", "--nocapture", "--test-threads", "1"])
+        .args(&arguments.names)
+        .env("INSTA_UPDATE", "no");
+    if arguments.write {
+        command.env("UPDATE_GENERATED", "1");
+    }
+    command
+}
+
+/// The page: what was done, what was compared, what may differ and why.
+fn render(machine: &str, record: &Path) -> Result<String> {
+    let lines =
+        fs::read_to_string(record).with_context(|| format!("cannot read {}", record.display()))?;
+    let mut text = format!(
+        "# Clean slate\n\n{INTRODUCTION}\n{machine}\n| scenario | things compared | differences |\n|---|---:|---:|\n"
+    );
+    for line in lines.lines() {
+        let value: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("`{line}` is no record"))?;
+        let scenario = value["scenario"]
+            .as_str()
+            .context("a record without name")?;
+        let _ = writeln!(text, "| {scenario} | {} | 0 |", value["things"]);
+    }
+    text.push_str("\n## What may differ\n\n");
+    for (path, why) in EXCEPTIONS {
+        let _ = writeln!(text, "- `{path}`: {why}");
+    }
+    text.push_str("\nKept by `clean`, gone after `clean --purge`:\n\n");
+    for path in KEPT {
+        let _ = writeln!(text, "- `{path}`");
+    }
+    Ok(text)
+}
+
+const INTRODUCTION: &str = "\
+A host before `nodelet apply` is the same host after `apply` and `clean`. Written by `cargo xtask soak --write`, which fails where a
+single line differs; `cargo xtask test` asserts the bare host too.
+
+Compared are, on real lab hosts: files below /etc, /usr, /opt, /var, /root and systemd's folders in /run with kind, mode and owner, their
+content but for packages' own, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
+rules and network namespaces; iptables, ip6tables, ipsets, IPVS; kernel settings and modules; packages, accounts, unit files and units with
+their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_a_line_for_each_scenario() {
+        let directory = std::env::temp_dir().join(format!("soak-page-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("made");
+        let record = directory.join("record.jsonl");
+        fs::write(&record, "{\"scenario\": \"bare\", \"things\": 7}\n").expect("written");
+        let text = render("- machine: m\n", &record).expect("rendered");
+        fs::remove_dir_all(directory).expect("removed");
+        assert!(text.contains("| bare | 7 | 0 |"), "{text}");
+        assert!(text.contains("- `/var/log`: logs"), "{text}");
+    }
+}
