@@ -44,7 +44,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
 
 /// Starts the engine where it is installed and does not answer.
 pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
-    if host.container_engine().await.is_ok() || !host.unit(UNIT).await?.loaded {
+    if host.container_engine().await.is_ok() || !is_installed(host).await? {
         return Ok(());
     }
     host.reset_failed_unit(UNIT).await?;
@@ -61,13 +61,18 @@ pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<boo
     let Err(error) = host.container_engine().await else {
         return Ok(true);
     };
-    if !host.unit(UNIT).await?.loaded && host.entry(Path::new(MASK)).await?.is_none() {
+    if !is_installed(host).await? {
         return Ok(false);
     }
     Err(ResourceError::Host(HostError::service(
         format!("take back {thing}: docker does not answer, so it may still be there"),
         error,
     )))
+}
+
+/// Whether there is a unit to start, be it masked.
+async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
+    Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())
 }
 
 /// Whether these packages are the engine.
@@ -98,4 +103,32 @@ async fn running(host: &dyn Host) -> ResourceResult<BTreeSet<String>> {
         .filter(|container| container.running)
         .map(|container| container.name)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Services as _;
+    use crate::host::fake::FakeHost;
+
+    async fn told(host: &FakeHost) -> Result<bool, String> {
+        let answer = is_there(host, "container etcd").await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn only_an_engine_that_is_not_installed_has_nothing_of_ours() {
+        let host = FakeHost::new();
+        host.meddle(|world| world.engine_without_unit = false);
+        assert_eq!(told(&host).await, Ok(false));
+
+        let silent = "take back container etcd: docker does not answer, so it may still be there";
+        host.meddle(|world| world.file(MASK, ""));
+        assert_eq!(told(&host).await, Err(silent.to_owned()), "masked");
+
+        let host = FakeHost::new().with_unit(UNIT, "[Service]\n");
+        assert_eq!(told(&host).await, Err(silent.to_owned()), "stopped");
+        host.start_unit(UNIT).await.expect("it starts");
+        assert_eq!(told(&host).await, Ok(true));
+    }
 }
