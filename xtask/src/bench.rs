@@ -124,8 +124,9 @@ is a release build.
 Every repetition has a lab of its own with four hosts of the same image. All have a running docker, the control plane's images loaded,
 and conntrack, socat, ipset and the CNI plugins installed; all but one have the role's `daemon.json`, so that docker need not restart;
 the one without shows what that costs. They are measured one after the other, each switched off when it is done, and nodelet and
-kubeadm take turns at being first. Times are taken on the host, from the start of the command until `kubectl wait` has seen the node
-Ready. kubeadm is given what serves it best: no DNS add-on, which the role does not bring either, and a CNI file with the node's subnet
+kubeadm take turns at being first. Times are taken on the host, from the start of the command until `kubectl wait`, which runs beside it,
+has seen the node Ready. `nodelet apply` goes on after that, until the controller-manager has made the account that pods need; that has
+its own line. kubeadm is given what serves it best: no DNS add-on, which the role does not bring either, and a CNI file with the node's subnet
 in it. With the role's very file, which leaves the subnet to the controller-manager, kubeadm's node is Ready later; that has its own line.
 `init --dry-run` is kubeadm's nearest thing to a plan. `clean --purge` is what `kubeadm reset` does: the cluster's data and its
 authorities go too. Unlike `reset` it leaves nothing; see [clean-slate.md](clean-slate.md).

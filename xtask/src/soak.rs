@@ -122,7 +122,7 @@ single line differs; `cargo xtask test` asserts the bare host too.
 
 Compared are, on real lab hosts: files below /etc, /usr, /opt, /var, /root and systemd's folders in /run with kind, mode and owner, their
 content but for packages' own, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
-rules and network namespaces; iptables, ip6tables, ipsets, IPVS; kernel settings and modules; packages, accounts, unit files and units with
+rules and network namespaces; iptables and ip6tables, ipsets and IPVS where their tools are installed; kernel settings and modules; packages, accounts, unit files and units with
 their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 

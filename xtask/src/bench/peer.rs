@@ -8,6 +8,8 @@ use super::hosts::PROGRAMS;
 
 /// The pods' network, which both are given.
 pub(super) const CNI: &str = "/etc/cni/net.d/10-bridge.conflist";
+/// The port of its API server.
+pub(super) const PORT: u16 = 6443;
 /// Its administrator's kubeconfig.
 pub(super) const KUBECONFIG: &str = "/etc/kubernetes/admin.conf";
 /// DNS is left out: the role under test does not bring it either.
@@ -31,7 +33,7 @@ ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELE
 fn configuration(host: &Host) -> String {
     format!(
         "apiVersion: kubeadm.k8s.io/v1beta2\nkind: InitConfiguration\n\
-         localAPIEndpoint: {{advertiseAddress: {}, bindPort: 6443}}\n\
+         localAPIEndpoint: {{advertiseAddress: {}, bindPort: {PORT}}}\n\
          nodeRegistration: {{kubeletExtraArgs: {{cni-bin-dir: /usr/lib/cni}}}}\n---\n\
          apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nkubernetesVersion: v{}\n\
          networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
