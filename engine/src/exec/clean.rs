@@ -125,16 +125,12 @@ impl Work {
                 work.lanes.push((phase, steps));
             }
         }
-        // In the order of their first appearance, from the last to the first.
-        for record in records {
-            if let Record::Undo { phase, .. } | Record::CleanLane { phase, .. } = record
-                && !work.phases.contains(phase)
-                && (undos.iter().any(|live| live.phase == *phase)
-                    || work.lanes.iter().any(|(lane, _)| lane == phase))
-            {
-                work.phases.push(phase.clone());
-            }
-        }
+        // From the last that came to be to the first.
+        work.phases = Ledger::phases_in(records);
+        work.phases.retain(|phase| {
+            undos.iter().any(|live| live.phase == *phase)
+                || work.lanes.iter().any(|(lane, _)| lane == phase)
+        });
         work.phases.reverse();
         work.undos = undos;
         work.undos.reverse();

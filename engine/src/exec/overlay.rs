@@ -141,8 +141,14 @@ fn brought_about(records: &[Record], step: &PlannedStep, digest: &str, all: usiz
     }
     match state {
         Some(by) => (by == digest).then_some(true),
-        None => (runs > 0).then_some(false),
+        // Compaction drops old runs; then it cannot be told what they did.
+        None => (runs > 0 && records.iter().any(begins)).then_some(false),
     }
+}
+
+/// Whether all that was done since the host was bare comes after this record or is told by it.
+fn begins(record: &Record) -> bool {
+    matches!(record, Record::Run { run: 1, .. } | Record::Cleaned { .. })
 }
 
 fn planned_node(node: &NodeSpec) -> ClusterNode {

@@ -13,6 +13,7 @@ use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE};
 use crate::facts::Verdict;
 use crate::host::Attributes;
+use crate::ledger::in_time;
 use crate::plan::{PlannedRequirement, Span};
 use crate::resource::ResourceResult;
 
@@ -92,7 +93,7 @@ impl Runner<'_> {
     }
 
     async fn read_record(&self) -> ResourceResult<Record> {
-        let content = self.host.read(&record_path(), 1024 * 1024).await?;
+        let content = in_time(self.host.read(&record_path(), 1024 * 1024)).await?;
         // A record that cannot be read is none: everything is evaluated again.
         Ok(content
             .and_then(|json| serde_json::from_slice(&json).ok())
@@ -109,9 +110,8 @@ impl Runner<'_> {
                 } else {
                     0o755
                 };
-                self.host
-                    .create_directory(&directory, Attributes::root(mode))
-                    .await?;
+                let attributes = Attributes::root(mode);
+                in_time(self.host.create_directory(&directory, attributes)).await?;
             }
         }
         let json = serde_json::to_vec_pretty(&Record {
@@ -119,9 +119,8 @@ impl Runner<'_> {
             met: record.met.clone(),
         })
         .expect("a set of texts is JSON");
-        self.host
-            .write(&record_path(), &json, Attributes::root(0o600))
-            .await?;
+        let private = Attributes::root(0o600);
+        in_time(self.host.write(&record_path(), &json, private)).await?;
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ pub trait Files {
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
 
     /// Adds to the end of a file, created with these attributes if need be, and returns once it would survive a power
-    /// cut. When cancelled or cut, part of the content may stand at the end.
+    /// cut. When cancelled, cut or failed, part of the content may stand at the end.
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
 
     /// Creates one directory whose parent exists. Fine if it is there already; attributes are set either way.

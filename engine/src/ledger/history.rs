@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::store::{live, span_of};
+use super::standing::{live, span_of};
 use super::{Record, RunId};
 use crate::exec::{Failure, Outcome, Verb};
 use crate::plan::{PhaseName, Span, StepId};

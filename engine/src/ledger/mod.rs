@@ -10,6 +10,7 @@
 mod error;
 mod history;
 mod record;
+mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,9 @@ mod tests;
 pub use error::LedgerError;
 pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
 pub use record::{Record, RunId};
-pub use store::{Ledger, LiveUndo, StepLog};
+pub use standing::LiveUndo;
+pub(crate) use store::in_time;
+pub use store::{Ledger, StepLog};
 
 /// Version of the form. A newer one is refused.
 pub const VERSION: u32 = 1;

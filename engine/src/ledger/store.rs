@@ -1,47 +1,41 @@
 //! Reading, writing, repairing and compacting the ledger's file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use super::standing::{LiveUndo, Standing, clean_lanes, compacted, live};
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
-use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::plan::{PhaseName, PlannedStep, StepId};
 use crate::resource::{Change, ResourceResult, Undo, UndoLog};
 
 /// Largest ledger that is read; compaction keeps it far below.
 const LIMIT: u64 = 64 * 1024 * 1024;
 /// Lines beyond which a run's end compacts.
 const COMPACT_BEYOND: usize = 2_000;
-/// Runs whose records survive compaction.
-const RUNS_KEPT: usize = 50;
+
+/// How long the disk may take for one of our own reads or writes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const FILE: Attributes = Attributes::root(0o600);
 const DIRECTORY: Attributes = Attributes::root(0o700);
 
-/// An undo that has not been carried out.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LiveUndo {
-    /// The run that noted it.
-    pub run: RunId,
-    /// The phase.
-    pub phase: PhaseName,
-    /// The step.
-    pub step: StepId,
-    /// Whether a clean leaves it.
-    pub keep: bool,
-    /// The inverse.
-    pub undo: Undo,
-}
-
 /// A host's ledger, open for writing.
 pub struct Ledger<'a> {
     host: &'a dyn Host,
-    records: Mutex<Vec<Record>>,
+    pages: Mutex<Pages>,
+}
+
+/// What is written down, and whether the file ends with it.
+struct Pages {
+    records: Vec<Record>,
+    /// A write was cut or has failed: half a line may stand at the end of the file.
+    tail_in_doubt: bool,
 }
 
 impl<'a> Ledger<'a> {
@@ -50,20 +44,23 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// It cannot be read, is newer than this program, or has been changed by others.
     pub async fn open(host: &'a dyn Host) -> Result<Self, LedgerError> {
-        create_directories(host).await.map_err(failed("create"))?;
+        in_time(create_directories(host))
+            .await
+            .map_err(failed("create"))?;
         let (records, torn) = read(host).await?;
         let ledger = Self {
             host,
-            records: Mutex::new(records),
+            pages: Mutex::new(Pages {
+                tail_in_doubt: torn || records.is_empty(),
+                records,
+            }),
         };
-        let mut records = ledger.records.lock().await;
-        if records.is_empty() {
-            records.push(Record::Header { version: VERSION });
-            ledger.replace(&records).await?;
-        } else if torn {
-            ledger.replace(&records).await?;
+        let mut pages = ledger.pages.lock().await;
+        if pages.records.is_empty() {
+            pages.records.push(Record::Header { version: VERSION });
         }
-        drop(records);
+        ledger.repair(&mut pages).await?;
+        drop(pages);
         Ok(ledger)
     }
 
@@ -80,13 +77,9 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// It could not be written.
     pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
-        let last = self
-            .records
-            .lock()
-            .await
-            .iter()
-            .filter_map(Record::run)
-            .max();
+        let pages = self.pages.lock().await;
+        let last = pages.records.iter().filter_map(Record::run).max();
+        drop(pages);
         let run = last.unwrap_or(0) + 1;
         self.append(Record::Run {
             run,
@@ -230,7 +223,7 @@ impl<'a> Ledger<'a> {
             at: self.now(),
         })
         .await?;
-        if self.records.lock().await.len() > COMPACT_BEYOND {
+        if self.pages.lock().await.records.len() > COMPACT_BEYOND {
             self.compact().await?;
         }
         Ok(())
@@ -238,7 +231,7 @@ impl<'a> Ledger<'a> {
 
     /// Undos that have not been carried out, oldest first: for each thing the one that leads back to the start.
     pub async fn live(&self) -> Vec<LiveUndo> {
-        live(&self.records.lock().await)
+        live(&self.pages.lock().await.records)
     }
 
     /// The same of records.
@@ -249,12 +242,12 @@ impl<'a> Ledger<'a> {
 
     /// Steps that remove what phases left behind, by phase, oldest first.
     pub async fn clean_lanes(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-        clean_lanes(&self.records.lock().await)
+        clean_lanes(&self.pages.lock().await.records)
     }
 
     /// Whether such steps of a phase are written down.
     pub async fn has_clean_lane(&self, phase: &PhaseName) -> bool {
-        clean_lanes(&self.records.lock().await)
+        clean_lanes(&self.pages.lock().await.records)
             .iter()
             .any(|(known, _)| known == phase)
     }
@@ -265,16 +258,20 @@ impl<'a> Ledger<'a> {
         clean_lanes(records)
     }
 
+    /// Phases of which something stands, in the order in which they came to be.
+    #[must_use]
+    pub fn phases_in(records: &[Record]) -> Vec<PhaseName> {
+        Standing::of(records).phases(records)
+    }
+
     /// The clean lane of a phase, if this run wrote it down.
     pub async fn lane_of(&self, run: RunId, phase: &PhaseName) -> Vec<PlannedStep> {
-        let lanes = lanes(&self.records.lock().await).into_iter();
-        let mut own = lanes.filter(|(begun, lane, _)| *begun == run && lane == phase);
-        own.next().map(|(_, _, steps)| steps).unwrap_or_default()
+        Standing::of(&self.pages.lock().await.records).lane_of(run, phase)
     }
 
     /// The runs as people ask about them.
     pub async fn history(&self) -> History {
-        History::of(&self.records.lock().await)
+        History::of(&self.pages.lock().await.records)
     }
 
     /// Rewrites the ledger to one record per live thing and the last runs, in one atomic step, and drops content that
@@ -283,11 +280,12 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// It could not be written; the old one stands then.
     pub async fn compact(&self) -> Result<(), LedgerError> {
-        let mut records = self.records.lock().await;
-        let compacted = compacted(&records);
+        let mut pages = self.pages.lock().await;
+        let compacted = compacted(&pages.records);
         self.replace(&compacted).await?;
-        *records = compacted;
-        let wanted: BTreeSet<String> = live(&records)
+        pages.records = compacted;
+        pages.tail_in_doubt = false;
+        let wanted: BTreeSet<String> = live(&pages.records)
             .iter()
             .filter_map(|live| match &live.undo {
                 Undo::RestoreFile { content, .. } => Some(content.sha256.clone()),
@@ -323,23 +321,34 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Appends a record. It is on disk when this returns.
+    /// Appends a record. It is on disk when this returns. When it fails or is cancelled, the next one begins with a
+    /// repair: a record must never be glued to half a line.
     async fn append(&self, record: Record) -> Result<(), LedgerError> {
         // One writer at a time: records of phases that run side by side must not mix within a line.
-        let mut records = self.records.lock().await;
+        let mut pages = self.pages.lock().await;
+        self.repair(&mut pages).await?;
+        pages.tail_in_doubt = true;
         let line = line(&record);
-        self.host
-            .append(&path(), line.as_bytes(), FILE)
+        in_time(self.host.append(&path(), line.as_bytes(), FILE))
             .await
             .map_err(failed("write"))?;
-        records.push(record);
+        pages.tail_in_doubt = false;
+        pages.records.push(record);
+        Ok(())
+    }
+
+    /// Writes the file anew where it may not end with the last record.
+    async fn repair(&self, pages: &mut Pages) -> Result<(), LedgerError> {
+        if pages.tail_in_doubt {
+            self.replace(&pages.records).await?;
+            pages.tail_in_doubt = false;
+        }
         Ok(())
     }
 
     async fn replace(&self, records: &[Record]) -> Result<(), LedgerError> {
         let text: String = records.iter().map(line).collect();
-        self.host
-            .write(&path(), text.as_bytes(), FILE)
+        in_time(self.host.write(&path(), text.as_bytes(), FILE))
             .await
             .map_err(failed("write"))
     }
@@ -397,6 +406,18 @@ fn line(record: &Record) -> String {
     line
 }
 
+/// A disk that does not answer ends a run with an error that says so, and does not hold it up for ever.
+pub(crate) async fn in_time<T>(
+    work: impl Future<Output = Result<T, HostError>>,
+) -> Result<T, HostError> {
+    let deadline = |_| HostError::Deadline {
+        action: "read or write the engine's own records".to_owned(),
+        after: PATIENCE,
+    };
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.map_err(deadline)?
+}
+
 fn failed(action: &'static str) -> impl Fn(HostError) -> LedgerError {
     move |source| LedgerError::Host { action, source }
 }
@@ -424,7 +445,8 @@ async fn create_directories(host: &dyn Host) -> Result<(), HostError> {
 
 /// The records, and whether a half-written line follows them.
 async fn read(host: &dyn Host) -> Result<(Vec<Record>, bool), LedgerError> {
-    let Some(bytes) = host.read(&path(), LIMIT).await.map_err(failed("read"))? else {
+    let bytes = in_time(host.read(&path(), LIMIT)).await;
+    let Some(bytes) = bytes.map_err(failed("read"))? else {
         return Ok((Vec::new(), false));
     };
     let corrupt = |line: usize, problem: String| LedgerError::Corrupt {
@@ -471,120 +493,5 @@ fn newer(text: &str) -> Option<LedgerError> {
         path: path(),
         found: u32::try_from(found).unwrap_or(u32::MAX),
         known: VERSION,
-    })
-}
-
-/// Undos that count: not taken back, not cleaned, and of each thing the oldest.
-pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
-    let mut all: Vec<LiveUndo> = Vec::new();
-    for record in records {
-        match record {
-            Record::Undo {
-                run,
-                phase,
-                step,
-                keep,
-                undo,
-            } => all.push(LiveUndo {
-                run: *run,
-                phase: phase.clone(),
-                step: step.clone(),
-                keep: *keep,
-                undo: undo.clone(),
-            }),
-            Record::Reverted { run, phase } => {
-                all.retain(|live| live.keep || live.run != *run || live.phase != *phase);
-            }
-            Record::Cleaned { kept, .. } => all.retain(|live| *kept && live.keep),
-            _ => {}
-        }
-    }
-    let mut seen = BTreeSet::new();
-    all.retain(|live| seen.insert(live.undo.about()));
-    all
-}
-
-pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-    let lanes = lanes(records).into_iter();
-    lanes.map(|(_, phase, steps)| (phase, steps)).collect()
-}
-
-/// The clean lanes that count, with the run that wrote each down.
-fn lanes(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
-    let mut lanes: Vec<(RunId, PhaseName, Vec<PlannedStep>)> = Vec::new();
-    for record in records {
-        match record {
-            // The first one counts: later ones could take for ours what the first one found there.
-            Record::CleanLane { run, phase, steps }
-                if lanes.iter().all(|(_, known, _)| known != phase) =>
-            {
-                lanes.push((*run, phase.clone(), steps.clone()));
-            }
-            // A rollback has carried it out; what comes to be there afterwards may be somebody else's.
-            Record::Reverted { run, phase } => {
-                lanes.retain(|(begun, lane, _)| begun != run || lane != phase);
-            }
-            Record::Cleaned { kept, .. } => {
-                for (_, _, steps) in &mut lanes {
-                    steps.retain(|step| *kept && step.policy.keep);
-                }
-                lanes.retain(|(_, _, steps)| !steps.is_empty());
-            }
-            _ => {}
-        }
-    }
-    lanes
-}
-
-/// The header, one record per live thing, and the records of the last runs that people may ask about.
-fn compacted(records: &[Record]) -> Vec<Record> {
-    let mut runs: BTreeMap<RunId, ()> = BTreeMap::new();
-    for run in records.iter().filter_map(Record::run) {
-        runs.insert(run, ());
-    }
-    let first = runs
-        .keys()
-        .rev()
-        .take(RUNS_KEPT)
-        .next_back()
-        .copied()
-        .unwrap_or(0);
-    let mut kept = vec![Record::Header { version: VERSION }];
-    // What people may ask about comes first: a record that something was taken back must not come after what is live.
-    // Numbers of runs go on from the highest, so at least one record of the last run has to stay.
-    let recent = records.iter().filter(|r| r.run() >= Some(first));
-    kept.extend(
-        recent
-            .filter(|record| {
-                !matches!(
-                    record,
-                    Record::Header { .. }
-                        | Record::Undo { .. }
-                        | Record::CleanLane { .. }
-                        | Record::Receipt { .. }
-                )
-            })
-            .cloned(),
-    );
-    kept.extend(live(records).into_iter().map(|live| Record::Undo {
-        run: live.run,
-        phase: live.phase,
-        step: live.step,
-        keep: live.keep,
-        undo: live.undo,
-    }));
-    kept.extend(
-        lanes(records)
-            .into_iter()
-            .map(|(run, phase, steps)| Record::CleanLane { run, phase, steps }),
-    );
-    kept
-}
-
-/// Where a step of a script stands: for `why`.
-pub(super) fn span_of(records: &[Record], wanted: &StepId) -> Option<Span> {
-    records.iter().rev().find_map(|record| match record {
-        Record::Intent { step, span, .. } if step == wanted => Some(span.clone()),
-        _ => None,
     })
 }

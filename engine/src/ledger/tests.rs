@@ -1,5 +1,8 @@
 //! The ledger against a host that fails, crashes and tears.
 
+mod compaction;
+mod cuts;
+
 use std::path::{Path, PathBuf};
 
 use super::{History, Ledger, LedgerError, Record, Why};
@@ -108,6 +111,23 @@ async fn a_reverted_run_leaves_what_earlier_runs_did() {
         .unwrap();
     drop(ledger);
     assert_eq!(live(&host).await, [removal("/a")]);
+}
+
+#[tokio::test]
+async fn a_reverted_run_takes_its_clean_lane_with_it() {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    let (docker, etcd) = ("docker".parse().unwrap(), "etcd".parse().unwrap());
+    for (run, phase) in [(1, &docker), (2, &etcd)] {
+        note(&ledger, removal("/a")).await;
+        let lane = vec![step("/left")];
+        ledger.clean_lane(run, phase, lane).await.unwrap();
+    }
+    ledger.reverted(2, &docker).await.unwrap();
+    assert_eq!(ledger.clean_lanes().await.len(), 2, "of another run");
+    ledger.reverted(2, &etcd).await.unwrap();
+    let left = ledger.clean_lanes().await;
+    assert_eq!(left, [(docker, vec![step("/left")])]);
 }
 
 #[tokio::test]
@@ -230,6 +250,7 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
     }
     let before = live(&host).await;
     assert_eq!(before.len(), 3);
+    let told = Ledger::open(&host).await.unwrap().history().await;
     let lines = |records: &[Record]| records.len();
     let long = lines(&Ledger::read(&host).await.unwrap());
     for cut in 1..=4 {
@@ -249,8 +270,13 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
     let ledger = Ledger::open(&host).await.unwrap();
     ledger.compact().await.unwrap();
     let history = ledger.history().await;
-    assert_eq!(history.runs.len(), 50);
-    assert_eq!(history.runs.last().unwrap().run, 61);
+    assert_eq!(history.runs, told.runs[told.runs.len() - 50..]);
+    let last = history.runs.last().unwrap();
+    assert_eq!(last.run, 61);
+    assert!(
+        last.phases[&"etcd".parse().unwrap()].reverted,
+        "that something was taken back is still told"
+    );
     let next = ledger
         .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
         .await

@@ -46,8 +46,9 @@ pub(super) fn append(path: &Path, content: &[u8], attributes: Attributes) -> io:
     let length = file.metadata()?.len();
     let written = file.write_all(content).and_then(|()| file.sync_data());
     if written.is_err() {
-        // Half of it would be glued to what is appended next.
-        file.set_len(length)?;
+        // Half of it would be glued to what is appended next. Where not even this works, the error that is told is the
+        // first one; the ledger repairs its tail before it appends again.
+        let _ = file.set_len(length);
     }
     written
 }

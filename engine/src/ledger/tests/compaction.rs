@@ -1,0 +1,225 @@
+//! Compaction of any sequence of records: what people and a clean ask for is answered as before.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::{live as live_on, removal, step};
+use crate::exec::{Failure, Outcome, STATE, Verb};
+use crate::host::fake::FakeHost;
+use crate::ledger::standing::{RUNS_KEPT, compacted, live, span_of};
+use crate::ledger::{History, Ledger, Record, RunId, VERSION};
+use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::resource::{Action, Undo};
+
+/// One thing that happens in a run.
+#[derive(Debug, Clone)]
+enum Deed {
+    Intent(usize, usize),
+    Undo(usize, usize, bool),
+    Receipt(usize, usize),
+    Lane(usize, Vec<bool>),
+    Failed(usize),
+    Reverted(usize),
+    Cleaned(bool),
+}
+
+const PHASES: [&str; 4] = ["certs", "docker", "etcd", "kubelet"];
+const THINGS: usize = 6;
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let (phase, thing) = (0..PHASES.len(), 0..THINGS);
+    prop_oneof![
+        3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Deed::Intent(p, t)),
+        6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Deed::Undo(p, t, k)),
+        2 => (phase.clone(), thing).prop_map(|(p, t)| Deed::Receipt(p, t)),
+        2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Deed::Lane(p, k)),
+        1 => phase.clone().prop_map(Deed::Failed),
+        2 => phase.prop_map(Deed::Reverted),
+        1 => any::<bool>().prop_map(Deed::Cleaned),
+    ]
+}
+
+/// Runs, each with what happens in it and whether it comes to its end; some empty runs stand for the many that
+/// compaction forgets.
+fn runs() -> impl Strategy<Value = Vec<(Vec<Deed>, bool)>> {
+    let run = prop_oneof![
+        3 => (vec(deed(), 0..8), any::<bool>()),
+        1 => Just((Vec::new(), true)),
+    ];
+    (vec(run, 0..12), 0..RUNS_KEPT + 10).prop_map(|(mut runs, empty)| {
+        let at = runs.len() / 2;
+        let idle = std::iter::repeat_n((Vec::new(), true), empty);
+        runs.splice(at..at, idle);
+        runs
+    })
+}
+
+/// The records of these runs, of which the first has the number `first`.
+fn records(runs: &[(Vec<Deed>, bool)], first: RunId) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (run, (deeds, ends)) in (first..).zip(runs) {
+        records.push(Record::Run {
+            run,
+            verb: Verb::Apply,
+            role: "pf9-kube 1.20.2".to_owned(),
+            digest: run.to_string(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+        });
+        records.extend(deeds.iter().map(|deed| record(run, deed)));
+        if *ends {
+            records.push(Record::End {
+                run,
+                outcome: Outcome::Converged,
+                changed: deeds.len(),
+                unchanged: 0,
+                at: "2026-01-01T00:00:01Z".to_owned(),
+            });
+        }
+    }
+    records
+}
+
+fn record(run: RunId, deed: &Deed) -> Record {
+    let phase = |place: &usize| -> PhaseName { PHASES[*place].parse().unwrap() };
+    let id =
+        |place: &usize, thing: &usize| StepId::new(&phase(place), "file", &format!("/{thing}"));
+    let kept = |keep: &bool| {
+        let mut step: PlannedStep = step("/left");
+        step.policy.keep = *keep;
+        step
+    };
+    match deed {
+        Deed::Intent(place, thing) => Record::Intent {
+            run,
+            phase: phase(place),
+            step: id(place, thing),
+            span: Span::new("phases/x.rhai", usize::try_from(run).unwrap(), *thing + 1),
+            action: Action::Create,
+            fields: vec!["content".to_owned()],
+        },
+        Deed::Undo(place, thing, keep) => Record::Undo {
+            run,
+            phase: phase(place),
+            step: id(place, thing),
+            keep: *keep,
+            // Of one thing, undos of different runs lead to different states.
+            undo: Undo::RestoreSymlink {
+                path: format!("/{thing}").into(),
+                target: run.to_string(),
+            },
+        },
+        Deed::Receipt(place, thing) => Record::Receipt {
+            run,
+            phase: phase(place),
+            step: id(place, thing),
+        },
+        Deed::Lane(place, keeps) => Record::CleanLane {
+            run,
+            phase: phase(place),
+            steps: keeps.iter().map(kept).collect(),
+        },
+        Deed::Failed(place) => Record::Failed {
+            run,
+            phase: phase(place),
+            failure: Failure {
+                what: "check".to_owned(),
+                span: Span::new("phases/x.rhai", 1, 1),
+                chain: vec!["refused".to_owned()],
+                found: Vec::new(),
+                next: String::new(),
+            },
+        },
+        Deed::Reverted(place) => Record::Reverted {
+            run,
+            phase: phase(place),
+        },
+        Deed::Cleaned(kept) => Record::Cleaned { run, kept: *kept },
+    }
+}
+
+fn ledger(records: Vec<Record>) -> Vec<Record> {
+    let mut all = vec![Record::Header { version: VERSION }];
+    all.extend(records);
+    all
+}
+
+/// What a clean goes by.
+fn standing(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
+    (
+        live(records),
+        Ledger::clean_lanes_in(records),
+        Ledger::phases_in(records),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(3),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn what_stands_is_the_same_after_it(runs in runs()) {
+        let before = ledger(records(&runs, 1));
+        let after = compacted(&before);
+        prop_assert_eq!(standing(&after), standing(&before));
+        for live in live(&before) {
+            prop_assert_eq!(span_of(&after, &live.step), span_of(&before, &live.step));
+        }
+        prop_assert_eq!(&compacted(&after), &after, "a second compaction finds nothing to do");
+        prop_assert_eq!(
+            after.iter().filter_map(Record::run).max(),
+            before.iter().filter_map(Record::run).max()
+        );
+    }
+
+    #[test]
+    fn what_happens_afterwards_means_the_same(earlier in runs(), later in runs()) {
+        let before = ledger(records(&earlier, 1));
+        let later = records(&later, earlier.len() as RunId + 1);
+        let plain = [before.clone(), later.clone()].concat();
+        let compacted = [compacted(&before), later].concat();
+        prop_assert_eq!(standing(&compacted), standing(&plain));
+    }
+
+    #[test]
+    fn the_last_runs_are_told_as_before(runs in runs()) {
+        let before = ledger(records(&runs, 1));
+        let told = |records: &[Record]| {
+            let mut runs = History::of(records).runs;
+            runs.drain(..runs.len().saturating_sub(RUNS_KEPT));
+            runs
+        };
+        let after = compacted(&before);
+        prop_assert_eq!(History::of(&after).runs, told(&before));
+        prop_assert!(after.len() <= before.len());
+    }
+
+    #[test]
+    fn cut_anywhere_it_opens_with_the_whole_lines(runs in runs(), place in any::<prop::sample::Index>()) {
+        let all = ledger(records(&runs, 1));
+        let mut text = String::new();
+        for record in &all {
+            text += &serde_json::to_string(record).unwrap();
+            text.push('\n');
+        }
+        let cut = place.index(text.len() + 1);
+        let lines = text[..cut].matches('\n').count();
+        let host = FakeHost::new();
+        host.meddle(|world| world.file(format!("{STATE}/ledger.jsonl"), &text[..cut]));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let told = live_on(&host).await;
+            let wanted: Vec<Undo> = live(&all[..lines]).into_iter().map(|live| live.undo).collect();
+            prop_assert_eq!(told, wanted);
+            let ledger = Ledger::open(&host).await.unwrap();
+            ledger.compact().await.unwrap();
+            super::note(&ledger, removal("/next")).await;
+            drop(ledger);
+            Ledger::read(&host).await.unwrap();
+            Ok(())
+        })?;
+    }
+}

@@ -1,0 +1,118 @@
+//! Writes of the ledger that are cut, fail half-way, or are given up.
+
+use std::time::Duration;
+
+use super::{file, live, note, removal, step};
+use crate::exec::{Outcome, Verb};
+use crate::host::Files as _;
+use crate::host::fake::{FakeHost, FaultPlan};
+use crate::ledger::{Ledger, Record};
+
+/// A ledger with one undo, and what is on disk of it.
+async fn begun(host: &FakeHost) -> Ledger<'_> {
+    let ledger = Ledger::open(host).await.unwrap();
+    note(&ledger, removal("/a")).await;
+    ledger
+}
+
+async fn bytes(host: &FakeHost) -> Vec<u8> {
+    host.read(&file(), 1 << 20).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_glued_to_what_a_failed_append_has_left() {
+    let path = file().display().to_string();
+    for faults in [
+        FaultPlan::none().tear("append", &path).times(1),
+        FaultPlan::none().fail("append", &path).times(1),
+        FaultPlan::none().fail_after_call(1),
+    ] {
+        let host = FakeHost::new();
+        let ledger = begun(&host).await;
+        host.set_faults(faults);
+        ledger
+            .begin(Verb::Apply, "pf9-kube 1.20.2", "")
+            .await
+            .unwrap_err();
+        note(&ledger, removal("/b")).await;
+        let told = ledger.live().await;
+        drop(ledger);
+        assert_eq!(live(&host).await, [removal("/a"), removal("/b")]);
+        assert_eq!(told.len(), 2);
+        let runs = Ledger::open(&host).await.unwrap().history().await.runs;
+        assert_eq!(runs.len(), 2, "what failed to be written is not there");
+    }
+}
+
+#[tokio::test]
+async fn a_tail_that_cannot_be_repaired_is_not_written_behind() {
+    let path = file().display().to_string();
+    let host = FakeHost::new();
+    let ledger = begun(&host).await;
+    host.set_faults(
+        FaultPlan::none()
+            .tear("append", &path)
+            .times(1)
+            .fail("write", &path)
+            .times(1),
+    );
+    for _ in 0..2 {
+        ledger
+            .begin(Verb::Apply, "pf9-kube 1.20.2", "")
+            .await
+            .unwrap_err();
+    }
+    note(&ledger, removal("/b")).await;
+    drop(ledger);
+    assert_eq!(live(&host).await, [removal("/a"), removal("/b")]);
+}
+
+#[tokio::test]
+async fn an_append_that_was_given_up_is_repaired_as_well() {
+    let host = FakeHost::new();
+    let ledger = begun(&host).await;
+    host.set_faults(FaultPlan::none().stall("append", "*").times(1));
+    let begin = ledger.begin(Verb::Apply, "pf9-kube 1.20.2", "");
+    tokio::time::timeout(Duration::from_millis(10), begin)
+        .await
+        .unwrap_err();
+    // What a thread that nobody waits for any more has written until then.
+    let torn = [bytes(&host).await, b"{\"r\":\"run\",".to_vec()].concat();
+    host.meddle(|world| world.file(file(), torn));
+    note(&ledger, removal("/b")).await;
+    drop(ledger);
+    assert_eq!(live(&host).await, [removal("/a"), removal("/b")]);
+}
+
+#[tokio::test]
+async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
+    let host = FakeHost::new();
+    let ledger = begun(&host).await;
+    let phase = "etcd".parse().unwrap();
+    ledger
+        .clean_lane(1, &phase, vec![step("/a")])
+        .await
+        .unwrap();
+    ledger.reverted(1, &phase).await.unwrap();
+    ledger.end(1, Outcome::Failed, (0, 0)).await.unwrap();
+    ledger.cleaned(1, true, &[]).await.unwrap();
+    drop(ledger);
+    let all = Ledger::read(&host).await.unwrap();
+    let whole = bytes(&host).await;
+    for cut in 0..=whole.len() {
+        let torn = host.fork();
+        torn.meddle(|world| world.file(file(), &whole[..cut]));
+        let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
+        let read = Ledger::read(&torn).await.unwrap();
+        assert_eq!(read, all[..lines], "read, cut at {cut}");
+        let ledger = Ledger::open(&torn).await.unwrap();
+        // A file that was cut in its header is begun anew.
+        let kept = &all[..lines.max(1)];
+        assert_eq!(Ledger::read(&torn).await.unwrap(), kept, "cut at {cut}");
+        note(&ledger, removal("/c")).await;
+        drop(ledger);
+        let read = Ledger::read(&torn).await.unwrap();
+        assert_eq!(read[..kept.len()], *kept, "goes on, cut at {cut}");
+        assert!(matches!(read.last(), Some(Record::Receipt { .. })));
+    }
+}
