@@ -1,17 +1,20 @@
 //! Bring-ups on fake hosts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use engine::exec::{Event, Outcome, Recording, Runner, Selection, overlay_host, simulated_host};
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
-use engine::plan::{Plan, PlannedPhase};
+use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
 use engine::report::{Detail, render};
 use engine::resource::{NoSecrets, Spec};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Case, block_on};
+use engine::ledger::{Ledger, Record};
+
+use crate::{Case, Scripts, block_on};
 
 /// A plan, and the host it is for.
 pub struct Bringup {
@@ -71,6 +74,61 @@ impl Bringup {
         }
     }
 
+    /// The bring-up of scripts of one's own, on the host of case `cp-1`.
+    ///
+    /// # Panics
+    /// They have mistakes.
+    #[must_use]
+    pub fn of_scripts(scripts: &Scripts) -> Self {
+        let case = Case::named("cp-1");
+        Self {
+            plan: scripts
+                .plan(&case)
+                .unwrap_or_else(|message| panic!("{message}")),
+            facts: case.facts,
+        }
+    }
+
+    /// The same with a check in this phase that never holds: all its steps are done, and then it fails.
+    ///
+    /// # Panics
+    /// The plan does not have the phase.
+    #[must_use]
+    pub fn doomed(&self, phase: &PlannedPhase) -> Self {
+        let mut plan = self.plan.clone();
+        let its = plan.phases.iter_mut().find(|its| its.name == phase.name);
+        its.expect("a phase of this plan")
+            .checks
+            .push(PlannedCheck {
+                name: "nothing is enough".to_owned(),
+                span: phase.span.clone(),
+                probe: Probe::FileExists("/nowhere".into()),
+                every: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                failures: 1,
+            });
+        Self {
+            plan,
+            facts: self.facts.clone(),
+        }
+    }
+
+    /// What is on a host and with which modes; contents, which hold random keys, digests of them and our own records
+    /// are left out.
+    #[must_use]
+    pub fn shape(host: &FakeHost) -> Vec<String> {
+        let state = |state: &str| {
+            let state = state.split(['"', '{']).next().unwrap_or_default();
+            state.trim().to_owned()
+        };
+        host.snapshot()
+            .without_path(engine::exec::STATE)
+            .things()
+            .filter(|(name, _)| !name.starts_with("object "))
+            .map(|(name, full)| format!("{name}: {}", state(full)))
+            .collect()
+    }
+
     /// Predicts on an overlay what [`Bringup::apply`] would do to a host, as `nodelet plan` does.
     ///
     /// # Panics
@@ -106,6 +164,28 @@ impl Bringup {
     #[must_use]
     pub fn apply_phase(&self, host: &FakeHost, phase: &PlannedPhase) -> Run {
         self.run(host, &[phase.name.to_string()], Verb::Apply)
+    }
+
+    /// Applies these phases alone.
+    #[must_use]
+    pub fn apply_only(&self, host: &FakeHost, phases: &[&str]) -> Run {
+        let only: Vec<String> = phases.iter().map(ToString::to_string).collect();
+        self.run(host, &only, Verb::Apply)
+    }
+
+    /// Stops one phase alone.
+    #[must_use]
+    pub fn stop_phase(&self, host: &FakeHost, phase: &str) -> Run {
+        self.run(host, &[phase.to_owned()], Verb::Stop)
+    }
+
+    /// What is written down on a host.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    #[must_use]
+    pub fn records(host: &FakeHost) -> Vec<Record> {
+        block_on(Ledger::read(host)).expect("the ledger can be read")
     }
 
     /// Stops everything.

@@ -1,28 +1,39 @@
 //! What the tests of this package share: the repository's files, cases, bring-ups on fake hosts, and the program.
 //!
 //! Every test file in `tests/` is one boundary: `plans` what a role makes of a host, `diagnostics` what an author
-//! reads about a mistake, `phases` how phases behave when things go wrong, `cli` how the program answers.
+//! reads about a mistake, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `cuts`
+//! what the next run makes of one that was cut, `cli` how the program answers.
 
 mod bringup;
 mod case;
 mod corpus;
+mod cut;
 mod program;
 mod repository;
+
+use std::time::Duration;
 
 pub use bringup::{Bringup, Run};
 pub use case::{CASES, Case};
 pub use corpus::{Scripts, folders};
+pub use cut::{Cut, sample, soaks, try_each};
 pub use program::{Answer, Program};
 pub use repository::{checked_in, fixtures, golden, repository, snapshot_names, text};
 
-/// Runs a future to its end on a runtime of its own.
+/// Longer than anything may wait.
+const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Runs a future to its end on a runtime of its own. Time stands still there and jumps to the next deadline when there
+/// is nothing else to wait for: a test of a deadline takes no longer than one without.
 ///
 /// # Panics
-/// The runtime cannot be made.
+/// The runtime cannot be made, or the future would wait for ever.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .start_paused(true)
         .build()
         .expect("a runtime on this thread needs nothing but memory")
-        .block_on(future)
+        .block_on(async { tokio::time::timeout(FOR_EVER, future).await })
+        .expect("nothing waits for a day")
 }

@@ -1,0 +1,125 @@
+//! Runs that are cut: the worlds that a program leaves which ends in the midst of its work.
+
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use engine::exec::STATE;
+use engine::host::fake::FakeHost;
+
+/// Where a run was cut, and the host that it left.
+pub struct Cut {
+    /// Between which calls.
+    pub place: String,
+    /// The host, for a new program to start on.
+    pub host: FakeHost,
+}
+
+impl Debug for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.place)
+    }
+}
+
+impl Cut {
+    /// Every place at which what happened on a host since [`FakeHost::keeping_past`] could have been cut: before the
+    /// first mutating call, between any two, and within each write of the ledger. The calls that changed nothing are
+    /// left out: the world before them is the one after them.
+    #[must_use]
+    pub fn all(host: &FakeHost) -> Vec<Self> {
+        let calls = host.mutating_calls();
+        let mut worlds = host.past();
+        assert_eq!(calls.len(), worlds.len(), "the past is kept from the first");
+        worlds.push(host.fork());
+        let mut cuts = Vec::new();
+        for (n, pair) in worlds.windows(2).enumerate() {
+            let (before, after) = (&pair[0], &pair[1]);
+            let call = format!("call {}, {} {}", n + 1, calls[n].name, calls[n].argument);
+            if n == 0 {
+                cuts.push(Self {
+                    place: format!("before {call}"),
+                    host: before.fork(),
+                });
+            }
+            if let Some(host) = torn(before, after, n) {
+                cuts.push(Self {
+                    place: format!("within {call}"),
+                    host,
+                });
+            }
+            cuts.push(Self {
+                place: format!("after {call}"),
+                host: after.fork(),
+            });
+        }
+        cuts
+    }
+}
+
+/// The world in which only a part of what was appended to the ledger has arrived: one byte, half of it, all but the end
+/// of the line, in turn.
+fn torn(before: &FakeHost, after: &FakeHost, n: usize) -> Option<FakeHost> {
+    let ledger = Path::new(STATE).join("ledger.jsonl");
+    let text = |host: &FakeHost| host.look(|world| world.text(&ledger));
+    let (old, new) = (text(before)?, text(after)?);
+    let line = new.strip_prefix(&old).filter(|line| !line.is_empty())?;
+    let arrived = [1, line.len() / 2, line.len() - 1][n % 3];
+    let host = before.fork();
+    // Texts of the ledger may hold more than ASCII, and a cut does not look.
+    let bytes = &new.as_bytes()[..old.len() + arrived];
+    host.meddle(|world| world.file_with_mode(&ledger, bytes, 0o600));
+    Some(host)
+}
+
+/// Whether everything is to be tried, however long it takes: `NODELET_SOAK` is set.
+#[must_use]
+pub fn soaks() -> bool {
+    std::env::var_os("NODELET_SOAK").is_some_and(|value| value != "0" && !value.is_empty())
+}
+
+/// One of `nth`, evenly; all when the suite soaks.
+#[must_use]
+pub fn sample<T>(all: Vec<T>, nth: usize) -> Vec<T> {
+    let step = if soaks() { 1 } else { nth };
+    all.into_iter().step_by(step).collect()
+}
+
+fn panicked(one: &impl Debug) -> String {
+    format!("a panic, told above, with {one:?}")
+}
+
+/// Tries each of them, on all processors, and fails with all problems that were found.
+///
+/// # Panics
+/// There are problems.
+pub fn try_each<T: Debug + Sync>(all: &[T], attempt: impl Fn(&T) -> Vec<String> + Sync) {
+    let problems = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let attempt = AssertUnwindSafe(|| attempt(one));
+                    let found = catch_unwind(attempt).unwrap_or_else(|_| vec![panicked(one)]);
+                    problems
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .extend(found);
+                }
+            });
+        }
+    });
+    let problems = problems
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    assert!(
+        problems.is_empty(),
+        "{} problems in {} tries:\n{}",
+        problems.len(),
+        all.len(),
+        problems[..problems.len().min(20)].join("\n")
+    );
+}

@@ -1,0 +1,288 @@
+//! A failed phase goes back to how it was, and no further: what hangs is given up, what stood before stands, and what
+//! others made since is theirs.
+
+use behaviour::{Bringup, Run, Scripts};
+use engine::exec::{Event, Outcome};
+use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Trigger};
+use engine::ledger::Record;
+
+/// A phase of this name with these steps; the rest of the header is between the two.
+fn phase(name: &str, header: &str, steps: &str) -> Scripts {
+    with_phase(Scripts::default(), name, header, steps)
+}
+
+fn with_phase(scripts: Scripts, name: &str, header: &str, steps: &str) -> Scripts {
+    let script = format!(
+        "phase(\"{name}\").about(\"A phase of a test.\").nodes([\"master\"]){header};\n{steps}"
+    );
+    scripts.phase(name, &script)
+}
+
+/// A check that fails.
+const DOOMED: &str = r#"check("nothing is enough").file_exists("/nowhere").timeout("1s");"#;
+
+fn call(name: &str, argument: &str, mischief: Mischief) -> FaultPlan {
+    let trigger = Trigger::Call {
+        name: name.to_owned(),
+        argument: argument.to_owned(),
+    };
+    FaultPlan::none().with(Fault {
+        trigger,
+        mischief,
+        remaining: None,
+    })
+}
+
+fn left_behind(bringup: &Bringup, before: &FakeHost, host: &FakeHost) -> Vec<String> {
+    Bringup::left_behind(&bringup.plan.phases[0], &before.snapshot(), host)
+}
+
+fn rollback_errors(run: &Run) -> Vec<String> {
+    let told = run.events.iter().find_map(|event| match event {
+        Event::PhaseRolledBack { errors, .. } => Some(errors.clone()),
+        _ => None,
+    });
+    told.unwrap_or_else(|| panic!("no rollback: {}", run.text()))
+}
+
+#[test]
+fn a_phase_out_of_time_takes_back_what_its_running_step_did() {
+    let bringup = Bringup::of_scripts(&phase(
+        "slow",
+        r#".timeout("10s")"#,
+        r#"file("/etc/first").content("x");
+           service("slow").enabled().started();"#,
+    ));
+    for mischief in [Mischief::Stall, Mischief::StallAfter] {
+        let before = FakeHost::new().with_unit("slow.service", "[Service]\n");
+        let host = before
+            .fork()
+            .with_faults(call("start_unit", "slow.service", mischief));
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        assert!(
+            run.text().contains("finish phase slow"),
+            "the phase's own time was up: {}",
+            run.text()
+        );
+        assert_eq!(rollback_errors(&run), Vec::<String>::new());
+        assert_eq!(
+            left_behind(&bringup, &before, &host),
+            Vec::<String>::new(),
+            "{mischief:?}"
+        );
+    }
+}
+
+#[test]
+fn on_rollback_does_not_run_where_nothing_was_changed() {
+    let bringup = Bringup::of_scripts(&phase(
+        "unchanged",
+        "",
+        &format!(
+            r#"file("/etc/there").content("x");
+               on_rollback(|| {{ file("/etc/precious").absent(); }});
+               {DOOMED}"#
+        ),
+    ));
+    let host = FakeHost::new()
+        .with_file("/etc/there", "x")
+        .with_file("/etc/precious", "x");
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert_eq!(run.changes(), Vec::<String>::new());
+    host.look(|world| assert!(world.text("/etc/precious").is_some()));
+}
+
+#[test]
+fn on_rollback_runs_on_a_phase_that_began_here_and_not_on_one_that_stood() {
+    let scripts = |content: &str, check: &str| {
+        phase(
+            "grown",
+            "",
+            &format!(
+                r#"file("/etc/ours").content("{content}");
+                   on_rollback(|| {{ file("/run/because-of-it").absent(); }});
+                   {check}"#
+            ),
+        )
+    };
+    let good = Bringup::of_scripts(&scripts("old", ""));
+    let doomed = Bringup::of_scripts(&scripts("new", DOOMED));
+
+    let bare = FakeHost::new().with_file("/run/because-of-it", "x");
+    let run = doomed.apply(&bare);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    bare.look(|world| assert_eq!(world.text("/run/because-of-it"), None));
+
+    let host = FakeHost::new().with_file("/run/because-of-it", "x");
+    assert_eq!(good.apply(&host).outcome, Outcome::Converged);
+    let run = doomed.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    host.look(|world| {
+        assert_eq!(world.text("/etc/ours").as_deref(), Some("old"));
+        assert!(
+            world.text("/run/because-of-it").is_some(),
+            "what runs because of a phase that stood is not ended"
+        );
+    });
+}
+
+#[test]
+fn a_rollback_carries_the_clean_lane_out_only_where_the_phase_began() {
+    let scripts = |content: &str, check: &str| {
+        phase(
+            "traces",
+            "",
+            &format!(
+                r#"file("/etc/ours").content("{content}");
+                   on_clean(|| {{ directory("/var/lib/traces").absent(); }});
+                   {check}"#
+            ),
+        )
+    };
+    let good = Bringup::of_scripts(&scripts("old", ""));
+    let doomed = Bringup::of_scripts(&scripts("new", DOOMED));
+    let host = FakeHost::new();
+    assert_eq!(good.apply(&host).outcome, Outcome::Converged);
+    host.meddle(|world| world.file("/var/lib/traces/x", "x"));
+    assert_eq!(doomed.apply(&host).outcome, Outcome::Failed);
+    host.look(|world| assert!(world.text("/var/lib/traces/x").is_some()));
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    host.look(|world| assert_eq!(world.text("/var/lib/traces/x"), None));
+}
+
+#[test]
+fn after_a_rollback_a_clean_leaves_what_others_made_since() {
+    let bringup = Bringup::of_scripts(&phase(
+        "traces",
+        "",
+        &format!(
+            r#"file("/etc/ours").content("x");
+               on_clean(|| {{ directory("/var/lib/traces").absent(); }});
+               {DOOMED}"#
+        ),
+    ));
+    let host = FakeHost::new();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    host.meddle(|world| world.file("/var/lib/traces/theirs", "x"));
+    let clean = Bringup::clean(&host, true);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    host.look(|world| assert!(world.text("/var/lib/traces/theirs").is_some()));
+}
+
+#[test]
+fn an_inverse_that_never_ends_is_given_up_and_the_others_are_carried_out() {
+    let bringup = Bringup::of_scripts(&phase(
+        "stuck",
+        "",
+        &format!(
+            r#"file("/etc/first").content("x");
+               file("/etc/second").content("x");
+               file("/etc/third").content("x");
+               {DOOMED}"#
+        ),
+    ));
+    let host = FakeHost::new().with_faults(FaultPlan::none().stall("remove", "/etc/second"));
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    let errors = rollback_errors(&run);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("/etc/second"), "{errors:?}");
+    host.look(|world| {
+        assert_eq!(world.text("/etc/first"), None);
+        assert!(world.text("/etc/second").is_some());
+        assert_eq!(world.text("/etc/third"), None);
+    });
+    // What could not be taken back stays written down, for a clean to try again.
+    host.set_faults(FaultPlan::none());
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    host.look(|world| assert_eq!(world.text("/etc/second"), None));
+}
+
+#[test]
+fn what_is_tried_again_is_written_down_once() {
+    let bringup = Bringup::of_scripts(&phase(
+        "again",
+        "",
+        r#"file("/etc/ours").content("x").retry(5, "1s");"#,
+    ));
+    let host = FakeHost::new().with_faults(FaultPlan::none().fail("write", "/etc/ours").times(3));
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let intents = Bringup::records(&host)
+        .iter()
+        .filter(|record| matches!(record, Record::Intent { .. }))
+        .count();
+    assert_eq!(intents, 1);
+}
+
+#[test]
+fn preconditions_count_wherever_a_run_begins() {
+    let scripts = with_phase(
+        phase("first", "", r#"require("much memory").memory("9000G");"#),
+        "second",
+        "",
+        r#"file("/etc/ours").content("x");"#,
+    );
+    let bringup = Bringup::of_scripts(&scripts);
+    let host = FakeHost::new();
+    let run = bringup.apply_only(&host, &["second"]);
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+    assert_eq!(host.mutating_calls(), []);
+}
+
+#[test]
+fn chosen_phases_run_in_order_also_where_what_lies_between_is_not_chosen() {
+    let step = |name: &str| format!(r#"file("/etc/{name}").content("x").retry(5, "1s");"#);
+    let scripts = phase("a", "", &step("a"));
+    let scripts = with_phase(scripts, "b", r#".requires(["a"])"#, &step("b"));
+    let scripts = with_phase(scripts, "c", r#".requires(["b"])"#, &step("c"));
+    let bringup = Bringup::of_scripts(&scripts);
+    // While the first waits for its second try, another could begin.
+    let host = FakeHost::new().with_faults(FaultPlan::none().fail("write", "/etc/a").times(2));
+    let run = bringup.apply_only(&host, &["a", "c"]);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let place = |wanted: &str| {
+        let calls = host.mutating_calls();
+        let at = calls.iter().position(|call| {
+            call.name == "write" && call.argument == wanted && call.error.is_none()
+        });
+        at.unwrap_or_else(|| panic!("{wanted} was written"))
+    };
+    assert!(place("/etc/a") < place("/etc/c"));
+}
+
+#[test]
+fn a_drain_that_did_not_come_to_its_end_is_tried_again() {
+    const DONE: &str = "KubeStackShutDown";
+    let bringup = Bringup::of("cp-1");
+    let healthy = bringup.bare_host();
+    let run = bringup.apply(&healthy);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let is_done = |host: &FakeHost| {
+        let snapshot = host.snapshot();
+        let mut nodes = snapshot
+            .things()
+            .filter(|(thing, _)| thing.starts_with("node "));
+        nodes.any(|(_, state)| state.contains(DONE))
+    };
+    for faults in [
+        FaultPlan::none().fail("evict_pods", "*"),
+        FaultPlan::none().stall("evict_pods", "*"),
+        call("patch_node", "*", Mischief::CrashAfter),
+    ] {
+        let host = healthy.fork().with_faults(faults.clone());
+        let _ = bringup.stop_phase(&host, "drain");
+        host.revive();
+        host.clear_journal();
+        assert!(!is_done(&host), "{faults:?}");
+        let run = bringup.stop_phase(&host, "drain");
+        assert_eq!(run.outcome, Outcome::Stopped, "{}", run.text());
+        assert!(is_done(&host), "{faults:?}");
+        assert!(host.journal().iter().any(|call| call.name == "evict_pods"));
+    }
+}
