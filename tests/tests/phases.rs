@@ -1,13 +1,12 @@
-//! Every phase of the role, on a fake host: it converges, changes nothing the second time, takes back what a failure
-//! left, and goes on after a crash. A phase is covered the moment the role names it.
+//! Every phase of the role, on a fake host: it converges, changes nothing the second time, and takes back what a failure
+//! left. A phase is covered the moment the role names it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use behaviour::{Bringup, repository};
+use behaviour::{Bringup, repository, soaks, try_each};
 use engine::exec::{Event, Outcome};
 use engine::host::fake::{Call, FakeHost, FaultPlan, WorldSnapshot, difference};
-use engine::plan::{Graph, Plan, PlannedCheck, PlannedPhase, Probe};
+use engine::plan::{Graph, Plan, PlannedPhase};
 
 /// The cases whose phases are tried; together they have every phase of the role.
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
@@ -68,6 +67,10 @@ fn failure_at_each_call_rolls_back_to_a_clean_slate_and_the_next_apply_converges
             ("failing", FaultPlan::none().fail_call(n)),
             ("losing the answer of", FaultPlan::none().fail_after_call(n)),
             (
+                "never returning from",
+                FaultPlan::none().stall_after_call(n),
+            ),
+            (
                 "always failing",
                 FaultPlan::none().fail(call.name, &call.argument),
             ),
@@ -92,13 +95,7 @@ fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
         let bringup = Bringup::of(case);
         for (phase, before) in bringup.worlds() {
             let host = before.fork();
-            let mut doomed = Bringup::of(case);
-            let its = doomed
-                .plan
-                .phases
-                .iter_mut()
-                .find(|other| other.name == phase.name);
-            its.expect("the same plan").checks.push(never_holds(phase));
+            let doomed = bringup.doomed(phase);
             let run = doomed.apply_phase(&host, phase);
             assert_eq!(run.outcome, Outcome::Failed, "{case}: {}", run.text());
             let left = Bringup::left_behind(phase, &before.snapshot(), &host);
@@ -116,35 +113,6 @@ fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
         }
     }
     assert!(problems.is_empty(), "left behind:\n{}", problems.join("\n"));
-}
-
-#[test]
-fn crash_before_and_after_each_call_recovers() {
-    each_phase_with_each_mutation(|bringup, phase, before, _, n| {
-        let mut crashes = vec![("after", FaultPlan::none().crash_after(n))];
-        if n == 1 {
-            // The world before any later call is the one after the call before it.
-            crashes.push(("before", FaultPlan::none().crash_before(n)));
-        }
-        let mut problems = Vec::new();
-        for (when, faults) in crashes {
-            let host = before.fork().with_faults(faults);
-            let _ = bringup.apply_phase(&host, phase);
-            assert!(host.crashed(), "{}: call {n} was not reached", phase.name);
-            host.revive();
-            let next = bringup.apply_phase(&host, phase);
-            if next.outcome != Outcome::Converged {
-                problems.push(format!("crash {when} it: {}", next.text()));
-                continue;
-            }
-            host.clear_journal();
-            let second = bringup.apply_phase(&host, phase);
-            if host.mutations() > 0 {
-                problems.push(format!("crash {when} it: not settled: {}", second.text()));
-            }
-        }
-        problems
-    });
 }
 
 #[test]
@@ -202,7 +170,7 @@ fn independent_phases_may_come_in_any_order() {
         let bringup = Bringup::of(case);
         let host = bringup.bare_host();
         let _ = bringup.apply(&host);
-        let (usual, expected) = (order(&bringup.plan), shape(&host));
+        let (usual, expected) = (order(&bringup.plan), Bringup::shape(&host));
 
         let mut other = Bringup::of(case);
         other.plan.phases = latest_first(&bringup.plan);
@@ -212,7 +180,7 @@ fn independent_phases_may_come_in_any_order() {
             let run = other.apply_phase(&host, phase);
             assert_eq!(run.outcome, Outcome::Converged, "{case}: {}", run.text());
         }
-        assert_eq!(shape(&host), expected, "{case}");
+        assert_eq!(Bringup::shape(&host), expected, "{case}");
     }
 }
 
@@ -243,27 +211,15 @@ fn after_failure(
     problems
 }
 
-/// A check of this phase that fails at once.
-fn never_holds(phase: &PlannedPhase) -> PlannedCheck {
-    PlannedCheck {
-        name: "nothing is enough".to_owned(),
-        span: phase.span.clone(),
-        probe: Probe::FileExists("/nowhere".into()),
-        every: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        failures: 1,
-    }
-}
-
-/// Phases in which the ledger's own writes are struck as well: in the others they are as many again, and no other.
-const LEDGER_CUTS: [&str; 2] = ["configure-docker", "docker"];
+/// Phases in which the ledger's own writes fail as well: in the others they are as many again, and no other. The suite
+/// that soaks tries them everywhere.
+const LEDGER_FAILS: [&str; 2] = ["configure-docker", "docker"];
 
 /// Calls `attempt` for every mutating call of every phase, each from the world right before the phase, and fails
 /// with all the problems that it returns.
 fn each_phase_with_each_mutation(
-    attempt: impl Fn(&Bringup, &PlannedPhase, &FakeHost, &Call, usize) -> Vec<String>,
+    attempt: impl Fn(&Bringup, &PlannedPhase, &FakeHost, &Call, usize) -> Vec<String> + Sync,
 ) {
-    let mut problems = Vec::new();
     let mut tried = BTreeSet::new();
     for case in CASES {
         let bringup = Bringup::of(case);
@@ -279,30 +235,22 @@ fn each_phase_with_each_mutation(
                 // Another case's host had it do the same.
                 continue;
             }
-            for (index, call) in calls.iter().enumerate() {
-                let n = index + 1;
-                if call.name == "append" && !LEDGER_CUTS.contains(&phase.name.as_str()) {
-                    continue;
-                }
+            let ledger_too = soaks() || LEDGER_FAILS.contains(&phase.name.as_str());
+            let mut struck: Vec<(usize, Call)> = (1..).zip(calls).collect();
+            struck.retain(|(_, call)| call.name != "append" || ledger_too);
+            try_each(&struck, |(n, call)| {
                 let place = format!(
                     "{case}, {}, call {n}, {} {}",
                     phase.name, call.name, call.argument
                 );
-                let found = attempt(&bringup, phase, &before, call, n);
-                problems.extend(
-                    found
-                        .into_iter()
-                        .map(|problem| format!("{place}: {problem}")),
-                );
-            }
+                let found = attempt(&bringup, phase, &before, call, *n);
+                found
+                    .into_iter()
+                    .map(|problem| format!("{place}: {problem}"))
+                    .collect()
+            });
         }
     }
-    assert!(
-        problems.is_empty(),
-        "{} problems:\n{}",
-        problems.len(),
-        problems.join("\n")
-    );
 }
 
 /// The state of one thing of a host.
@@ -342,21 +290,4 @@ fn latest_first(plan: &Plan) -> Vec<PlannedPhase> {
         ordered.push(waiting.remove(free).clone());
     }
     ordered
-}
-
-/// What is on a host and with which modes; contents, which hold random keys, and digests of them are left out.
-fn shape(host: &FakeHost) -> Vec<String> {
-    let state = |state: &str| {
-        state
-            .split(['"', '{'])
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
-    host.snapshot()
-        .things()
-        .filter(|(name, _)| !name.starts_with("object "))
-        .map(|(name, full)| format!("{name}: {}", state(full)))
-        .collect()
 }

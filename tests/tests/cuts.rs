@@ -1,0 +1,241 @@
+//! The program ends between any two of its calls or within a write of its ledger, the host survives, and a new program
+//! starts on it: an apply converges, a clean leads back to the start.
+//!
+//! All phases are cut everywhere; the whole role at a sample of the places, and everywhere with `NODELET_SOAK=1`.
+
+use std::collections::BTreeSet;
+
+use behaviour::{Bringup, Cut, Run, sample, soaks, try_each};
+use engine::exec::Outcome;
+use engine::host::fake::{FakeHost, WorldSnapshot};
+use engine::plan::{PlannedPhase, Probe};
+
+/// The cases whose phases are tried; together they have every phase of the role.
+const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
+
+/// A phase, or the whole role, on a host that somebody lives on.
+struct Work<'a> {
+    name: String,
+    bringup: &'a Bringup,
+    /// The whole role where it is none.
+    phase: Option<PlannedPhase>,
+    /// The host before the role came.
+    start: WorldSnapshot,
+    /// The host right before this work.
+    before: FakeHost,
+}
+
+impl Work<'_> {
+    fn apply(&self, host: &FakeHost) -> Run {
+        match &self.phase {
+            Some(phase) => self.bringup.apply_phase(host, phase),
+            None => self.bringup.apply(host),
+        }
+    }
+
+    /// What a new program makes of a host on which this was cut.
+    fn after(&self, cut: &Cut, shape: &[String]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let host = cut.host.fork();
+        let next = self.apply(&host);
+        if next.outcome != Outcome::Converged {
+            problems.push(format!("the next apply: {}", next.text()));
+        } else {
+            let found = Bringup::shape(&host);
+            if found != shape {
+                problems.push(format!("another end: {}", unlike(shape, &found)));
+            }
+            host.clear_journal();
+            let second = self.apply(&host);
+            if host.mutations() > 0 {
+                problems.push(format!("not settled: {}", second.text()));
+            }
+        }
+        problems.extend(self.cleaned(&cut.host));
+        self.named(&cut.place, problems)
+    }
+
+    fn cleaned(&self, host: &FakeHost) -> Option<String> {
+        let host = host.fork();
+        let clean = Bringup::clean(&host, false);
+        let left = self.bringup.not_cleaned(&self.start, &host, false);
+        (clean.outcome != Outcome::Cleaned || !left.is_empty())
+            .then(|| format!("clean leaves {left:#?}\n{}", clean.text()))
+    }
+
+    fn named(&self, place: &str, problems: Vec<String>) -> Vec<String> {
+        problems
+            .into_iter()
+            .map(|problem| format!("{}, {place}: {problem}", self.name))
+            .collect()
+    }
+}
+
+#[test]
+fn a_phase_cut_anywhere_converges_or_goes_back() {
+    for_each_phase(|work| {
+        let whole = work.before.fork().keeping_past();
+        let run = work.apply(&whole);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        let shape = Bringup::shape(&whole);
+        try_each(&Cut::all(&whole), |cut| work.after(cut, &shape));
+    });
+}
+
+#[test]
+fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
+    for_each_phase(|work| {
+        let Some(phase) = &work.phase else { return };
+        let whole = work.before.fork();
+        let _ = work.apply(&whole);
+        let shape = Bringup::shape(&whole);
+        let forward = whole.mutations();
+
+        let doomed = Bringup::doomed(work.bringup, phase);
+        let failing = work.before.fork().keeping_past();
+        let run = doomed.apply_phase(&failing, phase);
+        assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        // Until its check fails it does what was cut above.
+        let cuts: Vec<Cut> = Cut::all(&failing).into_iter().skip(forward).collect();
+        try_each(&cuts, |cut| work.after(cut, &shape));
+    });
+}
+
+#[test]
+fn the_whole_role_cut_anywhere_converges_or_goes_back() {
+    let cases = if soaks() { CASES } else { &CASES[..1] };
+    for case in cases {
+        let bringup = bringup(case);
+        let before = lived_in(&bringup);
+        let work = Work {
+            name: (*case).to_owned(),
+            bringup: &bringup,
+            phase: None,
+            start: before.snapshot(),
+            before,
+        };
+        let whole = work.before.fork().keeping_past();
+        let run = work.apply(&whole);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        let shape = Bringup::shape(&whole);
+        // A prime, so that the places do not keep step with what recurs from step to step.
+        let cuts = sample(Cut::all(&whole), 13);
+        try_each(&cuts, |cut| work.after(cut, &shape));
+    }
+}
+
+#[test]
+fn a_stop_or_a_clean_cut_anywhere_is_ended_by_the_next_clean() {
+    let cases = if soaks() { CASES } else { &CASES[..1] };
+    for case in cases {
+        let bringup = bringup(case);
+        let before = lived_in(&bringup);
+        let start = before.snapshot();
+        let run = bringup.apply(&before);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        let work = Work {
+            name: (*case).to_owned(),
+            bringup: &bringup,
+            phase: None,
+            start,
+            before,
+        };
+        let (stopped, cleaned) = (
+            work.before.fork().keeping_past(),
+            work.before.fork().keeping_past(),
+        );
+        let _ = bringup.stop(&stopped);
+        let _ = Bringup::clean(&cleaned, false);
+        let cuts = [Cut::all(&stopped), Cut::all(&cleaned)].concat_all();
+        try_each(&cuts, |cut| {
+            let mut problems: Vec<String> = work.cleaned(&cut.host).into_iter().collect();
+            if soaks() {
+                let next = work.apply(&cut.host);
+                if next.outcome != Outcome::Converged {
+                    problems.push(format!("the next apply: {}", next.text()));
+                }
+            }
+            work.named(&cut.place, problems)
+        });
+    }
+}
+
+/// Lists one after the other.
+trait ConcatAll<T> {
+    fn concat_all(self) -> Vec<T>;
+}
+
+impl<T, const N: usize> ConcatAll<T> for [Vec<T>; N] {
+    fn concat_all(self) -> Vec<T> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+/// Calls `attempt` for every phase of every case, with the world right before it. A phase that does the same in two
+/// cases is tried once.
+fn for_each_phase(attempt: impl Fn(&Work<'_>)) {
+    let mut tried = BTreeSet::new();
+    for case in CASES {
+        let bringup = bringup(case);
+        let host = lived_in(&bringup);
+        let start = host.snapshot();
+        for phase in bringup.plan.phases.iter().filter(|p| p.skipped.is_none()) {
+            let work = Work {
+                name: format!("{case}, {}", phase.name),
+                bringup: &bringup,
+                phase: Some(phase.clone()),
+                start: start.clone(),
+                before: host.fork(),
+            };
+            let run = work.apply(&host);
+            assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+            let calls: Vec<(&str, String)> = host
+                .mutating_calls()
+                .iter()
+                .map(|call| (call.name, call.argument.clone()))
+                .collect();
+            host.clear_journal();
+            if tried.insert((phase.name.clone(), calls)) {
+                attempt(&work);
+            }
+        }
+    }
+}
+
+/// The bring-up of a case, without what a fake host does not have: the containers of static pods.
+fn bringup(case: &str) -> Bringup {
+    let mut bringup = Bringup::of(case);
+    for phase in &mut bringup.plan.phases {
+        phase
+            .checks
+            .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
+    }
+    bringup
+}
+
+/// A bare host on which what runs leaves its traces, and on which others live.
+fn lived_in(bringup: &Bringup) -> FakeHost {
+    let host = bringup
+        .bare_host()
+        .with_kubernetes(|rules| rules.leaves_traces = true);
+    host.meddle(|world| {
+        world.file_with_mode(
+            "/etc/docker/daemon.json",
+            "{\"log-driver\": \"journald\"}",
+            0o600,
+        );
+        world.firewall_rule("iptables", "filter", "MINE", "-p tcp -j ACCEPT");
+        world.firewall_rule("iptables", "filter", "INPUT", "-j MINE");
+        world.file("/opt/mine", "x");
+    });
+    host
+}
+
+fn unlike(wanted: &[String], found: &[String]) -> String {
+    let missing = wanted.iter().filter(|line| !found.contains(line));
+    let extra = found.iter().filter(|line| !wanted.contains(line));
+    let lines = missing
+        .map(|line| format!("- {line}"))
+        .chain(extra.map(|line| format!("+ {line}")));
+    lines.collect::<Vec<_>>().join("; ")
+}
