@@ -3,7 +3,8 @@
 
 use behaviour::{Bringup, Run, Scripts};
 use engine::exec::{Event, Outcome};
-use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Trigger};
+use engine::host::CommandOutput;
+use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
 use engine::ledger::Record;
 
 /// A phase of this name with these steps; the rest of the header is between the two.
@@ -31,6 +32,21 @@ fn call(name: &str, argument: &str, mischief: Mischief) -> FaultPlan {
         mischief,
         remaining: None,
     })
+}
+
+/// A host with a program `mark` that leaves `/run/mark`.
+fn marking_host() -> FakeHost {
+    let mark = Program::new(|_, world| {
+        world.file("/run/mark", "x");
+        CommandOutput {
+            status: 0,
+            stdout: String::new(),
+            stderr: String::new(),
+        }
+    });
+    FakeHost::new()
+        .with_file("/usr/bin/mark", "a program")
+        .with_program("mark", mark)
 }
 
 fn left_behind(bringup: &Bringup, before: &FakeHost, host: &FakeHost) -> Vec<String> {
@@ -102,7 +118,8 @@ fn on_rollback_runs_on_a_phase_that_began_here_and_not_on_one_that_stood() {
             "",
             &format!(
                 r#"file("/etc/ours").content("{content}");
-                   on_rollback(|| {{ file("/run/because-of-it").absent(); }});
+                   command(["mark"]).creates("/run/mark");
+                   on_rollback(|| {{ file("/run/mark").absent(); }});
                    {check}"#
             ),
         )
@@ -110,22 +127,60 @@ fn on_rollback_runs_on_a_phase_that_began_here_and_not_on_one_that_stood() {
     let good = Bringup::of_scripts(&scripts("old", ""));
     let doomed = Bringup::of_scripts(&scripts("new", DOOMED));
 
-    let bare = FakeHost::new().with_file("/run/because-of-it", "x");
-    let run = doomed.apply(&bare);
+    let host = marking_host();
+    let run = doomed.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
-    bare.look(|world| assert_eq!(world.text("/run/because-of-it"), None));
+    host.look(|world| assert_eq!(world.text("/run/mark"), None));
 
-    let host = FakeHost::new().with_file("/run/because-of-it", "x");
+    let host = marking_host();
     assert_eq!(good.apply(&host).outcome, Outcome::Converged);
     let run = doomed.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
     host.look(|world| {
         assert_eq!(world.text("/etc/ours").as_deref(), Some("old"));
         assert!(
-            world.text("/run/because-of-it").is_some(),
+            world.text("/run/mark").is_some(),
             "what runs because of a phase that stood is not ended"
         );
     });
+}
+
+#[test]
+fn on_rollback_leaves_what_was_there_before() {
+    let bringup = Bringup::of_scripts(&phase(
+        "marks",
+        "",
+        &format!(
+            r#"file("/etc/ours").content("x");
+               on_rollback(|| {{ file("/run/mark").absent(); }});
+               {DOOMED}"#
+        ),
+    ));
+    let host = FakeHost::new().with_file("/run/mark", "theirs");
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    host.look(|world| {
+        assert_eq!(world.text("/etc/ours"), None);
+        assert_eq!(world.text("/run/mark").as_deref(), Some("theirs"));
+    });
+}
+
+#[test]
+fn on_rollback_takes_back_what_a_command_did() {
+    let bringup = Bringup::of_scripts(&phase(
+        "marks",
+        "",
+        &format!(
+            r#"command(["mark"]).creates("/run/mark");
+               on_rollback(|| {{ file("/run/mark").absent(); }});
+               {DOOMED}"#
+        ),
+    ));
+    let host = marking_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert!(run.text().contains("command mark"), "{}", run.text());
+    host.look(|world| assert_eq!(world.text("/run/mark"), None));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One phase: its steps in order, its checks, and its rollback when one of them fails.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::advice::{self, chain};
 use super::event::{Event, Failure, Outcome};
@@ -8,7 +8,7 @@ use super::session::Session;
 use super::step::{Done, millis};
 use super::{Mode, Runner};
 use crate::ledger::LedgerError;
-use crate::plan::{PlannedPhase, Span};
+use crate::plan::{PlannedPhase, PlannedStep, Span};
 use crate::resource::{Receipt, ResourceError, ResourceResult, Spec, Undo, revert};
 
 /// What a phase did.
@@ -51,12 +51,22 @@ impl Runner<'_> {
         });
         // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
         let done = Mutex::new(Vec::new());
+        let ways_back = OnceLock::new();
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
             changed: 0,
             unchanged: 0,
         };
-        let run = self.steps_and_checks(phase, session, &done, &mut result);
+        let run = async {
+            let noted = self.note_ways_back(phase, session, &ways_back).await;
+            noted.map_err(|error| Cut::Failed {
+                what: "on_rollback".to_owned(),
+                span: phase.span.clone(),
+                error,
+            })?;
+            self.steps_and_checks(phase, session, &done, &mut result)
+                .await
+        };
         let cut = match tokio::time::timeout(phase.timeout, run).await {
             Ok(Ok(())) => None,
             Ok(Err(cut)) => Some(cut),
@@ -96,7 +106,9 @@ impl Runner<'_> {
                 });
                 if session.mode == Mode::Apply {
                     let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-                    self.roll_back(phase, session, &undos, noted.err()).await;
+                    let ways_back = ways_back.into_inner().unwrap_or_default();
+                    self.roll_back(phase, session, &undos, &ways_back, noted.err())
+                        .await;
                 }
             }
         }
@@ -169,6 +181,31 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Notes which `on_rollback` steps a failure will call for: those of a phase that begins here, but for what they
+    /// would remove and is there before the phase's first effect. That is somebody else's.
+    async fn note_ways_back<'p>(
+        &self,
+        phase: &'p PlannedPhase,
+        session: &Session<'_>,
+        ways_back: &OnceLock<Vec<&'p PlannedStep>>,
+    ) -> ResourceResult<()> {
+        if session.mode == Mode::DryRun
+            || phase.on_rollback.is_empty()
+            || session.stood_before(&phase.name).await
+        {
+            return Ok(());
+        }
+        let mut ours = Vec::new();
+        for step in &phase.on_rollback {
+            let cx = self.context(true);
+            if !step.policy.absent || step.spec.pending(&cx).await?.is_none() {
+                ours.push(step);
+            }
+        }
+        ways_back.get_or_init(|| ours);
+        Ok(())
+    }
+
     /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before
     /// the phase's first effect is somebody else's, and its step is left out.
     async fn note_clean_lane(
@@ -193,12 +230,13 @@ impl Runner<'_> {
         Ok(session.clean_lane(&phase.name, ours).await?)
     }
 
-    /// Reverts what a failed phase did, in reverse, then runs its `on_rollback` steps.
+    /// Reverts what a failed phase did, in reverse, then runs what was noted of its `on_rollback` steps.
     async fn roll_back(
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
         undos: &[Undo],
+        ways_back: &[&PlannedStep],
         unwritten: Option<LedgerError>,
     ) {
         let mut errors: Vec<String> = revert(undos, self.host)
@@ -206,10 +244,10 @@ impl Runner<'_> {
             .iter()
             .map(|error| chain(error).join(": "))
             .collect();
-        // A phase that stood before goes back to how it stood: what runs because of it is not ended.
-        let began_here = !undos.is_empty() && !session.stood_before(&phase.name).await;
         let lane = session.lane_begun_here(&phase.name).await;
-        let ways_back = phase.on_rollback.iter().filter(|_| began_here);
+        // Where nothing was done there is nothing to come back from. A command may have done something without an undo.
+        let has_begun = session.has_begun(&phase.name).await;
+        let ways_back = ways_back.iter().copied().filter(|_| has_begun);
         // Then what its things left behind: nothing of it was there before this run.
         for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
             // A way back needs no way back of its own.

@@ -101,6 +101,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether this run has begun to change anything in a phase.
+    pub(super) async fn has_begun(&self, phase: &PhaseName) -> bool {
+        match self.book.as_ref().map(|book| (book, book.run.get())) {
+            Some((book, Some(run))) => book.ledger.has_intent(*run, phase).await,
+            _ => false,
+        }
+    }
+
     /// Whether an earlier run brought something of this phase about that still stands.
     pub(super) async fn stood_before(&self, phase: &PhaseName) -> bool {
         let Some(book) = &self.book else {

@@ -114,6 +114,14 @@ impl<'a> Ledger<'a> {
         .await
     }
 
+    /// Whether a run was about to converge anything in a phase.
+    pub async fn has_intent(&self, wanted: RunId, name: &PhaseName) -> bool {
+        let pages = self.pages.lock().await;
+        pages.records.iter().any(|record| {
+            matches!(record, Record::Intent { run, phase, .. } if *run == wanted && phase == name)
+        })
+    }
+
     /// Notes that a step has converged.
     ///
     /// # Errors
