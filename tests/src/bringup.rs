@@ -6,7 +6,7 @@ use std::time::Duration;
 use engine::exec::{Event, Outcome, Recording, Runner, Selection, overlay_host, simulated_host};
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
-use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
+use engine::plan::{Graph, PhaseName, Plan, PlannedCheck, PlannedPhase, Probe};
 use engine::report::{Detail, render};
 use engine::resource::{NoSecrets, Spec};
 
@@ -107,6 +107,32 @@ impl Bringup {
                 timeout: Duration::from_secs(1),
                 failures: 1,
             });
+        Self {
+            plan,
+            facts: self.facts.clone(),
+        }
+    }
+
+    /// The same with its phases in an allowed order in which whatever may wait does: the usual order's last free phase
+    /// comes first.
+    ///
+    /// # Panics
+    /// The plan's own order is not allowed.
+    #[must_use]
+    pub fn latest_first(&self) -> Self {
+        let graph = Graph::of(&self.plan);
+        let mut waiting: Vec<&PlannedPhase> = self.plan.phases.iter().collect();
+        let mut ordered: Vec<PlannedPhase> = Vec::new();
+        while !waiting.is_empty() {
+            let free = waiting.iter().rposition(|phase| {
+                let over = |name: &PhaseName| ordered.iter().any(|done| done.name == *name);
+                graph.before(&phase.name).iter().all(over)
+            });
+            let free = free.expect("the plan's own order is allowed, so some phase is free");
+            ordered.push(waiting.remove(free).clone());
+        }
+        let mut plan = self.plan.clone();
+        plan.phases = ordered;
         Self {
             plan,
             facts: self.facts.clone(),

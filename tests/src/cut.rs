@@ -123,3 +123,14 @@ pub fn try_each<T: Debug + Sync>(all: &[T], attempt: impl Fn(&T) -> Vec<String> 
         problems[..problems.len().min(20)].join("\n")
     );
 }
+
+/// What is in one list of lines and not in the other: `-` what is missing, `+` what is new.
+#[must_use]
+pub fn unlike(wanted: &[String], found: &[String]) -> Vec<String> {
+    let missing = wanted.iter().filter(|line| !found.contains(line));
+    let new = found.iter().filter(|line| !wanted.contains(line));
+    let lines = missing
+        .map(|line| format!("- {line}"))
+        .chain(new.map(|line| format!("+ {line}")));
+    lines.collect()
+}

@@ -2,12 +2,14 @@
 //!
 //! Every test file in `tests/` is one boundary: `plans` what a role makes of a host, `diagnostics` what an author
 //! reads about a mistake, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `cuts`
-//! what the next run makes of one that was cut, `cli` how the program answers.
+//! what the next run makes of one that was cut, `properties` what holds of any
+//! plan, `cli` how the program answers.
 
 mod bringup;
 mod case;
 mod corpus;
 mod cut;
+mod generated;
 mod program;
 mod repository;
 
@@ -16,7 +18,8 @@ use std::time::Duration;
 pub use bringup::{Bringup, Run};
 pub use case::{CASES, Case};
 pub use corpus::{Scripts, folders};
-pub use cut::{Cut, sample, soaks, try_each};
+pub use cut::{Cut, sample, soaks, try_each, unlike};
+pub use generated::{Generated, generated};
 pub use program::{Answer, Program};
 pub use repository::{checked_in, fixtures, golden, repository, snapshot_names, text};
 

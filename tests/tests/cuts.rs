@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use behaviour::{Bringup, Cut, Run, sample, soaks, try_each};
+use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
 use engine::exec::Outcome;
 use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::plan::{PlannedPhase, Probe};
@@ -42,8 +42,9 @@ impl Work<'_> {
             problems.push(format!("the next apply: {}", next.text()));
         } else {
             let found = Bringup::shape(&host);
-            if found != shape {
-                problems.push(format!("another end: {}", unlike(shape, &found)));
+            let differs = unlike(shape, &found);
+            if !differs.is_empty() {
+                problems.push(format!("another end: {}", differs.join("; ")));
             }
             host.clear_journal();
             let second = self.apply(&host);
@@ -229,13 +230,4 @@ fn lived_in(bringup: &Bringup) -> FakeHost {
         world.file("/opt/mine", "x");
     });
     host
-}
-
-fn unlike(wanted: &[String], found: &[String]) -> String {
-    let missing = wanted.iter().filter(|line| !found.contains(line));
-    let extra = found.iter().filter(|line| !wanted.contains(line));
-    let lines = missing
-        .map(|line| format!("- {line}"))
-        .chain(extra.map(|line| format!("+ {line}")));
-    lines.collect::<Vec<_>>().join("; ")
 }

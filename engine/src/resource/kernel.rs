@@ -91,6 +91,9 @@ impl Resource for SysctlSpec {
             cx.host.set_sysctl(&self.key, &self.value).await?;
         }
         let path = self.path();
+        if observed.persisted.as_deref() == Some(self.line().as_bytes()) {
+            return Ok(());
+        }
         create_parents(cx.host, &path, receipt).await?;
         let entry = cx.host.entry(&path).await?;
         remember(cx.host, &path, entry.as_ref(), receipt).await?;
@@ -163,10 +166,13 @@ impl Resource for KernelModuleSpec {
             cx.host.load_module(&self.name).await?;
         }
         let path = self.path();
+        let line = format!("{}\n", self.name);
+        if observed.persisted.as_deref() == Some(line.as_bytes()) {
+            return Ok(());
+        }
         create_parents(cx.host, &path, receipt).await?;
         let entry = cx.host.entry(&path).await?;
         remember(cx.host, &path, entry.as_ref(), receipt).await?;
-        let line = format!("{}\n", self.name);
         cx.host
             .write(&path, line.as_bytes(), Attributes::root(0o644))
             .await?;

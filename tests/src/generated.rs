@@ -1,0 +1,443 @@
+//! Plans and hosts that are made up: any phases of any steps, on hosts where any of it may stand already, otherwise.
+//!
+//! Each piece is about a thing of its own, so that no two steps contend for one; directories on the way are shared.
+//! Left out are words whose removals have no inverse (`directory` and `image` with `.absent()`), for a clean cannot
+//! bring back what they take, and those that need an API server.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use engine::host::fake::{FakeHost, Program};
+use engine::host::{Attributes, CommandOutput, ContainerConfig, Containers as _, RestartPolicy};
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use crate::{Bringup, Scripts, block_on};
+
+/// Contents of files, environments, units.
+const CONTENTS: [&str; 3] = ["one", "two", "three"];
+/// Modes of files and directories.
+const MODES: [&str; 3] = ["0600", "0644", "0755"];
+
+/// A role and a host.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The phases: those that each requires, and its pieces.
+    phases: Vec<(Vec<usize>, Vec<Piece>)>,
+}
+
+/// Some steps about one thing, and how it stands before.
+#[derive(Debug, Clone)]
+struct Piece {
+    steps: String,
+    before: Vec<Before>,
+}
+
+/// Something that is on the host before the role comes.
+#[derive(Debug, Clone)]
+enum Before {
+    File(&'static str, &'static str, u32),
+    Directory(&'static str, u32),
+    Link(&'static str, &'static str),
+    Sysctl(&'static str, &'static str),
+    Module(&'static str),
+    Package(&'static str),
+    Image(&'static str),
+    Container {
+        image: &'static str,
+        running: bool,
+    },
+    Unit {
+        text: String,
+        place: &'static str,
+        active: bool,
+        enabled: bool,
+    },
+}
+
+impl Generated {
+    /// What the scripts make of the host, and the host.
+    #[must_use]
+    pub fn bring_up(&self) -> (Bringup, FakeHost) {
+        let bringup = Bringup::of_scripts(&self.scripts());
+        let host = bringup.bare_host();
+        host.meddle(|world| {
+            world.file_with_mode("/usr/bin/mark", "fake program\n", 0o755);
+            let mark = Program::new(|_, world| {
+                world.file("/run/mark", "marked");
+                CommandOutput {
+                    status: 0,
+                    stdout: String::new(),
+                    stderr: String::new(),
+                }
+            });
+            world.program_does("mark", mark);
+        });
+        let pieces = self.phases.iter().flat_map(|(_, pieces)| pieces);
+        for before in pieces.flat_map(|piece| &piece.before) {
+            before.put(&host);
+        }
+        host.clear_journal();
+        (bringup, host)
+    }
+
+    fn scripts(&self) -> Scripts {
+        let unit = "[Unit]\nDescription={{ about }}\n[Service]\nExecStart=/usr/bin/true\n";
+        let mut scripts = Scripts::default()
+            .template("app.service.tmpl", unit)
+            .template("greeting.tmpl", "hello {{ name }}\n");
+        for (place, (requires, pieces)) in self.phases.iter().enumerate() {
+            let mut script = format!("phase(\"p{place}\").about(\"A phase.\").nodes([\"master\"])");
+            if !requires.is_empty() {
+                let names: Vec<String> = requires.iter().map(|p| format!("\"p{p}\"")).collect();
+                let _ = write!(script, ".requires([{}])", names.join(", "));
+            }
+            script.push_str(";\n");
+            for piece in pieces {
+                script.push_str(&piece.steps);
+            }
+            scripts = scripts.phase(&format!("p{place}"), &script);
+        }
+        scripts
+    }
+}
+
+impl Before {
+    fn put(&self, host: &FakeHost) {
+        match self {
+            Self::File(path, content, mode) => {
+                host.meddle(|world| world.file_with_mode(path, content, *mode));
+            }
+            Self::Directory(path, mode) => block_on(async {
+                use engine::host::Files as _;
+                host.meddle(|world| world.directory(path));
+                let set = host.set_attributes(path.as_ref(), Attributes::root(*mode));
+                set.await.expect("the directory is there");
+            }),
+            Self::Link(path, target) => block_on(async {
+                use engine::host::Files as _;
+                let parent = std::path::Path::new(path).parent().expect("a parent");
+                host.meddle(|world| world.directory(parent));
+                let linked = host.symlink(path.as_ref(), target).await;
+                linked.expect("nothing else stands there");
+            }),
+            Self::Sysctl(key, value) => host.meddle(|world| world.set_sysctl(key, value)),
+            Self::Module(name) => host.meddle(|world| world.load_module(name)),
+            Self::Package(name) => host.meddle(|world| world.package(name, "1")),
+            Self::Image(reference) => host.meddle(|world| world.image(reference)),
+            Self::Container { image, running } => block_on(async {
+                host.meddle(|world| world.image(image));
+                let made = host.create_container(&container(image)).await;
+                made.expect("its image is there");
+                if *running {
+                    host.start_container("app").await.expect("it is there");
+                }
+            }),
+            Self::Unit {
+                text,
+                place,
+                active,
+                enabled,
+            } => block_on(async {
+                use engine::host::Services as _;
+                host.meddle(|world| world.file(format!("{place}/app.service"), text));
+                let set = host.set_unit_enabled("app.service", *enabled).await;
+                set.expect("the unit is there");
+                if *active {
+                    host.start_unit("app.service").await.expect("it is there");
+                }
+            }),
+        }
+    }
+}
+
+/// A container of somebody else.
+fn container(image: &str) -> ContainerConfig {
+    ContainerConfig {
+        name: "app".to_owned(),
+        image: image.to_owned(),
+        command: vec!["theirs".to_owned()],
+        env: BTreeMap::new(),
+        mounts: Vec::new(),
+        host_network: false,
+        host_pid: false,
+        privileged: false,
+        capabilities: Vec::new(),
+        user: String::new(),
+        restart: RestartPolicy::UnlessStopped,
+        labels: BTreeMap::from([("app".to_owned(), "theirs".to_owned())]),
+    }
+}
+
+/// Any role on any host: some of the pieces, dealt out to one to four phases that require some of those before them.
+pub fn generated() -> impl Strategy<Value = Generated> {
+    let pieces = pieces();
+    let most = pieces.len();
+    (subsequence(pieces, 1..=most), 1..=4_usize).prop_flat_map(|(chosen, phases)| {
+        let chosen = chosen.prop_shuffle();
+        let dealt = proptest::collection::vec(0..phases, most_pieces());
+        let requires: Vec<_> = (0..phases)
+            .map(|place| subsequence((0..place).collect::<Vec<_>>(), 0..=place))
+            .collect();
+        (chosen, dealt, requires).prop_map(move |(chosen, dealt, requires)| {
+            let mut phases: Vec<(Vec<usize>, Vec<Piece>)> =
+                requires.into_iter().map(|r| (r, Vec::new())).collect();
+            for (piece, place) in chosen.into_iter().zip(dealt) {
+                phases[place].1.push(piece);
+            }
+            Generated { phases }
+        })
+    })
+}
+
+fn most_pieces() -> usize {
+    pieces().len()
+}
+
+/// One strategy for each thing that a plan may be about.
+fn pieces() -> Vec<BoxedStrategy<Piece>> {
+    vec![
+        file("/opt/app/a"),
+        file("/opt/app/deep/b"),
+        file("/etc/app.conf"),
+        rendered(),
+        env_file(),
+        directory("/opt/app"),
+        directory("/var/lib/app/data"),
+        symlink(),
+        unit(),
+        sysctl(),
+        kernel_module(),
+        packages(),
+        image_and_container(),
+        keys(),
+        command(),
+    ]
+}
+
+fn mode(text: &str) -> u32 {
+    u32::from_str_radix(text, 8).expect("the table has modes")
+}
+
+fn file(path: &'static str) -> BoxedStrategy<Piece> {
+    let flags = ["", "", ".once()", ".hidden()", ".keep()", ".absent()"];
+    let before = prop_oneof![
+        Just(None),
+        (select(&CONTENTS[..]), select(&MODES[..])).prop_map(move |(c, m)| Some(Before::File(
+            path,
+            c,
+            mode(m)
+        ))),
+        Just(Some(Before::Link(path, "/etc/hostname"))),
+    ];
+    (
+        select(&CONTENTS[..]),
+        select(&MODES[..]),
+        select(flags.to_vec()),
+        before,
+    )
+        .prop_map(move |(content, mode, flag, before)| Piece {
+            steps: format!("file(\"{path}\").content(\"{content}\").mode(\"{mode}\"){flag};\n"),
+            before: before.into_iter().collect(),
+        })
+        .boxed()
+}
+
+fn rendered() -> BoxedStrategy<Piece> {
+    const PATH: &str = "/etc/app.d/greeting";
+    let before = prop_oneof![
+        Just(None),
+        Just(Some(Before::File(PATH, "hello one\n", 0o644)))
+    ];
+    (select(&CONTENTS[..]), before)
+        .prop_map(|(name, before)| Piece {
+            steps: format!(
+                "template(\"greeting.tmpl\", \"{PATH}\").vars(#{{ name: \"{name}\" }});\n"
+            ),
+            before: before.into_iter().collect(),
+        })
+        .boxed()
+}
+
+fn env_file() -> BoxedStrategy<Piece> {
+    const PATH: &str = "/etc/app.d/app.env";
+    let before = prop_oneof![
+        Just(None),
+        Just(Some(Before::File(PATH, "export A=\"one\"\n", 0o640))),
+        Just(Some(Before::Link(PATH, "/etc/hostname"))),
+    ];
+    (select(&CONTENTS[..]), select(&MODES[..]), before)
+        .prop_map(|(value, mode, before)| Piece {
+            steps: format!(
+                "env_file(\"{PATH}\").values(#{{ A: \"{value}\" }}).mode(\"{mode}\");\n"
+            ),
+            before: before.into_iter().collect(),
+        })
+        .boxed()
+}
+
+fn directory(path: &'static str) -> BoxedStrategy<Piece> {
+    let flags = if path == "/opt/app" {
+        vec![""]
+    } else {
+        vec!["", ".whole()", ".keep()"]
+    };
+    let before = prop_oneof![
+        Just(None),
+        select(&MODES[..]).prop_map(move |m| Some(Before::Directory(path, mode(m)))),
+    ];
+    (select(&MODES[..]), select(flags), before)
+        .prop_map(move |(mode, flag, before)| Piece {
+            steps: format!("directory(\"{path}\").mode(\"{mode}\"){flag};\n"),
+            before: before.into_iter().collect(),
+        })
+        .boxed()
+}
+
+fn symlink() -> BoxedStrategy<Piece> {
+    const PATH: &str = "/opt/links/current";
+    let targets = ["/opt/app", "/etc/app.conf"];
+    let before = prop_oneof![
+        Just(None),
+        select(targets.to_vec()).prop_map(|target| Some(Before::Link(PATH, target))),
+    ];
+    (
+        select(targets.to_vec()),
+        select(vec!["", ".absent()"]),
+        before,
+    )
+        .prop_map(|(target, flag, before)| Piece {
+            steps: format!("symlink(\"{PATH}\", \"{target}\"){flag};\n"),
+            before: before.into_iter().collect(),
+        })
+        .boxed()
+}
+
+fn unit() -> BoxedStrategy<Piece> {
+    let text =
+        |about: &str| format!("[Unit]\nDescription={about}\n[Service]\nExecStart=/usr/bin/true\n");
+    let places = ["/etc/systemd/system", "/lib/systemd/system"];
+    let before = (
+        any::<bool>(),
+        select(&CONTENTS[..]),
+        select(places.to_vec()),
+        any::<[bool; 2]>(),
+    )
+        .prop_map(move |(there, about, place, [active, enabled])| {
+            there.then(|| Before::Unit {
+                text: text(about),
+                place,
+                active,
+                enabled,
+            })
+        });
+    let state = select(vec![".started()", ".stopped()"]);
+    let boot = select(vec!["", ".enabled()", ".disabled()"]);
+    (select(&CONTENTS[..]), state, boot, any::<bool>(), before)
+        .prop_map(|(about, state, boot, restarts, before)| {
+            let mut steps = format!(
+                "let its = unit(\"app.service\", \"app.service.tmpl\").vars(#{{ about: \"{about}\" }});\n\
+                 let conf = file(\"/etc/app.d/service.conf\").content(\"{about}\");\n\
+                 service(\"app\"){state}{boot}"
+            );
+            if restarts {
+                steps += ".restart_on([its, conf])";
+            }
+            steps += ";\n";
+            Piece { steps, before: before.into_iter().collect() }
+        })
+        .boxed()
+}
+
+fn sysctl() -> BoxedStrategy<Piece> {
+    const KEY: &str = "net.ipv4.ip_forward";
+    const PATH: &str = "/etc/sysctl.d/90-pf9-net.ipv4.ip_forward.conf";
+    (
+        select(vec!["0", "1"]),
+        select(vec!["0", "1"]),
+        any::<bool>(),
+    )
+        .prop_map(|(value, is, persisted)| {
+            let mut before = vec![Before::Sysctl(KEY, is)];
+            if persisted {
+                before.push(Before::File(PATH, "net.ipv4.ip_forward = 1\n", 0o600));
+            }
+            Piece {
+                steps: format!("sysctl(\"{KEY}\", \"{value}\");\n"),
+                before,
+            }
+        })
+        .boxed()
+}
+
+fn kernel_module() -> BoxedStrategy<Piece> {
+    any::<bool>()
+        .prop_map(|loaded| Piece {
+            steps: "kernel_module(\"dummy\");\n".to_owned(),
+            before: loaded
+                .then_some(Before::Module("dummy"))
+                .into_iter()
+                .collect(),
+        })
+        .boxed()
+}
+
+fn packages() -> BoxedStrategy<Piece> {
+    let there = subsequence(vec!["conntrack", "keepalived"], 0..=2);
+    let wanted = subsequence(vec!["conntrack", "keepalived"], 1..=2);
+    (there, wanted)
+        .prop_map(|(there, wanted)| Piece {
+            steps: format!("packages({wanted:?});\n"),
+            before: there.into_iter().map(Before::Package).collect(),
+        })
+        .boxed()
+}
+
+fn image_and_container() -> BoxedStrategy<Piece> {
+    let before = prop_oneof![
+        Just(vec![]),
+        Just(vec![Before::Image("app:1")]),
+        (select(vec!["app:1", "app:0"]), any::<bool>())
+            .prop_map(|(image, running)| vec![Before::Container { image, running }]),
+    ];
+    let policy = select(vec!["always", "unless-stopped", "no"]);
+    (select(&CONTENTS[..]), policy, select(vec!["", ".absent()"]), before)
+        .prop_map(|(value, policy, flag, before)| Piece {
+            steps: format!(
+                "image(\"app:1\").archive(`${{role.payload}}/images/app.tar`);\n\
+                 let env = file(\"/etc/app.d/container.env\").content(\"B={value}\\n\");\n\
+                 container(\"app\").image(\"app:1\").env(#{{ A: \"{value}\" }}).env_from(env)\
+                 .mount_read_only(\"/etc\", \"/host\").restart(\"{policy}\").restart_on(env){flag};\n"
+            ),
+            before,
+        })
+        .boxed()
+}
+
+fn keys() -> BoxedStrategy<Piece> {
+    select(vec!["", ".keep()"])
+        .prop_map(|flag| Piece {
+            steps: format!(
+                "certificate_authority(\"cluster\"){flag};\n\
+                 certificate(\"app/client\").authority(\"cluster\").common_name(\"app\").usage(\"client\");\n\
+                 kubeconfig(\"app\").server(\"https://localhost:443\").certificate(\"app/client\").user(\"app\");\n"
+            ),
+            before: Vec::new(),
+        })
+        .boxed()
+}
+
+fn command() -> BoxedStrategy<Piece> {
+    any::<bool>()
+        .prop_map(|marked| Piece {
+            steps: "command([\"mark\"]).creates(\"/run/mark\");\n\
+                    on_rollback(|| { file(\"/run/mark\").absent(); });\n\
+                    on_clean(|| { file(\"/run/mark\").absent(); });\n"
+                .to_owned(),
+            before: marked
+                .then_some(Before::File("/run/mark", "theirs", 0o644))
+                .into_iter()
+                .collect(),
+        })
+        .boxed()
+}

@@ -1,0 +1,151 @@
+//! What holds of any plan on any host, tried on made-up ones.
+//!
+//! The same ones every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
+
+use behaviour::{Bringup, Cut, Generated, Run, generated, soaks, unlike};
+use engine::exec::{Fidelity, Outcome};
+use engine::host::fake::{FakeHost, difference};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::RngSeed;
+
+fn some() -> ProptestConfig {
+    ProptestConfig {
+        cases: if soaks() { 2_000 } else { 40 },
+        rng_seed: if soaks() {
+            RngSeed::Random
+        } else {
+            RngSeed::Fixed(9)
+        },
+        failure_persistence: None,
+        max_shrink_iters: 150,
+        ..ProptestConfig::default()
+    }
+}
+
+/// A host after an apply that converged.
+fn applied(bringup: &Bringup, host: &FakeHost) -> Result<(FakeHost, Run), TestCaseError> {
+    let host = host.fork();
+    let run = bringup.apply(&host);
+    prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host.clear_journal();
+    Ok((host, run))
+}
+
+proptest! {
+    #![proptest_config(some())]
+
+    #[test]
+    fn a_second_apply_changes_nothing(made in generated()) {
+        let (bringup, host) = made.bring_up();
+        let (host, _) = applied(&bringup, &host)?;
+        let second = bringup.apply(&host);
+        prop_assert_eq!(second.outcome, Outcome::Converged, "{}", second.text());
+        prop_assert_eq!(host.mutating_calls(), vec![], "{}", second.text());
+    }
+
+    #[test]
+    fn a_dry_run_touches_nothing_and_predicts_what_is_done(made in generated()) {
+        let (bringup, host) = made.bring_up();
+        let before = host.snapshot();
+        let predicted = bringup.predict(&host);
+        prop_assert_eq!(predicted.outcome, Outcome::Predicted, "{}", predicted.text());
+        prop_assert_eq!(host.mutating_calls(), vec![]);
+        prop_assert_eq!(difference(&before, &host.snapshot()), Vec::<String>::new());
+        let (_, done) = applied(&bringup, &host)?;
+        let misses = Fidelity::of(&predicted.events, &done.events).misses;
+        prop_assert!(misses.is_empty(), "{misses:#?}");
+    }
+
+    #[test]
+    fn a_clean_leads_back_to_the_start_and_a_purge_takes_the_rest(made in generated()) {
+        let (bringup, start) = made.bring_up();
+        let (host, _) = applied(&bringup, &start)?;
+        for purge in [false, true] {
+            let clean = Bringup::clean(&host, purge);
+            prop_assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+            let left = bringup.not_cleaned(&start.snapshot(), &host, purge);
+            prop_assert_eq!(left, Vec::<String>::new(), "purge {}: {}", purge, clean.text());
+        }
+    }
+
+    #[test]
+    fn the_order_of_independent_phases_makes_no_difference(made in generated()) {
+        let (bringup, start) = made.bring_up();
+        let (usual, _) = applied(&bringup, &start)?;
+        let other = bringup.latest_first();
+        let host = start.fork();
+        for phase in &other.plan.phases {
+            let run = other.apply_phase(&host, phase);
+            prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        }
+        let differs = unlike(&Bringup::shape(&usual), &Bringup::shape(&host));
+        prop_assert_eq!(differs, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_cut_anywhere_is_made_good(made in generated(), place in any::<prop::sample::Index>()) {
+        let (bringup, start) = made.bring_up();
+        let whole = start.fork().keeping_past();
+        let run = bringup.apply(&whole);
+        prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        let mut cuts = Cut::all(&whole);
+        prop_assume!(!cuts.is_empty());
+        let cut = cuts.swap_remove(place.index(cuts.len()));
+        let clean = Bringup::clean(&cut.host.fork(), false);
+        prop_assert_eq!(clean.outcome, Outcome::Cleaned, "{:?}: {}", cut, clean.text());
+        let cleaned = cut.host.fork();
+        let clean = Bringup::clean(&cleaned, true);
+        let left = bringup.not_cleaned(&start.snapshot(), &cleaned, true);
+        prop_assert_eq!(left, Vec::<String>::new(), "{:?}: {}", cut, clean.text());
+        let (host, _) = applied(&bringup, &cut.host)?;
+        let differs = unlike(&Bringup::shape(&whole), &Bringup::shape(&host));
+        prop_assert_eq!(differs, Vec::<String>::new(), "{:?}", cut);
+    }
+
+    #[test]
+    fn a_phase_that_fails_leaves_the_host_as_before_it(made in generated(), place in any::<prop::sample::Index>()) {
+        let (bringup, host) = made.bring_up();
+        let phases = &bringup.plan.phases;
+        let failing = place.index(phases.len());
+        for phase in &phases[..failing] {
+            let run = bringup.apply_phase(&host, phase);
+            prop_assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        }
+        let before = host.snapshot();
+        let run = bringup.doomed(&phases[failing]).apply_phase(&host, &phases[failing]);
+        prop_assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        let left = Bringup::left_behind(&phases[failing], &before, &host);
+        prop_assert_eq!(left, Vec::<String>::new(), "{}", run.text());
+        applied(&bringup, &host)?;
+    }
+}
+
+#[test]
+fn what_is_made_up_is_of_many_kinds() {
+    let mut runner = proptest::test_runner::TestRunner::new(some());
+    let mut kinds = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        let made: Generated = generated().new_tree(&mut runner).expect("a tree").current();
+        let (bringup, _) = made.bring_up();
+        let steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
+        kinds.extend(steps.map(|step| step.spec.kind()));
+    }
+    let wanted = [
+        "certificate",
+        "certificate_authority",
+        "command",
+        "container",
+        "directory",
+        "env_file",
+        "file",
+        "image",
+        "kernel_module",
+        "kubeconfig",
+        "packages",
+        "service",
+        "symlink",
+        "sysctl",
+    ];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), wanted);
+}
