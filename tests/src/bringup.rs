@@ -20,7 +20,8 @@ use crate::{Case, Scripts, block_on};
 pub struct Bringup {
     /// The plan.
     pub plan: Plan,
-    facts: Facts,
+    /// What the host is like.
+    pub facts: Facts,
 }
 
 /// How a run went.

@@ -97,17 +97,17 @@ fn on_rollback_does_not_run_where_nothing_was_changed() {
         "",
         &format!(
             r#"file("/etc/there").content("x");
-               on_rollback(|| {{ file("/etc/precious").absent(); }});
+               on_rollback(|| {{ service("theirs").stopped(); }});
                {DOOMED}"#
         ),
     ));
     let host = FakeHost::new()
         .with_file("/etc/there", "x")
-        .with_file("/etc/precious", "x");
+        .with_active_unit("theirs.service", "[Service]\n");
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
     assert_eq!(run.changes(), Vec::<String>::new());
-    host.look(|world| assert!(world.text("/etc/precious").is_some()));
+    host.look(|world| assert!(world.unit_active("theirs.service")));
 }
 
 #[test]
@@ -118,28 +118,28 @@ fn on_rollback_runs_on_a_phase_that_began_here_and_not_on_one_that_stood() {
             "",
             &format!(
                 r#"file("/etc/ours").content("{content}");
-                   command(["mark"]).creates("/run/mark");
-                   on_rollback(|| {{ file("/run/mark").absent(); }});
+                   on_rollback(|| {{ service("because-of-it").stopped(); }});
                    {check}"#
             ),
         )
     };
     let good = Bringup::of_scripts(&scripts("old", ""));
     let doomed = Bringup::of_scripts(&scripts("new", DOOMED));
+    let bare = || FakeHost::new().with_active_unit("because-of-it.service", "[Service]\n");
 
-    let host = marking_host();
+    let host = bare();
     let run = doomed.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
-    host.look(|world| assert_eq!(world.text("/run/mark"), None));
+    host.look(|world| assert!(!world.unit_active("because-of-it.service")));
 
-    let host = marking_host();
+    let host = bare();
     assert_eq!(good.apply(&host).outcome, Outcome::Converged);
     let run = doomed.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
     host.look(|world| {
         assert_eq!(world.text("/etc/ours").as_deref(), Some("old"));
         assert!(
-            world.text("/run/mark").is_some(),
+            world.unit_active("because-of-it.service"),
             "what runs because of a phase that stood is not ended"
         );
     });
@@ -273,6 +273,24 @@ fn what_is_tried_again_is_written_down_once() {
         .filter(|record| matches!(record, Record::Intent { .. }))
         .count();
     assert_eq!(intents, 1);
+}
+
+#[test]
+fn a_precondition_that_was_met_once_is_not_asked_again() {
+    let mut bringup = Bringup::of_scripts(&phase(
+        "first",
+        "",
+        r#"require("memory").memory("1M");
+           file("/etc/ours").content("x");"#,
+    ));
+    let host = FakeHost::new();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    // By now the host is ours, and what we run takes what it had.
+    bringup.facts.memory_bytes = Some(0);
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let run = bringup.apply(&FakeHost::new());
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
 }
 
 #[test]
