@@ -209,7 +209,7 @@ proptest! {
         let lines = text[..cut].matches('\n').count();
         let host = FakeHost::new();
         host.meddle(|world| world.file(format!("{STATE}/ledger.jsonl"), &text[..cut]));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let told = live_on(&host).await;
             let wanted: Vec<Undo> = live(&all[..lines]).into_iter().map(|live| live.undo).collect();
