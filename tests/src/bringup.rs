@@ -17,6 +17,7 @@ use engine::ledger::{Ledger, Record};
 use crate::{Case, Scripts, block_on};
 
 /// A plan, and the host it is for.
+#[derive(Debug)]
 pub struct Bringup {
     /// The plan.
     pub plan: Plan,
@@ -134,6 +135,22 @@ impl Bringup {
         }
         let mut plan = self.plan.clone();
         plan.phases = ordered;
+        Self {
+            plan,
+            facts: self.facts.clone(),
+        }
+    }
+
+    /// The same with this phase as early as it may come: after what it needs, before all others.
+    #[must_use]
+    pub fn earliest(&self, phase: &PhaseName) -> Self {
+        let needed = Graph::of(&self.plan).before(phase);
+        let mut plan = self.plan.clone();
+        plan.phases.sort_by_key(|its| match &its.name {
+            name if needed.contains(name) => 0,
+            name if name == phase => 1,
+            _ => 2,
+        });
         Self {
             plan,
             facts: self.facts.clone(),

@@ -81,6 +81,8 @@ proptest! {
         }
         let differs = unlike(&Bringup::shape(&usual), &Bringup::shape(&host));
         prop_assert_eq!(differs, Vec::<String>::new());
+        let settled = bringup.apply(&host).changes();
+        prop_assert_eq!(settled, Vec::<String>::new());
     }
 
     #[test]
