@@ -33,9 +33,33 @@ pub(crate) struct Arguments {
 /// The packages with soaks, and the targets they are in.
 const TARGETS: &[(&str, &str)] = &[("lab", "hosts"), ("lab-suites", "soak")];
 
+/// Targets of the package `behaviour` that try a sample of what they could try, and here everything.
+const IN_FULL: &[&str] = &["cuts", "properties"];
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let machine = Machine::now();
+    for target in IN_FULL.iter().filter(|target| arguments.wants(target)) {
+        println!("==> behaviour: {target}, in full");
+        let mut cargo = cargo();
+        cargo
+            .args(["test", "--package", "behaviour", "--test", target])
+            .env("NODELET_SOAK", "1");
+        if !command::streaming(&mut cargo, LIMIT)?.success() {
+            bail!("a soak failed; repeat it with `cargo xtask soak {target}`");
+        }
+    }
+    // Names of these alone ask for no lab.
+    let named = !arguments.names.is_empty();
+    if named
+        && arguments
+            .names
+            .iter()
+            .all(|name| IN_FULL.contains(&name.as_str()))
+    {
+        println!("All passed in {:.0} s.", began.elapsed().as_secs_f64());
+        return Ok(ExitCode::SUCCESS);
+    }
     let setup = Setup::run(&Cache::locate()?)?;
     let record = setup
         .cache
@@ -69,6 +93,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Arguments {
+    fn wants(&self, target: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|name| target.contains(name.as_str()))
+    }
+
     fn command(&self) -> String {
         [&["cargo xtask soak".to_owned()], self.names.as_slice()]
             .concat()
