@@ -32,7 +32,7 @@ impl Runner<'_> {
         self.run(Verb::DryRun, Mode::DryRun).await
     }
 
-    async fn run(&self, verb: Verb, mode: Mode) -> ResourceResult<Outcome> {
+    pub(super) async fn run(&self, verb: Verb, mode: Mode) -> ResourceResult<Outcome> {
         let started = self.host.elapsed();
         let phases = self.selection.phases(self.plan);
         self.events.emit(Event::RunStarted {

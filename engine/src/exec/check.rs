@@ -1,6 +1,12 @@
 //! Conditions: whether phases do their work. Read-only, bounded, and honest about what is not known.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::Runner;
 use super::advice::chain;
@@ -8,7 +14,7 @@ use super::event::Event;
 use super::lasting::Lasting;
 use super::step::{backoff, millis};
 use crate::host::HostError;
-use crate::plan::{PhaseName, PlannedCheck, PlannedPhase, Span};
+use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Span};
 use crate::resource::{ResourceError, ResourceResult};
 
 /// Typed result of a check.
@@ -58,35 +64,122 @@ impl PhaseHealth {
     }
 }
 
+/// Bound on one look.
+const BOUND: Duration = Duration::from_secs(10);
+
+fn unknown(check: &PlannedCheck, reason: String) -> Condition {
+    Condition {
+        check: check.name.clone(),
+        span: check.span.clone(),
+        status: Status::Unknown,
+        reason,
+    }
+}
+
+/// A phase that is looked at, and how to end that.
+struct Look {
+    phase: PhaseName,
+    cut: CancellationToken,
+}
+
+impl Look {
+    fn at(phase: &PhaseName) -> Self {
+        Self {
+            phase: phase.clone(),
+            cut: CancellationToken::new(),
+        }
+    }
+}
+
 impl Runner<'_> {
-    /// Makes every check of the selected phases once. Changes nothing.
+    /// Makes every check of the selected phases once. Changes nothing; each check has its bound, and phases are looked at
+    /// side by side.
     pub async fn check(&self) -> Vec<PhaseHealth> {
+        self.look(None).await
+    }
+
+    /// The same for whoever wants to act on what fails: once a check does not hold, phases that the failed one does not
+    /// come after are given `settle` more and then count as unknown. What hangs because something else is broken does not
+    /// keep that from being mended; what may be the cause is looked at to the end.
+    pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
+        self.look(Some(settle)).await
+    }
+
+    async fn look(&self, settle: Option<Duration>) -> Vec<PhaseHealth> {
         let phases = self.selection.phases(self.plan);
-        let health = phases.into_iter().map(|phase| async move {
-            let mut conditions = Vec::new();
-            if phase.skipped.is_none() {
-                for check in &phase.checks {
-                    conditions.push(self.condition(phase, check).await);
+        let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
+        let (failed, mut seen) = watch::channel(BTreeSet::new());
+        let all = futures::future::join_all(
+            phases
+                .iter()
+                .zip(&looks)
+                .map(|(phase, look)| self.look_at(phase, look, &failed)),
+        );
+        let Some(settle) = settle else {
+            return all.await;
+        };
+        let graph = Graph::of(self.plan);
+        let end = async {
+            // The sender lives as long as this future.
+            let _ = seen.wait_for(|failed| !failed.is_empty()).await;
+            tokio::time::sleep(settle).await;
+            let causes: BTreeSet<PhaseName> = seen
+                .borrow()
+                .iter()
+                .flat_map(|phase| graph.before(phase))
+                .collect();
+            for look in looks.iter().filter(|look| !causes.contains(&look.phase)) {
+                look.cut.cancel();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            health = all => health,
+            () = end => unreachable!("it never ends"),
+        }
+    }
+
+    async fn look_at(
+        &self,
+        phase: &PlannedPhase,
+        look: &Look,
+        failed: &watch::Sender<BTreeSet<PhaseName>>,
+    ) -> PhaseHealth {
+        let mut conditions = Vec::new();
+        if phase.skipped.is_none() {
+            for check in &phase.checks {
+                let condition = tokio::select! {
+                    condition = self.condition(phase, check) => condition,
+                    () = look.cut.cancelled() => {
+                        unknown(check, "not looked at to the end: something else failed".to_owned())
+                    }
+                };
+                if condition.status == Status::False {
+                    failed.send_modify(|failed| {
+                        failed.insert(phase.name.clone());
+                    });
                 }
+                conditions.push(condition);
             }
-            PhaseHealth {
-                phase: phase.name.clone(),
-                skipped: phase.skipped.clone(),
-                conditions,
-            }
-        });
-        futures::future::join_all(health).await
+        }
+        PhaseHealth {
+            phase: phase.name.clone(),
+            skipped: phase.skipped.clone(),
+            conditions,
+        }
     }
 
     async fn condition(&self, phase: &PlannedPhase, check: &PlannedCheck) -> Condition {
-        let (status, reason) = match self.probe(phase, &check.probe).await {
-            Ok(None) => (Status::True, String::new()),
-            Ok(Some(reason)) => (Status::False, reason),
+        let looked = tokio::time::timeout(BOUND, self.probe(phase, &check.probe)).await;
+        let (status, reason) = match looked {
+            Ok(Ok(None)) => (Status::True, String::new()),
+            Ok(Ok(Some(reason))) => (Status::False, reason),
             // Who refuses us is there, and does not do its work for us.
-            Err(error @ ResourceError::Host(HostError::Refused { .. })) => {
+            Ok(Err(error @ ResourceError::Host(HostError::Refused { .. }))) => {
                 (Status::False, chain(&error).join(": "))
             }
-            Err(error) => (Status::Unknown, chain(&error).join(": ")),
+            Ok(Err(error)) => return unknown(check, chain(&error).join(": ")),
+            Err(_) => return unknown(check, format!("no answer within {} s", BOUND.as_secs())),
         };
         Condition {
             check: check.name.clone(),

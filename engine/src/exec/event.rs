@@ -17,6 +17,8 @@ pub enum Verb {
     Stop,
     /// Take everything back.
     Clean,
+    /// End some phases and bring them about again.
+    Restart,
 }
 
 /// Something that happened.

@@ -17,6 +17,7 @@ mod phase;
 mod preflight;
 mod probe;
 mod remedy;
+mod restart;
 mod selection;
 mod session;
 mod step;
@@ -29,6 +30,7 @@ pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use overlay::overlay_host;
+pub use restart::{failed_phases, restart_set};
 pub use selection::{Selection, SelectionError};
 
 use tokio_util::sync::CancellationToken;

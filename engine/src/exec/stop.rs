@@ -13,6 +13,15 @@ use crate::ledger::Ledger;
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
 
+/// Whether `on_stop` steps are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lanes {
+    /// The stop is meant to last.
+    Run,
+    /// A start follows at once.
+    Skip,
+}
+
 impl Runner<'_> {
     /// Ends everything that the selected phases run. One failure never keeps the rest from being stopped; the
     /// outcome is `Failed` if there was one.
@@ -20,7 +29,7 @@ impl Runner<'_> {
     /// # Errors
     /// The run could not be written down; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
-        self.stop_but(&BTreeSet::new()).await
+        self.stop_but(&BTreeSet::new(), Lanes::Run).await
     }
 
     /// The stop before a clean: units that ran before us go on running, for the clean needs them and what they run is
@@ -45,10 +54,15 @@ impl Runner<'_> {
             })
             .filter(|unit| !ours.contains(unit))
             .collect();
-        self.stop_but(&theirs).await
+        self.stop_but(&theirs, Lanes::Run).await
     }
 
-    async fn stop_but(&self, running: &BTreeSet<String>) -> ResourceResult<Outcome> {
+    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out.
+    pub(super) async fn quiesce(&self) -> ResourceResult<Outcome> {
+        self.stop_but(&BTreeSet::new(), Lanes::Skip).await
+    }
+
+    async fn stop_but(&self, running: &BTreeSet<String>, lanes: Lanes) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         let started = self.host.elapsed();
         let mut phases = self.selection.phases(self.plan);
@@ -72,7 +86,7 @@ impl Runner<'_> {
                 phase: phase.name.clone(),
                 about: phase.about.clone(),
             });
-            let (ended, failed) = self.stop_phase(phase, &session, running).await;
+            let (ended, failed) = self.stop_phase(phase, &session, running, lanes).await;
             stopped += ended;
             let one = if failed {
                 Outcome::Failed
@@ -106,6 +120,7 @@ impl Runner<'_> {
         phase: &PlannedPhase,
         session: &Session<'_>,
         running: &BTreeSet<String>,
+        lanes: Lanes,
     ) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
@@ -146,7 +161,7 @@ impl Runner<'_> {
                 error,
             });
         }
-        for step in &phase.on_stop {
+        for step in phase.on_stop.iter().filter(|_| lanes == Lanes::Run) {
             let mut receipt = Receipt::default();
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => ended += 1,

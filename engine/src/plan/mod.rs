@@ -109,6 +109,29 @@ impl PlannedPhase {
     pub const TIMEOUT: Duration = Duration::from_secs(600);
 }
 
+#[cfg(test)]
+impl PlannedPhase {
+    /// A phase that does nothing.
+    pub(crate) fn bare(name: PhaseName) -> Self {
+        Self {
+            about: String::new(),
+            span: Span::new(format!("phases/{name}.rhai"), 1, 1),
+            name,
+            skipped: None,
+            requires: Vec::new(),
+            after: Vec::new(),
+            timeout: Duration::from_secs(600),
+            restart_from: None,
+            requirements: Vec::new(),
+            steps: Vec::new(),
+            on_stop: Vec::new(),
+            on_rollback: Vec::new(),
+            on_clean: Vec::new(),
+            checks: Vec::new(),
+        }
+    }
+}
+
 /// One recorded resource intent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedStep {

@@ -126,6 +126,7 @@ fn line(run: &Run) -> String {
         Verb::DryRun => "dry run",
         Verb::Stop => "stop",
         Verb::Clean => "clean",
+        Verb::Restart => "restart",
     };
     let outcome = match run.outcome {
         None => "cut short",

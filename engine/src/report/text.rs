@@ -78,6 +78,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 Verb::DryRun => "dry run of",
                 Verb::Stop => "stop",
                 Verb::Clean => "clean",
+                Verb::Restart => "restart",
             };
             let role = if role.is_empty() {
                 String::new()

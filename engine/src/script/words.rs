@@ -58,7 +58,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "requires",
                 &[p("phases", Arg::Texts)],
-                "Phases that must have converged first. Unlike systemd's Requires=, this orders as well.",
+                "Phases that must have converged first, and with which this one is restarted. Unlike systemd's Requires=, this orders as well.",
             ),
             modifier(
                 "after",

@@ -1,0 +1,141 @@
+//! Partial restart: which phases a repair has to restart, and restarting them.
+
+use std::collections::BTreeSet;
+
+use super::check::{PhaseHealth, Status};
+use super::event::{Outcome, Verb};
+use super::{Runner, Selection};
+use crate::plan::{Graph, PhaseName, Plan};
+use crate::resource::ResourceResult;
+
+/// The phases that a repair restarts, in the plan's order; empty if nothing failed.
+///
+/// For each phase in `failed` that is the phase itself, or the one that its `restart_from` names, and all that need it,
+/// directly or through others, by `requires`. What merely comes `after` it stays untouched, and so does what it needs
+/// itself, unless that failed too.
+#[must_use]
+pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> {
+    let graph = Graph::of(plan);
+    let mut set = BTreeSet::new();
+    for phase in plan.phases.iter().filter(|p| failed.contains(&p.name)) {
+        let first = phase.restart_from.as_ref().unwrap_or(&phase.name);
+        set.extend(graph.dependents(first));
+        set.insert(first.clone());
+        // Named by nobody as its dependent where `restart_from` jumps over a gap.
+        set.insert(phase.name.clone());
+    }
+    plan.phases
+        .iter()
+        .filter(|phase| phase.skipped.is_none() && set.contains(&phase.name))
+        .map(|phase| phase.name.clone())
+        .collect()
+}
+
+/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything.
+#[must_use]
+pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
+    let failed = health
+        .iter()
+        .filter(|phase| phase.status() == Status::False);
+    failed.map(|phase| phase.phase.clone()).collect()
+}
+
+impl Runner<'_> {
+    /// Restarts these phases and no others: ends what they run, from the last to the first, and brings them about again
+    /// in order. What their scripts add for a stop that is meant to last (`on_stop`) is not done: pods go on running
+    /// while their kubelet restarts.
+    ///
+    /// What cannot be ended is told and holds up nothing: it may well be what is broken.
+    ///
+    /// # Errors
+    /// As [`Runner::apply`].
+    ///
+    /// # Cancel safety
+    /// As [`Runner::apply`].
+    pub async fn restart(mut self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
+        self.selection = Selection {
+            only: phases.iter().map(ToString::to_string).collect(),
+            ..Selection::default()
+        };
+        match self.quiesce().await? {
+            Outcome::Interrupted => Ok(Outcome::Interrupted),
+            _ => self.run(Verb::Restart, super::Mode::Apply).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlannedPhase;
+
+    fn phase(name: &str, requires: &[&str], after: &[&str], from: Option<&str>) -> PlannedPhase {
+        let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
+        PlannedPhase {
+            requires: names(requires),
+            after: names(after),
+            restart_from: from.map(|name| name.parse().expect("a name")),
+            ..PlannedPhase::bare(name.parse().expect("a name"))
+        }
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            version: crate::plan::VERSION,
+            role: "r 1".to_owned(),
+            host: "h".to_owned(),
+            node: "master".to_owned(),
+            payload: Vec::new(),
+            phases: vec![
+                phase("certs", &[], &[], None),
+                phase("configure-docker", &[], &[], None),
+                phase(
+                    "docker",
+                    &["configure-docker"],
+                    &[],
+                    Some("configure-docker"),
+                ),
+                phase("etcd", &["docker", "certs"], &[], None),
+                phase("kubelet", &["docker"], &["etcd"], None),
+                phase("api-ready", &["kubelet", "etcd"], &[], None),
+                phase("keepalived", &[], &["api-ready"], None),
+            ],
+        }
+    }
+
+    fn set(failed: &[&str]) -> String {
+        let failed = failed.iter().map(|n| n.parse().expect("a name")).collect();
+        let names = restart_set(&plan(), &failed);
+        names
+            .iter()
+            .map(PhaseName::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn a_repair_restarts_what_failed_and_what_needs_it() {
+        for (failed, restarted) in [
+            (&[][..], ""),
+            (&["etcd"], "etcd api-ready"),
+            (&["kubelet"], "kubelet api-ready"),
+            (&["keepalived"], "keepalived"),
+            (
+                &["docker"],
+                "configure-docker docker etcd kubelet api-ready",
+            ),
+            (&["certs"], "certs etcd api-ready"),
+            (&["keepalived", "api-ready"], "api-ready keepalived"),
+        ] {
+            assert_eq!(set(failed), restarted, "{failed:?}");
+        }
+    }
+
+    #[test]
+    fn a_phase_that_does_nothing_here_is_not_restarted() {
+        let mut plan = plan();
+        plan.phases[5].skipped = Some("it is for workers".to_owned());
+        let failed = ["etcd".parse().expect("a name")].into();
+        assert_eq!(restart_set(&plan, &failed).len(), 1);
+    }
+}
