@@ -15,6 +15,10 @@ pub const ROLE: &str = "pf9-kube";
 const ROLES: &str = "/opt/pf9/roles";
 /// Where nodelet lives on a host.
 const NODELET: &str = "/opt/pf9/nodelet/nodelet";
+/// Where the daemon lies.
+const NODELETD: &str = "/opt/pf9/nodelet/nodeletd";
+/// Its unit.
+const UNIT: &str = "/lib/systemd/system/pf9-nodeletd.service";
 /// The operator's configuration.
 const CONFIG: &str = "/etc/pf9/nodelet/config.yaml";
 
@@ -44,6 +48,14 @@ pub fn install(host: &Host, checkout: &Path, nodelet: &Path) -> Result<()> {
     let current = Path::new(ROLES).join(ROLE).join("current");
     host.text(&["ln", "-sfn", VERSION, &current.to_string_lossy()])?;
     host.put_file(nodelet, NODELET, 0o755)?;
+    host.put_file(&nodelet.with_file_name("nodeletd"), NODELETD, 0o755)?;
+    // Installed and not started: whoever wants the daemon starts it.
+    host.put_file(
+        &checkout.join("agents/nodelet/pf9-nodeletd.service"),
+        UNIT,
+        0o644,
+    )?;
+    host.text(&["systemctl", "daemon-reload"])?;
     host.text(&["ln", "-sfn", NODELET, "/usr/local/bin/nodelet"])
         .map(drop)
 }

@@ -26,10 +26,10 @@ impl Profile {
     }
 }
 
-/// Builds nodelet in the user's own target directory, and tells where it is.
+/// Builds nodelet and, beside it, nodeletd in the user's own target directory, and tells where it is.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let (profile, directory) = profile.names();
-    let build = ["build", "--package", "nodelet", "--bin", "nodelet"];
+    let build = ["build", "--package", "nodelet", "--bins"];
     let status = cargo()
         .args(build)
         .args(["--profile", profile])

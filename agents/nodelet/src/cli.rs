@@ -30,6 +30,17 @@ pub(crate) enum Command {
     Check(RunArgs),
     /// End what the role runs, in reverse order, and leave its files.
     Stop(RunArgs),
+    /// Show how this host stands: phases, conditions, attempts, what comes next. Asks nodeletd.
+    Status(StatusArgs),
+    /// Let nodeletd look on and touch nothing for a while.
+    Pause(PauseArgs),
+    /// Let nodeletd go on.
+    Resume,
+    /// Check, and restart the phases that failed and those that need them. Others are not touched.
+    Repair(RepairArgs),
+    /// One status pass, as nodeletd makes it.
+    #[command(hide = true)]
+    Pass(PassArgs),
     /// Take the role off this host: all is as it was before, but for what is kept.
     Clean(CleanArgs),
     /// List the role's phases for this host, in order.
@@ -60,6 +71,10 @@ pub(crate) struct RoleArgs {
     /// Write JSON: one value, or one event per line.
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// The settings are complete: kube_override.env has been merged into them already.
+    #[arg(long, hide = true)]
+    pub(crate) settled: bool,
 }
 
 /// Which phases.
@@ -86,6 +101,47 @@ impl PhaseArgs {
             only: self.only.clone(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RepairArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Restart these and what needs them, whatever a check says.
+    pub(crate) phases: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Show it again whenever it changes, until interrupted.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) watch: bool,
+
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    /// For how long, for example 30m; at most 7 days.
+    #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) time: std::time::Duration,
+
+    /// Why, for whoever finds the host like this.
+    #[arg(long, default_value = "")]
+    pub(crate) because: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PassArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Files named cgroup.procs through which the pass joins its control group before it does anything.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cgroup: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use engine::resource::SecretStore;
 use engine::role::{RoleError, RolePackage};
 
 use crate::cli::RoleArgs;
+use crate::identity::Identity;
 
 /// Wins over the settings directory where it is present.
 const OVERRIDE: &str = "/etc/pf9/kube_override.env";
@@ -27,10 +28,20 @@ pub(crate) struct Inputs {
     pub(crate) plan: Plan,
     pub(crate) facts: Facts,
     pub(crate) secrets: SettingSecrets,
+    pub(crate) identity: Identity,
+}
+
+/// Input that is refused, with every problem of its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Refused {
+    what: String,
+    /// Texts of one or more lines, for people; no secrets.
+    pub(crate) problems: Vec<String>,
 }
 
 /// Secrets among the settings.
-pub(crate) struct SettingSecrets(KubeEnv);
+pub(crate) struct SettingSecrets(pub(crate) KubeEnv);
 
 impl SecretStore for SettingSecrets {
     fn get(&self, secret: &SecretRef) -> Option<String> {
@@ -43,8 +54,17 @@ impl SecretStore for SettingSecrets {
 
 /// Reads everything and plans. Every problem of a kind is told at once.
 pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    let settings = settings(args, host).await?;
+    from_settings(args, settings, host).await
+}
+
+/// Plans with settings that are read already.
+pub(crate) async fn from_settings(
+    args: &RoleArgs,
+    settings: KubeEnv,
+    host: &LiveHost,
+) -> Result<Inputs> {
     let role = role(args, host).await?;
-    let settings = settings(&args.config, args.facts.is_none(), host).await?;
     let facts = match &args.facts {
         Some(path) => read_facts(path, host).await?,
         None => tokio::time::timeout(Duration::from_secs(30), facts::gather(host))
@@ -55,12 +75,15 @@ pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let plan = match planner::plan(&role, &settings, &facts) {
         Ok(plan) => plan,
         Err(error) => {
-            eprint!("{}", error.sources.render(&error.findings));
-            bail!("plan the role: {}", count(error.findings.len(), "mistake"));
+            bail!(Refused {
+                what: format!("plan the role: {}", count(error.findings.len(), "mistake")),
+                problems: vec![error.sources.render(&error.findings)],
+            });
         }
     };
     Ok(Inputs {
         plan,
+        identity: Identity::of(&facts.hostname, &settings),
         facts,
         secrets: SettingSecrets(settings),
     })
@@ -70,17 +93,19 @@ async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
     match RolePackage::load(host, &args.role).await {
         Ok(role) => Ok(role),
         Err(RoleError::Invalid { name, findings }) => {
-            eprint!(
-                "{}",
-                engine::diagnostic::Sources::default().render(&findings)
-            );
-            bail!("use role {name}: {}", count(findings.len(), "mistake"))
+            bail!(Refused {
+                what: format!("use role {name}: {}", count(findings.len(), "mistake")),
+                problems: vec![engine::diagnostic::Sources::default().render(&findings)],
+            })
         }
         Err(error) => Err(error).context(format!("load role {}", args.role)),
     }
 }
 
-async fn settings(path: &Path, with_override: bool, host: &LiveHost) -> Result<KubeEnv> {
+/// Reads the settings that `args` names.
+pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv> {
+    let path: &Path = &args.config;
+    let with_override = args.facts.is_none() && !args.settled;
     let mut paths = Vec::new();
     match host.entry(path).await?.map(|entry| entry.kind) {
         None => bail!(
@@ -118,14 +143,15 @@ async fn settings(path: &Path, with_override: bool, host: &LiveHost) -> Result<K
         None
     };
     KubeEnv::resolve_with_override(files, overrides).map_err(|problems| {
-        for problem in &problems {
-            eprintln!("{problem}");
+        Refused {
+            what: format!(
+                "use the settings in {}: {}",
+                path.display(),
+                count(problems.len(), "problem")
+            ),
+            problems: problems.iter().map(|p| format!("{p}\n")).collect(),
         }
-        anyhow::anyhow!(
-            "use the settings in {}: {}",
-            path.display(),
-            count(problems.len(), "problem")
-        )
+        .into()
     })
 }
 

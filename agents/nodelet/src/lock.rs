@@ -12,6 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 /// Where the lock stands; gone after a boot, as is whoever held it.
 const PATH: &str = "/run/pf9-nodelet.lock";
+/// Said of a host that somebody else works on, before his name.
+pub(crate) const BUSY: &str = "is being worked on by";
 
 /// Held until dropped.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Lock {
                     .take(200)
                     .read_to_string(&mut owner);
                 bail!(
-                    "run `nodelet {verb}`: this host is being worked on by {}; wait for it to end",
+                    "run `nodelet {verb}`: this host {BUSY} {}; wait for it to end",
                     owner.trim()
                 );
             }

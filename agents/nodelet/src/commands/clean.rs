@@ -8,6 +8,7 @@ use engine::ledger::Ledger;
 use super::run::exit;
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::exit::Exit;
+use crate::identity::Identity;
 use crate::lock::Lock;
 use crate::{inputs, output, signals};
 
@@ -26,9 +27,12 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     if live.iter().any(|live| !live.keep) {
         stop(&args.role, &host, sink.as_ref(), &cancel).await;
     }
-    Ok(exit(
-        exec::clean(&host, sink.as_ref(), &cancel, args.purge).await?,
-    ))
+    let outcome = exec::clean(&host, sink.as_ref(), &cancel, args.purge).await?;
+    if outcome == Outcome::Cleaned && args.purge {
+        // Nothing of the cluster is left, so the host is nobody's.
+        Identity::forget()?;
+    }
+    Ok(exit(outcome))
 }
 
 /// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,

@@ -4,18 +4,24 @@ mod check;
 mod clean;
 mod facts;
 mod history;
+mod pass;
 mod phases;
 mod plan;
+mod repair;
 mod run;
+mod status;
 mod why;
 
 pub(crate) use check::check;
 pub(crate) use clean::clean;
 pub(crate) use facts::facts;
 pub(crate) use history::history;
+pub(crate) use pass::{join_cgroup, pass};
 pub(crate) use phases::phases;
 pub(crate) use plan::{diff, plan};
+pub(crate) use repair::repair;
 pub(crate) use run::{apply, stop};
+pub(crate) use status::{pause, resume, status};
 pub(crate) use why::why;
 
 use std::io::Write as _;

@@ -6,6 +6,7 @@ use engine::host::live::LiveHost;
 
 use crate::cli::RunArgs;
 use crate::exit::Exit;
+use crate::identity::Identity;
 use crate::inputs::{self, Inputs};
 use crate::lock::Lock;
 use crate::{output, signals};
@@ -23,7 +24,21 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     );
     runner.selection = args.phases.selection();
     runner.cancel = signals::cancel_on_signal()?;
-    Ok(exit(runner.apply().await?))
+    let fresh = begin(&inputs)?;
+    let outcome = runner.apply().await?;
+    if fresh && outcome == Outcome::Refused {
+        Identity::forget()?;
+    }
+    Ok(exit(outcome))
+}
+
+/// Writes down what this host is from now on; true if it was not written down before.
+fn begin(inputs: &Inputs) -> Result<bool> {
+    if Identity::recorded()?.is_some() {
+        return Ok(false);
+    }
+    inputs.identity.write()?;
+    Ok(true)
 }
 
 pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
@@ -53,7 +68,18 @@ async fn prepare(verb: &str, args: &RunArgs, host: &LiveHost) -> Result<(Inputs,
     let lock = Lock::take(verb)?;
     let inputs = inputs::read(&args.role, host).await?;
     args.phases.selection().validate(&inputs.plan)?;
+    unchanged(&inputs)?;
     Ok((inputs, lock))
+}
+
+/// Refuses settings that cannot change while the host stands.
+pub(super) fn unchanged(inputs: &Inputs) -> Result<()> {
+    if let Some(stands) = Identity::recorded()?
+        && let Some(changed) = stands.changed_by(&inputs.identity)
+    {
+        return Err(changed.into());
+    }
+    Ok(())
 }
 
 pub(super) fn exit(outcome: Outcome) -> Exit {

@@ -1,14 +1,21 @@
-//! `nodelet`: plans, applies, checks and stops a role on this host.
+//! Two programs. `nodelet` plans, applies, checks and stops a role on this host; `nodeletd` holds the host at its role.
 //!
-//! A thin edge: arguments, files and signals come in here, the engine does the work, and events become text or
-//! JSON. Results go to standard output, everything else to standard error. Exit codes are in [`exit`].
+//! `nodelet` is a thin edge: arguments, files and signals come in here, the engine does the work, and events become text
+//! or JSON. Results go to standard output, everything else to standard error. Exit codes are in [`exit`].
+//!
+//! `nodeletd` does nothing to the host itself: it decides when what has to be done, and lets `nodelet` do it, as a
+//! person would ([`nodeletd`](mod@nodeletd)).
 
 mod cli;
 mod commands;
 mod exit;
+mod identity;
 mod inputs;
 mod lock;
+mod nodeletd;
 mod output;
+mod pass;
+mod settled;
 mod signals;
 
 use std::process::ExitCode;
@@ -19,7 +26,15 @@ use tracing_subscriber::EnvFilter;
 use cli::{Cli, Command};
 use exit::Exit;
 
-fn main() -> ExitCode {
+/// Runs `nodeletd` with the arguments of this process.
+#[must_use]
+pub fn nodeletd() -> ExitCode {
+    nodeletd::main()
+}
+
+/// Runs `nodelet` with the arguments of this process.
+#[must_use]
+pub fn command_line() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -33,6 +48,12 @@ fn main() -> ExitCode {
             .into();
         }
     };
+    if let Command::Pass(args) = &cli.command
+        && let Err(error) = commands::join_cgroup(&args.cgroup)
+    {
+        eprintln!("nodelet: could not {error:#}");
+        return Exit::Failed.into();
+    }
     let filter = EnvFilter::try_from_env("NODELET_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
     tracing_subscriber::fmt()
@@ -57,6 +78,11 @@ fn main() -> ExitCode {
             Command::Apply(args) => commands::apply(args).await,
             Command::Check(args) => commands::check(args).await,
             Command::Stop(args) => commands::stop(args).await,
+            Command::Status(args) => commands::status(args).await,
+            Command::Pause(args) => commands::pause(args).await,
+            Command::Resume => commands::resume().await,
+            Command::Repair(args) => commands::repair(args).await,
+            Command::Pass(args) => commands::pass(args).await,
             Command::Clean(args) => commands::clean(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::Facts => commands::facts().await,
@@ -69,6 +95,11 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
+            if let Some(refused) = error.downcast_ref::<inputs::Refused>() {
+                for problem in &refused.problems {
+                    eprint!("{problem}");
+                }
+            }
             let chain = engine::exec::chain(error.as_ref()).join("\n  because: ");
             eprintln!("nodelet: could not {chain}");
             if chain.contains("Permission denied") && !nix::unistd::Uid::effective().is_root() {

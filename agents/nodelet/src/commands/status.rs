@@ -1,0 +1,125 @@
+//! `nodelet status`, `pause` and `resume`: talking with nodeletd.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use engine::exec::Status;
+
+use super::say;
+use crate::cli::{PauseArgs, StatusArgs};
+use crate::exit::Exit;
+use crate::nodeletd::{View, client};
+
+/// Between two looks of `--watch`.
+const AGAIN: Duration = Duration::from_secs(1);
+
+pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
+    let mut shown = String::new();
+    loop {
+        let view = client::status().await?;
+        if args.json {
+            say(&format!("{:#}\n", serde_json::to_value(&view)?));
+        } else {
+            let text = screen(&view, now());
+            if text != shown {
+                if args.watch {
+                    // Up and clear: the screen is one.
+                    say("\x1b[H\x1b[2J");
+                }
+                say(&text);
+                shown = text;
+            }
+        }
+        if !args.watch {
+            let well = view
+                .phases
+                .iter()
+                .all(|phase| phase.status() == Status::True)
+                && view.conditions.iter().all(|c| c.status == Status::True);
+            return Ok(if well { Exit::Ok } else { Exit::Pending });
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+pub(crate) async fn pause(args: &PauseArgs) -> Result<Exit> {
+    let because: String = args.because.bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() {
+            text.push(byte.into());
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    });
+    client::post(&format!(
+        "/v1/pause?seconds={}&because={because}",
+        args.time.as_secs()
+    ))
+    .await?;
+    Ok(Exit::Ok)
+}
+
+pub(crate) async fn resume() -> Result<Exit> {
+    client::post("/v1/resume").await?;
+    Ok(Exit::Ok)
+}
+
+/// One screen: what matters first.
+fn screen(view: &View, now: i64) -> String {
+    let mut text = String::new();
+    let state = serde_json::to_value(view.node_state).unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "{} {}, desired {}; {}",
+        view.role,
+        state.as_str().unwrap_or_default(),
+        view.desired,
+        view.doing
+    );
+    if let Some(until) = view.paused_until {
+        let because = if view.paused_because.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", view.paused_because)
+        };
+        let _ = writeln!(
+            text,
+            "paused for {} more{because}; `nodelet resume` ends it",
+            span(until - now)
+        );
+    }
+    if view.attempts > 0 {
+        let _ = writeln!(text, "attempts: {}", view.attempts);
+    }
+    if let Some(next) = view.next_attempt {
+        let _ = writeln!(text, "next attempt in {}", span(next - now));
+    }
+    let when = |time: Option<i64>| {
+        time.map_or_else(|| "never".to_owned(), |time| span(now - time) + " ago")
+    };
+    let _ = write!(text, "last check {}", when(view.last_pass));
+    if let Some(next) = view.next_pass {
+        let _ = write!(text, ", next in {}", span(next - now));
+    }
+    text.push_str("\n\n");
+    for condition in view.conditions.iter().filter(|c| c.status != Status::True) {
+        let _ = writeln!(text, "✗ {}: {}", condition.name, condition.reason);
+    }
+    text.push_str(&engine::report::conditions(&view.phases));
+    if !view.restart_set.is_empty() {
+        let names: Vec<&str> = view.restart_set.iter().map(|name| name.as_str()).collect();
+        let _ = writeln!(text, "\na repair restarts: {}", names.join(", "));
+    }
+    text
+}
+
+fn span(seconds: i64) -> String {
+    humantime::format_duration(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).to_string()
+}
+
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,183 @@
+//! The local API: a unix socket for people's tools and other agents on this host. Root alone may open it.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | how the host stands, JSON |
+//! | `GET /v1/events` | events of changes as they come, one JSON object per line |
+//! | `POST /v1/check` | look now |
+//! | `POST /v1/repair/PHASE` | restart a phase and what needs it |
+//! | `POST /v1/pause?seconds=N&because=TEXT`, `POST /v1/resume` | touch nothing for so long; go on |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /healthz` | `ok` while the loop moves |
+
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use tokio::net::UnixListener;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics;
+use super::supervisor::{Outside, Request};
+
+/// Where it listens.
+pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
+/// Longest pause, in seconds: a host that is forgotten comes back by itself.
+const LONGEST_PAUSE: u64 = 7 * 24 * 3600;
+/// The loop has moved within this time, or something is wrong with it.
+pub(super) const ALIVE: Duration = Duration::from_secs(3900);
+
+#[derive(Clone)]
+struct Shared {
+    outside: Outside,
+    beat: Arc<Mutex<Instant>>,
+}
+
+/// Serves until `shutdown` is cancelled.
+///
+/// # Errors
+/// The socket cannot be made.
+pub(super) async fn serve(
+    outside: Outside,
+    beat: Arc<Mutex<Instant>>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let listener = bind(Path::new(SOCKET))?;
+    let app = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/check", post(check))
+        .route("/v1/repair/{phase}", post(repair))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .with_state(Shared { outside, beat });
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+        .context("serve the local API")
+}
+
+/// A socket that stands there from an earlier run is nobody's: there is one nodeletd, by its lock.
+fn bind(path: &Path) -> Result<UnixListener> {
+    let directory = path.parent().context("the socket has a directory")?;
+    std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove the old {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("close {} to others", path.display()))?;
+    Ok(listener)
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    let view = shared.outside.view.borrow().clone();
+    match view {
+        Some(view) => axum::Json(&*view).into_response(),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the first pass is not over\n",
+        )
+            .into_response(),
+    }
+}
+
+async fn events(State(shared): State<Shared>) -> Response {
+    let receiver = shared.outside.events.subscribe();
+    let lines = futures::stream::unfold(receiver, |mut receiver| async move {
+        let line = match receiver.recv().await {
+            Ok(line) => format!("{line}\n"),
+            Err(RecvError::Lagged(missed)) => {
+                format!("{{\"event\":\"missed\",\"count\":{missed}}}\n")
+            }
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok::<_, Infallible>(line), receiver))
+    });
+    (
+        [("content-type", "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response()
+}
+
+async fn check(State(shared): State<Shared>) -> Response {
+    ask(&shared, Request::Now)
+}
+
+async fn repair(State(shared): State<Shared>, UrlPath(phase): UrlPath<String>) -> Response {
+    let view = shared.outside.view.borrow().clone();
+    let known = view.is_some_and(|view| view.phases.iter().any(|p| p.phase.as_str() == phase));
+    if !known {
+        return (
+            StatusCode::NOT_FOUND,
+            format!("there is no phase `{phase}`\n"),
+        )
+            .into_response();
+    }
+    ask(&shared, Request::Repair(vec![phase]))
+}
+
+#[derive(Deserialize)]
+struct PauseQuery {
+    seconds: u64,
+    #[serde(default)]
+    because: String,
+}
+
+async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) -> Response {
+    if query.seconds == 0 || query.seconds > LONGEST_PAUSE {
+        let said = format!("a pause takes 1 to {LONGEST_PAUSE} seconds\n");
+        return (StatusCode::BAD_REQUEST, said).into_response();
+    }
+    ask(
+        &shared,
+        Request::Pause {
+            time: Duration::from_secs(query.seconds),
+            because: query.because.chars().take(200).collect(),
+        },
+    )
+}
+
+async fn resume(State(shared): State<Shared>) -> Response {
+    ask(&shared, Request::Resume)
+}
+
+async fn metrics_text(State(shared): State<Shared>) -> Response {
+    let view = shared.outside.view.borrow().clone();
+    metrics::text(view.as_deref()).into_response()
+}
+
+async fn healthz(State(shared): State<Shared>) -> Response {
+    let beat = *shared.beat.lock().unwrap_or_else(PoisonError::into_inner);
+    if beat.elapsed() < ALIVE {
+        "ok".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the loop does not move\n").into_response()
+    }
+}
+
+fn ask(shared: &Shared, request: Request) -> Response {
+    match shared.outside.requests.try_send(request) {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n").into_response(),
+    }
+}

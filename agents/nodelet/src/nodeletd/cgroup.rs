@@ -1,0 +1,135 @@
+//! The control group `pf9-kube-status` in which status passes run: a limit on CPU time and memory, so that looking at a
+//! node never costs what the node is there for.
+//!
+//! Version 1: a group in the `cpu` and one in the `memory` hierarchy. Version 2: our unit has its part of the tree
+//! delegated; processes may not live beside groups that hand out controllers, so the daemon moves into a leaf
+//! `supervisor`. Sources: the kernel's documents `cgroup-v1/` and `cgroup-v2.rst`, systemd's `CGROUP_DELEGATION`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+const NAME: &str = "pf9-kube-status";
+const MOUNT: &str = "/sys/fs/cgroup";
+/// In which the CPU limit is reckoned, in microseconds.
+const PERIOD: u32 = 100_000;
+/// Memory of one pass with everything it starts, in bytes.
+const MEMORY: u64 = 256 * 1024 * 1024;
+
+/// A group that is ready to be joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StatusCgroup {
+    /// The `cgroup.procs` of each hierarchy.
+    pub(super) procs: Vec<PathBuf>,
+}
+
+impl StatusCgroup {
+    /// Makes the group, or sets its limits anew. `cpu_limit` is in percent of one CPU.
+    ///
+    /// # Errors
+    /// The kernel or the delegation lacks something; nothing is limited then.
+    pub(super) fn prepare(cpu_limit: u32) -> Result<Self> {
+        Self::prepare_in(Path::new(MOUNT), cpu_limit)
+    }
+
+    fn prepare_in(mount: &Path, cpu_limit: u32) -> Result<Self> {
+        let quota = PERIOD / 100 * cpu_limit;
+        if mount.join("cgroup.controllers").exists() {
+            version_2(mount, quota)
+        } else {
+            version_1(mount, quota)
+        }
+    }
+}
+
+fn version_1(mount: &Path, quota: u32) -> Result<StatusCgroup> {
+    let cpu = group(&mount.join("cpu"))?;
+    write(&cpu.join("cpu.cfs_period_us"), &PERIOD.to_string())?;
+    write(&cpu.join("cpu.cfs_quota_us"), &quota.to_string())?;
+    let memory = group(&mount.join("memory"))?;
+    write(&memory.join("memory.limit_in_bytes"), &MEMORY.to_string())?;
+    Ok(StatusCgroup {
+        procs: vec![cpu.join("cgroup.procs"), memory.join("cgroup.procs")],
+    })
+}
+
+fn version_2(mount: &Path, quota: u32) -> Result<StatusCgroup> {
+    let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+    let own = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .context("find our own control group in /proc/self/cgroup")?;
+    // Where we are after an earlier call.
+    let unit = own.strip_suffix("/supervisor").unwrap_or(own);
+    if !unit.ends_with(".service") {
+        bail!(
+            "use control groups: {own} is not the group of a service, and nothing is delegated to us"
+        );
+    }
+    let unit = mount.join(unit);
+    let supervisor = unit.join("supervisor");
+    make(&supervisor)?;
+    write(&supervisor.join("cgroup.procs"), "0")?;
+    write(&unit.join("cgroup.subtree_control"), "+cpu +memory")?;
+    let leaf = group(&unit)?;
+    write(&leaf.join("cpu.max"), &format!("{quota} {PERIOD}"))?;
+    write(&leaf.join("memory.max"), &MEMORY.to_string())?;
+    Ok(StatusCgroup {
+        procs: vec![leaf.join("cgroup.procs")],
+    })
+}
+
+/// The group below `parent`, made if it is not there.
+fn group(parent: &Path) -> Result<PathBuf> {
+    if !parent.is_dir() {
+        bail!("make a control group: there is no {}", parent.display());
+    }
+    let path = parent.join(NAME);
+    make(&path)?;
+    Ok(path)
+}
+
+fn make(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("make the control group {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    fs::write(path, value).with_context(|| format!("write {value} to {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_has_a_group_in_two_hierarchies() {
+        let mount = tempfile::tempdir().expect("a directory");
+        for hierarchy in ["cpu", "memory"] {
+            fs::create_dir(mount.path().join(hierarchy)).expect("it is made");
+        }
+        let made = StatusCgroup::prepare_in(mount.path(), 40).expect("it is made");
+        // Twice: the daemon starts more than once in a host's life.
+        assert_eq!(
+            StatusCgroup::prepare_in(mount.path(), 40).expect("again"),
+            made
+        );
+        let cpu = mount.path().join("cpu").join(NAME);
+        let read = |name: &str| fs::read_to_string(cpu.join(name)).expect("it is written");
+        assert_eq!(read("cpu.cfs_quota_us"), "40000");
+        assert_eq!(read("cpu.cfs_period_us"), "100000");
+        assert_eq!(made.procs.len(), 2);
+    }
+
+    #[test]
+    fn a_missing_controller_is_told() {
+        let mount = tempfile::tempdir().expect("a directory");
+        let error = StatusCgroup::prepare_in(mount.path(), 40).expect_err("there is no cpu");
+        assert!(error.to_string().contains("cpu"), "{error:#}");
+    }
+}

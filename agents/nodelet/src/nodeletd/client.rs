@@ -1,0 +1,67 @@
+//! Asking the daemon of this host, over its socket.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::api::SOCKET;
+use super::view::View;
+
+/// Bound on an answer, in bytes.
+const LIMIT: usize = 8 * 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the host stands.
+///
+/// # Errors
+/// No daemon answers, or its first pass is not over.
+pub(crate) async fn status() -> Result<View> {
+    let answer = ask(Method::GET, "/v1/status").await?;
+    serde_json::from_slice(&answer).context("understand what nodeletd says")
+}
+
+/// Asks the daemon to do something.
+///
+/// # Errors
+/// No daemon answers, or it refuses.
+pub(crate) async fn post(path: &str) -> Result<()> {
+    ask(Method::POST, path).await.map(drop)
+}
+
+async fn ask(method: Method, path: &str) -> Result<Bytes> {
+    tokio::time::timeout(PATIENCE, exchange(method, path))
+        .await
+        .with_context(|| format!("ask nodeletd within {} s", PATIENCE.as_secs()))?
+}
+
+async fn exchange(method: Method, path: &str) -> Result<Bytes> {
+    let stream = UnixStream::connect(SOCKET).await.with_context(|| {
+        format!("ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why), or you are not root")
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .context("talk to nodeletd")?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "nodeletd")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await.context("ask nodeletd")?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LIMIT)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("read what nodeletd says: {error}"))?
+        .to_bytes();
+    connection.abort();
+    if !status.is_success() {
+        bail!("ask nodeletd: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}

@@ -1,0 +1,183 @@
+//! What to do after a status pass. Pure: no clock, no files, no host.
+
+use std::time::Duration;
+
+use crate::pass::{Desired, ServiceState};
+
+/// What is known when a decision is made.
+#[derive(Debug, Clone)]
+pub(super) struct Situation<'a> {
+    pub(super) desired: &'a Desired,
+    /// Why the host may not be worked on, if so.
+    pub(super) refused: bool,
+    /// Nobody is to touch the host for now.
+    pub(super) paused: bool,
+    /// Something failed that a repair would restart.
+    pub(super) failing: bool,
+    /// Something of ours is on the host.
+    pub(super) stands: bool,
+    /// A stop has been carried out and nothing was started since.
+    pub(super) stopped: bool,
+    /// Attempts in a row that did not lead to a healthy host.
+    pub(super) attempts: u32,
+    /// Time since the last attempt ended; `None` if that is not known.
+    pub(super) since_last: Option<Duration>,
+    /// Somebody asked for an attempt now.
+    pub(super) hurry: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// The host is as it should be, or is to be left alone.
+    Nothing,
+    /// An attempt comes, but not before this time has passed.
+    Wait(Duration),
+    /// Restart what failed and what needs it.
+    Repair,
+    /// Take everything off, but for what is kept, and bring it up from the first phase.
+    CleanAndApply,
+    /// End what runs.
+    Stop,
+}
+
+pub(super) fn decide(s: &Situation<'_>) -> Action {
+    if s.paused || s.refused {
+        return Action::Nothing;
+    }
+    match s.desired.service_state {
+        ServiceState::Ignore => Action::Nothing,
+        // A host that belongs to no cluster has nothing to become.
+        ServiceState::True if s.desired.cluster_id.is_empty() || s.desired.node == "none" => {
+            Action::Nothing
+        }
+        ServiceState::False if s.stands && !s.stopped => Action::Stop,
+        ServiceState::False => Action::Nothing,
+        ServiceState::True if !s.failing => Action::Nothing,
+        ServiceState::True => {
+            let pause = backoff(s.attempts, s.desired.loop_interval);
+            let waited = s.since_last.unwrap_or(pause);
+            if waited < pause && !s.hurry {
+                return Action::Wait(pause - waited);
+            }
+            if (s.attempts + 1) % s.desired.full_retry_count == 0 {
+                Action::CleanAndApply
+            } else {
+                Action::Repair
+            }
+        }
+    }
+}
+
+/// Pause after so many failed attempts in a row, before jitter: none before the first, then a twelfth of the interval
+/// between passes, doubled each time, at most five intervals. With the usual minute: 5 s, 10 s, 20 s … 5 min.
+pub(super) fn backoff(attempts: u32, interval: Duration) -> Duration {
+    match attempts.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => (interval / 12)
+            .saturating_mul(1_u32 << doublings.min(10))
+            .min(interval * 5),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(service_state: ServiceState) -> Desired {
+        Desired {
+            service_state,
+            node: "master".to_owned(),
+            cluster_id: "c".to_owned(),
+            ..Desired::default()
+        }
+    }
+
+    fn situation(desired: &Desired) -> Situation<'_> {
+        Situation {
+            desired,
+            refused: false,
+            paused: false,
+            failing: true,
+            stands: true,
+            stopped: false,
+            attempts: 0,
+            since_last: None,
+            hurry: false,
+        }
+    }
+
+    #[test]
+    fn the_first_attempt_comes_at_once_and_later_ones_wait() {
+        let desired = desired(ServiceState::True);
+        let mut s = situation(&desired);
+        assert_eq!(decide(&s), Action::Repair);
+        s.attempts = 3;
+        s.since_last = Some(Duration::from_secs(8));
+        assert_eq!(decide(&s), Action::Wait(Duration::from_secs(12)));
+        s.since_last = Some(Duration::from_secs(20));
+        assert_eq!(decide(&s), Action::Repair);
+        s.since_last = Some(Duration::ZERO);
+        s.hurry = true;
+        assert_eq!(decide(&s), Action::Repair);
+    }
+
+    #[test]
+    fn the_tenth_attempt_and_no_other_cleans() {
+        let desired = desired(ServiceState::True);
+        let mut s = situation(&desired);
+        let cleaning: Vec<u32> = (0..25)
+            .filter(|failed| {
+                s.attempts = *failed;
+                decide(&s) == Action::CleanAndApply
+            })
+            .map(|failed| failed + 1)
+            .collect();
+        assert_eq!(cleaning, [10, 20]);
+    }
+
+    #[test]
+    fn who_is_to_be_left_alone_is_left_alone() {
+        for state in [ServiceState::True, ServiceState::False] {
+            let desired = desired(state);
+            let base = situation(&desired);
+            let paused = Situation {
+                paused: true,
+                ..base.clone()
+            };
+            let refused = Situation {
+                refused: true,
+                ..base
+            };
+            assert_eq!(decide(&paused), Action::Nothing);
+            assert_eq!(decide(&refused), Action::Nothing);
+        }
+        let watched = desired(ServiceState::Ignore);
+        assert_eq!(decide(&situation(&watched)), Action::Nothing);
+        let nobodys = Desired {
+            cluster_id: String::new(),
+            ..desired(ServiceState::True)
+        };
+        assert_eq!(decide(&situation(&nobodys)), Action::Nothing);
+    }
+
+    #[test]
+    fn a_stop_comes_once_and_ends_a_half_started_node_too() {
+        let desired = desired(ServiceState::False);
+        let mut s = situation(&desired);
+        assert_eq!(decide(&s), Action::Stop);
+        s.stopped = true;
+        assert_eq!(decide(&s), Action::Nothing);
+        s.stopped = false;
+        s.stands = false;
+        assert_eq!(decide(&s), Action::Nothing);
+    }
+
+    #[test]
+    fn pauses_double_up_to_five_intervals() {
+        let minute = Duration::from_secs(60);
+        let pauses: Vec<u64> = (0..10).map(|n| backoff(n, minute).as_secs()).collect();
+        assert_eq!(pauses, [0, 5, 10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(backoff(u32::MAX, minute), Duration::from_secs(300));
+    }
+}

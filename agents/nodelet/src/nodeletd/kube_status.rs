@@ -1,0 +1,239 @@
+//! `/var/opt/pf9/kube_status`: what hostagent and people read, with the fields of the original nodelet.
+//!
+//! Written whole or not at all, 0640. A file that is lost or cannot be read is made anew from what is seen on the host; it
+//! is never a reason to touch anything.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+/// Where it stands.
+pub(super) const PATH: &str = "/var/opt/pf9/kube_status";
+/// Bound on the file.
+const LIMIT: u64 = 256 * 1024;
+/// Time after which a failure that did not come again is forgotten, in seconds.
+const FORGET: i64 = 600;
+
+/// The state of the node as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NodeState {
+    /// As desired.
+    Ok,
+    /// The first attempt is on.
+    Converging,
+    /// Attempts 2 to 10.
+    Retrying,
+    /// From attempt 11.
+    Failed,
+}
+
+/// The file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct KubeStatus {
+    /// `"true"` while the role is up, `"false"` otherwise.
+    pub(super) pf9_kube_service_state: String,
+    pub(super) pf9_kube_node_state: NodeState,
+    /// Attempts since the host was last healthy.
+    pub(super) pf9_kube_start_attempt: u32,
+    pub(super) pf9_cluster_id: String,
+    pub(super) pf9_cluster_role: String,
+    /// Phases with checks.
+    pub(super) all_status_checks: Vec<String>,
+    /// All phases.
+    pub(super) all_tasks: Vec<String>,
+    /// Phases that stand.
+    pub(super) completed_tasks: Vec<String>,
+    pub(super) current_status_check: String,
+    pub(super) current_task: String,
+    pub(super) last_failed_status_check: String,
+    /// Seconds since 1970.
+    pub(super) last_failed_status_time: i64,
+    pub(super) last_failed_task: String,
+    /// When the last status pass ended, seconds since 1970.
+    pub(super) status_check_timestamp: i64,
+}
+
+impl Default for KubeStatus {
+    fn default() -> Self {
+        Self {
+            pf9_kube_service_state: "false".to_owned(),
+            pf9_kube_node_state: NodeState::Converging,
+            pf9_kube_start_attempt: 0,
+            pf9_cluster_id: String::new(),
+            pf9_cluster_role: "none".to_owned(),
+            all_status_checks: Vec::new(),
+            all_tasks: Vec::new(),
+            completed_tasks: Vec::new(),
+            current_status_check: String::new(),
+            current_task: String::new(),
+            last_failed_status_check: String::new(),
+            last_failed_status_time: 0,
+            last_failed_task: String::new(),
+            status_check_timestamp: 0,
+        }
+    }
+}
+
+impl KubeStatus {
+    /// Reads the file in its present form or the old one of `key value` lines; the defaults if it is not there or is
+    /// garbage.
+    pub(super) fn read(path: &Path) -> Self {
+        match daemon::files::read(path, LIMIT) {
+            Ok(Some(content)) => Self::parse(&content),
+            Ok(None) => Self::default(),
+            Err(error) => {
+                tracing::warn!("starting without the last status: {error:#}");
+                Self::default()
+            }
+        }
+    }
+
+    fn parse(content: &[u8]) -> Self {
+        serde_json::from_slice(content).unwrap_or_else(|_| Self::from_lines(content))
+    }
+
+    /// The form before JSON: a key, a blank, a value.
+    fn from_lines(content: &[u8]) -> Self {
+        let mut status = Self::default();
+        for line in String::from_utf8_lossy(content).lines() {
+            let Some((key, value)) = line.trim().split_once(' ') else {
+                continue;
+            };
+            let value = value.trim().trim_matches('"');
+            match key {
+                "pf9_kube_service_state" if matches!(value, "true" | "false") => {
+                    value.clone_into(&mut status.pf9_kube_service_state);
+                }
+                "pf9_kube_start_attempt" => {
+                    status.pf9_kube_start_attempt = value.parse().unwrap_or(0);
+                }
+                "pf9_cluster_id" => value.clone_into(&mut status.pf9_cluster_id),
+                "pf9_cluster_role" => value.clone_into(&mut status.pf9_cluster_role),
+                _ => {}
+            }
+        }
+        status
+    }
+
+    /// The state that goes with so many attempts; 0 stands for a host that is as desired.
+    pub(super) fn state_after(attempts: u32) -> NodeState {
+        match attempts {
+            0 => NodeState::Ok,
+            1 => NodeState::Converging,
+            2..=10 => NodeState::Retrying,
+            _ => NodeState::Failed,
+        }
+    }
+
+    /// Forgets a failed check that has not come again for ten minutes.
+    pub(super) fn forget_old_failure(&mut self) {
+        if self.status_check_timestamp - self.last_failed_status_time >= FORGET {
+            self.last_failed_status_check.clear();
+        }
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        daemon::files::replace(path, &text, 0o640)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_original_are_kept() {
+        let json = serde_json::to_value(KubeStatus::default()).expect("JSON");
+        let mut names: Vec<&String> = json.as_object().expect("an object").keys().collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "all_status_checks",
+                "all_tasks",
+                "completed_tasks",
+                "current_status_check",
+                "current_task",
+                "last_failed_status_check",
+                "last_failed_status_time",
+                "last_failed_task",
+                "pf9_cluster_id",
+                "pf9_cluster_role",
+                "pf9_kube_node_state",
+                "pf9_kube_service_state",
+                "pf9_kube_start_attempt",
+                "status_check_timestamp",
+            ]
+        );
+        assert_eq!(json["pf9_kube_node_state"], "converging");
+    }
+
+    #[test]
+    fn states_go_with_attempts() {
+        let states: Vec<NodeState> = [0, 1, 2, 10, 11, 500].map(KubeStatus::state_after).to_vec();
+        use NodeState::{Converging, Failed, Ok, Retrying};
+        assert_eq!(states, [Ok, Converging, Retrying, Retrying, Failed, Failed]);
+    }
+
+    #[test]
+    fn the_old_form_is_read() {
+        let old = b"pf9_kube_service_state true\npf9_cluster_id \"\"\npf9_kube_start_attempt many\npf9_cluster_role master\nall_tasks a,b\n";
+        let status = KubeStatus::parse(old);
+        assert_eq!(status.pf9_kube_service_state, "true");
+        assert_eq!(status.pf9_cluster_id, "");
+        assert_eq!(status.pf9_cluster_role, "master");
+        assert_eq!(status.pf9_kube_start_attempt, 0);
+    }
+
+    #[test]
+    fn garbage_and_a_cut_file_are_as_good_as_none() {
+        let whole = serde_json::to_vec(&KubeStatus::default()).expect("JSON");
+        for content in [
+            &b"\xff\xfe\0garbage"[..],
+            b"",
+            b"{",
+            &whole[..whole.len() / 2],
+            b"[1,2]",
+        ] {
+            assert_eq!(KubeStatus::parse(content), KubeStatus::default());
+        }
+    }
+
+    #[test]
+    fn it_is_written_whole_and_not_for_everybody() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pf9/kube_status");
+        let status = KubeStatus {
+            pf9_kube_start_attempt: 7,
+            ..KubeStatus::default()
+        };
+        status.write(&path).expect("it is written");
+        assert_eq!(KubeStatus::read(&path), status);
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
+    fn an_old_failure_is_forgotten() {
+        let mut status = KubeStatus {
+            last_failed_status_check: "etcd".to_owned(),
+            last_failed_status_time: 1000,
+            status_check_timestamp: 1599,
+            ..KubeStatus::default()
+        };
+        status.forget_old_failure();
+        assert_eq!(status.last_failed_status_check, "etcd");
+        status.status_check_timestamp = 1600;
+        status.forget_old_failure();
+        assert_eq!(status.last_failed_status_check, "");
+    }
+}

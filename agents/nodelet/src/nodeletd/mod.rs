@@ -1,0 +1,134 @@
+//! `nodeletd`: holds this host at its role.
+//!
+//! ```text
+//!  settings ──▶ pass (a child, in the status cgroup) ──▶ decide ──▶ change (a child) ──▶ kube_status, events
+//!                 ▲                                        pure                              │
+//!                 └── time, or a hint (docker, systemd, files), or a request ◀───────────────┘
+//! ```
+//!
+//! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
+//! `decide` says when. What must outlive it is in `kube_status` and `state`.
+
+mod api;
+mod cgroup;
+pub(crate) mod client;
+mod decide;
+mod kube_status;
+mod metrics;
+mod state;
+mod supervisor;
+mod view;
+mod wake;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::PoisonError;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use daemon::{log, shutdown, systemd};
+
+use supervisor::Supervisor;
+use worker::Worker;
+
+pub(crate) use view::View;
+
+/// Holds this host at its role: checks it, restarts what failed, and starts anew when nothing else helps.
+///
+/// What the host should be is read from the settings at every pass; a wrong file leaves the last good ones in force. See
+/// `nodelet status`.
+#[derive(Debug, Parser)]
+#[command(name = "nodeletd", version, max_term_width = 100)]
+struct Arguments {
+    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
+    #[arg(long, value_name = "NAME|PATH", default_value = "pf9-kube")]
+    role: String,
+
+    /// Settings: a YAML file, or a directory of them, of which later ones win.
+    #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodelet")]
+    config: PathBuf,
+
+    /// Make one pass, do what follows from it, and end.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Runs `nodeletd` with the arguments of this process.
+#[must_use]
+pub(crate) fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    log::start("NODELETD_LOG", "info", log::Format::Text);
+    // One thread: there is nothing to calculate here.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(arguments));
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("could not {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("hold this host at its role: only root can");
+    }
+    let signals = shutdown::listen()?;
+    let worker = Worker {
+        nodelet: sibling()?,
+        role: arguments.role,
+        config: arguments.config,
+        shutdown: signals.shutdown.clone(),
+    };
+    let (supervisor, outside) = Supervisor::new(worker, signals.shutdown.clone(), signals.reload);
+    let beat = supervisor.beat();
+    let api = tokio::spawn(api::serve(
+        outside,
+        std::sync::Arc::clone(&beat),
+        signals.shutdown.clone(),
+    ));
+    let alive = move || {
+        beat.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+            < api::ALIVE
+    };
+    tokio::spawn(systemd::feed_watchdog(signals.shutdown.clone(), alive));
+    systemd::ready();
+    tokio::select! {
+        () = supervisor.run(arguments.once) => {}
+        served = api => served.context("serve the local API")??,
+    }
+    systemd::stopping();
+    Ok(())
+}
+
+/// The `nodelet` beside us.
+fn sibling() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find out where nodeletd lies")?;
+    let nodelet = own.with_file_name("nodelet");
+    if !nodelet.is_file() {
+        bail!(
+            "find nodelet: {} is not there; install both programs side by side",
+            nodelet.display()
+        );
+    }
+    Ok(nodelet)
+}

@@ -1,0 +1,597 @@
+//! The loop: look, decide, act, wait.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use daemon::systemd;
+use engine::exec::{Event, Outcome, Status};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cgroup::StatusCgroup;
+use super::decide::{self, Action, Situation};
+use super::kube_status::{self, KubeStatus, NodeState};
+use super::state::State;
+use super::view::{Counters, DaemonCondition, View};
+use super::wake::{self, Interests, Wake};
+use super::worker::{Change, Worker};
+use crate::pass::{Desired, Pass, ServiceState};
+
+/// Time after a hint in which others are gathered: what ends rarely ends alone.
+const GATHER: Duration = Duration::from_millis(200);
+/// Time between passes that hints ask for.
+const BETWEEN: Duration = Duration::from_secs(1);
+/// Pause after somebody else was found working on the host.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// What others ask of the daemon.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    /// Look now, and do not wait for the next attempt.
+    Now,
+    /// Restart these phases and what needs them.
+    Repair(Vec<String>),
+    /// Touch nothing for so long.
+    Pause { time: Duration, because: String },
+    /// Go on.
+    Resume,
+}
+
+/// What others may see while the loop runs.
+#[derive(Debug, Clone)]
+pub(super) struct Outside {
+    pub(super) view: watch::Receiver<Option<Arc<View>>>,
+    /// Events of changes, as JSON lines.
+    pub(super) events: broadcast::Sender<Arc<str>>,
+    pub(super) requests: mpsc::Sender<Request>,
+}
+
+/// The daemon.
+pub(super) struct Supervisor {
+    worker: Worker,
+    shutdown: CancellationToken,
+    reload: watch::Receiver<u64>,
+    wake: Wake,
+    listening: Option<(Interests, CancellationToken)>,
+    requests: mpsc::Receiver<Request>,
+    view: watch::Sender<Option<Arc<View>>>,
+    events: broadcast::Sender<Arc<str>>,
+    status: KubeStatus,
+    state: State,
+    desired: Desired,
+    /// Moved at each round of the loop; the watchdog looks at it.
+    beat: Arc<Mutex<Instant>>,
+    /// Asked for by somebody: the next attempt does not wait.
+    hurry: bool,
+    /// Phases that somebody wants to be restarted.
+    wanted: Vec<String>,
+    last_attempt: Option<Instant>,
+    settings_in_use: u64,
+    cgroup: Option<StatusCgroup>,
+    cgroup_problem: String,
+    cgroup_for: Option<(bool, u32)>,
+    counters: Counters,
+    hints: Vec<String>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        worker: Worker,
+        shutdown: CancellationToken,
+        reload: watch::Receiver<u64>,
+    ) -> (Self, Outside) {
+        let (requests, asked) = mpsc::channel(16);
+        let (view, seen) = watch::channel(None);
+        let (events, _) = broadcast::channel(1024);
+        let outside = Outside {
+            view: seen,
+            events: events.clone(),
+            requests,
+        };
+        let state = State::read();
+        // The clock may have been set meanwhile: a time that makes no sense costs a pause, and nothing else.
+        let last_attempt = state.last_attempt_ended.and_then(|ended| {
+            let ago = Duration::from_secs(u64::try_from(unix_now() - ended).ok()?);
+            Instant::now().checked_sub(ago)
+        });
+        let supervisor = Self {
+            worker,
+            shutdown,
+            reload,
+            wake: Wake::default(),
+            listening: None,
+            requests: asked,
+            view,
+            events,
+            status: KubeStatus::read(Path::new(kube_status::PATH)),
+            state,
+            desired: Desired::default(),
+            beat: Arc::new(Mutex::new(Instant::now())),
+            hurry: false,
+            wanted: Vec::new(),
+            last_attempt,
+            settings_in_use: 0,
+            cgroup: None,
+            cgroup_problem: String::new(),
+            cgroup_for: None,
+            counters: Counters::default(),
+            hints: Vec::new(),
+        };
+        (supervisor, outside)
+    }
+
+    /// When the loop last moved.
+    pub(super) fn beat(&self) -> Arc<Mutex<Instant>> {
+        Arc::clone(&self.beat)
+    }
+
+    /// Runs until it is asked to end; with `once`, makes one round.
+    pub(super) async fn run(mut self, once: bool) {
+        loop {
+            let next = self.round().await;
+            if once || self.shutdown.is_cancelled() {
+                return;
+            }
+            self.wait(next).await;
+            if self.shutdown.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    /// A pass and what follows from it. Gives the time until the next round at the latest.
+    async fn round(&mut self) -> Duration {
+        self.moved();
+        self.prepare_cgroup();
+        self.hints = self.wake.take();
+        let pass = match self.worker.pass(self.cgroup.as_ref()).await {
+            Ok(pass) => pass,
+            Err(_) if self.shutdown.is_cancelled() => return Duration::ZERO,
+            Err(error) => return self.pass_failed(&format!("{error:#}")),
+        };
+        self.counters.passes += 1;
+        self.take_in(&pass);
+        let failing = !pass.restart_set.is_empty() || !self.wanted.is_empty();
+        if !failing {
+            self.healthy(&pass);
+        }
+        let action = decide::decide(&Situation {
+            desired: &pass.desired,
+            refused: pass.refused.is_some(),
+            paused: self.paused(),
+            failing,
+            stands: pass.stands,
+            stopped: self.state.stopped,
+            attempts: self.status.pf9_kube_start_attempt,
+            since_last: self.last_attempt.map(|ended| ended.elapsed()),
+            hurry: self.hurry || !self.wanted.is_empty(),
+        });
+        self.write_status();
+        let interval = pass.desired.loop_interval;
+        match action {
+            Action::Nothing => {
+                self.hurry = false;
+                self.publish(&pass, "watching", interval, None);
+                interval
+            }
+            Action::Wait(left) => {
+                let left = jittered(left);
+                self.publish(
+                    &pass,
+                    "waiting for the next attempt",
+                    interval.min(left),
+                    Some(left),
+                );
+                interval.min(left)
+            }
+            Action::Stop => self.stop(&pass).await,
+            Action::Repair => self.attempt(&pass, false).await,
+            Action::CleanAndApply => self.attempt(&pass, true).await,
+        }
+    }
+
+    /// Waits for the next round: its time, a hint, a request, a signal.
+    async fn wait(&mut self, longest: Duration) {
+        let until = Instant::now() + longest;
+        let listening_since = Instant::now();
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep_until(until) => {}
+            Ok(()) = self.reload.changed() => {
+                tracing::info!("asked to look again");
+                self.hurry = true;
+            }
+            Some(request) = self.requests.recv() => self.take_request(request),
+            () = async {
+                self.wake.wait().await;
+                // Hints of one event come together, and a storm of them must not become one of passes.
+                let earliest = (listening_since + BETWEEN).max(Instant::now() + GATHER);
+                tokio::time::sleep_until(earliest.min(until)).await;
+            } => {}
+        }
+        // What else was asked meanwhile.
+        while let Ok(request) = self.requests.try_recv() {
+            self.take_request(request);
+        }
+    }
+
+    fn take_request(&mut self, request: Request) {
+        match request {
+            Request::Now => self.hurry = true,
+            Request::Repair(phases) => self.wanted = phases,
+            Request::Pause { time, because } => {
+                let until =
+                    unix_now().saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+                self.state.paused_until = Some(until);
+                self.state.paused_because = because;
+                self.remember();
+            }
+            Request::Resume => {
+                self.state.paused_until = None;
+                self.state.paused_because.clear();
+                self.hurry = true;
+                self.remember();
+            }
+        }
+    }
+
+    /// Takes note of what a pass says, before anything is decided.
+    fn take_in(&mut self, pass: &Pass) {
+        for problem in &pass.settings_problems {
+            tracing::warn!("keeping the last good settings: {problem}");
+        }
+        if let Some(refused) = &pass.refused {
+            tracing::warn!("touching nothing: could not {refused}");
+        }
+        if pass.desired != self.desired {
+            // New settings are new hope: nobody waits for the next attempt.
+            self.hurry |= self.settings_in_use > 0;
+            self.settings_in_use += 1;
+            self.desired = pass.desired.clone();
+        }
+        self.listen(pass);
+        let now = unix_now();
+        let status = &mut self.status;
+        status.status_check_timestamp = now;
+        status.all_tasks = phases(pass, |_| true);
+        status.all_status_checks = phases(pass, |phase| !phase.conditions.is_empty());
+        status.completed_tasks = phases(pass, |phase| phase.status() == Status::True);
+        status.current_status_check.clear();
+        if let Some(failed) = pass.health.iter().find(|p| p.status() == Status::False) {
+            status.last_failed_status_check = failed.phase.to_string();
+            status.last_failed_status_time = now;
+        }
+        status.forget_old_failure();
+    }
+
+    /// Nothing fails: what was counted is forgotten.
+    fn healthy(&mut self, pass: &Pass) {
+        let known = pass
+            .health
+            .iter()
+            .all(|phase| phase.status() == Status::True);
+        if known && pass.desired.service_state != ServiceState::False {
+            self.status.pf9_kube_start_attempt = 0;
+            self.status.pf9_kube_node_state = NodeState::Ok;
+            "true".clone_into(&mut self.status.pf9_kube_service_state);
+            self.status
+                .pf9_cluster_id
+                .clone_from(&pass.desired.cluster_id);
+            self.status.pf9_cluster_role.clone_from(&pass.desired.node);
+            self.status.last_failed_task.clear();
+            self.last_attempt = None;
+        }
+    }
+
+    /// Restarts what failed, or everything.
+    async fn attempt(&mut self, pass: &Pass, everything: bool) -> Duration {
+        self.hurry = false;
+        let wanted = std::mem::take(&mut self.wanted);
+        self.status.pf9_kube_start_attempt += 1;
+        let number = self.status.pf9_kube_start_attempt;
+        self.status.pf9_kube_node_state = KubeStatus::state_after(number);
+        "false".clone_into(&mut self.status.pf9_kube_service_state);
+        self.state.stopped = false;
+        // On disk before it begins: an attempt that takes the host down with it has been one.
+        self.remember();
+        self.write_status();
+        let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
+        tracing::info!(
+            "attempt {number}: {}",
+            if everything {
+                "a full clean and a start from the first phase".to_owned()
+            } else {
+                format!("restarting {}", names.join(", "))
+            }
+        );
+        self.publish(
+            pass,
+            &format!("attempt {number}"),
+            pass.desired.loop_interval,
+            None,
+        );
+        let last_good = !pass.settings_problems.is_empty();
+        let change = if everything {
+            self.counters.full_cleans += 1;
+            match self.change(&["clean"], last_good).await {
+                // What could not be taken off is told; a start is tried all the same.
+                Change::Done | Change::Failed => self.change(&["apply"], last_good).await,
+                other => other,
+            }
+        } else {
+            self.counters.repairs += 1;
+            // By name, so that nobody has to look a second time.
+            let mut words = vec!["repair"];
+            words.extend(pass.failed.iter().map(|phase| phase.as_str()));
+            words.extend(wanted.iter().map(String::as_str));
+            self.change(&words, last_good).await
+        };
+        self.last_attempt = Some(Instant::now());
+        self.state.last_attempt_ended = Some(unix_now());
+        self.status.current_task.clear();
+        // What we did ourselves is no news.
+        self.wake.take();
+        match change {
+            // Whether it was a success the next pass says.
+            Change::Done => Duration::ZERO,
+            Change::Interrupted => Duration::ZERO,
+            Change::Busy => {
+                self.status.pf9_kube_start_attempt -= 1;
+                self.last_attempt = None;
+                self.wanted = wanted;
+                BUSY
+            }
+            Change::Failed => {
+                self.counters.failed_attempts += 1;
+                Duration::ZERO
+            }
+        }
+    }
+
+    async fn stop(&mut self, pass: &Pass) -> Duration {
+        tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
+        self.publish(pass, "stopping", pass.desired.loop_interval, None);
+        let change = self
+            .change(&["stop"], !pass.settings_problems.is_empty())
+            .await;
+        self.wake.take();
+        "false".clone_into(&mut self.status.pf9_kube_service_state);
+        self.status.pf9_kube_node_state = NodeState::Ok;
+        self.status.pf9_kube_start_attempt = 0;
+        if change == Change::Done {
+            self.state.stopped = true;
+            self.remember();
+        }
+        self.write_status();
+        match change {
+            Change::Done | Change::Failed => pass.desired.loop_interval,
+            Change::Interrupted | Change::Busy => BUSY,
+        }
+    }
+
+    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`.
+    async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
+        let worker = self.worker.clone();
+        let events = self.events.clone();
+        let beat = Arc::clone(&self.beat);
+        let status = &mut self.status;
+        let changed = worker
+            .change(words, last_good, |line| {
+                *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                if let Ok(event) = serde_json::from_str::<Event>(&line) {
+                    follow(status, &event);
+                }
+                // Nobody listening is no error.
+                let _ = events.send(line.into());
+            })
+            .await;
+        changed.unwrap_or_else(|error| {
+            tracing::error!("{error:#}");
+            Change::Failed
+        })
+    }
+
+    /// A pass that did not come to its end says nothing about the host, so nothing is done to it.
+    fn pass_failed(&mut self, error: &str) -> Duration {
+        self.counters.failed_passes += 1;
+        tracing::error!("{error}");
+        let view = self.view.borrow().clone();
+        let mut view = view.map_or_else(|| self.empty_view(), |view| (*view).clone());
+        "a status pass failed".clone_into(&mut view.doing);
+        view.counters = self.counters;
+        view.conditions = self.conditions(&[], None);
+        view.conditions.push(DaemonCondition {
+            name: "StatusPassWorks".to_owned(),
+            status: Status::False,
+            reason: error.to_owned(),
+        });
+        self.view.send_replace(Some(Arc::new(view)));
+        systemd::status("a status pass failed; see the journal");
+        self.desired.loop_interval
+    }
+
+    fn publish(&mut self, pass: &Pass, doing: &str, next: Duration, attempt: Option<Duration>) {
+        let in_seconds = |time: Duration| {
+            unix_now().saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+        };
+        let paused = self.paused();
+        let view = View {
+            node_state: self.status.pf9_kube_node_state,
+            desired: match pass.desired.service_state {
+                ServiceState::True => "true",
+                ServiceState::False => "false",
+                ServiceState::Ignore => "ignore",
+            }
+            .to_owned(),
+            role: pass.desired.node.clone(),
+            cluster_id: pass.desired.cluster_id.clone(),
+            attempts: self.status.pf9_kube_start_attempt,
+            doing: if paused {
+                "paused".to_owned()
+            } else {
+                doing.to_owned()
+            },
+            last_pass: Some(self.status.status_check_timestamp),
+            next_pass: Some(in_seconds(next)),
+            next_attempt: attempt.map(in_seconds),
+            paused_until: self.state.paused_until.filter(|_| paused),
+            paused_because: self.state.paused_because.clone(),
+            conditions: self.conditions(&pass.settings_problems, pass.refused.as_deref()),
+            phases: pass.health.clone(),
+            restart_set: pass.restart_set.clone(),
+            hints: self.hints.clone(),
+            counters: self.counters,
+        };
+        systemd::status(&format!("{}; attempts {}", view.doing, view.attempts));
+        self.view.send_replace(Some(Arc::new(view)));
+    }
+
+    fn empty_view(&self) -> View {
+        View {
+            node_state: self.status.pf9_kube_node_state,
+            desired: "ignore".to_owned(),
+            role: "none".to_owned(),
+            cluster_id: String::new(),
+            attempts: self.status.pf9_kube_start_attempt,
+            doing: String::new(),
+            last_pass: None,
+            next_pass: None,
+            next_attempt: None,
+            paused_until: None,
+            paused_because: String::new(),
+            conditions: Vec::new(),
+            phases: Vec::new(),
+            restart_set: Vec::new(),
+            hints: Vec::new(),
+            counters: self.counters,
+        }
+    }
+
+    fn conditions(&self, settings: &[String], refused: Option<&str>) -> Vec<DaemonCondition> {
+        let condition = |name: &str, wrong: String| DaemonCondition {
+            name: name.to_owned(),
+            status: if wrong.is_empty() {
+                Status::True
+            } else {
+                Status::False
+            },
+            reason: wrong,
+        };
+        vec![
+            condition("SettingsValid", settings.join("; ")),
+            condition("SettingsAllowed", refused.unwrap_or_default().to_owned()),
+            condition("StatusCgroup", self.cgroup_problem.clone()),
+        ]
+    }
+
+    fn paused(&self) -> bool {
+        self.state
+            .paused_until
+            .is_some_and(|until| unix_now() < until)
+    }
+
+    /// Makes the status cgroup as the settings want it, once for each change of them.
+    fn prepare_cgroup(&mut self) {
+        let wanted = (self.desired.use_cgroups, self.desired.cpu_limit);
+        if self.cgroup_for == Some(wanted) && self.cgroup.as_ref().is_none_or(stands) {
+            return;
+        }
+        self.cgroup_for = Some(wanted);
+        self.cgroup = None;
+        self.cgroup_problem.clear();
+        if !self.desired.use_cgroups {
+            return;
+        }
+        match StatusCgroup::prepare(self.desired.cpu_limit) {
+            Ok(cgroup) => self.cgroup = Some(cgroup),
+            Err(error) => {
+                self.cgroup_problem = format!("{error:#}");
+                tracing::warn!(
+                    "status passes run with lowered priority instead of in a control group: {error:#}"
+                );
+            }
+        }
+    }
+
+    /// Listens to what the plan has on the host.
+    fn listen(&mut self, pass: &Pass) {
+        let interests = Interests {
+            containers: pass.interests.containers.clone(),
+            units: pass.interests.units.clone(),
+            directories: pass.interests.directories.clone(),
+        };
+        if self
+            .listening
+            .as_ref()
+            .is_some_and(|(now, _)| *now == interests)
+        {
+            return;
+        }
+        if let Some((_, end)) = self.listening.take() {
+            end.cancel();
+        }
+        let end = self.shutdown.child_token();
+        wake::listen(&interests, &self.wake, &end);
+        self.listening = Some((interests, end));
+    }
+
+    fn write_status(&self) {
+        if let Err(error) = self.status.write(Path::new(kube_status::PATH)) {
+            tracing::error!("could not {error:#}");
+        }
+    }
+
+    fn remember(&self) {
+        if let Err(error) = self.state.write() {
+            tracing::error!("could not {error:#}");
+        }
+    }
+
+    fn moved(&self) {
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Whether a group that was made is still there.
+fn stands(cgroup: &StatusCgroup) -> bool {
+    cgroup.procs.iter().all(|file| file.exists())
+}
+
+/// Takes an event of a change into the status file's fields.
+fn follow(status: &mut KubeStatus, event: &Event) {
+    match event {
+        Event::PhaseStarted { phase, .. } => status.current_task = phase.to_string(),
+        Event::PhaseFinished { phase, outcome, .. } => {
+            let name = phase.to_string();
+            match outcome {
+                Outcome::Failed => status.last_failed_task = name,
+                Outcome::Converged if !status.completed_tasks.contains(&name) => {
+                    status.completed_tasks.push(name);
+                }
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+}
+
+fn phases(pass: &Pass, which: impl Fn(&engine::exec::PhaseHealth) -> bool) -> Vec<String> {
+    let phases = pass
+        .health
+        .iter()
+        .filter(|phase| phase.skipped.is_none() && which(phase));
+    phases.map(|phase| phase.phase.to_string()).collect()
+}
+
+/// Up to a fifth more, so that hosts which failed together do not try together.
+fn jittered(time: Duration) -> Duration {
+    time.mul_f64(1.0 + rand::random::<f64>() / 5.0)
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}

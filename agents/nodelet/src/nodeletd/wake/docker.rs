@@ -1,0 +1,38 @@
+//! Containers that end.
+
+use anyhow::{Context as _, Result};
+use bollard::Docker;
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures::StreamExt as _;
+
+use super::{Interests, Wake};
+
+const SOCKET: &str = "/var/run/docker.sock";
+/// Of the connection and of the first answer, in seconds.
+const PATIENCE: u64 = 10;
+
+pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
+    let docker = Docker::connect_with_unix(SOCKET, PATIENCE, bollard::API_DEFAULT_VERSION)
+        .context("connect to docker")?;
+    let filters = [
+        ("type", vec!["container"]),
+        ("event", vec!["die", "destroy", "pause", "oom"]),
+    ];
+    let filters: std::collections::HashMap<&str, Vec<&str>> = filters.into();
+    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    let mut events = docker.events(Some(options));
+    while let Some(event) = events.next().await {
+        let event = event.context("listen to docker's events")?;
+        let name = event
+            .actor
+            .and_then(|actor| actor.attributes)
+            .and_then(|attributes| attributes.get("name").cloned())
+            .unwrap_or_default();
+        // Others' containers, and those of pods, which kubelet looks after.
+        if interests.containers.contains(&name) {
+            let what = event.action.unwrap_or_default();
+            wake.hint(format!("container {name}: {what}"));
+        }
+    }
+    Ok(())
+}

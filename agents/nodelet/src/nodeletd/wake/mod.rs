@@ -1,0 +1,135 @@
+//! What wakes the daemon before its time: something that the role runs has ended, or a file that it wrote has changed.
+//!
+//! A hint and nothing more. What is wrong, and whether anything is, a status pass finds out; the pass that comes with time
+//! needs no hint. Each source connects again by itself when what it listens to goes away.
+
+mod docker;
+mod files;
+mod systemd;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Hints that are remembered until the next pass, for people.
+const REMEMBERED: usize = 20;
+/// Pauses between attempts to listen to a source.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What to listen for. Changes with the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Interests {
+    /// Names of containers.
+    pub(super) containers: Vec<String>,
+    /// Names of units.
+    pub(super) units: Vec<String>,
+    /// Directories whose files are ours.
+    pub(super) directories: Vec<std::path::PathBuf>,
+}
+
+/// Where hints arrive.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wake(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    notify: Notify,
+    hints: Mutex<Vec<String>>,
+}
+
+impl Wake {
+    /// Tells that something may have happened.
+    pub(super) fn hint(&self, hint: String) {
+        let mut hints = self.hints();
+        if hints.len() < REMEMBERED && !hints.contains(&hint) {
+            hints.push(hint);
+        }
+        drop(hints);
+        self.0.notify.notify_one();
+    }
+
+    /// Waits for a hint that came since the last [`Wake::take`].
+    ///
+    /// # Cancel safety
+    /// No hint is lost.
+    pub(super) async fn wait(&self) {
+        while self.hints().is_empty() {
+            self.0.notify.notified().await;
+        }
+    }
+
+    /// All hints so far, which are forgotten.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.hints())
+    }
+
+    fn hints(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Listens until `end` is cancelled.
+pub(super) fn listen(interests: &Interests, wake: &Wake, end: &CancellationToken) {
+    spawn(end, again("docker", docker::listen, interests, wake));
+    spawn(end, again("systemd", systemd::listen, interests, wake));
+    spawn(end, again("files", files::listen, interests, wake));
+}
+
+fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    let end = end.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = end.cancelled() => {}
+            () = work => {}
+        }
+    });
+}
+
+/// Listens to a source again and again; after a while that it could not be heard, whatever happened is hinted at.
+fn again<F>(
+    name: &'static str,
+    listen: impl Fn(Interests, Wake) -> F + Send + 'static,
+    interests: &Interests,
+    wake: &Wake,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let (interests, wake) = (interests.clone(), wake.clone());
+    async move {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = tokio::time::Instant::now();
+            let said = match listen(interests.clone(), wake.clone()).await {
+                Ok(()) => "it closed the connection".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            tracing::debug!("not listening to {name}: {said}");
+            if began.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+                wake.hint(format!("{name} went away"));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn hints_wait_until_they_are_taken() {
+        let wake = Wake::default();
+        wake.hint("one".to_owned());
+        wake.hint("one".to_owned());
+        wake.wait().await;
+        assert_eq!(wake.take(), ["one"]);
+        let waited = tokio::time::timeout(Duration::from_millis(50), wake.wait()).await;
+        assert!(waited.is_err(), "there is no hint left");
+    }
+}

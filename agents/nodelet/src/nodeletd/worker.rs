@@ -1,0 +1,110 @@
+//! Everything that is done to or asked of the host, by `nodelet` in a process of its own: it may crash, hang or be limited
+//! without taking the daemon with it, and what the daemon does a person can do by hand.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use daemon::child::Child;
+use tokio_util::sync::CancellationToken;
+
+use super::cgroup::StatusCgroup;
+use crate::pass::Pass;
+use crate::settled;
+
+/// A status pass ends by itself long before: each of its looks has a bound.
+const PASS: Duration = Duration::from_secs(120);
+/// Bound on anything that changes the host. The phases have their own, which add up to less.
+const CHANGE: Duration = Duration::from_secs(3600);
+/// What a change is given to reach its next safe point.
+const GRACE: Duration = Duration::from_secs(90);
+
+/// How `nodelet` is called.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    /// The program.
+    pub(super) nodelet: PathBuf,
+    pub(super) role: String,
+    pub(super) config: PathBuf,
+    pub(super) shutdown: CancellationToken,
+}
+
+/// How a change ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Done,
+    Failed,
+    /// It was asked to end, at a safe point.
+    Interrupted,
+    /// Somebody else works on the host.
+    Busy,
+}
+
+impl Worker {
+    /// Makes a status pass, in `cgroup` or with lowered priority.
+    pub(super) async fn pass(&self, cgroup: Option<&StatusCgroup>) -> Result<Pass> {
+        let mut argv = Vec::new();
+        if cgroup.is_none() {
+            argv.extend(["nice", "-n", "10", "ionice", "-c", "3"].map(str::to_owned));
+        }
+        argv.extend(self.nodelet(&["pass"], &self.config, false));
+        for file in cgroup.iter().flat_map(|cgroup| &cgroup.procs) {
+            argv.extend(["--cgroup".to_owned(), file.display().to_string()]);
+        }
+        let child = Child {
+            argv,
+            limit: PASS,
+            grace: Duration::from_secs(2),
+            cancel: self.shutdown.clone(),
+        };
+        let mut last = String::new();
+        let ended = child.run(|line| last = line).await?;
+        if ended.code != Some(0) {
+            bail!("make a status pass: {}", ended.errors.trim());
+        }
+        serde_json::from_str(&last).context("understand what a status pass says")
+    }
+
+    /// Changes the host by `nodelet VERB --json`, with the settings in use; each event goes to `event` as it comes.
+    pub(super) async fn change(
+        &self,
+        words: &[&str],
+        last_good: bool,
+        event: impl FnMut(String),
+    ) -> Result<Change> {
+        let config = if last_good {
+            settled::path()
+        } else {
+            self.config.clone()
+        };
+        let mut argv = self.nodelet(words, &config, last_good);
+        argv.push("--json".to_owned());
+        let child = Child {
+            argv,
+            limit: CHANGE,
+            grace: GRACE,
+            cancel: self.shutdown.clone(),
+        };
+        let ended = child.run(event).await?;
+        match ended.code {
+            Some(0) => Ok(Change::Done),
+            Some(2) => Ok(Change::Interrupted),
+            Some(1) if ended.errors.contains(crate::lock::BUSY) => Ok(Change::Busy),
+            _ => {
+                if !ended.errors.trim().is_empty() {
+                    tracing::warn!("{}: {}", words.join(" "), ended.errors.trim());
+                }
+                Ok(Change::Failed)
+            }
+        }
+    }
+
+    fn nodelet(&self, words: &[&str], config: &std::path::Path, settled: bool) -> Vec<String> {
+        let mut argv = vec![self.nodelet.display().to_string()];
+        argv.extend(words.iter().map(|word| (*word).to_owned()));
+        argv.extend(["--role".to_owned(), self.role.clone()]);
+        argv.extend(["--config".to_owned(), config.display().to_string()]);
+        argv.extend(settled.then(|| "--settled".to_owned()));
+        argv
+    }
+}

@@ -1,0 +1,221 @@
+//! A status pass: what is wanted, how the host is, and what a repair would restart.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use engine::env::{KubeEnv, Value};
+use engine::exec::{PhaseHealth, Recording, Runner, failed_phases, restart_set};
+use engine::host::live::LiveHost;
+use engine::ledger::Ledger;
+use engine::plan::{PhaseName, Plan};
+use engine::resource::Spec;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::RoleArgs;
+use crate::identity::Identity;
+use crate::inputs::{self, Inputs, Refused};
+use crate::settled;
+
+/// What nodeletd has to know after a pass.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pass {
+    pub(crate) desired: Desired,
+    /// Why the settings in use are the last good ones and not those that stand in the files; empty if they are.
+    pub(crate) settings_problems: Vec<String>,
+    /// Why this host may not be worked on with these settings.
+    pub(crate) refused: Option<String>,
+    /// Digest of the plan.
+    pub(crate) digest: String,
+    /// Conditions of all phases, in the plan's order.
+    pub(crate) health: Vec<PhaseHealth>,
+    /// Phases with a condition that does not hold.
+    pub(crate) failed: Vec<PhaseName>,
+    /// What a repair would restart.
+    pub(crate) restart_set: Vec<PhaseName>,
+    /// What the role has on the host, to be listened to.
+    pub(crate) interests: PassInterests,
+    /// Whether the ledger has anything of ours on this host that a clean would remove.
+    pub(crate) stands: bool,
+}
+
+/// Names of what a plan has on its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PassInterests {
+    pub(crate) containers: Vec<String>,
+    pub(crate) units: Vec<String>,
+    pub(crate) directories: Vec<PathBuf>,
+}
+
+impl PassInterests {
+    fn of(plan: &Plan, config: &Path) -> Self {
+        let mut containers = Vec::new();
+        let mut units = Vec::new();
+        let mut directories = BTreeSet::from([config.to_path_buf()]);
+        for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
+            let path = match &step.spec {
+                Spec::Container(container) => {
+                    containers.push(container.name.clone());
+                    None
+                }
+                Spec::Service(service) => {
+                    units.push(service.unit.clone());
+                    None
+                }
+                Spec::File(file) => Some(file.path.as_path()),
+                Spec::EnvFile(file) => Some(file.path.as_path()),
+                _ => None,
+            };
+            directories.extend(path.and_then(Path::parent).map(Path::to_path_buf));
+        }
+        Self {
+            containers,
+            units,
+            directories: directories.into_iter().collect(),
+        }
+    }
+}
+
+/// The settings that nodeletd itself acts on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Desired {
+    pub(crate) service_state: ServiceState,
+    pub(crate) node: String,
+    pub(crate) cluster_id: String,
+    pub(crate) loop_interval: Duration,
+    pub(crate) full_retry_count: u32,
+    pub(crate) use_cgroups: bool,
+    /// In percent of one CPU.
+    pub(crate) cpu_limit: u32,
+    pub(crate) debug: bool,
+}
+
+/// `KUBE_SERVICE_STATE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ServiceState {
+    /// The role is to be up.
+    True,
+    /// It is to be down.
+    False,
+    /// It is watched and left alone.
+    Ignore,
+}
+
+/// What checks are given to end after one has failed: enough for those that answer at all.
+const SETTLE: Duration = Duration::from_millis(500);
+
+impl Default for Desired {
+    /// Until the first good settings: watch, and touch nothing.
+    fn default() -> Self {
+        Self {
+            service_state: ServiceState::Ignore,
+            node: "none".to_owned(),
+            cluster_id: String::new(),
+            loop_interval: Duration::from_secs(60),
+            full_retry_count: 10,
+            use_cgroups: true,
+            cpu_limit: 40,
+            debug: false,
+        }
+    }
+}
+
+impl Desired {
+    fn of(settings: &KubeEnv) -> Self {
+        let text = |name: &str| {
+            settings
+                .get(name)
+                .map(ToString::to_string)
+                .unwrap_or_default()
+        };
+        let number = |name: &str, otherwise: u32| match settings.get(name) {
+            Some(Value::Integer(number)) => u32::try_from(*number).unwrap_or(otherwise),
+            _ => otherwise,
+        };
+        let flag = |name: &str| matches!(settings.get(name), Some(Value::Bool(true)));
+        let usual = Self::default();
+        Self {
+            service_state: match text("KUBE_SERVICE_STATE").as_str() {
+                "true" => ServiceState::True,
+                "false" => ServiceState::False,
+                _ => ServiceState::Ignore,
+            },
+            node: text("ROLE"),
+            cluster_id: text("CLUSTER_ID"),
+            loop_interval: match settings.get("LOOP_INTERVAL") {
+                Some(Value::Duration(interval)) => *interval,
+                _ => usual.loop_interval,
+            },
+            full_retry_count: number("FULL_RETRY_COUNT", usual.full_retry_count),
+            use_cgroups: flag("USE_CGROUPS"),
+            cpu_limit: number("CPU_LIMIT", usual.cpu_limit),
+            debug: flag("DEBUG"),
+        }
+    }
+}
+
+impl Pass {
+    /// Reads the settings, or takes the last good ones; plans; makes every check once.
+    ///
+    /// # Errors
+    /// There are no good settings at all, or the role cannot be planned with them.
+    pub(crate) async fn make(args: &RoleArgs, host: &LiveHost) -> Result<Self> {
+        let (settings, inputs, settings_problems) = match current(args, host).await {
+            Ok((settings, inputs)) => {
+                if let Err(error) = settled::keep(&settings) {
+                    tracing::warn!("the settings are not kept for bad times: {error:#}");
+                }
+                (settings, inputs, Vec::new())
+            }
+            Err(error) => {
+                let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
+                if let Some(refused) = error.downcast_ref::<Refused>() {
+                    problems.extend(refused.problems.iter().map(|p| p.trim_end().to_owned()));
+                }
+                // Settings that are not there any more are wrong settings like any other.
+                let Ok((settings, inputs)) = last_good(args, host).await else {
+                    return Err(error);
+                };
+                (settings, inputs, problems)
+            }
+        };
+        let refused = Identity::recorded()?
+            .and_then(|stands| stands.changed_by(&inputs.identity))
+            .map(|changed| changed.to_string());
+        let unheard = Recording::default();
+        let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+        let health = runner.check_until_failed(SETTLE).await;
+        let failed = failed_phases(&health);
+        let live = Ledger::live_in(&Ledger::read(host).await?);
+        Ok(Self {
+            desired: Desired::of(&settings),
+            settings_problems,
+            refused,
+            digest: inputs.plan.digest(),
+            interests: PassInterests::of(&inputs.plan, &args.config),
+            restart_set: restart_set(&inputs.plan, &failed),
+            failed: failed.into_iter().collect(),
+            health,
+            stands: live.iter().any(|live| !live.keep),
+        })
+    }
+}
+
+async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
+    let settings = inputs::settings(args, host).await?;
+    let inputs = inputs::from_settings(args, settings.clone(), host).await?;
+    Ok((settings, inputs))
+}
+
+async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
+    let args = RoleArgs {
+        role: args.role.clone(),
+        config: settled::path(),
+        facts: None,
+        json: args.json,
+        settled: true,
+    };
+    current(&args, host).await
+}

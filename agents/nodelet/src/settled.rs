@@ -1,0 +1,80 @@
+//! The last settings that were good: complete, in one file of ours, for the time when somebody writes wrong ones.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use engine::env::{KubeEnv, Source, Value};
+use engine::exec::STATE;
+
+/// Bound on the file.
+const LIMIT: u64 = 1024 * 1024;
+
+/// Where they are kept; for `--config`, together with `--settled`.
+pub(crate) fn path() -> PathBuf {
+    PathBuf::from(STATE).join("settings.yaml")
+}
+
+/// Keeps these settings; does nothing if they are kept already. The file holds secrets, and root alone reads it.
+pub(crate) fn keep(settings: &KubeEnv) -> Result<()> {
+    let text = render(settings);
+    if daemon::files::read(&path(), LIMIT)
+        .ok()
+        .flatten()
+        .as_deref()
+        == Some(text.as_bytes())
+    {
+        return Ok(());
+    }
+    std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
+    daemon::files::replace(&path(), text.as_bytes(), 0o600)
+}
+
+/// Whatever somebody has decided; defaults stay free to change with a new release.
+fn render(settings: &KubeEnv) -> String {
+    let decided = settings
+        .iter()
+        .filter(|(name, _)| !matches!(settings.source_of(name), Some(Source::Default) | None));
+    decided
+        .map(|(name, value)| {
+            let text = match value {
+                Value::Secret(secret) => secret.expose().to_owned(),
+                value => value.to_string(),
+            };
+            // A JSON string is a YAML string that no reader takes for a number or a truth value.
+            format!("{name}: {}\n", serde_json::Value::from(text))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_settings_read_back_as_they_were() {
+        let pairs = [
+            ("ROLE", "master"),
+            ("MASTER_IP", "10.0.0.1"),
+            ("LOOP_INTERVAL", "90s"),
+            ("API_SERVER_FLAGS", "--a=1,2,--b=\"x\""),
+            ("DOCKERHUB_ID", "me"),
+            ("DOCKERHUB_PASSWORD", "it's a \"secret\": #1"),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let text = render(&settings);
+        assert!(
+            !text.contains("FULL_RETRY_COUNT"),
+            "a default is not kept: {text}"
+        );
+        let file = ("settings.yaml".to_owned(), text.into_bytes());
+        let again = KubeEnv::resolve(vec![file]).expect("they are read back");
+        for ((name, was), (_, is)) in settings.iter().zip(again.iter()) {
+            let expose = |value: &Value| match value {
+                Value::Secret(secret) => secret.expose().to_owned(),
+                value => value.to_string(),
+            };
+            assert_eq!(expose(was), expose(is), "{name}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Small files that survive a crash whole or not at all.
+
+use std::fs::{File, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Writes `content` to a temporary file beside `path`, with these permissions, and renames it over `path` once it is on
+/// disk. Whoever opens `path` sees the old content or the new, never a part.
+///
+/// # Errors
+/// The directory is not there, is not writable, or has no room; `path` is as before.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let directory = path.parent().context("write a file without a directory")?;
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempfile_in(directory)?;
+        file.write_all(content)?;
+        file.as_file()
+            .set_permissions(Permissions::from_mode(mode))?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        File::open(directory)?.sync_all()
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+/// Reads a file of at most `limit` bytes; `None` if it is not there.
+///
+/// # Errors
+/// It cannot be read, or is larger.
+pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+    };
+    let mut content = Vec::new();
+    file.take(limit + 1)
+        .read_to_end(&mut content)
+        .with_context(|| format!("read {}", path.display()))?;
+    if content.len() as u64 > limit {
+        bail!("read {}: it is larger than {limit} bytes", path.display());
+    }
+    Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_with_its_permissions() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state.json");
+        replace(&path, b"one", 0o640).expect("it is written");
+        replace(&path, b"two", 0o600).expect("it is written again");
+        assert_eq!(read(&path, 3).expect("it is read"), Some(b"two".to_vec()));
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let left: Vec<_> = directory.path().read_dir().expect("a listing").collect();
+        assert_eq!(left.len(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_and_what_is_not_there_is_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("large");
+        assert_eq!(read(&path, 1).expect("no file is no error"), None);
+        replace(&path, b"four", 0o600).expect("it is written");
+        assert!(read(&path, 3).is_err());
+    }
+}
