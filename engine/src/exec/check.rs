@@ -122,7 +122,7 @@ impl Runner<'_> {
         let end = async {
             // The sender lives as long as this future.
             let _ = seen.wait_for(|failed| !failed.is_empty()).await;
-            tokio::time::sleep(settle).await;
+            self.host.pause(settle).await;
             let causes: BTreeSet<PhaseName> = seen
                 .borrow()
                 .iter()

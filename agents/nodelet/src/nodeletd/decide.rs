@@ -60,7 +60,7 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
             if waited < pause && !s.hurry {
                 return Action::Wait(pause - waited);
             }
-            if (s.attempts + 1) % s.desired.full_retry_count == 0 {
+            if (s.attempts + 1).is_multiple_of(s.desired.full_retry_count) {
                 Action::CleanAndApply
             } else {
                 Action::Repair
