@@ -151,7 +151,7 @@ impl Before {
     }
 }
 
-/// A container of somebody else.
+/// A container of ours that the ledger knows nothing of: one of somebody else with our name is refused.
 fn container(image: &str) -> ContainerConfig {
     ContainerConfig {
         name: "app".to_owned(),
@@ -165,7 +165,10 @@ fn container(image: &str) -> ContainerConfig {
         capabilities: Vec::new(),
         user: String::new(),
         restart: RestartPolicy::UnlessStopped,
-        labels: BTreeMap::from([("app".to_owned(), "theirs".to_owned())]),
+        labels: BTreeMap::from([
+            ("app".to_owned(), "theirs".to_owned()),
+            ("pf9.io/owner".to_owned(), "nodelet".to_owned()),
+        ]),
     }
 }
 

@@ -90,8 +90,8 @@ pub fn command_line() -> ExitCode {
             Command::Why(args) => commands::why(args).await,
         }
     });
-    // A call that cannot be cancelled must not hold up the end.
-    runtime.shutdown_background();
+    // A call that cannot be cancelled must not hold up the end for long; threads that can end are waited for.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {

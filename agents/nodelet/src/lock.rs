@@ -28,6 +28,8 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // What a link points to is not ours to write to.
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
             .open(PATH)
             .with_context(|| format!("open the lock {PATH}"))?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -1,4 +1,6 @@
-//! SIGINT and SIGTERM ask a run to end at its next safe point; a second one is not needed and not heard.
+//! SIGINT, SIGTERM and SIGHUP ask a run to end at its next safe point; a second one is not needed and not heard.
+
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,14 +11,21 @@ pub(crate) fn cancel_on_signal() -> Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    // A terminal that went away asks as well: a host is not left in the middle of a step.
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let asked = token.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
-        eprintln!("nodelet: asked to end; finishing the step at hand");
         asked.cancel();
+        // The terminal may be what went away.
+        let _ = writeln!(
+            std::io::stderr(),
+            "nodelet: asked to end; finishing the step at hand"
+        );
     });
     Ok(token)
 }

@@ -10,7 +10,7 @@ use super::event::{Event, Outcome, Verb};
 use super::session::Session;
 use super::step::{Done, millis};
 use crate::ledger::Ledger;
-use crate::plan::{PlannedPhase, PlannedStep};
+use crate::plan::{PhaseName, PlannedPhase, PlannedStep};
 use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
 
 /// Whether `on_stop` steps are carried out.
@@ -64,6 +64,7 @@ impl Runner<'_> {
 
     async fn stop_but(&self, running: &BTreeSet<String>, lanes: Lanes) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
+        let begun = self.begun().await?;
         let started = self.host.elapsed();
         let mut phases = self.selection.phases(self.plan);
         phases.reverse();
@@ -86,7 +87,9 @@ impl Runner<'_> {
                 phase: phase.name.clone(),
                 about: phase.about.clone(),
             });
-            let (ended, failed) = self.stop_phase(phase, &session, running, lanes).await;
+            let (ended, failed) = self
+                .stop_phase(phase, &session, running, &begun, lanes)
+                .await;
             stopped += ended;
             let one = if failed {
                 Outcome::Failed
@@ -114,16 +117,73 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
+    /// Phases of which the ledger has something on this host that a clean would take.
+    async fn begun(&self) -> ResourceResult<BTreeSet<PhaseName>> {
+        let records = Ledger::read(self.host).await?;
+        let live = Ledger::live_in(&records).into_iter();
+        Ok(live
+            .filter(|live| !live.keep)
+            .map(|live| live.phase)
+            .collect())
+    }
+
+    /// Whether this host has anything of the role: the ledger says so, or, where it was lost, what runs.
+    pub async fn stands(&self) -> bool {
+        let begun = self.begun().await.unwrap_or_default();
+        for phase in &self.plan.phases {
+            if self.has_begun(phase, &begun).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a phase has anything on this host that is ours: what it would end otherwise is somebody else's.
+    ///
+    /// The ledger says so. Where it was lost, our label on a container does, or a unit whose file the plan brings.
+    async fn has_begun(&self, phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
+        if phase.steps.is_empty() {
+            return !begun.is_empty();
+        }
+        if begun.contains(&phase.name) {
+            return true;
+        }
+        let brought = |unit: &str| {
+            phase.steps.iter().any(|step| {
+                matches!(&step.spec, Spec::File(file) if file.unit
+                    && file.path.file_name().is_some_and(|name| name == unit))
+            })
+        };
+        for step in &phase.steps {
+            let ours = match &step.spec {
+                Spec::Container(container) => container.stands(self.host).await,
+                Spec::Service(service) => {
+                    brought(&service.unit)
+                        && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.loaded)
+                }
+                _ => false,
+            };
+            if ours {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Steps in reverse, then what the script adds.
     async fn stop_phase(
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
         running: &BTreeSet<String>,
+        begun: &BTreeSet<PhaseName>,
         lanes: Lanes,
     ) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
+        if !self.has_begun(phase, begun).await {
+            return (0, false);
+        }
         let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
         for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
             let cx = Context {

@@ -150,6 +150,20 @@ impl std::fmt::Display for Verdict {
 }
 
 impl Requirement {
+    /// Whether a host that met it does not meet it any more once the role is on it: the role itself listens on the ports,
+    /// runs containers, has routes and takes room.
+    #[must_use]
+    pub fn ends_with_the_role(&self) -> bool {
+        matches!(
+            self,
+            Self::PortsFree(_)
+                | Self::NoForeignRuntime
+                | Self::NoEarlierCluster
+                | Self::CidrsDisjoint { .. }
+                | Self::MinDisk { .. }
+        )
+    }
+
     /// Judges the facts.
     #[must_use]
     pub fn check(&self, facts: &Facts) -> Verdict {

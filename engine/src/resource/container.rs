@@ -75,6 +75,18 @@ impl Resource for ContainerSpec {
             Ok(_) => cx.host.container(&self.name).await?,
             Err(_) => None,
         };
+        if let Some(state) = state.as_ref().filter(|state| !is_ours(state)) {
+            return Err(ResourceError::Unmet {
+                what: format!(
+                    "use the name {} for a container: one of {} has it that is not ours",
+                    self.name, state.image
+                ),
+                next: format!(
+                    "give that container another name (`docker rename {0} {0}-old`) or remove it",
+                    self.name
+                ),
+            });
+        }
         let desired = self.config(cx).await.map_err(|error| error.to_string());
         Ok(Observed {
             state,
@@ -171,7 +183,9 @@ impl Resource for ContainerSpec {
         if cx.host.container_engine().await.is_err() {
             return Ok(false);
         }
-        let running = cx.host.container(&self.name).await?.is_some();
+        let state = cx.host.container(&self.name).await?;
+        // Somebody else's of the same name is not ours to end.
+        let running = state.is_some_and(|state| is_ours(&state));
         if running {
             // Removed, not only stopped: a restart policy must not bring it back with the engine.
             cx.host.stop_container(&self.name, GRACE).await?;
@@ -181,7 +195,17 @@ impl Resource for ContainerSpec {
     }
 }
 
+/// Whether we have made a container.
+fn is_ours(state: &ContainerState) -> bool {
+    state.labels.contains_key(OWNER_LABEL)
+}
+
 impl ContainerSpec {
+    /// Whether a container of ours has this name.
+    pub(crate) async fn stands(&self, host: &dyn Host) -> bool {
+        matches!(host.container(&self.name).await, Ok(Some(state)) if is_ours(&state))
+    }
+
     /// The whole configuration, with environment files read and the digest in place.
     async fn config(&self, cx: &Context<'_>) -> ResourceResult<ContainerConfig> {
         let mut env = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! `nodelet clean`: the host as it was before the role came.
 
 use anyhow::{Result, bail};
-use engine::exec::{self, EventSink, Outcome, Runner};
+use engine::exec::{self, EventSink, Outcome, Recording, Runner, STATE};
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 
@@ -26,6 +26,10 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     let live = Ledger::live_in(&Ledger::read(&host).await?);
     if live.iter().any(|live| !live.keep) {
         stop(&args.role, &host, sink.as_ref(), &cancel).await;
+    } else if stands(&args.role, &host).await {
+        bail!(
+            "clean this host: the role runs here, but the ledger ({STATE}/ledger.jsonl) that says what was here before it is lost or empty; bring it back from a backup, or end what runs with `nodelet stop` and remove the rest by hand"
+        );
     }
     let outcome = exec::clean(&host, sink.as_ref(), &cancel, args.purge).await?;
     if outcome == Outcome::Cleaned && args.purge {
@@ -33,6 +37,18 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
         Identity::forget()?;
     }
     Ok(exit(outcome))
+}
+
+/// Whether the role runs on this host whatever the ledger says. Without good settings nobody can tell; there is nothing to
+/// clean from either.
+async fn stands(args: &RoleArgs, host: &LiveHost) -> bool {
+    let Ok(inputs) = inputs::read(args, host).await else {
+        return false;
+    };
+    let unheard = Recording::default();
+    Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard)
+        .stands()
+        .await
 }
 
 /// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,

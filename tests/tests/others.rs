@@ -1,0 +1,129 @@
+//! What is on a host and not ours: it is not ended, not replaced, not removed, whatever its name.
+
+use std::collections::BTreeMap;
+
+use behaviour::{Bringup, block_on};
+use engine::exec::Outcome;
+use engine::facts::Listener;
+use engine::host::fake::FakeHost;
+use engine::host::{ContainerConfig, Containers as _, Files as _, RestartPolicy};
+
+/// A host with docker, where somebody runs containers with the names that the role uses.
+fn inhabited(bringup: &Bringup) -> FakeHost {
+    let host = bringup.bare_host();
+    host.meddle(|world| world.image("somebody/else:1"));
+    for name in ["etcd", "proxy"] {
+        let theirs = ContainerConfig {
+            name: name.to_owned(),
+            image: "somebody/else:1".to_owned(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            mounts: Vec::new(),
+            host_network: false,
+            host_pid: false,
+            privileged: false,
+            capabilities: Vec::new(),
+            user: String::new(),
+            restart: RestartPolicy::No,
+            labels: BTreeMap::new(),
+        };
+        block_on(host.create_container(&theirs)).expect("it is made");
+        block_on(host.start_container(name)).expect("it is started");
+    }
+    host
+}
+
+#[test]
+fn a_stop_on_a_host_that_never_had_the_role_ends_nothing() {
+    let bringup = Bringup::of("cp-1");
+    let host = inhabited(&bringup);
+    let run = bringup.stop(&host);
+    assert_eq!(run.outcome, Outcome::Stopped, "{}", run.text());
+    for name in ["etcd", "proxy"] {
+        let state = block_on(host.container(name)).expect("docker answers");
+        assert!(
+            state.is_some_and(|state| state.running),
+            "{name}: {}",
+            run.text()
+        );
+    }
+}
+
+#[test]
+fn a_container_of_somebody_else_is_not_replaced() {
+    let bringup = Bringup::of("cp-1");
+    let host = inhabited(&bringup);
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed);
+    let told = run.text();
+    for wanted in [
+        "✗ etcd failed at phases/etcd.rhai:",
+        "that is not ours",
+        "docker rename etcd etcd-old",
+    ] {
+        assert!(told.contains(wanted), "`{wanted}` is missing in {told}");
+    }
+    let state = block_on(host.container("etcd")).expect("docker answers");
+    assert_eq!(state.expect("it is there").image, "somebody/else:1");
+}
+
+#[test]
+fn a_stop_after_a_partial_apply_leaves_what_the_rest_would_have_used() {
+    let bringup = Bringup::of("cp-1");
+    let host = inhabited(&bringup);
+    block_on(host.stop_container("etcd", std::time::Duration::ZERO)).expect("it stops");
+    block_on(host.remove_container("etcd")).expect("it goes");
+    let etcd = bringup
+        .plan
+        .phases
+        .iter()
+        .position(|p| p.name.as_str() == "etcd");
+    for phase in &bringup.plan.phases[..=etcd.expect("a phase")] {
+        let run = bringup.apply_phase(&host, phase);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    }
+    assert_eq!(bringup.stop(&host).outcome, Outcome::Stopped);
+    let container = |name: &str| block_on(host.container(name));
+    let ours = container("etcd");
+    assert!(!matches!(ours, Ok(Some(_))), "ours is ended: {ours:?}");
+    // docker was ended, for the role has configured it; what it keeps is still theirs.
+    block_on(engine::host::Services::start_unit(&host, "docker.service")).expect("it starts");
+    assert!(container("proxy").expect("docker answers").is_some());
+}
+
+#[test]
+fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lost() {
+    let bringup = Bringup::of("cp-1");
+    for lost in [
+        &["/var/opt/pf9/nodelet/preflight.json"][..],
+        &[
+            "/var/opt/pf9/nodelet/preflight.json",
+            "/var/opt/pf9/nodelet/ledger.jsonl",
+        ],
+    ] {
+        let host = bringup.bare_host();
+        assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+        for path in lost {
+            block_on(host.remove(path.as_ref())).expect("it is there");
+        }
+        // What the host is like now: its ports are taken, by us.
+        let mut facts = bringup.facts.clone();
+        facts.listening.get_or_insert_default().push(Listener {
+            address: "::".parse().expect("an address"),
+            port: 443,
+            program: Some("kube-apiserver".to_owned()),
+        });
+        let stands = Bringup {
+            plan: bringup.plan.clone(),
+            facts,
+        };
+        let run = stands.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{lost:?}: {}", run.text());
+        let fresh = stands.apply(&bringup.bare_host());
+        assert_eq!(
+            fresh.outcome,
+            Outcome::Refused,
+            "somebody else has the port there"
+        );
+    }
+}
