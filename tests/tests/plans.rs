@@ -170,15 +170,19 @@ fn a_plan_is_the_same_bytes_wherever_it_is_made() {
     assert_eq!(plan, Case::named("cp-1").planned());
 }
 
+/// 40 MiB is the bound of the program as it is shipped, which `cargo xtask bench` measures (docs/benchmarks.md: 20.5 MB). A debug
+/// build is many times as large, and the pages of it that are touched count as well.
+const PEAK: u64 = if cfg!(debug_assertions) { 64 } else { 40 } * 1024;
+
 #[test]
-fn planning_takes_at_most_40_megabytes() {
+fn planning_takes_little_memory() {
     let peak = Program::for_cp_1("plan", &["--json"]).peak_memory();
     let started = Instant::now();
     let answer = Program::for_cp_1("plan", &["--json"]).answer();
     // Time depends on the machine: it is told and not judged.
     println!("nodelet plan: {:?}, {peak} KiB at most", started.elapsed());
     assert_eq!(answer.code, 0, "{}", answer.err);
-    assert!(peak <= 40 * 1024, "{peak} KiB");
+    assert!(peak <= PEAK, "{peak} KiB, bound {PEAK}");
 }
 
 /// Every phase as a review reads it.
