@@ -1,6 +1,6 @@
 //! What a host may not change while it stands: of which cluster it is, as what, and in which networks.
 //!
-//! Written down when a role is first brought to a host, and removed with the role's last data. Every command that
+//! Written down after the first run that was not refused, and removed with the role's last data. Every command that
 //! changes the host compares first, so a wrong setting is refused before anything is touched.
 
 use std::collections::BTreeMap;

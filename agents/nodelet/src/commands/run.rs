@@ -24,21 +24,12 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     );
     runner.selection = args.phases.selection();
     runner.cancel = signals::cancel_on_signal()?;
-    let fresh = begin(&inputs)?;
     let outcome = runner.apply().await?;
-    if fresh && outcome == Outcome::Refused {
-        Identity::forget()?;
+    // After the run: a host that is refused is not touched, not even for this.
+    if outcome != Outcome::Refused && Identity::recorded()?.is_none() {
+        inputs.identity.write()?;
     }
     Ok(exit(outcome))
-}
-
-/// Writes down what this host is from now on; true if it was not written down before.
-fn begin(inputs: &Inputs) -> Result<bool> {
-    if Identity::recorded()?.is_some() {
-        return Ok(false);
-    }
-    inputs.identity.write()?;
-    Ok(true)
 }
 
 pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
