@@ -1,32 +1,22 @@
 //! `nodelet repair`: what nodeletd does about a host that is not as it should be, for people.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use engine::exec::{Recording, Runner, Selection, failed_phases, restart_set};
 use engine::host::live::LiveHost;
 
-use super::run::{exit, unchanged};
+use super::run::{exit, prepare};
 use super::say;
 use crate::cli::RepairArgs;
 use crate::exit::Exit;
-use crate::lock::Lock;
-use crate::{inputs, output, signals};
+use crate::{output, signals};
 
 pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
-    if args.role.facts.is_some() {
-        bail!("repair a host that a file describes: --facts is for `nodelet plan`");
-    }
-    if !nix::unistd::Uid::effective().is_root() {
-        bail!("repair this host: only root can; try again with sudo");
-    }
-    let _lock = Lock::take("repair")?;
     let host = LiveHost::new();
-    let inputs = inputs::read(&args.role, &host).await?;
     let named = Selection {
         only: args.phases.clone(),
         ..Selection::default()
     };
-    named.validate(&inputs.plan)?;
-    unchanged(&inputs)?;
+    let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
     let failed = if args.phases.is_empty() {
         let unheard = Recording::default();
         let runner = Runner::new(

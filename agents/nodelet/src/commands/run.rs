@@ -1,10 +1,10 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
 use anyhow::{Result, bail};
-use engine::exec::{Outcome, Runner};
+use engine::exec::{Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
 
-use crate::cli::RunArgs;
+use crate::cli::{RoleArgs, RunArgs};
 use crate::exit::Exit;
 use crate::identity::Identity;
 use crate::inputs::{self, Inputs};
@@ -13,7 +13,8 @@ use crate::{output, signals};
 
 pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let (inputs, _lock) = prepare("apply", args, &host).await?;
+    let selection = args.phases.selection();
+    let (inputs, _lock) = prepare("apply", &args.role, &selection, &host).await?;
     let sink = output::sink(args.role.json);
     let mut runner = Runner::new(
         &inputs.plan,
@@ -22,7 +23,7 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
         &inputs.secrets,
         sink.as_ref(),
     );
-    runner.selection = args.phases.selection();
+    runner.selection = selection;
     runner.cancel = signals::cancel_on_signal()?;
     let outcome = runner.apply().await?;
     // After the run: a host that is refused is not touched, not even for this.
@@ -34,7 +35,8 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
 
 pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let (inputs, _lock) = prepare("stop", args, &host).await?;
+    let selection = args.phases.selection();
+    let (inputs, _lock) = prepare("stop", &args.role, &selection, &host).await?;
     let sink = output::sink(args.role.json);
     let mut runner = Runner::new(
         &inputs.plan,
@@ -43,28 +45,33 @@ pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
         &inputs.secrets,
         sink.as_ref(),
     );
-    runner.selection = args.phases.selection();
+    runner.selection = selection;
     runner.cancel = signals::cancel_on_signal()?;
     Ok(exit(runner.stop().await?))
 }
 
 /// Everything that can be refused is refused here, before anything is touched.
-async fn prepare(verb: &str, args: &RunArgs, host: &LiveHost) -> Result<(Inputs, Lock)> {
-    if args.role.facts.is_some() {
-        bail!("{verb} to a host that a file describes: --facts is for `nodelet plan`");
+pub(super) async fn prepare(
+    verb: &str,
+    args: &RoleArgs,
+    selection: &Selection,
+    host: &LiveHost,
+) -> Result<(Inputs, Lock)> {
+    if args.facts.is_some() {
+        bail!("{verb} on a host that a file describes: --facts is for `nodelet plan`");
     }
     if !nix::unistd::Uid::effective().is_root() {
         bail!("{verb} a role: only root can; try again with sudo");
     }
     let lock = Lock::take(verb)?;
-    let inputs = inputs::read(&args.role, host).await?;
-    args.phases.selection().validate(&inputs.plan)?;
+    let inputs = inputs::read(args, host).await?;
+    selection.validate(&inputs.plan)?;
     unchanged(&inputs)?;
     Ok((inputs, lock))
 }
 
 /// Refuses settings that cannot change while the host stands.
-pub(super) fn unchanged(inputs: &Inputs) -> Result<()> {
+fn unchanged(inputs: &Inputs) -> Result<()> {
     if let Some(stands) = Identity::recorded()?
         && let Some(changed) = stands.changed_by(&inputs.identity)
     {
