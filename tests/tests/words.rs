@@ -19,6 +19,7 @@ const READ_LATER: &[(&str, &str)] = &[
     ("FULL_RETRY_COUNT", NODELETD),
     ("USE_CGROUPS", NODELETD),
     ("CPU_LIMIT", NODELETD),
+    ("METRICS_PORT", NODELETD),
     ("DEBUG", NODELETD),
     (
         "RUNTIME",

@@ -68,7 +68,7 @@ fn strings(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
 
-fn host(lab: &str, name: Option<&str>) -> Result<Host> {
+pub(crate) fn host(lab: &str, name: Option<&str>) -> Result<Host> {
     let lab = Lab::open(&Cache::locate()?, lab)?;
     match name {
         Some(name) => lab.host(name),

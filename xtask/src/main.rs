@@ -4,6 +4,7 @@
 mod bench;
 mod down;
 mod enter;
+mod fault;
 mod machine;
 mod measured;
 mod nodelet;
@@ -40,6 +41,9 @@ enum Command {
     Shell(enter::Shell),
     /// Run kubectl against a lab's cluster.
     Kubectl(enter::Kubectl),
+    /// Break a lab host on purpose, or open a shell there.
+    #[command(subcommand)]
+    Lab(fault::Lab),
     /// Run the checks and tests, stopping at the first that fails.
     #[command(alias = "ci")]
     Test(test::Arguments),
@@ -74,6 +78,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Status => status::run(),
         Command::Shell(arguments) => arguments.run(),
         Command::Kubectl(arguments) => arguments.run(),
+        Command::Lab(arguments) => arguments.run(),
         Command::Test(arguments) => test::run(arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),

@@ -23,7 +23,7 @@ pub(crate) enum Command {
     /// Show what an apply would change, and nothing else. Touches nothing.
     ///
     /// Exit codes: 0 nothing would change; 2 something would.
-    Diff(RunArgs),
+    Diff(DiffArgs),
     /// Bring this host to the role, phase by phase.
     Apply(RunArgs),
     /// Make every check once. Touches nothing.
@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Pause(PauseArgs),
     /// Let nodeletd go on.
     Resume,
+    /// Hand this node's pods over to others and take no new ones, for some time. Its own parts go on running.
+    ///
+    /// Afterwards, or at `nodelet resume`, nodeletd lets pods come back.
+    Drain(DrainArgs),
     /// Check, and restart the phases that failed and those that need them. Others are not touched.
     Repair(RepairArgs),
     /// One status pass, as nodeletd makes it.
@@ -135,6 +139,16 @@ pub(crate) struct PauseArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// How long nodeletd is to leave the node like that, for example 30m; at most 7 days.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
+    pub(crate) lasting: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PassArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
@@ -159,6 +173,16 @@ pub(crate) struct PlanArgs {
     /// What plan does anyway; with --json, one event per line.
     #[arg(long, requires = "facts", hide = true)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+
+    /// Make every check, and show what `nodelet repair` would stop and change, instead of what an apply would.
+    #[arg(long, conflicts_with_all = ["facts", "from", "to", "only"])]
+    pub(crate) repair: bool,
 }
 
 #[derive(Debug, Args)]

@@ -81,6 +81,7 @@ pub fn command_line() -> ExitCode {
             Command::Status(args) => commands::status(args).await,
             Command::Pause(args) => commands::pause(args).await,
             Command::Resume => commands::resume().await,
+            Command::Drain(args) => commands::drain(args).await,
             Command::Repair(args) => commands::repair(args).await,
             Command::Pass(args) => commands::pass(args).await,
             Command::Clean(args) => commands::clean(args).await,

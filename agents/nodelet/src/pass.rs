@@ -54,20 +54,18 @@ impl PassInterests {
         let mut units = Vec::new();
         let mut directories = BTreeSet::from([config.to_path_buf()]);
         for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
-            let path = match &step.spec {
-                Spec::Container(container) => {
-                    containers.push(container.name.clone());
-                    None
-                }
-                Spec::Service(service) => {
-                    units.push(service.unit.clone());
-                    None
-                }
-                Spec::File(file) => Some(file.path.as_path()),
-                Spec::EnvFile(file) => Some(file.path.as_path()),
-                _ => None,
-            };
-            directories.extend(path.and_then(Path::parent).map(Path::to_path_buf));
+            match &step.spec {
+                Spec::Container(container) => containers.push(container.name.clone()),
+                Spec::Service(service) => units.push(service.unit.clone()),
+                _ => {}
+            }
+            let files = step.spec.paths();
+            directories.extend(
+                files
+                    .iter()
+                    .filter_map(|file| file.parent())
+                    .map(Path::to_path_buf),
+            );
         }
         Self {
             containers,
@@ -88,6 +86,8 @@ pub(crate) struct Desired {
     pub(crate) use_cgroups: bool,
     /// In percent of one CPU.
     pub(crate) cpu_limit: u32,
+    /// On 127.0.0.1; 0 for none.
+    pub(crate) metrics_port: u16,
     pub(crate) debug: bool,
 }
 
@@ -117,6 +117,7 @@ impl Default for Desired {
             full_retry_count: 10,
             use_cgroups: true,
             cpu_limit: 40,
+            metrics_port: 0,
             debug: false,
         }
     }
@@ -151,6 +152,7 @@ impl Desired {
             full_retry_count: number("FULL_RETRY_COUNT", usual.full_retry_count),
             use_cgroups: flag("USE_CGROUPS"),
             cpu_limit: number("CPU_LIMIT", usual.cpu_limit),
+            metrics_port: u16::try_from(number("METRICS_PORT", 0)).unwrap_or(0),
             debug: flag("DEBUG"),
         }
     }

@@ -183,6 +183,8 @@ const TABLE: &[Key] = table! {
             "Run status checks in a cgroup with a CPU limit.";
         CPU_LIMIT: Integer { min: 1, max: 100 } => Value("40"),
             "That limit, in percent of one CPU.";
+        METRICS_PORT: Integer { min: 0, max: 65_535 } => Value("0"),
+            "Port on 127.0.0.1 for Prometheus; 0 for the unix socket alone.";
         DEBUG: Bool => Value("false"),
             "Log every observation.";
     }

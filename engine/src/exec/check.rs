@@ -66,6 +66,16 @@ impl PhaseHealth {
 
 /// Bound on one look.
 const BOUND: Duration = Duration::from_secs(10);
+/// After an answer that did not come, before it is asked for once more.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often something is asked before its silence counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Once,
+    /// For whoever acts on it: a busy moment is no failure.
+    Twice,
+}
 
 fn unknown(check: &PlannedCheck, reason: String) -> Condition {
     Condition {
@@ -100,12 +110,17 @@ impl Runner<'_> {
 
     /// The same for whoever wants to act on what fails: once a check does not hold, phases that the failed one does not
     /// come after are given `settle` more and then count as unknown. What hangs because something else is broken does not
-    /// keep that from being mended; what may be the cause is looked at to the end.
+    /// keep that from being mended; what may be the cause is looked at to the end. What does not answer is asked twice: one
+    /// busy moment of a server restarts nothing.
     pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
         self.look(Some(settle)).await
     }
 
     async fn look(&self, settle: Option<Duration>) -> Vec<PhaseHealth> {
+        let asked = match settle {
+            None => Asked::Once,
+            Some(_) => Asked::Twice,
+        };
         let phases = self.selection.phases(self.plan);
         let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
         let (failed, mut seen) = watch::channel(BTreeSet::new());
@@ -113,7 +128,7 @@ impl Runner<'_> {
             phases
                 .iter()
                 .zip(&looks)
-                .map(|(phase, look)| self.look_at(phase, look, &failed)),
+                .map(|(phase, look)| self.look_at(phase, look, asked, &failed)),
         );
         let Some(settle) = settle else {
             return all.await;
@@ -143,13 +158,14 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         look: &Look,
+        asked: Asked,
         failed: &watch::Sender<BTreeSet<PhaseName>>,
     ) -> PhaseHealth {
         let mut conditions = Vec::new();
         if phase.skipped.is_none() {
             for check in &phase.checks {
                 let condition = tokio::select! {
-                    condition = self.condition(phase, check) => condition,
+                    condition = self.confirmed(phase, check, asked) => condition,
                     () = look.cut.cancelled() => {
                         unknown(check, "not looked at to the end: something else failed".to_owned())
                     }
@@ -167,6 +183,20 @@ impl Runner<'_> {
             skipped: phase.skipped.clone(),
             conditions,
         }
+    }
+
+    async fn confirmed(
+        &self,
+        phase: &PlannedPhase,
+        check: &PlannedCheck,
+        asked: Asked,
+    ) -> Condition {
+        let condition = self.condition(phase, check).await;
+        if asked == Asked::Once || condition.status != Status::False || !check.probe.asks() {
+            return condition;
+        }
+        self.host.pause(AGAIN).await;
+        self.condition(phase, check).await
     }
 
     async fn condition(&self, phase: &PlannedPhase, check: &PlannedCheck) -> Condition {

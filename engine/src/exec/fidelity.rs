@@ -2,7 +2,7 @@
 //!
 //! Both are event streams, of a dry run and of an apply. A step agrees when both say the same action and, for a file
 //! whose content may be shown, the same content. A step that the prediction called known after apply agrees with
-//! nothing. `command` steps are counted apart: nobody can tell beforehand what a program will do.
+//! nothing. In a restart, what a step's thing is stopped is compared by itself, beside what becomes of it. `command` steps are counted apart: nobody can tell beforehand what a program will do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +26,8 @@ pub enum Seen {
         #[serde(skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
     },
+    /// What it runs is ended, before anything is begun again.
+    Stopped,
     /// It is known after apply.
     Unknown,
 }
@@ -35,6 +37,7 @@ impl std::fmt::Display for Seen {
         match self {
             Self::Unchanged => f.write_str("unchanged"),
             Self::Unknown => f.write_str("known after apply"),
+            Self::Stopped => f.write_str("stopped"),
             Self::Changed { action, digest } => {
                 f.write_str(action.participle())?;
                 match digest {
@@ -88,7 +91,7 @@ impl Fidelity {
     #[must_use]
     pub fn of(predicted: &[Event], done: &[Event]) -> Self {
         let (predicted, done) = (seen(predicted), seen(done));
-        let all: BTreeSet<&StepId> = predicted.keys().chain(done.keys()).collect();
+        let all: BTreeSet<&(StepId, Part)> = predicted.keys().chain(done.keys()).collect();
         let mut fidelity = Self {
             steps: 0,
             predicted: 0,
@@ -97,8 +100,9 @@ impl Fidelity {
             commands: (0, 0),
         };
         let changes = |seen: Option<&Seen>| seen.is_some_and(|seen| *seen != Seen::Unchanged);
-        for step in all {
-            let (is, should) = (predicted.get(step), done.get(step));
+        for part in all {
+            let (is, should) = (predicted.get(part), done.get(part));
+            let (step, _) = part;
             if step.kind() == Some("command") {
                 fidelity.commands.0 += 1;
                 fidelity.commands.1 += usize::from(is == should);
@@ -167,15 +171,26 @@ fn share(part: usize, whole: usize) -> f64 {
     100.0 * count(part) / count(whole)
 }
 
-/// What a stream says of each step: the first thing it says.
-fn seen(events: &[Event]) -> BTreeMap<StepId, Seen> {
+/// Of a restart, which half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Stop,
+    Start,
+}
+
+/// What a stream says of each step: the first thing it says of its stop, and of what comes then.
+fn seen(events: &[Event]) -> BTreeMap<(StepId, Part), Seen> {
     let mut all = BTreeMap::new();
     for event in events {
-        let (step, seen) = match event {
-            Event::StepUnchanged { step, .. } => (step, Seen::Unchanged),
-            Event::StepChanging { step, change, .. } if change.unknown => (step, Seen::Unknown),
+        let (step, part, seen) = match event {
+            Event::StepStopped { step, .. } => (step, Part::Stop, Seen::Stopped),
+            Event::StepUnchanged { step, .. } => (step, Part::Start, Seen::Unchanged),
+            Event::StepChanging { step, change, .. } if change.unknown => {
+                (step, Part::Start, Seen::Unknown)
+            }
             Event::StepChanging { step, change, .. } => (
                 step,
+                Part::Start,
                 Seen::Changed {
                     action: change.action,
                     digest: change.digest.clone(),
@@ -183,7 +198,7 @@ fn seen(events: &[Event]) -> BTreeMap<StepId, Seen> {
             ),
             _ => continue,
         };
-        all.entry(step.clone()).or_insert(seen);
+        all.entry((step.clone(), part)).or_insert(seen);
     }
     all
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::{PhaseHealth, Status};
 use super::event::{Outcome, Verb};
-use super::{Runner, Selection};
+use super::{Mode, Runner, Selection};
 use crate::plan::{Graph, PhaseName, Plan};
 use crate::resource::ResourceResult;
 
@@ -52,14 +52,30 @@ impl Runner<'_> {
     ///
     /// # Cancel safety
     /// As [`Runner::apply`].
-    pub async fn restart(mut self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
+    pub async fn restart(self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
+        self.stop_and_start(phases, Mode::Apply).await
+    }
+
+    /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`].
+    ///
+    /// # Errors
+    /// The simulated host failed.
+    pub async fn dry_restart(self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
+        self.stop_and_start(phases, Mode::DryRun).await
+    }
+
+    async fn stop_and_start(mut self, phases: &[PhaseName], mode: Mode) -> ResourceResult<Outcome> {
         self.selection = Selection {
             only: phases.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
-        match self.quiesce().await? {
+        let verb = match mode {
+            Mode::Apply => Verb::Restart,
+            Mode::DryRun => Verb::DryRun,
+        };
+        match self.quiesce(mode).await? {
             Outcome::Interrupted => Ok(Outcome::Interrupted),
-            _ => self.run(Verb::Restart, super::Mode::Apply).await,
+            _ => self.run(verb, mode).await,
         }
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use std::sync::Mutex;
 
-use super::Runner;
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
 use super::session::Session;
 use super::step::{Done, millis};
+use super::{Mode, Runner};
 use crate::ledger::Ledger;
 use crate::plan::{PhaseName, PlannedPhase, PlannedStep};
 use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
@@ -29,7 +29,8 @@ impl Runner<'_> {
     /// # Errors
     /// The run could not be written down; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
-        self.stop_but(&BTreeSet::new(), Lanes::Run).await
+        let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
+        self.stop_but(&session, &BTreeSet::new(), Lanes::Run).await
     }
 
     /// The stop before a clean: units that ran before us go on running, for the clean needs them and what they run is
@@ -54,16 +55,26 @@ impl Runner<'_> {
             })
             .filter(|unit| !ours.contains(unit))
             .collect();
-        self.stop_but(&theirs, Lanes::Run).await
-    }
-
-    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out.
-    pub(super) async fn quiesce(&self) -> ResourceResult<Outcome> {
-        self.stop_but(&BTreeSet::new(), Lanes::Skip).await
-    }
-
-    async fn stop_but(&self, running: &BTreeSet<String>, lanes: Lanes) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
+        self.stop_but(&session, &theirs, Lanes::Run).await
+    }
+
+    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. A dry run of it is played on
+    /// a simulated host and written down nowhere.
+    pub(super) async fn quiesce(&self, mode: Mode) -> ResourceResult<Outcome> {
+        let session = match mode {
+            Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
+            Mode::DryRun => Session::simulated(),
+        };
+        self.stop_but(&session, &BTreeSet::new(), Lanes::Skip).await
+    }
+
+    async fn stop_but(
+        &self,
+        session: &Session<'_>,
+        running: &BTreeSet<String>,
+        lanes: Lanes,
+    ) -> ResourceResult<Outcome> {
         let begun = self.begun().await?;
         let started = self.host.elapsed();
         let mut phases = self.selection.phases(self.plan);
@@ -88,7 +99,7 @@ impl Runner<'_> {
                 about: phase.about.clone(),
             });
             let (ended, failed) = self
-                .stop_phase(phase, &session, running, &begun, lanes)
+                .stop_phase(phase, session, running, &begun, lanes)
                 .await;
             stopped += ended;
             let one = if failed {

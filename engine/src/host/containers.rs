@@ -81,6 +81,8 @@ pub struct ContainerState {
     pub restarts: u64,
     /// Image reference it was made from.
     pub image: String,
+    /// Whether it shares the host's network.
+    pub host_network: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -88,7 +90,7 @@ pub struct ContainerState {
 /// An image as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageState {
-    /// Content id (`sha256:…`).
+    /// Content id (`sha256:…`); empty of one that a dry run would load.
     pub id: String,
 }
 

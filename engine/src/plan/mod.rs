@@ -291,6 +291,29 @@ pub enum Probe {
     AsPlanned,
 }
 
+impl Probe {
+    /// Whether it asks something for an answer, which may fail to come for a moment, rather than how something stands.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        match self {
+            Self::Https { .. }
+            | Self::Tcp(_)
+            | Self::Run { .. }
+            | Self::ContainerEngine
+            | Self::PodRunning { .. }
+            | Self::NodeReady { .. }
+            | Self::ObjectExists { .. } => true,
+            Self::FileExists(_)
+            | Self::ServiceActive(_)
+            | Self::ContainerRunning(_)
+            | Self::LinkUp(_)
+            | Self::AddressHeld(_)
+            | Self::CertificatesValid { .. }
+            | Self::AsPlanned => false,
+        }
+    }
+}
+
 /// Durations as text with units (`1m 30s`), which is the same in every locale.
 mod duration_text {
     use std::time::Duration;

@@ -169,6 +169,10 @@ impl<'a> Review<'a> {
                     page.changes += 1;
                     page.body.push_str(&one(step, &span.to_string(), change));
                 }
+                Event::StepStopped { .. } | Event::StopFailed { .. } => {
+                    page.changes += 1;
+                    page.body.push_str(&render(event, DETAIL));
+                }
                 Event::CheckPlanned { check, .. } => page.checks.push(check.clone()),
                 Event::PhaseFailed { .. } => page.body.push_str(&render(event, DETAIL)),
                 Event::PhaseFinished { phase, .. } => {

@@ -22,6 +22,8 @@ use crate::plan::Value;
 const DIGEST_LABEL: &str = "pf9.io/digest";
 /// Label that marks containers as ours.
 const OWNER_LABEL: &str = "pf9.io/owner";
+/// Content id of the image that it was made from.
+const IMAGE_LABEL: &str = "pf9.io/image";
 /// How long a container may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -111,6 +113,8 @@ impl Resource for ContainerSpec {
                     change = change.with("image", &state.image, &desired.image);
                 } else if state.labels.get(DIGEST_LABEL) != desired.labels.get(DIGEST_LABEL) {
                     change = change.with("configuration or inputs", "other", "as planned");
+                } else if other_image(state, desired) {
+                    change = change.with("image", "an older one", &desired.image);
                 }
             }
         }
@@ -200,6 +204,13 @@ fn is_ours(state: &ContainerState) -> bool {
     state.labels.contains_key(OWNER_LABEL)
 }
 
+/// Whether another image has the reference now: a new image under the same name is a new container, too. One that was
+/// deleted under a running container takes nothing from it, and one that a dry run would load has no id yet.
+fn other_image(state: &ContainerState, desired: &ContainerConfig) -> bool {
+    let now = desired.labels.get(IMAGE_LABEL);
+    now.is_some() && now != state.labels.get(IMAGE_LABEL)
+}
+
 impl ContainerSpec {
     /// Whether a container of ours has this name.
     pub(crate) async fn stands(&self, host: &dyn Host) -> bool {
@@ -242,13 +253,14 @@ impl ContainerSpec {
             })?,
         );
         hash.update(inputs::digest(cx.host, &self.inputs).await?);
-        // A new image under the same reference is a new container, too.
-        if let Ok(Some(image)) = cx.host.image(&self.image).await {
-            hash.update(image.id);
-        }
         config
             .labels
             .insert(DIGEST_LABEL.to_owned(), crate::plan::hex(&hash.finalize()));
+        if let Ok(Some(image)) = cx.host.image(&self.image).await
+            && !image.id.is_empty()
+        {
+            config.labels.insert(IMAGE_LABEL.to_owned(), image.id);
+        }
         Ok(config)
     }
 }

@@ -1,50 +1,85 @@
-//! A network link that something else makes, and that has to go when it is no longer wanted.
+//! A network link that something else makes: it has to go when it is no longer wanted, or pods have to be made anew that
+//! lost theirs.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use super::{Action, Change, Context, Receipt, Resource, ResourceResult, pods};
+use crate::host::ContainerState;
 
-/// A link, for example the bridge of the pods' network. It can only be made absent.
+/// How long a sandbox, which does nothing, may take to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A link, for example the bridge of the pods' network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkSpec {
     /// Its name.
     pub name: String,
+    /// Running pods with a network of their own hang on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub carries_pods: bool,
+}
+
+/// How a link stands.
+#[derive(Debug)]
+pub struct LinkState {
+    there: bool,
+    /// Whether it is to be absent.
+    unwanted: bool,
+    /// Sandboxes of pods that have lost it.
+    stranded: Vec<ContainerState>,
 }
 
 #[async_trait]
 impl Resource for LinkSpec {
-    type Observed = (bool, bool);
+    type Observed = LinkState;
 
     fn label(&self) -> String {
         self.name.clone()
     }
 
-    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<(bool, bool)> {
-        Ok((cx.host.link(&self.name).await?.is_some(), cx.absent))
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<LinkState> {
+        let there = cx.host.link(&self.name).await?.is_some();
+        let stranded = if self.carries_pods && !cx.absent && !there {
+            pods::networked_sandboxes(cx.host).await?
+        } else {
+            Vec::new()
+        };
+        Ok(LinkState {
+            there,
+            unwanted: cx.absent,
+            stranded,
+        })
     }
 
-    fn diff(&self, observed: &(bool, bool)) -> Option<Change> {
-        match observed {
-            (true, true) => Some(Change::new(Action::Remove)),
-            (false, false) => Some(Change::new(Action::Create)),
-            _ => None,
+    fn diff(&self, observed: &LinkState) -> Option<Change> {
+        if observed.unwanted {
+            return observed.there.then(|| Change::new(Action::Remove));
         }
+        // Without pods nobody needs it; the first one's plugin makes it.
+        (!observed.stranded.is_empty()).then(|| {
+            Change::new(Action::Restart).with("pods without it", observed.stranded.len(), 0)
+        })
     }
 
     async fn converge(
         &self,
-        observed: &(bool, bool),
+        observed: &LinkState,
         _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !observed.1 {
-            return Err(ResourceError::NotConverged {
-                what: format!("create link {}: a link can only be made absent", self.name),
-            });
+        if observed.unwanted {
+            cx.host.remove_link(&self.name).await?;
+            return Ok(());
         }
-        cx.host.remove_link(&self.name).await?;
+        let ends = observed
+            .stranded
+            .iter()
+            .map(|sandbox| cx.host.stop_container(&sandbox.name, GRACE));
+        futures::future::try_join_all(ends).await?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
-use crate::host::ContainerState;
+use crate::host::{ContainerState, Host};
 
 /// Label that dockershim puts on every container and sandbox of a pod.
 const POD_LABEL: &str = "io.kubernetes.pod.uid";
@@ -33,14 +33,7 @@ impl Resource for PodsSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
-        let containers = match cx.host.container_engine().await {
-            Ok(_) => {
-                let labels = BTreeMap::from([(POD_LABEL.to_owned(), String::new())]);
-                cx.host.containers(&labels).await?
-            }
-            Err(_) => Vec::new(),
-        };
-        Ok((containers, cx.absent))
+        Ok((of_pods(cx.host).await?, cx.absent))
     }
 
     fn diff(&self, (containers, absent): &Self::Observed) -> Option<Change> {
@@ -63,16 +56,37 @@ impl Resource for PodsSpec {
         // Containers first, then the sandboxes whose network they share.
         let grace = Duration::from_secs(self.grace_seconds);
         for sandboxes in [false, true] {
-            let is_sandbox =
-                |c: &&ContainerState| c.labels.get(TYPE_LABEL).is_some_and(|t| t == "podsandbox");
             let ends = containers
                 .iter()
-                .filter(|c| is_sandbox(c) == sandboxes)
+                .filter(|container| is_sandbox(container) == sandboxes)
                 .map(|container| end(cx, &container.name, grace));
             futures::future::try_join_all(ends).await?;
         }
         Ok(())
     }
+}
+
+/// Containers of pods, running or not; none where no engine answers.
+async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ContainerState>> {
+    if host.container_engine().await.is_err() {
+        return Ok(Vec::new());
+    }
+    let labels = BTreeMap::from([(POD_LABEL.to_owned(), String::new())]);
+    Ok(host.containers(&labels).await?)
+}
+
+fn is_sandbox(container: &ContainerState) -> bool {
+    container
+        .labels
+        .get(TYPE_LABEL)
+        .is_some_and(|kind| kind == "podsandbox")
+}
+
+/// Sandboxes that run and have a network of their own: kubelet makes a pod anew whose sandbox has ended.
+pub(super) async fn networked_sandboxes(host: &dyn Host) -> ResourceResult<Vec<ContainerState>> {
+    let mut sandboxes = of_pods(host).await?;
+    sandboxes.retain(|c| is_sandbox(c) && c.running && !c.host_network);
+    Ok(sandboxes)
 }
 
 async fn end(cx: &Context<'_>, name: &str, grace: Duration) -> ResourceResult<()> {

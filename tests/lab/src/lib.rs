@@ -15,12 +15,14 @@ mod record;
 mod run;
 mod slate;
 mod standing;
+mod watch;
 
 pub use lab::command::poll;
-pub use lab::{HostSpec, Image, TOOLBOX_IMAGE};
+pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
 pub use master::{Master, shared};
 pub use prediction::prediction;
 pub use record::record;
 pub use run::Run;
 pub use slate::{After, Slate};
 pub use standing::{Standing, changes, listing};
+pub use watch::{SCALED, Watch, restarted};

@@ -4,7 +4,10 @@
 //! `--facts` on a simulated host.
 
 use anyhow::Result;
-use engine::exec::{Event, EventSink as _, Recording, Runner, overlay_host, simulated_host};
+use engine::exec::{
+    Event, EventSink as _, Recording, Runner, failed_phases, overlay_host, restart_set,
+    simulated_host,
+};
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::plan::Plan;
@@ -12,7 +15,7 @@ use engine::report::{self, JsonReport, Review};
 use engine::resource::{MaskedSecrets, SecretStore};
 
 use super::say;
-use crate::cli::{PhaseArgs, PlanArgs, RoleArgs, RunArgs};
+use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, RunArgs};
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
 
@@ -39,19 +42,28 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     })
 }
 
-pub(crate) async fn diff(args: &RunArgs) -> Result<Exit> {
+pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let inputs = read(&args.role, &args.phases, &host).await?;
-    let events = predict(&args.role, &args.phases, &inputs, &host).await?;
+    let RunArgs { role, phases } = &args.run;
+    let inputs = read(role, phases, &host).await?;
+    let events = if args.repair {
+        predict_repair(&inputs, &host).await?
+    } else {
+        predict(role, phases, &inputs, &host).await?
+    };
     let review = Review::of(&events);
-    if args.role.json {
+    if role.json {
         lines(&events);
+    } else if events.is_empty() {
+        say("nothing to repair: every check holds or cannot be made\n");
     } else {
         say(&review.diff());
     }
     Ok(match review.totals().pending() {
+        _ if events.is_empty() => Exit::Ok,
         _ if !review.complete() => Exit::Failed,
-        0 => Exit::Ok,
+        // A restart is due even where every file is as it should be.
+        0 if !args.repair => Exit::Ok,
         _ => Exit::Pending,
     })
 }
@@ -75,6 +87,27 @@ async fn predict(
     }
     let overlay = overlay_host(host, &inputs.plan).await;
     dry_run(phases, inputs, &overlay, &inputs.secrets).await
+}
+
+/// The events of a dry run of what `nodelet repair` would do now; none if every check holds or cannot be made.
+async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
+    let unheard = Recording::default();
+    let looking = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+    let set = restart_set(&inputs.plan, &failed_phases(&looking.check().await));
+    if set.is_empty() {
+        return Ok(Vec::new());
+    }
+    let overlay = overlay_host(host, &inputs.plan).await;
+    let recording = Recording::default();
+    let runner = Runner::new(
+        &inputs.plan,
+        &overlay,
+        &inputs.facts,
+        &inputs.secrets,
+        &recording,
+    );
+    runner.dry_restart(&set).await?;
+    Ok(recording.events())
 }
 
 async fn dry_run(

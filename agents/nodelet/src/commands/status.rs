@@ -44,7 +44,13 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
 }
 
 pub(crate) async fn pause(args: &PauseArgs) -> Result<Exit> {
-    let because: String = args.because.bytes().fold(String::new(), |mut text, byte| {
+    pause_for(args.time, &args.because).await?;
+    Ok(Exit::Ok)
+}
+
+/// Asks nodeletd to touch nothing for so long.
+pub(super) async fn pause_for(time: Duration, because: &str) -> Result<()> {
+    let because: String = because.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() {
             text.push(byte.into());
         } else {
@@ -52,12 +58,8 @@ pub(crate) async fn pause(args: &PauseArgs) -> Result<Exit> {
         }
         text
     });
-    client::post(&format!(
-        "/v1/pause?seconds={}&because={because}",
-        args.time.as_secs()
-    ))
-    .await?;
-    Ok(Exit::Ok)
+    let seconds = time.as_secs();
+    client::post(&format!("/v1/pause?seconds={seconds}&because={because}")).await
 }
 
 pub(crate) async fn resume() -> Result<Exit> {

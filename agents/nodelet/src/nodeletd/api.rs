@@ -3,14 +3,18 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | how the host stands, JSON |
+//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply, or a repair, would change: events as JSON lines |
 //! | `GET /v1/events` | events of changes as they come, one JSON object per line |
 //! | `POST /v1/check` | look now |
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it |
 //! | `POST /v1/pause?seconds=N&because=TEXT`, `POST /v1/resume` | touch nothing for so long; go on |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | `ok` while the loop moves |
+//!
+//! The last two are served on 127.0.0.1 as well, where `METRICS_PORT` names a port.
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,23 +28,27 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics;
 use super::supervisor::{Outside, Request};
+use super::worker::Worker;
 
 /// Where it listens.
 pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
 /// Longest pause, in seconds: a host that is forgotten comes back by itself.
 const LONGEST_PAUSE: u64 = 7 * 24 * 3600;
+/// Before a port that could not be taken is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
 /// The loop has moved within this time, or something is wrong with it.
 pub(super) const ALIVE: Duration = Duration::from_secs(3900);
 
 #[derive(Clone)]
 struct Shared {
+    worker: Worker,
     outside: Outside,
     beat: Arc<Mutex<Instant>>,
 }
@@ -50,25 +58,87 @@ struct Shared {
 /// # Errors
 /// The socket cannot be made.
 pub(super) async fn serve(
+    worker: Worker,
     outside: Outside,
     beat: Arc<Mutex<Instant>>,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let listener = bind(Path::new(SOCKET))?;
-    let app = Router::new()
+    let shared = Shared {
+        worker,
+        outside,
+        beat,
+    };
+    tokio::spawn(loopback(shared.clone(), shutdown.clone()));
+    let app = metrics_routes()
         .route("/v1/status", get(status))
+        .route("/v1/diff", get(diff))
         .route("/v1/events", get(events))
         .route("/v1/check", post(check))
         .route("/v1/repair/{phase}", post(repair))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
-        .route("/metrics", get(metrics_text))
-        .route("/healthz", get(healthz))
-        .with_state(Shared { outside, beat });
+        .with_state(shared);
     axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("serve the local API")
+}
+
+fn metrics_routes() -> Router<Shared> {
+    Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+}
+
+/// Serves metrics on loopback, on whichever port the settings name at the moment.
+async fn loopback(shared: Shared, shutdown: CancellationToken) {
+    let mut port = shared.outside.metrics_port.clone();
+    while !shutdown.is_cancelled() {
+        let now = *port.borrow_and_update();
+        let end = shutdown.child_token();
+        let serving = async {
+            if now == 0 {
+                return std::future::pending().await;
+            }
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, now)).await?;
+            axum::serve(listener, metrics_routes().with_state(shared.clone()))
+                .with_graceful_shutdown(end.clone().cancelled_owned())
+                .await
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            changed = port.changed() => if changed.is_err() { return },
+            served = serving => {
+                if let Err(error) = served {
+                    tracing::error!("could not serve metrics on 127.0.0.1:{now}: {error}; trying again in a minute");
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    _ = port.changed() => {}
+                    () = tokio::time::sleep(AGAIN) => {}
+                }
+            }
+        }
+        end.cancel();
+    }
+}
+
+#[derive(Deserialize)]
+struct DiffQuery {
+    #[serde(default)]
+    repair: bool,
+}
+
+async fn diff(State(shared): State<Shared>, Query(query): Query<DiffQuery>) -> Response {
+    match shared.worker.diff(query.repair).await {
+        Ok(lines) => ([("content-type", "application/x-ndjson")], lines).into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("could not {error:#}\n"),
+        )
+            .into_response(),
+    }
 }
 
 /// A socket that stands there from an earlier run is nobody's: there is one nodeletd, by its lock.

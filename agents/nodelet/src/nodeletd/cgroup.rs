@@ -24,12 +24,61 @@ pub(super) struct StatusCgroup {
     pub(super) procs: Vec<PathBuf>,
 }
 
+/// The group as the settings want it, or why there is none.
+#[derive(Debug, Default)]
+pub(super) struct StatusGroup {
+    group: Option<StatusCgroup>,
+    problem: String,
+    made_for: Option<(bool, u32)>,
+}
+
+impl StatusGroup {
+    /// Makes the group where the settings have changed or it has gone, and tells once what hinders it. Without one, passes
+    /// run with lowered priority.
+    pub(super) fn keep(&mut self, wanted: bool, cpu_limit: u32) {
+        if self.made_for == Some((wanted, cpu_limit))
+            && self.group.as_ref().is_none_or(StatusCgroup::stands)
+        {
+            return;
+        }
+        self.made_for = Some((wanted, cpu_limit));
+        self.group = None;
+        self.problem.clear();
+        if !wanted {
+            return;
+        }
+        match StatusCgroup::prepare(cpu_limit) {
+            Ok(group) => self.group = Some(group),
+            Err(error) => {
+                self.problem = format!("{error:#}");
+                tracing::warn!(
+                    "status passes run with lowered priority instead of in a control group: {error:#}"
+                );
+            }
+        }
+    }
+
+    /// The group, if there is one.
+    pub(super) fn joined(&self) -> Option<&StatusCgroup> {
+        self.group.as_ref()
+    }
+
+    /// Why there is none although there should be; empty otherwise.
+    pub(super) fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 impl StatusCgroup {
+    fn stands(&self) -> bool {
+        self.procs.iter().all(|file| file.exists())
+    }
+
     /// Makes the group, or sets its limits anew. `cpu_limit` is in percent of one CPU.
     ///
     /// # Errors
     /// The kernel or the delegation lacks something; nothing is limited then.
-    pub(super) fn prepare(cpu_limit: u32) -> Result<Self> {
+    fn prepare(cpu_limit: u32) -> Result<Self> {
         Self::prepare_in(Path::new(MOUNT), cpu_limit)
     }
 

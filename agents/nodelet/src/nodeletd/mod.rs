@@ -29,7 +29,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use daemon::{log, shutdown, systemd};
 
-use supervisor::Supervisor;
+use supervisor::{Memory, Supervisor};
 use worker::Worker;
 
 pub(crate) use view::View;
@@ -97,9 +97,19 @@ async fn run(arguments: Arguments) -> Result<()> {
         config: arguments.config,
         shutdown: signals.shutdown.clone(),
     };
-    let (supervisor, outside) = Supervisor::new(worker, signals.shutdown.clone(), signals.reload);
+    let memory = Memory {
+        status: PathBuf::from(kube_status::PATH),
+        state: state::path(),
+    };
+    let (supervisor, outside) = Supervisor::new(
+        worker.clone(),
+        memory,
+        signals.shutdown.clone(),
+        signals.reload,
+    );
     let beat = supervisor.beat();
     let api = tokio::spawn(api::serve(
+        worker,
         outside,
         std::sync::Arc::clone(&beat),
         signals.shutdown.clone(),

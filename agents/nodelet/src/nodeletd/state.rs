@@ -1,6 +1,6 @@
 //! What the daemon itself must remember over its restarts and the host's, beside `kube_status`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::exec::STATE;
@@ -23,13 +23,14 @@ pub(super) struct State {
     pub(super) paused_because: String,
 }
 
-fn path() -> PathBuf {
+/// Where it is kept.
+pub(super) fn path() -> PathBuf {
     PathBuf::from(STATE).join("nodeletd.json")
 }
 
 impl State {
-    pub(super) fn read() -> Self {
-        let content = daemon::files::read(&path(), LIMIT).unwrap_or_else(|error| {
+    pub(super) fn read(path: &Path) -> Self {
+        let content = daemon::files::read(path, LIMIT).unwrap_or_else(|error| {
             tracing::warn!("starting without what was remembered: {error:#}");
             None
         });
@@ -38,8 +39,11 @@ impl State {
             .unwrap_or_default()
     }
 
-    pub(super) fn write(&self) -> Result<()> {
-        std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
-        daemon::files::replace(&path(), &serde_json::to_vec_pretty(self)?, 0o600)
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("make {}", directory.display()))?;
+        }
+        daemon::files::replace(path, &serde_json::to_vec_pretty(self)?, 0o600)
     }
 }

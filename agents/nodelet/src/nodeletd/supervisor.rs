@@ -1,6 +1,6 @@
 //! The loop: look, decide, act, wait.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,13 +10,13 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cgroup::StatusCgroup;
+use super::cgroup::StatusGroup;
 use super::decide::{self, Action, Situation};
-use super::kube_status::{self, KubeStatus, NodeState};
+use super::kube_status::{KubeStatus, NodeState};
 use super::state::State;
-use super::view::{Counters, DaemonCondition, View};
-use super::wake::{self, Interests, Wake};
-use super::worker::{Change, Worker};
+use super::view::{Counters, Now, View};
+use super::wake::{Interests, Wake};
+use super::worker::{Change, Hands};
 use crate::pass::{Desired, Pass, ServiceState};
 
 /// Time after a hint in which others are gathered: what ends rarely ends alone.
@@ -46,11 +46,23 @@ pub(super) struct Outside {
     /// Events of changes, as JSON lines.
     pub(super) events: broadcast::Sender<Arc<str>>,
     pub(super) requests: mpsc::Sender<Request>,
+    /// `METRICS_PORT`; 0 for none.
+    pub(super) metrics_port: watch::Receiver<u16>,
+}
+
+/// Files in which the daemon finds again what it must not forget.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    /// For people and other agents.
+    pub(super) status: PathBuf,
+    /// For the daemon alone.
+    pub(super) state: PathBuf,
 }
 
 /// The daemon.
-pub(super) struct Supervisor {
-    worker: Worker,
+pub(super) struct Supervisor<H> {
+    hands: H,
+    memory: Memory,
     shutdown: CancellationToken,
     reload: watch::Receiver<u64>,
     wake: Wake,
@@ -58,6 +70,7 @@ pub(super) struct Supervisor {
     requests: mpsc::Receiver<Request>,
     view: watch::Sender<Option<Arc<View>>>,
     events: broadcast::Sender<Arc<str>>,
+    metrics_port: watch::Sender<u16>,
     status: KubeStatus,
     state: State,
     desired: Desired,
@@ -69,35 +82,38 @@ pub(super) struct Supervisor {
     wanted: Vec<String>,
     last_attempt: Option<Instant>,
     settings_in_use: u64,
-    cgroup: Option<StatusCgroup>,
-    cgroup_problem: String,
-    cgroup_for: Option<(bool, u32)>,
+    group: StatusGroup,
     counters: Counters,
     hints: Vec<String>,
 }
 
-impl Supervisor {
+impl<H: Hands> Supervisor<H> {
     pub(super) fn new(
-        worker: Worker,
+        hands: H,
+        memory: Memory,
         shutdown: CancellationToken,
         reload: watch::Receiver<u64>,
     ) -> (Self, Outside) {
         let (requests, asked) = mpsc::channel(16);
         let (view, seen) = watch::channel(None);
         let (events, _) = broadcast::channel(1024);
+        let (metrics_port, port) = watch::channel(0);
         let outside = Outside {
             view: seen,
             events: events.clone(),
             requests,
+            metrics_port: port,
         };
-        let state = State::read();
+        let state = State::read(&memory.state);
         // The clock may have been set meanwhile: a time that makes no sense costs a pause, and nothing else.
         let last_attempt = state.last_attempt_ended.and_then(|ended| {
             let ago = Duration::from_secs(u64::try_from(unix_now() - ended).ok()?);
             Instant::now().checked_sub(ago)
         });
+        let status = KubeStatus::read(&memory.status);
         let supervisor = Self {
-            worker,
+            hands,
+            memory,
             shutdown,
             reload,
             wake: Wake::default(),
@@ -105,7 +121,8 @@ impl Supervisor {
             requests: asked,
             view,
             events,
-            status: KubeStatus::read(Path::new(kube_status::PATH)),
+            metrics_port,
+            status,
             state,
             desired: Desired::default(),
             beat: Arc::new(Mutex::new(Instant::now())),
@@ -113,9 +130,7 @@ impl Supervisor {
             wanted: Vec::new(),
             last_attempt,
             settings_in_use: 0,
-            cgroup: None,
-            cgroup_problem: String::new(),
-            cgroup_for: None,
+            group: StatusGroup::default(),
             counters: Counters::default(),
             hints: Vec::new(),
         };
@@ -144,9 +159,10 @@ impl Supervisor {
     /// A pass and what follows from it. Gives the time until the next round at the latest.
     async fn round(&mut self) -> Duration {
         self.moved();
-        self.prepare_cgroup();
+        self.group
+            .keep(self.desired.use_cgroups, self.desired.cpu_limit);
         self.hints = self.wake.take();
-        let pass = match self.worker.pass(self.cgroup.as_ref()).await {
+        let pass = match self.hands.pass(self.group.joined()).await {
             Ok(pass) => pass,
             Err(_) if self.shutdown.is_cancelled() => return Duration::ZERO,
             Err(error) => return self.pass_failed(&format!("{error:#}")),
@@ -250,6 +266,7 @@ impl Supervisor {
             self.hurry |= self.settings_in_use > 0;
             self.settings_in_use += 1;
             self.desired = pass.desired.clone();
+            self.metrics_port.send_replace(self.desired.metrics_port);
         }
         self.listen(pass);
         let now = unix_now();
@@ -373,11 +390,11 @@ impl Supervisor {
 
     /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`.
     async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
-        let worker = self.worker.clone();
         let events = self.events.clone();
         let beat = Arc::clone(&self.beat);
         let status = &mut self.status;
-        let changed = worker
+        let changed = self
+            .hands
             .change(words, last_good, |line| {
                 *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 if let Ok(event) = serde_json::from_str::<Event>(&line) {
@@ -397,122 +414,35 @@ impl Supervisor {
     fn pass_failed(&mut self, error: &str) -> Duration {
         self.counters.failed_passes += 1;
         tracing::error!("{error}");
-        let view = self.view.borrow().clone();
-        let mut view = view.map_or_else(|| self.empty_view(), |view| (*view).clone());
-        "a status pass failed".clone_into(&mut view.doing);
-        view.counters = self.counters;
-        view.conditions = self.conditions(&[], None);
-        view.conditions.push(DaemonCondition {
-            name: "StatusPassWorks".to_owned(),
-            status: Status::False,
-            reason: error.to_owned(),
-        });
+        let before = self.view.borrow().clone();
+        let view = View::after_failed_pass(before.as_deref(), &self.now(), error);
         self.view.send_replace(Some(Arc::new(view)));
         systemd::status("a status pass failed; see the journal");
         self.desired.loop_interval
     }
 
     fn publish(&mut self, pass: &Pass, doing: &str, next: Duration, attempt: Option<Duration>) {
-        let in_seconds = |time: Duration| {
-            unix_now().saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
-        };
-        let paused = self.paused();
-        let view = View {
-            node_state: self.status.pf9_kube_node_state,
-            desired: match pass.desired.service_state {
-                ServiceState::True => "true",
-                ServiceState::False => "false",
-                ServiceState::Ignore => "ignore",
-            }
-            .to_owned(),
-            role: pass.desired.node.clone(),
-            cluster_id: pass.desired.cluster_id.clone(),
-            attempts: self.status.pf9_kube_start_attempt,
-            doing: if paused {
-                "paused".to_owned()
-            } else {
-                doing.to_owned()
-            },
-            last_pass: Some(self.status.status_check_timestamp),
-            next_pass: Some(in_seconds(next)),
-            next_attempt: attempt.map(in_seconds),
-            paused_until: self.state.paused_until.filter(|_| paused),
-            paused_because: self.state.paused_because.clone(),
-            conditions: self.conditions(&pass.settings_problems, pass.refused.as_deref()),
-            phases: pass.health.clone(),
-            restart_set: pass.restart_set.clone(),
-            hints: self.hints.clone(),
-            counters: self.counters,
-        };
+        let view = View::of(pass, &self.now(), doing, next, attempt);
         systemd::status(&format!("{}; attempts {}", view.doing, view.attempts));
         self.view.send_replace(Some(Arc::new(view)));
     }
 
-    fn empty_view(&self) -> View {
-        View {
-            node_state: self.status.pf9_kube_node_state,
-            desired: "ignore".to_owned(),
-            role: "none".to_owned(),
-            cluster_id: String::new(),
-            attempts: self.status.pf9_kube_start_attempt,
-            doing: String::new(),
-            last_pass: None,
-            next_pass: None,
-            next_attempt: None,
-            paused_until: None,
-            paused_because: String::new(),
-            conditions: Vec::new(),
-            phases: Vec::new(),
-            restart_set: Vec::new(),
-            hints: Vec::new(),
+    fn now(&self) -> Now<'_> {
+        Now {
+            at: unix_now(),
+            status: &self.status,
+            state: &self.state,
+            paused: self.paused(),
+            group_problem: self.group.problem(),
+            hints: &self.hints,
             counters: self.counters,
         }
-    }
-
-    fn conditions(&self, settings: &[String], refused: Option<&str>) -> Vec<DaemonCondition> {
-        let condition = |name: &str, wrong: String| DaemonCondition {
-            name: name.to_owned(),
-            status: if wrong.is_empty() {
-                Status::True
-            } else {
-                Status::False
-            },
-            reason: wrong,
-        };
-        vec![
-            condition("SettingsValid", settings.join("; ")),
-            condition("SettingsAllowed", refused.unwrap_or_default().to_owned()),
-            condition("StatusCgroup", self.cgroup_problem.clone()),
-        ]
     }
 
     fn paused(&self) -> bool {
         self.state
             .paused_until
             .is_some_and(|until| unix_now() < until)
-    }
-
-    /// Makes the status cgroup as the settings want it, once for each change of them.
-    fn prepare_cgroup(&mut self) {
-        let wanted = (self.desired.use_cgroups, self.desired.cpu_limit);
-        if self.cgroup_for == Some(wanted) && self.cgroup.as_ref().is_none_or(stands) {
-            return;
-        }
-        self.cgroup_for = Some(wanted);
-        self.cgroup = None;
-        self.cgroup_problem.clear();
-        if !self.desired.use_cgroups {
-            return;
-        }
-        match StatusCgroup::prepare(self.desired.cpu_limit) {
-            Ok(cgroup) => self.cgroup = Some(cgroup),
-            Err(error) => {
-                self.cgroup_problem = format!("{error:#}");
-                tracing::warn!(
-                    "status passes run with lowered priority instead of in a control group: {error:#}"
-                );
-            }
-        }
     }
 
     /// Listens to what the plan has on the host.
@@ -533,18 +463,18 @@ impl Supervisor {
             end.cancel();
         }
         let end = self.shutdown.child_token();
-        wake::listen(&interests, &self.wake, &end);
+        self.hands.listen(&interests, &self.wake, &end);
         self.listening = Some((interests, end));
     }
 
     fn write_status(&self) {
-        if let Err(error) = self.status.write(Path::new(kube_status::PATH)) {
+        if let Err(error) = self.status.write(&self.memory.status) {
             tracing::error!("could not {error:#}");
         }
     }
 
     fn remember(&self) {
-        if let Err(error) = self.state.write() {
+        if let Err(error) = self.state.write(&self.memory.state) {
             tracing::error!("could not {error:#}");
         }
     }
@@ -552,11 +482,6 @@ impl Supervisor {
     fn moved(&self) {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
-}
-
-/// Whether a group that was made is still there.
-fn stands(cgroup: &StatusCgroup) -> bool {
-    cgroup.procs.iter().all(|file| file.exists())
 }
 
 /// Takes an event of a change into the status file's fields.
@@ -595,3 +520,6 @@ fn unix_now() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
 //! How the host stands, for everybody who asks: the socket, `nodelet status`, metrics.
 
+use std::time::Duration;
+
 use engine::exec::{PhaseHealth, Status};
 use engine::plan::PhaseName;
 use serde::{Deserialize, Serialize};
 
-use super::kube_status::NodeState;
+use super::kube_status::{KubeStatus, NodeState};
+use super::state::State;
+use crate::pass::{Pass, ServiceState};
 
 /// One look at the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,4 +58,113 @@ pub(crate) struct Counters {
     pub(crate) repairs: u64,
     pub(crate) failed_attempts: u64,
     pub(crate) full_cleans: u64,
+}
+
+/// What the daemon knows at the moment, beside what a pass says.
+#[derive(Debug)]
+pub(super) struct Now<'a> {
+    /// Seconds since 1970.
+    pub(super) at: i64,
+    pub(super) status: &'a KubeStatus,
+    pub(super) state: &'a State,
+    pub(super) paused: bool,
+    /// Why there is no control group for passes; empty if there is one.
+    pub(super) group_problem: &'a str,
+    pub(super) hints: &'a [String],
+    pub(super) counters: Counters,
+}
+
+impl Now<'_> {
+    fn after(&self, time: Duration) -> i64 {
+        self.at
+            .saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    fn conditions(&self, settings: &[String], refused: Option<&str>) -> Vec<DaemonCondition> {
+        vec![
+            DaemonCondition::new("SettingsValid", settings.join("; ")),
+            DaemonCondition::new("SettingsAllowed", refused.unwrap_or_default().to_owned()),
+            DaemonCondition::new("StatusCgroup", self.group_problem.to_owned()),
+        ]
+    }
+}
+
+impl DaemonCondition {
+    /// A condition that holds unless something is wrong.
+    fn new(name: &str, wrong: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: if wrong.is_empty() {
+                Status::True
+            } else {
+                Status::False
+            },
+            reason: wrong,
+        }
+    }
+}
+
+impl View {
+    /// After a pass: what is being `doing`, and when the `next` one and the next `attempt` come.
+    pub(super) fn of(
+        pass: &Pass,
+        now: &Now<'_>,
+        doing: &str,
+        next: Duration,
+        attempt: Option<Duration>,
+    ) -> Self {
+        Self {
+            node_state: now.status.pf9_kube_node_state,
+            desired: match pass.desired.service_state {
+                ServiceState::True => "true",
+                ServiceState::False => "false",
+                ServiceState::Ignore => "ignore",
+            }
+            .to_owned(),
+            role: pass.desired.node.clone(),
+            cluster_id: pass.desired.cluster_id.clone(),
+            attempts: now.status.pf9_kube_start_attempt,
+            doing: if now.paused { "paused" } else { doing }.to_owned(),
+            last_pass: Some(now.status.status_check_timestamp),
+            next_pass: Some(now.after(next)),
+            next_attempt: attempt.map(|time| now.after(time)),
+            paused_until: now.state.paused_until.filter(|_| now.paused),
+            paused_because: now.state.paused_because.clone(),
+            conditions: now.conditions(&pass.settings_problems, pass.refused.as_deref()),
+            phases: pass.health.clone(),
+            restart_set: pass.restart_set.clone(),
+            hints: now.hints.to_vec(),
+            counters: now.counters,
+        }
+    }
+
+    /// After a pass that did not come to its end: what was seen `before`, and that it failed.
+    pub(super) fn after_failed_pass(before: Option<&Self>, now: &Now<'_>, error: &str) -> Self {
+        let mut conditions = now.conditions(&[], None);
+        conditions.push(DaemonCondition::new("StatusPassWorks", error.to_owned()));
+        let blank = Self {
+            node_state: now.status.pf9_kube_node_state,
+            desired: "ignore".to_owned(),
+            role: "none".to_owned(),
+            cluster_id: String::new(),
+            attempts: now.status.pf9_kube_start_attempt,
+            doing: String::new(),
+            last_pass: None,
+            next_pass: None,
+            next_attempt: None,
+            paused_until: None,
+            paused_because: String::new(),
+            conditions: Vec::new(),
+            phases: Vec::new(),
+            restart_set: Vec::new(),
+            hints: Vec::new(),
+            counters: now.counters,
+        };
+        Self {
+            doing: "a status pass failed".to_owned(),
+            conditions,
+            counters: now.counters,
+            ..before.cloned().unwrap_or(blank)
+        }
+    }
 }

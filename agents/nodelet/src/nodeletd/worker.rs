@@ -9,6 +9,7 @@ use daemon::child::Child;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::StatusCgroup;
+use super::wake::{self, Interests, Wake};
 use crate::pass::Pass;
 use crate::settled;
 
@@ -16,6 +17,8 @@ use crate::settled;
 const PASS: Duration = Duration::from_secs(120);
 /// Bound on anything that changes the host. The phases have their own, which add up to less.
 const CHANGE: Duration = Duration::from_secs(3600);
+/// Bound on what would change, in bytes.
+const DIFF: usize = 32 << 20;
 /// What a change is given to reach its next safe point.
 const GRACE: Duration = Duration::from_secs(90);
 
@@ -40,9 +43,32 @@ pub(super) enum Change {
     Busy,
 }
 
-impl Worker {
+/// What the daemon has done for it. One implementation runs `nodelet`; that of the tests plays on a clock of its own.
+pub(super) trait Hands {
     /// Makes a status pass, in `cgroup` or with lowered priority.
-    pub(super) async fn pass(&self, cgroup: Option<&StatusCgroup>) -> Result<Pass> {
+    ///
+    /// # Errors
+    /// It did not come to its end, which says nothing about the host.
+    async fn pass(&self, cgroup: Option<&StatusCgroup>) -> Result<Pass>;
+
+    /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
+    /// `event` as it comes.
+    ///
+    /// # Errors
+    /// `nodelet` could not be run.
+    async fn change(
+        &self,
+        words: &[&str],
+        last_good: bool,
+        event: impl FnMut(String),
+    ) -> Result<Change>;
+
+    /// Listens to what is on the host until `end` is cancelled.
+    fn listen(&self, interests: &Interests, wake: &Wake, end: &CancellationToken);
+}
+
+impl Hands for Worker {
+    async fn pass(&self, cgroup: Option<&StatusCgroup>) -> Result<Pass> {
         let mut argv = Vec::new();
         if cgroup.is_none() {
             argv.extend(["nice", "-n", "10", "ionice", "-c", "3"].map(str::to_owned));
@@ -65,8 +91,7 @@ impl Worker {
         serde_json::from_str(&last).context("understand what a status pass says")
     }
 
-    /// Changes the host by `nodelet VERB --json`, with the settings in use; each event goes to `event` as it comes.
-    pub(super) async fn change(
+    async fn change(
         &self,
         words: &[&str],
         last_good: bool,
@@ -97,6 +122,49 @@ impl Worker {
                 Ok(Change::Failed)
             }
         }
+    }
+
+    fn listen(&self, interests: &Interests, wake: &Wake, end: &CancellationToken) {
+        wake::listen(interests, wake, end);
+    }
+}
+
+impl Worker {
+    /// What an apply would change, or a repair: events, a JSON value a line.
+    ///
+    /// # Errors
+    /// It cannot be told; the reason is `nodelet`'s.
+    pub(super) async fn diff(&self, repair: bool) -> Result<String> {
+        let mut argv: Vec<String> = ["nice", "-n", "10"].map(str::to_owned).into();
+        argv.extend(self.nodelet(&["diff", "--json"], &self.config, false));
+        argv.extend(repair.then(|| "--repair".to_owned()));
+        let child = Child {
+            argv,
+            limit: PASS,
+            grace: Duration::from_secs(2),
+            cancel: self.shutdown.clone(),
+        };
+        let mut lines = String::new();
+        let mut fits = true;
+        let ended = child
+            .run(|line| {
+                fits &= lines.len() + line.len() < DIFF;
+                if fits {
+                    lines.push_str(&line);
+                    lines.push('\n');
+                }
+            })
+            .await?;
+        if !fits {
+            bail!(
+                "tell what would change: it takes more than {} MB",
+                DIFF >> 20
+            );
+        }
+        if !matches!(ended.code, Some(0 | 2)) && lines.is_empty() {
+            bail!("tell what would change: {}", ended.errors.trim());
+        }
+        Ok(lines)
     }
 
     fn nodelet(&self, words: &[&str], config: &std::path::Path, settled: bool) -> Vec<String> {

@@ -244,6 +244,7 @@ impl FakeContainer {
             started_at: self.started_at,
             restarts: self.restarts,
             image: self.config.image.clone(),
+            host_network: self.config.host_network,
             labels: self.config.labels.clone(),
         }
     }

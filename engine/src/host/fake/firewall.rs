@@ -52,6 +52,24 @@ impl Firewall {
         text
     }
 
+    /// What `iptables --list-rules CHAIN NUMBER` says.
+    fn rule(
+        &self,
+        family: &str,
+        table: &str,
+        chain: &str,
+        number: usize,
+    ) -> Result<String, String> {
+        let rules = self
+            .rules
+            .get(&(family.to_owned(), table.to_owned()))
+            .and_then(|chains| chains.get(chain))
+            .ok_or_else(|| format!("no chain {chain}"))?;
+        // As the program does, say nothing of a rule that is not there.
+        let rule = number.checked_sub(1).and_then(|at| rules.get(at));
+        Ok(rule.map_or_else(String::new, |rule| format!("-A {chain} {rule}\n")))
+    }
+
     /// What `iptables-restore --noflush` does with `-D`, `-F` and `-X`.
     fn restore(&mut self, family: &str, input: &str) -> Result<(), String> {
         let mut table = String::new();
@@ -111,6 +129,25 @@ impl World {
     /// The programs of both families.
     pub(crate) fn install_firewall_programs(&mut self) {
         for family in ["iptables", "ip6tables"] {
+            let show = move |command: &CommandSpec, world: &World| {
+                let words: Vec<&str> = command.argv.iter().map(String::as_str).collect();
+                let [
+                    _,
+                    "--wait",
+                    _,
+                    "--table",
+                    table,
+                    "--list-rules",
+                    chain,
+                    number,
+                ] = words[..]
+                else {
+                    return output(Err(format!("not known here: {}", words.join(" "))));
+                };
+                let number = number.parse().unwrap_or(0);
+                output(world.firewall.rule(family, table, chain, number))
+            };
+            self.program_does(family, Program::probe(show));
             let save =
                 move |_: &CommandSpec, world: &World| output(Ok(world.firewall.save(family)));
             self.program_does(&format!("{family}-save"), Program::probe(save));

@@ -200,6 +200,12 @@ impl World {
     /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
     pub(crate) fn settle_cluster(&mut self) {
         self.settle_certificate();
+        if self.container_runs(&self.kubernetes.proxy_container) {
+            self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
+            self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");
+            self.firewall_rule("iptables", "nat", "KUBE-POSTROUTING", "-j MASQUERADE");
+            self.firewall_rule("ip6tables", "nat", "KUBE-SERVICES", "-j RETURN");
+        }
         if self.kubernetes.leaves_traces {
             self.leave_traces();
         }
@@ -227,7 +233,7 @@ impl World {
         }
     }
 
-    /// What kubelet, its plugins and kube-proxy put on a host besides their work.
+    /// What kubelet and its plugins put on a host besides their work.
     fn leave_traces(&mut self) {
         if self.unit_active(&self.kubernetes.kubelet_unit) {
             let volume = "/var/lib/kubelet/pods/1/volumes/token";
@@ -260,11 +266,6 @@ impl World {
             self.firewall_rule("iptables", "filter", "INPUT", "-j KUBE-FIREWALL");
             self.firewall_rule("iptables", "nat", "CNI-1", "-j MASQUERADE");
             self.firewall_rule("iptables", "nat", "OUTPUT", "-j CNI-1");
-        }
-        if self.container_runs(&self.kubernetes.proxy_container) {
-            self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
-            self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");
-            self.firewall_rule("ip6tables", "nat", "KUBE-SERVICES", "-j RETURN");
         }
     }
 

@@ -340,6 +340,10 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
             .and_then(|count| u64::try_from(count).ok())
             .unwrap_or(0),
         image: config.image.unwrap_or_default(),
+        host_network: reported
+            .host_config
+            .and_then(|config| config.network_mode)
+            .is_some_and(|mode| mode == "host"),
         labels: container_config::labels(config.labels.as_ref()),
     }
 }

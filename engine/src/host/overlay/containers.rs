@@ -49,7 +49,9 @@ impl Containers for OverlayHost<'_> {
         })?;
         for reference in references {
             self.learn_image(reference).await?;
-            self.upper.meddle(|world| world.image(reference));
+            // Which content the archive brings is known after apply.
+            self.upper
+                .meddle(|world| world.images.insert(reference.clone(), String::new()));
         }
         Ok(())
     }

@@ -57,9 +57,13 @@ pub(super) fn lower(
             before: None,
         })),
         "link" => {
-            only_absent(call, options, findings)?;
+            let carries_pods = options.has("carries_pods");
+            if !carries_pods {
+                only_absent(call, options, findings)?;
+            }
             Some(Spec::Link(LinkSpec {
                 name: options.text_argument(0)?,
+                carries_pods,
             }))
         }
         _ => {

@@ -1,6 +1,7 @@
 //! The suites that need real hosts, a module for each group of behaviour. `lab_suites` says how to run them.
 
 mod again;
+mod attempts;
 mod clean;
 mod cluster;
 mod faults;
@@ -9,4 +10,5 @@ mod health;
 mod interrupt;
 mod preflight;
 mod refusal;
+mod repair;
 mod virtual_ip;

@@ -1,0 +1,81 @@
+//! `nodelet drain`: hands the node's pods over, and leaves its own parts running.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+use engine::exec::{Event, EventSink, Runner, Selection};
+use engine::host::live::LiveHost;
+use engine::plan::PlannedPhase;
+use engine::resource::Spec;
+
+use super::run::{exit, prepare};
+use super::say;
+use super::status::pause_for;
+use crate::cli::DrainArgs;
+use crate::exit::Exit;
+use crate::{output, signals};
+
+/// Passes events on, and remembers whether something could not be done: a stop goes on without it, people want to know.
+struct Heard<'a> {
+    sink: &'a dyn EventSink,
+    failed: AtomicBool,
+}
+
+impl EventSink for Heard<'_> {
+    fn emit(&self, event: Event) {
+        if matches!(event, Event::StopFailed { .. }) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        self.sink.emit(event);
+    }
+}
+
+pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    // Before anything else: nodeletd would let pods come back at once.
+    let paused = pause_for(args.lasting, "drained").await;
+    let everything = Selection::default();
+    let (inputs, _lock) = prepare("drain", &args.role, &everything, &host).await?;
+    let phases = inputs.plan.phases.iter();
+    let drains: Vec<String> = phases
+        .filter(|phase| hands_over(phase))
+        .map(|phase| phase.name.to_string())
+        .collect();
+    if drains.is_empty() {
+        bail!(
+            "drain this node: the role {} has no phase that hands pods over",
+            inputs.plan.role
+        );
+    }
+    let sink = output::sink(args.role.json);
+    let heard = Heard {
+        sink: sink.as_ref(),
+        failed: AtomicBool::new(false),
+    };
+    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, &heard);
+    runner.selection = Selection {
+        only: drains,
+        ..Selection::default()
+    };
+    runner.cancel = signals::cancel_on_signal()?;
+    let outcome = runner.stop().await?;
+    if !args.role.json {
+        say(match paused {
+            Ok(()) => {
+                "pods come back with `nodelet resume`, or by themselves when the time is over\n"
+            }
+            Err(_) => "nodeletd does not run here; pods come back with `nodelet apply`\n",
+        });
+    }
+    if heard.failed.load(Ordering::Relaxed) {
+        return Ok(Exit::Pending);
+    }
+    Ok(exit(outcome))
+}
+
+fn hands_over(phase: &PlannedPhase) -> bool {
+    phase
+        .on_stop
+        .iter()
+        .any(|step| matches!(step.spec, Spec::Drain(_)))
+}

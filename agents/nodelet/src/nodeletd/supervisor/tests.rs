@@ -1,0 +1,219 @@
+//! The loop on a clock of its own: minutes pass in no time, and each attempt is on the record.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use engine::exec::{Condition, PhaseHealth};
+use engine::plan::{PhaseName, Span};
+
+use super::*;
+use crate::nodeletd::cgroup::StatusCgroup;
+use crate::pass::PassInterests;
+
+/// A host on which etcd cannot run as long as `broken`.
+#[derive(Clone)]
+struct Broken {
+    broken: Arc<AtomicBool>,
+    began: Instant,
+    /// When what was done, since the beginning.
+    done: Arc<Mutex<Vec<(Duration, String)>>>,
+}
+
+impl Broken {
+    fn new() -> Self {
+        Self {
+            broken: Arc::new(AtomicBool::new(true)),
+            began: Instant::now(),
+            done: Arc::default(),
+        }
+    }
+
+    fn done(&self) -> Vec<(Duration, String)> {
+        self.done.lock().expect("nobody panicked").clone()
+    }
+
+    /// Each attempt: when it began, and whether by a full clean.
+    fn attempts(&self) -> Vec<(Duration, bool)> {
+        let done = self.done();
+        let begins = done.iter().filter(|(_, words)| words != "apply");
+        begins.map(|(at, words)| (*at, words == "clean")).collect()
+    }
+}
+
+impl Hands for Broken {
+    async fn pass(&self, _cgroup: Option<&StatusCgroup>) -> Result<Pass> {
+        let etcd: PhaseName = "etcd".parse()?;
+        let broken = self.broken.load(Ordering::Relaxed);
+        let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
+        Ok(Pass {
+            desired: Desired {
+                service_state: ServiceState::True,
+                node: "master".to_owned(),
+                cluster_id: "c".to_owned(),
+                use_cgroups: false,
+                ..Desired::default()
+            },
+            settings_problems: Vec::new(),
+            refused: None,
+            digest: String::new(),
+            health: vec![PhaseHealth {
+                phase: etcd,
+                skipped: None,
+                conditions: vec![Condition {
+                    check: "member runs".to_owned(),
+                    span: Span::file("phases/etcd.rhai"),
+                    status: if broken { Status::False } else { Status::True },
+                    reason: String::new(),
+                }],
+            }],
+            restart_set: failed.clone(),
+            failed,
+            interests: PassInterests::default(),
+            stands: true,
+        })
+    }
+
+    async fn change(
+        &self,
+        words: &[&str],
+        _last_good: bool,
+        _event: impl FnMut(String),
+    ) -> Result<Change> {
+        let at = self.began.elapsed();
+        let mut done = self.done.lock().expect("nobody panicked");
+        done.push((at, words.join(" ")));
+        let fails = self.broken.load(Ordering::Relaxed) && words != ["clean"];
+        Ok(if fails { Change::Failed } else { Change::Done })
+    }
+
+    fn listen(&self, _: &Interests, _: &Wake, _: &CancellationToken) {}
+}
+
+/// A daemon on `host` that remembers in `directory`; dropping the token's guard ends it.
+fn start(host: &Broken, directory: &std::path::Path) -> (CancellationToken, Outside) {
+    let memory = Memory {
+        status: directory.join("kube_status"),
+        state: directory.join("nodeletd.json"),
+    };
+    let shutdown = CancellationToken::new();
+    let (reload, hup) = watch::channel(0);
+    let (supervisor, outside) = Supervisor::new(host.clone(), memory, shutdown.clone(), hup);
+    tokio::task::spawn_local(async move {
+        let _stays = reload;
+        supervisor.run(false).await;
+    });
+    (shutdown, outside)
+}
+
+/// Waits until so many attempts were begun.
+async fn attempts(host: &Broken, count: usize) {
+    let long = Duration::from_secs(24 * 3600);
+    tokio::time::timeout(long, async {
+        while host.attempts().len() < count {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await
+    .expect("a day is enough");
+}
+
+fn kept(directory: &std::path::Path) -> KubeStatus {
+    KubeStatus::read(&directory.join("kube_status"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_one_to_twelve_at_the_usual_intervals() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (shutdown, _outside) = start(&host, directory.path());
+            for number in 1..=12 {
+                attempts(&host, number).await;
+                let status = kept(directory.path());
+                let number = u32::try_from(number).expect("a small number");
+                assert_eq!(status.pf9_kube_start_attempt, number);
+                let state = match number {
+                    1 => NodeState::Converging,
+                    2..=10 => NodeState::Retrying,
+                    _ => NodeState::Failed,
+                };
+                assert_eq!(status.pf9_kube_node_state, state, "attempt {number}");
+            }
+            let all = host.attempts();
+            let full: Vec<usize> = (1..=12).filter(|number| all[number - 1].1).collect();
+            assert_eq!(full, [10], "the tenth and no other cleans");
+            // Each pause is as decided, and at most a fifth longer.
+            for (number, pair) in all.windows(2).enumerate() {
+                let waited = pair[1].0 - pair[0].0;
+                let failed = u32::try_from(number + 1).expect("a small number");
+                let least = decide::backoff(failed, Duration::from_secs(60));
+                assert!(
+                    waited >= least && waited <= least.mul_f64(1.2) + Duration::from_secs(60),
+                    "after attempt {failed}: {waited:?} for {least:?}"
+                );
+            }
+            // With its cause removed the next attempt heals it, and is forgotten.
+            host.broken.store(false, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            let status = kept(directory.path());
+            assert_eq!(
+                (status.pf9_kube_start_attempt, status.pf9_kube_node_state),
+                (0, NodeState::Ok)
+            );
+            shutdown.cancel();
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_counted_on_by_the_next_daemon() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            for so_far in [4, 8, 11] {
+                let (shutdown, _outside) = start(&host, directory.path());
+                attempts(&host, so_far).await;
+                shutdown.cancel();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            let full: Vec<usize> = (0..11).filter(|at| host.attempts()[*at].1).collect();
+            assert_eq!(full, [9], "three daemons counted to ten together");
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_daemon_looks_and_touches_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (shutdown, outside) = start(&host, directory.path());
+            attempts(&host, 1).await;
+            let pause = Request::Pause {
+                time: Duration::from_secs(3600),
+                because: "a look".to_owned(),
+            };
+            outside.requests.send(pause).await.expect("it listens");
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let done = host.done().len();
+            tokio::time::sleep(Duration::from_secs(1800)).await;
+            assert_eq!(host.done().len(), done, "nothing was touched");
+            let view = outside.view.borrow().clone().expect("it looks");
+            assert_eq!(view.doing, "paused");
+            outside
+                .requests
+                .send(Request::Resume)
+                .await
+                .expect("it listens");
+            attempts(&host, 2).await;
+            shutdown.cancel();
+        })
+        .await;
+}

@@ -1,0 +1,150 @@
+//! Watching nodeletd at work: how it sees the host, and the events of what it does.
+
+use std::time::{Duration, Instant};
+
+use engine::exec::{Event, Verb};
+use serde_json::Value;
+
+use crate::master::Master;
+
+/// Where the events of a watch go.
+const RECORD: &str = "/run/nodelet-suite-events";
+
+/// Settings by which a suite need not wait for minutes: passes every five seconds.
+pub const SCALED: &[(&str, &str)] = &[("LOOP_INTERVAL", "5s"), ("KUBE_SERVICE_STATE", "true")];
+
+/// nodeletd on a master.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    master: &'a Master,
+}
+
+impl<'a> Watch<'a> {
+    /// Starts nodeletd, and waits until it finds the host as it should be.
+    #[track_caller]
+    pub fn start(master: &'a Master) -> Self {
+        master.sh("systemctl start pf9-nodeletd");
+        let watch = Self { master };
+        watch.calm(Duration::from_secs(120));
+        watch
+    }
+
+    /// How nodeletd sees the host; `None` if it does not answer.
+    #[must_use]
+    pub fn view(&self) -> Option<Value> {
+        let output = self.master.try_sh("nodelet status --json");
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Whether every condition holds and nothing is being done.
+    #[must_use]
+    pub fn is_calm(view: &Value) -> bool {
+        let holds = |condition: &Value| condition["status"] == "True";
+        let all = |list: &Value, holds: &dyn Fn(&Value) -> bool| {
+            list.as_array().is_some_and(|list| list.iter().all(holds))
+        };
+        view["doing"] == "watching"
+            && view["attempts"] == 0
+            && view["node_state"] == "ok"
+            && all(&view["conditions"], &holds)
+            && all(&view["phases"], &|phase| all(&phase["conditions"], &holds))
+    }
+
+    /// Waits until a pass that began after this call finds every condition holding.
+    #[track_caller]
+    pub fn calm(&self, limit: Duration) {
+        let passes = |view: &Value| view["counters"]["passes"].as_u64().unwrap_or(0);
+        let before = self.view().as_ref().map_or(0, passes);
+        let mut last = None;
+        let calm = crate::poll(limit, || {
+            let view = self.view()?;
+            let calm = Self::is_calm(&view) && passes(&view) > before;
+            last = Some(view);
+            calm.then_some(())
+        });
+        assert!(
+            calm.is_some(),
+            "not calm within {} s: {:#}\n{}",
+            limit.as_secs(),
+            last.unwrap_or_default(),
+            self.journal()
+        );
+    }
+
+    /// The last of what nodeletd has said.
+    #[must_use]
+    pub fn journal(&self) -> String {
+        self.master
+            .sh("journalctl --no-pager --output cat --lines 60 --unit pf9-nodeletd")
+    }
+
+    /// Begins to record events, anew.
+    pub fn record(&self) {
+        self.master.sh(&format!(
+            "systemctl stop nodelet-suite-events 2> /dev/null || true
+             systemctl reset-failed nodelet-suite-events 2> /dev/null || true
+             : > {RECORD}
+             systemd-run --quiet --unit nodelet-suite-events --property StandardOutput=append:{RECORD} \
+                 curl -sN --unix-socket /run/pf9/nodeletd.sock http://nodeletd/v1/events"
+        ));
+        // Only then is it known that no event will be missed.
+        self.master.wait_for(
+            "the recorder listens",
+            "ss -xH state established src /run/pf9/nodeletd.sock | grep -q .",
+            Duration::from_secs(10),
+        );
+    }
+
+    /// What was recorded so far.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Event> {
+        let text = self.master.sh(&format!("cat {RECORD}"));
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Waits until `done` holds, and gives how long that took.
+    #[track_caller]
+    pub fn until(&self, what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
+        let began = Instant::now();
+        let seen = crate::poll(limit, || done().then_some(began.elapsed()));
+        seen.unwrap_or_else(|| {
+            let view = self.view().unwrap_or_default();
+            panic!(
+                "{what}: not within {} s: {view:#}\n{}",
+                limit.as_secs(),
+                self.journal()
+            )
+        })
+    }
+}
+
+/// The phases that repairs restarted, in order and each once, as their first events say it; nothing else may have run.
+#[must_use]
+pub fn restarted(events: &[Event]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for event in events {
+        if let Event::RunStarted { verb, phases, .. } = event {
+            assert!(
+                matches!(verb, Verb::Restart | Verb::Stop),
+                "a {verb:?} is no partial restart"
+            );
+            for phase in phases.iter().filter(|_| *verb == Verb::Restart) {
+                if !names.iter().any(|name| name == phase.as_str()) {
+                    names.push(phase.to_string());
+                }
+            }
+        }
+    }
+    // What was announced, and nothing else.
+    for event in events {
+        if let Event::PhaseStarted { phase, .. } = event {
+            assert!(
+                names.iter().any(|name| name == phase.as_str()),
+                "{phase} was touched without being announced"
+            );
+        }
+    }
+    names
+}

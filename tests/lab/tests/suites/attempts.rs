@@ -1,0 +1,82 @@
+//! A phase that cannot succeed: attempts are counted, the tenth begins with a full clean, and what must be kept is kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::exec::{Event, Verb};
+use lab_suites::{Image, Master, Watch};
+use serde_json::Value;
+
+/// Intervals by which twelve attempts take minutes and not hours.
+const QUICK: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
+/// Shortens the wait for what will not come.
+const HURRY: &str = r#"s/\.timeout\("60s"\)/.timeout("2s")/"#;
+const PROXY_METRICS: u16 = 10249;
+
+/// What each attempt was: the file's word on the node after it began.
+fn states(master: &Master, watch: &Watch<'_>) -> BTreeMap<u64, String> {
+    let mut states = BTreeMap::new();
+    watch.until("twelve attempts", Duration::from_secs(400), || {
+        let text = master.sh("cat /var/opt/pf9/kube_status");
+        let status: Value = serde_json::from_str(&text).expect("it is never half");
+        let number = status["pf9_kube_start_attempt"].as_u64().expect("a number");
+        let state = status["pf9_kube_node_state"].as_str().expect("a state");
+        states.insert(number, state.to_owned());
+        number >= 12
+    });
+    states
+}
+
+#[test]
+fn the_tenth_attempt_cleans_and_keeps_the_data() {
+    let Some(master) = Master::create("attempts", Image::Bare, false) else {
+        return;
+    };
+    master.configure(QUICK);
+    master.apply(&[]).exits(0);
+    master.kubectl("create configmap remembered --from-literal=word=swordfish");
+    let authorities = "sha256sum /etc/pf9/kube.d/ca/*/ca.crt";
+    let before = master.sh(authorities);
+    let watch = Watch::start(&master);
+
+    master.edit_phase("kube-proxy", HURRY);
+    master.sh("nodelet pause 10m --because 'a suite breaks this host'; docker rm --force proxy");
+    master.squat(PROXY_METRICS);
+    watch.record();
+    master.sh("nodelet resume");
+    let states = states(&master, &watch);
+    for (number, state) in &states {
+        let expected = match number {
+            0 => "ok",
+            1 => "converging",
+            2..=10 => "retrying",
+            _ => "failed",
+        };
+        assert_eq!(state, expected, "attempt {number}: {states:?}");
+    }
+    assert!(states.len() >= 10, "most attempts were seen: {states:?}");
+
+    // With its cause removed the next attempt heals it.
+    master.sh(&format!("systemctl stop squatter-{PROXY_METRICS}"));
+    master.restore_phase("kube-proxy");
+    watch.calm(Duration::from_secs(180));
+    let verbs: Vec<Verb> = watch
+        .recorded()
+        .iter()
+        .filter_map(|event| match event {
+            Event::RunStarted { verb, .. } if *verb != Verb::Stop => Some(*verb),
+            _ => None,
+        })
+        .collect();
+    let cleans: Vec<usize> = (0..verbs.len())
+        .filter(|at| verbs[*at] == Verb::Clean)
+        .collect();
+    assert_eq!(cleans, [9], "nine restarts, then a clean: {verbs:?}");
+    assert_eq!(verbs[10], Verb::Apply, "{verbs:?}");
+    assert_eq!(master.sh(authorities), before, "the authorities are kept");
+    assert_eq!(
+        master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
+        "swordfish",
+        "etcd's data are kept"
+    );
+}

@@ -1,0 +1,122 @@
+//! nodeletd repairs what breaks, without a hand: each fault by itself, and nothing but what it broke.
+
+use std::time::{Duration, Instant};
+
+use lab_suites::{FAULTS, Fault, Image, Master, SCALED, Watch, restarted};
+
+/// No fault takes longer to be mended.
+const MENDED: Duration = Duration::from_secs(150);
+/// Whoever asks docker waits at its socket until it is back, so the first look finds it whole.
+const WAITED_OUT: &[&str] = &["docker-killed"];
+const CALM: Duration = Duration::from_secs(90);
+
+/// What each fault makes a repair restart, in order; nothing where it is healed by itself or by the pass alone.
+const RESTARTS: &[(&str, &str)] = &[
+    // systemd starts it again, and its containers never ended.
+    ("docker-killed", ""),
+    (
+        "docker-stopped",
+        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+    ),
+    (
+        "daemon-json-edited",
+        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+    ),
+    (
+        "etcd-removed",
+        "etcd api-ready node-role kubernetes-ready drain",
+    ),
+    (
+        "etcd-hung",
+        "etcd api-ready node-role kubernetes-ready drain",
+    ),
+    (
+        "kubelet-stopped",
+        "kubelet api-ready node-role kubernetes-ready drain",
+    ),
+    (
+        "kubelet-config-edited",
+        "kubelet api-ready node-role kubernetes-ready drain",
+    ),
+    (
+        "manifest-deleted",
+        "control-plane api-ready node-role kubernetes-ready drain",
+    ),
+    // kubelet's own probe ends it; the phase waits for the next one.
+    ("api-hung", "api-ready node-role kubernetes-ready drain"),
+    ("proxy-removed", "kube-proxy kubernetes-ready drain"),
+    ("rules-flushed", "kube-proxy kubernetes-ready drain"),
+    ("cni-deleted", "cni kubernetes-ready drain"),
+    (
+        "kubeconfig-truncated",
+        "kubeconfigs control-plane kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+    ),
+    (
+        "certificate-expired",
+        "certs kubeconfigs etcd control-plane kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+    ),
+    ("label-removed", "node-role kubernetes-ready drain"),
+    ("keepalived-stopped", "keepalived"),
+    ("keepalived-edited", "keepalived"),
+    ("keepalived-uninstalled", "keepalived"),
+    ("kube-env-deleted", "node-config"),
+    // Written anew after each pass.
+    ("status-deleted", ""),
+    ("status-garbage", ""),
+    ("image-deleted", "images"),
+    ("bridge-deleted", "cni kubernetes-ready drain"),
+];
+
+#[test]
+fn every_fault_is_repaired_and_nothing_else_is_touched() {
+    let Some(master) = Master::create("repair", Image::Bare, true) else {
+        return;
+    };
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    master.load_toolbox();
+    let watch = Watch::start(&master);
+    let mut wrong = Vec::new();
+    for fault in FAULTS {
+        wrong.extend(strikes(&master, &watch, fault));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
+    let vip = master.vip();
+    fault.prepare(master.host(), &vip).expect("it can happen");
+    watch.calm(CALM);
+    watch.record();
+    fault.strike(master.host(), &vip).expect("it happens");
+    let began = Instant::now();
+    let whole = || {
+        fault
+            .is_whole(master.host(), &vip)
+            .expect("the host answers")
+    };
+    assert!(
+        !whole() || WAITED_OUT.contains(&fault.name),
+        "{}: the host is broken now",
+        fault.name
+    );
+    watch.until(fault.name, MENDED, whole);
+    let took = began.elapsed();
+    watch.calm(CALM);
+    let restarted = restarted(&watch.recorded()).join(" ");
+    println!(
+        "{:<24} {:>5.1} s  {restarted}",
+        fault.name,
+        took.as_secs_f64()
+    );
+    let expected = RESTARTS
+        .iter()
+        .find(|(name, _)| *name == fault.name)
+        .map(|(_, phases)| *phases);
+    (expected != Some(&restarted)).then(|| {
+        format!(
+            "{}: restarted `{restarted}`, expected {expected:?}",
+            fault.name
+        )
+    })
+}
