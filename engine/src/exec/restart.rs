@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::{PhaseHealth, Status};
 use super::event::{Outcome, Verb};
-use super::{Runner, Selection};
+use super::{Renewals, Runner, Selection};
 use crate::plan::{Graph, PhaseName, Plan};
 use crate::resource::ResourceResult;
 
@@ -57,6 +57,8 @@ impl Runner<'_> {
             only: phases.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
+        // What is merely due waits for its turn: a repair is about what is broken.
+        self.renewals = Renewals::none();
         match self.quiesce().await? {
             Outcome::Interrupted => Ok(Outcome::Interrupted),
             _ => self.run(Verb::Restart, super::Mode::Apply).await,

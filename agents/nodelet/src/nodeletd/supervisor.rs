@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::StatusCgroup;
 use super::decide::{self, Action, Situation};
 use super::kube_status::{self, KubeStatus, NodeState};
+use super::renewal::Renewals;
 use super::state::State;
 use super::view::{Counters, DaemonCondition, View};
 use super::wake::{self, Interests, Wake};
@@ -23,6 +24,8 @@ use crate::pass::{Desired, Pass, ServiceState};
 const GATHER: Duration = Duration::from_millis(200);
 /// Time between passes that hints ask for.
 const BETWEEN: Duration = Duration::from_secs(1);
+/// Pause between the renewals of two components.
+const AFTER_RENEWAL: Duration = Duration::from_secs(2);
 /// Pause after somebody else was found working on the host.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,7 @@ pub(super) struct Supervisor {
     /// Phases that somebody wants to be restarted.
     wanted: Vec<String>,
     last_attempt: Option<Instant>,
+    renewals: Renewals,
     settings_in_use: u64,
     cgroup: Option<StatusCgroup>,
     cgroup_problem: String,
@@ -112,6 +116,7 @@ impl Supervisor {
             hurry: false,
             wanted: Vec::new(),
             last_attempt,
+            renewals: Renewals::default(),
             settings_in_use: 0,
             cgroup: None,
             cgroup_problem: String::new(),
@@ -157,11 +162,17 @@ impl Supervisor {
         if !failing {
             self.healthy(&pass);
         }
+        let well = |phase: &engine::exec::PhaseHealth| phase.status() == Status::True;
+        let next = self
+            .renewals
+            .next(&pass.due, pass.desired.loop_interval, Instant::now());
+        let next = next.filter(|_| pass.health.iter().all(well));
         let action = decide::decide(&Situation {
             desired: &pass.desired,
             refused: pass.refused.is_some(),
             paused: self.paused(),
             failing,
+            due: next.is_some(),
             stands: pass.stands,
             stopped: self.state.stopped,
             attempts: self.status.pf9_kube_start_attempt,
@@ -186,6 +197,7 @@ impl Supervisor {
                 );
                 interval.min(left)
             }
+            Action::Renew => self.renew(&pass, next.unwrap_or_default()).await,
             Action::Stop => self.stop(&pass).await,
             Action::Repair => self.attempt(&pass, false).await,
             Action::CleanAndApply => self.attempt(&pass, true).await,
@@ -350,6 +362,25 @@ impl Supervisor {
         }
     }
 
+    /// Renews the certificates of one component; the next pass says who is next.
+    async fn renew(&mut self, pass: &Pass, component: &str) -> Duration {
+        tracing::info!("renewing the certificates of {component}");
+        let doing = format!("renewing the certificates of {component}");
+        self.publish(pass, &doing, pass.desired.loop_interval, None);
+        let words = ["certs", "renew", component];
+        let change = self
+            .change(&words, !pass.settings_problems.is_empty())
+            .await;
+        self.renewals.ended(component, change, Instant::now());
+        self.status.current_task.clear();
+        self.wake.take();
+        self.write_status();
+        match change {
+            Change::Done | Change::Failed => AFTER_RENEWAL,
+            Change::Interrupted | Change::Busy => BUSY,
+        }
+    }
+
     async fn stop(&mut self, pass: &Pass) -> Duration {
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
@@ -401,7 +432,7 @@ impl Supervisor {
         let mut view = view.map_or_else(|| self.empty_view(), |view| (*view).clone());
         "a status pass failed".clone_into(&mut view.doing);
         view.counters = self.counters;
-        view.conditions = self.conditions(&[], None);
+        view.conditions = self.conditions(&[], None, &[]);
         view.conditions.push(DaemonCondition {
             name: "StatusPassWorks".to_owned(),
             status: Status::False,
@@ -438,7 +469,11 @@ impl Supervisor {
             next_attempt: attempt.map(in_seconds),
             paused_until: self.state.paused_until.filter(|_| paused),
             paused_because: self.state.paused_because.clone(),
-            conditions: self.conditions(&pass.settings_problems, pass.refused.as_deref()),
+            conditions: self.conditions(
+                &pass.settings_problems,
+                pass.refused.as_deref(),
+                &pass.due,
+            ),
             phases: pass.health.clone(),
             restart_set: pass.restart_set.clone(),
             hints: self.hints.clone(),
@@ -469,7 +504,12 @@ impl Supervisor {
         }
     }
 
-    fn conditions(&self, settings: &[String], refused: Option<&str>) -> Vec<DaemonCondition> {
+    fn conditions(
+        &self,
+        settings: &[String],
+        refused: Option<&str>,
+        due: &[String],
+    ) -> Vec<DaemonCondition> {
         let condition = |name: &str, wrong: String| DaemonCondition {
             name: name.to_owned(),
             status: if wrong.is_empty() {
@@ -483,6 +523,7 @@ impl Supervisor {
             condition("SettingsValid", settings.join("; ")),
             condition("SettingsAllowed", refused.unwrap_or_default().to_owned()),
             condition("StatusCgroup", self.cgroup_problem.clone()),
+            condition("CertificatesRenewed", self.renewals.problem(due)),
         ]
     }
 

@@ -1,6 +1,7 @@
 //! The suites that need real hosts, a module for each group of behaviour. `lab_suites` says how to run them.
 
 mod again;
+mod certificates;
 mod clean;
 mod cluster;
 mod faults;

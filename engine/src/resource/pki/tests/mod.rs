@@ -39,7 +39,7 @@ fn apiserver() -> CertificateSpec {
             "10.0.0.7".parse().expect("an address"),
             "fd00::7".parse().expect("an address"),
         ],
-        days: 90,
+        life: DAY * 90,
     }
 }
 
@@ -62,6 +62,7 @@ fn admin_kubeconfig() -> KubeconfigSpec {
         certificate: "admin".to_owned(),
         authority: "cluster".to_owned(),
         user: "admin".to_owned(),
+        by_path: false,
         namespace: None,
     }
 }
