@@ -5,6 +5,7 @@ mod certificates;
 mod every_resource;
 mod handshakes;
 mod kubeconfigs;
+mod listings;
 mod service_account_keys;
 mod surveys;
 mod validity;
