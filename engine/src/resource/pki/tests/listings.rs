@@ -26,12 +26,12 @@ async fn all_are_listed_with_their_users_and_no_key() {
     assert_eq!(
         told,
         [
-            "Authority cluster 3652 None",
-            "Certificate admin 90 Some(\"admin\")",
-            "Certificate apiserver 90 Some(\"kube-apiserver\")",
-            "Kubeconfig admin 90 None",
-            "Trust admin 3652 None",
-            "Trust apiserver 3652 None",
+            "Authority cluster 3651 None",
+            "Certificate admin 89 Some(\"admin\")",
+            "Certificate apiserver 89 Some(\"kube-apiserver\")",
+            "Kubeconfig admin 89 None",
+            "Trust admin 3651 None",
+            "Trust apiserver 3651 None",
         ]
     );
     assert!(listing.certificates[0].due.is_none());
