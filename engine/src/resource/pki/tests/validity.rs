@@ -118,7 +118,10 @@ async fn a_life_of_minutes_is_one_of_minutes() {
     assert_eq!(leaf.facts.near_its_end(host.now()), None);
     advance(&host, minute * 6);
     let told = leaf.facts.near_its_end(host.now()).expect("it is told");
-    assert!(told.contains("apiserver/request.crt ends in 4m 59s"), "{told}");
+    assert!(
+        told.contains("apiserver/request.crt ends in 4m 59s"),
+        "{told}"
+    );
 }
 
 async fn action(host: &FakeHost, spec: &CertificateSpec) -> Option<Action> {
