@@ -47,6 +47,10 @@ pub(crate) enum Command {
     Pass(PassArgs),
     /// Take the role off this host: all is as it was before, but for what is kept.
     Clean(CleanArgs),
+    /// Show every certificate: its end, when it is due for renewal, who uses it. Reads files and nothing else.
+    ///
+    /// Exit codes: 0 all are valid; 2 one is over or cannot be read.
+    Certs(CertsArgs),
     /// List the role's phases for this host, in order.
     Phases(RoleArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
@@ -114,6 +118,35 @@ pub(crate) struct RepairArgs {
 
     /// Restart these and what needs them, whatever a check says.
     pub(crate) phases: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<CertsCommand>,
+
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Renew the certificates of the first component that has one past two thirds of its life, and see them used.
+    Renew(RenewArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Of this component, if one of its certificates is due.
+    pub(crate) component: Option<String>,
+
+    /// Of all components, one after the other.
+    #[arg(long, conflicts_with = "component")]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

@@ -85,6 +85,7 @@ pub fn command_line() -> ExitCode {
             Command::Repair(args) => commands::repair(args).await,
             Command::Pass(args) => commands::pass(args).await,
             Command::Clean(args) => commands::clean(args).await,
+            Command::Certs(args) => commands::certs(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::Facts => commands::facts().await,
             Command::History(args) => commands::history(args).await,

@@ -34,6 +34,8 @@ pub(crate) struct Pass {
     pub(crate) failed: Vec<PhaseName>,
     /// What a repair would restart.
     pub(crate) restart_set: Vec<PhaseName>,
+    /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
+    pub(crate) due: Vec<String>,
     /// What the role has on the host, to be listened to.
     pub(crate) interests: PassInterests,
     /// Whether the ledger has anything of ours on this host that a clean would remove.
@@ -190,6 +192,15 @@ impl Pass {
         let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
         let health = runner.check_until_failed(SETTLE).await;
         let failed = failed_phases(&health);
+        let due = match runner.due().await {
+            Ok(due) => due.into_iter().map(str::to_owned).collect(),
+            // A check of theirs says the same, and says it of the phase.
+            Err(error) => {
+                let error = engine::exec::chain(&error).join(": ");
+                tracing::warn!("could not tell which certificates are due: {error}");
+                Vec::new()
+            }
+        };
         let live = Ledger::live_in(&Ledger::read(host).await?);
         Ok(Self {
             desired: Desired::of(&settings),
@@ -199,6 +210,7 @@ impl Pass {
             interests: PassInterests::of(&inputs.plan, &args.config),
             restart_set: restart_set(&inputs.plan, &failed),
             failed: failed.into_iter().collect(),
+            due,
             health,
             stands: live.iter().any(|live| !live.keep),
         })

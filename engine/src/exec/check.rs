@@ -39,6 +39,9 @@ pub struct Condition {
     pub status: Status,
     /// Why not, or why that is not known; empty when it holds.
     pub reason: String,
+    /// It is for people to know: nothing is restarted for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warns: bool,
 }
 
 /// All conditions of a phase.
@@ -53,14 +56,17 @@ pub struct PhaseHealth {
 }
 
 impl PhaseHealth {
-    /// The worst of its conditions; True without any.
+    /// The worst of its conditions, but for those that only warn; True without any.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.conditions
-            .iter()
-            .map(|condition| condition.status)
-            .max()
-            .unwrap_or(Status::True)
+        let works = self.conditions.iter().filter(|c| !c.warns);
+        works.map(|c| c.status).max().unwrap_or(Status::True)
+    }
+
+    /// Whether it works and every one of its conditions holds.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.conditions.iter().all(|c| c.status == Status::True)
     }
 }
 
@@ -83,6 +89,7 @@ fn unknown(check: &PlannedCheck, reason: String) -> Condition {
         span: check.span.clone(),
         status: Status::Unknown,
         reason,
+        warns: check.warns,
     }
 }
 
@@ -170,7 +177,7 @@ impl Runner<'_> {
                         unknown(check, "not looked at to the end: something else failed".to_owned())
                     }
                 };
-                if condition.status == Status::False {
+                if condition.status == Status::False && !condition.warns {
                     failed.send_modify(|failed| {
                         failed.insert(phase.name.clone());
                     });
@@ -216,7 +223,27 @@ impl Runner<'_> {
             span: check.span.clone(),
             status,
             reason,
+            warns: check.warns,
         }
+    }
+
+    /// Makes a check that nobody waits for.
+    pub(super) async fn warn_of(&self, phase: &PlannedPhase, check: &PlannedCheck) {
+        let started = self.host.elapsed();
+        let seen = self.condition(phase, check).await;
+        self.events.emit(if seen.status == Status::True {
+            Event::CheckPassed {
+                phase: phase.name.clone(),
+                check: check.name.clone(),
+                milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+            }
+        } else {
+            Event::CheckWaiting {
+                phase: phase.name.clone(),
+                check: check.name.clone(),
+                reason: seen.reason,
+            }
+        });
     }
 
     /// Waits until a check holds, at most its timeout.

@@ -19,6 +19,8 @@ pub enum Verb {
     Clean,
     /// End some phases and bring them about again.
     Restart,
+    /// Make certificates anew that are due, and see them used.
+    Renew,
 }
 
 /// Something that happened.
@@ -100,6 +102,12 @@ pub enum Event {
     },
     /// Something that ran was ended.
     StepStopped { phase: PhaseName, step: StepId },
+    /// Something was ended for whoever holds it to start it again.
+    ThingRestarted {
+        phase: PhaseName,
+        thing: String,
+        reason: String,
+    },
     /// Something could not be ended; the stop goes on.
     StopFailed {
         phase: PhaseName,
@@ -168,6 +176,7 @@ impl Event {
             | Self::PhaseRolledBack { phase, .. }
             | Self::PhaseInterrupted { phase, .. }
             | Self::StepStopped { phase, .. }
+            | Self::ThingRestarted { phase, .. }
             | Self::StopFailed { phase, .. }
             | Self::PhaseFinished { phase, .. } => Some(phase),
         }

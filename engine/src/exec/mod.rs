@@ -17,6 +17,7 @@ mod phase;
 mod preflight;
 mod probe;
 mod remedy;
+mod renew;
 mod restart;
 mod selection;
 mod session;
@@ -30,6 +31,7 @@ pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use overlay::overlay_host;
+pub use renew::Renewals;
 pub use restart::{failed_phases, restart_set};
 pub use selection::{Selection, SelectionError};
 
@@ -69,6 +71,8 @@ pub struct Runner<'a> {
     pub cancel: CancellationToken,
     /// Which phases.
     pub selection: Selection,
+    /// Which certificates that are good and due it renews; all by default.
+    pub renewals: Renewals,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
 }
@@ -91,6 +95,7 @@ impl<'a> Runner<'a> {
             events,
             cancel: CancellationToken::new(),
             selection: Selection::default(),
+            renewals: Renewals::All,
             outputs: Outputs::default(),
         }
     }

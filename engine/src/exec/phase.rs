@@ -184,6 +184,10 @@ impl Runner<'_> {
                 });
                 continue;
             }
+            if check.warns {
+                self.warn_of(phase, check).await;
+                continue;
+            }
             if let Err(error) = self.wait_for(phase, check).await {
                 return Err(self.cut(Trouble {
                     what: format!("check \"{}\"", check.name),

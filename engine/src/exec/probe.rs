@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Runner;
 use crate::host::{ClusterAccess, CommandSpec, ContainerState, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::{Context, ResourceError, ResourceResult, pki};
+use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -168,7 +168,7 @@ impl Runner<'_> {
                 });
                 Ok((!held).then(|| format!("{address} is on no interface of this host")))
             }
-            Probe::CertificatesValid { directory, margin } => {
+            Probe::CertificatesValid { directory } => {
                 let survey = pki::certificates_in(host, directory).await?;
                 if let Some((path, why)) = survey.unreadable.first() {
                     return no(format!("{}: {why}", path.display()));
@@ -178,10 +178,8 @@ impl Runner<'_> {
                     if facts.not_before > now {
                         return no(format!("{} is not valid yet", facts.path.display()));
                     }
-                    let left = facts.not_after.duration_since(now).unwrap_or_default();
-                    if left < *margin {
-                        let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-                        return no(format!("{} ends in {left}", facts.path.display()));
+                    if let Some(near) = facts.near_its_end(now) {
+                        return no(near);
                     }
                 }
                 if survey.cut_short {
@@ -225,7 +223,10 @@ impl Runner<'_> {
                 secrets: self.secrets,
                 absent: step.policy.absent,
             };
-            if let Some(change) = step.spec.pending(&cx).await? {
+            // What is merely due is as planned until it is renewed.
+            if let Some(change) = step.spec.pending(&cx).await?
+                && change.action != Action::Renew
+            {
                 let fields: Vec<&str> = change
                     .differences
                     .iter()

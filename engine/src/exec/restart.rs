@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::{PhaseHealth, Status};
 use super::event::{Outcome, Verb};
-use super::{Mode, Runner, Selection};
+use super::{Mode, Renewals, Runner, Selection};
 use crate::plan::{Graph, PhaseName, Plan};
 use crate::resource::ResourceResult;
 
@@ -69,6 +69,8 @@ impl Runner<'_> {
             only: phases.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
+        // What is merely due waits for its turn: a repair is about what is broken.
+        self.renewals = Renewals::none();
         let verb = match mode {
             Mode::Apply => Verb::Restart,
             Mode::DryRun => Verb::DryRun,

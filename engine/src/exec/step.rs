@@ -146,6 +146,7 @@ impl Runner<'_> {
             session,
             phase,
             step,
+            renews: self.renewals.include(&step.id),
         };
         with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, told).await)
     }
@@ -165,6 +166,8 @@ struct About<'a> {
     session: &'a Session<'a>,
     phase: &'a PhaseName,
     step: &'a PlannedStep,
+    /// Whether it is renewed if it is merely due.
+    renews: bool,
 }
 
 impl About<'_> {
@@ -199,6 +202,9 @@ async fn drive<R: Resource>(
     let Some(change) = resource.diff(&observed) else {
         return Ok(Try::Unchanged(resource.outputs(&observed)));
     };
+    if change.action == Action::Renew && !about.renews {
+        return Ok(Try::Unchanged(resource.outputs(&observed)));
+    }
     about.intend(&change, told).await?;
     resource.converge(&observed, &change, cx, receipt).await?;
     // Look again: a step is done when it is seen to be, not when nobody complained.

@@ -208,6 +208,9 @@ pub struct PlannedCheck {
     pub timeout: Duration,
     /// How many failures in a row make the phase unhealthy.
     pub failures: u32,
+    /// People are told when it does not hold, and nothing else follows: no wait, no failed phase, no restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warns: bool,
 }
 
 impl PlannedCheck {
@@ -279,13 +282,10 @@ pub enum Probe {
     LinkUp(String),
     /// An address is on some link of this host.
     AddressHeld(std::net::IpAddr),
-    /// Certificates under a directory are valid and not near their end.
+    /// Certificates under a directory are valid and not near their end: more than a sixth of their life is left.
     CertificatesValid {
         /// Directory that is searched, to a bounded depth.
         directory: PathBuf,
-        /// They must be valid for at least this long.
-        #[serde(with = "duration_text")]
-        margin: Duration,
     },
     /// No step of the phase would change anything.
     AsPlanned,
@@ -315,19 +315,19 @@ impl Probe {
 }
 
 /// Durations as text with units (`1m 30s`), which is the same in every locale.
-mod duration_text {
+pub(crate) mod duration_text {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         value: &Duration,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*value))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;

@@ -127,6 +127,7 @@ fn line(run: &Run) -> String {
         Verb::Stop => "stop",
         Verb::Clean => "clean",
         Verb::Restart => "restart",
+        Verb::Renew => "renew",
     };
     let outcome = match run.outcome {
         None => "cut short",

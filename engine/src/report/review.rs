@@ -59,7 +59,7 @@ impl Totals {
         *match change.action {
             _ if change.unknown => &mut self.known_after_apply,
             Action::Create => &mut self.created,
-            Action::Change => &mut self.changed,
+            Action::Change | Action::Renew => &mut self.changed,
             Action::Restart | Action::Reload => &mut self.restarted,
             Action::Remove => &mut self.removed,
             Action::Run => &mut self.run,

@@ -79,6 +79,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 Verb::Stop => "stop",
                 Verb::Clean => "clean",
                 Verb::Restart => "restart",
+                Verb::Renew => "renew",
             };
             let role = if role.is_empty() {
                 String::new()
@@ -184,6 +185,9 @@ pub fn render(event: &Event, detail: Detail) -> String {
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
         Event::ThingRestored { thing, .. } => writeln!(text, "  - {thing}"),
+        Event::ThingRestarted { thing, reason, .. } => {
+            writeln!(text, "  ↻ {thing} restarted: {reason}")
+        }
         Event::ThingLeft { thing, reason, .. } => writeln!(text, "  . {thing} is left: {reason}"),
         Event::CleanFailed { thing, error, .. } => {
             writeln!(text, "  ✗ {thing}: could not {error}")
@@ -332,7 +336,10 @@ pub fn conditions(health: &[PhaseHealth]) -> String {
             let _ = writeln!(text, "- {:<18} skipped, {reason}", phase.phase);
             continue;
         }
-        let sign = sign(phase.status());
+        let sign = match sign(phase.status()) {
+            '✓' if !phase.is_well() => '!',
+            sign => sign,
+        };
         let _ = writeln!(
             text,
             "{sign} {:<18} {} checks",

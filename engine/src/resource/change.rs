@@ -32,6 +32,8 @@ pub enum Action {
     Restart,
     /// It runs and will take its configuration again.
     Reload,
+    /// Nothing is wrong with it, and it will be made anew in good time.
+    Renew,
     /// It is there and will go.
     Remove,
     /// A command will run.
@@ -47,6 +49,7 @@ impl Action {
             Self::Change => "changed",
             Self::Restart => "restarted",
             Self::Reload => "reloaded",
+            Self::Renew => "renewed",
             Self::Remove => "removed",
             Self::Run => "run",
         }
@@ -58,7 +61,7 @@ impl Action {
         match self {
             Self::Create => '+',
             Self::Change => '~',
-            Self::Restart | Self::Reload => '↻',
+            Self::Restart | Self::Reload | Self::Renew => '↻',
             Self::Remove => '-',
             Self::Run => '!',
         }
@@ -143,6 +146,11 @@ impl Differences {
             before: before.to_string(),
             after: after.to_string(),
         });
+    }
+
+    /// Whether nothing was noted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The change, if anything was noted.

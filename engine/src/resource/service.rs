@@ -156,7 +156,7 @@ impl Resource for ServiceSpec {
                 receipt.push(Undo::RestartUnit { name: name() }).await?;
                 cx.host.reload_unit(&self.unit).await?;
             }
-            Action::Change | Action::Run => {}
+            Action::Change | Action::Renew | Action::Run => {}
         }
         let unit = cx.host.unit(&self.unit).await?;
         if !unit.is_active() {

@@ -159,6 +159,11 @@ pub static CHECK_POLICY: &[Modifier] = &[
         "Failures in a row that make the phase unhealthy. Default 1.",
     ),
     modifier(
+        "warns",
+        &[],
+        "Where it does not hold, people are told; the phase counts as working and nothing is restarted.",
+    ),
+    modifier(
         "when",
         &[p("condition", Arg::Bool)],
         "The check is left out when this is false.",

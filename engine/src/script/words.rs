@@ -237,9 +237,9 @@ pub static WORDS: &[Word] = &[
                 "Addresses it is valid for.",
             ),
             modifier(
-                "days",
-                &[p("days", Arg::Integer(1))],
-                "How long it is valid. Default 365.",
+                "valid_for",
+                &[p("time", Arg::Duration)],
+                "How long it is valid, for example `365d`. Default a year.",
             ),
         ],
         "A key and certificate in `/etc/pf9/kube.d/certs/<path>`, issued again when it differs, does not verify, or is past two thirds of its life.",
@@ -258,6 +258,11 @@ pub static WORDS: &[Word] = &[
                 "The client certificate to embed, by its path.",
             ),
             modifier("user", &[p("name", Arg::Text)], "Name of the user entry."),
+            modifier(
+                "by_path",
+                &[],
+                "Name the files of certificate and key instead of embedding them: a client that looks at them again takes up a renewed one by itself.",
+            ),
         ],
         "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded.",
         r#"kubeconfig("example").server("https://localhost:443").certificate("example").user("example");"#,
@@ -573,8 +578,8 @@ pub static WORDS: &[Word] = &[
             ),
             modifier(
                 "certificates_valid",
-                &[p("directory", Arg::Path), p("margin", Arg::Duration)],
-                "Certificates under a directory are valid for at least this long.",
+                &[p("directory", Arg::Path)],
+                "Certificates under a directory are valid, with more than a sixth of their life left.",
             ),
             modifier(
                 "as_planned",

@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+mod leaves;
+mod load;
 mod master;
 mod prediction;
 mod record;
@@ -19,6 +21,8 @@ mod watch;
 
 pub use lab::command::poll;
 pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
+pub use leaves::Leaves;
+pub use load::{Asker, Load, Seen};
 pub use master::{Master, shared};
 pub use prediction::prediction;
 pub use record::record;

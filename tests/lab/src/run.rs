@@ -82,6 +82,14 @@ impl Run {
             .collect()
     }
 
+    /// The one value that it printed.
+    #[track_caller]
+    #[must_use]
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("it is not what was expected: {error}\n{}", self.text()))
+    }
+
     /// Everything it told with `--json`.
     #[must_use]
     pub fn record(&self) -> Vec<Event> {

@@ -1,7 +1,7 @@
 //! `nodelet check`.
 
 use anyhow::Result;
-use engine::exec::{Recording, Runner, Status};
+use engine::exec::{PhaseHealth, Recording, Runner};
 use engine::host::live::LiveHost;
 use engine::report;
 
@@ -30,6 +30,6 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     } else {
         say(&report::conditions(&health));
     }
-    let healthy = health.iter().all(|phase| phase.status() == Status::True);
+    let healthy = health.iter().all(PhaseHealth::is_well);
     Ok(if healthy { Exit::Ok } else { Exit::Pending })
 }

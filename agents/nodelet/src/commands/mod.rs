@@ -1,5 +1,6 @@
 //! One function per subcommand.
 
+mod certs;
 mod check;
 mod clean;
 mod drain;
@@ -13,6 +14,7 @@ mod run;
 mod status;
 mod why;
 
+pub(crate) use certs::certs;
 pub(crate) use check::check;
 pub(crate) use clean::clean;
 pub(crate) use drain::drain;

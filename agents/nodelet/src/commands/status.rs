@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use engine::exec::Status;
+use engine::exec::{PhaseHealth, Status};
 
 use super::say;
 use crate::cli::{PauseArgs, StatusArgs};
@@ -32,10 +32,7 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
             }
         }
         if !args.watch {
-            let well = view
-                .phases
-                .iter()
-                .all(|phase| phase.status() == Status::True)
+            let well = view.phases.iter().all(PhaseHealth::is_well)
                 && view.conditions.iter().all(|c| c.status == Status::True);
             return Ok(if well { Exit::Ok } else { Exit::Pending });
         }

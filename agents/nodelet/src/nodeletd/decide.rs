@@ -14,6 +14,8 @@ pub(super) struct Situation<'a> {
     pub(super) paused: bool,
     /// Something failed that a repair would restart.
     pub(super) failing: bool,
+    /// All is well, and a certificate is due for renewal.
+    pub(super) due: bool,
     /// Something of ours is on the host.
     pub(super) stands: bool,
     /// A stop has been carried out and nothing was started since.
@@ -37,6 +39,8 @@ pub(super) enum Action {
     Repair,
     /// Take everything off, but for what is kept, and bring it up from the first phase.
     CleanAndApply,
+    /// Renew the certificates of one component.
+    Renew,
     /// End what runs.
     Stop,
 }
@@ -53,6 +57,7 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
         }
         ServiceState::False if s.stands && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
+        ServiceState::True if !s.failing && s.due => Action::Renew,
         ServiceState::True if !s.failing => Action::Nothing,
         ServiceState::True => {
             let pause = backoff(s.attempts, s.desired.loop_interval);
@@ -99,6 +104,7 @@ mod tests {
             refused: false,
             paused: false,
             failing: true,
+            due: false,
             stands: true,
             stopped: false,
             attempts: 0,
@@ -120,6 +126,25 @@ mod tests {
         s.since_last = Some(Duration::ZERO);
         s.hurry = true;
         assert_eq!(decide(&s), Action::Repair);
+    }
+
+    #[test]
+    fn what_fails_is_repaired_before_anything_is_renewed() {
+        let held = desired(ServiceState::True);
+        let mut s = situation(&held);
+        s.due = true;
+        assert_eq!(decide(&s), Action::Repair);
+        s.failing = false;
+        assert_eq!(decide(&s), Action::Renew);
+        s.paused = true;
+        assert_eq!(decide(&s), Action::Nothing);
+        let watched = desired(ServiceState::Ignore);
+        let s = Situation {
+            desired: &watched,
+            paused: false,
+            ..s
+        };
+        assert_eq!(decide(&s), Action::Nothing);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod client;
 mod decide;
 mod kube_status;
 mod metrics;
+mod renewal;
 mod state;
 mod supervisor;
 mod view;

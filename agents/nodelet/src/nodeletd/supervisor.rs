@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::StatusGroup;
 use super::decide::{self, Action, Situation};
 use super::kube_status::{KubeStatus, NodeState};
+use super::renewal::Renewals;
 use super::state::State;
 use super::view::{Counters, Now, View};
 use super::wake::{Interests, Wake};
@@ -23,6 +24,8 @@ use crate::pass::{Desired, Pass, ServiceState};
 const GATHER: Duration = Duration::from_millis(200);
 /// Time between passes that hints ask for.
 const BETWEEN: Duration = Duration::from_secs(1);
+/// Pause between the renewals of two components.
+const AFTER_RENEWAL: Duration = Duration::from_secs(2);
 /// Pause after somebody else was found working on the host.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -81,6 +84,7 @@ pub(super) struct Supervisor<H> {
     /// Phases that somebody wants to be restarted.
     wanted: Vec<String>,
     last_attempt: Option<Instant>,
+    renewals: Renewals,
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,
@@ -129,6 +133,7 @@ impl<H: Hands> Supervisor<H> {
             hurry: false,
             wanted: Vec::new(),
             last_attempt,
+            renewals: Renewals::default(),
             settings_in_use: 0,
             group: StatusGroup::default(),
             counters: Counters::default(),
@@ -173,11 +178,17 @@ impl<H: Hands> Supervisor<H> {
         if !failing {
             self.healthy(&pass);
         }
+        let well = |phase: &engine::exec::PhaseHealth| phase.status() == Status::True;
+        let next = self
+            .renewals
+            .next(&pass.due, pass.desired.loop_interval, Instant::now());
+        let next = next.filter(|_| pass.health.iter().all(well));
         let action = decide::decide(&Situation {
             desired: &pass.desired,
             refused: pass.refused.is_some(),
             paused: self.paused(),
             failing,
+            due: next.is_some(),
             stands: pass.stands,
             stopped: self.state.stopped,
             attempts: self.status.pf9_kube_start_attempt,
@@ -202,6 +213,7 @@ impl<H: Hands> Supervisor<H> {
                 );
                 interval.min(left)
             }
+            Action::Renew => self.renew(&pass, next.unwrap_or_default()).await,
             Action::Stop => self.stop(&pass).await,
             Action::Repair => self.attempt(&pass, false).await,
             Action::CleanAndApply => self.attempt(&pass, true).await,
@@ -367,6 +379,25 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
+    /// Renews the certificates of one component; the next pass says who is next.
+    async fn renew(&mut self, pass: &Pass, component: &str) -> Duration {
+        tracing::info!("renewing the certificates of {component}");
+        let doing = format!("renewing the certificates of {component}");
+        self.publish(pass, &doing, pass.desired.loop_interval, None);
+        let words = ["certs", "renew", component];
+        let change = self
+            .change(&words, !pass.settings_problems.is_empty())
+            .await;
+        self.renewals.ended(component, change, Instant::now());
+        self.status.current_task.clear();
+        self.wake.take();
+        self.write_status();
+        match change {
+            Change::Done | Change::Failed => AFTER_RENEWAL,
+            Change::Interrupted | Change::Busy => BUSY,
+        }
+    }
+
     async fn stop(&mut self, pass: &Pass) -> Duration {
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
@@ -434,6 +465,7 @@ impl<H: Hands> Supervisor<H> {
             state: &self.state,
             paused: self.paused(),
             group_problem: self.group.problem(),
+            renewals: &self.renewals,
             hints: &self.hints,
             counters: self.counters,
         }

@@ -7,6 +7,7 @@ use engine::plan::PhaseName;
 use serde::{Deserialize, Serialize};
 
 use super::kube_status::{KubeStatus, NodeState};
+use super::renewal::Renewals;
 use super::state::State;
 use crate::pass::{Pass, ServiceState};
 
@@ -70,6 +71,7 @@ pub(super) struct Now<'a> {
     pub(super) paused: bool,
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
+    pub(super) renewals: &'a Renewals,
     pub(super) hints: &'a [String],
     pub(super) counters: Counters,
 }
@@ -80,11 +82,17 @@ impl Now<'_> {
             .saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
     }
 
-    fn conditions(&self, settings: &[String], refused: Option<&str>) -> Vec<DaemonCondition> {
+    fn conditions(
+        &self,
+        settings: &[String],
+        refused: Option<&str>,
+        due: &[String],
+    ) -> Vec<DaemonCondition> {
         vec![
             DaemonCondition::new("SettingsValid", settings.join("; ")),
             DaemonCondition::new("SettingsAllowed", refused.unwrap_or_default().to_owned()),
             DaemonCondition::new("StatusCgroup", self.group_problem.to_owned()),
+            DaemonCondition::new("CertificatesRenewed", self.renewals.problem(due)),
         ]
     }
 }
@@ -130,7 +138,7 @@ impl View {
             next_attempt: attempt.map(|time| now.after(time)),
             paused_until: now.state.paused_until.filter(|_| now.paused),
             paused_because: now.state.paused_because.clone(),
-            conditions: now.conditions(&pass.settings_problems, pass.refused.as_deref()),
+            conditions: now.conditions(&pass.settings_problems, pass.refused.as_deref(), &pass.due),
             phases: pass.health.clone(),
             restart_set: pass.restart_set.clone(),
             hints: now.hints.to_vec(),
@@ -140,7 +148,7 @@ impl View {
 
     /// After a pass that did not come to its end: what was seen `before`, and that it failed.
     pub(super) fn after_failed_pass(before: Option<&Self>, now: &Now<'_>, error: &str) -> Self {
-        let mut conditions = now.conditions(&[], None);
+        let mut conditions = now.conditions(&[], None, &[]);
         conditions.push(DaemonCondition::new("StatusPassWorks", error.to_owned()));
         let blank = Self {
             node_state: now.status.pf9_kube_node_state,

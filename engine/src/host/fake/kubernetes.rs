@@ -70,12 +70,30 @@ pub(crate) struct ClusterState {
     pub(crate) objects: BTreeMap<String, serde_json::Value>,
     /// Where etcd was last seen to keep its data.
     data: Option<PathBuf>,
-    /// The certificate that the API server has read, and when.
-    served: Option<(Vec<u8>, SystemTime)>,
+    /// The certificates that the parts of the control plane have read, by port, and when.
+    served: BTreeMap<u16, (Vec<u8>, SystemTime)>,
 }
 
-/// The API server's certificate, and how often it looks whether there is another.
-const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/apiserver/request.crt";
+/// Stands for the API server's port, which is a setting.
+const API: u16 = 0;
+/// What the parts of the control plane show, by port.
+const CONTROL_PLANE: &[(u16, &str)] = &[
+    (API, "/etc/pf9/kube.d/certs/apiserver/request.crt"),
+    (
+        10257,
+        "/etc/pf9/kube.d/certs/kube-controller-manager/server/request.crt",
+    ),
+    (
+        10259,
+        "/etc/pf9/kube.d/certs/kube-scheduler/server/request.crt",
+    ),
+];
+/// What etcd shows.
+const ETCD: &[(u16, &str)] = &[
+    (4001, "/etc/pf9/kube.d/certs/etcd/client/request.crt"),
+    (2380, "/etc/pf9/kube.d/certs/etcd/peer/request.crt"),
+];
+/// How often the control plane looks whether there is another.
 const LOOKS: Duration = Duration::from_secs(60);
 
 impl World {
@@ -105,7 +123,11 @@ impl World {
                 &["/health"][..],
                 r#"{"health":"true"}"#,
             ),
-            2380 => (self.container_runs(&rules.etcd_container), &[][..], ""),
+            2380 => (
+                self.container_runs(&rules.etcd_container),
+                &["/version"][..],
+                "{}",
+            ),
             9977 => (
                 self.container_runs(&rules.bouncer_container),
                 &["/healthz"][..],
@@ -141,28 +163,41 @@ impl World {
         })
     }
 
-    /// The certificate that this host's API server shows, in DER.
-    pub(crate) fn api_certificate(&self) -> Option<Vec<u8>> {
-        let (pem, _) = self.cluster.served.as_ref()?;
+    /// The certificate that is shown on a port of this host, in DER: etcd reads its file for each connection, the parts of
+    /// the control plane show what they read last.
+    pub(crate) fn shown_certificate(&self, port: u16) -> Option<Vec<u8>> {
+        let port = if port == self.kubernetes.api_port {
+            API
+        } else {
+            port
+        };
+        let read = |(_, file): &(u16, &str)| self.tree.content(Path::new(file));
+        let of_etcd = ETCD.iter().find(|(its, _)| *its == port).and_then(read);
+        let pem = match of_etcd {
+            Some(pem) => pem,
+            None => &self.cluster.served.get(&port)?.0,
+        };
         Some(CertificateDer::from_pem_slice(pem).ok()?.to_vec())
     }
 
-    /// The API server reads its certificate when it starts, and then looks once a minute whether there is another.
-    fn settle_certificate(&mut self) {
+    /// The control plane reads its certificates when it starts, and then looks once a minute whether there are others.
+    fn settle_certificates(&mut self) {
         if !self.local_api_up() {
-            self.cluster.served = None;
+            self.cluster.served.clear();
             return;
         }
         let now = self.now();
-        let read = self.cluster.served.as_ref();
-        let looks =
-            read.is_none_or(|(_, at)| now.duration_since(*at).is_ok_and(|age| age >= LOOKS));
-        if looks {
-            let pem = self
-                .tree
-                .content(Path::new(CERTIFICATE))
-                .map(<[u8]>::to_vec);
-            self.cluster.served = pem.map(|pem| (pem, now));
+        for (port, file) in CONTROL_PLANE {
+            let read = self.cluster.served.get(port);
+            let looks =
+                read.is_none_or(|(_, at)| now.duration_since(*at).is_ok_and(|age| age >= LOOKS));
+            if !looks {
+                continue;
+            }
+            match self.tree.content(Path::new(file)) {
+                Some(pem) => self.cluster.served.insert(*port, (pem.to_vec(), now)),
+                None => self.cluster.served.remove(port),
+            };
         }
     }
 
@@ -199,7 +234,7 @@ impl World {
 
     /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
     pub(crate) fn settle_cluster(&mut self) {
-        self.settle_certificate();
+        self.settle_certificates();
         if self.container_runs(&self.kubernetes.proxy_container) {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
             self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");

@@ -30,11 +30,10 @@ impl Network for FakeHost {
                 split(&request.url).ok_or_else(|| HostError::service(action(), "invalid URL"))?;
             let answer = world.answer(&host, port, &path);
             let (status, body) = answer.ok_or_else(|| refused(action()))?;
-            let certificate = match port {
-                port if world.is_self(&host) && port == world.kubernetes.api_port => {
-                    world.api_certificate()
-                }
-                _ => None,
+            let certificate = if world.is_self(&host) {
+                world.shown_certificate(port)
+            } else {
+                None
             };
             Ok(HttpsResponse {
                 status,

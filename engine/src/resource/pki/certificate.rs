@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::held::{Held, PUBLIC};
-use super::reasons::{Reading, reissue};
+use super::reasons::{Reading, due, reissue};
 use super::{Authority, PkiError, certificate_paths, validate};
 use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
@@ -17,7 +18,8 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 /// A certificate, its key, and the certificate of the authority that its peers trust.
 ///
 /// Whatever is wrong with it, it is issued again with a new key; wrong modes and a wrong `ca.crt` alone are put
-/// right without that. The key is written first: a crash before the certificate leaves a pair that does not
+/// right without that. One that is good and past two thirds of its life is due: its change is a
+/// [`Action::Renew`], which nobody has to make at once. The key is written first: a crash before the certificate leaves a pair that does not
 /// match, which the next observation sees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +40,8 @@ pub struct CertificateSpec {
     pub addresses: Vec<IpAddr>,
     /// How long it is valid, at most until its authority ends. Applies when it is issued: a change of this alone
     /// issues nothing.
-    pub days: u32,
+    #[serde(with = "crate::plan::duration_text")]
+    pub life: Duration,
 }
 
 /// What a certificate is for (its extended key usage).
@@ -91,7 +94,7 @@ impl CertificateSpec {
         for name in self.alternative_names().0 {
             validate::dns_name("dns_names", &name)?;
         }
-        validate::days("days", self.days)
+        validate::life("valid_for", self.life)
     }
 
     /// Names and addresses without repetition, names in lower case.
@@ -170,7 +173,13 @@ impl Resource for CertificateSpec {
         observed.certificate.compare(&mut differences, PUBLIC);
         observed.key.compare(&mut differences, PRIVATE);
         observed.trust.compare(&mut differences, PUBLIC);
-        differences.into_change(Action::Change)
+        let action = if differences.is_empty() {
+            Action::Renew
+        } else {
+            Action::Change
+        };
+        due(self, &observed.reading, &mut differences);
+        differences.into_change(action)
     }
 
     async fn converge(
@@ -195,6 +204,7 @@ impl Resource for CertificateSpec {
             })?;
         let mut reasons = Differences::default();
         reissue(self, &observed.reading, &mut reasons);
+        due(self, &observed.reading, &mut reasons);
         if reasons.into_change(Action::Change).is_some() {
             let issued = authority
                 .issue(self, cx.host.now())
@@ -242,6 +252,6 @@ impl CertificateSpec {
         add("addresses", super::reasons::list(&addresses));
         add("usage", self.usage.to_string());
         add("authority", self.authority.clone());
-        add("valid for", format!("{} days", self.days));
+        add("valid for", validate::life_text(self.life));
     }
 }

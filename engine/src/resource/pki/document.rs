@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::held::Content;
-use super::{KubeconfigSpec, PkiError};
+use super::{KubeconfigSpec, PkiError, certificate_paths};
 use crate::resource::change::Differences;
 
 /// The kubeconfig that people use. Its contexts are those they know.
@@ -46,11 +46,18 @@ struct NamedUser {
     user: User,
 }
 
+/// Data, or the files that hold it.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct User {
-    client_certificate_data: String,
-    client_key_data: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_certificate_data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_key_data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_key: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -98,9 +105,21 @@ impl Document {
             certificate_authority_data: STANDARD.encode(authority),
             server: spec.server.clone(),
         };
-        let user = User {
-            client_certificate_data: STANDARD.encode(certificate),
-            client_key_data: STANDARD.encode(key),
+        let user = if spec.by_path {
+            let paths = certificate_paths(&spec.certificate);
+            User {
+                client_certificate_data: None,
+                client_key_data: None,
+                client_certificate: Some(paths.certificate.display().to_string()),
+                client_key: Some(paths.key.display().to_string()),
+            }
+        } else {
+            User {
+                client_certificate_data: Some(STANDARD.encode(certificate)),
+                client_key_data: Some(STANDARD.encode(key)),
+                client_certificate: None,
+                client_key: None,
+            }
         };
         Self {
             api_version: "v1".to_owned(),
@@ -173,6 +192,15 @@ impl Document {
         }
     }
 
+    /// The client certificate in PEM; `None` where a path stands instead. The error says what is wrong with it.
+    pub(super) fn client_certificate(&self) -> Result<Option<Vec<u8>>, String> {
+        let user = self.users.first().map(|user| &user.user);
+        let data = user.and_then(|user| user.client_certificate_data.as_ref());
+        data.map(|data| STANDARD.decode(data))
+            .transpose()
+            .map_err(|_| "its client certificate is no base64".to_owned())
+    }
+
     fn server(&self) -> Option<&str> {
         Some(&self.clusters.first()?.cluster.server)
     }
@@ -182,10 +210,16 @@ impl Document {
     }
 
     fn certificate(&self) -> Option<&str> {
-        Some(&self.users.first()?.user.client_certificate_data)
+        let user = &self.users.first()?.user;
+        user.client_certificate_data
+            .as_deref()
+            .or(user.client_certificate.as_deref())
     }
 
     fn key(&self) -> Option<&str> {
-        Some(&self.users.first()?.user.client_key_data)
+        let user = &self.users.first()?.user;
+        user.client_key_data
+            .as_deref()
+            .or(user.client_key.as_deref())
     }
 }

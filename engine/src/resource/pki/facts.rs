@@ -50,6 +50,21 @@ impl CertificateFacts {
             .unwrap_or_default();
         self.not_before + life / 3 * 2
     }
+
+    /// What to tell people when less than a sixth of its life is left: it has been due for half of the time that is
+    /// there for it, and nobody has renewed it.
+    #[must_use]
+    pub fn near_its_end(&self, now: SystemTime) -> Option<String> {
+        let life = self.not_after.duration_since(self.not_before).ok()?;
+        let path = self.path.display();
+        let Ok(left) = self.not_after.duration_since(now) else {
+            return Some(format!("{path} has ended at {}", show(self.not_after)));
+        };
+        (left < life / 6).then(|| {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            format!("{path} ends in {left} and is not renewed")
+        })
+    }
 }
 
 /// A certificate that was read.
@@ -218,6 +233,6 @@ pub(super) fn show(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
-fn rfc3339<S: Serializer>(value: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: Serializer>(value: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&show(*value))
 }

@@ -13,7 +13,7 @@ use super::{AuthoritySpec, CertificateSpec, PkiError, PrivateKey, Usage, key};
 /// A day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How much earlier than now a certificate begins, for peers whose clock is behind.
+/// How much earlier than now a certificate begins, for peers whose clock is behind; at most a tenth of its life.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
 /// A new certificate and its key.
@@ -91,7 +91,7 @@ pub(super) fn signed(
 
 /// When a certificate that is issued now will end: never after its issuer.
 pub(super) fn end(spec: &CertificateSpec, issuer_end: SystemTime, now: SystemTime) -> SystemTime {
-    (now + DAY * spec.days).min(issuer_end)
+    (now + spec.life).min(issuer_end)
 }
 
 fn params(
@@ -107,7 +107,8 @@ fn params(
     name.push(DnType::CommonName, common_name);
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
-    params.not_before = whole_seconds(now - BACKDATE)?;
+    let life = end.duration_since(now).unwrap_or_default();
+    params.not_before = whole_seconds(now - BACKDATE.min(life / 10))?;
     params.not_after = whole_seconds(end)?;
     params.serial_number = Some(serial());
     Ok(params)

@@ -1,4 +1,4 @@
-//! Kubeconfigs with everything they need inside.
+//! Kubeconfigs with everything they need inside, or with the paths of certificate and key.
 
 use std::path::PathBuf;
 
@@ -27,6 +27,9 @@ pub struct KubeconfigSpec {
     pub authority: String,
     /// Name of the user entry.
     pub user: String,
+    /// Certificate and key are named by their paths instead of being inside: whoever uses it finds a renewed one there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_path: bool,
     /// Namespace of the context; the admin's contexts have their own.
     pub namespace: Option<String>,
 }

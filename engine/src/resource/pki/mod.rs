@@ -20,10 +20,12 @@ mod issue;
 mod key;
 mod kubeconfig;
 mod layout;
+mod listing;
 mod reasons;
 mod service_account_key;
 mod signer;
 mod survey;
+mod uses;
 mod validate;
 
 #[cfg(test)]
@@ -40,6 +42,8 @@ pub use layout::{
     AuthorityPaths, BASE, CertificatePaths, authority_paths, certificate_paths, kubeconfig_path,
     service_account_paths,
 };
+pub use listing::{Kind, Listed, Listing, listing};
 pub use service_account_key::ServiceAccountKeySpec;
 pub use signer::Authority;
-pub use survey::{Survey, certificates_in, first_certificate};
+pub use survey::{Survey, certificate_in, certificates_in, first_certificate};
+pub use uses::{USES, Uptake, Use, components, uses_of};

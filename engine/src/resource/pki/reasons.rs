@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::facts::{Certificate, show};
 use super::held::Content;
-use super::{Authority, CertificateSpec, issue, key};
+use super::{Authority, CertificateSpec, issue, key, validate};
 use crate::resource::change::Differences;
 
 /// What was read of a certificate, its key and its authority, at one time. Holds no key.
@@ -80,7 +80,7 @@ impl Reading {
     }
 }
 
-/// Notes every reason to issue the certificate again.
+/// Notes what is wrong with the certificate, so that it has to be issued again.
 pub(super) fn reissue(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
     let leaf = match &reading.leaf {
         Some(Ok(leaf)) => Some(leaf),
@@ -161,20 +161,12 @@ fn validity(
     reasons: &mut Differences,
 ) {
     let (now, is) = (reading.now, &leaf.facts);
-    let after = format!("{} days from now", spec.days);
-    let ends = show(is.not_after);
-    // Near the end of its authority a new certificate would end no later: issuing it would restart its users
-    // for nothing, again and again.
-    let gains = reading.signer.as_ref().is_none_or(|signer| {
-        issue::end(spec, signer.certificate.facts.not_after, now) > is.not_after
-    });
     if now >= is.not_after {
-        reasons.note("valid until", format!("{ends}, which is over"), after);
-    } else if now >= is.renew_at() && gains {
+        let ends = show(is.not_after);
         reasons.note(
             "valid until",
-            format!("past two thirds of its life, ends {ends}"),
-            after,
+            format!("{ends}, which is over"),
+            from_now(spec),
         );
     } else if now < is.not_before {
         let begins = show(is.not_before);
@@ -184,6 +176,29 @@ fn validity(
             "now",
         );
     }
+}
+
+/// Notes that the certificate is past two thirds of its life, if it is and a new one would end later. Near the end of
+/// its authority a new one would not: issuing it would restart its users for nothing, again and again.
+pub(super) fn due(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
+    let Some(Ok(leaf)) = &reading.leaf else {
+        return;
+    };
+    let (now, is) = (reading.now, &leaf.facts);
+    let gains = reading.signer.as_ref().is_none_or(|signer| {
+        issue::end(spec, signer.certificate.facts.not_after, now) > is.not_after
+    });
+    if is.renew_at() <= now && now < is.not_after && gains {
+        reasons.note(
+            "valid until",
+            format!("past two thirds of its life, ends {}", show(is.not_after)),
+            from_now(spec),
+        );
+    }
+}
+
+fn from_now(spec: &CertificateSpec) -> String {
+    format!("{} from now", validate::life_text(spec.life))
 }
 
 /// Values with commas between them, in order.

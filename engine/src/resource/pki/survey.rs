@@ -88,6 +88,19 @@ pub async fn first_certificate(host: &dyn Host, path: &Path) -> ResourceResult<V
     }
 }
 
+/// What the first certificate in a file says; `None` where there is none to read. Cancel safe.
+///
+/// # Errors
+/// What the host says.
+pub async fn certificate_in(
+    host: &dyn Host,
+    path: &Path,
+) -> ResourceResult<Option<CertificateFacts>> {
+    let (_, content) = Held::read(host, path).await?;
+    let parsed = content.parse(|pem| Certificate::parse(path, pem));
+    Ok(parsed.and_then(Result::ok).map(|it| it.facts))
+}
+
 fn is_candidate(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "crt" || extension == "pem")

@@ -3,6 +3,8 @@
 //! Paths and names come from scripts and parameters; none of them may lead out of its directory or into a
 //! neighbouring field of a certificate.
 
+use std::time::Duration;
+
 use super::PkiError;
 
 /// Deepest certificate path, for example `kubelet/server`.
@@ -11,6 +13,12 @@ const DEPTH: usize = 3;
 /// Longest name. RFC 5280 says 64 for a common name, but `system:node:` and a node name may be longer, and
 /// neither Go nor OpenSSL minds when they read it.
 const LONGEST_NAME: usize = 255;
+
+/// A day.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Shortest validity: certificates count whole seconds, and a renewal takes some.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 /// Longest validity.
 const MOST_YEARS: u32 = 100;
@@ -71,15 +79,25 @@ pub(super) fn dns_name(field: &'static str, value: &str) -> Result<(), PkiError>
     check(fits, field, value, "it is no DNS name")
 }
 
-/// A length of validity in days.
-pub(super) fn days(field: &'static str, value: u32) -> Result<(), PkiError> {
-    let fits = (1..=MOST_YEARS * 365).contains(&value);
+/// A length of validity.
+pub(super) fn life(field: &'static str, value: Duration) -> Result<(), PkiError> {
+    let fits = (SHORTEST..=DAY * 365 * MOST_YEARS).contains(&value);
     check(
         fits,
         field,
-        &value.to_string(),
-        "use at least one day and at most 100 years",
+        &life_text(value),
+        "use at least one minute and at most 100 years",
     )
+}
+
+/// A length of validity as people say it: in days where it is whole ones.
+pub(super) fn life_text(value: Duration) -> String {
+    let seconds = value.as_secs();
+    if seconds > 0 && seconds.is_multiple_of(DAY.as_secs()) {
+        format!("{} days", seconds / DAY.as_secs())
+    } else {
+        humantime::format_duration(value).to_string()
+    }
 }
 
 /// A length of validity in years.

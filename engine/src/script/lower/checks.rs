@@ -16,6 +16,7 @@ const MANNER: &[&str] = &[
     "every",
     "timeout",
     "failures",
+    "warns",
     "when",
     "expect",
     "ca",
@@ -64,6 +65,7 @@ pub(super) fn lower(
             .integer("failures")
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(PlannedCheck::FAILURES),
+        warns: options.has("warns"),
     })
 }
 
@@ -155,16 +157,9 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
         }
         "link_up" => Probe::LinkUp(text()?),
         "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
-        "certificates_valid" => {
-            let values = options.values(name);
-            let [Value::Text(directory), Value::Text(margin)] = values.as_slice() else {
-                return None;
-            };
-            Probe::CertificatesValid {
-                directory: directory.into(),
-                margin: crate::script::recorder::parse_duration(margin)?,
-            }
-        }
+        "certificates_valid" => Probe::CertificatesValid {
+            directory: text()?.into(),
+        },
         _ => Probe::AsPlanned,
     })
 }

@@ -1,5 +1,7 @@
 //! Authorities, keys, certificates, kubeconfigs.
 
+use std::time::Duration;
+
 use super::Options;
 use crate::diagnostic::Diagnostic;
 use crate::resource::pki::{PkiError, Usage};
@@ -7,6 +9,9 @@ use crate::resource::{
     AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
 };
 use crate::script::recorder::Call;
+
+/// How long a certificate is valid where the script says nothing.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(super) fn lower(
     call: &Call,
@@ -65,7 +70,7 @@ pub(super) fn lower(
                 usage,
                 dns_names: options.texts("names").unwrap_or_default(),
                 addresses: options.addresses("addresses"),
-                days: number(options, "days", 365),
+                life: options.duration("valid_for").unwrap_or(YEAR),
             };
             valid(call, spec.validate(), findings)?;
             Some(Spec::Certificate(spec))
@@ -77,6 +82,7 @@ pub(super) fn lower(
                 certificate: required("certificate")?,
                 authority: "cluster".to_owned(),
                 user: required("user")?,
+                by_path: options.has("by_path"),
                 namespace: None,
             };
             valid(call, spec.validate(), findings)?;

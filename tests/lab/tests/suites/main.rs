@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod certificates;
 mod clean;
 mod cluster;
 mod faults;

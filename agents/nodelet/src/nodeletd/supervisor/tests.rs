@@ -64,6 +64,7 @@ impl Hands for Broken {
                     check: "member runs".to_owned(),
                     span: Span::file("phases/etcd.rhai"),
                     status: if broken { Status::False } else { Status::True },
+                    warns: false,
                     reason: String::new(),
                 }],
             }],
@@ -71,6 +72,7 @@ impl Hands for Broken {
             failed,
             interests: PassInterests::default(),
             stands: true,
+            due: Vec::new(),
         })
     }
 

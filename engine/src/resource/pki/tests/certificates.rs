@@ -106,11 +106,11 @@ async fn a_changed_specification_is_a_reason() {
         "localhost".to_owned(),
     ];
     same.addresses.reverse();
-    same.days = 30;
+    same.life = DAY * 30;
     assert_eq!(
         reasons(&host, &same).await,
         [""; 0],
-        "order, case and days change nothing"
+        "order, case and life change nothing"
     );
 }
 
@@ -328,8 +328,8 @@ async fn specifications_that_cannot_stand_are_refused() {
             with(|s| s.dns_names = vec!["ä.example".to_owned()]),
             "dns_names",
         ),
-        (with(|s| s.days = 0), "days"),
-        (with(|s| s.days = u32::MAX), "days"),
+        (with(|s| s.life = Duration::ZERO), "valid_for"),
+        (with(|s| s.life = DAY * 36_501), "valid_for"),
     ] {
         let error = failure(&host, &spec).await;
         assert!(error.contains(&format!(": {field} `")), "{field}: {error}");

@@ -168,3 +168,35 @@ async fn specifications_that_cannot_stand_are_refused() {
         );
     }
 }
+
+/// Whoever looks at the files again finds the renewed ones: the kubeconfig itself does not change.
+#[tokio::test]
+async fn by_path_it_names_the_files_and_outlives_a_renewal() {
+    let host = with_kubeconfig().await;
+    let spec = KubeconfigSpec {
+        by_path: true,
+        ..admin_kubeconfig()
+    };
+    assert_eq!(
+        reasons(&host, &spec).await,
+        [
+            "client certificate: other data → that of the file it is made of",
+            "client key: other data → that of the file it is made of",
+        ]
+    );
+    apply(&host, &spec).await;
+    let yaml: serde_yaml::Value = serde_yaml::from_str(&text(&host, FILE)).expect("it is YAML");
+    let user = &yaml["users"][0]["user"];
+    assert_eq!(
+        user["client-certificate"],
+        "/etc/pf9/kube.d/certs/admin/request.crt"
+    );
+    assert_eq!(
+        user["client-key"],
+        "/etc/pf9/kube.d/certs/admin/request.key"
+    );
+    assert!(user.get("client-key-data").is_none());
+    advance(&host, DAY * 61);
+    apply(&host, &admin()).await;
+    assert_eq!(apply(&host, &spec).await, None);
+}

@@ -5,6 +5,7 @@ mod certificates;
 mod every_resource;
 mod handshakes;
 mod kubeconfigs;
+mod listings;
 mod service_account_keys;
 mod surveys;
 mod validity;
@@ -39,7 +40,7 @@ fn apiserver() -> CertificateSpec {
             "10.0.0.7".parse().expect("an address"),
             "fd00::7".parse().expect("an address"),
         ],
-        days: 90,
+        life: DAY * 90,
     }
 }
 
@@ -62,6 +63,7 @@ fn admin_kubeconfig() -> KubeconfigSpec {
         certificate: "admin".to_owned(),
         authority: "cluster".to_owned(),
         user: "admin".to_owned(),
+        by_path: false,
         namespace: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::host::Clock as _;
+use crate::resource::Action;
 use crate::resource::pki::facts::Certificate;
 
 fn end(host: &FakeHost, path: &str) -> std::time::SystemTime {
@@ -81,4 +82,56 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
             .contains("the clock says 2026-01-01T00:00:")
     );
     assert_eq!(text(&host, CRT), text(&later, CRT));
+}
+
+/// What is merely due can wait; what is wrong as well cannot.
+#[tokio::test]
+async fn due_is_a_change_of_its_own_kind() {
+    let host = with_certificate().await;
+    advance(&host, DAY * 61);
+    assert_eq!(action(&host, &apiserver()).await, Some(Action::Renew));
+    let renamed = CertificateSpec {
+        common_name: "another".to_owned(),
+        ..apiserver()
+    };
+    assert_eq!(action(&host, &renamed).await, Some(Action::Change));
+    advance(&host, DAY * 30);
+    assert_eq!(action(&host, &apiserver()).await, Some(Action::Change));
+}
+
+#[tokio::test]
+async fn a_life_of_minutes_is_one_of_minutes() {
+    let host = with_authority().await;
+    let minute = Duration::from_secs(60);
+    let short = CertificateSpec {
+        life: minute * 30,
+        ..apiserver()
+    };
+    apply(&host, &short).await;
+    let leaf = Certificate::parse(CRT, text(&host, CRT).as_bytes()).expect("it parses");
+    let life = leaf.facts.not_after.duration_since(leaf.facts.not_before);
+    assert_eq!(life.expect("it has one"), minute * 33);
+    advance(&host, minute * 19 - Duration::from_secs(10));
+    assert_eq!(action(&host, &short).await, None);
+    advance(&host, Duration::from_secs(10));
+    assert_eq!(action(&host, &short).await, Some(Action::Renew));
+    assert_eq!(leaf.facts.near_its_end(host.now()), None);
+    advance(&host, minute * 6);
+    let told = leaf.facts.near_its_end(host.now()).expect("it is told");
+    assert!(
+        told.contains("apiserver/request.crt ends in 4m 59s"),
+        "{told}"
+    );
+}
+
+async fn action(host: &FakeHost, spec: &CertificateSpec) -> Option<Action> {
+    let outputs = Outputs::default();
+    let cx = Context {
+        host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: false,
+    };
+    let observed = spec.observe(&cx).await.expect("it can be observed");
+    spec.diff(&observed).map(|change| change.action)
 }

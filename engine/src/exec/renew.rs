@@ -1,0 +1,187 @@
+//! Renewing certificates that are good and due: one component at a time, and a component is done when it is seen to use
+//! its new ones.
+//!
+//! The renewal is an apply of the phases that the component's certificates concern. It renews what is due of this
+//! component and of no other; a service that reads a certificate at its start restarts because its inputs differ, and the
+//! checks of these phases wait until servers show what is on disk. A phase that fails is rolled back as ever: the old
+//! certificate stands again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::event::{Event, Outcome, Verb};
+use super::probe::{is_of_pod, of_pods};
+use super::{Mode, Runner, Selection};
+use crate::plan::{PlannedStep, StepId};
+use crate::resource::pki::{self, Uptake, uses_of};
+use crate::resource::{Action, ResourceResult, Spec};
+
+/// Which certificates that are merely due a run renews.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewals {
+    /// All of them.
+    All,
+    /// Those of these steps.
+    Only(BTreeSet<StepId>),
+}
+
+/// Static pod of the control plane.
+const CONTROL_PLANE: &str = "k8s-master";
+/// Phase that waits for it.
+const API_READY: &str = "api-ready";
+/// What a container of it is given to end.
+const GRACE: Duration = Duration::from_secs(10);
+/// An old certificate that ends so soon after its user will have looked is not waited for.
+const MARGIN: Duration = Duration::from_secs(60);
+
+impl Renewals {
+    /// None.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::Only(BTreeSet::new())
+    }
+
+    /// Whether a step's certificate is among them.
+    pub(super) fn include(&self, step: &StepId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(steps) => steps.contains(step),
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// The components with a certificate that is good and due, in the order of their renewal. Reads only.
+    ///
+    /// # Errors
+    /// A certificate or its authority cannot be read.
+    pub async fn due(&self) -> ResourceResult<Vec<&'static str>> {
+        let due = self.due_steps().await?;
+        let named: BTreeSet<&str> = due.iter().map(|(component, _)| *component).collect();
+        let mut names = pki::components();
+        names.retain(|name| named.contains(name));
+        Ok(names)
+    }
+
+    async fn due_steps(&self) -> ResourceResult<Vec<(&'static str, &PlannedStep)>> {
+        let mut due = Vec::new();
+        let phases = self.plan.phases.iter().filter(|p| p.skipped.is_none());
+        for step in phases.flat_map(|phase| &phase.steps) {
+            let Spec::Certificate(certificate) = &step.spec else {
+                continue;
+            };
+            let Some(its) = uses_of(&certificate.path) else {
+                continue;
+            };
+            let cx = self.context(step.policy.absent);
+            if let Some(change) = step.spec.pending(&cx).await?
+                && change.action == Action::Renew
+            {
+                due.push((its.component, step));
+            }
+        }
+        Ok(due)
+    }
+
+    /// Renews what is due of a component, and waits until it is seen to use it.
+    ///
+    /// # Errors
+    /// As [`Runner::apply`].
+    ///
+    /// # Cancel safety
+    /// As [`Runner::apply`].
+    pub async fn renew(mut self, component: &str) -> ResourceResult<Outcome> {
+        let mut steps = BTreeSet::new();
+        let mut impatient = BTreeMap::new();
+        for (its, step) in self.due_steps().await? {
+            if its != component {
+                continue;
+            }
+            steps.insert(step.id.clone());
+            if let Spec::Certificate(certificate) = &step.spec
+                && let Some((container, reason)) = self.impatient(&certificate.path).await?
+            {
+                impatient.insert(container, reason);
+            }
+        }
+        self.selection = Selection {
+            only: phases_of(component)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            ..Selection::default()
+        };
+        self.renewals = Renewals::Only(steps);
+        let outcome = self.run(Verb::Renew, Mode::Apply).await?;
+        if outcome != Outcome::Converged {
+            return Ok(outcome);
+        }
+        for (container, reason) in impatient {
+            self.restart_container(container, &reason).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// The container that would look at its files too late, and why: its present certificate ends before.
+    async fn impatient(&self, certificate: &str) -> ResourceResult<Option<(&'static str, String)>> {
+        let Some(Uptake::Reconnect { within, container }) =
+            uses_of(certificate).map(|its| its.uptake)
+        else {
+            return Ok(None);
+        };
+        let path = pki::certificate_paths(certificate).certificate;
+        let Some(present) = pki::certificate_in(self.host, &path).await? else {
+            return Ok(None);
+        };
+        let left = present
+            .not_after
+            .duration_since(self.host.now())
+            .unwrap_or_default();
+        Ok((left < within + MARGIN).then(|| {
+            let reason = format!(
+                "its old certificate {certificate} ends in {}, and it looks for another every {}",
+                humantime::format_duration(Duration::from_secs(left.as_secs())),
+                humantime::format_duration(within)
+            );
+            (container, reason)
+        }))
+    }
+
+    /// Ends a container of the control plane, which kubelet starts again, and waits until the control plane is as before.
+    async fn restart_container(&self, name: &str, reason: &str) -> ResourceResult<()> {
+        let Some(phase) = self
+            .plan
+            .phases
+            .iter()
+            .find(|p| p.name.as_str() == API_READY)
+        else {
+            return Ok(());
+        };
+        let containers = self.host.containers(&of_pods()).await?;
+        for container in containers
+            .iter()
+            .filter(|container| container.running && is_of_pod(container, CONTROL_PLANE, name))
+        {
+            self.events.emit(Event::ThingRestarted {
+                phase: phase.name.clone(),
+                thing: format!("container {name}"),
+                reason: reason.to_owned(),
+            });
+            self.host.stop_container(&container.name, GRACE).await?;
+        }
+        for check in phase.checks.iter().filter(|check| !check.warns) {
+            self.wait_for(phase, check).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The phases that a component's certificates concern.
+fn phases_of(component: &str) -> &'static [&'static str] {
+    match component {
+        "etcd" => &["certs", "etcd"],
+        "kubelet" => &["certs", "kubeconfigs", "kubelet", API_READY],
+        "kube-proxy" => &["certs", "kubeconfigs", "kube-proxy"],
+        _ => &["certs", "kubeconfigs", API_READY],
+    }
+}

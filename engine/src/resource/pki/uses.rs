@@ -1,0 +1,208 @@
+//! Who uses which certificate, and how a renewed one is taken up: the one table that renewals, `nodelet certs` and
+//! `docs/certificates.md` are made from. Every line was watched on real hosts with Kubernetes 1.20.2 and etcd 3.4.23; the
+//! document says how.
+
+use std::time::Duration;
+
+/// A certificate's use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Use {
+    /// Path below `certs`.
+    pub certificate: &'static str,
+    /// With whom it is renewed. One component is renewed at a time, in the order of the table.
+    pub component: &'static str,
+    /// What it is there for.
+    pub purpose: &'static str,
+    /// How a renewed one is taken up.
+    pub uptake: Uptake,
+}
+
+/// How a renewed certificate is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uptake {
+    /// It is read for each new connection.
+    EachConnection,
+    /// Whoever uses it looks at the file once in this time and shows the new one from then on.
+    Reload {
+        /// At most so long.
+        within: Duration,
+    },
+    /// Whoever uses it looks at the file once in this time and then closes its connections. Nobody can see which one it
+    /// uses, so where the old one ends sooner its container is restarted.
+    Reconnect {
+        /// At most so long.
+        within: Duration,
+        /// Name of the container in the control plane's static pod.
+        container: &'static str,
+    },
+    /// The component's phase restarts what reads it.
+    Restart {
+        /// What a restart costs.
+        cost: &'static str,
+    },
+    /// It is read at each use.
+    EachUse,
+}
+
+/// What the API server, controller-manager and scheduler take to look at their own files
+/// (`FileRefreshDuration` in `k8s.io/apiserver`).
+const MINUTE: Duration = Duration::from_secs(60);
+/// What a Kubernetes client takes to look at the files that its kubeconfig names
+/// (`CertCallbackRefreshDuration` in `k8s.io/client-go/transport`).
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+/// Of kubelet.
+const KUBELET: Uptake = Uptake::Restart {
+    cost: "containers go on running; requests to kubelet (logs, exec) break",
+};
+
+/// Every certificate of the role, in the order of renewal.
+pub const USES: &[Use] = &[
+    Use {
+        certificate: "etcd/client",
+        component: "etcd",
+        purpose: "etcd serves its clients",
+        uptake: Uptake::EachConnection,
+    },
+    Use {
+        certificate: "etcd/peer",
+        component: "etcd",
+        purpose: "etcd's members know each other",
+        uptake: Uptake::EachConnection,
+    },
+    Use {
+        certificate: "etcdctl/etcd",
+        component: "etcd",
+        purpose: "checks and people ask etcd",
+        uptake: Uptake::EachUse,
+    },
+    Use {
+        certificate: "apiserver",
+        component: "kube-apiserver",
+        purpose: "the API server serves the API",
+        uptake: Uptake::Reload { within: MINUTE },
+    },
+    Use {
+        certificate: "apiserver/etcd",
+        component: "kube-apiserver",
+        purpose: "the API server asks etcd",
+        uptake: Uptake::EachConnection,
+    },
+    Use {
+        certificate: "aggregator",
+        component: "kube-apiserver",
+        purpose: "the API server asks extension API servers",
+        uptake: Uptake::Reload { within: MINUTE },
+    },
+    Use {
+        certificate: "kube-controller-manager/apiserver",
+        component: "kube-controller-manager",
+        purpose: "the controller-manager asks the API server",
+        uptake: Uptake::Reconnect {
+            within: FIVE_MINUTES,
+            container: "kube-controller-manager",
+        },
+    },
+    Use {
+        certificate: "kube-controller-manager/server",
+        component: "kube-controller-manager",
+        purpose: "the controller-manager serves its health and metrics",
+        uptake: Uptake::Reload { within: MINUTE },
+    },
+    Use {
+        certificate: "kube-scheduler/apiserver",
+        component: "kube-scheduler",
+        purpose: "the scheduler asks the API server",
+        uptake: Uptake::Reconnect {
+            within: FIVE_MINUTES,
+            container: "kube-scheduler",
+        },
+    },
+    Use {
+        certificate: "kube-scheduler/server",
+        component: "kube-scheduler",
+        purpose: "the scheduler serves its health and metrics",
+        uptake: Uptake::Reload { within: MINUTE },
+    },
+    Use {
+        certificate: "kubelet/apiserver",
+        component: "kubelet",
+        purpose: "kubelet asks the API server",
+        uptake: KUBELET,
+    },
+    Use {
+        certificate: "kubelet/server",
+        component: "kubelet",
+        purpose: "kubelet serves logs, exec and metrics",
+        uptake: KUBELET,
+    },
+    // Read for each new connection, but a connection in use is kept, and kubelet verifies at each request: its own
+    // restart ends them.
+    Use {
+        certificate: "apiserver/kubelet",
+        component: "kubelet",
+        purpose: "the API server asks kubelet",
+        uptake: KUBELET,
+    },
+    Use {
+        certificate: "kube-proxy/apiserver",
+        component: "kube-proxy",
+        purpose: "kube-proxy asks the API server",
+        uptake: Uptake::Restart {
+            cost: "rules stay; changes of services wait for about two seconds",
+        },
+    },
+    Use {
+        certificate: "admin",
+        component: "admin",
+        purpose: "people and phases ask the API server",
+        uptake: Uptake::EachUse,
+    },
+];
+
+/// The components in the order in which they are renewed.
+#[must_use]
+pub fn components() -> Vec<&'static str> {
+    let mut names: Vec<&str> = USES.iter().map(|one| one.component).collect();
+    names.dedup();
+    names
+}
+
+/// The use of the certificate at this path below `certs`.
+#[must_use]
+pub fn uses_of(certificate: &str) -> Option<&'static Use> {
+    USES.iter().find(|one| one.certificate == certificate)
+}
+
+impl std::fmt::Display for Uptake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let minutes = |within: &Duration| humantime::format_duration(*within).to_string();
+        match self {
+            Self::EachConnection => f.write_str("by itself, at the next connection"),
+            Self::Reload { within } => write!(f, "by itself, within {}", minutes(within)),
+            Self::Reconnect { within, .. } => write!(
+                f,
+                "by itself, within {}, by connecting anew; where the old one ends sooner, by a restart of its container",
+                minutes(within)
+            ),
+            Self::Restart { cost } => write!(f, "by a restart: {cost}"),
+            Self::EachUse => f.write_str("at the next use"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn components_stand_together_and_paths_are_named_once() {
+        let names = components();
+        let mut unique = names.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), names.len(), "{names:?}");
+        for one in USES {
+            assert_eq!(uses_of(one.certificate), Some(one));
+        }
+    }
+}

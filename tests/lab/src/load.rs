@@ -1,0 +1,234 @@
+//! Requests to an API server at a steady rate while something else happens to it: on connections that are kept, and each on
+//! a new one. Every request that fails is counted; none is tried again.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+/// Kept connections; the rate is shared among them.
+const KEPT: u32 = 4;
+/// Requests a second on kept connections.
+const KEPT_RATE: u32 = 20;
+/// Requests a second on new ones.
+const NEW_RATE: u32 = 5;
+/// A request that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Failures that are told in full.
+const TOLD: usize = 20;
+
+type Connections = Client<hyper_rustls::HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// Who asks, and whom.
+#[derive(Debug)]
+pub struct Asker {
+    /// What is asked, again and again.
+    pub url: String,
+    /// Roots of the server, in PEM.
+    pub roots: String,
+    /// The client's certificate, in PEM.
+    pub certificate: String,
+    /// Its key, in PEM.
+    pub key: String,
+}
+
+/// Requests that go on until they are ended.
+#[derive(Debug)]
+pub struct Load {
+    end: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What became of them.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    /// Requests on kept connections.
+    pub kept: u64,
+    /// Requests on new connections.
+    pub new: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// The first of them, with the time since the start.
+    pub failures: Vec<String>,
+    /// The longest any took.
+    pub slowest: Duration,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} requests on kept connections and {} on new ones, {} failed, the slowest took {} ms",
+            self.kept,
+            self.new,
+            self.failed,
+            self.slowest.as_millis()
+        )?;
+        self.failures
+            .iter()
+            .try_for_each(|one| write!(f, "\n  {one}"))
+    }
+}
+
+impl Load {
+    /// Begins to ask.
+    ///
+    /// # Panics
+    /// The asker's texts are no certificates and key.
+    #[must_use]
+    pub fn start(asker: &Asker) -> Self {
+        let (end, ended) = watch::channel(false);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let tls = tls(asker);
+        let (url, shared) = (asker.url.clone(), Arc::clone(&seen));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(ask(&url, &tls, &shared, ended));
+        });
+        Self { end, thread, seen }
+    }
+
+    /// What became of them so far.
+    #[must_use]
+    pub fn so_far(&self) -> Seen {
+        let seen = self.seen.lock();
+        seen.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends and tells what became of them.
+    ///
+    /// # Panics
+    /// The asking itself broke.
+    #[must_use]
+    pub fn end(self) -> Seen {
+        self.end.send_replace(true);
+        self.thread.join().expect("the asking ends");
+        let seen = self.seen.lock();
+        seen.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watch::Receiver<bool>) {
+    let began = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..=KEPT {
+        let is_kept = number < KEPT;
+        let every = if is_kept {
+            Duration::from_secs(1) * KEPT / KEPT_RATE
+        } else {
+            Duration::from_secs(1) / NEW_RATE
+        };
+        let kept = connections(tls, 1);
+        let (url, tls, seen, mut ended) =
+            (url.to_owned(), tls.clone(), Arc::clone(seen), ended.clone());
+        tasks.spawn(async move {
+            let mut ticks = tokio::time::interval(every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ended.wait_for(|ended| *ended) => return,
+                    _ = ticks.tick() => {}
+                }
+                let asked = Instant::now();
+                let result = if is_kept {
+                    one(&kept, &url).await
+                } else {
+                    one(&connections(&tls, 0), &url).await
+                };
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if is_kept {
+                    seen.kept += 1;
+                } else {
+                    seen.new += 1;
+                }
+                seen.slowest = seen.slowest.max(asked.elapsed());
+                if let Err(why) = result {
+                    seen.failed += 1;
+                    if seen.failures.len() < TOLD {
+                        let on = if is_kept { "a kept" } else { "a new" };
+                        let at = began.elapsed().as_secs_f64();
+                        seen.failures
+                            .push(format!("after {at:.1} s on {on} connection: {why}"));
+                    }
+                }
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// One request, which has to be answered with 200 and a whole body.
+async fn one(client: &Connections, url: &str) -> Result<(), String> {
+    let chain = |error: &(dyn std::error::Error + 'static)| engine::exec::chain(error).join(": ");
+    let request = Request::get(url)
+        .body(Empty::new())
+        .map_err(|error| chain(&error))?;
+    let answer = tokio::time::timeout(LIMIT, async {
+        let answer = client
+            .request(request)
+            .await
+            .map_err(|error| chain(&error))?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await;
+        body.map_err(|error| chain(&error))?;
+        Ok::<_, String>(status)
+    });
+    match answer.await {
+        Ok(Ok(status)) if status == 200 => Ok(()),
+        Ok(Ok(status)) => Err(format!("status {status}")),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
+fn connections(tls: &ClientConfig, idle: usize) -> Connections {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.clone())
+        .https_only()
+        .enable_http1()
+        .build();
+    Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(idle)
+        .pool_idle_timeout(None)
+        .retry_canceled_requests(false)
+        .build(connector)
+}
+
+fn tls(asker: &Asker) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(asker.roots.as_bytes()) {
+        roots.add(root.expect("a certificate")).expect("a root");
+    }
+    let chain = CertificateDer::pem_slice_iter(asker.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .expect("certificates");
+    let key = PrivateKeyDer::from_pem_slice(asker.key.as_bytes()).expect("a key");
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("the provider has them")
+    .with_root_certificates(roots)
+    .with_client_auth_cert(chain, key)
+    .expect("the key fits");
+    // A new connection is a whole handshake, not a ticket of an earlier one.
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls
+}

@@ -1,0 +1,46 @@
+//! Certificates with a life of half an hour, renewed twice under load.
+
+use std::time::Duration;
+
+use lab_suites::{Image, Leaves, Load, Master};
+
+/// Two renewals of everything: each is due after a little more than eighteen minutes.
+const TWICE: Duration = Duration::from_secs(60 * 60);
+/// Until the host is well again after the last.
+const WELL: Duration = Duration::from_secs(120);
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn two_renewals_of_certificates_that_live_half_an_hour() {
+    let Some(master) = Master::create("half-hours", Image::Bare, false) else {
+        return;
+    };
+    master.configure(&[("CERTIFICATE_LIFE", "30m"), ("KUBE_SERVICE_STATE", "true")]);
+    let leaves = Leaves::plant(&master);
+    master.apply(&[]).exits(0);
+    let load = Load::start(&leaves.asker());
+    master.sh("systemctl start pf9-nodeletd");
+    let mut known = leaves.serials();
+    for round in 1..=2 {
+        let renewed = lab_suites::poll(TWICE, || {
+            let new = leaves.serials();
+            let left = known.iter().filter(|one| new.contains(one)).count();
+            (left == 0).then_some(new)
+        });
+        let Some(new) = renewed else {
+            panic!(
+                "renewal {round}: {}",
+                master.sh("nodelet certs; nodelet history")
+            );
+        };
+        known = new;
+        master.wait_for("all is well", "nodelet status", WELL);
+        let seen = load.so_far();
+        println!("renewal {round}: {seen}");
+        assert_eq!(seen.failed, 0, "{seen}");
+    }
+    let seen = load.end();
+    println!("{seen}");
+    assert_eq!(seen.failed, 0, "{seen}");
+    master.sh("systemctl stop pf9-nodeletd");
+}

@@ -1,0 +1,131 @@
+//! Certificates over their life: each is known with its use, what is due is renewed component by component, and a repair
+//! leaves alone what is merely due.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use behaviour::{Bringup, block_on, checked_in, repository, text};
+use engine::exec::{Outcome, Recording, Runner, Status};
+use engine::host::fake::FakeHost;
+use engine::plan::PhaseName;
+use engine::resource::pki::{USES, components};
+use engine::resource::{NoSecrets, Spec};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const PAGE: &str = "docs/certificates.md";
+const BEGIN: &str = "<!-- generated: uses -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// A host on which everything is due.
+fn aged() -> (Bringup, FakeHost) {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    host.meddle(|world| world.advance(DAY * 300));
+    (bringup, host)
+}
+
+fn runner<'a>(bringup: &'a Bringup, host: &'a FakeHost, events: &'a Recording) -> Runner<'a> {
+    Runner::new(&bringup.plan, host, &bringup.facts, &NoSecrets, events)
+}
+
+fn certificate(host: &FakeHost, path: &str) -> String {
+    let path = format!("/etc/pf9/kube.d/certs/{path}/request.crt");
+    host.look(|world| world.text(path)).expect("it is there")
+}
+
+#[test]
+fn every_certificate_of_the_role_has_its_use() {
+    let plan = Bringup::of("cp-1").plan;
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    let planned: BTreeSet<&str> = steps
+        .filter_map(|step| match &step.spec {
+            Spec::Certificate(certificate) => Some(certificate.path.as_str()),
+            _ => None,
+        })
+        .collect();
+    let used = USES.iter().map(|one| one.certificate).collect();
+    assert_eq!(planned, used);
+}
+
+#[test]
+fn the_page_has_the_table() {
+    let mut table = "| certificate | renewed with | what for | a renewed one is taken up |\n|---|---|---|---|\n".to_owned();
+    for one in USES {
+        let _ = writeln!(
+            table,
+            "| `{}` | {} | {} | {} |",
+            one.certificate, one.component, one.purpose, one.uptake
+        );
+    }
+    let page = text(repository().join(PAGE));
+    let (head, rest) = page.split_once(BEGIN).expect("the page has the mark");
+    let (_, tail) = rest.split_once(END).expect("the page has the mark");
+    checked_in(PAGE, &format!("{head}{BEGIN}{table}{END}{tail}"));
+}
+
+#[test]
+fn what_is_due_is_no_failure_and_is_renewed_component_by_component() {
+    let (bringup, host) = aged();
+    let events = Recording::default();
+    let health = block_on(runner(&bringup, &host, &events).check());
+    assert!(health.iter().all(|phase| phase.status() == Status::True));
+
+    for component in components() {
+        let due = block_on(runner(&bringup, &host, &events).due()).expect("it can be told");
+        assert_eq!(due.first(), Some(&component));
+        let before: Vec<String> = USES
+            .iter()
+            .map(|one| certificate(&host, one.certificate))
+            .collect();
+        let outcome = block_on(runner(&bringup, &host, &events).renew(component));
+        assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+        for (one, before) in USES.iter().zip(before) {
+            assert_eq!(
+                certificate(&host, one.certificate) != before,
+                one.component == component,
+                "{component}: {}",
+                one.certificate
+            );
+        }
+    }
+    let health = block_on(runner(&bringup, &host, &events).check());
+    assert!(health.iter().all(|phase| phase.is_well()), "{health:?}");
+    assert_eq!(bringup.apply(&host).changes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_repair_leaves_what_is_due() {
+    let (bringup, host) = aged();
+    let before = certificate(&host, "apiserver");
+    host.meddle(|world| {
+        world.remove("/etc/pf9/kube.d/certs/aggregator/request.crt");
+    });
+    let events = Recording::default();
+    let certs: PhaseName = "certs".parse().expect("a name");
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&[certs]));
+    assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+    assert_eq!(certificate(&host, "apiserver"), before);
+    assert_ne!(certificate(&host, "aggregator"), "");
+}
+
+#[test]
+fn near_the_end_people_are_told_and_nothing_fails() {
+    let (bringup, host) = aged();
+    host.meddle(|world| world.advance(DAY * 30));
+    let events = Recording::default();
+    let health = block_on(runner(&bringup, &host, &events).check());
+    let certs = &health[health
+        .iter()
+        .position(|p| p.phase.as_str() == "certs")
+        .expect("it is there")];
+    assert_eq!(certs.status(), Status::True);
+    let told = certs.conditions.iter().find(|c| c.warns).expect("it warns");
+    assert_eq!(told.status, Status::False);
+    assert!(
+        told.reason.contains("request.crt ends in 1month"),
+        "{}",
+        told.reason
+    );
+}
