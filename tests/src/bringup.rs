@@ -108,6 +108,7 @@ impl Bringup {
                 every: Duration::from_secs(1),
                 timeout: Duration::from_secs(1),
                 failures: 1,
+                advisory: false,
             });
         Self {
             plan,

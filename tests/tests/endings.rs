@@ -184,6 +184,7 @@ fn an_unknown_host_is_not_waited_for() {
         every: PlannedCheck::EVERY,
         timeout: PlannedCheck::TIMEOUT,
         failures: PlannedCheck::FAILURES,
+        advisory: false,
     });
     let phase = phase.clone();
     let wait = |status: u16| {

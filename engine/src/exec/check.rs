@@ -39,6 +39,9 @@ pub struct Condition {
     pub status: Status,
     /// Why not, or why that is not known; empty when it holds.
     pub reason: String,
+    /// It is told and nothing more: nothing is restarted because of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub advisory: bool,
 }
 
 /// All conditions of a phase.
@@ -62,6 +65,17 @@ impl PhaseHealth {
             .max()
             .unwrap_or(Status::True)
     }
+
+    /// The same of those alone that a repair acts on: what the phase itself is like.
+    #[must_use]
+    pub fn own_status(&self) -> Status {
+        self.conditions
+            .iter()
+            .filter(|condition| !condition.advisory)
+            .map(|condition| condition.status)
+            .max()
+            .unwrap_or(Status::True)
+    }
 }
 
 /// Bound on one look.
@@ -73,6 +87,7 @@ fn unknown(check: &PlannedCheck, reason: String) -> Condition {
         span: check.span.clone(),
         status: Status::Unknown,
         reason,
+        advisory: check.advisory,
     }
 }
 
@@ -154,7 +169,7 @@ impl Runner<'_> {
                         unknown(check, "not looked at to the end: something else failed".to_owned())
                     }
                 };
-                if condition.status == Status::False {
+                if condition.status == Status::False && !condition.advisory {
                     failed.send_modify(|failed| {
                         failed.insert(phase.name.clone());
                     });
@@ -186,6 +201,7 @@ impl Runner<'_> {
             span: check.span.clone(),
             status,
             reason,
+            advisory: check.advisory,
         }
     }
 

@@ -176,7 +176,7 @@ impl Runner<'_> {
                 }
             }
         }
-        for check in &phase.checks {
+        for check in phase.checks.iter().filter(|check| !check.advisory) {
             if session.mode == Mode::DryRun {
                 self.events.emit(Event::CheckPlanned {
                     phase: phase.name.clone(),

@@ -208,6 +208,9 @@ pub struct PlannedCheck {
     pub timeout: Duration,
     /// How many failures in a row make the phase unhealthy.
     pub failures: u32,
+    /// It is told and nothing more: no apply waits for it, and nothing is restarted because of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub advisory: bool,
 }
 
 impl PlannedCheck {
@@ -286,6 +289,21 @@ pub enum Probe {
         /// They must be valid for at least this long.
         #[serde(with = "duration_text")]
         margin: Duration,
+    },
+    /// The newest proven backup in a directory is young enough.
+    BackupYoungerThan {
+        /// Where backups are kept.
+        directory: PathBuf,
+        /// Its age, or where there is none yet, that of the timer which makes them.
+        #[serde(with = "duration_text")]
+        limit: Duration,
+    },
+    /// The file system of a directory has room for another file as large as this one.
+    RoomFor {
+        /// The directory.
+        directory: PathBuf,
+        /// The file.
+        file: PathBuf,
     },
     /// No step of the phase would change anything.
     AsPlanned,

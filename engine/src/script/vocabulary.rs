@@ -159,6 +159,11 @@ pub static CHECK_POLICY: &[Modifier] = &[
         "Failures in a row that make the phase unhealthy. Default 1.",
     ),
     modifier(
+        "advisory",
+        &[],
+        "It is told and nothing more: an apply does not wait for it, and nothing is restarted because of it. For what a restart does not mend.",
+    ),
+    modifier(
         "when",
         &[p("condition", Arg::Bool)],
         "The check is left out when this is false.",

@@ -16,6 +16,7 @@ const MANNER: &[&str] = &[
     "every",
     "timeout",
     "failures",
+    "advisory",
     "when",
     "expect",
     "ca",
@@ -64,6 +65,7 @@ pub(super) fn lower(
             .integer("failures")
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(PlannedCheck::FAILURES),
+        advisory: options.has("advisory"),
     })
 }
 
@@ -163,6 +165,26 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             Probe::CertificatesValid {
                 directory: directory.into(),
                 margin: crate::script::recorder::parse_duration(margin)?,
+            }
+        }
+        "backup_younger_than" => {
+            let values = options.values(name);
+            let [Value::Text(directory), Value::Text(limit)] = values.as_slice() else {
+                return None;
+            };
+            Probe::BackupYoungerThan {
+                directory: directory.into(),
+                limit: crate::script::recorder::parse_duration(limit)?,
+            }
+        }
+        "room_for" => {
+            let values = options.values(name);
+            let [Value::Text(directory), Value::Text(file)] = values.as_slice() else {
+                return None;
+            };
+            Probe::RoomFor {
+                directory: directory.into(),
+                file: file.into(),
             }
         }
         _ => Probe::AsPlanned,
