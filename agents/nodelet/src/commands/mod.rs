@@ -2,6 +2,7 @@
 
 mod check;
 mod clean;
+mod etcd;
 mod facts;
 mod history;
 mod pass;
@@ -14,6 +15,7 @@ mod why;
 
 pub(crate) use check::check;
 pub(crate) use clean::clean;
+pub(crate) use etcd::etcd;
 pub(crate) use facts::facts;
 pub(crate) use history::history;
 pub(crate) use pass::{join_cgroup, pass};

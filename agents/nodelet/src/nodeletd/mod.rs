@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
-//! `decide` says when. What must outlive it is in `kube_status` and `state`.
+//! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs backups.
 
 mod api;
 mod cgroup;
@@ -17,6 +17,7 @@ mod kube_status;
 mod metrics;
 mod state;
 mod supervisor;
+pub(crate) mod timers;
 mod view;
 mod wake;
 mod worker;
@@ -97,8 +98,10 @@ async fn run(arguments: Arguments) -> Result<()> {
         config: arguments.config,
         shutdown: signals.shutdown.clone(),
     };
-    let (supervisor, outside) = Supervisor::new(worker, signals.shutdown.clone(), signals.reload);
+    let (supervisor, outside) =
+        Supervisor::new(worker.clone(), signals.shutdown.clone(), signals.reload);
     let beat = supervisor.beat();
+    let timers = (!arguments.once).then(|| tokio::spawn(timers::run(worker, outside.view.clone())));
     let api = tokio::spawn(api::serve(
         outside,
         std::sync::Arc::clone(&beat),
@@ -117,6 +120,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         served = api => served.context("serve the local API")??,
     }
     systemd::stopping();
+    if let Some(timers) = timers {
+        signals.shutdown.cancel();
+        // A backup takes away what it has at work.
+        let _ = timers.await;
+    }
     Ok(())
 }
 

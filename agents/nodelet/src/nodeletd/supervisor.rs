@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cgroup::StatusCgroup;
+use super::cgroup::Leaf;
 use super::decide::{self, Action, Situation};
 use super::kube_status::{self, KubeStatus, NodeState};
 use super::state::State;
@@ -69,7 +69,7 @@ pub(super) struct Supervisor {
     wanted: Vec<String>,
     last_attempt: Option<Instant>,
     settings_in_use: u64,
-    cgroup: Option<StatusCgroup>,
+    cgroup: Option<Leaf>,
     cgroup_problem: String,
     cgroup_for: Option<(bool, u32)>,
     counters: Counters,
@@ -257,7 +257,7 @@ impl Supervisor {
         status.status_check_timestamp = now;
         status.all_tasks = phases(pass, |_| true);
         status.all_status_checks = phases(pass, |phase| !phase.conditions.is_empty());
-        status.completed_tasks = phases(pass, |phase| phase.status() == Status::True);
+        status.completed_tasks = phases(pass, |phase| phase.own_status() == Status::True);
         status.current_status_check.clear();
         if let Some(failed) = pass.health.iter().find(|p| p.status() == Status::False) {
             status.last_failed_status_check = failed.phase.to_string();
@@ -271,7 +271,7 @@ impl Supervisor {
         let known = pass
             .health
             .iter()
-            .all(|phase| phase.status() == Status::True);
+            .all(|phase| phase.own_status() == Status::True);
         if known && pass.desired.service_state != ServiceState::False {
             self.status.pf9_kube_start_attempt = 0;
             self.status.pf9_kube_node_state = NodeState::Ok;
@@ -504,7 +504,7 @@ impl Supervisor {
         if !self.desired.use_cgroups {
             return;
         }
-        match StatusCgroup::prepare(self.desired.cpu_limit) {
+        match Leaf::for_status(self.desired.cpu_limit) {
             Ok(cgroup) => self.cgroup = Some(cgroup),
             Err(error) => {
                 self.cgroup_problem = format!("{error:#}");
@@ -555,7 +555,7 @@ impl Supervisor {
 }
 
 /// Whether a group that was made is still there.
-fn stands(cgroup: &StatusCgroup) -> bool {
+fn stands(cgroup: &Leaf) -> bool {
     cgroup.procs.iter().all(|file| file.exists())
 }
 
