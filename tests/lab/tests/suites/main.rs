@@ -3,6 +3,7 @@
 mod again;
 mod clean;
 mod cluster;
+mod etcd_backup;
 mod faults;
 mod foretold;
 mod health;
