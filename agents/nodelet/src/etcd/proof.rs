@@ -32,11 +32,11 @@ pub(crate) struct Held {
     pub(crate) cluster: Option<String>,
 }
 
-/// Restores the snapshot at `path` and counts, with the programs of `image`. Leaves nothing, whatever happens; what a killed
-/// run left goes first.
+/// Restores the snapshot at `path` and counts, with the programs of `image`. The caller calls [`sweep`] before and afterwards,
+/// whatever came of it.
 ///
 /// # Cancel safety
-/// When dropped, the container and the copy stay for the next run: use [`prove`] inside of [`swept`].
+/// When dropped, the container and the copy stay until [`sweep`].
 pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
     let throwaway = Throwaway::new(image)?;
     let work = PathBuf::from(WORK);
