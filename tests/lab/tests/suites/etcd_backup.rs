@@ -74,7 +74,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
 
     master.sh(&format!(
         r#"cd {DIRECTORY}
-        for bad in cut empty flipped other; do cp {good}.db etcd-{bad}.db; cp {good}.json etcd-{bad}.json; done
+        for bad in cut empty flipped other; do cp {good}.db etcd-$bad.db; cp {good}.json etcd-$bad.json; done
         truncate --size=-100000 etcd-cut.db
         : > etcd-empty.db
         printf '\x55' | dd of=etcd-flipped.db bs=1 seek=100000 conv=notrunc status=none
