@@ -67,14 +67,19 @@ pub(crate) fn stored(directory: &Path) -> Result<Vec<Stored>> {
         if name.starts_with('.') {
             continue;
         }
+        let size = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
         let manifest = match Manifest::read(&path.with_extension(MANIFEST)) {
-            Ok(Some(manifest)) => Ok(manifest),
+            Ok(Some(manifest)) if manifest.content.size == size => Ok(manifest),
+            Ok(Some(manifest)) => Err(format!(
+                "it has {size} bytes, and its manifest was written for {}",
+                manifest.content.size
+            )),
             Ok(None) => Err("it has no manifest: it was not proven here".to_owned()),
             Err(error) => Err(format!("could not {error:#}")),
         };
         all.push(Stored {
             name: name.to_owned(),
-            size: fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len()),
+            size,
             manifest,
             path,
         });
@@ -256,6 +261,10 @@ pub(super) mod tests {
         newer.version = VERSION + 1;
         write("etcd-3.db", "x");
         write("etcd-3.json", &serde_json::to_string(&newer).expect("JSON"));
+        // One byte, where the manifest says four.
+        write("etcd-4.db", "x");
+        let cut = serde_json::to_string(&manifest(at(0))).expect("JSON");
+        write("etcd-4.json", &cut);
         let said: Vec<String> = stored(directory.path())
             .expect("a listing")
             .into_iter()
@@ -264,5 +273,6 @@ pub(super) mod tests {
         assert!(said[0].contains("no manifest"), "{said:?}");
         assert!(said[1].contains("understand"), "{said:?}");
         assert!(said[2].contains("form 2"), "{said:?}");
+        assert!(said[3].contains("it has 1 bytes"), "{said:?}");
     }
 }

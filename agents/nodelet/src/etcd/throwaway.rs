@@ -10,6 +10,7 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures::StreamExt as _;
+use tokio::sync::Mutex;
 
 const SOCKET: &str = "/var/run/docker.sock";
 /// For one call, in seconds.
@@ -27,8 +28,11 @@ const TASKS: i64 = 256;
 /// Lines of a log that are told when something fails.
 const LINES: &str = "5";
 
+/// Held while docker makes the container: a request that is cut is carried out all the same, and who removes must come after.
+static MAKING: Mutex<()> = Mutex::const_new(());
+
 /// The container engine, with room for one container.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Throwaway {
     docker: Docker,
     image: String,
@@ -57,6 +61,7 @@ impl Throwaway {
     /// # Errors
     /// Docker cannot remove it, or somebody else's container has the name.
     pub(super) async fn remove(&self) -> Result<()> {
+        let _made = MAKING.lock().await;
         let found = match self.docker.inspect_container(NAME, None).await {
             Ok(found) => found,
             Err(error) if status(&error) == Some(404) => return Ok(()),
@@ -81,6 +86,9 @@ impl Throwaway {
     }
 
     /// Starts the container. Its working directory is the first mount.
+    ///
+    /// # Cancel safety
+    /// When dropped, it is started all the same; [`Throwaway::remove`] waits for that.
     pub(super) async fn start(&self, command: &[&str], mounts: &[Mounted]) -> Result<()> {
         let host = HostConfig {
             network_mode: Some("none".to_owned()),
@@ -109,6 +117,17 @@ impl Throwaway {
             host_config: Some(host),
             ..ContainerCreateBody::default()
         };
+        let making = MAKING.lock().await;
+        let this = self.clone();
+        // A task of its own, which goes on when we are dropped.
+        let made = tokio::spawn(async move {
+            let _making = making;
+            this.make(body).await
+        });
+        made.await.context("make a throw-away container")?
+    }
+
+    async fn make(&self, body: ContainerCreateBody) -> Result<()> {
         let options = CreateContainerOptionsBuilder::default().name(NAME).build();
         self.docker
             .create_container(Some(options), body)
