@@ -21,4 +21,5 @@ pub mod planner;
 pub mod report;
 pub mod resource;
 pub mod role;
+pub mod schedule;
 pub mod script;

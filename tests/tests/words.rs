@@ -7,13 +7,10 @@ use behaviour::{Case, Scripts, checked_in, fixtures, repository, text};
 use engine::env::{DefaultValue, KEYS};
 use engine::script::{Role, WORDS, reference};
 
-/// Settings that nothing reads yet, each with who will.
+/// Settings that neither planner nor scripts read, each with who does or will.
 const READ_LATER: &[(&str, &str)] = &[
-    ("ETCD_BACKUP_ENABLED", BACKUP),
-    ("ETCD_BACKUP_SCHEDULE", BACKUP),
-    ("ETCD_BACKUP_DIR", BACKUP),
     ("ETCD_BACKUP_COUNT", BACKUP),
-    ("ETCD_BACKUP_MAX_AGE", BACKUP),
+    ("ETCD_BACKUP_KEEP", BACKUP),
     ("KUBE_SERVICE_STATE", NODELETD),
     ("LOOP_INTERVAL", NODELETD),
     ("FULL_RETRY_COUNT", NODELETD),
@@ -30,7 +27,7 @@ const READ_LATER: &[(&str, &str)] = &[
         "read by the phase cni, which reads it with a second plugin",
     ),
 ];
-const BACKUP: &str = "read by the phase etcd-backup, which comes with timers";
+const BACKUP: &str = "read by `nodelet etcd backup`";
 const NODELETD: &str = "read by nodeletd, which comes with the loop that holds a host at its role";
 
 #[test]

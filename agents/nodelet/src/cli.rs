@@ -55,10 +55,54 @@ pub(crate) enum Command {
     Phases(RoleArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
     Facts,
+    /// Take backups of this master's etcd, and look at them.
+    #[command(subcommand)]
+    Etcd(EtcdCommand),
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
     History(HistoryArgs),
     /// Say what brought a thing about, what failed there, and what happens next. Reads nothing but the ledger.
     Why(WhyArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EtcdCommand {
+    /// Take a snapshot, prove it by a restore into a throw-away directory, and keep it.
+    ///
+    /// Whoever wants to change the host goes first: the backup ends, leaves nothing, and is made up for later (exit code 2).
+    Backup(EtcdBackupArgs),
+    /// List the backups. Reads their manifests and nothing else.
+    List(EtcdListArgs),
+    /// Hold backups against their hash, their manifest, this cluster, and a restored copy of them. Changes none.
+    ///
+    /// Exit codes: 0 all are good; 2 at least one is not.
+    Verify(EtcdVerifyArgs),
+    /// Show how backups stand: the newest proven one, room, alarms of etcd.
+    Status(EtcdListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EtcdBackupArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Files named cgroup.procs through which the backup joins its control group before it does anything.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) cgroup: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EtcdListArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EtcdVerifyArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// These alone, by their names as `list` shows them.
+    pub(crate) names: Vec<String>,
 }
 
 /// Which role, with which settings, for which host.
@@ -257,7 +301,8 @@ pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Remove what is marked to be kept as well: the cluster's data and its certificate authorities.
+    /// Remove what is marked to be kept as well: the cluster's data, its backups and its certificate
+    /// authorities.
     #[arg(long)]
     pub(crate) purge: bool,
 }

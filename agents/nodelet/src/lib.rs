@@ -8,6 +8,7 @@
 
 mod cli;
 mod commands;
+mod etcd;
 mod exit;
 mod identity;
 mod inputs;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, EtcdCommand};
 use exit::Exit;
 
 /// Runs `nodeletd` with the arguments of this process.
@@ -48,9 +49,12 @@ pub fn command_line() -> ExitCode {
             .into();
         }
     };
-    if let Command::Pass(args) = &cli.command
-        && let Err(error) = commands::join_cgroup(&args.cgroup)
-    {
+    let cgroup = match &cli.command {
+        Command::Pass(args) => args.cgroup.as_slice(),
+        Command::Etcd(EtcdCommand::Backup(args)) => args.cgroup.as_slice(),
+        _ => &[],
+    };
+    if let Err(error) = commands::join_cgroup(cgroup) {
         eprintln!("nodelet: could not {error:#}");
         return Exit::Failed.into();
     }
@@ -87,6 +91,7 @@ pub fn command_line() -> ExitCode {
             Command::Clean(args) => commands::clean(args).await,
             Command::Certs(args) => commands::certs(args).await,
             Command::Phases(args) => commands::phases(args).await,
+            Command::Etcd(command) => commands::etcd(command).await,
             Command::Facts => commands::facts().await,
             Command::History(args) => commands::history(args).await,
             Command::Why(args) => commands::why(args).await,

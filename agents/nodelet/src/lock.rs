@@ -1,50 +1,70 @@
 //! One at a time: a lock that names its owner.
 //!
-//! The kernel's lock on the file decides, so a dead owner holds nothing; the text in it is for people.
+//! The kernel's lock on the file decides, so a dead owner holds nothing; the text in it is for people, but for one thing:
+//! backups of etcd give way. Whoever wants to change the host asks them to end, which they do within seconds.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Where the lock stands; gone after a boot, as is whoever held it.
 const PATH: &str = "/run/pf9-nodelet.lock";
 /// Said of a host that somebody else works on, before his name.
 pub(crate) const BUSY: &str = "is being worked on by";
 
+/// How the owners begin that end when they are asked to.
+const GIVES_WAY: &str = "`nodelet etcd ";
+/// What such an owner is given to end: it takes a container away first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Held until dropped.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "holding it is its use")] Flock<File>);
 
 impl Lock {
-    /// Takes the lock for `verb`, or says who holds it.
+    /// Takes the lock for `verb`, or says who holds it. Waits for an owner that gives way, at most 30 s.
     pub(crate) fn take(verb: &str) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            // What a link points to is not ours to write to.
-            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-            .open(PATH)
-            .with_context(|| format!("open the lock {PATH}"))?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut owner = String::new();
-                let _ = std::io::Read::by_ref(&mut file)
-                    .take(200)
-                    .read_to_string(&mut owner);
-                bail!(
+        Self::take_at(Path::new(PATH), verb, PATIENCE)
+    }
+
+    fn take_at(path: &Path, verb: &str, patience: Duration) -> Result<Self> {
+        let until = Instant::now() + patience;
+        let mut pause = Duration::from_millis(20);
+        let mut asked = None;
+        let mut lock = loop {
+            let mut file = match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
+                Err((_, error)) => {
+                    return Err(error).with_context(|| format!("take the lock {}", path.display()));
+                }
+            };
+            let mut owner = String::new();
+            let _ = std::io::Read::by_ref(&mut file)
+                .take(200)
+                .read_to_string(&mut owner);
+            let gives_way = !format!("`nodelet {verb}").starts_with(GIVES_WAY);
+            match gives_way.then(|| yielding(&owner)).flatten() {
+                Some(process) if Instant::now() < until => {
+                    if asked != Some(process) && is_nodelet(process) {
+                        let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
+                        asked = Some(process);
+                    }
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+                _ => bail!(
                     "run `nodelet {verb}`: this host {BUSY} {}; wait for it to end",
                     owner.trim()
-                );
+                ),
             }
-            Err((_, error)) => return Err(error).with_context(|| format!("take the lock {PATH}")),
         };
         let since = humantime::format_rfc3339_seconds(SystemTime::now());
         lock.set_len(0)
@@ -56,7 +76,70 @@ impl Lock {
                     std::process::id()
                 )
             })
-            .with_context(|| format!("write the owner into the lock {PATH}"))?;
+            .with_context(|| format!("write the owner into the lock {}", path.display()))?;
         Ok(Self(lock))
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        // What a link points to is not ours to write to.
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .with_context(|| format!("open the lock {}", path.display()))
+}
+
+/// The process of an owner that gives way.
+fn yielding(owner: &str) -> Option<i32> {
+    let (_, process) = owner.strip_prefix(GIVES_WAY)?.split_once("(process ")?;
+    let process = process.split_once(',')?.0.parse().ok()?;
+    (process > 1).then_some(process)
+}
+
+/// Whether a process is one of ours: the name in the lock may be that of the owner before.
+fn is_nodelet(process: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/comm"))
+        .is_ok_and(|name| name.trim() == "nodelet")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backups_give_way_and_nobody_else_does() {
+        let owner =
+            |verb: &str| format!("`nodelet {verb}` (process 4711, since 2026-01-01T00:00:00Z)");
+        assert_eq!(yielding(&owner("etcd backup")), Some(4711));
+        assert_eq!(yielding(&owner("etcd verify")), Some(4711));
+        assert_eq!(yielding(&owner("apply")), None);
+        for garbage in [
+            "",
+            "`nodelet etcd backup`",
+            "`nodelet etcd backup` (process 1, )",
+            "`nodelet etcd backup` (process -1, )",
+        ] {
+            assert_eq!(yielding(garbage), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn an_owner_that_does_not_give_way_refuses_at_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lock");
+        let held = Lock::take_at(&path, "apply", PATIENCE).expect("it is free");
+        let before = Instant::now();
+        let refused = Lock::take_at(&path, "repair", PATIENCE).expect_err("it is held");
+        assert!(refused.to_string().contains(BUSY), "{refused}");
+        let refused = Lock::take_at(&path, "etcd backup", PATIENCE).expect_err("it is held");
+        assert!(refused.to_string().contains("`nodelet apply`"), "{refused}");
+        assert!(before.elapsed() < PATIENCE);
+        drop(held);
+        Lock::take_at(&path, "repair", PATIENCE).expect("it is free again");
     }
 }

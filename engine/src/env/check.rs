@@ -10,6 +10,7 @@ use super::layers::MAX_VALUE_BYTES;
 use super::names;
 use super::suggest::closest_word;
 use super::value::{SecretText, Value};
+use crate::schedule::Schedule;
 
 /// Why a text is no value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +99,10 @@ fn value(kind: Kind, text: &str) -> Result<Value, Option<String>> {
         }
         Kind::ProxyUrl => known(names::is_http_url(text)),
         Kind::Uuid => known(names::is_uuid(text)),
-        Kind::Cron => known(names::is_cron(text)),
+        Kind::Cron => text
+            .parse::<Schedule>()
+            .map(|_| Value::Text(text.to_owned()))
+            .map_err(|error| Some(error.to_string())),
         Kind::ImageReference => known(names::is_image(text)),
         Kind::Registry => known(names::is_registry(text)),
         Kind::Version => known(names::is_version(text)),

@@ -1,4 +1,4 @@
-//! Syntax of names that other projects define: DNS names, images, versions, schedules. Pure predicates.
+//! Syntax of names that other projects define: DNS names, images, versions. Pure predicates.
 
 use std::net::IpAddr;
 
@@ -136,23 +136,6 @@ pub(crate) fn is_version(text: &str) -> bool {
             is_plain_number(number) && number.len() <= 9
         }) && count == 3
     })
-}
-
-/// Five fields of cron's alphabet, or a nickname. Ranges are the scheduler's to check.
-pub(crate) fn is_cron(text: &str) -> bool {
-    if let Some(nickname) = text.strip_prefix('@') {
-        return [
-            "hourly", "daily", "midnight", "weekly", "monthly", "yearly", "annually",
-        ]
-        .contains(&nickname);
-    }
-    let fields: Vec<&str> = text.split(' ').filter(|field| !field.is_empty()).collect();
-    fields.len() == 5
-        && fields.iter().all(|field| {
-            field
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"*/,-".contains(&b))
-        })
 }
 
 /// The kernel's CPU list: `0-1,4`, each range in rising order.
@@ -295,18 +278,6 @@ mod tests {
 
     #[test]
     fn small_forms_follow_their_definitions() {
-        check(
-            is_cron,
-            &["0 3 * * *", "*/5 1,2 1-3 JAN mon", "@daily"],
-            &[
-                "",
-                "0 3 * *",
-                "0 3 * * * *",
-                "@never",
-                "0 3 * * $(x)",
-                "0\t3 * * *",
-            ],
-        );
         check(
             is_cpu_set,
             &["0", "0-1,4"],

@@ -6,6 +6,7 @@
 
 mod advice;
 mod apply;
+mod backups;
 mod check;
 mod clean;
 mod dry_run;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Runner;
+use super::{Runner, backups};
 use crate::host::{ClusterAccess, CommandSpec, ContainerState, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
@@ -193,6 +193,10 @@ impl Runner<'_> {
                 Ok((survey.certificates.is_empty())
                     .then(|| format!("there is no certificate in {}", directory.display())))
             }
+            Probe::BackupYoungerThan { directory, limit } => {
+                backups::younger_than(host, directory, *limit).await
+            }
+            Probe::RoomFor { directory, file } => backups::room_for(host, directory, file).await,
             Probe::AsPlanned => self.as_planned(phase).await,
         }
     }

@@ -31,7 +31,8 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
         .collect()
 }
 
-/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything.
+/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything, and
+/// neither is one that is only told (`.warns()`).
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
     let failed = health
@@ -147,6 +148,33 @@ mod tests {
         ] {
             assert_eq!(set(failed), restarted, "{failed:?}");
         }
+    }
+
+    #[test]
+    fn what_is_only_told_restarts_nothing() {
+        let condition = |status, warns| crate::exec::Condition {
+            check: "c".to_owned(),
+            span: crate::plan::Span::new("phases/etcd.rhai", 1, 1),
+            status,
+            reason: String::new(),
+            warns,
+        };
+        let health = |conditions| PhaseHealth {
+            phase: "etcd".parse().expect("a name"),
+            skipped: None,
+            conditions,
+        };
+        let told = health(vec![
+            condition(Status::True, false),
+            condition(Status::False, true),
+        ]);
+        assert!(!told.is_well(), "people are told");
+        assert!(failed_phases(&[told]).is_empty(), "and no more than that");
+        let fails = health(vec![
+            condition(Status::False, false),
+            condition(Status::True, true),
+        ]);
+        assert_eq!(failed_phases(&[fails]).len(), 1);
     }
 
     #[test]

@@ -287,6 +287,21 @@ pub enum Probe {
         /// Directory that is searched, to a bounded depth.
         directory: PathBuf,
     },
+    /// The newest proven backup in a directory is young enough.
+    BackupYoungerThan {
+        /// Where backups are kept.
+        directory: PathBuf,
+        /// Its age, or where there is none yet, that of the timer which makes them.
+        #[serde(with = "duration_text")]
+        limit: Duration,
+    },
+    /// The file system of a directory has room for another file as large as this one.
+    RoomFor {
+        /// The directory.
+        directory: PathBuf,
+        /// The file.
+        file: PathBuf,
+    },
     /// No step of the phase would change anything.
     AsPlanned,
 }
@@ -309,6 +324,8 @@ impl Probe {
             | Self::LinkUp(_)
             | Self::AddressHeld(_)
             | Self::CertificatesValid { .. }
+            | Self::BackupYoungerThan { .. }
+            | Self::RoomFor { .. }
             | Self::AsPlanned => false,
         }
     }

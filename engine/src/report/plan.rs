@@ -99,6 +99,9 @@ fn pace(check: &PlannedCheck) -> String {
     if check.failures != PlannedCheck::FAILURES {
         let _ = writeln!(text, "      failures: {}", check.failures);
     }
+    if check.warns {
+        text.push_str("      told, and nothing more\n");
+    }
     text
 }
 

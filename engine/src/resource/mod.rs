@@ -27,6 +27,7 @@ mod pods;
 mod service;
 mod symlink;
 mod sysctl_before;
+mod timer;
 mod undo;
 
 pub use cgroup::CgroupSpec;
@@ -50,6 +51,7 @@ pub use pods::PodsSpec;
 pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
 pub use sysctl_before::SysctlBeforeSpec;
+pub use timer::{RUNNABLE, TIMERS, TimerFile, TimerSpec, timer_path};
 pub use undo::{Kept, Receipt, Undo, UndoLog, in_order, revert};
 
 use std::collections::BTreeMap;
@@ -296,6 +298,7 @@ macro_rules! with_resource {
             Spec::Cgroup($resource) => $body,
             Spec::SysctlBefore($resource) => $body,
             Spec::Group($resource) => $body,
+            Spec::Timer($resource) => $body,
         }
     };
 }
@@ -331,6 +334,7 @@ pub enum Spec {
     Cgroup(CgroupSpec),
     SysctlBefore(SysctlBeforeSpec),
     Group(GroupSpec),
+    Timer(TimerSpec),
 }
 
 impl Spec {
@@ -363,6 +367,7 @@ impl Spec {
             Self::Cgroup(_) => "cgroup",
             Self::SysctlBefore(_) => "sysctl_as_before",
             Self::Group(_) => "group",
+            Self::Timer(_) => "timer",
         }
     }
 

@@ -582,6 +582,16 @@ pub static WORDS: &[Word] = &[
                 "Certificates under a directory are valid, with more than a sixth of their life left.",
             ),
             modifier(
+                "backup_younger_than",
+                &[p("directory", Arg::Path), p("age", Arg::Duration)],
+                "The newest proven backup of etcd in a directory is younger than this; without any, its timer is.",
+            ),
+            modifier(
+                "room_for",
+                &[p("directory", Arg::Path), p("file", Arg::Path)],
+                "The file system of a directory has room for another file as large as this one.",
+            ),
+            modifier(
                 "as_planned",
                 &[],
                 "No step of this phase would change anything.",
@@ -718,6 +728,26 @@ pub static WORDS: &[Word] = &[
         "A group of accounts that a package makes and leaves; only `.absent()` makes sense.",
         r#"on_clean(|| { group("docker").absent(); });"#,
         "Nothing.",
+    ),
+    word(
+        "timer",
+        Role::Resource,
+        &[p("name", Arg::Text)],
+        &[
+            modifier(
+                "schedule",
+                &[p("expression", Arg::Text)],
+                "When, as a cron expression of five fields, in the host's time; 0 and 7 are Sunday.",
+            ),
+            modifier(
+                "run",
+                &[p("what", Arg::Text)],
+                "What nodeletd runs then: `etcd-backup`.",
+            ),
+        ],
+        "Something that nodeletd runs again and again. A run that was missed is made up for once.",
+        r#"timer("example").schedule("0 3 * * *").run("etcd-backup");"#,
+        "Removed, or as it was before.",
     ),
 ];
 

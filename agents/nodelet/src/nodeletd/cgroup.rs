@@ -1,5 +1,5 @@
-//! The control group `pf9-kube-status` in which status passes run: a limit on CPU time and memory, so that looking at a
-//! node never costs what the node is there for.
+//! The control groups `pf9-kube-status`, in which status passes run, and `pf9-etcd-backup`: limits on CPU time and memory, so
+//! that looking at a node never costs what the node is there for.
 //!
 //! Version 1: a group in the `cpu` and one in the `memory` hierarchy. Version 2: our unit has its part of the tree
 //! delegated; processes may not live beside groups that hand out controllers, so the daemon moves into a leaf
@@ -10,16 +10,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-const NAME: &str = "pf9-kube-status";
+const STATUS: &str = "pf9-kube-status";
+const BACKUP: &str = "pf9-etcd-backup";
+/// For a backup beside the containers that prove it, in percent of one CPU: it copies and hashes.
+const BACKUP_CPU: u32 = 50;
 const MOUNT: &str = "/sys/fs/cgroup";
 /// In which the CPU limit is reckoned, in microseconds.
 const PERIOD: u32 = 100_000;
-/// Memory of one pass with everything it starts, in bytes.
+/// Memory of one pass or backup with everything it starts, in bytes.
 const MEMORY: u64 = 256 * 1024 * 1024;
 
 /// A group that is ready to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StatusCgroup {
+pub(super) struct Leaf {
     /// The `cgroup.procs` of each hierarchy.
     pub(super) procs: Vec<PathBuf>,
 }
@@ -27,7 +30,7 @@ pub(super) struct StatusCgroup {
 /// The group as the settings want it, or why there is none.
 #[derive(Debug, Default)]
 pub(super) struct StatusGroup {
-    group: Option<StatusCgroup>,
+    group: Option<Leaf>,
     problem: String,
     made_for: Option<(bool, u32)>,
 }
@@ -37,7 +40,7 @@ impl StatusGroup {
     /// run with lowered priority.
     pub(super) fn keep(&mut self, wanted: bool, cpu_limit: u32) {
         if self.made_for == Some((wanted, cpu_limit))
-            && self.group.as_ref().is_none_or(StatusCgroup::stands)
+            && self.group.as_ref().is_none_or(Leaf::stands)
         {
             return;
         }
@@ -47,7 +50,7 @@ impl StatusGroup {
         if !wanted {
             return;
         }
-        match StatusCgroup::prepare(cpu_limit) {
+        match Leaf::for_status(cpu_limit) {
             Ok(group) => self.group = Some(group),
             Err(error) => {
                 self.problem = format!("{error:#}");
@@ -59,7 +62,7 @@ impl StatusGroup {
     }
 
     /// The group, if there is one.
-    pub(super) fn joined(&self) -> Option<&StatusCgroup> {
+    pub(super) fn joined(&self) -> Option<&Leaf> {
         self.group.as_ref()
     }
 
@@ -69,41 +72,49 @@ impl StatusGroup {
     }
 }
 
-impl StatusCgroup {
+impl Leaf {
     fn stands(&self) -> bool {
         self.procs.iter().all(|file| file.exists())
     }
 
-    /// Makes the group, or sets its limits anew. `cpu_limit` is in percent of one CPU.
+    /// Makes the group of status passes, or sets its limits anew. `cpu_limit` is in percent of one CPU.
     ///
     /// # Errors
     /// The kernel or the delegation lacks something; nothing is limited then.
-    fn prepare(cpu_limit: u32) -> Result<Self> {
-        Self::prepare_in(Path::new(MOUNT), cpu_limit)
+    fn for_status(cpu_limit: u32) -> Result<Self> {
+        Self::prepare_in(Path::new(MOUNT), STATUS, cpu_limit)
     }
 
-    fn prepare_in(mount: &Path, cpu_limit: u32) -> Result<Self> {
+    /// The same for backups.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) fn for_backups() -> Result<Self> {
+        Self::prepare_in(Path::new(MOUNT), BACKUP, BACKUP_CPU)
+    }
+
+    fn prepare_in(mount: &Path, name: &str, cpu_limit: u32) -> Result<Self> {
         let quota = PERIOD / 100 * cpu_limit;
         if mount.join("cgroup.controllers").exists() {
-            version_2(mount, quota)
+            version_2(mount, name, quota)
         } else {
-            version_1(mount, quota)
+            version_1(mount, name, quota)
         }
     }
 }
 
-fn version_1(mount: &Path, quota: u32) -> Result<StatusCgroup> {
-    let cpu = group(&mount.join("cpu"))?;
+fn version_1(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
+    let cpu = group(&mount.join("cpu"), name)?;
     write(&cpu.join("cpu.cfs_period_us"), &PERIOD.to_string())?;
     write(&cpu.join("cpu.cfs_quota_us"), &quota.to_string())?;
-    let memory = group(&mount.join("memory"))?;
+    let memory = group(&mount.join("memory"), name)?;
     write(&memory.join("memory.limit_in_bytes"), &MEMORY.to_string())?;
-    Ok(StatusCgroup {
+    Ok(Leaf {
         procs: vec![cpu.join("cgroup.procs"), memory.join("cgroup.procs")],
     })
 }
 
-fn version_2(mount: &Path, quota: u32) -> Result<StatusCgroup> {
+fn version_2(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
     let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
     let own = own
         .lines()
@@ -121,20 +132,20 @@ fn version_2(mount: &Path, quota: u32) -> Result<StatusCgroup> {
     make(&supervisor)?;
     write(&supervisor.join("cgroup.procs"), "0")?;
     write(&unit.join("cgroup.subtree_control"), "+cpu +memory")?;
-    let leaf = group(&unit)?;
+    let leaf = group(&unit, name)?;
     write(&leaf.join("cpu.max"), &format!("{quota} {PERIOD}"))?;
     write(&leaf.join("memory.max"), &MEMORY.to_string())?;
-    Ok(StatusCgroup {
+    Ok(Leaf {
         procs: vec![leaf.join("cgroup.procs")],
     })
 }
 
 /// The group below `parent`, made if it is not there.
-fn group(parent: &Path) -> Result<PathBuf> {
+fn group(parent: &Path, name: &str) -> Result<PathBuf> {
     if !parent.is_dir() {
         bail!("make a control group: there is no {}", parent.display());
     }
-    let path = parent.join(NAME);
+    let path = parent.join(name);
     make(&path)?;
     Ok(path)
 }
@@ -162,13 +173,13 @@ mod tests {
         for hierarchy in ["cpu", "memory"] {
             fs::create_dir(mount.path().join(hierarchy)).expect("it is made");
         }
-        let made = StatusCgroup::prepare_in(mount.path(), 40).expect("it is made");
+        let made = Leaf::prepare_in(mount.path(), STATUS, 40).expect("it is made");
         // Twice: the daemon starts more than once in a host's life.
         assert_eq!(
-            StatusCgroup::prepare_in(mount.path(), 40).expect("again"),
+            Leaf::prepare_in(mount.path(), STATUS, 40).expect("again"),
             made
         );
-        let cpu = mount.path().join("cpu").join(NAME);
+        let cpu = mount.path().join("cpu").join(STATUS);
         let read = |name: &str| fs::read_to_string(cpu.join(name)).expect("it is written");
         assert_eq!(read("cpu.cfs_quota_us"), "40000");
         assert_eq!(read("cpu.cfs_period_us"), "100000");
@@ -178,7 +189,7 @@ mod tests {
     #[test]
     fn a_missing_controller_is_told() {
         let mount = tempfile::tempdir().expect("a directory");
-        let error = StatusCgroup::prepare_in(mount.path(), 40).expect_err("there is no cpu");
+        let error = Leaf::prepare_in(mount.path(), BACKUP, 40).expect_err("there is no cpu");
         assert!(error.to_string().contains("cpu"), "{error:#}");
     }
 }

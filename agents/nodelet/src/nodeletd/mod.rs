@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
-//! `decide` says when. What must outlive it is in `kube_status` and `state`.
+//! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs backups.
 
 mod api;
 mod cgroup;
@@ -18,6 +18,7 @@ mod metrics;
 mod renewal;
 mod state;
 mod supervisor;
+pub(crate) mod timers;
 mod view;
 mod wake;
 mod worker;
@@ -109,6 +110,8 @@ async fn run(arguments: Arguments) -> Result<()> {
         signals.reload,
     );
     let beat = supervisor.beat();
+    let timers =
+        (!arguments.once).then(|| tokio::spawn(timers::run(worker.clone(), outside.view.clone())));
     let api = tokio::spawn(api::serve(
         worker,
         outside,
@@ -128,6 +131,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         served = api => served.context("serve the local API")??,
     }
     systemd::stopping();
+    if let Some(timers) = timers {
+        signals.shutdown.cancel();
+        // A backup takes away what it has at work.
+        let _ = timers.await;
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use daemon::child::Child;
 use tokio_util::sync::CancellationToken;
 
-use super::cgroup::StatusCgroup;
+use super::cgroup::Leaf;
 use super::wake::{self, Interests, Wake};
 use crate::pass::Pass;
 use crate::settled;
@@ -21,6 +21,11 @@ const CHANGE: Duration = Duration::from_secs(3600);
 const DIFF: usize = 32 << 20;
 /// What a change is given to reach its next safe point.
 const GRACE: Duration = Duration::from_secs(90);
+
+/// Bound on a backup, which has one of its own that is shorter.
+const BACKUP: Duration = Duration::from_secs(2400);
+/// What a backup is given to take its container away.
+const BACKUP_GRACE: Duration = Duration::from_secs(30);
 
 /// How `nodelet` is called.
 #[derive(Debug, Clone)]
@@ -49,7 +54,7 @@ pub(super) trait Hands {
     ///
     /// # Errors
     /// It did not come to its end, which says nothing about the host.
-    async fn pass(&self, cgroup: Option<&StatusCgroup>) -> Result<Pass>;
+    async fn pass(&self, cgroup: Option<&Leaf>) -> Result<Pass>;
 
     /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
     /// `event` as it comes.
@@ -68,15 +73,8 @@ pub(super) trait Hands {
 }
 
 impl Hands for Worker {
-    async fn pass(&self, cgroup: Option<&StatusCgroup>) -> Result<Pass> {
-        let mut argv = Vec::new();
-        if cgroup.is_none() {
-            argv.extend(["nice", "-n", "10", "ionice", "-c", "3"].map(str::to_owned));
-        }
-        argv.extend(self.nodelet(&["pass"], &self.config, false));
-        for file in cgroup.iter().flat_map(|cgroup| &cgroup.procs) {
-            argv.extend(["--cgroup".to_owned(), file.display().to_string()]);
-        }
+    async fn pass(&self, cgroup: Option<&Leaf>) -> Result<Pass> {
+        let argv = limited(self.nodelet(&["pass"], &self.config, false), cgroup);
         let child = Child {
             argv,
             limit: PASS,
@@ -167,6 +165,40 @@ impl Worker {
         Ok(lines)
     }
 
+    /// Takes a backup of etcd, in a control group of its own or with lowered priority. Also gives why it failed.
+    pub(super) async fn backup(&self, last_good: bool) -> (Change, String) {
+        let leaf = Leaf::for_backups().inspect_err(|error| {
+            tracing::warn!(
+                "the backup runs with lowered priority instead of in a control group: {error:#}"
+            );
+        });
+        let config = if last_good {
+            settled::path()
+        } else {
+            self.config.clone()
+        };
+        let argv = self.nodelet(&["etcd", "backup"], &config, last_good);
+        let child = Child {
+            argv: limited(argv, leaf.ok().as_ref()),
+            limit: BACKUP,
+            grace: BACKUP_GRACE,
+            cancel: self.shutdown.clone(),
+        };
+        let ended = match child.run(|line| tracing::info!("{line}")).await {
+            Ok(ended) => ended,
+            Err(error) => return (Change::Failed, format!("{error:#}")),
+        };
+        let change = match ended.code {
+            Some(0) => Change::Done,
+            Some(2) => Change::Interrupted,
+            Some(1) if ended.errors.contains(crate::lock::BUSY) => Change::Busy,
+            // It was asked to end before it could listen.
+            None if self.shutdown.is_cancelled() => Change::Interrupted,
+            _ => Change::Failed,
+        };
+        (change, ended.errors.trim().to_owned())
+    }
+
     fn nodelet(&self, words: &[&str], config: &std::path::Path, settled: bool) -> Vec<String> {
         let mut argv = vec![self.nodelet.display().to_string()];
         argv.extend(words.iter().map(|word| (*word).to_owned()));
@@ -175,4 +207,17 @@ impl Worker {
         argv.extend(settled.then(|| "--settled".to_owned()));
         argv
     }
+}
+
+/// The same in a control group that it joins by itself, or with lowered priority.
+fn limited(argv: Vec<String>, cgroup: Option<&Leaf>) -> Vec<String> {
+    let mut all = Vec::new();
+    if cgroup.is_none() {
+        all.extend(["nice", "-n", "10", "ionice", "-c", "3"].map(str::to_owned));
+    }
+    all.extend(argv);
+    for file in cgroup.iter().flat_map(|cgroup| &cgroup.procs) {
+        all.extend(["--cgroup".to_owned(), file.display().to_string()]);
+    }
+    all
 }

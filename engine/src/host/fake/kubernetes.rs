@@ -120,7 +120,7 @@ impl World {
         let (up, healthy, body) = match port {
             4001 => (
                 self.container_runs(&rules.etcd_container),
-                &["/health"][..],
+                &["/health", "/health?exclude=NOSPACE"][..],
                 r#"{"health":"true"}"#,
             ),
             2380 => (

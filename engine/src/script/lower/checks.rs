@@ -160,6 +160,26 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
         "certificates_valid" => Probe::CertificatesValid {
             directory: text()?.into(),
         },
+        "backup_younger_than" => {
+            let values = options.values(name);
+            let [Value::Text(directory), Value::Text(limit)] = values.as_slice() else {
+                return None;
+            };
+            Probe::BackupYoungerThan {
+                directory: directory.into(),
+                limit: crate::script::recorder::parse_duration(limit)?,
+            }
+        }
+        "room_for" => {
+            let values = options.values(name);
+            let [Value::Text(directory), Value::Text(file)] = values.as_slice() else {
+                return None;
+            };
+            Probe::RoomFor {
+                directory: directory.into(),
+                file: file.into(),
+            }
+        }
         _ => Probe::AsPlanned,
     })
 }

@@ -133,7 +133,7 @@ impl Lowering<'_> {
             }
             "image" | "container" | "pods" => containers::lower(call, options, &mut self.findings),
             "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"
-            | "firewall_chains" | "ipsets" | "cgroup" | "sysctl_as_before" | "group" => {
+            | "firewall_chains" | "ipsets" | "cgroup" | "sysctl_as_before" | "group" | "timer" => {
                 system::lower(call, options, self.around, &mut self.findings)
             }
             _ => cluster::lower(call, options, self.around, &mut self.findings),

@@ -4,8 +4,9 @@ use super::{Options, Surroundings};
 use crate::diagnostic::Diagnostic;
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, KernelModuleSpec, LinkSpec,
-    PackagesSpec, ServiceSpec, Spec, SysctlBeforeSpec, SysctlSpec,
+    PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlBeforeSpec, SysctlSpec, TimerSpec,
 };
+use crate::schedule::Schedule;
 use crate::script::recorder::Call;
 
 pub(super) fn lower(
@@ -56,6 +57,7 @@ pub(super) fn lower(
             key: options.text_argument(0)?,
             before: None,
         })),
+        "timer" => timer(call, options, findings),
         "link" => {
             let carries_pods = options.has("carries_pods");
             if !carries_pods {
@@ -106,6 +108,60 @@ pub(super) fn only_absent(
         .help("add .absent()"),
     );
     None
+}
+
+fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+    let name = options.text_argument(0)?;
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.chars().all(fits) {
+        findings.push(
+            Diagnostic::new(
+                "P0322",
+                call.span.clone(),
+                format!("`{name}` is no name of a timer"),
+            )
+            .help("small letters, digits and dashes are allowed"),
+        );
+        return None;
+    }
+    if options.has("absent") {
+        return Some(Spec::Timer(TimerSpec {
+            name,
+            schedule: String::new(),
+            run: String::new(),
+        }));
+    }
+    let (Some(schedule), Some(run)) = (options.text("schedule"), options.text("run")) else {
+        findings.push(
+            Diagnostic::new("P0323", call.span.clone(), "a timer says when and what")
+                .help("add .schedule(\"0 3 * * *\") and .run(\"etcd-backup\")"),
+        );
+        return None;
+    };
+    if let Err(error) = schedule.parse::<Schedule>() {
+        findings.push(Diagnostic::new(
+            "P0324",
+            options.span("schedule"),
+            format!("`{schedule}` is no schedule: {error}"),
+        ));
+        return None;
+    }
+    if !RUNNABLE.contains(&run.as_str()) {
+        findings.push(
+            Diagnostic::new(
+                "P0325",
+                options.span("run"),
+                format!("`{run}` is nothing that a timer can run"),
+            )
+            .help(format!("{} is", RUNNABLE.join(", "))),
+        );
+        return None;
+    }
+    Some(Spec::Timer(TimerSpec {
+        name,
+        schedule,
+        run,
+    }))
 }
 
 fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {

@@ -8,7 +8,7 @@ use engine::exec::{Condition, PhaseHealth};
 use engine::plan::{PhaseName, Span};
 
 use super::*;
-use crate::nodeletd::cgroup::StatusCgroup;
+use crate::nodeletd::cgroup::Leaf;
 use crate::pass::PassInterests;
 
 /// A host on which etcd cannot run as long as `broken`.
@@ -42,7 +42,7 @@ impl Broken {
 }
 
 impl Hands for Broken {
-    async fn pass(&self, _cgroup: Option<&StatusCgroup>) -> Result<Pass> {
+    async fn pass(&self, _cgroup: Option<&Leaf>) -> Result<Pass> {
         let etcd: PhaseName = "etcd".parse()?;
         let broken = self.broken.load(Ordering::Relaxed);
         let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();

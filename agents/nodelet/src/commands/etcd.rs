@@ -1,0 +1,311 @@
+//! `nodelet etcd backup|list|verify|status`.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, bail};
+use chrono::SecondsFormat;
+use engine::host::live::LiveHost;
+
+use super::say;
+use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdListArgs, EtcdVerifyArgs, RoleArgs};
+use crate::etcd::{self, Backups, Etcd, Interrupted, Stored};
+use crate::exit::Exit;
+use crate::lock::Lock;
+use crate::nodeletd::timers;
+use crate::{inputs, signals};
+
+/// The timer of the phase etcd-backup.
+const TIMER: &str = "etcd-backup";
+
+pub(crate) async fn etcd(command: &EtcdCommand) -> Result<Exit> {
+    match command {
+        EtcdCommand::Backup(args) => backup(args).await,
+        EtcdCommand::List(args) => list(args).await,
+        EtcdCommand::Verify(args) => verify(args).await,
+        EtcdCommand::Status(args) => status(args).await,
+    }
+}
+
+async fn settings(args: &RoleArgs) -> Result<Backups> {
+    if args.facts.is_some() {
+        bail!("look at the etcd of a host that a file describes: --facts is for `nodelet plan`");
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("look at etcd and its backups: only root can; try again with sudo");
+    }
+    Backups::of(&inputs::settings(args, &LiveHost::new()).await?)
+}
+
+async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
+    let backups = settings(&args.role).await?;
+    // Before the lock: who wants it sends a signal to its owner.
+    let cancel = signals::cancel_on_signal()?;
+    let _lock = Lock::take("etcd backup")?;
+    let done = match etcd::backup(&backups, &cancel).await {
+        Ok(done) => done,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("nodelet: could not {error}");
+            return Ok(Exit::Pending);
+        }
+        Err(error) => return Err(error),
+    };
+    if args.role.json {
+        let value = serde_json::json!({
+            "name": done.name,
+            "manifest": done.manifest,
+            "removed": done.removed,
+        });
+        say(&format!("{value}\n"));
+        return Ok(Exit::Ok);
+    }
+    let manifest = &done.manifest;
+    say(&format!(
+        "{}: proven, {} keys at revision {}, {} bytes\n",
+        backups
+            .directory
+            .join(format!("{}.db", done.name))
+            .display(),
+        manifest.keys,
+        manifest.revision,
+        manifest.content.size
+    ));
+    for name in &done.removed {
+        say(&format!("removed {name}: there are newer ones\n"));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn list(args: &EtcdListArgs) -> Result<Exit> {
+    let backups = settings(&args.role).await?;
+    let all = etcd::stored(&backups.directory)?;
+    if args.role.json {
+        let values: Vec<_> = all
+            .iter()
+            .map(|one| {
+                serde_json::json!({
+                    "name": one.name,
+                    "size": one.size,
+                    "manifest": one.manifest.as_ref().ok(),
+                    "problem": one.manifest.as_ref().err(),
+                })
+            })
+            .collect();
+        say(&format!("{:#}\n", serde_json::Value::from(values)));
+    } else if all.is_empty() {
+        say(&format!("no backups in {}\n", backups.directory.display()));
+    } else {
+        say(&all.iter().map(line).collect::<String>());
+    }
+    Ok(Exit::Ok)
+}
+
+fn line(one: &Stored) -> String {
+    match &one.manifest {
+        Ok(manifest) => format!(
+            "{}  {:>10} bytes  {:>8} keys  revision {}  proven {}  cluster {}\n",
+            one.name, one.size, manifest.keys, manifest.revision, manifest.proven, manifest.cluster
+        ),
+        Err(why) => format!("{}  {:>10} bytes  not proven: {why}\n", one.name, one.size),
+    }
+}
+
+async fn verify(args: &EtcdVerifyArgs) -> Result<Exit> {
+    let backups = settings(&args.role).await?;
+    let cancel = signals::cancel_on_signal()?;
+    let _lock = Lock::take("etcd verify")?;
+    let mut bad = 0;
+    let json = args.role.json;
+    let verified = etcd::verify(&backups, &args.names, &cancel, |verdict| {
+        bad += usize::from(!verdict.problems.is_empty());
+        if json {
+            say(&format!("{}\n", serde_json::json!(verdict)));
+        } else if verdict.problems.is_empty() {
+            say(&format!(
+                "✓ {}: restores to what its manifest says\n",
+                verdict.name
+            ));
+        } else {
+            say(&format!(
+                "✗ {}: {}\n",
+                verdict.name,
+                verdict.problems.join("; ")
+            ));
+        }
+    });
+    match verified.await {
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("nodelet: could not finish: it was asked to end");
+            Ok(Exit::Pending)
+        }
+        Err(error) => Err(error),
+        Ok(()) if bad > 0 => Ok(Exit::Pending),
+        Ok(()) => Ok(Exit::Ok),
+    }
+}
+
+/// Everything about backups that may be well or not, asked once.
+#[derive(Debug, serde::Serialize)]
+struct EtcdBackupStatus {
+    directory: String,
+    enabled: bool,
+    schedule: String,
+    /// When nodeletd takes the next one at the earliest, RFC 3339; unknown without its timer.
+    next: Option<String>,
+    /// Runs of the timer that failed since the last good one, and why the last did.
+    failures: u32,
+    reason: String,
+    /// The newest proven backup.
+    newest: Option<String>,
+    /// Its age in seconds.
+    age: Option<u64>,
+    /// Size of etcd's store in bytes; unknown while etcd does not answer.
+    store: Option<u64>,
+    /// Free bytes where backups are kept.
+    room: u64,
+    /// What is wrong, each with the next thing to do.
+    problems: Vec<String>,
+}
+
+async fn status(args: &EtcdListArgs) -> Result<Exit> {
+    let backups = settings(&args.role).await?;
+    let all = etcd::stored(&backups.directory)?;
+    let newest = all.iter().rev().find(|one| one.manifest.is_ok());
+    let age = newest.map(|one| {
+        SystemTime::now()
+            .duration_since(one.taken())
+            .unwrap_or_default()
+    });
+    let (store, asked) = match ask().await {
+        Ok((size, problems)) => (Some(size), problems),
+        Err(error) => (
+            None,
+            vec![format!(
+                "etcd does not say how it stands: could not {error:#}"
+            )],
+        ),
+    };
+    let room = etcd::room(&backups.directory)?;
+    let mut problems = own_problems(&backups, age, store, room);
+    problems.extend(asked);
+    let runs = timers::recorded(TIMER);
+    if runs.failures > 0 {
+        problems.push(format!(
+            "the timer's last run failed ({} in a row): {}",
+            runs.failures, runs.reason
+        ));
+    }
+    let status = EtcdBackupStatus {
+        directory: backups.directory.display().to_string(),
+        enabled: backups.enabled,
+        schedule: backups.schedule.clone(),
+        next: timers::next(TIMER).map(|next| next.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        failures: runs.failures,
+        reason: runs.reason,
+        newest: newest.map(|one| one.name.clone()),
+        age: age.map(|age| age.as_secs()),
+        store,
+        room,
+        problems,
+    };
+    if args.role.json {
+        say(&format!("{:#}\n", serde_json::json!(status)));
+    } else {
+        say(&screen(&status, all.len(), SystemTime::now()));
+    }
+    Ok(if status.problems.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Pending
+    })
+}
+
+/// What etcd says: the size of its store, and its alarms.
+async fn ask() -> Result<(u64, Vec<String>)> {
+    let etcd = Etcd::member().await?;
+    let alarms = etcd.alarms().await?.into_iter().map(|alarm| {
+        if alarm.starts_with("NOSPACE") {
+            format!("{alarm}: etcd refuses writes; compact and defragment it, then `etcdctl alarm disarm`, or raise ETCD_QUOTA_BACKEND_BYTES")
+        } else {
+            format!("{alarm}: see `etcdctl alarm list`")
+        }
+    });
+    let alarms = alarms.collect();
+    Ok((etcd.status().await?.size, alarms))
+}
+
+fn own_problems(
+    backups: &Backups,
+    age: Option<Duration>,
+    store: Option<u64>,
+    room: u64,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    if backups.enabled {
+        match age {
+            None => problems.push("there is no proven backup; `nodelet etcd backup` makes one".to_owned()),
+            Some(age) if age > backups.max_age => problems.push(format!(
+                "the newest proven backup is {} old, and {} is the limit; `nodelet etcd backup` says what is wrong",
+                span(age),
+                span(backups.max_age)
+            )),
+            Some(_) => {}
+        }
+    }
+    if let Some(store) = store
+        && room < store
+    {
+        problems.push(format!(
+            "{} has {} MiB left, and the next backup needs {}; make room, or keep fewer (ETCD_BACKUP_COUNT)",
+            backups.directory.display(),
+            room >> 20,
+            store.div_ceil(1 << 20)
+        ));
+    }
+    problems
+}
+
+fn screen(status: &EtcdBackupStatus, number: usize, now: SystemTime) -> String {
+    let now = humantime::format_rfc3339_seconds(now).to_string();
+    let mut text = String::new();
+    let newest = match (&status.newest, status.age) {
+        (Some(name), Some(age)) => format!("{name}, {} ago", span(Duration::from_secs(age))),
+        _ => "none".to_owned(),
+    };
+    let schedule = if status.enabled {
+        status.schedule.as_str()
+    } else {
+        "none (ETCD_BACKUP_ENABLED is false)"
+    };
+    let _ = writeln!(
+        text,
+        "directory      {} ({number} backups)",
+        status.directory
+    );
+    let _ = writeln!(text, "schedule       {schedule}");
+    let next = match status.next.as_deref() {
+        None => "unknown: there is no timer",
+        // RFC 3339 in UTC sorts as text.
+        Some(next) if next <= now.as_str() => "once nodeletd runs and the host is at rest",
+        Some(next) => next,
+    };
+    let _ = writeln!(text, "next at        {next}");
+    let _ = writeln!(text, "newest proven  {newest}");
+    let store = status.store.map_or_else(
+        || "unknown".to_owned(),
+        |store| format!("{} MiB", store >> 20),
+    );
+    let _ = writeln!(
+        text,
+        "etcd's store   {store}; room for backups {} MiB",
+        status.room >> 20
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "✗ {problem}");
+    }
+    text
+}
+
+fn span(time: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+}

@@ -1,0 +1,193 @@
+//! One backup from the first byte to the last older one removed.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use engine::exec::STATE;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Etcd;
+use super::manifest::{Manifest, VERSION, Versions};
+use super::proof::Held;
+use super::retention::{Aged, surplus};
+use super::settings::Backups;
+use super::store::{self, Stored};
+use super::{place, proof, snapshot};
+
+/// Bound on all of it.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// What a restored member takes beside the store: its log is made 64 MiB long at once.
+const LOG: u64 = 128 * 1024 * 1024;
+
+/// The backup was asked to end: somebody wants to work on the host. It leaves nothing behind.
+#[derive(Debug, thiserror::Error)]
+#[error("finish the backup: it was asked to end, and left nothing; it is made up for later")]
+pub(crate) struct Interrupted;
+
+/// What came of a backup.
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    pub(crate) name: String,
+    pub(crate) manifest: Manifest,
+    /// Older ones that were removed because of it.
+    pub(crate) removed: Vec<String>,
+}
+
+/// Takes a snapshot, proves it, gives it its name, and removes older ones that are too many. Older ones are as they were if
+/// anything fails, and neither a part nor a container stays.
+///
+/// # Errors
+/// What failed, with the next thing to try where it is known; [`Interrupted`] when `cancel` was cancelled first.
+pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Result<Done> {
+    place::prepare(&backups.directory)?;
+    clear(backups).await?;
+    let result = tokio::select! {
+        () = cancel.cancelled() => Err(Interrupted.into()),
+        made = tokio::time::timeout(LIMIT, make(backups)) => {
+            made.with_context(|| format!("finish the backup within {} s", LIMIT.as_secs()))
+                .and_then(|made| made)
+        }
+    };
+    if let Err(error) = clear(backups).await {
+        tracing::warn!("the next backup cleans up: could not {error:#}");
+    }
+    let (name, manifest) = result?;
+    Ok(Done {
+        name,
+        manifest,
+        removed: thin_out(backups)?,
+    })
+}
+
+/// Removes what is at work: ours when it is over, a killed run's before the next.
+async fn clear(backups: &Backups) -> Result<()> {
+    store::sweep(&backups.directory)?;
+    proof::sweep(&backups.image).await
+}
+
+async fn make(backups: &Backups) -> Result<(String, Manifest)> {
+    let etcd = Etcd::member().await?;
+    if let Some(corrupt) = etcd.alarms().await?.iter().find(|a| a.contains("CORRUPT")) {
+        bail!(
+            "back up etcd: it says that its own data is damaged ({corrupt}); see `etcdctl alarm list`"
+        );
+    }
+    let status = etcd.status().await?;
+    let cluster = etcd.cluster().await?.context(
+        "find the cluster's identity: etcd holds no namespace kube-system yet; wait until the API server has made it",
+    )?;
+    want_room(&backups.directory, status.size)?;
+
+    let taken = SystemTime::now();
+    let name = store::name(taken);
+    let part = store::part(&backups.directory, &name);
+    let content = snapshot::take(&etcd, &part).await?;
+    let held = proof::prove(&part, &backups.image)
+        .await
+        .context("prove the snapshot")?;
+    let keys = etcd
+        .keys(held.revision)
+        .await
+        .context("hold the snapshot against etcd")?;
+    compare(&held, keys, &cluster)?;
+
+    let manifest = Manifest {
+        version: VERSION,
+        taken: time(taken),
+        proven: time(SystemTime::now()),
+        revision: held.revision,
+        keys: held.keys,
+        content,
+        cluster,
+        cluster_id: backups.cluster_id.clone(),
+        host: nix::unistd::gethostname()
+            .context("ask for the host's name")?
+            .to_string_lossy()
+            .into_owned(),
+        versions: Versions {
+            etcd: status.version,
+            nodelet: env!("CARGO_PKG_VERSION").to_owned(),
+            image: backups.image.clone(),
+        },
+    };
+    store::keep(&backups.directory, &name, &manifest)?;
+    Ok((name, manifest))
+}
+
+/// What was restored is what etcd had at that revision.
+fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
+    if held.keys != keys {
+        bail!(
+            "prove the snapshot: restored, it has {} keys at revision {}, and etcd has {keys}",
+            held.keys,
+            held.revision
+        );
+    }
+    if held.cluster.as_deref() != Some(cluster) {
+        bail!(
+            "prove the snapshot: restored, it is of cluster {}, and this is {cluster}",
+            held.cluster.as_deref().unwrap_or("nobody")
+        );
+    }
+    Ok(())
+}
+
+/// Room for the snapshot, and for its copy while it is proven; on one disk for both.
+fn want_room(directory: &Path, store: u64) -> Result<()> {
+    let state = Path::new(STATE);
+    std::fs::create_dir_all(state).with_context(|| format!("make {STATE}"))?;
+    let copy = store + LOG;
+    if directory.metadata()?.dev() == state.metadata()?.dev() {
+        return place::want_room(directory, store + copy, "the next backup and its proof");
+    }
+    place::want_room(directory, store, "the next backup")?;
+    place::want_room(state, copy, "the proof of the next backup")
+}
+
+fn thin_out(backups: &Backups) -> Result<Vec<String>> {
+    let all = store::stored(&backups.directory)?;
+    let aged: Vec<Aged> = all
+        .iter()
+        .map(|stored| Aged {
+            taken: stored.taken(),
+            proven: stored.manifest.is_ok(),
+        })
+        .collect();
+    let surplus = surplus(&aged, backups.count, backups.keep, SystemTime::now());
+    let gone: Vec<&Stored> = surplus.into_iter().filter_map(|at| all.get(at)).collect();
+    for stored in &gone {
+        store::remove(stored)?;
+    }
+    Ok(gone.iter().map(|stored| stored.name.clone()).collect())
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_differs_from_etcd_proves_nothing() {
+        let held = Held {
+            revision: 7,
+            keys: 3,
+            cluster: Some("u".to_owned()),
+        };
+        compare(&held, 3, "u").expect("it is the same");
+        let fewer = compare(&held, 4, "u").expect_err("a key is missing");
+        assert!(
+            fewer.to_string().contains("3 keys at revision 7"),
+            "{fewer}"
+        );
+        let other = compare(&held, 3, "v").expect_err("it is another cluster's");
+        assert!(
+            other.to_string().contains("of cluster u, and this is v"),
+            "{other}"
+        );
+    }
+}

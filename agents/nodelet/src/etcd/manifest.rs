@@ -1,0 +1,70 @@
+//! The manifest beside each snapshot: what it is and what was proven of it.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::Content;
+
+/// The form that is written. A newer one is refused: what it proves is not known here.
+pub(super) const VERSION: u32 = 1;
+/// Bound on the file.
+const LIMIT: u64 = 64 * 1024;
+
+/// The manifest. Times are RFC 3339, in UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    /// When the snapshot was begun.
+    pub(crate) taken: String,
+    /// When it was seen to restore.
+    pub(crate) proven: String,
+    /// etcd's revision in it.
+    pub(crate) revision: i64,
+    /// Keys at that revision: as many in etcd as in the restored copy.
+    pub(crate) keys: u64,
+    pub(crate) content: Content,
+    /// Which cluster's it is: the UID of its namespace kube-system.
+    pub(crate) cluster: String,
+    /// `CLUSTER_ID` of the host; empty if it has none.
+    pub(crate) cluster_id: String,
+    /// The host that took it.
+    pub(crate) host: String,
+    pub(crate) versions: Versions,
+}
+
+/// What made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Versions {
+    pub(crate) etcd: String,
+    pub(crate) nodelet: String,
+    /// The image that proved it, and with whose programs it restores.
+    pub(crate) image: String,
+}
+
+impl Manifest {
+    /// Reads a manifest; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is no manifest, or one of a newer form.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(content) = daemon::files::read(path, LIMIT)? else {
+            return Ok(None);
+        };
+        let manifest: Self = serde_json::from_slice(&content)
+            .with_context(|| format!("understand {}", path.display()))?;
+        if manifest.version > VERSION {
+            bail!(
+                "understand {}: it has form {}, and this nodelet knows {VERSION}",
+                path.display(),
+                manifest.version
+            );
+        }
+        Ok(Some(manifest))
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        daemon::files::replace(path, &serde_json::to_vec_pretty(self)?, 0o600)
+    }
+}

@@ -1,0 +1,149 @@
+//! The few messages of etcd's API that backups need, and the identity of a cluster in what etcd holds.
+//!
+//! Field numbers are those of etcd 3.4's `etcdserver/etcdserverpb/rpc.proto` and `mvcc/mvccpb/kv.proto`, and of
+//! Kubernetes' `generated.proto` files; they are part of formats that do not change.
+
+use prost::Message;
+
+/// The key of the namespace whose UID is the cluster's identity.
+pub(super) const KUBE_SYSTEM: &[u8] = b"/registry/namespaces/kube-system";
+/// What stands before a protobuf object of Kubernetes.
+const MAGIC: &[u8] = b"k8s\0";
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Header {
+    #[prost(uint64, tag = "1")]
+    pub(super) cluster_id: u64,
+    #[prost(int64, tag = "3")]
+    pub(super) revision: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RangeRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) range_end: Vec<u8>,
+    #[prost(int64, tag = "4")]
+    pub(super) revision: i64,
+    #[prost(bool, tag = "9")]
+    pub(super) count_only: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RangeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<Header>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) kvs: Vec<KeyValue>,
+    #[prost(int64, tag = "4")]
+    pub(super) count: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeyValue {
+    #[prost(bytes = "vec", tag = "5")]
+    pub(super) value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SnapshotRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SnapshotResponse {
+    #[prost(uint64, tag = "2")]
+    pub(super) remaining_bytes: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) blob: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<Header>,
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
+    #[prost(int64, tag = "3")]
+    pub(super) db_size: i64,
+}
+
+/// Action 0 asks which alarms are on; member 0 stands for all.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AlarmRequest {
+    #[prost(int32, tag = "1")]
+    pub(super) action: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AlarmResponse {
+    #[prost(message, repeated, tag = "2")]
+    pub(super) alarms: Vec<AlarmMember>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AlarmMember {
+    #[prost(uint64, tag = "1")]
+    pub(super) member: u64,
+    #[prost(int32, tag = "2")]
+    pub(super) alarm: i32,
+}
+
+/// `runtime.Unknown`: the envelope of every object.
+#[derive(Clone, PartialEq, Message)]
+struct Envelope {
+    #[prost(bytes = "vec", tag = "2")]
+    raw: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Object {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<ObjectMeta>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ObjectMeta {
+    #[prost(string, tag = "5")]
+    uid: String,
+}
+
+/// The UID of an object as the API server stores it, in protobuf or JSON; `None` if it is neither.
+pub(super) fn uid(value: &[u8]) -> Option<String> {
+    let uid = if let Some(envelope) = value.strip_prefix(MAGIC) {
+        let envelope = Envelope::decode(envelope).ok()?;
+        Object::decode(envelope.raw.as_slice()).ok()?.metadata?.uid
+    } else {
+        let object: serde_json::Value = serde_json::from_slice(value).ok()?;
+        object.pointer("/metadata/uid")?.as_str()?.to_owned()
+    };
+    (!uid.is_empty()).then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_is_found_in_either_form() {
+        let object = Object {
+            metadata: Some(ObjectMeta {
+                uid: "0f1e".to_owned(),
+            }),
+        };
+        let envelope = Envelope {
+            raw: object.encode_to_vec(),
+        };
+        let stored = [MAGIC, &envelope.encode_to_vec()].concat();
+        assert_eq!(uid(&stored).as_deref(), Some("0f1e"));
+        assert_eq!(
+            uid(br#"{"metadata":{"uid":"0f1e"}}"#).as_deref(),
+            Some("0f1e")
+        );
+        for other in [&b"k8s\0\xff\xff"[..], b"", b"{}", b"k8s\0", b"text"] {
+            assert_eq!(uid(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Whether a directory is a place for backups: one that lasts, can be written, and has room.
+
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+/// ramfs, which nix has no name for. Source: the kernel's `include/uapi/linux/magic.h`.
+const RAMFS: FsType = FsType(0x8584_58f6);
+
+/// Makes the directory if it is not there, root's alone, and refuses one that is no place for backups.
+///
+/// # Errors
+/// With the reason and the way out.
+pub(super) fn prepare(directory: &Path) -> Result<()> {
+    let shown = directory.display();
+    if !directory.is_dir() {
+        // Whatever it will be on is what its nearest ancestor is on.
+        refuse(nearest(directory), directory)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("make the backup directory {shown}"))?;
+    }
+    refuse(directory, directory)?;
+    let mode = directory
+        .metadata()
+        .with_context(|| format!("look at {shown}"))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        bail!(
+            "keep backups in {shown}: others may look into it (mode {:04o}), and a snapshot holds every secret of the cluster; `chmod 0700 {shown}`",
+            mode & 0o7777
+        );
+    }
+    Ok(())
+}
+
+fn nearest(directory: &Path) -> &Path {
+    directory
+        .ancestors()
+        .find(|ancestor| ancestor.is_dir())
+        .unwrap_or(Path::new("/"))
+}
+
+fn refuse(on: &Path, directory: &Path) -> Result<()> {
+    let shown = directory.display();
+    let kind = statfs(on)
+        .with_context(|| format!("see on which file system {shown} is"))?
+        .filesystem_type();
+    if kind == TMPFS_MAGIC || kind == RAMFS {
+        bail!(
+            "keep backups in {shown}: it is in memory (tmpfs) and would be gone with the next boot; set ETCD_BACKUP_DIR to a directory on a disk"
+        );
+    }
+    let flags = statvfs(on)
+        .with_context(|| format!("see how {shown} is mounted"))?
+        .flags();
+    if flags.contains(FsFlags::ST_RDONLY) {
+        bail!(
+            "keep backups in {shown}: it is mounted read-only; mount it writable (`mount -o remount,rw`), or set ETCD_BACKUP_DIR to another directory"
+        );
+    }
+    Ok(())
+}
+
+/// Free bytes for us where `path`, or its nearest ancestor, is.
+pub(crate) fn room(path: &Path) -> Result<u64> {
+    let stat = statvfs(nearest(path))
+        .with_context(|| format!("see how much room {} has", path.display()))?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// Refuses to begin without room for `needed` bytes.
+pub(super) fn want_room(path: &Path, needed: u64, what: &str) -> Result<()> {
+    let free = room(path)?;
+    if free < needed {
+        bail!(
+            "make room for {what}: {} has {} MiB left and {} MiB are needed; remove something there, give it a larger disk, or keep fewer backups (ETCD_BACKUP_COUNT)",
+            path.display(),
+            free >> 20,
+            needed.div_ceil(1 << 20)
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_none_is_refused_with_the_way_out() {
+        let memory = tempfile::Builder::new()
+            .tempdir_in("/dev/shm")
+            .expect("a directory in memory");
+        let error = prepare(&memory.path().join("a/b")).expect_err("it is in memory");
+        assert!(error.to_string().contains("ETCD_BACKUP_DIR"), "{error}");
+        assert!(!memory.path().join("a").exists(), "nothing is made there");
+        let error = prepare(Path::new("/sys/kernel")).expect_err("nobody can write there");
+        assert!(!format!("{error:#}").is_empty());
+    }
+
+    #[test]
+    fn a_missing_directory_is_made_for_root_alone_and_an_open_one_is_refused() {
+        let base = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory on a disk");
+        let directory = base.path().join("backups");
+        prepare(&directory).expect("it is made");
+        let mode = directory
+            .metadata()
+            .expect("it is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755))
+            .expect("it is opened");
+        let error = prepare(&directory).expect_err("others may look");
+        assert!(error.to_string().contains("chmod 0700"), "{error}");
+    }
+
+    #[test]
+    fn room_is_asked_for_before_anything_is_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        want_room(directory.path(), 1, "a byte").expect("there is some");
+        let error = want_room(directory.path(), u64::MAX, "the next backup").expect_err("never");
+        assert!(error.to_string().contains("MiB are needed"), "{error}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Which backups are kept. Pure.
+
+use std::time::{Duration, SystemTime};
+
+/// A backup as retention sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Aged {
+    pub(super) taken: SystemTime,
+    /// It has a manifest that can be read.
+    pub(super) proven: bool,
+}
+
+/// The positions of those to be removed. What is not proven is not ours to remove; of the proven ones the newest `count`
+/// stay that are no older than `age`, and the very newest whatever its age.
+pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
+    let mut proven: Vec<usize> = (0..all.len()).filter(|at| all[*at].proven).collect();
+    proven.sort_by_key(|at| std::cmp::Reverse(all[*at].taken));
+    let old = |at: usize| {
+        now.duration_since(all[at].taken)
+            .is_ok_and(|since| since > age)
+    };
+    proven
+        .into_iter()
+        .enumerate()
+        .skip(1)
+        .filter(|(rank, at)| *rank >= count || old(*at))
+        .map(|(_, at)| at)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// The ages in days of those that stay, from ages in days; a negative one is not proven.
+    fn kept(days: &[i64], count: usize, age: u32) -> Vec<i64> {
+        let now = SystemTime::UNIX_EPOCH + 10_000 * DAY;
+        let all: Vec<Aged> = days
+            .iter()
+            .map(|days| Aged {
+                taken: now - DAY * u32::try_from(days.unsigned_abs()).expect("small"),
+                proven: *days >= 0,
+            })
+            .collect();
+        let gone = surplus(&all, count, DAY * age, now);
+        (0..days.len())
+            .filter(|at| !gone.contains(at))
+            .map(|at| days[at])
+            .collect()
+    }
+
+    #[test]
+    fn the_newest_stay_and_never_none() {
+        assert_eq!(kept(&[5, 4, 3, 2, 1, 0], 3, 30), [2, 1, 0]);
+        // In any order.
+        assert_eq!(kept(&[0, 4, 2], 2, 30), [0, 2]);
+        assert_eq!(kept(&[40, 20, 10], 7, 15), [10]);
+        // All are too old: the newest one stays.
+        assert_eq!(kept(&[90, 80], 7, 30), [80]);
+        assert_eq!(kept(&[90], 1, 1), [90]);
+        assert_eq!(kept(&[], 1, 1), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_not_proven_is_neither_removed_nor_counted() {
+        assert_eq!(kept(&[-99, 3, 2, -1], 1, 30), [-99, 2, -1]);
+        assert_eq!(kept(&[-1], 1, 1), [-1]);
+    }
+
+    #[test]
+    fn one_of_the_future_is_the_newest_and_not_old() {
+        let now = SystemTime::UNIX_EPOCH + 10 * DAY;
+        let all = [
+            Aged {
+                taken: now + DAY,
+                proven: true,
+            },
+            Aged {
+                taken: now,
+                proven: true,
+            },
+        ];
+        assert_eq!(surplus(&all, 1, DAY, now), [1]);
+        assert_eq!(surplus(&all, 2, DAY, now), [0; 0]);
+    }
+}

@@ -1,0 +1,63 @@
+//! The settings of backups, typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use engine::env::{KubeEnv, Value};
+
+/// What backups are to be like on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Backups {
+    pub(crate) enabled: bool,
+    /// When they are taken, in cron syntax.
+    pub(crate) schedule: String,
+    pub(crate) directory: PathBuf,
+    /// How many are kept at most.
+    pub(crate) count: usize,
+    /// How old one may become, unless it is the newest.
+    pub(crate) keep: Duration,
+    /// Age of the newest proven one at which something is wrong.
+    pub(crate) max_age: Duration,
+    /// The image of etcd, with whose programs they are proven.
+    pub(crate) image: String,
+    /// `CLUSTER_ID`.
+    pub(crate) cluster_id: String,
+}
+
+impl Backups {
+    /// # Errors
+    /// This host is no master: it has no etcd.
+    pub(crate) fn of(settings: &KubeEnv) -> Result<Self> {
+        let value = |name: &str| {
+            settings
+                .get(name)
+                .with_context(|| format!("find the setting {name}"))
+        };
+        let text = |name: &str| anyhow::Ok(value(name)?.to_string());
+        let span = |name: &str| match value(name)? {
+            Value::Duration(span) => Ok(*span),
+            other => anyhow::bail!("understand the setting {name}: {other} is no duration"),
+        };
+        let count = match value("ETCD_BACKUP_COUNT")? {
+            Value::Integer(count) => usize::try_from(*count).unwrap_or(1).max(1),
+            other => anyhow::bail!("understand ETCD_BACKUP_COUNT: {other} is no number"),
+        };
+        let role = text("ROLE")?;
+        if role != "master" {
+            anyhow::bail!(
+                "back up etcd here: this host is a {role} and has no etcd; run it on a master"
+            );
+        }
+        Ok(Self {
+            enabled: matches!(value("ETCD_BACKUP_ENABLED")?, Value::Bool(true)),
+            schedule: text("ETCD_BACKUP_SCHEDULE")?,
+            directory: text("ETCD_BACKUP_DIR")?.into(),
+            count,
+            keep: span("ETCD_BACKUP_KEEP")?,
+            max_age: span("ETCD_BACKUP_MAX_AGE")?,
+            image: text("ETCD_IMAGE")?,
+            cluster_id: text("CLUSTER_ID")?,
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! A snapshot as etcd sends it and as it lies on disk: a database, followed by the SHA-256 of it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::api::{Etcd, said};
+
+/// Bytes of the hash at the end.
+const HASH: usize = 32;
+/// The database consists of whole sectors of this many bytes.
+const SECTOR: u64 = 512;
+/// Longest wait for the next piece.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Size and hash of a whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
+    /// In bytes.
+    pub(crate) size: u64,
+    /// Of the whole file, as `sha256sum` prints it.
+    pub(crate) sha256: String,
+}
+
+/// Follows the bytes of a snapshot and tells at their end whether the hash that came last is that of what came before.
+#[derive(Default)]
+struct Follower {
+    size: u64,
+    whole: Sha256,
+    database: Sha256,
+    /// The last bytes so far: the hash, once all is over.
+    tail: Vec<u8>,
+}
+
+impl Follower {
+    fn take(&mut self, piece: &[u8]) {
+        self.size += piece.len() as u64;
+        self.whole.update(piece);
+        self.tail.extend_from_slice(piece);
+        if let Some(known) = self.tail.len().checked_sub(HASH) {
+            self.database.update(&self.tail[..known]);
+            self.tail.drain(..known);
+        }
+    }
+
+    /// # Errors
+    /// Completes "could not use a snapshot: …".
+    fn end(self) -> Result<Content> {
+        if self.size == 0 {
+            bail!("it is empty");
+        }
+        if self.size % SECTOR != HASH as u64 {
+            bail!(
+                "it is cut: {} bytes are no whole database with a hash at its end",
+                self.size
+            );
+        }
+        if self.database.finalize().as_slice() != self.tail {
+            bail!("it is damaged: its content does not match the hash at its end");
+        }
+        Ok(Content {
+            size: self.size,
+            sha256: engine::plan::hex(&self.whole.finalize()),
+        })
+    }
+}
+
+/// Takes a snapshot of `etcd` into a new file, root's alone, and returns once it would survive a power cut.
+///
+/// # Cancel safety
+/// When dropped, a part of the file stays.
+pub(super) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("make {}", path.display()))?;
+    let mut pieces = etcd.snapshot().await?;
+    let mut follower = Follower::default();
+    loop {
+        let next = tokio::time::timeout(STALL, pieces.message())
+            .await
+            .with_context(|| {
+                format!(
+                    "receive the snapshot: nothing for {} s after {} bytes",
+                    STALL.as_secs(),
+                    follower.size
+                )
+            })?
+            .map_err(|status| said(&status))
+            .context("receive the snapshot")?;
+        let Some(piece) = next else { break };
+        follower.take(&piece.blob);
+        // A piece is 32 KiB: what blocks here is the disk, and nothing else waits for this thread.
+        file.write_all(&piece.blob)
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    file.sync_all()
+        .with_context(|| format!("write {} to the disk", path.display()))?;
+    follower.end().context("use the snapshot as it came")
+}
+
+/// Reads a snapshot from disk and holds it against its own hash.
+///
+/// # Errors
+/// It cannot be read, or is empty, cut or damaged; which of them, the error says.
+pub(super) fn inspect(path: &Path) -> Result<Content> {
+    let mut file = File::open(path).context("read it")?;
+    let mut follower = Follower::default();
+    let mut piece = vec![0; 256 * 1024];
+    loop {
+        let length = file.read(&mut piece).context("read it")?;
+        if length == 0 {
+            return follower.end();
+        }
+        follower.take(&piece[..length]);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A file that has the form of a snapshot, with a database of so many sectors.
+    pub(in super::super) fn formed(sectors: usize, filled_with: u8) -> Vec<u8> {
+        let database = vec![filled_with; sectors * 512];
+        let hash = Sha256::digest(&database);
+        [database, hash.to_vec()].concat()
+    }
+
+    fn said_of(content: &[u8]) -> String {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s.db");
+        std::fs::write(&path, content).expect("it is written");
+        match inspect(&path) {
+            Ok(content) => format!("{} {}", content.size, &content.sha256[..8]),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let good = formed(16, 7);
+        let whole = engine::plan::hex(&Sha256::digest(&good));
+        assert_eq!(said_of(&good), format!("8224 {}", &whole[..8]));
+        assert_eq!(said_of(b""), "it is empty");
+        assert!(said_of(&good[..good.len() - 1]).contains("it is cut"));
+        assert!(said_of(&good[..4096]).contains("it is cut"));
+        // Cut so that the length fits.
+        assert!(said_of(&good[..4096 + 32]).contains("it is damaged"));
+        for at in [0, 5000, good.len() - 1] {
+            let mut flipped = good.clone();
+            flipped[at] ^= 0x10;
+            assert!(said_of(&flipped).contains("it is damaged"), "bit at {at}");
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_length_are_the_same_snapshot() {
+        let good = formed(3, 1);
+        for length in [1, 7, 31, 32, 33, 512, 5000] {
+            let mut follower = Follower::default();
+            good.chunks(length).for_each(|piece| follower.take(piece));
+            assert_eq!(
+                follower.end().expect("it is whole").size,
+                3 * 512 + 32,
+                "{length}"
+            );
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Throw-away containers: etcd's own programs at work on a copy, without a network, within limits, and gone afterwards.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use futures::StreamExt as _;
+use tokio::sync::Mutex;
+
+const SOCKET: &str = "/var/run/docker.sock";
+/// For one call, in seconds.
+const PATIENCE: u64 = 30;
+/// There is one at a time, so a name is enough to find what a killed run left.
+const NAME: &str = "pf9-etcd-proof";
+/// Marks what is ours; the value says what for.
+const OWNER: (&str, &str) = ("pf9.io/owner", "etcd-proof");
+/// CPU time, in billionths of a CPU: half of one.
+const CPU: i64 = 500_000_000;
+/// Memory in bytes. The copy is mapped and can be dropped from it; the index of its keys is what needs room.
+const MEMORY: i64 = 1024 * 1024 * 1024;
+/// Processes and threads.
+const TASKS: i64 = 256;
+/// Lines of a log that are told when something fails.
+const LINES: &str = "5";
+
+/// Held while docker makes the container: a request that is cut is carried out all the same, and who removes must come after.
+static MAKING: Mutex<()> = Mutex::const_new(());
+
+/// The container engine, with room for one container.
+#[derive(Debug, Clone)]
+pub(super) struct Throwaway {
+    docker: Docker,
+    image: String,
+}
+
+/// A directory of the host in the container.
+#[derive(Debug, Clone)]
+pub(super) struct Mounted {
+    pub(super) source: PathBuf,
+    pub(super) target: &'static str,
+    pub(super) read_only: bool,
+}
+
+impl Throwaway {
+    pub(super) fn new(image: &str) -> Result<Self> {
+        let docker = Docker::connect_with_unix(SOCKET, PATIENCE, bollard::API_DEFAULT_VERSION)
+            .context("connect to docker")?;
+        Ok(Self {
+            docker,
+            image: image.to_owned(),
+        })
+    }
+
+    /// Removes the container if there is one: at the end, and before the beginning, where a killed run left it.
+    ///
+    /// # Errors
+    /// Docker cannot remove it, or somebody else's container has the name.
+    pub(super) async fn remove(&self) -> Result<()> {
+        let _made = MAKING.lock().await;
+        let found = match self.docker.inspect_container(NAME, None).await {
+            Ok(found) => found,
+            Err(error) if status(&error) == Some(404) => return Ok(()),
+            Err(error) => return Err(error).context("look for a container of an earlier proof"),
+        };
+        let labels = found.config.and_then(|config| config.labels);
+        if labels.and_then(|labels| labels.get(OWNER.0).cloned()) != Some(OWNER.1.to_owned()) {
+            bail!(
+                "make the container {NAME}: somebody else's has this name; see what it is (`docker inspect {NAME}`) and rename it"
+            );
+        }
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        match self.docker.remove_container(NAME, Some(options)).await {
+            Ok(()) => Ok(()),
+            // Gone, or going.
+            Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("remove the container {NAME}")),
+        }
+    }
+
+    /// Starts the container. Its working directory is the first mount.
+    ///
+    /// # Cancel safety
+    /// When dropped, it is started all the same; [`Throwaway::remove`] waits for that.
+    pub(super) async fn start(&self, command: &[&str], mounts: &[Mounted]) -> Result<()> {
+        let host = HostConfig {
+            network_mode: Some("none".to_owned()),
+            nano_cpus: Some(CPU),
+            memory: Some(MEMORY),
+            memory_swap: Some(MEMORY),
+            pids_limit: Some(TASKS),
+            // When memory is short on the host, this is the first to go.
+            oom_score_adj: Some(1000),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            readonly_rootfs: Some(true),
+            mounts: Some(mounts.iter().map(mount).collect()),
+            ..HostConfig::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(self.image.clone()),
+            user: Some("0:0".to_owned()),
+            working_dir: mounts.first().map(|mounted| mounted.target.to_owned()),
+            entrypoint: command.first().map(|program| vec![(*program).to_owned()]),
+            cmd: command
+                .get(1..)
+                .map(|rest| rest.iter().map(|word| (*word).to_owned()).collect()),
+            env: Some(vec!["ETCDCTL_API=3".to_owned()]),
+            labels: Some([(OWNER.0.to_owned(), OWNER.1.to_owned())].into()),
+            host_config: Some(host),
+            ..ContainerCreateBody::default()
+        };
+        let making = MAKING.lock().await;
+        let this = self.clone();
+        // A task of its own, which goes on when we are dropped.
+        let made = tokio::spawn(async move {
+            let _making = making;
+            this.make(body).await
+        });
+        made.await.context("make a throw-away container")?
+    }
+
+    async fn make(&self, body: ContainerCreateBody) -> Result<()> {
+        let options = CreateContainerOptionsBuilder::default().name(NAME).build();
+        self.docker
+            .create_container(Some(options), body)
+            .await
+            .with_context(|| format!("make a throw-away container of {}", self.image))?;
+        self.docker
+            .start_container(NAME, None)
+            .await
+            .context("start a throw-away container")
+    }
+
+    /// Waits until what runs in it has ended, and wants it to have ended well.
+    pub(super) async fn finish(&self, what: &str, within: Duration) -> Result<()> {
+        let mut wait = self.docker.wait_container(NAME, None);
+        let ended = tokio::time::timeout(within, wait.next())
+            .await
+            .with_context(|| format!("{what} within {} s", within.as_secs()))?;
+        match ended {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => {
+                bail!("{what}: {}", self.end(Some(code)).await)
+            }
+            Some(Err(error)) => Err(error).with_context(|| what.to_owned()),
+            None => bail!("{what}: docker does not say how it ended"),
+        }
+    }
+
+    /// Why what should run does not run any more; `None` while it runs.
+    pub(super) async fn ended(&self) -> Result<Option<String>> {
+        let found = self
+            .docker
+            .inspect_container(NAME, None)
+            .await
+            .context("look at the throw-away container")?;
+        let state = found.state.unwrap_or_default();
+        if state.running == Some(true) {
+            return Ok(None);
+        }
+        Ok(Some(self.end(state.exit_code).await))
+    }
+
+    async fn end(&self, code: Option<i64>) -> String {
+        let how = match code {
+            Some(137) => "it was killed (out of memory?)".to_owned(),
+            Some(code) => format!("it ended with {code}"),
+            None => "it ended".to_owned(),
+        };
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail(LINES)
+            .build();
+        let mut log = self.docker.logs(NAME, Some(options));
+        let mut text = String::new();
+        while let Some(Ok(output)) = log.next().await {
+            text.push_str(&String::from_utf8_lossy(&output.into_bytes()));
+        }
+        let start = text.len().saturating_sub(1500);
+        let start = (start..=text.len())
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        format!(
+            "{how}: {}",
+            text[start..].lines().collect::<Vec<_>>().join(" | ")
+        )
+    }
+}
+
+fn mount(mounted: &Mounted) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(display(&mounted.source)),
+        target: Some(mounted.target.to_owned()),
+        read_only: Some(mounted.read_only),
+        ..Mount::default()
+    }
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn status(error: &bollard::errors::Error) -> Option<u16> {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}

@@ -1,0 +1,176 @@
+//! Backups looked at again: each is held against its own hash, its manifest, a restored copy of it, and this cluster.
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Etcd;
+use super::backup::Interrupted;
+use super::manifest::Manifest;
+use super::proof::{self, Held};
+use super::settings::Backups;
+use super::snapshot::{self, Content};
+use super::store::{Stored, stored};
+
+/// What is wrong with a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) name: String,
+    /// Empty if it restores to what its manifest says.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Verifies the named backups, or all, and hands each verdict over as it comes. Leaves the backups as they are.
+///
+/// # Errors
+/// A name that there is not, or nothing to prove with: whether they are good is not known then.
+pub(crate) async fn verify(
+    backups: &Backups,
+    names: &[String],
+    cancel: &CancellationToken,
+    mut verdict: impl FnMut(Verdict),
+) -> Result<()> {
+    let mut all = stored(&backups.directory)?;
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !all.iter().any(|one| one.name == plain(name)))
+    {
+        bail!(
+            "verify {unknown}: it is not in {}; `nodelet etcd list` says what is",
+            backups.directory.display()
+        );
+    }
+    all.retain(|one| names.is_empty() || names.iter().any(|name| plain(name) == one.name));
+    // Docker has to answer before anything can be called damaged.
+    proof::sweep(&backups.image).await?;
+    let here = here().await;
+    if here.is_none() {
+        tracing::warn!(
+            "whether a backup is of this cluster is not looked at: etcd does not say which this is"
+        );
+    }
+    for one in &all {
+        let problems = tokio::select! {
+            () = cancel.cancelled() => {
+                proof::sweep(&backups.image).await?;
+                return Err(Interrupted.into());
+            }
+            problems = problems(backups, one, here.as_deref()) => problems,
+        };
+        proof::sweep(&backups.image).await?;
+        verdict(Verdict {
+            name: one.name.clone(),
+            problems,
+        });
+    }
+    Ok(())
+}
+
+/// A name as people give it: with the suffix, or without.
+fn plain(name: &str) -> &str {
+    name.strip_suffix(".db").unwrap_or(name)
+}
+
+/// Which cluster this is.
+async fn here() -> Option<String> {
+    Etcd::member().await.ok()?.cluster().await.ok()?
+}
+
+async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Vec<String> {
+    let path = one.path.clone();
+    let inspected = tokio::task::spawn_blocking(move || snapshot::inspect(&path)).await;
+    let content = match inspected {
+        Ok(Ok(content)) => content,
+        Ok(Err(error)) => return vec![format!("{error:#}")],
+        Err(error) => return vec![format!("it could not be read: {error}")],
+    };
+    let held = match proof::prove(&one.path, &backups.image).await {
+        Ok(held) => held,
+        Err(error) => return vec![format!("it does not restore: could not {error:#}")],
+    };
+    differences(&one.manifest, &content, &held, here)
+}
+
+/// What does not agree.
+fn differences(
+    manifest: &std::result::Result<Manifest, String>,
+    content: &Content,
+    held: &Held,
+    here: Option<&str>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    match manifest {
+        Err(why) => problems.push(why.clone()),
+        Ok(manifest) => {
+            if manifest.content != *content {
+                problems.push(format!(
+                    "it is another file than its manifest was written for: {} bytes with SHA-256 {}, not {} with {}",
+                    content.size, content.sha256, manifest.content.size, manifest.content.sha256
+                ));
+            }
+            if (manifest.revision, manifest.keys) != (held.revision, held.keys) {
+                problems.push(format!(
+                    "restored, it has {} keys at revision {}; its manifest says {} at {}",
+                    held.keys, held.revision, manifest.keys, manifest.revision
+                ));
+            }
+        }
+    }
+    let of = held.cluster.as_deref().unwrap_or("no cluster");
+    if here.is_some_and(|here| here != of) {
+        problems.push(format!(
+            "it is foreign: of cluster {of}, and this is {}",
+            here.unwrap_or_default()
+        ));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::etcd::store::tests::manifest;
+
+    #[test]
+    fn every_difference_is_named() {
+        let manifest = manifest(SystemTime::UNIX_EPOCH);
+        let content = manifest.content.clone();
+        let held = Held {
+            revision: 5,
+            keys: 3,
+            cluster: Some("u".to_owned()),
+        };
+        let said = |manifest, content: &Content, held: &Held, here| {
+            differences(&manifest, content, held, here).join("; ")
+        };
+        assert_eq!(said(Ok(manifest.clone()), &content, &held, Some("u")), "");
+        assert_eq!(said(Ok(manifest.clone()), &content, &held, None), "");
+        let foreign = said(Ok(manifest.clone()), &content, &held, Some("v"));
+        assert!(
+            foreign.contains("foreign: of cluster u, and this is v"),
+            "{foreign}"
+        );
+        let other = Content {
+            size: 5,
+            ..content.clone()
+        };
+        assert!(said(Ok(manifest.clone()), &other, &held, Some("u")).contains("another file"));
+        let fewer = Held {
+            keys: 2,
+            ..held.clone()
+        };
+        assert!(said(Ok(manifest), &content, &fewer, Some("u")).contains("2 keys"));
+        assert_eq!(
+            said(Err("none".to_owned()), &content, &held, Some("u")),
+            "none"
+        );
+    }
+
+    #[test]
+    fn names_may_have_their_suffix() {
+        assert_eq!(plain("etcd-1.db"), "etcd-1");
+        assert_eq!(plain("etcd-1"), "etcd-1");
+    }
+}

@@ -1,0 +1,165 @@
+//! When a timer is due, from its schedule and the record of its runs. Pure.
+
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use engine::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+
+use super::calendar::next_due;
+
+/// Pause after the first failure; doubled with each further one.
+const PAUSE: TimeDelta = TimeDelta::minutes(1);
+/// Longest pause after a failure.
+const LONGEST: TimeDelta = TimeDelta::hours(1);
+
+/// What is remembered of a timer's runs. Times are seconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Runs {
+    /// When the last run began that did what it was for.
+    pub(crate) last_good: Option<i64>,
+    /// When the last run began, or ended if it has.
+    pub(crate) last: Option<i64>,
+    /// Runs since the last good one that failed or were killed.
+    pub(crate) failures: u32,
+    /// Why the last one failed; empty if it did not.
+    pub(crate) reason: String,
+}
+
+impl Runs {
+    /// A run begins. It counts as failed until it is over: one that takes the host down with it has failed.
+    pub(super) fn begin(&mut self, now: DateTime<Utc>) {
+        self.last = Some(now.timestamp());
+        self.failures = self.failures.saturating_add(1);
+        "it did not come to its end".clone_into(&mut self.reason);
+    }
+
+    /// It did what it was for.
+    pub(super) fn good(&mut self, began: DateTime<Utc>) {
+        *self = Self {
+            last_good: Some(began.timestamp()),
+            last: self.last,
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn failed(&mut self, now: DateTime<Utc>, reason: String) {
+        self.last = Some(now.timestamp());
+        self.reason = reason;
+    }
+
+    /// It gave way to somebody, and that is no failure.
+    pub(super) fn gave_way(&mut self, now: DateTime<Utc>) {
+        self.last = Some(now.timestamp());
+        self.failures = self.failures.saturating_sub(1);
+        self.reason.clear();
+    }
+}
+
+/// When the timer is due: now, if that is not later than `now`.
+///
+/// A timer that never ran well is due at once. However many times were missed, one run makes up for them. After a failure it
+/// is due again after a pause that doubles from a minute to an hour.
+pub(super) fn due<Z: TimeZone>(
+    schedule: &Schedule,
+    zone: &Z,
+    runs: &Runs,
+    now: DateTime<Utc>,
+) -> DateTime<Utc> {
+    let time = |seconds: i64| DateTime::from_timestamp(seconds, 0);
+    let planned = match runs.last_good.and_then(time) {
+        None => now,
+        // The clock was put back: what lies in the future is no time to count from.
+        Some(good) if good > now => next_due(schedule, zone, now).unwrap_or(now),
+        Some(good) => next_due(schedule, zone, good).unwrap_or(now),
+    };
+    match runs.last.and_then(time) {
+        Some(last) if last <= now => planned.max(last + pause(runs.failures)),
+        _ => planned,
+    }
+}
+
+fn pause(failures: u32) -> TimeDelta {
+    match failures.checked_sub(1) {
+        // It may just have given way to somebody who is still at work.
+        None => TimeDelta::seconds(10),
+        Some(doublings) => PAUSE
+            .checked_mul(1 << doublings.min(10))
+            .map_or(LONGEST, |pause| pause.min(LONGEST)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-03-{text}:00Z").parse().expect("a time")
+    }
+
+    fn next(runs: &Runs, now: &str) -> String {
+        let schedule = "0 3 * * *".parse().expect("a schedule");
+        let due = due(&schedule, &Utc, runs, at(now));
+        if due <= at(now) {
+            "now".to_owned()
+        } else {
+            due.format("%dT%H:%M").to_string()
+        }
+    }
+
+    fn good(began: &str) -> Runs {
+        let mut runs = Runs::default();
+        runs.begin(at(began));
+        runs.good(at(began));
+        runs
+    }
+
+    #[test]
+    fn a_missed_run_is_made_up_for_once() {
+        assert_eq!(next(&Runs::default(), "10T12:00"), "now", "it never ran");
+        assert_eq!(next(&good("10T03:00"), "10T12:00"), "11T03:00");
+        assert_eq!(next(&good("10T03:00"), "11T03:00"), "now");
+        // The host was off for a week.
+        let mut runs = good("10T03:00");
+        assert_eq!(next(&runs, "17T12:00"), "now");
+        runs.begin(at("17T12:00"));
+        runs.good(at("17T12:00"));
+        assert_eq!(next(&runs, "17T12:05"), "18T03:00");
+    }
+
+    #[test]
+    fn failures_are_tried_again_after_growing_pauses() {
+        let mut runs = good("10T03:00");
+        let mut pauses = Vec::new();
+        let mut now = at("11T03:00");
+        for _ in 0..8 {
+            runs.begin(now);
+            runs.failed(now, "no room".to_owned());
+            let schedule = "0 3 * * *".parse().expect("a schedule");
+            let again = due(&schedule, &Utc, &runs, now);
+            pauses.push((again - now).num_minutes());
+            now = again;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        runs.begin(now);
+        runs.good(now);
+        assert_eq!((runs.failures, runs.reason.as_str()), (0, ""));
+    }
+
+    #[test]
+    fn a_run_that_was_killed_has_failed_and_one_that_gave_way_has_not() {
+        let mut runs = good("10T03:00");
+        runs.begin(at("11T03:00"));
+        assert_eq!(runs.failures, 1);
+        assert_eq!(next(&runs, "11T03:00"), "11T03:01");
+        let mut runs = good("10T03:00");
+        runs.begin(at("11T03:00"));
+        runs.gave_way(at("11T03:00"));
+        assert_eq!(runs.failures, 0);
+        assert_eq!(next(&runs, "11T03:01"), "now");
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_delays_no_longer_than_the_schedule() {
+        assert_eq!(next(&good("20T03:00"), "10T12:00"), "11T03:00");
+    }
+}

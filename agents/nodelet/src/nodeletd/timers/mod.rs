@@ -1,0 +1,242 @@
+//! Timers: what nodeletd runs again and again, beside holding the host at its role.
+//!
+//! A phase puts a file into [`TIMERS`]; here it is read, its next time is found (`calendar`, `due`), and `nodelet` is run in a
+//! process and a control group of its own. It waits while the host is being repaired, paused or stopped, and gives way when
+//! somebody wants to change the host (see `lock`). Each run is written down before it begins.
+
+mod calendar;
+mod due;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, Local, Utc};
+use engine::exec::STATE;
+use engine::resource::{TIMERS, TimerFile};
+use engine::schedule::Schedule;
+use tokio::sync::watch;
+
+use super::view::View;
+use super::worker::{Change, Worker};
+
+pub(crate) use due::Runs;
+
+/// Longest time between two looks: the clock may be set, and files may change.
+const LOOK: Duration = Duration::from_secs(30);
+/// Shortest: a view may change often.
+const LEAST: Duration = Duration::from_secs(1);
+/// Bound on each file.
+const LIMIT: u64 = 64 * 1024;
+/// Most timers that are looked at.
+const MOST: usize = 64;
+
+/// A timer that can be run.
+struct Timer {
+    name: String,
+    schedule: Schedule,
+}
+
+/// Runs timers until the worker's shutdown.
+pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<View>>>) {
+    let shutdown = worker.shutdown.clone();
+    let mut told = BTreeMap::new();
+    loop {
+        let wait = look(&worker, &view, &mut told).await;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+            changed = view.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                tokio::time::sleep(LEAST).await;
+            }
+        }
+    }
+}
+
+/// Runs what is due. Gives the time until something may be.
+async fn look(
+    worker: &Worker,
+    view: &watch::Receiver<Option<Arc<View>>>,
+    told: &mut BTreeMap<String, String>,
+) -> Duration {
+    let mut wait = LOOK;
+    for timer in timers(told) {
+        // Before the first pass nobody knows how the host stands.
+        let last_good = view
+            .borrow()
+            .as_deref()
+            .and_then(|view| allowed(view, &timer.name));
+        let Some(last_good) = last_good else { continue };
+        let now = Utc::now();
+        let runs = recorded(&timer.name);
+        let due = due::due(&timer.schedule, &Local, &runs, now);
+        if due <= now {
+            if let Err(error) = carry_out(worker, &timer.name, runs, last_good).await {
+                tracing::error!("could not {error:#}");
+            }
+            // Others may be due by now, and this one after a pause.
+            return LEAST;
+        }
+        wait = wait.min((due - now).to_std().unwrap_or(LOOK)).max(LEAST);
+    }
+    wait
+}
+
+/// Whether a timer may run now, and if so, whether with the last good settings. Its phase, whose name it has, must do something
+/// on this host: what a setting has turned off does not run, even while its file is still there.
+fn allowed(view: &View, timer: &str) -> Option<bool> {
+    let at_rest =
+        view.desired != "false" && view.paused_until.is_none() && view.restart_set.is_empty();
+    let phase = view.phases.iter().find(|one| one.phase.as_str() == timer);
+    let wanted = phase.is_some_and(|phase| phase.skipped.is_none());
+    let settings = view.conditions.iter().find(|c| c.name == "SettingsValid");
+    (at_rest && wanted).then(|| settings.is_some_and(|c| !c.reason.is_empty()))
+}
+
+async fn carry_out(worker: &Worker, name: &str, mut runs: Runs, last_good: bool) -> Result<()> {
+    let began = Utc::now();
+    runs.begin(began);
+    record(name, &runs)?;
+    tracing::info!("timer {name}: due; `nodelet etcd backup` runs");
+    let (change, reason) = worker.backup(last_good).await;
+    let now = Utc::now();
+    match change {
+        Change::Done => {
+            tracing::info!("timer {name}: done");
+            runs.good(began);
+        }
+        Change::Interrupted | Change::Busy => {
+            tracing::info!("timer {name}: gave way; it runs again when the host is at rest");
+            runs.gave_way(now);
+        }
+        Change::Failed => {
+            tracing::warn!("timer {name}: {reason}");
+            runs.failed(now, reason);
+        }
+    }
+    record(name, &runs)
+}
+
+/// The timers on this host; one that cannot be understood is told, once.
+fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
+    let Ok(entries) = std::fs::read_dir(TIMERS) else {
+        // Where there is none, there are no timers.
+        return Vec::new();
+    };
+    let mut timers = Vec::new();
+    for entry in entries.flatten().take(MOST) {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            continue;
+        };
+        match read(&path) {
+            Ok(schedule) => {
+                told.remove(name);
+                timers.push(Timer {
+                    name: name.to_owned(),
+                    schedule,
+                });
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if told.get(name) != Some(&text) {
+                    tracing::warn!("timer {name} does not run: could not {text}");
+                    told.insert(name.to_owned(), text);
+                }
+            }
+        }
+    }
+    timers
+}
+
+fn read(path: &Path) -> Result<Schedule> {
+    let content = daemon::files::read(path, LIMIT)?.context("read it: it went away")?;
+    let timer: TimerFile = serde_json::from_slice(&content)
+        .with_context(|| format!("understand {}", path.display()))?;
+    if timer.version != 1 || !engine::resource::RUNNABLE.contains(&timer.run.as_str()) {
+        anyhow::bail!(
+            "understand {}: form {} and `{}` are not known here",
+            path.display(),
+            timer.version,
+            timer.run
+        );
+    }
+    timer
+        .schedule
+        .parse()
+        .with_context(|| format!("understand the schedule in {}", path.display()))
+}
+
+fn runs_path(name: &str) -> PathBuf {
+    Path::new(STATE).join(format!("timer-{name}.json"))
+}
+
+/// What is remembered of a timer's runs; a file that is lost or garbage costs an early run, and nothing else.
+pub(crate) fn recorded(name: &str) -> Runs {
+    daemon::files::read(&runs_path(name), LIMIT)
+        .ok()
+        .flatten()
+        .and_then(|content| serde_json::from_slice(&content).ok())
+        .unwrap_or_default()
+}
+
+fn record(name: &str, runs: &Runs) -> Result<()> {
+    daemon::files::replace(&runs_path(name), &serde_json::to_vec_pretty(runs)?, 0o600)
+}
+
+/// When the timer of this name is due next, if it is on this host.
+pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
+    let schedule = read(&engine::resource::timer_path(name)).ok()?;
+    Some(due::due(&schedule, &Local, &recorded(name), Utc::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A view of a host at rest.
+    fn view() -> View {
+        let view = serde_json::json!({
+            "node_state": "ok", "desired": "true", "role": "master", "cluster_id": "c",
+            "attempts": 0, "doing": "watching", "last_pass": 1, "next_pass": 2, "next_attempt": null,
+            "paused_until": null, "paused_because": "",
+            "conditions": [{"name": "SettingsValid", "status": "True", "reason": ""}],
+            "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
+            "restart_set": [], "hints": [],
+            "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
+        });
+        serde_json::from_value(view).expect("a view")
+    }
+
+    fn changed(change: impl FnOnce(&mut View)) -> Option<bool> {
+        let mut view = view();
+        change(&mut view);
+        allowed(&view, "etcd-backup")
+    }
+
+    #[test]
+    fn timers_run_while_the_host_is_at_rest_and_their_phase_is_wanted() {
+        assert_eq!(changed(|_| {}), Some(false));
+        assert_eq!(
+            changed(|view| "ignore".clone_into(&mut view.desired)),
+            Some(false)
+        );
+        let last_good = changed(|view| "wrong".clone_into(&mut view.conditions[0].reason));
+        assert_eq!(last_good, Some(true));
+        assert_eq!(changed(|view| "false".clone_into(&mut view.desired)), None);
+        assert_eq!(changed(|view| view.paused_until = Some(9)), None);
+        let repaired = "etcd".parse().expect("a name");
+        assert_eq!(changed(|view| view.restart_set.push(repaired)), None);
+        let off = Some("its condition is false".to_owned());
+        assert_eq!(changed(|view| view.phases[0].skipped = off), None);
+        assert_eq!(changed(|view| view.phases.clear()), None);
+    }
+}

@@ -1,0 +1,159 @@
+//! Backups of etcd: proven, on a schedule, told apart from damaged ones, and whole whatever happens in the middle.
+
+mod cuts;
+mod schedule;
+
+use lab_suites::{Master, shared};
+
+/// Where the lab's backups are.
+const DIRECTORY: &str = "/etc/pf9/etcd-backup";
+/// `etcdctl` of this host's own member.
+const ETCDCTL: &str = "docker exec -i -e ETCDCTL_API=3 etcd etcdctl --endpoints https://127.0.0.1:4001 --cacert /certs/client/ca.crt --cert /certs/client/request.crt --key /certs/client/request.key";
+
+/// Waits, on the host itself, until a proof is on: it is over within two seconds.
+fn until_at_work(seconds: u32) -> String {
+    format!(
+        "timeout {seconds} sh -c \"until docker ps --format '{{{{.Names}}}}' | grep -q '^pf9-etcd-proof$'; do sleep 0.05; done\""
+    )
+}
+
+/// Starts from no backup at all, with the lab's own settings.
+fn without_backups(master: &Master) {
+    master.configure(&[]);
+    master.sh(&format!("rm -rf {DIRECTORY}/* {DIRECTORY}/.[!.]*"));
+    master.apply(&["--only", "etcd-backup"]).exits(0);
+}
+
+/// The names of proven backups, the oldest first.
+fn proven(master: &Master) -> Vec<String> {
+    let list = master.sh("nodelet etcd list --json");
+    let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    let all = list.as_array().expect("a list");
+    all.iter()
+        .filter(|one| one["manifest"].is_object())
+        .map(|one| one["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+/// Asserts that nothing is at work: no part, no container, no copy.
+#[track_caller]
+fn nothing_left(master: &Master) {
+    let left = master.sh(&format!(
+        "find {DIRECTORY} -name '.*' -type f; docker ps --all --format '{{{{.Names}}}}' | grep etcd-proof || true; ls -d /var/opt/pf9/nodelet/etcd-proof 2>/dev/null || true"
+    ));
+    assert_eq!(left, "");
+}
+
+#[test]
+fn a_backup_is_proven_and_every_bad_one_is_named() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    master.check(&["--only", "etcd-backup"]).exits(0);
+
+    let done = master.nodelet(&["etcd", "backup", "--json"]).exits(0);
+    nothing_left(&master);
+    let names = proven(&master);
+    let [good] = names.as_slice() else {
+        panic!("one backup is expected: {names:?}\n{}", done.text());
+    };
+    let uid = master.kubectl("get namespace kube-system --output jsonpath='{.metadata.uid}'");
+    let manifest: serde_json::Value =
+        serde_json::from_str(&master.sh(&format!("cat {DIRECTORY}/{good}.json"))).expect("JSON");
+    assert_eq!(manifest["cluster"], uid.as_str());
+    assert!(manifest["keys"].as_u64() > Some(100), "{manifest}");
+    let hash = master.sh(&format!(
+        "sha256sum < {DIRECTORY}/{good}.db | cut -d' ' -f1"
+    ));
+    assert_eq!(manifest["content"]["sha256"], hash.as_str());
+    assert_eq!(
+        master.sh(&format!(
+            "stat --format %a {DIRECTORY} {DIRECTORY}/{good}.db | xargs"
+        )),
+        "700 600"
+    );
+
+    master.sh(&format!(
+        r#"cd {DIRECTORY}
+        for bad in cut empty flipped other; do cp {good}.db etcd-$bad.db; cp {good}.json etcd-$bad.json; done
+        truncate --size=-100000 etcd-cut.db
+        : > etcd-empty.db
+        printf '\x55' | dd of=etcd-flipped.db bs=1 seek=100000 conv=notrunc status=none
+        image=$(docker inspect --format '{{{{.Image}}}}' etcd)
+        docker run --rm --detach --network none --name foreign $image etcd >/dev/null
+        trap 'docker rm --force foreign >/dev/null' EXIT
+        inside="docker exec -e ETCDCTL_API=3 foreign etcdctl"
+        timeout 20 sh -c "until $inside put /registry/namespaces/kube-system '{{\"metadata\":{{\"uid\":\"somebody-elses\"}}}}' 2>/dev/null; do sleep 0.2; done"
+        $inside snapshot save /foreign.db >/dev/null
+        docker cp foreign:/foreign.db etcd-foreign.db
+        cp etcd-foreign.db etcd-other.db"#
+    ));
+    let verified = master.nodelet(&["etcd", "verify"]).exits(2);
+    for (name, says) in [
+        (good.as_str(), "restores to what its manifest says"),
+        ("etcd-cut", "it is cut"),
+        ("etcd-empty", "it is empty"),
+        ("etcd-flipped", "it is damaged"),
+        ("etcd-foreign", "it is foreign: of cluster somebody-elses"),
+        ("etcd-foreign", "it has no manifest"),
+        ("etcd-other", "its manifest was written for"),
+    ] {
+        let text = verified.text();
+        let line = text
+            .lines()
+            .find(|line| line.contains(&format!(" {name}:")))
+            .unwrap_or_else(|| panic!("nothing is said of {name}\n{text}"));
+        assert!(line.contains(says), "{says} is missing in\n{text}");
+    }
+    nothing_left(&master);
+    master.nodelet(&["etcd", "verify", good]).exits(0);
+    master
+        .nodelet(&["etcd", "verify", "etcd-never"])
+        .exits(1)
+        .says(&["nodelet etcd list"]);
+    master.sh(&format!("rm {DIRECTORY}/etcd-[!0-9]*"));
+    master.nodelet(&["etcd", "status"]).exits(0).says(&[good]);
+    without_backups(&master);
+}
+
+#[test]
+fn etcd_stays_healthy_under_load_while_a_snapshot_is_proven() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    // 20 MB of data, written over and over, and a look at etcd's health every 200 ms.
+    master.sh(&format!(
+        r#"head -c 300000 /dev/urandom | base64 --wrap=0 > /tmp/value
+        cat > /tmp/load <<'END'
+        i=0
+        while :; do i=$(((i + 1) % 50)); {ETCDCTL} put /load/$i < /tmp/value; done
+END
+        cat > /tmp/watch <<'END'
+        cert=/etc/pf9/kube.d/certs/etcdctl/etcd
+        while :; do
+            curl --silent --max-time 3 --cacert $cert/ca.crt --cert $cert/request.crt --key $cert/request.key https://127.0.0.1:4001/health || echo "no answer: $?"
+            echo
+            sleep 0.2
+        done
+END
+        systemd-run --quiet --unit=load --property=StandardOutput=null sh /tmp/load
+        systemd-run --quiet --unit=watch --property=StandardOutput=file:/run/health sh /tmp/watch"#
+    ));
+    let started = "docker inspect --format '{{.State.StartedAt}}' etcd";
+    let before = master.sh(started);
+    let run = master.nodelet(&["etcd", "backup"]);
+    let health = master.sh(&format!(
+        "systemctl stop load watch; {ETCDCTL} del --prefix /load/ >/dev/null; cat /run/health"
+    ));
+    run.exits(0);
+    let looks = health.lines().filter(|line| !line.is_empty()).count();
+    let well = health
+        .lines()
+        .filter(|line| line.contains(r#""health":"true""#))
+        .count();
+    assert!(
+        looks > 5 && looks == well,
+        "{well} of {looks} looks were good:\n{health}"
+    );
+    assert_eq!(master.sh(started), before, "etcd was not restarted");
+    nothing_left(&master);
+    without_backups(&master);
+}

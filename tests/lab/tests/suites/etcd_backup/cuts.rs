@@ -1,0 +1,137 @@
+//! What happens in the middle of a backup, and places that are none.
+
+use std::time::Duration;
+
+use lab_suites::{Master, shared};
+
+use super::{DIRECTORY, ETCDCTL, nothing_left, proven, until_at_work, without_backups};
+
+/// Starts a backup in the background, as a unit, and waits until it is being proven.
+fn begin(master: &Master, config: &str) {
+    master.sh("systemctl reset-failed backup 2>/dev/null || true");
+    master.sh(&format!(
+        "systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config {config}"
+    ));
+    master.sh(&until_at_work(30));
+}
+
+#[test]
+fn a_cut_leaves_older_backups_and_no_half_one() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    master.nodelet(&["etcd", "backup"]).exits(0);
+    let older = proven(&master);
+
+    begin(&master, "/etc/pf9/nodelet");
+    master.sh("systemctl kill --signal KILL backup");
+    let over = "! systemctl is-active --quiet backup";
+    master.wait_for("it is dead", over, Duration::from_secs(10));
+    assert_eq!(proven(&master), older);
+    assert_eq!(
+        master.sh(&format!("ls {DIRECTORY} | grep -c 'db$'")),
+        "1",
+        "no final name but the older one's"
+    );
+    master.nodelet(&["etcd", "verify"]).exits(0);
+
+    // Who wants to change the host goes first.
+    begin(&master, "/etc/pf9/nodelet");
+    let apply = master.apply(&["--only", "node-config"]).exits(0);
+    assert!(apply.took < Duration::from_secs(15), "{}", apply.text());
+    master.wait_for("it gave way", over, Duration::from_secs(10));
+    master.sh("grep -q 'made up for later' /run/backup.err");
+    nothing_left(&master);
+    assert_eq!(proven(&master), older);
+
+    // And waits for nobody who changes the host.
+    master.sh("exec 9<>/run/pf9-nodelet.lock; flock 9; echo '`nodelet apply` (process 1, since now)' >&9; ! nodelet etcd backup 2>/run/backup.err; grep -q 'being worked on by `nodelet apply`' /run/backup.err");
+
+    master.nodelet(&["etcd", "backup"]).exits(0);
+    nothing_left(&master);
+    assert_eq!(proven(&master).len(), 2);
+    without_backups(&master);
+}
+
+#[test]
+fn a_directory_that_fills_up_in_the_middle_keeps_what_it_has() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    // A store large enough that the end of a snapshot is far from its beginning, and a disk of 256 MiB.
+    master.sh(&format!(
+        r#"head -c 700000 /dev/urandom | base64 --wrap=0 > /tmp/value
+        for i in $(seq 40); do {ETCDCTL} put /load/$i < /tmp/value >/dev/null; done
+        truncate --size 256M /var/tmp/small.img
+        mkfs.ext4 -q -m 0 /var/tmp/small.img
+        mkdir -p /mnt/small && mount -o loop /var/tmp/small.img /mnt/small
+        mkdir --mode 700 /mnt/small/backups
+        rm -rf /tmp/small && cp -r /etc/pf9/nodelet /tmp/small
+        echo 'ETCD_BACKUP_DIR: /mnt/small/backups' >> /tmp/small/config.yaml"#
+    ));
+    let backup = ["etcd", "backup", "--config", "/tmp/small"];
+    master.nodelet(&backup).exits(0);
+    let files = "ls -A /mnt/small/backups";
+    let older = master.sh(files);
+
+    // It begins, and somebody takes all room before it has ended.
+    master.sh(r#"cat > /tmp/fill <<'END'
+        until ls /mnt/small/backups/.etcd-*.part >/dev/null 2>&1; do :; done
+        dd if=/dev/zero of=/mnt/small/filler bs=64K 2>/dev/null
+END
+        systemd-run --quiet --unit=fill sh /tmp/fill"#);
+    let filled = master.nodelet(&backup);
+    master.sh("systemctl stop fill 2>/dev/null || true");
+    assert_eq!(master.sh(files), older, "{}", filled.text());
+    filled.exits(1).says(&["No space left on device"]);
+    nothing_left(&master);
+
+    // While it is full, a backup does not even begin, and says why.
+    master.nodelet(&backup).exits(1).says(&[
+        "make room for",
+        "/mnt/small/backups has",
+        "ETCD_BACKUP_COUNT",
+    ]);
+    master
+        .nodelet(&["etcd", "status", "--config", "/tmp/small"])
+        .exits(2)
+        .says(&["MiB left"]);
+    master
+        .nodelet(&["etcd", "verify", "--config", "/tmp/small"])
+        .exits(0);
+    master.sh("rm /mnt/small/filler");
+    master.nodelet(&backup).exits(0);
+
+    // And places that are none.
+    master.sh("mount -o remount,ro /mnt/small");
+    master
+        .nodelet(&backup)
+        .exits(1)
+        .says(&["read-only", "remount,rw"]);
+    master.sh("umount /mnt/small; sed -i '$d' /tmp/small/config.yaml; echo 'ETCD_BACKUP_DIR: /run/backups' >> /tmp/small/config.yaml");
+    master
+        .nodelet(&backup)
+        .exits(1)
+        .says(&["in memory (tmpfs)", "ETCD_BACKUP_DIR"]);
+    master.sh(&format!(
+        "test ! -e /run/backups; rm -rf /tmp/small /var/tmp/small.img; {ETCDCTL} del --prefix /load/ >/dev/null"
+    ));
+    master.check(&[]).exits(0);
+    without_backups(&master);
+}
+
+#[test]
+fn a_schedule_that_never_comes_is_refused_and_the_node_untouched() {
+    let Some(master) = shared() else { return };
+    for (schedule, why) in [
+        ("0 0 30 2 *", "it never comes"),
+        ("0 3 * *", "4 fields instead of five"),
+        ("61 3 * * *", "`61` is not from 0 to 59"),
+    ] {
+        master.configure(&[("ETCD_BACKUP_SCHEDULE", schedule)]);
+        master
+            .apply(&[])
+            .exits(1)
+            .says(&["ETCD_BACKUP_SCHEDULE", why]);
+    }
+    master.configure(&[]);
+    master.apply(&[]).exits(0).changes_nothing();
+}

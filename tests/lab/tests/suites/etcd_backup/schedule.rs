@@ -1,0 +1,55 @@
+//! nodeletd takes backups when they are due, and makes up for those it missed.
+
+use std::time::Duration;
+
+use lab_suites::{Master, shared};
+
+use super::{DIRECTORY, nothing_left, proven, until_at_work, without_backups};
+
+/// Waits until there are so many backups.
+fn wait_for(master: &Master, number: usize, limit: Duration) {
+    let script = format!("[ $(ls {DIRECTORY} | grep -c 'json$') -ge {number} ]");
+    master.wait_for(&format!("backup {number}"), &script, limit);
+}
+
+#[test]
+fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    master.configure(&[
+        ("ETCD_BACKUP_SCHEDULE", "* * * * *"),
+        ("LOOP_INTERVAL", "5s"),
+    ]);
+    master.apply(&[]).exits(0);
+    master.sh("rm -f /var/opt/pf9/nodelet/timer-etcd-backup.json; systemctl start pf9-nodeletd");
+
+    // The first one is missing, so it comes at once, and the next with the next minute.
+    wait_for(&master, 1, Duration::from_secs(30));
+    wait_for(&master, 2, Duration::from_secs(80));
+    let seconds = master.sh(&format!(
+        "ls {DIRECTORY} | grep 'db$' | tail -1 | sed -E 's/.*T....(..)Z.db/\\1/'"
+    ));
+    assert!(
+        seconds.parse::<u32>().is_ok_and(|s| s < 15),
+        "{seconds} s after the minute"
+    );
+    assert_eq!(
+        master.sh("journalctl -u pf9-nodeletd --output cat | grep -c 'instead of in a control group' || true"),
+        "0"
+    );
+
+    // A daemon that is killed in the middle: what it ran goes with it, older ones stay, and the next comes.
+    master.sh(&format!(
+        "{}; systemctl kill --signal KILL pf9-nodeletd",
+        until_at_work(80)
+    ));
+    assert_eq!(proven(&master).len(), 2);
+    wait_for(&master, 3, Duration::from_secs(120));
+    master.sh("systemctl stop pf9-nodeletd");
+    nothing_left(&master);
+    master.nodelet(&["etcd", "verify"]).exits(0);
+
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    without_backups(&master);
+}
