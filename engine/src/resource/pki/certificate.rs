@@ -40,7 +40,7 @@ pub struct CertificateSpec {
     pub addresses: Vec<IpAddr>,
     /// How long it is valid, at most until its authority ends. Applies when it is issued: a change of this alone
     /// issues nothing.
-    #[serde(with = "crate::plan::duration_text")]
+    #[serde(with = "validate::life_in_text")]
     pub life: Duration,
 }
 

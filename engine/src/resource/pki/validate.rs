@@ -100,6 +100,27 @@ pub(super) fn life_text(value: Duration) -> String {
     }
 }
 
+/// A length of validity in plans, as people say it.
+pub(super) mod life_in_text {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(in crate::resource::pki) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::life_text(*value))
+    }
+
+    pub(in crate::resource::pki) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A length of validity in years.
 pub(super) fn years(field: &'static str, value: u32) -> Result<(), PkiError> {
     let fits = (1..=MOST_YEARS).contains(&value);

@@ -135,3 +135,17 @@ async fn action(host: &FakeHost, spec: &CertificateSpec) -> Option<Action> {
     let observed = spec.observe(&cx).await.expect("it can be observed");
     spec.diff(&observed).map(|change| change.action)
 }
+
+#[test]
+fn a_life_is_said_in_a_plan_as_people_say_it() {
+    for (life, text) in [(DAY * 365, "365 days"), (DAY / 48, "30m")] {
+        let spec = CertificateSpec {
+            life,
+            ..apiserver()
+        };
+        let json = serde_json::to_value(&spec).expect("it is data");
+        assert_eq!(json["life"], text);
+        let read: CertificateSpec = serde_json::from_value(json).expect("it is one");
+        assert_eq!(read, spec);
+    }
+}
