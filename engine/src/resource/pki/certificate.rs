@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::facts::show;
 use super::held::{Held, PUBLIC};
 use super::reasons::{Reading, due, reissue};
 use super::{Authority, PkiError, certificate_paths, validate};
@@ -146,6 +147,17 @@ impl Resource for CertificateSpec {
                 authority.as_ref(),
             )
         };
+        if let Some(begins) = reading.still_to_come() {
+            return Err(ResourceError::Unmet {
+                what: format!(
+                    "judge the certificate {}: our own authority has made it, and it begins at {}, while the clock says {}",
+                    paths.certificate.display(),
+                    show(begins),
+                    show(cx.host.now())
+                ),
+                next: "set the clock".to_owned(),
+            });
+        }
         Ok(Observed {
             absent: cx.absent,
             certificate,

@@ -42,6 +42,16 @@ impl Reading {
         }
     }
 
+    /// When a certificate begins that our own authority has made and that is still to come. It was made in our past, so it is
+    /// the clock that is wrong, and nothing can be said of any certificate by it.
+    pub(super) fn still_to_come(&self) -> Option<SystemTime> {
+        let Some(Ok(leaf)) = &self.leaf else {
+            return None;
+        };
+        let ours = self.signer.as_ref().is_some_and(|signer| signer.signed);
+        (ours && self.now < leaf.facts.not_before).then_some(leaf.facts.not_before)
+    }
+
     pub(super) fn of(
         now: SystemTime,
         certificate: &Content,
