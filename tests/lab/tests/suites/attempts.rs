@@ -11,7 +11,8 @@ use serde_json::Value;
 const QUICK: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
 /// Shortens the wait for what will not come.
 const HURRY: &str = r#"s/\.timeout\("60s"\)/.timeout("2s")/"#;
-const PROXY_METRICS: u16 = 10249;
+/// kube-proxy answers here whether it has written its rules.
+const PROXY_HEALTH: u16 = 10256;
 
 /// What each attempt was: the file's word on the node after it began.
 fn states(master: &Master, watch: &Watch<'_>) -> BTreeMap<u64, String> {
@@ -41,7 +42,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
 
     master.edit_phase("kube-proxy", HURRY);
     master.sh("nodelet pause 10m --because 'a suite breaks this host'; docker rm --force proxy");
-    master.squat(PROXY_METRICS);
+    master.squat(PROXY_HEALTH);
     watch.record();
     master.sh("nodelet resume");
     let states = states(&master, &watch);
@@ -57,7 +58,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     assert!(states.len() >= 10, "most attempts were seen: {states:?}");
 
     // With its cause removed the next attempt heals it.
-    master.sh(&format!("systemctl stop squatter-{PROXY_METRICS}"));
+    master.sh(&format!("systemctl stop squatter-{PROXY_HEALTH}"));
     master.restore_phase("kube-proxy");
     watch.calm(Duration::from_secs(180));
     let verbs: Vec<Verb> = watch

@@ -5,6 +5,7 @@ mod attempts;
 mod certificates;
 mod clean;
 mod cluster;
+mod endurance;
 mod etcd_backup;
 mod faults;
 mod foretold;

@@ -1,0 +1,119 @@
+//! What happens to nodeletd itself, to its clock, its disk and its host, takes nothing from a node that is well.
+
+use std::time::Duration;
+
+use engine::exec::Event;
+use lab_suites::{Image, Master, SCALED, Standing, Watch};
+
+const CALM: Duration = Duration::from_secs(120);
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// How often this host was cleaned.
+fn cleans(master: &Master) -> usize {
+    let history = master.sh("nodelet history --json --last 1000");
+    history.matches("\"clean\"").count()
+}
+
+/// Lets nodeletd, and nobody else, live so many days off.
+fn shift(master: &Master, days: &str) {
+    master.sh(&format!(
+        "mkdir -p /run/systemd/system/pf9-nodeletd.service.d
+         printf '[Service]\\nEnvironment=LD_PRELOAD={FAKETIME}\\nEnvironment=FAKETIME={days}d\\n' \
+             > /run/systemd/system/pf9-nodeletd.service.d/clock.conf
+         systemctl daemon-reload; systemctl restart pf9-nodeletd"
+    ));
+}
+
+#[test]
+fn a_healthy_node_outlives_what_befalls_its_keeper() {
+    let Some(master) = Master::create("endurance", Image::Bare, false) else {
+        return;
+    };
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    master.kubectl("create configmap remembered --from-literal=word=swordfish");
+    master.sh("systemctl enable pf9-nodeletd");
+    let watch = Watch::start(&master);
+
+    killed_in_the_middle(&master, &watch);
+    a_clock_that_is_wrong(&master, &watch);
+    a_full_disk(&master, &watch);
+    a_reboot(&master, &watch);
+    assert_eq!(cleans(&master), 0, "nothing was ever cleaned");
+}
+
+fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
+    watch.record();
+    master.sh("docker rm --force etcd");
+    watch.until("the repair is at work", CALM, || {
+        let begun = |event: &Event| matches!(event, Event::PhaseStarted { .. });
+        watch.recorded().iter().any(begun)
+    });
+    master.sh("systemctl kill --signal KILL pf9-nodeletd");
+    watch.calm(CALM);
+    master.check(&[]).exits(0);
+}
+
+fn a_clock_that_is_wrong(master: &Master, watch: &Watch<'_>) {
+    let before = Standing::of(master);
+    let files = "sha256sum $(find /etc/pf9/kube.d -type f | sort)";
+    let certificates = master.sh(files);
+    for days in ["+1", "-1"] {
+        shift(master, days);
+        let mut seen = 0;
+        watch.until("three passes", CALM, || {
+            seen = watch
+                .view()
+                .and_then(|view| view["counters"]["passes"].as_u64())
+                .unwrap_or(0);
+            seen >= 3
+        });
+        let view = watch.view().expect("nodeletd answers");
+        assert_eq!(view["counters"]["repairs"], 0, "{days} days: {view:#}");
+        assert_eq!(Standing::of(master), before, "{days} days off");
+        assert_eq!(master.sh(files), certificates, "{days} days off");
+    }
+    master.sh("rm -r /run/systemd/system/pf9-nodeletd.service.d; systemctl daemon-reload; systemctl restart pf9-nodeletd");
+    watch.calm(CALM);
+    assert_eq!(Standing::of(master), before, "the clock is right again");
+}
+
+fn a_full_disk(master: &Master, watch: &Watch<'_>) {
+    // A file system of its own for what is written under /var/opt, so that only this host is full.
+    master.sh(
+        "systemctl stop pf9-nodeletd
+         truncate --size 24M /tmp/var.ext4; mkfs.ext4 -q /tmp/var.ext4
+         mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a /var/opt/pf9/. /tmp/var/; umount /tmp/var
+         mount -o loop /tmp/var.ext4 /var/opt/pf9; systemctl start pf9-nodeletd",
+    );
+    watch.calm(CALM);
+    master
+        .sh("cat /dev/zero > /var/opt/pf9/filler 2> /dev/null || true; systemctl stop pf9-kubelet");
+    watch.until("it is told that an attempt failed", CALM, || {
+        watch
+            .view()
+            .is_some_and(|view| view["counters"]["failed_attempts"].as_u64() > Some(0))
+    });
+    let status = master.sh("cat /var/opt/pf9/kube_status");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("it is never half");
+    assert!(status["pf9_kube_node_state"].is_string());
+    master.sh("rm /var/opt/pf9/filler");
+    watch.calm(CALM);
+    master.sh("systemctl is-active --quiet pf9-kubelet");
+    master.sh(
+        "systemctl stop pf9-nodeletd; cp -a /var/opt/pf9/. /tmp/var/; umount /var/opt/pf9
+         cp -a /tmp/var/. /var/opt/pf9/; rm -r /var/opt/pf9/lost+found /tmp/var /tmp/var.ext4; systemctl start pf9-nodeletd",
+    );
+    watch.calm(CALM);
+}
+
+fn a_reboot(master: &Master, watch: &Watch<'_>) {
+    master.host().reboot().expect("the host comes back");
+    watch.calm(CALM);
+    assert_eq!(
+        master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
+        "swordfish",
+        "etcd's data are there"
+    );
+    master.check(&[]).exits(0);
+}
