@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
-use engine::exec::{PhaseHealth, Recording, Runner, failed_phases, restart_set};
+use engine::exec::{PhaseHealth, Recording, Runner, failed_phases, left_over_phases, restart_set};
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 use engine::plan::{PhaseName, Plan};
@@ -32,7 +32,7 @@ pub(crate) struct Pass {
     pub(crate) health: Vec<PhaseHealth>,
     /// Phases with a condition that does not hold.
     pub(crate) failed: Vec<PhaseName>,
-    /// What a repair would restart.
+    /// What a repair would restart, and the phases that it would take something back of.
     pub(crate) restart_set: Vec<PhaseName>,
     /// What the role has on the host, to be listened to.
     pub(crate) interests: PassInterests,
@@ -188,6 +188,12 @@ impl Pass {
         let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
         let health = runner.check_until_failed(SETTLE).await;
         let failed = failed_phases(&health);
+        let mut repaired = restart_set(&inputs.plan, &failed);
+        for phase in left_over_phases(&health) {
+            if !repaired.contains(&phase) {
+                repaired.push(phase);
+            }
+        }
         let live = Ledger::live_in(&Ledger::read(host).await?);
         Ok(Self {
             desired: Desired::of(&settings),
@@ -195,7 +201,7 @@ impl Pass {
             refused,
             digest: inputs.plan.digest(),
             interests: PassInterests::of(&inputs.plan, &args.config),
-            restart_set: restart_set(&inputs.plan, &failed),
+            restart_set: repaired,
             failed: failed.into_iter().collect(),
             health,
             stands: live.iter().any(|live| !live.keep),

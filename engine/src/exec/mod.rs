@@ -12,6 +12,7 @@ mod dry_run;
 mod event;
 mod fidelity;
 mod lasting;
+mod leftovers;
 mod overlay;
 mod phase;
 mod preflight;
@@ -22,15 +23,16 @@ mod selection;
 mod session;
 mod step;
 mod stop;
+mod withdraw;
 
 pub use advice::{advice, chain};
-pub use check::{Condition, PhaseHealth, Status};
+pub use check::{Condition, LEFT_OVER, PhaseHealth, Status};
 pub use clean::clean;
 pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use overlay::overlay_host;
-pub use restart::{failed_phases, restart_set};
+pub use restart::{failed_phases, left_over_phases, restart_set};
 pub use selection::{Selection, SelectionError};
 
 use tokio_util::sync::CancellationToken;

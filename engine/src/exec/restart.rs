@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::check::{PhaseHealth, Status};
+use super::check::{LEFT_OVER, PhaseHealth, Status};
 use super::event::{Outcome, Verb};
 use super::{Runner, Selection};
 use crate::plan::{Graph, PhaseName, Plan};
@@ -31,13 +31,22 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
         .collect()
 }
 
-/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything.
+/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything, nor
+/// is what stands without being in the plan: it is taken back, and what runs goes on.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
-    let failed = health
-        .iter()
-        .filter(|phase| phase.status() == Status::False);
+    let failed = health.iter().filter(|phase| {
+        let mut its = phase.conditions.iter();
+        its.any(|condition| condition.status == Status::False && condition.check != LEFT_OVER)
+    });
     failed.map(|phase| phase.phase.clone()).collect()
+}
+
+/// The phases that have something left which the plan does not have; they need be none of the plan.
+#[must_use]
+pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
+    let left = health.iter().filter(|phase| phase.has_left_over());
+    left.map(|phase| phase.phase.clone()).collect()
 }
 
 impl Runner<'_> {
@@ -47,20 +56,28 @@ impl Runner<'_> {
     ///
     /// What cannot be ended is told and holds up nothing: it may well be what is broken.
     ///
+    /// Phases in `left_over` lose what the plan does not have; nothing of them is ended.
+    ///
     /// # Errors
     /// As [`Runner::apply`].
     ///
     /// # Cancel safety
     /// As [`Runner::apply`].
-    pub async fn restart(mut self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
-        self.selection = Selection {
+    pub async fn restart(
+        mut self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+    ) -> ResourceResult<Outcome> {
+        let only = |phases: &[PhaseName]| Selection {
             only: phases.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
-        match self.quiesce().await? {
-            Outcome::Interrupted => Ok(Outcome::Interrupted),
-            _ => self.run(Verb::Restart, super::Mode::Apply).await,
+        self.selection = only(phases);
+        if !phases.is_empty() && self.quiesce().await? == Outcome::Interrupted {
+            return Ok(Outcome::Interrupted);
         }
+        self.selection = only(&[phases, left_over].concat());
+        self.run(Verb::Restart, super::Mode::Apply).await
     }
 }
 
