@@ -23,6 +23,7 @@ mod selection;
 mod session;
 mod step;
 mod stop;
+mod virtual_ip;
 mod withdraw;
 
 pub use advice::{advice, chain};
