@@ -33,6 +33,7 @@ pub use dry_run::simulated_host;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use overlay::overlay_host;
+pub(crate) use preflight::{met_before, record_path as met_path, record_text as met_text};
 pub use restart::{failed_phases, left_over_phases, restart_set};
 pub use selection::{Selection, SelectionError};
 
