@@ -53,11 +53,36 @@ pub(crate) enum Command {
     Why(WhyArgs),
 }
 
+impl Command {
+    /// Whether JSON was asked for.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Plan(args) => args.role.json,
+            Self::Diff(args) | Self::Apply(args) | Self::Check(args) | Self::Stop(args) => {
+                args.role.json
+            }
+            Self::Status(args) => args.json,
+            Self::Repair(args) => args.role.json,
+            Self::Pass(args) => args.role.json,
+            Self::Clean(args) => args.role.json,
+            Self::Phases(role) => role.json,
+            Self::History(args) => args.json,
+            Self::Why(args) => args.json,
+            Self::Pause(_) | Self::Resume | Self::Facts => false,
+        }
+    }
+}
+
 /// Which role, with which settings, for which host.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
     /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
-    #[arg(long, value_name = "NAME|PATH", default_value = "pf9-kube")]
+    #[arg(
+        long,
+        value_name = "NAME|PATH",
+        default_value = "pf9-kube",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub(crate) role: String,
 
     /// Settings: a YAML file, or a directory of them, of which later ones win.

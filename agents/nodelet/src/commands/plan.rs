@@ -15,6 +15,7 @@ use super::say;
 use crate::cli::{PhaseArgs, PlanArgs, RoleArgs, RunArgs};
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
+use crate::output::Out;
 
 pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -91,7 +92,7 @@ async fn dry_run(
 }
 
 fn lines(events: &[Event]) {
-    let report = JsonReport::new(std::io::stdout());
+    let report = JsonReport::new(Out::new());
     for event in events {
         report.emit(event.clone());
     }
