@@ -20,14 +20,6 @@ const READ_LATER: &[(&str, &str)] = &[
     ("USE_CGROUPS", NODELETD),
     ("CPU_LIMIT", NODELETD),
     ("DEBUG", NODELETD),
-    (
-        "RUNTIME",
-        "read by the runtime's phases, which come with a second runtime",
-    ),
-    (
-        "PF9_NETWORK_PLUGIN",
-        "read by the phase cni, which reads it with a second plugin",
-    ),
 ];
 const BACKUP: &str = "read by the phase etcd-backup, which comes with timers";
 const NODELETD: &str = "read by nodeletd, which comes with the loop that holds a host at its role";
