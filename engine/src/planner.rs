@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::diagnostic::{Diagnostic, Sources, closest};
 use crate::env::{self, KubeEnv};
-use crate::facts::{CgroupVersion, Facts};
+use crate::facts::{CgroupVersion, Facts, Requirement, Verdict};
 use crate::plan::{self, Graph, Plan, SecretRef, Span, Value};
 use crate::role::RolePackage;
 use crate::script::Surroundings;
@@ -50,7 +50,9 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
     };
     let around = surroundings(role, settings, facts).map_err(|finding| fail(vec![*finding]))?;
     let payload = RolePackage::payload(&role.manifest.name);
-    let mut phases = scripts.evaluate(&around, &payload).map_err(fail)?;
+    let mut phases = scripts
+        .evaluate(&around, &payload)
+        .map_err(|findings| fail(blame_host_name(findings, facts)))?;
     let mut graph = Graph::default();
     for phase in &phases {
         graph.add(&phase.name, &phase.requires, &phase.after);
@@ -100,6 +102,23 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             .collect(),
         phases,
     })
+}
+
+/// Where the host's name is to blame, it is said once, and not of every line that uses it.
+fn blame_host_name(mut findings: Vec<Diagnostic>, facts: &Facts) -> Vec<Diagnostic> {
+    let Verdict::NotMet { problem, remedy } = Requirement::HostNameValid.check(facts) else {
+        return findings;
+    };
+    let all = findings.len();
+    let name = facts.hostname.to_lowercase();
+    findings.retain(|finding| name.is_empty() || !finding.message.to_lowercase().contains(&name));
+    if findings.len() < all || name.is_empty() {
+        findings.insert(
+            0,
+            Diagnostic::new("P0608", Span::file("facts"), problem).help(remedy),
+        );
+    }
+    findings
 }
 
 /// The setting as text; an unset one is empty.

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::exec::{Event, Outcome, Recording, Runner, Selection, overlay_host, simulated_host};
+use engine::exec::{
+    Event, Outcome, PhaseHealth, Recording, Runner, Selection, overlay_host, simulated_host,
+};
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
 use engine::plan::{Graph, PhaseName, Plan, PlannedCheck, PlannedPhase, Probe};
 use engine::report::{Detail, render};
-use engine::resource::{NoSecrets, Spec};
+use engine::resource::{MaskedSecrets, Spec};
 
 use tokio_util::sync::CancellationToken;
 
@@ -183,7 +185,13 @@ impl Bringup {
         let recording = Recording::default();
         let outcome = block_on(async {
             let overlay = overlay_host(host, &self.plan).await;
-            let runner = Runner::new(&self.plan, &overlay, &self.facts, &NoSecrets, &recording);
+            let runner = Runner::new(
+                &self.plan,
+                &overlay,
+                &self.facts,
+                &MaskedSecrets,
+                &recording,
+            );
             runner.dry_run().await.expect("a dry run comes to its end")
         });
         Run {
@@ -239,9 +247,17 @@ impl Bringup {
         self.run(host, &[], Verb::Stop)
     }
 
+    /// Makes every check once.
+    #[must_use]
+    pub fn check(&self, host: &FakeHost) -> Vec<PhaseHealth> {
+        let unheard = Recording::default();
+        let runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &unheard);
+        block_on(runner.check())
+    }
+
     fn run(&self, host: &FakeHost, only: &[String], verb: Verb) -> Run {
         let recording = Recording::default();
-        let mut runner = Runner::new(&self.plan, host, &self.facts, &NoSecrets, &recording);
+        let mut runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &recording);
         runner.selection = Selection {
             only: only.to_vec(),
             ..Selection::default()

@@ -36,7 +36,8 @@ impl Program {
             .args(arguments)
             .current_dir(repository())
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdout(Stdio::piped());
         Self { command }
     }
 
@@ -60,6 +61,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// With standard output going there.
+    #[must_use]
+    pub fn into(mut self, file: std::fs::File) -> Self {
+        self.command.stdout(file);
         self
     }
 
@@ -121,11 +129,15 @@ impl Program {
     /// It cannot be started, or writes what is no text.
     #[must_use]
     pub fn answer(mut self) -> Answer {
-        let output = self
+        let child = self
             .command
             .stdin(Stdio::null())
-            .output()
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("the program was built just now");
+        let output = child
+            .wait_with_output()
+            .expect("what it writes can be read");
         let utf8 = |bytes| String::from_utf8(bytes).expect("the program writes text");
         Answer {
             code: output.status.code().unwrap_or(255),

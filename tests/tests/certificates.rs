@@ -106,7 +106,7 @@ fn a_repair_leaves_what_is_due() {
     });
     let events = Recording::default();
     let certs: PhaseName = "certs".parse().expect("a name");
-    let outcome = block_on(runner(&bringup, &host, &events).restart(&[certs]));
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&[certs], &[]));
     assert_eq!(outcome.expect("it ends"), Outcome::Converged);
     assert_eq!(certificate(&host, "apiserver"), before);
     assert_ne!(certificate(&host, "aggregator"), "");

@@ -131,7 +131,7 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
 fn changing_commands_refuse_facts() {
     for verb in ["apply", "stop", "clean"] {
         let answer = Program::for_cp_1(verb, &[]).answer();
-        assert_eq!(answer.code, 1, "{verb}");
+        assert_eq!(answer.code, 64, "{verb}");
         assert!(
             answer.err.contains("--facts is for `nodelet plan`"),
             "{verb}: {}",
@@ -267,4 +267,77 @@ fn facts_are_a_fixture_file_without_contents() {
     let facts =
         engine::facts::Facts::from_yaml(&answer.out).expect("what facts prints is a facts file");
     assert!(facts.files.is_empty());
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_no_success() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("every Linux has it");
+    for more in [&["--full"][..], &["--json"], &["--dry-run", "--json"]] {
+        let out = full.try_clone().expect("a file can be shared");
+        let answer = Program::for_cp_1("plan", more).into(out).answer();
+        assert_eq!(answer.code, 1, "{more:?}: {}", answer.err);
+        assert!(
+            answer.err.contains("No space left on device"),
+            "{more:?}: {}",
+            answer.err
+        );
+    }
+}
+
+#[test]
+fn a_role_without_a_name_is_wrong_usage() {
+    let answer = Program::nodelet(&["plan", "--role", ""]).answer();
+    assert_eq!(answer.code, 64, "{}", answer.err);
+}
+
+#[test]
+fn with_json_an_error_is_one_object_on_standard_error() {
+    let settings = fixtures("settings/cp-1.yaml").display().to_string();
+    let arguments = [
+        "plan", "--json", "--role", "pf9-cube", "--config", &settings,
+    ];
+    let answer = Program::nodelet(&arguments).answer();
+    assert_eq!(
+        (answer.code, answer.out.as_str()),
+        (1, ""),
+        "{}",
+        answer.err
+    );
+    let told: serde_json::Value = serde_json::from_str(&answer.err).expect("one JSON object");
+    assert!(
+        told["error"][0]
+            .as_str()
+            .is_some_and(|text| text.contains("load role pf9-cube")),
+        "{told}"
+    );
+    assert!(
+        told["next"]
+            .as_str()
+            .is_some_and(|text| text.contains("--role PATH")),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_link_to_nowhere_among_the_settings_is_named_and_no_terminal_is_moved() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let name = "10-\u{1b}[2J\n.yaml";
+    std::os::unix::fs::symlink("/nowhere/at-all", folder.path().join(name)).expect("a link");
+    let config = folder.path().display().to_string();
+    let answer = Program::nodelet(&["plan", "--config", &config]).answer();
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    assert!(
+        answer.err.contains("is a link to /nowhere/at-all"),
+        "{}",
+        answer.err
+    );
+    assert!(
+        answer.err.contains("10-\\u{1b}[2J\\n.yaml"),
+        "{}",
+        answer.err
+    );
+    assert!(!answer.err.contains('\u{1b}'), "{}", answer.err);
 }

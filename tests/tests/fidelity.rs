@@ -4,8 +4,9 @@
 
 use std::fmt::Write as _;
 
-use behaviour::{Bringup, Case, checked_in, fixtures, repository, text};
-use engine::exec::{Fidelity, Outcome};
+use behaviour::{Bringup, Case, block_on, checked_in, fixtures, repository, text};
+use engine::exec::{Event, Fidelity, Outcome, simulated_host};
+use engine::facts::{Facts, Listener, gather};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 
 /// Cases that come up.
@@ -113,6 +114,47 @@ fn fidelity_is_as_asked_for_and_as_published() {
     checked_in("docs/fidelity.md", &page(&table));
 }
 
+#[test]
+fn facts_of_a_standing_master_do_not_take_its_own_ports_for_anothers() {
+    let bringup = Bringup::of("cp-1");
+    let host = healthy(&bringup);
+    let mut facts = block_on(gather(&host)).expect("the host tells");
+    let listening = |port| Listener {
+        port,
+        address: [0, 0, 0, 0].into(),
+        program: None,
+    };
+    // Without it, what the role runs would say as well that it is there.
+    facts.units.remove("pf9-kubelet.service");
+    facts.listening = Some([443, 2380, 4001].map(listening).into());
+    let facts = Facts::from_yaml(&facts.without_files().to_yaml().expect("facts are YAML"));
+    let facts = facts.expect("they are read back");
+    let replayed = Bringup {
+        plan: bringup.plan.clone(),
+        facts,
+    };
+    let refusing = |events: &[Event]| -> Vec<String> {
+        let told = events.iter().filter_map(|event| match event {
+            Event::PreflightFailed { problems } => Some(problems.iter().map(|p| p.problem.clone())),
+            _ => None,
+        });
+        told.flatten().collect()
+    };
+    let run = replayed.predict(&simulated_host(&replayed.facts, &replayed.plan));
+    assert_eq!(refusing(&run.events), Vec::<String>::new());
+    let mut without = replayed.facts;
+    without.met_before.clear();
+    let bare = Bringup {
+        plan: bringup.plan,
+        facts: without,
+    };
+    let run = bare.predict(&simulated_host(&bare.facts, &bare.plan));
+    assert!(
+        refusing(&run.events).join("; ").contains("443"),
+        "somebody else's are"
+    );
+}
+
 fn situations() -> Vec<Situation> {
     let mut all = Vec::new();
     let mut add = |name, bringup, host| {
@@ -163,6 +205,12 @@ fn situations() -> Vec<Situation> {
         let changed = Bringup::from_case(Case::of("cp-1", &format!("{settings}{setting}\n")));
         add(name, changed, host);
     }
+    let host = healthy(&Bringup::of("cp-1-vip"));
+    add(
+        "the virtual IP taken out of the settings",
+        Bringup::of("cp-1"),
+        host,
+    );
     let bringup = Bringup::of("cp-1");
     let host = healthy(&bringup);
     host.meddle(|world| world.remove_container("etcd"));

@@ -18,14 +18,6 @@ const READ_LATER: &[(&str, &str)] = &[
     ("CPU_LIMIT", NODELETD),
     ("METRICS_PORT", NODELETD),
     ("DEBUG", NODELETD),
-    (
-        "RUNTIME",
-        "read by the runtime's phases, which come with a second runtime",
-    ),
-    (
-        "PF9_NETWORK_PLUGIN",
-        "read by the phase cni, which reads it with a second plugin",
-    ),
 ];
 const BACKUP: &str = "read by `nodelet etcd backup`";
 const NODELETD: &str = "read by nodeletd, which comes with the loop that holds a host at its role";

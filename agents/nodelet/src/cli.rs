@@ -64,6 +64,33 @@ pub(crate) enum Command {
     Why(WhyArgs),
 }
 
+impl Command {
+    /// Whether JSON was asked for.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Plan(args) => args.role.json,
+            Self::Diff(args) => args.run.role.json,
+            Self::Apply(args) | Self::Check(args) | Self::Stop(args) => args.role.json,
+            Self::Drain(args) => args.role.json,
+            Self::Status(args) => args.json,
+            Self::Repair(args) => args.role.json,
+            Self::Pass(args) => args.role.json,
+            Self::Clean(args) => args.role.json,
+            Self::Phases(role) => role.json,
+            Self::History(args) => args.json,
+            Self::Why(args) => args.json,
+            Self::Certs(args) => match &args.command {
+                Some(CertsCommand::Renew(args)) => args.role.json,
+                None => args.json,
+            },
+            Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
+            Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.role.json,
+            Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
+            Self::Pause(_) | Self::Resume | Self::Facts => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum EtcdCommand {
     /// Take a snapshot, prove it by a restore into a throw-away directory, and keep it.
@@ -109,7 +136,12 @@ pub(crate) struct EtcdVerifyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
     /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
-    #[arg(long, value_name = "NAME|PATH", default_value = "pf9-kube")]
+    #[arg(
+        long,
+        value_name = "NAME|PATH",
+        default_value = "pf9-kube",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub(crate) role: String,
 
     /// Settings: a YAML file, or a directory of them, of which later ones win.

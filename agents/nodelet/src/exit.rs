@@ -26,9 +26,14 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Arguments that do not go together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongUsage(pub(crate) String);
+
 /// The code for an error.
 pub(crate) fn of(error: &anyhow::Error) -> Exit {
-    if error.is::<engine::exec::SelectionError>() {
+    if error.is::<engine::exec::SelectionError>() || error.is::<WrongUsage>() {
         Exit::Usage
     } else {
         Exit::Failed

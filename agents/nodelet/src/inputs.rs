@@ -129,10 +129,16 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
     }
     let mut files = Vec::new();
     for path in paths {
-        let content = host
-            .read(&path, LIMIT)
-            .await?
-            .context("read settings: a file went away meanwhile")?;
+        let Some(content) = host.read(&path, LIMIT).await? else {
+            let entry = host.entry(&path).await?;
+            if let Some(EntryKind::Symlink(target)) = entry.map(|entry| entry.kind) {
+                bail!(
+                    "read settings: {} is a link to {target}, which is not there; bring that file back or remove the link",
+                    path.display()
+                );
+            }
+            bail!("read settings: {} went away meanwhile", path.display());
+        };
         files.push((path.display().to_string(), content));
     }
     let overrides = if with_override {

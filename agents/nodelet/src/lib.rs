@@ -18,6 +18,7 @@ mod output;
 mod pass;
 mod settled;
 mod signals;
+mod trouble;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command, EtcdCommand};
 use exit::Exit;
+use trouble::Trouble;
 
 /// Runs `nodeletd` with the arguments of this process.
 #[must_use]
@@ -99,20 +101,18 @@ pub fn command_line() -> ExitCode {
     });
     // A call that cannot be cancelled must not hold up the end for long; threads that can end are waited for.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    match result {
-        Ok(exit) => exit.into(),
+    let exit = match result {
+        Ok(exit) => exit,
         Err(error) => {
-            if let Some(refused) = error.downcast_ref::<inputs::Refused>() {
-                for problem in &refused.problems {
-                    eprint!("{problem}");
-                }
-            }
-            let chain = engine::exec::chain(error.as_ref()).join("\n  because: ");
-            eprintln!("nodelet: could not {chain}");
-            if chain.contains("Permission denied") && !nix::unistd::Uid::effective().is_root() {
-                eprintln!("  next: only root may; try again with sudo");
-            }
-            exit::of(&error).into()
+            Trouble::of(&error).tell(cli.command.json());
+            exit::of(&error)
         }
+    };
+    match output::failure() {
+        Some(error) => {
+            eprintln!("nodelet: could not write its result to standard output: {error}");
+            Exit::Failed.into()
+        }
+        None => exit.into(),
     }
 }

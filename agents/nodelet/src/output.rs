@@ -1,9 +1,56 @@
-//! Which report a run writes.
+//! Which report a run writes, and where to: standard output, of which a failure is remembered.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write};
+use std::sync::{Mutex, PoisonError};
 
 use engine::exec::EventSink;
 use engine::report::{Detail, JsonReport, ProgressReport, TextReport};
+
+/// Why standard output could not be written, the first time.
+static FAILURE: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Standard output. A reader that went away ends the matter quietly; any other failure is told at the end, for a result
+/// that nobody got is none.
+#[derive(Debug)]
+pub(crate) struct Out(std::io::Stdout);
+
+impl Out {
+    pub(crate) fn new() -> Self {
+        Self(std::io::stdout())
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        note(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        note(self.0.flush())
+    }
+}
+
+fn note<T>(result: std::io::Result<T>) -> std::io::Result<T> {
+    if let Err(error) = &result
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && error.kind() != std::io::ErrorKind::Interrupted
+    {
+        let mut first = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| {
+            error
+                .raw_os_error()
+                .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error)
+        });
+    }
+    result
+}
+
+/// Why standard output could not be written, if so. Writes what is still held back.
+pub(crate) fn failure() -> Option<std::io::Error> {
+    let _ = Out::new().flush();
+    let mut first = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+    first.take()
+}
 
 /// JSON where asked for, progress on a terminal, plain lines otherwise.
 pub(crate) fn sink(json: bool) -> Box<dyn EventSink> {
@@ -13,10 +60,10 @@ pub(crate) fn sink(json: bool) -> Box<dyn EventSink> {
         times: true,
     };
     if json {
-        Box::new(JsonReport::new(std::io::stdout()))
+        Box::new(JsonReport::new(Out::new()))
     } else if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
         Box::new(ProgressReport::new(detail))
     } else {
-        Box::new(TextReport::new(std::io::stdout(), detail))
+        Box::new(TextReport::new(Out::new(), detail))
     }
 }

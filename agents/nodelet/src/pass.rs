@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
-use engine::exec::{PhaseHealth, Recording, Runner, failed_phases, restart_set};
+use engine::exec::{PhaseHealth, Recording, Runner, failed_phases, left_over_phases, restart_set};
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 use engine::plan::{PhaseName, Plan};
@@ -32,7 +32,7 @@ pub(crate) struct Pass {
     pub(crate) health: Vec<PhaseHealth>,
     /// Phases with a condition that does not hold.
     pub(crate) failed: Vec<PhaseName>,
-    /// What a repair would restart.
+    /// What a repair would restart, and the phases that it would take something back of.
     pub(crate) restart_set: Vec<PhaseName>,
     /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
     pub(crate) due: Vec<String>,
@@ -201,6 +201,12 @@ impl Pass {
                 Vec::new()
             }
         };
+        let mut repaired = restart_set(&inputs.plan, &failed);
+        for phase in left_over_phases(&health) {
+            if !repaired.contains(&phase) {
+                repaired.push(phase);
+            }
+        }
         let live = Ledger::live_in(&Ledger::read(host).await?);
         Ok(Self {
             desired: Desired::of(&settings),
@@ -208,7 +214,7 @@ impl Pass {
             refused,
             digest: inputs.plan.digest(),
             interests: PassInterests::of(&inputs.plan, &args.config),
-            restart_set: restart_set(&inputs.plan, &failed),
+            restart_set: repaired,
             failed: failed.into_iter().collect(),
             due,
             health,

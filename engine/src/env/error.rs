@@ -142,6 +142,14 @@ pub enum EnvError {
         network: IpNet,
         place: Option<Place>,
     },
+    /// A network whose addresses mean something else.
+    #[error("{}{key}: {network} {what}; choose a private network, for example 10.20.0.0/16", at(.place))]
+    UnusableNetwork {
+        key: &'static str,
+        network: IpNet,
+        what: &'static str,
+        place: Option<Place>,
+    },
     /// An address that no other host can reach.
     #[error("{}{key}: {address} is {what}, other hosts cannot reach it", at(.place))]
     UnreachableAddress {
@@ -191,6 +199,7 @@ impl EnvError {
             | Self::NodeSubnetSize { place, .. }
             | Self::PodsNetworkSize { place, .. }
             | Self::AddressInNetwork { place, .. }
+            | Self::UnusableNetwork { place, .. }
             | Self::UnreachableAddress { place, .. }
             | Self::IncompleteVip { place, .. }
             | Self::ElectionTimeout { place, .. } => place.as_ref(),

@@ -17,6 +17,7 @@ pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     let settings = Settings(settings);
     let mut problems = Vec::new();
     problems.extend(networks(settings));
+    problems.extend(unusable_networks(settings));
     problems.extend(services_size(settings));
     problems.extend(node_subnets(settings));
     problems.extend(addresses(settings));
@@ -93,6 +94,40 @@ fn networks(settings: Settings<'_>) -> Option<EnvError> {
             place,
         },
     )
+}
+
+/// Networks that no host routes to pods and Services.
+const UNUSABLE: [(&str, &str); 8] = [
+    ("0.0.0.0/8", "holds addresses of this network"),
+    ("127.0.0.0/8", "holds loopback addresses"),
+    ("169.254.0.0/16", "holds link-local addresses"),
+    ("224.0.0.0/4", "holds multicast addresses"),
+    ("240.0.0.0/4", "holds reserved addresses"),
+    ("::1/128", "holds the loopback address"),
+    ("fe80::/10", "holds link-local addresses"),
+    ("ff00::/8", "holds multicast addresses"),
+];
+
+fn unusable_networks(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    for key in ["CONTAINERS_CIDR", "SERVICES_CIDR"] {
+        let Some(network) = settings.network(key) else {
+            continue;
+        };
+        let bad = UNUSABLE.iter().find(|(bad, _)| {
+            let bad: IpNet = bad.parse().expect("the table holds networks");
+            bad.contains(&network) || network.contains(&bad)
+        });
+        if let Some((_, what)) = bad {
+            problems.push(EnvError::UnusableNetwork {
+                key,
+                network,
+                what,
+                place: settings.place(key),
+            });
+        }
+    }
+    problems
 }
 
 /// Room for address 10, and no more than the 20 bits that the API server accepts.

@@ -12,13 +12,26 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     let mut at = Some(error);
     while let Some(error) = at {
-        let text = error.to_string();
+        let text = printable(&error.to_string());
         if !texts.last().is_some_and(|last| last.contains(&text)) {
             texts.push(text);
         }
         at = error.source();
     }
     texts
+}
+
+/// The same text without characters that would move a terminal's cursor or break a line: names of files may hold any.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\t' {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// The next thing to try, judged by the error and by what was found near it.

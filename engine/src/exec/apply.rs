@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::event::{Event, Outcome, Verb};
+use super::leftovers::{Leftover, leftovers};
 use super::session::Session;
 use super::step::millis;
 use super::{Mode, Runner};
+use crate::ledger::LedgerError;
 use crate::plan::{Graph, PhaseName, PlannedPhase};
-use crate::resource::ResourceResult;
+use crate::resource::{ResourceError, ResourceResult};
 
 impl Runner<'_> {
     /// Brings the host to the plan. Events tell what happens; the outcome is that of the run.
@@ -35,12 +37,15 @@ impl Runner<'_> {
     pub(super) async fn run(&self, verb: Verb, mode: Mode) -> ResourceResult<Outcome> {
         let started = self.host.elapsed();
         let phases = self.selection.phases(self.plan);
+        let leftovers = self.leftovers(mode).await?;
+        let leaving = leftovers.iter().map(|leftover| leftover.phase.clone());
+        let coming = phases.iter().map(|phase| phase.name.clone());
         self.events.emit(Event::RunStarted {
             verb,
             role: self.plan.role.clone(),
             host: self.plan.host.clone(),
             digest: self.plan.digest(),
-            phases: phases.iter().map(|phase| phase.name.clone()).collect(),
+            phases: leaving.chain(coming).collect(),
         });
         let mut totals = (0, 0);
         let fits = self.preflight(mode).await?;
@@ -49,10 +54,13 @@ impl Runner<'_> {
                 Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
                 Mode::DryRun => Session::simulated(),
             };
+            let (withdrawn, all_gone) = self.withdraw(&leftovers, &session).await?;
+            totals.0 = withdrawn;
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
                 (Outcome::Converged, Mode::DryRun) if fits => Outcome::Predicted,
                 // All of it has been shown, yet an apply would not begin.
                 (Outcome::Converged, Mode::DryRun) => Outcome::Refused,
+                (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
             if let Err(error) = session.end(outcome, totals).await {
@@ -70,6 +78,15 @@ impl Runner<'_> {
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
         Ok(outcome)
+    }
+
+    /// What stands and is not in the plan. A dry run that may not read our records goes without; that they cannot be
+    /// read is told with the preconditions.
+    async fn leftovers(&self, mode: Mode) -> ResourceResult<Vec<Leftover>> {
+        match (leftovers(self.host, self.plan, &self.selection).await, mode) {
+            (Err(ResourceError::Ledger(LedgerError::Host { .. })), Mode::DryRun) => Ok(Vec::new()),
+            (left, _) => left,
+        }
     }
 
     /// Starts each phase when all that must come before it is over; after a failure none is started any more.

@@ -12,6 +12,7 @@ use super::Runner;
 use super::advice::chain;
 use super::event::Event;
 use super::lasting::Lasting;
+use super::leftovers::leftovers;
 use super::step::{backoff, millis};
 use crate::host::HostError;
 use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Span};
@@ -55,7 +56,17 @@ pub struct PhaseHealth {
     pub conditions: Vec<Condition>,
 }
 
+/// The condition of a phase of which something stands that the plan does not have; a phase without has none such.
+pub const LEFT_OVER: &str = "nothing stands that the plan does not have";
+
 impl PhaseHealth {
+    /// Whether anything of it stands that the plan does not have.
+    #[must_use]
+    pub fn has_left_over(&self) -> bool {
+        let mut its = self.conditions.iter();
+        its.any(|condition| condition.check == LEFT_OVER && condition.status == Status::False)
+    }
+
     /// The worst of its conditions, but for those that only warn; True without any.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -70,6 +81,8 @@ impl PhaseHealth {
     }
 }
 
+/// How many things that are left over are named.
+const SHOWN: usize = 4;
 /// Bound on one look.
 const BOUND: Duration = Duration::from_secs(10);
 /// After an answer that did not come, before it is asked for once more.
@@ -124,6 +137,57 @@ impl Runner<'_> {
     }
 
     async fn look(&self, settle: Option<Duration>) -> Vec<PhaseHealth> {
+        let mut health = self.look_at_all(settle).await;
+        self.look_for_leftovers(&mut health).await;
+        health
+    }
+
+    /// Adds a condition to each phase that has something left which the plan does not have, be it no phase any more.
+    async fn look_for_leftovers(&self, health: &mut Vec<PhaseHealth>) {
+        let condition = |phase: &PhaseName, status, reason| Condition {
+            check: LEFT_OVER.to_owned(),
+            span: Span::file(format!("phases/{phase}.rhai")),
+            status,
+            reason,
+            warns: false,
+        };
+        let found = leftovers(self.host, self.plan, &self.selection);
+        let left = match tokio::time::timeout(BOUND, found).await {
+            Ok(Ok(left)) => left,
+            // Whose it would be is not known; the first stands for all.
+            unread => {
+                let reason = match unread {
+                    Ok(Err(error)) => chain(&error).join(": "),
+                    _ => format!("no answer within {} s", BOUND.as_secs()),
+                };
+                if let Some(first) = health.first_mut() {
+                    let unknown = condition(&first.phase, Status::Unknown, reason);
+                    first.conditions.push(unknown);
+                }
+                return;
+            }
+        };
+        for leftover in left {
+            let things = leftover.things();
+            let shown = things.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+            let more = match things.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let reason = format!("{}{more}: `nodelet apply` takes it back", shown.join(", "));
+            let left_over = condition(&leftover.phase, Status::False, reason);
+            match health.iter_mut().find(|its| its.phase == leftover.phase) {
+                Some(its) => its.conditions.push(left_over),
+                None => health.push(PhaseHealth {
+                    phase: leftover.phase,
+                    skipped: Some("the role does not have it any more".to_owned()),
+                    conditions: vec![left_over],
+                }),
+            }
+        }
+    }
+
+    async fn look_at_all(&self, settle: Option<Duration>) -> Vec<PhaseHealth> {
         let asked = match settle {
             None => Asked::Once,
             Some(_) => Asked::Twice,

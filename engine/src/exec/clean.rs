@@ -223,23 +223,16 @@ impl Clean<'_> {
     /// Whether a phase that brought the container engine has to wait, because things that could not be taken back are
     /// still in an engine that does not answer: without it they never could be. Says so.
     async fn is_held(&mut self, phase: &PhaseName, work: &Work) -> bool {
-        let purge = work.undos.iter().find(|live| {
-            live.phase == *phase
-                && matches!(&live.undo, Undo::PurgePackages { names } if engine::is_engine(names))
-        });
-        let Some(purge) = purge.filter(|_| self.containers_left) else {
-            return false;
-        };
-        if self.host.container_engine().await.is_ok() {
+        if !self.containers_left {
             return false;
         }
-        let error = ResourceError::Unmet {
-            what: "remove docker while containers may still be in it: it does not answer".to_owned(),
-            next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
-                .to_owned(),
-        };
-        self.fail(Some(phase), &purge.undo.about(), &error);
-        true
+        for live in work.undos.iter().filter(|live| live.phase == *phase) {
+            if let Some(error) = keeps_engine(&live.undo, self.host).await {
+                self.fail(Some(phase), &live.undo.about(), &error);
+                return true;
+            }
+        }
+        false
     }
 
     fn finished(&self, phase: &PhaseName, started: Duration, (undone, failed): (usize, usize)) {
@@ -354,7 +347,7 @@ fn settling(undos: &[LiveUndo]) -> Vec<Undo> {
 }
 
 /// Makes a step's thing absent; says whether it was there.
-async fn remove(host: &dyn Host, step: &PlannedStep) -> ResourceResult<bool> {
+pub(super) async fn remove(host: &dyn Host, step: &PlannedStep) -> ResourceResult<bool> {
     let cx = Context {
         host,
         outputs: &Outputs::default(),
@@ -394,8 +387,21 @@ async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceRes
     }
 }
 
+/// Why the engine's package has to stay while something may still be in an engine that does not answer.
+pub(super) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
+    let is_engine = matches!(undo, Undo::PurgePackages { names } if engine::is_engine(names));
+    if !is_engine || host.container_engine().await.is_ok() {
+        return None;
+    }
+    Some(ResourceError::Unmet {
+        what: "remove docker while containers may still be in it: it does not answer".to_owned(),
+        next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
+            .to_owned(),
+    })
+}
+
 /// Whether the container engine is needed for it.
-fn is_about_containers(undo: &Undo) -> bool {
+pub(super) fn is_about_containers(undo: &Undo) -> bool {
     matches!(
         undo,
         Undo::RemoveContainer { .. }
@@ -406,7 +412,7 @@ fn is_about_containers(undo: &Undo) -> bool {
 }
 
 /// What lives outside of this host, or what others use by now: it is told when it stays, and is no failure.
-fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
+pub(super) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
         Undo::DeleteObject { .. } | Undo::PatchNode { .. } => true,
         Undo::UnloadModule { .. } => chain(error).join(": ").contains("in use"),
@@ -414,7 +420,7 @@ fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     }
 }
 
-fn late(thing: &str, after: Duration) -> ResourceError {
+pub(super) fn late(thing: &str, after: Duration) -> ResourceError {
     ResourceError::Host(crate::host::HostError::Deadline {
         action: format!("take back {thing}"),
         after,

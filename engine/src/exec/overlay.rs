@@ -135,6 +135,7 @@ fn brought_about(records: &[Record], step: &PlannedStep, digest: &str, all: usiz
             Record::Reverted { phase, .. } if step.id.phase() == Some(phase.as_str()) => {
                 state = None;
             }
+            Record::Withdrawn { step: id, .. } if *id == step.id => state = None,
             Record::Cleaned { .. } => state = None,
             _ => {}
         }

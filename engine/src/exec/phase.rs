@@ -103,7 +103,7 @@ impl Runner<'_> {
             Some(Cut::Failed(trouble)) => {
                 result.outcome = Outcome::Failed;
                 let failure = self.failure(phase, trouble).await;
-                let noted = session.failed(phase, &failure).await;
+                let noted = session.failed(&phase.name, &failure).await;
                 self.events.emit(Event::PhaseFailed {
                     phase: name.clone(),
                     failure,

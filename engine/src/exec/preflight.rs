@@ -12,7 +12,7 @@ use sha2::Digest as _;
 use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE};
 use crate::facts::Verdict;
-use crate::host::Attributes;
+use crate::host::{Attributes, Entry, EntryKind};
 use crate::ledger::in_time;
 use crate::plan::{PlannedRequirement, Span};
 use crate::resource::ResourceResult;
@@ -77,12 +77,13 @@ impl Runner<'_> {
         }
         if mode == Mode::Apply {
             for path in &self.plan.payload {
-                if self.host.entry(path).await?.is_none() {
+                if let Some((problem, remedy)) = payload_problem(path, self.host.entry(path).await?)
+                {
                     problems.push(Problem {
                         requirement: "the role's payload is complete".to_owned(),
                         span: Span::file("role.yaml"),
-                        problem: format!("{} is not there", path.display()),
-                        remedy: "install the role's package again".to_owned(),
+                        problem,
+                        remedy,
                     });
                 }
             }
@@ -120,14 +121,34 @@ impl Runner<'_> {
                 in_time(self.host.create_directory(&directory, attributes)).await?;
             }
         }
-        let json = serde_json::to_vec_pretty(&Record {
-            version: 1,
-            met: record.met.clone(),
-        })
-        .expect("a set of texts is JSON");
+        let json = record_text(&record.met);
         let private = Attributes::root(0o600);
         in_time(self.host.write(&record_path(), &json, private)).await?;
         Ok(())
+    }
+}
+
+/// What is wrong with a part of the payload, and what to do about it.
+fn payload_problem(path: &Path, entry: Option<Entry>) -> Option<(String, String)> {
+    let again = || "install the role's package again".to_owned();
+    let shown = path.display();
+    let Some(entry) = entry else {
+        return Some((format!("{shown} is not there"), again()));
+    };
+    let is_program = path.parent().is_some_and(|parent| parent.ends_with("bin"));
+    match entry.kind {
+        EntryKind::File(0) => Some((
+            format!("{shown} is empty: a download or a disk was cut short"),
+            again(),
+        )),
+        EntryKind::File(_) if is_program && entry.attributes.mode & 0o111 == 0 => Some((
+            format!(
+                "{shown} cannot be run: its mode is {:04o}",
+                entry.attributes.mode
+            ),
+            format!("make it executable with `chmod +x {shown}`, or {}", again()),
+        )),
+        _ => None,
     }
 }
 
@@ -140,11 +161,69 @@ fn unreadable(error: &crate::resource::ResourceError) -> Problem {
     }
 }
 
-fn record_path() -> PathBuf {
+/// Where it is written down which preconditions were met.
+pub(crate) fn record_path() -> PathBuf {
     Path::new(STATE).join("preflight.json")
+}
+
+/// Digests of the preconditions that were met, from the text of that file; none from one that cannot be read.
+pub(crate) fn met_before(text: &str) -> BTreeSet<String> {
+    let record: Option<Record> = serde_json::from_str(text).ok();
+    record.map(|record| record.met).unwrap_or_default()
+}
+
+/// The text of that file.
+pub(crate) fn record_text(met: &BTreeSet<String>) -> Vec<u8> {
+    serde_json::to_vec_pretty(&Record {
+        version: 1,
+        met: met.clone(),
+    })
+    .expect("a set of texts is JSON")
 }
 
 fn digest(requirement: &PlannedRequirement) -> String {
     let json = serde_json::to_vec(&requirement.requirement).expect("a requirement is JSON");
     crate::plan::hex(&sha2::Sha256::digest(json))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_that_cannot_serve_is_named_with_the_way_out() {
+        let entry = |kind, mode| {
+            Some(Entry {
+                kind,
+                attributes: Attributes::root(mode),
+                modified: SystemTime::UNIX_EPOCH,
+            })
+        };
+        let says = |path: &str, entry| {
+            let problem = payload_problem(Path::new(path), entry);
+            problem.map(|(problem, remedy)| format!("{problem}; {remedy}"))
+        };
+        let (kubelet, image) = ("/p/bin/kubelet", "/p/images/etcd.tar");
+        assert_eq!(says(kubelet, entry(EntryKind::File(9), 0o755)), None);
+        assert_eq!(says(image, entry(EntryKind::File(9), 0o644)), None);
+        assert_eq!(says("/p/debs", entry(EntryKind::Directory, 0o755)), None);
+        for (path, entry, wanted) in [
+            (kubelet, None, "/p/bin/kubelet is not there"),
+            (
+                kubelet,
+                entry(EntryKind::File(9), 0o644),
+                "chmod +x /p/bin/kubelet",
+            ),
+            (
+                image,
+                entry(EntryKind::File(0), 0o644),
+                "/p/images/etcd.tar is empty",
+            ),
+        ] {
+            let told = says(path, entry).unwrap_or_default();
+            assert!(told.contains(wanted), "{told}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::virtual_ip::VirtualIp;
 use super::{Runner, backups};
 use crate::host::{ClusterAccess, CommandSpec, ContainerState, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
@@ -167,6 +168,22 @@ impl Runner<'_> {
                     word.split('/').next().and_then(|a| a.parse().ok()) == Some(*address)
                 });
                 Ok((!held).then(|| format!("{address} is on no interface of this host")))
+            }
+            Probe::VirtualIp {
+                address,
+                link,
+                port,
+                ca,
+                shared,
+            } => {
+                let virtual_ip = VirtualIp {
+                    address: *address,
+                    link,
+                    port: *port,
+                    ca,
+                    shared: *shared,
+                };
+                virtual_ip.settled(host).await
             }
             Probe::CertificatesValid { directory } => {
                 let survey = pki::certificates_in(host, directory).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::check::{PhaseHealth, Status};
+use super::check::{LEFT_OVER, PhaseHealth, Status};
 use super::event::{Outcome, Verb};
 use super::{Mode, Renewals, Runner, Selection};
 use crate::plan::{Graph, PhaseName, Plan};
@@ -31,14 +31,22 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
         .collect()
 }
 
-/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything, and
-/// neither is one that is only told (`.warns()`).
+/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything, nor is
+/// one that is only told (`.warns()`), nor what stands without being in the plan: that is taken back, and what runs goes on.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
-    let failed = health
-        .iter()
-        .filter(|phase| phase.status() == Status::False);
+    let failed = health.iter().filter(|phase| {
+        let mut its = phase.conditions.iter();
+        its.any(|its| its.status == Status::False && !its.warns && its.check != LEFT_OVER)
+    });
     failed.map(|phase| phase.phase.clone()).collect()
+}
+
+/// The phases that have something left which the plan does not have; they need be none of the plan.
+#[must_use]
+pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
+    let left = health.iter().filter(|phase| phase.has_left_over());
+    left.map(|phase| phase.phase.clone()).collect()
 }
 
 impl Runner<'_> {
@@ -48,25 +56,40 @@ impl Runner<'_> {
     ///
     /// What cannot be ended is told and holds up nothing: it may well be what is broken.
     ///
+    /// Phases in `left_over` lose what the plan does not have; nothing of them is ended.
+    ///
     /// # Errors
     /// As [`Runner::apply`].
     ///
     /// # Cancel safety
     /// As [`Runner::apply`].
-    pub async fn restart(self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
-        self.stop_and_start(phases, Mode::Apply).await
+    pub async fn restart(
+        self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+    ) -> ResourceResult<Outcome> {
+        self.stop_and_start(phases, left_over, Mode::Apply).await
     }
 
     /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`].
     ///
     /// # Errors
     /// The simulated host failed.
-    pub async fn dry_restart(self, phases: &[PhaseName]) -> ResourceResult<Outcome> {
-        self.stop_and_start(phases, Mode::DryRun).await
+    pub async fn dry_restart(
+        self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+    ) -> ResourceResult<Outcome> {
+        self.stop_and_start(phases, left_over, Mode::DryRun).await
     }
 
-    async fn stop_and_start(mut self, phases: &[PhaseName], mode: Mode) -> ResourceResult<Outcome> {
-        self.selection = Selection {
+    async fn stop_and_start(
+        mut self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+        mode: Mode,
+    ) -> ResourceResult<Outcome> {
+        let only = |phases: &[PhaseName]| Selection {
             only: phases.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
@@ -76,10 +99,12 @@ impl Runner<'_> {
             Mode::Apply => Verb::Restart,
             Mode::DryRun => Verb::DryRun,
         };
-        match self.quiesce(mode).await? {
-            Outcome::Interrupted => Ok(Outcome::Interrupted),
-            _ => self.run(verb, mode).await,
+        self.selection = only(phases);
+        if !phases.is_empty() && self.quiesce(mode).await? == Outcome::Interrupted {
+            return Ok(Outcome::Interrupted);
         }
+        self.selection = only(&[phases, left_over].concat());
+        self.run(verb, mode).await
     }
 }
 

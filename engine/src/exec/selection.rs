@@ -1,6 +1,6 @@
 //! Which phases of a plan a run is about.
 
-use crate::plan::{Plan, PlannedPhase};
+use crate::plan::{PhaseName, Plan, PlannedPhase};
 
 /// A range of phases, or one; all by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +80,14 @@ impl Selection {
                 self.only.is_empty() || self.only.iter().any(|n| n == phase.name.as_str())
             })
             .collect()
+    }
+
+    /// Whether it names this phase, which need not be one of the plan.
+    #[must_use]
+    pub fn names(&self, plan: &Plan, phase: &PhaseName) -> bool {
+        self.is_all()
+            || self.only.iter().any(|name| name == phase.as_str())
+            || self.phases(plan).iter().any(|its| its.name == *phase)
     }
 
     /// Whether it is all of the plan.

@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::{Failure, Mode, Outcome, Verb};
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, RunId};
-use crate::plan::{PhaseName, Plan, PlannedPhase, PlannedStep};
+use crate::plan::{PhaseName, Plan, PlannedPhase, PlannedStep, Span, StepId};
 use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
 
 /// A run in progress.
@@ -170,17 +170,53 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) async fn failed(
+    /// Writes down that something the plan no longer has is about to go.
+    pub(super) async fn withdrawal(
         &self,
-        phase: &PlannedPhase,
-        failure: &Failure,
+        phase: &PhaseName,
+        place: (&StepId, &Span),
+        change: &Change,
     ) -> Result<(), LedgerError> {
         match &self.book {
             Some(book) => {
                 book.ledger
-                    .failed(book.run().await?, &phase.name, failure)
+                    .withdrawal(book.run().await?, phase, place, change)
                     .await
             }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn withdrawn(
+        &self,
+        phase: &PhaseName,
+        step: &StepId,
+        thing: &str,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .withdrawn(book.run().await?, phase, step, thing)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn lane_withdrawn(&self, phase: &PhaseName) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => book.ledger.lane_withdrawn(book.run().await?, phase).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn failed(
+        &self,
+        phase: &PhaseName,
+        failure: &Failure,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => book.ledger.failed(book.run().await?, phase, failure).await,
             None => Ok(()),
         }
     }

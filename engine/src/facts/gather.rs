@@ -115,6 +115,11 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
                 .collect();
         },
         async {
+            let path = crate::exec::met_path().display().to_string();
+            let record = ask.optional(&path).await.unwrap_or_default();
+            facts.met_before = crate::exec::met_before(&record);
+        },
+        async {
             facts.files = ask
                 .values(&interests.files, |path| ask.file_of_interest(path))
                 .await

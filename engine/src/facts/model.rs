@@ -91,6 +91,9 @@ pub struct Facts {
     /// Content of files of interest that exist.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// Digests of the role's preconditions that were met here before it came: it listens on its ports by now.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub met_before: BTreeSet<String>,
     /// What could not be learnt, and why.
     #[serde(default)]
     pub unknown: BTreeMap<String, String>,
@@ -131,6 +134,7 @@ impl Facts {
             images: BTreeSet::new(),
             earlier_clusters: Vec::new(),
             files: BTreeMap::new(),
+            met_before: BTreeSet::new(),
             unknown: BTreeMap::new(),
         }
     }

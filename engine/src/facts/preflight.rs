@@ -51,6 +51,13 @@ pub enum Requirement {
         /// Its name.
         name: String,
     },
+    /// An address can be the masters' virtual one.
+    VirtualIp {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The link that is to hold it.
+        interface: String,
+    },
     /// The operating system is one of these.
     SupportedSystem(Vec<SupportedSystem>),
     /// systemd runs the host.
@@ -181,6 +188,7 @@ impl Requirement {
             Self::CidrsDisjoint { named } => judge::cidrs_disjoint(facts, named),
             Self::KernelFeatures(names) => judge::kernel_features(facts, names),
             Self::Interface { name } => judge::interface(facts, name),
+            Self::VirtualIp { address, interface } => judge::virtual_ip(facts, *address, interface),
             Self::SupportedSystem(systems) => judge::supported_system(facts, systems),
             Self::Systemd => judge::systemd(facts),
             Self::Root => judge::root(facts),

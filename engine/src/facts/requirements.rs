@@ -6,7 +6,7 @@ use super::preflight::{SupportedSystem, Verdict};
 
 mod network;
 
-pub(crate) use network::{cidrs_disjoint, interface, ports_free};
+pub(crate) use network::{cidrs_disjoint, interface, ports_free, virtual_ip};
 
 /// Units of software that brings its own kubelet or its own engine for one, with the words for people.
 const FOREIGN_UNITS: [(&str, &str); 9] = [

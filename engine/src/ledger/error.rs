@@ -27,8 +27,8 @@ pub enum LedgerError {
         /// Ours.
         known: u32,
     },
-    /// A line in the middle is no record: somebody or something has changed the file.
-    #[error("read the ledger {}:{line}: {problem}; move it away to go on without what it knows", path.display())]
+    /// A line is not the one that comes next: somebody or something has changed the file.
+    #[error("read the ledger {}:{line}: {problem}; bring it back from a backup, or move it away (`mv {p} {p}.away`) to go on without what it knows: then a clean is refused, and what was here before us has to be brought back by hand", path.display(), p = path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,

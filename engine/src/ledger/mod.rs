@@ -5,11 +5,13 @@
 //! can be taken off a host, years after its scripts are gone, and people can ask what was done and why.
 //!
 //! Previous content of files lies beside it, under its hash, readable by root alone. The runner is the only writer;
-//! it holds the host's lock. Reading needs no lock: a last line that is half written counts as not written.
+//! it holds the host's lock. Reading needs no lock: a last line that is half written counts as not written. Whatever else is
+//! wrong with the file is refused with its line (`seal`): half a ledger would take half a role off the host.
 
 mod error;
 mod history;
 mod record;
+mod seal;
 mod standing;
 mod store;
 #[cfg(test)]
@@ -18,9 +20,10 @@ mod tests;
 pub use error::LedgerError;
 pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
 pub use record::{Record, RunId};
-pub use standing::LiveUndo;
+pub use standing::{LiveUndo, StandingThing};
 pub(crate) use store::in_time;
 pub use store::{Ledger, StepLog};
 
-/// Version of the form. A newer one is refused.
-pub const VERSION: u32 = 1;
+/// Version of the form. A newer one is refused; an older one is read, and written anew in this form by the first run that
+/// writes. Since version 2 lines are chained, and there are records of what was withdrawn.
+pub const VERSION: u32 = 2;

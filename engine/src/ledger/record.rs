@@ -65,6 +65,16 @@ pub enum Record {
     },
     /// What this run did in a phase has been taken back.
     Reverted { run: RunId, phase: PhaseName },
+    /// A thing that the plan no longer has was taken back: it is as it was at the start.
+    Withdrawn {
+        run: RunId,
+        phase: PhaseName,
+        step: StepId,
+        /// As [`Undo::about`] names it.
+        thing: String,
+    },
+    /// The clean lane of a phase that the plan no longer has was carried out, but for what is kept.
+    LaneWithdrawn { run: RunId, phase: PhaseName },
     /// Everything has been taken back, but for what is kept.
     Cleaned { run: RunId, kept: bool },
     /// A run is over.
@@ -90,6 +100,8 @@ impl Record {
             | Self::CleanLane { run, .. }
             | Self::Failed { run, .. }
             | Self::Reverted { run, .. }
+            | Self::Withdrawn { run, .. }
+            | Self::LaneWithdrawn { run, .. }
             | Self::Cleaned { run, .. }
             | Self::End { run, .. } => Some(*run),
         }

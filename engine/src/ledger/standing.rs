@@ -26,6 +26,17 @@ pub struct LiveUndo {
     pub undo: Undo,
 }
 
+/// A thing that was changed and not taken back, and every step that noted an inverse of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StandingThing {
+    /// What leads back to the start: the oldest undo. It is kept if any of them is.
+    pub undo: LiveUndo,
+    /// Those that noted one, oldest first.
+    pub steps: Vec<StepId>,
+    /// Where the script says the step that began it, if that is still written down.
+    pub span: Option<Span>,
+}
+
 /// What counts of some records, by their places among them.
 #[derive(Default)]
 pub(super) struct Standing {
@@ -37,6 +48,13 @@ pub(super) struct Standing {
 
 impl Standing {
     pub(super) fn of(records: &[Record]) -> Self {
+        let mut standing = Self::whole(records);
+        keep_oldest(records, &mut standing.undos);
+        standing
+    }
+
+    /// The same with all undos of a thing.
+    fn whole(records: &[Record]) -> Self {
         let mut standing = Self::default();
         for (place, record) in records.iter().enumerate() {
             match record {
@@ -51,10 +69,18 @@ impl Standing {
                 // A rollback has carried them out; what comes to be there afterwards may be somebody else's.
                 Record::Reverted { run, phase } => standing.revert(records, *run, phase),
                 Record::Cleaned { run, kept } => standing.clean(records, *run, *kept),
+                Record::Withdrawn { thing, .. } => standing.undos.retain(
+                    |place| matches!(&records[*place], Record::Undo { undo, .. } if undo.about() != *thing),
+                ),
+                Record::LaneWithdrawn { phase, .. } => {
+                    for (_, _, its, steps) in &mut standing.lanes {
+                        steps.retain(|step| its != phase || step.policy.keep);
+                    }
+                    standing.lanes.retain(|(_, _, _, steps)| !steps.is_empty());
+                }
                 _ => {}
             }
         }
-        keep_oldest(records, &mut standing.undos);
         standing
     }
 
@@ -154,6 +180,45 @@ pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
             _ => None,
         })
         .collect()
+}
+
+/// Everything that stands, by thing, in the order in which it came to be.
+pub(super) fn things(records: &[Record]) -> Vec<StandingThing> {
+    let mut things: Vec<StandingThing> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for place in Standing::whole(records).undos {
+        let Record::Undo {
+            run,
+            phase,
+            step,
+            keep,
+            undo,
+        } = &records[place]
+        else {
+            continue;
+        };
+        if let Some(known) = places.get(&undo.about()) {
+            let known = &mut things[*known];
+            known.undo.keep |= keep;
+            if !known.steps.contains(step) {
+                known.steps.push(step.clone());
+            }
+            continue;
+        }
+        places.insert(undo.about(), things.len());
+        things.push(StandingThing {
+            undo: LiveUndo {
+                run: *run,
+                phase: phase.clone(),
+                step: step.clone(),
+                keep: *keep,
+                undo: undo.clone(),
+            },
+            steps: vec![step.clone()],
+            span: span_of(records, step),
+        });
+    }
+    things
 }
 
 pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::standing::{LiveUndo, Standing, clean_lanes, compacted, live};
+use super::seal::{Chain, Line};
+use super::standing::{LiveUndo, Standing, StandingThing, clean_lanes, compacted, live, things};
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
-use crate::plan::{PhaseName, PlannedStep, StepId};
+use crate::plan::{PhaseName, PlannedStep, Span, StepId};
 use crate::resource::{Change, ResourceResult, Undo, UndoLog};
 
 /// Largest ledger that is read; compaction keeps it far below.
@@ -34,6 +35,8 @@ pub struct Ledger<'a> {
 /// What is written down, and whether the file ends with it.
 struct Pages {
     records: Vec<Record>,
+    /// Where the file's chain ends.
+    chain: Chain,
     /// A write was cut or has failed: half a line may stand at the end of the file.
     tail_in_doubt: bool,
 }
@@ -47,12 +50,14 @@ impl<'a> Ledger<'a> {
         in_time(create_directories(host))
             .await
             .map_err(failed("create"))?;
-        let (records, torn) = read(host).await?;
+        let book = read(host).await?;
         let ledger = Self {
             host,
             pages: Mutex::new(Pages {
-                tail_in_doubt: torn || records.is_empty(),
-                records,
+                // One of an older form is written anew: a file has one form.
+                tail_in_doubt: book.torn || book.older || book.records.is_empty(),
+                records: book.records,
+                chain: book.chain,
             }),
         };
         let mut pages = ledger.pages.lock().await;
@@ -69,7 +74,7 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// As [`Ledger::open`].
     pub async fn read(host: &dyn Host) -> Result<Vec<Record>, LedgerError> {
-        Ok(read(host).await?.0)
+        Ok(read(host).await?.records)
     }
 
     /// Begins a run and returns its number.
@@ -110,6 +115,60 @@ impl<'a> Ledger<'a> {
             span: step.span.clone(),
             action: change.action,
             fields: change.differences.iter().map(|d| d.field.clone()).collect(),
+        })
+        .await
+    }
+
+    /// Notes that something that the plan no longer has is about to be taken back.
+    ///
+    /// # Errors
+    /// It could not be written; nothing must be taken back then.
+    pub async fn withdrawal(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        (step, span): (&StepId, &Span),
+        change: &Change,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Intent {
+            run,
+            phase: phase.clone(),
+            step: step.clone(),
+            span: span.clone(),
+            action: change.action,
+            fields: change.differences.iter().map(|d| d.field.clone()).collect(),
+        })
+        .await
+    }
+
+    /// Notes that a thing which the plan no longer has was taken back; `step` had begun it.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn withdrawn(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        step: &StepId,
+        thing: &str,
+    ) -> Result<(), LedgerError> {
+        self.append(Record::Withdrawn {
+            run,
+            phase: phase.clone(),
+            step: step.clone(),
+            thing: thing.to_owned(),
+        })
+        .await
+    }
+
+    /// Notes that the clean lane of a phase that the plan no longer has was carried out.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn lane_withdrawn(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+        self.append(Record::LaneWithdrawn {
+            run,
+            phase: phase.clone(),
         })
         .await
     }
@@ -248,6 +307,12 @@ impl<'a> Ledger<'a> {
         live(records)
     }
 
+    /// Everything that stands by these records, by thing, oldest first.
+    #[must_use]
+    pub fn things_in(records: &[Record]) -> Vec<StandingThing> {
+        things(records)
+    }
+
     /// Steps that remove what phases left behind, by phase, oldest first.
     pub async fn clean_lanes(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
         clean_lanes(&self.pages.lock().await.records)
@@ -290,7 +355,7 @@ impl<'a> Ledger<'a> {
     pub async fn compact(&self) -> Result<(), LedgerError> {
         let mut pages = self.pages.lock().await;
         let compacted = compacted(&pages.records);
-        self.replace(&compacted).await?;
+        pages.chain = self.replace(&compacted).await?;
         pages.records = compacted;
         pages.tail_in_doubt = false;
         let wanted: BTreeSet<String> = live(&pages.records)
@@ -336,11 +401,13 @@ impl<'a> Ledger<'a> {
         let mut pages = self.pages.lock().await;
         self.repair(&mut pages).await?;
         pages.tail_in_doubt = true;
-        let line = line(&record);
+        let mut chain = pages.chain.clone();
+        let line = chain.seal(&record);
         in_time(self.host.append(&path(), line.as_bytes(), FILE))
             .await
             .map_err(failed("write"))?;
         pages.tail_in_doubt = false;
+        pages.chain = chain;
         pages.records.push(record);
         Ok(())
     }
@@ -348,17 +415,20 @@ impl<'a> Ledger<'a> {
     /// Writes the file anew where it may not end with the last record.
     async fn repair(&self, pages: &mut Pages) -> Result<(), LedgerError> {
         if pages.tail_in_doubt {
-            self.replace(&pages.records).await?;
+            pages.chain = self.replace(&pages.records).await?;
             pages.tail_in_doubt = false;
         }
         Ok(())
     }
 
-    async fn replace(&self, records: &[Record]) -> Result<(), LedgerError> {
-        let text: String = records.iter().map(line).collect();
+    /// Writes the whole file, and says where its chain ends.
+    async fn replace(&self, records: &[Record]) -> Result<Chain, LedgerError> {
+        let mut chain = Chain::default();
+        let text: String = records.iter().map(|record| chain.seal(record)).collect();
         in_time(self.host.write(&path(), text.as_bytes(), FILE))
             .await
-            .map_err(failed("write"))
+            .map_err(failed("write"))?;
+        Ok(chain)
     }
 
     fn now(&self) -> String {
@@ -407,13 +477,6 @@ fn content_folder() -> PathBuf {
     Path::new(STATE).join("content")
 }
 
-fn line(record: &Record) -> String {
-    let mut line =
-        serde_json::to_string(record).expect("a record holds nothing that JSON cannot say");
-    line.push('\n');
-    line
-}
-
 /// A disk that does not answer ends a run with an error that says so, and does not hold it up for ever.
 pub(crate) async fn in_time<T>(
     work: impl Future<Output = Result<T, HostError>>,
@@ -451,11 +514,21 @@ async fn create_directories(host: &dyn Host) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The records, and whether a half-written line follows them.
-async fn read(host: &dyn Host) -> Result<(Vec<Record>, bool), LedgerError> {
+/// What stands in the file.
+#[derive(Default)]
+struct Book {
+    records: Vec<Record>,
+    chain: Chain,
+    /// A half-written line follows.
+    torn: bool,
+    /// It is of an older form.
+    older: bool,
+}
+
+async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
     let bytes = in_time(host.read(&path(), LIMIT)).await;
     let Some(bytes) = bytes.map_err(failed("read"))? else {
-        return Ok((Vec::new(), false));
+        return Ok(Book::default());
     };
     let corrupt = |line: usize, problem: String| LedgerError::Corrupt {
         path: path(),
@@ -474,23 +547,30 @@ async fn read(host: &dyn Host) -> Result<(Vec<Record>, bool), LedgerError> {
             + 1;
         corrupt(line, "it is no text".to_owned())
     })?;
-    let mut records = Vec::new();
+    let mut book = Book {
+        torn: whole < bytes.len(),
+        ..Book::default()
+    };
     for (number, text) in text.lines().enumerate() {
-        let record: Record = serde_json::from_str(text).map_err(|error| {
-            newer(text).unwrap_or_else(|| corrupt(number + 1, error.to_string()))
-        })?;
+        let number = number + 1;
         if let Some(newer) = newer(text) {
             return Err(newer);
         }
-        if (number == 0) != matches!(record, Record::Header { .. }) {
-            return Err(corrupt(
-                number + 1,
-                "the header stands elsewhere than in the first line".to_owned(),
-            ));
+        let Line { record, form } = book
+            .chain
+            .open(text, book.older)
+            .map_err(|problem| corrupt(number, problem))?;
+        if (number == 1) != matches!(record, Record::Header { .. }) {
+            let problem = "the header stands elsewhere than in the first line: lines before it, or it, are missing";
+            return Err(corrupt(number, problem.to_owned()));
         }
-        records.push(record);
+        book.older |= form.is_some_and(|version| version < VERSION);
+        book.records.push(record);
     }
-    Ok((records, whole < bytes.len()))
+    if let Some(Record::Header { version }) = book.records.first_mut() {
+        *version = VERSION;
+    }
+    Ok(book)
 }
 
 /// The error for a header of a newer form.

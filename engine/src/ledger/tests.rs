@@ -2,6 +2,7 @@
 
 mod compaction;
 mod cuts;
+mod damage;
 
 use std::path::{Path, PathBuf};
 
@@ -163,7 +164,7 @@ async fn a_newer_form_is_refused() {
     host.meddle(|world| {
         world.file(
             file(),
-            "{\"r\":\"header\",\"version\":2,\"more\":true}\n{\"r\":\"news\"}\n",
+            "{\"r\":\"header\",\"version\":3,\"more\":true}\n{\"r\":\"news\"}\n",
         )
     });
     let error = Ledger::open(&host).await.err().unwrap();
@@ -171,8 +172,8 @@ async fn a_newer_form_is_refused() {
         matches!(
             error,
             LedgerError::Newer {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ),

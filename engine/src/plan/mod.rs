@@ -282,6 +282,20 @@ pub enum Probe {
     LinkUp(String),
     /// An address is on some link of this host.
     AddressHeld(std::net::IpAddr),
+    /// A virtual address does its work as far as this host goes. Where this host holds it, the API answers over it; where
+    /// it does not, another master may hold it, or this host's own API server does not answer either.
+    VirtualIp {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The link it belongs on.
+        link: String,
+        /// The API's port.
+        port: u16,
+        /// Roots to trust.
+        ca: PathBuf,
+        /// Whether other masters may hold it.
+        shared: bool,
+    },
     /// Certificates under a directory are valid and not near their end: more than a sixth of their life is left.
     CertificatesValid {
         /// Directory that is searched, to a bounded depth.
@@ -312,6 +326,7 @@ impl Probe {
     pub fn asks(&self) -> bool {
         match self {
             Self::Https { .. }
+            | Self::VirtualIp { .. }
             | Self::Tcp(_)
             | Self::Run { .. }
             | Self::ContainerEngine

@@ -78,12 +78,63 @@ impl State {
             // A phase that has not begun holds up only those after it that wait for it anyway; one that has
             // begun keeps its place.
             out.extend(self.held.remove(&first).into_iter().flatten());
-            if self.over.contains(&first) {
+            if let Some(over) = self.over.iter().position(|phase| *phase == first) {
+                // It may come again: what it has left goes before the first phase begins.
+                self.over.remove(over);
                 self.order.remove(0);
             } else {
                 break;
             }
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Outcome, Verb};
+
+    fn started(name: &str, about: &str) -> Event {
+        Event::PhaseStarted {
+            phase: name.parse().expect("a name"),
+            about: about.to_owned(),
+        }
+    }
+
+    fn finished(name: &str) -> Event {
+        Event::PhaseFinished {
+            phase: name.parse().expect("a name"),
+            outcome: Outcome::Converged,
+            changed: 0,
+            unchanged: 0,
+            milliseconds: 0,
+        }
+    }
+
+    #[test]
+    fn a_phase_that_comes_twice_is_told_twice_and_in_order() {
+        let order = InOrder::default();
+        let names = ["kubelet", "etcd", "kubelet"].map(|name| name.parse().expect("a name"));
+        let mut told = order.take(Event::RunStarted {
+            verb: Verb::Apply,
+            role: String::new(),
+            host: String::new(),
+            digest: String::new(),
+            phases: names.into(),
+        });
+        let events = [
+            started("kubelet", "takes back"),
+            finished("kubelet"),
+            started("kubelet", "runs"),
+            started("etcd", "runs"),
+            finished("kubelet"),
+            finished("etcd"),
+        ];
+        for event in &events {
+            told.extend(order.take(event.clone()));
+        }
+        let [leaving, left, first, second, other, end] = events;
+        assert_eq!(told[1..], [leaving, left, second, end, first, other]);
     }
 }

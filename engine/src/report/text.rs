@@ -159,10 +159,18 @@ pub fn render(event: &Event, detail: Detail) -> String {
             errors,
         } => {
             let effects = if *reverted == 1 { "effect" } else { "effects" };
-            let _ = writeln!(
-                text,
-                "  {phase} was rolled back: {reverted} {effects} taken back; earlier phases stand"
-            );
+            let _ = if errors.is_empty() {
+                writeln!(
+                    text,
+                    "  {phase} was rolled back: {reverted} {effects} taken back; earlier phases stand"
+                )
+            } else {
+                writeln!(
+                    text,
+                    "  {phase} was not wholly rolled back ({} of {reverted} {effects} taken back); earlier phases stand, and the next run or a clean tries the rest again",
+                    reverted.saturating_sub(errors.len())
+                )
+            };
             for error in errors {
                 let _ = writeln!(text, "    could not take back: {error}");
             }
@@ -332,20 +340,16 @@ pub(super) fn seconds(milliseconds: u64) -> String {
 pub fn conditions(health: &[PhaseHealth]) -> String {
     let mut text = String::new();
     for phase in health {
-        if let Some(reason) = &phase.skipped {
-            let _ = writeln!(text, "- {:<18} skipped, {reason}", phase.phase);
-            continue;
-        }
-        let sign = match sign(phase.status()) {
-            '✓' if !phase.is_well() => '!',
-            sign => sign,
+        let sign = match phase.status() {
+            Status::True if phase.skipped.is_some() => '-',
+            Status::True if !phase.is_well() => '!',
+            status => sign(status),
         };
-        let _ = writeln!(
-            text,
-            "{sign} {:<18} {} checks",
-            phase.phase,
-            phase.conditions.len()
-        );
+        let what = match &phase.skipped {
+            Some(reason) => format!("skipped, {reason}"),
+            None => format!("{} checks", phase.conditions.len()),
+        };
+        let _ = writeln!(text, "{sign} {:<18} {what}", phase.phase);
         for condition in phase.conditions.iter().filter(|c| c.status != Status::True) {
             let _ = writeln!(
                 text,

@@ -70,6 +70,18 @@ pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<boo
     )))
 }
 
+/// Whether there is an engine to ask.
+///
+/// # Errors
+/// It is installed and does not answer.
+pub(crate) async fn has(host: &dyn Host) -> ResourceResult<bool> {
+    match host.container_engine().await {
+        Ok(_) => Ok(true),
+        Err(_) if !is_installed(host).await? => Ok(false),
+        Err(error) => Err(ResourceError::Host(error)),
+    }
+}
+
 /// Whether there is a unit to start, be it masked.
 async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
     Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo};
+use super::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, engine,
+};
 
 /// An image. Nothing is pulled: what the role needs comes with the role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,10 +34,9 @@ impl Resource for ImageSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        let present = match cx.host.container_engine().await {
-            Ok(_) => cx.host.image(&self.reference).await?.is_some(),
-            Err(_) => false,
-        };
+        // An engine that is not there has no images; which ones a silent one has, nobody can tell.
+        let present =
+            engine::has(cx.host).await? && cx.host.image(&self.reference).await?.is_some();
         Ok(Observed {
             present,
             absent: cx.absent,

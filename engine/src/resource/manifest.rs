@@ -103,7 +103,7 @@ impl ManifestSpec {
         }
     }
 
-    fn access(&self) -> ClusterAccess {
+    pub(super) fn access(&self) -> ClusterAccess {
         ClusterAccess {
             kubeconfig: self.kubeconfig.clone(),
         }
@@ -140,7 +140,7 @@ fn describe(object: &serde_json::Value) -> String {
 }
 
 /// Enough of an object to find it again.
-fn identity(object: &serde_json::Value) -> serde_json::Value {
+pub(super) fn identity(object: &serde_json::Value) -> serde_json::Value {
     let at = |pointer: &str| object.pointer(pointer).cloned().unwrap_or_default();
     serde_json::json!({
         "apiVersion": at("/apiVersion"),

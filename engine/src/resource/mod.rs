@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod change;
+mod claims;
 mod command;
 mod container;
 mod directory;

@@ -196,7 +196,7 @@ impl Resource for ServiceSpec {
 }
 
 impl ServiceSpec {
-    fn stamp_path(&self) -> PathBuf {
+    pub(super) fn stamp_path(&self) -> PathBuf {
         PathBuf::from(STAMPS).join(format!("{}.json", self.unit))
     }
 

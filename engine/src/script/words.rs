@@ -577,6 +577,20 @@ pub static WORDS: &[Word] = &[
                 "An address is on some link of this host.",
             ),
             modifier(
+                "virtual_ip",
+                &[
+                    p("address", Arg::Address),
+                    p("link", Arg::Text),
+                    p("port", Arg::Integer(1)),
+                ],
+                "Where this host holds the address, the API answers over it; where it does not, another master may, or this host's API server does not answer. Say `.ca` and `.peers`.",
+            ),
+            modifier(
+                "peers",
+                &[p("peers", Arg::Any)],
+                "The other masters, who may hold it: a list, possibly empty.",
+            ),
+            modifier(
                 "certificates_valid",
                 &[p("directory", Arg::Path)],
                 "Certificates under a directory are valid, with more than a sixth of their life left.",
@@ -666,6 +680,11 @@ pub static WORDS: &[Word] = &[
                 "interface",
                 &[p("name", Arg::Text)],
                 "A network interface is there and up.",
+            ),
+            modifier(
+                "virtual_ip",
+                &[p("address", Arg::Address), p("interface", Arg::Text)],
+                "An address can be the masters' virtual one: in a network of the interface, and nobody's own.",
             ),
             modifier(
                 "supported_system",

@@ -105,6 +105,12 @@ impl Master {
         self.configure(settings);
     }
 
+    /// Writes the lab's own settings, without a virtual IP from now on.
+    pub fn without_vip(&mut self) {
+        self.vip = false;
+        self.configure(&[]);
+    }
+
     /// Writes the lab's own settings, and these.
     pub fn configure(&self, settings: &[(&str, &str)]) {
         let vip = self.vip.then(|| self.lab.vip());

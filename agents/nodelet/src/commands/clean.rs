@@ -7,14 +7,16 @@ use engine::ledger::Ledger;
 
 use super::run::exit;
 use crate::cli::{CleanArgs, RoleArgs};
-use crate::exit::Exit;
+use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
 use crate::lock::Lock;
 use crate::{inputs, output, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     if args.role.facts.is_some() {
-        bail!("clean a host that a file describes: --facts is for `nodelet plan`");
+        bail!(WrongUsage(
+            "clean a host that a file describes: --facts is for `nodelet plan`".to_owned()
+        ));
     }
     if !nix::unistd::Uid::effective().is_root() {
         bail!("clean this host: only root can; try again with sudo");

@@ -32,7 +32,9 @@ pub(crate) use why::why;
 
 use std::io::Write as _;
 
-/// Writes to standard output; a reader that went away ends the matter quietly.
+use crate::output::Out;
+
+/// Writes to standard output. What goes wrong there is told at the end.
 fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = Out::new().write_all(text.as_bytes());
 }

@@ -5,8 +5,8 @@
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink as _, Recording, Runner, failed_phases, overlay_host, restart_set,
-    simulated_host,
+    Event, EventSink as _, Recording, Runner, failed_phases, left_over_phases, overlay_host,
+    restart_set, simulated_host,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -18,6 +18,7 @@ use super::say;
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, RunArgs};
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
+use crate::output::Out;
 
 pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -93,8 +94,10 @@ async fn predict(
 async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
     let unheard = Recording::default();
     let looking = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
-    let set = restart_set(&inputs.plan, &failed_phases(&looking.check().await));
-    if set.is_empty() {
+    let health = looking.check().await;
+    let set = restart_set(&inputs.plan, &failed_phases(&health));
+    let left_over = left_over_phases(&health);
+    if set.is_empty() && left_over.is_empty() {
         return Ok(Vec::new());
     }
     let overlay = overlay_host(host, &inputs.plan).await;
@@ -106,7 +109,7 @@ async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> 
         &inputs.secrets,
         &recording,
     );
-    runner.dry_restart(&set).await?;
+    runner.dry_restart(&set, &left_over).await?;
     Ok(recording.events())
 }
 
@@ -124,7 +127,7 @@ async fn dry_run(
 }
 
 fn lines(events: &[Event]) {
-    let report = JsonReport::new(std::io::stdout());
+    let report = JsonReport::new(Out::new());
     for event in events {
         report.emit(event.clone());
     }

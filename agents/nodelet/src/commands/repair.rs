@@ -1,7 +1,7 @@
 //! `nodelet repair`: what nodeletd does about a host that is not as it should be, for people.
 
 use anyhow::Result;
-use engine::exec::{Recording, Runner, Selection, failed_phases, restart_set};
+use engine::exec::{Recording, Runner, Selection, failed_phases, left_over_phases, restart_set};
 use engine::host::live::LiveHost;
 
 use super::run::{exit, prepare};
@@ -17,7 +17,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         ..Selection::default()
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
-    let failed = if args.phases.is_empty() {
+    let (failed, left_over) = if args.phases.is_empty() {
         let unheard = Recording::default();
         let runner = Runner::new(
             &inputs.plan,
@@ -26,13 +26,14 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
             &inputs.secrets,
             &unheard,
         );
-        failed_phases(&runner.check().await)
+        let health = runner.check().await;
+        (failed_phases(&health), left_over_phases(&health))
     } else {
         let phases = named.phases(&inputs.plan).into_iter();
-        phases.map(|phase| phase.name.clone()).collect()
+        (phases.map(|phase| phase.name.clone()).collect(), Vec::new())
     };
     let set = restart_set(&inputs.plan, &failed);
-    if set.is_empty() {
+    if set.is_empty() && left_over.is_empty() {
         if !args.role.json {
             say("nothing to repair: every check holds or cannot be made\n");
         }
@@ -47,5 +48,5 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         sink.as_ref(),
     );
     runner.cancel = signals::cancel_on_signal()?;
-    Ok(exit(runner.restart(&set).await?))
+    Ok(exit(runner.restart(&set, &left_over).await?))
 }

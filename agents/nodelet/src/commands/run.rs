@@ -5,7 +5,7 @@ use engine::exec::{Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
 
 use crate::cli::{RoleArgs, RunArgs};
-use crate::exit::Exit;
+use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
 use crate::inputs::{self, Inputs};
 use crate::lock::Lock;
@@ -58,7 +58,9 @@ pub(super) async fn prepare(
     host: &LiveHost,
 ) -> Result<(Inputs, Lock)> {
     if args.facts.is_some() {
-        bail!("{verb} on a host that a file describes: --facts is for `nodelet plan`");
+        bail!(WrongUsage(format!(
+            "{verb} on a host that a file describes: --facts is for `nodelet plan`"
+        )));
     }
     if !nix::unistd::Uid::effective().is_root() {
         bail!("{verb} a role: only root can; try again with sudo");

@@ -538,7 +538,7 @@ fn phases(pass: &Pass, which: impl Fn(&engine::exec::PhaseHealth) -> bool) -> Ve
     let phases = pass
         .health
         .iter()
-        .filter(|phase| phase.skipped.is_none() && which(phase));
+        .filter(|phase| (phase.skipped.is_none() || phase.has_left_over()) && which(phase));
     phases.map(|phase| phase.phase.to_string()).collect()
 }
 

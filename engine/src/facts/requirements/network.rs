@@ -1,5 +1,7 @@
 //! The requirements about ports, links and networks.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::plural;
@@ -67,6 +69,73 @@ pub(crate) fn interface(facts: &Facts, name: &str) -> Verdict {
             )
         }
     }
+}
+
+/// Link on which docker has its containers.
+const BRIDGE: &str = "docker0";
+
+pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Verdict {
+    let Some(links) = &facts.links else {
+        return Verdict::unknown(facts, "links", &["links"]);
+    };
+    let Some(link) = facts.link(interface) else {
+        return Verdict::not_met(
+            format!("MASTER_VIP_IFACE: there is no link {interface}"),
+            "name one that `ip link` shows",
+        );
+    };
+    // keepalived puts an address there that is a network of its own: where it is held already, that is fine.
+    let own = |net: &&IpNet| net.prefix_len() < net.max_prefix_len();
+    let mut all = links
+        .iter()
+        .flat_map(|link| link.addresses.iter().map(move |net| (link, net)));
+    let holder = all.find(|(_, net)| net.addr() == address && own(net));
+    if facts.address == Some(address) || holder.is_some() {
+        let on = holder.map_or(interface, |(link, _)| link.name.as_str());
+        return Verdict::not_met(
+            format!(
+                "MASTER_IP: {address} is this host's own address (on {on}), so it could never move to another master"
+            ),
+            "choose an address of the same network that no host has, or set MASTER_VIP_ENABLED: false",
+        );
+    }
+    let within = |name: &str| {
+        let link = facts.link(name)?;
+        link.addresses
+            .iter()
+            .filter(own)
+            .find(|net| net.contains(&address))
+    };
+    if interface != BRIDGE
+        && let Some(bridge) = within(BRIDGE)
+    {
+        return Verdict::not_met(
+            format!(
+                "MASTER_IP: {address} lies in {}, where docker has its containers ({BRIDGE})",
+                bridge.trunc()
+            ),
+            "choose an address of the network in which other hosts reach this one",
+        );
+    }
+    if within(interface).is_some() {
+        return Verdict::Met;
+    }
+    let networks: Vec<String> = link
+        .addresses
+        .iter()
+        .filter(own)
+        .map(|net| net.trunc().to_string())
+        .collect();
+    let networks = match networks.as_slice() {
+        [] => "has no network".to_owned(),
+        some => format!("is in {}", some.join(", ")),
+    };
+    Verdict::not_met(
+        format!(
+            "MASTER_IP: {address} lies outside of every network of {interface} (MASTER_VIP_IFACE), which {networks}"
+        ),
+        "choose an address in one of its networks, or the interface that is in the address's",
+    )
 }
 
 pub(crate) fn cidrs_disjoint(facts: &Facts, named: &[NamedCidr]) -> Verdict {

@@ -56,6 +56,47 @@ fn good() -> Facts {
     facts
 }
 
+#[test]
+fn a_virtual_ip_is_nobodys_own_and_near() {
+    let wanted = |address: &str, interface: &str| Requirement::VirtualIp {
+        address: address.parse().unwrap(),
+        interface: interface.to_owned(),
+    };
+    let mut facts = good();
+    facts.address = Some("172.30.0.11".parse().unwrap());
+    facts.links.as_mut().unwrap().push(LinkFacts {
+        name: "docker0".to_owned(),
+        up: true,
+        addresses: vec!["172.17.0.1/16".parse().unwrap()],
+    });
+    let says = |facts: &Facts, address: &str, interface: &str| {
+        wanted(address, interface).check(facts).to_string()
+    };
+    assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
+    for (address, interface, problem) in [
+        ("172.30.0.11", "eth0", "this host's own address (on eth0)"),
+        (
+            "172.30.1.1",
+            "eth0",
+            "outside of every network of eth0 (MASTER_VIP_IFACE), which is in 172.30.0.0/24",
+        ),
+        ("172.30.0.100", "eth1", "which has no network"),
+        (
+            "172.17.0.9",
+            "eth0",
+            "in 172.17.0.0/16, where docker has its containers",
+        ),
+        ("172.30.0.100", "bond0", "there is no link bond0"),
+    ] {
+        let said = says(&facts, address, interface);
+        assert!(said.contains(problem), "{address} on {interface}: {said}");
+    }
+    // It is held already.
+    let eth0 = &mut facts.links.as_mut().unwrap()[0];
+    eth0.addresses.push("172.30.0.100/32".parse().unwrap());
+    assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
+}
+
 fn disk(path: &str, gib: u64) -> Disk {
     Disk {
         path: path.to_owned(),

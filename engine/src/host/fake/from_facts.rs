@@ -61,6 +61,10 @@ impl FakeHost {
         world.describe_network(facts);
         world.describe_storage(facts);
         world.describe_software(facts);
+        if !facts.met_before.is_empty() {
+            let path = crate::exec::met_path();
+            world.file_with_mode(path, crate::exec::met_text(&facts.met_before), 0o600);
+        }
         Self::of(world)
     }
 }

@@ -60,7 +60,13 @@ impl Network for FakeHost {
 
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         self.observe("link", name, DEADLINE, |world| {
-            Ok(world.links.get(name).cloned())
+            let mut link = world.links.get(name).cloned();
+            if let (Some(link), Some((on, address))) = (&mut link, world.virtual_ip())
+                && on == name
+            {
+                link.addresses.push((address, 32));
+            }
+            Ok(link)
         })
         .await
     }
@@ -92,6 +98,20 @@ impl World {
         self.remove(Path::new("/sys/class/net").join(name));
     }
 
+    /// What keepalived holds: the address of its configuration, while it runs and the API server works.
+    fn virtual_ip(&self) -> Option<(String, IpAddr)> {
+        if !self.unit_active("keepalived.service") || !self.local_api_up() {
+            return None;
+        }
+        let text = self.text("/etc/keepalived/keepalived.conf")?;
+        let mut words = text
+            .split_whitespace()
+            .skip_while(|word| *word != "interface");
+        let link = words.nth(1)?.to_owned();
+        let mut words = words.skip_while(|word| *word != "virtual_ipaddress");
+        Some((link, words.nth(2)?.parse().ok()?))
+    }
+
     /// Whether a host in a URL is this one.
     pub(crate) fn is_self(&self, host: &str) -> bool {
         let own = |ip: IpAddr| {
@@ -99,11 +119,12 @@ impl World {
                 .values()
                 .any(|link| link.addresses.iter().any(|(own, _)| *own == ip))
         };
+        let virtual_ip = self.virtual_ip().map(|(_, address)| address);
         host == "localhost"
             || host == self.host_name
             || host
                 .parse()
-                .is_ok_and(|ip: IpAddr| ip.is_loopback() || own(ip))
+                .is_ok_and(|ip: IpAddr| ip.is_loopback() || own(ip) || virtual_ip == Some(ip))
     }
 
     /// What answers at an endpoint: one that the test put there, or what runs on this host.

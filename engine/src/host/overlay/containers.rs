@@ -141,7 +141,11 @@ impl OverlayHost<'_> {
         self.learn_unit(DOCKER).await?;
         // Talking to the socket of a docker that does not run would start it.
         let engine = if docker.loaded && !docker.is_active() {
-            Engine::Absent
+            if self.has_run().await {
+                Engine::Stopped
+            } else {
+                Engine::Absent
+            }
         } else {
             match self.lower.container_engine().await {
                 Ok(version) => {
@@ -161,6 +165,19 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
+    /// Whether the engine below has ever run, as its data says: one that has not holds nothing. A directory that we may not
+    /// look into says that it may have.
+    async fn has_run(&self) -> bool {
+        let daemon = self
+            .lower
+            .read(Path::new("/etc/docker/daemon.json"), 1 << 20);
+        let daemon = daemon.await.ok().flatten().unwrap_or_default();
+        let daemon: serde_json::Value = serde_json::from_slice(&daemon).unwrap_or_default();
+        let root = daemon["data-root"].as_str().unwrap_or("/var/lib/docker");
+        let data = self.lower.entry(&Path::new(root).join("image")).await;
+        !matches!(data, Ok(None))
+    }
+
     /// Whether there is anything to learn from the engine below.
     fn engine_answers(&self) -> HostResult<bool> {
         match &self.known().engine {
@@ -169,13 +186,20 @@ impl OverlayHost<'_> {
                 "ask the container engine",
                 reason.clone(),
             )),
-            Some(Engine::Absent) | None => Ok(false),
+            Some(Engine::Absent | Engine::Stopped) | None => Ok(false),
         }
     }
 
     async fn learn_image(&self, reference: &str) -> HostResult<()> {
         self.learn_engine().await?;
-        if !self.known().images.contains(reference) && self.engine_answers()? {
+        let known = self.known().images.contains(reference);
+        if !known && self.known().engine == Some(Engine::Stopped) {
+            return Err(HostError::service(
+                format!("ask docker for image {reference}"),
+                "docker does not run: which images it has is known after apply",
+            ));
+        }
+        if !known && self.engine_answers()? {
             let image = self.lower.image(reference).await?;
             if let Some(image) = image {
                 self.upper

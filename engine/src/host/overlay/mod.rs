@@ -69,8 +69,10 @@ struct Known {
 enum Engine {
     /// It answers.
     Answers,
-    /// It does not run.
+    /// There is none, or it has never run.
     Absent,
+    /// It is installed and does not run: what is in it nobody can tell without starting it.
+    Stopped,
     /// It runs, and would not talk to us.
     Unreadable(String),
 }

@@ -173,3 +173,22 @@ async fn commands_are_not_run_and_nobody_waits() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn images_of_a_docker_that_does_not_run_are_not_guessed() {
+    let stopped = || FakeHost::new().with_unit("docker.service", "[Service]\n");
+    above(stopped(), async |host| {
+        host.start_unit("docker.service").await.unwrap();
+        let never = host.image("etcd:1").await.unwrap();
+        assert_eq!(never, None, "one that has never run has none");
+    })
+    .await;
+    let with_data = stopped().with_file("/var/lib/docker/image/overlay2/repositories.json", "{}");
+    above(with_data, async |host| {
+        host.start_unit("docker.service").await.unwrap();
+        let error = host.image("etcd:1").await.unwrap_err();
+        let told = crate::exec::chain(&error).join(": ");
+        assert!(told.contains("known after apply"), "{told}");
+    })
+    .await;
+}

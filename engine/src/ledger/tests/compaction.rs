@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::{live as live_on, removal, step};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::fake::FakeHost;
+use crate::ledger::seal::Chain;
 use crate::ledger::standing::{RUNS_KEPT, compacted, live, span_of};
 use crate::ledger::{History, Ledger, Record, RunId, VERSION};
 use crate::plan::{PhaseName, PlannedStep, Span, StepId};
@@ -21,6 +22,8 @@ enum Deed {
     Failed(usize),
     Reverted(usize),
     Cleaned(bool),
+    Withdrawn(usize, usize),
+    LaneWithdrawn(usize),
 }
 
 const PHASES: [&str; 4] = ["certs", "docker", "etcd", "kubelet"];
@@ -31,7 +34,9 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         3 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Deed::Intent(p, t)),
         6 => (phase.clone(), thing.clone(), any::<bool>()).prop_map(|(p, t, k)| Deed::Undo(p, t, k)),
-        2 => (phase.clone(), thing).prop_map(|(p, t)| Deed::Receipt(p, t)),
+        2 => (phase.clone(), thing.clone()).prop_map(|(p, t)| Deed::Receipt(p, t)),
+        1 => (phase.clone(), thing).prop_map(|(p, t)| Deed::Withdrawn(p, t)),
+        1 => phase.clone().prop_map(Deed::LaneWithdrawn),
         2 => (phase.clone(), vec(any::<bool>(), 1..3)).prop_map(|(p, k)| Deed::Lane(p, k)),
         1 => phase.clone().prop_map(Deed::Failed),
         2 => phase.prop_map(Deed::Reverted),
@@ -133,6 +138,16 @@ fn record(run: RunId, deed: &Deed) -> Record {
             run,
             phase: phase(place),
         },
+        Deed::Withdrawn(place, thing) => Record::Withdrawn {
+            run,
+            phase: phase(place),
+            step: id(place, thing),
+            thing: format!("file /{thing}"),
+        },
+        Deed::LaneWithdrawn(place) => Record::LaneWithdrawn {
+            run,
+            phase: phase(place),
+        },
         Deed::Cleaned(kept) => Record::Cleaned { run, kept: *kept },
     }
 }
@@ -200,11 +215,8 @@ proptest! {
     #[test]
     fn cut_anywhere_it_opens_with_the_whole_lines(runs in runs(), place in any::<prop::sample::Index>()) {
         let all = ledger(records(&runs, 1));
-        let mut text = String::new();
-        for record in &all {
-            text += &serde_json::to_string(record).unwrap();
-            text.push('\n');
-        }
+        let mut chain = Chain::default();
+        let text: String = all.iter().map(|record| chain.seal(record)).collect();
         let cut = place.index(text.len() + 1);
         let lines = text[..cut].matches('\n').count();
         let host = FakeHost::new();

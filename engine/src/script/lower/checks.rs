@@ -22,6 +22,7 @@ const MANNER: &[&str] = &[
     "ca",
     "client_certificate",
     "server_certificate",
+    "peers",
 ];
 
 pub(super) fn lower(
@@ -157,6 +158,24 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
         }
         "link_up" => Probe::LinkUp(text()?),
         "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
+        "virtual_ip" => {
+            let values = options.values(name);
+            let [
+                Value::Text(address),
+                Value::Text(link),
+                Value::Integer(port),
+            ] = values.as_slice()
+            else {
+                return None;
+            };
+            Probe::VirtualIp {
+                address: address.parse().ok()?,
+                link: link.clone(),
+                port: u16::try_from(*port).ok()?,
+                ca: options.text("ca")?.into(),
+                shared: !matches!(options.value("peers"), Some(Value::List(peers)) if peers.is_empty()),
+            }
+        }
         "certificates_valid" => Probe::CertificatesValid {
             directory: text()?.into(),
         },

@@ -64,6 +64,16 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
         "interface" => Requirement::Interface {
             name: options.text(name)?,
         },
+        "virtual_ip" => {
+            let values = options.values(name);
+            let [Value::Text(address), Value::Text(interface)] = values.as_slice() else {
+                return None;
+            };
+            Requirement::VirtualIp {
+                address: address.parse().ok()?,
+                interface: interface.clone(),
+            }
+        }
         "supported_system" => Requirement::SupportedSystem(
             pairs()
                 .into_iter()

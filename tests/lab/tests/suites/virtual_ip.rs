@@ -1,6 +1,11 @@
 //! The virtual IP, where one is chosen.
 
-use lab_suites::{Image, Master, Standing};
+use std::time::Duration;
+
+use lab_suites::{Image, Master, Run, Standing};
+
+/// The role's name.
+const ROLE: &str = "pf9-kube";
 
 #[test]
 fn the_api_answers_on_the_virtual_ip() {
@@ -12,7 +17,7 @@ fn the_api_answers_on_the_virtual_ip() {
     master.wait_for(
         "the master takes the address",
         &format!("ip -o address show dev eth0 | grep -qw {vip}"),
-        std::time::Duration::from_secs(15),
+        Duration::from_secs(15),
     );
 
     let client = master.neighbour("client");
@@ -84,13 +89,75 @@ fn the_api_answers_on_the_virtual_ip() {
     master.wait_for(
         "the address goes with the API server",
         &format!("! ip -o address show dev eth0 | grep -qw {vip}"),
-        std::time::Duration::from_secs(20),
+        Duration::from_secs(20),
     );
     master.apply(&[]).exits(0);
     master.check(&[]).exits(0);
     master.wait_for(
         "and comes back with it",
         &format!("ip -o address show dev eth0 | grep -qw {vip}"),
-        std::time::Duration::from_secs(20),
+        Duration::from_secs(20),
     );
+}
+
+#[test]
+fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
+    let Some(mut master) = Master::create("vip-gone", Image::Bare, true) else {
+        return;
+    };
+    master.apply(&[]).exits(0);
+    let vip = master.vip();
+    let held = format!("ip -o address show dev eth0 | grep -qw {vip}");
+    master.wait_for(
+        "the master takes the address",
+        &held,
+        Duration::from_secs(15),
+    );
+    master.check(&[]).exits(0);
+
+    master.without_vip();
+    let diff = master.nodelet(&["diff", "--role", ROLE, "--json"]).exits(2);
+    let predicted: Vec<String> = removed(&diff);
+    assert!(
+        predicted
+            .iter()
+            .any(|step| step == "keepalived/service:keepalived.service"),
+        "{}",
+        diff.text()
+    );
+    master
+        .check(&[])
+        .exits(2)
+        .says(&["nothing stands that the plan does not have", "keepalived"]);
+
+    let apply = master.apply(&[]).exits(0);
+    assert_eq!(removed(&apply), predicted, "{}", apply.text());
+    for (what, gone) in [
+        ("the unit", "! systemctl is-active --quiet keepalived"),
+        (
+            "the unit at boot",
+            "! systemctl is-enabled --quiet keepalived",
+        ),
+        ("the configuration", "! test -e /etc/keepalived"),
+        ("the address", &format!("! {held}")),
+    ] {
+        assert!(
+            master.try_sh(gone).status.success(),
+            "{what} is still there"
+        );
+    }
+    master.apply(&[]).exits(0).changes_nothing();
+    master.check(&[]).exits(0);
+}
+
+/// The steps that a run tells to remove, sorted.
+fn removed(run: &Run) -> Vec<String> {
+    let mut steps: Vec<String> = run
+        .events("step_changing")
+        .iter()
+        .filter(|event| event["change"]["action"] == "remove")
+        .filter_map(|event| event["step"].as_str().map(str::to_owned))
+        .collect();
+    steps.sort();
+    steps
 }

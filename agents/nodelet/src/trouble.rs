@@ -1,0 +1,123 @@
+//! What is said when a command cannot be carried out: on standard error, for people or, with `--json`, as one JSON object on
+//! a line. Standard output stays what it is for: results and events.
+
+use serde::Serialize;
+
+use crate::inputs::Refused;
+
+/// An error, ready to be told.
+#[derive(Debug, Serialize)]
+pub(crate) struct Trouble {
+    /// The error and its causes, outermost first; the first completes "could not …".
+    error: Vec<String>,
+    /// What is wrong with the input, where that is why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+    /// The next thing to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'static str>,
+}
+
+impl Trouble {
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        let chain = engine::exec::chain(error.as_ref());
+        let refused = error.downcast_ref::<Refused>();
+        Self {
+            next: next_step(&chain, nix::unistd::Uid::effective().is_root()),
+            error: chain,
+            problems: refused.map_or_else(Vec::new, |refused| refused.problems.clone()),
+        }
+    }
+
+    pub(crate) fn tell(&self, json: bool) {
+        if json {
+            let line = serde_json::to_string(self).expect("texts are JSON");
+            eprintln!("{line}");
+            return;
+        }
+        for problem in &self.problems {
+            eprint!("{problem}");
+        }
+        eprintln!("nodelet: could not {}", self.error.join("\n  because: "));
+        if let Some(next) = self.next {
+            eprintln!("  next: {next}");
+        }
+    }
+}
+
+/// The next thing to try, by what the system said and about what.
+fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
+    let says = |text: &str| chain.iter().any(|cause| cause.contains(text));
+    Some(if says("find role `") {
+        "install the role's package, or name its directory with --role PATH"
+    } else if says("Permission denied") && !root {
+        "only root may; try again with sudo"
+    } else if says("open the lock") && says("Is a directory") {
+        "a directory stands where the lock belongs; see that nobody needs it and remove it (`rmdir /run/pf9-nodelet.lock`)"
+    } else if says("open the lock") && says("Too many levels of symbolic links") {
+        "a link stands where the lock belongs; remove it (`rm /run/pf9-nodelet.lock`)"
+    } else if says("the ledger") && says("Is a directory") {
+        "a directory stands where the ledger belongs; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`) and bring the ledger back from a backup if there is one"
+    } else if says("Read-only file system") && says("/run/") {
+        "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
+    } else if says("Read-only file system") {
+        "the file system is read-only, often after a disk error: see `dmesg | tail` and `findmnt -o TARGET,OPTIONS`, then mount it writable again"
+    } else if says("No space left on device") || says("Disk quota exceeded") {
+        "nothing is done that cannot be written down: make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9`), then try again"
+    } else {
+        return None;
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_has_a_next_step() {
+        for (chain, root, next) in [
+            (
+                &[
+                    "open the lock /run/pf9-nodelet.lock",
+                    "Is a directory (os error 21)",
+                ][..],
+                true,
+                "rmdir",
+            ),
+            (
+                &[
+                    "open the lock /run/pf9-nodelet.lock",
+                    "Read-only file system (os error 30)",
+                ],
+                true,
+                "findmnt /run",
+            ),
+            (
+                &[
+                    "read the ledger",
+                    "read /var/opt/pf9/nodelet/ledger.jsonl",
+                    "Is a directory (os error 21)",
+                ],
+                true,
+                "bring the ledger back",
+            ),
+            (
+                &["write the ledger", "No space left on device (os error 28)"],
+                true,
+                "make room",
+            ),
+            (&["find role `x`: looked in roles/x"], true, "--role PATH"),
+            (
+                &["open the lock", "Permission denied (os error 13)"],
+                false,
+                "sudo",
+            ),
+        ] {
+            let chain: Vec<String> = chain.iter().map(ToString::to_string).collect();
+            let told = next_step(&chain, root).unwrap_or_default();
+            assert!(told.contains(next), "{chain:?}: {told}");
+        }
+        assert_eq!(next_step(&["something else".to_owned()], true), None);
+        assert_eq!(next_step(&["Permission denied".to_owned()], true), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! Ledgers that were damaged: whatever is missing, repeated, moved or changed before the last line is noticed, and so is
+//! one of an older form, which is read and written anew.
+
+use super::{file, live, note, removal};
+use crate::exec::Outcome;
+use crate::host::Files as _;
+use crate::host::fake::FakeHost;
+use crate::ledger::{Ledger, LedgerError, Record, VERSION};
+
+async fn text(host: &FakeHost) -> String {
+    let bytes = host.read(&file(), 1 << 20).await.unwrap().unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// A host with some runs written down, and the lines.
+async fn written() -> (FakeHost, Vec<String>) {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    for path in ["/a", "/b"] {
+        let run = note(&ledger, removal(path)).await;
+        ledger.end(run, Outcome::Converged, (1, 0)).await.unwrap();
+    }
+    drop(ledger);
+    let lines = text(&host).await.lines().map(str::to_owned).collect();
+    (host, lines)
+}
+
+/// The line at which these lines are refused, and why.
+async fn refused(host: &FakeHost, lines: &[String]) -> Option<(usize, String)> {
+    let host = host.fork();
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    host.meddle(|world| world.file(file(), &text));
+    let read = Ledger::read(&host).await;
+    let opened = Ledger::open(&host).await;
+    assert_eq!(read.is_ok(), opened.is_ok());
+    assert_eq!(
+        host.look(|world| world.text(file())),
+        Some(text),
+        "what is refused is not touched"
+    );
+    match read.err()? {
+        LedgerError::Corrupt { line, problem, .. } => Some((line, problem)),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_is_missing_is_noticed_wherever_it_was() {
+    let (host, lines) = written().await;
+    assert_eq!(refused(&host, &lines).await, None, "as it was");
+    for gone in 0..lines.len() - 1 {
+        let mut left = lines.clone();
+        left.remove(gone);
+        let (line, problem) = refused(&host, &left).await.expect("it is noticed");
+        assert_eq!(line, gone + 1, "{problem}");
+        assert!(problem.contains("missing"), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_is_repeated_or_moved_is_noticed() {
+    let (host, lines) = written().await;
+    for again in 0..lines.len() {
+        let mut more = lines.clone();
+        more.insert(again, lines[again].clone());
+        let (line, problem) = refused(&host, &more).await.expect("it is noticed");
+        assert_eq!(line, again + 2, "{problem}");
+    }
+    for place in 1..lines.len() - 1 {
+        let mut swapped = lines.clone();
+        swapped.swap(place, place + 1);
+        let (line, _) = refused(&host, &swapped).await.expect("it is noticed");
+        assert_eq!(line, place + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_changed_letter_is_noticed() {
+    let (host, lines) = written().await;
+    for place in 1..lines.len() {
+        let mut changed = lines.clone();
+        changed[place] =
+            lines[place]
+                .replacen("etcd", "etce", 1)
+                .replacen("\"run\":", "\"run\": ", 1);
+        let (line, problem) = refused(&host, &changed).await.expect("it is noticed");
+        assert_eq!(line, place + 1);
+        assert!(problem.contains("changed"), "{problem}");
+    }
+    // The chain hangs on the header as well.
+    let mut changed = lines.clone();
+    changed[0] = lines[0].replace(':', ": ");
+    assert!(refused(&host, &changed).await.is_some());
+}
+
+#[tokio::test]
+async fn cut_in_the_middle_of_a_line_with_more_behind_it_is_noticed() {
+    let (host, lines) = written().await;
+    for place in 1..lines.len() - 1 {
+        let mut cut = lines.clone();
+        cut[place].truncate(lines[place].len() / 2);
+        let (line, _) = refused(&host, &cut).await.expect("it is noticed");
+        assert_eq!(line, place + 1);
+    }
+}
+
+#[tokio::test]
+async fn the_refusal_names_the_line_and_the_way_out() {
+    let (host, mut lines) = written().await;
+    lines.remove(2);
+    host.meddle(|world| world.file(file(), lines.join("\n") + "\n"));
+    let error = Ledger::open(&host).await.err().unwrap().to_string();
+    assert!(
+        error.contains("ledger.jsonl:3: it has number 3 where 2 comes next"),
+        "{error}"
+    );
+    assert!(error.contains("backup") && error.contains("mv "), "{error}");
+}
+
+#[tokio::test]
+async fn one_of_the_first_form_is_read_and_written_anew() {
+    let (host, _) = written().await;
+    let records = Ledger::read(&host).await.unwrap();
+    let plain = |record: &Record| match record {
+        Record::Header { .. } => "{\"r\":\"header\",\"version\":1}\n".to_owned(),
+        record => serde_json::to_string(record).unwrap() + "\n",
+    };
+    let first: String = records.iter().map(plain).collect();
+    host.meddle(|world| world.file(file(), &first));
+    assert_eq!(Ledger::read(&host).await.unwrap(), records);
+    assert_eq!(text(&host).await, first, "reading changes nothing");
+    let ledger = Ledger::open(&host).await.unwrap();
+    note(&ledger, removal("/c")).await;
+    drop(ledger);
+    assert_eq!(
+        live(&host).await,
+        [removal("/a"), removal("/b"), removal("/c")]
+    );
+    assert!(text(&host).await.starts_with(&format!(
+        "{{\"r\":\"header\",\"version\":{VERSION}}}\n{{\"n\":1,"
+    )));
+}

@@ -1,0 +1,263 @@
+//! What the plan no longer has is taken back: a phase that is skipped now or is no longer the role's, a step whose
+//! condition became false. Afterwards the host is like one that never had it.
+
+use behaviour::{Bringup, Case, Cut, fixtures, sample, text, try_each, unlike};
+use engine::exec::{Event, Fidelity, LEFT_OVER, Miss, Outcome, Status};
+use engine::host::fake::{FakeHost, FaultPlan};
+use engine::ledger::{History, Ledger};
+use engine::plan::{PlannedPhase, Probe, StepId};
+use engine::resource::{Action, Spec};
+
+const CREDENTIALS: &str = "/var/lib/kubelet/config.json";
+
+/// A bring-up without what a fake host does not have: the containers of static pods.
+fn bringup(case: Case) -> Bringup {
+    let mut bringup = Bringup::from_case(case);
+    for phase in &mut bringup.plan.phases {
+        phase
+            .checks
+            .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
+    }
+    bringup
+}
+
+/// Case `cp-1` with these settings more.
+fn with(settings: &str) -> Bringup {
+    let usual = text(fixtures("settings/cp-1.yaml"));
+    bringup(Case::of("cp-1", &format!("{usual}{settings}")))
+}
+
+/// The role without a phase.
+fn without(mut bringup: Bringup, phase: &str) -> Bringup {
+    bringup.plan.phases.retain(|its| its.name.as_str() != phase);
+    bringup
+}
+
+fn applied(bringup: &Bringup) -> FakeHost {
+    let host = bringup
+        .bare_host()
+        .with_kubernetes(|rules| rules.leaves_traces = true);
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host
+}
+
+/// A plan that had something, and the same without it.
+fn changes() -> Vec<(&'static str, Bringup, Bringup)> {
+    let vip = || bringup(Case::named("cp-1-vip"));
+    vec![
+        ("the virtual IP", vip(), with("")),
+        (
+            "credentials",
+            with("DOCKERHUB_ID: me\nDOCKERHUB_PASSWORD: secret\n"),
+            with(""),
+        ),
+        (
+            "a proxy",
+            with("HTTP_PROXY: http://10.0.0.1:3128\n"),
+            with(""),
+        ),
+        (
+            "the phase kube-proxy",
+            with(""),
+            without(with(""), "kube-proxy"),
+        ),
+        (
+            "the phase keepalived",
+            vip(),
+            without(with(""), "keepalived"),
+        ),
+    ]
+}
+
+#[test]
+fn afterwards_the_host_is_like_one_that_never_had_it() {
+    for (name, had, has) in changes() {
+        let host = applied(&had);
+        let never = applied(&has);
+        let predicted = has.predict(&host);
+        let done = has.apply(&host);
+        assert_eq!(done.outcome, Outcome::Converged, "{name}: {}", done.text());
+        let removed = done.events.iter().filter(|event| {
+            matches!(event, Event::StepChanging { change, .. } if change.action == Action::Remove)
+        });
+        assert!(removed.count() > 0, "{name}: {}", done.text());
+        let fidelity = Fidelity::of(&predicted.events, &done.events);
+        // Which chains there are only a command can tell, and a dry run runs none.
+        let chains = |miss: &Miss| miss.step.kind() == Some("firewall_chains");
+        assert!(
+            fidelity.misses.iter().all(chains),
+            "{name}: {:?}",
+            fidelity.misses
+        );
+        let mut differs = unlike(&Bringup::shape(&never), &Bringup::shape(&host));
+        // The role's own package, which a fake host is given as far as its plan names it.
+        differs.retain(|line| !line.contains("/current/payload/"));
+        assert_eq!(differs, Vec::<String>::new(), "{name}: {}", done.text());
+
+        host.clear_journal();
+        let second = has.apply(&host);
+        assert_eq!(host.mutating_calls(), [], "{name}: {}", second.text());
+        assert_eq!(second.changes(), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn a_run_that_is_cut_while_it_takes_back_is_carried_on_by_the_next_one() {
+    for (name, had, has) in changes() {
+        let start = had.bare_host().snapshot();
+        let host = applied(&had);
+        host.clear_journal();
+        let whole = host.fork();
+        let host = host.keeping_past();
+        let _ = has.apply(&whole);
+        let shape = Bringup::shape(&whole);
+        let run = has.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        // A prime, so that the places do not keep step with what recurs from thing to thing.
+        let cuts = sample(Cut::all(&host), 5);
+        try_each(&cuts, |cut| {
+            let mut problems = Vec::new();
+            let host = cut.host.fork();
+            let next = has.apply(&host);
+            if next.outcome != Outcome::Converged {
+                problems.push(format!("the next apply: {}", next.text()));
+            }
+            problems.extend(unlike(&shape, &Bringup::shape(&host)));
+            host.clear_journal();
+            let _ = has.apply(&host);
+            if host.mutations() > 0 {
+                problems.push("not settled".to_owned());
+            }
+            let clean = Bringup::clean(&host, false);
+            let left = has.not_cleaned(&start, &host, false);
+            if clean.outcome != Outcome::Cleaned || !left.is_empty() {
+                problems.push(format!("clean leaves {left:?}: {}", clean.text()));
+            }
+            problems
+                .into_iter()
+                .map(|problem| format!("{name}, {}: {problem}", cut.place))
+                .collect()
+        });
+    }
+}
+
+#[test]
+fn a_check_says_so_until_it_is_gone() {
+    for (name, had, has) in changes() {
+        let host = applied(&had);
+        let left = |host: &FakeHost| {
+            let health = has.check(host);
+            let conditions = health.into_iter().flat_map(|phase| phase.conditions);
+            conditions
+                .filter(|condition| condition.check == LEFT_OVER)
+                .map(|condition| (condition.status, condition.reason))
+                .collect::<Vec<_>>()
+        };
+        let found = left(&host);
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert_eq!(found[0].0, Status::False, "{name}: {found:?}");
+        let _ = has.apply(&host);
+        assert_eq!(left(&host), [], "{name}");
+    }
+}
+
+#[test]
+fn a_run_over_some_phases_takes_back_what_is_theirs_alone() {
+    let had = with("DOCKERHUB_ID: me\nDOCKERHUB_PASSWORD: secret\n");
+    let has = with("");
+    let host = applied(&had);
+    let there = |host: &FakeHost| host.look(|world| world.text(CREDENTIALS)).is_some();
+    assert!(there(&host));
+    let _ = has.apply_only(&host, &["node-config", "cni"]);
+    assert!(there(&host), "phase kubelet was not named");
+    let run = has.apply_only(&host, &["kubelet"]);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert!(!there(&host), "{}", run.text());
+
+    let gone = without(with(""), "kube-proxy");
+    let host = applied(&with(""));
+    let run = gone.apply_only(&host, &["kubelet"]);
+    assert_eq!(run.changes(), Vec::<String>::new(), "{}", run.text());
+}
+
+#[test]
+fn what_another_step_is_about_by_now_stays() {
+    let had = with("");
+    let mut has = with("");
+    let moved = |phase: &mut PlannedPhase| {
+        let at = phase.steps.iter().position(|step| {
+            matches!(&step.spec, Spec::File(file) if file.path.ends_with("kubelet/config.yaml"))
+        });
+        phase
+            .steps
+            .remove(at.expect("kubelet has its configuration"))
+    };
+    let place = |bringup: &Bringup, name: &str| {
+        let mut phases = bringup.plan.phases.iter();
+        phases
+            .position(|phase| phase.name.as_str() == name)
+            .expect("a phase")
+    };
+    let (from, to) = (place(&has, "kubelet"), place(&has, "node-config"));
+    let mut step = moved(&mut has.plan.phases[from]);
+    step.id = StepId::new(
+        &has.plan.phases[to].name,
+        step.spec.kind(),
+        &step.spec.label(),
+    );
+    has.plan.phases[to].steps.push(step);
+    let host = applied(&had);
+    host.clear_journal();
+    let run = has.apply(&host);
+    assert_eq!(run.changes(), Vec::<String>::new(), "{}", run.text());
+    assert_eq!(host.mutating_calls(), []);
+}
+
+#[test]
+fn what_cannot_be_taken_back_fails_the_run_and_holds_up_nothing() {
+    let (_, had, has) = changes().remove(0);
+    let host = applied(&had);
+    host.set_faults(FaultPlan::none().fail("purge_packages", "*").times(1));
+    // Something for a later phase to do.
+    host.meddle(|world| world.remove_container("etcd"));
+    let run = has.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert!(run.text().contains("packages keepalived"), "{}", run.text());
+    assert!(
+        run.changes()
+            .iter()
+            .any(|step| step == "etcd/container:etcd"),
+        "the phases went their way: {}",
+        run.text()
+    );
+    let next = has.apply(&host);
+    assert_eq!(next.outcome, Outcome::Converged, "{}", next.text());
+    assert_eq!(
+        next.changes(),
+        ["keepalived/packages:keepalived"],
+        "{}",
+        next.text()
+    );
+}
+
+#[test]
+fn the_ledger_tells_what_went_and_when() {
+    let (_, had, has) = changes().remove(0);
+    let host = applied(&had);
+    let _ = has.apply(&host);
+    let records = Bringup::records(&host);
+    let history = History::of(&records);
+    let last = history.runs.last().expect("a run");
+    let steps = &last.phases[&"keepalived".parse().expect("a name")].steps;
+    assert!(
+        steps.iter().all(|(_, action, _)| *action == Action::Remove),
+        "{steps:?}"
+    );
+    assert!(
+        Ledger::live_in(&records)
+            .iter()
+            .all(|live| live.phase.as_str() != "keepalived"),
+        "nothing of it stands"
+    );
+}
