@@ -78,7 +78,7 @@ const STEPS: &[Step] = &[
     ),
     Step {
         name: "lab",
-        cargo: &["test", "--package", LAB_SUITES, "--", "--test-threads", "1"],
+        cargo: &["test", "--package", LAB_SUITES, "--", "--test-threads", "2"],
         environment: &[("INSTA_UPDATE", "no")],
         needs_lab: true,
     },

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,17 +27,22 @@ pub struct Master {
     host: Host,
     suites: Suites,
     vip: bool,
-    shared: bool,
+    /// The turn of whoever has the shared one.
+    shared: Option<MutexGuard<'static, ()>>,
 }
 
 /// The master that suites share: Ready, with the default settings. Whoever changes it brings it back with an apply.
 ///
-/// The first to ask makes it, or brings an earlier run's one of the same name up to date; it is taken down with the run.
+/// The first to ask makes it, or brings an earlier run's one of the same name up to date; it is taken down with the run. Suites
+/// run side by side, so each waits for its turn.
 #[must_use]
 pub fn shared() -> Option<Master> {
     static INSTALLED: OnceLock<()> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::new(());
+    // A suite that failed leaves a host that the apply below brings back.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut master = Master::open("shared", Image::Bare, false, &[])?;
-    master.shared = true;
+    master.shared = Some(turn);
     INSTALLED.get_or_init(|| master.install(&[]));
     master.apply(&[]).exits(0);
     Some(master)
@@ -90,7 +95,7 @@ impl Master {
             host,
             suites,
             vip,
-            shared: false,
+            shared: None,
         })
     }
 
@@ -279,7 +284,7 @@ impl Drop for Master {
                 );
             }
         }
-        if !self.shared
+        if self.shared.is_none()
             && !Suites::keep()
             && let Err(error) = self.lab.destroy()
         {

@@ -238,8 +238,10 @@ impl World {
         if self.container_runs(&self.kubernetes.proxy_container) {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
             self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");
-            self.firewall_rule("iptables", "nat", "KUBE-POSTROUTING", "-j MASQUERADE");
             self.firewall_rule("ip6tables", "nat", "KUBE-SERVICES", "-j RETURN");
+        }
+        if self.unit_active(&self.kubernetes.kubelet_unit) {
+            self.firewall_rule("iptables", "nat", "KUBE-POSTROUTING", "-j MASQUERADE");
         }
         if self.kubernetes.leaves_traces {
             self.leave_traces();
