@@ -1,8 +1,16 @@
 //! What was predicted is compared with what is done.
 
+use std::time::Duration;
+
 use engine::exec::Fidelity;
 
+use lab::Fault;
+
 use crate::master::Master;
+use crate::watch::Watch;
+
+/// No repair takes longer.
+const REPAIRED: Duration = Duration::from_secs(150);
 
 /// Predicts an apply, makes it, and compares the two.
 #[must_use]
@@ -15,4 +23,26 @@ pub fn prediction(master: &Master) -> Fidelity {
     );
     let done = master.apply(&[]).exits(0);
     Fidelity::of(&predicted.record(), &done.record())
+}
+
+/// Lets a fault happen while nodeletd only looks on, predicts its repair, lets it happen, and compares the two.
+#[must_use]
+pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
+    let vip = master.vip();
+    fault.prepare(master.host(), &vip).expect("it can happen");
+    watch.calm(REPAIRED);
+    master.sh("nodelet pause 10m --because 'a suite breaks this host'");
+    fault.strike(master.host(), &vip).expect("it happens");
+    let predicted = master.nodelet(&["diff", "--repair", "--json"]).exits(2);
+    watch.record();
+    master.sh("nodelet resume");
+    watch.calm(REPAIRED);
+    assert!(
+        fault
+            .is_whole(master.host(), &vip)
+            .expect("the host answers"),
+        "{}: it is whole again",
+        fault.name
+    );
+    Fidelity::of(&predicted.record(), &watch.recorded())
 }

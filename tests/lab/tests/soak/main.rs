@@ -4,3 +4,4 @@ mod certificates;
 mod clean_slate;
 mod cuts;
 mod fidelity;
+mod repairs;

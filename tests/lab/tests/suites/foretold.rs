@@ -1,6 +1,6 @@
 //! What `diff` predicts is what `apply` does. `cargo xtask soak` has more situations.
 
-use lab_suites::{prediction, shared};
+use lab_suites::{FAULTS, SCALED, Watch, predicted_repair, prediction, shared};
 
 #[test]
 fn a_lost_container_is_foretold() {
@@ -17,4 +17,21 @@ fn a_lost_container_is_foretold() {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn repairs_are_foretold() {
+    let Some(master) = shared() else { return };
+    master.configure(SCALED);
+    let watch = Watch::start(&master);
+    for name in ["etcd-removed", "kubelet-config-edited", "proxy-removed"] {
+        let fault = FAULTS.iter().find(|fault| fault.name == name);
+        let fidelity = predicted_repair(&master, &watch, fault.expect("it is a fault"));
+        let misses: Vec<String> = fidelity.misses.iter().map(ToString::to_string).collect();
+        println!("{name}: {fidelity:?}");
+        assert!(misses.is_empty(), "{name}: {misses:?}");
+        assert!(fidelity.done > 0, "{name}: something was done");
+    }
+    master.sh("systemctl stop pf9-nodeletd");
+    master.configure(&[]);
 }
