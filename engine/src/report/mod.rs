@@ -128,13 +128,13 @@ mod tests {
             finished("kubelet"),
             started("kubelet", "runs"),
             started("etcd", "runs"),
-            finished("kubelet"),
             finished("etcd"),
+            finished("kubelet"),
         ];
         for event in &events {
             told.extend(order.take(event.clone()));
         }
-        let [leaving, left, first, second, other, end] = events;
-        assert_eq!(told[1..], [leaving, left, second, end, first, other]);
+        let [leaving, left, later, first, over, end] = events;
+        assert_eq!(told[1..], [leaving, left, first, over, later, end]);
     }
 }
