@@ -43,6 +43,8 @@ const FIXED: &[(&str, &str)] = &[
         "containers and images would be left behind; `nodelet clean` first",
     ),
 ];
+/// Those that a clean ends: what it keeps, the cluster's data and authorities, does not hang on them.
+const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT"];
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
 
@@ -114,6 +116,20 @@ impl Identity {
                 way_out: (*way_out).to_owned(),
             })
         })
+    }
+
+    /// After a clean that kept the cluster's data: what the host is still bound to.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub(crate) fn loosen() -> Result<()> {
+        let Some(mut identity) = Self::recorded()? else {
+            return Ok(());
+        };
+        identity
+            .settings
+            .retain(|name, _| !ENDED_BY_CLEAN.contains(&name.as_str()));
+        identity.write()
     }
 
     pub(crate) fn write(&self) -> Result<()> {

@@ -207,7 +207,11 @@ impl Pass {
                 repaired.push(phase);
             }
         }
-        let live = Ledger::live_in(&Ledger::read(host).await?);
+        // A ledger that cannot be read has made a condition Unknown; it is no reason to know nothing else either.
+        let live = Ledger::read(host)
+            .await
+            .map(|records| Ledger::live_in(&records))
+            .unwrap_or_default();
         Ok(Self {
             desired: Desired::of(&settings),
             settings_problems,

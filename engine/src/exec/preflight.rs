@@ -28,13 +28,32 @@ struct Record {
 impl Runner<'_> {
     /// Whether all requirements that were not met before hold now. Problems are told as one event.
     pub(super) async fn preflight(&self, mode: Mode) -> ResourceResult<bool> {
+        let (problems, evaluated, record) = self.judge(mode).await?;
+        if !problems.is_empty() {
+            self.events.emit(Event::PreflightFailed { problems });
+            return Ok(false);
+        }
+        self.events.emit(Event::PreflightPassed { evaluated });
+        if evaluated > 0 && mode == Mode::Apply {
+            self.write_record(&record).await?;
+        }
+        Ok(true)
+    }
+
+    /// The same, told and written nowhere.
+    pub(super) async fn fits(&self, mode: Mode) -> ResourceResult<bool> {
+        let (problems, _, _) = self.judge(mode).await?;
+        Ok(problems.is_empty())
+    }
+
+    /// What is wrong, how many requirements were evaluated for it, and which are met now.
+    async fn judge(&self, mode: Mode) -> ResourceResult<(Vec<Problem>, usize, Record)> {
         let mut problems = Vec::new();
         let mut record = match self.read_record().await {
             // A prediction names what it may not read, and goes on.
             Err(error) if mode == Mode::DryRun => {
                 problems.push(unreadable(&error));
-                self.events.emit(Event::PreflightFailed { problems });
-                return Ok(false);
+                return Ok((problems, 0, Record::default()));
             }
             record => record?,
         };
@@ -88,15 +107,7 @@ impl Runner<'_> {
                 }
             }
         }
-        if !problems.is_empty() {
-            self.events.emit(Event::PreflightFailed { problems });
-            return Ok(false);
-        }
-        self.events.emit(Event::PreflightPassed { evaluated });
-        if evaluated > 0 && mode == Mode::Apply {
-            self.write_record(&record).await?;
-        }
-        Ok(true)
+        Ok((problems, evaluated, record))
     }
 
     async fn read_record(&self) -> ResourceResult<Record> {

@@ -13,6 +13,8 @@ use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What a unit is given to arrive in another state.
+const TRANSITION: Duration = Duration::from_secs(2);
 /// Label that names the pod a container belongs to.
 const POD_NAME: &str = "io.kubernetes.pod.name";
 /// Label that names a container within its pod.
@@ -102,7 +104,12 @@ impl Runner<'_> {
                 Err(error) => return Err(error.into()),
             }),
             Probe::ServiceActive(unit) => {
-                let state = host.unit(unit).await?;
+                let mut state = host.unit(unit).await?;
+                // On its way somewhere: a moment later it has arrived, or it is stuck.
+                if matches!(state.active.as_str(), "activating" | "deactivating") {
+                    host.pause(TRANSITION).await;
+                    state = host.unit(unit).await?;
+                }
                 Ok((!state.is_active())
                     .then(|| format!("{unit} is {} ({})", state.active, state.sub)))
             }

@@ -100,7 +100,11 @@ impl Runner<'_> {
             Mode::DryRun => Verb::DryRun,
         };
         self.selection = only(phases);
-        if !phases.is_empty() && self.quiesce(mode).await? == Outcome::Interrupted {
+        // A host that is refused is not touched: `run` says why, and nothing was ended before.
+        if !phases.is_empty()
+            && self.fits(mode).await?
+            && self.quiesce(mode).await? == Outcome::Interrupted
+        {
             return Ok(Outcome::Interrupted);
         }
         self.selection = only(&[phases, left_over].concat());

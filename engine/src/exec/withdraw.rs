@@ -182,6 +182,8 @@ impl<'r> Withdrawal<'r, '_, '_> {
                     thing: undo.about(),
                     reason: chain(&error).join(": "),
                 });
+                // Others have it now: it is nothing left over any more.
+                self.gone(phase, thing).await?;
             }
             Err(error) => {
                 self.containers_left |= is_about_containers(undo);

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
-    inputs,
+    engine, inputs,
 };
 use crate::host::{ContainerConfig, ContainerState, Host, Mount, RestartPolicy};
 use crate::plan::Value;
@@ -72,10 +72,11 @@ impl Resource for ContainerSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        // The engine may not even be installed yet: then there is no container either.
-        let state = match cx.host.container_engine().await {
-            Ok(_) => cx.host.container(&self.name).await?,
-            Err(_) => None,
+        // The engine may not even be installed yet: then there is no container either. One that does not answer may have it.
+        let state = if engine::has(cx.host).await? {
+            cx.host.container(&self.name).await?
+        } else {
+            None
         };
         if let Some(state) = state.as_ref().filter(|state| !is_ours(state)) {
             return Err(ResourceError::Unmet {
@@ -184,7 +185,7 @@ impl Resource for ContainerSpec {
     }
 
     async fn quiesce(&self, cx: &Context<'_>, _receipt: &mut Receipt<'_>) -> ResourceResult<bool> {
-        if cx.host.container_engine().await.is_err() {
+        if !engine::runs(cx.host).await? {
             return Ok(false);
         }
         let state = cx.host.container(&self.name).await?;

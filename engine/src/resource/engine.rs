@@ -82,6 +82,19 @@ pub(crate) async fn has(host: &dyn Host) -> ResourceResult<bool> {
     }
 }
 
+/// Whether the engine answers. One whose unit is down runs nothing that could be ended; one whose unit is up and that does
+/// not answer may.
+///
+/// # Errors
+/// Its unit is active and it does not answer.
+pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
+    match host.container_engine().await {
+        Ok(_) => Ok(true),
+        Err(_) if !host.unit(UNIT).await?.is_active() => Ok(false),
+        Err(error) => Err(ResourceError::Host(error)),
+    }
+}
+
 /// Whether there is a unit to start, be it masked.
 async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
     Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
 use crate::host::{ContainerState, Host};
 
 /// Label that dockershim puts on every container and sandbox of a pod.
@@ -66,9 +66,9 @@ impl Resource for PodsSpec {
     }
 }
 
-/// Containers of pods, running or not; none where no engine answers.
+/// Containers of pods, running or not; none where no engine runs.
 async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ContainerState>> {
-    if host.container_engine().await.is_err() {
+    if !engine::runs(host).await? {
         return Ok(Vec::new());
     }
     let labels = BTreeMap::from([(POD_LABEL.to_owned(), String::new())]);

@@ -34,9 +34,11 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
         );
     }
     let outcome = exec::clean(&host, sink.as_ref(), &cancel, args.purge).await?;
-    if outcome == Outcome::Cleaned && args.purge {
+    match outcome {
         // Nothing of the cluster is left, so the host is nobody's.
-        Identity::forget()?;
+        Outcome::Cleaned if args.purge => Identity::forget()?,
+        Outcome::Cleaned => Identity::loosen()?,
+        _ => {}
     }
     Ok(exit(outcome))
 }

@@ -26,8 +26,8 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     runner.selection = selection;
     runner.cancel = signals::cancel_on_signal()?;
     let outcome = runner.apply().await?;
-    // After the run: a host that is refused is not touched, not even for this.
-    if outcome != Outcome::Refused && Identity::recorded()?.is_none() {
+    // After the run: a host that is refused is not touched, not even for this. What a clean has ended is noted anew.
+    if outcome != Outcome::Refused && Identity::recorded()?.as_ref() != Some(&inputs.identity) {
         inputs.identity.write()?;
     }
     Ok(exit(outcome))

@@ -129,9 +129,15 @@ pub(super) fn sweep(directory: &Path) -> Result<()> {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
-        let unfinished = name.starts_with(".etcd-") && name.ends_with(".db.part");
+        let unfinished = name
+            .strip_prefix('.')
+            .and_then(|name| name.strip_suffix(".db.part"))
+            .is_some_and(is_named_by_us);
         let half_written = name.starts_with(".new-");
-        let alone = name.starts_with("etcd-")
+        let alone = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .is_some_and(is_named_by_us)
             && path
                 .extension()
                 .is_some_and(|extension| extension == MANIFEST)
@@ -142,6 +148,15 @@ pub(super) fn sweep(directory: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a name, without its ending, is one that a backup of ours gets: `etcd-` and a time.
+fn is_named_by_us(stem: &str) -> bool {
+    let shape: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    shape == "etcd-00000000T000000Z"
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
@@ -224,10 +239,21 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let directory = directory.path();
         let write = |name: &str| fs::write(directory.join(name), "x").expect("it is written");
-        for left in [".etcd-1.db.part", "etcd-2.json", ".new-Ab12"] {
+        for left in [
+            ".etcd-20010909T014640Z.db.part",
+            "etcd-20020909T014640Z.json",
+            ".new-Ab12",
+        ] {
             write(left);
         }
-        for others in ["etcd-3.db", "etcd-3.json", "notes.json", ".hidden", "a.db"] {
+        for others in [
+            "etcd-3.db",
+            "etcd-3.json",
+            "etcd-notes.json",
+            "notes.json",
+            ".hidden",
+            "a.db",
+        ] {
             write(others);
         }
         sweep(directory).expect("it is swept");
@@ -244,7 +270,14 @@ pub(super) mod tests {
         names.sort();
         assert_eq!(
             names,
-            [".hidden", "a.db", "etcd-3.db", "etcd-3.json", "notes.json"]
+            [
+                ".hidden",
+                "a.db",
+                "etcd-3.db",
+                "etcd-3.json",
+                "etcd-notes.json",
+                "notes.json"
+            ]
         );
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Situation<'a> {
     pub(super) failing: bool,
     /// All is well, and a certificate is due for renewal.
     pub(super) due: bool,
+    /// Something stands that the plan does not have, and it is time to take it back.
+    pub(super) left_over: bool,
     /// Something of ours is on the host.
     pub(super) stands: bool,
     /// A stop has been carried out and nothing was started since.
@@ -41,6 +43,8 @@ pub(super) enum Action {
     CleanAndApply,
     /// Renew the certificates of one component.
     Renew,
+    /// Take back what the plan does not have, and restart nothing.
+    TakeBack,
     /// End what runs.
     Stop,
 }
@@ -57,6 +61,8 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
         }
         ServiceState::False if s.stands && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
+        // No failure of the node: it is never a reason to clean it.
+        ServiceState::True if !s.failing && s.left_over => Action::TakeBack,
         ServiceState::True if !s.failing && s.due => Action::Renew,
         ServiceState::True if !s.failing => Action::Nothing,
         ServiceState::True => {
@@ -105,6 +111,7 @@ mod tests {
             paused: false,
             failing: true,
             due: false,
+            left_over: false,
             stands: true,
             stopped: false,
             attempts: 0,
@@ -145,6 +152,18 @@ mod tests {
             ..s
         };
         assert_eq!(decide(&s), Action::Nothing);
+    }
+
+    #[test]
+    fn what_is_left_over_is_taken_back_and_never_a_reason_to_clean() {
+        let desired = desired(ServiceState::True);
+        let mut s = situation(&desired);
+        s.failing = false;
+        s.left_over = true;
+        for attempts in 0..25 {
+            s.attempts = attempts;
+            assert_eq!(decide(&s), Action::TakeBack);
+        }
     }
 
     #[test]

@@ -18,11 +18,14 @@ mod metrics;
 mod renewal;
 mod state;
 mod supervisor;
+mod take_back;
 pub(crate) mod timers;
 mod view;
 mod wake;
 mod worker;
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::PoisonError;
@@ -30,6 +33,8 @@ use std::sync::PoisonError;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use daemon::{log, shutdown, systemd};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use supervisor::{Memory, Supervisor};
 use worker::Worker;
@@ -92,6 +97,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
     }
+    let _alone = only_one()?;
     let signals = shutdown::listen()?;
     let worker = Worker {
         nodelet: sibling()?,
@@ -137,6 +143,29 @@ async fn run(arguments: Arguments) -> Result<()> {
         let _ = timers.await;
     }
     Ok(())
+}
+
+/// Where the one daemon of a host holds its lock; gone after a boot, as is whoever held it.
+const LOCK: &str = "/run/pf9-nodeletd.lock";
+
+/// Two daemons would undo each other's work, and take each other's socket.
+fn only_one() -> Result<Flock<File>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(LOCK)
+        .with_context(|| format!("open {LOCK}"))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            bail!(
+                "hold this host at its role: another nodeletd does it already (`systemctl status pf9-nodeletd`)"
+            )
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("take the lock {LOCK}")),
+    }
 }
 
 /// The `nodelet` beside us.

@@ -38,7 +38,7 @@ impl Renewals {
     pub(super) fn ended(&mut self, component: &str, change: Change, now: Instant) {
         match change {
             Change::Done => *self = Self::default(),
-            Change::Failed => {
+            Change::Failed | Change::Refused => {
                 self.failed = self.failed.saturating_add(1);
                 self.last = Some(now);
                 self.problem = format!(

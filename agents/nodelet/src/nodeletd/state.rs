@@ -17,10 +17,29 @@ pub(super) struct State {
     pub(super) last_attempt_ended: Option<i64>,
     /// A stop has been carried out, and nothing was started since.
     pub(super) stopped: bool,
+    /// In which run of the host that was: after a boot units and pods start by themselves.
+    pub(super) stopped_in: String,
     /// Until when nobody is to touch the host, seconds since 1970.
     pub(super) paused_until: Option<i64>,
     /// Why.
     pub(super) paused_because: String,
+}
+
+/// Tells one run of the host from another: the kernel's id of the boot, and when the first process started, for a host that
+/// shares its kernel (`proc(5)`).
+fn boot() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let stat = read("/proc/1/stat");
+    // The name in parentheses may have blanks in it; the start time is the 20th field after it.
+    let started = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(19))
+        .unwrap_or_default();
+    format!(
+        "{} {started}",
+        read("/proc/sys/kernel/random/boot_id").trim()
+    )
 }
 
 /// Where it is kept.
@@ -29,6 +48,17 @@ pub(super) fn path() -> PathBuf {
 }
 
 impl State {
+    /// Whether a stop has been carried out since the host came up, and nothing was started since.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped && self.stopped_in == boot()
+    }
+
+    /// Notes that a stop has been carried out.
+    pub(super) fn has_stopped(&mut self) {
+        self.stopped = true;
+        self.stopped_in = boot();
+    }
+
     pub(super) fn read(path: &Path) -> Self {
         let content = daemon::files::read(path, LIMIT).unwrap_or_else(|error| {
             tracing::warn!("starting without what was remembered: {error:#}");

@@ -15,6 +15,7 @@ use super::decide::{self, Action, Situation};
 use super::kube_status::{KubeStatus, NodeState};
 use super::renewal::Renewals;
 use super::state::State;
+use super::take_back::TakeBacks;
 use super::view::{Counters, Now, View};
 use super::wake::{Interests, Wake};
 use super::worker::{Change, Hands};
@@ -28,6 +29,11 @@ const BETWEEN: Duration = Duration::from_secs(1);
 const AFTER_RENEWAL: Duration = Duration::from_secs(2);
 /// Pause after somebody else was found working on the host.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Passes in a row that may fail before nothing is believed of the host any more.
+const BLIND: u32 = 3;
+/// Longest pause, in seconds. A clock that was put back makes none longer.
+const LONGEST_PAUSE: i64 = 7 * 24 * 3600;
 
 /// What others ask of the daemon.
 #[derive(Debug, Clone)]
@@ -85,6 +91,13 @@ pub(super) struct Supervisor<H> {
     wanted: Vec<String>,
     last_attempt: Option<Instant>,
     renewals: Renewals,
+    take_backs: TakeBacks,
+    /// Why the host does not fit what it is to become; empty if it does, as far as is known.
+    unfit: String,
+    /// Passes in a row that did not come to their end.
+    blind: u32,
+    /// Of the plan that the last pass made.
+    digest: String,
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,
@@ -134,6 +147,10 @@ impl<H: Hands> Supervisor<H> {
             wanted: Vec::new(),
             last_attempt,
             renewals: Renewals::default(),
+            take_backs: TakeBacks::default(),
+            unfit: String::new(),
+            blind: 0,
+            digest: String::new(),
             settings_in_use: 0,
             group: StatusGroup::default(),
             counters: Counters::default(),
@@ -173,11 +190,12 @@ impl<H: Hands> Supervisor<H> {
             Err(error) => return self.pass_failed(&format!("{error:#}")),
         };
         self.counters.passes += 1;
+        self.blind = 0;
         self.take_in(&pass);
-        let failing = !pass.restart_set.is_empty() || !self.wanted.is_empty();
-        if !failing {
+        if pass.failed.is_empty() {
             self.healthy(&pass);
         }
+        let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
         let well = |phase: &engine::exec::PhaseHealth| phase.status() == Status::True;
         let next = self
             .renewals
@@ -189,8 +207,9 @@ impl<H: Hands> Supervisor<H> {
             paused: self.paused(),
             failing,
             due: next.is_some(),
+            left_over: self.take_backs.due(&pass, Instant::now()),
             stands: pass.stands,
-            stopped: self.state.stopped,
+            stopped: self.state.is_stopped(),
             attempts: self.status.pf9_kube_start_attempt,
             since_last: self.last_attempt.map(|ended| ended.elapsed()),
             hurry: self.hurry || !self.wanted.is_empty(),
@@ -200,6 +219,8 @@ impl<H: Hands> Supervisor<H> {
         match action {
             Action::Nothing => {
                 self.hurry = false;
+                // Nobody waits for hours for what was asked now.
+                self.wanted.clear();
                 self.publish(&pass, "watching", interval, None);
                 interval
             }
@@ -213,6 +234,7 @@ impl<H: Hands> Supervisor<H> {
                 );
                 interval.min(left)
             }
+            Action::TakeBack => self.take_back(&pass).await,
             Action::Renew => self.renew(&pass, next.unwrap_or_default()).await,
             Action::Stop => self.stop(&pass).await,
             Action::Repair => self.attempt(&pass, false).await,
@@ -227,6 +249,7 @@ impl<H: Hands> Supervisor<H> {
         tokio::select! {
             () = self.shutdown.cancelled() => {}
             () = tokio::time::sleep_until(until) => {}
+            () = keep_moving(Arc::clone(&self.beat)) => {}
             Ok(()) = self.reload.changed() => {
                 tracing::info!("asked to look again");
                 self.hurry = true;
@@ -280,9 +303,20 @@ impl<H: Hands> Supervisor<H> {
             self.desired = pass.desired.clone();
             self.metrics_port.send_replace(self.desired.metrics_port);
         }
+        if pass.digest != self.digest {
+            // Another plan is another matter: what was counted was about the old one.
+            if !self.digest.is_empty() {
+                self.hurry = true;
+                self.status.pf9_kube_start_attempt = 0;
+            }
+            self.digest.clone_from(&pass.digest);
+        }
         self.listen(pass);
         let now = unix_now();
         let status = &mut self.status;
+        if !pass.failed.is_empty() {
+            "false".clone_into(&mut status.pf9_kube_service_state);
+        }
         status.status_check_timestamp = now;
         status.all_tasks = phases(pass, |_| true);
         status.all_status_checks = phases(pass, |phase| !phase.conditions.is_empty());
@@ -297,12 +331,18 @@ impl<H: Hands> Supervisor<H> {
 
     /// Nothing fails: what was counted is forgotten.
     fn healthy(&mut self, pass: &Pass) {
+        if pass.desired.service_state == ServiceState::False {
+            return;
+        }
+        // What is merely not known is no failure, so attempts from here on are not in a row with those before.
+        self.status.pf9_kube_start_attempt = 0;
+        self.last_attempt = None;
         let known = pass
             .health
             .iter()
-            .all(|phase| phase.status() == Status::True);
-        if known && pass.desired.service_state != ServiceState::False {
-            self.status.pf9_kube_start_attempt = 0;
+            .all(|phase| phase.status() == Status::True || phase.has_left_over());
+        if known {
+            self.unfit.clear();
             self.status.pf9_kube_node_state = NodeState::Ok;
             "true".clone_into(&mut self.status.pf9_kube_service_state);
             self.status
@@ -310,7 +350,6 @@ impl<H: Hands> Supervisor<H> {
                 .clone_from(&pass.desired.cluster_id);
             self.status.pf9_cluster_role.clone_from(&pass.desired.node);
             self.status.last_failed_task.clear();
-            self.last_attempt = None;
         }
     }
 
@@ -318,6 +357,7 @@ impl<H: Hands> Supervisor<H> {
     async fn attempt(&mut self, pass: &Pass, everything: bool) -> Duration {
         self.hurry = false;
         let wanted = std::mem::take(&mut self.wanted);
+        let state_before = self.status.pf9_kube_node_state;
         self.status.pf9_kube_start_attempt += 1;
         let number = self.status.pf9_kube_start_attempt;
         self.status.pf9_kube_node_state = KubeStatus::state_after(number);
@@ -342,11 +382,15 @@ impl<H: Hands> Supervisor<H> {
             None,
         );
         let last_good = !pass.settings_problems.is_empty();
-        let change = if everything {
+        let change = if everything && !self.fits(last_good).await {
+            Change::Refused
+        } else if everything {
             self.counters.full_cleans += 1;
             match self.change(&["clean"], last_good).await {
                 // What could not be taken off is told; a start is tried all the same.
-                Change::Done | Change::Failed => self.change(&["apply"], last_good).await,
+                Change::Done | Change::Failed | Change::Refused => {
+                    self.change(&["apply"], last_good).await
+                }
                 other => other,
             }
         } else {
@@ -376,6 +420,49 @@ impl<H: Hands> Supervisor<H> {
                 self.counters.failed_attempts += 1;
                 Duration::ZERO
             }
+            // Nothing was touched, so it was no attempt: a host must never be cleaned for a wrong setting.
+            Change::Refused => {
+                self.status.pf9_kube_start_attempt -= 1;
+                self.status.pf9_kube_node_state = state_before;
+                self.write_status();
+                tracing::warn!("touching nothing: {}", self.unfit);
+                let doing = "waiting until the host fits";
+                let interval = pass.desired.loop_interval;
+                self.publish(pass, doing, interval, None);
+                interval
+            }
+        }
+    }
+
+    /// Whether an apply would be allowed to begin: asked before everything is taken off.
+    async fn fits(&mut self, last_good: bool) -> bool {
+        match self.hands.refusal(last_good).await {
+            Ok(None) => true,
+            Ok(Some(reason)) => {
+                self.unfit = reason;
+                false
+            }
+            Err(error) => {
+                self.unfit = format!("{error:#}");
+                false
+            }
+        }
+    }
+
+    /// Takes back what the plan does not have. Nothing is restarted for it, and it is no attempt.
+    async fn take_back(&mut self, pass: &Pass) -> Duration {
+        self.hurry = false;
+        tracing::info!("taking back what the plan does not have");
+        let doing = "taking back what the plan does not have";
+        self.publish(pass, doing, pass.desired.loop_interval, None);
+        let change = self
+            .change(&["repair"], !pass.settings_problems.is_empty())
+            .await;
+        self.take_backs.ended(change, Instant::now());
+        self.wake.take();
+        match change {
+            Change::Busy => BUSY,
+            _ => Duration::ZERO,
         }
     }
 
@@ -393,7 +480,7 @@ impl<H: Hands> Supervisor<H> {
         self.wake.take();
         self.write_status();
         match change {
-            Change::Done | Change::Failed => AFTER_RENEWAL,
+            Change::Done | Change::Failed | Change::Refused => AFTER_RENEWAL,
             Change::Interrupted | Change::Busy => BUSY,
         }
     }
@@ -409,12 +496,12 @@ impl<H: Hands> Supervisor<H> {
         self.status.pf9_kube_node_state = NodeState::Ok;
         self.status.pf9_kube_start_attempt = 0;
         if change == Change::Done {
-            self.state.stopped = true;
+            self.state.has_stopped();
             self.remember();
         }
         self.write_status();
         match change {
-            Change::Done | Change::Failed => pass.desired.loop_interval,
+            Change::Done | Change::Failed | Change::Refused => pass.desired.loop_interval,
             Change::Interrupted | Change::Busy => BUSY,
         }
     }
@@ -424,27 +511,49 @@ impl<H: Hands> Supervisor<H> {
         let events = self.events.clone();
         let beat = Arc::clone(&self.beat);
         let status = &mut self.status;
+        let mut refused = None;
         let changed = self
             .hands
             .change(words, last_good, |line| {
                 *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 if let Ok(event) = serde_json::from_str::<Event>(&line) {
                     follow(status, &event);
+                    if let Event::PreflightFailed { problems } = &event {
+                        let told = problems
+                            .iter()
+                            .map(|one| format!("{}: {}", one.problem, one.remedy));
+                        refused = Some(told.collect::<Vec<_>>().join("; "));
+                    }
                 }
                 // Nobody listening is no error.
                 let _ = events.send(line.into());
             })
             .await;
-        changed.unwrap_or_else(|error| {
+        let changed = changed.unwrap_or_else(|error| {
             tracing::error!("{error:#}");
             Change::Failed
-        })
+        });
+        match refused {
+            Some(why) if changed == Change::Failed => {
+                self.unfit = why;
+                Change::Refused
+            }
+            _ => changed,
+        }
     }
 
     /// A pass that did not come to its end says nothing about the host, so nothing is done to it.
     fn pass_failed(&mut self, error: &str) -> Duration {
         self.counters.failed_passes += 1;
+        self.blind = self.blind.saturating_add(1);
         tracing::error!("{error}");
+        if self.blind >= BLIND {
+            // Whoever reads the file must not go on believing that all is well.
+            "false".clone_into(&mut self.status.pf9_kube_service_state);
+            "a status pass".clone_into(&mut self.status.last_failed_status_check);
+            self.status.last_failed_status_time = unix_now();
+            self.write_status();
+        }
         let before = self.view.borrow().clone();
         let view = View::after_failed_pass(before.as_deref(), &self.now(), error);
         self.view.send_replace(Some(Arc::new(view)));
@@ -466,6 +575,7 @@ impl<H: Hands> Supervisor<H> {
             paused: self.paused(),
             group_problem: self.group.problem(),
             renewals: &self.renewals,
+            unfit: &self.unfit,
             hints: &self.hints,
             counters: self.counters,
         }
@@ -474,7 +584,7 @@ impl<H: Hands> Supervisor<H> {
     fn paused(&self) -> bool {
         self.state
             .paused_until
-            .is_some_and(|until| unix_now() < until)
+            .is_some_and(|until| (unix_now()..=unix_now() + LONGEST_PAUSE).contains(&until))
     }
 
     /// Listens to what the plan has on the host.
@@ -513,6 +623,14 @@ impl<H: Hands> Supervisor<H> {
 
     fn moved(&self) {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Tells the watchdog, for as long as it is polled, that a daemon which waits is well.
+async fn keep_moving(beat: Arc<Mutex<Instant>>) {
+    loop {
+        *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }
 

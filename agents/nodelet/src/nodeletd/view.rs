@@ -72,6 +72,8 @@ pub(super) struct Now<'a> {
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
     pub(super) renewals: &'a Renewals,
+    /// Why the host does not fit what it is to become; empty if it does.
+    pub(super) unfit: &'a str,
     pub(super) hints: &'a [String],
     pub(super) counters: Counters,
 }
@@ -91,6 +93,7 @@ impl Now<'_> {
         vec![
             DaemonCondition::new("SettingsValid", settings.join("; ")),
             DaemonCondition::new("SettingsAllowed", refused.unwrap_or_default().to_owned()),
+            DaemonCondition::new("HostFits", self.unfit.to_owned()),
             DaemonCondition::new("StatusCgroup", self.group_problem.to_owned()),
             DaemonCondition::new("CertificatesRenewed", self.renewals.problem(due)),
         ]
@@ -148,7 +151,14 @@ impl View {
 
     /// After a pass that did not come to its end: what was seen `before`, and that it failed.
     pub(super) fn after_failed_pass(before: Option<&Self>, now: &Now<'_>, error: &str) -> Self {
+        // What the settings are like, and what is due, only a pass can tell.
         let mut conditions = now.conditions(&[], None, &[]);
+        for condition in &mut conditions {
+            if condition.name != "StatusCgroup" {
+                condition.status = Status::Unknown;
+                "the last status pass failed".clone_into(&mut condition.reason);
+            }
+        }
         conditions.push(DaemonCondition::new("StatusPassWorks", error.to_owned()));
         let blank = Self {
             node_state: now.status.pf9_kube_node_state,

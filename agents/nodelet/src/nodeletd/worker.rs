@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use daemon::child::Child;
+use engine::exec::Event;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
@@ -42,6 +43,8 @@ pub(super) struct Worker {
 pub(super) enum Change {
     Done,
     Failed,
+    /// The host does not fit what it is to become; nothing was touched.
+    Refused,
     /// It was asked to end, at a safe point.
     Interrupted,
     /// Somebody else works on the host.
@@ -67,6 +70,12 @@ pub(super) trait Hands {
         last_good: bool,
         event: impl FnMut(String),
     ) -> Result<Change>;
+
+    /// Why an apply would not be allowed to begin, with the settings in use or the last good ones; `None` if it would.
+    ///
+    /// # Errors
+    /// That cannot be told.
+    async fn refusal(&self, last_good: bool) -> Result<Option<String>>;
 
     /// Listens to what is on the host until `end` is cancelled.
     fn listen(&self, interests: &Interests, wake: &Wake, end: &CancellationToken);
@@ -122,6 +131,22 @@ impl Hands for Worker {
         }
     }
 
+    async fn refusal(&self, last_good: bool) -> Result<Option<String>> {
+        let lines = self.predicted(false, last_good).await?;
+        let mut events = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        Ok(events.find_map(|event| match event {
+            Event::PreflightFailed { problems } => {
+                let told = problems
+                    .iter()
+                    .map(|one| format!("{}: {}", one.problem, one.remedy));
+                Some(told.collect::<Vec<_>>().join("; "))
+            }
+            _ => None,
+        }))
+    }
+
     fn listen(&self, interests: &Interests, wake: &Wake, end: &CancellationToken) {
         wake::listen(interests, wake, end);
     }
@@ -133,8 +158,17 @@ impl Worker {
     /// # Errors
     /// It cannot be told; the reason is `nodelet`'s.
     pub(super) async fn diff(&self, repair: bool) -> Result<String> {
+        self.predicted(repair, false).await
+    }
+
+    async fn predicted(&self, repair: bool, last_good: bool) -> Result<String> {
+        let config = if last_good {
+            settled::path()
+        } else {
+            self.config.clone()
+        };
         let mut argv: Vec<String> = ["nice", "-n", "10"].map(str::to_owned).into();
-        argv.extend(self.nodelet(&["diff", "--json"], &self.config, false));
+        argv.extend(self.nodelet(&["diff", "--json"], &config, last_good));
         argv.extend(repair.then(|| "--repair".to_owned()));
         let child = Child {
             argv,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use engine::exec::{Condition, PhaseHealth};
+use engine::exec::{Condition, PhaseHealth, Problem};
 use engine::plan::{PhaseName, Span};
 
 use super::*;
@@ -15,6 +15,8 @@ use crate::pass::PassInterests;
 #[derive(Clone)]
 struct Broken {
     broken: Arc<AtomicBool>,
+    /// Whether whatever would change it is refused, for an interface that it does not have.
+    refuses: Arc<AtomicBool>,
     began: Instant,
     /// When what was done, since the beginning.
     done: Arc<Mutex<Vec<(Duration, String)>>>,
@@ -24,6 +26,7 @@ impl Broken {
     fn new() -> Self {
         Self {
             broken: Arc::new(AtomicBool::new(true)),
+            refuses: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
         }
@@ -80,13 +83,27 @@ impl Hands for Broken {
         &self,
         words: &[&str],
         _last_good: bool,
-        _event: impl FnMut(String),
+        mut event: impl FnMut(String),
     ) -> Result<Change> {
+        if self.refuses.load(Ordering::Relaxed) {
+            let problems = vec![Problem {
+                requirement: "the interface is there".to_owned(),
+                span: Span::file("phases/preflight.rhai"),
+                problem: "there is no eth9".to_owned(),
+                remedy: "name another".to_owned(),
+            }];
+            event(serde_json::to_string(&Event::PreflightFailed { problems })?);
+        }
         let at = self.began.elapsed();
         let mut done = self.done.lock().expect("nobody panicked");
         done.push((at, words.join(" ")));
         let fails = self.broken.load(Ordering::Relaxed) && words != ["clean"];
         Ok(if fails { Change::Failed } else { Change::Done })
+    }
+
+    async fn refusal(&self, _last_good: bool) -> Result<Option<String>> {
+        let refuses = self.refuses.load(Ordering::Relaxed);
+        Ok(refuses.then(|| "there is no eth9: name another".to_owned()))
     }
 
     fn listen(&self, _: &Interests, _: &Wake, _: &CancellationToken) {}
@@ -215,6 +232,54 @@ async fn a_paused_daemon_looks_and_touches_nothing() {
                 .await
                 .expect("it listens");
             attempts(&host, 2).await;
+            shutdown.cancel();
+        })
+        .await;
+}
+
+/// A wrong setting never takes a node down, however long it stands there.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_refused_is_never_cleaned() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.refuses.store(true, Ordering::Relaxed);
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (shutdown, outside) = start(&host, directory.path());
+            attempts(&host, 30).await;
+            assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
+            assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+            let view = outside.view.borrow().clone().expect("it looks");
+            let fits = view.conditions.iter().find(|one| one.name == "HostFits");
+            let fits = fits.expect("it is a condition");
+            assert_eq!(fits.status, Status::False);
+            assert!(fits.reason.contains("no eth9"), "{}", fits.reason);
+            // Once it fits again, attempts go on as ever.
+            host.refuses.store(false, Ordering::Relaxed);
+            host.broken.store(false, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            let view = outside.view.borrow().clone().expect("it looks");
+            assert!(view.conditions.iter().all(|one| one.status == Status::True));
+            shutdown.cancel();
+        })
+        .await;
+}
+
+/// The tenth attempt comes when the host no longer fits: nothing is taken off that could not be put there again.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (shutdown, _outside) = start(&host, directory.path());
+            attempts(&host, 9).await;
+            host.refuses.store(true, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+            assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
+            assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
             shutdown.cancel();
         })
         .await;

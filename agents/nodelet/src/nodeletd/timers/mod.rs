@@ -114,7 +114,7 @@ async fn carry_out(worker: &Worker, name: &str, mut runs: Runs, last_good: bool)
             tracing::info!("timer {name}: gave way; it runs again when the host is at rest");
             runs.gave_way(now);
         }
-        Change::Failed => {
+        Change::Failed | Change::Refused => {
             tracing::warn!("timer {name}: {reason}");
             runs.failed(now, reason);
         }

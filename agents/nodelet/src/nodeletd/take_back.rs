@@ -1,0 +1,39 @@
+//! When to take back what stands without being in the plan. What cannot be taken back is tried again with growing pauses, and is
+//! never a reason to restart or to clean anything: the node itself is well.
+
+use engine::exec::left_over_phases;
+use tokio::time::Instant;
+
+use super::decide::backoff;
+use super::worker::Change;
+use crate::pass::Pass;
+
+/// Tries that failed since the last that did not.
+#[derive(Debug, Default)]
+pub(super) struct TakeBacks {
+    failed: u32,
+    /// When the last one ended.
+    last: Option<Instant>,
+}
+
+impl TakeBacks {
+    /// Whether there is something, and no pause after a failure.
+    pub(super) fn due(&self, pass: &Pass, now: Instant) -> bool {
+        let waited = self.last.map(|last| now.saturating_duration_since(last));
+        !left_over_phases(&pass.health).is_empty()
+            && waited
+                .is_none_or(|waited| waited >= backoff(self.failed, pass.desired.loop_interval))
+    }
+
+    /// Takes note of how one ended.
+    pub(super) fn ended(&mut self, change: Change, now: Instant) {
+        match change {
+            Change::Done => *self = Self::default(),
+            Change::Failed | Change::Refused => {
+                self.failed = self.failed.saturating_add(1);
+                self.last = Some(now);
+            }
+            Change::Interrupted | Change::Busy => {}
+        }
+    }
+}
