@@ -45,6 +45,7 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
 
 /// Data that a clean keeps and a purge does not.
 pub const KEPT: &[&str] = &[
+    "/etc/pf9/etcd-backup",
     "/etc/pf9/kube.d/ca",
     "/etc/pf9/kube.d/certs/apiserver/svcacct.key",
     "/etc/pf9/kube.d/certs/apiserver/svcacct.pub",
