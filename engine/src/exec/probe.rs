@@ -200,7 +200,13 @@ impl Runner<'_> {
                 let now = host.now();
                 for facts in &survey.certificates {
                     if facts.not_before > now {
-                        return no(format!("{} is not valid yet", facts.path.display()));
+                        return Err(ResourceError::Unmet {
+                            what: format!(
+                                "judge {} by the clock: it is not valid yet",
+                                facts.path.display()
+                            ),
+                            next: "set the clock".to_owned(),
+                        });
                     }
                     if let Some(near) = facts.near_its_end(now) {
                         return no(near);

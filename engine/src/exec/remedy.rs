@@ -155,6 +155,9 @@ fn by_kind(error: &HostError, all: &str) -> String {
             "install the role's package again: its file {} was cut or changed on the way (`sha256sum` tells it from a good one)",
             path.display()
         ),
+        HostError::Clock { .. } => {
+            "set the clock (`timedatectl` shows it, and whether it is kept), then try again".to_owned()
+        }
         HostError::Deadline { .. } => {
             "see what the host is busy with (`uptime`, `journalctl --priority err --since -10min`); it may be done by now".to_owned()
         }

@@ -74,6 +74,15 @@ pub enum HostError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A server shows a certificate that begins later than our clock says: nothing can be said of it by this clock.
+    #[error("{action}: the clock runs behind the certificate that is shown")]
+    Clock {
+        /// What was asked of whom.
+        action: String,
+        /// What does not fit.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A file that we were given is damaged.
     #[error("read {}: it is damaged", path.display())]
     Damaged {
@@ -125,7 +134,10 @@ impl HostError {
     pub fn is_permanent(&self) -> bool {
         matches!(
             self,
-            Self::Refused { .. } | Self::Damaged { .. } | Self::TooLarge { .. }
+            Self::Refused { .. }
+                | Self::Clock { .. }
+                | Self::Damaged { .. }
+                | Self::TooLarge { .. }
         )
     }
 }

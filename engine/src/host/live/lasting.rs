@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use rustls::{AlertDescription, Error as Tls};
+use rustls::{AlertDescription, CertificateError, Error as Tls};
 
 use crate::host::HostError;
 
@@ -13,7 +13,12 @@ pub(super) fn classified(
     source: impl Into<Box<dyn Error + Send + Sync>>,
 ) -> HostError {
     let source = source.into();
-    if lasts(source.as_ref()) {
+    if is_early(source.as_ref()) {
+        HostError::Clock {
+            action: action.into(),
+            source,
+        }
+    } else if lasts(source.as_ref()) {
         HostError::refused(action, source)
     } else {
         HostError::service(action, source)
@@ -31,6 +36,32 @@ fn lasts(error: &(dyn Error + 'static)) -> bool {
             // An I/O error hides what it wraps: its source is that one's source.
             let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
             if inner.is_some_and(lasts) || unknown_host(error) {
+                return true;
+            }
+        }
+        at = error.source();
+    }
+    false
+}
+
+/// Whether one of the causes is a certificate that begins later than our clock says. It was made before it was shown to us.
+fn is_early(error: &(dyn Error + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        let early = |tls: &Tls| {
+            matches!(
+                tls,
+                Tls::InvalidCertificate(
+                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
+                )
+            )
+        };
+        if error.downcast_ref::<Tls>().is_some_and(early) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+            if inner.is_some_and(is_early) {
                 return true;
             }
         }
@@ -70,9 +101,17 @@ pub(super) fn status_lasts(status: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rustls::CertificateError;
-
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_still_to_come_is_a_matter_of_the_clock() {
+        let early = Tls::InvalidCertificate(CertificateError::NotValidYet);
+        let error = classified("get x", io::Error::other(early));
+        assert!(matches!(error, HostError::Clock { .. }), "{error:?}");
+        let over = Tls::InvalidCertificate(CertificateError::Expired);
+        let error = classified("get x", io::Error::other(over));
+        assert!(matches!(error, HostError::Refused { .. }), "{error:?}");
+    }
 
     fn is_permanent(error: impl Into<Box<dyn Error + Send + Sync>>) -> bool {
         classified("get x", error).is_permanent()
