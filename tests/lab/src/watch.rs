@@ -120,6 +120,15 @@ impl<'a> Watch<'a> {
     }
 }
 
+impl Drop for Watch<'_> {
+    /// Whoever has the host next is alone on it.
+    fn drop(&mut self) {
+        let _ = self
+            .master
+            .try_sh("systemctl stop pf9-nodeletd nodelet-suite-events");
+    }
+}
+
 /// The phases that repairs restarted, in order and each once, as their first events say it; nothing else may have run.
 #[must_use]
 pub fn restarted(events: &[Event]) -> Vec<String> {

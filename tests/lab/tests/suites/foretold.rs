@@ -23,6 +23,7 @@ fn a_lost_container_is_foretold() {
 fn repairs_are_foretold() {
     let Some(master) = shared() else { return };
     master.configure(SCALED);
+    master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
     for name in ["etcd-removed", "kubelet-config-edited", "proxy-removed"] {
         let fault = FAULTS.iter().find(|fault| fault.name == name);
@@ -32,6 +33,6 @@ fn repairs_are_foretold() {
         assert!(misses.is_empty(), "{name}: {misses:?}");
         assert!(fidelity.done > 0, "{name}: something was done");
     }
-    master.sh("systemctl stop pf9-nodeletd");
+    drop(watch);
     master.configure(&[]);
 }

@@ -49,11 +49,11 @@ const RESTARTS: &[(&str, &str)] = &[
     ("cni-deleted", "cni kubernetes-ready drain"),
     (
         "kubeconfig-truncated",
-        "kubeconfigs control-plane kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "kubeconfigs kubelet api-ready node-role kubernetes-ready drain",
     ),
     (
         "certificate-expired",
-        "certs kubeconfigs etcd control-plane kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "certs kubeconfigs kubelet api-ready node-role kubernetes-ready drain",
     ),
     ("label-removed", "node-role kubernetes-ready drain"),
     ("keepalived-stopped", "keepalived"),

@@ -188,4 +188,12 @@ pub(super) const CAUSES: &[Cause] = &[
         mend: "rm /etc/systemd/system/keepalived.service; systemctl daemon-reload",
         ..NONE
     },
+    Cause {
+        phase: "etcd-backup",
+        about: "a file stands where its directory is to be",
+        breaks: "touch /etc/pf9/etcd-backup",
+        says: &["/etc/pf9/etcd-backup", "a file stands there", "move it away"],
+        mend: "rm /etc/pf9/etcd-backup",
+        ..NONE
+    },
 ];
