@@ -79,16 +79,16 @@ fn a_clock_that_is_wrong(master: &Master, watch: &Watch<'_>) {
 }
 
 fn a_full_disk(master: &Master, watch: &Watch<'_>) {
-    // A file system of its own for what is written under /var/opt, so that only this host is full.
+    // A file system of its own for nodelet's records, so that only this host is full.
     master.sh(
         "systemctl stop pf9-nodeletd
          truncate --size 24M /tmp/var.ext4; mkfs.ext4 -q /tmp/var.ext4
-         mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a /var/opt/pf9/. /tmp/var/; umount /tmp/var
-         mount -o loop /tmp/var.ext4 /var/opt/pf9; systemctl start pf9-nodeletd",
+         mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a /var/opt/pf9/nodelet/. /tmp/var/; umount /tmp/var
+         mount -o loop /tmp/var.ext4 /var/opt/pf9/nodelet; systemctl start pf9-nodeletd",
     );
     watch.calm(CALM);
     master
-        .sh("cat /dev/zero > /var/opt/pf9/filler 2> /dev/null || true; systemctl stop pf9-kubelet");
+        .sh("cat /dev/zero > /var/opt/pf9/nodelet/filler 2> /dev/null || true; systemctl stop pf9-kubelet");
     watch.until("it is told that an attempt failed", CALM, || {
         watch
             .view()
@@ -97,12 +97,12 @@ fn a_full_disk(master: &Master, watch: &Watch<'_>) {
     let status = master.sh("cat /var/opt/pf9/kube_status");
     let status: serde_json::Value = serde_json::from_str(&status).expect("it is never half");
     assert!(status["pf9_kube_node_state"].is_string());
-    master.sh("rm /var/opt/pf9/filler");
+    master.sh("rm /var/opt/pf9/nodelet/filler");
     watch.calm(CALM);
     master.sh("systemctl is-active --quiet pf9-kubelet");
     master.sh(
-        "systemctl stop pf9-nodeletd; cp -a /var/opt/pf9/. /tmp/var/; umount /var/opt/pf9
-         cp -a /tmp/var/. /var/opt/pf9/; rm -r /var/opt/pf9/lost+found /tmp/var /tmp/var.ext4; systemctl start pf9-nodeletd",
+        "systemctl stop pf9-nodeletd; cp -a /var/opt/pf9/nodelet/. /tmp/var/; umount /var/opt/pf9/nodelet
+         cp -a /tmp/var/. /var/opt/pf9/nodelet/; rm -r /var/opt/pf9/nodelet/lost+found /tmp/var /tmp/var.ext4; systemctl start pf9-nodeletd",
     );
     watch.calm(CALM);
 }
