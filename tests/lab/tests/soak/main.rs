@@ -3,5 +3,6 @@
 mod certificates;
 mod clean_slate;
 mod cuts;
+mod endurance;
 mod fidelity;
 mod repairs;
