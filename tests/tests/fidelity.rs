@@ -123,6 +123,7 @@ fn facts_of_a_standing_master_do_not_take_its_own_ports_for_anothers() {
         port,
         address: [0, 0, 0, 0].into(),
         program: None,
+        cgroup: None,
     };
     // Without it, what the role runs would say as well that it is there.
     facts.units.remove("pf9-kubelet.service");

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use behaviour::{Bringup, block_on};
-use engine::exec::Outcome;
-use engine::facts::Listener;
+use engine::exec::{Event, Outcome, Recording, Runner};
+use engine::facts::{Facts, Listener};
 use engine::host::fake::FakeHost;
 use engine::host::{ContainerConfig, Containers as _, Files as _, RestartPolicy};
+use engine::resource::MaskedSecrets;
 
 /// A host with docker, where somebody runs containers with the names that the role uses.
 fn inhabited(bringup: &Bringup) -> FakeHost {
@@ -112,6 +113,7 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
             address: "::".parse().expect("an address"),
             port: 443,
             program: Some("kube-apiserver".to_owned()),
+            cgroup: None,
         });
         let stands = Bringup {
             plan: bringup.plan.clone(),
@@ -126,4 +128,52 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
             "somebody else has the port there"
         );
     }
+}
+
+#[test]
+fn a_port_that_a_stranger_took_meanwhile_is_named_before_a_full_clean() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    let etcd = block_on(host.container("etcd")).expect("docker answers");
+    let etcd = etcd.expect("it runs").id;
+    let listens = |port, group: &str| Listener {
+        address: "::".parse().expect("an address"),
+        port,
+        program: None,
+        cgroup: Some(group.to_owned()),
+    };
+    let mut facts = bringup.facts.clone();
+    facts.listening = Some(vec![
+        listens(443, "/kubepods/burstable/podabc/def"),
+        listens(4001, &format!("/docker/{etcd}")),
+        listens(2380, &format!("/system.slice/docker-{etcd}.scope")),
+        listens(10250, "/system.slice/pf9-kubelet.service"),
+    ]);
+    let problems = |facts: &Facts, afresh| -> Vec<String> {
+        let recording = Recording::default();
+        let secrets = MaskedSecrets;
+        let mut runner = Runner::new(&bringup.plan, &host, facts, &secrets, &recording);
+        runner.afresh = afresh;
+        block_on(runner.dry_run()).expect("it can be told");
+        let told = recording
+            .events()
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::PreflightFailed { problems } => Some(problems),
+                _ => None,
+            });
+        told.flatten().map(|one| one.problem).collect()
+    };
+    assert_eq!(problems(&facts, true), [""; 0], "all of them are ours");
+    let listening = facts.listening.as_mut().expect("it was set");
+    listening.push(listens(10256, "/system.slice/nginx.service"));
+    listening.push(listens(10259, "/docker/0123456789"));
+    let told = problems(&facts, true);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].contains("10256") && told[1].contains("10259"),
+        "{told:?}"
+    );
+    assert_eq!(problems(&facts, false), [""; 0], "a repair does not ask");
 }

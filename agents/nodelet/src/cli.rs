@@ -292,6 +292,11 @@ pub(crate) struct DiffArgs {
     /// Make every check, and show what `nodelet repair` would stop and change, instead of what an apply would.
     #[arg(long, conflicts_with_all = ["facts", "from", "to", "only"])]
     pub(crate) repair: bool,
+
+    /// Also say whether an apply could begin after a full clean: ports count as free that what is ours listens on, and
+    /// no others.
+    #[arg(long, conflicts_with_all = ["facts", "repair"])]
+    pub(crate) afresh: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //! alone (`report`).
 
 mod advice;
+mod afresh;
 mod apply;
 mod backups;
 mod check;
@@ -78,6 +79,9 @@ pub struct Runner<'a> {
     pub selection: Selection,
     /// Which certificates that are good and due it renews; all by default.
     pub renewals: Renewals,
+    /// Whether ports that were free before are asked for again, as if nothing of ours stood: what an apply after a full
+    /// clean would meet.
+    pub afresh: bool,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
 }
@@ -101,6 +105,7 @@ impl<'a> Runner<'a> {
             cancel: CancellationToken::new(),
             selection: Selection::default(),
             renewals: Renewals::All,
+            afresh: false,
             outputs: Outputs::default(),
         }
     }

@@ -11,7 +11,7 @@ use sha2::Digest as _;
 
 use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE};
-use crate::facts::Verdict;
+use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind};
 use crate::ledger::in_time;
 use crate::plan::{PlannedRequirement, Span};
@@ -59,6 +59,10 @@ impl Runner<'_> {
         };
         // On a host that stands they were met; that this was written down may have been lost.
         let stands = record.met.is_empty() && self.stands().await;
+        let without_ours = match self.afresh {
+            true => Some(self.facts_without_ours().await),
+            false => None,
+        };
         let mut evaluated = 0;
         // Of all phases: what the host lacks does not depend on where a run begins.
         for phase in &self.plan.phases {
@@ -67,15 +71,18 @@ impl Runner<'_> {
             }
             for requirement in &phase.requirements {
                 let digest = digest(requirement);
-                if record.met.contains(&digest) {
-                    continue;
-                }
-                if stands && requirement.requirement.ends_with_the_role() {
-                    record.met.insert(digest);
-                    continue;
-                }
+                let is_port = matches!(requirement.requirement, Requirement::PortsFree(_));
+                let facts = match &without_ours {
+                    Some(without_ours) if is_port => without_ours,
+                    _ if record.met.contains(&digest) => continue,
+                    _ if stands && requirement.requirement.ends_with_the_role() => {
+                        record.met.insert(digest);
+                        continue;
+                    }
+                    _ => self.facts,
+                };
                 evaluated += 1;
-                let (problem, remedy) = match requirement.requirement.check(self.facts) {
+                let (problem, remedy) = match requirement.requirement.check(facts) {
                     Verdict::Met => {
                         record.met.insert(digest);
                         continue;

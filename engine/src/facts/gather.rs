@@ -295,12 +295,18 @@ impl Asking<'_> {
         );
         let mut found = parse::listeners(&four?);
         found.extend(parse::listeners(&six.unwrap_or_default()));
-        // Names are a courtesy to whoever reads the message; without `ss` there are none.
+        // Without `ss` nobody knows who it is.
         let names = names
             .map(|output| parse::ss_programs(&output.stdout))
             .unwrap_or_default();
         for listener in &mut found {
-            listener.program = names.get(&listener.port).cloned();
+            let Some((name, id)) = names.get(&listener.port) else {
+                continue;
+            };
+            listener.program = Some(name.clone());
+            // One that has ended meanwhile is in none.
+            let groups = self.optional(&format!("/proc/{id}/cgroup")).await;
+            listener.cgroup = groups.and_then(|text| parse::control_group(&text));
         }
         found.sort();
         found.dedup();

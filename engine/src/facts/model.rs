@@ -212,6 +212,9 @@ pub struct Listener {
     /// Who listens, where that could be learnt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// The control group it runs in, below the hierarchy's root, where that could be learnt: it tells whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// Room on the file system that holds a path.

@@ -120,20 +120,41 @@ pub(crate) fn listeners(text: &str) -> Vec<Listener> {
             port: u16::from_str_radix(port, 16).ok()?,
             address,
             program: None,
+            cgroup: None,
         })
     };
     text.lines().skip(1).filter_map(listener).collect()
 }
 
-/// Program names by port of `ss -Hltnp`.
-pub(crate) fn ss_programs(text: &str) -> BTreeMap<u16, String> {
+/// Names and process ids of programs by port of `ss -Hltnp`; of those who share a port the first.
+pub(crate) fn ss_programs(text: &str) -> BTreeMap<u16, (String, u32)> {
     let program = |line: &str| {
         let local = line.split_whitespace().nth(3)?;
         let port = local.rsplit_once(':')?.1.parse().ok()?;
-        let name = line.split_once("users:((\"")?.1.split_once('"')?.0;
-        Some((port, name.to_owned()))
+        let (name, rest) = line.split_once("users:((\"")?.1.split_once('"')?;
+        let id = rest
+            .strip_prefix(",pid=")?
+            .split(',')
+            .next()?
+            .parse()
+            .ok()?;
+        Some((port, (name.to_owned(), id)))
     };
     text.lines().filter_map(program).collect()
+}
+
+/// The control group that `/proc/PID/cgroup` names: of version 2 where it is used, of systemd's hierarchy otherwise
+/// (cgroups(7)).
+pub(crate) fn control_group(text: &str) -> Option<String> {
+    let of = |hierarchy: &str| {
+        let mut paths = text.lines().filter_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            (controllers == hierarchy && path != "/").then(|| path.to_owned())
+        });
+        paths.next()
+    };
+    of("name=systemd").or_else(|| of(""))
 }
 
 /// Mount point, type and options of each line of /proc/mounts.
@@ -264,7 +285,22 @@ mod tests {
             LISTEN 0 128 [::]:22 [::]:*\n";
         assert_eq!(
             ss_programs(text),
-            BTreeMap::from([(443, "nginx".to_owned())])
+            BTreeMap::from([(443, ("nginx".to_owned(), 1))])
         );
+    }
+
+    #[test]
+    fn a_process_is_in_the_group_that_its_manager_sees() {
+        let first = "5:memory:/m\n1:name=systemd:/system.slice/kubelet.service\n0::/\n";
+        assert_eq!(
+            control_group(first).as_deref(),
+            Some("/system.slice/kubelet.service")
+        );
+        let second = "0::/system.slice/docker-0a1b.scope\n";
+        assert_eq!(
+            control_group(second).as_deref(),
+            Some("/system.slice/docker-0a1b.scope")
+        );
+        assert_eq!(control_group("0::/\n"), None);
     }
 }

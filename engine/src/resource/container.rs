@@ -215,7 +215,13 @@ fn other_image(state: &ContainerState, desired: &ContainerConfig) -> bool {
 impl ContainerSpec {
     /// Whether a container of ours has this name.
     pub(crate) async fn stands(&self, host: &dyn Host) -> bool {
-        matches!(host.container(&self.name).await, Ok(Some(state)) if is_ours(&state))
+        self.id_of_ours(host).await.is_some()
+    }
+
+    /// The id of our container of this name.
+    pub(crate) async fn id_of_ours(&self, host: &dyn Host) -> Option<String> {
+        let state = host.container(&self.name).await.ok().flatten()?;
+        is_ours(&state).then_some(state.id)
     }
 
     /// The whole configuration, with environment files read and the digest in place.

@@ -29,7 +29,7 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     if args.full {
         return Ok(full(&inputs, &args.phases));
     }
-    let events = predict(&args.role, &args.phases, &inputs, &host).await?;
+    let events = predict(&args.role, &args.phases, &inputs, &host, false).await?;
     let review = Review::of(&events);
     if args.role.json {
         lines(&events);
@@ -50,7 +50,7 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     let events = if args.repair {
         predict_repair(&inputs, &host).await?
     } else {
-        predict(role, phases, &inputs, &host).await?
+        predict(role, phases, &inputs, &host, args.afresh).await?
     };
     let review = Review::of(&events);
     if role.json {
@@ -81,13 +81,14 @@ async fn predict(
     phases: &PhaseArgs,
     inputs: &Inputs,
     host: &LiveHost,
+    afresh: bool,
 ) -> Result<Vec<Event>> {
     if role.facts.is_some() {
         let simulated = simulated_host(&inputs.facts, &inputs.plan);
-        return dry_run(phases, inputs, &simulated, &MaskedSecrets).await;
+        return dry_run(phases, inputs, &simulated, &MaskedSecrets, afresh).await;
     }
     let overlay = overlay_host(host, &inputs.plan).await;
-    dry_run(phases, inputs, &overlay, &inputs.secrets).await
+    dry_run(phases, inputs, &overlay, &inputs.secrets, afresh).await
 }
 
 /// The events of a dry run of what `nodelet repair` would do now; none if every check holds or cannot be made.
@@ -118,10 +119,12 @@ async fn dry_run(
     inputs: &Inputs,
     host: &dyn Host,
     secrets: &dyn SecretStore,
+    afresh: bool,
 ) -> Result<Vec<Event>> {
     let recording = Recording::default();
     let mut runner = Runner::new(&inputs.plan, host, &inputs.facts, secrets, &recording);
     runner.selection = phases.selection();
+    runner.afresh = afresh;
     runner.dry_run().await?;
     Ok(recording.events())
 }

@@ -434,7 +434,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Whether an apply would be allowed to begin: asked before everything is taken off.
+    /// Whether an apply would be allowed to begin afterwards: asked before everything is taken off.
     async fn fits(&mut self, last_good: bool) -> bool {
         match self.hands.refusal(last_good).await {
             Ok(None) => true,

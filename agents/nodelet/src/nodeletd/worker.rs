@@ -71,7 +71,8 @@ pub(super) trait Hands {
         event: impl FnMut(String),
     ) -> Result<Change>;
 
-    /// Why an apply would not be allowed to begin, with the settings in use or the last good ones; `None` if it would.
+    /// Why an apply would not be allowed to begin after a full clean, with the settings in use or the last good ones;
+    /// `None` if it would.
     ///
     /// # Errors
     /// That cannot be told.
@@ -132,7 +133,7 @@ impl Hands for Worker {
     }
 
     async fn refusal(&self, last_good: bool) -> Result<Option<String>> {
-        let lines = self.predicted(false, last_good).await?;
+        let lines = self.predicted(&["--afresh"], last_good).await?;
         let mut events = lines
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok());
@@ -158,10 +159,11 @@ impl Worker {
     /// # Errors
     /// It cannot be told; the reason is `nodelet`'s.
     pub(super) async fn diff(&self, repair: bool) -> Result<String> {
-        self.predicted(repair, false).await
+        let words: &[&str] = if repair { &["--repair"] } else { &[] };
+        self.predicted(words, false).await
     }
 
-    async fn predicted(&self, repair: bool, last_good: bool) -> Result<String> {
+    async fn predicted(&self, words: &[&str], last_good: bool) -> Result<String> {
         let config = if last_good {
             settled::path()
         } else {
@@ -169,7 +171,7 @@ impl Worker {
         };
         let mut argv: Vec<String> = ["nice", "-n", "10"].map(str::to_owned).into();
         argv.extend(self.nodelet(&["diff", "--json"], &config, last_good));
-        argv.extend(repair.then(|| "--repair".to_owned()));
+        argv.extend(words.iter().map(|word| (*word).to_owned()));
         let child = Child {
             argv,
             limit: PASS,

@@ -160,6 +160,7 @@ fn ports() {
         port,
         address: address.parse().unwrap(),
         program: program.map(str::to_owned),
+        cgroup: None,
     };
     spoilt(
         &requirement,

@@ -185,7 +185,7 @@ impl World {
                 "sl\n".to_owned(),
             ];
             let mut ss = String::new();
-            for one in listening {
+            for (id, one) in (1000..).zip(listening) {
                 let table = &mut tables[usize::from(one.address.is_ipv6())];
                 let _ = writeln!(
                     table,
@@ -196,9 +196,12 @@ impl World {
                 if let Some(program) = &one.program {
                     let _ = writeln!(
                         ss,
-                        "LISTEN 0 1 x:{} x:* users:((\"{program}\",pid=1,fd=1))",
+                        "LISTEN 0 1 x:{} x:* users:((\"{program}\",pid={id},fd=1))",
                         one.port
                     );
+                }
+                if let Some(group) = &one.cgroup {
+                    self.file(format!("/proc/{id}/cgroup"), format!("0::{group}\n"));
                 }
                 self.ports.insert(one.port);
             }
