@@ -135,7 +135,8 @@ pub(crate) struct EtcdVerifyArgs {
 /// Which role, with which settings, for which host.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
-    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
+    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path. Its scripts are read from there; the packages,
+    /// programs and images that it brings are those of the installed role, in /opt/pf9/roles.
     #[arg(
         long,
         value_name = "NAME|PATH",

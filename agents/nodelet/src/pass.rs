@@ -192,15 +192,12 @@ impl Pass {
         let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
         let health = runner.check_until_failed(SETTLE).await;
         let failed = failed_phases(&health);
-        let due = match runner.due().await {
-            Ok(due) => due.into_iter().map(str::to_owned).collect(),
+        let due = runner.due().await;
+        for problem in &due.problems {
             // A check of theirs says the same, and says it of the phase.
-            Err(error) => {
-                let error = engine::exec::chain(&error).join(": ");
-                tracing::warn!("could not tell which certificates are due: {error}");
-                Vec::new()
-            }
-        };
+            let problem = engine::exec::chain(problem).join(": ");
+            tracing::warn!("could not tell whether a certificate is due: {problem}");
+        }
         let mut repaired = restart_set(&inputs.plan, &failed);
         for phase in left_over_phases(&health) {
             if !repaired.contains(&phase) {
@@ -220,7 +217,7 @@ impl Pass {
             interests: PassInterests::of(&inputs.plan, &args.config),
             restart_set: repaired,
             failed: failed.into_iter().collect(),
-            due,
+            due: due.components.into_iter().map(str::to_owned).collect(),
             health,
             stands: live.iter().any(|live| !live.keep),
         })

@@ -14,7 +14,7 @@ use super::probe::{is_of_pod, of_pods};
 use super::{Mode, Runner, Selection};
 use crate::plan::{PlannedStep, StepId};
 use crate::resource::pki::{self, Uptake, uses_of};
-use crate::resource::{Action, ResourceResult, Spec};
+use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Which certificates that are merely due a run renews.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,37 +50,54 @@ impl Renewals {
     }
 }
 
-impl Runner<'_> {
-    /// The components with a certificate that is good and due, in the order of their renewal. Reads only.
-    ///
-    /// # Errors
-    /// A certificate or its authority cannot be read.
-    pub async fn due(&self) -> ResourceResult<Vec<&'static str>> {
-        let due = self.due_steps().await?;
-        let named: BTreeSet<&str> = due.iter().map(|(component, _)| *component).collect();
-        let mut names = pki::components();
-        names.retain(|name| named.contains(name));
-        Ok(names)
-    }
+/// What is due for renewal.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Components with a certificate that is good and due, in the order of their renewal.
+    pub components: Vec<&'static str>,
+    /// Certificates of which it cannot be told; they keep no other from its renewal.
+    pub problems: Vec<ResourceError>,
+}
 
-    async fn due_steps(&self) -> ResourceResult<Vec<(&'static str, &PlannedStep)>> {
-        let mut due = Vec::new();
-        let phases = self.plan.phases.iter().filter(|p| p.skipped.is_none());
-        for step in phases.flat_map(|phase| &phase.steps) {
-            let Spec::Certificate(certificate) = &step.spec else {
-                continue;
-            };
-            let Some(its) = uses_of(&certificate.path) else {
-                continue;
-            };
-            let cx = self.context(step.policy.absent);
-            if let Some(change) = step.spec.pending(&cx).await?
-                && change.action == Action::Renew
-            {
-                due.push((its.component, step));
+impl Runner<'_> {
+    /// What is due. Reads only.
+    pub async fn due(&self) -> Due {
+        let mut named = BTreeSet::new();
+        let mut problems = Vec::new();
+        for (component, step) in self.certificates() {
+            match self.is_due(step).await {
+                Ok(true) => {
+                    named.insert(component);
+                }
+                Ok(false) => {}
+                Err(error) => problems.push(error),
             }
         }
-        Ok(due)
+        let mut components = pki::components();
+        components.retain(|name| named.contains(name));
+        Due {
+            components,
+            problems,
+        }
+    }
+
+    /// The steps that make certificates, each with the component that uses it.
+    fn certificates(&self) -> impl Iterator<Item = (&'static str, &PlannedStep)> {
+        let phases = self.plan.phases.iter().filter(|p| p.skipped.is_none());
+        phases
+            .flat_map(|phase| &phase.steps)
+            .filter_map(|step| match &step.spec {
+                Spec::Certificate(certificate) => {
+                    uses_of(&certificate.path).map(|its| (its.component, step))
+                }
+                _ => None,
+            })
+    }
+
+    async fn is_due(&self, step: &PlannedStep) -> ResourceResult<bool> {
+        let cx = self.context(step.policy.absent);
+        let change = step.spec.pending(&cx).await?;
+        Ok(change.is_some_and(|change| change.action == Action::Renew))
     }
 
     /// Renews what is due of a component, and waits until it is seen to use it.
@@ -93,8 +110,8 @@ impl Runner<'_> {
     pub async fn renew(mut self, component: &str) -> ResourceResult<Outcome> {
         let mut steps = BTreeSet::new();
         let mut impatient = BTreeMap::new();
-        for (its, step) in self.due_steps().await? {
-            if its != component {
+        for (its, step) in self.certificates() {
+            if its != component || !self.is_due(step).await? {
                 continue;
             }
             steps.insert(step.id.clone());
@@ -105,7 +122,7 @@ impl Runner<'_> {
             }
         }
         self.selection = Selection {
-            only: phases_of(component)
+            only: phases_renewed_with(component)
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
@@ -177,7 +194,8 @@ impl Runner<'_> {
 }
 
 /// The phases that a component's certificates concern.
-fn phases_of(component: &str) -> &'static [&'static str] {
+#[must_use]
+pub fn phases_renewed_with(component: &str) -> &'static [&'static str] {
     match component {
         "etcd" => &["certs", "etcd"],
         "kubelet" => &["certs", "kubeconfigs", "kubelet", API_READY],

@@ -104,6 +104,8 @@ impl Default for Interests {
                 "/etc/kubernetes/admin.conf",
                 "/etc/kubernetes/kubelet.conf",
                 "/etc/kubernetes/manifests",
+                // Ours: kubelet would run whatever a stranger has put there.
+                "/etc/pf9/kube.d/manifests",
                 "/etc/rancher/k3s",
                 "/etc/rancher/rke2",
                 "/var/lib/etcd/member",

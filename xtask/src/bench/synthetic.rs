@@ -36,7 +36,7 @@ fn name(number: usize) -> String {
 
 fn manifest(phases: usize) -> String {
     let mut text = String::from(
-        "version: 1\nname: synthetic\nrelease: 1.0.0\nabout: Is as large as it is told to be.\nnodes:\n  master:\n",
+        "version: 1\nname: synthetic\nrelease: 1.0.0\nabout: Is as large as it is told to be.\npayload: []\nnodes:\n  master:\n",
     );
     for number in 0..phases {
         let _ = writeln!(text, "    - {}", name(number));

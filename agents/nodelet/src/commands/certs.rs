@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
-use engine::exec::{Outcome, Runner, Selection};
+use engine::exec::{Due, Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
 use engine::resource::pki::{Kind, Listed, Listing, components, listing};
 
@@ -59,13 +59,21 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
             sink.as_ref(),
         )
     };
-    let mut due = runner().due().await?;
+    let Due {
+        components: mut due,
+        problems,
+    } = runner().due().await;
+    // Told when all others are renewed.
+    let rest = problems.into_iter().next();
     due.retain(|name| {
         args.component
             .as_deref()
             .is_none_or(|wanted| wanted == *name)
     });
     if due.is_empty() {
+        if let Some(problem) = rest {
+            return Err(problem.into());
+        }
         if !args.role.json {
             say("nothing to renew: no certificate is past two thirds of its life\n");
         }
@@ -81,7 +89,7 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
             return Ok(exit(outcome));
         }
     }
-    Ok(Exit::Ok)
+    rest.map_or(Ok(Exit::Ok), |problem| Err(problem.into()))
 }
 
 /// A line for each certificate, what is wrong first; copies of authorities are left to `--json`.

@@ -14,7 +14,7 @@ pub(super) struct Situation<'a> {
     pub(super) paused: bool,
     /// Something failed that a repair would restart.
     pub(super) failing: bool,
-    /// All is well, and a certificate is due for renewal.
+    /// A certificate is due for renewal, and what it concerns is well.
     pub(super) due: bool,
     /// Something stands that the plan does not have, and it is time to take it back.
     pub(super) left_over: bool,
@@ -69,6 +69,10 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
             let pause = backoff(s.attempts, s.desired.loop_interval);
             let waited = s.since_last.unwrap_or(pause);
             if waited < pause && !s.hurry {
+                // What fails for long must not let certificates run out.
+                if s.due {
+                    return Action::Renew;
+                }
                 return Action::Wait(pause - waited);
             }
             if (s.attempts + 1).is_multiple_of(s.desired.full_retry_count) {
@@ -141,6 +145,9 @@ mod tests {
         let mut s = situation(&held);
         s.due = true;
         assert_eq!(decide(&s), Action::Repair);
+        s.attempts = 3;
+        s.since_last = Some(Duration::ZERO);
+        assert_eq!(decide(&s), Action::Renew, "in the pause between attempts");
         s.failing = false;
         assert_eq!(decide(&s), Action::Renew);
         s.paused = true;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daemon::systemd;
-use engine::exec::{Event, Outcome, Status};
+use engine::exec::{Event, Outcome, Status, phases_renewed_with};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -196,11 +196,10 @@ impl<H: Hands> Supervisor<H> {
             self.healthy(&pass);
         }
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
-        let well = |phase: &engine::exec::PhaseHealth| phase.status() == Status::True;
+        let due = renewable(&pass);
         let next = self
             .renewals
-            .next(&pass.due, pass.desired.loop_interval, Instant::now());
-        let next = next.filter(|_| pass.health.iter().all(well));
+            .next(&due, pass.desired.loop_interval, Instant::now());
         let action = decide::decide(&Situation {
             desired: &pass.desired,
             refused: pass.refused.is_some(),
@@ -235,7 +234,10 @@ impl<H: Hands> Supervisor<H> {
                 interval.min(left)
             }
             Action::TakeBack => self.take_back(&pass).await,
-            Action::Renew => self.renew(&pass, next.unwrap_or_default()).await,
+            Action::Renew => {
+                let component = next.unwrap_or_default().to_owned();
+                self.renew(&pass, &component).await
+            }
             Action::Stop => self.stop(&pass).await,
             Action::Repair => self.attempt(&pass, false).await,
             Action::CleanAndApply => self.attempt(&pass, true).await,
@@ -632,6 +634,18 @@ async fn keep_moving(beat: Arc<Mutex<Instant>>) {
         *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
+}
+
+/// Components with something due whose own phases are well: what else is wrong keeps no certificate from its renewal.
+fn renewable(pass: &Pass) -> Vec<String> {
+    let well = |name: &str| {
+        let mut phases = pass.health.iter();
+        phases.all(|phase| phase.phase.as_str() != name || phase.status() == Status::True)
+    };
+    let due = pass.due.iter();
+    due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))
+        .cloned()
+        .collect()
 }
 
 /// Takes an event of a change into the status file's fields.

@@ -17,6 +17,8 @@ struct Broken {
     broken: Arc<AtomicBool>,
     /// Whether whatever would change it is refused, for an interface that it does not have.
     refuses: Arc<AtomicBool>,
+    /// Components with a certificate that is due.
+    due: Arc<Mutex<Vec<String>>>,
     began: Instant,
     /// When what was done, since the beginning.
     done: Arc<Mutex<Vec<(Duration, String)>>>,
@@ -27,6 +29,7 @@ impl Broken {
         Self {
             broken: Arc::new(AtomicBool::new(true)),
             refuses: Arc::default(),
+            due: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
         }
@@ -39,7 +42,9 @@ impl Broken {
     /// Each attempt: when it began, and whether by a full clean.
     fn attempts(&self) -> Vec<(Duration, bool)> {
         let done = self.done();
-        let begins = done.iter().filter(|(_, words)| words != "apply");
+        let begins = done
+            .iter()
+            .filter(|(_, words)| words != "apply" && !words.starts_with("certs"));
         begins.map(|(at, words)| (*at, words == "clean")).collect()
     }
 }
@@ -75,7 +80,7 @@ impl Hands for Broken {
             failed,
             interests: PassInterests::default(),
             stands: true,
-            due: Vec::new(),
+            due: self.due.lock().expect("nobody panicked").clone(),
         })
     }
 
@@ -97,6 +102,11 @@ impl Hands for Broken {
         let at = self.began.elapsed();
         let mut done = self.done.lock().expect("nobody panicked");
         done.push((at, words.join(" ")));
+        if let ["certs", "renew", component] = words {
+            let mut due = self.due.lock().expect("nobody panicked");
+            due.retain(|other| other != component);
+            return Ok(Change::Done);
+        }
         let fails = self.broken.load(Ordering::Relaxed) && words != ["clean"];
         Ok(if fails { Change::Failed } else { Change::Done })
     }
@@ -109,20 +119,24 @@ impl Hands for Broken {
     fn listen(&self, _: &Interests, _: &Wake, _: &CancellationToken) {}
 }
 
-/// A daemon on `host` that remembers in `directory`; dropping the token's guard ends it.
-fn start(host: &Broken, directory: &std::path::Path) -> (CancellationToken, Outside) {
+/// Runs `what` beside a daemon on `host` that remembers in `directory`, and ends with it.
+async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Outside)) {
     let memory = Memory {
         status: directory.join("kube_status"),
         state: directory.join("nodeletd.json"),
     };
     let shutdown = CancellationToken::new();
-    let (reload, hup) = watch::channel(0);
+    let (_reload, hup) = watch::channel(0);
     let (supervisor, outside) = Supervisor::new(host.clone(), memory, shutdown.clone(), hup);
-    tokio::task::spawn_local(async move {
-        let _stays = reload;
-        supervisor.run(false).await;
-    });
-    (shutdown, outside)
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let daemon = tokio::task::spawn_local(supervisor.run(false));
+            what(&outside).await;
+            shutdown.cancel();
+            daemon.await.expect("it ends well");
+        })
+        .await;
 }
 
 /// Waits until so many attempts were begun.
@@ -145,96 +159,83 @@ fn kept(directory: &std::path::Path) -> KubeStatus {
 async fn attempts_one_to_twelve_at_the_usual_intervals() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    let local = tokio::task::LocalSet::new();
-    local
-        .run_until(async {
-            let (shutdown, _outside) = start(&host, directory.path());
-            for number in 1..=12 {
-                attempts(&host, number).await;
-                let status = kept(directory.path());
-                let number = u32::try_from(number).expect("a small number");
-                assert_eq!(status.pf9_kube_start_attempt, number);
-                let state = match number {
-                    1 => NodeState::Converging,
-                    2..=10 => NodeState::Retrying,
-                    _ => NodeState::Failed,
-                };
-                assert_eq!(status.pf9_kube_node_state, state, "attempt {number}");
-            }
-            let all = host.attempts();
-            let full: Vec<usize> = (1..=12).filter(|number| all[number - 1].1).collect();
-            assert_eq!(full, [10], "the tenth and no other cleans");
-            // Each pause is as decided, and at most a fifth longer.
-            for (number, pair) in all.windows(2).enumerate() {
-                let waited = pair[1].0 - pair[0].0;
-                let failed = u32::try_from(number + 1).expect("a small number");
-                let least = decide::backoff(failed, Duration::from_secs(60));
-                assert!(
-                    waited >= least && waited <= least.mul_f64(1.2) + Duration::from_secs(60),
-                    "after attempt {failed}: {waited:?} for {least:?}"
-                );
-            }
-            // With its cause removed the next attempt heals it, and is forgotten.
-            host.broken.store(false, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(600)).await;
+    beside(&host, directory.path(), async |_outside| {
+        for number in 1..=12 {
+            attempts(&host, number).await;
             let status = kept(directory.path());
-            assert_eq!(
-                (status.pf9_kube_start_attempt, status.pf9_kube_node_state),
-                (0, NodeState::Ok)
+            let number = u32::try_from(number).expect("a small number");
+            assert_eq!(status.pf9_kube_start_attempt, number);
+            let state = match number {
+                1 => NodeState::Converging,
+                2..=10 => NodeState::Retrying,
+                _ => NodeState::Failed,
+            };
+            assert_eq!(status.pf9_kube_node_state, state, "attempt {number}");
+        }
+        let all = host.attempts();
+        let full: Vec<usize> = (1..=12).filter(|number| all[number - 1].1).collect();
+        assert_eq!(full, [10], "the tenth and no other cleans");
+        // Each pause is as decided, and at most a fifth longer.
+        for (number, pair) in all.windows(2).enumerate() {
+            let waited = pair[1].0 - pair[0].0;
+            let failed = u32::try_from(number + 1).expect("a small number");
+            let least = decide::backoff(failed, Duration::from_secs(60));
+            assert!(
+                waited >= least && waited <= least.mul_f64(1.2) + Duration::from_secs(60),
+                "after attempt {failed}: {waited:?} for {least:?}"
             );
-            shutdown.cancel();
-        })
-        .await;
+        }
+        // With its cause removed the next attempt heals it, and is forgotten.
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let status = kept(directory.path());
+        assert_eq!(
+            (status.pf9_kube_start_attempt, status.pf9_kube_node_state),
+            (0, NodeState::Ok)
+        );
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn attempts_are_counted_on_by_the_next_daemon() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    let local = tokio::task::LocalSet::new();
-    local
-        .run_until(async {
-            for so_far in [4, 8, 11] {
-                let (shutdown, _outside) = start(&host, directory.path());
-                attempts(&host, so_far).await;
-                shutdown.cancel();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            let full: Vec<usize> = (0..11).filter(|at| host.attempts()[*at].1).collect();
-            assert_eq!(full, [9], "three daemons counted to ten together");
+    for so_far in [4, 8, 11] {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, so_far).await;
         })
         .await;
+    }
+    let full: Vec<usize> = (0..11).filter(|at| host.attempts()[*at].1).collect();
+    assert_eq!(full, [9], "three daemons counted to ten together");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_daemon_looks_and_touches_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    let local = tokio::task::LocalSet::new();
-    local
-        .run_until(async {
-            let (shutdown, outside) = start(&host, directory.path());
-            attempts(&host, 1).await;
-            let pause = Request::Pause {
-                time: Duration::from_secs(3600),
-                because: "a look".to_owned(),
-            };
-            outside.requests.send(pause).await.expect("it listens");
-            tokio::time::sleep(Duration::from_secs(30)).await;
-            let done = host.done().len();
-            tokio::time::sleep(Duration::from_secs(1800)).await;
-            assert_eq!(host.done().len(), done, "nothing was touched");
-            let view = outside.view.borrow().clone().expect("it looks");
-            assert_eq!(view.doing, "paused");
-            outside
-                .requests
-                .send(Request::Resume)
-                .await
-                .expect("it listens");
-            attempts(&host, 2).await;
-            shutdown.cancel();
-        })
-        .await;
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        let pause = Request::Pause {
+            time: Duration::from_secs(3600),
+            because: "a look".to_owned(),
+        };
+        outside.requests.send(pause).await.expect("it listens");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let done = host.done().len();
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(host.done().len(), done, "nothing was touched");
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.doing, "paused");
+        outside
+            .requests
+            .send(Request::Resume)
+            .await
+            .expect("it listens");
+        attempts(&host, 2).await;
+    })
+    .await;
 }
 
 /// A wrong setting never takes a node down, however long it stands there.
@@ -243,27 +244,23 @@ async fn a_host_that_is_refused_is_never_cleaned() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.refuses.store(true, Ordering::Relaxed);
-    let local = tokio::task::LocalSet::new();
-    local
-        .run_until(async {
-            let (shutdown, outside) = start(&host, directory.path());
-            attempts(&host, 30).await;
-            assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
-            assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-            let view = outside.view.borrow().clone().expect("it looks");
-            let fits = view.conditions.iter().find(|one| one.name == "HostFits");
-            let fits = fits.expect("it is a condition");
-            assert_eq!(fits.status, Status::False);
-            assert!(fits.reason.contains("no eth9"), "{}", fits.reason);
-            // Once it fits again, attempts go on as ever.
-            host.refuses.store(false, Ordering::Relaxed);
-            host.broken.store(false, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(600)).await;
-            let view = outside.view.borrow().clone().expect("it looks");
-            assert!(view.conditions.iter().all(|one| one.status == Status::True));
-            shutdown.cancel();
-        })
-        .await;
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 30).await;
+        assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        let view = outside.view.borrow().clone().expect("it looks");
+        let fits = view.conditions.iter().find(|one| one.name == "HostFits");
+        let fits = fits.expect("it is a condition");
+        assert_eq!(fits.status, Status::False);
+        assert!(fits.reason.contains("no eth9"), "{}", fits.reason);
+        // Once it fits again, attempts go on as ever.
+        host.refuses.store(false, Ordering::Relaxed);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert!(view.conditions.iter().all(|one| one.status == Status::True));
+    })
+    .await;
 }
 
 /// The tenth attempt comes when the host no longer fits: nothing is taken off that could not be put there again.
@@ -271,16 +268,39 @@ async fn a_host_that_is_refused_is_never_cleaned() {
 async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    let local = tokio::task::LocalSet::new();
-    local
-        .run_until(async {
-            let (shutdown, _outside) = start(&host, directory.path());
-            attempts(&host, 9).await;
-            host.refuses.store(true, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
-            assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
-            assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
-            shutdown.cancel();
-        })
-        .await;
+    beside(&host, directory.path(), async |_outside| {
+        attempts(&host, 9).await;
+        host.refuses.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
+    })
+    .await;
+}
+
+/// What fails for months takes no other's certificates with it.
+#[tokio::test(start_paused = true)]
+async fn certificates_are_renewed_beside_a_phase_that_never_succeeds() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.due.lock().expect("nobody panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
+    beside(&host, directory.path(), async |_| {
+        attempts(&host, 5).await;
+        let renewed: Vec<String> = host
+            .done()
+            .into_iter()
+            .map(|(_, words)| words)
+            .filter(|words| words.starts_with("certs"))
+            .collect();
+        assert_eq!(
+            renewed,
+            ["certs renew kubelet"],
+            "etcd itself is what fails"
+        );
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(900)).await;
+        let (_, last) = host.done().pop().expect("something was done");
+        assert_eq!(last, "certs renew etcd");
+    })
+    .await;
 }
