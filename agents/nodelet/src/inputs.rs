@@ -67,10 +67,14 @@ pub(crate) async fn from_settings(
     let role = role(args, host).await?;
     let facts = match &args.facts {
         Some(path) => read_facts(path, host).await?,
-        None => tokio::time::timeout(Duration::from_secs(30), facts::gather(host))
-            .await
-            .context("learn about this host within 30s")?
-            .context("learn about this host")?,
+        None => {
+            let interests = facts::Interests::default().and_disks(settings.paths());
+            let gathering = facts::gather_with(host, &interests);
+            tokio::time::timeout(Duration::from_secs(30), gathering)
+                .await
+                .context("learn about this host within 30s")?
+                .context("learn about this host")?
+        }
     };
     let plan = match planner::plan(&role, &settings, &facts) {
         Ok(plan) => plan,

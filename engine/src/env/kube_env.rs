@@ -1,13 +1,13 @@
 //! The resolved settings of a node: files over defaults, checked one by one and against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
 use super::error::{EnvError, Found};
-use super::key::{DefaultValue, Key};
+use super::key::{DefaultValue, Key, Kind};
 use super::keys::KEYS;
 use super::layers::{Merge, Setting};
 use super::place::Source;
@@ -68,6 +68,17 @@ impl KubeEnv {
         self.settings
             .iter()
             .map(|(name, setting)| (*name, &setting.value))
+    }
+
+    /// The paths that settings name, each once.
+    pub fn paths(&self) -> BTreeSet<String> {
+        let paths = KEYS.iter().filter(|key| key.kind == Kind::Path);
+        paths
+            .filter_map(|key| match self.get(key.name)? {
+                Value::Text(path) if !path.is_empty() => Some(path.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The address of the API inside the cluster: number 1 of SERVICES_CIDR.

@@ -16,7 +16,7 @@ use super::interests::Interests;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts};
 use super::parse;
-use crate::host::{CommandSpec, Host, HostResult};
+use crate::host::{CommandSpec, EntryKind, Host, HostResult};
 
 /// Bound for the files of /proc and the like; socket tables and module lists are the large ones.
 const SYSTEM_FILE: u64 = 8 << 20;
@@ -316,12 +316,17 @@ impl Asking<'_> {
     async fn disks(&self, paths: &[String], mount_table: &str) -> Vec<Disk> {
         let disks = paths.iter().map(|path| async move {
             let space = self.answer(path, self.host.space(Path::new(path))).await?;
-            let filesystem = filesystem_of(path, mount_table);
+            let mounted = filesystem_of(path, mount_table);
+            let entry = self.host.entry(Path::new(path)).await.ok().flatten();
+            let directory = entry.filter(|entry| entry.kind == EntryKind::Directory);
             Some(Disk {
                 path: path.clone(),
                 free: space.free,
                 total: space.total,
-                filesystem,
+                read_only: mounted.as_ref().is_some_and(|(_, read_only)| *read_only),
+                filesystem: mounted.map(|(kind, _)| kind),
+                mode: directory
+                    .map(|directory| format!("{:04o}", directory.attributes.mode & 0o7777)),
             })
         });
         let mut disks: Vec<Disk> = join_all(disks).await.into_iter().flatten().collect();

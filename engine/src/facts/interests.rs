@@ -21,6 +21,19 @@ pub struct Interests {
     pub earlier_clusters: Vec<String>,
 }
 
+impl Interests {
+    /// The same, and these directories' room.
+    #[must_use]
+    pub fn and_disks(mut self, paths: impl IntoIterator<Item = String>) -> Self {
+        for path in paths {
+            if !self.disks.contains(&path) {
+                self.disks.push(path);
+            }
+        }
+        self
+    }
+}
+
 impl Default for Interests {
     fn default() -> Self {
         let all = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();

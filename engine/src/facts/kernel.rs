@@ -150,8 +150,8 @@ pub(crate) fn unified_mount(mount_table: &str) -> Option<String> {
         .map(|(point, _, _)| point)
 }
 
-/// Type of the file system that holds a path.
-pub(crate) fn filesystem_of(path: &str, mount_table: &str) -> Option<String> {
+/// Type of the file system that holds a path, and whether it is mounted read-only.
+pub(crate) fn filesystem_of(path: &str, mount_table: &str) -> Option<(String, bool)> {
     // Later mounts hide earlier ones at the same place, so the last of the longest wins.
     let holds = |point: &str| std::path::Path::new(path).starts_with(point);
     let found = mounts(mount_table)
@@ -159,7 +159,7 @@ pub(crate) fn filesystem_of(path: &str, mount_table: &str) -> Option<String> {
         .filter(|(point, _, _)| holds(point));
     found
         .max_by_key(|(point, _, _)| point.len())
-        .map(|(_, kind, _)| kind)
+        .map(|(_, kind, options)| (kind, options.split(',').any(|option| option == "ro")))
 }
 
 #[cfg(test)]
@@ -195,13 +195,10 @@ mod tests {
 
     #[test]
     fn the_nearest_mount_holds_a_path() {
-        let table =
-            "/dev/vda / ext4 rw 0 0\n/dev/vdb /var/lib xfs rw 0 0\ntmpfs /var/li tmpfs rw 0 0\n";
-        assert_eq!(
-            filesystem_of("/var/lib/docker", table).as_deref(),
-            Some("xfs")
-        );
-        assert_eq!(filesystem_of("/var", table).as_deref(), Some("ext4"));
+        let table = "/dev/vda / ext4 rw 0 0\n/dev/vdb /var/lib xfs noatime,ro 0 0\ntmpfs /var/li tmpfs rw 0 0\n";
+        let kind_of = |path| filesystem_of(path, table);
+        assert_eq!(kind_of("/var/lib/docker"), Some(("xfs".to_owned(), true)));
+        assert_eq!(kind_of("/var"), Some(("ext4".to_owned(), false)));
     }
 
     #[test]

@@ -230,6 +230,12 @@ pub struct Disk {
     /// Type of the file system, for example `ext4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<String>,
+    /// Whether nobody can write there, as the file system is mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// Mode of the directory itself, in octal, where one stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// Control groups of the kernel.

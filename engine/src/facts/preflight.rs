@@ -31,6 +31,13 @@ pub enum Requirement {
         /// Free bytes.
         bytes: u64,
     },
+    /// A directory is, or can be made, where things last: on a disk that can be written and has room, and for root alone.
+    LastingDirectory {
+        /// The path.
+        path: String,
+        /// Free bytes.
+        bytes: u64,
+    },
     /// These control group controllers can be used.
     CgroupControllers(Vec<String>),
     /// No other software runs containers for Kubernetes here. A running docker is fine: configuring it is our job.
@@ -168,6 +175,7 @@ impl Requirement {
                 | Self::NoEarlierCluster
                 | Self::CidrsDisjoint { .. }
                 | Self::MinDisk { .. }
+                | Self::LastingDirectory { .. }
         )
     }
 
@@ -181,6 +189,7 @@ impl Requirement {
             Self::MinMemory(bytes) => judge::min_memory(facts, *bytes),
             Self::MinCpus(count) => judge::min_cpus(facts, *count),
             Self::MinDisk { path, bytes } => judge::min_disk(facts, path, *bytes),
+            Self::LastingDirectory { path, bytes } => judge::lasting_directory(facts, path, *bytes),
             Self::CgroupControllers(names) => judge::cgroup_controllers(facts, names),
             Self::NoForeignRuntime => judge::no_foreign_runtime(facts),
             Self::NoEarlierCluster => judge::no_earlier_cluster(facts),

@@ -1,7 +1,7 @@
 //! How each preflight requirement judges the facts. Every message says what is wrong, with numbers, and what to try.
 
 use super::interests::Interests;
-use super::model::Facts;
+use super::model::{Disk, Facts};
 use super::preflight::{SupportedSystem, Verdict};
 
 mod network;
@@ -104,15 +104,46 @@ pub(crate) fn min_cpus(facts: &Facts, wanted: u32) -> Verdict {
     }
 }
 
-pub(crate) fn min_disk(facts: &Facts, path: &str, wanted: u64) -> Verdict {
-    // The nearest path that facts hold lies on the same file system or on a larger part of it.
-    let above = |disk: &&super::model::Disk| std::path::Path::new(path).starts_with(&disk.path);
-    let Some(disk) = facts
+/// What facts say of where a path lies: the nearest that they hold is on the same file system or on a larger part of it.
+fn disk_of<'a>(facts: &'a Facts, path: &str) -> Option<&'a Disk> {
+    let above = |disk: &&Disk| std::path::Path::new(path).starts_with(&disk.path);
+    facts
         .disks
         .iter()
         .filter(above)
         .max_by_key(|disk| disk.path.len())
-    else {
+}
+
+pub(crate) fn lasting_directory(facts: &Facts, path: &str, wanted: u64) -> Verdict {
+    let Some(disk) = disk_of(facts, path) else {
+        return Verdict::unknown(facts, &format!("what {path} is on"), &[path]);
+    };
+    let kind = disk.filesystem.as_deref().unwrap_or_default();
+    if matches!(kind, "tmpfs" | "ramfs") {
+        return Verdict::not_met(
+            format!("{path} is in memory ({kind}) and would be gone with the next boot"),
+            "name a directory on a disk",
+        );
+    }
+    if disk.read_only {
+        return Verdict::not_met(
+            format!("{path} is mounted read-only"),
+            "mount it writable (`mount -o remount,rw`), or name another directory",
+        );
+    }
+    let mode = disk.mode.as_deref().filter(|_| disk.path == path);
+    let open = |mode: &&str| u32::from_str_radix(mode, 8).is_ok_and(|mode| mode & 0o077 != 0);
+    if let Some(mode) = mode.filter(open) {
+        return Verdict::not_met(
+            format!("{path} is there, and others than root may look into it (mode {mode})"),
+            format!("name another directory, or close this one with `chmod 0700 {path}`"),
+        );
+    }
+    min_disk(facts, path, wanted)
+}
+
+pub(crate) fn min_disk(facts: &Facts, path: &str, wanted: u64) -> Verdict {
+    let Some(disk) = disk_of(facts, path) else {
         return Verdict::unknown(facts, &format!("room below {path}"), &[path]);
     };
     if disk.free >= wanted {

@@ -647,6 +647,11 @@ pub static WORDS: &[Word] = &[
                 "At least so much room for a path.",
             ),
             modifier(
+                "lasting_directory",
+                &[p("path", Arg::Path), p("size", Arg::Size)],
+                "A directory is, or can be made, on a disk that outlives a boot, can be written and has so much room; if it stands, it is root's alone.",
+            ),
+            modifier(
                 "cgroup_controllers",
                 &[p("names", Arg::Texts)],
                 "These cgroup controllers are there.",

@@ -103,6 +103,8 @@ fn disk(path: &str, gib: u64) -> Disk {
         free: gib * GIB,
         total: 100 * GIB,
         filesystem: None,
+        read_only: false,
+        mode: None,
     }
 }
 
@@ -238,6 +240,47 @@ fn memory_processors_and_disk() {
         &Requirement::MinCpus(1),
         "x",
         "unknown: processors: the facts do not say",
+    );
+}
+
+#[test]
+fn a_directory_where_things_last() {
+    let requirement = Requirement::LastingDirectory {
+        path: "/backups/etcd".to_owned(),
+        bytes: GIB,
+    };
+    let backups = Disk {
+        filesystem: Some("ext4".to_owned()),
+        mode: Some("0755".to_owned()),
+        ..disk("/backups", 50)
+    };
+    let with = |spoil: &dyn Fn(&mut Disk)| {
+        let mut facts = good();
+        let mut disk = backups.clone();
+        spoil(&mut disk);
+        facts.disks = vec![self::disk("/", 50), disk];
+        requirement.check(&facts).to_string()
+    };
+    assert_eq!(with(&|_| ()), "met", "a directory above it may be open");
+    assert_eq!(
+        with(&|disk| disk.filesystem = Some("tmpfs".to_owned())),
+        "/backups/etcd is in memory (tmpfs) and would be gone with the next boot; name a directory on a disk"
+    );
+    assert_eq!(
+        with(&|disk| disk.read_only = true),
+        "/backups/etcd is mounted read-only; \
+         mount it writable (`mount -o remount,rw`), or name another directory"
+    );
+    assert_eq!(
+        with(&|disk| disk.path = "/backups/etcd".to_owned()),
+        "/backups/etcd is there, and others than root may look into it (mode 0755); \
+         name another directory, or close this one with `chmod 0700 /backups/etcd`"
+    );
+    assert!(with(&|disk| disk.free = 1).contains("needs 1 GiB"));
+    unknown(
+        &requirement,
+        "x",
+        "unknown: what /backups/etcd is on: the facts do not say",
     );
 }
 

@@ -222,8 +222,13 @@ impl World {
                     total: disk.total,
                 },
             );
+            let mode = disk.mode.as_deref();
+            if let Some(mode) = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()) {
+                self.directory_with_mode(&disk.path, mode);
+            }
             if let Some(kind) = &disk.filesystem {
-                let _ = writeln!(mounts, "/dev/fake {} {kind} rw 0 0", disk.path);
+                let access = if disk.read_only { "ro" } else { "rw" };
+                let _ = writeln!(mounts, "/dev/fake {} {kind} {access} 0 0", disk.path);
             }
         }
         if let Some(cgroups) = &facts.cgroups {

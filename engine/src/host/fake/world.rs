@@ -135,8 +135,13 @@ impl World {
 
     /// Puts a directory with missing parents, mode 0755. Leaves one that is there as it is.
     pub fn directory(&mut self, path: impl AsRef<Path>) {
+        self.directory_with_mode(path, 0o755);
+    }
+
+    /// Puts a directory with missing parents. Leaves one that is there as it is.
+    pub fn directory_with_mode(&mut self, path: impl AsRef<Path>, mode: u32) {
         if !self.tree.is_directory(path.as_ref()) {
-            let attributes = Attributes::root(0o755);
+            let attributes = Attributes::root(mode);
             let node = Node {
                 kind: NodeKind::Directory,
                 attributes,

@@ -47,6 +47,10 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
             path: options.text(name)?,
             bytes: options.size(name, 1)?,
         },
+        "lasting_directory" => Requirement::LastingDirectory {
+            path: options.text(name)?,
+            bytes: options.size(name, 1)?,
+        },
         "cgroup_controllers" => Requirement::CgroupControllers(options.texts(name)?),
         "no_foreign_runtime" => Requirement::NoForeignRuntime,
         "no_earlier_cluster" => Requirement::NoEarlierCluster,
