@@ -119,7 +119,7 @@ END
 }
 
 #[test]
-fn a_schedule_that_never_comes_is_refused_and_the_node_untouched() {
+fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_the_node_untouched() {
     let Some(master) = shared() else { return };
     for (schedule, why) in [
         ("0 0 30 2 *", "it never comes"),
@@ -132,6 +132,19 @@ fn a_schedule_that_never_comes_is_refused_and_the_node_untouched() {
             .exits(1)
             .says(&["ETCD_BACKUP_SCHEDULE", why]);
     }
+    master.sh("mkdir -m 0755 -p /srv/open /srv/read-only; mount --bind -o ro /srv/read-only /srv/read-only");
+    for (directory, why) in [
+        ("/dev/shm/backups", "in memory (tmpfs)"),
+        ("/srv/read-only/backups", "mounted read-only"),
+        ("/srv/open", "others than root may look into it (mode 0755)"),
+    ] {
+        master.configure(&[("ETCD_BACKUP_DIR", directory)]);
+        master
+            .apply(&[])
+            .exits(1)
+            .says(&["ETCD_BACKUP_DIR", directory, why]);
+    }
+    master.sh("umount /srv/read-only; rmdir /srv/read-only /srv/open");
     master.configure(&[]);
     master.apply(&[]).exits(0).changes_nothing();
 }
