@@ -274,12 +274,42 @@ fn sketch(state: &ContainerState) -> ContainerConfig {
         command: Vec::new(),
         env: BTreeMap::new(),
         mounts: Vec::new(),
-        host_network: false,
+        host_network: state.host_network,
         host_pid: false,
         privileged: false,
         capabilities: Vec::new(),
         user: String::new(),
         restart: RestartPolicy::Always,
         labels: state.labels.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A static pod's sandbox is of no other network than the host's, also where its configuration cannot be told.
+    #[test]
+    fn a_sketch_keeps_what_the_state_tells() {
+        for host_network in [false, true] {
+            let state = ContainerState {
+                id: "1".to_owned(),
+                name: "k8s_POD_a".to_owned(),
+                running: true,
+                paused: false,
+                exit_code: 0,
+                started_at: None,
+                restarts: 0,
+                image: "pause:1".to_owned(),
+                host_network,
+                labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            };
+            let config = sketch(&state);
+            assert_eq!(config.host_network, host_network);
+            assert_eq!(
+                (config.name, config.image, config.labels),
+                (state.name, state.image, state.labels)
+            );
+        }
     }
 }
