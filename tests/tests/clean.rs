@@ -1,7 +1,8 @@
 //! A clean on a fake host, from the ledger alone: after it the host is as it was before the role came.
 
-use behaviour::Bringup;
+use behaviour::{Bringup, block_on};
 use engine::exec::{Event, Outcome};
+use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::plan::Probe;
 
@@ -58,6 +59,13 @@ fn the_host_is_as_it_was() {
                 Vec::<String>::new(),
                 "{case}, purge {purge}: {}",
                 clean.text()
+            );
+
+            let copies = block_on(host.list("/var/opt/pf9/nodelet/content".as_ref()));
+            assert_eq!(
+                copies.expect("the directory can be listed"),
+                Vec::<String>::new(),
+                "{case}: copies of what stood before, which may hold secrets"
             );
 
             host.clear_journal();

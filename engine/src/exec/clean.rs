@@ -83,6 +83,10 @@ pub async fn clean(
             Outcome::Cleaned
         };
         ledger.end(run, outcome, (clean.undone, 0)).await?;
+        if outcome == Outcome::Cleaned {
+            // What stood before is back, so nobody needs the copies, which may hold secrets.
+            ledger.compact().await?;
+        }
     }
     if !purge && !work.kept.is_empty() {
         events.emit(Event::ThingsKept {
