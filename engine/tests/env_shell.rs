@@ -36,7 +36,7 @@ fn source(shell: &str, file: &Path, key: &str) -> Vec<u8> {
 fn check(text: &str, secret: &str) {
     let env = KubeEnv::from_pairs([
         ("MASTER_IP".to_owned(), "192.0.2.1".to_owned()),
-        ("NO_PROXY".to_owned(), text.to_owned()),
+        ("DOCKERHUB_ID".to_owned(), text.to_owned()),
         ("DOCKERHUB_PASSWORD".to_owned(), secret.to_owned()),
     ])
     .expect("any text is a value");
@@ -49,7 +49,7 @@ fn check(text: &str, secret: &str) {
         .filter(|shell| Path::new(shell).exists())
     {
         for (key, expected) in [
-            ("NO_PROXY", text),
+            ("DOCKERHUB_ID", text),
             ("DOCKERHUB_PASSWORD", secret),
             ("K8S_API_PORT", "443"),
         ] {

@@ -98,6 +98,7 @@ fn value(kind: Kind, text: &str) -> Result<Value, Option<String>> {
                 .ok_or(None)
         }
         Kind::ProxyUrl => known(names::is_http_url(text)),
+        Kind::ProxyExceptions => known(names::are_proxy_exceptions(text)),
         Kind::Uuid => known(names::is_uuid(text)),
         Kind::Cron => text
             .parse::<Schedule>()
@@ -146,7 +147,11 @@ fn lower_case(text: &str) -> Option<String> {
 }
 
 fn network(text: &str) -> Result<Value, Option<String>> {
-    let Ok(network) = text.parse::<IpNet>() else {
+    // ipnet takes leading zeros for decimal digits; others take them for octal ones.
+    let plain = text
+        .split_once('/')
+        .is_none_or(|(address, _)| address.parse::<IpAddr>().is_ok());
+    let Some(network) = text.parse::<IpNet>().ok().filter(|_| plain) else {
         return Err(text
             .parse::<IpAddr>()
             .is_ok()
@@ -269,6 +274,10 @@ mod tests {
             ("CONTAINER_LOG_MAX_SIZE", "10Mi"),
             ("MASTER_VIP_IFACE", "eth0 eth1"),
             ("NO_PROXY", "a\0b"),
+            ("NO_PROXY", "a\nExecStartPre=/bin/true"),
+            ("NO_PROXY", "a\"b"),
+            ("KUBELET_FLAGS", "--v=2\n--w=3"),
+            ("CONTAINERS_CIDR", "010.20.0.0/16"),
             ("HTTP_PROXY", "http://user:word@proxy:3128"),
         ] {
             assert!(key(name).parse(text).is_err(), "{name}={text:?}");

@@ -165,6 +165,38 @@ pub enum EnvError {
         problem: &'static str,
         place: Option<Place>,
     },
+    /// A directory that is the system's or ours, or holds such a one.
+    #[error("{}{key}: {path} {what}; name a directory of its own", at(.place))]
+    UnusableDirectory {
+        key: &'static str,
+        path: String,
+        what: String,
+        place: Option<Place>,
+    },
+    /// Two settings that name one directory, or one inside the other.
+    #[error("{}{key}: {path} and {other_key} ({other}) lie in one another; name directories of their own", at(.place))]
+    NestedDirectories {
+        key: &'static str,
+        path: String,
+        other_key: &'static str,
+        other: String,
+        place: Option<Place>,
+    },
+    /// A port that something else of the role listens on.
+    #[error("{}{key}: {port} is the port of {by}; choose another", at(.place))]
+    PortInUse {
+        key: &'static str,
+        port: i64,
+        by: &'static str,
+        place: Option<Place>,
+    },
+    /// A policy that kubelet refuses without CPUs kept for the system.
+    #[error("{}{key}: `static` needs {cpus_key}: kubelet gives no CPU away that the system may need", at(.place))]
+    NoReservedCpus {
+        key: &'static str,
+        cpus_key: &'static str,
+        place: Option<Place>,
+    },
     /// An election that etcd would refuse.
     #[error("{}{key}: expected at least {least}, five times {heartbeat_key}, found {timeout}", at(.place))]
     ElectionTimeout {
@@ -202,6 +234,10 @@ impl EnvError {
             | Self::UnusableNetwork { place, .. }
             | Self::UnreachableAddress { place, .. }
             | Self::IncompleteVip { place, .. }
+            | Self::UnusableDirectory { place, .. }
+            | Self::NestedDirectories { place, .. }
+            | Self::PortInUse { place, .. }
+            | Self::NoReservedCpus { place, .. }
             | Self::ElectionTimeout { place, .. } => place.as_ref(),
         }
     }

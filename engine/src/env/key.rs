@@ -83,6 +83,8 @@ pub enum Kind {
     UrlList,
     /// The address of an HTTP proxy, without user and password.
     ProxyUrl,
+    /// Comma-separated names, addresses and networks that are reached without a proxy.
+    ProxyExceptions,
     /// Five cron fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
     Cron,
     /// An image with a tag or a digest.
@@ -132,6 +134,9 @@ impl fmt::Display for Kind {
             Self::UrlList => f.write_str("comma-separated http or https addresses"),
             Self::ProxyUrl => f.write_str(
                 "a proxy address such as `http://proxy:3128`, without user and password",
+            ),
+            Self::ProxyExceptions => f.write_str(
+                "comma-separated names, addresses and networks such as `.example.com,10.0.0.0/8`",
             ),
             Self::Cron => f.write_str("a cron schedule of five fields such as `0 3 * * *`"),
             Self::ImageReference => f.write_str("an image with a tag or a digest"),

@@ -4,7 +4,8 @@ use super::key::{DefaultValue, Key, Kind};
 use DefaultValue::{Derived, Required, Value};
 use Kind::{
     Address, Bool, Choice, Cidr, CpuSet, Cron, Duration, FlagList, HostOrAddress, ImageReference,
-    Integer, Interface, Name, Path, Port, ProxyUrl, Registry, Size, Text, UrlList, Uuid, Version,
+    Integer, Interface, Name, Path, Port, ProxyExceptions, ProxyUrl, Registry, Size, Text, UrlList,
+    Uuid, Version,
 };
 
 /// Every kube.env variable, in the order of `kube.env.template`.
@@ -167,7 +168,7 @@ const TABLE: &[Key] = table! {
             "Proxy for http.";
         HTTPS_PROXY: ProxyUrl => Value(""),
             "Proxy for https.";
-        NO_PROXY: Text => Value(""),
+        NO_PROXY: ProxyExceptions => Value(""),
             "Comma-separated names and networks reached without the proxy.";
     }
     "Certificates" {

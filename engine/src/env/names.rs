@@ -76,6 +76,12 @@ pub(crate) fn is_http_url(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"/._~-%".contains(&b))
 }
 
+/// Names, addresses and networks between commas, as programs take `NO_PROXY`: `*` and a leading dot stand for many.
+pub(crate) fn are_proxy_exceptions(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b".-_:*/[], ".contains(&b))
+}
+
 /// One part of an image's path: lower-case letters and digits, joined by `.`, `_`, `__` or dashes.
 fn is_image_part(text: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -161,11 +167,14 @@ pub(crate) fn is_uuid(text: &str) -> bool {
     }) && lengths.next().is_none()
 }
 
-/// `--name` or `--name=value`.
+/// `--name` or `--name=value`, on one line: a break would begin an option of its own in a unit file.
 pub(crate) fn is_flag(text: &str) -> bool {
     let Some(flag) = text.strip_prefix("--") else {
         return false;
     };
+    if flag.chars().any(char::is_control) {
+        return false;
+    }
     let name = flag.split_once('=').map_or(flag, |(name, _)| name);
     name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name
@@ -296,7 +305,7 @@ mod tests {
         check(
             is_flag,
             &["--v=2", "--a", "--feature-gates=A=true,B=false", "--x="],
-            &["v", "-v", "--", "--=1", "--a b", "---a"],
+            &["v", "-v", "--", "--=1", "--a b", "---a", "--a=b\nc"],
         );
     }
 }

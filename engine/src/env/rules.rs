@@ -1,6 +1,7 @@
 //! Rules between keys. Each is silent where a key it reads is missing, because that was reported already.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 
@@ -23,6 +24,9 @@ pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     problems.extend(addresses(settings));
     problems.extend(virtual_ip(settings));
     problems.extend(election(settings));
+    problems.extend(directories(settings));
+    problems.extend(ports(settings));
+    problems.extend(reserved_cpus(settings));
     problems
 }
 
@@ -287,5 +291,151 @@ fn election(settings: Settings<'_>) -> Option<EnvError> {
         least,
         heartbeat_key,
         place: settings.place_of(&[key, heartbeat_key]),
+    })
+}
+
+/// Settings that name a directory which becomes a program's alone.
+const DIRECTORIES: [&str; 3] = ["DOCKER_ROOT", "ETCD_DATA_DIR", "ETCD_BACKUP_DIR"];
+
+/// Trees in which nobody may keep data: they belong to the system, to a package or to us.
+const TAKEN: [&str; 28] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc/cni",
+    "/etc/docker",
+    "/etc/keepalived",
+    "/etc/kubernetes",
+    "/etc/pf9/kube.d",
+    "/etc/pf9/nodelet",
+    "/etc/ssh",
+    "/etc/ssl",
+    "/etc/systemd",
+    "/lib",
+    "/lib64",
+    "/opt/cni",
+    "/opt/pf9",
+    "/proc",
+    "/sbin",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var/lib/containerd",
+    "/var/lib/dpkg",
+    "/var/lib/kubelet",
+    "/var/lib/systemd",
+    "/var/log",
+    "/var/opt/pf9/nodelet",
+    "/var/tmp",
+];
+
+/// Directories that hold everybody's: something may lie in them, but they are nobody's own.
+const SHARED: [&str; 14] = [
+    "/etc",
+    "/etc/pf9",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/run",
+    "/srv",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/opt",
+    "/var/opt/pf9",
+];
+
+/// Directories of their own, apart from the system's, ours and each other.
+fn directories(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    let chosen: Vec<(&'static str, &Path)> = DIRECTORIES
+        .into_iter()
+        .filter_map(|key| match settings.get(key)? {
+            Value::Text(path) if !path.is_empty() => Some((key, Path::new(path))),
+            _ => None,
+        })
+        .collect();
+    for (at, (key, path)) in chosen.iter().enumerate() {
+        let within = TAKEN.iter().find(|taken| path.starts_with(taken));
+        let what = match within {
+            Some(taken) => Some(format!("lies in {taken}, which is not for data")),
+            None if SHARED.iter().any(|shared| Path::new(shared) == *path) => {
+                Some("is shared by many".to_owned())
+            }
+            None => None,
+        };
+        if let Some(what) = what {
+            problems.push(EnvError::UnusableDirectory {
+                key,
+                path: path.display().to_string(),
+                what,
+                place: settings.place(key),
+            });
+        }
+        for (other_key, other) in &chosen[at + 1..] {
+            if path.starts_with(other) || other.starts_with(path) {
+                problems.push(EnvError::NestedDirectories {
+                    key,
+                    path: path.display().to_string(),
+                    other_key,
+                    other: other.display().to_string(),
+                    place: settings.place_of(&[key, other_key]),
+                });
+            }
+        }
+    }
+    problems
+}
+
+/// What listens on a master beside the API server.
+const PORTS: [(i64, &str); 8] = [
+    (2380, "etcd (peers)"),
+    (4001, "etcd (clients)"),
+    (10248, "kubelet (health)"),
+    (10249, "kube-proxy (metrics)"),
+    (10250, "kubelet"),
+    (10256, "kube-proxy (health)"),
+    (10257, "the controller-manager"),
+    (10259, "the scheduler"),
+];
+/// What Kubernetes gives to Services of type `NodePort` unless it is told otherwise.
+const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
+
+/// Chosen ports apart from those of the role, of `NodePort` Services and of each other.
+fn ports(settings: Settings<'_>) -> Vec<EnvError> {
+    let mut problems = Vec::new();
+    let api = settings.integer("K8S_API_PORT");
+    for key in ["K8S_API_PORT", "METRICS_PORT"] {
+        let Some(port) = settings.integer(key) else {
+            continue;
+        };
+        let named = PORTS.iter().find(|(taken, _)| *taken == port);
+        let by = match named {
+            Some((_, by)) => Some(*by),
+            None if NODE_PORTS.contains(&port) => Some("a Service of type NodePort"),
+            None if key == "METRICS_PORT" && api == Some(port) => Some("the API server"),
+            None => None,
+        };
+        problems.extend(by.map(|by| EnvError::PortInUse {
+            key,
+            port,
+            by,
+            place: settings.place_of(&[key, "K8S_API_PORT"]),
+        }));
+    }
+    problems
+}
+
+/// kubelet's static policy needs CPUs that are kept for the system.
+fn reserved_cpus(settings: Settings<'_>) -> Option<EnvError> {
+    let (key, cpus_key) = ("CPU_MANAGER_POLICY", "RESERVED_CPUS");
+    let is_static = settings.get(key) == Some(&Value::Text("static".to_owned()));
+    let reserved = settings.get(cpus_key)?;
+    (is_static && reserved.is_empty()).then(|| EnvError::NoReservedCpus {
+        key,
+        cpus_key,
+        place: settings.place_of(&[key, cpus_key]),
     })
 }

@@ -93,6 +93,14 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
         "see whether certificate and root belong together (`openssl verify -CAfile ROOT FILE`); removing the certificate makes a new one",
     ),
     (
+        &[
+            &["unknown flag"],
+            &["flag provided but not defined"],
+            &["invalid argument", " for \"--"],
+        ],
+        "the program refuses one of its flags: mend the setting that adds it (those that end in _FLAGS, RUNTIME_CONFIG)",
+    ),
+    (
         &[&["no such image"]],
         "bring the image back (`nodelet apply --only images`), or name one that is there (`docker images`)",
     ),
@@ -252,6 +260,13 @@ mod tests {
             (
                 host(HostError::service("inspect image a:1", "connection reset")),
                 "systemctl status docker",
+            ),
+            (
+                ResourceError::NotConverged {
+                    what: "start the container: it says `Error: unknown flag: --nonsense`"
+                        .to_owned(),
+                },
+                "mend the setting that adds it",
             ),
             (
                 host(HostError::service("get node cp-1", "connection refused")),

@@ -67,6 +67,8 @@ pub enum Requirement {
     },
     /// The operating system is one of these.
     SupportedSystem(Vec<SupportedSystem>),
+    /// The processor's architecture is one of these, as `uname -m` says it.
+    Architecture(Vec<String>),
     /// systemd runs the host.
     Systemd,
     /// We are root.
@@ -199,6 +201,7 @@ impl Requirement {
             Self::Interface { name } => judge::interface(facts, name),
             Self::VirtualIp { address, interface } => judge::virtual_ip(facts, *address, interface),
             Self::SupportedSystem(systems) => judge::supported_system(facts, systems),
+            Self::Architecture(names) => judge::architecture(facts, names),
             Self::Systemd => judge::systemd(facts),
             Self::Root => judge::root(facts),
             Self::ClockSane => judge::clock_sane(facts),

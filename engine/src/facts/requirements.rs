@@ -304,6 +304,20 @@ pub(crate) fn kernel_features(facts: &Facts, wanted: &[String]) -> Verdict {
     }
 }
 
+pub(crate) fn architecture(facts: &Facts, names: &[String]) -> Verdict {
+    match &facts.architecture {
+        None => Verdict::unknown(facts, "the architecture", &["/proc/sys/kernel/arch"]),
+        Some(architecture) if names.contains(architecture) => Verdict::Met,
+        Some(architecture) => Verdict::not_met(
+            format!(
+                "the host's architecture is {architecture}, and the role's programs are for {}",
+                names.join(", ")
+            ),
+            "take a host of that architecture, or a role package built for this one",
+        ),
+    }
+}
+
 pub(crate) fn supported_system(facts: &Facts, systems: &[SupportedSystem]) -> Verdict {
     let Some(os) = &facts.os else {
         return Verdict::unknown(facts, "operating system", &["/etc/os-release"]);

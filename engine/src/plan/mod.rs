@@ -6,6 +6,7 @@
 
 mod name;
 mod order;
+mod systemd;
 mod text;
 mod value;
 

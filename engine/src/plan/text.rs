@@ -131,6 +131,10 @@ fn environment() -> minijinja::Environment<'static> {
         use base64::Engine as _;
         base64::engine::general_purpose::STANDARD.encode(text)
     });
+    environment.add_filter("exec_word", |text: String| super::systemd::exec_word(&text));
+    environment.add_filter("environment_word", |text: String| {
+        super::systemd::environment_word(&text)
+    });
     environment
 }
 

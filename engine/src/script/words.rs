@@ -692,6 +692,11 @@ pub static WORDS: &[Word] = &[
                 "An address can be the masters' virtual one: in a network of the interface, and nobody's own.",
             ),
             modifier(
+                "architecture",
+                &[p("names", Arg::Texts)],
+                "The processor's architecture is one of these, as `uname -m` says it.",
+            ),
+            modifier(
                 "supported_system",
                 &[p("systems", Arg::Map)],
                 "The operating system is one of these: id to versions.",

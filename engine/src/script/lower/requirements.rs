@@ -78,6 +78,7 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
                 interface: interface.clone(),
             }
         }
+        "architecture" => Requirement::Architecture(options.texts(name)?),
         "supported_system" => Requirement::SupportedSystem(
             pairs()
                 .into_iter()

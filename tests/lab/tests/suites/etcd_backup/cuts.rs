@@ -134,7 +134,7 @@ fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_th
     }
     master.sh("mkdir -m 0755 -p /srv/open /srv/read-only; mount --bind -o ro /srv/read-only /srv/read-only");
     for (directory, why) in [
-        ("/dev/shm/backups", "in memory (tmpfs)"),
+        ("/run/backups", "in memory (tmpfs)"),
         ("/srv/read-only/backups", "mounted read-only"),
         ("/srv/open", "others than root may look into it (mode 0755)"),
     ] {

@@ -1,0 +1,60 @@
+//! Values as words of systemd's unit files, so that none of them becomes another option, specifier or variable.
+//!
+//! Source: systemd.service(5), "Command lines"; systemd.syntax(7), "Quoting"; systemd.exec(5), `Environment=`.
+
+/// A word of a command line: `$` and `%` stand for themselves. A plain one stays as it is.
+pub(super) fn exec_word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_=./,:@+".contains(&b);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return text.to_owned();
+    }
+    quoted(&text.replace('$', "$$"))
+}
+
+/// An assignment of `Environment=`, in which `$` has no meaning.
+pub(super) fn environment_word(text: &str) -> String {
+    quoted(text)
+}
+
+/// `text` in quotes with its specials escaped.
+fn quoted(text: &str) -> String {
+    let mut word = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                word.push('\\');
+                word.push(c);
+            }
+            '%' => word.push_str("%%"),
+            '\n' => word.push_str("\\n"),
+            c if c.is_control() => word.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => word.push(c),
+        }
+    }
+    word.push('"');
+    word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_one_word_and_nothing_else() {
+        for (text, word) in [
+            ("--v=2", "--v=2"),
+            ("", "\"\""),
+            ("--a=b c", "\"--a=b c\""),
+            ("--a=%i$HOME", "\"--a=%%i$$HOME\""),
+            (
+                "a\"\nExecStartPre=/bin/true\n#",
+                "\"a\\\"\\nExecStartPre=/bin/true\\n#\"",
+            ),
+            ("back\\slash", "\"back\\\\slash\""),
+            ("\u{7}", "\"\\u0007\""),
+        ] {
+            assert_eq!(exec_word(text), word, "{text:?}");
+        }
+        assert_eq!(environment_word("NO_PROXY=a%b$c"), "\"NO_PROXY=a%%b$c\"");
+    }
+}
