@@ -10,7 +10,7 @@ mod pki;
 mod requirements;
 mod system;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use options::Options;
@@ -36,10 +36,8 @@ struct Lowering<'a> {
     around: &'a Surroundings<'a>,
     phase: PhaseName,
     findings: Vec<Diagnostic>,
-    /// Steps by the word that began them.
-    ids: BTreeMap<CallId, StepId>,
-    /// Files a step's consumers take in.
-    paths: BTreeMap<CallId, Vec<PathBuf>>,
+    /// Steps so far, of all lanes.
+    taken: BTreeSet<StepId>,
 }
 
 /// Lowers one script's words. `None` for the phase when its header is unusable or it is not for this node.
@@ -57,12 +55,14 @@ pub(super) fn phase(
         around,
         phase: header.name.clone(),
         findings,
-        ids: BTreeMap::new(),
-        paths: BTreeMap::new(),
+        taken: BTreeSet::new(),
     };
+    // Steps by the word that began them, and the files that their consumers take in: a modifier may name earlier ones.
+    let mut ids: BTreeMap<CallId, StepId> = BTreeMap::new();
+    let mut paths: BTreeMap<CallId, Vec<PathBuf>> = BTreeMap::new();
     let mut phase = header;
     for (id, call) in recorder.calls.iter().enumerate() {
-        let (ids, paths) = (lowering.ids.clone(), lowering.paths.clone());
+        let mut lowered = None;
         let options = Options::new(call, &ids, &paths);
         if options.left_out() {
             continue;
@@ -72,7 +72,8 @@ pub(super) fn phase(
         match call.word.role {
             Role::Header => {}
             Role::Resource => {
-                if let Some(step) = lowering.step(id, call, &options) {
+                if let Some(step) = lowering.step(call, &options) {
+                    lowered = Some((step.id.clone(), step.spec.paths()));
                     match call.lane {
                         Lane::Steps | Lane::Stop | Lane::Rollback
                             if matches!(step.spec, Spec::SysctlBefore(_)) =>
@@ -113,6 +114,10 @@ pub(super) fn phase(
             // A modifier with a wrong argument was dropped: what now seems to be missing is there.
             lowering.findings.truncate(said);
         }
+        if let Some((step, files)) = lowered {
+            ids.insert(id, step);
+            paths.insert(id, files);
+        }
     }
     let findings = lowering.findings;
     // A phase that does nothing here may lack what it would need elsewhere.
@@ -123,7 +128,7 @@ pub(super) fn phase(
 }
 
 impl Lowering<'_> {
-    fn step(&mut self, id: CallId, call: &Call, options: &Options<'_>) -> Option<PlannedStep> {
+    fn step(&mut self, call: &Call, options: &Options<'_>) -> Option<PlannedStep> {
         let spec = match call.word.name {
             "directory" | "file" | "template" | "symlink" | "unit" | "env_file" => {
                 files::lower(call, options, self.around, &mut self.findings)
@@ -140,7 +145,7 @@ impl Lowering<'_> {
         }?;
         let policy = self.policy(&spec, options);
         let id_text = StepId::new(&self.phase, spec.kind(), &spec.label());
-        let taken = self.ids.values().any(|other| *other == id_text);
+        let taken = !self.taken.insert(id_text.clone());
         if taken && call.lane == Lane::Steps {
             self.findings.push(
                 Diagnostic::new(
@@ -155,8 +160,6 @@ impl Lowering<'_> {
                 .help("say it once, with all its modifiers"),
             );
         }
-        self.paths.insert(id, spec.paths());
-        self.ids.insert(id, id_text.clone());
         Some(PlannedStep {
             id: id_text,
             span: call.span.clone(),
