@@ -49,7 +49,7 @@ pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
 
     let into = Mounted {
         source: work.clone(),
-        target: "/work",
+        target: "/restore",
         read_only: false,
     };
     let from = Mounted {
@@ -65,7 +65,7 @@ pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
         "restore",
         &snapshot,
         "--data-dir",
-        "/work/data",
+        "/restore/data",
         "--name",
         "proof",
         "--initial-cluster",
@@ -81,7 +81,7 @@ pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
     let serve = [
         "etcd",
         "--data-dir",
-        "/work/data",
+        "/restore/data",
         "--name",
         "proof",
         "--listen-client-urls",

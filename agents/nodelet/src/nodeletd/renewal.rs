@@ -8,16 +8,16 @@ use tokio::time::Instant;
 use super::decide::backoff;
 use super::worker::Change;
 
-/// Renewals that failed since the last that did not.
+/// RenewalQueue that failed since the last that did not.
 #[derive(Debug, Default)]
-pub(super) struct Renewals {
+pub(super) struct RenewalQueue {
     failed: u32,
     /// When the last one ended.
     last: Option<Instant>,
     problem: String,
 }
 
-impl Renewals {
+impl RenewalQueue {
     /// The component to renew now, of those with something due; `None` while a pause after a failure lasts. One that
     /// cannot be renewed does not keep the others from it.
     pub(super) fn next<'a>(
@@ -79,7 +79,7 @@ mod tests {
         let minute = Duration::from_secs(60);
         let began = Instant::now();
         let later = began + Duration::from_secs(5);
-        let mut renewals = Renewals::default();
+        let mut renewals = RenewalQueue::default();
         assert_eq!(renewals.next(&due, minute, began), Some("etcd"));
         renewals.ended("etcd", Change::Failed, began);
         assert_eq!(renewals.next(&due, minute, began), None, "not at once");

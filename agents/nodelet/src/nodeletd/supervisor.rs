@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::StatusGroup;
 use super::decide::{self, Action, Situation};
 use super::kube_status::{KubeStatus, NodeState};
-use super::renewal::Renewals;
+use super::renewal::RenewalQueue;
 use super::state::State;
 use super::take_back::TakeBacks;
 use super::view::{Counters, Now, View};
@@ -90,7 +90,7 @@ pub(super) struct Supervisor<H> {
     /// Phases that somebody wants to be restarted.
     wanted: Vec<String>,
     last_attempt: Option<Instant>,
-    renewals: Renewals,
+    renewals: RenewalQueue,
     take_backs: TakeBacks,
     /// Why the host does not fit what it is to become; empty if it does, as far as is known.
     unfit: String,
@@ -146,7 +146,7 @@ impl<H: Hands> Supervisor<H> {
             hurry: false,
             wanted: Vec::new(),
             last_attempt,
-            renewals: Renewals::default(),
+            renewals: RenewalQueue::default(),
             take_backs: TakeBacks::default(),
             unfit: String::new(),
             blind: 0,

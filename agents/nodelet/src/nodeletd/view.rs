@@ -7,7 +7,7 @@ use engine::plan::PhaseName;
 use serde::{Deserialize, Serialize};
 
 use super::kube_status::{KubeStatus, NodeState};
-use super::renewal::Renewals;
+use super::renewal::RenewalQueue;
 use super::state::State;
 use crate::pass::{Pass, ServiceState};
 
@@ -71,7 +71,7 @@ pub(super) struct Now<'a> {
     pub(super) paused: bool,
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
-    pub(super) renewals: &'a Renewals,
+    pub(super) renewals: &'a RenewalQueue,
     /// Why the host does not fit what it is to become; empty if it does.
     pub(super) unfit: &'a str,
     pub(super) hints: &'a [String],
