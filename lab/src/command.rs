@@ -20,6 +20,9 @@ use nix::unistd::Pid;
 /// Groups that are running now; an interrupt from the keyboard ends them (see [`end_groups_on_interrupt`]).
 static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
+/// Whether anybody listens for interrupts yet.
+static LISTENS: AtomicBool = AtomicBool::new(false);
+
 /// Whether this program goes on after an interrupt.
 static OUTLIVES: AtomicBool = AtomicBool::new(false);
 
@@ -27,7 +30,11 @@ static OUTLIVES: AtomicBool = AtomicBool::new(false);
 const QUOTED_LINES: usize = 15;
 
 /// Ends every running group when the user presses Ctrl-C. They are not in the terminal's foreground group, so nobody else would.
+/// Whoever makes something asks for it, and more than one may in one program.
 pub fn end_groups_on_interrupt() -> Result<()> {
+    if LISTENS.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     ctrlc::set_handler(|| {
         let groups = GROUPS
             .lock()

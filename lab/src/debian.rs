@@ -90,6 +90,26 @@ fn candidates(listing: &str) -> Vec<(String, String)> {
     found
 }
 
+/// The package that a package without content of its own stands for: of a kernel, the newest build.
+pub(crate) fn stands_for(package: &str) -> Result<String> {
+    let listing = command::text(
+        Command::new("apt-cache")
+            .args(["depends", "--important", package])
+            .env("LC_ALL", "C"),
+        APT,
+    )?;
+    let first = first_dependency(&listing);
+    first.map(str::to_owned).with_context(|| {
+        format!("apt knows no package `{package}`; run `apt-get update` and look for errors")
+    })
+}
+
+fn first_dependency(listing: &str) -> Option<&str> {
+    listing
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("Depends: "))
+}
+
 /// The versions as one text, for a key.
 pub(crate) fn versions_text(packages: &[&str]) -> Result<String> {
     Ok(versions(packages)?
@@ -111,6 +131,16 @@ mod tests {
             debian_lines(listing),
             "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://mirror.example/debian/ bookworm main\n"
         );
+    }
+
+    #[test]
+    fn reads_dependencies() {
+        let listing = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-1-cloud-amd64\n";
+        assert_eq!(
+            first_dependency(listing),
+            Some("linux-image-6.1.0-1-cloud-amd64")
+        );
+        assert_eq!(first_dependency("linux-image-cloud-amd64\n"), None);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Setup {
         let keep = Outer::of(cache).keep()?;
         let progress = Progress::new(STEPS);
         progress.step("packages of this machine", |announce| {
-            packages::install(cache, announce)
+            packages::install(cache, packages::LABS, announce)
         })?;
         let wrapper = progress.step("runc wrapper", |announce| {
             runc_wrapper::build(cache, announce)

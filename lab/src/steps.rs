@@ -2,6 +2,7 @@
 
 pub(crate) mod host_image;
 pub(crate) mod images;
+pub(crate) mod kernel;
 pub(crate) mod kubernetes;
 pub(crate) mod packages;
 pub(crate) mod payload;

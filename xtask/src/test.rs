@@ -4,8 +4,9 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::{Cache, Setup, command};
+use lab::{Cache, Micro, Setup, command};
 
+use crate::nodelet::{self, Profile};
 use crate::transient::{suites, with_labs};
 
 /// The options of `test`.
@@ -28,7 +29,17 @@ struct Step {
     name: &'static str,
     cargo: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
-    needs_lab: bool,
+    needs: Needs,
+}
+
+/// What there has to be beside the checkout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// An emulator and a kernel.
+    Micro,
+    /// All that labs are made of.
+    Lab,
 }
 
 const fn step(
@@ -40,7 +51,7 @@ const fn step(
         name,
         cargo,
         environment,
-        needs_lab: false,
+        needs: Needs::Nothing,
     }
 }
 
@@ -77,10 +88,25 @@ const STEPS: &[Step] = &[
         &[("INSTA_UPDATE", "no")],
     ),
     Step {
+        name: "micro",
+        cargo: &[
+            "test",
+            "--quiet",
+            "--package",
+            LAB_SUITES,
+            "--test",
+            "micro",
+            "--",
+            "--ignored",
+        ],
+        environment: &[],
+        needs: Needs::Micro,
+    },
+    Step {
         name: "lab",
         cargo: &["test", "--package", LAB_SUITES, "--", "--test-threads", "2"],
         environment: &[("INSTA_UPDATE", "no")],
-        needs_lab: true,
+        needs: Needs::Lab,
     },
 ];
 
@@ -96,11 +122,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for step in chosen(arguments)? {
         println!("==> {}", step.name);
         let began = Instant::now();
-        let passed = if step.needs_lab {
-            in_labs(step, &arguments.suites)?
-        } else {
-            let status = cargo(step).status();
-            status.context("cannot start cargo")?.success()
+        let passed = match step.needs {
+            Needs::Nothing => passes(&mut cargo(step))?,
+            Needs::Micro => in_micro_machines(step)?,
+            Needs::Lab => in_labs(step, &arguments.suites)?,
         };
         times.push(format!("{} {}", step.name, seconds(began)));
         if !passed {
@@ -127,6 +152,20 @@ fn cargo(step: &Step) -> Command {
     command
 }
 
+fn passes(cargo: &mut Command) -> Result<bool> {
+    let status = cargo.status().context("cannot start cargo")?;
+    Ok(status.success())
+}
+
+/// Runs what needs a kernel of its own, and no lab.
+fn in_micro_machines(step: &Step) -> Result<bool> {
+    let micro = Micro {
+        kernel: Micro::prepare(&Cache::locate()?)?,
+        nodelet: nodelet::build(Profile::Dev)?,
+    };
+    passes(cargo(step).envs(micro.variables()))
+}
+
 /// Runs the suites on labs of their own, which are gone afterwards, however the suites end.
 fn in_labs(step: &Step, filter: &[String]) -> Result<bool> {
     let setup = Setup::run(&Cache::locate()?)?;
@@ -141,7 +180,7 @@ fn in_labs(step: &Step, filter: &[String]) -> Result<bool> {
 /// The steps to run, in order.
 fn chosen(arguments: &Arguments) -> Result<Vec<&'static Step>> {
     let Some(only) = &arguments.only else {
-        let quick = |step: &&Step| !(step.needs_lab && arguments.skip_lab);
+        let quick = |step: &&Step| !(step.needs == Needs::Lab && arguments.skip_lab);
         return Ok(STEPS.iter().filter(quick).collect());
     };
     let step = STEPS.iter().find(|step| step.name == only);
@@ -149,7 +188,7 @@ fn chosen(arguments: &Arguments) -> Result<Vec<&'static Step>> {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
         format!("there is no step `{only}`; there are {}", names.join(", "))
     })?;
-    if !step.needs_lab && !arguments.suites.is_empty() {
+    if step.needs != Needs::Lab && !arguments.suites.is_empty() {
         bail!("the step `{only}` takes no names of suites; only `lab` does");
     }
     Ok(vec![step])
@@ -170,7 +209,7 @@ mod tests {
 
     #[test]
     fn chooses_steps() {
-        let quick = ["fmt", "clippy", "rustdoc", "tests"];
+        let quick = ["fmt", "clippy", "rustdoc", "tests", "micro"];
         assert_eq!(names(true, None, &[]).expect("steps"), quick);
         let all = names(false, None, &[]).expect("steps");
         assert_eq!(all.last(), Some(&"lab"));

@@ -10,8 +10,8 @@ use anyhow::Result;
 use crate::cache::{Build, Cache};
 use crate::command;
 
-/// What the set-up uses: containers, root file systems, and compilers.
-const NEEDED: &[&str] = &[
+/// What labs are made with: containers, root file systems, and compilers.
+pub(crate) const LABS: &[&str] = &[
     "busybox-static",
     "docker.io",
     "dpkg-dev",
@@ -27,16 +27,22 @@ const NEEDED: &[&str] = &[
     "util-linux",
     "xz-utils",
 ];
+/// What virtual machines are made with: an emulator, a shell that needs no library, and `strip`.
+pub(crate) const MACHINES: &[&str] = &["binutils", "busybox-static", "qemu-system-x86"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INSTALL: Duration = Duration::from_secs(1800);
 
-/// Refreshes apt's lists once a day and installs what is missing.
-pub(crate) fn install(cache: &Cache, announce: &dyn Fn(&str)) -> Result<()> {
+/// Refreshes apt's lists once a day and installs what is missing of `needed`.
+pub(crate) fn install(
+    cache: &Cache,
+    needed: &[&'static str],
+    announce: &dyn Fn(&str),
+) -> Result<()> {
     let lock = cache.lock("packages", |owner| {
         announce(&format!("waiting for process {owner}"))
     })?;
     let build = Build::beside(cache, "packages", &lock)?;
-    let missing = missing();
+    let missing = missing(needed);
     let stale = lists_are_stale(Path::new("/var/lib/apt/lists"));
     if stale {
         announce("updating lists");
@@ -72,14 +78,14 @@ fn apt() -> Command {
     command
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(needed: &[&'static str]) -> Vec<&'static str> {
     let query = |package: &&&str| {
         let mut command = Command::new("dpkg-query");
         command.args(["--show", "--showformat", "${db:Status-Status}", package]);
         command::text(&mut command, Duration::from_secs(30))
             .map_or(true, |status| status != "installed")
     };
-    NEEDED.iter().filter(query).copied().collect()
+    needed.iter().filter(query).copied().collect()
 }
 
 /// True if apt's lists are missing or older than a day.

@@ -14,6 +14,8 @@ const STATUS: &str = "pf9-kube-status";
 const BACKUP: &str = "pf9-etcd-backup";
 /// For a backup beside the containers that prove it, in percent of one CPU: it copies and hashes.
 const BACKUP_CPU: u32 = 50;
+/// What limits CPU time and memory in version 2.
+const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
 const MOUNT: &str = "/sys/fs/cgroup";
 /// In which the CPU limit is reckoned, in microseconds.
 const PERIOD: u32 = 100_000;
@@ -127,17 +129,46 @@ fn version_2(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
             "use control groups: {own} is not the group of a service, and nothing is delegated to us"
         );
     }
+    hand_down(mount, Path::new(unit))?;
     let unit = mount.join(unit);
     let supervisor = unit.join("supervisor");
     make(&supervisor)?;
     write(&supervisor.join("cgroup.procs"), "0")?;
-    write(&unit.join("cgroup.subtree_control"), "+cpu +memory")?;
+    enable(&unit)?;
     let leaf = group(&unit, name)?;
     write(&leaf.join("cpu.max"), &format!("{quota} {PERIOD}"))?;
     write(&leaf.join("memory.max"), &MEMORY.to_string())?;
     Ok(Leaf {
         procs: vec![leaf.join("cgroup.procs")],
     })
+}
+
+/// Lets every group above `unit` hand controllers down. systemd has done so for a unit with `Delegate=`; under another
+/// service manager nobody may have, and without it the unit has no controllers to give to its leaves.
+fn hand_down(mount: &Path, unit: &Path) -> Result<()> {
+    enable(mount)?;
+    let mut group = mount.to_path_buf();
+    for part in unit.parent().into_iter().flat_map(Path::components) {
+        group.push(part);
+        enable(&group)?;
+    }
+    Ok(())
+}
+
+/// Hands the controllers down from `group` that it does not hand down yet. Others' groups are written to only where
+/// something is missing.
+fn enable(group: &Path) -> Result<()> {
+    let path = group.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let missing: Vec<String> = CONTROLLERS
+        .iter()
+        .filter(|controller| !enabled.split_whitespace().any(|one| one == **controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    write(&path, &missing.join(" "))
 }
 
 /// The group below `parent`, made if it is not there.
@@ -184,6 +215,20 @@ mod tests {
         assert_eq!(read("cpu.cfs_quota_us"), "40000");
         assert_eq!(read("cpu.cfs_period_us"), "100000");
         assert_eq!(made.procs.len(), 2);
+    }
+
+    #[test]
+    fn groups_above_hand_down_what_they_did_not_yet() {
+        let mount = tempfile::tempdir().expect("a directory");
+        let unit = Path::new("system.slice/x.service");
+        fs::create_dir_all(mount.path().join(unit)).expect("it is made");
+        let file = |group: &str| mount.path().join(group).join("cgroup.subtree_control");
+        fs::write(file(""), "cpuset cpu io memory pids\n").expect("it is written");
+        fs::write(file("system.slice"), "memory pids\n").expect("it is written");
+        hand_down(mount.path(), unit).expect("they hand down");
+        let read = |group: &str| fs::read_to_string(file(group)).expect("it is there");
+        assert_eq!(read(""), "cpuset cpu io memory pids\n");
+        assert_eq!(read("system.slice"), "+cpu");
     }
 
     #[test]

@@ -1,0 +1,125 @@
+#!/bin/sh
+# The first process of the micro machine. It mounts what systemd would, starts nodeletd where systemd would, and measures what
+# status passes cost. It tells what it sees as `micro: NAME=VALUE`; what that has to be is said in main.rs.
+export PATH=/bin
+
+say() { echo "micro: $*"; }
+
+# Time since the boot, in microseconds.
+now() {
+    read -r uptime _ < /proc/uptime
+    echo "${uptime%.*}${uptime#*.}0000"
+}
+
+# CPU time of a group and what is below it, in microseconds.
+usage() {
+    read -r _ microseconds < "$1/cpu.stat"
+    echo "$microseconds"
+}
+
+leave() {
+    say "end=$1"
+    poweroff -f
+    # It is over before this is.
+    while :; do sleep 1; done
+}
+
+# until_true SECONDS WHAT COMMAND…: waits for it.
+until_true() {
+    until_deadline=$(($(now) + $1 * 1000000)) until_what=$2
+    shift 2
+    until "$@"; do
+        if [ "$(now)" -gt "$until_deadline" ]; then
+            say "log=$(tail -n 5 /run/nodeletd.log)"
+            leave "waited in vain for $until_what"
+        fi
+        usleep 20000
+    done
+}
+
+holds() { [ "$(cat "$1" 2> /dev/null)" = "$2" ]; }
+has_gone() { ! kill -0 "$1" 2> /dev/null; }
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+hostname micro
+ip link set lo up
+# nodelet wants to know under which address others reach this host.
+ip address add 192.0.2.1/24 dev lo
+ip route add default dev lo src 192.0.2.1
+
+CGROUPS=/sys/fs/cgroup
+UNIT=$CGROUPS/system.slice/pf9-nodeletd.service
+LEAF=$UNIT/pf9-kube-status
+OUTSIDE=$CGROUPS/outside
+
+# No controller is handed down to anybody yet.
+mkdir -p $UNIT $OUTSIDE
+for group in $CGROUPS $CGROUPS/system.slice $UNIT; do
+    say "handed_down=[$(cat $group/cgroup.subtree_control)]"
+done
+
+# settings PERCENT
+settings() {
+    cat > /etc/pf9/nodelet/config.yaml.new <<END
+ROLE: master
+CLUSTER_ID: 6f1c0c9e-7f0a-4b52-9a51-8d1f5ed0a001
+MASTER_IP: 192.0.2.1
+KUBE_SERVICE_STATE: "true"
+LOOP_INTERVAL: 1s
+CPU_LIMIT: "$1"
+END
+    mv /etc/pf9/nodelet/config.yaml.new /etc/pf9/nodelet/config.yaml
+}
+
+# measure PERCENT: how much a check that burns CPU gets, and how much somebody who does so outside.
+measure() {
+    settings "$1"
+    until_true 45 "a limit of $1 %" holds $LEAF/cpu.max "$(($1 * 1000)) 100000"
+    rm -f /run/burning
+    touch /run/burn
+    until_true 45 "a check that burns CPU" test -e /run/burning
+    from=$(now) used=$(usage $LEAF)
+    # Nobody else wants the processor, so nothing but the limit keeps the check from all of it. The sleeps are no waits, but
+    # the times over which is measured: at one end the group may have had more than its share, which it pays back later.
+    for seconds in 2 1 1; do
+        sleep $seconds
+        say "limit=$1 wall=$(($(now) - from)) used=$(($(usage $LEAF) - used))"
+    done
+    rm /run/burn
+    burner=$(cat /run/burner)
+    until_true 45 "the end of a check that never ends" has_gone "$burner"
+    say "check_ended_after=$(($(now) - from))"
+}
+
+sh -c "echo 0 > $UNIT/cgroup.procs; exec /opt/nodeletd --role /role --config /etc/pf9/nodelet" > /run/nodeletd.log 2>&1 &
+daemon=$!
+
+settings 75
+until_true 45 "what the phase starts" test -s /run/phase.group
+say "phase_group=$(cat /run/phase.group)"
+say "daemon_group=$(cat /proc/$daemon/cgroup)"
+
+measure 75
+say "check_group=$(cat /run/burning)"
+say "memory.max=$(cat $LEAF/memory.max)"
+
+touch /run/hog
+until_true 45 "a check that wants too much memory" test -s /run/hogged
+say "hog_status=$(cat /run/hogged)"
+say "$(grep '^oom_kill ' $LEAF/memory.events | tr ' ' =)"
+
+measure 40
+sh -c "echo 0 > $OUTSIDE/cgroup.procs; while :; do :; done" &
+outside=$!
+from=$(now) used=$(usage $OUTSIDE)
+sleep 1
+say "outside=100 wall=$(($(now) - from)) used=$(($(usage $OUTSIDE) - used))"
+kill $outside
+
+say "log=$(tail -n 5 /run/nodeletd.log)"
+say "daemon_lives=$(has_gone $daemon && echo no || echo yes)"
+leave well
