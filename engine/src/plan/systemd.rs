@@ -8,17 +8,12 @@ pub(super) fn exec_word(text: &str) -> String {
     if !text.is_empty() && text.bytes().all(is_plain) {
         return text.to_owned();
     }
-    quoted(&text.replace('$', "$$"))
+    format!("\"{}\"", quoted(&text.replace('$', "$$")))
 }
 
-/// An assignment of `Environment=`, in which `$` has no meaning.
-pub(super) fn environment_word(text: &str) -> String {
-    quoted(text)
-}
-
-/// `text` in quotes with its specials escaped.
-fn quoted(text: &str) -> String {
-    let mut word = String::from("\"");
+/// Text between the double quotes of a unit file, where `$` has no meaning: of an assignment of `Environment=`, say.
+pub(super) fn quoted(text: &str) -> String {
+    let mut word = String::new();
     for c in text.chars() {
         match c {
             '"' | '\\' => {
@@ -31,7 +26,6 @@ fn quoted(text: &str) -> String {
             c => word.push(c),
         }
     }
-    word.push('"');
     word
 }
 
@@ -55,6 +49,6 @@ mod tests {
         ] {
             assert_eq!(exec_word(text), word, "{text:?}");
         }
-        assert_eq!(environment_word("NO_PROXY=a%b$c"), "\"NO_PROXY=a%%b$c\"");
+        assert_eq!(quoted("a%b$c\"d"), "a%%b$c\\\"d");
     }
 }

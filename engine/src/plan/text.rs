@@ -132,9 +132,7 @@ fn environment() -> minijinja::Environment<'static> {
         base64::engine::general_purpose::STANDARD.encode(text)
     });
     environment.add_filter("exec_word", |text: String| super::systemd::exec_word(&text));
-    environment.add_filter("environment_word", |text: String| {
-        super::systemd::environment_word(&text)
-    });
+    environment.add_filter("unit_quoted", |text: String| super::systemd::quoted(&text));
     environment
 }
 
