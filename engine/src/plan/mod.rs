@@ -4,15 +4,18 @@
 //! execution, names no time and no path of the machine it was made on, and knows nothing of the script
 //! language.
 
+mod grammar;
 mod name;
 mod order;
 mod systemd;
+mod template;
 mod text;
 mod value;
 
 pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
 pub use order::{Graph, OrderError};
-pub use text::{RenderError, Text, render, variables};
+pub use template::{render, variables};
+pub use text::{RenderError, Text};
 pub use value::{OutputRef, SecretRef, Value};
 
 use std::path::PathBuf;
