@@ -23,3 +23,4 @@ pub mod resource;
 pub mod role;
 pub mod schedule;
 pub mod script;
+mod yaml;

@@ -106,3 +106,19 @@ fn the_committed_template_is_the_generated_one() {
         "run the tests with UPDATE_GENERATED=1 and commit kube.env.template"
     );
 }
+
+#[test]
+fn a_byte_order_mark_is_no_document() {
+    let settings = "ROLE: master\nMASTER_IP: 10.0.0.1\nNO_SUCH: key\n";
+    let resolve = |text: String| {
+        let problems =
+            KubeEnv::resolve_with_override(vec![("a.yaml".to_owned(), text.into_bytes())], None)
+                .map(drop)
+                .expect_err("NO_SUCH is no key");
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        resolve(format!("\u{feff}{settings}")),
+        resolve(settings.to_owned())
+    );
+}

@@ -19,9 +19,7 @@ use serde::de::{
 use super::error::EnvError;
 use super::layers::MAX_KEYS_PER_FILE;
 use super::place::Place;
-
-/// Nesting of brackets at which a file is refused before the parser, whose work grows with its square.
-const MAX_BRACKETS: usize = 32;
+use crate::yaml;
 
 /// Items of nested lists and maps that are passed over before a file is refused: aliases make them cheap to write.
 const MAX_NESTED_ITEMS: u32 = 10_000;
@@ -52,6 +50,7 @@ pub(crate) fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<Entry>, EnvError>
     let text = std::str::from_utf8(bytes).map_err(|error| EnvError::NotUtf8 {
         place: Place::line(path, line_of(bytes, error.valid_up_to())),
     })?;
+    let text = yaml::without_mark(text);
     refuse_controls(path, text)?;
     refuse_depth(path, text)?;
     let invalid = |error: serde_yaml::Error| invalid_yaml(path, &error);
@@ -78,7 +77,8 @@ pub(crate) fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<Entry>, EnvError>
     };
     if documents.next().is_some() {
         return Err(EnvError::InvalidYaml {
-            place: Place::file(path),
+            place: yaml::second_document(text)
+                .map_or_else(|| Place::file(path), |line| Place::line(path, line)),
             message: "more than one document".to_owned(),
         });
     }
@@ -117,25 +117,14 @@ fn refuse_controls(path: &Path, text: &str) -> Result<(), EnvError> {
     Ok(())
 }
 
-/// Counts every bracket, in quotes too: no honest settings file comes near the limit.
 fn refuse_depth(path: &Path, text: &str) -> Result<(), EnvError> {
-    let mut depth = 0_usize;
-    for (line, content) in text.lines().enumerate() {
-        for byte in content.bytes() {
-            match byte {
-                b'[' | b'{' => depth += 1,
-                b']' | b'}' => depth = depth.saturating_sub(1),
-                _ => continue,
-            }
-            if depth > MAX_BRACKETS {
-                return Err(EnvError::TooDeep {
-                    place: Place::line(path, line + 1),
-                    limit: MAX_BRACKETS,
-                });
-            }
-        }
+    match yaml::too_deep(text) {
+        None => Ok(()),
+        Some(line) => Err(EnvError::TooDeep {
+            place: Place::line(path, line),
+            limit: yaml::MAX_BRACKETS,
+        }),
     }
-    Ok(())
 }
 
 fn line_of(bytes: &[u8], offset: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Facts as a YAML file.
 
 use super::model::Facts;
+use crate::yaml;
 
 /// Facts that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +9,16 @@ pub enum FactsError {
     /// The text is no facts file; the cause names line and column.
     #[error("read facts (`nodelet facts > FILE` on a host writes a good one)")]
     Read(#[source] serde_yaml::Error),
+    /// Brackets nested deeper than facts are.
+    #[error(
+        "read facts: line {line}: brackets nested more than {limit} deep (`nodelet facts > FILE` on a host writes a good file)"
+    )]
+    TooDeep {
+        /// Where that is.
+        line: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The file is of a version this program does not know.
     #[error(
         "read facts: they are of version {found}; this program reads version {}",
@@ -34,6 +45,13 @@ impl Facts {
     /// # Errors
     /// The text is not facts, or of another version.
     pub fn from_yaml(text: &str) -> Result<Self, FactsError> {
+        let text = yaml::without_mark(text);
+        if let Some(line) = yaml::too_deep(text) {
+            return Err(FactsError::TooDeep {
+                line,
+                limit: yaml::MAX_BRACKETS,
+            });
+        }
         let header: Header = serde_yaml::from_str(text).map_err(FactsError::Read)?;
         if header.version != Self::VERSION {
             return Err(FactsError::Version {
@@ -70,6 +88,18 @@ mod tests {
         let facts = Facts::nothing_about("cp-1");
         let yaml = facts.to_yaml().unwrap();
         assert_eq!(Facts::from_yaml(&yaml).unwrap(), facts);
+    }
+
+    #[test]
+    fn brackets_without_end_are_refused_before_the_parser() {
+        let deep = format!("version: 1\nhostname: {}", "[".repeat(200_000));
+        let error = Facts::from_yaml(&deep).unwrap_err().to_string();
+        assert!(
+            error.contains("line 2: brackets nested more than 32"),
+            "{error}"
+        );
+        let marked = format!("\u{feff}{}", Facts::nothing_about("a").to_yaml().unwrap());
+        assert_eq!(Facts::from_yaml(&marked).unwrap().hostname, "a");
     }
 
     #[test]

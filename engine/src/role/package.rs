@@ -8,6 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::host::{EntryKind, Files, HostError};
 use crate::plan::{Span, Value};
 use crate::script::{SIZE_LIMIT, ScriptSet};
+use crate::yaml;
 
 /// Most templates of a role, and how deep their folders go.
 const TEMPLATES: usize = 500;
@@ -96,6 +97,13 @@ impl RolePackage {
         let mut findings = Vec::new();
         let text = read_text(files, &directory.join("role.yaml")).await?;
         let (text, manifest): (String, RoleManifest) = match text.and_then(|text| {
+            let text = yaml::without_mark(&text).to_owned();
+            if let Some(line) = yaml::too_deep(&text) {
+                let message = format!("brackets nested more than {} deep", yaml::MAX_BRACKETS);
+                let span = Span::new("role.yaml", line, 0);
+                return Err(Diagnostic::new("P0613", span, message)
+                    .help("a role is lists and maps of names: write them one below the other"));
+            }
             let manifest = serde_yaml::from_str(&text).map_err(|error| {
                 let (line, column) = error
                     .location()
