@@ -123,6 +123,17 @@ impl Program {
         peak.expect("the program waits for its reader, so it has memory")
     }
 
+    /// Runs it to its end with standard error going there; gives the exit code.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn code_with_errors_into(mut self, errors: impl Into<Stdio>) -> i32 {
+        let output = self.command.stdin(Stdio::null()).stderr(errors).output();
+        let status = output.expect("the program was built just now").status;
+        status.code().unwrap_or(255)
+    }
+
     /// Runs it to its end.
     ///
     /// # Panics

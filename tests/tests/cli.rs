@@ -341,3 +341,44 @@ fn a_link_to_nowhere_among_the_settings_is_named_and_no_terminal_is_moved() {
     );
     assert!(!answer.err.contains('\u{1b}'), "{}", answer.err);
 }
+
+/// A file that takes nothing, and a pipe that nobody reads.
+fn unwritable() -> [std::process::Stdio; 2] {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("every Linux has it");
+    let (_, nobody_reads) = std::io::pipe().expect("a pipe");
+    [full.into(), nobody_reads.into()]
+}
+
+#[test]
+fn errors_that_cannot_be_written_change_no_exit_code() {
+    for (arguments, code) in [
+        (&["plan", "--role", "nope"][..], 1),
+        (&["plan", "--json", "--role", "nope"], 1),
+        (&["paln"], 64),
+        (&["etcd", "verify", "/nowhere"], 1),
+    ] {
+        for errors in unwritable() {
+            let program = Program::nodelet(arguments).env("NODELET_LOG", "trace");
+            assert_eq!(program.code_with_errors_into(errors), code, "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_no_success() {
+    let full = || {
+        let file = std::fs::File::options().write(true).open("/dev/full");
+        file.expect("every Linux has it")
+    };
+    let answer = Program::nodelet(&["--help"]).into(full()).answer();
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    assert!(
+        answer.err.contains("could not write the help"),
+        "{}",
+        answer.err
+    );
+    assert_eq!(Program::nodelet(&["--help"]).answer().code, 0);
+}

@@ -35,6 +35,24 @@ pub fn nodeletd() -> ExitCode {
     nodeletd::main()
 }
 
+/// Tells what the parser has to say: that the arguments are wrong or, asked for, the help and the version.
+pub(crate) fn tell_usage(error: &clap::Error) -> Exit {
+    let printed = error.print();
+    if error.use_stderr() {
+        return Exit::Usage;
+    }
+    match printed {
+        // A reader that goes away has had enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            trouble::say(&format!(
+                "could not write the help to standard output: {error}"
+            ));
+            Exit::Failed
+        }
+        _ => Exit::Ok,
+    }
+}
+
 /// Runs `nodelet` with the arguments of this process.
 #[must_use]
 pub fn command_line() -> ExitCode {
@@ -42,13 +60,7 @@ pub fn command_line() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // The parser's own status for a usage error is 2, which here means "changes pending".
-            let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            }
-            .into();
+            return tell_usage(&error).into();
         }
     };
     let cgroup = match &cli.command {
@@ -57,7 +69,7 @@ pub fn command_line() -> ExitCode {
         _ => &[],
     };
     if let Err(error) = commands::join_cgroup(cgroup) {
-        eprintln!("nodelet: could not {error:#}");
+        trouble::say(&format!("nodelet: could not {error:#}"));
         return Exit::Failed.into();
     }
     let filter = EnvFilter::try_from_env("NODELET_LOG")
@@ -65,6 +77,8 @@ pub fn command_line() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // They would go to the standard error that cannot be written, with a panic.
+        .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -73,7 +87,7 @@ pub fn command_line() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("nodelet: could not start its threads: {error}");
+            trouble::say(&format!("nodelet: could not start its threads: {error}"));
             return Exit::Failed.into();
         }
     };
@@ -110,7 +124,9 @@ pub fn command_line() -> ExitCode {
     };
     match output::failure() {
         Some(error) => {
-            eprintln!("nodelet: could not write its result to standard output: {error}");
+            trouble::say(&format!(
+                "nodelet: could not write its result to standard output: {error}"
+            ));
             Exit::Failed.into()
         }
         None => exit.into(),

@@ -1,6 +1,9 @@
 //! What is said when a command cannot be carried out: on standard error, for people or, with `--json`, as one JSON object on
 //! a line. Standard output stays what it is for: results and events.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
+
 use serde::Serialize;
 
 use crate::inputs::Refused;
@@ -31,18 +34,25 @@ impl Trouble {
 
     pub(crate) fn tell(&self, json: bool) {
         if json {
-            let line = serde_json::to_string(self).expect("texts are JSON");
-            eprintln!("{line}");
+            say(&serde_json::to_string(self).expect("texts are JSON"));
             return;
         }
-        for problem in &self.problems {
-            eprint!("{problem}");
-        }
-        eprintln!("nodelet: could not {}", self.error.join("\n  because: "));
+        let mut text = self.problems.concat();
+        let _ = write!(
+            text,
+            "nodelet: could not {}",
+            self.error.join("\n  because: ")
+        );
         if let Some(next) = self.next {
-            eprintln!("  next: {next}");
+            let _ = write!(text, "\n  next: {next}");
         }
+        say(&text);
     }
+}
+
+/// Writes a line to standard error. Where that cannot be written nobody is left to be told, and the exit code says it.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The next thing to try, by what the system said and about what.

@@ -19,7 +19,9 @@ pub fn start(variable: &str, filter: &str, format: Format) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(false);
+        .with_ansi(false)
+        // They would go to the standard error that cannot be written, with a panic.
+        .log_internal_errors(false);
     // The journal has its own times.
     let _ = match format {
         Format::Text => lines.without_time().try_init(),

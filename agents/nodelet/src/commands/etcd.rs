@@ -13,7 +13,7 @@ use crate::etcd::{self, Backups, Etcd, Interrupted, Stored};
 use crate::exit::Exit;
 use crate::lock::Lock;
 use crate::nodeletd::timers;
-use crate::{inputs, signals};
+use crate::{inputs, signals, trouble};
 
 /// The timer of the phase etcd-backup.
 const TIMER: &str = "etcd-backup";
@@ -45,7 +45,7 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     let done = match etcd::backup(&backups, &cancel).await {
         Ok(done) => done,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("nodelet: could not {error}");
+            trouble::say(&format!("nodelet: could not {error}"));
             return Ok(Exit::Pending);
         }
         Err(error) => return Err(error),
@@ -135,7 +135,7 @@ async fn verify(args: &EtcdVerifyArgs) -> Result<Exit> {
     });
     match verified.await {
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("nodelet: could not finish: it was asked to end");
+            trouble::say("nodelet: could not finish: it was asked to end");
             Ok(Exit::Pending)
         }
         Err(error) => Err(error),

@@ -67,8 +67,7 @@ pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+            return crate::tell_usage(&error).into();
         }
     };
     log::start("NODELETD_LOG", "info", log::Format::Text);
