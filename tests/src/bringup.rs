@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::exec::{
-    Event, Outcome, PhaseHealth, Recording, Runner, Selection, overlay_host, simulated_host,
+    Event, NotStanding, Outcome, PhaseHealth, Recording, Runner, Selection, overlay_host,
+    simulated_host,
 };
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
@@ -224,6 +225,21 @@ impl Bringup {
     pub fn apply_only(&self, host: &FakeHost, phases: &[&str]) -> Run {
         let only: Vec<String> = phases.iter().map(ToString::to_string).collect();
         self.run(host, &only, Verb::Apply)
+    }
+
+    /// What keeps `nodelet apply` from applying these phases alone.
+    ///
+    /// # Panics
+    /// The ledger cannot be read.
+    #[must_use]
+    pub fn not_standing(&self, host: &FakeHost, only: &[&str]) -> Option<NotStanding> {
+        let unheard = Recording::default();
+        let mut runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &unheard);
+        runner.selection = Selection {
+            only: only.iter().map(ToString::to_string).collect(),
+            ..Selection::default()
+        };
+        block_on(runner.not_standing()).expect("the ledger can be read")
     }
 
     /// Stops one phase alone.

@@ -24,6 +24,9 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
         sink.as_ref(),
     );
     runner.selection = selection;
+    if let Some(missing) = runner.not_standing().await? {
+        return Err(missing.into());
+    }
     runner.cancel = signals::cancel_on_signal()?;
     let outcome = runner.apply().await?;
     // After the run: a host that is refused is not touched, not even for this. What a clean has ended is noted anew.

@@ -1,0 +1,79 @@
+//! Phases that are applied alone: what they require has to stand.
+
+use behaviour::{Bringup, Scripts};
+use engine::exec::Outcome;
+use engine::host::fake::FakeHost;
+
+#[test]
+fn a_phase_whose_requirements_are_not_there_is_refused_with_the_way_out() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let missing = bringup.not_standing(&host, &["kubelet"]);
+    assert_eq!(
+        missing.expect("a bare host").to_string(),
+        "apply the chosen phases: they require `configure-docker`, not on this host yet; \
+         `nodelet apply --to kubelet` brings that about, too, `nodelet apply` everything"
+    );
+    for fine in [
+        &[][..],
+        &["preflight"],
+        &["node-config"],
+        &["certs"],
+        &["configure-docker", "docker", "kubelet"],
+    ] {
+        assert_eq!(bringup.not_standing(&host, fine), None, "{fine:?}");
+    }
+}
+
+#[test]
+fn what_stands_is_enough_for_every_phase_alone() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let run = bringup.apply_only(
+        &host,
+        &["preflight", "node-config", "configure-docker", "docker"],
+    );
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(bringup.not_standing(&host, &["kubelet"]), None);
+    let missing = bringup.not_standing(&host, &["node-role"]);
+    assert!(
+        missing.is_some_and(|missing| missing.phases.iter().any(|name| name.as_str() == "etcd"))
+    );
+
+    let host = bringup.bare_host();
+    let _ = bringup.apply(&host);
+    for phase in &bringup.plan.phases {
+        let only = [phase.name.as_str()];
+        assert_eq!(bringup.not_standing(&host, &only), None, "{only:?}");
+    }
+}
+
+#[test]
+fn what_is_there_without_us_counts() {
+    let phase = |name: &str, header: &str, content: &str| {
+        format!(
+            "phase(\"{name}\").about(\"A phase of a test.\").nodes([\"master\"]){header};\n\
+             file(\"/etc/{name}\").content(\"{content}\");"
+        )
+    };
+    let scripts = Scripts::default()
+        .phase("first", &phase("first", "", "x"))
+        .phase("second", &phase("second", r#".requires(["first"])"#, "y"))
+        .phase("third", &phase("third", r#".requires(["second"])"#, "z"));
+    let bringup = Bringup::of_scripts(&scripts);
+    let host = FakeHost::new().with_file("/etc/first", "x");
+    assert_eq!(bringup.not_standing(&host, &["second"]), None);
+    let names = |only: &[&str]| {
+        let missing = bringup.not_standing(&host, only)?;
+        Some(
+            missing
+                .phases
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(names(&["third"]), Some(vec!["second".to_owned()]));
+    let other = FakeHost::new();
+    assert!(bringup.not_standing(&other, &["second"]).is_some());
+}
