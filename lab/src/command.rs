@@ -8,13 +8,13 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// Groups that are running now; an interrupt from the keyboard ends them (see [`end_groups_on_interrupt`]).
@@ -25,6 +25,9 @@ static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Whether this program goes on after an interrupt.
 static OUTLIVES: AtomicBool = AtomicBool::new(false);
+
+/// How long a command may take to end after an interrupt.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How many lines of a log an error quotes.
 const QUOTED_LINES: usize = 15;
@@ -51,6 +54,41 @@ pub fn end_groups_on_interrupt() -> Result<()> {
 /// From now on an interrupt ends the running groups and not this program, which has something to put in order first.
 pub fn outlive_interrupts() {
     OUTLIVES.store(true, Ordering::Relaxed);
+}
+
+/// A name that no other run on this machine has.
+pub(crate) fn unique() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    format!(
+        "{}-{}",
+        std::process::id(),
+        since.unwrap_or_default().as_nanos()
+    )
+}
+
+/// Runs `command` with our own standard streams and waits for its end or for an interrupt of ours, whatever comes first;
+/// `None` for an interrupt, after which it is ended. It is the program's only listener to interrupts.
+pub(crate) fn interruptible(command: &mut Command) -> Result<Option<ExitStatus>> {
+    let what = describe(command);
+    let (tell, told) = mpsc::channel();
+    let interrupted = tell.clone();
+    ctrlc::set_handler(move || drop(interrupted.send(None)))
+        .context("cannot listen for interrupts")?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {what}"))?;
+    let id = child.id();
+    thread::spawn(move || drop(tell.send(Some(child.wait()))));
+    let Some(ended) = told.recv().context("nobody tells of the command's end")? else {
+        if let Ok(id) = i32::try_from(id) {
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        }
+        let _ = told.recv_timeout(GRACE);
+        return Ok(None);
+    };
+    ended
+        .map(Some)
+        .with_context(|| format!("cannot wait for {what}"))
 }
 
 /// Runs `command` with our own standard streams, but as a group that an interrupt or the deadline ends whole.

@@ -47,6 +47,16 @@ pub struct Host {
     state: HostState,
 }
 
+/// Ends every process that has this in its environment, politely first. Who looks for them has it in the arguments alone.
+const END_MARKED: &str = r#"
+ids() { grep -lzxF -e "$1" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3; }
+end() { found=$(ids "$2"); [ -z "$found" ] || kill -s "$1" $found 2>/dev/null || true; }
+end TERM "$1"
+tries=0
+while [ -n "$(ids "$1")" ] && [ $tries -lt 30 ]; do tries=$((tries + 1)); sleep 0.1; done
+end KILL "$1"
+"#;
+
 impl Host {
     pub(crate) fn new(docker: Docker, state: HostState) -> Self {
         Self { docker, state }
@@ -224,6 +234,22 @@ impl Host {
             .context("cannot start the docker client")
     }
 
+    /// The same for a person's own command, which ends with us: an interrupt of ours ends it in the host too, with what it
+    /// started. Docker's client would leave it running there. `None` if it was ended so.
+    pub fn enter(&self, words: &[&str], tty: bool) -> Result<Option<ExitStatus>> {
+        let mark = format!("NODELET_LAB_ENTERED={}", command::unique());
+        let mut all = vec!["exec", "--interactive", "--env", &mark];
+        all.extend(tty.then_some("--tty"));
+        all.push(&self.state.container);
+        all.extend(words);
+        let status = command::interruptible(&mut self.docker.command(&all))?;
+        // A client that was killed (by a closed pipe, say) leaves it running as well.
+        if status.is_none_or(|status| status.code().is_none()) {
+            self.exec(&["sh", "-c", END_MARKED, "end", &mark])?;
+        }
+        Ok(status)
+    }
+
     /// Writes a file in the host, atomically, with its parent directories.
     pub fn put(&self, bytes: &[u8], path: &str, mode: u32) -> Result<()> {
         let script = r#"set -e; mkdir -p "$(dirname "$1")"; cat > "$1.lab-new"; chmod "$2" "$1.lab-new"; mv -T "$1.lab-new" "$1""#;
@@ -318,5 +344,33 @@ impl Host {
     pub fn start(&self) -> Result<()> {
         self.docker.text(&["start", &self.state.container])?;
         self.wait_until_running()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn what_carries_the_mark_is_ended_and_nothing_else() {
+        let sleeper = |mark: &str| {
+            let mut command = Command::new("sleep");
+            command.arg("60").env("NODELET_LAB_ENTERED", mark);
+            command.spawn().expect("sleep starts")
+        };
+        let mark = command::unique();
+        let (mut ours, mut other) = (sleeper(&mark), sleeper(&format!("{mark}0")));
+        let mut end = Command::new("sh");
+        end.args(["-c", END_MARKED, "end"])
+            .arg(format!("NODELET_LAB_ENTERED={mark}"));
+        let ended = command::output(&mut end, None, SHORT).expect("sh runs");
+        assert!(ended.stderr.is_empty(), "{ended:?}");
+        let status = ours.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(15), "it was asked to end");
+        let left = other.try_wait().expect("it can be asked");
+        other.kill().expect("it still runs");
+        other.wait().expect("it ends");
+        assert!(left.is_none(), "who has another mark goes on");
     }
 }

@@ -1,12 +1,15 @@
 //! `cargo xtask shell` and `cargo xtask kubectl`: the user's own hands on a lab.
 
 use std::io::{IsTerminal, stdin, stdout};
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use lab::{Cache, Host, Lab};
 
 const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+
+/// How a program ends that was interrupted, by the shell's custom.
+const INTERRUPTED: u8 = 130;
 
 /// The options of `shell`.
 #[derive(Debug, clap::Args)]
@@ -80,10 +83,12 @@ pub(crate) fn host(lab: &str, name: Option<&str>) -> Result<Host> {
     }
 }
 
-/// Runs the words there with our streams, and ends as they end.
+/// Runs the words there with our streams, and ends as they end; they end with us.
 fn enter(host: &Host, words: &[&str]) -> Result<ExitCode> {
-    let status: ExitStatus =
-        host.exec_streaming(words, stdin().is_terminal() && stdout().is_terminal())?;
+    let status = host.enter(words, stdin().is_terminal() && stdout().is_terminal())?;
+    let Some(status) = status else {
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
     Ok(status
         .code()
         .and_then(|code| u8::try_from(code).ok())
