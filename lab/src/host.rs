@@ -250,6 +250,22 @@ impl Host {
         Ok(status)
     }
 
+    /// Loads an image, a file of this machine, into the host's docker.
+    pub fn load_image(&self, file: &Path) -> Result<()> {
+        let image =
+            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let output = self.exec_within(&["docker", "load", "--quiet"], Some(&image), COPY)?;
+        if !output.status.success() {
+            bail!(
+                "cannot load the image {} on the host `{}`: {}",
+                file.display(),
+                self.state.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
     /// Writes a file in the host, atomically, with its parent directories.
     pub fn put(&self, bytes: &[u8], path: &str, mode: u32) -> Result<()> {
         let script = r#"set -e; mkdir -p "$(dirname "$1")"; cat > "$1.lab-new"; chmod "$2" "$1.lab-new"; mv -T "$1.lab-new" "$1""#;

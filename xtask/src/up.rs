@@ -102,6 +102,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     apply(&lab, &host)?;
     wait_until_ready(&host)?;
+    // Something to run: a lab reaches no registry.
+    host.load_image(&setup.toolbox)?;
     explain(&lab, &host, began)
 }
 

@@ -252,16 +252,9 @@ impl Master {
 
     /// Loads the workload image of the suites into the host's docker.
     pub fn load_toolbox(&self) {
-        let bytes = std::fs::read(&self.suites.toolbox).expect("the toolbox is in the cache");
-        let output = self
-            .host
-            .exec_within(&["docker", "load", "--quiet"], Some(&bytes), SHORT)
-            .expect("docker runs");
-        assert!(
-            output.status.success(),
-            "docker load: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        self.host
+            .load_image(&self.suites.toolbox)
+            .expect("docker loads it");
     }
 }
 
