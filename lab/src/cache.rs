@@ -153,6 +153,11 @@ impl Cache {
         Lock::acquire(&self.root.join(name).join(".lock"), waiting)
     }
 
+    /// Removes such a lock's file where nobody holds it.
+    pub fn forget_lock(&self, name: &str) -> Result<()> {
+        Lock::forget(&self.root.join(name).join(".lock"))
+    }
+
     /// Gives the artifact, after building it if it is not there. `announce` is told what happens.
     pub fn artifact(
         &self,

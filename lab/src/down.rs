@@ -45,6 +45,7 @@ fn remove(cache: &Cache, name: &str) -> Result<()> {
         outer.start(wrapper.as_deref(), &|_| ())?;
     }
     topology::remove(cache, &outer.docker(), name)
+        .and_then(|()| cache.forget_lock(&topology::lock_name(name)))
         .with_context(|| format!("cannot take the lab `{name}` down completely"))
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -43,20 +44,18 @@ impl Holder {
 impl Lock {
     /// Waits for the lock at `path`; tells `waiting` once if somebody alive holds it.
     pub fn acquire(path: &Path, waiting: impl FnOnce(u32)) -> Result<Self> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("cannot create {}", directory.display()))?;
-        }
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path);
-        let file = file.with_context(|| format!("cannot open the lock {}", path.display()))?;
         let mut waiting = Some(waiting);
+        let mut file = open(path)?;
         let held = poll(PATIENCE, || match file.try_lock() {
-            Ok(()) => Some(Ok(())),
+            Ok(()) if is_at(&file, path) => Some(Ok(())),
+            // Its last owner removed it while we waited: what we hold is no lock any more.
+            Ok(()) => match open(path) {
+                Ok(another) => {
+                    file = another;
+                    None
+                }
+                Err(error) => Some(Err(std::io::Error::other(error))),
+            },
             Err(TryLockError::Error(error)) => Some(Err(error)),
             Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(path)
@@ -89,6 +88,25 @@ impl Lock {
         Ok(lock)
     }
 
+    /// Removes the lock file and its folder, where nobody holds it. It may not be there.
+    pub fn forget(path: &Path) -> Result<()> {
+        let removed = match File::options().read(true).write(true).open(path) {
+            Ok(file) if file.try_lock().is_ok() => fs::remove_file(path),
+            Ok(_) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove the lock {}", path.display()))
+            }
+            _ => {
+                // With what others have put there meanwhile it stays.
+                let _ = path.parent().map(fs::remove_dir);
+                Ok(())
+            }
+        }
+    }
+
     /// Writes who holds the lock, and the group that works under it.
     pub fn record(&self, group: Option<u32>) -> Result<()> {
         let mut file = &self.file;
@@ -113,11 +131,33 @@ impl Lock {
     }
 }
 
+fn open(path: &Path) -> Result<File> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("cannot open the lock {}", path.display()))
+}
+
+/// Whether this open file is the one that stands there.
+fn is_at(file: &File, path: &Path) -> bool {
+    let stands = fs::metadata(path).map(|there| (there.dev(), there.ino()));
+    let ours = file.metadata().map(|ours| (ours.dev(), ours.ino()));
+    stands.is_ok_and(|stands| ours.is_ok_and(|ours| ours == stands))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::process::CommandExt;
     use std::process::Command;
+    use std::thread;
 
     #[test]
     fn reads_what_it_wrote() {
@@ -154,5 +194,24 @@ mod tests {
         fs::write(&path, format!("4194305 {}\n", orphan.id())).expect("written");
         Lock::acquire(&path, |_| panic!("the owner is gone")).expect("taken over");
         assert!(!orphan.wait().expect("ended").success());
+    }
+    #[test]
+    fn a_lock_that_is_forgotten_leaves_nothing_and_is_none_for_who_waited() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mine/.lock");
+        let lock = Lock::acquire(&path, |_| ()).expect("the first lock");
+        Lock::forget(&path).expect("it is held");
+        assert!(path.exists(), "a lock that is held stays");
+        // Who waits has the old file open when it goes.
+        let waits = thread::spawn({
+            let path = path.clone();
+            move || Lock::acquire(&path, |_| ()).map(drop)
+        });
+        fs::remove_file(&path).expect("removed under the owner");
+        drop(lock);
+        waits.join().expect("no panic").expect("a new lock");
+        Lock::forget(&path).expect("nobody holds it");
+        assert!(!directory.path().join("mine").exists());
+        Lock::forget(&path).expect("it is not there");
     }
 }

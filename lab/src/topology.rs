@@ -129,7 +129,7 @@ impl Lab {
                 specs.len()
             );
         }
-        let _mine = cache.lock(&format!("lab-locks/{name}"), |_| ())?;
+        let _mine = cache.lock(&lock_name(name), |_| ())?;
         if Self::stands(cache, name) {
             bail!(
                 "the lab `{name}` stands already; take it down with `cargo xtask down --lab {name}` or choose another name"
@@ -278,6 +278,11 @@ impl Lab {
     pub fn destroy(&self) -> Result<()> {
         remove(&self.cache, &self.docker, &self.state.name)
     }
+}
+
+/// The lock under which a lab is created.
+pub(crate) fn lock_name(lab: &str) -> String {
+    format!("lab-locks/{lab}")
 }
 
 /// Removes everything that carries the lab's label, and its record. Works for a lab whose record is missing or broken.
