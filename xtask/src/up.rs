@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     vip: bool,
     /// A value for the operator's configuration; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     values: Vec<String>,
     /// Make what labs are made of, and no lab.
     #[arg(long)]
@@ -41,6 +41,12 @@ pub(crate) struct Arguments {
     /// Bring up the host and install the role, but do not apply it.
     #[arg(long)]
     no_apply: bool,
+}
+
+/// A pair, looked at before anything is started.
+fn pair(text: &str) -> Result<String> {
+    Config::default().set_pair(text)?;
+    Ok(text.to_owned())
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -234,4 +240,24 @@ fn explain(lab: &Lab, host: &Host, began: Instant) -> Result<ExitCode> {
     );
     println!("  cargo xtask down{of}                       take it all down");
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_value_without_its_form_is_refused_with_the_arguments() {
+        let refused = Line::try_parse_from(["up", "--set", "MAX_PODS"]).expect_err("no pair");
+        assert!(refused.to_string().contains("KEY=VALUE"), "{refused}");
+        let line = Line::try_parse_from(["up", "--set", "MAX_PODS=20"]).expect("a pair");
+        assert_eq!(line.arguments.values, ["MAX_PODS=20"]);
+    }
 }
