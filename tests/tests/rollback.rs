@@ -359,3 +359,42 @@ fn a_drain_that_did_not_come_to_its_end_is_tried_again() {
         assert!(host.journal().iter().any(|call| call.name == "evict_pods"));
     }
 }
+
+#[test]
+fn a_write_that_never_was_needs_no_way_back_on_a_file_system_that_is_read_only() {
+    let bringup = Bringup::of_scripts(&phase(
+        "refused",
+        "",
+        r#"file("/etc/new").content("x").retry(1, "1s");"#,
+    ));
+    let replaces = Bringup::of_scripts(&phase(
+        "refused",
+        "",
+        r#"file("/etc/old").content("x").retry(1, "1s");"#,
+    ));
+    for bringup in [bringup, replaces] {
+        let mut faults = FaultPlan::none();
+        for name in ["write", "remove", "set_attributes"] {
+            faults = faults.with(Fault {
+                trigger: Trigger::Call {
+                    name: name.to_owned(),
+                    argument: "/etc/*".to_owned(),
+                },
+                mischief: Mischief::Fail,
+                remaining: None,
+            });
+        }
+        let host = FakeHost::new()
+            .with_file("/etc/old", "theirs")
+            .with_faults(faults);
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        assert_eq!(
+            rollback_errors(&run),
+            Vec::<String>::new(),
+            "{}",
+            run.text()
+        );
+        host.look(|world| assert_eq!(world.text("/etc/old").as_deref(), Some("theirs")));
+    }
+}

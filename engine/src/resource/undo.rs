@@ -346,14 +346,21 @@ impl Undo {
     /// What the host says.
     pub async fn carry_out(&self, host: &dyn Host) -> ResourceResult<()> {
         match self {
-            Self::RemoveFile { path } => host.remove(path).await?,
+            // What never came to be is looked for first: a file system that is read-only refuses even to remove nothing.
+            Self::RemoveFile { path } => {
+                if host.entry(path).await?.is_some() {
+                    host.remove(path).await?;
+                }
+            }
             Self::RestoreFile {
                 path,
                 content,
                 attributes,
             } => {
                 let bytes = content.read(host).await?;
-                host.write(path, &bytes, *attributes).await?;
+                if !holds(host, path, &bytes, *attributes).await? {
+                    host.write(path, &bytes, *attributes).await?;
+                }
             }
             Self::RestoreSymlink { path, target } => {
                 // A link is only ever swapped for a link; what else stands there by now has to go first.
@@ -369,7 +376,7 @@ impl Undo {
                 host.symlink(path, target).await?;
             }
             Self::RemoveDirectory { path } => {
-                if host.list(path).await?.is_empty() {
+                if host.entry(path).await?.is_some() && host.list(path).await?.is_empty() {
                     host.remove(path).await?;
                 }
             }
@@ -441,5 +448,20 @@ impl Undo {
             } => host.patch_node(access, node, patch).await?,
         }
         Ok(())
+    }
+}
+/// Whether a file is as it was, because what should have replaced it never did.
+async fn holds(
+    host: &dyn Host,
+    path: &Path,
+    bytes: &[u8],
+    attributes: Attributes,
+) -> ResourceResult<bool> {
+    let size = bytes.len() as u64;
+    match host.entry(path).await? {
+        Some(entry) if entry.kind == EntryKind::File(size) && entry.attributes == attributes => {
+            Ok(host.read(path, size).await?.as_deref() == Some(bytes))
+        }
+        _ => Ok(false),
     }
 }
