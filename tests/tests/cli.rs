@@ -382,3 +382,50 @@ fn help_that_cannot_be_written_is_no_success() {
     );
     assert_eq!(Program::nodelet(&["--help"]).answer().code, 0);
 }
+
+#[test]
+fn hidden_files_are_no_settings_and_none_is_passed_over_for_its_capitals() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let write = |name: &str, content: &str| {
+        std::fs::write(folder.path().join(name), content).expect("a file of our own");
+    };
+    write("10.yaml", &behaviour::text(fixtures("settings/cp-1.yaml")));
+    write(".10.yaml", "NO_SUCH: key\n");
+    write(".yaml", "NO_SUCH: key\n");
+    write("notes.txt", "NO_SUCH: key\n");
+    let (config, facts) = (
+        folder.path().display().to_string(),
+        fixtures("hosts/cp-1.yaml").display().to_string(),
+    );
+    let plan = || {
+        // By the shortest path there is, too: a role may be the directory at hand.
+        Program::nodelet(&[
+            "phases", "--role", ".", "--config", &config, "--facts", &facts,
+        ])
+        .in_directory(behaviour::repository().join("roles/pf9-kube"))
+        .answer()
+    };
+    let answer = plan();
+    assert_eq!((answer.code, answer.err.as_str()), (0, ""));
+    write("20.YAML", "MTU_SIZE: 1400\n");
+    let answer = plan();
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    assert!(
+        answer
+            .err
+            .contains("20.YAML ends in other letters than `.yaml`"),
+        "{}",
+        answer.err
+    );
+}
+
+#[test]
+fn a_log_in_a_file_has_no_colours() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("log");
+    let log = std::fs::File::create(&path).expect("a file of our own");
+    let program = Program::for_cp_1("plan", &[]).env("NODELET_LOG", "trace");
+    assert_eq!(program.code_with_errors_into(log), 0);
+    let log = std::fs::read_to_string(&path).expect("a log");
+    assert!(!log.contains('\u{1b}'), "{log}");
+}

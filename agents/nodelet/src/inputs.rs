@@ -118,8 +118,13 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
         ),
         Some(EntryKind::Directory) => {
             for name in host.list(path).await? {
-                if name.ends_with(".yaml") || name.ends_with(".yml") {
-                    paths.push(path.join(name));
+                match settings_file(&name) {
+                    Some(true) => paths.push(path.join(name)),
+                    Some(false) => bail!(
+                        "read settings: the name of {} ends in other letters than `.yaml`; rename it, or move it away",
+                        path.join(name).display()
+                    ),
+                    None => {}
                 }
             }
         }
@@ -163,6 +168,22 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
         }
         .into()
     })
+}
+
+/// Whether a file of a settings directory is read: true for settings, false for what somebody will have meant as settings.
+/// Hidden files are none, as for a shell's `*.yaml`: editors leave such copies.
+fn settings_file(name: &str) -> Option<bool> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    if stem.starts_with('.') || stem.is_empty() {
+        return None;
+    }
+    match extension {
+        "yaml" | "yml" => Some(true),
+        _ if extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml") => {
+            Some(false)
+        }
+        _ => None,
+    }
 }
 
 async fn read_facts(path: &Path, host: &LiveHost) -> Result<Facts> {

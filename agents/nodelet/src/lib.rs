@@ -20,6 +20,7 @@ mod settled;
 mod signals;
 mod trouble;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -77,6 +78,7 @@ pub fn command_line() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         // They would go to the standard error that cannot be written, with a panic.
         .log_internal_errors(false)
         .init();

@@ -58,7 +58,7 @@ impl RolePackage {
     /// Where a role of this name may stand: as a path, in `./roles`, installed under `/opt/pf9/roles`.
     #[must_use]
     pub fn places(name: &str) -> Vec<PathBuf> {
-        if name.contains('/') {
+        if name.contains('/') || matches!(name, "." | "..") {
             return vec![PathBuf::from(name)];
         }
         vec![
