@@ -274,9 +274,11 @@ impl Lab {
         &self.state.mounts
     }
 
-    /// Removes containers, volumes and network by label, so also what the record does not know, then the record.
+    /// Removes containers, volumes and network by label, so also what the record does not know, then the record and
+    /// the lock, which stays where we hold it.
     pub fn destroy(&self) -> Result<()> {
-        remove(&self.cache, &self.docker, &self.state.name)
+        remove(&self.cache, &self.docker, &self.state.name)?;
+        self.cache.forget_lock(&lock_name(&self.state.name))
     }
 }
 
