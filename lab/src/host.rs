@@ -1,4 +1,5 @@
-//! One host of a lab: a privileged container whose first process is systemd.
+//! One host of a lab: a privileged container whose first process is systemd, or one whose first process is an emulator, in which
+//! a virtual machine runs. Both are made, found, cut off and removed as containers; only what happens *in* the host takes another way.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -13,6 +14,10 @@ use crate::docker::{Docker, SHORT};
 use crate::topology::{HostState, Mount};
 
 const BOOT: Duration = Duration::from_secs(120);
+/// A virtual machine is emulated, and has a disk and mounts to make.
+const MACHINE_BOOT: Duration = Duration::from_secs(300);
+/// Where the container of a virtual machine sees what the set-up made for it.
+pub(crate) const MACHINE: &str = "/machine";
 const COPY: Duration = Duration::from_secs(300);
 
 /// What is installed on a host before any role comes to it.
@@ -23,6 +28,8 @@ pub enum Image {
     Bare,
     /// Debian without a container runtime.
     NoDocker,
+    /// Debian with Debian's docker in a virtual machine, so with a kernel of its own and version 2 of control groups.
+    Machine,
 }
 
 impl Image {
@@ -31,6 +38,7 @@ impl Image {
         match self {
             Self::Bare => "bare",
             Self::NoDocker => "nodocker",
+            Self::Machine => "machine",
         }
     }
 
@@ -139,27 +147,47 @@ impl Host {
         for (name, address) in known.iter().filter(|(name, _)| *name != self.state.name) {
             words.extend(["--add-host".to_owned(), format!("{name}:{address}")]);
         }
+        if self.is_machine() {
+            let targets = mounts
+                .iter()
+                .map(|mount| mount.target.display().to_string());
+            let seen: Vec<String> = targets.filter(|target| target != MACHINE).collect();
+            words.extend(["--env".to_owned(), format!("LAB_MOUNTS={}", seen.join(","))]);
+        }
         words.push(self.state.image.reference());
+        words.extend(self.is_machine().then(|| format!("{MACHINE}/run")));
         self.docker
             .text(&words)
             .with_context(|| format!("cannot start the host `{}`", self.state.name))
             .map(drop)
     }
 
+    fn is_machine(&self) -> bool {
+        self.state.image == Image::Machine
+    }
+
+    /// What leads from the container into the host: nothing, where the container is the host.
+    fn way_in(&self) -> Option<String> {
+        self.is_machine().then(|| format!("{MACHINE}/exec"))
+    }
+
+    fn boot_limit(&self) -> Duration {
+        if self.is_machine() {
+            MACHINE_BOOT
+        } else {
+            BOOT
+        }
+    }
+
     /// Waits until systemd has started everything.
     pub fn wait_until_running(&self) -> Result<()> {
         let mut last = String::new();
-        let done = command::poll(BOOT, || {
-            let output = self.docker.output(
-                &[
-                    "exec",
-                    &self.state.container,
-                    "systemctl",
-                    "is-system-running",
-                ],
-                None,
-                SHORT,
-            );
+        let way_in = self.way_in();
+        let done = command::poll(self.boot_limit(), || {
+            let mut words = vec!["exec", &self.state.container];
+            words.extend(way_in.as_deref());
+            words.extend(["systemctl", "is-system-running"]);
+            let output = self.docker.output(&words, None, SHORT);
             last = output.map_or_else(
                 |error| error.to_string(),
                 |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
@@ -195,12 +223,10 @@ impl Host {
         let seconds = limit.as_secs().max(1).to_string();
         let mut all = vec!["exec"];
         all.extend(input.map(|_| "--interactive"));
-        all.extend([
-            self.state.container.as_str(),
-            "timeout",
-            "--signal=KILL",
-            &seconds,
-        ]);
+        all.push(&self.state.container);
+        let way_in = self.way_in();
+        all.extend(way_in.as_deref());
+        all.extend(["timeout", "--signal=KILL", &seconds]);
         all.extend(words);
         // The time limit inside comes first; the one outside is for a docker that does not answer.
         self.docker
@@ -227,6 +253,8 @@ impl Host {
         let mut all = vec!["exec", "--interactive"];
         all.extend(tty.then_some("--tty"));
         all.push(&self.state.container);
+        let way_in = self.way_in();
+        all.extend(way_in.as_deref());
         all.extend(words);
         self.docker
             .command(&all)
@@ -329,10 +357,30 @@ impl Host {
         Ok(output.stdout)
     }
 
-    /// Restarts the host as a reboot would: systemd stops everything and starts anew.
+    /// Restarts the host as a reboot would: systemd stops everything and starts anew. A virtual machine does reboot.
     pub fn reboot(&self) -> Result<()> {
+        if self.is_machine() {
+            return self.reboot_machine();
+        }
         self.docker
             .text_within(&["restart", "--time", "60", &self.state.container], BOOT)?;
+        self.wait_until_running()
+    }
+
+    fn reboot_machine(&self) -> Result<()> {
+        let boot = || self.text(&["cat", "/proc/sys/kernel/random/boot_id"]);
+        let before = boot()?;
+        // The connection may go before the answer comes, so its end says nothing.
+        let _ = self.exec(&["systemctl", "reboot"])?;
+        command::poll(MACHINE_BOOT, || boot().ok().filter(|now| *now != before)).with_context(
+            || {
+                format!(
+                    "the host `{}` has not rebooted within {} s",
+                    self.state.name,
+                    MACHINE_BOOT.as_secs()
+                )
+            },
+        )?;
         self.wait_until_running()
     }
 

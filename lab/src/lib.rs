@@ -1,7 +1,7 @@
 //! Real hosts on one machine.
 //!
 //! A *lab* is a network of *hosts*; a host is a privileged container whose first process is systemd and that runs its own docker, so
-//! nodelet treats it like any Debian server. [`Setup::run`] makes everything a lab needs out of Rust and apt: the outer docker,
+//! nodelet treats it like any Debian server; or, for what another kernel has, a virtual machine in such a container. [`Setup::run`] makes everything a lab needs out of Rust and apt: the outer docker,
 //! images of hosts, Kubernetes from Debian's source package, and the payload of the role package. Each step is an artifact in the
 //! [`Cache`], outside the checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them,
 //! [`Lab::destroy`] and [`down`] leave nothing behind.
@@ -44,4 +44,4 @@ pub use snapshot::HostSnapshot;
 pub use steps::images::TOOLBOX_IMAGE;
 pub use steps::kubernetes::VERSION as KUBERNETES_VERSION;
 pub use suites::Suites;
-pub use topology::{HostSpec, Lab, Mount};
+pub use topology::{HostSpec, Lab, Mount, machine_mount};

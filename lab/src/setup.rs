@@ -10,7 +10,7 @@ use crate::docker::Docker;
 use crate::host::Image;
 use crate::outer::Outer;
 use crate::progress::Progress;
-use crate::steps::{host_image, images, kubernetes, packages, payload, runc_wrapper};
+use crate::steps::{host_image, images, kubernetes, machine, packages, payload, runc_wrapper};
 use crate::{command, debian};
 
 /// What the set-up made.
@@ -81,6 +81,14 @@ impl Setup {
             programs: built.join("bin"),
             payload,
             toolbox,
+        })
+    }
+
+    /// Makes what virtual hosts start from, which no other lab needs, and gives its directory.
+    pub fn machine(&self) -> Result<PathBuf> {
+        let progress = Progress::new(1);
+        progress.step("virtual machine", |announce| {
+            machine::build(&self.cache, &self.docker, announce)
         })
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod host_image;
 pub(crate) mod images;
 pub(crate) mod kernel;
 pub(crate) mod kubernetes;
+pub(crate) mod machine;
 pub(crate) mod packages;
 pub(crate) mod payload;
 pub(crate) mod runc_wrapper;

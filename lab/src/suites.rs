@@ -16,6 +16,7 @@ const RUN: &str = "NODELET_LAB_RUN";
 const NODELET: &str = "NODELET_LAB_NODELET";
 const PAYLOAD: &str = "NODELET_LAB_PAYLOAD";
 const TOOLBOX: &str = "NODELET_LAB_TOOLBOX";
+const MACHINE: &str = "NODELET_LAB_MACHINE";
 const KEEP: &str = "NODELET_LAB_KEEP";
 const RECORD: &str = "NODELET_LAB_RECORD";
 
@@ -30,6 +31,8 @@ pub struct Suites {
     pub payload: PathBuf,
     /// The workload image, a file for `docker load`.
     pub toolbox: PathBuf,
+    /// What virtual hosts start from; soaks alone have it.
+    pub machine: Option<PathBuf>,
 }
 
 impl Suites {
@@ -39,13 +42,16 @@ impl Suites {
     }
 
     /// The variables that hand this to the suites.
-    pub fn variables(&self) -> [(&'static str, OsString); 4] {
-        [
+    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let mut all = vec![
             (RUN, self.run.clone().into()),
             (NODELET, self.nodelet.clone().into()),
             (PAYLOAD, self.payload.clone().into()),
             (TOOLBOX, self.toolbox.clone().into()),
-        ]
+        ];
+        let machine = self.machine.clone();
+        all.extend(machine.map(|path| (MACHINE, path.into())));
+        all
     }
 
     /// What the variables say; `None` where no run is named, so that a plain `cargo test` needs no lab.
@@ -63,6 +69,7 @@ impl Suites {
             nodelet: path(NODELET)?,
             payload: path(PAYLOAD)?,
             toolbox: path(TOOLBOX)?,
+            machine: env::var_os(MACHINE).map(PathBuf::from),
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,14 @@ pub struct Mount {
     pub source: PathBuf,
     /// In the host.
     pub target: PathBuf,
+}
+
+/// How the containers of virtual machines see what [`crate::Setup::machine`] made.
+pub fn machine_mount(machine: &Path) -> Mount {
+    Mount {
+        source: machine.to_owned(),
+        target: PathBuf::from(crate::host::MACHINE),
+    }
 }
 
 /// One host in the record.

@@ -65,7 +65,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .cache
         .root()
         .join(format!("logs/soak-{}.jsonl", std::process::id()));
-    let suites = suites(&setup)?;
+    let suites = Suites {
+        machine: Some(setup.machine()?),
+        ..suites(&setup)?
+    };
     with_labs(setup, &suites.run, |_| {
         for (package, target) in TARGETS {
             println!("==> {package}: {target}");

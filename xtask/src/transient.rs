@@ -12,6 +12,7 @@ pub(crate) fn suites(setup: &Setup) -> Result<Suites> {
         nodelet: nodelet::build(Profile::Dev)?,
         payload: setup.payload.clone(),
         toolbox: setup.toolbox.clone(),
+        machine: None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::package::{self, ROLE};
-use lab::{Cache, Config, Host, HostSpec, Image, Lab, Setup, command};
+use lab::{Cache, Config, Host, HostSpec, Image, Lab, Mount, Setup, command, machine_mount};
 
 use crate::enter::kubectl_words;
 use crate::nodelet::Profile;
@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// What a new host has before the role comes to it; `bare` if not named.
     #[arg(long, value_enum)]
     image: Option<Kind>,
+    /// Make the new host a virtual machine: with a kernel of its own, and slower.
+    #[arg(long, conflicts_with = "image")]
+    vm: bool,
     /// Give the API server a virtual address.
     #[arg(long)]
     vip: bool,
@@ -118,17 +121,32 @@ impl Arguments {
     fn chooses(&self) -> bool {
         self.vip || !self.values.is_empty()
     }
+
+    /// The image that the user asked for.
+    fn image(&self) -> Option<Image> {
+        let machine = self.vm.then_some(Image::Machine);
+        machine.or_else(|| self.image.map(Image::from))
+    }
 }
 
 fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
     let spec = HostSpec {
         name: arguments.host.clone(),
-        image: arguments.image.unwrap_or(Kind::Bare).into(),
+        image: arguments.image().unwrap_or(Image::Bare),
     };
-    let mounts = [package::payload_mount(&setup.payload)];
+    let mounts = mounts(spec.image, setup)?;
     let lab = Lab::create(&setup.cache, &arguments.lab, &[spec], &mounts)?;
     let host = lab.host(&arguments.host)?;
     Ok((lab, host))
+}
+
+/// What the hosts of a lab are to see of the machine.
+fn mounts(image: Image, setup: &Setup) -> Result<Vec<Mount>> {
+    let mut mounts = vec![package::payload_mount(&setup.payload)];
+    if image == Image::Machine {
+        mounts.push(machine_mount(&setup.machine()?));
+    }
+    Ok(mounts)
 }
 
 /// The lab as an earlier `up` left it, finished or not, if it still is what this one would make.
@@ -136,14 +154,14 @@ fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
     let lab = Lab::open(&setup.cache, &arguments.lab)?;
     let host = lab.host(&arguments.host)?;
     let again = format!("take it down with `cargo xtask down --lab {}`", lab.name());
-    if lab.mounts() != [package::payload_mount(&setup.payload)] {
+    if lab.mounts() != mounts(host.image(), setup)? {
         bail!(
-            "the lab `{}` was made with an older payload; {again}",
+            "the lab `{}` was made with an older payload or virtual machine; {again}",
             lab.name()
         );
     }
-    if let Some(kind) = arguments.image
-        && host.image() != Image::from(kind)
+    if let Some(image) = arguments.image()
+        && host.image() != image
     {
         bail!(
             "the host `{}` was made from the image `{}`; {again}",

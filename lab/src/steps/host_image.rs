@@ -43,8 +43,25 @@ pub(crate) fn build(
     wrapper: Option<&Path>,
     announce: &dyn Fn(&str),
 ) -> Result<PathBuf> {
-    let mut packages = COMMON.to_vec();
-    packages.extend((image == Image::Bare).then_some("docker.io"));
+    let more: &[&str] = if image == Image::Bare {
+        &["docker.io"]
+    } else {
+        &[]
+    };
+    let (key, directory) = root(cache, image.name(), more, wrapper, announce)?;
+    import(docker, image, &key, &directory.join("host.tar"), announce)?;
+    Ok(directory)
+}
+
+/// Builds the root file system of a plain server with `more` packages, `host.tar` in the directory that it gives.
+pub(crate) fn root(
+    cache: &Cache,
+    name: &str,
+    more: &[&str],
+    wrapper: Option<&Path>,
+    announce: &dyn Fn(&str),
+) -> Result<(Key, PathBuf)> {
+    let packages = [COMMON, more].concat();
     let wrapper_text = wrapper
         .map(|path| path.display().to_string())
         .unwrap_or_default();
@@ -59,7 +76,7 @@ pub(crate) fn build(
                 .unwrap_or_default(),
         ),
     ]);
-    let step = format!("host-image-{}", image.name());
+    let step = format!("host-image-{name}");
     let directory = cache.artifact(&step, &key, Leftover::Discard, announce, |build| {
         let sources = build.directory.join("sources");
         fs::write(&sources, debian::source_lines()?).context("cannot write the apt sources")?;
@@ -71,12 +88,11 @@ pub(crate) fn build(
         ];
         build.recipe(RECIPE, variables, UNPACK)
     })?;
-    import(docker, image, &key, &directory.join("host.tar"), announce)?;
-    Ok(directory)
+    Ok((key, directory))
 }
 
 /// Imports the file system unless docker has it, and moves the image's plain name to it.
-fn import(
+pub(crate) fn import(
     docker: &Docker,
     image: Image,
     key: &Key,

@@ -9,7 +9,7 @@ use crate::cache::{Cache, Key, Leftover};
 use crate::debian;
 
 /// The package that follows the newest build.
-const PACKAGE: &str = "linux-image-cloud-amd64";
+pub(crate) const PACKAGE: &str = "linux-image-cloud-amd64";
 
 const RECIPE: &str = r#"set -e
 apt-get -q download "$package"

@@ -7,12 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::package::{self, ROLE};
-use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites};
+use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
 use crate::run::Run;
 
 /// No run of nodelet in a suite takes this long.
 const LIMIT: Duration = Duration::from_secs(420);
+/// On a virtual machine, whose every instruction is emulated.
+const EMULATED: Duration = Duration::from_secs(1800);
 /// Nor does any other command.
 const SHORT: Duration = Duration::from_secs(120);
 
@@ -81,12 +83,12 @@ impl Master {
             let specs: Vec<HostSpec> = std::iter::once(spec(MASTER, image))
                 .chain(others.iter().map(|name| spec(name, Image::NoDocker)))
                 .collect();
-            Lab::create(
-                &cache,
-                &name,
-                &specs,
-                &[package::payload_mount(&suites.payload)],
-            )
+            let mut mounts = vec![package::payload_mount(&suites.payload)];
+            if image == Image::Machine {
+                let machine = suites.machine.as_deref();
+                mounts.push(machine_mount(machine.expect("`cargo xtask soak` makes it")));
+            }
+            Lab::create(&cache, &name, &specs, &mounts)
         }
         .expect("the lab comes up");
         let host = lab.host(MASTER).expect("the master is there");
@@ -170,9 +172,16 @@ impl Master {
         let all: Vec<&str> = ["nodelet"].iter().chain(words).copied().collect();
         let output = self
             .host
-            .exec_within(&all, None, LIMIT)
+            .exec_within(&all, None, self.limit())
             .expect("the host runs commands");
         Run::of(&all.join(" "), &output, began.elapsed())
+    }
+
+    fn limit(&self) -> Duration {
+        match self.host.image() {
+            Image::Machine => EMULATED,
+            Image::Bare | Image::NoDocker => LIMIT,
+        }
     }
 
     /// `nodelet apply --json` with more words.

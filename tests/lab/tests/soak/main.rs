@@ -6,3 +6,4 @@ mod cuts;
 mod endurance;
 mod fidelity;
 mod repairs;
+mod vm;

@@ -1,0 +1,53 @@
+//! A master in a virtual machine: version 2 of control groups, IPVS, a kernel and reboots of its own.
+
+use std::time::Duration;
+
+use lab::Image;
+use lab_suites::Master;
+
+/// Until everything is back after a boot: emulated, so minutes.
+const BACK: Duration = Duration::from_secs(900);
+const UNIT: &str = "/sys/fs/cgroup/system.slice/pf9-nodeletd.service";
+
+/// What a clean would take away or make anew, and nothing else would.
+fn identity(master: &Master) -> String {
+    master.sh("sha256sum /etc/pf9/kube.d/ca/*/ca.crt; \
+         kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml get namespace kube-system -o jsonpath={.metadata.uid}; \
+         kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml get node -o jsonpath={.items[*].metadata.uid}")
+}
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn vm_master_on_version_2_comes_back_after_a_reboot() {
+    let Some(master) = Master::create("vm", Image::Machine, false) else {
+        return;
+    };
+    master.configure(&[("KUBE_PROXY_MODE", "ipvs"), ("KUBE_SERVICE_STATE", "true")]);
+    assert_eq!(
+        master.sh("stat --file-system --format=%T /sys/fs/cgroup"),
+        "cgroup2fs"
+    );
+    master.apply(&[]).exits(0);
+    assert_eq!(
+        master.sh("docker info --format '{{.CgroupDriver}} {{.CgroupVersion}}'"),
+        "systemd 2"
+    );
+    // The kernel has IPVS here, so kube-proxy uses it: its link holds the addresses of services, the API's among them.
+    let addresses = master.sh("ip -4 -o address show dev kube-ipvs0");
+    assert!(addresses.contains("10.21.0.1/32"), "{addresses}");
+    master.check(&[]).exits(0);
+
+    master.sh("systemctl enable --now pf9-nodeletd");
+    let limited = format!("test \"$(cat {UNIT}/pf9-kube-status/cpu.max)\" = '40000 100000'");
+    master.wait_for("the status group", &limited, BACK);
+    let before = identity(&master);
+
+    master.host().reboot().expect("it reboots");
+    let ready = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml wait --for=condition=Ready node --all --timeout=5s";
+    master.wait_for("the node is Ready", ready, BACK);
+    master.wait_for("nodelet is content", "nodelet check --role pf9-kube", BACK);
+    assert_eq!(identity(&master), before, "something was made anew");
+    let history = master.sh("nodelet history");
+    assert!(!history.contains("clean"), "{history}");
+    master.wait_for("the status group", &limited, BACK);
+}
