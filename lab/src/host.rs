@@ -266,9 +266,13 @@ impl Host {
     /// started. Docker's client would leave it running there. `None` if it was ended so.
     pub fn enter(&self, words: &[&str], tty: bool) -> Result<Option<ExitStatus>> {
         let mark = format!("NODELET_LAB_ENTERED={}", command::unique());
-        let mut all = vec!["exec", "--interactive", "--env", &mark];
+        let mut all = vec!["exec", "--interactive"];
         all.extend(tty.then_some("--tty"));
         all.push(&self.state.container);
+        let way_in = self.way_in();
+        all.extend(way_in.as_deref());
+        // Here and not docker's `--env`: the way into a virtual machine takes no environment with it.
+        all.extend(["env", &mark]);
         all.extend(words);
         let status = command::interruptible(&mut self.docker.command(&all))?;
         // A client that was killed (by a closed pipe, say) leaves it running as well.

@@ -1,8 +1,7 @@
 //! Plans and hosts that are made up: any phases of any steps, on hosts where any of it may stand already, otherwise.
 //!
 //! Each piece is about a thing of its own, so that no two steps contend for one; directories on the way are shared.
-//! Left out are words whose removals have no inverse (`directory` and `image` with `.absent()`), for a clean cannot
-//! bring back what they take, and those that need an API server.
+//! Left out are words that need an API server.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

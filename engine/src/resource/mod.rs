@@ -339,6 +339,22 @@ pub enum Spec {
 }
 
 impl Spec {
+    /// Whether what the step removes when it is to be absent can be brought again by its inverse.
+    #[must_use]
+    pub fn removal_comes_back(&self) -> bool {
+        !matches!(
+            self,
+            Self::Directory(_)
+                | Self::Image(_)
+                | Self::Link(_)
+                | Self::Pods(_)
+                | Self::FirewallChains(_)
+                | Self::Ipsets(_)
+                | Self::Cgroup(_)
+                | Self::Group(_)
+        )
+    }
+
     /// The kind as people and step ids name it.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -80,14 +80,17 @@ pub(super) fn phase(
                         {
                             lowering.findings.push(
                                 Diagnostic::new(
-                                    "P0312",
+                                    "P0327",
                                     call.span.clone(),
                                     format!("`{}` stands outside of `on_clean`", call.word.name),
                                 )
                                 .help("only a clean knows how a setting was before"),
                             );
                         }
-                        Lane::Steps => phase.steps.push(step),
+                        Lane::Steps => {
+                            lowering.has_a_way_back(call, &step);
+                            phase.steps.push(step);
+                        }
                         Lane::Stop => phase.on_stop.push(step),
                         Lane::Rollback => phase.on_rollback.push(step),
                         Lane::Clean => {
@@ -168,12 +171,29 @@ impl Lowering<'_> {
         })
     }
 
+    /// What a step does, a rollback and a clean take back: so it may not remove what they could not bring again.
+    fn has_a_way_back(&mut self, call: &Call, step: &PlannedStep) {
+        if step.policy.absent && !step.spec.removal_comes_back() {
+            self.findings.push(
+                Diagnostic::new(
+                    "P0326",
+                    call.span.clone(),
+                    format!(
+                        "`{}` with .absent() is no step: what it removes would not come back",
+                        call.word.name
+                    ),
+                )
+                .help("say it in `on_stop`, `on_rollback` or `on_clean`, which remove for good"),
+            );
+        }
+    }
+
     /// A clean takes back: nothing can come about in its lane.
     fn only_removes(&mut self, call: &Call, step: &PlannedStep) {
         if !step.policy.absent && !matches!(step.spec, Spec::SysctlBefore(_)) {
             self.findings.push(
                 Diagnostic::new(
-                    "P0311",
+                    "P0328",
                     call.span.clone(),
                     format!("`{}` in `on_clean` does not say .absent()", call.word.name),
                 )
