@@ -429,3 +429,21 @@ fn a_log_in_a_file_has_no_colours() {
     let log = std::fs::read_to_string(&path).expect("a log");
     assert!(!log.contains('\u{1b}'), "{log}");
 }
+
+/// A prediction for this machine says what an apply would say: it is no node.
+#[test]
+fn a_phase_that_could_not_be_applied_alone_is_not_predicted_alone() {
+    let settings = fixtures("settings/cp-1.yaml").display().to_string();
+    for verb in ["plan", "diff"] {
+        let only = [
+            verb, "--role", "pf9-kube", "--config", &settings, "--only", "kubelet",
+        ];
+        let answer = Program::nodelet(&only).answer();
+        assert_eq!(answer.code, 1, "{}", answer.err);
+        assert!(
+            answer.err.contains("they require") && answer.err.contains("--to kubelet"),
+            "{}",
+            answer.err
+        );
+    }
+}

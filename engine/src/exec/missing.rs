@@ -41,6 +41,9 @@ impl Runner<'_> {
             .flat_map(|phase| graph.requirements(&phase.name))
             .filter(|name| !chosen.iter().any(|its| its.name == *name))
             .collect();
+        if required.is_empty() {
+            return Ok(None);
+        }
         let standing = Ledger::phases_in(&Ledger::read(self.host).await?);
         let mut phases = Vec::new();
         for phase in &self.plan.phases {

@@ -88,6 +88,19 @@ async fn predict(
         return dry_run(phases, inputs, &simulated, &MaskedSecrets, afresh).await;
     }
     let overlay = overlay_host(host, &inputs.plan).await;
+    let unheard = Recording::default();
+    let mut asking = Runner::new(
+        &inputs.plan,
+        &overlay,
+        &inputs.facts,
+        &inputs.secrets,
+        &unheard,
+    );
+    asking.selection = phases.selection();
+    // As an apply would. Who may not read what stands is told the rest.
+    if let Ok(Some(missing)) = asking.not_standing().await {
+        return Err(missing.into());
+    }
     dry_run(phases, inputs, &overlay, &inputs.secrets, afresh).await
 }
 
