@@ -244,6 +244,27 @@ fn memory_processors_and_disk() {
 }
 
 #[test]
+fn the_architecture_is_that_of_the_programs() {
+    let requirement = Requirement::Architecture(words(&["x86_64"]));
+    let mut facts = good();
+    facts.architecture = Some("x86_64".to_owned());
+    check(&facts, &requirement, "met");
+    facts.architecture = Some("aarch64".to_owned());
+    check(
+        &facts,
+        &requirement,
+        "the host's architecture is aarch64, and the role's programs are for x86_64; \
+         take a host of that architecture, or a role package built for this one",
+    );
+    facts.architecture = None;
+    check(
+        &facts,
+        &requirement,
+        "unknown: the architecture: the facts do not say",
+    );
+}
+
+#[test]
 fn a_directory_where_things_last() {
     let requirement = Requirement::LastingDirectory {
         path: "/backups/etcd".to_owned(),
