@@ -419,7 +419,7 @@ async fn the_cluster_takes_objects_and_gives_up_pods() {
     assert_eq!(host.node(&access, name).await.expect("get"), None);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"a": "b"}}});
     assert_eq!(
-        host.object_differs(&access, &node).await.expect("compare"),
+        host.compare_object(&access, &node).await.expect("compare"),
         None
     );
     host.apply_object(&access, &node).await.expect("apply");
@@ -443,10 +443,12 @@ async fn the_cluster_takes_objects_and_gives_up_pods() {
             .await
             .expect("apply");
         let said = host
-            .object_differs(&access, &map(compared))
+            .compare_object(&access, &map(compared))
             .await
             .expect("compare");
-        assert_eq!(said, Some(differs), "{applied} {compared}");
+        let said = said.expect("there");
+        assert_eq!(said.differs, differs, "{applied} {compared}");
+        assert_eq!(said.present["data"]["k"], applied);
     }
     host.delete_object(&access, &map("")).await.expect("delete");
     host.delete_object(&access, &map(""))
@@ -454,7 +456,7 @@ async fn the_cluster_takes_objects_and_gives_up_pods() {
         .expect("delete none");
     let strange = json!({"apiVersion": "no.such/v1", "kind": "Thing", "metadata": {"name": "x"}});
     assert_eq!(
-        host.object_differs(&access, &strange)
+        host.compare_object(&access, &strange)
             .await
             .expect("compare"),
         None
@@ -506,13 +508,13 @@ async fn the_cluster_takes_objects_and_gives_up_pods() {
         .expect("evict");
     assert_eq!(left, ["default/slow"]);
     assert_eq!(
-        host.object_differs(&access, &pods[0])
+        host.compare_object(&access, &pods[0])
             .await
             .expect("compare"),
         None
     );
     assert!(
-        host.object_differs(&access, &pods[2])
+        host.compare_object(&access, &pods[2])
             .await
             .expect("compare")
             .is_some()

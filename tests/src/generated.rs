@@ -1,18 +1,22 @@
 //! Plans and hosts that are made up: any phases of any steps, on hosts where any of it may stand already, otherwise.
 //!
 //! Each piece is about a thing of its own, so that no two steps contend for one; directories on the way are shared.
-//! Left out are words that need an API server.
+//! The API server is somewhere else and up. Left out are words for what others make: they stand in lanes alone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use engine::host::fake::{FakeHost, Program};
-use engine::host::{Attributes, CommandOutput, ContainerConfig, Containers as _, RestartPolicy};
+use engine::host::{
+    Attributes, ClusterNode, CommandOutput, ContainerConfig, Containers as _, RestartPolicy, Taint,
+};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::{Bringup, Scripts, block_on};
 
+/// The kubeconfig that phases use.
+const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 /// Contents of files, environments, units.
 const CONTENTS: [&str; 3] = ["one", "two", "three"];
 /// Modes of files and directories.
@@ -41,6 +45,9 @@ enum Before {
     Sysctl(&'static str, &'static str),
     Module(&'static str),
     Package(&'static str),
+    /// A map in the cluster, with this content.
+    Map(&'static str),
+    Node(ClusterNode),
     Image(&'static str),
     Container {
         image: &'static str,
@@ -59,7 +66,10 @@ impl Generated {
     #[must_use]
     pub fn bring_up(&self) -> (Bringup, FakeHost) {
         let bringup = Bringup::of_scripts(&self.scripts());
-        let host = bringup.bare_host();
+        let host = bringup
+            .bare_host()
+            .with_file(ADMIN, "fake")
+            .with_kubernetes(|rules| rules.remote_api = true);
         host.meddle(|world| {
             world.file_with_mode("/usr/bin/mark", "fake program\n", 0o755);
             let mark = Program::new(|_, world| {
@@ -84,7 +94,8 @@ impl Generated {
         let unit = "[Unit]\nDescription={{ about }}\n[Service]\nExecStart=/usr/bin/true\n";
         let mut scripts = Scripts::default()
             .template("app.service.tmpl", unit)
-            .template("greeting.tmpl", "hello {{ name }}\n");
+            .template("greeting.tmpl", "hello {{ name }}\n")
+            .template("map.yaml.tmpl", &map("{{ name }}").to_string());
         for (place, (requires, pieces)) in self.phases.iter().enumerate() {
             let mut script = format!("phase(\"p{place}\").about(\"A phase.\").nodes([\"master\"])");
             if !requires.is_empty() {
@@ -123,6 +134,8 @@ impl Before {
             Self::Sysctl(key, value) => host.meddle(|world| world.set_sysctl(key, value)),
             Self::Module(name) => host.meddle(|world| world.load_module(name)),
             Self::Package(name) => host.meddle(|world| world.package(name, "1")),
+            Self::Map(name) => host.meddle(|world| world.object(map(name))),
+            Self::Node(node) => host.meddle(|world| world.node("cp-1", node.clone())),
             Self::Image(reference) => host.meddle(|world| world.image(reference)),
             Self::Container { image, running } => block_on(async {
                 host.meddle(|world| world.image(image));
@@ -213,6 +226,10 @@ fn pieces() -> Vec<BoxedStrategy<Piece>> {
         packages(),
         image_and_container(),
         keys(),
+        service_account_key(),
+        timer(),
+        manifest(),
+        node(),
         command(),
     ]
 }
@@ -426,6 +443,97 @@ fn keys() -> BoxedStrategy<Piece> {
             ),
             before: Vec::new(),
         })
+        .boxed()
+}
+
+fn service_account_key() -> BoxedStrategy<Piece> {
+    select(vec!["", ".keep()"])
+        .prop_map(|flag| Piece {
+            steps: format!("service_account_key(){flag};\n"),
+            before: Vec::new(),
+        })
+        .boxed()
+}
+
+fn timer() -> BoxedStrategy<Piece> {
+    (
+        select(vec!["0 3 * * *", "*/5 * * * *"]),
+        select(vec!["", ".absent()"]),
+    )
+        .prop_map(|(schedule, flag)| Piece {
+            steps: format!(
+                "timer(\"backup\").schedule(\"{schedule}\").run(\"etcd-backup\"){flag};\n"
+            ),
+            before: Vec::new(),
+        })
+        .boxed()
+}
+
+/// An object of the manifest `map.yaml.tmpl`.
+fn map(name: &str) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": "app", "namespace": "default" },
+        "data": { "name": name },
+    })
+}
+
+fn manifest() -> BoxedStrategy<Piece> {
+    let before = prop_oneof![
+        Just(None),
+        select(&CONTENTS[..]).prop_map(|name| Some(Before::Map(name))),
+    ];
+    (select(&CONTENTS[..]), select(vec!["", ".absent()"]), before)
+        .prop_map(|(name, flag, before)| Piece {
+            steps: format!("manifest(\"map.yaml.tmpl\").vars(#{{ name: \"{name}\" }}){flag};\n"),
+            before: before.into_iter().collect(),
+        })
+        .boxed()
+}
+
+/// A node that has registered: that it does is kubelet's business, and its subnet cannot be taken back.
+fn node() -> BoxedStrategy<Piece> {
+    let label = select(vec!["", ".label(\"tier\", \"one\")"]);
+    let taint = select(vec![
+        "",
+        ".taint(\"app\", \"\", \"NoSchedule\")",
+        ".untainted(\"app\")",
+    ]);
+    let labelled = prop_oneof![Just(None), select(&CONTENTS[..]).prop_map(Some)];
+    (
+        label,
+        taint,
+        select(vec!["", ".schedulable()"]),
+        labelled,
+        any::<[bool; 3]>(),
+    )
+        .prop_map(
+            |(label, taint, schedulable, labelled, [tainted, cordoned, on_purpose])| {
+                let map = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+                let its = Taint {
+                    key: "app".to_owned(),
+                    value: String::new(),
+                    effect: "NoExecute".to_owned(),
+                };
+                let on_purpose = on_purpose.then(|| map("UserNodeCordon", "true"));
+                let before = ClusterNode {
+                    labels: labelled
+                        .map(|value| map("tier", value))
+                        .into_iter()
+                        .collect(),
+                    annotations: on_purpose.into_iter().collect(),
+                    taints: tainted.then_some(its).into_iter().collect(),
+                    unschedulable: cordoned,
+                    pod_cidr: Some("10.20.0.0/24".to_owned()),
+                    ..ClusterNode::default()
+                };
+                Piece {
+                    steps: format!("node(host.name){label}{taint}{schedulable};\n"),
+                    before: vec![Before::Node(before)],
+                }
+            },
+        )
         .boxed()
 }
 

@@ -144,10 +144,14 @@ fn what_is_made_up_is_of_many_kinds() {
         "image",
         "kernel_module",
         "kubeconfig",
+        "manifest",
+        "node",
         "packages",
         "service",
+        "service_account_key",
         "symlink",
         "sysctl",
+        "timer",
     ];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), wanted);
 }

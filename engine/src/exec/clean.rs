@@ -418,7 +418,7 @@ pub(super) fn is_about_containers(undo: &Undo) -> bool {
 /// What lives outside of this host, or what others use by now: it is told when it stays, and is no failure.
 pub(super) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
-        Undo::DeleteObject { .. } | Undo::PatchNode { .. } => true,
+        Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
         Undo::UnloadModule { .. } => chain(error).join(": ").contains("in use"),
         _ => false,
     }

@@ -1,6 +1,7 @@
 //! The Kubernetes API, as far as bringing up one node needs it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,24 @@ pub struct ClusterNode {
     pub ready: Option<bool>,
     /// Reason and message of that condition.
     pub ready_message: String,
+}
+
+/// An object that is there, beside what it is to be.
+#[derive(Clone, PartialEq)]
+pub struct ClusterObject {
+    /// What somebody decided on: the object without its status and without what the server keeps for itself.
+    pub present: serde_json::Value,
+    /// Whether server-side apply as our field manager would change it.
+    pub differs: bool,
+}
+
+/// Without what is in it: that may be a secret.
+impl fmt::Debug for ClusterObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterObject")
+            .field("differs", &self.differs)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A taint of a node.
@@ -69,13 +88,13 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<bool>;
 
-    /// Whether server-side apply of this object as our field manager would change it; `None` if it is not there.
-    /// Uses the server's dry run. Cancel safe.
-    async fn object_differs(
+    /// The object as it stands, and whether server-side apply of this one as our field manager would change it; `None`
+    /// if it is not there. Uses the server's dry run. Cancel safe.
+    async fn compare_object(
         &self,
         access: &ClusterAccess,
         object: &serde_json::Value,
-    ) -> HostResult<Option<bool>>;
+    ) -> HostResult<Option<ClusterObject>>;
 
     /// Applies an object server-side as our field manager, forcing conflicts.
     async fn apply_object(

@@ -22,7 +22,7 @@ mod packages;
 mod processes;
 mod services;
 
-pub use cluster::{Cluster, ClusterAccess, ClusterNode, Taint};
+pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
 pub use containers::{
     ContainerConfig, ContainerState, Containers, ImageState, Mount, RestartPolicy,
 };

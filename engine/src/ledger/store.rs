@@ -360,10 +360,7 @@ impl<'a> Ledger<'a> {
         pages.tail_in_doubt = false;
         let wanted: BTreeSet<String> = live(&pages.records)
             .iter()
-            .filter_map(|live| match &live.undo {
-                Undo::RestoreFile { content, .. } => Some(content.sha256.clone()),
-                _ => None,
-            })
+            .filter_map(|live| Some(live.undo.kept()?.sha256.clone()))
             .collect();
         let folder = content_folder();
         for name in self.host.list(&folder).await.map_err(failed("tidy up"))? {
@@ -448,7 +445,7 @@ pub struct StepLog<'l, 'a> {
 #[async_trait]
 impl UndoLog for StepLog<'_, '_> {
     async fn note(&self, undo: &Undo) -> ResourceResult<()> {
-        if let Undo::RestoreFile { content, .. } = undo
+        if let Some(content) = undo.kept()
             && let Some(bytes) = content.at_hand()
             && self.ledger.host.entry(&content.path()).await?.is_none()
         {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::undo::Kept;
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo};
-use crate::host::ClusterAccess;
+use crate::host::{ClusterAccess, ClusterObject};
 use crate::plan::Text;
 
 /// The objects of one manifest.
@@ -24,8 +25,8 @@ pub struct ManifestSpec {
 #[derive(Debug)]
 pub struct Standing {
     object: serde_json::Value,
-    /// `None`: not there; `Some(true)`: differs.
-    differs: Option<bool>,
+    /// As it is there; `None` if it is not.
+    there: Option<ClusterObject>,
 }
 
 #[async_trait]
@@ -40,8 +41,8 @@ impl Resource for ManifestSpec {
         let yaml = self.text.render(&mut |value| cx.resolve(value))?;
         let mut standing = Vec::new();
         for object in documents(&self.name, &yaml)? {
-            let differs = cx.host.object_differs(&self.access(), &object).await?;
-            standing.push(Standing { object, differs });
+            let there = cx.host.compare_object(&self.access(), &object).await?;
+            standing.push(Standing { object, there });
         }
         Ok((standing, cx.absent))
     }
@@ -49,14 +50,14 @@ impl Resource for ManifestSpec {
     fn diff(&self, (standing, absent): &Self::Observed) -> Option<Change> {
         let mut change = Change::new(if *absent {
             Action::Remove
-        } else if standing.iter().any(|s| s.differs.is_some()) {
+        } else if standing.iter().any(|one| one.there.is_some()) {
             Action::Change
         } else {
             Action::Create
         });
         for one in standing {
             let name = describe(&one.object);
-            change = match (one.differs, absent) {
+            change = match (one.differs(), absent) {
                 (Some(_), true) => change.with(name, "there", ""),
                 (None, false) => change.with(name, "", "there"),
                 (Some(true), false) => change.with(name, "differs", "as planned"),
@@ -75,26 +76,41 @@ impl Resource for ManifestSpec {
     ) -> ResourceResult<()> {
         let access = self.access();
         for one in standing {
-            match (one.differs, absent) {
-                (Some(_), true) => cx.host.delete_object(&access, &one.object).await?,
-                (None, false) => {
-                    receipt
-                        .push(Undo::DeleteObject {
-                            access: access.clone(),
-                            object: identity(&one.object),
-                        })
-                        .await?;
-                    cx.host.apply_object(&access, &one.object).await?;
-                }
-                (Some(true), false) => cx.host.apply_object(&access, &one.object).await?,
-                _ => {}
+            if one.differs() == Some(false) && !absent || one.there.is_none() && *absent {
+                continue;
+            }
+            receipt.push(self.way_back(one)).await?;
+            if *absent {
+                cx.host.delete_object(&access, &one.object).await?;
+            } else {
+                cx.host.apply_object(&access, &one.object).await?;
             }
         }
         Ok(())
     }
 }
 
+impl Standing {
+    /// `None`: not there.
+    fn differs(&self) -> Option<bool> {
+        self.there.as_ref().map(|there| there.differs)
+    }
+}
+
 impl ManifestSpec {
+    /// To how an object stands.
+    fn way_back(&self, one: &Standing) -> Undo {
+        let (access, object) = (self.access(), identity(&one.object));
+        match &one.there {
+            None => Undo::DeleteObject { access, object },
+            Some(there) => Undo::RestoreObject {
+                access,
+                object,
+                content: Kept::new(there.present.to_string().into_bytes()),
+            },
+        }
+    }
+
     /// The objects of a manifest without late values.
     pub(crate) fn known_objects(&self) -> Option<Vec<serde_json::Value>> {
         match &self.text {

@@ -213,6 +213,15 @@ pub enum Undo {
         /// Enough of it to find it: apiVersion, kind, metadata.
         object: serde_json::Value,
     },
+    /// An object was changed or removed.
+    RestoreObject {
+        /// How to reach the cluster.
+        access: ClusterAccess,
+        /// Enough of it to find it: apiVersion, kind, metadata.
+        object: serde_json::Value,
+        /// What it held, as JSON. Never printed.
+        content: Kept,
+    },
     /// A node object was changed; the patch sets it back.
     PatchNode {
         /// How to reach the cluster.
@@ -296,7 +305,7 @@ impl Undo {
     pub fn patience(&self) -> Duration {
         Duration::from_secs(match self {
             Self::PurgePackages { .. } => 13 * 60,
-            Self::DeleteObject { .. } | Self::PatchNode { .. } => 15,
+            Self::DeleteObject { .. } | Self::RestoreObject { .. } | Self::PatchNode { .. } => 15,
             _ => 180,
         })
     }
@@ -326,8 +335,21 @@ impl Undo {
             Self::SetSysctl { key, .. } => format!("sysctl {key}"),
             Self::UnloadModule { name } => format!("module {name}"),
             Self::PurgePackages { names } => format!("packages {}", names.join(" ")),
-            Self::DeleteObject { object, .. } => format!("object {object}"),
+            Self::DeleteObject { object, .. } | Self::RestoreObject { object, .. } => {
+                format!("object {object}")
+            }
             Self::PatchNode { node, .. } => format!("node {node}"),
+        }
+    }
+
+    /// Previous content that it refers to.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::RestoreFile { content, .. } | Self::RestoreObject { content, .. } => {
+                Some(content)
+            }
+            _ => None,
         }
     }
 
@@ -441,6 +463,16 @@ impl Undo {
             Self::UnloadModule { name } => host.unload_module(name).await?,
             Self::PurgePackages { names } => host.purge_packages(names).await?,
             Self::DeleteObject { access, object } => host.delete_object(access, object).await?,
+            Self::RestoreObject {
+                access, content, ..
+            } => {
+                let object = serde_json::from_slice(&content.read(host).await?).map_err(|_| {
+                    ResourceError::Missing {
+                        what: format!("read {} as an object", content.path().display()),
+                    }
+                })?;
+                host.apply_object(access, &object).await?;
+            }
             Self::PatchNode {
                 access,
                 node,

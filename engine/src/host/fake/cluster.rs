@@ -8,7 +8,9 @@ use serde_json::Value;
 use super::files::file_error;
 use super::gate::FakeHost;
 use super::world::World;
-use crate::host::{Cluster, ClusterAccess, ClusterNode, HostError, HostResult, Taint};
+use crate::host::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, Taint,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -60,15 +62,19 @@ impl Cluster for FakeHost {
         .await
     }
 
-    async fn object_differs(
+    async fn compare_object(
         &self,
         access: &ClusterAccess,
         object: &Value,
-    ) -> HostResult<Option<bool>> {
+    ) -> HostResult<Option<ClusterObject>> {
         let key = key(object)?;
-        self.observe("object_differs", &key, DEADLINE, |world| {
+        self.observe("compare_object", &key, DEADLINE, |world| {
             world.reach(access, &format!("get {key}"))?;
-            Ok(world.cluster.objects.get(&key).map(|there| there != object))
+            let there = world.cluster.objects.get(&key);
+            Ok(there.map(|there| ClusterObject {
+                present: there.clone(),
+                differs: there != object,
+            }))
         })
         .await
     }
@@ -117,6 +123,20 @@ impl Cluster for FakeHost {
 }
 
 impl World {
+    /// Puts an object into the cluster.
+    ///
+    /// # Panics
+    /// It has no apiVersion, kind or name.
+    pub fn object(&mut self, object: Value) {
+        let key = key(&object).expect("an object says what it is");
+        self.cluster.objects.insert(key, object);
+    }
+
+    /// Puts a node into the cluster.
+    pub fn node(&mut self, name: &str, node: ClusterNode) {
+        self.cluster.nodes.insert(name.to_owned(), node);
+    }
+
     /// Whether the API server can be reached with this access.
     fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
         if self.tree.content(&access.kubeconfig).is_none() {
@@ -248,23 +268,29 @@ mod tests {
         let (host, access) = worker();
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "a", "namespace": "own"}, "data": {"x": "1"}});
-        assert_eq!(host.object_differs(&access, &object).await.unwrap(), None);
+        assert_eq!(host.compare_object(&access, &object).await.unwrap(), None);
         assert!(host.apply_object(&access, &object).await.is_err());
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "own"}});
         host.apply_object(&access, &namespace).await.unwrap();
         host.apply_object(&access, &object).await.unwrap();
+        let there = |differs| {
+            Some(ClusterObject {
+                present: object.clone(),
+                differs,
+            })
+        };
         assert_eq!(
-            host.object_differs(&access, &object).await.unwrap(),
-            Some(false)
+            host.compare_object(&access, &object).await.unwrap(),
+            there(false)
         );
         let mut changed = object.clone();
         changed["data"]["x"] = json!("2");
         assert_eq!(
-            host.object_differs(&access, &changed).await.unwrap(),
-            Some(true)
+            host.compare_object(&access, &changed).await.unwrap(),
+            there(true)
         );
         host.delete_object(&access, &object).await.unwrap();
-        assert_eq!(host.object_differs(&access, &object).await.unwrap(), None);
+        assert_eq!(host.compare_object(&access, &object).await.unwrap(), None);
     }
 }

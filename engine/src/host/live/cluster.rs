@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use super::LiveHost;
 use super::kubeconfig::if_there;
-use crate::host::{Cluster, ClusterAccess, ClusterNode, HostError, HostResult, Taint};
+use crate::host::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, Taint,
+};
 
 /// Who we are in the managed fields of an object.
 const MANAGER: &str = "nodelet";
@@ -72,11 +74,11 @@ impl Cluster for LiveHost {
             .await
     }
 
-    async fn object_differs(
+    async fn compare_object(
         &self,
         access: &ClusterAccess,
         object: &Value,
-    ) -> HostResult<Option<bool>> {
+    ) -> HostResult<Option<ClusterObject>> {
         let (typed, kind, name) = typed(object)?;
         let action = format!("compare {} {name} with the cluster", kind.kind);
         self.clusters
@@ -89,7 +91,9 @@ impl Cluster for LiveHost {
                 };
                 let params = PatchParams::apply(MANAGER).force().dry_run();
                 let would_be = api.patch(&name, &params, &Patch::Apply(object)).await?;
-                Ok(Some(meaning(&present) != meaning(&would_be)))
+                let present = meaning(&present);
+                let differs = present != meaning(&would_be);
+                Ok(Some(ClusterObject { present, differs }))
             })
             .await
     }

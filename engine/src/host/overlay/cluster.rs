@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{OverlayHost, Remembered};
 use crate::host::fake::key;
-use crate::host::{Cluster, ClusterAccess, ClusterNode, HostError, HostResult};
+use crate::host::{Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult};
 
 #[async_trait::async_trait]
 impl Cluster for OverlayHost<'_> {
@@ -41,13 +41,13 @@ impl Cluster for OverlayHost<'_> {
         self.lower.object_exists(access, object).await
     }
 
-    async fn object_differs(
+    async fn compare_object(
         &self,
         access: &ClusterAccess,
         object: &Value,
-    ) -> HostResult<Option<bool>> {
+    ) -> HostResult<Option<ClusterObject>> {
         self.learn_object(access, object).await?;
-        self.upper.object_differs(access, object).await
+        self.upper.compare_object(access, object).await
     }
 
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
@@ -140,12 +140,16 @@ impl OverlayHost<'_> {
         let action = format!("get {key}");
         let asked = match self.silence(&action) {
             Some(silent) => Err(silent),
-            None => self.lower.object_differs(access, object).await,
+            None => self.lower.compare_object(access, object).await,
         };
         let there = match asked {
-            Ok(differs) => {
+            Ok(there) => {
                 self.answered();
-                differs.map(|differs| if differs { Value::Null } else { object.clone() })
+                // What the server has filled in does not count: as it says, so it compares.
+                there.map(|there| match there.differs {
+                    true => there.present,
+                    false => object.clone(),
+                })
             }
             Err(error) => self
                 .remembered(&action, error, self.memory.objects.get(&key))?
