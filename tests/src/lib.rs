@@ -21,7 +21,9 @@ pub use corpus::{Scripts, folders};
 pub use cut::{Cut, sample, soaks, try_each, unlike};
 pub use generated::{Generated, generated};
 pub use program::{Answer, Program};
-pub use repository::{checked_in, fixtures, golden, repository, snapshot_names, text};
+pub use repository::{
+    checked_in, checked_in_part, fixtures, golden, repository, snapshot_names, text,
+};
 
 /// Longer than anything may wait.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);

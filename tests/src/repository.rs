@@ -68,3 +68,18 @@ pub fn checked_in(path: &str, generated: &str) {
         "{path} is not what the table of words generates; run this test with UPDATE_GENERATED=1"
     );
 }
+
+/// Compares a generated part of a checked-in file with what stands between `<!-- generated: NAME -->` and the next
+/// `<!-- end -->`; see [`checked_in`].
+///
+/// # Panics
+/// The file has no such marks, and as [`checked_in`].
+pub fn checked_in_part(path: &str, name: &str, generated: &str) {
+    let begin = format!("<!-- generated: {name} -->\n");
+    let page = text(repository().join(path));
+    let (head, rest) = page.split_once(&begin).expect("the page has the mark");
+    let (_, tail) = rest
+        .split_once("<!-- end -->")
+        .expect("the part has an end");
+    checked_in(path, &format!("{head}{begin}{generated}<!-- end -->{tail}"));
+}

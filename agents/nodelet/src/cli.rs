@@ -81,6 +81,7 @@ impl Command {
             Self::Why(args) => args.json,
             Self::Certs(args) => match &args.command {
                 Some(CertsCommand::Renew(args)) => args.role.json,
+                Some(CertsCommand::Rotate(args)) => args.role.json,
                 None => args.json,
             },
             Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
@@ -211,6 +212,38 @@ pub(crate) struct CertsArgs {
 pub(crate) enum CertsCommand {
     /// Renew the certificates of the first component that has one past two thirds of its life, and see them used.
     Renew(RenewArgs),
+    /// Replace an authority, a step at a time: begin, switch, finish (docs/certificates.md).
+    ///
+    /// Each step restarts what reads its roots at its start alone. Between the steps everything goes on, for as long as you like: after
+    /// `begin` copy the admin's kubeconfig anew to wherever it is used and restart workloads that talk to the API server; then switch.
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// The authority: cluster, etcd or front-proxy.
+    pub(crate) authority: String,
+
+    /// The step to take.
+    #[arg(value_enum)]
+    pub(crate) step: RotateStep,
+
+    /// Show what it would change, and change nothing. Exit code 2 if it would change something.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum RotateStep {
+    /// Make a successor, and have it trusted beside the present one.
+    Begin,
+    /// Have the successor sign, and renew all that its predecessor signed.
+    Switch,
+    /// Have the predecessor trusted no more.
+    Finish,
 }
 
 #[derive(Debug, Args)]

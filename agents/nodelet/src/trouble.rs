@@ -1,9 +1,11 @@
 //! What is said when a command cannot be carried out: on standard error, for people or, with `--json`, as one JSON object on
 //! a line. Standard output stays what it is for: results and events.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use engine::resource::ResourceError;
 use serde::Serialize;
 
 use crate::inputs::Refused;
@@ -18,15 +20,16 @@ pub(crate) struct Trouble {
     problems: Vec<String>,
     /// The next thing to try.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<&'static str>,
+    next: Option<Cow<'static, str>>,
 }
 
 impl Trouble {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let chain = engine::exec::chain(error.as_ref());
         let refused = error.downcast_ref::<Refused>();
+        let known = || next_step(&chain, nix::unistd::Uid::effective().is_root());
         Self {
-            next: next_step(&chain, nix::unistd::Uid::effective().is_root()),
+            next: its_own(error).or_else(|| known().map(Cow::from)),
             error: chain,
             problems: refused.map_or_else(Vec::new, |refused| refused.problems.clone()),
         }
@@ -43,11 +46,19 @@ impl Trouble {
             "nodelet: could not {}",
             self.error.join("\n  because: ")
         );
-        if let Some(next) = self.next {
+        if let Some(next) = &self.next {
             let _ = write!(text, "\n  next: {next}");
         }
         say(&text);
     }
+}
+
+/// What an error says itself of what to do.
+fn its_own(error: &anyhow::Error) -> Option<Cow<'static, str>> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(ResourceError::Unmet { next, .. }) => Some(next.clone().into()),
+        _ => None,
+    })
 }
 
 /// Writes a line to standard error. Where that cannot be written nobody is left to be told, and the exit code says it.
@@ -82,6 +93,16 @@ fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_error_says_to_do_is_told() {
+        let error = anyhow::Error::from(ResourceError::Unmet {
+            what: "begin".to_owned(),
+            next: "end the last one".to_owned(),
+        });
+        let told = Trouble::of(&error.context("replace an authority")).next;
+        assert_eq!(told.as_deref(), Some("end the last one"));
+    }
 
     #[test]
     fn what_the_system_refuses_has_a_next_step() {

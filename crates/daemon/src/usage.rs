@@ -12,6 +12,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// CPU time of its children that have ended and were waited for.
     pub children_cpu: Duration,
+    /// The most that one of those had resident, in bytes.
+    pub children_peak: u64,
     /// Resident memory now, in bytes.
     pub resident: u64,
     /// Open file descriptors now.
@@ -31,6 +33,10 @@ pub fn now() -> Usage {
     Usage {
         cpu: cpu(UsageWho::RUSAGE_SELF),
         children_cpu: cpu(UsageWho::RUSAGE_CHILDREN),
+        // In kilobytes, as getrusage(2) has it.
+        children_peak: getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0, |usage| {
+            u64::try_from(usage.max_rss()).unwrap_or(0) * 1024
+        }),
         resident: std::fs::read_to_string("/proc/self/status")
             .ok()
             .and_then(|text| resident(&text))

@@ -1,9 +1,9 @@
 //! What a failure message says beyond the error: its causes, what was found nearby, and the next thing to try.
 
-use super::probe::{is_of_pod, of_pods};
 use super::remedy::remedy;
 use crate::host::{ContainerState, Host};
 use crate::plan::{PlannedPhase, Probe};
+use crate::resource::pod_container::{is_of_pod, of_pods};
 use crate::resource::{ResourceError, Spec};
 
 /// An error and its causes, outermost first; a cause that its effect already quotes is left out.

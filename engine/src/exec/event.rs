@@ -21,6 +21,8 @@ pub enum Verb {
     Restart,
     /// Make certificates anew that are due, and see them used.
     Renew,
+    /// Take a step of replacing an authority.
+    Rotate,
 }
 
 /// Something that happened.

@@ -23,6 +23,7 @@ mod probe;
 mod remedy;
 mod renew;
 mod restart;
+mod rotate;
 mod selection;
 mod session;
 mod step;
@@ -41,6 +42,7 @@ pub use overlay::overlay_host;
 pub(crate) use preflight::{met_before, record_path as met_path, record_text as met_text};
 pub use renew::{Due, Renewals, phases_renewed_with};
 pub use restart::{failed_phases, left_over_phases, restart_set};
+pub use rotate::{authorities, rotating};
 pub use selection::{Selection, SelectionError};
 
 use tokio_util::sync::CancellationToken;

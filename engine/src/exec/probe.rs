@@ -2,23 +2,19 @@
 //!
 //! `Ok(None)` means it holds, `Ok(Some(reason))` that it does not, an error that it could not be determined.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::virtual_ip::VirtualIp;
 use super::{Runner, backups};
-use crate::host::{ClusterAccess, CommandSpec, ContainerState, HostError, HttpsRequest};
+use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
+use crate::resource::pod_container::{is_of_pod, of_pods};
 use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a unit is given to arrive in another state.
 const TRANSITION: Duration = Duration::from_secs(2);
-/// Label that names the pod a container belongs to.
-const POD_NAME: &str = "io.kubernetes.pod.name";
-/// Label that names a container within its pod.
-const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 impl Runner<'_> {
     pub(super) async fn probe(
@@ -277,23 +273,6 @@ impl Runner<'_> {
         }
         Ok(None)
     }
-}
-
-/// The label that every container of a pod has.
-pub(super) fn of_pods() -> BTreeMap<String, String> {
-    BTreeMap::from([(POD_NAME.to_owned(), String::new())])
-}
-
-/// Whether this is the container of that name in that pod. A static pod's own name ends in the node's.
-pub(super) fn is_of_pod(container: &ContainerState, pod: &str, name: &str) -> bool {
-    container
-        .labels
-        .get(CONTAINER_NAME)
-        .is_some_and(|label| label == name)
-        && container
-            .labels
-            .get(POD_NAME)
-            .is_some_and(|p| p == pod || p.starts_with(&format!("{pod}-")))
 }
 
 /// The start of a text, on one line.

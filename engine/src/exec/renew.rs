@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::event::{Event, Outcome, Verb};
-use super::probe::{is_of_pod, of_pods};
 use super::{Mode, Runner, Selection};
 use crate::plan::{PlannedStep, StepId};
 use crate::resource::pki::{self, Uptake, uses_of};
+use crate::resource::pod_container::{is_of_pod, of_pods};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Which certificates that are merely due a run renews.

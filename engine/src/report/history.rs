@@ -128,6 +128,7 @@ fn line(run: &Run) -> String {
         Verb::Clean => "clean",
         Verb::Restart => "restart",
         Verb::Renew => "renew",
+        Verb::Rotate => "rotate",
     };
     let outcome = match run.outcome {
         None => "cut short",

@@ -80,6 +80,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 Verb::Clean => "clean",
                 Verb::Restart => "restart",
                 Verb::Renew => "renew",
+                Verb::Rotate => "rotate",
             };
             let role = if role.is_empty() {
                 String::new()

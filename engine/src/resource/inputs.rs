@@ -4,6 +4,7 @@
 //! content, not times, makes that survive crashes, touched files and clocks that jump.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
@@ -25,4 +26,34 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
         }
     }
     Ok(crate::plan::hex(&hash.finalize()))
+}
+
+/// File times and the times of starts come from clocks of different grain.
+const TOLERANCE: Duration = Duration::from_millis(20);
+
+/// When the newest of these files was written; `None` where there is none.
+pub(super) async fn newest(
+    host: &dyn Host,
+    paths: &[PathBuf],
+) -> ResourceResult<Option<SystemTime>> {
+    let mut newest = None;
+    for path in paths {
+        if let Some(entry) = host.entry(path).await? {
+            newest = newest.max(Some(entry.modified));
+        }
+    }
+    Ok(newest)
+}
+
+/// Whether what started at `since` cannot have read what was written at `written`. A file from the future says nothing:
+/// the clock was wrong when it was written.
+pub(super) fn written_after_start(
+    written: Option<SystemTime>,
+    since: Option<SystemTime>,
+    now: SystemTime,
+) -> bool {
+    match (written, since) {
+        (Some(written), Some(since)) => written > since + TOLERANCE && written <= now + TOLERANCE,
+        _ => false,
+    }
 }

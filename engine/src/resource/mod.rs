@@ -24,6 +24,7 @@ mod manifest;
 mod node;
 mod packages;
 pub mod pki;
+pub(crate) mod pod_container;
 mod pods;
 mod service;
 mod symlink;
@@ -48,6 +49,7 @@ pub use manifest::ManifestSpec;
 pub use node::{DrainSpec, NodeSpec};
 pub use packages::PackagesSpec;
 pub use pki::{AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec};
+pub use pod_container::PodContainerSpec;
 pub use pods::PodsSpec;
 pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
@@ -290,6 +292,7 @@ macro_rules! with_resource {
             Spec::Packages($resource) => $body,
             Spec::Link($resource) => $body,
             Spec::Pods($resource) => $body,
+            Spec::PodContainer($resource) => $body,
             Spec::Manifest($resource) => $body,
             Spec::Node($resource) => $body,
             Spec::Drain($resource) => $body,
@@ -326,6 +329,7 @@ pub enum Spec {
     Packages(PackagesSpec),
     Link(LinkSpec),
     Pods(PodsSpec),
+    PodContainer(PodContainerSpec),
     Manifest(ManifestSpec),
     Node(NodeSpec),
     Drain(DrainSpec),
@@ -348,6 +352,7 @@ impl Spec {
                 | Self::Image(_)
                 | Self::Link(_)
                 | Self::Pods(_)
+                | Self::PodContainer(_)
                 | Self::FirewallChains(_)
                 | Self::Ipsets(_)
                 | Self::Cgroup(_)
@@ -375,6 +380,7 @@ impl Spec {
             Self::Packages(_) => "packages",
             Self::Link(_) => "link",
             Self::Pods(_) => "pods",
+            Self::PodContainer(_) => "pod_container",
             Self::Manifest(_) => "manifest",
             Self::Node(_) => "node",
             Self::Drain(_) => "drain",

@@ -5,7 +5,7 @@
 //! decide: configuration written after the start has not been taken in.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -73,8 +73,8 @@ impl Resource for ServiceSpec {
             stamp: stamp.and_then(|json| serde_json::from_slice(&json).ok()),
             restart: inputs::digest(cx.host, &self.restart_inputs).await?,
             reload: inputs::digest(cx.host, &self.reload_inputs).await?,
-            restart_changed: newest(cx.host, &self.restart_inputs).await?,
-            reload_changed: newest(cx.host, &self.reload_inputs).await?,
+            restart_changed: inputs::newest(cx.host, &self.restart_inputs).await?,
+            reload_changed: inputs::newest(cx.host, &self.reload_inputs).await?,
             now: cx.host.now(),
         })
     }
@@ -236,28 +236,9 @@ impl Observed {
     ) -> bool {
         match &self.stamp {
             Some(stamp) if stamp.invocation == self.unit.invocation => part(stamp) != digest,
-            _ => match (changed, self.unit.active_since) {
-                // A file from the future says nothing: the clock was wrong when it was written.
-                (Some(changed), Some(since)) => {
-                    changed > since + TOLERANCE && changed <= self.now + TOLERANCE
-                }
-                _ => false,
-            },
+            _ => inputs::written_after_start(changed, self.unit.active_since, self.now),
         }
     }
-}
-
-/// File times and unit times come from clocks of different grain.
-const TOLERANCE: Duration = Duration::from_millis(20);
-
-async fn newest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<Option<SystemTime>> {
-    let mut newest = None;
-    for path in paths {
-        if let Some(entry) = host.entry(path).await? {
-            newest = newest.max(Some(entry.modified));
-        }
-    }
-    Ok(newest)
 }
 
 fn at_boot(enabled: bool) -> &'static str {

@@ -778,6 +778,26 @@ pub static WORDS: &[Word] = &[
         r#"timer("example").schedule("0 3 * * *").run("etcd-backup");"#,
         "Removed, or as it was before.",
     ),
+    word(
+        "pod_container",
+        Role::Resource,
+        &[p("pod", Arg::Text), p("container", Arg::Text)],
+        &[
+            repeatable(
+                "restart_on",
+                &[p("steps", Arg::Steps)],
+                "Steps of this phase whose content it reads at its start: a change ends it, and kubelet starts it anew.",
+            ),
+            modifier(
+                "reads",
+                &[p("paths", Arg::Texts)],
+                "Files of other phases that it reads at its start: a change ends it, and kubelet starts it anew.",
+            ),
+        ],
+        "A container of a static pod that kubelet runs: one that started before its files were written is ended.",
+        r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#,
+        "Nothing.",
+    ),
 ];
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::{output, signals};
 pub(crate) async fn certs(args: &CertsArgs) -> Result<Exit> {
     match &args.command {
         Some(CertsCommand::Renew(args)) => renew(args).await,
+        Some(CertsCommand::Rotate(args)) => super::rotate::rotate(args).await,
         None => list(args.json).await,
     }
 }

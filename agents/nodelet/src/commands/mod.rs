@@ -11,6 +11,7 @@ mod pass;
 mod phases;
 mod plan;
 mod repair;
+mod rotate;
 mod run;
 mod status;
 mod why;

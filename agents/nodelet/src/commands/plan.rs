@@ -142,7 +142,7 @@ async fn dry_run(
     Ok(recording.events())
 }
 
-fn lines(events: &[Event]) {
+pub(super) fn lines(events: &[Event]) {
     let report = JsonReport::new(Out::new());
     for event in events {
         report.emit(event.clone());

@@ -42,6 +42,12 @@ pub(super) fn text(view: Option<&View>) -> String {
             usage.resident as f64,
         );
         one(
+            "nodeletd_children_peak_resident_bytes",
+            "gauge",
+            "The most memory that one of its passes and changes had resident.",
+            usage.children_peak as f64,
+        );
+        one(
             "nodeletd_open_fds",
             "gauge",
             "Open file descriptors of nodeletd.",

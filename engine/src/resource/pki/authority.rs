@@ -7,13 +7,15 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::held::{Content, Held, PUBLIC};
+use super::rotation::{self, Files, Rotation};
 use super::{Authority, PkiError, PrivateKey, authority_paths, issue, key, validate};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
 
-/// A certificate authority. It is made where there is none, and never replaced: an unreadable one is an error that
+/// A certificate authority. It is made where there is none, and replaced step by step where that is asked for
+/// ([`Rotation`]) alone: an unreadable one is an error that
 /// says what to do. A certificate without its key (as a worker has it) is left as it is; a key without a
 /// certificate (a crash between the two) gets a certificate, for nothing can have been signed with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct AuthoritySpec {
     pub common_name: String,
     /// How long it is valid.
     pub years: u32,
+    /// What is to be done to replace it; a plan that a script made says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
 }
 
 /// An authority as it stands.
@@ -32,8 +37,7 @@ pub struct AuthoritySpec {
 pub struct Observed {
     absent: bool,
     directory: Held,
-    certificate: Held,
-    key: Held,
+    files: Files,
     has_certificate: bool,
 }
 
@@ -63,40 +67,40 @@ impl Resource for AuthoritySpec {
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         self.validate()
             .map_err(|error| error.at(self.action("plan")))?;
-        let paths = authority_paths(&self.name);
-        let directory = Held::look(cx.host, &paths.directory).await?;
-        let (certificate, certificate_content) = Held::read(cx.host, &paths.certificate).await?;
-        let (key, key_content) = Held::read(cx.host, &paths.key).await?;
+        let directory = Held::look(cx.host, &authority_paths(&self.name).directory).await?;
+        let files = Files::read(cx.host, &self.name).await?;
         let has_certificate = !cx.absent
-            && Authority::from_contents(&self.name, &certificate_content, &key_content)
+            && Authority::of(&self.name, &files)
                 .map_err(|error| error.at(self.action("read")))?
                 .is_some();
         Ok(Observed {
             absent: cx.absent,
             directory,
-            certificate,
-            key,
+            files,
             has_certificate,
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
+        let files = &observed.files;
         if observed.absent {
-            let there = observed.certificate.is_there() || observed.key.is_there();
+            let there = files.all().iter().any(|(file, _)| file.is_there());
             return there.then(|| Change::new(Action::Remove));
         }
         let mut differences = Differences::default();
         if !observed.has_certificate {
             differences.note("common name", "", &self.common_name);
             differences.note("valid for", "", format!("{} years", self.years));
-            if !observed.key.is_there() {
+            if !files.key.0.is_there() {
                 return differences.into_change(Action::Create);
             }
             differences.note("certificate", "missing", "made for the key that is there");
         }
         observed.directory.compare(&mut differences, DIRECTORY);
-        observed.certificate.compare(&mut differences, PUBLIC);
-        observed.key.compare(&mut differences, PRIVATE);
+        for (file, attributes) in files.all() {
+            file.compare(&mut differences, attributes);
+        }
+        rotation::note(self.rotation, files, &mut differences);
         differences.into_change(Action::Change)
     }
 
@@ -107,34 +111,38 @@ impl Resource for AuthoritySpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        let files = &observed.files;
         if observed.absent {
-            observed.certificate.remove(cx.host, receipt).await?;
-            return observed.key.remove(cx.host, receipt).await;
+            for (file, _) in files.all() {
+                file.remove(cx.host, receipt).await?;
+            }
+            return Ok(());
         }
         observed
             .directory
             .repair(cx.host, DIRECTORY, receipt)
             .await?;
-        observed.key.repair(cx.host, PRIVATE, receipt).await?;
+        for (file, attributes) in files.all() {
+            file.repair(cx.host, attributes, receipt).await?;
+        }
         if observed.has_certificate {
-            return observed.certificate.repair(cx.host, PUBLIC, receipt).await;
+            return rotation::carry_out(self, files, cx, receipt).await;
         }
         let failed = |error: PkiError| error.at(self.action("make"));
-        let (_, present) = Held::read(cx.host, &authority_paths(&self.name).key).await?;
-        let key = match Authority::parse_key(&self.name, &present).map_err(failed)? {
+        let (place, present) = &files.key;
+        let key = match Authority::parse_key(&self.name, present).map_err(failed)? {
             Some(key) => key,
             None => key::generate().map_err(failed)?,
         };
         let certificate = issue::self_signed(self, &key, cx.host.now()).map_err(failed)?;
         if matches!(present, Content::Missing) {
             let pem = PrivateKey::from(&key);
-            observed
-                .key
+            place
                 .put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt)
                 .await?;
         }
-        observed
-            .certificate
+        let (place, _) = &files.certificate;
+        place
             .put(cx.host, certificate.as_bytes(), PUBLIC, receipt)
             .await
     }
@@ -150,8 +158,8 @@ impl AuthoritySpec {
     }
 }
 
-/// When the authority of this name ends; `None` where there is none. Its replacement is planned by people: nothing
-/// here does it unasked, so a status has to warn in time.
+/// When the authority of this name ends; `None` where there is none. People decide on its replacement, so a status has to
+/// warn in time.
 ///
 /// # Errors
 /// Its files cannot be read.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::Document;
 use super::held::{Content, Held};
-use super::{PkiError, authority_paths, certificate_paths, kubeconfig_path, validate};
+use super::{Authority, PkiError, certificate_paths, kubeconfig_path, validate};
 use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
@@ -75,9 +75,14 @@ impl KubeconfigSpec {
     /// The document, made of the files as they are now.
     async fn document(&self, cx: &Context<'_>) -> ResourceResult<Result<Document, String>> {
         let paths = certificate_paths(&self.certificate);
-        let authority = authority_paths(&self.authority).certificate;
-        let mut contents = Vec::with_capacity(3);
-        for path in [&authority, &paths.certificate, &paths.key] {
+        let Some(authority) = Authority::read(cx.host, &self.authority).await? else {
+            return Ok(Err(format!(
+                "authority `{}` is not there yet",
+                self.authority
+            )));
+        };
+        let mut contents = Vec::with_capacity(2);
+        for path in [&paths.certificate, &paths.key] {
             match Held::read(cx.host, path).await?.1 {
                 Content::Bytes(bytes) => contents.push(bytes),
                 Content::Missing => return Ok(Err(format!("{} is not there yet", path.display()))),
@@ -86,10 +91,10 @@ impl KubeconfigSpec {
                 }
             }
         }
-        let [authority, certificate, key] = contents.as_slice() else {
+        let [certificate, key] = contents.as_slice() else {
             return Ok(Err("a file is missing".to_owned()));
         };
-        Ok(Ok(Document::new(self, authority, certificate, key)))
+        Ok(Ok(Document::new(self, authority.pem(), certificate, key)))
     }
 }
 

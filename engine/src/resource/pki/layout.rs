@@ -11,12 +11,18 @@ const PRIVATE: [&str; 3] = ["ca", "certs", "kubeconfigs"];
 /// Files of an authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthorityPaths {
-    /// Directory of both.
+    /// Directory of all.
     pub directory: PathBuf,
     /// `ca.crt`.
     pub certificate: PathBuf,
     /// `ca.key`; on a worker it is not there.
     pub key: PathBuf,
+    /// `next.crt` of a successor that is trusted and does not sign yet.
+    pub next_certificate: PathBuf,
+    /// `next.key`.
+    pub next_key: PathBuf,
+    /// `previous.crt` of a predecessor that is still trusted and does not sign any more.
+    pub previous: PathBuf,
 }
 
 /// Files of a certificate.
@@ -39,6 +45,9 @@ pub fn authority_paths(name: &str) -> AuthorityPaths {
     AuthorityPaths {
         certificate: directory.join("ca.crt"),
         key: directory.join("ca.key"),
+        next_certificate: directory.join("next.crt"),
+        next_key: directory.join("next.key"),
+        previous: directory.join("previous.crt"),
         directory,
     }
 }

@@ -126,7 +126,14 @@ impl Listed {
 fn placed(path: &Path) -> Option<(Kind, String)> {
     let below = path.strip_prefix(BASE).ok()?.to_str()?;
     if let Some(name) = below.strip_prefix("ca/") {
-        return Some((Kind::Authority, name.strip_suffix("/ca.crt")?.to_owned()));
+        let (name, file) = name.split_once('/')?;
+        let name = match file {
+            "ca.crt" => name.to_owned(),
+            "next.crt" => format!("{name}, its successor"),
+            "previous.crt" => format!("{name}, its predecessor"),
+            _ => return None,
+        };
+        return Some((Kind::Authority, name));
     }
     let name = below.strip_prefix("certs/")?;
     match name.strip_suffix("/request.crt") {

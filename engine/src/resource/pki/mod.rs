@@ -2,13 +2,13 @@
 //!
 //! Three authorities (`cluster`, `etcd`, `front-proxy`) sign one certificate per purpose, as
 //! <https://kubernetes.io/docs/setup/best-practices/certificates/> asks for; the key that signs service-account
-//! tokens is its own. Authorities and that key are precious: they are made once and never replaced here, not even
+//! tokens is its own. Authorities and that key are precious: they are made once and never replaced unasked, not even
 //! when they cannot be read. Everything else is cheap: at any doubt it is issued again with a new key.
 //!
 //! Files are the only state, and all of them are reached through [`Host`](crate::host::Host); time is the host's
 //! clock. Certificates follow RFC 5280: version 3, ECDSA P-256, critical basic constraints and key usage, key
-//! identifiers, random serial numbers below 20 octets. Left out on purpose: rotation of authorities, revocation
-//! lists, and certificate requests to a remote authority.
+//! identifiers, random serial numbers below 20 octets. Left out on purpose: revocation lists, and certificate requests to a
+//! remote authority.
 
 mod authority;
 mod certificate;
@@ -22,6 +22,7 @@ mod kubeconfig;
 mod layout;
 mod listing;
 mod reasons;
+mod rotation;
 mod service_account_key;
 mod signer;
 mod survey;
@@ -43,6 +44,7 @@ pub use layout::{
     service_account_paths,
 };
 pub use listing::{Kind, Listed, Listing, listing};
+pub use rotation::{Rotation, Stage};
 pub use service_account_key::ServiceAccountKeySpec;
 pub use signer::Authority;
 pub use survey::{Survey, certificate_in, certificates_in, first_certificate};

@@ -28,6 +28,8 @@ struct Signer {
     pem: Vec<u8>,
     /// Whether it did sign it.
     signed: bool,
+    /// Whether its predecessor did, which is still trusted.
+    signed_before: bool,
 }
 
 impl Reading {
@@ -48,7 +50,8 @@ impl Reading {
         let Some(Ok(leaf)) = &self.leaf else {
             return None;
         };
-        let ours = self.signer.as_ref().is_some_and(|signer| signer.signed);
+        let ours = |signer: &Signer| signer.signed || signer.signed_before;
+        let ours = self.signer.as_ref().is_some_and(ours);
         (ours && self.now < leaf.facts.not_before).then_some(leaf.facts.not_before)
     }
 
@@ -60,10 +63,13 @@ impl Reading {
         authority: Option<&Authority>,
     ) -> Self {
         let leaf = certificate.parse(|pem| Certificate::parse("", pem));
+        let is_of =
+            |signer: &Certificate| matches!(&leaf, Some(Ok(leaf)) if leaf.is_signed_by(signer));
         let signer = authority.map(|authority| Signer {
             certificate: authority.certificate().clone(),
             pem: authority.pem().to_vec(),
-            signed: matches!(&leaf, Some(Ok(leaf)) if leaf.is_signed_by(authority.certificate())),
+            signed: is_of(authority.certificate()),
+            signed_before: authority.predecessor().is_some_and(is_of),
         });
         Self {
             now,
@@ -74,7 +80,7 @@ impl Reading {
         }
     }
 
-    /// Whether `ca.crt` is the certificate of this authority.
+    /// Whether `ca.crt` is what is trusted of this authority.
     pub(super) fn trusts(&self, authority: &Authority) -> bool {
         self.trust.as_deref() == Some(authority.pem())
     }
@@ -146,7 +152,7 @@ fn authority(
     let issuer = &leaf.facts.issuer;
     let name = &spec.authority;
     match &reading.signer {
-        Some(signer) if signer.signed => {}
+        Some(signer) if signer.signed || signer.signed_before => {}
         Some(signer) => {
             let subject = &signer.certificate.facts.subject;
             let before = if issuer == subject {
@@ -188,13 +194,23 @@ fn validity(
     }
 }
 
-/// Notes that the certificate is past two thirds of its life, if it is and a new one would end later. Near the end of
+/// Notes that its authority has a successor that signs, and that the certificate is past two thirds of its life, if it is and a
+/// new one would end later. Near the end of
 /// its authority a new one would not: issuing it would restart its users for nothing, again and again.
 pub(super) fn due(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
     let Some(Ok(leaf)) = &reading.leaf else {
         return;
     };
     let (now, is) = (reading.now, &leaf.facts);
+    let replaced = |signer: &Signer| signer.signed_before && !signer.signed;
+    if reading.signer.as_ref().is_some_and(replaced) {
+        let name = &spec.authority;
+        reasons.note(
+            "authority",
+            format!("the predecessor of `{name}`"),
+            format!("`{name}`"),
+        );
+    }
     let gains = reading.signer.as_ref().is_none_or(|signer| {
         issue::end(spec, signer.certificate.facts.not_after, now) > is.not_after
     });

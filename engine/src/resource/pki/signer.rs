@@ -7,7 +7,8 @@ use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::CertificateDer;
 
 use super::facts::{Certificate, show};
-use super::held::{Content, Held};
+use super::held::Content;
+use super::rotation::{Files, Stage, trusted};
 use super::{CertificateFacts, CertificateSpec, Issued, PkiError, authority_paths, issue, key};
 use crate::host::Host;
 use crate::resource::ResourceResult;
@@ -18,6 +19,9 @@ pub struct Authority {
     pem: Vec<u8>,
     certificate: Certificate,
     key: Option<KeyPair>,
+    stage: Stage,
+    /// Trusted still, where it has one that signs no more.
+    predecessor: Option<Certificate>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -36,14 +40,48 @@ impl Authority {
     /// # Errors
     /// Its files are there and cannot be used: it is precious, so that is for a person to solve.
     pub async fn read(host: &dyn Host, name: &str) -> ResourceResult<Option<Self>> {
-        let paths = authority_paths(name);
-        let (_, certificate) = Held::read(host, &paths.certificate).await?;
-        let (_, key) = Held::read(host, &paths.key).await?;
-        Self::from_contents(name, &certificate, &key)
-            .map_err(|error| error.at(format!("read authority `{name}`")))
+        let files = Files::read(host, name).await?;
+        Self::of(name, &files).map_err(|error| error.at(format!("read authority `{name}`")))
     }
 
-    pub(super) fn from_contents(
+    /// The authority that these files make.
+    pub(super) fn of(name: &str, files: &Files) -> Result<Option<Self>, PkiError> {
+        let (certificate, key) = files.signer();
+        let Some(mut its) = Self::from_contents(name, certificate, key)? else {
+            return Ok(None);
+        };
+        its.stage = files.stage();
+        let path = match its.stage {
+            Stage::Switched => authority_paths(name).previous,
+            Stage::Begun | Stage::Settled => authority_paths(name).next_certificate,
+        };
+        let parsed = files.other().parse(|pem| Certificate::parse(&path, pem));
+        let parsed = parsed.transpose();
+        if let Some(other) = parsed.map_err(|problem| precious(name, &path, &problem))? {
+            let pem = files.other().bytes().unwrap_or_default();
+            its.pem = trusted((&its.certificate, &its.pem), (&other, pem));
+            its.predecessor = (its.stage == Stage::Switched).then_some(other);
+        }
+        Ok(Some(its))
+    }
+
+    /// Whether these files make an authority that can sign.
+    pub(super) fn can_succeed(
+        name: &str,
+        certificate: &Content,
+        key: &Content,
+    ) -> Result<(), PkiError> {
+        match Self::from_contents(name, certificate, key)? {
+            Some(its) if its.can_sign() => Ok(()),
+            _ => Err(precious(
+                name,
+                &authority_paths(name).next_key,
+                "the successor's key is not there",
+            )),
+        }
+    }
+
+    fn from_contents(
         name: &str,
         certificate: &Content,
         key: &Content,
@@ -76,6 +114,8 @@ impl Authority {
             pem: certificate.bytes().unwrap_or_default().to_vec(),
             certificate: parsed,
             key,
+            stage: Stage::Settled,
+            predecessor: None,
         }))
     }
 
@@ -96,10 +136,21 @@ impl Authority {
         self.key.is_some()
     }
 
-    /// Its certificate file, for those who trust it.
+    /// What those who trust it trust: its certificate, and that of its successor or predecessor while it is replaced.
     #[must_use]
     pub fn pem(&self) -> &[u8] {
         &self.pem
+    }
+
+    /// How far it is in being replaced.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The one that signed before, while it is still trusted.
+    pub(super) fn predecessor(&self) -> Option<&Certificate> {
+        self.predecessor.as_ref()
     }
 
     pub(super) fn certificate(&self) -> &Certificate {

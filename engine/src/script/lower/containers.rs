@@ -6,7 +6,7 @@ use super::Options;
 use super::system::only_absent;
 use crate::diagnostic::Diagnostic;
 use crate::host::{Mount, RestartPolicy};
-use crate::resource::{ContainerSpec, ImageSpec, PodsSpec, Spec};
+use crate::resource::{ContainerSpec, ImageSpec, PodContainerSpec, PodsSpec, Spec};
 use crate::script::recorder::Call;
 
 pub(super) fn lower(
@@ -40,6 +40,11 @@ pub(super) fn lower(
                     .map_or(10, |grace| grace.as_secs()),
             }))
         }
+        "pod_container" => Some(Spec::PodContainer(PodContainerSpec {
+            pod: options.text_argument(0)?,
+            container: options.text_argument(1)?,
+            inputs: options.restart_inputs(),
+        })),
         _ => container(call, options, findings),
     }
 }

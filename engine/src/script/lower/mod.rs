@@ -139,7 +139,9 @@ impl Lowering<'_> {
             "certificate_authority" | "service_account_key" | "certificate" | "kubeconfig" => {
                 pki::lower(call, options, &mut self.findings)
             }
-            "image" | "container" | "pods" => containers::lower(call, options, &mut self.findings),
+            "image" | "container" | "pods" | "pod_container" => {
+                containers::lower(call, options, &mut self.findings)
+            }
             "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"
             | "firewall_chains" | "ipsets" | "cgroup" | "sysctl_as_before" | "group" | "timer" => {
                 system::lower(call, options, self.around, &mut self.findings)

@@ -40,6 +40,7 @@ pub(super) fn lower(
                 common_name: options.text("common_name").unwrap_or_else(|| name.clone()),
                 name,
                 years: number(options, "years", 10),
+                rotation: None,
             };
             valid(call, spec.validate(), findings)?;
             Some(Spec::Authority(spec))

@@ -6,4 +6,5 @@ mod cuts;
 mod endurance;
 mod fidelity;
 mod repairs;
+mod steady;
 mod vm;

@@ -1,5 +1,6 @@
 //! Certificates come to their end while the cluster is used: nodeletd renews them one component after the other, and no
-//! request to the API server fails. One that somebody replaced is put right without a hand.
+//! request to the API server fails. One that somebody replaced is put right without a hand. Authorities are replaced with
+//! overlap.
 
 use std::time::Duration;
 
@@ -70,4 +71,87 @@ fn certificates_are_renewed_and_repaired_under_load() {
     );
     println!("repair: {}", load.end());
     master.sh("systemctl stop pf9-nodeletd");
+    // Those that the test had planted end soon.
+    master.apply(&[]).exits(0);
+    authorities_are_replaced(&master);
+}
+
+/// Whether a kubeconfig is good for anything.
+fn serves(master: &Master, kubeconfig: &str) -> bool {
+    let ask = "kubectl --request-timeout=5s get --raw /readyz --kubeconfig";
+    master
+        .try_sh(&format!("{ask} {kubeconfig}"))
+        .status
+        .success()
+}
+
+/// Copies of the admin's kubeconfig from before, and from between the steps, show who is trusted and who signs.
+fn authorities_are_replaced(master: &Master) {
+    const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+    let rotate = |authority: &str, words: &[&str]| {
+        master.nodelet(&[&["certs", "rotate", authority], words].concat())
+    };
+    let settled = || {
+        master.nodelet(&["diff"]).exits(0);
+        master.check(&[]).exits(0);
+    };
+    let copied = |name: &str| {
+        let copy = format!("/root/{name}.yaml");
+        master.sh(&format!("cp {ADMIN} {copy}"));
+        copy
+    };
+    // What the API server asks of kubelet, each of them with the roots of the other.
+    let asks_kubelet = || {
+        master.sh("kubectl get --raw /api/v1/nodes/$(hostname)/proxy/healthz --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml")
+    };
+
+    rotate("cluster", &["switch"])
+        .exits(1)
+        .says(&["rotate cluster begin"]);
+    let before = copied("before");
+    rotate("cluster", &["begin", "--dry-run"])
+        .exits(2)
+        .says(&["successor", "k8s-master/kube-apiserver"]);
+    rotate("cluster", &["begin"]).exits(0);
+    settled();
+    assert!(serves(master, &before), "its authority still signs");
+    let between = copied("between");
+    assert_eq!(asks_kubelet(), "ok");
+
+    rotate("cluster", &["switch"]).exits(0);
+    settled();
+    assert!(!serves(master, &before), "it does not know the successor");
+    assert!(serves(master, &between), "its signer is still trusted");
+    assert_eq!(asks_kubelet(), "ok");
+
+    rotate("cluster", &["finish"]).exits(0);
+    settled();
+    assert!(!serves(master, &between), "its signer is trusted no more");
+    assert!(serves(master, &copied("after")));
+    assert_eq!(asks_kubelet(), "ok");
+
+    // etcd's, whose users all live on this host.
+    let asks_etcd = |folder: &str| {
+        let ask = "curl --silent --fail --max-time 5 https://127.0.0.1:4001/health";
+        let its = format!(
+            "--cacert {folder}/ca.crt --cert {folder}/request.crt --key {folder}/request.key"
+        );
+        master.try_sh(&format!("{ask} {its}")).status.success()
+    };
+    master.sh("cp -r /etc/pf9/kube.d/certs/etcdctl/etcd /root/etcdctl");
+    for step in ["begin", "switch", "finish"] {
+        rotate("etcd", &[step]).exits(0);
+        settled();
+        assert_eq!(asks_etcd("/root/etcdctl"), step == "begin", "{step}");
+        assert!(asks_etcd("/etc/pf9/kube.d/certs/etcdctl/etcd"), "{step}");
+    }
+    // Roots that are read at each look alone: nothing restarts.
+    let standing = "docker ps --no-trunc --quiet | sort";
+    let containers = master.sh(standing);
+    for step in ["begin", "switch", "finish"] {
+        rotate("front-proxy", &[step]).exits(0);
+        settled();
+    }
+    assert_eq!(master.sh(standing), containers);
+    master.nodelet(&["history"]).says(&["rotate"]);
 }

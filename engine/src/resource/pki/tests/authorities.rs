@@ -50,6 +50,7 @@ async fn it_is_never_replaced() {
     let other = AuthoritySpec {
         common_name: "another".to_owned(),
         years: 1,
+        rotation: None,
         ..cluster()
     };
     assert_eq!(apply(&host, &other).await, None);

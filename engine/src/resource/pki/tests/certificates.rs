@@ -226,6 +226,7 @@ async fn another_authority_is_a_reason() {
             name: "etcd".to_owned(),
             common_name: "etcd".to_owned(),
             years: 1,
+            rotation: None,
         },
     )
     .await;

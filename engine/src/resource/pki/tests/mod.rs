@@ -25,6 +25,7 @@ fn cluster() -> AuthoritySpec {
         name: "cluster".to_owned(),
         common_name: "kubernetes".to_owned(),
         years: 10,
+        rotation: None,
     }
 }
 

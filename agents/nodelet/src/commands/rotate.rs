@@ -1,0 +1,94 @@
+//! `nodelet certs rotate`: replace an authority, a step at a time.
+
+use anyhow::{Result, bail};
+use engine::exec::{Outcome, Recording, Runner, Selection, authorities, overlay_host, rotating};
+use engine::host::live::LiveHost;
+use engine::plan::Plan;
+use engine::report::Review;
+use engine::resource::pki::Rotation;
+
+use super::plan::lines;
+use super::run::{exit, prepare};
+use super::say;
+use crate::cli::{RotateArgs, RotateStep};
+use crate::exit::Exit;
+use crate::inputs::{self, Inputs};
+use crate::{output, signals};
+
+pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let step = match args.step {
+        RotateStep::Begin => Rotation::Begin,
+        RotateStep::Switch => Rotation::Switch,
+        RotateStep::Finish => Rotation::Finish,
+    };
+    if args.dry_run {
+        let inputs = inputs::read(&args.role, &host).await?;
+        return predict(args, step, &inputs, &host).await;
+    }
+    let (inputs, _lock) = prepare("rotate", &args.role, &Selection::default(), &host).await?;
+    let plan = planned(args, step, &inputs)?;
+    let sink = output::sink(args.role.json);
+    let cancel = signals::cancel_on_signal()?;
+    let runner = |plan| {
+        let mut runner = Runner::new(plan, &host, &inputs.facts, &inputs.secrets, sink.as_ref());
+        runner.cancel = cancel.clone();
+        runner
+    };
+    runner(&inputs.plan).its_turn(&args.authority, step).await?;
+    runner(&inputs.plan)
+        .has_settled(&args.authority, step)
+        .await?;
+    let outcome = runner(&plan).rotate().await?;
+    if outcome != Outcome::Converged || step != Rotation::Switch {
+        return Ok(exit(outcome));
+    }
+    let due = runner(&inputs.plan).due().await;
+    for component in due.components {
+        let outcome = runner(&inputs.plan).renew(component).await?;
+        if outcome != Outcome::Converged {
+            return Ok(exit(outcome));
+        }
+    }
+    // Told when all others are renewed.
+    let rest = due.problems.into_iter().next();
+    rest.map_or(Ok(Exit::Ok), |problem| Err(problem.into()))
+}
+
+fn planned(args: &RotateArgs, step: Rotation, inputs: &Inputs) -> Result<Plan> {
+    let Some(plan) = rotating(&inputs.plan, &args.authority, step) else {
+        bail!(
+            "replace authority {}: this host makes no such authority; it is one of {}",
+            args.authority,
+            authorities(&inputs.plan).join(", ")
+        );
+    };
+    Ok(plan)
+}
+
+/// Shows what the step would change, and changes nothing.
+async fn predict(
+    args: &RotateArgs,
+    step: Rotation,
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> Result<Exit> {
+    let plan = planned(args, step, inputs)?;
+    let recording = Recording::default();
+    let overlay = overlay_host(host, &plan).await;
+    let runner = Runner::new(&plan, &overlay, &inputs.facts, &inputs.secrets, &recording);
+    runner.its_turn(&args.authority, step).await?;
+    runner.dry_run().await?;
+    let events = recording.events();
+    let review = Review::of(&events);
+    if args.role.json {
+        lines(&events);
+    } else {
+        say(&review.diff());
+    }
+    Ok(match review.totals().pending() {
+        _ if !review.complete() => Exit::Failed,
+        0 => Exit::Ok,
+        _ => Exit::Pending,
+    })
+}

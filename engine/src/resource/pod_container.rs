@@ -1,0 +1,151 @@
+//! A container of a static pod that has read what stands on disk.
+//!
+//! kubelet starts it, and starts it anew when it ends. Some files are read at the start alone and are no part of the
+//! pod's manifest; where one of them was written after the container started, the container is ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs};
+use crate::host::ContainerState;
+
+/// Label with the pod's name.
+const POD_NAME: &str = "io.kubernetes.pod.name";
+/// Label with the container's name in its pod.
+const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// What it is given to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A container of a pod. Where it does not run there is nothing to do: kubelet starts it, or says why not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodContainerSpec {
+    /// The pod's name, without the node's.
+    pub pod: String,
+    /// Its name in the pod.
+    pub container: String,
+    /// Files that it reads at its start.
+    pub inputs: Vec<PathBuf>,
+}
+
+/// The runs of it that began before what they should have read was written.
+#[derive(Debug)]
+pub struct Observed {
+    outdated: Vec<String>,
+}
+
+#[async_trait]
+impl Resource for PodContainerSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        format!("{}/{}", self.pod, self.container)
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let mut outdated = Vec::new();
+        if engine::runs(cx.host).await? {
+            let written = inputs::newest(cx.host, &self.inputs).await?;
+            let after = |since: Option<SystemTime>| {
+                inputs::written_after_start(written, since, cx.host.now())
+            };
+            for container in cx.host.containers(&of_pods()).await? {
+                let its = container.running && is_of_pod(&container, &self.pod, &self.container);
+                if its && after(container.started_at) {
+                    outdated.push(container.name);
+                }
+            }
+        }
+        Ok(Observed { outdated })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        (!observed.outdated.is_empty())
+            .then(|| Change::new(Action::Restart).with("files", "changed since it started", "read"))
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        _receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        for name in &observed.outdated {
+            cx.host.stop_container(name, GRACE).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The label that every container of a pod has.
+pub(crate) fn of_pods() -> BTreeMap<String, String> {
+    BTreeMap::from([(POD_NAME.to_owned(), String::new())])
+}
+
+/// Whether this is the container of that name in that pod. A static pod's own name ends in the node's.
+pub(crate) fn is_of_pod(container: &ContainerState, pod: &str, name: &str) -> bool {
+    let label = |key: &str| container.labels.get(key).map(String::as_str);
+    label(CONTAINER_NAME) == Some(name)
+        && label(POD_NAME).is_some_and(|its| its == pod || its.starts_with(&format!("{pod}-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::host::{Containers as _, Services as _};
+    use crate::resource::{NoSecrets, Outputs};
+
+    const TRUST: &str = "/etc/pf9/kube.d/certs/apiserver/ca.crt";
+
+    async fn pending(host: &FakeHost) -> Option<Change> {
+        let spec = PodContainerSpec {
+            pod: "k8s-master".to_owned(),
+            container: "kube-apiserver".to_owned(),
+            inputs: vec![TRUST.into()],
+        };
+        let cx = Context {
+            host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = spec.observe(&cx).await.unwrap();
+        let change = spec.diff(&observed);
+        if let Some(change) = &change {
+            spec.converge(&observed, change, &cx, &mut Receipt::default())
+                .await
+                .unwrap();
+        }
+        change
+    }
+
+    #[tokio::test]
+    async fn what_was_written_after_its_start_is_read_by_a_restart() {
+        let pod = "{metadata: {name: k8s-master}, spec: {containers: [{name: kube-apiserver, image: 'a:1'}]}}";
+        let host = FakeHost::new()
+            .with_docker()
+            .with_image("a:1")
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file("/etc/pf9/kube.d/manifests/k8s-master.yaml", pod)
+            .with_file(TRUST, "one");
+        assert_eq!(pending(&host).await, None, "it does not run yet");
+        host.start_unit("pf9-kubelet.service").await.unwrap();
+        assert_eq!(pending(&host).await, None, "it has just read it");
+        host.meddle(|world| {
+            world.advance(Duration::from_secs(60));
+            world.file(TRUST, "two");
+        });
+        host.clear_journal();
+        assert_eq!(pending(&host).await.unwrap().action, Action::Restart);
+        host.meddle(|world| world.advance(Duration::from_secs(60)));
+        assert_eq!(pending(&host).await, None);
+        let runs = host.containers(&of_pods()).await.unwrap();
+        assert!(runs.iter().any(|one| one.running), "{runs:?}");
+        assert_eq!(host.mutations(), 1, "{:?}", host.journal());
+    }
+}

@@ -1,0 +1,107 @@
+//! A master that is well costs next to nothing, however long it is watched.
+
+use std::time::{Duration, Instant};
+
+use lab_suites::{Image, Master, SCALED, Watch};
+
+/// Shares of one processor, and bytes.
+const MOST_CPU: f64 = 0.01;
+const MOST_RESIDENT: f64 = 30e6;
+/// What an allocator may keep; a leak of a few bytes in each pass would be seen all the same.
+const GROWTH: f64 = 1e6;
+const PASSES: f64 = 500.0;
+/// Until the allocator has what it needs.
+const WARM: f64 = 50.0;
+/// The usual interval.
+const MINUTES: f64 = 5.0;
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn steady_state_costs_next_to_nothing() {
+    let Some(master) = Master::create("steady", Image::Bare, false) else {
+        return;
+    };
+    master.configure(&[("KUBE_SERVICE_STATE", "true")]);
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    let (first, began) = (Stock::of(&master), Instant::now());
+    let last = after_passes(&master, &watch, first.passes + MINUTES);
+    let share = (last.cpu - first.cpu) / began.elapsed().as_secs_f64();
+    println!(
+        "{:.0} passes in {:.0} s: {:.2} % of one processor, {:.1} MB resident, a pass at most {:.1} MB",
+        last.passes - first.passes,
+        began.elapsed().as_secs_f64(),
+        share * 100.0,
+        last.resident / 1e6,
+        last.pass_resident / 1e6,
+    );
+    assert!(share <= MOST_CPU, "{share}");
+    assert!(last.resident <= MOST_RESIDENT, "{last:?}");
+    assert!(last.pass_resident <= MOST_RESIDENT, "{last:?}");
+    drop(watch);
+
+    master.configure(&[("LOOP_INTERVAL", "1s"), SCALED[1]]);
+    let watch = Watch::start(&master);
+    let begin = Stock::of(&master).passes;
+    let warm = after_passes(&master, &watch, begin + WARM);
+    let end = after_passes(&master, &watch, begin + WARM + PASSES);
+    println!(
+        "{} passes: from {:.2} to {:.2} MB, from {} to {} open files, {} zombies",
+        end.passes - warm.passes,
+        warm.resident / 1e6,
+        end.resident / 1e6,
+        warm.descriptors,
+        end.descriptors,
+        end.zombies
+    );
+    assert!(end.resident <= warm.resident + GROWTH, "{warm:?} {end:?}");
+    assert!(end.descriptors <= warm.descriptors, "{warm:?} {end:?}");
+    assert_eq!(end.zombies, 0);
+}
+
+/// What nodeletd has used and has.
+#[derive(Debug)]
+struct Stock {
+    passes: f64,
+    /// Seconds, its passes' included.
+    cpu: f64,
+    resident: f64,
+    /// Of the largest pass so far.
+    pass_resident: f64,
+    descriptors: f64,
+    zombies: usize,
+}
+
+impl Stock {
+    fn of(master: &Master) -> Self {
+        let metrics =
+            master.sh("curl -s --unix-socket /run/pf9/nodeletd.sock http://nodeletd/metrics");
+        let value = |name: &str| -> f64 {
+            let line = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name} ")));
+            let value = line.and_then(|value| value.parse().ok());
+            value.unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
+        };
+        let zombies = master.sh("ps -eo stat= | grep -c ^Z || true");
+        Self {
+            passes: value("nodelet_passes_total"),
+            cpu: value("nodeletd_cpu_seconds_total") + value("nodeletd_children_cpu_seconds_total"),
+            resident: value("nodeletd_resident_bytes"),
+            pass_resident: value("nodeletd_children_peak_resident_bytes"),
+            descriptors: value("nodeletd_open_fds"),
+            zombies: zombies.parse().expect("a count"),
+        }
+    }
+}
+
+/// Its stock once it has made so many passes.
+fn after_passes(master: &Master, watch: &Watch<'_>, passes: f64) -> Stock {
+    const LIMIT: Duration = Duration::from_secs(3000);
+    let mut stock = Stock::of(master);
+    watch.until("the passes are made", LIMIT, || {
+        stock = Stock::of(master);
+        stock.passes >= passes
+    });
+    stock
+}
