@@ -59,7 +59,7 @@ impl Runner<'_> {
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
                 (Outcome::Converged, Mode::DryRun) if fits => Outcome::Predicted,
                 // All of it has been shown, yet an apply would not begin.
-                (Outcome::Converged, Mode::DryRun) => Outcome::Refused,
+                (Outcome::Converged | Outcome::Failed, Mode::DryRun) if !fits => Outcome::Refused,
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
@@ -89,7 +89,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Starts each phase when all that must come before it is over; after a failure none is started any more.
+    /// Starts each phase when all that must come before it is over; after a failure none is started any more. A dry run
+    /// goes on and shows them: what would fail there, too, is better known at once.
     async fn schedule(
         &self,
         phases: &[&PlannedPhase],
@@ -108,7 +109,8 @@ impl Runner<'_> {
             .map(|&name| (name, graph.nearest_before(name, &selected)))
             .collect();
         loop {
-            if outcome == Outcome::Converged && !self.cancel.is_cancelled() {
+            let goes_on = outcome == Outcome::Converged || session.mode == Mode::DryRun;
+            if goes_on && !self.cancel.is_cancelled() {
                 waiting.retain(|phase| {
                     // A dry run goes one by one: effects must be seen in the plan's order.
                     let alone = session.mode == Mode::Apply || running.is_empty();

@@ -18,9 +18,11 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
         rules.pod_cidr.clear();
     });
     for path in &plan.payload {
-        // A program or archive; directories come with the files in them.
+        // A program or archive; the others are directories.
         if path.extension().is_some() || path.parent().is_some_and(|p| p.ends_with("bin")) {
             host = host.with_program_file(path);
+        } else {
+            host = host.with_directory(path);
         }
     }
     let steps = plan.phases.iter().flat_map(|phase| &phase.steps);

@@ -86,7 +86,7 @@ pub enum Event {
     },
     /// A dry run shows a check without making it.
     CheckPlanned { phase: PhaseName, check: String },
-    /// A phase failed; its rollback follows.
+    /// A phase failed; its rollback follows. In a dry run: an apply would fail there.
     PhaseFailed { phase: PhaseName, failure: Failure },
     /// What a phase did has been taken back, or what was left.
     PhaseRolledBack {

@@ -101,17 +101,19 @@ impl Runner<'_> {
                 });
             }
         }
-        if mode == Mode::Apply {
-            for path in &self.plan.payload {
-                if let Some((problem, remedy)) = payload_problem(path, self.host.entry(path).await?)
-                {
-                    problems.push(Problem {
-                        requirement: "the role's payload is complete".to_owned(),
-                        span: Span::file("role.yaml"),
-                        problem,
-                        remedy,
-                    });
-                }
+        for path in &self.plan.payload {
+            let found = match self.host.entry(path).await {
+                Ok(entry) => payload_problem(path, entry),
+                Err(error) if mode == Mode::DryRun => Some(hidden(&error)),
+                Err(error) => return Err(error.into()),
+            };
+            if let Some((problem, remedy)) = found {
+                problems.push(Problem {
+                    requirement: "the role's payload is complete".to_owned(),
+                    span: Span::file("role.yaml"),
+                    problem,
+                    remedy,
+                });
             }
         }
         Ok((problems, evaluated, record))
@@ -171,12 +173,19 @@ fn payload_problem(path: &Path, entry: Option<Entry>) -> Option<(String, String)
 }
 
 fn unreadable(error: &crate::resource::ResourceError) -> Problem {
+    let (problem, remedy) = hidden(error);
     Problem {
         requirement: "it is known which preconditions were met before".to_owned(),
         span: Span::file("role.yaml"),
-        problem: format!("could not {}", super::chain(error).join(": ")),
-        remedy: "try again with sudo".to_owned(),
+        problem,
+        remedy,
     }
+}
+
+/// What a prediction may not look at, and what to do about it.
+fn hidden(error: &(dyn std::error::Error + 'static)) -> (String, String) {
+    let problem = format!("could not {}", super::chain(error).join(": "));
+    (problem, "try again with sudo".to_owned())
 }
 
 /// Where it is written down which preconditions were met.

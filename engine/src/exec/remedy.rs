@@ -101,6 +101,10 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
         "the program refuses one of its flags: mend the setting that adds it (those that end in _FLAGS, RUNTIME_CONFIG)",
     ),
     (
+        &[&["bind source path does not exist"]],
+        "make the directory that the message names, or mend the script or setting that names it",
+    ),
+    (
         &[&["no such image"]],
         "bring the image back (`nodelet apply --only images`), or name one that is there (`docker images`)",
     ),

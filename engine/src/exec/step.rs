@@ -69,6 +69,10 @@ impl Runner<'_> {
                 }
                 Err(error) => error,
             };
+            if session.mode == Mode::DryRun && error.is_permanent() {
+                // An apply would meet it as well, however often it tried.
+                return Err(error);
+            }
             if session.mode == Mode::DryRun && told.is_some() {
                 // What would happen has been told; how it ends cannot be simulated here.
                 break;

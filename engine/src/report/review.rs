@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{Detail, changing, render};
-use crate::exec::{Event, Outcome};
+use super::text::{Detail, changing, failed, render};
+use crate::exec::{Event, Failure, Outcome};
 use crate::resource::{Action, Change};
 
 /// Only what differs is shown of a file.
@@ -121,7 +121,7 @@ impl<'a> Review<'a> {
         totals
     }
 
-    /// Whether the preconditions hold and the dry run came to its end.
+    /// Whether the preconditions hold and nothing is known by which an apply would fail.
     #[must_use]
     pub fn complete(&self) -> bool {
         let refused = |event: &Event| matches!(event, Event::PreflightFailed { .. });
@@ -140,6 +140,7 @@ impl<'a> Review<'a> {
     fn text(&self, all: bool) -> String {
         let mut text = String::new();
         let mut page = Page::default();
+        let mut failing: Vec<&str> = Vec::new();
         for event in self.events {
             match event {
                 Event::RunStarted {
@@ -174,7 +175,10 @@ impl<'a> Review<'a> {
                     page.body.push_str(&render(event, DETAIL));
                 }
                 Event::CheckPlanned { check, .. } => page.checks.push(check.clone()),
-                Event::PhaseFailed { .. } => page.body.push_str(&render(event, DETAIL)),
+                Event::PhaseFailed { phase, failure } => {
+                    failing.push(phase.as_str());
+                    page.body.push_str(&would_fail(phase.as_str(), failure));
+                }
                 Event::PhaseFinished { phase, .. } => {
                     text.push_str(&page.turn(phase.as_str(), all));
                 }
@@ -182,6 +186,12 @@ impl<'a> Review<'a> {
             }
         }
         let _ = writeln!(text, "{}", self.totals());
+        if let Some(first) = failing.first() {
+            let _ = writeln!(
+                text,
+                "an apply would fail in {first}; what comes after it is shown all the same"
+            );
+        }
         text
     }
 }
@@ -222,6 +232,15 @@ impl Page {
         }
         text
     }
+}
+
+/// Why an apply would fail in a phase. What was found near it is left out: it is how things stand in the simulation.
+fn would_fail(phase: &str, failure: &Failure) -> String {
+    let failure = Failure {
+        found: Vec::new(),
+        ..failure.clone()
+    };
+    failed(phase, "would fail", &failure)
 }
 
 /// One change; of a new file its length stands for its text.
@@ -324,6 +343,47 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
             "{diff}"
         );
         assert_eq!(diff.matches("etcd:").count(), 1, "{diff}");
+    }
+
+    #[test]
+    fn what_would_fail_is_no_good_end() {
+        let mut events = events();
+        let ended = |outcome| Event::RunFinished {
+            outcome,
+            changed: 4,
+            unchanged: 2,
+            milliseconds: 0,
+        };
+        events.push(ended(Outcome::Predicted));
+        assert!(Review::of(&events).complete());
+        events.pop();
+        let failed = Event::PhaseFailed {
+            phase: "etcd".parse().unwrap(),
+            failure: Failure {
+                what: "file /etc/x".to_owned(),
+                span: Span::new("phases/etcd.rhai", 3, 1),
+                chain: vec!["make /etc/x a file: a directory stands there".to_owned()],
+                found: vec!["container etcd runs".to_owned()],
+                next: "move it away".to_owned(),
+            },
+        };
+        events.insert(5, failed);
+        events.push(ended(Outcome::Failed));
+        let review = Review::of(&events);
+        assert!(!review.complete());
+        let diff = review.diff();
+        assert!(
+            diff.contains(
+                "  ✗ etcd would fail at phases/etcd.rhai:3:1: file /etc/x\n      could not make /etc/x a file: a directory stands there\n      next: move it away\n"
+            ),
+            "{diff}"
+        );
+        assert!(
+            diff.ends_with(
+                "an apply would fail in etcd; what comes after it is shown all the same\n"
+            ),
+            "{diff}"
+        );
     }
 
     #[test]

@@ -308,7 +308,7 @@ pub(super) fn changing(step: &StepId, span: &str, change: &Change, detail: Detai
     text
 }
 
-fn failed(phase: &str, how: &str, failure: &Failure) -> String {
+pub(super) fn failed(phase: &str, how: &str, failure: &Failure) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,

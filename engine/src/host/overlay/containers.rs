@@ -97,6 +97,7 @@ impl Containers for OverlayHost<'_> {
         self.learn_container(&config.name).await?;
         self.learn_image(&config.image).await?;
         self.learn_mounts(config).await?;
+        self.refuse_missing_mounts(config)?;
         self.upper.create_container(config).await
     }
 
@@ -111,6 +112,7 @@ impl Containers for OverlayHost<'_> {
         if let Some(config) = self.upper.container_config(name).await? {
             self.learn_mounts(&config).await?;
         }
+        self.known().ran = true;
         self.upper.start_container(name).await
     }
 
@@ -246,6 +248,33 @@ impl OverlayHost<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The engine makes no source of a mount, so one that is not there stays so, unless something that was begun above makes
+    /// it. What that does nobody can tell here.
+    fn refuse_missing_mounts(&self, config: &ContainerConfig) -> HostResult<()> {
+        if self.known().ran {
+            return Ok(());
+        }
+        let missing = config.mounts.iter().find(|mount| {
+            // What is in there is made by what runs, the engine itself included.
+            let at_run_time = ["/run", "/var/run"]
+                .iter()
+                .any(|top| mount.source.starts_with(top));
+            !at_run_time
+                && self
+                    .upper
+                    .look(|world| world.tree.get(&mount.source, true).is_none())
+        });
+        missing.map_or(Ok(()), |mount| {
+            Err(HostError::refused(
+                format!("create container {}", config.name),
+                format!(
+                    "bind source path does not exist: {}",
+                    mount.source.display()
+                ),
+            ))
+        })
     }
 
     /// Learns the directories that a container is given, and whether one of them holds etcd's data.

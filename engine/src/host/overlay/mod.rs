@@ -62,6 +62,9 @@ struct Known {
     silent: Option<String>,
     /// Whether anything was changed.
     changed: bool,
+    /// Whether anything was begun that may have made files which nobody can tell: a command, a unit, a container. The
+    /// container engine does not count, it makes none but its own.
+    ran: bool,
 }
 
 /// The container engine below.

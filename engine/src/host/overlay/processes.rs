@@ -16,6 +16,7 @@ const PATH: [&str; 6] = [
 #[async_trait::async_trait]
 impl Processes for OverlayHost<'_> {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
+        self.known().ran = true;
         Err(HostError::service(
             format!("run `{}`", command.display()),
             "a dry run runs no commands",

@@ -18,6 +18,7 @@ impl Services for OverlayHost<'_> {
 
     async fn start_unit(&self, name: &str) -> HostResult<()> {
         self.before_start(name).await?;
+        self.begins(name);
         self.upper.start_unit(name).await
     }
 
@@ -28,6 +29,7 @@ impl Services for OverlayHost<'_> {
 
     async fn restart_unit(&self, name: &str) -> HostResult<()> {
         self.before_start(name).await?;
+        self.begins(name);
         self.upper.restart_unit(name).await
     }
 
@@ -101,6 +103,12 @@ impl OverlayHost<'_> {
             world.units.insert(name.to_owned(), unit);
         });
         Ok(())
+    }
+
+    fn begins(&self, name: &str) {
+        if name != DOCKER {
+            self.known().ran = true;
+        }
     }
 
     /// Learns what decides whether a unit starts, and what starts and ends with it.

@@ -1,0 +1,106 @@
+//! What an apply would fail on is told by the dry run before it, which then does not pass for one that came to a good end.
+
+use behaviour::{Bringup, Run, Scripts};
+use engine::exec::{Event, Outcome};
+use engine::host::fake::{FakeHost, World};
+use engine::report::Review;
+
+/// What is done to a host.
+type Harm<'a> = &'a dyn Fn(&mut World);
+
+const PAYLOAD: &str = "/opt/pf9/roles/pf9-kube/current/payload";
+
+/// What a dry run on an overlay of this host says as a review, once an apply has shown that it does not come to its end.
+fn foreseen(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
+    let predicted = bringup.predict(host);
+    let done = bringup.apply(&host.fork());
+    assert_ne!(done.outcome, Outcome::Converged, "{}", done.text());
+    assert_eq!(predicted.outcome, done.outcome, "{}", predicted.text());
+    let review = Review::of(&predicted.events);
+    assert!(!review.complete(), "{}", review.plan());
+    let text = review.diff();
+    (predicted, text)
+}
+
+#[test]
+fn a_payload_that_cannot_serve_refuses_a_dry_run_as_well() {
+    let bringup = Bringup::of("cp-1");
+    let kubelet = format!("{PAYLOAD}/bin/kubelet");
+    let etcd = format!("{PAYLOAD}/images/etcd.tar");
+    let cases: [(Harm<'_>, String); 3] = [
+        (&|world| world.remove(&etcd), format!("{etcd} is not there")),
+        (&|world| world.file(&etcd, ""), format!("{etcd} is empty")),
+        (
+            &|world| world.file_with_mode(&kubelet, "program", 0o644),
+            format!("{kubelet} cannot be run"),
+        ),
+    ];
+    for (harm, told) in cases {
+        let host = bringup.bare_host();
+        host.meddle(harm);
+        let (run, text) = foreseen(&bringup, &host);
+        assert_eq!(run.outcome, Outcome::Refused);
+        assert!(text.contains(&told), "{told}: {text}");
+        let finished = |event: &&Event| matches!(event, Event::PhaseFinished { .. });
+        let all = bringup.plan.phases.iter().filter(|p| p.skipped.is_none());
+        assert_eq!(
+            run.events.iter().filter(finished).count(),
+            all.count(),
+            "all of it is shown: {text}"
+        );
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_fails_a_dry_run_as_well() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    host.meddle(|world| world.directory("/etc/docker/daemon.json"));
+    let (run, text) = foreseen(&bringup, &host);
+    assert_eq!(run.outcome, Outcome::Failed);
+    assert!(text.contains("would fail at phases/"), "{text}");
+    assert!(
+        text.contains("a directory stands there") && text.contains("next: see whether anybody"),
+        "{text}"
+    );
+    assert!(text.contains("an apply would fail in "), "{text}");
+    let later = |event: &Event| matches!(event, Event::StepChanging { phase, .. } if phase.as_str() == "etcd");
+    assert!(run.events.iter().any(later), "what comes after is shown");
+}
+
+/// A phase of one container, and the host for it: the archive brings `app:1`.
+fn one_container(mounts: &str) -> (Bringup, FakeHost) {
+    let script = format!(
+        "phase(\"app\").about(\"Runs it.\").nodes([\"master\"]);\n\
+         image(\"app:1\").archive(`${{role.payload}}/images/app.tar`);\n\
+         container(\"app\").image(\"app:1\"){mounts};\n"
+    );
+    let bringup = Bringup::of_scripts(&Scripts::default().phase("app", &script));
+    let host = bringup.bare_host();
+    host.meddle(World::start_docker);
+    (bringup, host)
+}
+
+#[test]
+fn an_archive_of_other_images_fails_a_dry_run_as_well() {
+    let (bringup, host) = one_container("");
+    let archive = "/opt/pf9/roles/example/current/payload/images/app.tar";
+    host.meddle(|world| world.file(archive, "fake-image:other:1"));
+    let (_, text) = foreseen(&bringup, &host);
+    assert!(text.contains("holds other images (other:1)"), "{text}");
+}
+
+#[test]
+fn a_mount_of_what_is_not_there_fails_a_dry_run_as_well() {
+    let (bringup, host) = one_container(".mount(\"/srv/none\", \"/data\")");
+    let (_, text) = foreseen(&bringup, &host);
+    assert!(
+        text.contains("bind source path does not exist: /srv/none"),
+        "{text}"
+    );
+    assert!(text.contains("next: make the directory"), "{text}");
+    // What runs makes files of its own there.
+    let (bringup, host) = one_container(".mount(\"/run/app.sock\", \"/run/app.sock\")");
+    let run = bringup.predict(&host);
+    assert_eq!(run.outcome, Outcome::Predicted, "{}", run.text());
+}
