@@ -1,7 +1,8 @@
 //! What an apply would fail on is told by the dry run before it, which then does not pass for one that came to a good end.
+//! What cannot be told beforehand is told as that, and so is whatever hangs on it.
 
 use behaviour::{Bringup, Run, Scripts};
-use engine::exec::{Event, Outcome};
+use engine::exec::{Event, Fidelity, Outcome};
 use engine::host::fake::{FakeHost, World};
 use engine::report::Review;
 
@@ -103,4 +104,26 @@ fn a_mount_of_what_is_not_there_fails_a_dry_run_as_well() {
     let (bringup, host) = one_container(".mount(\"/run/app.sock\", \"/run/app.sock\")");
     let run = bringup.predict(&host);
     assert_eq!(run.outcome, Outcome::Predicted, "{}", run.text());
+}
+
+/// What a dry run on an overlay of this host says of the step of this kind.
+fn said(bringup: &Bringup, host: &FakeHost, kind: &str) -> String {
+    let run = bringup.predict(host);
+    let seen = Fidelity::of(&run.events, &[]).misses;
+    let its = seen.iter().find(|miss| miss.step.kind() == Some(kind));
+    let its = its.unwrap_or_else(|| panic!("no {kind}: {}", run.text()));
+    its.predicted
+        .as_ref()
+        .map_or_else(String::new, ToString::to_string)
+}
+
+#[test]
+fn a_container_whose_image_is_loaded_anew_is_known_after_apply() {
+    let (bringup, host) = one_container("");
+    assert_eq!(said(&bringup, &host, "container"), "created");
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    assert_eq!(said(&bringup, &host, "container"), "unchanged");
+    host.meddle(|world| world.forget_image("app:1"));
+    assert_eq!(said(&bringup, &host, "image"), "created");
+    assert_eq!(said(&bringup, &host, "container"), "known after apply");
 }

@@ -15,7 +15,7 @@ use super::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
     engine, inputs,
 };
-use crate::host::{ContainerConfig, ContainerState, Host, Mount, RestartPolicy};
+use crate::host::{ContainerConfig, ContainerState, Host, HostError, Mount, RestartPolicy};
 use crate::plan::Value;
 
 /// Label that holds the digest of configuration and inputs.
@@ -91,11 +91,21 @@ impl Resource for ContainerSpec {
             });
         }
         let desired = self.config(cx).await.map_err(|error| error.to_string());
-        Ok(Observed {
+        let observed = Observed {
             state,
             desired,
             absent: cx.absent,
-        })
+        };
+        if self.hangs_on_image(cx.host, &observed).await {
+            return Err(ResourceError::Host(HostError::service(
+                format!(
+                    "tell whether container {} was made from image {}",
+                    self.name, self.image
+                ),
+                "which one the archive brings under that name is seen when it is loaded",
+            )));
+        }
+        Ok(observed)
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
@@ -206,7 +216,7 @@ fn is_ours(state: &ContainerState) -> bool {
 }
 
 /// Whether another image has the reference now: a new image under the same name is a new container, too. One that was
-/// deleted under a running container takes nothing from it, and one that a dry run would load has no id yet.
+/// deleted under a running container takes nothing from it.
 fn other_image(state: &ContainerState, desired: &ContainerConfig) -> bool {
     let now = desired.labels.get(IMAGE_LABEL);
     now.is_some() && now != state.labels.get(IMAGE_LABEL)
@@ -222,6 +232,19 @@ impl ContainerSpec {
     pub(crate) async fn id_of_ours(&self, host: &dyn Host) -> Option<String> {
         let state = host.container(&self.name).await.ok().flatten()?;
         is_ours(&state).then_some(state.id)
+    }
+
+    /// Whether the container is current but for an image that a dry run has loaded: that one has no id yet, and it may be
+    /// another than the container was made from.
+    async fn hangs_on_image(&self, host: &dyn Host, observed: &Observed) -> bool {
+        let (Some(state), Ok(desired)) = (&observed.state, &observed.desired) else {
+            return false;
+        };
+        // One that was made from it just now has no id either.
+        state.labels.contains_key(IMAGE_LABEL)
+            && !desired.labels.contains_key(IMAGE_LABEL)
+            && self.diff(observed).is_none()
+            && matches!(host.image(&self.image).await, Ok(Some(image)) if image.id.is_empty())
     }
 
     /// The whole configuration, with environment files read and the digest in place.

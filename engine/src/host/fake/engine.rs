@@ -15,6 +15,11 @@ impl World {
             .insert(reference.to_owned(), format!("sha256:{hex}"));
     }
 
+    /// An image is gone, also where a container was made from it.
+    pub fn forget_image(&mut self, reference: &str) {
+        self.images.remove(reference);
+    }
+
     /// Starts docker as it is configured now, as the host's boot would.
     pub fn start_docker(&mut self) {
         if self.unit_active("docker.service") {
