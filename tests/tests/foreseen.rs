@@ -1,8 +1,11 @@
 //! What an apply would fail on is told by the dry run before it, which then does not pass for one that came to a good end.
 //! What cannot be told beforehand is told as that, and so is whatever hangs on it.
 
+use std::time::Duration;
+
 use behaviour::{Bringup, Run, Scripts};
 use engine::exec::{Event, Fidelity, Outcome};
+use engine::host::ClusterNode;
 use engine::host::fake::{FakeHost, World};
 use engine::report::Review;
 
@@ -126,4 +129,67 @@ fn a_container_whose_image_is_loaded_anew_is_known_after_apply() {
     host.meddle(|world| world.forget_image("app:1"));
     assert_eq!(said(&bringup, &host, "image"), "created");
     assert_eq!(said(&bringup, &host, "container"), "known after apply");
+}
+
+/// A phase whose file holds the subnet of the node's pods, with `readers` of it.
+fn late_file(readers: &str) -> (Bringup, FakeHost) {
+    let script = format!(
+        "phase(\"app\").about(\"Runs it.\").nodes([\"master\"]);\n\
+         let its = node(host.name);\n\
+         let conf = template(\"app.conf.tmpl\", \"/etc/app.conf\").vars(#{{ subnet: output(its, \"pod_cidr\") }});\n\
+         {readers}\n"
+    );
+    let scripts = Scripts::default().phase("app", &script);
+    let scripts = scripts
+        .template("app.service.tmpl", UNIT)
+        .template("app.conf.tmpl", "SUBNET={{ subnet }}\n");
+    let bringup = Bringup::of_scripts(&scripts);
+    let host = bringup
+        .bare_host()
+        .with_file("/etc/pf9/kube.d/kubeconfigs/local-admin.yaml", "fake")
+        .with_file("/usr/bin/true", "fake program\n")
+        .with_kubernetes(|rules| rules.remote_api = true);
+    host.meddle(World::start_docker);
+    registered(&bringup, &host, Some("10.20.0.0/24"));
+    (bringup, host)
+}
+
+const UNIT: &str = "[Service]\nExecStart=/usr/bin/true\n";
+
+fn registered(bringup: &Bringup, host: &FakeHost, subnet: Option<&str>) {
+    let node = ClusterNode {
+        pod_cidr: subnet.map(str::to_owned),
+        ..ClusterNode::default()
+    };
+    host.meddle(|world| world.node(&bringup.facts.hostname, node));
+}
+
+#[test]
+fn what_takes_in_a_late_value_is_known_after_apply() {
+    let container = "image(\"app:1\").archive(`${role.payload}/images/app.tar`);\ncontainer(\"app\").image(\"app:1\")";
+    for (kind, readers) in [
+        (
+            "service",
+            "unit(\"app.service\", \"app.service.tmpl\");\nservice(\"app\").started().restart_on(conf);".to_owned(),
+        ),
+        (
+            "service",
+            "unit(\"app.service\", \"app.service.tmpl\");\nservice(\"app\").started().reload_on(conf);".to_owned(),
+        ),
+        ("container", format!("{container}.restart_on(conf);")),
+        ("container", format!("{container}.env_from(conf);")),
+    ] {
+        let (bringup, host) = late_file(&readers);
+        assert_eq!(said(&bringup, &host, kind), "created", "{readers}");
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        host.meddle(|world| world.advance(Duration::from_secs(60)));
+        assert_eq!(said(&bringup, &host, kind), "unchanged", "{readers}");
+        registered(&bringup, &host, None);
+        assert_eq!(said(&bringup, &host, kind), "known after apply", "{readers}");
+        // Where nothing stands yet, that it comes is sure.
+        let (bringup, bare) = late_file(&readers);
+        registered(&bringup, &bare, None);
+        assert_eq!(said(&bringup, &bare, kind), "created", "{readers}");
+    }
 }

@@ -73,6 +73,9 @@ impl Runner<'_> {
                 // An apply would meet it as well, however often it tried.
                 return Err(error);
             }
+            if session.mode == Mode::DryRun {
+                self.leave_late(step, &error).await;
+            }
             if session.mode == Mode::DryRun && told.is_some() {
                 // What would happen has been told; how it ends cannot be simulated here.
                 break;
@@ -114,6 +117,15 @@ impl Runner<'_> {
             milliseconds: millis(self.host.elapsed().saturating_sub(started)),
         });
         Ok(Done::Changed)
+    }
+
+    /// What a step that cannot be simulated would write nobody can tell, so whatever takes that in is known after apply, too.
+    async fn leave_late(&self, step: &PlannedStep, error: &ResourceError) {
+        let why = super::advice::chain(error).join(": ");
+        for path in step.spec.paths() {
+            // A path that may not even be looked at is not read by its consumers either.
+            let _ = self.host.mark_late(&path, &why).await;
+        }
     }
 
     async fn bounded(

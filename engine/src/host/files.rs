@@ -103,6 +103,17 @@ pub trait Files {
     /// user does. Fine if nothing is.
     async fn unmount_below(&self, path: &Path) -> HostResult<()>;
 
+    /// Says that the file at `path` is going to be written with content that nobody can tell yet. Reading it is an error from
+    /// then on, until it is written. A dry run says so to its simulated host; nothing happens on a real one.
+    async fn mark_late(&self, _path: &Path, _why: &str) -> HostResult<()> {
+        Ok(())
+    }
+
+    /// Whether the content of the file at `path` (links are followed) is known after apply. On a real host nothing is.
+    async fn is_late(&self, _path: &Path) -> HostResult<bool> {
+        Ok(false)
+    }
+
     /// Room on the file system of the nearest existing ancestor of `path`.
     async fn space(&self, path: &Path) -> HostResult<Space>;
 }

@@ -24,6 +24,8 @@ const DIGEST_LABEL: &str = "pf9.io/digest";
 const OWNER_LABEL: &str = "pf9.io/owner";
 /// Content id of the image that it was made from.
 const IMAGE_LABEL: &str = "pf9.io/image";
+/// The field of a change by that digest.
+const INPUTS: &str = "configuration or inputs";
 /// How long a container may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -90,12 +92,19 @@ impl Resource for ContainerSpec {
                 ),
             });
         }
-        let desired = self.config(cx).await.map_err(|error| error.to_string());
+        let desired = match self.config(cx).await {
+            // Nobody can tell whether the one that is there is as it should be, and it must not go for that.
+            Err(error) if state.is_some() && !cx.absent => return Err(error),
+            desired => desired.map_err(|error| error.to_string()),
+        };
         let observed = Observed {
             state,
             desired,
             absent: cx.absent,
         };
+        if self.hangs_on_inputs(&observed) {
+            inputs::settled(cx.host, &self.inputs).await?;
+        }
         if self.hangs_on_image(cx.host, &observed).await {
             return Err(ResourceError::Host(HostError::service(
                 format!(
@@ -123,7 +132,7 @@ impl Resource for ContainerSpec {
                 if state.image != desired.image {
                     change = change.with("image", &state.image, &desired.image);
                 } else if state.labels.get(DIGEST_LABEL) != desired.labels.get(DIGEST_LABEL) {
-                    change = change.with("configuration or inputs", "other", "as planned");
+                    change = change.with(INPUTS, "other", "as planned");
                 } else if other_image(state, desired) {
                     change = change.with("image", "an older one", &desired.image);
                 }
@@ -234,6 +243,14 @@ impl ContainerSpec {
         is_ours(&state).then_some(state.id)
     }
 
+    /// Whether the container is current but for its configuration or inputs.
+    fn hangs_on_inputs(&self, observed: &Observed) -> bool {
+        let change = self.diff(observed);
+        change.is_some_and(|change| {
+            change.action == Action::Restart && change.differences.iter().all(|d| d.field == INPUTS)
+        })
+    }
+
     /// Whether the container is current but for an image that a dry run has loaded: that one has no id yet, and it may be
     /// another than the container was made from.
     async fn hangs_on_image(&self, host: &dyn Host, observed: &Observed) -> bool {
@@ -313,4 +330,51 @@ async fn read_env_file(
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.trim().to_owned(), value.to_owned()))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    #[tokio::test]
+    async fn a_container_does_not_go_for_want_of_its_configuration() {
+        let host = FakeHost::new()
+            .with_docker()
+            .with_image("app:1")
+            .with_file("/etc/app.env", "A=1\n");
+        let spec = ContainerSpec {
+            name: "app".to_owned(),
+            image: "app:1".to_owned(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            env_files: vec!["/etc/app.env".into()],
+            mounts: Vec::new(),
+            host_network: false,
+            privileged: false,
+            user: String::new(),
+            restart: RestartPolicy::Always,
+            inputs: Vec::new(),
+        };
+        let outputs = Outputs::default();
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = spec.observe(&cx).await.unwrap();
+        let change = spec.diff(&observed).unwrap();
+        let mut receipt = Receipt::default();
+        let made = spec.converge(&observed, &change, &cx, &mut receipt).await;
+        made.unwrap();
+        host.meddle(|world| world.remove("/etc/app.env"));
+        let error = spec.observe(&cx).await.unwrap_err();
+        assert_eq!(error.to_string(), "find the environment file /etc/app.env");
+        // To be taken away it needs none.
+        let cx = Context { absent: true, ..cx };
+        let observed = spec.observe(&cx).await.unwrap();
+        assert_eq!(spec.diff(&observed).unwrap().action, Action::Remove);
+    }
 }

@@ -11,11 +11,16 @@ use sha2::{Digest, Sha256};
 use super::{READ_LIMIT, ResourceResult};
 use crate::host::Host;
 
-/// SHA-256 over names and content of these files; a missing file counts as such.
+/// SHA-256 over names and content of these files; a missing file counts as such, and so does one whose content is known
+/// after apply: what has taken that in during a dry run is current.
 pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<String> {
     let mut hash = Sha256::new();
     for path in paths {
         hash.update(path.as_os_str().as_encoded_bytes());
+        if host.is_late(path).await? {
+            hash.update([2]);
+            continue;
+        }
         match host.read(path, READ_LIMIT).await? {
             Some(content) => {
                 hash.update([1]);
@@ -26,6 +31,19 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
         }
     }
     Ok(crate::plan::hex(&hash.finalize()))
+}
+
+/// Whether all of these files can be read: what differs from them can be told, then.
+///
+/// # Errors
+/// The content of one of them is known after apply.
+pub(super) async fn settled(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<()> {
+    for path in paths {
+        if host.is_late(path).await? {
+            host.read(path, READ_LIMIT).await?;
+        }
+    }
+    Ok(())
 }
 
 /// File times and the times of starts come from clocks of different grain.

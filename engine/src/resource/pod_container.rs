@@ -59,6 +59,9 @@ impl Resource for PodContainerSpec {
                 }
             }
         }
+        if !outdated.is_empty() {
+            inputs::settled(cx.host, &self.inputs).await?;
+        }
         Ok(Observed { outdated })
     }
 

@@ -67,7 +67,7 @@ impl Resource for ServiceSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let stamp = cx.host.read(&self.stamp_path(), READ_LIMIT).await?;
-        Ok(Observed {
+        let observed = Observed {
             unit: cx.host.unit(&self.unit).await?,
             // An unreadable stamp is no stamp: the times decide.
             stamp: stamp.and_then(|json| serde_json::from_slice(&json).ok()),
@@ -76,7 +76,14 @@ impl Resource for ServiceSpec {
             restart_changed: inputs::newest(cx.host, &self.restart_inputs).await?,
             reload_changed: inputs::newest(cx.host, &self.reload_inputs).await?,
             now: cx.host.now(),
-        })
+        };
+        // What it would be restarted for may turn out to be as it was.
+        if observed.unit.is_active() && observed.restarts() {
+            inputs::settled(cx.host, &self.restart_inputs).await?;
+        } else if observed.unit.is_active() && !observed.unit.stale && observed.reloads() {
+            inputs::settled(cx.host, &self.reload_inputs).await?;
+        }
+        Ok(observed)
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
@@ -98,13 +105,13 @@ impl Resource for ServiceSpec {
         if !unit.is_active() {
             differences.note("state", &unit.active, "active");
             action = Action::Create;
-        } else if observed.outdated(|s| &s.restart, &observed.restart, observed.restart_changed) {
+        } else if observed.restarts() {
             differences.note("configuration", "changed since it started", "taken in");
             action = Action::Restart;
         } else if unit.stale {
             differences.note("unit file", "changed since it started", "taken in");
             action = Action::Restart;
-        } else if observed.outdated(|s| &s.reload, &observed.reload, observed.reload_changed) {
+        } else if observed.reloads() {
             differences.note("configuration", "changed since it was loaded", "taken in");
             action = Action::Reload;
         }
@@ -227,6 +234,16 @@ impl ServiceSpec {
 }
 
 impl Observed {
+    /// Whether the present run has not taken in what needs a restart.
+    fn restarts(&self) -> bool {
+        self.outdated(|s| &s.restart, &self.restart, self.restart_changed)
+    }
+
+    /// Whether the present run has not taken in what needs a reload.
+    fn reloads(&self) -> bool {
+        self.outdated(|s| &s.reload, &self.reload, self.reload_changed)
+    }
+
     /// Whether the present run has not taken in what stands on disk.
     fn outdated(
         &self,

@@ -31,6 +31,11 @@ impl Files for FakeHost {
             if world.tree.is_directory(path) {
                 return Err(file_error("read", path, ErrorKind::IsADirectory.into()));
             }
+            if let Some(why) = world.tree.late(path) {
+                let action = format!("read {}", path.display());
+                let why = format!("its content is known after apply: {why}");
+                return Err(HostError::service(action, why));
+            }
             match world.tree.content(path) {
                 Some(content) if content.len() as u64 > limit => Err(HostError::TooLarge {
                     path: path.to_owned(),
@@ -180,6 +185,15 @@ impl Files for FakeHost {
             Ok(())
         })
         .await
+    }
+
+    async fn mark_late(&self, path: &Path, why: &str) -> HostResult<()> {
+        self.meddle(|world| world.mark_late(path, why));
+        Ok(())
+    }
+
+    async fn is_late(&self, path: &Path) -> HostResult<bool> {
+        Ok(self.look(|world| world.tree.late(path).is_some()))
     }
 
     async fn space(&self, path: &Path) -> HostResult<Space> {

@@ -52,8 +52,17 @@ impl Unit {
 #[async_trait::async_trait]
 impl Services for FakeHost {
     async fn unit(&self, name: &str) -> HostResult<UnitState> {
-        self.observe("unit", name, DEADLINE, |world| Ok(world.unit_state(name)))
-            .await
+        self.observe("unit", name, DEADLINE, |world| {
+            let state = world.unit_state(name);
+            match world.late_unit(name) {
+                Some(why) if state.stale => {
+                    let why = format!("its file is known after apply: {why}");
+                    Err(HostError::service(format!("ask for unit {name}"), why))
+                }
+                _ => Ok(state),
+            }
+        })
+        .await
     }
 
     async fn start_unit(&self, name: &str) -> HostResult<()> {
@@ -268,6 +277,20 @@ impl World {
         Some(text)
     }
 
+    /// Why the unit's file or one of its drop-ins is known after apply, if one is.
+    fn late_unit(&self, name: &str) -> Option<String> {
+        let drop_ins = DIRECTORIES.iter().flat_map(|directory| {
+            let folder = Path::new(directory).join(format!("{name}.d"));
+            let names = self.tree.names(&folder).into_iter();
+            names.map(move |name| folder.join(name))
+        });
+        let files = DIRECTORIES
+            .iter()
+            .map(|directory| Path::new(directory).join(name));
+        let mut late = files.chain(drop_ins);
+        late.find_map(|file| self.tree.late(&file).map(str::to_owned))
+    }
+
     fn loaded_text(&self, verb: &str, name: &str) -> HostResult<String> {
         let text = self.units.get(name).and_then(|unit| unit.text.clone());
         text.ok_or_else(|| not_found(verb, name))
@@ -309,6 +332,10 @@ impl World {
         }
         if name == "docker.service"
             && let Some(configuration) = self.tree.content(Path::new("/etc/docker/daemon.json"))
+            && self
+                .tree
+                .late(Path::new("/etc/docker/daemon.json"))
+                .is_none()
             && serde_json::from_slice::<serde_json::Value>(configuration).is_err()
         {
             return Err("unable to configure the Docker daemon: daemon.json is no JSON".to_owned());

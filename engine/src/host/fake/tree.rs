@@ -29,6 +29,8 @@ pub(crate) enum NodeKind {
     Symlink(String),
     /// A file of this many bytes whose content was not read: it stands on the host below an overlay.
     Below(u64),
+    /// A file whose content is known after apply, and why.
+    Late(String),
     /// A socket, device or pipe of the host below an overlay.
     Other,
 }
@@ -77,9 +79,9 @@ impl Tree {
                     }
                     rest.extend(parts(Path::new(target)).into_iter().rev());
                 }
-                Some(NodeKind::File(_) | NodeKind::Below(_) | NodeKind::Other)
-                    if !rest.is_empty() =>
-                {
+                Some(
+                    NodeKind::File(_) | NodeKind::Below(_) | NodeKind::Late(_) | NodeKind::Other,
+                ) if !rest.is_empty() => {
                     return Err(ErrorKind::NotADirectory.into());
                 }
                 None if !rest.is_empty() => return Err(ErrorKind::NotFound.into()),
@@ -104,6 +106,7 @@ impl Tree {
                 NodeKind::Directory => EntryKind::Directory,
                 NodeKind::Symlink(target) => EntryKind::Symlink(target.clone()),
                 NodeKind::Below(size) => EntryKind::File(*size),
+                NodeKind::Late(_) => EntryKind::File(0),
                 NodeKind::Other => EntryKind::Other,
             },
             attributes: node.attributes,
@@ -116,8 +119,16 @@ impl Tree {
         match &self.get(path, true)?.kind {
             NodeKind::File(content) => Some(content),
             // It is there; who needs more than that has it read first.
-            NodeKind::Below(_) => Some(&[]),
+            NodeKind::Below(_) | NodeKind::Late(_) => Some(&[]),
             NodeKind::Directory | NodeKind::Symlink(_) | NodeKind::Other => None,
+        }
+    }
+
+    /// Why the content of the file at `path`, links followed, is known after apply; `None` where it is known.
+    pub(crate) fn late(&self, path: &Path) -> Option<&str> {
+        match &self.get(path, true)?.kind {
+            NodeKind::Late(why) => Some(why),
+            _ => None,
         }
     }
 

@@ -11,7 +11,7 @@ use super::packages::InstalledPackage;
 use super::processes::Program;
 use super::services::Unit;
 use super::tree::{Node, NodeKind, Tree};
-use crate::host::{Attributes, Link};
+use crate::host::{Attributes, EntryKind, Link};
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
 const START: Duration = Duration::from_secs(1_767_225_600);
@@ -131,6 +131,23 @@ impl World {
             modified: self.now(),
         };
         self.tree.plant(path.as_ref(), node);
+    }
+
+    /// A file is going to be written with content that nobody can tell yet. What else stands there stays.
+    pub(crate) fn mark_late(&mut self, path: &Path, why: &str) {
+        let at = self.tree.resolve(path, false);
+        let at = at.unwrap_or_else(|_| path.to_path_buf());
+        let attributes = match self.tree.entry(&at) {
+            None => Attributes::root(0o644),
+            Some(entry) if matches!(entry.kind, EntryKind::File(_)) => entry.attributes,
+            Some(_) => return,
+        };
+        let node = Node {
+            kind: NodeKind::Late(why.to_owned()),
+            attributes,
+            modified: self.now(),
+        };
+        self.tree.plant(&at, node);
     }
 
     /// Puts a directory with missing parents, mode 0755. Leaves one that is there as it is.

@@ -102,6 +102,16 @@ impl Files for OverlayHost<'_> {
         Ok(())
     }
 
+    async fn mark_late(&self, path: &Path, why: &str) -> HostResult<()> {
+        self.before_change(path).await?;
+        self.upper.mark_late(path, why).await
+    }
+
+    async fn is_late(&self, path: &Path) -> HostResult<bool> {
+        let real = self.learn(path, true).await?;
+        self.upper.is_late(&real).await
+    }
+
     async fn space(&self, path: &Path) -> HostResult<Space> {
         self.lower.space(path).await
     }
