@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use engine::exec::STATE;
-use engine::host::fake::FakeHost;
+use engine::host::fake::{Call, FakeHost};
+use engine::host::unfinished;
 
 /// Where a run was cut, and the host that it left.
 pub struct Cut {
@@ -43,7 +44,7 @@ impl Cut {
                     host: before.fork(),
                 });
             }
-            if let Some(host) = torn(before, after, n) {
+            if let Some(host) = torn(before, after, n).or_else(|| half_made(before, &calls[n])) {
                 cuts.push(Self {
                     place: format!("within {call}"),
                     host,
@@ -56,6 +57,17 @@ impl Cut {
         }
         cuts
     }
+}
+
+/// The world in which a file was being written, and has not got its name yet.
+fn half_made(before: &FakeHost, call: &Call) -> Option<FakeHost> {
+    if call.name != "write" {
+        return None;
+    }
+    let host = before.fork();
+    let sibling = unfinished(Path::new(&call.argument));
+    host.meddle(|world| world.file_with_mode(sibling, "half", 0o600));
+    Some(host)
 }
 
 /// The world in which only a part of what was appended to the ledger has arrived: one byte, half of it, all but the end

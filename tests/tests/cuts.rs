@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
 use engine::exec::Outcome;
 use engine::host::fake::{FakeHost, WorldSnapshot};
+use engine::ledger::Record;
 use engine::plan::{PlannedPhase, Probe};
 
 /// The cases whose phases are tried; together they have every phase of the role.
@@ -53,7 +54,27 @@ impl Work<'_> {
             }
         }
         problems.extend(self.cleaned(&cut.host));
+        problems.extend(self.returned(cut));
         self.named(&cut.place, problems)
+    }
+
+    /// What a next run that fails has not taken back, of what the cut one did in the phase.
+    fn returned(&self, cut: &Cut) -> Option<String> {
+        let phase = self.phase.as_ref()?;
+        let ended = |record: &Record| matches!(record, Record::End { .. });
+        let records = Bringup::records(&cut.host);
+        let before = Bringup::records(&self.before).len();
+        if records.iter().skip(before).any(ended) {
+            // It was cut when it was over: the phase stands.
+            return None;
+        }
+        let host = cut.host.fork();
+        let run = self.bringup.doomed(phase).apply_phase(&host, phase);
+        let mut left = Bringup::left_behind(phase, &self.before.snapshot(), &host);
+        // What kubelet's plugins leave is for the phase cni to take back.
+        left.retain(|line| !line.to_lowercase().contains("cni"));
+        (run.outcome != Outcome::Failed || !left.is_empty())
+            .then(|| format!("a failing apply leaves {left:#?}\n{}", run.text()))
     }
 
     fn cleaned(&self, host: &FakeHost) -> Option<String> {

@@ -14,8 +14,9 @@ use super::STATE;
 use super::advice::chain;
 use super::event::{Event, EventSink, Outcome, Verb};
 use super::step::millis;
+use super::unfinished::sweep;
 use crate::host::Host;
-use crate::ledger::{Ledger, LiveUndo, Record};
+use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
 use crate::plan::{PhaseName, PlannedStep};
 use crate::resource::{
     Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
@@ -25,6 +26,8 @@ use crate::resource::{
 /// What a clean works on.
 struct Clean<'a> {
     host: &'a dyn Host,
+    /// Where each thing that is gone is written down: what comes to stand in its place is somebody else's.
+    book: Option<(&'a Ledger<'a>, RunId)>,
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     undone: usize,
@@ -33,6 +36,8 @@ struct Clean<'a> {
     full: Vec<LiveUndo>,
     /// Something in the container engine could not be taken back, or may not be.
     containers_left: bool,
+    /// Containers of somebody else in an engine that the role has brought: it stays.
+    strangers: Vec<String>,
 }
 
 /// Takes everything back that the ledger knows of, in reverse, but for what is kept; with `purge` that too. On a host
@@ -52,34 +57,44 @@ pub async fn clean(
 ) -> ResourceResult<Outcome> {
     let started = host.elapsed();
     let work = Work::of(&Ledger::read(host).await?, purge);
+    let hostname = host.sysctl("kernel.hostname").await;
     events.emit(Event::RunStarted {
         verb: Verb::Clean,
         role: work.role.clone(),
-        host: host.sysctl("kernel.hostname").await?.unwrap_or_default(),
+        host: hostname.ok().flatten().unwrap_or_default(),
         digest: String::new(),
         phases: work.phases.clone(),
     });
+    let ledger;
     let mut clean = Clean {
         host,
+        book: None,
         events,
         cancel,
         undone: 0,
         failed: 0,
         full: Vec::new(),
         containers_left: false,
+        strangers: Vec::new(),
     };
     let mut outcome = Outcome::Cleaned;
     if !work.is_empty() {
-        let ledger = Ledger::open(host).await?;
+        ledger = Ledger::open(host).await?;
         let run = ledger.begin(Verb::Clean, &work.role, "").await?;
+        clean.book = Some((&ledger, run));
+        if let Err(error) = sweep(host, &work.undos).await {
+            clean.fail(None, "half-made files", &error);
+        }
         clean.everything(&work).await;
         outcome = if cancel.is_cancelled() {
             Outcome::Interrupted
         } else if clean.failed > 0 {
             Outcome::Failed
         } else {
-            clean.forget().await?;
             ledger.cleaned(run, !purge, &clean.full).await?;
+            if let Err(error) = clean.forget().await {
+                tracing::warn!("could not {}", chain(&error).join(": "));
+            }
             Outcome::Cleaned
         };
         ledger.end(run, outcome, (clean.undone, 0)).await?;
@@ -148,6 +163,11 @@ impl Work {
         self.phases.is_empty()
     }
 
+    /// Whether the role has brought the container engine.
+    fn brought_engine(&self) -> bool {
+        self.undos.iter().any(|live| brings_engine(&live.undo))
+    }
+
     /// Whether the container engine is needed.
     fn is_about_containers(&self) -> bool {
         self.undos
@@ -169,6 +189,9 @@ impl Clean<'_> {
             self.containers_left = true;
             self.fail(None, "container engine", &error);
         }
+        if work.brought_engine() {
+            self.look_for_strangers().await;
+        }
         for phase in &work.phases {
             if self.cancel.is_cancelled() {
                 return;
@@ -176,12 +199,29 @@ impl Clean<'_> {
             self.phase(phase, work).await;
         }
         self.directories().await;
-        for undo in settling(&work.undos) {
+        for live in settling(&work.undos) {
             if self.cancel.is_cancelled() {
                 return;
             }
-            self.undo(None, &undo).await;
+            if !self.stays(&live.undo) {
+                self.undo(None, &live).await;
+            }
         }
+    }
+
+    /// Who else lives in the engine that the role has brought. One that cannot be started has nobody who would miss it; whether
+    /// something of ours is still in it has been asked before.
+    async fn look_for_strangers(&mut self) {
+        if engine::wake(self.host).await.is_ok()
+            && let Ok(names) = engine::strangers(self.host).await
+        {
+            self.strangers = names;
+        }
+    }
+
+    /// Whether an undo would end an engine, or take one away, that somebody else lives in.
+    fn stays(&self, undo: &Undo) -> bool {
+        !self.strangers.is_empty() && engine::ends(undo)
     }
 
     async fn phase(&mut self, phase: &PhaseName, work: &Work) {
@@ -191,7 +231,7 @@ impl Clean<'_> {
             phase: phase.clone(),
             about: "takes back what it did".to_owned(),
         });
-        if self.is_held(phase, work).await {
+        if self.is_held(phase, work).await || self.is_lived_in(phase, work) {
             self.finished(phase, started, (undone, failed));
             return;
         }
@@ -201,6 +241,9 @@ impl Clean<'_> {
             }
             if self.cancel.is_cancelled() {
                 break;
+            }
+            if self.stays(&live.undo) {
+                continue;
             }
             if let Undo::RemoveDirectory { path } = &live.undo
                 && self
@@ -213,12 +256,22 @@ impl Clean<'_> {
                 self.full.push(live.clone());
                 continue;
             }
-            self.undo(Some(phase), &live.undo).await;
+            self.undo(Some(phase), live).await;
         }
         let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
+        let mut gone = Vec::new();
         for step in lane.flat_map(|(_, steps)| steps) {
-            if !self.cancel.is_cancelled() {
-                self.step(phase, step).await;
+            if !self.cancel.is_cancelled() && self.step(phase, step).await {
+                gone.push(&step.id);
+            }
+        }
+        // What could not be ended makes its traces again.
+        if self.failed == failed
+            && let Some((ledger, run)) = self.book
+        {
+            for step in gone {
+                let written = ledger.lane_withdrawn(run, phase, Some(step)).await;
+                self.wrote(written);
             }
         }
         self.finished(phase, started, (undone, failed));
@@ -239,6 +292,27 @@ impl Clean<'_> {
         false
     }
 
+    /// Whether a phase brought a container engine that somebody else lives in by now: it is his from here on, with its
+    /// configuration. Says so.
+    fn is_lived_in(&self, phase: &PhaseName, work: &Work) -> bool {
+        let its = |live: &&LiveUndo| live.phase == *phase && brings_engine(&live.undo);
+        let Some(live) = work.undos.iter().find(its) else {
+            return false;
+        };
+        if self.strangers.is_empty() {
+            return false;
+        }
+        self.events.emit(Event::ThingLeft {
+            phase: Some(phase.clone()),
+            thing: live.undo.about(),
+            reason: format!(
+                "containers of somebody else are in it ({}), so docker, its data and its configuration stay",
+                self.strangers.join(", ")
+            ),
+        });
+        true
+    }
+
     fn finished(&self, phase: &PhaseName, started: Duration, (undone, failed): (usize, usize)) {
         self.events.emit(Event::PhaseFinished {
             phase: phase.clone(),
@@ -253,7 +327,8 @@ impl Clean<'_> {
         });
     }
 
-    async fn undo(&mut self, phase: Option<&PhaseName>, undo: &Undo) {
+    async fn undo(&mut self, phase: Option<&PhaseName>, live: &LiveUndo) {
+        let undo = &live.undo;
         let thing = undo.about();
         let limit = undo.patience();
         let result = match tokio::time::timeout(limit, undo.carry_out(self.host)).await {
@@ -261,7 +336,15 @@ impl Clean<'_> {
             Err(_) => Err(late(&thing, limit)),
         };
         match result {
-            Ok(()) => self.took_back(phase, thing),
+            Ok(()) => {
+                // Units take in what is there again only when all of it is.
+                let settled = undo.settles().is_none() || self.failed == 0;
+                if let (true, Some((ledger, run))) = (settled, self.book) {
+                    let written = ledger.withdrawn(run, &live.phase, &live.step, &thing);
+                    self.wrote(written.await);
+                }
+                self.took_back(phase, thing);
+            }
             Err(error) if concerns_others(undo, &error) => self.events.emit(Event::ThingLeft {
                 phase: phase.cloned(),
                 thing,
@@ -274,7 +357,8 @@ impl Clean<'_> {
         }
     }
 
-    async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) {
+    /// Carries out a step of a clean lane; says whether its thing is gone.
+    async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) -> bool {
         let thing = format!("{} {}", step.spec.kind(), step.spec.label());
         let limit = step.policy.timeout;
         let result = match tokio::time::timeout(limit, remove(self.host, step)).await {
@@ -284,7 +368,18 @@ impl Clean<'_> {
         match result {
             Ok(true) => self.took_back(Some(phase), thing),
             Ok(false) => {}
-            Err(error) => self.fail(Some(phase), &thing, &error),
+            Err(error) => {
+                self.fail(Some(phase), &thing, &error);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What cannot be written down is told, and keeps nothing from being taken back.
+    fn wrote(&mut self, written: Result<(), LedgerError>) {
+        if let Err(error) = written {
+            self.fail(None, "ledger", &error.into());
         }
     }
 
@@ -296,7 +391,7 @@ impl Clean<'_> {
         for live in full {
             match self.host.list(path_of(&live.undo)).await {
                 Ok(names) if !names.is_empty() => self.full.push(live),
-                _ => self.undo(None, &live.undo).await,
+                _ => self.undo(None, &live).await,
             }
         }
     }
@@ -332,21 +427,23 @@ impl Clean<'_> {
 
 /// What has to take in the files that were there before, once each: units are loaded again, then those that ran
 /// before run again.
-fn settling(undos: &[LiveUndo]) -> Vec<Undo> {
-    let mut last: Vec<Undo> = undos
+fn settling(undos: &[LiveUndo]) -> Vec<LiveUndo> {
+    let mut last: Vec<LiveUndo> = undos
         .iter()
         .filter(|live| live.undo.settles().is_some())
-        .map(|live| match &live.undo {
-            // It may have been started since, with configuration that is gone by now.
-            Undo::StartUnit { name } if name.ends_with(".service") => {
-                Undo::RestartUnit { name: name.clone() }
-            }
-            undo => undo.clone(),
-        })
+        .cloned()
         .collect();
-    last.sort_by_key(Undo::settles);
+    for live in &mut last {
+        // It may have been started since, with configuration that is gone by now.
+        if let Undo::StartUnit { name } = &live.undo
+            && name.ends_with(".service")
+        {
+            live.undo = Undo::RestartUnit { name: name.clone() };
+        }
+    }
+    last.sort_by_key(|live| live.undo.settles());
     let mut seen = BTreeSet::new();
-    last.retain(|undo| seen.insert(undo.about()));
+    last.retain(|live| seen.insert(live.undo.about()));
     last
 }
 
@@ -393,8 +490,7 @@ async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceRes
 
 /// Why the engine's package has to stay while something may still be in an engine that does not answer.
 pub(super) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
-    let is_engine = matches!(undo, Undo::PurgePackages { names } if engine::is_engine(names));
-    if !is_engine || host.container_engine().await.is_ok() {
+    if !brings_engine(undo) || host.container_engine().await.is_ok() {
         return None;
     }
     Some(ResourceError::Unmet {
@@ -402,6 +498,11 @@ pub(super) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<Resourc
         next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
             .to_owned(),
     })
+}
+
+/// Whether it takes away the packages of a container engine.
+fn brings_engine(undo: &Undo) -> bool {
+    matches!(undo, Undo::PurgePackages { names } if engine::is_engine(names))
 }
 
 /// Whether the container engine is needed for it.
@@ -419,9 +520,17 @@ pub(super) fn is_about_containers(undo: &Undo) -> bool {
 pub(super) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
         Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
-        Undo::UnloadModule { .. } => chain(error).join(": ").contains("in use"),
+        Undo::UnloadModule { .. } => says(error, "in use"),
+        // Containers of somebody else were made of it since.
+        Undo::RemoveImage { .. } => says(error, "status code 409"),
+        // Packages of somebody else have come to need them.
+        Undo::PurgePackages { .. } => says(error, "dependency problems"),
         _ => false,
     }
+}
+
+fn says(error: &ResourceError, text: &str) -> bool {
+    chain(error).join(": ").contains(text)
 }
 
 pub(super) fn late(thing: &str, after: Duration) -> ResourceError {
@@ -435,5 +544,28 @@ fn path_of(undo: &Undo) -> &Path {
     match undo {
         Undo::RemoveDirectory { path } => path,
         _ => Path::new("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostError;
+
+    #[test]
+    fn what_others_use_by_now_is_no_failure() {
+        let image = Undo::RemoveImage {
+            reference: "app:1".to_owned(),
+        };
+        let packages = Undo::PurgePackages {
+            names: vec!["iptables".to_owned()],
+        };
+        let said = |text: &str| ResourceError::Host(HostError::service("do it", text.to_owned()));
+        let in_use = said("Docker responded with status code 409: conflict: container x uses it");
+        let needed = said("dpkg: dependency problems prevent removal of iptables");
+        assert!(concerns_others(&image, &in_use));
+        assert!(concerns_others(&packages, &needed));
+        assert!(!concerns_others(&image, &needed));
+        assert!(!concerns_others(&packages, &in_use));
     }
 }

@@ -195,7 +195,7 @@ impl<'a> Wanted<'a> {
                         .any(|name| self.packages.contains(name.as_str()))
                         || (self.containers && engine::is_engine(names))
                 }
-                Undo::RemoveTree { path } => self.has_below(path),
+                Undo::RemoveTree { path } | Undo::ClearDirectory { path, .. } => self.has_below(path),
                 _ => false,
             }
     }

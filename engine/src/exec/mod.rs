@@ -28,6 +28,7 @@ mod selection;
 mod session;
 mod step;
 mod stop;
+mod unfinished;
 mod virtual_ip;
 mod withdraw;
 

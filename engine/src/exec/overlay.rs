@@ -178,10 +178,18 @@ impl Reading<'_> {
                     done.push((*run, Some(self.digest)));
                 }
                 // What earlier runs did stands again; what is kept was not taken back.
-                Record::Reverted { run, phase }
+                Record::Reverted {
+                    run,
+                    phase,
+                    thing: None,
+                } if step.id.phase() == Some(phase.as_str()) && !step.policy.keep => {
+                    done.retain(|(by, _)| by != run);
+                }
+                // Not everything could be taken back.
+                Record::Reverted { run, phase, .. }
                     if step.id.phase() == Some(phase.as_str()) && !step.policy.keep =>
                 {
-                    done.retain(|(by, _)| by != run);
+                    done.push((*run, None));
                 }
                 Record::Withdrawn { run, thing, .. } => {
                     changed_here.clear();
@@ -295,7 +303,11 @@ mod tests {
 
     fn reverted(run: RunId) -> Record {
         let phase = phase();
-        Record::Reverted { run, phase }
+        Record::Reverted {
+            run,
+            phase,
+            thing: None,
+        }
     }
 
     fn withdrawn(run: RunId, name: &str) -> Vec<Record> {

@@ -1,5 +1,6 @@
 //! One phase: its steps in order, its checks, and its rollback when one of them fails.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::advice::{self, chain};
@@ -9,7 +10,9 @@ use super::step::{Done, millis};
 use super::{Mode, Runner};
 use crate::ledger::LedgerError;
 use crate::plan::{PlannedPhase, PlannedStep, Span};
-use crate::resource::{Receipt, ResourceError, ResourceResult, Spec, Undo, revert};
+use crate::resource::{
+    DirectorySpec, Receipt, ResourceError, ResourceResult, Spec, Undo, directory, revert_each,
+};
 
 /// What a phase did.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +57,7 @@ impl Runner<'_> {
             about: phase.about.clone(),
         });
         // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
-        let done = Mutex::new(Vec::new());
+        let done = Mutex::new(session.done_before(name).await);
         let ways_back = OnceLock::new();
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
@@ -160,6 +163,15 @@ impl Runner<'_> {
                 })
             })?;
         for step in &phase.steps {
+            self.claim(phase, step, session, done)
+                .await
+                .map_err(|error| {
+                    Cut::Failed(Trouble {
+                        what: format!("{} {}", step.spec.kind(), step.spec.label()),
+                        span: step.span.clone(),
+                        error,
+                    })
+                })?;
             if self.cancel.is_cancelled() {
                 return Err(Cut::Interrupted(None));
             }
@@ -233,6 +245,32 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Notes of a directory whose content is ours whole and that is there before us, what was in it: all else that comes to be in
+    /// it is ours. It may be a disk of its own for etcd's data. Once, before anything of ours is in it.
+    async fn claim(
+        &self,
+        phase: &PlannedPhase,
+        step: &PlannedStep,
+        session: &Session<'_>,
+        done: &Mutex<Vec<Undo>>,
+    ) -> ResourceResult<()> {
+        let Spec::Directory(its) = &step.spec else {
+            return Ok(());
+        };
+        if !its.whole || step.policy.absent || session.mode == Mode::DryRun {
+            return Ok(());
+        }
+        let Some(spared) = directory::names(self.host, &its.path).await? else {
+            return Ok(());
+        };
+        let path = its.path.clone();
+        let undo = Undo::ClearDirectory { path, spared };
+        if session.stands(&undo.about()).await {
+            return Ok(());
+        }
+        session.receipt(&phase.name, step, done).push(undo).await
+    }
+
     /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before
     /// the phase's first effect is somebody else's, and its step is left out.
     async fn note_clean_lane(
@@ -240,11 +278,18 @@ impl Runner<'_> {
         phase: &PlannedPhase,
         session: &Session<'_>,
     ) -> ResourceResult<()> {
-        if phase.on_clean.is_empty() || !session.lacks_clean_lane(&phase.name).await {
+        if phase.on_clean.is_empty() {
             return Ok(());
         }
+        let Some(known) = session.lacks_clean_lane(&phase.name).await else {
+            return Ok(());
+        };
         let mut ours = Vec::new();
-        for step in &phase.on_clean {
+        for step in phase
+            .on_clean
+            .iter()
+            .filter(|step| !known.contains(&step.id))
+        {
             let cx = self.context(true);
             if let Spec::SysctlBefore(setting) = &step.spec {
                 let mut step = step.clone();
@@ -252,9 +297,35 @@ impl Runner<'_> {
                 ours.push(step);
             } else if step.spec.pending(&cx).await?.is_none() {
                 ours.push(step.clone());
+            } else if let Some(spec) = self.beside_what_stands(&step.spec).await? {
+                let mut step = step.clone();
+                step.spec = spec;
+                ours.push(step);
             }
         }
         Ok(session.clean_lane(&phase.name, ours).await?)
+    }
+
+    /// Of what stands already: how to remove what comes beside it, where that can be told apart.
+    async fn beside_what_stands(&self, spec: &Spec) -> ResourceResult<Option<Spec>> {
+        Ok(match spec {
+            // An empty directory may be a disk of its own. What is in one that is not empty, and comes to be there, may be
+            // somebody else's.
+            Spec::Directory(its) => {
+                let names = directory::names(self.host, &its.path).await?;
+                let empty = names.filter(Vec::is_empty);
+                empty.map(|spared| {
+                    Spec::Directory(DirectorySpec {
+                        spared: Some(spared),
+                        ..its.clone()
+                    })
+                })
+            }
+            Spec::FirewallChains(its) if its.spares_earlier => {
+                Some(Spec::FirewallChains(its.sparing(self.host).await?))
+            }
+            _ => None,
+        })
     }
 
     /// Reverts what a failed phase did, in reverse, then runs what was noted of its `on_rollback` steps.
@@ -266,11 +337,17 @@ impl Runner<'_> {
         ways_back: &[&PlannedStep],
         unwritten: Option<LedgerError>,
     ) {
-        let mut errors: Vec<String> = revert(undos, self.host)
-            .await
-            .iter()
-            .map(|error| chain(error).join(": "))
-            .collect();
+        let mut errors = Vec::new();
+        let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
+        for (undo, result) in revert_each(undos, self.host).await {
+            match result {
+                Ok(()) => back.insert(undo.about()),
+                Err(error) => {
+                    errors.push(chain(&error).join(": "));
+                    stuck.insert(undo.about())
+                }
+            };
+        }
         let lane = session.lane_begun_here(&phase.name).await;
         // Where nothing was done there is nothing to come back from. A command may have done something without an undo.
         let has_begun = session.has_begun(&phase.name).await;
@@ -283,12 +360,18 @@ impl Runner<'_> {
                 errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
             }
         }
-        // What could not be taken back stays in the ledger, for a clean to try again.
-        let written = if errors.is_empty() {
-            session.reverted(phase).await.err()
+        // What could not be taken back stays in the ledger, for a clean to try again, and nothing else: what comes to stand
+        // in its place is somebody else's.
+        let mut written = None;
+        if errors.is_empty() {
+            written = session.reverted(phase, None).await.err();
         } else {
-            None
-        };
+            for thing in back.difference(&stuck) {
+                if written.is_none() {
+                    written = session.reverted(phase, Some(thing)).await.err();
+                }
+            }
+        }
         errors.extend(
             unwritten
                 .into_iter()

@@ -1,10 +1,12 @@
 //! One run: how effects are meant, and where they are written down.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
+use super::unfinished::sweep;
 use super::{Failure, Mode, Outcome, Verb};
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, RunId};
@@ -25,6 +27,8 @@ struct Book<'a> {
     verb: Verb,
     plan: &'a Plan,
     run: OnceCell<RunId>,
+    /// Runs before this one that were cut: this one carries on where they ended, so what they did is its own.
+    cut: BTreeSet<RunId>,
 }
 
 impl Book<'_> {
@@ -37,6 +41,11 @@ impl Book<'_> {
             .await
             .copied()
     }
+
+    /// This run, if it has begun, and those that it carries on.
+    fn own(&self) -> BTreeSet<RunId> {
+        self.cut.iter().chain(self.run.get()).copied().collect()
+    }
 }
 
 impl<'a> Session<'a> {
@@ -45,13 +54,18 @@ impl<'a> Session<'a> {
         host: &'a dyn Host,
         verb: Verb,
         plan: &'a Plan,
-    ) -> Result<Self, LedgerError> {
+    ) -> ResourceResult<Self> {
+        let ledger = Ledger::open(host).await?;
         let book = Book {
-            ledger: Ledger::open(host).await?,
+            cut: ledger.cut_runs().await,
+            ledger,
             verb,
             plan,
             run: OnceCell::new(),
         };
+        if !book.cut.is_empty() {
+            sweep(host, &book.ledger.live().await).await?;
+        }
         if verb == Verb::Stop {
             // Ending things is not told step by step, so the run is written down as a whole.
             book.run().await?;
@@ -70,11 +84,19 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the clean lane of a phase has still to be written down.
-    pub(super) async fn lacks_clean_lane(&self, phase: &PhaseName) -> bool {
+    /// The steps of a phase's clean lane that are written down, where it has still to be written or has holes.
+    pub(super) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
+        match self.book.as_ref()?.ledger.clean_lane_of(phase).await {
+            None => Some(Vec::new()),
+            Some((known, holes)) => holes.then_some(known),
+        }
+    }
+
+    /// What the runs that this one carries on did in a phase.
+    pub(super) async fn done_before(&self, phase: &PhaseName) -> Vec<Undo> {
         match &self.book {
-            Some(book) => !book.ledger.has_clean_lane(phase).await,
-            None => false,
+            Some(book) if !book.cut.is_empty() => book.ledger.noted_by(&book.cut, phase).await,
+            _ => Vec::new(),
         }
     }
 
@@ -95,17 +117,17 @@ impl<'a> Session<'a> {
 
     /// The clean lane of a phase, if this run wrote it down: the phase had never been brought up before.
     pub(super) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
-        match self.book.as_ref().map(|book| (book, book.run.get())) {
-            Some((book, Some(run))) => book.ledger.lane_of(*run, phase).await,
-            _ => Vec::new(),
+        match &self.book {
+            Some(book) => book.ledger.lane_of(&book.own(), phase).await,
+            None => Vec::new(),
         }
     }
 
     /// Whether this run has begun to change anything in a phase.
     pub(super) async fn has_begun(&self, phase: &PhaseName) -> bool {
-        match self.book.as_ref().map(|book| (book, book.run.get())) {
-            Some((book, Some(run))) => book.ledger.has_intent(*run, phase).await,
-            _ => false,
+        match &self.book {
+            Some(book) => book.ledger.has_intent(&book.own(), phase).await,
+            None => false,
         }
     }
 
@@ -114,9 +136,19 @@ impl<'a> Session<'a> {
         let Some(book) = &self.book else {
             return false;
         };
+        let own = book.own();
         let live = book.ledger.live().await;
         live.iter()
-            .any(|live| live.phase == *phase && Some(&live.run) != book.run.get())
+            .any(|live| live.phase == *phase && !own.contains(&live.run))
+    }
+
+    /// Whether it is written down how to take this thing back.
+    pub(super) async fn stands(&self, thing: &str) -> bool {
+        let Some(book) = &self.book else {
+            return false;
+        };
+        let live = book.ledger.live().await;
+        live.iter().any(|live| live.undo.about() == thing)
     }
 
     /// A receipt for one step.
@@ -205,7 +237,10 @@ impl<'a> Session<'a> {
 
     pub(super) async fn lane_withdrawn(&self, phase: &PhaseName) -> Result<(), LedgerError> {
         match &self.book {
-            Some(book) => book.ledger.lane_withdrawn(book.run().await?, phase).await,
+            Some(book) => {
+                let run = book.run().await?;
+                book.ledger.lane_withdrawn(run, phase, None).await
+            }
             None => Ok(()),
         }
     }
@@ -221,11 +256,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) async fn reverted(&self, phase: &PlannedPhase) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => book.ledger.reverted(book.run().await?, &phase.name).await,
-            None => Ok(()),
+    /// Writes down that what was done in a phase has been taken back, or this thing of it.
+    pub(super) async fn reverted(
+        &self,
+        phase: &PlannedPhase,
+        thing: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        let Some(book) = &self.book else {
+            return Ok(());
+        };
+        book.run().await?;
+        for run in book.own() {
+            let thing = thing.map(str::to_owned);
+            book.ledger.reverted(run, &phase.name, thing).await?;
         }
+        Ok(())
     }
 
     pub(super) async fn end(
@@ -233,9 +278,16 @@ impl<'a> Session<'a> {
         outcome: Outcome,
         totals: (usize, usize),
     ) -> Result<(), LedgerError> {
-        match self.book.as_ref().map(|book| (book, book.run.get())) {
-            Some((book, Some(run))) => book.ledger.end(*run, outcome, totals).await,
-            _ => Ok(()),
+        let Some(book) = &self.book else {
+            return Ok(());
+        };
+        if !book.cut.is_empty() {
+            // A run that finds everything done has carried on to the end, and the next one starts anew.
+            book.run().await?;
+        }
+        match book.run.get() {
+            Some(run) => book.ledger.end(*run, outcome, totals).await,
+            None => Ok(()),
         }
     }
 }

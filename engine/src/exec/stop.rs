@@ -11,7 +11,7 @@ use super::step::{Done, millis};
 use super::{Mode, Runner};
 use crate::ledger::Ledger;
 use crate::plan::{PhaseName, PlannedPhase, PlannedStep};
-use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
+use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo, engine};
 
 /// Whether `on_stop` steps are carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +47,16 @@ impl Runner<'_> {
                 _ => None,
             })
             .collect();
+        // An engine that we have brought and somebody else lives in goes on, whoever started it.
+        let lived_in = engine::strangers(self.host).await.unwrap_or_default();
+        let stays = |unit: &str| !lived_in.is_empty() && engine::is_unit(unit);
         let units = self.plan.phases.iter().flat_map(|phase| &phase.steps);
         let theirs = units
             .filter_map(|step| match &step.spec {
                 Spec::Service(service) => Some(service.unit.clone()),
                 _ => None,
             })
-            .filter(|unit| !ours.contains(unit))
+            .filter(|unit| !ours.contains(unit) || stays(unit))
             .collect();
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         self.stop_but(&session, &theirs, Lanes::Run).await

@@ -1,6 +1,7 @@
 //! Files, directories and links.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -117,3 +118,15 @@ pub trait Files {
     /// Room on the file system of the nearest existing ancestor of `path`.
     async fn space(&self, path: &Path) -> HostResult<Space>;
 }
+
+/// Where a file or link is made before it takes its name. A program that ends in the midst of a write leaves it there. The dot hides it
+/// from kubelet's manifest folder and from `run-parts`.
+#[must_use]
+pub fn unfinished(path: &Path) -> PathBuf {
+    let mut name = OsString::from(UNFINISHED);
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}
+
+/// What such a name begins with.
+const UNFINISHED: &str = ".nodelet-";

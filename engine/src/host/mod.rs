@@ -27,7 +27,7 @@ pub use containers::{
     ContainerConfig, ContainerState, Containers, ImageState, Mount, RestartPolicy,
 };
 pub use error::{HostError, HostResult};
-pub use files::{Attributes, Entry, EntryKind, Files, Space};
+pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
 pub use kernel::Kernel;
 pub use network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use packages::Packages;

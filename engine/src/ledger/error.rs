@@ -17,6 +17,12 @@ pub enum LedgerError {
         #[source]
         source: HostError,
     },
+    /// There is not room enough for what a run may have to write.
+    #[error("begin a run: No space left on device for the ledger of it, {free} bytes are free")]
+    Full {
+        /// What is free for us, in bytes.
+        free: u64,
+    },
     /// It was written by a newer program.
     #[error("read the ledger {}: its form has version {found}, this program knows {known}; use a newer nodelet", path.display())]
     Newer {

@@ -51,11 +51,14 @@ pub enum Record {
         phase: PhaseName,
         step: StepId,
     },
-    /// Steps that remove what a phase's things will leave behind; written before its first effect.
+    /// Steps that remove what a phase's things will leave behind; written before its first effect. Of one with holes some
+    /// have been carried out since, and are noted again when the phase comes back.
     CleanLane {
         run: RunId,
         phase: PhaseName,
         steps: Vec<PlannedStep>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        holes: bool,
     },
     /// A phase failed.
     Failed {
@@ -63,9 +66,15 @@ pub enum Record {
         phase: PhaseName,
         failure: Failure,
     },
-    /// What this run did in a phase has been taken back.
-    Reverted { run: RunId, phase: PhaseName },
-    /// A thing that the plan no longer has was taken back: it is as it was at the start.
+    /// What this run did in a phase has been taken back; of one thing alone, where not everything could be.
+    Reverted {
+        run: RunId,
+        phase: PhaseName,
+        /// As [`Undo::about`] names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        thing: Option<String>,
+    },
+    /// A thing was taken back: it is as it was at the start.
     Withdrawn {
         run: RunId,
         phase: PhaseName,
@@ -73,8 +82,13 @@ pub enum Record {
         /// As [`Undo::about`] names it.
         thing: String,
     },
-    /// The clean lane of a phase that the plan no longer has was carried out, but for what is kept.
-    LaneWithdrawn { run: RunId, phase: PhaseName },
+    /// The clean lane of a phase was carried out, but for what is kept; or this step of it.
+    LaneWithdrawn {
+        run: RunId,
+        phase: PhaseName,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepId>,
+    },
     /// Everything has been taken back, but for what is kept.
     Cleaned { run: RunId, kept: bool },
     /// A run is over.

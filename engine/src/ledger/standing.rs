@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Record, RunId, VERSION};
+use crate::exec::{Outcome, Verb};
 use crate::plan::{PhaseName, PlannedStep, Span, StepId};
 use crate::resource::Undo;
 
@@ -40,10 +41,19 @@ pub struct StandingThing {
 /// What counts of some records, by their places among them.
 #[derive(Default)]
 pub(super) struct Standing {
-    /// Undos that are not taken back, not cleaned, and of each thing the oldest.
-    undos: Vec<usize>,
-    /// Clean lanes, with the steps that are left of them.
-    lanes: Vec<(usize, RunId, PhaseName, Vec<PlannedStep>)>,
+    /// Undos that are not taken back, not cleaned, and of each thing the oldest; and whether a clean leaves the thing.
+    undos: Vec<(usize, bool)>,
+    lanes: Vec<Lane>,
+}
+
+/// A clean lane with the steps that are left of it.
+struct Lane {
+    place: usize,
+    run: RunId,
+    phase: PhaseName,
+    steps: Vec<PlannedStep>,
+    /// Some of it has been carried out.
+    holes: bool,
 }
 
 impl Standing {
@@ -58,25 +68,18 @@ impl Standing {
         let mut standing = Self::default();
         for (place, record) in records.iter().enumerate() {
             match record {
-                Record::Undo { .. } => standing.undos.push(place),
-                // The first one counts: later ones could take for ours what the first one found there.
-                Record::CleanLane { run, phase, steps }
-                    if standing.lanes.iter().all(|(_, _, known, _)| known != phase) =>
-                {
-                    let lane = (place, *run, phase.clone(), steps.clone());
-                    standing.lanes.push(lane);
-                }
+                Record::Undo { keep, .. } => standing.undos.push((place, *keep)),
+                Record::CleanLane { .. } => standing.lane(place, record),
                 // A rollback has carried them out; what comes to be there afterwards may be somebody else's.
-                Record::Reverted { run, phase } => standing.revert(records, *run, phase),
+                Record::Reverted { run, phase, thing } => {
+                    standing.revert(records, *run, phase, thing.as_deref());
+                }
                 Record::Cleaned { run, kept } => standing.clean(records, *run, *kept),
-                Record::Withdrawn { thing, .. } => standing.undos.retain(
-                    |place| matches!(&records[*place], Record::Undo { undo, .. } if undo.about() != *thing),
-                ),
-                Record::LaneWithdrawn { phase, .. } => {
-                    for (_, _, its, steps) in &mut standing.lanes {
-                        steps.retain(|step| its != phase || step.policy.keep);
-                    }
-                    standing.lanes.retain(|(_, _, _, steps)| !steps.is_empty());
+                Record::Withdrawn { thing, .. } => standing
+                    .undos
+                    .retain(|(place, _)| about(&records[*place]).is_some_and(|its| its != *thing)),
+                Record::LaneWithdrawn { phase, step, .. } => {
+                    standing.withdraw_lane(phase, step.as_ref());
                 }
                 _ => {}
             }
@@ -84,32 +87,89 @@ impl Standing {
         standing
     }
 
-    fn revert(&mut self, records: &[Record], wanted: RunId, name: &PhaseName) {
-        self.undos.retain(|place| match &records[*place] {
+    /// The first one of a phase counts: later ones could take for ours what the first one found there. One with holes takes
+    /// up what fills them.
+    fn lane(&mut self, place: usize, record: &Record) {
+        let Record::CleanLane {
+            run,
+            phase,
+            steps,
+            holes,
+        } = record
+        else {
+            return;
+        };
+        let Some(known) = self.lanes.iter_mut().find(|known| known.phase == *phase) else {
+            self.lanes.push(Lane {
+                place,
+                run: *run,
+                phase: phase.clone(),
+                steps: steps.clone(),
+                holes: *holes,
+            });
+            return;
+        };
+        if known.holes {
+            for step in steps {
+                if known.steps.iter().all(|its| its.id != step.id) {
+                    known.steps.push(step.clone());
+                }
+            }
+            known.holes = *holes;
+        }
+    }
+
+    fn withdraw_lane(&mut self, phase: &PhaseName, step: Option<&StepId>) {
+        let Some(at) = self.lanes.iter().position(|its| its.phase == *phase) else {
+            return;
+        };
+        let its = &mut self.lanes[at];
+        its.holes = true;
+        its.steps.retain(|one| match step {
+            Some(step) => one.id != *step,
+            None => one.policy.keep,
+        });
+        if its.steps.is_empty() {
+            self.lanes.remove(at);
+        }
+    }
+
+    fn revert(&mut self, records: &[Record], wanted: RunId, name: &PhaseName, thing: Option<&str>) {
+        self.undos.retain(|(place, _)| match &records[*place] {
             Record::Undo {
-                run, phase, keep, ..
-            } => *keep || *run != wanted || phase != name,
+                run,
+                phase,
+                keep,
+                undo,
+                ..
+            } => {
+                let meant = thing.is_none_or(|thing| undo.about() == thing);
+                *keep || *run != wanted || phase != name || !meant
+            }
             _ => false,
         });
-        self.lanes
-            .retain(|(_, run, phase, _)| *run != wanted || phase != name);
+        if thing.is_none() {
+            self.lanes
+                .retain(|lane| lane.run != wanted || lane.phase != *name);
+        }
     }
 
     fn clean(&mut self, records: &[Record], cleaning: RunId, kept: bool) {
         // What the clean itself has noted is what it had to leave.
-        let (left, mut before): (Vec<usize>, Vec<usize>) = self
+        let (left, mut before): (Vec<_>, Vec<_>) = self
             .undos
             .iter()
-            .partition(|place| records[**place].run() == Some(cleaning));
+            .partition(|(place, _)| records[*place].run() == Some(cleaning));
         // A younger undo of a thing that is as it was at the start has nothing to lead back to.
         keep_oldest(records, &mut before);
         before.extend(left);
-        before.retain(|place| kept && matches!(records[*place], Record::Undo { keep: true, .. }));
+        before.retain(|(_, keep)| kept && *keep);
         self.undos = before;
-        for (_, _, _, steps) in &mut self.lanes {
-            steps.retain(|step| kept && step.policy.keep);
+        for lane in &mut self.lanes {
+            lane.steps.retain(|step| kept && step.policy.keep);
+            lane.holes = true;
         }
-        self.lanes.retain(|(_, _, _, steps)| !steps.is_empty());
+        self.lanes.retain(|lane| !lane.steps.is_empty());
     }
 
     /// Phases of which something stands, in the order in which they came to be.
@@ -125,13 +185,11 @@ impl Standing {
         phases
     }
 
-    /// The clean lane of a phase, if this run wrote it down.
-    pub(super) fn lane_of(self, wanted: RunId, name: &PhaseName) -> Vec<PlannedStep> {
-        let mut own = self
-            .lanes
-            .into_iter()
-            .filter(|(_, run, phase, _)| *run == wanted && phase == name);
-        own.next().map(|(_, _, _, steps)| steps).unwrap_or_default()
+    /// The clean lane of a phase, if one of these runs wrote it down.
+    pub(super) fn lane_of(self, runs: &BTreeSet<RunId>, name: &PhaseName) -> Vec<PlannedStep> {
+        let mut lanes = self.lanes.into_iter();
+        let own = lanes.find(|lane| runs.contains(&lane.run) && lane.phase == *name);
+        own.map(|lane| lane.steps).unwrap_or_default()
     }
 
     /// Its records, in the order in which they were written.
@@ -139,10 +197,15 @@ impl Standing {
         let undos = self
             .undos
             .into_iter()
-            .map(|place| (place, records[place].clone()));
-        let lanes = self.lanes.into_iter().map(|(place, run, phase, steps)| {
-            let lane = Record::CleanLane { run, phase, steps };
-            (place, lane)
+            .map(|(place, kept)| (place, kept_as(&records[place], kept)));
+        let lanes = self.lanes.into_iter().map(|lane| {
+            let record = Record::CleanLane {
+                run: lane.run,
+                phase: lane.phase,
+                steps: lane.steps,
+                holes: lane.holes,
+            };
+            (lane.place, record)
         });
         let mut all: Vec<(usize, Record)> = undos.chain(lanes).collect();
         all.sort_by_key(|(place, _)| *place);
@@ -150,43 +213,107 @@ impl Standing {
     }
 }
 
-/// Of two undos of one thing, the older one leads back to the start.
-fn keep_oldest(records: &[Record], undos: &mut Vec<usize>) {
+/// Of two undos of one thing, the older one leads back to the start. The thing is kept if any of them says so.
+fn keep_oldest(records: &[Record], undos: &mut Vec<(usize, bool)>) {
+    let named = |(place, keep): &(usize, bool)| Some((about(&records[*place])?, *keep));
+    let kept: BTreeSet<String> = undos
+        .iter()
+        .filter_map(named)
+        .filter_map(|(thing, keep)| keep.then_some(thing))
+        .collect();
     let mut seen = BTreeSet::new();
-    undos.retain(|place| match &records[*place] {
-        Record::Undo { undo, .. } => seen.insert(undo.about()),
-        _ => false,
+    undos.retain_mut(|(place, keep)| {
+        let Some(thing) = about(&records[*place]) else {
+            return false;
+        };
+        *keep = kept.contains(&thing);
+        seen.insert(thing)
     });
+}
+
+/// The thing that an undo is about.
+fn about(record: &Record) -> Option<String> {
+    match record {
+        Record::Undo { undo, .. } => Some(undo.about()),
+        _ => None,
+    }
+}
+
+/// An undo with this mark.
+fn kept_as(record: &Record, kept: bool) -> Record {
+    let mut record = record.clone();
+    if let Record::Undo { keep, .. } = &mut record {
+        *keep = kept;
+    }
+    record
+}
+
+/// An undo's record as people ask for it.
+fn live_undo(record: &Record) -> Option<LiveUndo> {
+    match record {
+        Record::Undo {
+            run,
+            phase,
+            step,
+            keep,
+            undo,
+        } => Some(LiveUndo {
+            run: *run,
+            phase: phase.clone(),
+            step: step.clone(),
+            keep: *keep,
+            undo: undo.clone(),
+        }),
+        _ => None,
+    }
 }
 
 /// Undos that count: not taken back, not cleaned, and of each thing the oldest.
 pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
     let undos = Standing::of(records).undos.into_iter();
     undos
-        .filter_map(|place| match &records[place] {
-            Record::Undo {
-                run,
-                phase,
-                step,
-                keep,
-                undo,
-            } => Some(LiveUndo {
-                run: *run,
-                phase: phase.clone(),
-                step: step.clone(),
-                keep: *keep,
-                undo: undo.clone(),
-            }),
-            _ => None,
-        })
+        .filter_map(|(place, keep)| live_undo(&kept_as(&records[place], keep)))
         .collect()
+}
+
+/// All undos that these runs noted in a phase and that were not taken back, in their order, but for what is kept.
+pub(super) fn noted_by(
+    records: &[Record],
+    runs: &BTreeSet<RunId>,
+    name: &PhaseName,
+) -> Vec<LiveUndo> {
+    let undos = Standing::whole(records).undos.into_iter();
+    undos
+        .filter_map(|(place, _)| live_undo(&records[place]))
+        .filter(|its| runs.contains(&its.run) && its.phase == *name && !its.keep)
+        .collect()
+}
+
+/// Runs after the last one that came to its end that were to bring something about: whatever cut them, the next run goes on
+/// from there, and takes back what they did where it fails.
+pub(super) fn cut_runs(records: &[Record]) -> BTreeSet<RunId> {
+    let mut cut = BTreeSet::new();
+    for record in records {
+        match record {
+            Record::Run { run, verb, .. } => match verb {
+                Verb::Apply | Verb::Restart | Verb::Renew | Verb::Rotate => {
+                    cut.insert(*run);
+                }
+                // What it was to take back is no longer there to stand on.
+                Verb::Stop | Verb::Clean | Verb::DryRun => cut.clear(),
+            },
+            Record::End { outcome, .. } if *outcome != Outcome::Interrupted => cut.clear(),
+            _ => {}
+        }
+    }
+    cut
 }
 
 /// Everything that stands, by thing, in the order in which it came to be.
 pub(super) fn things(records: &[Record]) -> Vec<StandingThing> {
     let mut things: Vec<StandingThing> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    for place in Standing::whole(records).undos {
+    for (place, _) in Standing::whole(records).undos {
         let Record::Undo {
             run,
             phase,
@@ -223,7 +350,17 @@ pub(super) fn things(records: &[Record]) -> Vec<StandingThing> {
 
 pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
     let lanes = Standing::of(records).lanes.into_iter();
-    lanes.map(|(_, _, phase, steps)| (phase, steps)).collect()
+    lanes.map(|lane| (lane.phase, lane.steps)).collect()
+}
+
+/// The steps of a phase's clean lane, and whether it has holes; `None` if it has none.
+pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
+    let mut lanes = Standing::of(records).lanes.into_iter();
+    let its = lanes.find(|lane| lane.phase == *phase)?;
+    Some((
+        its.steps.into_iter().map(|step| step.id).collect(),
+        its.holes,
+    ))
 }
 
 /// The header, the records of the last runs that people may ask about, and one record per live thing.

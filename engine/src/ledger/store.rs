@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::seal::{Chain, Line};
-use super::standing::{LiveUndo, Standing, StandingThing, clean_lanes, compacted, live, things};
+use super::standing::{
+    LiveUndo, Standing, StandingThing, clean_lane, clean_lanes, compacted, cut_runs, live,
+    noted_by, things,
+};
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
@@ -24,6 +27,8 @@ const COMPACT_BEYOND: usize = 2_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const FILE: Attributes = Attributes::root(0o600);
+/// What a run may have to write, in bytes, copies of files included; the largest of the role writes a tenth of it.
+const ROOM: u64 = 1024 * 1024;
 const DIRECTORY: Attributes = Attributes::root(0o700);
 
 /// A host's ledger, open for writing.
@@ -51,6 +56,12 @@ impl<'a> Ledger<'a> {
             .await
             .map_err(failed("create"))?;
         let book = read(host).await?;
+        if book.records.is_empty() {
+            // Of one that somebody has moved away.
+            in_time(host.remove(&tip_path()))
+                .await
+                .map_err(failed("create"))?;
+        }
         let ledger = Self {
             host,
             pages: Mutex::new(Pages {
@@ -80,8 +91,13 @@ impl<'a> Ledger<'a> {
     /// Begins a run and returns its number.
     ///
     /// # Errors
-    /// It could not be written.
+    /// It could not be written, or what follows could not be.
     pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
+        let space = self.host.space(Path::new(STATE)).await;
+        let free = space.map_err(failed("look at the room for"))?.free;
+        if free < ROOM {
+            return Err(LedgerError::Full { free });
+        }
         let pages = self.pages.lock().await;
         let last = pages.records.iter().filter_map(Record::run).max();
         drop(pages);
@@ -141,7 +157,7 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that a thing which the plan no longer has was taken back; `step` had begun it.
+    /// Notes that a thing was taken back; `step` had begun it.
     ///
     /// # Errors
     /// It could not be written.
@@ -161,24 +177,41 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that the clean lane of a phase that the plan no longer has was carried out.
+    /// Notes that the clean lane of a phase was carried out, or this step of it.
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn lane_withdrawn(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+    pub async fn lane_withdrawn(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        step: Option<&StepId>,
+    ) -> Result<(), LedgerError> {
         self.append(Record::LaneWithdrawn {
             run,
             phase: phase.clone(),
+            step: step.cloned(),
         })
         .await
     }
 
-    /// Whether a run was about to converge anything in a phase.
-    pub async fn has_intent(&self, wanted: RunId, name: &PhaseName) -> bool {
+    /// Whether one of these runs was about to converge anything in a phase.
+    pub async fn has_intent(&self, runs: &BTreeSet<RunId>, name: &PhaseName) -> bool {
         let pages = self.pages.lock().await;
         pages.records.iter().any(|record| {
-            matches!(record, Record::Intent { run, phase, .. } if *run == wanted && phase == name)
+            matches!(record, Record::Intent { run, phase, .. } if runs.contains(run) && phase == name)
         })
+    }
+
+    /// Runs after the last one that came to its end that were to bring something about: they were cut.
+    pub async fn cut_runs(&self) -> BTreeSet<RunId> {
+        cut_runs(&self.pages.lock().await.records)
+    }
+
+    /// All undos that these runs noted in a phase and that were not carried out, in their order, but for what is kept.
+    pub async fn noted_by(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<Undo> {
+        let noted = noted_by(&self.pages.lock().await.records, runs, phase);
+        noted.into_iter().map(|live| live.undo).collect()
     }
 
     /// Notes that a step has converged.
@@ -213,6 +246,7 @@ impl<'a> Ledger<'a> {
             run,
             phase: phase.clone(),
             steps,
+            holes: false,
         })
         .await
     }
@@ -235,14 +269,20 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that what a run did in a phase has been taken back.
+    /// Notes that what a run did in a phase has been taken back, or this thing of it.
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn reverted(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+    pub async fn reverted(
+        &self,
+        run: RunId,
+        phase: &PhaseName,
+        thing: Option<String>,
+    ) -> Result<(), LedgerError> {
         self.append(Record::Reverted {
             run,
             phase: phase.clone(),
+            thing,
         })
         .await
     }
@@ -290,6 +330,10 @@ impl<'a> Ledger<'a> {
             at: self.now(),
         })
         .await?;
+        let tip = run.to_string();
+        in_time(self.host.write(&tip_path(), tip.as_bytes(), FILE))
+            .await
+            .map_err(failed("write the tip of"))?;
         if self.pages.lock().await.records.len() > COMPACT_BEYOND {
             self.compact().await?;
         }
@@ -318,11 +362,10 @@ impl<'a> Ledger<'a> {
         clean_lanes(&self.pages.lock().await.records)
     }
 
-    /// Whether such steps of a phase are written down.
-    pub async fn has_clean_lane(&self, phase: &PhaseName) -> bool {
-        clean_lanes(&self.pages.lock().await.records)
-            .iter()
-            .any(|(known, _)| known == phase)
+    /// Which such steps of a phase are written down, and whether some of them have been carried out since; `None` where none
+    /// ever were.
+    pub async fn clean_lane_of(&self, phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
+        clean_lane(&self.pages.lock().await.records, phase)
     }
 
     /// The same of records.
@@ -337,9 +380,9 @@ impl<'a> Ledger<'a> {
         Standing::of(records).phases(records)
     }
 
-    /// The clean lane of a phase, if this run wrote it down.
-    pub async fn lane_of(&self, run: RunId, phase: &PhaseName) -> Vec<PlannedStep> {
-        Standing::of(&self.pages.lock().await.records).lane_of(run, phase)
+    /// The clean lane of a phase, if one of these runs wrote it down.
+    pub async fn lane_of(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<PlannedStep> {
+        Standing::of(&self.pages.lock().await.records).lane_of(runs, phase)
     }
 
     /// The runs as people ask about them.
@@ -470,6 +513,11 @@ fn path() -> PathBuf {
     Path::new(STATE).join("ledger.jsonl")
 }
 
+/// Says which run was the last to come to its end: lines that are missing at the end of the ledger leave no other trace.
+fn tip_path() -> PathBuf {
+    Path::new(STATE).join("ledger.tip")
+}
+
 fn content_folder() -> PathBuf {
     Path::new(STATE).join("content")
 }
@@ -567,7 +615,22 @@ async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
     if let Some(Record::Header { version }) = book.records.first_mut() {
         *version = VERSION;
     }
-    Ok(book)
+    let tip = in_time(host.read(&tip_path(), LIMIT)).await;
+    let tip = tip.map_err(failed("read the tip of"))?;
+    let ended = tip.and_then(|text| String::from_utf8_lossy(&text).trim().parse::<RunId>().ok());
+    let is_there = |wanted: RunId| {
+        let its = |record: &Record| matches!(record, Record::End { run, .. } if *run == wanted);
+        book.records.iter().any(its)
+    };
+    match ended.filter(|run| !is_there(*run)) {
+        Some(run) => Err(corrupt(
+            book.records.len() + 1,
+            format!(
+                "run {run} had come to its end, and that is not in it: lines are missing at the end"
+            ),
+        )),
+        None => Ok(book),
+    }
 }
 
 /// The error for a header of a newer form.

@@ -21,6 +21,7 @@ fn step(name: &str) -> PlannedStep {
             path: name.into(),
             attributes: Attributes::root(0o755),
             whole: false,
+            spared: None,
         }),
         policy: StepPolicy::default(),
     }
@@ -107,7 +108,7 @@ async fn a_reverted_run_leaves_what_earlier_runs_did() {
     note(&ledger, removal("/a")).await;
     let run = note(&ledger, removal("/b")).await;
     ledger
-        .reverted(run, &"etcd".parse().unwrap())
+        .reverted(run, &"etcd".parse().unwrap(), None)
         .await
         .unwrap();
     drop(ledger);
@@ -124,9 +125,9 @@ async fn a_reverted_run_takes_its_clean_lane_with_it() {
         let lane = vec![step("/left")];
         ledger.clean_lane(run, phase, lane).await.unwrap();
     }
-    ledger.reverted(2, &docker).await.unwrap();
+    ledger.reverted(2, &docker, None).await.unwrap();
     assert_eq!(ledger.clean_lanes().await.len(), 2, "of another run");
-    ledger.reverted(2, &etcd).await.unwrap();
+    ledger.reverted(2, &etcd, None).await.unwrap();
     let left = ledger.clean_lanes().await;
     assert_eq!(left, [(docker, vec![step("/left")])]);
 }
@@ -245,7 +246,7 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
         }
         let run = note(&ledger, removal("/gone")).await;
         ledger
-            .reverted(run, &"etcd".parse().unwrap())
+            .reverted(run, &"etcd".parse().unwrap(), None)
             .await
             .unwrap();
     }

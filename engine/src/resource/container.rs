@@ -20,8 +20,6 @@ use crate::plan::Value;
 
 /// Label that holds the digest of configuration and inputs.
 const DIGEST_LABEL: &str = "pf9.io/digest";
-/// Label that marks containers as ours.
-const OWNER_LABEL: &str = "pf9.io/owner";
 /// Content id of the image that it was made from.
 const IMAGE_LABEL: &str = "pf9.io/image";
 /// The field of a change by that digest.
@@ -221,7 +219,7 @@ impl Resource for ContainerSpec {
 
 /// Whether we have made a container.
 fn is_ours(state: &ContainerState) -> bool {
-    state.labels.contains_key(OWNER_LABEL)
+    state.labels.contains_key(engine::OWNER)
 }
 
 /// Whether another image has the reference now: a new image under the same name is a new container, too. One that was
@@ -290,7 +288,7 @@ impl ContainerSpec {
             capabilities: Vec::new(),
             user: self.user.clone(),
             restart: self.restart,
-            labels: BTreeMap::from([(OWNER_LABEL.to_owned(), "nodelet".to_owned())]),
+            labels: BTreeMap::from([(engine::OWNER.to_owned(), "nodelet".to_owned())]),
         };
         let mut hash = Sha256::new();
         hash.update(

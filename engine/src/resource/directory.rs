@@ -1,6 +1,6 @@
 //! A directory with mode and owner.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::change::{Differences, octal};
 use super::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, create_parents,
 };
-use crate::host::{Attributes, Entry, EntryKind};
+use crate::host::{Attributes, Entry, EntryKind, Host};
 
 /// A directory. When it should be absent, it goes with all that is in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct DirectorySpec {
     /// Whether everything in it is ours, whoever puts it there: it goes with all of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
+    /// It was there before us, with these in it: when it should be absent, all else in it goes, and it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared: Option<Vec<String>>,
 }
 
 /// A directory as it stands.
@@ -28,6 +31,8 @@ pub struct DirectorySpec {
 pub struct Observed {
     entry: Option<Entry>,
     absent: bool,
+    /// What is in it that was not there before us; all of it where it was not there itself.
+    others: Vec<String>,
 }
 
 #[async_trait]
@@ -42,12 +47,17 @@ impl Resource for DirectorySpec {
         Ok(Observed {
             entry: cx.host.entry(&self.path).await?,
             absent: cx.absent,
+            others: match &self.spared {
+                Some(spared) => others(cx.host, &self.path, spared).await?,
+                None => Vec::new(),
+            },
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
         match (&observed.entry, observed.absent) {
             (None, true) => None,
+            (Some(_), true) if self.spared.is_some() && observed.others.is_empty() => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
             (None, false) => {
                 Some(Change::new(Action::Create).with("mode", "", octal(self.attributes.mode)))
@@ -70,6 +80,9 @@ impl Resource for DirectorySpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        if let (true, Some(spared)) = (observed.absent, &self.spared) {
+            return clear(cx.host, &self.path, spared).await;
+        }
         if observed.absent {
             cx.host.unmount_below(&self.path).await?;
             cx.host.remove_tree(&self.path).await?;
@@ -109,6 +122,39 @@ impl Resource for DirectorySpec {
         }
         Ok(())
     }
+}
+
+/// What a fresh file system has in it.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// What is in a directory besides these names.
+async fn others(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResult<Vec<String>> {
+    let mut names = host.list(path).await?;
+    names.retain(|name| name != LOST_AND_FOUND && !spared.contains(name));
+    Ok(names)
+}
+
+/// The names in a directory; `None` where there is no directory.
+pub(crate) async fn names(host: &dyn Host, path: &Path) -> ResourceResult<Option<Vec<String>>> {
+    match host.entry(path).await? {
+        Some(entry) if entry.kind == EntryKind::Directory => {
+            Ok(Some(others(host, path, &[]).await?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Removes what is in a directory besides these names, and leaves the directory where it is.
+pub(super) async fn clear(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResult<()> {
+    if host.entry(path).await?.is_none() {
+        return Ok(());
+    }
+    for name in others(host, path, spared).await? {
+        let path = path.join(name);
+        host.unmount_below(&path).await?;
+        host.remove_tree(&path).await?;
+    }
+    Ok(())
 }
 
 /// Notes mode and owner where they differ.

@@ -4,13 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{ResourceError, ResourceResult};
-use crate::host::{Host, HostError};
+use super::{ResourceError, ResourceResult, Undo};
+use crate::host::{ContainerState, Host, HostError};
 
 /// The unit that runs the engine.
 const UNIT: &str = "docker.service";
 /// Stands where the unit was masked, in which case systemd does not load it although it is installed.
 const MASK: &str = "/etc/systemd/system/docker.service";
+/// Units of an engine.
+const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
+/// Label on containers that a role has made.
+pub(crate) const OWNER: &str = "pf9.io/owner";
+/// Label on containers of pods.
+pub(crate) const POD: &str = "io.kubernetes.pod.uid";
 /// Packages that bring an engine.
 const PACKAGES: &[&str] = &["docker.io", "docker-ce", "moby-engine"];
 /// How long an engine may take to answer after its start.
@@ -105,6 +111,34 @@ pub(crate) fn is_engine(packages: &[String]) -> bool {
     packages
         .iter()
         .any(|name| PACKAGES.contains(&name.as_str()))
+}
+
+/// Whether an undo ends the engine, or keeps it from starting at boot.
+pub(crate) fn ends(undo: &Undo) -> bool {
+    match undo {
+        Undo::StopUnit { name } | Undo::SetUnitEnabled { name, .. } => is_unit(name),
+        _ => false,
+    }
+}
+
+/// Whether a unit is one of the engine.
+pub(crate) fn is_unit(name: &str) -> bool {
+    UNITS.contains(&name)
+}
+
+/// Names of the containers, running or not, that are neither ours nor of pods.
+///
+/// # Errors
+/// The engine does not answer.
+pub(crate) async fn strangers(host: &dyn Host) -> ResourceResult<Vec<String>> {
+    if !has(host).await? {
+        return Ok(Vec::new());
+    }
+    let all = host.containers(&BTreeMap::new()).await?;
+    let foreign =
+        |one: &ContainerState| !one.labels.contains_key(OWNER) && !one.labels.contains_key(POD);
+    let strangers = all.into_iter().filter(foreign);
+    Ok(strangers.map(|one| one.name).collect())
 }
 
 async fn answers(host: &dyn Host) -> ResourceResult<()> {

@@ -23,6 +23,43 @@ pub struct FirewallChainsSpec {
     /// An interface whose rules go too, wherever they stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Those that stood before us stay, and the others go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spares_earlier: bool,
+    /// The chains that stood before us.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spared: Vec<String>,
+}
+
+impl FirewallChainsSpec {
+    /// The same, with the chains that stand now as those that stood before us.
+    pub(crate) async fn sparing(&self, host: &dyn Host) -> ResourceResult<Self> {
+        let mut spared = Vec::new();
+        for (save, _) in FAMILIES {
+            let rules = rules(host, save).await?;
+            let names = rules.lines().filter_map(chain);
+            spared.extend(
+                names
+                    .filter(|name| name.starts_with(&self.prefix))
+                    .map(str::to_owned),
+            );
+        }
+        spared.sort();
+        spared.dedup();
+        Ok(Self {
+            spared,
+            ..self.clone()
+        })
+    }
+
+    fn is_ours(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix) && !self.spared.iter().any(|one| one == name)
+    }
+}
+
+/// The chain that a line of a table declares.
+fn chain(line: &str) -> Option<&str> {
+    line.strip_prefix(':')?.split(' ').next()
 }
 
 /// What has to be fed to each family's restore program, and how many chains go with it.
@@ -44,7 +81,8 @@ impl Resource for FirewallChainsSpec {
         let mut removals = Vec::new();
         for (save, restore) in FAMILIES {
             let rules = rules(cx.host, save).await?;
-            if let Some(removal) = Removal::of(&rules, &self.prefix, self.interface.as_deref()) {
+            let ours = |name: &str| self.is_ours(name);
+            if let Some(removal) = Removal::of(&rules, &ours, self.interface.as_deref()) {
                 removals.push((restore, removal));
             }
         }
@@ -106,8 +144,8 @@ struct Removal {
 }
 
 impl Removal {
-    /// What takes away the chains of this prefix; `None` if there are none.
-    fn of(rules: &str, prefix: &str, interface: Option<&str>) -> Option<Self> {
+    /// What takes away the chains of these names; `None` if there are none.
+    fn of(rules: &str, ours: &dyn Fn(&str) -> bool, interface: Option<&str>) -> Option<Self> {
         let mut removal = Self {
             input: String::new(),
             chains: 0,
@@ -116,18 +154,18 @@ impl Removal {
         for line in rules.lines() {
             table.push(line);
             if line == "COMMIT" {
-                removal.table(&table, prefix, interface);
+                removal.table(&table, ours, interface);
                 table.clear();
             }
         }
         (removal.chains > 0).then_some(removal)
     }
 
-    fn table(&mut self, lines: &[&str], prefix: &str, interface: Option<&str>) {
-        let ours = |name: &str| name.starts_with(prefix);
+    fn table(&mut self, lines: &[&str], ours: &dyn Fn(&str) -> bool, interface: Option<&str>) {
         let chains: Vec<&str> = lines
             .iter()
-            .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+            .copied()
+            .filter_map(chain)
             .filter(|name| ours(name))
             .collect();
         let Some(name) = lines.iter().find(|line| line.starts_with('*')) else {
@@ -222,13 +260,16 @@ COMMIT
 
     #[test]
     fn chains_go_with_what_leads_to_them_and_others_are_left_alone() {
-        let removal = Removal::of(SAVED, "KUBE-", None).unwrap();
+        let removal = Removal::of(SAVED, &|name| name.starts_with("KUBE-"), None).unwrap();
         assert_eq!(removal.chains, 1);
         assert_eq!(
             removal.input,
             "*filter\n-D INPUT -j KUBE-FIREWALL\n-D MINE -g KUBE-FIREWALL\n-F KUBE-FIREWALL\n-X KUBE-FIREWALL\nCOMMIT\n"
         );
-        assert_eq!(Removal::of(SAVED, "CNI-", None), None);
+        assert_eq!(
+            Removal::of(SAVED, &|name| name.starts_with("CNI-"), None),
+            None
+        );
     }
 
     #[test]
@@ -242,7 +283,8 @@ COMMIT
     fn rules_of_an_interface_go_too() {
         let saved =
             "*nat\n:A - [0:0]\n-A A ! -o docker0 -j MASQUERADE\n-A A -i docker01 -j A\nCOMMIT\n";
-        let removal = Removal::of(saved, "DOCKER", Some("docker0")).unwrap();
+        let removal =
+            Removal::of(saved, &|name| name.starts_with("DOCKER"), Some("docker0")).unwrap();
         assert_eq!(
             removal.input,
             "*nat\n-D A ! -o docker0 -j MASQUERADE\nCOMMIT\n"

@@ -9,7 +9,7 @@ mod change;
 mod claims;
 mod command;
 mod container;
-mod directory;
+pub(crate) mod directory;
 pub(crate) mod engine;
 mod env_file;
 mod file;
@@ -55,7 +55,7 @@ pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
 pub use sysctl_before::SysctlBeforeSpec;
 pub use timer::{RUNNABLE, TIMERS, TimerFile, TimerSpec, timer_path};
-pub use undo::{Kept, Receipt, Undo, UndoLog, in_order, revert};
+pub use undo::{Kept, Receipt, Undo, UndoLog, in_order, revert, revert_each};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -12,8 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
 use crate::host::{ContainerState, Host};
 
-/// Label that dockershim puts on every container and sandbox of a pod.
-const POD_LABEL: &str = "io.kubernetes.pod.uid";
 /// Label that tells a sandbox (`podsandbox`) from a container (`container`).
 const TYPE_LABEL: &str = "io.kubernetes.docker.type";
 
@@ -71,7 +69,7 @@ async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ContainerState>> {
     if !engine::runs(host).await? {
         return Ok(Vec::new());
     }
-    let labels = BTreeMap::from([(POD_LABEL.to_owned(), String::new())]);
+    let labels = BTreeMap::from([(engine::POD.to_owned(), String::new())]);
     Ok(host.containers(&labels).await?)
 }
 

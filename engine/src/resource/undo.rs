@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::{ResourceError, ResourceResult, engine};
+use super::{ResourceError, ResourceResult, directory, engine};
 use crate::host::{Attributes, ClusterAccess, ContainerConfig, Entry, EntryKind, Host};
 
 /// Where inverses are written down before their effects, so that they outlive us.
@@ -68,7 +68,16 @@ impl<'a> Receipt<'a> {
 /// Takes everything back, from the last to the first; what has to take in the files that were there before comes after
 /// them. Each has its time; errors are collected, none keeps the rest from being tried.
 pub async fn revert(undos: &[Undo], host: &dyn Host) -> Vec<ResourceError> {
-    let mut errors = Vec::new();
+    let all = revert_each(undos, host).await.into_iter();
+    all.filter_map(|(_, result)| result.err()).collect()
+}
+
+/// The same, with what became of each.
+pub async fn revert_each<'u>(
+    undos: &'u [Undo],
+    host: &dyn Host,
+) -> Vec<(&'u Undo, ResourceResult<()>)> {
+    let mut all = Vec::new();
     for undo in in_order(undos) {
         let after = undo.patience();
         let carried_out = tokio::time::timeout(after, undo.carry_out(host)).await;
@@ -78,11 +87,9 @@ pub async fn revert(undos: &[Undo], host: &dyn Host) -> Vec<ResourceError> {
                 after,
             })
         };
-        if let Err(error) = carried_out.unwrap_or_else(|_| Err(late())) {
-            errors.push(error);
-        }
+        all.push((undo, carried_out.unwrap_or_else(|_| Err(late()))));
     }
-    errors
+    all
 }
 
 /// Undos in the order in which they are carried out: from the last to the first, then what has to take in the
@@ -135,6 +142,13 @@ pub enum Undo {
     RemoveTree {
         /// Its path.
         path: PathBuf,
+    },
+    /// What comes to be in a directory that was there is ours whole, but for what was in it.
+    ClearDirectory {
+        /// Its path.
+        path: PathBuf,
+        /// Names of what was in it.
+        spared: Vec<String>,
     },
     /// Permission bits or owner were changed.
     RestoreAttributes {
@@ -320,7 +334,9 @@ impl Undo {
                 format!("file {}", path.display())
             }
             Self::RestoreAttributes { path, .. } => format!("attributes {}", path.display()),
-            Self::RemoveDirectory { path } | Self::RemoveTree { path } => {
+            Self::RemoveDirectory { path }
+            | Self::RemoveTree { path }
+            | Self::ClearDirectory { path, .. } => {
                 format!("directory {}", path.display())
             }
             Self::RemoveContainer { name } => format!("container {name}"),
@@ -339,6 +355,17 @@ impl Undo {
                 format!("object {object}")
             }
             Self::PatchNode { node, .. } => format!("node {node}"),
+        }
+    }
+
+    /// The file or link that it puts back or removes.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::RemoveFile { path }
+            | Self::RestoreFile { path, .. }
+            | Self::RestoreSymlink { path, .. } => Some(path),
+            _ => None,
         }
     }
 
@@ -406,6 +433,7 @@ impl Undo {
                 host.unmount_below(path).await?;
                 host.remove_tree(path).await?;
             }
+            Self::ClearDirectory { path, spared } => directory::clear(host, path, spared).await?,
             Self::RestoreAttributes { path, attributes } => {
                 if host.entry(path).await?.is_some() {
                     host.set_attributes(path, *attributes).await?;

@@ -713,11 +713,18 @@ pub static WORDS: &[Word] = &[
         "firewall_chains",
         Role::Resource,
         &[p("prefix", Arg::Text)],
-        &[modifier(
-            "interface",
-            &[p("name", Arg::Text)],
-            "Rules that name this interface go too, wherever they stand.",
-        )],
+        &[
+            modifier(
+                "interface",
+                &[p("name", Arg::Text)],
+                "Rules that name this interface go too, wherever they stand.",
+            ),
+            modifier(
+                "spares_earlier",
+                &[],
+                "Those that stand before the phase stay, and others go. Without it all stay where one stood before.",
+            ),
+        ],
         "Chains of iptables and ip6tables that something else makes, by how their names begin, with the rules that lead to them; only `.absent()` makes sense.",
         r#"on_clean(|| { firewall_chains("KUBE-").absent(); });"#,
         "Nothing.",

@@ -1,15 +1,14 @@
 //! Files and links that appear whole or not at all.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::host::Attributes;
+use tempfile::NamedTempFile;
 
-/// Name prefix of temporary siblings. The dot hides them from kubelet's manifest folder and from `run-parts`.
-const PREFIX: &str = ".nodelet-";
+use crate::host::{Attributes, unfinished};
 
 /// The bits of a mode that [`Attributes`] can say.
 pub(super) const MODE_BITS: u32 = 0o7777;
@@ -17,9 +16,13 @@ pub(super) const MODE_BITS: u32 = 0o7777;
 /// Replaces or creates `path`: temporary sibling, content, owner, mode, fsync, rename, fsync of the directory.
 pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::Result<()> {
     let directory = parent(path)?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(PREFIX)
-        .tempfile_in(directory)?;
+    let mut temporary = sibling(path)?.make(|sibling| {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(sibling)
+    })?;
     temporary.write_all(content)?;
     let file = temporary.as_file();
     // The owner first: the kernel drops setuid bits when the owner changes.
@@ -67,13 +70,36 @@ pub(super) fn link(path: &Path, target: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    tempfile::Builder::new()
-        .prefix(PREFIX)
-        .make_in(directory, |sibling| symlink(target, sibling))?
+    sibling(path)?
+        .make(|sibling| symlink(target, sibling))?
         .into_temp_path()
         .persist(path)
         .map_err(|error| error.error)?;
     sync_directory(directory)
+}
+
+/// The place where a file is made before it takes its name. One that a power cut has left there goes.
+struct Sibling<'a> {
+    path: &'a Path,
+    sibling: PathBuf,
+}
+
+fn sibling(path: &Path) -> io::Result<Sibling<'_>> {
+    let sibling = unfinished(path);
+    match fs::remove_file(&sibling) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(Sibling { path, sibling }),
+    }
+}
+
+impl Sibling<'_> {
+    /// It goes again with what is given back, unless that is persisted.
+    fn make<R>(&self, make: impl FnMut(&Path) -> io::Result<R>) -> io::Result<NamedTempFile<R>> {
+        tempfile::Builder::new()
+            .prefix(self.sibling.file_name().unwrap_or_default())
+            .rand_bytes(0)
+            .make_in(parent(self.path)?, make)
+    }
 }
 
 /// Makes what happened to the names in a directory survive a power cut.

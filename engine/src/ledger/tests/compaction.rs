@@ -122,6 +122,7 @@ fn record(run: RunId, deed: &Deed) -> Record {
             run,
             phase: phase(place),
             steps: keeps.iter().map(kept).collect(),
+            holes: false,
         },
         Deed::Failed(place) => Record::Failed {
             run,
@@ -137,6 +138,7 @@ fn record(run: RunId, deed: &Deed) -> Record {
         Deed::Reverted(place) => Record::Reverted {
             run,
             phase: phase(place),
+            thing: None,
         },
         Deed::Withdrawn(place, thing) => Record::Withdrawn {
             run,
@@ -147,6 +149,7 @@ fn record(run: RunId, deed: &Deed) -> Record {
         Deed::LaneWithdrawn(place) => Record::LaneWithdrawn {
             run,
             phase: phase(place),
+            step: None,
         },
         Deed::Cleaned(kept) => Record::Cleaned { run, kept: *kept },
     }

@@ -93,7 +93,7 @@ async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
         .clean_lane(1, &phase, vec![step("/a")])
         .await
         .unwrap();
-    ledger.reverted(1, &phase).await.unwrap();
+    ledger.reverted(1, &phase, None).await.unwrap();
     ledger.end(1, Outcome::Failed, (0, 0)).await.unwrap();
     ledger.cleaned(1, true, &[]).await.unwrap();
     drop(ledger);
@@ -101,7 +101,11 @@ async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
     let whole = bytes(&host).await;
     for cut in 0..=whole.len() {
         let torn = host.fork();
-        torn.meddle(|world| world.file(file(), &whole[..cut]));
+        torn.meddle(|world| {
+            world.file(file(), &whole[..cut]);
+            // It is written when all of it is.
+            world.remove(file().with_extension("tip"));
+        });
         let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
         let read = Ledger::read(&torn).await.unwrap();
         assert_eq!(read, all[..lines], "read, cut at {cut}");

@@ -33,6 +33,7 @@ pub(super) fn lower(
             path: path()?,
             attributes: Attributes::root(mode.unwrap_or(0o755)),
             whole: options.has("whole"),
+            spared: None,
         })),
         "symlink" => Some(Spec::Symlink(SymlinkSpec {
             path: path()?,

@@ -33,6 +33,8 @@ pub(super) fn lower(
             Some(Spec::FirewallChains(FirewallChainsSpec {
                 prefix: options.text_argument(0)?,
                 interface: options.text("interface"),
+                spares_earlier: options.has("spares_earlier"),
+                spared: Vec::new(),
             }))
         }
         "group" => {

@@ -1,0 +1,191 @@
+//! What others bring to a host while the role stands on it, between two cleans, or before: a clean takes back what is ours,
+//! and nothing of theirs.
+
+use std::collections::BTreeMap;
+
+use behaviour::{Bringup, Run, block_on};
+use engine::exec::{Event, Outcome, STATE};
+use engine::host::fake::{FakeHost, FaultPlan};
+use engine::host::{ContainerConfig, Containers as _, RestartPolicy, Services as _, Space};
+
+/// A host on which the role has been brought about, after `meddle`.
+fn standing(case: &str, meddle: impl Fn(&FakeHost)) -> (Bringup, FakeHost) {
+    let bringup = Bringup::of(case);
+    let host = bringup
+        .bare_host()
+        .with_kubernetes(|rules| rules.leaves_traces = true);
+    meddle(&host);
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    (bringup, host)
+}
+
+fn cleaned(host: &FakeHost, purge: bool) -> Run {
+    let clean = Bringup::clean(host, purge);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    clean
+}
+
+/// A container of somebody else, which runs.
+fn stranger(host: &FakeHost) {
+    host.meddle(|world| world.image("somebody/else:1"));
+    let theirs = ContainerConfig {
+        name: "theirs".to_owned(),
+        image: "somebody/else:1".to_owned(),
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        mounts: Vec::new(),
+        host_network: false,
+        host_pid: false,
+        privileged: false,
+        capabilities: Vec::new(),
+        user: String::new(),
+        restart: RestartPolicy::No,
+        labels: BTreeMap::new(),
+    };
+    block_on(host.create_container(&theirs)).expect("it is made");
+    block_on(host.start_container("theirs")).expect("it is started");
+}
+
+#[test]
+fn what_came_to_be_between_two_cleans_is_not_ours() {
+    let (_, host) = standing("cp-2-nodocker", |_| ());
+    host.set_faults(FaultPlan::none().fail("purge_packages", "*").times(1));
+    let first = Bringup::clean(&host, false);
+    assert_eq!(first.outcome, Outcome::Failed, "{}", first.text());
+    host.set_faults(FaultPlan::none());
+    // Days later.
+    let files = [
+        "/etc/docker/daemon.json",
+        "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+        "/var/lib/cni/results/theirs",
+    ];
+    for file in files {
+        host.meddle(|world| world.file(file, "theirs"));
+    }
+    let second = cleaned(&host, false);
+    for file in files {
+        let text = host.look(|world| world.text(file));
+        assert_eq!(text.as_deref(), Some("theirs"), "{file}: {}", second.text());
+    }
+}
+
+#[test]
+fn an_engine_that_somebody_else_lives_in_stays() {
+    let (_, host) = standing("cp-2-nodocker", |_| ());
+    stranger(&host);
+    let clean = cleaned(&host, true);
+    let state = block_on(host.container("theirs")).expect("docker answers");
+    assert!(state.is_some_and(|state| state.running), "{}", clean.text());
+    let left = |event: &Event| matches!(event, Event::ThingLeft { reason, .. } if reason.contains("theirs"));
+    assert!(clean.events.iter().any(left), "{}", clean.text());
+    host.look(|world| assert!(world.text("/etc/docker/daemon.json").is_some()));
+    for ours in ["etcd", "proxy"] {
+        let state = block_on(host.container(ours)).expect("docker answers");
+        assert!(state.is_none(), "{ours}: {}", clean.text());
+    }
+    // It is his from now on.
+    let again = cleaned(&host, true);
+    assert_eq!(again.changes(), Vec::<String>::new());
+    let unit = block_on(host.unit("docker.service")).expect("systemd answers");
+    assert!(unit.is_active(), "{}", again.text());
+}
+
+#[test]
+fn directories_that_were_there_stay_with_what_was_in_them() {
+    let dirs = [
+        "/var/lib/kubelet",
+        "/var/opt/pf9/kube/etcd/data",
+        "/var/lib/docker",
+    ];
+    let (bringup, host) = standing("cp-2-nodocker", |host| {
+        host.meddle(|world| {
+            for dir in dirs {
+                world.directory_with_mode(dir, 0o700);
+            }
+            world.file("/var/lib/kubelet/mine", "x");
+        });
+    });
+    let filled = |dir: &str| host.look(|world| world.text(format!("{dir}/made")).is_some());
+    host.meddle(|world| {
+        for dir in dirs {
+            world.file(format!("{dir}/made"), "by what runs");
+        }
+    });
+    let clean = cleaned(&host, false);
+    assert!(!filled("/var/lib/kubelet"), "{}", clean.text());
+    assert!(!filled("/var/lib/docker"), "{}", clean.text());
+    let kept = host.look(|world| world.text("/var/lib/kubelet/mine"));
+    assert_eq!(kept.as_deref(), Some("x"), "{}", clean.text());
+    cleaned(&host, true);
+    let mut steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
+    assert!(steps.any(|step| step.spec.label() == dirs[1]));
+    for dir in dirs {
+        assert!(!filled(dir), "{dir}");
+        let snapshot = host.snapshot();
+        let is_there = snapshot
+            .things()
+            .any(|(name, _)| name == format!("path {dir}"));
+        assert!(is_there, "{dir}");
+    }
+    // Once they are claimed, nothing more is written down.
+    let _ = bringup.apply(&host);
+    host.clear_journal();
+    let second = bringup.apply(&host);
+    assert_eq!(host.mutating_calls(), vec![], "{}", second.text());
+}
+
+#[test]
+fn a_chain_of_somebody_else_keeps_no_chain_of_ours() {
+    let (_, host) = standing("cp-1", |host| {
+        host.meddle(|world| world.firewall_rule("iptables", "nat", "KUBE-FOREIGN", "-j RETURN"));
+    });
+    let clean = cleaned(&host, false);
+    let snapshot = host.snapshot();
+    let chains: Vec<&str> = snapshot
+        .things()
+        .filter_map(|(name, _)| name.strip_prefix("chain "))
+        .filter(|name| name.contains("KUBE-"))
+        .collect();
+    assert_eq!(chains, ["iptables nat KUBE-FOREIGN"], "{}", clean.text());
+}
+
+#[test]
+fn nothing_is_begun_that_could_not_be_written_to_its_end() {
+    let (bringup, host) = standing("cp-1", |_| ());
+    let full = Space {
+        free: 300 * 1024,
+        total: 1 << 30,
+    };
+    let host = host.with_space(STATE, full);
+    host.clear_journal();
+    assert_ne!(Bringup::clean(&host, true).outcome, Outcome::Cleaned);
+    assert_ne!(bringup.stop(&host).outcome, Outcome::Stopped);
+    assert_eq!(host.mutating_calls(), vec![]);
+}
+
+#[test]
+fn a_ledger_that_lost_its_end_is_refused() {
+    let (bringup, host) = standing("cp-1", |_| ());
+    let path = format!("{STATE}/ledger.jsonl");
+    let text = host.look(|world| world.text(&path)).expect("it is there");
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for kept in [lines.len() - 1, lines.len() / 2, 1, 0] {
+        let host = host.fork();
+        host.meddle(|world| world.file_with_mode(&path, lines[..kept].concat(), 0o600));
+        host.clear_journal();
+        assert_ne!(
+            Bringup::clean(&host, true).outcome,
+            Outcome::Cleaned,
+            "{kept}"
+        );
+        assert_ne!(bringup.apply(&host).outcome, Outcome::Converged, "{kept}");
+        assert_eq!(host.mutating_calls(), vec![], "{kept}");
+        // Whoever moves it away goes on without it.
+        host.meddle(|world| world.remove(&path));
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    }
+}
