@@ -76,7 +76,7 @@ pub(super) async fn prepare(
 }
 
 /// Refuses settings that cannot change while the host stands.
-fn unchanged(inputs: &Inputs) -> Result<()> {
+pub(super) fn unchanged(inputs: &Inputs) -> Result<()> {
     if let Some(stands) = Identity::recorded()?
         && let Some(changed) = stands.changed_by(&inputs.identity)
     {
