@@ -54,12 +54,11 @@ impl Work<'_> {
             }
         }
         problems.extend(self.cleaned(&cut.host));
-        problems.extend(self.returned(cut));
         self.named(&cut.place, problems)
     }
 
     /// What a next run that fails has not taken back, of what the cut one did in the phase.
-    fn returned(&self, cut: &Cut) -> Option<String> {
+    fn returned(&self, cut: &Cut, doomed: &Bringup) -> Option<String> {
         let phase = self.phase.as_ref()?;
         let ended = |record: &Record| matches!(record, Record::End { .. });
         let records = Bringup::records(&cut.host);
@@ -69,7 +68,7 @@ impl Work<'_> {
             return None;
         }
         let host = cut.host.fork();
-        let run = self.bringup.doomed(phase).apply_phase(&host, phase);
+        let run = doomed.apply_phase(&host, phase);
         let mut left = Bringup::left_behind(phase, &self.before.snapshot(), &host);
         // What kubelet's plugins leave is for the phase cni to take back.
         left.retain(|line| !line.to_lowercase().contains("cni"));
@@ -118,7 +117,12 @@ fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
         let run = doomed.apply_phase(&failing, phase);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         // Until its check fails it does what was cut above.
-        let cuts: Vec<Cut> = Cut::all(&failing).into_iter().skip(forward).collect();
+        let all = Cut::all(&failing);
+        try_each(&all, |cut| {
+            let left = work.returned(cut, &doomed);
+            work.named(&cut.place, left.into_iter().collect())
+        });
+        let cuts: Vec<Cut> = all.into_iter().skip(forward).collect();
         try_each(&cuts, |cut| work.after(cut, &shape));
     });
 }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use behaviour::{Bringup, Run, block_on};
+use behaviour::{Bringup, Cut, Run, block_on};
 use engine::exec::{Event, Outcome, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{ContainerConfig, Containers as _, RestartPolicy, Services as _, Space};
+use engine::ledger::Record;
 
 /// A host on which the role has been brought about, after `meddle`.
 fn standing(case: &str, meddle: impl Fn(&FakeHost)) -> (Bringup, FakeHost) {
@@ -153,15 +154,22 @@ fn a_chain_of_somebody_else_keeps_no_chain_of_ours() {
 #[test]
 fn nothing_is_begun_that_could_not_be_written_to_its_end() {
     let (bringup, host) = standing("cp-1", |_| ());
-    let full = Space {
-        free: 300 * 1024,
+    let left = |free| Space {
+        free,
         total: 1 << 30,
     };
-    let host = host.with_space(STATE, full);
+    let host = host.with_space(STATE, left(30 * 1024));
     host.clear_journal();
     assert_ne!(Bringup::clean(&host, true).outcome, Outcome::Cleaned);
     assert_ne!(bringup.stop(&host).outcome, Outcome::Stopped);
     assert_eq!(host.mutating_calls(), vec![]);
+    // A clean makes room, so it is content with less than an apply.
+    let host = host.with_space(STATE, left(300 * 1024));
+    host.meddle(|world| world.remove_container("etcd"));
+    host.clear_journal();
+    assert_ne!(bringup.apply(&host).outcome, Outcome::Converged);
+    assert_eq!(host.mutating_calls(), vec![]);
+    cleaned(&host, true);
 }
 
 #[test]
@@ -188,4 +196,38 @@ fn a_ledger_that_lost_its_end_is_refused() {
         let run = bringup.apply(&host);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     }
+}
+
+/// Cut in the last phase, and everything came up by itself: what fails weeks later takes down nothing that stood.
+#[test]
+fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host().keeping_past();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    let ended = |cut: &Cut| {
+        let records = Bringup::records(&cut.host);
+        records
+            .iter()
+            .any(|record| matches!(record, Record::End { .. }))
+    };
+    let cut = Cut::all(&host).into_iter().rfind(|cut| !ended(cut));
+    let cut = cut.expect("it was not over from the start").host;
+    let phases = || bringup.plan.phases.iter();
+    let etcd = phases().find(|phase| phase.name.as_str() == "etcd");
+    let etcd = etcd.expect("a master has it");
+    let runs = |host: &FakeHost| {
+        let state = block_on(host.container("etcd")).expect("docker answers");
+        state.is_some()
+    };
+    // Another plan fails.
+    let other = cut.fork();
+    let run = bringup.doomed(etcd).apply_phase(&other, etcd);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert!(runs(&other), "{}", run.text());
+    // The same plan fails.
+    let same = cut.fork();
+    same.meddle(|world| world.break_container("etcd", true));
+    let run = bringup.apply_phase(&same, etcd);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert!(runs(&same), "{}", run.text());
 }

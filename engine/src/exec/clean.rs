@@ -219,9 +219,9 @@ impl Clean<'_> {
         }
     }
 
-    /// Whether an undo would end an engine, or take one away, that somebody else lives in.
+    /// Whether an undo would end an engine that somebody else lives in, or take away what its networks need.
     fn stays(&self, undo: &Undo) -> bool {
-        !self.strangers.is_empty() && engine::ends(undo)
+        !self.strangers.is_empty() && (engine::ends(undo) || engine::needs(undo))
     }
 
     async fn phase(&mut self, phase: &PhaseName, work: &Work) {
@@ -260,6 +260,10 @@ impl Clean<'_> {
         }
         let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
         let mut gone = Vec::new();
+        // The traces of an engine that goes on are in use.
+        let mut its = work.undos.iter().filter(|live| live.phase == *phase);
+        let goes_on = !self.strangers.is_empty() && its.any(|live| engine::ends(&live.undo));
+        let lane = lane.filter(|_| !goes_on);
         for step in lane.flat_map(|(_, steps)| steps) {
             if !self.cancel.is_cancelled() && self.step(phase, step).await {
                 gone.push(&step.id);

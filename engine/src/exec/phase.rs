@@ -89,7 +89,12 @@ impl Runner<'_> {
             })),
         };
         match cut {
-            None => {}
+            None => {
+                if let Err(error) = session.stands_now(name).await {
+                    // It stands all the same; what a later failure would take back is then more than it need be.
+                    tracing::warn!("could not {}", chain(&error).join(": "));
+                }
+            }
             Some(Cut::Interrupted(trouble)) => {
                 result.outcome = Outcome::Interrupted;
                 let failure = match trouble {

@@ -1,6 +1,6 @@
 //! One run: how effects are meant, and where they are written down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -27,8 +27,9 @@ struct Book<'a> {
     verb: Verb,
     plan: &'a Plan,
     run: OnceCell<RunId>,
-    /// Runs before this one that were cut: this one carries on where they ended, so what they did is its own.
-    cut: BTreeSet<RunId>,
+    /// Runs before this one that were cut: this one carries on where they ended, so what they did is its own, but for the
+    /// phases that they brought to their end.
+    cut: BTreeMap<RunId, BTreeSet<PhaseName>>,
 }
 
 impl Book<'_> {
@@ -42,9 +43,19 @@ impl Book<'_> {
             .copied()
     }
 
-    /// This run, if it has begun, and those that it carries on.
-    fn own(&self) -> BTreeSet<RunId> {
-        self.cut.iter().chain(self.run.get()).copied().collect()
+    /// This run, if it has begun, and those that it carries on in a phase.
+    fn own(&self, phase: &PhaseName) -> BTreeSet<RunId> {
+        let mut own = self.carried_on(phase);
+        own.extend(self.run.get());
+        own
+    }
+
+    fn carried_on(&self, phase: &PhaseName) -> BTreeSet<RunId> {
+        let cut = self
+            .cut
+            .iter()
+            .filter(|(_, stands)| !stands.contains(phase));
+        cut.map(|(run, _)| *run).collect()
     }
 }
 
@@ -56,14 +67,18 @@ impl<'a> Session<'a> {
         plan: &'a Plan,
     ) -> ResourceResult<Self> {
         let ledger = Ledger::open(host).await?;
+        let cut = match verb {
+            Verb::Apply => ledger.cut_runs(&plan.digest()).await,
+            _ => BTreeMap::new(),
+        };
         let book = Book {
-            cut: ledger.cut_runs().await,
+            cut,
             ledger,
             verb,
             plan,
             run: OnceCell::new(),
         };
-        if !book.cut.is_empty() {
+        if book.ledger.was_cut().await {
             sweep(host, &book.ledger.live().await).await?;
         }
         if verb == Verb::Stop {
@@ -95,7 +110,9 @@ impl<'a> Session<'a> {
     /// What the runs that this one carries on did in a phase.
     pub(super) async fn done_before(&self, phase: &PhaseName) -> Vec<Undo> {
         match &self.book {
-            Some(book) if !book.cut.is_empty() => book.ledger.noted_by(&book.cut, phase).await,
+            Some(book) if !book.cut.is_empty() => {
+                book.ledger.noted_by(&book.carried_on(phase), phase).await
+            }
             _ => Vec::new(),
         }
     }
@@ -118,7 +135,7 @@ impl<'a> Session<'a> {
     /// The clean lane of a phase, if this run wrote it down: the phase had never been brought up before.
     pub(super) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
         match &self.book {
-            Some(book) => book.ledger.lane_of(&book.own(), phase).await,
+            Some(book) => book.ledger.lane_of(&book.own(phase), phase).await,
             None => Vec::new(),
         }
     }
@@ -126,7 +143,7 @@ impl<'a> Session<'a> {
     /// Whether this run has begun to change anything in a phase.
     pub(super) async fn has_begun(&self, phase: &PhaseName) -> bool {
         match &self.book {
-            Some(book) => book.ledger.has_intent(&book.own(), phase).await,
+            Some(book) => book.ledger.has_intent(&book.own(phase), phase).await,
             None => false,
         }
     }
@@ -136,7 +153,7 @@ impl<'a> Session<'a> {
         let Some(book) = &self.book else {
             return false;
         };
-        let own = book.own();
+        let own = book.own(phase);
         let live = book.ledger.live().await;
         live.iter()
             .any(|live| live.phase == *phase && !own.contains(&live.run))
@@ -245,6 +262,16 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Writes down that a phase has come to its end, if anything was changed in it.
+    pub(super) async fn stands_now(&self, phase: &PhaseName) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) if self.has_begun(phase).await => {
+                book.ledger.stands(book.run().await?, phase).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) async fn failed(
         &self,
         phase: &PhaseName,
@@ -266,7 +293,7 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         book.run().await?;
-        for run in book.own() {
+        for run in book.own(&phase.name) {
             let thing = thing.map(str::to_owned);
             book.ledger.reverted(run, &phase.name, thing).await?;
         }

@@ -176,7 +176,10 @@ impl<'r> Withdrawal<'r, '_, '_> {
             Ok(()) => self.gone(phase, thing).await?,
             // That it will go has been told; how that ends cannot be simulated here.
             Err(_) if self.session.mode == Mode::DryRun => {}
-            Err(error) if concerns_others(undo, &error) => {
+            // An image may be in use by what this very run replaces; the next one finds it free.
+            Err(error)
+                if concerns_others(undo, &error) && !matches!(undo, Undo::RemoveImage { .. }) =>
+            {
                 self.runner.events.emit(Event::ThingLeft {
                     phase: Some(phase.clone()),
                     thing: undo.about(),

@@ -120,13 +120,11 @@ pub trait Files {
 }
 
 /// Where a file or link is made before it takes its name. A program that ends in the midst of a write leaves it there. The dot hides it
-/// from kubelet's manifest folder and from `run-parts`.
+/// from kubelet's manifest folder and from `run-parts`, the suffix from those who look for one, as CNI does.
 #[must_use]
 pub fn unfinished(path: &Path) -> PathBuf {
-    let mut name = OsString::from(UNFINISHED);
+    let mut name = OsString::from(".nodelet-");
     name.push(path.file_name().unwrap_or_default());
+    name.push(".part");
     path.with_file_name(name)
 }
-
-/// What such a name begins with.
-const UNFINISHED: &str = ".nodelet-";

@@ -26,4 +26,4 @@ pub use store::{Ledger, StepLog};
 
 /// Version of the form. A newer one is refused; an older one is read, and written anew in this form by the first run that
 /// writes. Since version 2 lines are chained, and there are records of what was withdrawn.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -51,6 +51,8 @@ pub enum Record {
         phase: PhaseName,
         step: StepId,
     },
+    /// A phase in which this run, or one that it carried on, changed something has come to its end, its checks included.
+    Stands { run: RunId, phase: PhaseName },
     /// Steps that remove what a phase's things will leave behind; written before its first effect. Of one with holes some
     /// have been carried out since, and are noted again when the phase comes back.
     CleanLane {
@@ -111,6 +113,7 @@ impl Record {
             | Self::Intent { run, .. }
             | Self::Undo { run, .. }
             | Self::Receipt { run, .. }
+            | Self::Stands { run, .. }
             | Self::CleanLane { run, .. }
             | Self::Failed { run, .. }
             | Self::Reverted { run, .. }

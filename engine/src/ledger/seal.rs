@@ -27,7 +27,7 @@ pub(super) struct Line {
 }
 
 /// First version with a chain.
-const CHAINED: u32 = 2;
+pub(super) const CHAINED: u32 = 2;
 /// Hex digits of a sum.
 const DIGITS: usize = 16;
 

@@ -289,20 +289,32 @@ pub(super) fn noted_by(
         .collect()
 }
 
-/// Runs after the last one that came to its end that were to bring something about: whatever cut them, the next run goes on
-/// from there, and takes back what they did where it fails.
-pub(super) fn cut_runs(records: &[Record]) -> BTreeSet<RunId> {
-    let mut cut = BTreeSet::new();
+/// Runs that were to apply this very plan and were cut, with the phases that they did bring to their end. The next apply of the
+/// plan goes on from there; whatever has converged since has done so already.
+pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
+    let mut cut: BTreeMap<RunId, BTreeSet<PhaseName>> = BTreeMap::new();
     for record in records {
         match record {
-            Record::Run { run, verb, .. } => match verb {
-                Verb::Apply | Verb::Restart | Verb::Renew | Verb::Rotate => {
-                    cut.insert(*run);
+            Record::Run {
+                run,
+                verb: Verb::Apply,
+                digest: its,
+                ..
+            } if its == digest => {
+                cut.insert(*run, BTreeSet::new());
+            }
+            Record::Stands { phase, .. } => {
+                for stands in cut.values_mut() {
+                    stands.insert(phase.clone());
                 }
-                // What it was to take back is no longer there to stand on.
-                Verb::Stop | Verb::Clean | Verb::DryRun => cut.clear(),
+            }
+            Record::End { outcome, run, .. } => match outcome {
+                Outcome::Converged | Outcome::Cleaned => cut.clear(),
+                Outcome::Interrupted => {}
+                _ => {
+                    cut.remove(run);
+                }
             },
-            Record::End { outcome, .. } if *outcome != Outcome::Interrupted => cut.clear(),
             _ => {}
         }
     }

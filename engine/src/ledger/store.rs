@@ -1,13 +1,13 @@
 //! Reading, writing, repairing and compacting the ledger's file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::seal::{Chain, Line};
+use super::seal::{CHAINED, Chain, Line};
 use super::standing::{
     LiveUndo, Standing, StandingThing, clean_lane, clean_lanes, compacted, cut_runs, live,
     noted_by, things,
@@ -95,7 +95,12 @@ impl<'a> Ledger<'a> {
     pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
         let space = self.host.space(Path::new(STATE)).await;
         let free = space.map_err(failed("look at the room for"))?.free;
-        if free < ROOM {
+        let enough = match verb {
+            // They make room.
+            Verb::Stop | Verb::Clean => ROOM / 16,
+            _ => ROOM,
+        };
+        if free < enough {
             return Err(LedgerError::Full { free });
         }
         let pages = self.pages.lock().await;
@@ -203,9 +208,26 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Runs after the last one that came to its end that were to bring something about: they were cut.
-    pub async fn cut_runs(&self) -> BTreeSet<RunId> {
-        cut_runs(&self.pages.lock().await.records)
+    /// Whether the last run has no end.
+    pub async fn was_cut(&self) -> bool {
+        let pages = self.pages.lock().await;
+        let mut back = pages.records.iter().rev();
+        let last = back.find(|record| matches!(record, Record::Run { .. } | Record::End { .. }));
+        matches!(last, Some(Record::Run { .. }))
+    }
+
+    /// Runs that were to apply this very plan and were cut, with the phases that they did bring to their end.
+    pub async fn cut_runs(&self, digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
+        cut_runs(&self.pages.lock().await.records, digest)
+    }
+
+    /// Notes that a phase in which a run changed something has come to its end.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub async fn stands(&self, run: RunId, phase: &PhaseName) -> Result<(), LedgerError> {
+        let phase = phase.clone();
+        self.append(Record::Stands { run, phase }).await
     }
 
     /// All undos that these runs noted in a phase and that were not carried out, in their order, but for what is kept.
@@ -334,7 +356,9 @@ impl<'a> Ledger<'a> {
         in_time(self.host.write(&tip_path(), tip.as_bytes(), FILE))
             .await
             .map_err(failed("write the tip of"))?;
-        if self.pages.lock().await.records.len() > COMPACT_BEYOND {
+        // What an interrupted run did is the next one's to take back, and compaction keeps of each thing the oldest inverse.
+        let carried_on = outcome == Outcome::Interrupted;
+        if !carried_on && self.pages.lock().await.records.len() > COMPACT_BEYOND {
             self.compact().await?;
         }
         Ok(())
@@ -568,9 +592,13 @@ struct Book {
     torn: bool,
     /// It is of an older form.
     older: bool,
+    /// It is of a form without a chain.
+    unchained: bool,
 }
 
 async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
+    // The tip first: a run that ends meanwhile has written its end before it.
+    let tip = in_time(host.read(&tip_path(), LIMIT)).await;
     let bytes = in_time(host.read(&path(), LIMIT)).await;
     let Some(bytes) = bytes.map_err(failed("read"))? else {
         return Ok(Book::default());
@@ -603,19 +631,19 @@ async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
         }
         let Line { record, form } = book
             .chain
-            .open(text, book.older)
+            .open(text, book.unchained)
             .map_err(|problem| corrupt(number, problem))?;
         if (number == 1) != matches!(record, Record::Header { .. }) {
             let problem = "the header stands elsewhere than in the first line: lines before it, or it, are missing";
             return Err(corrupt(number, problem.to_owned()));
         }
+        book.unchained |= form.is_some_and(|version| version < CHAINED);
         book.older |= form.is_some_and(|version| version < VERSION);
         book.records.push(record);
     }
     if let Some(Record::Header { version }) = book.records.first_mut() {
         *version = VERSION;
     }
-    let tip = in_time(host.read(&tip_path(), LIMIT)).await;
     let tip = tip.map_err(failed("read the tip of"))?;
     let ended = tip.and_then(|text| String::from_utf8_lossy(&text).trim().parse::<RunId>().ok());
     let is_there = |wanted: RunId| {

@@ -165,7 +165,7 @@ async fn a_newer_form_is_refused() {
     host.meddle(|world| {
         world.file(
             file(),
-            "{\"r\":\"header\",\"version\":3,\"more\":true}\n{\"r\":\"news\"}\n",
+            "{\"r\":\"header\",\"version\":4,\"more\":true}\n{\"r\":\"news\"}\n",
         )
     });
     let error = Ledger::open(&host).await.err().unwrap();
@@ -173,8 +173,8 @@ async fn a_newer_form_is_refused() {
         matches!(
             error,
             LedgerError::Newer {
-                found: 3,
-                known: 2,
+                found: 4,
+                known: 3,
                 ..
             }
         ),

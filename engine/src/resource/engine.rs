@@ -121,6 +121,11 @@ pub(crate) fn ends(undo: &Undo) -> bool {
     }
 }
 
+/// Whether an undo would set back what the networks of containers need.
+pub(crate) fn needs(undo: &Undo) -> bool {
+    matches!(undo, Undo::SetSysctl { key, .. } if key == "net.ipv4.ip_forward" || key.starts_with("net.bridge."))
+}
+
 /// Whether a unit is one of the engine.
 pub(crate) fn is_unit(name: &str) -> bool {
     UNITS.contains(&name)

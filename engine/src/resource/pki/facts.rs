@@ -41,6 +41,12 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
+    /// Whether it has begun and is not over.
+    #[must_use]
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
     /// When it is due for renewal: at two thirds of its life.
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {

@@ -175,8 +175,8 @@ pub(super) async fn carry_out(
                 .await
         }
         (Some(Rotation::Switch), Stage::Begun) => {
-            Authority::can_succeed(&spec.name, &files.next_certificate.1, &files.next_key.1)
-                .map_err(failed)?;
+            let (next, key) = (&files.next_certificate.1, &files.next_key.1);
+            Authority::can_succeed(&spec.name, next, key, cx.host.now()).map_err(failed)?;
             switch(files, cx, receipt).await
         }
         (Some(Rotation::Finish), Stage::Switched) => {

@@ -70,8 +70,15 @@ impl Authority {
         name: &str,
         certificate: &Content,
         key: &Content,
+        now: SystemTime,
     ) -> Result<(), PkiError> {
         match Self::from_contents(name, certificate, key)? {
+            Some(its) if !its.facts().is_valid_at(now) => Err(PkiError::OutsideValidity {
+                authority: format!("{name}, its successor"),
+                now: show(now),
+                from: show(its.facts().not_before),
+                until: show(its.facts().not_after),
+            }),
             Some(its) if its.can_sign() => Ok(()),
             _ => Err(precious(
                 name,
@@ -167,7 +174,7 @@ impl Authority {
         let key = self.key.as_ref().ok_or_else(|| PkiError::NoKey {
             authority: self.name.clone(),
         })?;
-        if now < facts.not_before || now >= facts.not_after {
+        if !facts.is_valid_at(now) {
             return Err(PkiError::OutsideValidity {
                 authority: self.name.clone(),
                 now: show(now),
