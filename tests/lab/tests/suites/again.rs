@@ -1,4 +1,4 @@
-//! A second apply: nothing changes, nothing restarts, no file is written.
+//! A second apply: nothing changes, nothing restarts, no file is written; and what cannot change is refused.
 
 use lab_suites::{Standing, changes, listing, shared};
 
@@ -48,4 +48,25 @@ fn without_a_virtual_ip_keepalived_is_not_even_installed() {
         .check(&["--only", "keepalived"])
         .exits(0)
         .says(&["skipped"]);
+}
+
+/// What a dry run would not tell, nobody could believe it for.
+#[test]
+fn settings_that_cannot_change_are_refused_by_prediction_and_apply_alike() {
+    let Some(master) = shared() else {
+        return;
+    };
+    for (key, value) in [
+        ("CONTAINERS_CIDR", "10.50.0.0/16"),
+        ("ETCD_DATA_DIR", "/var/other"),
+    ] {
+        master.configure(&[(key, value)]);
+        let stands = format!("use {key}={value} on this host: it stands with");
+        for verb in ["diff", "plan", "apply"] {
+            let told = master.nodelet(&[verb, "--role", "pf9-kube"]).exits(1);
+            let _ = told.says(&[&stands]);
+        }
+    }
+    master.configure(&[]);
+    let _ = master.nodelet(&["diff"]).exits(0);
 }
