@@ -163,12 +163,13 @@ impl Before {
     }
 }
 
-/// A container of ours that the ledger knows nothing of: one of somebody else with our name is refused.
-fn container(image: &str) -> ContainerConfig {
+/// A container that is neither the role's nor a pod's.
+#[must_use]
+pub fn somebody_elses(name: &str) -> ContainerConfig {
     ContainerConfig {
-        name: "app".to_owned(),
-        image: image.to_owned(),
-        command: vec!["theirs".to_owned()],
+        name: name.to_owned(),
+        image: "somebody/else:1".to_owned(),
+        command: Vec::new(),
         env: BTreeMap::new(),
         mounts: Vec::new(),
         host_network: false,
@@ -176,11 +177,22 @@ fn container(image: &str) -> ContainerConfig {
         privileged: false,
         capabilities: Vec::new(),
         user: String::new(),
+        restart: RestartPolicy::No,
+        labels: BTreeMap::new(),
+    }
+}
+
+/// A container of ours that the ledger knows nothing of: one of somebody else with our name is refused.
+fn container(image: &str) -> ContainerConfig {
+    ContainerConfig {
+        image: image.to_owned(),
+        command: vec!["theirs".to_owned()],
         restart: RestartPolicy::UnlessStopped,
         labels: BTreeMap::from([
             ("app".to_owned(), "theirs".to_owned()),
             ("pf9.io/owner".to_owned(), "nodelet".to_owned()),
         ]),
+        ..somebody_elses("app")
     }
 }
 

@@ -1,12 +1,10 @@
 //! What is on a host and not ours: it is not ended, not replaced, not removed, whatever its name.
 
-use std::collections::BTreeMap;
-
-use behaviour::{Bringup, block_on};
+use behaviour::{Bringup, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner};
 use engine::facts::{Facts, Listener};
 use engine::host::fake::FakeHost;
-use engine::host::{ContainerConfig, Containers as _, Files as _, RestartPolicy};
+use engine::host::{Containers as _, Files as _};
 use engine::resource::MaskedSecrets;
 
 /// A host with docker, where somebody runs containers with the names that the role uses.
@@ -14,20 +12,7 @@ fn inhabited(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
     host.meddle(|world| world.image("somebody/else:1"));
     for name in ["etcd", "proxy"] {
-        let theirs = ContainerConfig {
-            name: name.to_owned(),
-            image: "somebody/else:1".to_owned(),
-            command: Vec::new(),
-            env: BTreeMap::new(),
-            mounts: Vec::new(),
-            host_network: false,
-            host_pid: false,
-            privileged: false,
-            capabilities: Vec::new(),
-            user: String::new(),
-            restart: RestartPolicy::No,
-            labels: BTreeMap::new(),
-        };
+        let theirs = somebody_elses(name);
         block_on(host.create_container(&theirs)).expect("it is made");
         block_on(host.start_container(name)).expect("it is started");
     }

@@ -1,12 +1,10 @@
 //! What others bring to a host while the role stands on it, between two cleans, or before: a clean takes back what is ours,
 //! and nothing of theirs.
 
-use std::collections::BTreeMap;
-
-use behaviour::{Bringup, Cut, Run, block_on};
+use behaviour::{Bringup, Cut, Run, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
-use engine::host::{ContainerConfig, Containers as _, RestartPolicy, Services as _, Space};
+use engine::host::{Containers as _, Services as _, Space};
 use engine::ledger::Record;
 
 /// A host on which the role has been brought about, after `meddle`.
@@ -30,20 +28,7 @@ fn cleaned(host: &FakeHost, purge: bool) -> Run {
 /// A container of somebody else, which runs.
 fn stranger(host: &FakeHost) {
     host.meddle(|world| world.image("somebody/else:1"));
-    let theirs = ContainerConfig {
-        name: "theirs".to_owned(),
-        image: "somebody/else:1".to_owned(),
-        command: Vec::new(),
-        env: BTreeMap::new(),
-        mounts: Vec::new(),
-        host_network: false,
-        host_pid: false,
-        privileged: false,
-        capabilities: Vec::new(),
-        user: String::new(),
-        restart: RestartPolicy::No,
-        labels: BTreeMap::new(),
-    };
+    let theirs = somebody_elses("theirs");
     block_on(host.create_container(&theirs)).expect("it is made");
     block_on(host.start_container("theirs")).expect("it is started");
 }
