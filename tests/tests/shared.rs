@@ -195,8 +195,17 @@ fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
             .iter()
             .any(|record| matches!(record, Record::End { .. }))
     };
-    let cut = Cut::all(&host).into_iter().rfind(|cut| !ended(cut));
-    let cut = cut.expect("it was not over from the start").host;
+    let cuts = Cut::all(&host);
+    let stands = |cut: &Cut| {
+        let records = Bringup::records(&cut.host);
+        let its = |record: &Record| matches!(record, Record::Stands { phase, .. } if phase.as_str() == "etcd");
+        records.iter().any(its)
+    };
+    // In the midst of the phase, and in the last one.
+    let midst = cuts.iter().rfind(|cut| !stands(cut));
+    let midst = midst.expect("it did not stand from the start").host.fork();
+    let cut = cuts.iter().rfind(|cut| !ended(cut));
+    let cut = cut.expect("it was not over from the start").host.fork();
     let phases = || bringup.plan.phases.iter();
     let etcd = phases().find(|phase| phase.name.as_str() == "etcd");
     let etcd = etcd.expect("a master has it");
@@ -204,11 +213,13 @@ fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
         let state = block_on(host.container("etcd")).expect("docker answers");
         state.is_some()
     };
-    // Another plan fails.
-    let other = cut.fork();
-    let run = bringup.doomed(etcd).apply_phase(&other, etcd);
-    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
-    assert!(runs(&other), "{}", run.text());
+    // Another plan fails: it takes back what it has done itself.
+    for other in [&midst, &cut] {
+        let other = other.fork();
+        let run = bringup.doomed(etcd).apply_phase(&other, etcd);
+        assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        assert!(runs(&other), "{}", run.text());
+    }
     // The same plan fails.
     let same = cut.fork();
     same.meddle(|world| world.break_container("etcd", true));
