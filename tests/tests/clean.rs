@@ -1,9 +1,10 @@
 //! A clean on a fake host, from the ledger alone: after it the host is as it was before the role came.
 
-use behaviour::{Bringup, block_on};
+use behaviour::{Bringup, Scripts, block_on};
 use engine::exec::{Event, Outcome};
 use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan};
+use engine::ledger::{Cause, Why};
 use engine::plan::Probe;
 
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
@@ -205,4 +206,55 @@ fn a_host_that_we_never_touched_stays_untouched() {
         "{}",
         clean.text()
     );
+}
+
+#[test]
+fn data_that_is_to_be_kept_from_now_on_is_kept() {
+    let script = |keep: &str| {
+        let script = format!(
+            "phase(\"data\").about(\"Has some.\").nodes([\"master\"]);\ndirectory(\"/var/lib/data\"){keep};\n"
+        );
+        Bringup::of_scripts(&Scripts::default().phase("data", &script))
+    };
+    let (before, since) = (script(""), script(".keep()"));
+    let host = FakeHost::new();
+    assert_eq!(before.apply(&host).outcome, Outcome::Converged);
+    let run = since.apply(&host);
+    assert_eq!(run.changes(), Vec::<String>::new(), "{}", run.text());
+    host.clear_journal();
+    let run = since.apply(&host);
+    assert_eq!(
+        host.mutations(),
+        0,
+        "it is written down once: {}",
+        run.text()
+    );
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    let stands = || block_on(host.entry("/var/lib/data".as_ref())).expect("it can be looked at");
+    assert!(stands().is_some(), "{}", clean.text());
+    let purge = Bringup::clean(&host, true);
+    assert!(stands().is_none(), "{}", purge.text());
+}
+
+#[test]
+fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    let _ = bringup.apply(&host);
+    let records = Bringup::records(&host);
+    for (thing, phase) in [
+        ("KUBE-SVC-XGLOHA7QRQ3V22RZ", "kube-proxy"),
+        ("net.ipv4.conf.all.route_localnet", "kube-proxy"),
+        ("kernel.panic", "kubelet"),
+        ("/var/lib/dockershim", "kubelet"),
+    ] {
+        let why = Why::of(&records, thing);
+        let its = |cause: &&Cause| cause.step.phase() == Some(phase) && cause.span.is_some();
+        assert!(
+            why.causes.iter().any(|cause| its(&cause)),
+            "{thing}: {why:#?}"
+        );
+    }
+    assert!(!Why::of(&records, "d").is_known(), "a name is whole");
 }

@@ -1,13 +1,14 @@
 //! One phase: its steps in order, its checks, and its rollback when one of them fails.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use super::advice::{self, chain};
 use super::event::{Event, Failure, Outcome};
-use super::session::Session;
+use super::session::{Noted, Session};
 use super::step::{Done, millis};
 use super::{Mode, Runner};
+use crate::host::HostError;
 use crate::ledger::LedgerError;
 use crate::plan::{PlannedPhase, PlannedStep, Span};
 use crate::resource::{
@@ -36,6 +37,15 @@ struct Trouble {
     error: ResourceError,
 }
 
+/// The way back of a phase that failed.
+struct Back<'a> {
+    undos: &'a [Undo],
+    /// Those of a step that was given up when its time was out: whoever was asked for its effects may still bring them about.
+    doubtful: &'a [Undo],
+    /// What was noted of its `on_rollback` steps.
+    ways_back: &'a [&'a PlannedStep],
+}
+
 impl Runner<'_> {
     /// Runs a phase to its end, whatever that is.
     pub(super) async fn phase(&self, phase: &PlannedPhase, session: &Session<'_>) -> PhaseResult {
@@ -57,7 +67,7 @@ impl Runner<'_> {
             about: phase.about.clone(),
         });
         // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
-        let done = Mutex::new(session.done_before(name).await);
+        let done = Noted::after(session.done_before(name).await);
         let ways_back = OnceLock::new();
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
@@ -98,7 +108,7 @@ impl Runner<'_> {
             Some(Cut::Interrupted(trouble)) => {
                 result.outcome = Outcome::Interrupted;
                 let failure = match trouble {
-                    Some(trouble) => Some(self.failure(phase, trouble).await),
+                    Some(trouble) => Some(self.failure(phase, trouble, session.mode).await),
                     None => None,
                 };
                 self.events.emit(Event::PhaseInterrupted {
@@ -110,17 +120,29 @@ impl Runner<'_> {
             }
             Some(Cut::Failed(trouble)) => {
                 result.outcome = Outcome::Failed;
-                let failure = self.failure(phase, trouble).await;
+                let out_of_time = matches!(
+                    trouble.error,
+                    ResourceError::Host(HostError::Deadline { .. })
+                );
+                let failure = self.failure(phase, trouble, session.mode).await;
                 let noted = session.failed(&phase.name, &failure).await;
                 self.events.emit(Event::PhaseFailed {
                     phase: name.clone(),
                     failure,
                 });
                 if session.mode == Mode::Apply {
-                    let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+                    let (undos, last_step) = done.into_parts();
+                    let doubtful = match out_of_time {
+                        true => &undos[last_step..],
+                        false => &[],
+                    };
                     let ways_back = ways_back.into_inner().unwrap_or_default();
-                    self.roll_back(phase, session, &undos, &ways_back, noted.err())
-                        .await;
+                    let back = Back {
+                        undos: &undos,
+                        doubtful,
+                        ways_back: &ways_back,
+                    };
+                    self.roll_back(phase, session, &back, noted.err()).await;
                 }
             }
         }
@@ -140,8 +162,12 @@ impl Runner<'_> {
     }
 
     /// What went wrong, with what was found near it and the next thing to try.
-    async fn failure(&self, phase: &PlannedPhase, trouble: Trouble) -> Failure {
-        let found = advice::look_around(phase, self.host).await;
+    async fn failure(&self, phase: &PlannedPhase, trouble: Trouble, mode: Mode) -> Failure {
+        let found = match mode {
+            Mode::Apply => advice::look_around(phase, self.host).await,
+            // What a simulated host says of itself is nothing that was found.
+            Mode::DryRun => Vec::new(),
+        };
         Failure {
             what: trouble.what,
             span: trouble.span,
@@ -155,7 +181,7 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
-        done: &Mutex<Vec<Undo>>,
+        done: &Noted,
         result: &mut PhaseResult,
     ) -> Result<(), Cut> {
         self.note_clean_lane(phase, session)
@@ -168,29 +194,27 @@ impl Runner<'_> {
                 })
             })?;
         for step in &phase.steps {
+            let trouble = |error| Trouble {
+                what: format!("{} {}", step.spec.kind(), step.spec.label()),
+                span: step.span.clone(),
+                error,
+            };
+            done.next_step();
             self.claim(phase, step, session, done)
                 .await
-                .map_err(|error| {
-                    Cut::Failed(Trouble {
-                        what: format!("{} {}", step.spec.kind(), step.spec.label()),
-                        span: step.span.clone(),
-                        error,
-                    })
-                })?;
+                .map_err(|error| Cut::Failed(trouble(error)))?;
             if self.cancel.is_cancelled() {
                 return Err(Cut::Interrupted(None));
             }
             let mut receipt = session.receipt(&phase.name, step, done);
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => result.changed += 1,
-                Ok(Done::Unchanged) => result.unchanged += 1,
-                Err(error) => {
-                    return Err(self.cut(Trouble {
-                        what: format!("{} {}", step.spec.kind(), step.spec.label()),
-                        span: step.span.clone(),
-                        error,
-                    }));
+                Ok(Done::Unchanged) => {
+                    result.unchanged += 1;
+                    let kept = session.keep(&phase.name, step).await;
+                    kept.map_err(|error| Cut::Failed(trouble(error)))?;
                 }
+                Err(error) => return Err(self.cut(trouble(error))),
             }
         }
         for check in &phase.checks {
@@ -257,7 +281,7 @@ impl Runner<'_> {
         phase: &PlannedPhase,
         step: &PlannedStep,
         session: &Session<'_>,
-        done: &Mutex<Vec<Undo>>,
+        done: &Noted,
     ) -> ResourceResult<()> {
         let Spec::Directory(its) = &step.spec else {
             return Ok(());
@@ -338,13 +362,14 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
-        undos: &[Undo],
-        ways_back: &[&PlannedStep],
+        way: &Back<'_>,
         unwritten: Option<LedgerError>,
     ) {
         let mut errors = Vec::new();
         let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
-        for (undo, result) in revert_each(undos, self.host).await {
+        let doubtful = way.doubtful.iter().filter(|undo| undo.may_come_late());
+        stuck.extend(doubtful.map(Undo::about));
+        for (undo, result) in revert_each(way.undos, self.host).await {
             match result {
                 Ok(()) => back.insert(undo.about()),
                 Err(error) => {
@@ -356,7 +381,7 @@ impl Runner<'_> {
         let lane = session.lane_begun_here(&phase.name).await;
         // Where nothing was done there is nothing to come back from. A command may have done something without an undo.
         let has_begun = session.has_begun(&phase.name).await;
-        let ways_back = ways_back.iter().copied().filter(|_| has_begun);
+        let ways_back = way.ways_back.iter().copied().filter(|_| has_begun);
         // Then what its things left behind: nothing of it was there before this run.
         for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
             // A way back needs no way back of its own.
@@ -368,7 +393,7 @@ impl Runner<'_> {
         // What could not be taken back stays in the ledger, for a clean to try again, and nothing else: what comes to stand
         // in its place is somebody else's.
         let mut written = None;
-        if errors.is_empty() {
+        if errors.is_empty() && stuck.is_empty() {
             written = session.reverted(phase, None).await.err();
         } else {
             for thing in back.difference(&stuck) {
@@ -385,7 +410,7 @@ impl Runner<'_> {
         );
         self.events.emit(Event::PhaseRolledBack {
             phase: phase.name.clone(),
-            reverted: undos.len(),
+            reverted: way.undos.len(),
             errors,
         });
     }

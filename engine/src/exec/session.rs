@@ -168,6 +168,20 @@ impl<'a> Session<'a> {
         live.iter().any(|live| live.undo.about() == thing)
     }
 
+    /// Writes down that what a step did is to be kept, where that was decided after it was done.
+    pub(super) async fn keep(&self, phase: &PhaseName, step: &PlannedStep) -> ResourceResult<()> {
+        let Some(book) = self.book.as_ref().filter(|_| step.policy.keep) else {
+            return Ok(());
+        };
+        for live in book.ledger.live().await {
+            if live.step == step.id && !live.keep {
+                let log = book.ledger.step_log(book.run().await?, phase, step);
+                log.note(&live.undo).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A receipt for one step.
     ///
     /// Undos that a rollback carries out go to `done` as well.
@@ -175,7 +189,7 @@ impl<'a> Session<'a> {
         &'s self,
         phase: &'s PhaseName,
         step: &'s PlannedStep,
-        done: &'s Mutex<Vec<Undo>>,
+        done: &'s Noted,
     ) -> Receipt<'s> {
         match &self.book {
             Some(book) => Receipt::logged(Box::new(StepBook {
@@ -319,12 +333,39 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Undos of a phase that a rollback carries out, in the order in which they were noted, and where those of the last step begin.
+pub(super) struct Noted(Mutex<(Vec<Undo>, usize)>);
+
+impl Noted {
+    /// What runs did that this one carries on.
+    pub(super) fn after(before: Vec<Undo>) -> Self {
+        let begins = before.len();
+        Self(Mutex::new((before, begins)))
+    }
+
+    /// The next step begins.
+    pub(super) fn next_step(&self) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.1 = noted.0.len();
+    }
+
+    fn push(&self, undo: Undo) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.0.push(undo);
+    }
+
+    /// All of them, and where those of the last step begin.
+    pub(super) fn into_parts(self) -> (Vec<Undo>, usize) {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Writes the undos of one step.
 struct StepBook<'s, 'a> {
     book: &'s Book<'a>,
     phase: &'s PhaseName,
     step: &'s PlannedStep,
-    done: &'s Mutex<Vec<Undo>>,
+    done: &'s Noted,
 }
 
 #[async_trait]
@@ -335,10 +376,7 @@ impl UndoLog for StepBook<'_, '_> {
         log.note(undo).await?;
         // What is to be kept outlives a rollback.
         if !self.step.policy.keep {
-            self.done
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(undo.clone());
+            self.done.push(undo.clone());
         }
         Ok(())
     }

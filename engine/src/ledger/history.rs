@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::standing::{live, span_of};
+use super::standing::{clean_lanes_noted, live, span_of};
 use super::{Record, RunId};
 use crate::exec::{Failure, Outcome, Verb};
 use crate::plan::{PhaseName, Span, StepId};
-use crate::resource::Action;
+use crate::resource::{Action, Spec};
 
 /// The runs of a host, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,7 +54,7 @@ pub struct RunPhase {
 /// Whose a thing is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
-    /// The thing, as the undo names it.
+    /// The thing, as the undo names it; or what a clean will do about it.
     pub thing: String,
     /// The step that brought it about.
     pub step: StepId,
@@ -162,7 +162,7 @@ impl Why {
     /// What these records know about `thing`: a phase, a step, a path, the name of a container, unit …
     #[must_use]
     pub fn of(records: &[Record], thing: &str) -> Self {
-        let causes: Vec<Cause> = live(records)
+        let mut causes: Vec<Cause> = live(records)
             .into_iter()
             .filter(|live| {
                 is_about(&live.undo.about(), thing)
@@ -177,6 +177,7 @@ impl Why {
                 keep: live.keep,
             })
             .collect();
+        causes.extend(left_behind(records, thing));
         let mut attempts = Vec::new();
         for run in History::of(records).runs {
             for (phase, mut done) in run.phases {
@@ -187,7 +188,7 @@ impl Why {
                 let failed_here = done
                     .failure
                     .as_ref()
-                    .is_some_and(|f| whole || f.what.ends_with(thing));
+                    .is_some_and(|f| whole || is_about(&f.what, thing));
                 if done.steps.is_empty() && !failed_here {
                     continue;
                 }
@@ -213,6 +214,30 @@ impl Why {
     pub fn is_known(&self) -> bool {
         !self.causes.is_empty() || !self.attempts.is_empty()
     }
+}
+
+/// What the things of a phase leave behind without having been made by a step: kernel settings, chains, interfaces, traces.
+fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    for (run, phase, steps) in clean_lanes_noted(records) {
+        for step in steps {
+            let label = step.spec.label();
+            let named = match &step.spec {
+                Spec::FirewallChains(_) => thing.starts_with(&label),
+                _ => label == thing,
+            };
+            if named || is_step(&step.id, thing) || phase.as_str() == thing {
+                causes.push(Cause {
+                    thing: format!("{} {label}, left by what runs", step.spec.kind()),
+                    step: step.id,
+                    span: Some(step.span),
+                    run,
+                    keep: step.policy.keep,
+                });
+            }
+        }
+    }
+    causes
 }
 
 /// `file /etc/x` is about `/etc/x`; `packages a b` is about `a`; `running unit docker.service` about `docker`.

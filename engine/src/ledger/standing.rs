@@ -365,6 +365,14 @@ pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep
     lanes.map(|lane| (lane.phase, lane.steps)).collect()
 }
 
+/// The same with the runs that wrote them down.
+pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
+    let lanes = Standing::of(records).lanes.into_iter();
+    lanes
+        .map(|lane| (lane.run, lane.phase, lane.steps))
+        .collect()
+}
+
 /// The steps of a phase's clean lane, and whether it has holes; `None` if it has none.
 pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
     let mut lanes = Standing::of(records).lanes.into_iter();

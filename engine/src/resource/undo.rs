@@ -286,16 +286,21 @@ impl Kept {
             return Ok(bytes.clone());
         }
         let bytes = host.read(&self.path(), super::READ_LIMIT).await?;
-        let bytes = bytes.ok_or_else(|| ResourceError::Missing {
-            what: format!("find the previous content in {}", self.path().display()),
-        })?;
+        let path = self.path();
+        let lost = |what: String| ResourceError::Unmet {
+            what,
+            next: format!(
+                "bring {} back from a backup of this host: nobody else knows what was there before",
+                path.display()
+            ),
+        };
+        let bytes = bytes
+            .ok_or_else(|| lost(format!("find the previous content in {}", path.display())))?;
         if crate::plan::hex(&sha2::Sha256::digest(&bytes)) != self.sha256 {
-            return Err(ResourceError::Missing {
-                what: format!(
-                    "trust the previous content in {}: it has been changed",
-                    self.path().display()
-                ),
-            });
+            return Err(lost(format!(
+                "trust the previous content in {}: it has been changed",
+                path.display()
+            )));
         }
         Ok(bytes)
     }
@@ -378,6 +383,18 @@ impl Undo {
             }
             _ => None,
         }
+    }
+
+    /// Whether its effect is brought about by somebody who was asked for it, and may still be at it after we have given up.
+    pub(crate) fn may_come_late(&self) -> bool {
+        matches!(
+            self,
+            Self::RemoveContainer { .. }
+                | Self::StopContainer { .. }
+                | Self::RemoveImage { .. }
+                | Self::StopUnit { .. }
+                | Self::DeleteObject { .. }
+        )
     }
 
     /// The place among those that come last, once all files are as they were; `None` for the others.
