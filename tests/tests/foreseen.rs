@@ -1,13 +1,16 @@
 //! What an apply would fail on is told by the dry run before it, which then does not pass for one that came to a good end.
 //! What cannot be told beforehand is told as that, and so is whatever hangs on it.
 
+use std::path::Path;
 use std::time::Duration;
 
-use behaviour::{Bringup, Run, Scripts};
+use behaviour::{Bringup, Run, Scripts, block_on};
 use engine::exec::{Event, Fidelity, Outcome};
-use engine::host::ClusterNode;
 use engine::host::fake::{FakeHost, World};
+use engine::host::{ClusterNode, Files as _};
+use engine::plan::{PlannedStep, StepId, Text};
 use engine::report::Review;
+use engine::resource::Spec;
 
 /// What is done to a host.
 type Harm<'a> = &'a dyn Fn(&mut World);
@@ -192,4 +195,59 @@ fn what_takes_in_a_late_value_is_known_after_apply() {
         registered(&bringup, &bare, None);
         assert_eq!(said(&bringup, &bare, kind), "created", "{readers}");
     }
+}
+
+#[test]
+fn what_can_no_longer_be_put_back_fails_a_dry_run_as_well() {
+    let of = |steps: &str| {
+        let script = format!(
+            "phase(\"app\").about(\"Has files.\").nodes([\"master\"]);\nfile(\"/etc/app/one\").content(\"1\");\n{steps}"
+        );
+        Bringup::of_scripts(&Scripts::default().phase("app", &script))
+    };
+    let host = FakeHost::new().with_file("/etc/app/two", "theirs");
+    let had = of("file(\"/etc/app/two\").content(\"ours\");\n");
+    assert_eq!(had.apply(&host).outcome, Outcome::Converged);
+    let content = Path::new("/var/opt/pf9/nodelet/content");
+    for name in block_on(host.list(content)).expect("it can be listed") {
+        host.meddle(|world| world.remove(content.join(&name)));
+    }
+    let has = of("");
+    let (run, text) = foreseen(&has, &host);
+    assert_eq!(run.outcome, Outcome::Failed, "{text}");
+    assert!(text.contains("find the previous content in"), "{text}");
+}
+
+#[test]
+fn an_object_that_is_to_go_is_not_there_when_nobody_answers() {
+    let mut bringup = Bringup::of("cp-1");
+    let mut phases = bringup.plan.phases.iter_mut();
+    let phase = phases.find(|phase| phase.name.as_str() == "api-ready");
+    let phase = phase.expect("there is one");
+    let is_manifest = |step: &&PlannedStep| matches!(step.spec, Spec::Manifest(_));
+    let mut gone = phase.steps.iter().find(is_manifest).expect("one").clone();
+    gone.id = StepId::new(&phase.name, "manifest", "app");
+    gone.policy.absent = true;
+    if let Spec::Manifest(its) = &mut gone.spec {
+        its.name = "app".to_owned();
+        let object =
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: app\n  namespace: kube-system\n";
+        its.text = Text::Known(object.to_owned());
+    }
+    let id = gone.id.clone();
+    phase.steps.push(gone);
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    // The API server is silent until etcd is back.
+    host.meddle(|world| world.remove_container("etcd"));
+    let predicted = bringup.predict(&host);
+    let done = bringup.apply(&host);
+    let fidelity = Fidelity::of(&predicted.events, &done.events);
+    let its = fidelity.misses.iter().find(|miss| miss.step == id);
+    assert_eq!(its, None, "{}", predicted.text());
+    assert!(
+        done.changes()
+            .iter()
+            .any(|step| step == "etcd/container:etcd")
+    );
 }

@@ -57,7 +57,8 @@ impl Runner<'_> {
             let (withdrawn, all_gone) = self.withdraw(&leftovers, &session).await?;
             totals.0 = withdrawn;
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
-                (Outcome::Converged, Mode::DryRun) if fits => Outcome::Predicted,
+                (Outcome::Converged, Mode::DryRun) if fits && all_gone => Outcome::Predicted,
+                (Outcome::Converged, Mode::DryRun) if fits => Outcome::Failed,
                 // All of it has been shown, yet an apply would not begin.
                 (Outcome::Converged | Outcome::Failed, Mode::DryRun) if !fits => Outcome::Refused,
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,

@@ -60,9 +60,10 @@ async fn memory(lower: &dyn Host, plan: &Plan) -> Memory {
             continue;
         }
         let as_planned = match reading.of(step) {
-            Told::AsPlanned => true,
-            Told::Never => false,
-            Told::Open => continue,
+            // An object that is to go is not there once that was done; without it somebody else may have made one.
+            Told::AsPlanned => !step.policy.absent,
+            Told::Never if !step.policy.absent => false,
+            Told::Never | Told::Open => continue,
         };
         match &step.spec {
             Spec::Node(node) => {

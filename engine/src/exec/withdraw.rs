@@ -174,8 +174,8 @@ impl<'r> Withdrawal<'r, '_, '_> {
         };
         match result {
             Ok(()) => self.gone(phase, thing).await?,
-            // That it will go has been told; how that ends cannot be simulated here.
-            Err(_) if self.session.mode == Mode::DryRun => {}
+            // That it will go has been told; how that ends cannot be simulated here, unless an apply would meet it as well.
+            Err(error) if self.session.mode == Mode::DryRun && !error.is_permanent() => {}
             // An image may be in use by what this very run replaces; the next one finds it free.
             Err(error)
                 if concerns_others(undo, &error) && !matches!(undo, Undo::RemoveImage { .. }) =>

@@ -179,6 +179,12 @@ impl<'a> Review<'a> {
                     failing.push(phase.as_str());
                     page.body.push_str(&would_fail(phase.as_str(), failure));
                 }
+                Event::CleanFailed {
+                    phase: Some(phase), ..
+                } => {
+                    failing.push(phase.as_str());
+                    page.body.push_str(&render(event, DETAIL));
+                }
                 Event::PhaseFinished { phase, .. } => {
                     text.push_str(&page.turn(phase.as_str(), all));
                 }
