@@ -1,6 +1,6 @@
 //! How the program answers: exit codes, messages, JSON, help.
 
-use behaviour::{Answer, Program, fixtures, golden};
+use behaviour::{Answer, Program, fixtures, golden, text};
 use serde_json::Value;
 
 #[test]
@@ -125,6 +125,32 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
         "{}",
         answer.out
     );
+}
+
+#[test]
+fn facts_of_a_host_at_its_role_are_told_to_describe_a_bare_one() {
+    let facts = text(fixtures("hosts/cp-1.yaml"));
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let standing = folder.path().join("standing.yaml");
+    std::fs::write(&standing, format!("{facts}stands: pf9-kube 1.20.2\n"))
+        .expect("a file in a directory of our own");
+    let standing = standing.display().to_string();
+    let told = "was taken where pf9-kube 1.20.2 stood";
+    let usual = Program::for_cp_1("plan", &[]).answer();
+    assert!(!usual.out.contains(told), "{}", usual.out);
+    let config = fixtures("settings/cp-1.yaml").display().to_string();
+    for verb in ["plan", "diff"] {
+        let arguments = [
+            verb, "--role", "pf9-kube", "--config", &config, "--facts", &standing,
+        ];
+        let answer = Program::nodelet(&arguments).answer();
+        assert!(
+            answer.out.contains(told),
+            "{verb}: {} {}",
+            answer.out,
+            answer.err
+        );
+    }
 }
 
 #[test]

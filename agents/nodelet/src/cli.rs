@@ -54,6 +54,8 @@ pub(crate) enum Command {
     /// List the role's phases for this host, in order.
     Phases(RoleArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
+    ///
+    /// What a role has brought is no part of it: on a host at its role the file describes a bare one of its kind.
     Facts,
     /// Take backups of this master's etcd, and look at them.
     #[command(subcommand)]

@@ -129,14 +129,10 @@ struct Work {
 
 impl Work {
     fn of(records: &[Record], purge: bool) -> Self {
-        let mut work = Self::default();
-        for record in records {
-            if let Record::Run { role, .. } = record
-                && !role.is_empty()
-            {
-                work.role.clone_from(role);
-            }
-        }
+        let mut work = Self {
+            role: Ledger::role_in(records).unwrap_or_default(),
+            ..Self::default()
+        };
         let (undos, kept): (Vec<LiveUndo>, Vec<LiveUndo>) = Ledger::live_in(records)
             .into_iter()
             .partition(|live| purge || !live.keep);

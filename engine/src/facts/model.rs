@@ -94,6 +94,9 @@ pub struct Facts {
     /// Digests of the role's preconditions that were met here before it came: it listens on its ports by now.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub met_before: BTreeSet<String>,
+    /// The role that stood on the host when the facts were taken, by its ledger. What it brought is no part of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands: Option<String>,
     /// What could not be learnt, and why.
     #[serde(default)]
     pub unknown: BTreeMap<String, String>,
@@ -135,6 +138,7 @@ impl Facts {
             earlier_clusters: Vec::new(),
             files: BTreeMap::new(),
             met_before: BTreeSet::new(),
+            stands: None,
             unknown: BTreeMap::new(),
         }
     }

@@ -404,6 +404,18 @@ impl<'a> Ledger<'a> {
         Standing::of(records).phases(records)
     }
 
+    /// The role of the last run that had one, if anything stands that it may be owed to.
+    #[must_use]
+    pub fn role_in(records: &[Record]) -> Option<String> {
+        if Self::phases_in(records).is_empty() {
+            return None;
+        }
+        records.iter().rev().find_map(|record| match record {
+            Record::Run { role, .. } if !role.is_empty() => Some(role.clone()),
+            _ => None,
+        })
+    }
+
     /// The clean lane of a phase, if one of these runs wrote it down.
     pub async fn lane_of(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<PlannedStep> {
         Standing::of(&self.pages.lock().await.records).lane_of(runs, phase)

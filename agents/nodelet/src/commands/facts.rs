@@ -5,16 +5,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use engine::facts;
 use engine::host::live::LiveHost;
+use engine::ledger::Ledger;
 
 use super::say;
 use crate::exit::Exit;
 
 pub(crate) async fn facts() -> Result<Exit> {
     let host = LiveHost::new();
-    let facts = tokio::time::timeout(Duration::from_secs(30), facts::gather(&host))
+    let mut facts = tokio::time::timeout(Duration::from_secs(30), facts::gather(&host))
         .await
         .context("learn about this host within 30s")?
         .context("learn about this host")?;
+    // Who may not read the ledger is told the rest.
+    let records = Ledger::read(&host).await.unwrap_or_default();
+    facts.stands = Ledger::role_in(&records);
     // The content of files stays here: one of them may hold a proxy's password.
     say(&facts.without_files().to_yaml()?);
     Ok(Exit::Ok)

@@ -36,6 +36,7 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
         lines(&events);
     } else {
         say(&review.plan());
+        say(&about_facts(&args.role, &inputs));
     }
     Ok(if review.complete() {
         Exit::Ok
@@ -60,6 +61,7 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
         say("nothing to repair: every check holds or cannot be made\n");
     } else {
         say(&review.diff());
+        say(&about_facts(role, &inputs));
     }
     Ok(match review.totals().pending() {
         _ if events.is_empty() => Exit::Ok,
@@ -68,6 +70,17 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
         0 if !args.repair => Exit::Ok,
         _ => Exit::Pending,
     })
+}
+
+/// What a reader of a prediction from a file has to know of the file.
+fn about_facts(role: &RoleArgs, inputs: &Inputs) -> String {
+    match (&role.facts, &inputs.facts.stands) {
+        (Some(path), Some(stands)) => format!(
+            "{} was taken where {stands} stood, and says nothing of what it brought: this is a bring-up of a bare host of that kind\n",
+            path.display()
+        ),
+        _ => String::new(),
+    }
 }
 
 async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<Inputs> {
