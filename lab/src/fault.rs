@@ -28,6 +28,28 @@ pub struct Fault {
     pub vip: bool,
 }
 
+/// Nor does its repair: what no event tells of waits for a pass, and those are a minute apart.
+const REPAIRED: Duration = Duration::from_secs(150);
+
+/// Prints the nanoseconds from a fault to its repair.
+const MEASURE: &str = r#"
+whole() { ( @WHOLE@ ) > /dev/null 2>&1; }
+began=$(date +%s%N)
+( set -e -o pipefail; @BREAKS@ ) >&2 || exit 8
+while :; do
+    now=$(date +%s%N)
+    [ $((now - began)) -lt $((@SECONDS@ * 1000000000)) ] || exit 9
+    if whole; then
+        after=$(date +%s%N)
+        sleep 1
+        whole && break
+    else
+        sleep 0.1
+    fi
+done
+echo $((after - began))
+"#;
+
 /// Asks the API server of the host itself, as its administrator.
 const KUBECTL: &str = "kubectl() { command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml \"$@\"; }\n\
     node_is_ready() { kubectl get node --no-headers | awk '{print $2}' | grep -qx 'Ready'; }\n\
@@ -257,6 +279,32 @@ impl Fault {
     /// The script failed: the host is not one that can break like this.
     pub fn strike(&self, host: &Host, vip: &str) -> Result<()> {
         self.run(host, vip, self.breaks).map(drop)
+    }
+
+    /// Brings it about, and tells how long the host took until it was whole and stayed so for a second. Measured on the host, so that
+    /// no client's way there counts.
+    ///
+    /// # Errors
+    /// The host cannot break like this, or is not whole again within two and a half minutes.
+    pub fn repaired_within(&self, host: &Host, vip: &str) -> Result<Duration> {
+        let script = MEASURE
+            .replace("@BREAKS@", self.breaks)
+            .replace("@WHOLE@", self.whole)
+            .replace("@SECONDS@", &REPAIRED.as_secs().to_string());
+        let script = self.script(vip, &script);
+        let limit = REPAIRED + LIMIT;
+        let output = host.exec_within(&["bash", "-c", &script], None, limit)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let nanoseconds = said.trim().parse().ok().filter(|_| output.status.success());
+        nanoseconds.map(Duration::from_nanos).with_context(|| {
+            format!(
+                "the host `{}` is not whole {} s after the fault `{}`: {}",
+                host.name(),
+                REPAIRED.as_secs(),
+                self.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            )
+        })
     }
 
     /// Whether the host is whole.
