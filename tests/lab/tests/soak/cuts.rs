@@ -49,7 +49,7 @@ fn steps_of_a_bring_up(master: &Master) -> usize {
 }
 
 /// Where the cuts are, from the first step to the last.
-fn points(steps: usize) -> Vec<usize> {
+pub(crate) fn points(steps: usize) -> Vec<usize> {
     (0..POINTS)
         .map(|point| 1 + point * (steps - 1) / (POINTS - 1))
         .collect()

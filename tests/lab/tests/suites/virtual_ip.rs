@@ -84,6 +84,20 @@ fn the_api_answers_on_the_virtual_ip() {
         "nothing was restarted, keepalived neither"
     );
 
+    // Another interface that is not there is refused, and the node goes on.
+    master.configure(&[("MASTER_VIP_IFACE", "none0")]);
+    for verb in ["diff", "apply"] {
+        let told = master.nodelet(&[verb, "--role", ROLE]).exits(1);
+        let _ = told.says(&["there is no link none0", "MASTER_VIP_IFACE"]);
+    }
+    master.configure(&[]);
+    assert_eq!(
+        Standing::of(&master),
+        running,
+        "what was refused has touched nothing"
+    );
+    master.check(&[]).exits(0);
+
     // An API server that is not ready gives the address up.
     master.sh("systemctl stop pf9-kubelet; docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs docker stop");
     master.wait_for(

@@ -1,0 +1,69 @@
+//! The power of a virtual machine is cut while nodeletd brings its node up: each boot goes on by itself from what was on the disk.
+//!
+//! The points are steps that the ledger has begun; the emulator is killed there, so what the machine's kernel had not written yet
+//! is lost. The cuts follow each other within one bring-up: none is repaired by hand.
+
+use std::time::Duration;
+
+use lab::Image;
+use lab_suites::Master;
+
+use crate::cuts::points;
+
+/// Until the next point, or the end, is reached: emulated, so minutes.
+const ON_THE_WAY: Duration = Duration::from_secs(1500);
+/// How many steps of the bring-up have been begun, each counted once.
+const BEGUN: &str = r#"grep -s '"r":"intent"' /var/opt/pf9/nodelet/ledger.jsonl | grep -o '"step":"[^"]*"' | sort -u | wc -l"#;
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
+    let Some(master) = Master::create("power", Image::Machine, false) else {
+        return;
+    };
+    master.configure(&[("KUBE_SERVICE_STATE", "true")]);
+    let predicted = master.nodelet(&["diff", "--json"]).exits(2);
+    let steps = predicted.events("step_changing").len();
+    // The role itself is no part of what is cut.
+    master.sh("systemctl enable pf9-nodeletd; sync; systemctl start --no-block pf9-nodeletd");
+    for (number, point) in points(steps).into_iter().enumerate() {
+        let reached = format!("test \"$({BEGUN})\" -ge {point}");
+        master.wait_for(&format!("step {point} of {steps}"), &reached, ON_THE_WAY);
+        let at = master.sh(BEGUN);
+        master.host().kill().expect("the emulator is killed");
+        master.host().start().expect("the machine boots");
+        nothing_is_half(&master);
+        println!("cut {number}: {at} of {steps} steps had been begun");
+    }
+    let content = "nodelet check --role pf9-kube";
+    master.wait_for("nodelet is content", content, ON_THE_WAY);
+    master.apply(&[]).exits(0).changes_nothing();
+    let history = master.sh("nodelet history");
+    assert!(!history.contains("clean"), "{history}");
+    let status = master.sh("cat /var/opt/pf9/kube_status");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("it is whole");
+    assert_eq!(status["pf9_kube_node_state"], "ok", "{status}");
+    let parts =
+        master.sh("find /etc /opt /usr /var/opt /var/lib/kubelet -xdev -name '.nodelet-*.part'");
+    assert_eq!(parts, "", "nothing half made is left");
+    let _ = master.nodelet(&["clean", "--purge"]).exits(0);
+    let left = master
+        .sh("docker ps --all --quiet; find /etc/pf9/kube.d /opt/cni -type f 2>/dev/null || true");
+    assert_eq!(left, "", "nothing is left after a clean");
+}
+
+/// What a reader meets after a cut is whole, or is not there.
+fn nothing_is_half(master: &Master) {
+    let _ = master.nodelet(&["history", "--json"]).exits(0);
+    let status = master.sh("cat /var/opt/pf9/kube_status 2>/dev/null || echo '{}'");
+    let status: Result<serde_json::Value, _> = serde_json::from_str(&status);
+    assert!(status.is_ok(), "kube_status: {status:?}");
+    // What is made of a key belongs to it, or is not there yet.
+    master.sh(
+        "for key in $(find /etc/pf9/kube.d -name '*.key' 2>/dev/null); do
+             certificate=${key%.key}.crt
+             [ -e $certificate ] || continue
+             test \"$(openssl pkey -in $key -pubout)\" = \"$(openssl x509 -in $certificate -noout -pubkey)\"
+         done",
+    );
+}
