@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::time::Instant;
 
 use super::api::Etcd;
@@ -120,7 +120,7 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
             Err(error) => error,
         };
         if let Some(why) = throwaway.ended().await? {
-            bail!("start an etcd on the restored snapshot: {why}");
+            return Err(why).context("start an etcd on the restored snapshot");
         }
         if Instant::now() >= until {
             return Err(error).with_context(|| {

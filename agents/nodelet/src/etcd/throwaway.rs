@@ -38,6 +38,11 @@ pub(super) struct Throwaway {
     image: String,
 }
 
+/// What a program in the container was given is no good: it said so itself, and neither docker nor the host is to blame.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Rejected(String);
+
 /// A directory of the host in the container.
 #[derive(Debug, Clone)]
 pub(super) struct Mounted {
@@ -148,7 +153,7 @@ impl Throwaway {
         match ended {
             Some(Ok(_)) => Ok(()),
             Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => {
-                bail!("{what}: {}", self.end(Some(code)).await)
+                Err(self.failure(Some(code)).await).with_context(|| what.to_owned())
             }
             Some(Err(error)) => Err(error).with_context(|| what.to_owned()),
             None => bail!("{what}: docker does not say how it ended"),
@@ -156,7 +161,7 @@ impl Throwaway {
     }
 
     /// Why what should run does not run any more; `None` while it runs.
-    pub(super) async fn ended(&self) -> Result<Option<String>> {
+    pub(super) async fn ended(&self) -> Result<Option<anyhow::Error>> {
         let found = self
             .docker
             .inspect_container(NAME, None)
@@ -166,7 +171,17 @@ impl Throwaway {
         if state.running == Some(true) {
             return Ok(None);
         }
-        Ok(Some(self.end(state.exit_code).await))
+        Ok(Some(self.failure(state.exit_code).await))
+    }
+
+    /// Why a program ended badly: [`Rejected`] where that says something about what it was given.
+    async fn failure(&self, code: Option<i64>) -> anyhow::Error {
+        let text = self.end(code).await;
+        if judges(code, &text) {
+            Rejected(text).into()
+        } else {
+            anyhow::Error::msg(text)
+        }
     }
 
     async fn end(&self, code: Option<i64>) -> String {
@@ -196,6 +211,18 @@ impl Throwaway {
     }
 }
 
+/// Whether an end with this code, after these last words, says something about what the program was given. One that was killed,
+/// or whose disk was full or broken, has not come to a judgement.
+fn judges(code: Option<i64>, text: &str) -> bool {
+    let hindered = [
+        "no space left on device",
+        "input/output error",
+        "cannot allocate memory",
+    ];
+    let text = text.to_lowercase();
+    code.is_some_and(|code| code != 137) && !hindered.iter().any(|words| text.contains(words))
+}
+
 fn mount(mounted: &Mounted) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
@@ -214,5 +241,21 @@ fn status(error: &bollard::errors::Error) -> Option<u16> {
     match error {
         bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_hindered_has_not_judged() {
+        assert!(judges(Some(1), "Error: snapshot file is corrupted"));
+        assert!(!judges(Some(137), "it was killed"));
+        assert!(!judges(None, "it ended"));
+        assert!(!judges(
+            Some(1),
+            "write /restore/db: No space left on device"
+        ));
     }
 }

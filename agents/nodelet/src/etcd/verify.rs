@@ -11,6 +11,7 @@ use super::proof::{self, Held};
 use super::settings::Backups;
 use super::snapshot::{self, Content};
 use super::store::{Stored, stored};
+use super::throwaway::Rejected;
 
 /// What is wrong with a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,7 +24,8 @@ pub(crate) struct Verdict {
 /// Verifies the named backups, or all, and hands each verdict over as it comes. Leaves the backups as they are.
 ///
 /// # Errors
-/// A name that there is not, or nothing to prove with: whether they are good is not known then.
+/// A name that there is not, or nothing to prove with: whether they are good is not known then. All others have had their
+/// verdict.
 pub(crate) async fn verify(
     backups: &Backups,
     names: &[String],
@@ -49,19 +51,29 @@ pub(crate) async fn verify(
             "whether a backup is of this cluster is not looked at: etcd does not say which this is"
         );
     }
+    let mut unknown = Vec::new();
     for one in &all {
-        let problems = tokio::select! {
+        let found = tokio::select! {
             () = cancel.cancelled() => {
                 proof::sweep(&backups.image).await?;
                 return Err(Interrupted.into());
             }
-            problems = problems(backups, one, here.as_deref()) => problems,
+            found = problems(backups, one, here.as_deref()) => found,
         };
         proof::sweep(&backups.image).await?;
-        verdict(Verdict {
-            name: one.name.clone(),
-            problems,
-        });
+        match found {
+            Ok(problems) => verdict(Verdict {
+                name: one.name.clone(),
+                problems,
+            }),
+            Err(error) => unknown.push(format!("{}: could not {error:#}", one.name)),
+        }
+    }
+    if !unknown.is_empty() {
+        bail!(
+            "tell whether these are good, for want of a proof: {}",
+            unknown.join("; ")
+        );
     }
     Ok(())
 }
@@ -76,19 +88,26 @@ async fn here() -> Option<String> {
     Etcd::member().await.ok()?.cluster().await.ok()?
 }
 
-async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Vec<String> {
+/// What is wrong with a backup.
+///
+/// # Errors
+/// It could not be tried.
+async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result<Vec<String>> {
     let path = one.path.clone();
     let inspected = tokio::task::spawn_blocking(move || snapshot::inspect(&path)).await;
     let content = match inspected {
         Ok(Ok(content)) => content,
-        Ok(Err(error)) => return vec![format!("{error:#}")],
-        Err(error) => return vec![format!("it could not be read: {error}")],
+        Ok(Err(error)) => return Ok(vec![format!("{error:#}")]),
+        Err(error) => return Ok(vec![format!("it could not be read: {error}")]),
     };
     let held = match proof::prove(&one.path, &backups.image).await {
         Ok(held) => held,
-        Err(error) => return vec![format!("it does not restore: could not {error:#}")],
+        Err(error) if error.downcast_ref::<Rejected>().is_some() => {
+            return Ok(vec![format!("it does not restore: could not {error:#}")]);
+        }
+        Err(error) => return Err(error),
     };
-    differences(&one.manifest, &content, &held, here)
+    Ok(differences(&one.manifest, &content, &held, here))
 }
 
 /// What does not agree.
