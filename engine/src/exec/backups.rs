@@ -10,7 +10,8 @@ use crate::resource::{ResourceError, ResourceResult, timer_path};
 /// The timer that makes them.
 const TIMER: &str = "etcd-backup";
 
-/// Why the newest proven backup is not younger than `limit`. Where there is none yet, the age of the timer counts: nobody
+/// Why the newest proven backup is not younger than `limit`. One from further ahead than that says nothing: the clock was wrong
+/// when it was taken, and would count as young for as long as it was ahead. Where there is none yet, the age of the timer counts: nobody
 /// has missed anything on a host that is younger than that.
 pub(super) async fn younger_than(
     host: &dyn Host,
@@ -29,6 +30,10 @@ pub(super) async fn younger_than(
         if let Some(entry) = host.entry(&directory.join(name)).await?
             && matches!(entry.kind, EntryKind::File(1..))
         {
+            let ahead = entry.modified.duration_since(host.now());
+            if ahead.is_ok_and(|ahead| ahead > limit) {
+                continue;
+            }
             newest = newest.max(Some(entry.modified));
         }
     }
@@ -117,6 +122,27 @@ mod tests {
             let missing = said(none, 2 * DAY).await;
             assert!(missing.contains("no proven backup"), "{none:?}: {missing}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_backup_from_the_future_is_not_young_for_ever() {
+        let host = FakeHost::new();
+        host.meddle(|world| world.advance(10 * DAY));
+        let host = host
+            .with_file("/b/etcd-1.db", "x")
+            .with_file("/b/etcd-1.json", "x");
+        let said = async |back: Duration| {
+            let host = host.fork();
+            host.meddle(|world| {
+                let start = world.now() - world.elapsed() - back;
+                world.begin_at(start);
+            });
+            let said = younger_than(&host, Path::new("/b"), 2 * DAY).await;
+            said.expect("it can be told").unwrap_or_default()
+        };
+        assert_eq!(said(DAY).await, "", "a clock that is a little behind");
+        let ahead = said(5 * DAY).await;
+        assert!(ahead.contains("no proven backup"), "{ahead}");
     }
 
     #[tokio::test]

@@ -11,10 +11,11 @@ pub(super) struct Aged {
 }
 
 /// The positions of those to be removed. What is not proven is not ours to remove; of the proven ones the newest `count`
-/// stay that are no older than `age`, and the very newest whatever its age.
+/// stay that are no older than `age`, and the very newest whatever its age. Those from the future come last: the clock was wrong
+/// when they were taken, and what is taken now must not go for their sake.
 pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
     let mut proven: Vec<usize> = (0..all.len()).filter(|at| all[*at].proven).collect();
-    proven.sort_by_key(|at| std::cmp::Reverse(all[*at].taken));
+    proven.sort_by_key(|at| (all[*at].taken > now, std::cmp::Reverse(all[*at].taken)));
     let old = |at: usize| {
         now.duration_since(all[at].taken)
             .is_ok_and(|since| since > age)
@@ -70,19 +71,17 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_future_is_the_newest_and_not_old() {
+    fn those_of_the_future_go_first_and_are_not_old() {
         let now = SystemTime::UNIX_EPOCH + 10 * DAY;
-        let all = [
-            Aged {
-                taken: now + DAY,
+        let all: Vec<Aged> = [now + DAY, now, now + 2 * DAY]
+            .into_iter()
+            .map(|taken| Aged {
+                taken,
                 proven: true,
-            },
-            Aged {
-                taken: now,
-                proven: true,
-            },
-        ];
-        assert_eq!(surplus(&all, 1, DAY, now), [1]);
-        assert_eq!(surplus(&all, 2, DAY, now), [0; 0]);
+            })
+            .collect();
+        assert_eq!(surplus(&all, 1, DAY, now), [2, 0]);
+        assert_eq!(surplus(&all, 2, DAY, now), [0]);
+        assert_eq!(surplus(&all, 3, DAY, now), [0; 0]);
     }
 }
