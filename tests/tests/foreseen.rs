@@ -215,7 +215,16 @@ fn what_can_no_longer_be_put_back_fails_a_dry_run_as_well() {
     let has = of("");
     let (run, text) = foreseen(&has, &host);
     assert_eq!(run.outcome, Outcome::Failed, "{text}");
-    assert!(text.contains("find the previous content in"), "{text}");
+    assert!(
+        text.contains("would not be taken back: could not find the previous content in"),
+        "{text}"
+    );
+    assert!(
+        text.contains("next: bring /var/opt/pf9/nodelet/content"),
+        "{text}"
+    );
+    let predicted = |event: &Event| matches!(event, Event::PhaseFinished { phase, outcome: Outcome::Failed, .. } if phase.as_str() == "app");
+    assert!(run.events.iter().any(predicted), "{}", run.text());
 }
 
 #[test]
@@ -250,4 +259,33 @@ fn an_object_that_is_to_go_is_not_there_when_nobody_answers() {
             .iter()
             .any(|step| step == "etcd/container:etcd")
     );
+}
+
+#[test]
+fn who_makes_a_directory_is_no_matter_of_luck() {
+    let of = |name: &str, header: &str, steps: &str| {
+        format!("phase(\"{name}\").about(\"Has files.\").nodes([\"master\"]){header};\n{steps}\n")
+    };
+    let scripts = Scripts::default()
+        .phase("a", &of("a", "", "file(\"/etc/one\").content(\"1\");"))
+        .phase(
+            "b",
+            &of(
+                "b",
+                ".requires([\"a\"])",
+                "directory(\"/opt/app\").mode(\"0700\");",
+            ),
+        )
+        // Nothing but the directory is between these two, and this one could begin at once.
+        .phase(
+            "c",
+            &of("c", "", "file(\"/opt/app/deep/c\").content(\"1\");"),
+        );
+    let bringup = Bringup::of_scripts(&scripts);
+    let host = FakeHost::new();
+    let predicted = bringup.predict(&host);
+    let done = bringup.apply(&host);
+    assert_eq!(done.outcome, Outcome::Converged, "{}", done.text());
+    let misses = Fidelity::of(&predicted.events, &done.events).misses;
+    assert!(misses.is_empty(), "{misses:#?}");
 }

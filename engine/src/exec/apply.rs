@@ -98,7 +98,7 @@ impl Runner<'_> {
         session: &Session<'_>,
         totals: &mut (usize, usize),
     ) -> Outcome {
-        let graph = Graph::of(self.plan);
+        let graph = Graph::of_run(self.plan);
         let mut waiting: Vec<&PlannedPhase> = phases.to_vec();
         let mut over: BTreeSet<&PhaseName> = BTreeSet::new();
         let mut running = FuturesUnordered::new();

@@ -3,8 +3,10 @@
 //! In systemd `Requires=` does not order; here it does, because a phase that needs another needs it first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::PhaseName;
+use crate::resource::Spec;
 
 /// Who must come before whom.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +57,40 @@ impl Graph {
             graph.add(&phase.name, &phase.requires, &phase.after);
         }
         graph.forget_absent();
+        graph
+    }
+
+    /// The same for a run: of two phases that nothing else orders, and of which one has a directory that the other has something
+    /// in, the first one comes first. Who of them makes the directory is what a dry run said, then, and no matter of luck.
+    #[must_use]
+    pub fn of_run(plan: &super::Plan) -> Self {
+        let mut graph = Self::of(plan);
+        // The last phase that has a directory; those that have had something in one since.
+        let mut owner: BTreeMap<PathBuf, &PhaseName> = BTreeMap::new();
+        let mut within: BTreeMap<PathBuf, BTreeSet<&PhaseName>> = BTreeMap::new();
+        for phase in plan.phases.iter().filter(|phase| phase.skipped.is_none()) {
+            let mut earlier: BTreeSet<&PhaseName> = BTreeSet::new();
+            for step in &phase.steps {
+                let directory = match &step.spec {
+                    Spec::Directory(directory) => Some(&directory.path),
+                    _ => None,
+                };
+                for path in step.spec.paths().iter().chain(directory) {
+                    let around = path.ancestors().skip(usize::from(directory.is_none()));
+                    earlier.extend(around.clone().filter_map(|at| owner.get(at)));
+                    for at in around {
+                        within.entry(at.to_owned()).or_default().insert(&phase.name);
+                    }
+                }
+                if let Some(path) = directory {
+                    earlier.extend(within.remove(path).unwrap_or_default());
+                    owner.insert(path.clone(), &phase.name);
+                }
+            }
+            earlier.remove(&phase.name);
+            let before = graph.before.entry(phase.name.clone()).or_default();
+            before.extend(earlier.into_iter().cloned());
+        }
         graph
     }
 
