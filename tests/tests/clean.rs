@@ -1,11 +1,12 @@
 //! A clean on a fake host, from the ledger alone: after it the host is as it was before the role came.
 
-use behaviour::{Bringup, Scripts, block_on};
+use behaviour::{Bringup, Scripts, block_on, somebody_elses};
 use engine::exec::{Event, Outcome};
-use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan};
+use engine::host::{Containers as _, Files as _};
 use engine::ledger::{Cause, Why};
 use engine::plan::Probe;
+use engine::report;
 
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
 
@@ -208,53 +209,102 @@ fn a_host_that_we_never_touched_stays_untouched() {
     );
 }
 
+/// A role of one phase with this name and these steps.
+fn role(phase: &str, steps: &str) -> Bringup {
+    let script = format!("phase(\"{phase}\").about(\"Has data.\").nodes([\"master\"]);\n{steps}\n");
+    Bringup::of_scripts(&Scripts::default().phase(phase, &script))
+}
+
 #[test]
 fn data_that_is_to_be_kept_from_now_on_is_kept() {
-    let script = |keep: &str| {
-        let script = format!(
-            "phase(\"data\").about(\"Has some.\").nodes([\"master\"]);\ndirectory(\"/var/lib/data\"){keep};\n"
-        );
-        Bringup::of_scripts(&Scripts::default().phase("data", &script))
-    };
-    let (before, since) = (script(""), script(".keep()"));
-    let host = FakeHost::new();
-    assert_eq!(before.apply(&host).outcome, Outcome::Converged);
-    let run = since.apply(&host);
-    assert_eq!(run.changes(), Vec::<String>::new(), "{}", run.text());
-    host.clear_journal();
-    let run = since.apply(&host);
-    assert_eq!(
-        host.mutations(),
-        0,
-        "it is written down once: {}",
-        run.text()
-    );
+    let data = r#"directory("/var/lib/data").whole()"#;
+    let before = role("data", &format!("{data};"));
+    for (what, since) in [
+        (
+            "nothing else is new",
+            role("data", &format!("{data}.keep();")),
+        ),
+        (
+            "a change comes with it",
+            role("data", &format!("{data}.mode(\"0700\").keep();")),
+        ),
+        (
+            "another phase has it now",
+            role("store", &format!("{data}.keep();")),
+        ),
+    ] {
+        let host = FakeHost::new();
+        assert_eq!(before.apply(&host).outcome, Outcome::Converged);
+        host.meddle(|world| world.file("/var/lib/data/x", "x"));
+        let run = since.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{what}: {}", run.text());
+        host.clear_journal();
+        let run = since.apply(&host);
+        assert_eq!(host.mutations(), 0, "{what}, once: {}", run.text());
+        let clean = Bringup::clean(&host, false);
+        assert_eq!(clean.outcome, Outcome::Cleaned, "{what}: {}", clean.text());
+        let stands = || host.look(|world| world.text("/var/lib/data/x").is_some());
+        assert!(stands(), "{what}: {}", clean.text());
+        let purge = Bringup::clean(&host, true);
+        assert!(!stands(), "{what}: {}", purge.text());
+    }
+}
+
+#[test]
+fn a_container_that_somebody_has_put_in_place_of_ours_stays() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    let _ = bringup.apply(&host);
+    host.meddle(|world| {
+        world.remove_container("proxy");
+        world.image("somebody/else:1");
+    });
+    block_on(host.create_container(&somebody_elses("proxy"))).expect("it is made");
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
-    let stands = || block_on(host.entry("/var/lib/data".as_ref())).expect("it can be looked at");
-    assert!(stands().is_some(), "{}", clean.text());
-    let purge = Bringup::clean(&host, true);
-    assert!(stands().is_none(), "{}", purge.text());
+    let left = block_on(host.container("proxy")).expect("docker answers");
+    assert!(left.is_some(), "{}", clean.text());
+    let told = |event: &Event| matches!(event, Event::ThingLeft { thing, .. } if thing == "container proxy");
+    assert!(clean.events.iter().any(told), "{}", clean.text());
 }
 
 #[test]
 fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
     let bringup = bringup("cp-1");
     let host = lived_in(&bringup);
+    host.meddle(|world| world.firewall_rule("iptables", "nat", "KUBE-THEIRS", "-j RETURN"));
     let _ = bringup.apply(&host);
     let records = Bringup::records(&host);
     for (thing, phase) in [
         ("KUBE-SVC-XGLOHA7QRQ3V22RZ", "kube-proxy"),
+        ("KUBE-MARK-DROP", "kubelet"),
         ("net.ipv4.conf.all.route_localnet", "kube-proxy"),
         ("kernel.panic", "kubelet"),
         ("/var/lib/dockershim", "kubelet"),
     ] {
         let why = Why::of(&records, thing);
-        let its = |cause: &&Cause| cause.step.phase() == Some(phase) && cause.span.is_some();
+        let its = |cause: &Cause| cause.step.phase() == Some(phase) && cause.span.is_some();
+        assert!(why.causes.iter().any(its), "{thing}: {why:#?}");
         assert!(
-            why.causes.iter().any(|cause| its(&cause)),
-            "{thing}: {why:#?}"
+            report::why(&why).contains("next: `nodelet clean` takes it back"),
+            "{thing}"
         );
     }
-    assert!(!Why::of(&records, "d").is_known(), "a name is whole");
+    let chains = |thing: &str| {
+        let why = Why::of(&records, thing);
+        let of_chains = |cause: &&Cause| cause.step.kind() == Some("firewall_chains");
+        why.causes.iter().filter(of_chains).count()
+    };
+    assert_eq!(chains("KUBE-SVC-XGLOHA7QRQ3V22RZ"), 1, "the nearest one");
+    assert_eq!(chains("KUBE-THEIRS"), 0, "it was there before us");
+}
+
+#[test]
+fn a_failure_is_told_of_whole_names() {
+    let doomed = role("data", r#"file("/etc/passwd/d").content("x");"#);
+    let host = FakeHost::new().with_file("/etc/passwd", "x");
+    assert_eq!(doomed.apply(&host).outcome, Outcome::Failed);
+    let records = Bringup::records(&host);
+    assert!(Why::of(&records, "/etc/passwd/d").is_known());
+    assert!(!Why::of(&records, "d").is_known());
 }

@@ -128,7 +128,7 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
 }
 
 #[test]
-fn facts_of_a_host_at_its_role_are_told_to_describe_a_bare_one() {
+fn facts_of_a_host_at_its_role_are_warned_of() {
     let facts = text(fixtures("hosts/cp-1.yaml"));
     let folder = tempfile::tempdir().expect("a temporary directory");
     let standing = folder.path().join("standing.yaml");
@@ -137,7 +137,7 @@ fn facts_of_a_host_at_its_role_are_told_to_describe_a_bare_one() {
     let standing = standing.display().to_string();
     let told = "was taken where pf9-kube 1.20.2 stood";
     let usual = Program::for_cp_1("plan", &[]).answer();
-    assert!(!usual.out.contains(told), "{}", usual.out);
+    assert!(!usual.err.contains(told), "{}", usual.err);
     let config = fixtures("settings/cp-1.yaml").display().to_string();
     for verb in ["plan", "diff"] {
         let arguments = [
@@ -145,7 +145,7 @@ fn facts_of_a_host_at_its_role_are_told_to_describe_a_bare_one() {
         ];
         let answer = Program::nodelet(&arguments).answer();
         assert!(
-            answer.out.contains(told),
+            answer.err.contains(told),
             "{verb}: {} {}",
             answer.out,
             answer.err

@@ -1,12 +1,10 @@
 //! A failed phase goes back to how it was, and no further: what hangs is given up, what stood before stands, and what
 //! others made since is theirs.
 
-use std::collections::BTreeMap;
-
-use behaviour::{Bringup, Run, Scripts, block_on, somebody_elses};
+use behaviour::{Bringup, Run, Scripts};
 use engine::exec::{Event, Outcome};
-use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger, World};
-use engine::host::{CommandOutput, ContainerConfig, Containers as _};
+use engine::host::CommandOutput;
+use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
 use engine::ledger::Record;
 
 /// A phase of this name with these steps; the rest of the header is between the two.
@@ -399,34 +397,4 @@ fn a_write_that_never_was_needs_no_way_back_on_a_file_system_that_is_read_only()
         );
         host.look(|world| assert_eq!(world.text("/etc/old").as_deref(), Some("theirs")));
     }
-}
-
-#[test]
-fn what_may_still_come_after_its_time_was_out_stays_written_down() {
-    let steps = "image(\"app:1\").archive(`${role.payload}/images/app.tar`);\n\
-                 file(\"/etc/ours\").content(\"x\");\n\
-                 container(\"app\").image(\"app:1\").retry(1, \"1s\");";
-    let bringup = Bringup::of_scripts(&phase("app", "", steps));
-    let host = bringup.bare_host();
-    host.meddle(World::start_docker);
-    host.set_faults(call("create_container", "app", Mischief::Hang));
-    let run = bringup.apply(&host);
-    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
-    assert_eq!(rollback_errors(&run), Vec::<String>::new());
-    // docker gets to it when nobody waits for it any more.
-    host.set_faults(FaultPlan::none());
-    host.meddle(|world| world.image("app:1"));
-    let ours = ContainerConfig {
-        image: "app:1".to_owned(),
-        labels: BTreeMap::from([("pf9.io/owner".to_owned(), "nodelet".to_owned())]),
-        ..somebody_elses("app")
-    };
-    block_on(host.create_container(&ours)).expect("it is made");
-    // What was done at once and taken back at once is somebody else's by now.
-    host.meddle(|world| world.file("/etc/ours", "theirs"));
-    let clean = Bringup::clean(&host, false);
-    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
-    let left = block_on(host.container("app")).expect("docker answers");
-    assert!(left.is_none(), "{}", clean.text());
-    host.look(|world| assert!(world.text("/etc/ours").is_some()));
 }

@@ -55,7 +55,8 @@ pub(crate) enum Command {
     Phases(RoleArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
     ///
-    /// What a role has brought is no part of it: on a host at its role the file describes a bare one of its kind.
+    /// Files, containers and what is in the cluster are no part of it; packages, units, links and ports are. On a host at its role
+    /// the file so describes neither that host nor a bare one, and says which role stood there.
     Facts,
     /// Take backups of this master's etcd, and look at them.
     #[command(subcommand)]

@@ -521,6 +521,7 @@ pub(super) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
         Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
         Undo::UnloadModule { .. } => says(error, "in use"),
+        Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => says(error, engine::TAKEN),
         // Containers of somebody else were made of it since.
         Undo::RemoveImage { .. } => says(error, "status code 409"),
         // Packages of somebody else have come to need them.

@@ -1,19 +1,14 @@
-//! One phase: its steps in order, its checks, and its rollback when one of them fails.
+//! One phase: its steps in order and its checks, and how it ends.
 
-use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::advice::{self, chain};
 use super::event::{Event, Failure, Outcome};
-use super::session::{Noted, Session};
+use super::session::Session;
 use super::step::{Done, millis};
 use super::{Mode, Runner};
-use crate::host::HostError;
-use crate::ledger::LedgerError;
-use crate::plan::{PlannedPhase, PlannedStep, Span};
-use crate::resource::{
-    DirectorySpec, Receipt, ResourceError, ResourceResult, Spec, Undo, directory, revert_each,
-};
+use crate::plan::{PlannedPhase, Span};
+use crate::resource::{ResourceError, Undo};
 
 /// What a phase did.
 #[derive(Debug, Clone, Copy)]
@@ -37,15 +32,6 @@ struct Trouble {
     error: ResourceError,
 }
 
-/// The way back of a phase that failed.
-struct Back<'a> {
-    undos: &'a [Undo],
-    /// Those of a step that was given up when its time was out: whoever was asked for its effects may still bring them about.
-    doubtful: &'a [Undo],
-    /// What was noted of its `on_rollback` steps.
-    ways_back: &'a [&'a PlannedStep],
-}
-
 impl Runner<'_> {
     /// Runs a phase to its end, whatever that is.
     pub(super) async fn phase(&self, phase: &PlannedPhase, session: &Session<'_>) -> PhaseResult {
@@ -67,7 +53,7 @@ impl Runner<'_> {
             about: phase.about.clone(),
         });
         // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
-        let done = Noted::after(session.done_before(name).await);
+        let done = Mutex::new(session.done_before(name).await);
         let ways_back = OnceLock::new();
         let mut result = PhaseResult {
             outcome: Outcome::Converged,
@@ -120,10 +106,6 @@ impl Runner<'_> {
             }
             Some(Cut::Failed(trouble)) => {
                 result.outcome = Outcome::Failed;
-                let out_of_time = matches!(
-                    trouble.error,
-                    ResourceError::Host(HostError::Deadline { .. })
-                );
                 let failure = self.failure(phase, trouble, session.mode).await;
                 let noted = session.failed(&phase.name, &failure).await;
                 self.events.emit(Event::PhaseFailed {
@@ -131,18 +113,10 @@ impl Runner<'_> {
                     failure,
                 });
                 if session.mode == Mode::Apply {
-                    let (undos, last_step) = done.into_parts();
-                    let doubtful = match out_of_time {
-                        true => &undos[last_step..],
-                        false => &[],
-                    };
+                    let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
                     let ways_back = ways_back.into_inner().unwrap_or_default();
-                    let back = Back {
-                        undos: &undos,
-                        doubtful,
-                        ways_back: &ways_back,
-                    };
-                    self.roll_back(phase, session, &back, noted.err()).await;
+                    self.roll_back(phase, session, &undos, &ways_back, noted.err())
+                        .await;
                 }
             }
         }
@@ -181,7 +155,7 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         session: &Session<'_>,
-        done: &Noted,
+        done: &Mutex<Vec<Undo>>,
         result: &mut PhaseResult,
     ) -> Result<(), Cut> {
         self.note_clean_lane(phase, session)
@@ -199,8 +173,11 @@ impl Runner<'_> {
                 span: step.span.clone(),
                 error,
             };
-            done.next_step();
             self.claim(phase, step, session, done)
+                .await
+                .map_err(|error| Cut::Failed(trouble(error)))?;
+            session
+                .keep(&phase.name, step)
                 .await
                 .map_err(|error| Cut::Failed(trouble(error)))?;
             if self.cancel.is_cancelled() {
@@ -209,11 +186,7 @@ impl Runner<'_> {
             let mut receipt = session.receipt(&phase.name, step, done);
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => result.changed += 1,
-                Ok(Done::Unchanged) => {
-                    result.unchanged += 1;
-                    let kept = session.keep(&phase.name, step).await;
-                    kept.map_err(|error| Cut::Failed(trouble(error)))?;
-                }
+                Ok(Done::Unchanged) => result.unchanged += 1,
                 Err(error) => return Err(self.cut(trouble(error))),
             }
         }
@@ -247,171 +220,5 @@ impl Runner<'_> {
         } else {
             Cut::Failed(trouble)
         }
-    }
-
-    /// Notes which `on_rollback` steps a failure will call for: those of a phase that begins here, but for what they
-    /// would remove and is there before the phase's first effect. That is somebody else's.
-    async fn note_ways_back<'p>(
-        &self,
-        phase: &'p PlannedPhase,
-        session: &Session<'_>,
-        ways_back: &OnceLock<Vec<&'p PlannedStep>>,
-    ) -> ResourceResult<()> {
-        if session.mode == Mode::DryRun
-            || phase.on_rollback.is_empty()
-            || session.stood_before(&phase.name).await
-        {
-            return Ok(());
-        }
-        let mut ours = Vec::new();
-        for step in &phase.on_rollback {
-            let cx = self.context(true);
-            if !step.policy.absent || step.spec.pending(&cx).await?.is_none() {
-                ours.push(step);
-            }
-        }
-        ways_back.get_or_init(|| ours);
-        Ok(())
-    }
-
-    /// Notes of a directory whose content is ours whole and that is there before us, what was in it: all else that comes to be in
-    /// it is ours. It may be a disk of its own for etcd's data. Once, before anything of ours is in it.
-    async fn claim(
-        &self,
-        phase: &PlannedPhase,
-        step: &PlannedStep,
-        session: &Session<'_>,
-        done: &Noted,
-    ) -> ResourceResult<()> {
-        let Spec::Directory(its) = &step.spec else {
-            return Ok(());
-        };
-        if !its.whole || step.policy.absent || session.mode == Mode::DryRun {
-            return Ok(());
-        }
-        let Some(spared) = directory::names(self.host, &its.path).await? else {
-            return Ok(());
-        };
-        let path = its.path.clone();
-        let undo = Undo::ClearDirectory { path, spared };
-        if session.stands(&undo.about()).await {
-            return Ok(());
-        }
-        session.receipt(&phase.name, step, done).push(undo).await
-    }
-
-    /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before
-    /// the phase's first effect is somebody else's, and its step is left out.
-    async fn note_clean_lane(
-        &self,
-        phase: &PlannedPhase,
-        session: &Session<'_>,
-    ) -> ResourceResult<()> {
-        if phase.on_clean.is_empty() {
-            return Ok(());
-        }
-        let Some(known) = session.lacks_clean_lane(&phase.name).await else {
-            return Ok(());
-        };
-        let mut ours = Vec::new();
-        for step in phase
-            .on_clean
-            .iter()
-            .filter(|step| !known.contains(&step.id))
-        {
-            let cx = self.context(true);
-            if let Spec::SysctlBefore(setting) = &step.spec {
-                let mut step = step.clone();
-                step.spec = Spec::SysctlBefore(setting.noted(self.host).await?);
-                ours.push(step);
-            } else if step.spec.pending(&cx).await?.is_none() {
-                ours.push(step.clone());
-            } else if let Some(spec) = self.beside_what_stands(&step.spec).await? {
-                let mut step = step.clone();
-                step.spec = spec;
-                ours.push(step);
-            }
-        }
-        Ok(session.clean_lane(&phase.name, ours).await?)
-    }
-
-    /// Of what stands already: how to remove what comes beside it, where that can be told apart.
-    async fn beside_what_stands(&self, spec: &Spec) -> ResourceResult<Option<Spec>> {
-        Ok(match spec {
-            // An empty directory may be a disk of its own. What is in one that is not empty, and comes to be there, may be
-            // somebody else's.
-            Spec::Directory(its) => {
-                let names = directory::names(self.host, &its.path).await?;
-                let empty = names.filter(Vec::is_empty);
-                empty.map(|spared| {
-                    Spec::Directory(DirectorySpec {
-                        spared: Some(spared),
-                        ..its.clone()
-                    })
-                })
-            }
-            Spec::FirewallChains(its) if its.spares_earlier => {
-                Some(Spec::FirewallChains(its.sparing(self.host).await?))
-            }
-            _ => None,
-        })
-    }
-
-    /// Reverts what a failed phase did, in reverse, then runs what was noted of its `on_rollback` steps.
-    async fn roll_back(
-        &self,
-        phase: &PlannedPhase,
-        session: &Session<'_>,
-        way: &Back<'_>,
-        unwritten: Option<LedgerError>,
-    ) {
-        let mut errors = Vec::new();
-        let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
-        let doubtful = way.doubtful.iter().filter(|undo| undo.may_come_late());
-        stuck.extend(doubtful.map(Undo::about));
-        for (undo, result) in revert_each(way.undos, self.host).await {
-            match result {
-                Ok(()) => back.insert(undo.about()),
-                Err(error) => {
-                    errors.push(chain(&error).join(": "));
-                    stuck.insert(undo.about())
-                }
-            };
-        }
-        let lane = session.lane_begun_here(&phase.name).await;
-        // Where nothing was done there is nothing to come back from. A command may have done something without an undo.
-        let has_begun = session.has_begun(&phase.name).await;
-        let ways_back = way.ways_back.iter().copied().filter(|_| has_begun);
-        // Then what its things left behind: nothing of it was there before this run.
-        for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
-            // A way back needs no way back of its own.
-            let mut ignored = Receipt::default();
-            if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
-                errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
-            }
-        }
-        // What could not be taken back stays in the ledger, for a clean to try again, and nothing else: what comes to stand
-        // in its place is somebody else's.
-        let mut written = None;
-        if errors.is_empty() && stuck.is_empty() {
-            written = session.reverted(phase, None).await.err();
-        } else {
-            for thing in back.difference(&stuck) {
-                if written.is_none() {
-                    written = session.reverted(phase, Some(thing)).await.err();
-                }
-            }
-        }
-        errors.extend(
-            unwritten
-                .into_iter()
-                .chain(written)
-                .map(|error| chain(&error).join(": ")),
-        );
-        self.events.emit(Event::PhaseRolledBack {
-            phase: phase.name.clone(),
-            reverted: way.undos.len(),
-            errors,
-        });
     }
 }

@@ -168,15 +168,18 @@ impl<'a> Session<'a> {
         live.iter().any(|live| live.undo.about() == thing)
     }
 
-    /// Writes down that what a step did is to be kept, where that was decided after it was done.
+    /// Writes down that what a step is about is to be kept, where that was decided after it came to be.
     pub(super) async fn keep(&self, phase: &PhaseName, step: &PlannedStep) -> ResourceResult<()> {
         let Some(book) = self.book.as_ref().filter(|_| step.policy.keep) else {
             return Ok(());
         };
-        for live in book.ledger.live().await {
-            if live.step == step.id && !live.keep {
+        let claims = step.spec.claims();
+        for thing in book.ledger.things().await {
+            // Whichever step made it, under whatever name.
+            let its = thing.steps.contains(&step.id) || claims.contains(&thing.undo.undo.about());
+            if its && !thing.undo.keep {
                 let log = book.ledger.step_log(book.run().await?, phase, step);
-                log.note(&live.undo).await?;
+                log.note(&thing.undo.undo).await?;
             }
         }
         Ok(())
@@ -189,7 +192,7 @@ impl<'a> Session<'a> {
         &'s self,
         phase: &'s PhaseName,
         step: &'s PlannedStep,
-        done: &'s Noted,
+        done: &'s Mutex<Vec<Undo>>,
     ) -> Receipt<'s> {
         match &self.book {
             Some(book) => Receipt::logged(Box::new(StepBook {
@@ -333,39 +336,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Undos of a phase that a rollback carries out, in the order in which they were noted, and where those of the last step begin.
-pub(super) struct Noted(Mutex<(Vec<Undo>, usize)>);
-
-impl Noted {
-    /// What runs did that this one carries on.
-    pub(super) fn after(before: Vec<Undo>) -> Self {
-        let begins = before.len();
-        Self(Mutex::new((before, begins)))
-    }
-
-    /// The next step begins.
-    pub(super) fn next_step(&self) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.1 = noted.0.len();
-    }
-
-    fn push(&self, undo: Undo) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.0.push(undo);
-    }
-
-    /// All of them, and where those of the last step begin.
-    pub(super) fn into_parts(self) -> (Vec<Undo>, usize) {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Writes the undos of one step.
 struct StepBook<'s, 'a> {
     book: &'s Book<'a>,
     phase: &'s PhaseName,
     step: &'s PlannedStep,
-    done: &'s Noted,
+    done: &'s Mutex<Vec<Undo>>,
 }
 
 #[async_trait]
@@ -376,7 +352,10 @@ impl UndoLog for StepBook<'_, '_> {
         log.note(undo).await?;
         // What is to be kept outlives a rollback.
         if !self.step.policy.keep {
-            self.done.push(undo.clone());
+            self.done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(undo.clone());
         }
         Ok(())
     }

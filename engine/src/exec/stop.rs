@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::Mutex;
+
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
-use super::session::{Noted, Session};
+use super::session::Session;
 use super::step::{Done, millis};
 use super::{Mode, Runner};
 use crate::ledger::Ledger;
@@ -205,7 +207,7 @@ impl Runner<'_> {
                 absent: step.policy.absent,
             };
             // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
-            let unused = Noted::after(Vec::new());
+            let unused = Mutex::default();
             let mut receipt = session.receipt(&phase.name, step, &unused);
             let quiesced =
                 tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx, &mut receipt))

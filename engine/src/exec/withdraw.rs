@@ -98,8 +98,8 @@ impl<'r> Withdrawal<'r, '_, '_> {
         runner.events.emit(Event::PhaseFinished {
             phase: leftover.phase.clone(),
             outcome: match self.session.mode {
+                _ if self.failed > failed => Outcome::Failed,
                 Mode::DryRun => Outcome::Predicted,
-                Mode::Apply if self.failed > failed => Outcome::Failed,
                 Mode::Apply if runner.cancel.is_cancelled() => Outcome::Interrupted,
                 Mode::Apply => Outcome::Converged,
             },
@@ -281,7 +281,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
             Err(_) => Err(late(&thing_of(step), limit)),
         };
         match result {
-            Err(error) if self.session.mode == Mode::Apply => {
+            Err(error) if self.session.mode == Mode::Apply || error.is_permanent() => {
                 self.fail(phase, &thing_of(step), &error).await;
             }
             _ => {
@@ -331,10 +331,13 @@ impl<'r> Withdrawal<'r, '_, '_> {
         self.runner.events.emit(Event::CleanFailed {
             phase: Some(phase.clone()),
             thing: thing.to_owned(),
-            error: format!(
-                "{}; the next `nodelet apply` tries again",
-                failure.chain.join(": ")
-            ),
+            error: match error.is_permanent() {
+                true => format!("{}; next: {}", failure.chain.join(": "), failure.next),
+                false => format!(
+                    "{}; the next `nodelet apply` tries again",
+                    failure.chain.join(": ")
+                ),
+            },
         });
     }
 }

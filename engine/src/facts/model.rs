@@ -94,7 +94,8 @@ pub struct Facts {
     /// Digests of the role's preconditions that were met here before it came: it listens on its ports by now.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub met_before: BTreeSet<String>,
-    /// The role that stood on the host when the facts were taken, by its ledger. What it brought is no part of them.
+    /// The role that stood on the host when the facts were taken, by its ledger. Files and containers that it
+    /// brought are no part of them; packages, units, links and ports are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stands: Option<String>,
     /// What could not be learnt, and why.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::standing::{clean_lanes_noted, live, span_of};
 use super::{Record, RunId};
 use crate::exec::{Failure, Outcome, Verb};
-use crate::plan::{PhaseName, Span, StepId};
+use crate::plan::{PhaseName, PlannedStep, Span, StepId};
 use crate::resource::{Action, Spec};
 
 /// The runs of a host, oldest first.
@@ -64,6 +64,8 @@ pub struct Cause {
     pub run: RunId,
     /// Whether it is kept by a clean.
     pub keep: bool,
+    /// Whether no step made it: what runs leaves it behind, and a clean takes it back.
+    pub left: bool,
 }
 
 impl History {
@@ -175,6 +177,7 @@ impl Why {
                 step: live.step,
                 run: live.run,
                 keep: live.keep,
+                left: false,
             })
             .collect();
         causes.extend(left_behind(records, thing));
@@ -188,7 +191,7 @@ impl Why {
                 let failed_here = done
                     .failure
                     .as_ref()
-                    .is_some_and(|f| whole || is_about(&f.what, thing));
+                    .is_some_and(|failure| whole || failed_at(failure, thing));
                 if done.steps.is_empty() && !failed_here {
                     continue;
                 }
@@ -217,27 +220,48 @@ impl Why {
 }
 
 /// What the things of a phase leave behind without having been made by a step: kernel settings, chains, interfaces, traces.
+/// Of prefixes the longest one counts.
 fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
-    let mut causes = Vec::new();
+    let mut found = Vec::new();
+    let mut longest = 0;
     for (run, phase, steps) in clean_lanes_noted(records) {
         for step in steps {
             let label = step.spec.label();
-            let named = match &step.spec {
-                Spec::FirewallChains(_) => thing.starts_with(&label),
-                _ => label == thing,
+            let begins = match &step.spec {
+                Spec::FirewallChains(its) => its.is_ours(thing),
+                Spec::Ipsets(its) => thing.starts_with(&its.prefix),
+                _ => false,
             };
-            if named || is_step(&step.id, thing) || phase.as_str() == thing {
-                causes.push(Cause {
-                    thing: format!("{} {label}, left by what runs", step.spec.kind()),
-                    step: step.id,
-                    span: Some(step.span),
-                    run,
-                    keep: step.policy.keep,
-                });
+            if begins {
+                longest = longest.max(label.len());
+            }
+            if begins || label == thing || is_step(&step.id, thing) || phase.as_str() == thing {
+                found.push((begins.then_some(label.len()), run, step));
             }
         }
     }
-    causes
+    found.retain(|(begins, ..)| begins.is_none_or(|length| length == longest));
+    let cause = |(_, run, step): (Option<usize>, RunId, PlannedStep)| Cause {
+        thing: format!(
+            "{} {}, left by what runs",
+            step.spec.kind(),
+            step.spec.label()
+        ),
+        step: step.id,
+        span: Some(step.span),
+        run,
+        keep: step.policy.keep,
+        left: true,
+    };
+    found.into_iter().map(cause).collect()
+}
+
+/// Whether a failure was in a step or check of this name.
+fn failed_at(failure: &Failure, thing: &str) -> bool {
+    let about = failure.what.strip_prefix("taking back ");
+    let about = about.unwrap_or(&failure.what);
+    let label = about.split_once(' ').map_or(about, |(_, label)| label);
+    label.trim_matches('"') == thing || is_about(about, thing)
 }
 
 /// `file /etc/x` is about `/etc/x`; `packages a b` is about `a`; `running unit docker.service` about `docker`.

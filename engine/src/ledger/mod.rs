@@ -16,6 +16,7 @@ mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use error::LedgerError;
 pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
@@ -23,6 +24,7 @@ pub use record::{Record, RunId};
 pub use standing::{LiveUndo, StandingThing};
 pub(crate) use store::in_time;
 pub use store::{Ledger, StepLog};
+pub(crate) use told::{Reading, Told};
 
 /// Version of the form. A newer one is refused; an older one is read, and written anew in this form by the first run that
 /// writes. Since version 2 lines are chained, and there are records of what was withdrawn.

@@ -375,6 +375,11 @@ impl<'a> Ledger<'a> {
         live(records)
     }
 
+    /// Everything that stands, by thing, oldest first.
+    pub async fn things(&self) -> Vec<StandingThing> {
+        things(&self.pages.lock().await.records)
+    }
+
     /// Everything that stands by these records, by thing, oldest first.
     #[must_use]
     pub fn things_in(records: &[Record]) -> Vec<StandingThing> {
@@ -404,16 +409,20 @@ impl<'a> Ledger<'a> {
         Standing::of(records).phases(records)
     }
 
-    /// The role of the last run that had one, if anything stands that it may be owed to.
+    /// The role of the last run that had one.
     #[must_use]
     pub fn role_in(records: &[Record]) -> Option<String> {
-        if Self::phases_in(records).is_empty() {
-            return None;
-        }
         records.iter().rev().find_map(|record| match record {
             Record::Run { role, .. } if !role.is_empty() => Some(role.clone()),
             _ => None,
         })
+    }
+
+    /// The role that stands by these records; none where nothing does but what a clean has kept.
+    #[must_use]
+    pub fn standing_role_in(records: &[Record]) -> Option<String> {
+        let stands = live(records).iter().any(|live| !live.keep);
+        stands.then(|| Self::role_in(records)).flatten()
     }
 
     /// The clean lane of a phase, if one of these runs wrote it down.

@@ -112,8 +112,10 @@ pub fn why(why: &Why) -> String {
         .attempts
         .last()
         .and_then(|attempt| attempt.failure.as_ref());
+    let left = !why.causes.is_empty() && why.causes.iter().all(|cause| cause.left);
     let next = match failed {
         Some(failure) => failure.next.clone(),
+        None if left => "`nodelet clean` takes it back; an apply does not look at it".to_owned(),
         None => "the next `nodelet apply` looks at it again and changes it only if it differs from the plan".to_owned(),
     };
     let _ = writeln!(text, "next: {next}");

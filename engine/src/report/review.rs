@@ -180,10 +180,15 @@ impl<'a> Review<'a> {
                     page.body.push_str(&would_fail(phase.as_str(), failure));
                 }
                 Event::CleanFailed {
-                    phase: Some(phase), ..
+                    phase: Some(phase),
+                    thing,
+                    error,
                 } => {
                     failing.push(phase.as_str());
-                    page.body.push_str(&render(event, DETAIL));
+                    let _ = writeln!(
+                        page.body,
+                        "  ✗ {thing} would not be taken back: could not {error}"
+                    );
                 }
                 Event::PhaseFinished { phase, .. } => {
                     text.push_str(&page.turn(phase.as_str(), all));

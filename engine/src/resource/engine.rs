@@ -101,6 +101,26 @@ pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
     }
 }
 
+/// Whether a container of ours has this name.
+///
+/// # Errors
+/// Somebody else has put his own in its place, or the engine does not answer.
+pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool> {
+    if !is_there(host, &format!("container {name}")).await? {
+        return Ok(false);
+    }
+    match host.container(name).await? {
+        Some(state) if !state.labels.contains_key(OWNER) => Err(ResourceError::Unmet {
+            what: format!("take the container {name} for ours: {TAKEN}"),
+            next: format!("see whose it is (`docker inspect {name}`); it stays as it is"),
+        }),
+        state => Ok(state.is_some()),
+    }
+}
+
+/// What is said of a name that somebody else has by now.
+pub(crate) const TAKEN: &str = "somebody else's has this name by now";
+
 /// Whether there is a unit to start, be it masked.
 async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
     Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())

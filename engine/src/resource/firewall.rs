@@ -52,7 +52,8 @@ impl FirewallChainsSpec {
         })
     }
 
-    fn is_ours(&self, name: &str) -> bool {
+    /// Whether a chain of this name is one of these, and was not there before us.
+    pub(crate) fn is_ours(&self, name: &str) -> bool {
         name.starts_with(&self.prefix) && !self.spared.iter().any(|one| one == name)
     }
 }

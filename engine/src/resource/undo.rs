@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use super::{ResourceError, ResourceResult, directory, engine};
-use crate::host::{Attributes, ClusterAccess, ContainerConfig, Entry, EntryKind, Host};
+use crate::host::{
+    Attributes, ClusterAccess, ContainerConfig, ContainerState, Entry, EntryKind, Host,
+};
 
 /// Where inverses are written down before their effects, so that they outlive us.
 #[async_trait]
@@ -385,18 +387,6 @@ impl Undo {
         }
     }
 
-    /// Whether its effect is brought about by somebody who was asked for it, and may still be at it after we have given up.
-    pub(crate) fn may_come_late(&self) -> bool {
-        matches!(
-            self,
-            Self::RemoveContainer { .. }
-                | Self::StopContainer { .. }
-                | Self::RemoveImage { .. }
-                | Self::StopUnit { .. }
-                | Self::DeleteObject { .. }
-        )
-    }
-
     /// The place among those that come last, once all files are as they were; `None` for the others.
     pub(crate) fn settles(&self) -> Option<u8> {
         match self {
@@ -457,20 +447,28 @@ impl Undo {
                 }
             }
             Self::RemoveContainer { name } => {
-                if engine::is_there(host, &self.about()).await? {
+                if engine::has_ours(host, name).await? {
                     host.stop_container(name, GRACE).await?;
                     host.remove_container(name).await?;
                 }
             }
             Self::RecreateContainer { config, running } => {
-                host.remove_container(&config.name).await?;
-                host.create_container(config).await?;
+                // Once it is back it has no label of ours any more; nor has one that somebody else has put there.
+                let theirs = |state: &ContainerState| !state.labels.contains_key(engine::OWNER);
+                if host
+                    .container(&config.name)
+                    .await?
+                    .is_none_or(|state| !theirs(&state))
+                {
+                    host.remove_container(&config.name).await?;
+                    host.create_container(config).await?;
+                }
                 if *running {
                     host.start_container(&config.name).await?;
                 }
             }
             Self::StopContainer { name } => {
-                if engine::is_there(host, &self.about()).await? {
+                if engine::has_ours(host, name).await? {
                     host.stop_container(name, GRACE).await?;
                 }
             }

@@ -16,9 +16,14 @@ pub(crate) async fn facts() -> Result<Exit> {
         .await
         .context("learn about this host within 30s")?
         .context("learn about this host")?;
-    // Who may not read the ledger is told the rest.
-    let records = Ledger::read(&host).await.unwrap_or_default();
-    facts.stands = Ledger::role_in(&records);
+    match Ledger::read(&host).await {
+        Ok(records) => facts.stands = Ledger::standing_role_in(&records),
+        // Who may not read it is told the rest.
+        Err(error) => {
+            let why = engine::exec::chain(&error).join(": ");
+            facts.unknown.insert("stands".to_owned(), why);
+        }
+    }
     // The content of files stays here: one of them may hold a proxy's password.
     say(&facts.without_files().to_yaml()?);
     Ok(Exit::Ok)

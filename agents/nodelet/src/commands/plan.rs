@@ -36,7 +36,6 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
         lines(&events);
     } else {
         say(&review.plan());
-        say(&about_facts(&args.role, &inputs));
     }
     Ok(if review.complete() {
         Exit::Ok
@@ -61,7 +60,6 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
         say("nothing to repair: every check holds or cannot be made\n");
     } else {
         say(&review.diff());
-        say(&about_facts(role, &inputs));
     }
     Ok(match review.totals().pending() {
         _ if events.is_empty() => Exit::Ok,
@@ -72,19 +70,20 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     })
 }
 
-/// What a reader of a prediction from a file has to know of the file.
-fn about_facts(role: &RoleArgs, inputs: &Inputs) -> String {
-    match (&role.facts, &inputs.facts.stands) {
-        (Some(path), Some(stands)) => format!(
-            "{} was taken where {stands} stood, and says nothing of what it brought: this is a bring-up of a bare host of that kind\n",
+/// Warns of a file that was taken from a host at its role.
+fn warn_of_facts(role: &RoleArgs, inputs: &Inputs) {
+    if let (Some(path), Some(stands)) = (&role.facts, &inputs.facts.stands) {
+        tracing::warn!(
+            "{} was taken where {stands} stood: it has the packages, units, links and ports of that host, and none of its files and \
+             containers, so what is predicted is true of neither that host nor a bare one",
             path.display()
-        ),
-        _ => String::new(),
+        );
     }
 }
 
 async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<Inputs> {
     let inputs = inputs::read(role, host).await?;
+    warn_of_facts(role, &inputs);
     phases.selection().validate(&inputs.plan)?;
     // As an apply would. Who may not read what stands is told the rest.
     if role.facts.is_none() && nix::unistd::Uid::effective().is_root() {

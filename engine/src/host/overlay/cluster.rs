@@ -197,7 +197,7 @@ impl OverlayHost<'_> {
         self.known().silent.get_or_insert(reason);
         match memory {
             _ if self.memory.empty => Ok(None),
-            Some(Remembered::Never) => Ok(None),
+            Some(Remembered::Absent) => Ok(None),
             Some(Remembered::AsPlanned(thing)) => Ok(Some(thing)),
             None => {
                 let silent = self.known().silent.clone().unwrap_or_default();

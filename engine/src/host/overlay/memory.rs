@@ -9,8 +9,8 @@ use crate::host::ClusterNode;
 pub enum Remembered<T> {
     /// Our records say that it was brought about like this, by this very plan.
     AsPlanned(T),
-    /// It was never brought about on this host.
-    Never,
+    /// It was never brought about on this host, or is gone.
+    Absent,
 }
 
 /// Nodes and objects by what our own records say of them; what is not listed is known after apply.

@@ -1,0 +1,118 @@
+//! What is there before a phase's first effect: it is somebody else's, and is written down, so that a way back leaves it.
+
+use std::sync::{Mutex, OnceLock};
+
+use super::session::Session;
+use super::{Mode, Runner};
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{DirectorySpec, ResourceResult, Spec, Undo, directory};
+
+impl Runner<'_> {
+    /// Notes which `on_rollback` steps a failure will call for: those of a phase that begins here, but for what they
+    /// would remove and is there before the phase's first effect. That is somebody else's.
+    pub(super) async fn note_ways_back<'p>(
+        &self,
+        phase: &'p PlannedPhase,
+        session: &Session<'_>,
+        ways_back: &OnceLock<Vec<&'p PlannedStep>>,
+    ) -> ResourceResult<()> {
+        if session.mode == Mode::DryRun
+            || phase.on_rollback.is_empty()
+            || session.stood_before(&phase.name).await
+        {
+            return Ok(());
+        }
+        let mut ours = Vec::new();
+        for step in &phase.on_rollback {
+            let cx = self.context(true);
+            if !step.policy.absent || step.spec.pending(&cx).await?.is_none() {
+                ours.push(step);
+            }
+        }
+        ways_back.get_or_init(|| ours);
+        Ok(())
+    }
+
+    /// Notes of a directory whose content is ours whole and that is there before us, what was in it: all else that comes to be in
+    /// it is ours. It may be a disk of its own for etcd's data. Once, before anything of ours is in it.
+    pub(super) async fn claim(
+        &self,
+        phase: &PlannedPhase,
+        step: &PlannedStep,
+        session: &Session<'_>,
+        done: &Mutex<Vec<Undo>>,
+    ) -> ResourceResult<()> {
+        let Spec::Directory(its) = &step.spec else {
+            return Ok(());
+        };
+        if !its.whole || step.policy.absent || session.mode == Mode::DryRun {
+            return Ok(());
+        }
+        let Some(spared) = directory::names(self.host, &its.path).await? else {
+            return Ok(());
+        };
+        let path = its.path.clone();
+        let undo = Undo::ClearDirectory { path, spared };
+        if session.stands(&undo.about()).await {
+            return Ok(());
+        }
+        session.receipt(&phase.name, step, done).push(undo).await
+    }
+
+    /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before
+    /// the phase's first effect is somebody else's, and its step is left out.
+    pub(super) async fn note_clean_lane(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+    ) -> ResourceResult<()> {
+        if phase.on_clean.is_empty() {
+            return Ok(());
+        }
+        let Some(known) = session.lacks_clean_lane(&phase.name).await else {
+            return Ok(());
+        };
+        let mut ours = Vec::new();
+        for step in phase
+            .on_clean
+            .iter()
+            .filter(|step| !known.contains(&step.id))
+        {
+            let cx = self.context(true);
+            if let Spec::SysctlBefore(setting) = &step.spec {
+                let mut step = step.clone();
+                step.spec = Spec::SysctlBefore(setting.noted(self.host).await?);
+                ours.push(step);
+            } else if step.spec.pending(&cx).await?.is_none() {
+                ours.push(step.clone());
+            } else if let Some(spec) = self.beside_what_stands(&step.spec).await? {
+                let mut step = step.clone();
+                step.spec = spec;
+                ours.push(step);
+            }
+        }
+        Ok(session.clean_lane(&phase.name, ours).await?)
+    }
+
+    /// Of what stands already: how to remove what comes beside it, where that can be told apart.
+    async fn beside_what_stands(&self, spec: &Spec) -> ResourceResult<Option<Spec>> {
+        Ok(match spec {
+            // An empty directory may be a disk of its own. What is in one that is not empty, and comes to be there, may be
+            // somebody else's.
+            Spec::Directory(its) => {
+                let names = directory::names(self.host, &its.path).await?;
+                let empty = names.filter(Vec::is_empty);
+                empty.map(|spared| {
+                    Spec::Directory(DirectorySpec {
+                        spared: Some(spared),
+                        ..its.clone()
+                    })
+                })
+            }
+            Spec::FirewallChains(its) if its.spares_earlier => {
+                Some(Spec::FirewallChains(its.sparing(self.host).await?))
+            }
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! The way back of a phase that failed, at once: what this attempt did in it, and no more.
+
+use std::collections::BTreeSet;
+
+use super::Runner;
+use super::advice::chain;
+use super::event::Event;
+use super::session::Session;
+use crate::ledger::LedgerError;
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{Receipt, Undo, revert_each};
+
+impl Runner<'_> {
+    /// Reverts what a failed phase did, in reverse, then runs what was noted of its `on_rollback` steps.
+    pub(super) async fn roll_back(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+        undos: &[Undo],
+        ways_back: &[&PlannedStep],
+        unwritten: Option<LedgerError>,
+    ) {
+        let mut errors = Vec::new();
+        let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
+        for (undo, result) in revert_each(undos, self.host).await {
+            match result {
+                Ok(()) => back.insert(undo.about()),
+                Err(error) => {
+                    errors.push(chain(&error).join(": "));
+                    stuck.insert(undo.about())
+                }
+            };
+        }
+        let lane = session.lane_begun_here(&phase.name).await;
+        // Where nothing was done there is nothing to come back from. A command may have done something without an undo.
+        let has_begun = session.has_begun(&phase.name).await;
+        let ways_back = ways_back.iter().copied().filter(|_| has_begun);
+        // Then what its things left behind: nothing of it was there before this run.
+        for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
+            // A way back needs no way back of its own.
+            let mut ignored = Receipt::default();
+            if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
+                errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
+            }
+        }
+        // What could not be taken back stays in the ledger, for a clean to try again, and nothing else: what comes to stand
+        // in its place is somebody else's.
+        let mut written = None;
+        if errors.is_empty() {
+            written = session.reverted(phase, None).await.err();
+        } else {
+            for thing in back.difference(&stuck) {
+                if written.is_none() {
+                    written = session.reverted(phase, Some(thing)).await.err();
+                }
+            }
+        }
+        errors.extend(
+            unwritten
+                .into_iter()
+                .chain(written)
+                .map(|error| chain(&error).join(": ")),
+        );
+        self.events.emit(Event::PhaseRolledBack {
+            phase: phase.name.clone(),
+            reverted: undos.len(),
+            errors,
+        });
+    }
+}
