@@ -106,7 +106,7 @@ pub(crate) enum ServiceState {
 }
 
 /// What checks are given to end after one has failed: enough for those that answer at all.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_millis(250);
 
 impl Default for Desired {
     /// Until the first good settings: watch, and touch nothing.
