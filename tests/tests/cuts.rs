@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use behaviour::{Bringup, Cut, Run, Scripts, sample, soaks, try_each, unlike};
+use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
 use engine::exec::Outcome;
-use engine::host::fake::{FakeHost, FaultPlan, WorldSnapshot};
+use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::ledger::Record;
 use engine::plan::{PlannedPhase, Probe};
 
@@ -255,31 +255,4 @@ fn lived_in(bringup: &Bringup) -> FakeHost {
         world.file("/opt/mine", "x");
     });
     host
-}
-
-/// Nobody has told systemd of it yet, and the file is as it should be.
-#[test]
-fn a_unit_that_was_cut_before_systemd_knew_of_it_is_started() {
-    let script = "phase(\"app\").about(\"Runs it.\").nodes([\"master\"]);\n\
-                  unit(\"app.service\", \"app.service.tmpl\");\n\
-                  service(\"app\").started().disabled();\n";
-    let scripts = Scripts::default()
-        .phase("app", script)
-        .template("app.service.tmpl", "[Service]\nExecStart=/usr/bin/true\n");
-    let bringup = Bringup::of_scripts(&scripts);
-    let host = FakeHost::new().with_file("/usr/bin/true", "fake program\n");
-    let trial = host.fork();
-    assert_eq!(bringup.apply(&trial).outcome, Outcome::Converged);
-    let calls = trial.mutating_calls();
-    let written = calls
-        .iter()
-        .position(|call| call.name == "write" && call.argument.ends_with("system/app.service"));
-    let written = written.expect("it is written");
-    host.set_faults(FaultPlan::none().crash_after(written + 1));
-    let _ = bringup.apply(&host);
-    assert!(host.crashed());
-    host.set_faults(FaultPlan::none());
-    host.revive();
-    let run = bringup.apply(&host);
-    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }

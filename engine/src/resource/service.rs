@@ -126,10 +126,6 @@ impl Resource for ServiceSpec {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let name = || self.unit.clone();
-        if observed.unit.stale || !observed.unit.loaded {
-            // A start would run what systemd loaded before the file changed, or not know of it.
-            cx.host.reload_units().await?;
-        }
         if let Some(enabled) = self.enabled
             && observed.unit.enabled != enabled
         {
@@ -140,6 +136,10 @@ impl Resource for ServiceSpec {
                 })
                 .await?;
             cx.host.set_unit_enabled(&self.unit, enabled).await?;
+        }
+        if observed.unit.stale {
+            // A start would run what systemd loaded before the file changed.
+            cx.host.reload_units().await?;
         }
         match change.action {
             Action::Remove => {

@@ -172,7 +172,10 @@ impl World {
     }
 
     pub(crate) fn unit_state(&self, name: &str) -> UnitState {
-        let unit = self.units.get(name).cloned().unwrap_or_else(|| Unit {
+        let found = self.units.get(name).cloned();
+        // Who asks for a unit that the manager does not know yet lets it look for the file.
+        let unit = found.or_else(|| self.unit_text(name).map(Unit::loaded));
+        let unit = unit.unwrap_or_else(|| Unit {
             active: "inactive".to_owned(),
             sub: "dead".to_owned(),
             ..Unit::default()
@@ -194,14 +197,20 @@ impl World {
             return Ok(());
         }
         if let Err(reason) = self.can_start(name, &text) {
-            let unit = self.units.entry(name.to_owned()).or_default();
+            let unit = self
+                .units
+                .entry(name.to_owned())
+                .or_insert_with(|| Unit::loaded(text));
             unit.active = "failed".to_owned();
             unit.sub = "failed".to_owned();
             return Err(HostError::service(format!("start {name}"), reason));
         }
         let invocation = self.next_id();
         let now = self.now();
-        let unit = self.units.entry(name.to_owned()).or_default();
+        let unit = self
+            .units
+            .entry(name.to_owned())
+            .or_insert_with(|| Unit::loaded(text.clone()));
         unit.invocation = invocation;
         let ends = setting(&text, "Type").as_deref() == Some("oneshot")
             && setting(&text, "RemainAfterExit").as_deref() != Some("yes");
@@ -232,12 +241,17 @@ impl World {
         }
     }
 
-    pub(crate) fn reload_units(&mut self) {
-        let mut names: Vec<String> = DIRECTORIES
+    /// The units that have a file, whether the manager has loaded it or not.
+    pub(crate) fn unit_files(&self) -> Vec<String> {
+        DIRECTORIES
             .iter()
             .flat_map(|directory| self.tree.names(Path::new(directory)))
             .filter(|name| !name.ends_with(".d") && !name.ends_with(".wants"))
-            .collect();
+            .collect()
+    }
+
+    pub(crate) fn reload_units(&mut self) {
+        let mut names = self.unit_files();
         names.extend(self.units.keys().cloned());
         for name in names {
             match self.unit_text(&name) {
@@ -292,7 +306,10 @@ impl World {
     }
 
     fn loaded_text(&self, verb: &str, name: &str) -> HostResult<String> {
-        let text = self.units.get(name).and_then(|unit| unit.text.clone());
+        let text = match self.units.get(name) {
+            Some(unit) => unit.text.clone(),
+            None => self.unit_text(name),
+        };
         text.ok_or_else(|| not_found(verb, name))
     }
 

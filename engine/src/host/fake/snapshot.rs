@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use super::services::Unit;
 use super::tree::{Node, NodeKind};
 use super::world::World;
 
@@ -21,7 +22,13 @@ impl WorldSnapshot {
         for (path, node) in world.tree.iter().filter(|(path, _)| !is_view(path)) {
             add("path", &path.display().to_string(), show_node(node));
         }
-        for (name, unit) in &world.units {
+        let mut units = world.units.clone();
+        for name in world.unit_files() {
+            // The manager looks for the file as soon as somebody asks.
+            let text = world.unit_text(&name).unwrap_or_default();
+            units.entry(name).or_insert_with(|| Unit::loaded(text));
+        }
+        for (name, unit) in &units {
             let loaded = if unit.text.is_some() {
                 "loaded"
             } else {
