@@ -390,11 +390,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unit_is_known_after_a_reload_and_stale_after_a_change() {
+    async fn a_unit_is_known_with_its_file_and_stale_after_a_change() {
         let host = FakeHost::new();
-        write(&host, "[Service]\nExecStart=/usr/bin/true\n").await;
         assert!(host.start_unit("a.service").await.is_err());
-        host.reload_units().await.unwrap();
+        write(&host, "[Service]\nExecStart=/usr/bin/true\n").await;
+        assert!(host.unit("a.service").await.unwrap().loaded);
         host.start_unit("a.service").await.unwrap();
         let first = host.unit("a.service").await.unwrap();
         assert!(first.is_active() && first.loaded && !first.stale && first.active_since.is_some());
