@@ -35,7 +35,7 @@ pub mod topology;
 pub use cache::Cache;
 pub use config::Config;
 pub use docker::Docker;
-pub use fault::{FAULTS, Fault};
+pub use fault::{FAULTS, Fault, TRIALS};
 pub use host::{Host, Image};
 pub use micro::{Machine, Micro};
 pub use outer::Outer;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lab::{Cache, FAULTS, Fault, command};
+use lab::{Cache, Fault, command};
 
 use crate::enter::{self, Shell};
 
@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Break it, and do not wait.
     #[arg(long)]
     no_wait: bool,
+    /// Only take away what an earlier fault of this name brought and nobody waited for: a disk, a clock.
+    #[arg(long, requires = "name", conflicts_with = "no_wait")]
+    clear: bool,
 }
 
 impl Lab {
@@ -47,7 +50,7 @@ impl Lab {
 impl Arguments {
     fn run(&self) -> Result<ExitCode> {
         let Some(name) = &self.name else {
-            for fault in FAULTS {
+            for fault in Fault::all() {
                 println!("{:<24} {}", fault.name, fault.about);
             }
             return Ok(ExitCode::SUCCESS);
@@ -57,6 +60,10 @@ impl Arguments {
         let vip = lab::Lab::open(&Cache::locate()?, &self.lab)?
             .vip()
             .to_string();
+        if self.clear {
+            fault.clear(&host, &vip)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         fault.prepare(&host, &vip)?;
         if !fault.is_whole(&host, &vip)? {
             bail!("the host is not whole as it is; `nodelet check` there says what is wrong");
@@ -72,7 +79,10 @@ impl Arguments {
         });
         let took = began.elapsed().as_secs_f64();
         match whole {
-            Some(()) => println!("whole again after {took:.1} s"),
+            Some(()) => {
+                println!("whole again after {took:.1} s");
+                fault.clear(&host, &vip)?;
+            }
             None => bail!(
                 "not whole again after {took:.0} s; does nodeletd run? (`systemctl start pf9-nodeletd` on the host)"
             ),

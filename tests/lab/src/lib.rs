@@ -20,7 +20,7 @@ mod standing;
 mod watch;
 
 pub use lab::command::poll;
-pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE};
+pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE, TRIALS};
 pub use leaves::Leaves;
 pub use load::{Asker, Load, Seen};
 pub use master::{Master, shared};
