@@ -27,7 +27,7 @@ impl RenewalQueue {
         now: Instant,
     ) -> Option<&'a str> {
         let waited = self.last.map(|last| now.saturating_duration_since(last));
-        if waited.is_some_and(|waited| waited < backoff(self.failed, interval)) {
+        if waited.is_some_and(|waited| waited < pause(self.failed, interval)) {
             return None;
         }
         let turn = usize::try_from(self.failed).unwrap_or(0) % due.len().max(1);
@@ -58,6 +58,16 @@ impl RenewalQueue {
             self.problem.clone()
         }
     }
+}
+
+/// As between attempts, and then doubled on up to sixty intervals (an hour): what fails is taken back each time, and the old
+/// certificate is good for a third of its life.
+fn pause(failed: u32, interval: Duration) -> Duration {
+    const LONG: u32 = 7;
+    let doublings = failed.saturating_sub(LONG).min(10);
+    backoff(failed, interval)
+        .saturating_mul(1 << doublings)
+        .min(interval * 60)
 }
 
 fn ordinal(number: u32) -> String {
