@@ -3,7 +3,8 @@
 //! Written whole or not at all, 0640. A file that is lost or cannot be read is made anew from what is seen on the host; it
 //! is never a reason to touch anything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,56 @@ impl Default for KubeStatus {
     }
 }
 
+/// The file on disk, and what we put there last. Clones are about the same file.
+#[derive(Debug, Clone)]
+pub(super) struct StatusFile {
+    path: PathBuf,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl StatusFile {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            written: Arc::default(),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The last status, as [`KubeStatus::read`] gives it.
+    pub(super) fn read(&self) -> KubeStatus {
+        KubeStatus::read(&self.path)
+    }
+
+    /// Writes it whole or not at all.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written to, or has no room.
+    pub(super) fn write(&self, status: &KubeStatus) -> Result<()> {
+        if let Some(directory) = self.path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let mut text = serde_json::to_vec_pretty(status)?;
+        text.push(b'\n');
+        // Noted first: whoever is told of the new file finds that it is ours.
+        self.written().clone_from(&text);
+        daemon::files::replace(&self.path, &text, 0o640)
+    }
+
+    /// Whether what stands there is what we put there.
+    pub(super) fn is_as_written(&self) -> bool {
+        let stands = daemon::files::read(&self.path, LIMIT).ok().flatten();
+        stands.is_some_and(|stands| stands == *self.written())
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl KubeStatus {
     /// Reads the file in its present form or the old one of `key value` lines; the defaults if it is not there or is
     /// garbage.
@@ -133,15 +184,6 @@ impl KubeStatus {
         if self.status_check_timestamp - self.last_failed_status_time >= FORGET {
             self.last_failed_status_check.clear();
         }
-    }
-
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut text = serde_json::to_vec_pretty(self)?;
-        text.push(b'\n');
-        daemon::files::replace(path, &text, 0o640)
     }
 }
 
@@ -216,10 +258,25 @@ mod tests {
             pf9_kube_start_attempt: 7,
             ..KubeStatus::default()
         };
-        status.write(&path).expect("it is written");
-        assert_eq!(KubeStatus::read(&path), status);
+        let file = StatusFile::at(path.clone());
+        file.write(&status).expect("it is written");
+        assert_eq!(file.read(), status);
+        assert!(file.is_as_written());
         let mode = path.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
+    fn what_others_put_there_or_took_away_is_told_from_ours() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = StatusFile::at(directory.path().join("kube_status"));
+        file.write(&KubeStatus::default()).expect("it is written");
+        std::fs::write(file.path(), "rubbish").expect("somebody writes");
+        assert!(!file.is_as_written());
+        file.write(&KubeStatus::default()).expect("it is written");
+        assert!(file.is_as_written());
+        std::fs::remove_file(file.path()).expect("somebody removes it");
+        assert!(!file.is_as_written());
     }
 
     #[test]

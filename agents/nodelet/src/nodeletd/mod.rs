@@ -36,6 +36,7 @@ use daemon::{log, shutdown, systemd};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use kube_status::StatusFile;
 use supervisor::{Memory, Supervisor};
 use worker::Worker;
 
@@ -105,7 +106,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         shutdown: signals.shutdown.clone(),
     };
     let memory = Memory {
-        status: PathBuf::from(kube_status::PATH),
+        status: StatusFile::at(PathBuf::from(kube_status::PATH)),
         state: state::path(),
     };
     let (supervisor, outside) = Supervisor::new(

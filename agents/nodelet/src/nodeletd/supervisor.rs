@@ -1,34 +1,32 @@
 //! The loop: look, decide, act, wait.
 
+mod act;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daemon::systemd;
-use engine::exec::{Event, Outcome, Status, phases_renewed_with};
+use engine::exec::{Status, phases_renewed_with};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::StatusGroup;
 use super::decide::{self, Action, Situation};
-use super::kube_status::{KubeStatus, NodeState};
+use super::kube_status::{KubeStatus, NodeState, StatusFile};
 use super::renewal::RenewalQueue;
 use super::state::State;
 use super::take_back::TakeBacks;
 use super::view::{Counters, Now, View};
 use super::wake::{Interests, Wake};
-use super::worker::{Change, Hands};
+use super::worker::Hands;
 use crate::pass::{Desired, Pass, ServiceState};
 
 /// Time after a hint in which others are gathered: what ends rarely ends alone.
 const GATHER: Duration = Duration::from_millis(200);
 /// Time between passes that hints ask for.
 const BETWEEN: Duration = Duration::from_secs(1);
-/// Pause between the renewals of two components.
-const AFTER_RENEWAL: Duration = Duration::from_secs(2);
-/// Pause after somebody else was found working on the host.
-const BUSY: Duration = Duration::from_secs(5);
 
 /// Passes in a row that may fail before nothing is believed of the host any more.
 const BLIND: u32 = 3;
@@ -63,7 +61,7 @@ pub(super) struct Outside {
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     /// For people and other agents.
-    pub(super) status: PathBuf,
+    pub(super) status: StatusFile,
     /// For the daemon alone.
     pub(super) state: PathBuf,
 }
@@ -127,7 +125,7 @@ impl<H: Hands> Supervisor<H> {
             let ago = Duration::from_secs(u64::try_from(unix_now() - ended).ok()?);
             Instant::now().checked_sub(ago)
         });
-        let status = KubeStatus::read(&memory.status);
+        let status = memory.status.read();
         let supervisor = Self {
             hands,
             memory,
@@ -355,195 +353,6 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Restarts what failed, or everything.
-    async fn attempt(&mut self, pass: &Pass, everything: bool) -> Duration {
-        self.hurry = false;
-        let wanted = std::mem::take(&mut self.wanted);
-        let state_before = self.status.pf9_kube_node_state;
-        self.status.pf9_kube_start_attempt += 1;
-        let number = self.status.pf9_kube_start_attempt;
-        self.status.pf9_kube_node_state = KubeStatus::state_after(number);
-        "false".clone_into(&mut self.status.pf9_kube_service_state);
-        self.state.stopped = false;
-        // On disk before it begins: an attempt that takes the host down with it has been one.
-        self.remember();
-        self.write_status();
-        let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
-        tracing::info!(
-            "attempt {number}: {}",
-            if everything {
-                "a full clean and a start from the first phase".to_owned()
-            } else {
-                format!("restarting {}", names.join(", "))
-            }
-        );
-        self.publish(
-            pass,
-            &format!("attempt {number}"),
-            pass.desired.loop_interval,
-            None,
-        );
-        let last_good = !pass.settings_problems.is_empty();
-        let change = if everything && !self.fits(last_good).await {
-            Change::Refused
-        } else if everything {
-            self.counters.full_cleans += 1;
-            match self.change(&["clean"], last_good).await {
-                // What could not be taken off is told; a start is tried all the same.
-                Change::Done | Change::Failed | Change::Refused => {
-                    self.change(&["apply"], last_good).await
-                }
-                other => other,
-            }
-        } else {
-            self.counters.repairs += 1;
-            // By name, so that nobody has to look a second time.
-            let mut words = vec!["repair"];
-            words.extend(pass.failed.iter().map(|phase| phase.as_str()));
-            words.extend(wanted.iter().map(String::as_str));
-            self.change(&words, last_good).await
-        };
-        self.last_attempt = Some(Instant::now());
-        self.state.last_attempt_ended = Some(unix_now());
-        self.status.current_task.clear();
-        // What we did ourselves is no news.
-        self.wake.take();
-        match change {
-            // Whether it was a success the next pass says.
-            Change::Done => Duration::ZERO,
-            Change::Interrupted => Duration::ZERO,
-            Change::Busy => {
-                self.status.pf9_kube_start_attempt -= 1;
-                self.last_attempt = None;
-                self.wanted = wanted;
-                BUSY
-            }
-            Change::Failed => {
-                self.counters.failed_attempts += 1;
-                Duration::ZERO
-            }
-            // Nothing was touched, so it was no attempt: a host must never be cleaned for a wrong setting.
-            Change::Refused => {
-                self.status.pf9_kube_start_attempt -= 1;
-                self.status.pf9_kube_node_state = state_before;
-                self.write_status();
-                tracing::warn!("touching nothing: {}", self.unfit);
-                let doing = "waiting until the host fits";
-                let interval = pass.desired.loop_interval;
-                self.publish(pass, doing, interval, None);
-                interval
-            }
-        }
-    }
-
-    /// Whether an apply would be allowed to begin afterwards: asked before everything is taken off.
-    async fn fits(&mut self, last_good: bool) -> bool {
-        match self.hands.refusal(last_good).await {
-            Ok(None) => true,
-            Ok(Some(reason)) => {
-                self.unfit = reason;
-                false
-            }
-            Err(error) => {
-                self.unfit = format!("{error:#}");
-                false
-            }
-        }
-    }
-
-    /// Takes back what the plan does not have. Nothing is restarted for it, and it is no attempt.
-    async fn take_back(&mut self, pass: &Pass) -> Duration {
-        self.hurry = false;
-        tracing::info!("taking back what the plan does not have");
-        let doing = "taking back what the plan does not have";
-        self.publish(pass, doing, pass.desired.loop_interval, None);
-        let change = self
-            .change(&["repair"], !pass.settings_problems.is_empty())
-            .await;
-        self.take_backs.ended(change, Instant::now());
-        self.wake.take();
-        match change {
-            Change::Busy => BUSY,
-            _ => Duration::ZERO,
-        }
-    }
-
-    /// Renews the certificates of one component; the next pass says who is next.
-    async fn renew(&mut self, pass: &Pass, component: &str) -> Duration {
-        tracing::info!("renewing the certificates of {component}");
-        let doing = format!("renewing the certificates of {component}");
-        self.publish(pass, &doing, pass.desired.loop_interval, None);
-        let words = ["certs", "renew", component];
-        let change = self
-            .change(&words, !pass.settings_problems.is_empty())
-            .await;
-        self.renewals.ended(component, change, Instant::now());
-        self.status.current_task.clear();
-        self.wake.take();
-        self.write_status();
-        match change {
-            Change::Done | Change::Failed | Change::Refused => AFTER_RENEWAL,
-            Change::Interrupted | Change::Busy => BUSY,
-        }
-    }
-
-    async fn stop(&mut self, pass: &Pass) -> Duration {
-        tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
-        self.publish(pass, "stopping", pass.desired.loop_interval, None);
-        let change = self
-            .change(&["stop"], !pass.settings_problems.is_empty())
-            .await;
-        self.wake.take();
-        "false".clone_into(&mut self.status.pf9_kube_service_state);
-        self.status.pf9_kube_node_state = NodeState::Ok;
-        self.status.pf9_kube_start_attempt = 0;
-        if change == Change::Done {
-            self.state.has_stopped();
-            self.remember();
-        }
-        self.write_status();
-        match change {
-            Change::Done | Change::Failed | Change::Refused => pass.desired.loop_interval,
-            Change::Interrupted | Change::Busy => BUSY,
-        }
-    }
-
-    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`.
-    async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
-        let events = self.events.clone();
-        let beat = Arc::clone(&self.beat);
-        let status = &mut self.status;
-        let mut refused = None;
-        let changed = self
-            .hands
-            .change(words, last_good, |line| {
-                *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                if let Ok(event) = serde_json::from_str::<Event>(&line) {
-                    follow(status, &event);
-                    if let Event::PreflightFailed { problems } = &event {
-                        let told = problems
-                            .iter()
-                            .map(|one| format!("{}: {}", one.problem, one.remedy));
-                        refused = Some(told.collect::<Vec<_>>().join("; "));
-                    }
-                }
-                // Nobody listening is no error.
-                let _ = events.send(line.into());
-            })
-            .await;
-        let changed = changed.unwrap_or_else(|error| {
-            tracing::error!("{error:#}");
-            Change::Failed
-        });
-        match refused {
-            Some(why) if changed == Change::Failed => {
-                self.unfit = why;
-                Change::Refused
-            }
-            _ => changed,
-        }
-    }
-
     /// A pass that did not come to its end says nothing about the host, so nothing is done to it.
     fn pass_failed(&mut self, error: &str) -> Duration {
         self.counters.failed_passes += 1;
@@ -607,12 +416,13 @@ impl<H: Hands> Supervisor<H> {
             end.cancel();
         }
         let end = self.shutdown.child_token();
-        self.hands.listen(&interests, &self.wake, &end);
+        let status = &self.memory.status;
+        self.hands.listen(&interests, status, &self.wake, &end);
         self.listening = Some((interests, end));
     }
 
     fn write_status(&self) {
-        if let Err(error) = self.status.write(&self.memory.status) {
+        if let Err(error) = self.memory.status.write(&self.status) {
             tracing::error!("could not {error:#}");
         }
     }
@@ -646,24 +456,6 @@ fn renewable(pass: &Pass) -> Vec<String> {
     due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))
         .cloned()
         .collect()
-}
-
-/// Takes an event of a change into the status file's fields.
-fn follow(status: &mut KubeStatus, event: &Event) {
-    match event {
-        Event::PhaseStarted { phase, .. } => status.current_task = phase.to_string(),
-        Event::PhaseFinished { phase, outcome, .. } => {
-            let name = phase.to_string();
-            match outcome {
-                Outcome::Failed => status.last_failed_task = name,
-                Outcome::Converged if !status.completed_tasks.contains(&name) => {
-                    status.completed_tasks.push(name);
-                }
-                _ => {}
-            }
-        }
-        _ => {}
-    }
 }
 
 fn phases(pass: &Pass, which: impl Fn(&engine::exec::PhaseHealth) -> bool) -> Vec<String> {

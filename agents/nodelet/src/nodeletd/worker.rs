@@ -10,6 +10,7 @@ use engine::exec::Event;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
+use super::kube_status::StatusFile;
 use super::wake::{self, Interests, Wake};
 use crate::pass::Pass;
 use crate::settled;
@@ -78,8 +79,14 @@ pub(super) trait Hands {
     /// That cannot be told.
     async fn refusal(&self, last_good: bool) -> Result<Option<String>>;
 
-    /// Listens to what is on the host until `end` is cancelled.
-    fn listen(&self, interests: &Interests, wake: &Wake, end: &CancellationToken);
+    /// Listens to what is on the host, and to what others do to the status file, until `end` is cancelled.
+    fn listen(
+        &self,
+        interests: &Interests,
+        status: &StatusFile,
+        wake: &Wake,
+        end: &CancellationToken,
+    );
 }
 
 impl Hands for Worker {
@@ -148,8 +155,14 @@ impl Hands for Worker {
         }))
     }
 
-    fn listen(&self, interests: &Interests, wake: &Wake, end: &CancellationToken) {
-        wake::listen(interests, wake, end);
+    fn listen(
+        &self,
+        interests: &Interests,
+        status: &StatusFile,
+        wake: &Wake,
+        end: &CancellationToken,
+    ) {
+        wake::listen(interests, status, wake, end);
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
-use engine::exec::{Condition, PhaseHealth, Problem};
+use anyhow::{Result, bail};
+use engine::exec::{Condition, Event, PhaseHealth, Problem};
 use engine::plan::{PhaseName, Span};
 
 use super::*;
 use crate::nodeletd::cgroup::Leaf;
+use crate::nodeletd::worker::Change;
 use crate::pass::PassInterests;
 
 /// A host on which etcd cannot run as long as `broken`.
@@ -17,8 +18,12 @@ struct Broken {
     broken: Arc<AtomicBool>,
     /// Whether whatever would change it is refused, for an interface that it does not have.
     refuses: Arc<AtomicBool>,
+    /// Whether no pass comes to its end.
+    unseen: Arc<AtomicBool>,
     /// Components with a certificate that is due.
     due: Arc<Mutex<Vec<String>>>,
+    /// The one of them that cannot be renewed.
+    unrenewable: Arc<Mutex<String>>,
     began: Instant,
     /// When what was done, since the beginning.
     done: Arc<Mutex<Vec<(Duration, String)>>>,
@@ -29,7 +34,9 @@ impl Broken {
         Self {
             broken: Arc::new(AtomicBool::new(true)),
             refuses: Arc::default(),
+            unseen: Arc::default(),
             due: Arc::default(),
+            unrenewable: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
         }
@@ -51,6 +58,9 @@ impl Broken {
 
 impl Hands for Broken {
     async fn pass(&self, _cgroup: Option<&Leaf>) -> Result<Pass> {
+        if self.unseen.load(Ordering::Relaxed) {
+            bail!("make a status pass: it was killed");
+        }
         let etcd: PhaseName = "etcd".parse()?;
         let broken = self.broken.load(Ordering::Relaxed);
         let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
@@ -103,6 +113,9 @@ impl Hands for Broken {
         let mut done = self.done.lock().expect("nobody panicked");
         done.push((at, words.join(" ")));
         if let ["certs", "renew", component] = words {
+            if *self.unrenewable.lock().expect("nobody panicked") == *component {
+                return Ok(Change::Failed);
+            }
             let mut due = self.due.lock().expect("nobody panicked");
             due.retain(|other| other != component);
             return Ok(Change::Done);
@@ -116,13 +129,13 @@ impl Hands for Broken {
         Ok(refuses.then(|| "there is no eth9: name another".to_owned()))
     }
 
-    fn listen(&self, _: &Interests, _: &Wake, _: &CancellationToken) {}
+    fn listen(&self, _: &Interests, _: &StatusFile, _: &Wake, _: &CancellationToken) {}
 }
 
 /// Runs `what` beside a daemon on `host` that remembers in `directory`, and ends with it.
 async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Outside)) {
     let memory = Memory {
-        status: directory.join("kube_status"),
+        status: StatusFile::at(directory.join("kube_status")),
         state: directory.join("nodeletd.json"),
     };
     let shutdown = CancellationToken::new();
@@ -301,6 +314,69 @@ async fn certificates_are_renewed_beside_a_phase_that_never_succeeds() {
         tokio::time::sleep(Duration::from_secs(900)).await;
         let (_, last) = host.done().pop().expect("something was done");
         assert_eq!(last, "certs renew etcd");
+    })
+    .await;
+}
+
+/// A component whose renewal fails is tried again with growing pauses, is told, and keeps no other from its renewal.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_holds_up_no_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    *host.due.lock().expect("nobody panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
+    *host.unrenewable.lock().expect("nobody panicked") = "etcd".to_owned();
+    let renewals = |of: &str| -> Vec<Duration> {
+        let done = host.done().into_iter();
+        let its = done.filter(|(_, words)| *words == format!("certs renew {of}"));
+        its.map(|(at, _)| at).collect()
+    };
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        assert_eq!(renewals("kubelet").len(), 1, "{:?}", host.done());
+        let tried = renewals("etcd");
+        assert!((3..100).contains(&tried.len()), "in a day: {tried:?}");
+        let pauses: Vec<Duration> = tried.windows(2).map(|two| two[1] - two[0]).collect();
+        let growing = pauses[1..].is_sorted() && pauses[1] < Duration::from_secs(65);
+        let hourly = pauses
+            .last()
+            .is_some_and(|last| (3600..3700).contains(&last.as_secs()));
+        assert!(growing && hourly, "{pauses:?}");
+        let view = outside.view.borrow().clone().expect("it looks");
+        let told = view.conditions.iter().any(|condition| {
+            condition.status == Status::False && condition.reason.contains("etcd")
+        });
+        assert!(told, "{:?}", view.conditions);
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        host.unrenewable.lock().expect("nobody panicked").clear();
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        assert_eq!(renewals("etcd").len(), tried.len() + 1);
+    })
+    .await;
+}
+
+/// Whoever reads the status file must not go on believing what nobody sees any more; nothing is done to the host for it.
+#[tokio::test(start_paused = true)]
+async fn the_third_pass_that_sees_nothing_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |_outside| {
+        let interval = Duration::from_secs(60);
+        tokio::time::sleep(interval / 2).await;
+        assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        host.unseen.store(true, Ordering::Relaxed);
+        tokio::time::sleep(2 * interval).await;
+        assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        tokio::time::sleep(interval).await;
+        let status = kept(directory.path());
+        assert_eq!(status.pf9_kube_service_state, "false");
+        assert_eq!(status.last_failed_status_check, "a status pass");
+        assert_eq!(status.pf9_kube_start_attempt, 0);
+        host.unseen.store(false, Ordering::Relaxed);
+        tokio::time::sleep(interval).await;
+        assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        assert!(host.done().is_empty(), "{:?}", host.done());
     })
     .await;
 }

@@ -1,7 +1,8 @@
-//! Containers that end.
+//! Containers that end, and images that go.
 
 use anyhow::{Context as _, Result};
 use bollard::Docker;
+use bollard::models::EventMessageTypeEnum;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt as _;
 
@@ -15,14 +16,26 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     let docker = Docker::connect_with_unix(SOCKET, PATIENCE, bollard::API_DEFAULT_VERSION)
         .context("connect to docker")?;
     let filters = [
-        ("type", vec!["container"]),
-        ("event", vec!["die", "destroy", "pause", "oom"]),
+        ("type", vec!["container", "image"]),
+        (
+            "event",
+            vec!["die", "destroy", "pause", "oom", "untag", "delete"],
+        ),
     ];
     let filters: std::collections::HashMap<&str, Vec<&str>> = filters.into();
     let options = EventsOptionsBuilder::default().filters(&filters).build();
     let mut events = docker.events(Some(options));
     while let Some(event) = events.next().await {
         let event = event.context("listen to docker's events")?;
+        if event.typ == Some(EventMessageTypeEnum::IMAGE) {
+            // What goes has lost its names by now; this is rare enough to look whether it was one of ours.
+            let image = event.actor.and_then(|actor| actor.id).unwrap_or_default();
+            wake.hint(format!(
+                "image {image}: {}",
+                event.action.unwrap_or_default()
+            ));
+            continue;
+        }
         let name = event
             .actor
             .and_then(|actor| actor.attributes)

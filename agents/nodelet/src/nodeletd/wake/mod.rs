@@ -5,6 +5,7 @@
 
 mod docker;
 mod files;
+mod status;
 mod systemd;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use super::kube_status::StatusFile;
 
 /// Hints that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
@@ -72,10 +75,16 @@ impl Wake {
 }
 
 /// Listens until `end` is cancelled.
-pub(super) fn listen(interests: &Interests, wake: &Wake, end: &CancellationToken) {
+pub(super) fn listen(
+    interests: &Interests,
+    status: &StatusFile,
+    wake: &Wake,
+    end: &CancellationToken,
+) {
     spawn(end, again("docker", docker::listen, interests, wake));
     spawn(end, again("systemd", systemd::listen, interests, wake));
     spawn(end, again("files", files::listen, interests, wake));
+    spawn(end, again("the status file", status::listen, status, wake));
 }
 
 fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
@@ -89,21 +98,22 @@ fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'stati
 }
 
 /// Listens to a source again and again; after a while that it could not be heard, whatever happened is hinted at.
-fn again<F>(
+fn again<T, F>(
     name: &'static str,
-    listen: impl Fn(Interests, Wake) -> F + Send + 'static,
-    interests: &Interests,
+    listen: impl Fn(T, Wake) -> F + Send + 'static,
+    about: &T,
     wake: &Wake,
 ) -> impl Future<Output = ()> + Send + 'static
 where
+    T: Clone + Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
-    let (interests, wake) = (interests.clone(), wake.clone());
+    let (about, wake) = (about.clone(), wake.clone());
     async move {
         let mut pause = FIRST_PAUSE;
         loop {
             let began = tokio::time::Instant::now();
-            let said = match listen(interests.clone(), wake.clone()).await {
+            let said = match listen(about.clone(), wake.clone()).await {
                 Ok(()) => "it closed the connection".to_owned(),
                 Err(error) => format!("{error:#}"),
             };

@@ -1,0 +1,87 @@
+//! The status file, where somebody else changes or removes it.
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use inotify::{EventMask, Inotify, WatchMask};
+
+use super::Wake;
+use crate::nodeletd::kube_status::StatusFile;
+
+pub(super) async fn listen(file: StatusFile, wake: Wake) -> Result<()> {
+    let path = file.path();
+    let directory = path.parent().context("watch a file without a directory")?;
+    let inotify = Inotify::init().context("start inotify")?;
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::MOVED_TO
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF;
+    inotify
+        .watches()
+        .add(directory, mask)
+        .with_context(|| format!("watch {}", directory.display()))?;
+    let mut events = inotify
+        .into_event_stream(vec![0; 4096])
+        .context("read inotify's events")?;
+    while let Some(event) = events.next().await {
+        let event = event.context("read inotify's events")?;
+        let gone = event
+            .mask
+            .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
+        // Our own writing is no news.
+        if (gone || event.name.as_deref() == path.file_name()) && !file.is_as_written() {
+            wake.hint(format!("file {}", path.display()));
+        }
+        if gone {
+            // Watch what stands there next.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::nodeletd::kube_status::KubeStatus;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn others_wake_the_daemon_and_its_own_writing_does_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = StatusFile::at(directory.path().join("kube_status"));
+        let write = |attempt| {
+            let status = KubeStatus {
+                pf9_kube_start_attempt: attempt,
+                ..KubeStatus::default()
+            };
+            file.write(&status).expect("it is written");
+        };
+        write(0);
+        let wake = Wake::default();
+        let listening = tokio::spawn(listen(file.clone(), wake.clone()));
+        // Watched once a foreign write is noticed; those before it go unseen.
+        let foreign = async {
+            while wake.take().is_empty() {
+                std::fs::write(file.path(), "rubbish").expect("somebody writes");
+                let _ = tokio::time::timeout(Duration::from_millis(20), wake.wait()).await;
+            }
+        };
+        tokio::time::timeout(SOON, foreign)
+            .await
+            .expect("it is noticed");
+        write(1);
+        write(2);
+        let told = tokio::time::timeout(Duration::from_millis(200), wake.wait()).await;
+        assert!(told.is_err(), "{:?}", wake.take());
+        std::fs::remove_file(file.path()).expect("somebody removes it");
+        tokio::time::timeout(SOON, wake.wait())
+            .await
+            .expect("it is noticed");
+        listening.abort();
+    }
+}
