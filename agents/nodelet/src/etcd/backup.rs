@@ -84,13 +84,22 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
     let name = store::name(taken);
     let part = store::part(&backups.directory, &name);
     let content = snapshot::take(&etcd, &part).await?;
+    // Counted before the restore, which may take longer than etcd keeps a revision.
+    let revision = proof::revision(&part, &backups.image)
+        .await
+        .context("prove the snapshot")?;
+    let count = async |revision| {
+        let keys = etcd.keys(revision).await;
+        keys.context("hold the snapshot against etcd")
+    };
+    let mut keys = count(revision).await?;
     let held = proof::prove(&part, &backups.image)
         .await
         .context("prove the snapshot")?;
-    let keys = etcd
-        .keys(held.revision)
-        .await
-        .context("hold the snapshot against etcd")?;
+    if held.revision != revision {
+        // What was last deleted may be compacted away: then etcd counts on from there, and the file alone does not say so.
+        keys = count(held.revision).await?;
+    }
     compare(&held, keys, &cluster)?;
 
     let manifest = Manifest {

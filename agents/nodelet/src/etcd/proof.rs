@@ -12,6 +12,8 @@ use super::throwaway::{Mounted, Throwaway};
 
 /// Where the copy is made; emptied before and afterwards.
 const WORK: &str = "/var/opt/pf9/nodelet/etcd-proof";
+/// For one look at each key and value of a store of 8 GiB at half a CPU.
+const READ: Duration = Duration::from_secs(240);
 /// For the restore: hashing and rewriting a store of 8 GiB at half a CPU.
 const RESTORE: Duration = Duration::from_secs(600);
 /// For an etcd on it to answer: it reads all keys first.
@@ -32,6 +34,51 @@ pub(crate) struct Held {
     pub(crate) cluster: Option<String>,
 }
 
+/// The revision at which the snapshot at `path` was taken, as the programs of `image` read it: long before it is restored, for
+/// the etcd that it was taken of does not keep a revision for long. The caller calls [`sweep`] afterwards.
+///
+/// # Cancel safety
+/// As [`prove`].
+pub(super) async fn revision(path: &Path, image: &str) -> Result<i64> {
+    let throwaway = Throwaway::new(image)?;
+    let (from, snapshot) = mounted(path)?;
+    let status = [
+        "etcdctl",
+        "snapshot",
+        "status",
+        &snapshot,
+        "--write-out",
+        "json",
+    ];
+    throwaway.start(&status, &[from]).await?;
+    throwaway.finish("read the snapshot", READ).await?;
+    let said = throwaway.said().await;
+    throwaway.remove().await?;
+    said_revision(&said)
+        .with_context(|| format!("find the snapshot's revision in what etcdctl says: {said}"))
+}
+
+fn said_revision(said: &str) -> Option<i64> {
+    let status = said.lines().find(|line| line.starts_with('{'))?;
+    let status: serde_json::Value = serde_json::from_str(status).ok()?;
+    status["revision"].as_i64()
+}
+
+/// The directory of a snapshot, to be read alone, and where the snapshot is then.
+fn mounted(path: &Path) -> Result<(Mounted, String)> {
+    let directory = path.parent().context("find the snapshot's directory")?;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("find the snapshot's name")?;
+    let from = Mounted {
+        source: directory.to_path_buf(),
+        target: "/backup",
+        read_only: true,
+    };
+    Ok((from, format!("/backup/{name}")))
+}
+
 /// Restores the snapshot at `path` and counts, with the programs of `image`. The caller calls [`sweep`] before and afterwards,
 /// whatever came of it.
 ///
@@ -40,11 +87,7 @@ pub(crate) struct Held {
 pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
     let throwaway = Throwaway::new(image)?;
     let work = PathBuf::from(WORK);
-    let directory = path.parent().context("find the snapshot's directory")?;
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .context("find the snapshot's name")?;
+    let (from, snapshot) = mounted(path)?;
     std::fs::create_dir_all(&work).with_context(|| format!("make {WORK}"))?;
 
     let into = Mounted {
@@ -52,12 +95,6 @@ pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
         target: "/restore",
         read_only: false,
     };
-    let from = Mounted {
-        source: directory.to_path_buf(),
-        target: "/backup",
-        read_only: true,
-    };
-    let snapshot = format!("/backup/{name}");
     let cluster = format!("proof={PEER}");
     let restore = [
         "etcdctl",
@@ -146,5 +183,18 @@ pub(super) async fn sweep(image: &str) -> Result<()> {
             Err(error).with_context(|| format!("remove {WORK}"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revision_is_found_in_what_etcdctl_says() {
+        let said = "a warning\n{\"hash\":1523370914,\"revision\":512,\"totalKey\":700,\"totalSize\":2048}\n";
+        assert_eq!(said_revision(said), Some(512));
+        assert_eq!(said_revision("{\"hash\":1}"), None);
+        assert_eq!(said_revision("Error: nothing"), None);
     }
 }

@@ -190,6 +190,12 @@ impl Throwaway {
             Some(code) => format!("it ended with {code}"),
             None => "it ended".to_owned(),
         };
+        let said = self.said().await;
+        format!("{how}: {}", said.lines().collect::<Vec<_>>().join(" | "))
+    }
+
+    /// The last lines of what it has said.
+    pub(super) async fn said(&self) -> String {
         let options = LogsOptionsBuilder::default()
             .stdout(true)
             .stderr(true)
@@ -204,10 +210,7 @@ impl Throwaway {
         let start = (start..=text.len())
             .find(|at| text.is_char_boundary(*at))
             .unwrap_or(0);
-        format!(
-            "{how}: {}",
-            text[start..].lines().collect::<Vec<_>>().join(" | ")
-        )
+        text.split_off(start)
     }
 }
 

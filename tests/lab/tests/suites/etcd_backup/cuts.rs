@@ -6,14 +6,22 @@ use lab_suites::{Master, shared};
 
 use super::{DIRECTORY, ETCDCTL, nothing_left, proven, without_backups};
 
-/// Starts a backup in the background, as a unit, and holds its proof: a small store is proven before anybody could cut in.
-fn begin(master: &Master, config: &str) {
+/// Any container of a proof.
+const ANY: &str = "true";
+/// One that is past the first look at the snapshot.
+const RESTORES: &str =
+    "docker inspect --format '{{.Args}}' pf9-etcd-proof 2>/dev/null | grep -qv 'snapshot status'";
+
+/// Starts a backup in the background, as a unit, and holds its proof at such a container: a small store is proven before anybody
+/// could cut in.
+fn begin(master: &Master, config: &str, at: &str) {
     master.sh("docker rm --force pf9-etcd-proof 2>/dev/null || true");
-    let held = "until docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done";
+    let held =
+        format!("until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done");
     master.sh(&format!(
         "systemctl reset-failed backup 2>/dev/null || true
         systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config {config}
-        timeout 30 sh -c '{held}'"
+        timeout 30 sh -c \"{held}\""
     ));
 }
 
@@ -24,7 +32,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
     master.nodelet(&["etcd", "backup"]).exits(0);
     let older = proven(&master);
 
-    begin(&master, "/etc/pf9/nodelet");
+    begin(&master, "/etc/pf9/nodelet", ANY);
     master.sh("systemctl kill --signal KILL backup");
     let over = "! systemctl is-active --quiet backup";
     master.wait_for("it is dead", over, Duration::from_secs(10));
@@ -37,7 +45,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
     master.nodelet(&["etcd", "verify"]).exits(0);
 
     // Who wants to change the host goes first.
-    begin(&master, "/etc/pf9/nodelet");
+    begin(&master, "/etc/pf9/nodelet", ANY);
     let apply = master.apply(&["--only", "node-config"]).exits(0);
     assert!(apply.took < Duration::from_secs(15), "{}", apply.text());
     master.wait_for("it gave way", over, Duration::from_secs(10));
@@ -51,6 +59,27 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
     master.nodelet(&["etcd", "backup"]).exits(0);
     nothing_left(&master);
     assert_eq!(proven(&master).len(), 2);
+    without_backups(&master);
+}
+
+/// A large store is restored for longer than the API server lets etcd keep a revision.
+#[test]
+fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    begin(&master, "/etc/pf9/nodelet", RESTORES);
+    master.sh(&format!(
+        r#"for n in 1 2 3; do {ETCDCTL} put /compacted $n > /dev/null; done
+        revision=$({ETCDCTL} get /compacted --write-out json | grep -o '"revision":[0-9]*' | cut -d: -f2)
+        {ETCDCTL} compact $revision
+        {ETCDCTL} del /compacted
+        docker unpause pf9-etcd-proof"#
+    ));
+    let over = "! systemctl is-active --quiet backup";
+    master.wait_for("it has ended", over, Duration::from_secs(60));
+    assert_eq!(master.sh("cat /run/backup.err"), "");
+    assert_eq!(proven(&master).len(), 1);
+    nothing_left(&master);
     without_backups(&master);
 }
 
