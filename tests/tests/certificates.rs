@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use behaviour::{Bringup, block_on, checked_in_part};
-use engine::exec::{Outcome, PhaseHealth, Recording, Runner, Status};
+use engine::exec::{Event, Outcome, PhaseHealth, Recording, Runner, Status};
 use engine::host::fake::FakeHost;
 use engine::plan::PhaseName;
-use engine::resource::pki::{USES, components};
+use engine::resource::pki::{USES, Uptake, components};
 use engine::resource::{NoSecrets, Spec};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -146,4 +146,37 @@ fn a_certificate_that_cannot_be_judged_keeps_no_other_from_its_renewal() {
         "those of {first} are still to come"
     );
     assert_eq!(due.components, all[1..]);
+}
+
+/// Who looks at its files too seldom to see the new certificate before the old one ends is started anew, and nobody else.
+#[test]
+fn who_would_look_too_late_is_restarted() {
+    for (left, restarted) in [(4, true), (10, false)] {
+        let (bringup, host) = aged();
+        let left = Duration::from_secs(left * 60);
+        host.meddle(|world| world.advance(DAY * 65 - left));
+        for one in USES {
+            let Uptake::Reconnect { container, .. } = one.uptake else {
+                continue;
+            };
+            let events = Recording::default();
+            let outcome = block_on(runner(&bringup, &host, &events).renew(one.component));
+            assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+            let told: Vec<String> = events
+                .events()
+                .into_iter()
+                .filter_map(|event| match event {
+                    Event::ThingRestarted { thing, reason, .. }
+                        if thing.starts_with("container") =>
+                    {
+                        assert!(reason.contains(one.certificate), "{reason}");
+                        Some(thing)
+                    }
+                    _ => None,
+                })
+                .collect();
+            let expected = restarted.then(|| format!("container {container}"));
+            assert_eq!(told, expected.into_iter().collect::<Vec<_>>(), "{left:?}");
+        }
+    }
 }

@@ -11,6 +11,21 @@ fn a_bare_host_is_as_it_was_after_apply_and_clean() {
     let _ = master.apply(&[]).exits(0);
     let _ = master.nodelet(&["clean"]).exits(0);
     before.assert_same(&master, After::Clean, "clean");
+    what_is_kept_belongs_to_its_cluster(&master);
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
     before.assert_same(&master, After::Purge, "purge");
+}
+
+/// etcd's data and the authorities stay: in another cluster they would be somebody else's. In which role they are used is open.
+fn what_is_kept_belongs_to_its_cluster(master: &Master) {
+    let stands = "on this host: it stands with";
+    for (key, value) in [("CLUSTER_ID", "another"), ("SERVICES_CIDR", "10.77.0.0/16")] {
+        master.configure(&[(key, value)]);
+        let told = master.nodelet(&["diff"]).exits(1);
+        let _ = told.says(&[&format!("use {key}={value} {stands}"), "clean --purge"]);
+    }
+    master.configure(&[("ETCD_DATA_DIR", "/var/opt/pf9/elsewhere")]);
+    let free = master.nodelet(&["diff"]).exits(2);
+    assert!(!free.text().contains(stands), "{}", free.text());
+    master.configure(&[]);
 }

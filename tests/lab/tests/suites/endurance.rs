@@ -33,9 +33,19 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
 
+    it_is_the_only_one(&master);
     killed_in_the_middle(&master, &watch);
     a_clock_that_is_wrong(&master, &watch);
     assert_eq!(cleans(&master), 0, "nothing was ever cleaned");
+}
+
+/// Two would undo each other's work, and take each other's socket.
+fn it_is_the_only_one(master: &Master) {
+    let second = master.try_sh("timeout 30 /opt/pf9/nodelet/nodeletd --once 2>&1");
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let told = String::from_utf8_lossy(&second.stdout).into_owned();
+    assert!(told.contains("another nodeletd does it already"), "{told}");
+    master.sh("systemctl is-active --quiet pf9-nodeletd && nodelet status > /dev/null");
 }
 
 fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
