@@ -288,7 +288,7 @@ pub const TRIALS: &[Fault] = &[
             }
             for n in $(seq 240); do api_is_ready && break; sleep 0.25; done",
         breaks: "cat /dev/zero > /var/opt/pf9/filler 2> /dev/null || true
-            passes() { nodelet status --json | grep -o '\"passes\":[0-9]*' | cut -d: -f2; }
+            passes() { nodelet status --json | grep -o '\"passes\": *[0-9]*' | grep -o '[0-9]*$'; }
             before=$(passes); systemctl stop pf9-kubelet
             for n in $(seq 480); do [ $(passes) -ge $((before + 2)) ] && break; sleep 0.25; done",
         frees: "rm /var/opt/pf9/filler",

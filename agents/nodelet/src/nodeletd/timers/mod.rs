@@ -77,7 +77,9 @@ async fn look(
         let due = due::due(&timer.schedule, &Local, &runs, now);
         if due <= now {
             if let Err(error) = carry_out(worker, &timer.name, runs, last_good).await {
-                tracing::error!("could not {error:#}");
+                // A run that cannot be written down is not made: a full disk is no reason to try every second.
+                tracing::error!("timer {}: could not {error:#}", timer.name);
+                return LOOK;
             }
             // Others may be due by now, and this one after a pause.
             return LEAST;
