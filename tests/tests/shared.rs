@@ -2,10 +2,11 @@
 //! and nothing of theirs.
 
 use behaviour::{Bringup, Cut, Run, block_on, somebody_elses};
-use engine::exec::{Event, Outcome, STATE};
+use engine::exec::{Event, Outcome, Recording, Runner, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Services as _, Space};
 use engine::ledger::Record;
+use engine::resource::MaskedSecrets;
 
 /// A host on which the role has been brought about, after `meddle`.
 fn standing(case: &str, meddle: impl Fn(&FakeHost)) -> (Bringup, FakeHost) {
@@ -153,6 +154,15 @@ fn nothing_is_begun_that_could_not_be_written_to_its_end() {
     host.meddle(|world| world.remove_container("etcd"));
     host.clear_journal();
     assert_ne!(bringup.apply(&host).outcome, Outcome::Converged);
+    assert_eq!(host.mutating_calls(), vec![]);
+    // A repair is a stop and a start: what has room for the one alone ends nothing.
+    let events = Recording::default();
+    let secrets = MaskedSecrets;
+    let runner = Runner::new(&bringup.plan, &host, &bringup.facts, &secrets, &events);
+    let kubelet = "kubelet".parse().expect("a name");
+    let refused = block_on(runner.restart(&[kubelet], &[])).expect_err("there is no room");
+    assert!(refused.to_string().contains("No space left"), "{refused}");
+    assert_eq!(events.events(), vec![]);
     assert_eq!(host.mutating_calls(), vec![]);
     cleaned(&host, true);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::check::{LEFT_OVER, PhaseHealth, Status};
 use super::event::{Outcome, Verb};
 use super::{Mode, Renewals, Runner, Selection};
+use crate::ledger::Ledger;
 use crate::plan::{Graph, PhaseName, Plan};
 use crate::resource::ResourceResult;
 
@@ -100,6 +101,9 @@ impl Runner<'_> {
             Mode::DryRun => Verb::DryRun,
         };
         self.selection = only(phases);
+        if mode == Mode::Apply {
+            Ledger::has_room(self.host, verb).await?;
+        }
         // A host that is refused is not touched: `run` says why, and nothing was ended before.
         if !phases.is_empty()
             && self.fits(mode).await?

@@ -88,12 +88,13 @@ impl<'a> Ledger<'a> {
         Ok(read(host).await?.records)
     }
 
-    /// Begins a run and returns its number.
+    /// Whether there is room for the records of such a run. Asked before one that consists of several: a stop that has room and a
+    /// start that has none would leave a host down.
     ///
     /// # Errors
-    /// It could not be written, or what follows could not be.
-    pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
-        let space = self.host.space(Path::new(STATE)).await;
+    /// There is not, or it cannot be told.
+    pub async fn has_room(host: &dyn Host, verb: Verb) -> Result<(), LedgerError> {
+        let space = host.space(Path::new(STATE)).await;
         let free = space.map_err(failed("look at the room for"))?.free;
         let enough = match verb {
             // They make room.
@@ -103,6 +104,15 @@ impl<'a> Ledger<'a> {
         if free < enough {
             return Err(LedgerError::Full { free });
         }
+        Ok(())
+    }
+
+    /// Begins a run and returns its number.
+    ///
+    /// # Errors
+    /// It could not be written, or what follows could not be.
+    pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
+        Self::has_room(self.host, verb).await?;
         let pages = self.pages.lock().await;
         let last = pages.records.iter().filter_map(Record::run).max();
         drop(pages);
