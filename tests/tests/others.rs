@@ -2,7 +2,7 @@
 
 use behaviour::{Bringup, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner};
-use engine::facts::{Facts, Listener};
+use engine::facts::{Facts, Listener, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
 use engine::resource::MaskedSecrets;
@@ -116,7 +116,7 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
 }
 
 #[test]
-fn a_port_that_a_stranger_took_meanwhile_is_named_before_a_full_clean() {
+fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -161,4 +161,25 @@ fn a_port_that_a_stranger_took_meanwhile_is_named_before_a_full_clean() {
         "{told:?}"
     );
     assert_eq!(problems(&facts, false), [""; 0], "a repair does not ask");
+    // What else was met when the role came, and would not be met by an apply after the clean.
+    let with_swap = Facts {
+        swaps: Some(vec![Swap {
+            path: "/swapfile".to_owned(),
+            bytes: 1 << 30,
+        }]),
+        ..bringup.facts.clone()
+    };
+    assert_eq!(
+        problems(&with_swap, false),
+        [""; 0],
+        "a repair does not ask"
+    );
+    let told = problems(&with_swap, true);
+    assert!(told.len() == 1 && told[0].contains("swap"), "{told:?}");
+    let mut full = bringup.facts.clone();
+    for disk in &mut full.disks {
+        disk.free = 1 << 20;
+    }
+    let told = problems(&full, true);
+    assert!(!told.is_empty() && told[0].contains("free of"), "{told:?}");
 }

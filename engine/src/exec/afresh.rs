@@ -1,8 +1,8 @@
 //! Whether an apply could begin if everything of ours had been taken off first.
 //!
 //! A full clean forgets which preconditions were met. Who asks only then learns too late that a port has gone to somebody
-//! else meanwhile, and has turned a node that half worked into none. So the ports are looked at before: what of ours
-//! listens on them will be gone, what else does will not.
+//! else meanwhile or that there is swap again, and has turned a node that half worked into none. So all are asked before that can be:
+//! what of ours listens on a port will be gone, what else does will not.
 
 use std::collections::BTreeSet;
 

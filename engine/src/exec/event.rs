@@ -153,6 +153,18 @@ pub enum Event {
 }
 
 impl Event {
+    /// Why a run was refused, if it tells that: what is wrong, and what to do about it.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let Self::PreflightFailed { problems } = self else {
+            return None;
+        };
+        let told = problems
+            .iter()
+            .map(|one| format!("{}: {}", one.problem, one.remedy));
+        Some(told.collect::<Vec<_>>().join("; "))
+    }
+
     /// The phase it is about.
     #[must_use]
     pub fn phase(&self) -> Option<&PhaseName> {

@@ -86,7 +86,7 @@ pub struct Runner<'a> {
     pub selection: Selection,
     /// Which certificates that are good and due it renews; all by default.
     pub renewals: Renewals,
-    /// Whether ports that were free before are asked for again, as if nothing of ours stood: what an apply after a full
+    /// Whether preconditions that were met before are asked again, as if nothing of ours stood: what an apply after a full
     /// clean would meet.
     pub afresh: bool,
     /// Outputs of steps, shared by all phases.

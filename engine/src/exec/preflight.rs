@@ -11,7 +11,7 @@ use sha2::Digest as _;
 
 use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE};
-use crate::facts::{Requirement, Verdict};
+use crate::facts::Verdict;
 use crate::host::{Attributes, Entry, EntryKind};
 use crate::ledger::in_time;
 use crate::plan::{PlannedRequirement, Span};
@@ -40,7 +40,15 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// The same, told and written nowhere.
+    /// What keeps an apply from beginning; told and written nowhere.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub async fn misfits(&self) -> ResourceResult<Vec<Problem>> {
+        let (problems, _, _) = self.judge(Mode::Apply).await?;
+        Ok(problems)
+    }
+
     pub(super) async fn fits(&self, mode: Mode) -> ResourceResult<bool> {
         let (problems, _, _) = self.judge(mode).await?;
         Ok(problems.is_empty())
@@ -71,9 +79,9 @@ impl Runner<'_> {
             }
             for requirement in &phase.requirements {
                 let digest = digest(requirement);
-                let is_port = matches!(requirement.requirement, Requirement::PortsFree(_));
+                let ahead = requirement.requirement.can_be_asked_ahead();
                 let facts = match &without_ours {
-                    Some(without_ours) if is_port => without_ours,
+                    Some(without_ours) if ahead => without_ours,
                     _ if record.met.contains(&digest) => continue,
                     _ if stands && requirement.requirement.ends_with_the_role() => {
                         record.met.insert(digest);

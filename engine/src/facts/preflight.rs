@@ -181,6 +181,16 @@ impl Requirement {
         )
     }
 
+    /// Whether it can be asked of a host with the role on it what it would be without. The ports can, once what is ours is left out
+    /// (`exec/afresh.rs`); of room there is no less without the role.
+    #[must_use]
+    pub fn can_be_asked_ahead(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoForeignRuntime | Self::NoEarlierCluster | Self::CidrsDisjoint { .. }
+        )
+    }
+
     /// Judges the facts.
     #[must_use]
     pub fn check(&self, facts: &Facts) -> Verdict {
