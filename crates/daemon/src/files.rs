@@ -2,7 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -28,16 +28,24 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Reads a file of at most `limit` bytes; `None` if it is not there.
+/// Reads a file of at most `limit` bytes; `None` if it is not there. A pipe or a device is no file: nobody waits for its other end.
 ///
 /// # Errors
-/// It cannot be read, or is larger.
+/// It cannot be read, is no file, or is larger.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let opened = File::options()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open(path);
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
     };
+    let is_file = file.metadata().is_ok_and(|said| said.is_file());
+    if !is_file {
+        bail!("read {}: it is no file", path.display());
+    }
     let mut content = Vec::new();
     file.take(limit + 1)
         .read_to_end(&mut content)
@@ -72,5 +80,14 @@ mod tests {
         assert_eq!(read(&path, 1).expect("no file is no error"), None);
         replace(&path, b"four", 0o600).expect("it is written");
         assert!(read(&path, 3).is_err());
+    }
+
+    #[test]
+    fn a_pipe_without_a_writer_holds_up_nobody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
+        let error = read(&path, 10).expect_err("it is no file");
+        assert!(error.to_string().contains("it is no file"), "{error}");
     }
 }
