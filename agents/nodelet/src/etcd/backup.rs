@@ -54,10 +54,11 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
         tracing::warn!("the next backup cleans up: could not {error:#}");
     }
     let (name, manifest) = result?;
+    let removed = thin_out(backups, &manifest.cluster)?;
     Ok(Done {
         name,
         manifest,
-        removed: thin_out(backups)?,
+        removed,
     })
 }
 
@@ -155,13 +156,17 @@ fn want_room(directory: &Path, store: u64) -> Result<()> {
     place::want_room(state, copy, "the proof of the next backup")
 }
 
-fn thin_out(backups: &Backups) -> Result<Vec<String>> {
+/// Those of another cluster, which was here before, are nobody's to remove: they may be all that is left of it.
+fn thin_out(backups: &Backups, cluster: &str) -> Result<Vec<String>> {
     let all = store::stored(&backups.directory)?;
     let aged: Vec<Aged> = all
         .iter()
         .map(|stored| Aged {
             taken: stored.taken(),
-            proven: stored.manifest.is_ok(),
+            ours: stored
+                .manifest
+                .as_ref()
+                .is_ok_and(|manifest| manifest.cluster == cluster),
         })
         .collect();
     let surplus = surplus(&aged, backups.count, backups.keep, SystemTime::now());

@@ -1,6 +1,6 @@
 //! Whether a directory is a place for backups: one that lasts, can be written, and has room.
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,11 +26,17 @@ pub(super) fn prepare(directory: &Path) -> Result<()> {
             .with_context(|| format!("make the backup directory {shown}"))?;
     }
     refuse(directory, directory)?;
-    let mode = directory
+    let said = directory
         .metadata()
-        .with_context(|| format!("look at {shown}"))?
-        .permissions()
-        .mode();
+        .with_context(|| format!("look at {shown}"))?;
+    let ours = nix::unistd::Uid::effective();
+    if said.uid() != ours.as_raw() {
+        bail!(
+            "keep backups in {shown}: it belongs to user {}, and a snapshot holds every secret of the cluster; `chown root: {shown}`, or set ETCD_BACKUP_DIR to another directory",
+            said.uid()
+        );
+    }
+    let mode = said.permissions().mode();
     if mode & 0o077 != 0 {
         bail!(
             "keep backups in {shown}: others may look into it (mode {:04o}), and a snapshot holds every secret of the cluster; `chmod 0700 {shown}`",

@@ -6,22 +6,21 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Aged {
     pub(super) taken: SystemTime,
-    /// It has a manifest that can be read.
-    pub(super) proven: bool,
+    /// It was proven, and is of the cluster that stands here.
+    pub(super) ours: bool,
 }
 
-/// The positions of those to be removed. What is not proven is not ours to remove; of the proven ones the newest `count`
+/// The positions of those to be removed. What is not ours is not removed; of ours the newest `count`
 /// stay that are no older than `age`, and the very newest whatever its age. Those from the future come last: the clock was wrong
 /// when they were taken, and what is taken now must not go for their sake.
 pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
-    let mut proven: Vec<usize> = (0..all.len()).filter(|at| all[*at].proven).collect();
-    proven.sort_by_key(|at| (all[*at].taken > now, std::cmp::Reverse(all[*at].taken)));
+    let mut ours: Vec<usize> = (0..all.len()).filter(|at| all[*at].ours).collect();
+    ours.sort_by_key(|at| (all[*at].taken > now, std::cmp::Reverse(all[*at].taken)));
     let old = |at: usize| {
         now.duration_since(all[at].taken)
             .is_ok_and(|since| since > age)
     };
-    proven
-        .into_iter()
+    ours.into_iter()
         .enumerate()
         .skip(1)
         .filter(|(rank, at)| *rank >= count || old(*at))
@@ -35,14 +34,14 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    /// The ages in days of those that stay, from ages in days; a negative one is not proven.
+    /// The ages in days of those that stay, from ages in days; a negative one is not ours.
     fn kept(days: &[i64], count: usize, age: u32) -> Vec<i64> {
         let now = SystemTime::UNIX_EPOCH + 10_000 * DAY;
         let all: Vec<Aged> = days
             .iter()
             .map(|days| Aged {
                 taken: now - DAY * u32::try_from(days.unsigned_abs()).expect("small"),
-                proven: *days >= 0,
+                ours: *days >= 0,
             })
             .collect();
         let gone = surplus(&all, count, DAY * age, now);
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_proven_is_neither_removed_nor_counted() {
+    fn what_is_not_ours_is_neither_removed_nor_counted() {
         assert_eq!(kept(&[-99, 3, 2, -1], 1, 30), [-99, 2, -1]);
         assert_eq!(kept(&[-1], 1, 1), [-1]);
     }
@@ -75,10 +74,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + 10 * DAY;
         let all: Vec<Aged> = [now + DAY, now, now + 2 * DAY]
             .into_iter()
-            .map(|taken| Aged {
-                taken,
-                proven: true,
-            })
+            .map(|taken| Aged { taken, ours: true })
             .collect();
         assert_eq!(surplus(&all, 1, DAY, now), [2, 0]);
         assert_eq!(surplus(&all, 2, DAY, now), [0]);
