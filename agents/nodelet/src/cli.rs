@@ -199,6 +199,15 @@ pub(crate) struct RepairArgs {
 
     /// Restart these and what needs them, whatever a check says.
     pub(crate) phases: Vec<String>,
+
+    /// Take everything off but what is kept, and start from the first phase: if a check still fails then, and an apply could begin
+    /// afterwards.
+    #[arg(long, conflicts_with_all = ["phases", "left_over"])]
+    pub(crate) afresh: bool,
+
+    /// Only take back what stands without being in the plan; restart nothing.
+    #[arg(long, conflicts_with = "phases")]
+    pub(crate) left_over: bool,
 }
 
 #[derive(Debug, Args)]

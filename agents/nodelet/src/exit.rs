@@ -13,16 +13,25 @@ pub(crate) enum Exit {
     Pending,
     /// The arguments are wrong (`EX_USAGE` of sysexits.h).
     Usage,
+    /// Somebody else works on the host (`EX_TEMPFAIL`).
+    Busy,
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Pending => 2,
+            Self::Usage => 64,
+            Self::Busy => 75,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Ok => 0,
-            Exit::Failed => 1,
-            Exit::Pending => 2,
-            Exit::Usage => 64,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -35,6 +44,8 @@ pub(crate) struct WrongUsage(pub(crate) String);
 pub(crate) fn of(error: &anyhow::Error) -> Exit {
     if error.is::<engine::exec::SelectionError>() || error.is::<WrongUsage>() {
         Exit::Usage
+    } else if error.is::<crate::lock::Busy>() {
+        Exit::Busy
     } else {
         Exit::Failed
     }

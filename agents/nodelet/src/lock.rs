@@ -9,15 +9,21 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Where the lock stands; gone after a boot, as is whoever held it.
 const PATH: &str = "/run/pf9-nodelet.lock";
-/// Said of a host that somebody else works on, before his name.
-pub(crate) const BUSY: &str = "is being worked on by";
+/// Somebody else works on the host.
+#[derive(Debug, thiserror::Error)]
+#[error("run `nodelet {verb}`: this host is being worked on by {owner}; wait for it to end")]
+pub(crate) struct Busy {
+    verb: String,
+    /// What he does, with his process.
+    owner: String,
+}
 
 /// How the owners begin that end when they are asked to.
 const GIVES_WAY: &str = "`nodelet etcd ";
@@ -60,10 +66,13 @@ impl Lock {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(500));
                 }
-                _ => bail!(
-                    "run `nodelet {verb}`: this host {BUSY} {}; wait for it to end",
-                    owner.trim()
-                ),
+                _ => {
+                    return Err(Busy {
+                        verb: verb.to_owned(),
+                        owner: owner.trim().to_owned(),
+                    }
+                    .into());
+                }
             }
         };
         let since = humantime::format_rfc3339_seconds(SystemTime::now());
@@ -135,7 +144,7 @@ mod tests {
         let held = Lock::take_at(&path, "apply", PATIENCE).expect("it is free");
         let before = Instant::now();
         let refused = Lock::take_at(&path, "repair", PATIENCE).expect_err("it is held");
-        assert!(refused.to_string().contains(BUSY), "{refused}");
+        assert!(refused.is::<Busy>(), "{refused}");
         let refused = Lock::take_at(&path, "etcd backup", PATIENCE).expect_err("it is held");
         assert!(refused.to_string().contains("`nodelet apply`"), "{refused}");
         assert!(before.elapsed() < PATIENCE);

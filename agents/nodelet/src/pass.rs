@@ -168,10 +168,21 @@ impl Pass {
     pub(crate) async fn make(args: &RoleArgs, host: &LiveHost) -> Result<Self> {
         let (settings, inputs, settings_problems) = match current(args, host).await {
             Ok((settings, inputs)) => {
-                if let Err(error) = settled::keep(&settings) {
-                    tracing::warn!("the settings are not kept for bad times: {error:#}");
+                let unusable = unusable(&inputs, host).await?;
+                if unusable.is_empty() {
+                    if let Err(error) = settled::keep(&settings) {
+                        tracing::warn!("the settings are not kept for bad times: {error:#}");
+                    }
+                    (settings, inputs, Vec::new())
+                } else {
+                    match last_good(args, host).await {
+                        Ok((good, last)) if self::unusable(&last, host).await?.is_empty() => {
+                            (good, last, unusable)
+                        }
+                        // Nothing better is known. Whatever would change the host says why it does not.
+                        _ => (settings, inputs, Vec::new()),
+                    }
                 }
-                (settings, inputs, Vec::new())
             }
             Err(error) => {
                 let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
@@ -222,6 +233,24 @@ impl Pass {
             stands: live.iter().any(|live| !live.keep),
         })
     }
+}
+
+/// Why a host that stands cannot go on with these settings: each a sentence. They are wrong settings, though well written, and must
+/// not keep the host from being held at what it was before them.
+async fn unusable(inputs: &Inputs, host: &LiveHost) -> Result<Vec<String>> {
+    let Some(stands) = Identity::recorded()? else {
+        return Ok(Vec::new());
+    };
+    if let Some(changed) = stands.changed_by(&inputs.identity) {
+        return Ok(vec![changed.to_string()]);
+    }
+    let unheard = Recording::default();
+    let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+    let misfits = runner.misfits().await?;
+    let told = misfits
+        .into_iter()
+        .map(|one| format!("{}: {}", one.problem, one.remedy));
+    Ok(told.collect())
 }
 
 async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use engine::exec::{self, EventSink, Outcome, Recording, Runner, STATE};
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
+use tokio_util::sync::CancellationToken;
 
 use super::run::exit;
 use crate::cli::{CleanArgs, RoleArgs};
@@ -25,22 +26,34 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let cancel = signals::cancel_on_signal()?;
     let sink = output::sink(args.role.json);
-    let live = Ledger::live_in(&Ledger::read(&host).await?);
+    let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, args.purge).await?;
+    Ok(exit(outcome))
+}
+
+/// Stops what runs, takes the role off, and frees the host of what it was bound to.
+pub(super) async fn take_off(
+    role: &RoleArgs,
+    host: &LiveHost,
+    sink: &dyn EventSink,
+    cancel: &CancellationToken,
+    purge: bool,
+) -> Result<Outcome> {
+    let live = Ledger::live_in(&Ledger::read(host).await?);
     if live.iter().any(|live| !live.keep) {
-        stop(&args.role, &host, sink.as_ref(), &cancel).await;
-    } else if stands(&args.role, &host).await {
+        stop(role, host, sink, cancel).await;
+    } else if stands(role, host).await {
         bail!(
             "clean this host: the role runs here, but the ledger ({STATE}/ledger.jsonl) that says what was here before it is lost or empty; bring it back from a backup, or end what runs with `nodelet stop` and remove the rest by hand"
         );
     }
-    let outcome = exec::clean(&host, sink.as_ref(), &cancel, args.purge).await?;
+    let outcome = exec::clean(host, sink, cancel, purge).await?;
     match outcome {
         // Nothing of the cluster is left, so the host is nobody's.
-        Outcome::Cleaned if args.purge => Identity::forget()?,
+        Outcome::Cleaned if purge => Identity::forget()?,
         Outcome::Cleaned => Identity::loosen()?,
         _ => {}
     }
-    Ok(exit(outcome))
+    Ok(outcome)
 }
 
 /// Whether the role runs on this host whatever the ledger says. Without good settings nobody can tell; there is nothing to
@@ -57,12 +70,7 @@ async fn stands(args: &RoleArgs, host: &LiveHost) -> bool {
 
 /// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,
 /// so a role or settings that are gone keep nobody from cleaning.
-async fn stop(
-    args: &RoleArgs,
-    host: &LiveHost,
-    sink: &dyn EventSink,
-    cancel: &tokio_util::sync::CancellationToken,
-) {
+async fn stop(args: &RoleArgs, host: &LiveHost, sink: &dyn EventSink, cancel: &CancellationToken) {
     let inputs = match inputs::read(args, host).await {
         Ok(inputs) => inputs,
         Err(error) => {

@@ -29,11 +29,17 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     }
     runner.cancel = signals::cancel_on_signal()?;
     let outcome = runner.apply().await?;
-    // After the run: a host that is refused is not touched, not even for this. What a clean has ended is noted anew.
+    note_identity(outcome, &inputs)?;
+    Ok(exit(outcome))
+}
+
+/// Notes what the host stands with from now on. After the run: a host that is refused is not touched, not even for this. What a
+/// clean has ended is noted anew.
+pub(super) fn note_identity(outcome: Outcome, inputs: &Inputs) -> Result<()> {
     if outcome != Outcome::Refused && Identity::recorded()?.as_ref() != Some(&inputs.identity) {
         inputs.identity.write()?;
     }
-    Ok(exit(outcome))
+    Ok(())
 }
 
 pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {

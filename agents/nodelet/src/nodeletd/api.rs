@@ -3,10 +3,10 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | how the host stands, JSON |
-//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply, or a repair, would change: events as JSON lines |
+//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply, or a repair, would change: events as JSON lines; one at a time |
 //! | `GET /v1/events` | events of changes as they come, one JSON object per line |
 //! | `POST /v1/check` | look now |
-//! | `POST /v1/repair/PHASE` | restart a phase and what needs it |
+//! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 where nothing is to be touched |
 //! | `POST /v1/pause?seconds=N&because=TEXT`, `POST /v1/resume` | touch nothing for so long; go on |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | `ok` while the loop moves |
@@ -29,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,8 @@ struct Shared {
     worker: Worker,
     outside: Outside,
     beat: Arc<Mutex<Instant>>,
+    /// One at a time: each is a plan and a look at the whole host.
+    diffs: Arc<Semaphore>,
 }
 
 /// Serves until `shutdown` is cancelled.
@@ -68,6 +71,7 @@ pub(super) async fn serve(
         worker,
         outside,
         beat,
+        diffs: Arc::new(Semaphore::new(1)),
     };
     tokio::spawn(loopback(shared.clone(), shutdown.clone()));
     let app = metrics_routes()
@@ -131,7 +135,13 @@ struct DiffQuery {
 }
 
 async fn diff(State(shared): State<Shared>, Query(query): Query<DiffQuery>) -> Response {
-    match shared.worker.diff(query.repair).await {
+    let Ok(_alone) = shared.diffs.try_acquire() else {
+        let said = "another diff is being made; try again\n";
+        return (StatusCode::TOO_MANY_REQUESTS, said).into_response();
+    };
+    let view = shared.outside.view.borrow().clone();
+    let last_good = view.is_some_and(|view| view.keeps_last_good());
+    match shared.worker.diff(query.repair, last_good).await {
         Ok(lines) => ([("content-type", "application/x-ndjson")], lines).into_response(),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -195,11 +205,20 @@ async fn check(State(shared): State<Shared>) -> Response {
 
 async fn repair(State(shared): State<Shared>, UrlPath(phase): UrlPath<String>) -> Response {
     let view = shared.outside.view.borrow().clone();
-    let known = view.is_some_and(|view| view.phases.iter().any(|p| p.phase.as_str() == phase));
+    let known = view
+        .as_ref()
+        .is_some_and(|view| view.phases.iter().any(|p| p.phase.as_str() == phase));
     if !known {
         return (
             StatusCode::NOT_FOUND,
             format!("there is no phase `{phase}`\n"),
+        )
+            .into_response();
+    }
+    if let Some(why) = view.and_then(|view| view.touches_nothing()) {
+        return (
+            StatusCode::CONFLICT,
+            format!("nothing is repaired: {why}\n"),
         )
             .into_response();
     }

@@ -22,12 +22,14 @@ pub(super) struct Situation<'a> {
     pub(super) stands: bool,
     /// A stop has been carried out and nothing was started since.
     pub(super) stopped: bool,
-    /// Attempts in a row that did not lead to a healthy host.
-    pub(super) attempts: u32,
-    /// Time since the last attempt ended; `None` if that is not known.
-    pub(super) since_last: Option<Duration>,
+    /// Of the pause before the next attempt.
+    pub(super) pause_left: Duration,
     /// Somebody asked for an attempt now.
     pub(super) hurry: bool,
+    /// The next attempt is the one that takes everything off.
+    pub(super) clean_is_due: bool,
+    /// This daemon has tried in vain since it saw the host well.
+    pub(super) tried_here: bool,
 }
 
 /// What to do.
@@ -66,16 +68,15 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
         ServiceState::True if !s.failing && s.due => Action::Renew,
         ServiceState::True if !s.failing => Action::Nothing,
         ServiceState::True => {
-            let pause = backoff(s.attempts, s.desired.loop_interval);
-            let waited = s.since_last.unwrap_or(pause);
-            if waited < pause && !s.hurry {
+            if !s.pause_left.is_zero() && !s.hurry {
                 // What fails for long must not let certificates run out.
                 if s.due {
                     return Action::Renew;
                 }
-                return Action::Wait(pause - waited);
+                return Action::Wait(s.pause_left);
             }
-            if (s.attempts + 1).is_multiple_of(s.desired.full_retry_count) {
+            // Nobody's haste takes a host down, and nothing that this daemon has not seen for itself.
+            if s.clean_is_due && s.tried_here && !s.hurry {
                 Action::CleanAndApply
             } else {
                 Action::Repair
@@ -118,9 +119,10 @@ mod tests {
             left_over: false,
             stands: true,
             stopped: false,
-            attempts: 0,
-            since_last: None,
+            pause_left: Duration::ZERO,
             hurry: false,
+            clean_is_due: false,
+            tried_here: true,
         }
     }
 
@@ -129,12 +131,8 @@ mod tests {
         let desired = desired(ServiceState::True);
         let mut s = situation(&desired);
         assert_eq!(decide(&s), Action::Repair);
-        s.attempts = 3;
-        s.since_last = Some(Duration::from_secs(8));
+        s.pause_left = Duration::from_secs(12);
         assert_eq!(decide(&s), Action::Wait(Duration::from_secs(12)));
-        s.since_last = Some(Duration::from_secs(20));
-        assert_eq!(decide(&s), Action::Repair);
-        s.since_last = Some(Duration::ZERO);
         s.hurry = true;
         assert_eq!(decide(&s), Action::Repair);
     }
@@ -145,8 +143,7 @@ mod tests {
         let mut s = situation(&held);
         s.due = true;
         assert_eq!(decide(&s), Action::Repair);
-        s.attempts = 3;
-        s.since_last = Some(Duration::ZERO);
+        s.pause_left = Duration::from_secs(20);
         assert_eq!(decide(&s), Action::Renew, "in the pause between attempts");
         s.failing = false;
         assert_eq!(decide(&s), Action::Renew);
@@ -167,24 +164,29 @@ mod tests {
         let mut s = situation(&desired);
         s.failing = false;
         s.left_over = true;
-        for attempts in 0..25 {
-            s.attempts = attempts;
+        for clean_is_due in [false, true] {
+            s.clean_is_due = clean_is_due;
             assert_eq!(decide(&s), Action::TakeBack);
         }
     }
 
     #[test]
-    fn the_tenth_attempt_and_no_other_cleans() {
+    fn a_clean_needs_its_turn_and_a_try_of_our_own_and_nobodys_haste() {
         let desired = desired(ServiceState::True);
-        let mut s = situation(&desired);
-        let cleaning: Vec<u32> = (0..25)
-            .filter(|failed| {
-                s.attempts = *failed;
-                decide(&s) == Action::CleanAndApply
-            })
-            .map(|failed| failed + 1)
-            .collect();
-        assert_eq!(cleaning, [10, 20]);
+        for (clean_is_due, tried_here, hurry, wanted) in [
+            (true, true, false, Action::CleanAndApply),
+            (false, true, false, Action::Repair),
+            (true, false, false, Action::Repair),
+            (true, true, true, Action::Repair),
+        ] {
+            let s = Situation {
+                clean_is_due,
+                tried_here,
+                hurry,
+                ..situation(&desired)
+            };
+            assert_eq!(decide(&s), wanted, "{s:?}");
+        }
     }
 
     #[test]

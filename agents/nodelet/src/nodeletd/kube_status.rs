@@ -181,7 +181,10 @@ impl KubeStatus {
 
     /// Forgets a failed check that has not come again for ten minutes.
     pub(super) fn forget_old_failure(&mut self) {
-        if self.status_check_timestamp - self.last_failed_status_time >= FORGET {
+        let since = self
+            .status_check_timestamp
+            .saturating_sub(self.last_failed_status_time);
+        if since >= FORGET {
             self.last_failed_status_check.clear();
         }
     }

@@ -10,6 +10,7 @@
 //! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs backups.
 
 mod api;
+mod attempts;
 mod cgroup;
 pub(crate) mod client;
 mod decide;
@@ -118,7 +119,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let beat = supervisor.beat();
     let timers =
         (!arguments.once).then(|| tokio::spawn(timers::run(worker.clone(), outside.view.clone())));
-    let api = tokio::spawn(api::serve(
+    let mut api = tokio::spawn(api::serve(
         worker,
         outside,
         std::sync::Arc::clone(&beat),
@@ -132,9 +133,21 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     tokio::spawn(systemd::feed_watchdog(signals.shutdown.clone(), alive));
     systemd::ready();
+    // The loop ends by itself, at a safe point of what it has begun; without an API it could not be asked for anything.
+    let supervised = supervisor.run(arguments.once);
+    tokio::pin!(supervised);
     tokio::select! {
-        () = supervisor.run(arguments.once) => {}
-        served = api => served.context("serve the local API")??,
+        () = &mut supervised => {}
+        served = &mut api => {
+            let served = served.context("serve the local API").and_then(|served| served);
+            if !signals.shutdown.is_cancelled() {
+                signals.shutdown.cancel();
+                supervised.await;
+                served?;
+                bail!("serve the local API: it ended");
+            }
+            supervised.await;
+        }
     }
     systemd::stopping();
     if let Some(timers) = timers {

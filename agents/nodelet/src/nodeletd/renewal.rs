@@ -50,6 +50,11 @@ impl RenewalQueue {
         }
     }
 
+    /// Nothing is due: whoever has renewed it, what failed is no news any more.
+    pub(super) fn nothing_due(&mut self) {
+        *self = Self::default();
+    }
+
     /// What is wrong; empty when nothing is.
     pub(super) fn problem(&self, due: &[String]) -> String {
         if due.is_empty() {

@@ -6,15 +6,16 @@ use anyhow::{Context as _, Result};
 use engine::exec::STATE;
 use serde::{Deserialize, Serialize};
 
+use super::attempts::Attempts;
+
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
 
-/// Remembered. A lost file costs a pause between attempts, and nothing else.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Remembered. A lost file costs a pause between attempts, and puts off a full clean.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct State {
-    /// When the last attempt ended, seconds since 1970.
-    pub(super) last_attempt_ended: Option<i64>,
+    pub(super) attempts: Attempts,
     /// A stop has been carried out, and nothing was started since.
     pub(super) stopped: bool,
     /// In which run of the host that was: after a boot units and pods start by themselves.

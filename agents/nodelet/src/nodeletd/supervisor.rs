@@ -87,15 +87,12 @@ pub(super) struct Supervisor<H> {
     hurry: bool,
     /// Phases that somebody wants to be restarted.
     wanted: Vec<String>,
-    last_attempt: Option<Instant>,
     renewals: RenewalQueue,
     take_backs: TakeBacks,
     /// Why the host does not fit what it is to become; empty if it does, as far as is known.
     unfit: String,
     /// Passes in a row that did not come to their end.
     blind: u32,
-    /// Of the plan that the last pass made.
-    digest: String,
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,
@@ -119,13 +116,11 @@ impl<H: Hands> Supervisor<H> {
             requests,
             metrics_port: port,
         };
-        let state = State::read(&memory.state);
-        // The clock may have been set meanwhile: a time that makes no sense costs a pause, and nothing else.
-        let last_attempt = state.last_attempt_ended.and_then(|ended| {
-            let ago = Duration::from_secs(u64::try_from(unix_now() - ended).ok()?);
-            Instant::now().checked_sub(ago)
-        });
-        let status = memory.status.read();
+        let mut state = State::read(&memory.state);
+        state.attempts.go_on(unix_now(), Instant::now());
+        let mut status = memory.status.read();
+        // Others write that file; what is counted is in ours.
+        status.pf9_kube_start_attempt = state.attempts.count();
         let supervisor = Self {
             hands,
             memory,
@@ -143,12 +138,10 @@ impl<H: Hands> Supervisor<H> {
             beat: Arc::new(Mutex::new(Instant::now())),
             hurry: false,
             wanted: Vec::new(),
-            last_attempt,
             renewals: RenewalQueue::default(),
             take_backs: TakeBacks::default(),
             unfit: String::new(),
             blind: 0,
-            digest: String::new(),
             settings_in_use: 0,
             group: StatusGroup::default(),
             counters: Counters::default(),
@@ -195,6 +188,9 @@ impl<H: Hands> Supervisor<H> {
         }
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
         let due = renewable(&pass);
+        if pass.due.is_empty() {
+            self.renewals.nothing_due();
+        }
         let next = self
             .renewals
             .next(&due, pass.desired.loop_interval, Instant::now());
@@ -207,8 +203,15 @@ impl<H: Hands> Supervisor<H> {
             left_over: self.take_backs.due(&pass, Instant::now()),
             stands: pass.stands,
             stopped: self.state.is_stopped(),
-            attempts: self.status.pf9_kube_start_attempt,
-            since_last: self.last_attempt.map(|ended| ended.elapsed()),
+            pause_left: self
+                .state
+                .attempts
+                .pause_left(pass.desired.loop_interval, Instant::now()),
+            clean_is_due: self
+                .state
+                .attempts
+                .clean_is_due(pass.desired.full_retry_count),
+            tried_here: self.state.attempts.tried_here(),
             hurry: self.hurry || !self.wanted.is_empty(),
         });
         self.write_status();
@@ -222,7 +225,6 @@ impl<H: Hands> Supervisor<H> {
                 interval
             }
             Action::Wait(left) => {
-                let left = jittered(left);
                 self.publish(
                     &pass,
                     "waiting for the next attempt",
@@ -282,6 +284,8 @@ impl<H: Hands> Supervisor<H> {
             Request::Resume => {
                 self.state.paused_until = None;
                 self.state.paused_because.clear();
+                // Whoever paused it has done something about it.
+                self.forget_attempts();
                 self.hurry = true;
                 self.remember();
             }
@@ -299,17 +303,17 @@ impl<H: Hands> Supervisor<H> {
         if pass.desired != self.desired {
             // New settings are new hope: nobody waits for the next attempt.
             self.hurry |= self.settings_in_use > 0;
+            if self.settings_in_use > 0 && pass.desired.service_state != self.desired.service_state
+            {
+                self.forget_attempts();
+            }
             self.settings_in_use += 1;
             self.desired = pass.desired.clone();
             self.metrics_port.send_replace(self.desired.metrics_port);
         }
-        if pass.digest != self.digest {
-            // Another plan is another matter: what was counted was about the old one.
-            if !self.digest.is_empty() {
-                self.hurry = true;
-                self.status.pf9_kube_start_attempt = 0;
-            }
-            self.digest.clone_from(&pass.digest);
+        if self.state.attempts.are_about(&pass.digest) {
+            self.hurry = true;
+            self.status.pf9_kube_start_attempt = 0;
         }
         self.listen(pass);
         let now = unix_now();
@@ -334,14 +338,16 @@ impl<H: Hands> Supervisor<H> {
         if pass.desired.service_state == ServiceState::False {
             return;
         }
-        // What is merely not known is no failure, so attempts from here on are not in a row with those before.
-        self.status.pf9_kube_start_attempt = 0;
-        self.last_attempt = None;
         let known = pass
             .health
             .iter()
             .all(|phase| phase.status() == Status::True || phase.has_left_over());
+        // What is merely not known is no failure, so attempts from here on are not in a row with those before.
+        let counted = self.state.attempts.clone();
+        self.state.attempts.break_the_row();
+        self.status.pf9_kube_start_attempt = 0;
         if known {
+            self.state.attempts.forget();
             self.unfit.clear();
             self.status.pf9_kube_node_state = NodeState::Ok;
             "true".clone_into(&mut self.status.pf9_kube_service_state);
@@ -350,6 +356,9 @@ impl<H: Hands> Supervisor<H> {
                 .clone_from(&pass.desired.cluster_id);
             self.status.pf9_cluster_role.clone_from(&pass.desired.node);
             self.status.last_failed_task.clear();
+        }
+        if self.state.attempts != counted {
+            self.remember();
         }
     }
 
@@ -392,10 +401,16 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
+    /// Begins to count anew.
+    fn forget_attempts(&mut self) {
+        self.state.attempts.forget();
+        self.status.pf9_kube_start_attempt = 0;
+    }
+
     fn paused(&self) -> bool {
-        self.state
-            .paused_until
-            .is_some_and(|until| (unix_now()..=unix_now() + LONGEST_PAUSE).contains(&until))
+        self.state.paused_until.is_some_and(|until| {
+            (unix_now()..=unix_now().saturating_add(LONGEST_PAUSE)).contains(&until)
+        })
     }
 
     /// Listens to what the plan has on the host.
@@ -464,11 +479,6 @@ fn phases(pass: &Pass, which: impl Fn(&engine::exec::PhaseHealth) -> bool) -> Ve
         .iter()
         .filter(|phase| (phase.skipped.is_none() || phase.has_left_over()) && which(phase));
     phases.map(|phase| phase.phase.to_string()).collect()
-}
-
-/// Up to a fifth more, so that hosts which failed together do not try together.
-fn jittered(time: Duration) -> Duration {
-    time.mul_f64(1.0 + rand::random::<f64>() / 5.0)
 }
 
 fn unix_now() -> i64 {

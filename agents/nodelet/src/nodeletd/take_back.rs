@@ -8,29 +8,31 @@ use super::decide::backoff;
 use super::worker::Change;
 use crate::pass::Pass;
 
-/// Tries that failed since the last that did not.
+/// Tries since nothing was left over.
 #[derive(Debug, Default)]
 pub(super) struct TakeBacks {
-    failed: u32,
+    tries: u32,
     /// When the last one ended.
     last: Option<Instant>,
 }
 
 impl TakeBacks {
     /// Whether there is something, and no pause after a failure.
-    pub(super) fn due(&self, pass: &Pass, now: Instant) -> bool {
+    pub(super) fn due(&mut self, pass: &Pass, now: Instant) -> bool {
+        if left_over_phases(&pass.health).is_empty() {
+            *self = Self::default();
+            return false;
+        }
         let waited = self.last.map(|last| now.saturating_duration_since(last));
-        !left_over_phases(&pass.health).is_empty()
-            && waited
-                .is_none_or(|waited| waited >= backoff(self.failed, pass.desired.loop_interval))
+        waited.is_none_or(|waited| waited >= backoff(self.tries, pass.desired.loop_interval))
     }
 
     /// Takes note of how one ended.
     pub(super) fn ended(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Done => *self = Self::default(),
-            Change::Failed | Change::Refused => {
-                self.failed = self.failed.saturating_add(1);
+            // Whether it was a success the next pass says.
+            Change::Done | Change::Failed | Change::Refused => {
+                self.tries = self.tries.saturating_add(1);
                 self.last = Some(now);
             }
             Change::Interrupted | Change::Busy => {}

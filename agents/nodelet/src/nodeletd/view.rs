@@ -51,6 +51,11 @@ pub(crate) struct DaemonCondition {
     pub(crate) reason: String,
 }
 
+/// The settings that stand in the files are in use.
+const SETTINGS_VALID: &str = "SettingsValid";
+/// The host may be worked on with the settings in use.
+const SETTINGS_ALLOWED: &str = "SettingsAllowed";
+
 /// What happened since the daemon's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counters {
@@ -91,8 +96,8 @@ impl Now<'_> {
         due: &[String],
     ) -> Vec<DaemonCondition> {
         vec![
-            DaemonCondition::new("SettingsValid", settings.join("; ")),
-            DaemonCondition::new("SettingsAllowed", refused.unwrap_or_default().to_owned()),
+            DaemonCondition::new(SETTINGS_VALID, settings.join("; ")),
+            DaemonCondition::new(SETTINGS_ALLOWED, refused.unwrap_or_default().to_owned()),
             DaemonCondition::new("HostFits", self.unfit.to_owned()),
             DaemonCondition::new("StatusCgroup", self.group_problem.to_owned()),
             DaemonCondition::new("CertificatesRenewed", self.renewals.problem(due)),
@@ -116,6 +121,25 @@ impl DaemonCondition {
 }
 
 impl View {
+    /// Whether the settings in use are the last good ones, since those that stand in the files are wrong.
+    pub(crate) fn keeps_last_good(&self) -> bool {
+        let settings = self.conditions.iter().find(|c| c.name == SETTINGS_VALID);
+        settings.is_some_and(|condition| condition.status == Status::False)
+    }
+
+    /// Why nobody would repair anything now, if so.
+    pub(super) fn touches_nothing(&self) -> Option<String> {
+        let refused = self.conditions.iter().find(|c| c.name == SETTINGS_ALLOWED);
+        let refused = refused.filter(|condition| condition.status == Status::False);
+        if self.paused_until.is_some() {
+            Some(format!("paused: {}", self.paused_because))
+        } else if self.desired != "true" {
+            Some(format!("KUBE_SERVICE_STATE is {}", self.desired))
+        } else {
+            refused.map(|condition| condition.reason.clone())
+        }
+    }
+
     /// After a pass: what is being `doing`, and when the `next` one and the next `attempt` come.
     pub(super) fn of(
         pass: &Pass,

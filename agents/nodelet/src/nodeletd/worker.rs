@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use daemon::child::Child;
-use engine::exec::Event;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
 use super::kube_status::StatusFile;
 use super::wake::{self, Interests, Wake};
+use crate::exit::Exit;
 use crate::pass::Pass;
 use crate::settled;
 
@@ -61,7 +61,7 @@ pub(super) trait Hands {
     async fn pass(&self, cgroup: Option<&Leaf>) -> Result<Pass>;
 
     /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
-    /// `event` as it comes.
+    /// `event` as it comes. Also gives what `nodelet` said of an error.
     ///
     /// # Errors
     /// `nodelet` could not be run.
@@ -70,14 +70,7 @@ pub(super) trait Hands {
         words: &[&str],
         last_good: bool,
         event: impl FnMut(String),
-    ) -> Result<Change>;
-
-    /// Why an apply would not be allowed to begin after a full clean, with the settings in use or the last good ones;
-    /// `None` if it would.
-    ///
-    /// # Errors
-    /// That cannot be told.
-    async fn refusal(&self, last_good: bool) -> Result<Option<String>>;
+    ) -> Result<(Change, String)>;
 
     /// Listens to what is on the host, and to what others do to the status file, until `end` is cancelled.
     fn listen(
@@ -91,7 +84,7 @@ pub(super) trait Hands {
 
 impl Hands for Worker {
     async fn pass(&self, cgroup: Option<&Leaf>) -> Result<Pass> {
-        let argv = limited(self.nodelet(&["pass"], &self.config, false), cgroup);
+        let argv = limited(self.nodelet(&["pass"], false), cgroup);
         let child = Child {
             argv,
             limit: PASS,
@@ -111,13 +104,8 @@ impl Hands for Worker {
         words: &[&str],
         last_good: bool,
         event: impl FnMut(String),
-    ) -> Result<Change> {
-        let config = if last_good {
-            settled::path()
-        } else {
-            self.config.clone()
-        };
-        let mut argv = self.nodelet(words, &config, last_good);
+    ) -> Result<(Change, String)> {
+        let mut argv = self.nodelet(words, last_good);
         argv.push("--json".to_owned());
         let child = Child {
             argv,
@@ -126,33 +114,8 @@ impl Hands for Worker {
             cancel: self.shutdown.clone(),
         };
         let ended = child.run(event).await?;
-        match ended.code {
-            Some(0) => Ok(Change::Done),
-            Some(2) => Ok(Change::Interrupted),
-            Some(1) if ended.errors.contains(crate::lock::BUSY) => Ok(Change::Busy),
-            _ => {
-                if !ended.errors.trim().is_empty() {
-                    tracing::warn!("{}: {}", words.join(" "), ended.errors.trim());
-                }
-                Ok(Change::Failed)
-            }
-        }
-    }
-
-    async fn refusal(&self, last_good: bool) -> Result<Option<String>> {
-        let lines = self.predicted(&["--afresh"], last_good).await?;
-        let mut events = lines
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        Ok(events.find_map(|event| match event {
-            Event::PreflightFailed { problems } => {
-                let told = problems
-                    .iter()
-                    .map(|one| format!("{}: {}", one.problem, one.remedy));
-                Some(told.collect::<Vec<_>>().join("; "))
-            }
-            _ => None,
-        }))
+        let change = how(ended.code, &self.shutdown);
+        Ok((change, ended.errors.trim().to_owned()))
     }
 
     fn listen(
@@ -171,20 +134,10 @@ impl Worker {
     ///
     /// # Errors
     /// It cannot be told; the reason is `nodelet`'s.
-    pub(super) async fn diff(&self, repair: bool) -> Result<String> {
-        let words: &[&str] = if repair { &["--repair"] } else { &[] };
-        self.predicted(words, false).await
-    }
-
-    async fn predicted(&self, words: &[&str], last_good: bool) -> Result<String> {
-        let config = if last_good {
-            settled::path()
-        } else {
-            self.config.clone()
-        };
+    pub(super) async fn diff(&self, repair: bool, last_good: bool) -> Result<String> {
         let mut argv: Vec<String> = ["nice", "-n", "10"].map(str::to_owned).into();
-        argv.extend(self.nodelet(&["diff", "--json"], &config, last_good));
-        argv.extend(words.iter().map(|word| (*word).to_owned()));
+        argv.extend(self.nodelet(&["diff", "--json"], last_good));
+        argv.extend(repair.then(|| "--repair".to_owned()));
         let child = Child {
             argv,
             limit: PASS,
@@ -221,12 +174,7 @@ impl Worker {
                 "the backup runs with lowered priority instead of in a control group: {error:#}"
             );
         });
-        let config = if last_good {
-            settled::path()
-        } else {
-            self.config.clone()
-        };
-        let argv = self.nodelet(&["etcd", "backup"], &config, last_good);
+        let argv = self.nodelet(&["etcd", "backup"], last_good);
         let child = Child {
             argv: limited(argv, leaf.ok().as_ref()),
             limit: BACKUP,
@@ -237,24 +185,40 @@ impl Worker {
             Ok(ended) => ended,
             Err(error) => return (Change::Failed, format!("{error:#}")),
         };
-        let change = match ended.code {
-            Some(0) => Change::Done,
-            Some(2) => Change::Interrupted,
-            Some(1) if ended.errors.contains(crate::lock::BUSY) => Change::Busy,
-            // It was asked to end before it could listen.
-            None if self.shutdown.is_cancelled() => Change::Interrupted,
-            _ => Change::Failed,
-        };
+        let change = how(ended.code, &self.shutdown);
         (change, ended.errors.trim().to_owned())
     }
 
-    fn nodelet(&self, words: &[&str], config: &std::path::Path, settled: bool) -> Vec<String> {
+    /// How `nodelet` is called, with the settings in use or the last good ones.
+    fn nodelet(&self, words: &[&str], last_good: bool) -> Vec<String> {
+        let config = if last_good {
+            settled::path()
+        } else {
+            self.config.clone()
+        };
         let mut argv = vec![self.nodelet.display().to_string()];
         argv.extend(words.iter().map(|word| (*word).to_owned()));
         argv.extend(["--role".to_owned(), self.role.clone()]);
         argv.extend(["--config".to_owned(), config.display().to_string()]);
-        argv.extend(settled.then(|| "--settled".to_owned()));
+        argv.extend(last_good.then(|| "--settled".to_owned()));
         argv
+    }
+}
+
+/// How a `nodelet` has ended, by its exit code.
+fn how(code: Option<i32>, shutdown: &CancellationToken) -> Change {
+    let exits = |exit: Exit| code == Some(exit.code().into());
+    if exits(Exit::Ok) {
+        Change::Done
+    } else if exits(Exit::Pending) {
+        Change::Interrupted
+    } else if exits(Exit::Busy) {
+        Change::Busy
+    } else if code.is_none() && shutdown.is_cancelled() {
+        // It was asked to end before it could listen.
+        Change::Interrupted
+    } else {
+        Change::Failed
     }
 }
 

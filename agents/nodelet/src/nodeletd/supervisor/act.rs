@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use engine::exec::{Event, Outcome};
+use engine::exec::{Event, Outcome, Verb};
 use tokio::time::Instant;
 
 use super::{Supervisor, unix_now};
@@ -17,100 +17,85 @@ const AFTER_RENEWAL: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(5);
 
 impl<H: Hands> Supervisor<H> {
-    /// Restarts what failed, or everything.
+    /// Restarts what failed, or takes everything off and starts from the first phase.
     pub(super) async fn attempt(&mut self, pass: &Pass, everything: bool) -> Duration {
         self.hurry = false;
         let wanted = std::mem::take(&mut self.wanted);
-        let state_before = self.status.pf9_kube_node_state;
-        self.status.pf9_kube_start_attempt += 1;
-        let number = self.status.pf9_kube_start_attempt;
-        self.status.pf9_kube_node_state = KubeStatus::state_after(number);
-        "false".clone_into(&mut self.status.pf9_kube_service_state);
-        self.state.stopped = false;
-        // On disk before it begins: an attempt that takes the host down with it has been one.
-        self.remember();
-        self.write_status();
-        let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
-        tracing::info!(
-            "attempt {number}: {}",
-            if everything {
-                "a full clean and a start from the first phase".to_owned()
-            } else {
-                format!("restarting {}", names.join(", "))
-            }
-        );
-        self.publish(
-            pass,
-            &format!("attempt {number}"),
-            pass.desired.loop_interval,
-            None,
-        );
+        let before = (self.state.attempts.clone(), self.status.pf9_kube_node_state);
+        let every = pass.desired.full_retry_count;
+        // What merely stands in for the full clean leaves it its turn.
+        self.begin(everything || !before.0.clean_is_due(every));
+        let number = self.state.attempts.count();
         let last_good = !pass.settings_problems.is_empty();
-        let change = if everything && !self.fits(last_good).await {
-            Change::Refused
-        } else if everything {
-            self.counters.full_cleans += 1;
-            match self.change(&["clean"], last_good).await {
-                // What could not be taken off is told; a start is tried all the same.
-                Change::Done | Change::Failed | Change::Refused => {
-                    self.change(&["apply"], last_good).await
-                }
-                other => other,
+        let mut words = vec!["repair"];
+        // By name, so that nobody has to look a second time.
+        words.extend(pass.failed.iter().map(|phase| phase.as_str()));
+        words.extend(wanted.iter().map(String::as_str));
+        let doing = format!("attempt {number}");
+        self.publish(pass, &doing, pass.desired.loop_interval, None);
+        let mut change = Change::Refused;
+        if everything {
+            tracing::info!("{doing}: a full clean and a start from the first phase");
+            change = self.change(&["repair", "--afresh"], last_good).await;
+            if change == Change::Refused {
+                // What could not come up again is not taken off. What can be mended is, for as long as that lasts.
+                tracing::warn!("{doing}: no full clean: {}", self.unfit);
+                self.state.attempts.clone_from(&before.0);
+                self.begin(false);
             }
-        } else {
+        }
+        if change == Change::Refused {
+            let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
+            tracing::info!("{doing}: restarting {}", names.join(", "));
             self.counters.repairs += 1;
-            // By name, so that nobody has to look a second time.
-            let mut words = vec!["repair"];
-            words.extend(pass.failed.iter().map(|phase| phase.as_str()));
-            words.extend(wanted.iter().map(String::as_str));
-            self.change(&words, last_good).await
-        };
-        self.last_attempt = Some(Instant::now());
-        self.state.last_attempt_ended = Some(unix_now());
+            change = self.change(&words, last_good).await;
+        }
         self.status.current_task.clear();
         // What we did ourselves is no news.
         self.wake.take();
         match change {
             // Whether it was a success the next pass says.
-            Change::Done => Duration::ZERO,
-            Change::Interrupted => Duration::ZERO,
-            Change::Busy => {
-                self.status.pf9_kube_start_attempt -= 1;
-                self.last_attempt = None;
-                self.wanted = wanted;
-                BUSY
-            }
-            Change::Failed => {
-                self.counters.failed_attempts += 1;
+            Change::Done | Change::Failed => {
+                self.counters.failed_attempts += u64::from(change == Change::Failed);
+                self.state.attempts.end(unix_now(), Instant::now());
+                self.remember();
                 Duration::ZERO
             }
-            // Nothing was touched, so it was no attempt: a host must never be cleaned for a wrong setting.
-            Change::Refused => {
-                self.status.pf9_kube_start_attempt -= 1;
-                self.status.pf9_kube_node_state = state_before;
+            // It was no attempt: it never came to its end, or touched nothing. No host is cleaned for a wrong setting or for our own ends.
+            Change::Interrupted | Change::Busy | Change::Refused => {
+                self.state.attempts = before.0;
+                self.status.pf9_kube_start_attempt = self.state.attempts.count();
+                self.status.pf9_kube_node_state = before.1;
+                self.remember();
                 self.write_status();
-                tracing::warn!("touching nothing: {}", self.unfit);
-                let doing = "waiting until the host fits";
-                let interval = pass.desired.loop_interval;
-                self.publish(pass, doing, interval, None);
-                interval
+                match change {
+                    Change::Busy => {
+                        self.wanted = wanted;
+                        BUSY
+                    }
+                    Change::Refused => {
+                        tracing::warn!("touching nothing: {}", self.unfit);
+                        let doing = "waiting until the host fits";
+                        let interval = pass.desired.loop_interval;
+                        self.publish(pass, doing, interval, None);
+                        interval
+                    }
+                    _ => Duration::ZERO,
+                }
             }
         }
     }
 
-    /// Whether an apply would be allowed to begin afterwards: asked before everything is taken off.
-    async fn fits(&mut self, last_good: bool) -> bool {
-        match self.hands.refusal(last_good).await {
-            Ok(None) => true,
-            Ok(Some(reason)) => {
-                self.unfit = reason;
-                false
-            }
-            Err(error) => {
-                self.unfit = format!("{error:#}");
-                false
-            }
-        }
+    /// Writes down that an attempt begins: one that takes the host down with it has been one.
+    fn begin(&mut self, counts: bool) {
+        self.state.attempts.begin(counts);
+        let number = self.state.attempts.count();
+        self.status.pf9_kube_start_attempt = number;
+        self.status.pf9_kube_node_state = KubeStatus::state_after(number);
+        "false".clone_into(&mut self.status.pf9_kube_service_state);
+        self.state.stopped = false;
+        self.remember();
+        self.write_status();
     }
 
     /// Takes back what the plan does not have. Nothing is restarted for it, and it is no attempt.
@@ -119,8 +104,9 @@ impl<H: Hands> Supervisor<H> {
         tracing::info!("taking back what the plan does not have");
         let doing = "taking back what the plan does not have";
         self.publish(pass, doing, pass.desired.loop_interval, None);
+        let words = ["repair", "--left-over"];
         let change = self
-            .change(&["repair"], !pass.settings_problems.is_empty())
+            .change(&words, !pass.settings_problems.is_empty())
             .await;
         self.take_backs.ended(change, Instant::now());
         self.wake.take();
@@ -170,39 +156,47 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`.
+    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
+    /// touched nothing, whatever the reason, and counts as refused.
     async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
         let events = self.events.clone();
         let beat = Arc::clone(&self.beat);
         let status = &mut self.status;
-        let mut refused = None;
+        let (mut begun, mut cleaned, mut refused) = (false, false, None);
         let changed = self
             .hands
             .change(words, last_good, |line| {
                 *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 if let Ok(event) = serde_json::from_str::<Event>(&line) {
                     follow(status, &event);
-                    if let Event::PreflightFailed { problems } = &event {
-                        let told = problems
-                            .iter()
-                            .map(|one| format!("{}: {}", one.problem, one.remedy));
-                        refused = Some(told.collect::<Vec<_>>().join("; "));
+                    refused = event.refusal().or(refused.take());
+                    if let Event::RunStarted { verb, .. } = event {
+                        begun = true;
+                        cleaned |= verb == Verb::Clean;
                     }
                 }
                 // Nobody listening is no error.
                 let _ = events.send(line.into());
             })
             .await;
-        let changed = changed.unwrap_or_else(|error| {
-            tracing::error!("{error:#}");
-            Change::Failed
-        });
+        self.counters.full_cleans += u64::from(cleaned);
+        let (change, said) = changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
+        if change != Change::Failed {
+            return change;
+        }
         match refused {
-            Some(why) if changed == Change::Failed => {
-                self.unfit = why;
-                Change::Refused
+            Some(why) => self.unfit = why,
+            None if !begun => self.unfit = said,
+            None => {
+                tracing::warn!("{}: {said}", words.join(" "));
+                return Change::Failed;
             }
-            _ => changed,
+        }
+        // A run that was refused after another one of the same change had begun, an apply after a clean, is a failure all the same.
+        if cleaned {
+            Change::Failed
+        } else {
+            Change::Refused
         }
     }
 }

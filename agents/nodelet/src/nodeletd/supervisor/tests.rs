@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use engine::exec::{Condition, Event, PhaseHealth, Problem};
+use engine::exec::{Condition, Event, PhaseHealth, Problem, Verb};
 use engine::plan::{PhaseName, Span};
 
 use super::*;
@@ -12,12 +12,23 @@ use crate::nodeletd::cgroup::Leaf;
 use crate::nodeletd::worker::Change;
 use crate::pass::PassInterests;
 
+/// How a full clean is asked for.
+const CLEAN: &str = "repair --afresh";
+
 /// A host on which etcd cannot run as long as `broken`.
 #[derive(Clone)]
 struct Broken {
     broken: Arc<AtomicBool>,
     /// Whether whatever would change it is refused, for an interface that it does not have.
     refuses: Arc<AtomicBool>,
+    /// Whether a full clean is, for swap that would keep it from coming up again.
+    refuses_clean: Arc<AtomicBool>,
+    /// Whether `nodelet` cannot even begin.
+    unable: Arc<AtomicBool>,
+    /// Whether a repair is interrupted before its end.
+    interrupts: Arc<AtomicBool>,
+    /// Of its plan.
+    digest: Arc<Mutex<String>>,
     /// Whether no pass comes to its end.
     unseen: Arc<AtomicBool>,
     /// Components with a certificate that is due.
@@ -34,6 +45,10 @@ impl Broken {
         Self {
             broken: Arc::new(AtomicBool::new(true)),
             refuses: Arc::default(),
+            refuses_clean: Arc::default(),
+            unable: Arc::default(),
+            interrupts: Arc::default(),
+            digest: Arc::new(Mutex::new("plan".to_owned())),
             unseen: Arc::default(),
             due: Arc::default(),
             unrenewable: Arc::default(),
@@ -46,13 +61,16 @@ impl Broken {
         self.done.lock().expect("nobody panicked").clone()
     }
 
-    /// Each attempt: when it began, and whether by a full clean.
+    /// Each attempt that was made: when it began, and whether by a full clean.
     fn attempts(&self) -> Vec<(Duration, bool)> {
         let done = self.done();
-        let begins = done
-            .iter()
-            .filter(|(_, words)| words != "apply" && !words.starts_with("certs"));
-        begins.map(|(at, words)| (*at, words == "clean")).collect()
+        let begins = done.iter().filter(|(_, words)| !words.starts_with("certs"));
+        begins.map(|(at, words)| (*at, words == CLEAN)).collect()
+    }
+
+    /// How many of them were full cleans.
+    fn cleans(&self) -> usize {
+        self.attempts().iter().filter(|(_, cleans)| *cleans).count()
     }
 }
 
@@ -74,7 +92,7 @@ impl Hands for Broken {
             },
             settings_problems: Vec::new(),
             refused: None,
-            digest: String::new(),
+            digest: self.digest.lock().expect("nobody panicked").clone(),
             health: vec![PhaseHealth {
                 phase: etcd,
                 skipped: None,
@@ -99,8 +117,14 @@ impl Hands for Broken {
         words: &[&str],
         _last_good: bool,
         mut event: impl FnMut(String),
-    ) -> Result<Change> {
-        if self.refuses.load(Ordering::Relaxed) {
+    ) -> Result<(Change, String)> {
+        if self.unable.load(Ordering::Relaxed) {
+            bail!("run nodelet: no memory");
+        }
+        let asks_for_clean = words.join(" ") == CLEAN;
+        if self.refuses.load(Ordering::Relaxed)
+            || asks_for_clean && self.refuses_clean.load(Ordering::Relaxed)
+        {
             let problems = vec![Problem {
                 requirement: "the interface is there".to_owned(),
                 span: Span::file("phases/preflight.rhai"),
@@ -108,25 +132,41 @@ impl Hands for Broken {
                 remedy: "name another".to_owned(),
             }];
             event(serde_json::to_string(&Event::PreflightFailed { problems })?);
+            return Ok((Change::Failed, String::new()));
         }
+        let verb = if asks_for_clean {
+            Verb::Clean
+        } else {
+            Verb::Restart
+        };
+        event(serde_json::to_string(&Event::RunStarted {
+            verb,
+            role: "pf9-kube".to_owned(),
+            host: "m".to_owned(),
+            digest: String::new(),
+            phases: Vec::new(),
+        })?);
         let at = self.began.elapsed();
-        let mut done = self.done.lock().expect("nobody panicked");
-        done.push((at, words.join(" ")));
+        let done = (at, words.join(" "));
+        self.done.lock().expect("nobody panicked").push(done);
         if let ["certs", "renew", component] = words {
             if *self.unrenewable.lock().expect("nobody panicked") == *component {
-                return Ok(Change::Failed);
+                return Ok((Change::Failed, "it did not".to_owned()));
             }
             let mut due = self.due.lock().expect("nobody panicked");
             due.retain(|other| other != component);
-            return Ok(Change::Done);
+            return Ok((Change::Done, String::new()));
         }
-        let fails = self.broken.load(Ordering::Relaxed) && words != ["clean"];
-        Ok(if fails { Change::Failed } else { Change::Done })
-    }
-
-    async fn refusal(&self, _last_good: bool) -> Result<Option<String>> {
-        let refuses = self.refuses.load(Ordering::Relaxed);
-        Ok(refuses.then(|| "there is no eth9: name another".to_owned()))
+        let change = if self.interrupts.load(Ordering::Relaxed) {
+            // Asked to end, it takes a moment to a safe point.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Change::Interrupted
+        } else if self.broken.load(Ordering::Relaxed) {
+            Change::Failed
+        } else {
+            Change::Done
+        };
+        Ok((change, String::new()))
     }
 
     fn listen(&self, _: &Interests, _: &StatusFile, _: &Wake, _: &CancellationToken) {}
@@ -258,8 +298,8 @@ async fn a_host_that_is_refused_is_never_cleaned() {
     let host = Broken::new();
     host.refuses.store(true, Ordering::Relaxed);
     beside(&host, directory.path(), async |outside| {
-        attempts(&host, 30).await;
-        assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        assert_eq!(host.attempts(), [], "nothing was touched");
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
         let view = outside.view.borrow().clone().expect("it looks");
         let fits = view.conditions.iter().find(|one| one.name == "HostFits");
@@ -283,12 +323,114 @@ async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
     let host = Broken::new();
     beside(&host, directory.path(), async |_outside| {
         attempts(&host, 9).await;
-        host.refuses.store(true, Ordering::Relaxed);
+        host.refuses_clean.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
-        assert!(host.attempts().iter().all(|(_, cleans)| !cleans));
+        assert_eq!(host.cleans(), 0);
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
+        // What can be mended is, all the while.
+        assert!(host.attempts().len() > 20, "{:?}", host.attempts());
+        host.refuses_clean.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(host.cleans(), 1, "its turn was kept");
     })
     .await;
+}
+
+/// Nine failures of another life: of a program that is mended by now, or before a boot.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_tries_for_itself_before_it_cleans() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| attempts(&host, 9).await).await;
+    // Whoever starts the daemon again and again never sees it clean.
+    for start in 0..5 {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, 10 + start).await;
+        })
+        .await;
+        assert_eq!(host.cleans(), 0);
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
+    }
+    // And with the new plan it is another matter altogether.
+    "another plan".clone_into(&mut host.digest.lock().expect("nobody panicked"));
+    beside(&host, directory.path(), async |_| attempts(&host, 20).await).await;
+    assert_eq!(host.cleans(), 0);
+}
+
+/// Somebody who asks wants a repair, and not his node to be taken off.
+#[tokio::test(start_paused = true)]
+async fn nobodys_haste_cleans_a_host() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 9).await;
+        for (number, request) in [Request::Now, Request::Repair(vec!["kube-proxy".to_owned()])]
+            .into_iter()
+            .cycle()
+            .take(6)
+            .enumerate()
+        {
+            outside.requests.send(request).await.expect("it listens");
+            attempts(&host, 10 + number).await;
+        }
+        assert_eq!(host.cleans(), 0);
+        // Who pauses and resumes has done something in between: it is counted anew.
+        let pause = Request::Pause {
+            time: Duration::from_secs(3600),
+            because: "a look".to_owned(),
+        };
+        outside.requests.send(pause).await.expect("it listens");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        outside
+            .requests
+            .send(Request::Resume)
+            .await
+            .expect("it listens");
+        let before = host.attempts().len();
+        attempts(&host, before + 5).await;
+        assert_eq!(host.cleans(), 0);
+    })
+    .await;
+}
+
+/// What ends before its end is no attempt, and neither is what never began.
+#[tokio::test(start_paused = true)]
+async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.interrupts.store(true, Ordering::Relaxed);
+    for start in 1..15 {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, start).await;
+        })
+        .await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+    }
+    host.interrupts.store(false, Ordering::Relaxed);
+    host.unable.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        let view = outside.view.borrow().clone().expect("it looks");
+        let fits = view.conditions.iter().find(|one| one.name == "HostFits");
+        assert!(fits.is_some_and(|fits| fits.reason.contains("no memory")));
+    })
+    .await;
+    assert_eq!(host.cleans(), 0);
+}
+
+/// kube_status is for others to read, and for others to break.
+#[tokio::test(start_paused = true)]
+async fn what_others_write_into_the_status_file_counts_for_nothing() {
+    for number in ["9", "4294967295"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let status = format!("{{\"pf9_kube_start_attempt\": {number}}}");
+        std::fs::write(directory.path().join("kube_status"), status).expect("somebody writes");
+        let host = Broken::new();
+        beside(&host, directory.path(), async |_| attempts(&host, 1).await).await;
+        assert_eq!(host.cleans(), 0);
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 1);
+    }
 }
 
 /// What fails for months takes no other's certificates with it.

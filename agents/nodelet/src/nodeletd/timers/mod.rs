@@ -89,15 +89,21 @@ async fn look(
     wait
 }
 
+/// What is backed up. Whatever else fails, for months perhaps, is no reason to have no backups.
+const SOURCE: &str = "etcd";
+
 /// Whether a timer may run now, and if so, whether with the last good settings. Its phase, whose name it has, must do something
 /// on this host: what a setting has turned off does not run, even while its file is still there.
 fn allowed(view: &View, timer: &str) -> Option<bool> {
-    let at_rest =
-        view.desired != "false" && view.paused_until.is_none() && view.restart_set.is_empty();
+    let at_rest = view.desired != "false"
+        && view.paused_until.is_none()
+        && view
+            .restart_set
+            .iter()
+            .all(|phase| phase.as_str() != SOURCE);
     let phase = view.phases.iter().find(|one| one.phase.as_str() == timer);
     let wanted = phase.is_some_and(|phase| phase.skipped.is_none());
-    let settings = view.conditions.iter().find(|c| c.name == "SettingsValid");
-    (at_rest && wanted).then(|| settings.is_some_and(|c| !c.reason.is_empty()))
+    (at_rest && wanted).then(|| view.keeps_last_good())
 }
 
 async fn carry_out(worker: &Worker, name: &str, mut runs: Runs, last_good: bool) -> Result<()> {

@@ -1,32 +1,38 @@
 //! Units that stop or fail.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
+use tokio::time::timeout;
 use zbus::{Connection, MatchRule, MessageStream, OwnedVariant, connection, message::Type};
 
 use super::{Interests, Wake};
 
+/// For one answer of the bus.
+const PATIENCE: Duration = Duration::from_secs(10);
 const ADDRESS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const UNITS: &str = "/org/freedesktop/systemd1/unit";
 
 pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
-    let bus: Connection = connection::Builder::address(ADDRESS)
-        .build()
+    let bus: Connection = timeout(PATIENCE, connection::Builder::address(ADDRESS).build())
         .await
+        .context("connect to the system bus in time")?
         .context("connect to the system bus")?;
     // Without this systemd keeps its signals to itself.
-    bus.call_method(
+    let subscribe = bus.call_method(
         Some(SYSTEMD),
         "/org/freedesktop/systemd1",
         Some("org.freedesktop.systemd1.Manager"),
         "Subscribe",
         &(),
-    )
-    .await
-    .context("subscribe to systemd's signals")?;
+    );
+    timeout(PATIENCE, subscribe)
+        .await
+        .context("subscribe to systemd's signals in time")?
+        .context("subscribe to systemd's signals")?;
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
         .sender(SYSTEMD)

@@ -1,0 +1,197 @@
+//! Attempts in a row that did not lead to a healthy host: how many there were, when the next may come, and whether it may take
+//! everything off. Remembered over restarts of the daemon and of the host.
+//!
+//! A full clean is the last thing to do to a host. So it is this daemon that must have seen a repair fail before it, in its own life:
+//! what was counted before a boot, by an older program or about another plan, is no reason.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::decide::backoff;
+
+/// What is remembered. A lost file costs a pause between attempts, and puts off the full clean.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Attempts {
+    /// In a row, the one that is on included.
+    count: u32,
+    /// Digest of the plan that they were about.
+    digest: String,
+    /// Since the host was last known to be well: what merely cannot be told for a while shortens no pause.
+    tries: u32,
+    /// When the last one ended, seconds since 1970.
+    ended: Option<i64>,
+    /// How much longer the pause after it is, as a share: hosts that failed together do not try together.
+    jitter: f64,
+    /// The same, on a clock that nobody sets.
+    #[serde(skip)]
+    last: Option<Instant>,
+    /// Whether one has ended in this daemon's life.
+    #[serde(skip)]
+    tried_here: bool,
+}
+
+impl Attempts {
+    /// Longest share by which a pause is longer.
+    const JITTER: f64 = 0.2;
+
+    /// Goes on after a start of the daemon, at `wall` seconds since 1970. A time that makes no sense costs a pause, and nothing else.
+    pub(super) fn go_on(&mut self, wall: i64, now: Instant) {
+        let ago = self.ended.map(|ended| wall.saturating_sub(ended));
+        self.last = ago
+            .and_then(|ago| u64::try_from(ago).ok())
+            .and_then(|ago| now.checked_sub(Duration::from_secs(ago)));
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Takes note of the plan. Gives whether it is another than the one that was counted about, which is forgotten then.
+    pub(super) fn are_about(&mut self, digest: &str) -> bool {
+        if self.digest == digest {
+            return false;
+        }
+        let another = !self.digest.is_empty();
+        if another {
+            self.forget();
+        }
+        digest.clone_into(&mut self.digest);
+        another
+    }
+
+    /// All is well, or somebody has given new hope.
+    pub(super) fn forget(&mut self) {
+        *self = Self {
+            digest: std::mem::take(&mut self.digest),
+            ..Self::default()
+        };
+    }
+
+    /// Nothing fails, but not all is known: the next failure is not in a row with those before.
+    pub(super) fn break_the_row(&mut self) {
+        self.count = 0;
+        self.tried_here = false;
+    }
+
+    /// One begins. Where the full clean would be due and is not made, it does not count: the clean comes when it may.
+    pub(super) fn begin(&mut self, counts: bool) {
+        self.tries = self.tries.saturating_add(1);
+        if counts {
+            self.count = self.count.saturating_add(1);
+        }
+    }
+
+    /// One has ended, and touched the host.
+    pub(super) fn end(&mut self, wall: i64, now: Instant) {
+        self.ended = Some(wall);
+        self.last = Some(now);
+        self.jitter = rand::random::<f64>() * Self::JITTER;
+        self.tried_here = true;
+    }
+
+    /// What is left of the pause before the next one; none if the last one's end is not known.
+    pub(super) fn pause_left(&self, interval: Duration, now: Instant) -> Duration {
+        let Some(last) = self.last else {
+            return Duration::ZERO;
+        };
+        // The file may say anything.
+        let longer = 1.0 + self.jitter.clamp(0.0, Self::JITTER);
+        let pause = backoff(self.tries, interval).mul_f64(longer);
+        pause.saturating_sub(now.saturating_duration_since(last))
+    }
+
+    /// Whether the next one is the one that takes everything off, of which there is one in `every`.
+    pub(super) fn clean_is_due(&self, every: u32) -> bool {
+        self.count.saturating_add(1).is_multiple_of(every)
+    }
+
+    /// Whether this daemon has tried in vain since it saw the host well.
+    pub(super) fn tried_here(&self) -> bool {
+        self.tried_here
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn after(count: u32) -> Attempts {
+        let mut attempts = Attempts::default();
+        attempts.are_about("plan");
+        for _ in 0..count {
+            attempts.begin(true);
+            attempts.end(1000, Instant::now());
+        }
+        attempts
+    }
+
+    #[test]
+    fn one_in_ten_is_the_full_clean() {
+        let due: Vec<u32> = (0..25)
+            .filter(|count| after(*count).clean_is_due(10))
+            .collect();
+        assert_eq!(due, [9, 19]);
+        let full = Attempts {
+            count: u32::MAX,
+            ..Attempts::default()
+        };
+        assert!(!full.clean_is_due(10), "it does not wrap around");
+    }
+
+    #[test]
+    fn what_was_counted_before_is_no_reason_to_clean() {
+        let kept = serde_json::to_string(&after(9)).expect("JSON");
+        let mut attempts: Attempts = serde_json::from_str(&kept).expect("read back");
+        attempts.go_on(1001, Instant::now());
+        assert!(attempts.clean_is_due(10) && !attempts.tried_here());
+        // The repair in its place leaves the turn to the clean.
+        attempts.begin(false);
+        attempts.end(1002, Instant::now());
+        assert!(attempts.clean_is_due(10) && attempts.tried_here());
+        assert_eq!(attempts.count(), 9);
+    }
+
+    #[test]
+    fn another_plan_is_another_matter() {
+        let mut attempts = after(9);
+        assert!(!attempts.are_about("plan"));
+        assert_eq!(attempts.count(), 9);
+        assert!(attempts.are_about("another"));
+        assert_eq!(attempts.count(), 0);
+        assert!(attempts.pause_left(MINUTE, Instant::now()).is_zero());
+        let mut lost = Attempts::default();
+        assert!(!lost.are_about("plan"), "the first is not another");
+    }
+
+    #[test]
+    fn what_is_not_known_breaks_the_row_and_shortens_no_pause() {
+        let mut attempts = after(5);
+        attempts.break_the_row();
+        assert!(!attempts.clean_is_due(10) && attempts.count() == 0);
+        let left = attempts.pause_left(MINUTE, Instant::now());
+        assert!(
+            left > backoff(5, MINUTE) - Duration::from_secs(1),
+            "{left:?}"
+        );
+        attempts.forget();
+        assert!(attempts.pause_left(MINUTE, Instant::now()).is_zero());
+    }
+
+    #[test]
+    fn pauses_go_on_after_a_start_and_survive_a_clock_that_was_set() {
+        for (wall, waits) in [(1001, true), (1400, false), (-5, false), (i64::MIN, false)] {
+            let mut attempts = after(5);
+            attempts.go_on(wall, Instant::now());
+            let left = attempts.pause_left(MINUTE, Instant::now());
+            assert_eq!(!left.is_zero(), waits, "at {wall}: {left:?}");
+        }
+        let garbage: Attempts =
+            serde_json::from_str(r#"{"tries":4294967295,"jitter":1e300,"ended":0}"#).expect("read");
+        assert!(garbage.pause_left(MINUTE, Instant::now()) <= MINUTE * 6);
+    }
+}
