@@ -57,7 +57,9 @@ pub(crate) struct Identity {
 
 /// A setting that may not change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use {name}={wanted} on this host: it stands with {name}={stands}; {way_out}")]
+#[error(
+    "use {name}={wanted} on this host: it stands with {name}={stands}; set it back, or: {way_out}"
+)]
 pub(crate) struct Changed {
     name: String,
     stands: String,
@@ -103,13 +105,16 @@ impl Identity {
                 name: "the host name".to_owned(),
                 stands: self.host.clone(),
                 wanted: wanted.host.clone(),
-                way_out: "the node is known by it; give the host its name back (`hostnamectl`), or `nodelet clean --purge`".to_owned(),
+                way_out: "the node is known by it: give the host its name back (`hostnamectl`), or `nodelet clean --purge`".to_owned(),
             });
         }
         FIXED.iter().find_map(|(name, way_out)| {
             let stands = self.settings.get(*name)?;
             let wanted = wanted.settings.get(*name)?;
-            (stands != wanted).then(|| Changed {
+            // Identifiers are the same in capitals.
+            let same =
+                stands == wanted || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
+            (!same).then(|| Changed {
                 name: (*name).to_owned(),
                 stands: stands.clone(),
                 wanted: wanted.clone(),

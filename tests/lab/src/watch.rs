@@ -23,9 +23,15 @@ impl<'a> Watch<'a> {
     /// Starts nodeletd, and waits until it finds the host as it should be.
     #[track_caller]
     pub fn start(master: &'a Master) -> Self {
+        Self::start_within(master, Duration::from_secs(120))
+    }
+
+    /// The same where there is more to do than to look.
+    #[track_caller]
+    pub fn start_within(master: &'a Master, limit: Duration) -> Self {
         master.sh("systemctl start pf9-nodeletd");
         let watch = Self { master };
-        watch.calm(Duration::from_secs(120));
+        watch.calm(limit);
         watch
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use engine::exec::{Event, EventSink, Runner, Selection};
 use engine::host::live::LiveHost;
 use engine::plan::PlannedPhase;
@@ -13,6 +13,7 @@ use super::say;
 use super::status::pause_for;
 use crate::cli::DrainArgs;
 use crate::exit::Exit;
+use crate::nodeletd::client;
 use crate::{output, signals};
 
 /// Passes events on, and remembers whether something could not be done: a stop goes on without it, people want to know.
@@ -33,7 +34,10 @@ impl EventSink for Heard<'_> {
 pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let host = LiveHost::new();
     // Before anything else: nodeletd would let pods come back at once.
-    let paused = pause_for(args.lasting, "drained").await;
+    let paused = match pause_for(args.lasting, "drained").await {
+        Err(error) if error.is::<client::NotThere>() => None,
+        paused => Some(paused.context("drain this node: nodeletd is not to let pods come back")?),
+    };
     let everything = Selection::default();
     let (inputs, _lock) = prepare("drain", &args.role, &everything, &host).await?;
     let phases = inputs.plan.phases.iter();
@@ -61,10 +65,10 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let outcome = runner.stop().await?;
     if !args.role.json {
         say(match paused {
-            Ok(()) => {
+            Some(()) => {
                 "pods come back with `nodelet resume`, or by themselves when the time is over\n"
             }
-            Err(_) => "nodeletd does not run here; pods come back with `nodelet apply`\n",
+            None => "nodeletd does not run here; pods come back with `nodelet apply`\n",
         });
     }
     if heard.failed.load(Ordering::Relaxed) {

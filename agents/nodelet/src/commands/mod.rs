@@ -37,5 +37,13 @@ use crate::output::Out;
 
 /// Writes to standard output. What goes wrong there is told at the end.
 fn say(text: &str) {
-    let _ = Out::new().write_all(text.as_bytes());
+    let _ = is_heard(text);
+}
+
+/// The same; gives whether anybody can still be reached there.
+fn is_heard(text: &str) -> bool {
+    let mut out = Out::new();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_ok()
 }

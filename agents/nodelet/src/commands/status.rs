@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use engine::exec::{PhaseHealth, Status};
 
-use super::say;
+use super::is_heard;
 use crate::cli::{PauseArgs, StatusArgs};
 use crate::exit::Exit;
 use crate::nodeletd::{View, client};
@@ -18,20 +18,19 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
     let mut shown = String::new();
     loop {
         let view = client::status().await?;
+        let mut heard = true;
         if args.json {
-            say(&format!("{:#}\n", serde_json::to_value(&view)?));
+            heard = is_heard(&format!("{:#}\n", serde_json::to_value(&view)?));
         } else {
             let text = screen(&view, now());
             if text != shown {
-                if args.watch {
-                    // Up and clear: the screen is one.
-                    say("\x1b[H\x1b[2J");
-                }
-                say(&text);
+                // Up and clear: the screen is one.
+                let above = if args.watch { "\x1b[H\x1b[2J" } else { "" };
+                heard = is_heard(&format!("{above}{text}"));
                 shown = text;
             }
         }
-        if !args.watch {
+        if !args.watch || !heard {
             let well = view.phases.iter().all(PhaseHealth::is_well)
                 && view.conditions.iter().all(|c| c.status == Status::True);
             return Ok(if well { Exit::Ok } else { Exit::Pending });

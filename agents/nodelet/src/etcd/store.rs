@@ -64,7 +64,8 @@ pub(crate) fn stored(directory: &Path) -> Result<Vec<Stored>> {
         let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
             continue;
         };
-        if name.starts_with('.') {
+        // Nor one that would draw on somebody's terminal.
+        if name.starts_with('.') || name.chars().any(char::is_control) {
             continue;
         }
         let size = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());

@@ -93,6 +93,10 @@ async fn here() -> Option<String> {
 /// # Errors
 /// It could not be tried.
 async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result<Vec<String>> {
+    // Nobody waits for the other end of a pipe, or for the end of a device.
+    if !std::fs::symlink_metadata(&one.path).is_ok_and(|said| said.is_file()) {
+        return Ok(vec!["it is no regular file".to_owned()]);
+    }
     let path = one.path.clone();
     let inspected = tokio::task::spawn_blocking(move || snapshot::inspect(&path)).await;
     let content = match inspected {

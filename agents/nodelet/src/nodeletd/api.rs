@@ -15,7 +15,7 @@
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,6 +42,8 @@ use super::worker::Worker;
 pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
 /// Longest pause, in seconds: a host that is forgotten comes back by itself.
 const LONGEST_PAUSE: u64 = 7 * 24 * 3600;
+/// Between looks whether the socket is still there.
+const LOOK: Duration = Duration::from_secs(10);
 /// Before a port that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// The loop has moved within this time, or something is wrong with it.
@@ -66,7 +68,6 @@ pub(super) async fn serve(
     beat: Arc<Mutex<Instant>>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let listener = bind(Path::new(SOCKET))?;
     let shared = Shared {
         worker,
         outside,
@@ -83,10 +84,39 @@ pub(super) async fn serve(
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .with_state(shared);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .context("serve the local API")
+    while !shutdown.is_cancelled() {
+        let path = Path::new(SOCKET);
+        let listener = bind(path)?;
+        let end = shutdown.child_token();
+        let gone = lost(path, end.clone());
+        let serving = axum::serve(listener, app.clone())
+            .with_graceful_shutdown(end.clone().cancelled_owned());
+        let (served, ()) = tokio::join!(serving, gone);
+        served.context("serve the local API")?;
+    }
+    Ok(())
+}
+
+/// Waits until somebody has removed or replaced the socket that stands there now, and ends those who serve it; or for their end.
+async fn lost(path: &Path, end: CancellationToken) {
+    let stands = || {
+        std::fs::symlink_metadata(path)
+            .ok()
+            .map(|said| (said.dev(), said.ino()))
+    };
+    let ours = stands();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = look.tick() => {}
+        }
+        if stands() != ours {
+            tracing::warn!("{} has gone; it is made anew", path.display());
+            end.cancel();
+            return;
+        }
+    }
 }
 
 fn metrics_routes() -> Router<Shared> {
@@ -241,7 +271,12 @@ async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) ->
         &shared,
         Request::Pause {
             time: Duration::from_secs(query.seconds),
-            because: query.because.chars().take(200).collect(),
+            because: query
+                .because
+                .chars()
+                .filter(|one| !one.is_control())
+                .take(200)
+                .collect(),
         },
     )
 }

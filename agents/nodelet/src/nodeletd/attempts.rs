@@ -4,8 +4,10 @@
 //! A full clean is the last thing to do to a host. So it is this daemon that must have seen a repair fail before it, in its own life:
 //! what was counted before a boot, by an older program or about another plan, is no reason.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use engine::plan::PhaseName;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -21,6 +23,8 @@ pub(super) struct Attempts {
     digest: String,
     /// Since the host was last known to be well: what merely cannot be told for a while shortens no pause.
     tries: u32,
+    /// The phases that failed when the last one began.
+    phases: BTreeSet<PhaseName>,
     /// When the last one ended, seconds since 1970.
     ended: Option<i64>,
     /// How much longer the pause after it is, as a share: hosts that failed together do not try together.
@@ -76,8 +80,9 @@ impl Attempts {
         self.tried_here = false;
     }
 
-    /// One begins. Where the full clean would be due and is not made, it does not count: the clean comes when it may.
-    pub(super) fn begin(&mut self, counts: bool) {
+    /// One begins, for phases that fail. Where the full clean would be due and is not made, it does not count: the clean comes when it may.
+    pub(super) fn begin(&mut self, phases: &[PhaseName], counts: bool) {
+        self.phases = phases.iter().cloned().collect();
         self.tries = self.tries.saturating_add(1);
         if counts {
             self.count = self.count.saturating_add(1);
@@ -92,14 +97,26 @@ impl Attempts {
         self.tried_here = true;
     }
 
-    /// What is left of the pause before the next one; none if the last one's end is not known.
-    pub(super) fn pause_left(&self, interval: Duration, now: Instant) -> Duration {
+    /// What is left of the pause before the next one, for phases that fail; none if the last one's end is not known. What fails
+    /// now and did not then waits for no more than a moment: the others' failures are none of its own.
+    pub(super) fn pause_left(
+        &self,
+        phases: &[PhaseName],
+        interval: Duration,
+        now: Instant,
+    ) -> Duration {
         let Some(last) = self.last else {
             return Duration::ZERO;
         };
         // The file may say anything.
         let longer = 1.0 + self.jitter.clamp(0.0, Self::JITTER);
-        let pause = backoff(self.tries, interval).mul_f64(longer);
+        let another = phases.iter().all(|phase| !self.phases.contains(phase));
+        let tries = if another {
+            self.tries.min(2)
+        } else {
+            self.tries
+        };
+        let pause = backoff(tries, interval).mul_f64(longer);
         pause.saturating_sub(now.saturating_duration_since(last))
     }
 
@@ -120,11 +137,15 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn etcd() -> [PhaseName; 1] {
+        ["etcd".parse().expect("a name")]
+    }
+
     fn after(count: u32) -> Attempts {
         let mut attempts = Attempts::default();
         attempts.are_about("plan");
         for _ in 0..count {
-            attempts.begin(true);
+            attempts.begin(&etcd(), true);
             attempts.end(1000, Instant::now());
         }
         attempts
@@ -150,7 +171,7 @@ mod tests {
         attempts.go_on(1001, Instant::now());
         assert!(attempts.clean_is_due(10) && !attempts.tried_here());
         // The repair in its place leaves the turn to the clean.
-        attempts.begin(false);
+        attempts.begin(&etcd(), false);
         attempts.end(1002, Instant::now());
         assert!(attempts.clean_is_due(10) && attempts.tried_here());
         assert_eq!(attempts.count(), 9);
@@ -163,7 +184,11 @@ mod tests {
         assert_eq!(attempts.count(), 9);
         assert!(attempts.are_about("another"));
         assert_eq!(attempts.count(), 0);
-        assert!(attempts.pause_left(MINUTE, Instant::now()).is_zero());
+        assert!(
+            attempts
+                .pause_left(&etcd(), MINUTE, Instant::now())
+                .is_zero()
+        );
         let mut lost = Attempts::default();
         assert!(!lost.are_about("plan"), "the first is not another");
     }
@@ -173,13 +198,23 @@ mod tests {
         let mut attempts = after(5);
         attempts.break_the_row();
         assert!(!attempts.clean_is_due(10) && attempts.count() == 0);
-        let left = attempts.pause_left(MINUTE, Instant::now());
+        let left = attempts.pause_left(&etcd(), MINUTE, Instant::now());
         assert!(
             left > backoff(5, MINUTE) - Duration::from_secs(1),
             "{left:?}"
         );
+        let kubelet = ["kubelet".parse().expect("a name")];
+        let left = attempts.pause_left(&kubelet, MINUTE, Instant::now());
+        assert!(
+            !left.is_zero() && left <= Duration::from_secs(12),
+            "it is another failure: {left:?}"
+        );
         attempts.forget();
-        assert!(attempts.pause_left(MINUTE, Instant::now()).is_zero());
+        assert!(
+            attempts
+                .pause_left(&etcd(), MINUTE, Instant::now())
+                .is_zero()
+        );
     }
 
     #[test]
@@ -187,11 +222,11 @@ mod tests {
         for (wall, waits) in [(1001, true), (1400, false), (-5, false), (i64::MIN, false)] {
             let mut attempts = after(5);
             attempts.go_on(wall, Instant::now());
-            let left = attempts.pause_left(MINUTE, Instant::now());
+            let left = attempts.pause_left(&etcd(), MINUTE, Instant::now());
             assert_eq!(!left.is_zero(), waits, "at {wall}: {left:?}");
         }
         let garbage: Attempts =
             serde_json::from_str(r#"{"tries":4294967295,"jitter":1e300,"ended":0}"#).expect("read");
-        assert!(garbage.pause_left(MINUTE, Instant::now()) <= MINUTE * 6);
+        assert!(garbage.pause_left(&etcd(), MINUTE, Instant::now()) <= MINUTE * 6);
     }
 }

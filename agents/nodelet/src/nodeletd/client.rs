@@ -16,6 +16,13 @@ use super::view::View;
 const LIMIT: usize = 8 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// No daemon answers.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why), or has just lost its socket, which it makes anew"
+)]
+pub(crate) struct NotThere(#[source] std::io::Error);
+
 /// How the host stands.
 ///
 /// # Errors
@@ -40,8 +47,13 @@ async fn ask(method: Method, path: &str) -> Result<Bytes> {
 }
 
 async fn exchange(method: Method, path: &str) -> Result<Bytes> {
-    let stream = UnixStream::connect(SOCKET).await.with_context(|| {
-        format!("ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why), or you are not root")
+    let stream = UnixStream::connect(SOCKET).await.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::PermissionDenied {
+            anyhow::Error::new(error)
+                .context(format!("ask nodeletd through {SOCKET}: only root may"))
+        } else {
+            NotThere(error).into()
+        }
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await

@@ -65,9 +65,16 @@ impl State {
             tracing::warn!("starting without what was remembered: {error:#}");
             None
         });
-        content
-            .and_then(|content| serde_json::from_slice(&content).ok())
-            .unwrap_or_default()
+        let Some(content) = content else {
+            return Self::default();
+        };
+        serde_json::from_slice(&content).unwrap_or_else(|error| {
+            tracing::warn!(
+                "starting without what was remembered, a pause among it: {} cannot be understood: {error}",
+                path.display()
+            );
+            Self::default()
+        })
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {

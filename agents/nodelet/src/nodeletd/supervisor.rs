@@ -203,10 +203,11 @@ impl<H: Hands> Supervisor<H> {
             left_over: self.take_backs.due(&pass, Instant::now()),
             stands: pass.stands,
             stopped: self.state.is_stopped(),
-            pause_left: self
-                .state
-                .attempts
-                .pause_left(pass.desired.loop_interval, Instant::now()),
+            pause_left: self.state.attempts.pause_left(
+                &pass.failed,
+                pass.desired.loop_interval,
+                Instant::now(),
+            ),
             clean_is_due: self
                 .state
                 .attempts
@@ -320,6 +321,12 @@ impl<H: Hands> Supervisor<H> {
         let status = &mut self.status;
         if !pass.failed.is_empty() {
             "false".clone_into(&mut status.pf9_kube_service_state);
+            // Nor is it so before an attempt, or where none may be made.
+            if status.pf9_kube_node_state == NodeState::Ok
+                && pass.desired.service_state != ServiceState::False
+            {
+                status.pf9_kube_node_state = NodeState::Converging;
+            }
         }
         status.status_check_timestamp = now;
         status.all_tasks = phases(pass, |_| true);

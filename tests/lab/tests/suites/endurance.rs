@@ -6,6 +6,7 @@ use engine::exec::Event;
 use lab_suites::{Image, Master, SCALED, Standing, Watch};
 
 const CALM: Duration = Duration::from_secs(120);
+const BROUGHT_UP: Duration = Duration::from_secs(400);
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// How often this host was cleaned.
@@ -30,11 +31,14 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
         return;
     };
     master.configure(SCALED);
-    master.apply(&[]).exits(0);
-    let watch = Watch::start(&master);
+    // It brings the host up by itself, as it does wherever nobody types a command.
+    let watch = Watch::start_within(&master, BROUGHT_UP);
 
+    settings_that_the_host_cannot_go_on_with(&master, &watch);
     it_is_the_only_one(&master);
     killed_in_the_middle(&master, &watch);
+    stopped_in_the_middle(&master, &watch);
+    without_its_socket(&master, &watch);
     a_clock_that_is_wrong(&master, &watch);
     assert_eq!(cleans(&master), 0, "nothing was ever cleaned");
 }
@@ -56,6 +60,61 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
         watch.recorded().iter().any(begun)
     });
     master.sh("systemctl kill --signal KILL pf9-nodeletd");
+    watch.calm(CALM);
+    master.check(&[]).exits(0);
+}
+
+/// A stop lets what is at work reach a safe point, and writes down how far it came. Nobody listens to events here: who does
+/// keeps the API, and so the daemon, from ending.
+fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
+    master.sh("systemctl stop nodelet-suite-events; docker rm --force etcd");
+    let works = "pgrep -f '^/opt/pf9/nodelet/nodelet repair' > /dev/null";
+    master.sh(&format!(
+        "timeout 60 sh -c \"until {works}; do sleep 0.02; done\"; systemctl stop pf9-nodeletd"
+    ));
+    let history = master.sh("nodelet history --json --last 1");
+    let history: serde_json::Value = serde_json::from_str(&history).expect("it is JSON");
+    let last = &history["runs"][0];
+    assert!(last["outcome"].is_string(), "it was cut: {last:#}");
+    master.sh("systemctl start pf9-nodeletd");
+    watch.calm(CALM);
+}
+
+fn without_its_socket(master: &Master, watch: &Watch<'_>) {
+    master.sh("rm /run/pf9/nodeletd.sock");
+    watch.calm(CALM);
+}
+
+/// They are wrong, though well written: told, and the host is held at the last good ones.
+fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) {
+    let before = Standing::of(master);
+    for (key, value) in [
+        ("ROLE", "worker"),
+        ("CONTAINERS_CIDR", "10.99.0.0/16"),
+        ("ETCD_DATA_DIR", "/var/elsewhere"),
+        ("ETCD_BACKUP_SCHEDULE", "0 0 31 2 *"),
+        ("ETCD_BACKUP_SCHEDULE", "0 3 * *"),
+        ("ETCD_BACKUP_DIR", "/run/backups"),
+        ("CLUSTER_ID", "another"),
+    ] {
+        master.configure(&[SCALED, &[(key, value)]].concat());
+        watch.until(&format!("{key}={value} is told"), CALM, || {
+            let view = watch.view().unwrap_or_default();
+            let conditions = view["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|one| {
+                let reason = one["reason"].as_str().unwrap_or_default();
+                one["name"] == "SettingsValid"
+                    && one["status"] == "False"
+                    && (reason.contains(key) || reason.contains(value))
+            })
+        });
+        assert_eq!(Standing::of(master), before, "{key}={value}");
+    }
+    // The last of them still stands in the file.
+    master.sh("systemctl stop pf9-kubelet");
+    let back = "systemctl is-active --quiet pf9-kubelet";
+    master.wait_for("kubelet is back", back, CALM);
+    master.configure(SCALED);
     watch.calm(CALM);
     master.check(&[]).exits(0);
 }

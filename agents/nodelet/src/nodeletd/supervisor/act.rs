@@ -24,7 +24,7 @@ impl<H: Hands> Supervisor<H> {
         let before = (self.state.attempts.clone(), self.status.pf9_kube_node_state);
         let every = pass.desired.full_retry_count;
         // What merely stands in for the full clean leaves it its turn.
-        self.begin(everything || !before.0.clean_is_due(every));
+        self.begin(pass, everything || !before.0.clean_is_due(every));
         let number = self.state.attempts.count();
         let last_good = !pass.settings_problems.is_empty();
         let mut words = vec!["repair"];
@@ -41,7 +41,7 @@ impl<H: Hands> Supervisor<H> {
                 // What could not come up again is not taken off. What can be mended is, for as long as that lasts.
                 tracing::warn!("{doing}: no full clean: {}", self.unfit);
                 self.state.attempts.clone_from(&before.0);
-                self.begin(false);
+                self.begin(pass, false);
             }
         }
         if change == Change::Refused {
@@ -87,8 +87,8 @@ impl<H: Hands> Supervisor<H> {
     }
 
     /// Writes down that an attempt begins: one that takes the host down with it has been one.
-    fn begin(&mut self, counts: bool) {
-        self.state.attempts.begin(counts);
+    fn begin(&mut self, pass: &Pass, counts: bool) {
+        self.state.attempts.begin(&pass.failed, counts);
         let number = self.state.attempts.count();
         self.status.pf9_kube_start_attempt = number;
         self.status.pf9_kube_node_state = KubeStatus::state_after(number);
@@ -169,6 +169,14 @@ impl<H: Hands> Supervisor<H> {
                 *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 if let Ok(event) = serde_json::from_str::<Event>(&line) {
                     follow(status, &event);
+                    if let Event::PhaseFailed { phase, failure, .. } = &event {
+                        tracing::warn!(
+                            "{phase} failed at {}: could not {}; next: {}",
+                            failure.span,
+                            failure.chain.join(": "),
+                            failure.next
+                        );
+                    }
                     refused = event.refusal().or(refused.take());
                     if let Event::RunStarted { verb, .. } = event {
                         begun = true;
@@ -188,7 +196,9 @@ impl<H: Hands> Supervisor<H> {
             Some(why) => self.unfit = why,
             None if !begun => self.unfit = said,
             None => {
-                tracing::warn!("{}: {said}", words.join(" "));
+                if !said.is_empty() {
+                    tracing::warn!("{}: {said}", words.join(" "));
+                }
                 return Change::Failed;
             }
         }

@@ -208,6 +208,8 @@ pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
+    use engine::exec::Status;
+
     use super::*;
 
     /// A view of a host at rest.
@@ -237,10 +239,13 @@ mod tests {
             changed(|view| "ignore".clone_into(&mut view.desired)),
             Some(false)
         );
-        let last_good = changed(|view| "wrong".clone_into(&mut view.conditions[0].reason));
+        let last_good = changed(|view| view.conditions[0].status = Status::False);
         assert_eq!(last_good, Some(true));
         assert_eq!(changed(|view| "false".clone_into(&mut view.desired)), None);
         assert_eq!(changed(|view| view.paused_until = Some(9)), None);
+        let other = "kube-proxy".parse().expect("a name");
+        let beside = changed(|view| view.restart_set.push(other));
+        assert_eq!(beside, Some(false), "for months perhaps");
         let repaired = "etcd".parse().expect("a name");
         assert_eq!(changed(|view| view.restart_set.push(repaired)), None);
         let off = Some("its condition is false".to_owned());
