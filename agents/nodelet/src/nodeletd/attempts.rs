@@ -19,6 +19,8 @@ use super::decide::backoff;
 pub(super) struct Attempts {
     /// In a row, the one that is on included.
     count: u32,
+    /// Whether one is on, and counts.
+    is_on: bool,
     /// Digest of the plan that they were about.
     digest: String,
     /// Since the host was last known to be well: what merely cannot be told for a while shortens no pause.
@@ -42,7 +44,11 @@ impl Attempts {
     const JITTER: f64 = 0.2;
 
     /// Goes on after a start of the daemon, at `wall` seconds since 1970. A time that makes no sense costs a pause, and nothing else.
+    /// An attempt that power or a kill cut short says nothing of whether it would have helped, and does not count.
     pub(super) fn go_on(&mut self, wall: i64, now: Instant) {
+        if std::mem::take(&mut self.is_on) {
+            self.count = self.count.saturating_sub(1);
+        }
         let ago = self.ended.map(|ended| wall.saturating_sub(ended));
         self.last = ago
             .and_then(|ago| u64::try_from(ago).ok())
@@ -84,6 +90,7 @@ impl Attempts {
     pub(super) fn begin(&mut self, phases: &[PhaseName], counts: bool) {
         self.phases = phases.iter().cloned().collect();
         self.tries = self.tries.saturating_add(1);
+        self.is_on = counts;
         if counts {
             self.count = self.count.saturating_add(1);
         }
@@ -91,6 +98,7 @@ impl Attempts {
 
     /// One has ended, and touched the host.
     pub(super) fn end(&mut self, wall: i64, now: Instant) {
+        self.is_on = false;
         self.ended = Some(wall);
         self.last = Some(now);
         self.jitter = rand::random::<f64>() * Self::JITTER;
@@ -175,6 +183,19 @@ mod tests {
         attempts.end(1002, Instant::now());
         assert!(attempts.clean_is_due(10) && attempts.tried_here());
         assert_eq!(attempts.count(), 9);
+    }
+
+    #[test]
+    fn what_was_cut_short_does_not_count() {
+        let mut attempts = after(4);
+        for _ in 0..10 {
+            attempts.begin(&etcd(), true);
+            assert_eq!(attempts.count(), 5, "while it is on");
+            let kept = serde_json::to_string(&attempts).expect("JSON");
+            attempts = serde_json::from_str(&kept).expect("read back");
+            attempts.go_on(1001, Instant::now());
+            assert_eq!(attempts.count(), 4);
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Writes down that an attempt begins: one that takes the host down with it has been one.
+    /// Writes down that an attempt begins, before it does.
     fn begin(&mut self, pass: &Pass, counts: bool) {
         self.state.attempts.begin(&pass.failed, counts);
         let number = self.state.attempts.count();
