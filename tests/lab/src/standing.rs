@@ -13,7 +13,9 @@ impl Standing {
     #[must_use]
     pub fn of(master: &Master) -> Self {
         Self(master.sh(
-            "docker ps --quiet --no-trunc | sort | xargs docker inspect --format '{{.Name}} {{.Id}} {{.State.StartedAt}}'
+            // A backup's container comes and goes.
+            "docker ps --no-trunc --format '{{.ID}} {{.Names}}' | grep -v ' pf9-etcd-proof$' | cut -d ' ' -f 1 | sort |
+                 xargs docker inspect --format '{{.Name}} {{.Id}} {{.State.StartedAt}}'
              for unit in docker pf9-kubelet keepalived; do
                  systemctl show $unit -p Id -p InvocationID -p ActiveEnterTimestampMonotonic -p ActiveState
              done",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bollard::container::LogOutput;
@@ -23,7 +23,7 @@ use super::backoff::Backoff;
 use super::blocking::{blocking, file_error, within};
 use super::engine::{USUAL, status};
 use super::tail::Tail;
-use super::{LiveHost, container_config, foreign_container, image_archive};
+use super::{LiveHost, container_config, foreign_container, image_archive, loading};
 use crate::host::{
     CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
 };
@@ -55,7 +55,12 @@ impl Containers for LiveHost {
                 async move { docker.inspect_image(&name).await }
             })
             .await?;
-        Ok(found.map(|image| ImageState {
+        let Some(image) = found else { return Ok(None) };
+        let reference = reference.to_owned();
+        if blocking(move || Ok(loading::is_half(&reference))).await? {
+            return Ok(None);
+        }
+        Ok(Some(ImageState {
             id: image.id.unwrap_or_default(),
         }))
     }
@@ -69,6 +74,15 @@ impl Containers for LiveHost {
         let file = File::open(archive)
             .await
             .map_err(file_error("open", archive))?;
+        let root = self.docker_root().await?;
+        let brings = self.archived_images(archive).await?.unwrap_or_default();
+        let begun = archive.to_owned();
+        let half = blocking(move || {
+            loading::begin(&begun, &brings).map_err(file_error("note the load of", &begun))
+        });
+        for reference in half.await? {
+            self.drop_half(&reference).await?;
+        }
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
         self.engine
             .call(
@@ -82,22 +96,23 @@ impl Containers for LiveHost {
                 },
             )
             .await
-            .map_err(|error| damaged(archive, error))
+            .map_err(|error| damaged(archive, error))?;
+        let loaded = archive.to_owned();
+        blocking(move || {
+            loading::end(&loaded, &root)
+                .map_err(file_error("bring to the disk what is of", &loaded))
+        })
+        .await
     }
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
-        let name = plain(reference, ":@/")?;
-        self.engine
-            .find(format!("remove image {name}"), |docker| {
-                let name = name.clone();
-                async move {
-                    docker
-                        .remove_image(&name, None::<RemoveImageOptions>, None)
-                        .await
-                }
-            })
-            .await?;
-        Ok(())
+        self.drop_image(reference).await?;
+        let reference = reference.to_owned();
+        blocking(move || {
+            let about = Path::new(&reference);
+            loading::forget(&reference).map_err(file_error("forget the load of", about))
+        })
+        .await
     }
 
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
@@ -261,6 +276,53 @@ impl Containers for LiveHost {
 }
 
 impl LiveHost {
+    /// Where docker keeps what it has.
+    async fn docker_root(&self) -> HostResult<PathBuf> {
+        let told = self
+            .engine
+            .call(
+                "ask docker where it keeps images",
+                USUAL,
+                |docker| async move { docker.info().await },
+            )
+            .await?;
+        let root = told.docker_root_dir.filter(|root| !root.is_empty());
+        Ok(PathBuf::from(root.as_deref().unwrap_or("/var/lib/docker")))
+    }
+
+    /// Removes what may be half of an image. One that a container runs on is whole: the layers were there before.
+    async fn drop_half(&self, reference: &str) -> HostResult<()> {
+        let name = plain(reference, ":@/")?;
+        self.engine
+            .find(format!("remove what was half loaded of {name}"), |docker| {
+                let name = name.clone();
+                async move {
+                    let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
+                    match removed.await {
+                        Err(error) if status(&error) == Some(409) => Ok(Vec::new()),
+                        removed => removed,
+                    }
+                }
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn drop_image(&self, reference: &str) -> HostResult<()> {
+        let name = plain(reference, ":@/")?;
+        self.engine
+            .find(format!("remove image {name}"), |docker| {
+                let name = name.clone();
+                async move {
+                    docker
+                        .remove_image(&name, None::<RemoveImageOptions>, None)
+                        .await
+                }
+            })
+            .await?;
+        Ok(())
+    }
+
     async fn inspect(&self, name: &str) -> HostResult<Option<ContainerInspectResponse>> {
         let name = plain(name, "")?;
         self.engine

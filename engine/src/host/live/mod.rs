@@ -31,6 +31,7 @@ mod jobs;
 mod kernel;
 mod kubeconfig;
 mod lasting;
+mod loading;
 mod network;
 mod packages;
 mod processes;

@@ -19,7 +19,7 @@ fn begin(master: &Master, config: &str, at: &str) {
     let held =
         format!("until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done");
     master.sh(&format!(
-        "systemctl reset-failed backup 2>/dev/null || true
+        "systemctl reset-failed backup 2>/dev/null || true; rm -f /run/backup.err
         systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config {config}
         timeout 30 sh -c \"{held}\""
     ));
