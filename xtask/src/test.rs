@@ -169,7 +169,7 @@ fn in_micro_machines(step: &Step) -> Result<bool> {
 /// Runs the suites on labs of their own, which are gone afterwards, however the suites end.
 fn in_labs(step: &Step, filter: &[String]) -> Result<bool> {
     let setup = Setup::run(&Cache::locate()?)?;
-    let suites = suites(&setup)?;
+    let suites = suites(&setup, Profile::Dev)?;
     let mut cargo = cargo(step);
     cargo.args(filter).envs(suites.variables());
     with_labs(setup, &suites.run, |_| {

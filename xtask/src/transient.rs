@@ -6,10 +6,10 @@ use lab::{Setup, Suites, command};
 use crate::nodelet::{self, Profile};
 
 /// What suites on labs are given: the checkout's nodelet, and what the set-up has made.
-pub(crate) fn suites(setup: &Setup) -> Result<Suites> {
+pub(crate) fn suites(setup: &Setup, profile: Profile) -> Result<Suites> {
     Ok(Suites {
         run: Suites::run_name(),
-        nodelet: nodelet::build(Profile::Dev)?,
+        nodelet: nodelet::build(profile)?,
         payload: setup.payload.clone(),
         toolbox: setup.toolbox.clone(),
         machine: None,
