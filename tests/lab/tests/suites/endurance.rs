@@ -67,10 +67,13 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
 /// A stop lets what is at work reach a safe point, and writes down how far it came. Nobody listens to events here: who does
 /// keeps the API, and so the daemon, from ending.
 fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
-    master.sh("systemctl stop nodelet-suite-events; docker rm --force etcd");
-    let works = "pgrep -f '^/opt/pf9/nodelet/nodelet repair' > /dev/null";
+    let intents = r#"grep -c '"r":"intent"' /var/opt/pf9/nodelet/ledger.jsonl"#;
     master.sh(&format!(
-        "timeout 60 sh -c \"until {works}; do sleep 0.02; done\"; systemctl stop pf9-nodeletd"
+        "systemctl stop nodelet-suite-events
+         intents() {{ {intents}; }}
+         before=$(intents); docker rm --force etcd
+         for n in $(seq 3000); do [ $(intents) -eq $before ] || break; sleep 0.02; done
+         [ $(intents) -gt $before ]; systemctl stop pf9-nodeletd"
     ));
     let history = master.sh("nodelet history --json --last 1");
     let history: serde_json::Value = serde_json::from_str(&history).expect("it is JSON");
