@@ -288,10 +288,11 @@ pub const TRIALS: &[Fault] = &[
             }
             for n in $(seq 240); do api_is_ready && break; sleep 0.25; done",
         breaks: "cat /dev/zero > /var/opt/pf9/filler 2> /dev/null || true
+            for n in $(seq 200); do head -c 4096 /dev/zero > /var/opt/pf9/filler.$n || break; done 2> /dev/null
             passes() { nodelet status --json | grep -o '\"passes\": *[0-9]*' | grep -o '[0-9]*$'; }
             before=$(passes); systemctl stop pf9-kubelet
             for n in $(seq 480); do [ $(passes) -ge $((before + 2)) ] && break; sleep 0.25; done",
-        frees: "rm /var/opt/pf9/filler",
+        frees: "rm /var/opt/pf9/filler*",
         whole: KUBELET_IS_BACK,
         clears: "systemctl stop pf9-nodeletd; docker stop etcd
             mkdir -p /mnt/full; cp -a /var/opt/pf9/. /mnt/full/; umount /var/opt/pf9

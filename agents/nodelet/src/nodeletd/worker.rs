@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use daemon::child::Child;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
@@ -115,7 +116,7 @@ impl Hands for Worker {
         };
         let ended = child.run(event).await?;
         let change = how(ended.code, &self.shutdown);
-        Ok((change, ended.errors.trim().to_owned()))
+        Ok((change, told(&ended.errors)))
     }
 
     fn listen(
@@ -205,6 +206,26 @@ impl Worker {
     }
 }
 
+/// What a `nodelet` has said of an error, for people: with `--json` the last line is an object.
+fn told(errors: &str) -> String {
+    #[derive(Deserialize)]
+    struct Told {
+        error: Vec<String>,
+        #[serde(default)]
+        next: Option<String>,
+    }
+    let last = errors.trim().lines().last().unwrap_or_default();
+    match serde_json::from_str::<Told>(last) {
+        Ok(told) => {
+            let next = told
+                .next
+                .map_or_else(String::new, |next| format!("; {next}"));
+            format!("could not {}{next}", told.error.join(": "))
+        }
+        Err(_) => errors.trim().to_owned(),
+    }
+}
+
 /// How a `nodelet` has ended, by its exit code.
 fn how(code: Option<i32>, shutdown: &CancellationToken) -> Change {
     let exits = |exit: Exit| code == Some(exit.code().into());
@@ -233,4 +254,20 @@ fn limited(argv: Vec<String>, cgroup: Option<&Leaf>) -> Vec<String> {
         all.extend(["--cgroup".to_owned(), file.display().to_string()]);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_json_is_told_to_people_as_a_sentence() {
+        let json = r#"{"error":["begin a run","no room"],"next":"make room"}"#;
+        assert_eq!(
+            told(&format!("a warning\n{json}\n")),
+            "could not begin a run: no room; make room"
+        );
+        assert_eq!(told(" plain words \n"), "plain words");
+        assert_eq!(told(""), "");
+    }
 }
