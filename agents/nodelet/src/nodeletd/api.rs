@@ -42,6 +42,8 @@ use super::worker::Worker;
 pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
 /// Longest pause, in seconds: a host that is forgotten comes back by itself.
 const LONGEST_PAUSE: u64 = 7 * 24 * 3600;
+/// For answers that are on their way when the socket goes.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Between looks whether the socket is still there.
 const LOOK: Duration = Duration::from_secs(10);
 /// Before a port that could not be taken is tried again.
@@ -91,8 +93,15 @@ pub(super) async fn serve(
         let gone = lost(path, end.clone());
         let serving = axum::serve(listener, app.clone())
             .with_graceful_shutdown(end.clone().cancelled_owned());
-        let (served, ()) = tokio::join!(serving, gone);
-        served.context("serve the local API")?;
+        let over = async {
+            gone.await;
+            // Who listens to events goes on listening, over the connection that he has; nobody waits for his end.
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            served = serving => served.context("serve the local API")?,
+            () = over => {}
+        }
     }
     Ok(())
 }

@@ -83,9 +83,12 @@ fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
     watch.calm(CALM);
 }
 
+/// It makes it anew, though somebody still listens to events over the old one.
 fn without_its_socket(master: &Master, watch: &Watch<'_>) {
+    watch.record();
     master.sh("rm /run/pf9/nodeletd.sock");
     watch.calm(CALM);
+    master.sh("systemctl is-active --quiet nodelet-suite-events");
 }
 
 /// They are wrong, though well written: told, and the host is held at the last good ones.
