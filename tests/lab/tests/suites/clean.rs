@@ -19,7 +19,10 @@ fn a_bare_host_is_as_it_was_after_apply_and_clean() {
 /// etcd's data and the authorities stay: in another cluster they would be somebody else's. In which role they are used is open.
 fn what_is_kept_belongs_to_its_cluster(master: &Master) {
     let stands = "on this host: it stands with";
-    for (key, value) in [("CLUSTER_ID", "another"), ("SERVICES_CIDR", "10.77.0.0/16")] {
+    for (key, value) in [
+        ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
+        ("SERVICES_CIDR", "10.77.0.0/16"),
+    ] {
         master.configure(&[(key, value)]);
         let told = master.nodelet(&["diff"]).exits(1);
         let _ = told.says(&[&format!("use {key}={value} {stands}"), "clean --purge"]);

@@ -101,7 +101,7 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
         ("ETCD_BACKUP_SCHEDULE", "0 0 31 2 *"),
         ("ETCD_BACKUP_SCHEDULE", "0 3 * *"),
         ("ETCD_BACKUP_DIR", "/run/backups"),
-        ("CLUSTER_ID", "another"),
+        ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
     ] {
         master.configure(&[SCALED, &[(key, value)]].concat());
         watch.until(&format!("{key}={value} is told"), CALM, || {

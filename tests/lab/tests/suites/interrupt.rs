@@ -72,7 +72,7 @@ fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     let first = Background::start(&master, "first", r#""step_changing","phase":"images""#);
     let process = first.property("MainPID");
     for verb in ["apply", "stop"] {
-        let refused: Run = master.nodelet(&[verb]).exits(1);
+        let refused: Run = master.nodelet(&[verb]).exits(75);
         refused.says(&[
             "this host is being worked on by `nodelet apply`",
             &format!("process {process}"),
