@@ -81,7 +81,8 @@ impl Containers for LiveHost {
             loading::begin(&begun, &brings).map_err(file_error("note the load of", &begun))
         });
         for reference in half.await? {
-            self.drop_half(&reference).await?;
+            // One that a container runs on is whole: its layers were there before.
+            self.drop_image(&reference, InUse::Stays).await?;
         }
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
         self.engine
@@ -106,7 +107,7 @@ impl Containers for LiveHost {
     }
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
-        self.drop_image(reference).await?;
+        self.drop_image(reference, InUse::Refused).await?;
         let reference = reference.to_owned();
         blocking(move || {
             let about = Path::new(&reference);
@@ -275,6 +276,15 @@ impl Containers for LiveHost {
     }
 }
 
+/// What becomes of the removal of an image that a container runs on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InUse {
+    /// It is refused.
+    Refused,
+    /// The image stays, and that is fine.
+    Stays,
+}
+
 impl LiveHost {
     /// Where docker keeps what it has.
     async fn docker_root(&self) -> HostResult<PathBuf> {
@@ -290,33 +300,20 @@ impl LiveHost {
         Ok(PathBuf::from(root.as_deref().unwrap_or("/var/lib/docker")))
     }
 
-    /// Removes what may be half of an image. One that a container runs on is whole: the layers were there before.
-    async fn drop_half(&self, reference: &str) -> HostResult<()> {
-        let name = plain(reference, ":@/")?;
-        self.engine
-            .find(format!("remove what was half loaded of {name}"), |docker| {
-                let name = name.clone();
-                async move {
-                    let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
-                    match removed.await {
-                        Err(error) if status(&error) == Some(409) => Ok(Vec::new()),
-                        removed => removed,
-                    }
-                }
-            })
-            .await?;
-        Ok(())
-    }
-
-    async fn drop_image(&self, reference: &str) -> HostResult<()> {
+    /// Removes an image; fine if there is none.
+    async fn drop_image(&self, reference: &str, in_use: InUse) -> HostResult<()> {
         let name = plain(reference, ":@/")?;
         self.engine
             .find(format!("remove image {name}"), |docker| {
                 let name = name.clone();
                 async move {
-                    docker
-                        .remove_image(&name, None::<RemoveImageOptions>, None)
-                        .await
+                    let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
+                    match removed.await {
+                        Err(error) if in_use == InUse::Stays && status(&error) == Some(409) => {
+                            Ok(Vec::new())
+                        }
+                        removed => removed,
+                    }
                 }
             })
             .await?;
