@@ -522,3 +522,18 @@ async fn the_third_pass_that_sees_nothing_is_told() {
     })
     .await;
 }
+
+/// Nor is it shown while the daemon waits for its next attempt.
+#[tokio::test(start_paused = true)]
+async fn the_status_file_shows_what_the_daemon_has_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| attempts(&host, 5).await).await;
+    let status = r#"{"pf9_kube_start_attempt": 77}"#;
+    std::fs::write(directory.path().join("kube_status"), status).expect("somebody writes");
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 5);
+    })
+    .await;
+}
