@@ -4,7 +4,9 @@
 use behaviour::{Bringup, Cut, Run, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
-use engine::host::{Containers as _, Services as _, Space};
+use engine::host::{
+    Containers as _, Network as _, Services as _, Space, Transport, VirtualService,
+};
 use engine::ledger::Record;
 use engine::resource::MaskedSecrets;
 
@@ -135,6 +137,32 @@ fn a_chain_of_somebody_else_keeps_no_chain_of_ours() {
         .filter(|name| name.contains("KUBE-"))
         .collect();
     assert_eq!(chains, ["iptables nat KUBE-FOREIGN"], "{}", clean.text());
+}
+
+#[test]
+fn what_the_kernel_balances_for_others_stays() {
+    // Its kube-proxy is to use IPVS.
+    let bringup = Bringup::of("cp-2-nodocker");
+    let theirs = VirtualService::Address {
+        transport: Transport::Udp,
+        address: [192, 0, 2, 1].into(),
+        port: 53,
+    };
+    for before in [vec![], vec![theirs]] {
+        let host = bringup.bare_host();
+        host.meddle(|world| before.iter().for_each(|one| world.balance(one)));
+        let bare = host.snapshot();
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        let services = || block_on(host.virtual_services()).expect("they are listed");
+        assert_eq!(services().len(), before.len() + 1, "kube-proxy has its own");
+        let clean = cleaned(&host, true);
+        assert_eq!(services(), before, "{}", clean.text());
+        // Modules that others use stay, and that is told.
+        let left = bringup.not_cleaned(&bare, &host, true);
+        let modules = left.iter().all(|line| line.contains("module ip_vs"));
+        assert!(modules && left.is_empty() == before.is_empty(), "{left:?}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub mod overlay;
 mod packages;
 mod processes;
 mod services;
+mod virtual_service;
 
 pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
 pub use containers::{
@@ -33,6 +34,7 @@ pub use network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use packages::Packages;
 pub use processes::{CommandOutput, CommandSpec, Processes};
 pub use services::{Services, UnitState};
+pub use virtual_service::{Transport, VirtualService};
 
 use std::time::{Duration, SystemTime};
 

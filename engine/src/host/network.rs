@@ -1,10 +1,10 @@
-//! Observations on the network, and links.
+//! Observations on the network, links and virtual services.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::HostResult;
+use super::{HostResult, VirtualService};
 
 /// One HTTPS GET.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Link {
     pub addresses: Vec<(IpAddr, u8)>,
 }
 
-/// Probes and links.
+/// Probes, links and virtual services.
 #[async_trait::async_trait]
 pub trait Network {
     /// Fetches a URL; an answer of any status is `Ok`. Cancel safe.
@@ -55,4 +55,10 @@ pub trait Network {
 
     /// Removes a link. Fine if there is none.
     async fn remove_link(&self, name: &str) -> HostResult<()>;
+
+    /// All virtual services of IPVS; none where the kernel has no IPVS. Cancel safe.
+    async fn virtual_services(&self) -> HostResult<Vec<VirtualService>>;
+
+    /// Removes a virtual service with its servers. Fine if there is none.
+    async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()>;
 }

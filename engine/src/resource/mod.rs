@@ -18,6 +18,7 @@ mod group;
 mod image;
 mod inputs;
 mod ipsets;
+mod ipvs;
 mod kernel;
 mod link;
 mod manifest;
@@ -43,6 +44,7 @@ pub use firewall::FirewallChainsSpec;
 pub use group::GroupSpec;
 pub use image::ImageSpec;
 pub use ipsets::IpsetsSpec;
+pub use ipvs::IpvsServicesSpec;
 pub use kernel::{KernelModuleSpec, SysctlSpec};
 pub use link::LinkSpec;
 pub use manifest::ManifestSpec;
@@ -299,6 +301,7 @@ macro_rules! with_resource {
             Spec::Command($resource) => $body,
             Spec::FirewallChains($resource) => $body,
             Spec::Ipsets($resource) => $body,
+            Spec::IpvsServices($resource) => $body,
             Spec::Cgroup($resource) => $body,
             Spec::SysctlBefore($resource) => $body,
             Spec::Group($resource) => $body,
@@ -336,6 +339,7 @@ pub enum Spec {
     Command(CommandStep),
     FirewallChains(FirewallChainsSpec),
     Ipsets(IpsetsSpec),
+    IpvsServices(IpvsServicesSpec),
     Cgroup(CgroupSpec),
     SysctlBefore(SysctlBeforeSpec),
     Group(GroupSpec),
@@ -355,6 +359,7 @@ impl Spec {
                 | Self::PodContainer(_)
                 | Self::FirewallChains(_)
                 | Self::Ipsets(_)
+                | Self::IpvsServices(_)
                 | Self::Cgroup(_)
                 | Self::Group(_)
         )
@@ -387,6 +392,7 @@ impl Spec {
             Self::Command(_) => "command",
             Self::FirewallChains(_) => "firewall_chains",
             Self::Ipsets(_) => "ipsets",
+            Self::IpvsServices(_) => "ipvs_services",
             Self::Cgroup(_) => "cgroup",
             Self::SysctlBefore(_) => "sysctl_as_before",
             Self::Group(_) => "group",

@@ -739,6 +739,15 @@ pub static WORDS: &[Word] = &[
         "Nothing.",
     ),
     word(
+        "ipvs_services",
+        Role::Resource,
+        &[],
+        &[],
+        "Virtual services of IPVS, the kernel's load balancer, that something else makes. Those that stand before the phase stay, and others go; only `.absent()` makes sense.",
+        r#"on_clean(|| { ipvs_services().absent(); });"#,
+        "Nothing.",
+    ),
+    word(
         "cgroup",
         Role::Resource,
         &[p("name", Arg::Text)],

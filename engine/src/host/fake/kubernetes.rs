@@ -2,6 +2,7 @@
 //! object appears, when it is ready. The cluster's state lives in etcd's data directory and goes with it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::world::World;
-use crate::host::ClusterNode;
+use crate::host::{ClusterNode, Transport, VirtualService};
 
 /// Names, ports and paths the rules go by. The defaults are the role's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,6 +240,7 @@ impl World {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
             self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");
             self.firewall_rule("ip6tables", "nat", "KUBE-SERVICES", "-j RETURN");
+            self.balance_services();
         }
         if self.unit_active(&self.kubernetes.kubelet_unit) {
             self.firewall_rule("iptables", "nat", "KUBE-POSTROUTING", "-j MASQUERADE");
@@ -267,6 +269,27 @@ impl World {
                 ..ClusterNode::default()
             };
             self.cluster.nodes.insert(name, node);
+        }
+    }
+
+    /// kube-proxy has the kernel balance, where it is told to and the kernel can.
+    fn balance_services(&mut self) {
+        let container = self.containers.get(&self.kubernetes.proxy_container);
+        let wanted = container.is_some_and(|container| {
+            let mut folders = container.config.mounts.iter().map(|mount| &mount.source);
+            folders.any(|folder| {
+                let config = self.tree.text(folder.join("config.yaml"));
+                config.is_some_and(|text| text.lines().any(|line| line == "mode: ipvs"))
+            })
+        });
+        if wanted && self.modules.contains("ip_vs") {
+            let address = IpAddr::from([10, 21, 0, 1]);
+            self.link("kube-ipvs0", false, &[(address, 32)]);
+            self.virtual_services.insert(VirtualService::Address {
+                transport: Transport::Tcp,
+                address,
+                port: 443,
+            });
         }
     }
 

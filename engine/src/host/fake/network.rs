@@ -1,5 +1,6 @@
 //! Probes and links of a fake host.
 
+use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -7,8 +8,12 @@ use std::time::Duration;
 
 use super::files::file_error;
 use super::gate::FakeHost;
+use super::processes::Program;
 use super::world::World;
-use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network};
+use crate::host::{
+    CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
+    VirtualService,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -78,6 +83,26 @@ impl Network for FakeHost {
         })
         .await
     }
+
+    async fn virtual_services(&self) -> HostResult<Vec<VirtualService>> {
+        self.observe("virtual_services", "all", DEADLINE, |world| {
+            Ok(world.virtual_services.iter().cloned().collect())
+        })
+        .await
+    }
+
+    async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()> {
+        self.mutate(
+            "remove_virtual_service",
+            service.to_string(),
+            DEADLINE,
+            |world| {
+                world.virtual_services.remove(service);
+                Ok(())
+            },
+        )
+        .await
+    }
 }
 
 impl World {
@@ -90,6 +115,40 @@ impl World {
         };
         self.links.insert(name.to_owned(), link);
         self.directory(Path::new("/sys/class/net").join(name));
+    }
+
+    /// Of ip(8), the list of addresses.
+    pub(crate) fn install_ip_program(&mut self) {
+        self.program_does(
+            "ip",
+            Program::probe(|command: &CommandSpec, world: &World| {
+                let words: Vec<&str> = command.argv.iter().map(String::as_str).collect();
+                if words[1..] != ["-o", "address", "show"] {
+                    return CommandOutput {
+                        status: 1,
+                        stdout: String::new(),
+                        stderr: format!("not known here: {}", words.join(" ")),
+                    };
+                }
+                let mut held = String::new();
+                for link in world.links.values() {
+                    for (address, prefix) in &link.addresses {
+                        let _ = writeln!(held, "1: {} inet {address}/{prefix}", link.name);
+                    }
+                }
+                CommandOutput {
+                    status: 0,
+                    stdout: held,
+                    stderr: String::new(),
+                }
+            }),
+        );
+    }
+
+    /// Adds a virtual service of IPVS, as somebody does whose modules are loaded.
+    pub fn balance(&mut self, service: &VirtualService) {
+        self.load_module("ip_vs");
+        self.virtual_services.insert(service.clone());
     }
 
     /// Removes a link.

@@ -229,6 +229,7 @@ impl World {
         world.set_sysctl("kernel.hostname", host_name);
         world.loadable_modules = MODULES.map(str::to_owned).into();
         world.install_firewall_programs();
+        world.install_ip_program();
         world.program_does("true", Program::ends(0, ""));
         world.program_does("false", Program::ends(1, ""));
         for program in ["true", "false"] {

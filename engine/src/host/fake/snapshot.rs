@@ -70,6 +70,13 @@ impl WorldSnapshot {
                 ),
             );
         }
+        for service in &world.virtual_services {
+            add(
+                "virtual service",
+                &service.to_string(),
+                "balanced".to_owned(),
+            );
+        }
         for mount in &world.mounts {
             add("mount", &mount.display().to_string(), "mounted".to_owned());
         }

@@ -11,7 +11,7 @@ use super::packages::InstalledPackage;
 use super::processes::Program;
 use super::services::Unit;
 use super::tree::{Node, NodeKind, Tree};
-use crate::host::{Attributes, EntryKind, Link};
+use crate::host::{Attributes, EntryKind, Link, VirtualService};
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.
 const START: Duration = Duration::from_secs(1_767_225_600);
@@ -33,6 +33,7 @@ pub struct World {
     pub(crate) pods_below: bool,
     pub(crate) packages: BTreeMap<String, InstalledPackage>,
     pub(crate) links: BTreeMap<String, Link>,
+    pub(crate) virtual_services: BTreeSet<VirtualService>,
     pub(crate) modules: BTreeSet<String>,
     pub(crate) loadable_modules: BTreeSet<String>,
     pub(crate) programs: BTreeMap<String, Program>,
@@ -69,6 +70,7 @@ impl World {
             pods_below: false,
             packages: BTreeMap::new(),
             links: BTreeMap::new(),
+            virtual_services: BTreeSet::new(),
             modules: BTreeSet::new(),
             loadable_modules: BTreeSet::new(),
             programs: BTreeMap::new(),

@@ -27,6 +27,7 @@ mod foreign_container;
 mod group;
 mod https;
 mod image_archive;
+mod ipvs;
 mod jobs;
 mod kernel;
 mod kubeconfig;

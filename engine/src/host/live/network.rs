@@ -13,6 +13,7 @@ use super::blocking::{blocking, within};
 use super::{LiveHost, https};
 use crate::host::{
     CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, Processes,
+    VirtualService,
 };
 
 #[async_trait::async_trait]
@@ -54,6 +55,14 @@ impl Network for LiveHost {
             Err(HostError::Exit { .. }) if self.link(name).await?.is_none() => Ok(()),
             result => result.map(drop),
         }
+    }
+
+    async fn virtual_services(&self) -> HostResult<Vec<VirtualService>> {
+        self.listed_services().await
+    }
+
+    async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()> {
+        self.remove_service(service).await
     }
 }
 

@@ -53,6 +53,8 @@ struct Known {
     containers: BTreeMap<String, Option<ContainerState>>,
     packages: BTreeSet<String>,
     links: BTreeSet<String>,
+    /// All of them, or none yet.
+    virtual_services: bool,
     modules: BTreeSet<String>,
     settings: BTreeSet<String>,
     nodes: BTreeSet<String>,

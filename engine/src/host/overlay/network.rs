@@ -1,10 +1,12 @@
-//! Links, and probes: asked below as long as nothing was changed above.
+//! Links, virtual services, and probes: asked below as long as nothing was changed above.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::OverlayHost;
-use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network};
+use crate::host::{
+    HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network, VirtualService,
+};
 
 #[async_trait::async_trait]
 impl Network for OverlayHost<'_> {
@@ -28,6 +30,17 @@ impl Network for OverlayHost<'_> {
         self.learn_link(name).await?;
         self.upper.remove_link(name).await
     }
+
+    async fn virtual_services(&self) -> HostResult<Vec<VirtualService>> {
+        self.learn_virtual_services().await?;
+        self.upper.virtual_services().await
+    }
+
+    async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()> {
+        self.changes();
+        self.learn_virtual_services().await?;
+        self.upper.remove_virtual_service(service).await
+    }
 }
 
 impl OverlayHost<'_> {
@@ -36,6 +49,17 @@ impl OverlayHost<'_> {
         if self.known().changed {
             return Err(HostError::service(action, "it is known after apply"));
         }
+        Ok(())
+    }
+
+    async fn learn_virtual_services(&self) -> HostResult<()> {
+        if self.known().virtual_services {
+            return Ok(());
+        }
+        let services = self.lower.virtual_services().await?;
+        self.known().virtual_services = true;
+        self.upper
+            .meddle(|world| world.virtual_services.extend(services));
         Ok(())
     }
 

@@ -143,9 +143,8 @@ impl Lowering<'_> {
                 containers::lower(call, options, &mut self.findings)
             }
             "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"
-            | "firewall_chains" | "ipsets" | "cgroup" | "sysctl_as_before" | "group" | "timer" => {
-                system::lower(call, options, self.around, &mut self.findings)
-            }
+            | "firewall_chains" | "ipsets" | "ipvs_services" | "cgroup" | "sysctl_as_before"
+            | "group" | "timer" => system::lower(call, options, self.around, &mut self.findings),
             _ => cluster::lower(call, options, self.around, &mut self.findings),
         }?;
         let policy = self.policy(&spec, options);

@@ -3,8 +3,9 @@
 use super::{Options, Surroundings};
 use crate::diagnostic::Diagnostic;
 use crate::resource::{
-    CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, KernelModuleSpec, LinkSpec,
-    PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlBeforeSpec, SysctlSpec, TimerSpec,
+    CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
+    KernelModuleSpec, LinkSpec, PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlBeforeSpec,
+    SysctlSpec, TimerSpec,
 };
 use crate::schedule::Schedule;
 use crate::script::recorder::Call;
@@ -48,6 +49,10 @@ pub(super) fn lower(
             Some(Spec::Ipsets(IpsetsSpec {
                 prefix: options.text_argument(0)?,
             }))
+        }
+        "ipvs_services" => {
+            only_absent(call, options, findings)?;
+            Some(Spec::IpvsServices(IpvsServicesSpec { spared: Vec::new() }))
         }
         "cgroup" => {
             only_absent(call, options, findings)?;
