@@ -4,8 +4,14 @@ use std::fs::{File, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+
+/// How the names of temporary files begin.
+const NEW: &str = ".new-";
+/// Nobody writes for so long.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes `content` to a temporary file beside `path`, with these permissions, and renames it over `path` once it is on
 /// disk. Whoever opens `path` sees the old content or the new, never a part.
@@ -16,7 +22,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let directory = path.parent().context("write a file without a directory")?;
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::Builder::new()
-            .prefix(".new-")
+            .prefix(NEW)
             .tempfile_in(directory)?;
         file.write_all(content)?;
         file.as_file()
@@ -26,6 +32,28 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         File::open(directory)?.sync_all()
     };
     write().with_context(|| format!("write {}", path.display()))
+}
+
+/// Removes what [`replace`] has left in a directory where the power went while it wrote. What may still be written stays.
+///
+/// # Errors
+/// The directory cannot be listed, or a file in it cannot be removed.
+pub fn sweep(directory: &Path) -> Result<()> {
+    let list = || format!("list {}", directory.display());
+    for entry in std::fs::read_dir(directory).with_context(list)? {
+        let entry = entry.with_context(list)?;
+        if !entry.file_name().to_string_lossy().starts_with(NEW) {
+            continue;
+        }
+        // One from the future was written before the clock was set back.
+        let written = entry.metadata().and_then(|said| said.modified());
+        let age = written.map(|written| written.elapsed());
+        if !matches!(age, Ok(Ok(age)) if age < ABANDONED) {
+            let path = entry.path();
+            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file of at most `limit` bytes; `None` if it is not there. A pipe or a device is no file: nobody waits for its other end.
@@ -71,6 +99,26 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o600);
         let left: Vec<_> = directory.path().read_dir().expect("a listing").collect();
         assert_eq!(left.len(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_the_power_cut_is_swept_and_what_is_written_now_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let now = std::time::SystemTime::now();
+        for (name, written) in [
+            (".new-old", now - ABANDONED * 2),
+            (".new-ahead", now + ABANDONED * 2),
+            (".new-young", now),
+            ("state.json", now - ABANDONED * 2),
+        ] {
+            let file = File::create(at(name)).expect("it is made");
+            file.set_modified(written).expect("its time is set");
+        }
+        sweep(directory.path()).expect("it is swept");
+        let left = [".new-old", ".new-ahead", ".new-young", "state.json"].map(|it| at(it).exists());
+        assert_eq!(left, [false, false, true, true]);
+        assert!(sweep(&at("nowhere")).is_err());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
+use crate::health::Health;
+
 /// The daemon is up: units ordered after it may start.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
@@ -20,12 +22,11 @@ pub fn status(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
-/// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as `alive` says that the daemon does its
-/// work. Returns at once where no watchdog is asked for, and when `shutdown` is cancelled.
+/// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as the daemon is in good health. Returns at once where no watchdog is asked for, and when `shutdown` is cancelled.
 ///
 /// # Cancel safety
 /// May be dropped at any time.
-pub async fn feed_watchdog(shutdown: CancellationToken, alive: impl Fn() -> bool) {
+pub async fn feed_watchdog(shutdown: CancellationToken, health: Health) {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -35,11 +36,13 @@ pub async fn feed_watchdog(shutdown: CancellationToken, alive: impl Fn() -> bool
             () = shutdown.cancelled() => return,
             _ = beat.tick() => {}
         }
-        if alive() {
+        let problems = health.problems();
+        if problems.is_empty() {
             tell(&[NotifyState::Watchdog]);
         } else {
             tracing::error!(
-                "the main loop does not answer; leaving the rest to systemd's watchdog"
+                "{}; leaving the rest to systemd's watchdog",
+                problems.join("; ")
             );
             return;
         }

@@ -9,7 +9,7 @@
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 where nothing is to be touched |
 //! | `POST /v1/pause?seconds=N&because=TEXT`, `POST /v1/resume` | touch nothing for so long; go on |
 //! | `GET /metrics` | Prometheus text |
-//! | `GET /healthz` | `ok` while the loop moves |
+//! | `GET /healthz` | `ok` while the daemon does its work; else 503 and what does not move |
 //!
 //! The last two are served on 127.0.0.1 as well, where `METRICS_PORT` names a port.
 
@@ -17,7 +17,7 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -27,11 +27,11 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use daemon::health::Health;
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics;
@@ -48,14 +48,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(10);
 /// Before a port that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The loop has moved within this time, or something is wrong with it.
-pub(super) const ALIVE: Duration = Duration::from_secs(3900);
 
 #[derive(Clone)]
 struct Shared {
     worker: Worker,
     outside: Outside,
-    beat: Arc<Mutex<Instant>>,
+    health: Health,
     /// One at a time: each is a plan and a look at the whole host.
     diffs: Arc<Semaphore>,
 }
@@ -67,13 +65,13 @@ struct Shared {
 pub(super) async fn serve(
     worker: Worker,
     outside: Outside,
-    beat: Arc<Mutex<Instant>>,
+    health: Health,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let shared = Shared {
         worker,
         outside,
-        beat,
+        health,
         diffs: Arc::new(Semaphore::new(1)),
     };
     tokio::spawn(loopback(shared.clone(), shutdown.clone()));
@@ -136,6 +134,8 @@ fn metrics_routes() -> Router<Shared> {
 
 /// Serves metrics on loopback, on whichever port the settings name at the moment.
 async fn loopback(shared: Shared, shutdown: CancellationToken) {
+    // It waits for as long as it likes, but must not end.
+    let beat = shared.health.part("metrics on loopback", Duration::MAX);
     let mut port = shared.outside.metrics_port.clone();
     while !shutdown.is_cancelled() {
         let now = *port.borrow_and_update();
@@ -151,7 +151,7 @@ async fn loopback(shared: Shared, shutdown: CancellationToken) {
         };
         tokio::select! {
             () = shutdown.cancelled() => {}
-            changed = port.changed() => if changed.is_err() { return },
+            changed = port.changed() => if changed.is_err() { break },
             served = serving => {
                 if let Err(error) = served {
                     tracing::error!("could not serve metrics on 127.0.0.1:{now}: {error}; trying again in a minute");
@@ -165,6 +165,7 @@ async fn loopback(shared: Shared, shutdown: CancellationToken) {
         }
         end.cancel();
     }
+    beat.finish();
 }
 
 #[derive(Deserialize)]
@@ -300,11 +301,12 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
-    let beat = *shared.beat.lock().unwrap_or_else(PoisonError::into_inner);
-    if beat.elapsed() < ALIVE {
+    let problems = shared.health.problems();
+    if problems.is_empty() {
         "ok".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the loop does not move\n").into_response()
+        let problems = problems.join("\n") + "\n";
+        (StatusCode::SERVICE_UNAVAILABLE, problems).into_response()
     }
 }
 

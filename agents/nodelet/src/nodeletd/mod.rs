@@ -29,13 +29,14 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::PoisonError;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use daemon::{log, shutdown, systemd};
+use daemon::health::Health;
+use daemon::{config, log, shutdown, systemd};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use serde::Deserialize;
 
 use kube_status::StatusFile;
 use supervisor::{Memory, Supervisor};
@@ -58,9 +59,21 @@ struct Arguments {
     #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodelet")]
     config: PathBuf,
 
+    /// The daemon's own configuration: YAML with `log.filter` (info, debug, … or tracing's directives) and `log.format` (text,
+    /// json). It may be missing, and is read at the start alone.
+    #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodeletd.yaml")]
+    configuration: PathBuf,
+
     /// Make one pass, do what follows from it, and end.
     #[arg(long)]
     once: bool,
+}
+
+/// What `--configuration` may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Configuration {
+    log: log::Log,
 }
 
 /// Runs `nodeletd` with the arguments of this process.
@@ -72,7 +85,16 @@ pub(crate) fn main() -> ExitCode {
             return crate::tell_usage(&error).into();
         }
     };
-    log::start("NODELETD_LOG", "info", log::Format::Text);
+    let configured = config::read::<Configuration>(&arguments.configuration);
+    let (configuration, wrong) = match configured {
+        Ok(configuration) => (configuration, None),
+        Err(error) => (Configuration::default(), Some(error)),
+    };
+    log::start("NODELETD_LOG", &configuration.log);
+    if let Some(error) = wrong {
+        // A host is looked after all the same.
+        tracing::error!("could not take its configuration, and goes by what is usual: {error:#}");
+    }
     // One thread: there is nothing to calculate here.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -110,28 +132,31 @@ async fn run(arguments: Arguments) -> Result<()> {
         status: StatusFile::at(PathBuf::from(kube_status::PATH)),
         state: state::path(),
     };
+    for file in [memory.status.path(), memory.state.as_path()] {
+        let directory = file.parent().filter(|directory| directory.is_dir());
+        if let Some(Err(error)) = directory.map(daemon::files::sweep) {
+            tracing::warn!("could not {error:#}");
+        }
+    }
+    let health = Health::default();
     let (supervisor, outside) = Supervisor::new(
         worker.clone(),
         memory,
         signals.shutdown.clone(),
         signals.reload,
+        &health,
     );
-    let beat = supervisor.beat();
-    let timers =
-        (!arguments.once).then(|| tokio::spawn(timers::run(worker.clone(), outside.view.clone())));
+    let timers = (!arguments.once).then(|| {
+        let beat = health.part("the timers", timers::ROUND);
+        tokio::spawn(timers::run(worker.clone(), outside.view.clone(), beat))
+    });
     let mut api = tokio::spawn(api::serve(
         worker,
         outside,
-        std::sync::Arc::clone(&beat),
+        health.clone(),
         signals.shutdown.clone(),
     ));
-    let alive = move || {
-        beat.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
-            < api::ALIVE
-    };
-    tokio::spawn(systemd::feed_watchdog(signals.shutdown.clone(), alive));
+    tokio::spawn(systemd::feed_watchdog(signals.shutdown.clone(), health));
     systemd::ready();
     // The loop ends by itself, at a safe point of what it has begun; without an API it could not be asked for anything.
     let supervised = supervisor.run(arguments.once);

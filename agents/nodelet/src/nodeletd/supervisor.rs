@@ -3,9 +3,10 @@
 mod act;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use daemon::health::{Beat, Health};
 use daemon::systemd;
 use engine::exec::{Status, phases_renewed_with};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -20,7 +21,7 @@ use super::state::State;
 use super::take_back::TakeBacks;
 use super::view::{Counters, Now, View};
 use super::wake::{Interests, Wake};
-use super::worker::Hands;
+use super::worker::{CHANGE, GRACE, Hands, PASS};
 use crate::pass::{Desired, Pass, ServiceState};
 
 /// Time after a hint in which others are gathered: what ends rarely ends alone.
@@ -30,6 +31,12 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Passes in a row that may fail before nothing is believed of the host any more.
 const BLIND: u32 = 3;
+/// A round moves on within this time, or something is wrong with it; but where it changes something.
+const ROUND: Duration = PASS.saturating_add(Duration::from_secs(60));
+/// As long as a change may take that says nothing meanwhile.
+const CHANGING: Duration = CHANGE.saturating_add(GRACE).saturating_add(ROUND);
+/// How often a waiting loop says that it waits.
+const WAITING: Duration = Duration::from_secs(60);
 /// Longest pause, in seconds. A clock that was put back makes none longer.
 const LONGEST_PAUSE: i64 = 7 * 24 * 3600;
 
@@ -81,8 +88,8 @@ pub(super) struct Supervisor<H> {
     status: KubeStatus,
     state: State,
     desired: Desired,
-    /// Moved at each round of the loop; the watchdog looks at it.
-    beat: Arc<Mutex<Instant>>,
+    /// Moves at each round of the loop; the watchdog looks at it.
+    beat: Beat,
     /// Asked for by somebody: the next attempt does not wait.
     hurry: bool,
     /// Phases that somebody wants to be restarted.
@@ -105,6 +112,7 @@ impl<H: Hands> Supervisor<H> {
         memory: Memory,
         shutdown: CancellationToken,
         reload: watch::Receiver<u64>,
+        health: &Health,
     ) -> (Self, Outside) {
         let (requests, asked) = mpsc::channel(16);
         let (view, seen) = watch::channel(None);
@@ -135,7 +143,7 @@ impl<H: Hands> Supervisor<H> {
             status,
             state,
             desired: Desired::default(),
-            beat: Arc::new(Mutex::new(Instant::now())),
+            beat: health.part("the main loop", ROUND),
             hurry: false,
             wanted: Vec::new(),
             renewals: RenewalQueue::default(),
@@ -148,11 +156,6 @@ impl<H: Hands> Supervisor<H> {
             hints: Vec::new(),
         };
         (supervisor, outside)
-    }
-
-    /// When the loop last moved.
-    pub(super) fn beat(&self) -> Arc<Mutex<Instant>> {
-        Arc::clone(&self.beat)
     }
 
     /// Runs until it is asked to end; with `once`, makes one round.
@@ -252,7 +255,7 @@ impl<H: Hands> Supervisor<H> {
         tokio::select! {
             () = self.shutdown.cancelled() => {}
             () = tokio::time::sleep_until(until) => {}
-            () = keep_moving(Arc::clone(&self.beat)) => {}
+            () = self.beat.wait(WAITING) => {}
             Ok(()) = self.reload.changed() => {
                 tracing::info!("asked to look again");
                 self.hurry = true;
@@ -456,15 +459,7 @@ impl<H: Hands> Supervisor<H> {
     }
 
     fn moved(&self) {
-        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-}
-
-/// Tells the watchdog, for as long as it is polled, that a daemon which waits is well.
-async fn keep_moving(beat: Arc<Mutex<Instant>>) {
-    loop {
-        *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        self.beat.within(ROUND);
     }
 }
 

@@ -17,16 +17,16 @@ use crate::pass::Pass;
 use crate::settled;
 
 /// A status pass ends by itself long before: each of its looks has a bound.
-const PASS: Duration = Duration::from_secs(120);
+pub(super) const PASS: Duration = Duration::from_secs(120);
 /// Bound on anything that changes the host. The phases have their own, which add up to less.
-const CHANGE: Duration = Duration::from_secs(3600);
+pub(super) const CHANGE: Duration = Duration::from_secs(3600);
 /// Bound on what would change, in bytes.
 const DIFF: usize = 32 << 20;
 /// What a change is given to reach its next safe point.
-const GRACE: Duration = Duration::from_secs(90);
+pub(super) const GRACE: Duration = Duration::from_secs(90);
 
 /// Bound on a backup, which has one of its own that is shorter.
-const BACKUP: Duration = Duration::from_secs(2400);
+pub(super) const BACKUP: Duration = Duration::from_secs(2400);
 /// What a backup is given to take its container away.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
 

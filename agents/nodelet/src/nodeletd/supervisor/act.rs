@@ -1,12 +1,11 @@
 //! What a round does to the host once it is decided. Each gives the time until the next round at the latest.
 
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use engine::exec::{Event, Outcome, Verb};
 use tokio::time::Instant;
 
-use super::{Supervisor, unix_now};
+use super::{CHANGING, Supervisor, unix_now};
 use crate::nodeletd::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::worker::{Change, Hands};
 use crate::pass::Pass;
@@ -160,13 +159,14 @@ impl<H: Hands> Supervisor<H> {
     /// touched nothing, whatever the reason, and counts as refused.
     async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
         let events = self.events.clone();
-        let beat = Arc::clone(&self.beat);
+        let beat = &self.beat;
+        beat.within(CHANGING);
         let status = &mut self.status;
         let (mut begun, mut cleaned, mut refused) = (false, false, None);
         let changed = self
             .hands
             .change(words, last_good, |line| {
-                *beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                beat.within(CHANGING);
                 if let Ok(event) = serde_json::from_str::<Event>(&line) {
                     follow(status, &event);
                     if let Event::PhaseFailed { phase, failure, .. } = &event {

@@ -1,5 +1,6 @@
 //! The loop on a clock of its own: minutes pass in no time, and each attempt is on the record.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -180,7 +181,13 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     };
     let shutdown = CancellationToken::new();
     let (_reload, hup) = watch::channel(0);
-    let (supervisor, outside) = Supervisor::new(host.clone(), memory, shutdown.clone(), hup);
+    let (supervisor, outside) = Supervisor::new(
+        host.clone(),
+        memory,
+        shutdown.clone(),
+        hup,
+        &Health::default(),
+    );
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {

@@ -14,18 +14,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Local, Utc};
+use daemon::health::Beat;
 use engine::exec::STATE;
 use engine::resource::{TIMERS, TimerFile};
 use engine::schedule::Schedule;
 use tokio::sync::watch;
 
 use super::view::View;
-use super::worker::{Change, Worker};
+use super::worker::{BACKUP, Change, Worker};
 
 pub(crate) use due::Runs;
 
 /// Longest time between two looks: the clock may be set, and files may change.
 const LOOK: Duration = Duration::from_secs(30);
+/// Within this long it looks again, the run of a timer and its wait included.
+pub(super) const ROUND: Duration = BACKUP.saturating_add(Duration::from_secs(300));
 /// Shortest: a view may change often.
 const LEAST: Duration = Duration::from_secs(1);
 /// Bound on each file.
@@ -40,22 +43,24 @@ struct Timer {
 }
 
 /// Runs timers until the worker's shutdown.
-pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<View>>>) {
+pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<View>>>, beat: Beat) {
     let shutdown = worker.shutdown.clone();
     let mut told = BTreeMap::new();
     loop {
+        beat.within(ROUND);
         let wait = look(&worker, &view, &mut told).await;
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             () = tokio::time::sleep(wait) => {}
             changed = view.changed() => {
                 if changed.is_err() {
-                    return;
+                    break;
                 }
                 tokio::time::sleep(LEAST).await;
             }
         }
     }
+    beat.finish();
 }
 
 /// Runs what is due. Gives the time until something may be.

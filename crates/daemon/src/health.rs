@@ -1,0 +1,152 @@
+//! Whether the daemon does its work: its parts say that they move, and each has a time within which it must.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The parts of a daemon. Clones are of the same.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<&'static str, Part>>>);
+
+#[derive(Debug)]
+struct Part {
+    moved: Instant,
+    limit: Duration,
+    /// It went away without a word: a task that ended or panicked.
+    gone: bool,
+}
+
+impl Health {
+    /// A new part, or one that begins anew. It moves now, and has to move again within `limit`.
+    #[must_use]
+    pub fn part(&self, name: &'static str, limit: Duration) -> Beat {
+        let part = Part {
+            moved: Instant::now(),
+            limit,
+            gone: false,
+        };
+        self.lock().insert(name, part);
+        Beat {
+            name,
+            health: self.clone(),
+        }
+    }
+
+    /// What is wrong, a line each; empty if nothing is.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let problem = |(name, part): (&&str, &Part)| {
+            let still = part.moved.elapsed();
+            if part.gone {
+                Some(format!("{name} has ended"))
+            } else if still > part.limit {
+                Some(format!(
+                    "{name} does not move: the last time was {} s ago, at most {} s are right",
+                    still.as_secs(),
+                    part.limit.as_secs()
+                ))
+            } else {
+                None
+            }
+        };
+        self.lock().iter().filter_map(problem).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Part>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by a part of the daemon for as long as it is needed. A part that is dropped without [`Beat::finish`], be it by a panic,
+/// is one that has ended.
+#[derive(Debug)]
+pub struct Beat {
+    name: &'static str,
+    health: Health,
+}
+
+impl Beat {
+    /// It moves; from now on it has to move again within `limit`.
+    pub fn within(&self, limit: Duration) {
+        if let Some(part) = self.health.lock().get_mut(self.name) {
+            part.moved = Instant::now();
+            part.limit = limit;
+        }
+    }
+
+    /// Moves for as long as it is polled: for a part that waits for something that may never come.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn wait(&self, every: Duration) {
+        loop {
+            self.within(every * 3);
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// It is done, as it should be, and is no longer looked at.
+    pub fn finish(self) {
+        self.health.lock().remove(self.name);
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        if let Some(part) = self.health.lock().get_mut(self.name) {
+            part.gone = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_does_not_move_in_time_is_told() {
+        let health = Health::default();
+        let beat = health.part("the loop", SECOND);
+        let _other = health.part("the timers", SECOND * 100);
+        tokio::time::advance(SECOND).await;
+        assert!(health.problems().is_empty());
+        tokio::time::advance(SECOND).await;
+        let problems = health.problems();
+        assert_eq!(
+            problems,
+            ["the loop does not move: the last time was 2 s ago, at most 1 s are right"]
+        );
+        beat.within(SECOND * 5);
+        tokio::time::advance(SECOND * 4).await;
+        assert!(health.problems().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_waits_is_well_however_long_it_takes() {
+        let health = Health::default();
+        let beat = health.part("the loop", SECOND);
+        let waited = tokio::time::timeout(SECOND * 1000, beat.wait(SECOND)).await;
+        assert!(waited.is_err() && health.problems().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_told_and_one_that_is_done_is_not() {
+        let health = Health::default();
+        let beat = health.part("a task", SECOND * 100);
+        let done = health.part("another", SECOND * 100);
+        let task = tokio::spawn(async move {
+            let _beat = beat;
+            panic!("on purpose");
+        });
+        assert!(task.await.is_err());
+        done.finish();
+        assert_eq!(health.problems(), ["a task has ended"]);
+        // Begun anew, it is well.
+        let _again = health.part("a task", SECOND);
+        assert!(health.problems().is_empty());
+    }
+}
