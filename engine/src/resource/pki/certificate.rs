@@ -155,7 +155,10 @@ impl Resource for CertificateSpec {
                     show(begins),
                     show(cx.host.now())
                 ),
-                next: "set the clock".to_owned(),
+                next: format!(
+                    "set the clock; where it is right, it was ahead when this was made: remove {} then, and it is made anew",
+                    paths.certificate.display()
+                ),
             });
         }
         Ok(Observed {

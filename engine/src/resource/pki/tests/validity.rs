@@ -81,6 +81,32 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
     assert_eq!(text(&host, CRT), text(&later, CRT));
 }
 
+/// One that was made while the clock was ahead does not hold up a host whose clock is right again: a person says which is which.
+#[tokio::test]
+async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed() {
+    let host = with_authority().await;
+    let ahead = with_authority().await;
+    for path in [CA, CA_KEY] {
+        let mode = if path.ends_with("key") { 0o600 } else { 0o644 };
+        put(&ahead, path, &text(&host, path), mode);
+    }
+    advance(&ahead, DAY * 700);
+    apply(&ahead, &apiserver()).await;
+    for path in [CRT, KEY, TRUST] {
+        let mode = if path.ends_with("key") { 0o600 } else { 0o644 };
+        put(&host, path, &text(&ahead, path), mode);
+    }
+    let error = failure(&host, &apiserver()).await;
+    assert!(
+        error.contains("while the clock says 2026-01-01T"),
+        "{error}"
+    );
+    host.meddle(|world| world.remove(CRT));
+    apply(&host, &apiserver()).await;
+    assert_eq!(apply(&host, &apiserver()).await, None);
+    assert!(end(&host, CRT) < end(&ahead, CRT));
+}
+
 /// What is merely due can wait; what is wrong as well cannot.
 #[tokio::test]
 async fn due_is_a_change_of_its_own_kind() {
