@@ -384,6 +384,7 @@ fn errors_that_cannot_be_written_change_no_exit_code() {
         (&["plan", "--role", "nope"][..], 1),
         (&["plan", "--json", "--role", "nope"], 1),
         (&["paln"], 64),
+        (&["certs", "renew", "nobody"], 64),
         (&["etcd", "verify", "/nowhere"], 1),
     ] {
         for errors in unwritable() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use engine::exec::Selection;
+use engine::resource::pki::components;
 
 /// Brings this host to a role and keeps it there.
 ///
@@ -264,6 +265,7 @@ pub(crate) struct RenewArgs {
     pub(crate) role: RoleArgs,
 
     /// Of this component, if one of its certificates is due.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(components()))]
     pub(crate) component: Option<String>,
 
     /// Of all components, one after the other.

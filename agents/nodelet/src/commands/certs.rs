@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use engine::exec::{Due, Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
-use engine::resource::pki::{Kind, Listed, Listing, components, listing};
+use engine::resource::pki::{Kind, Listed, Listing, listing};
 
 use super::run::{exit, prepare};
 use super::say;
@@ -38,15 +38,6 @@ async fn list(json: bool) -> Result<Exit> {
 }
 
 async fn renew(args: &RenewArgs) -> Result<Exit> {
-    let known = components();
-    if let Some(component) = &args.component
-        && !known.contains(&component.as_str())
-    {
-        bail!(
-            "renew the certificates of {component}: there is no such component; it is one of {}",
-            known.join(", ")
-        );
-    }
     let host = LiveHost::new();
     let everything = Selection::default();
     let (inputs, _lock) = prepare("renew", &args.role, &everything, &host).await?;
@@ -76,7 +67,9 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
             return Err(problem.into());
         }
         if !args.role.json {
-            say("nothing to renew: no certificate is past two thirds of its life\n");
+            say(
+                "nothing to renew: no certificate is past two thirds of its life; what is missing or wrong is for `nodelet repair`\n",
+            );
         }
         return Ok(Exit::Ok);
     }
