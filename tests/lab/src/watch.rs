@@ -84,13 +84,14 @@ impl<'a> Watch<'a> {
             .sh("journalctl --no-pager --output cat --lines 60 --unit pf9-nodeletd")
     }
 
-    /// Begins to record events, anew.
+    /// Begins to record events, anew. It goes on where nodeletd is started again: what it says before its first pass is lost then.
     pub fn record(&self) {
         self.master.sh(&format!(
             "systemctl stop nodelet-suite-events 2> /dev/null || true
              systemctl reset-failed nodelet-suite-events 2> /dev/null || true
              : > {RECORD}
              systemd-run --quiet --unit nodelet-suite-events --property StandardOutput=append:{RECORD} \
+                 --property Restart=always --property RestartSec=100ms --property StartLimitIntervalSec=0 \
                  curl -sN --unix-socket /run/pf9/nodeletd.sock http://nodeletd/v1/events"
         ));
         // Only then is it known that no event will be missed.

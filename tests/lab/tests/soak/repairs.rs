@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lab_suites::{FAULTS, Image, Master, SCALED, Watch, predicted_repair};
+use lab_suites::{
+    FAULTS, Fault, Image, Master, SCALED, TRIALS, Watch, predicted_repair, restarted,
+};
 
 const MENDED: Duration = Duration::from_secs(150);
 /// In percent.
@@ -21,8 +23,11 @@ fn every_repair_is_predicted() {
     master.load_toolbox();
     let watch = Watch::start(&master);
     let mut bad = Vec::new();
-    for fault in FAULTS.iter().filter(|f| !WITHOUT_REPAIR.contains(&f.name)) {
+    for fault in Fault::all().filter(|f| !WITHOUT_REPAIR.contains(&f.name)) {
         let fidelity = predicted_repair(&master, &watch, fault);
+        fault
+            .clear(master.host(), &master.vip())
+            .expect("what it brought goes");
         println!(
             "{:<24} {:>5.1} % of {} steps",
             fault.name,
@@ -35,6 +40,73 @@ fn every_repair_is_predicted() {
         bad.extend((fidelity.score() < WANTED).then_some(fault.name));
     }
     assert!(bad.is_empty(), "not predicted well enough: {bad:?}");
+}
+
+/// What each trial makes a repair restart, as in the suite `repair`.
+const RESTARTS: &[(&str, &str)] = &[
+    (
+        "var-full",
+        "kubelet api-ready node-role kubernetes-ready drain",
+    ),
+    (
+        "nodeletd-killed",
+        "etcd api-ready node-role kubernetes-ready drain",
+    ),
+    // systemd and docker bring everything back.
+    ("rebooted", ""),
+    (
+        "clock-ahead",
+        "kubelet api-ready node-role kubernetes-ready drain",
+    ),
+    (
+        "clock-behind",
+        "kubelet api-ready node-role kubernetes-ready drain",
+    ),
+];
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn trials_are_outlived_and_nothing_else_is_touched() {
+    let Some(master) = Master::create("trials", Image::Bare, false) else {
+        return;
+    };
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    let vip = master.vip();
+    let mut wrong = Vec::new();
+    for trial in TRIALS {
+        trial.prepare(master.host(), &vip).expect("it can happen");
+        watch.calm(MENDED);
+        watch.record();
+        trial.strike(master.host(), &vip).expect("it happens");
+        watch.until(trial.name, MENDED, || {
+            trial.is_whole(master.host(), &vip).unwrap_or(false)
+        });
+        // A boot takes the recorder along; what is done after it is in the ledger as well.
+        let restarted = if trial.boots {
+            let runs = master.sh("nodelet history --json --last 1");
+            assert!(!runs.contains("\"clean\""), "{runs}");
+            String::new()
+        } else {
+            watch.calm(MENDED);
+            restarted(&watch.recorded()).join(" ")
+        };
+        trial.clear(master.host(), &vip).expect("it goes");
+        println!("{:<24} {restarted}", trial.name);
+        let expected = RESTARTS
+            .iter()
+            .find(|(name, _)| *name == trial.name)
+            .map(|(_, phases)| *phases);
+        if expected != Some(&restarted) {
+            wrong.push(format!(
+                "{}: restarted `{restarted}`, expected {expected:?}",
+                trial.name
+            ));
+        }
+    }
+    watch.calm(MENDED);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// With the usual interval of a minute: it is events that make a repair quick.

@@ -5,9 +5,14 @@ use std::time::Duration;
 use lab::Image;
 use lab_suites::Master;
 
+use crate::power::backups_outlive_cuts;
+
 /// Until everything is back after a boot: emulated, so minutes.
 const BACK: Duration = Duration::from_secs(900);
 const UNIT: &str = "/sys/fs/cgroup/system.slice/pf9-nodeletd.service";
+
+/// The virtual service of the API, as the kernel lists it.
+const BALANCED: &str = "awk '/0A150001/ {print $1, $2}' /proc/net/ip_vs";
 
 /// What a clean would take away or make anew, and nothing else would.
 fn identity(master: &Master) -> String {
@@ -35,6 +40,7 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     // The kernel has IPVS here, so kube-proxy uses it: its link holds the addresses of services, the API's among them.
     let addresses = master.sh("ip -4 -o address show dev kube-ipvs0");
     assert!(addresses.contains("10.21.0.1/32"), "{addresses}");
+    assert_eq!(master.sh(BALANCED), "TCP 0A150001:01BB", "the API's");
     master.check(&[]).exits(0);
 
     master.sh("systemctl enable --now pf9-nodeletd");
@@ -50,4 +56,16 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     let history = master.sh("nodelet history");
     assert!(!history.contains("clean"), "{history}");
     master.wait_for("the status group", &limited, BACK);
+
+    backups_outlive_cuts(&master);
+
+    // Nothing stays of what kube-proxy had the kernel balance, nor its modules.
+    assert_eq!(master.sh(BALANCED), "TCP 0A150001:01BB", "the API's");
+    master.sh("systemctl stop pf9-nodeletd");
+    let _ = master.nodelet(&["clean", "--purge"]).exits(0);
+    let left = master.sh(
+        "grep '^ip_vs' /proc/modules; cat /proc/net/ip_vs 2>/dev/null; ip -oneline link show dev kube-ipvs0 2>/dev/null; \
+         ls /etc/modules-load.d | grep ip_vs; true",
+    );
+    assert_eq!(left, "");
 }
