@@ -75,15 +75,7 @@ pub(super) async fn serve(
         diffs: Arc::new(Semaphore::new(1)),
     };
     tokio::spawn(loopback(shared.clone(), shutdown.clone()));
-    let app = metrics_routes()
-        .route("/v1/status", get(status))
-        .route("/v1/diff", get(diff))
-        .route("/v1/events", get(events))
-        .route("/v1/check", post(check))
-        .route("/v1/repair/{phase}", post(repair))
-        .route("/v1/pause", post(pause))
-        .route("/v1/resume", post(resume))
-        .with_state(shared);
+    let app = routes().with_state(shared);
     while !shutdown.is_cancelled() {
         let path = Path::new(SOCKET);
         let listener = bind(path)?;
@@ -124,6 +116,17 @@ async fn lost(path: &Path, end: CancellationToken) {
             return;
         }
     }
+}
+
+fn routes() -> Router<Shared> {
+    metrics_routes()
+        .route("/v1/status", get(status))
+        .route("/v1/diff", get(diff))
+        .route("/v1/events", get(events))
+        .route("/v1/check", post(check))
+        .route("/v1/repair/{phase}", post(repair))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
 }
 
 fn metrics_routes() -> Router<Shared> {
@@ -314,5 +317,145 @@ fn ask(shared: &Shared, request: Request) -> Response {
     match shared.outside.requests.try_send(request) {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request as HttpRequest;
+    use tokio::sync::{broadcast, mpsc, watch};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::nodeletd::view::View;
+
+    /// The API of a daemon that somebody else plays: what it shows, and what it is asked.
+    struct Played {
+        shared: Shared,
+        view: watch::Sender<Option<Arc<View>>>,
+        asked: mpsc::Receiver<Request>,
+    }
+
+    impl Played {
+        fn new() -> Self {
+            let (requests, asked) = mpsc::channel(2);
+            let (view, seen) = watch::channel(None);
+            let shared = Shared {
+                worker: Worker {
+                    nodelet: "/nowhere/nodelet".into(),
+                    role: String::new(),
+                    config: "/nowhere".into(),
+                    shutdown: CancellationToken::new(),
+                },
+                outside: Outside {
+                    view: seen,
+                    events: broadcast::channel(1).0,
+                    requests,
+                    metrics_port: watch::channel(0).1,
+                },
+                health: Health::default(),
+                diffs: Arc::new(Semaphore::new(1)),
+            };
+            Self {
+                shared,
+                view,
+                asked,
+            }
+        }
+
+        /// Shows a host at rest, after `change`.
+        fn shows(&self, change: impl FnOnce(&mut View)) {
+            let mut view = View::at_rest();
+            change(&mut view);
+            self.view.send_replace(Some(Arc::new(view)));
+        }
+
+        async fn answers(&self, method: &str, path: &str) -> (u16, String) {
+            let request = HttpRequest::builder()
+                .method(method)
+                .uri(path)
+                .body(Body::empty())
+                .expect("a request");
+            let app = routes().with_state(self.shared.clone());
+            let answer = app.oneshot(request).await.expect("it answers");
+            let status = answer.status().as_u16();
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await;
+            let body = body.expect("it is short").to_vec();
+            (status, String::from_utf8(body).expect("it is text"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repair_is_taken_where_something_may_be_touched() {
+        let mut api = Played::new();
+        assert_eq!(api.answers("GET", "/v1/status").await.0, 503);
+        assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 404);
+        api.shows(|_| {});
+        assert_eq!(api.answers("GET", "/v1/status").await.0, 200);
+        let (status, said) = api.answers("POST", "/v1/repair/nobody").await;
+        assert_eq!(
+            (status, said.as_str()),
+            (404, "there is no phase `nobody`\n")
+        );
+        assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 202);
+        let asked = api.asked.try_recv().expect("it was asked");
+        assert!(matches!(asked, Request::Repair(phases) if phases == ["etcd-backup"]));
+
+        api.shows(|view| {
+            view.paused_until = Some(9);
+            view.paused_because = "we move".to_owned();
+        });
+        let (status, said) = api.answers("POST", "/v1/repair/etcd-backup").await;
+        assert_eq!(status, 409);
+        assert_eq!(said, "nothing is repaired: paused: we move\n");
+        api.shows(|view| "ignore".clone_into(&mut view.desired));
+        assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 409);
+        assert!(api.asked.try_recv().is_err(), "nothing more was asked");
+    }
+
+    #[tokio::test]
+    async fn a_pause_has_a_limit_and_its_reason_is_a_line() {
+        let mut api = Played::new();
+        let too_long = format!("/v1/pause?seconds={}", LONGEST_PAUSE + 1);
+        for path in [
+            "/v1/pause?seconds=0",
+            &too_long,
+            "/v1/pause?seconds=-1",
+            "/v1/pause",
+        ] {
+            assert_eq!(api.answers("POST", path).await.0, 400, "{path}");
+        }
+        let path = format!("/v1/pause?seconds=60&because=a%0Ab{}", "c".repeat(300));
+        assert_eq!(api.answers("POST", &path).await.0, 202);
+        let asked = api.asked.try_recv().expect("it was asked");
+        let Request::Pause { time, because } = asked else {
+            panic!("{asked:?}");
+        };
+        assert_eq!(time, Duration::from_secs(60));
+        assert_eq!(because, format!("ab{}", "c".repeat(198)));
+    }
+
+    #[tokio::test]
+    async fn one_diff_is_made_at_a_time_and_few_requests_wait() {
+        let api = Played::new();
+        let other = Arc::clone(&api.shared.diffs).try_acquire_owned();
+        assert_eq!(api.answers("GET", "/v1/diff").await.0, 429);
+        drop(other);
+        let (status, said) = api.answers("GET", "/v1/diff").await;
+        assert_eq!(status, 500);
+        assert!(said.contains("could not tell what would change"), "{said}");
+        for code in [202, 202, 503] {
+            assert_eq!(api.answers("POST", "/v1/check").await.0, code);
+        }
+    }
+
+    #[tokio::test]
+    async fn health_names_what_has_ended() {
+        let api = Played::new();
+        let part = api.shared.health.part("a part", Duration::MAX);
+        assert_eq!(api.answers("GET", "/healthz").await, (200, "ok".to_owned()));
+        drop(part);
+        let answer = api.answers("GET", "/healthz").await;
+        assert_eq!(answer, (503, "a part has ended\n".to_owned()));
     }
 }

@@ -210,3 +210,20 @@ impl View {
         }
     }
 }
+
+#[cfg(test)]
+impl View {
+    /// Of a host at rest with one phase, `etcd-backup`.
+    pub(crate) fn at_rest() -> Self {
+        let view = serde_json::json!({
+            "node_state": "ok", "desired": "true", "role": "master", "cluster_id": "c",
+            "attempts": 0, "doing": "watching", "last_pass": 1, "next_pass": 2, "next_attempt": null,
+            "paused_until": null, "paused_because": "",
+            "conditions": [{"name": SETTINGS_VALID, "status": "True", "reason": ""}],
+            "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
+            "restart_set": [], "hints": [],
+            "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
+        });
+        serde_json::from_value(view).expect("a view")
+    }
+}

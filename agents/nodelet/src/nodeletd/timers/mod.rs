@@ -217,22 +217,8 @@ mod tests {
 
     use super::*;
 
-    /// A view of a host at rest.
-    fn view() -> View {
-        let view = serde_json::json!({
-            "node_state": "ok", "desired": "true", "role": "master", "cluster_id": "c",
-            "attempts": 0, "doing": "watching", "last_pass": 1, "next_pass": 2, "next_attempt": null,
-            "paused_until": null, "paused_because": "",
-            "conditions": [{"name": "SettingsValid", "status": "True", "reason": ""}],
-            "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
-            "restart_set": [], "hints": [],
-            "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
-        });
-        serde_json::from_value(view).expect("a view")
-    }
-
     fn changed(change: impl FnOnce(&mut View)) -> Option<bool> {
-        let mut view = view();
+        let mut view = View::at_rest();
         change(&mut view);
         allowed(&view, "etcd-backup")
     }
