@@ -10,7 +10,7 @@ use crate::files;
 /// Larger ones are none.
 const LIMIT: u64 = 64 * 1024;
 
-/// What a daemon is told to be: its defaults, where nothing is wrong with the file or there is none.
+/// What a daemon is told to be, and its defaults where the file says nothing or there is none.
 ///
 /// # Errors
 /// The file cannot be read, or says something that is not known. The message begins with `FILE:LINE:COLUMN` where it is about a

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-/// How the names of temporary files begin.
+/// How the names of temporary files begin, and how many letters and digits follow.
 const NEW: &str = ".new-";
+const RANDOM: usize = 6;
 /// Nobody writes for so long.
 const ABANDONED: Duration = Duration::from_secs(600);
 
@@ -23,6 +24,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(NEW)
+            .rand_bytes(RANDOM)
             .tempfile_in(directory)?;
         file.write_all(content)?;
         file.as_file()
@@ -40,9 +42,15 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 /// The directory cannot be listed, or a file in it cannot be removed.
 pub fn sweep(directory: &Path) -> Result<()> {
     let list = || format!("list {}", directory.display());
+    let mut failed = None;
     for entry in std::fs::read_dir(directory).with_context(list)? {
         let entry = entry.with_context(list)?;
-        if !entry.file_name().to_string_lossy().starts_with(NEW) {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix(NEW));
+        let ours = random.is_some_and(|random| {
+            random.len() == RANDOM && random.bytes().all(|one| one.is_ascii_alphanumeric())
+        });
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
         // One from the future was written before the clock was set back.
@@ -50,10 +58,14 @@ pub fn sweep(directory: &Path) -> Result<()> {
         let age = written.map(|written| written.elapsed());
         if !matches!(age, Ok(Ok(age)) if age < ABANDONED) {
             let path = entry.path();
-            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            let removed = std::fs::remove_file(&path);
+            // One that cannot go keeps no other.
+            failed = failed.or(removed
+                .with_context(|| format!("remove {}", path.display()))
+                .err());
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Reads a file of at most `limit` bytes; `None` if it is not there. A pipe or a device is no file: nobody waits for its other end.
@@ -107,17 +119,29 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         let now = std::time::SystemTime::now();
         for (name, written) in [
-            (".new-old", now - ABANDONED * 2),
-            (".new-ahead", now + ABANDONED * 2),
-            (".new-young", now),
+            (".new-000old", now - ABANDONED * 2),
+            (".new-0ahead", now + ABANDONED * 2),
+            (".new-0young", now),
             ("state.json", now - ABANDONED * 2),
+            (".new-somebody-elses", now - ABANDONED * 2),
         ] {
             let file = File::create(at(name)).expect("it is made");
             file.set_modified(written).expect("its time is set");
         }
+        std::fs::create_dir(at(".new-folder")).expect("it is made");
         sweep(directory.path()).expect("it is swept");
-        let left = [".new-old", ".new-ahead", ".new-young", "state.json"].map(|it| at(it).exists());
-        assert_eq!(left, [false, false, true, true]);
+        let entries = directory.path().read_dir().expect("a listing");
+        let mut left: Vec<_> = entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        let stay = [
+            ".new-0young",
+            ".new-folder",
+            ".new-somebody-elses",
+            "state.json",
+        ];
+        assert_eq!(left, stay);
         assert!(sweep(&at("nowhere")).is_err());
     }
 

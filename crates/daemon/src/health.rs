@@ -54,6 +54,14 @@ impl Health {
         self.lock().iter().filter_map(problem).collect()
     }
 
+    /// Parts that went away without a word.
+    #[must_use]
+    pub fn ended(&self) -> Vec<&'static str> {
+        let parts = self.lock();
+        let gone = parts.iter().filter(|(_, part)| part.gone);
+        gone.map(|(name, _)| *name).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Part>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,6 +153,7 @@ mod tests {
         assert!(task.await.is_err());
         done.finish();
         assert_eq!(health.problems(), ["a task has ended"]);
+        assert_eq!(health.ended(), ["a task"]);
         // Begun anew, it is well.
         let _again = health.part("a task", SECOND);
         assert!(health.problems().is_empty());

@@ -22,7 +22,9 @@ pub fn status(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
-/// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as the daemon is in good health. Returns at once where no watchdog is asked for, and when `shutdown` is cancelled.
+/// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as no part of the daemon hangs. A part that has ended
+/// can be had again by a new start alone, but what is at work is not killed for it: `shutdown` is cancelled. Returns at once where no
+/// watchdog is asked for, and when `shutdown` is cancelled.
 ///
 /// # Cancel safety
 /// May be dropped at any time.
@@ -35,6 +37,13 @@ pub async fn feed_watchdog(shutdown: CancellationToken, health: Health) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = beat.tick() => {}
+        }
+        let ended = health.ended();
+        if !ended.is_empty() {
+            tracing::error!("{} ended by itself; starting anew", ended.join(", "));
+            stopping();
+            shutdown.cancel();
+            return;
         }
         let problems = health.problems();
         if problems.is_empty() {

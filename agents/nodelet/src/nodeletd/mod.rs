@@ -62,14 +62,14 @@ struct Arguments {
     /// The daemon's own configuration: YAML with `log.filter` (info, debug, … or tracing's directives) and `log.format` (text,
     /// json). It may be missing, and is read at the start alone.
     #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodeletd.yaml")]
-    configuration: PathBuf,
+    own_config: PathBuf,
 
     /// Make one pass, do what follows from it, and end.
     #[arg(long)]
     once: bool,
 }
 
-/// What `--configuration` may say.
+/// What `--own-config` may say.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Configuration {
@@ -85,7 +85,7 @@ pub(crate) fn main() -> ExitCode {
             return crate::tell_usage(&error).into();
         }
     };
-    let configured = config::read::<Configuration>(&arguments.configuration);
+    let configured = config::read::<Configuration>(&arguments.own_config);
     let (configuration, wrong) = match configured {
         Ok(configuration) => (configuration, None),
         Err(error) => (Configuration::default(), Some(error)),
@@ -156,7 +156,10 @@ async fn run(arguments: Arguments) -> Result<()> {
         health.clone(),
         signals.shutdown.clone(),
     ));
-    tokio::spawn(systemd::feed_watchdog(signals.shutdown.clone(), health));
+    tokio::spawn(systemd::feed_watchdog(
+        signals.shutdown.clone(),
+        health.clone(),
+    ));
     systemd::ready();
     // The loop ends by itself, at a safe point of what it has begun; without an API it could not be asked for anything.
     let supervised = supervisor.run(arguments.once);
@@ -166,6 +169,8 @@ async fn run(arguments: Arguments) -> Result<()> {
         served = &mut api => {
             let served = served.context("serve the local API").and_then(|served| served);
             if !signals.shutdown.is_cancelled() {
+                // Else systemd's watchdog would not wait for a safe point.
+                systemd::stopping();
                 signals.shutdown.cancel();
                 supervised.await;
                 served?;
@@ -179,6 +184,10 @@ async fn run(arguments: Arguments) -> Result<()> {
         signals.shutdown.cancel();
         // A backup takes away what it has at work.
         let _ = timers.await;
+    }
+    let ended = health.ended();
+    if !ended.is_empty() {
+        bail!("go on without {}, which ended by itself", ended.join(", "));
     }
     Ok(())
 }

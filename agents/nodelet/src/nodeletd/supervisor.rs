@@ -160,6 +160,11 @@ impl<H: Hands> Supervisor<H> {
 
     /// Runs until it is asked to end; with `once`, makes one round.
     pub(super) async fn run(mut self, once: bool) {
+        self.rounds(once).await;
+        self.beat.finish();
+    }
+
+    async fn rounds(&mut self, once: bool) {
         loop {
             let next = self.round().await;
             if once || self.shutdown.is_cancelled() {

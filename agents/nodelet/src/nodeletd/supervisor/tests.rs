@@ -28,6 +28,8 @@ struct Broken {
     unable: Arc<AtomicBool>,
     /// Whether a repair is interrupted before its end.
     interrupts: Arc<AtomicBool>,
+    /// How long a change says nothing.
+    silent: Arc<Mutex<Duration>>,
     /// Of its plan.
     digest: Arc<Mutex<String>>,
     /// Whether no pass comes to its end.
@@ -49,6 +51,7 @@ impl Broken {
             refuses_clean: Arc::default(),
             unable: Arc::default(),
             interrupts: Arc::default(),
+            silent: Arc::default(),
             digest: Arc::new(Mutex::new("plan".to_owned())),
             unseen: Arc::default(),
             due: Arc::default(),
@@ -158,6 +161,8 @@ impl Hands for Broken {
             due.retain(|other| other != component);
             return Ok((Change::Done, String::new()));
         }
+        let silent = *self.silent.lock().expect("nobody panicked");
+        tokio::time::sleep(silent).await;
         let change = if self.interrupts.load(Ordering::Relaxed) {
             // Asked to end, it takes a moment to a safe point.
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -181,20 +186,26 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     };
     let shutdown = CancellationToken::new();
     let (_reload, hup) = watch::channel(0);
-    let (supervisor, outside) = Supervisor::new(
-        host.clone(),
-        memory,
-        shutdown.clone(),
-        hup,
-        &Health::default(),
-    );
+    let health = Health::default();
+    let (supervisor, outside) =
+        Supervisor::new(host.clone(), memory, shutdown.clone(), hup, &health);
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
             let daemon = tokio::task::spawn_local(supervisor.run(false));
+            // Whatever happens, systemd has no reason to kill it.
+            let (looked_at, looks) = (health.clone(), shutdown.clone());
+            let well = tokio::task::spawn_local(async move {
+                while !looks.is_cancelled() {
+                    assert_eq!(looked_at.problems(), [""; 0]);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
             what(&outside).await;
             shutdown.cancel();
             daemon.await.expect("it ends well");
+            well.await.expect("it was well all the time");
+            assert_eq!(health.problems(), [""; 0], "it did not end by itself");
         })
         .await;
 }
@@ -213,6 +224,20 @@ async fn attempts(host: &Broken, count: usize) {
 
 fn kept(directory: &std::path::Path) -> KubeStatus {
     KubeStatus::read(&directory.join("kube_status"))
+}
+
+/// As long as a change may take, and as long as nothing happens.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_changes_or_waits_for_long_is_well() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.silent.lock().expect("nobody panicked") = CHANGE + GRACE;
+    beside(&host, directory.path(), async |_outside| {
+        attempts(&host, 3).await;
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
