@@ -16,6 +16,7 @@ pub const CASES: &[(&str, &str)] = &[
     ("cp-1-vip", "cp-1"),
     ("cp-1-options", "cp-1"),
     ("cp-2-nodocker", "cp-2-nodocker"),
+    ("cp-2-ipvs", "cp-2-nodocker"),
 ];
 
 /// A host and its settings.

@@ -8,7 +8,7 @@ use engine::ledger::{Cause, Why};
 use engine::plan::Probe;
 use engine::report;
 
-const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
+const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
 
 /// The bring-up of a case, without what a fake host does not have: the containers of static pods.
 fn bringup(case: &str) -> Bringup {

@@ -1,7 +1,7 @@
 //! What others bring to a host while the role stands on it, between two cleans, or before: a clean takes back what is ours,
 //! and nothing of theirs.
 
-use behaviour::{Bringup, Cut, Run, block_on, somebody_elses};
+use behaviour::{Bringup, Case, Cut, Run, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
@@ -140,29 +140,34 @@ fn a_chain_of_somebody_else_keeps_no_chain_of_ours() {
 }
 
 #[test]
-fn what_the_kernel_balances_for_others_stays() {
-    // Its kube-proxy is to use IPVS.
-    let bringup = Bringup::of("cp-2-nodocker");
-    let theirs = VirtualService::Address {
+fn what_kube_proxy_has_the_kernel_balance_goes() {
+    let (bringup, host) = standing("cp-2-ipvs", |_| ());
+    let services = || block_on(host.virtual_services()).expect("they are listed");
+    assert_eq!(services().len(), 1, "kube-proxy's own");
+    // Once kube-proxy is gone, others may balance again; what is on no address of this host is theirs.
+    let theirs = VirtualService {
         transport: Transport::Udp,
-        address: [192, 0, 2, 1].into(),
-        port: 53,
+        at: "192.0.2.1:53".parse().expect("an address"),
     };
-    for before in [vec![], vec![theirs]] {
-        let host = bringup.bare_host();
-        host.meddle(|world| before.iter().for_each(|one| world.balance(one)));
-        let bare = host.snapshot();
-        let run = bringup.apply(&host);
-        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-        let services = || block_on(host.virtual_services()).expect("they are listed");
-        assert_eq!(services().len(), before.len() + 1, "kube-proxy has its own");
-        let clean = cleaned(&host, true);
-        assert_eq!(services(), before, "{}", clean.text());
-        // Modules that others use stay, and that is told.
-        let left = bringup.not_cleaned(&bare, &host, true);
-        let modules = left.iter().all(|line| line.contains("module ip_vs"));
-        assert!(modules && left.is_empty() == before.is_empty(), "{left:?}");
-    }
+    let stopped = bringup.stop(&host);
+    assert_eq!(stopped.outcome, Outcome::Stopped, "{}", stopped.text());
+    host.meddle(|world| world.balance(&theirs));
+    let clean = cleaned(&host, true);
+    assert_eq!(services(), [theirs], "{}", clean.text());
+}
+
+/// kube-proxy takes away what it does not know.
+#[test]
+fn where_others_have_the_kernel_balance_ipvs_is_refused() {
+    let mut case = Case::named("cp-2-ipvs");
+    case.facts.virtual_services = vec!["UDP 192.0.2.1:53".to_owned()];
+    let bringup = Bringup::from_case(case);
+    let host = bringup.bare_host();
+    let before = host.snapshot();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+    assert!(run.text().contains("UDP 192.0.2.1:53"), "{}", run.text());
+    assert_eq!(host.snapshot(), before);
 }
 
 #[test]

@@ -42,9 +42,13 @@ const FIXED: &[(&str, &str)] = &[
         "DOCKER_ROOT",
         "containers and images would be left behind; `nodelet clean` first",
     ),
+    (
+        "KUBE_PROXY_MODE",
+        "what the other mode has left in the kernel would go on routing; `nodelet clean` first, which keeps the cluster's data",
+    ),
 ];
 /// Those that a clean ends: what it keeps, the cluster's data and authorities, does not hang on them.
-const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT"];
+const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT", "KUBE_PROXY_MODE"];
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use super::session::Session;
 use super::{Mode, Runner};
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::{DirectorySpec, IpvsServicesSpec, ResourceResult, Spec, Undo, directory};
+use crate::resource::{DirectorySpec, ResourceResult, Spec, Undo, directory};
 
 impl Runner<'_> {
     /// Notes which `on_rollback` steps a failure will call for: those of a phase that begins here, but for what they
@@ -112,9 +112,7 @@ impl Runner<'_> {
             Spec::FirewallChains(its) if its.spares_earlier => {
                 Some(Spec::FirewallChains(its.sparing(self.host).await?))
             }
-            Spec::IpvsServices(_) => Some(Spec::IpvsServices(
-                IpvsServicesSpec::sparing(self.host).await?,
-            )),
+            Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.sparing(self.host).await?)),
             _ => None,
         })
     }

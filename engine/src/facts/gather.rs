@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::interests::Interests;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
-use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts};
+use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
 use super::parse;
 use crate::host::{CommandSpec, EntryKind, Host, HostResult};
 
@@ -113,6 +113,11 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
                 .await
                 .into_iter()
                 .collect();
+        },
+        async {
+            let services = ask.answer(VIRTUAL_SERVICES, host.virtual_services()).await;
+            let services = services.unwrap_or_default();
+            facts.virtual_services = services.iter().map(ToString::to_string).collect();
         },
         async {
             let path = crate::exec::met_path().display().to_string();

@@ -32,7 +32,12 @@ pub(crate) struct Feature {
     pub(crate) words: &'static [&'static str],
     /// Modules that bring it.
     pub(crate) modules: &'static [&'static str],
+    /// Whether it takes all of the modules, and nothing else tells.
+    pub(crate) whole: bool,
 }
+
+/// What balancing takes, as kube-proxy does it: with one of them wanting it falls back to the packet filter.
+pub(crate) const IPVS: &[&str] = &["ip_vs", "ip_vs_rr", "ip_vs_sh", "ip_vs_wrr"];
 
 /// The features that phases build on.
 pub(crate) const FEATURES: [Feature; 5] = [
@@ -41,30 +46,35 @@ pub(crate) const FEATURES: [Feature; 5] = [
         paths: &["/proc/sys/net/bridge/bridge-nf-call-iptables"],
         words: &[],
         modules: &["br_netfilter"],
+        whole: false,
     },
     Feature {
         name: "conntrack",
         paths: &["/proc/sys/net/netfilter/nf_conntrack_max"],
         words: &[],
         modules: &["nf_conntrack"],
+        whole: false,
     },
     Feature {
         name: "ip_vs",
-        paths: &["/proc/net/ip_vs"],
+        paths: &[],
         words: &[],
-        modules: &["ip_vs"],
+        modules: IPVS,
+        whole: true,
     },
     Feature {
         name: "nat",
         paths: &[],
         words: &["DNAT", "MASQUERADE"],
         modules: &["nf_nat", "iptable_nat", "nft_chain_nat"],
+        whole: false,
     },
     Feature {
         name: "overlay",
         paths: &[],
         words: &["overlay"],
         modules: &["overlay"],
+        whole: false,
     },
 ];
 
@@ -87,19 +97,26 @@ impl Feature {
         let any = |wanted: &[&str], there: &BTreeSet<String>| {
             wanted.iter().any(|one| there.contains(*one))
         };
+        // All of the modules, or one.
+        let modules = |there: &dyn Fn(&str) -> bool| {
+            let mut modules = self.modules.iter();
+            if self.whole {
+                modules.all(|module| there(module))
+            } else {
+                modules.any(|module| there(module))
+            }
+        };
         if any(self.paths, &signs.paths)
             || any(self.words, &signs.words)
-            || any(self.modules, &signs.loaded)
+            || modules(&|module| signs.loaded.contains(module))
         {
             return Some(true);
         }
         // In a container the kernel's modules cannot be seen, and their absence tells nothing.
         let listed = signs.modules.as_ref()?;
-        Some(
-            self.modules
-                .iter()
-                .any(|module| listed.contains(&format!("/{module}.ko"))),
-        )
+        Some(modules(&|module| {
+            signs.loaded.contains(module) || listed.contains(&format!("/{module}.ko"))
+        }))
     }
 }
 
@@ -199,6 +216,26 @@ mod tests {
         let kind_of = |path| filesystem_of(path, table);
         assert_eq!(kind_of("/var/lib/docker"), Some(("xfs".to_owned(), true)));
         assert_eq!(kind_of("/var"), Some(("ext4".to_owned(), false)));
+    }
+
+    #[test]
+    fn balancing_takes_every_module() {
+        let ipvs = &FEATURES[2];
+        let list = |modules: &[&str]| -> String {
+            let line = |module: &&str| format!("kernel/net/netfilter/ipvs/{module}.ko:\n");
+            modules.iter().map(line).collect()
+        };
+        let mut signs = Signs {
+            modules: Some(list(IPVS)),
+            ..Signs::default()
+        };
+        assert_eq!(ipvs.available(&signs), Some(true));
+        signs.modules = Some(list(&IPVS[..3]));
+        assert_eq!(ipvs.available(&signs), Some(false));
+        signs.loaded = [IPVS[3].to_owned()].into();
+        assert_eq!(ipvs.available(&signs), Some(true));
+        signs.modules = None;
+        assert_eq!(ipvs.available(&signs), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 mod fixture;
 mod gather;
 mod interests;
-mod kernel;
+pub(crate) mod kernel;
 mod model;
 mod parse;
 mod preflight;

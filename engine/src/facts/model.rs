@@ -88,6 +88,9 @@ pub struct Facts {
     /// Paths that another cluster's software left here.
     #[serde(default)]
     pub earlier_clusters: Vec<String>,
+    /// What IPVS balances, whoever wants it to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_services: Vec<String>,
     /// Content of files of interest that exist.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
@@ -102,6 +105,9 @@ pub struct Facts {
     #[serde(default)]
     pub unknown: BTreeMap<String, String>,
 }
+
+/// Under which name [`Facts::unknown`] says that it is not known what IPVS balances.
+pub(crate) const VIRTUAL_SERVICES: &str = "virtual services";
 
 impl Facts {
     /// The version this program reads and writes.
@@ -137,6 +143,7 @@ impl Facts {
             packages: BTreeMap::new(),
             images: BTreeSet::new(),
             earlier_clusters: Vec::new(),
+            virtual_services: Vec::new(),
             files: BTreeMap::new(),
             met_before: BTreeSet::new(),
             stands: None,

@@ -44,6 +44,8 @@ pub enum Requirement {
     NoForeignRuntime,
     /// No other cluster's software left its files here.
     NoEarlierCluster,
+    /// IPVS balances nothing of others: kube-proxy takes away what it does not know.
+    NoVirtualServices,
     /// The host's name can be a node's name.
     HostNameValid,
     /// These networks overlap neither each other nor a network that this host is in or routes to.
@@ -175,6 +177,7 @@ impl Requirement {
             Self::PortsFree(_)
                 | Self::NoForeignRuntime
                 | Self::NoEarlierCluster
+                | Self::NoVirtualServices
                 | Self::CidrsDisjoint { .. }
                 | Self::MinDisk { .. }
                 | Self::LastingDirectory { .. }
@@ -187,7 +190,10 @@ impl Requirement {
     pub fn can_be_asked_ahead(&self) -> bool {
         !matches!(
             self,
-            Self::NoForeignRuntime | Self::NoEarlierCluster | Self::CidrsDisjoint { .. }
+            Self::NoForeignRuntime
+                | Self::NoEarlierCluster
+                | Self::NoVirtualServices
+                | Self::CidrsDisjoint { .. }
         )
     }
 
@@ -205,6 +211,7 @@ impl Requirement {
             Self::CgroupControllers(names) => judge::cgroup_controllers(facts, names),
             Self::NoForeignRuntime => judge::no_foreign_runtime(facts),
             Self::NoEarlierCluster => judge::no_earlier_cluster(facts),
+            Self::NoVirtualServices => judge::no_virtual_services(facts),
             Self::HostNameValid => judge::host_name_valid(facts),
             Self::CidrsDisjoint { named } => judge::cidrs_disjoint(facts, named),
             Self::KernelFeatures(names) => judge::kernel_features(facts, names),

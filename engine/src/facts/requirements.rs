@@ -1,7 +1,7 @@
 //! How each preflight requirement judges the facts. Every message says what is wrong, with numbers, and what to try.
 
 use super::interests::Interests;
-use super::model::{Disk, Facts};
+use super::model::{Disk, Facts, VIRTUAL_SERVICES};
 use super::preflight::{SupportedSystem, Verdict};
 
 mod network;
@@ -216,6 +216,25 @@ pub(crate) fn no_foreign_runtime(facts: &Facts) -> Verdict {
         format!("{what} {does} on this host ({unit})"),
         format!("remove it, or at least run `systemctl disable --now {unit}`"),
     )
+}
+
+pub(crate) fn no_virtual_services(facts: &Facts) -> Verdict {
+    match facts.virtual_services.first() {
+        Some(first) => Verdict::not_met(
+            format!(
+                "IPVS balances what kube-proxy would take away: {first}{}",
+                match facts.virtual_services.len() {
+                    1 => String::new(),
+                    count => format!(" and {} more", count - 1),
+                }
+            ),
+            "remove them (`ipvsadm --list` shows them), or set KUBE_PROXY_MODE to iptables",
+        ),
+        None if facts.unknown.contains_key(VIRTUAL_SERVICES) => {
+            Verdict::unknown(facts, "what IPVS balances", &[VIRTUAL_SERVICES])
+        }
+        None => Verdict::Met,
+    }
 }
 
 pub(crate) fn no_earlier_cluster(facts: &Facts) -> Verdict {

@@ -1,30 +1,18 @@
 //! Virtual services of IPVS, the kernel's load balancer.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// What IPVS balances: packets to an address, or those with a mark of the packet filter. Its servers come and go with it.
+/// Packets to an address that IPVS balances. Its servers come and go with it. Services by a mark of the packet filter are other
+/// things, which nothing of Kubernetes makes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VirtualService {
-    /// Packets to an address and port.
-    Address {
-        /// How they are carried.
-        transport: Transport,
-        /// To which address.
-        address: IpAddr,
-        /// To which port.
-        port: u16,
-    },
-    /// Packets that the packet filter has marked.
-    Mark {
-        /// The mark.
-        mark: u32,
-        /// Whether those of IPv6.
-        six: bool,
-    },
+pub struct VirtualService {
+    /// How the packets are carried.
+    pub transport: Transport,
+    /// To which address and port they go.
+    pub at: SocketAddr,
 }
 
 /// A protocol above IP that IPVS balances.
@@ -40,6 +28,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them, with their names in `/proc/net/ip_vs`.
+    const NAMES: [(Self, &str); 3] = [(Self::Tcp, "TCP"), (Self::Udp, "UDP"), (Self::Sctp, "SCTP")];
+
     /// Its number (IANA, Assigned Internet Protocol Numbers).
     #[must_use]
     pub fn number(self) -> u8 {
@@ -49,57 +40,43 @@ impl Transport {
             Self::Sctp => 132,
         }
     }
+
+    fn name(self) -> &'static str {
+        let mut names = Self::NAMES.iter();
+        names
+            .find(|(one, _)| *one == self)
+            .map_or("", |(_, name)| name)
+    }
 }
 
 impl fmt::Display for VirtualService {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address {
-                transport,
-                address,
-                port,
-            } => {
-                let at = std::net::SocketAddr::new(*address, *port);
-                write!(out, "{transport:?} {at}")
-            }
-            Self::Mark { mark, six } => {
-                write!(out, "mark {mark}{}", if *six { " of IPv6" } else { "" })
-            }
-        }
+        write!(out, "{} {}", self.transport.name(), self.at)
     }
 }
 
 impl VirtualService {
-    /// All that `/proc/net/ip_vs` lists. Lines of servers, which are indented, and the head say nothing of them; a line that
-    /// cannot be read is an error, for what is not known would be left behind.
+    /// All that `/proc/net/ip_vs` lists (`ip_vs_info_seq_show` in the kernel's `ip_vs_ctl.c` writes it). Lines of servers, which are
+    /// indented, and the head say nothing of them.
     ///
     /// # Errors
-    /// The line that cannot be read.
+    /// A line that cannot be read: what is not known would be left behind.
     pub fn listed(text: &str) -> Result<Vec<Self>, String> {
+        let skipped = ["IP Virtual Server", "Prot ", "FWM ", " ", "\t"];
         let services = text
             .lines()
-            .filter(|line| !line.starts_with([' ', '\t']) && !line.trim().is_empty())
-            .filter(|line| !line.starts_with("IP Virtual Server") && !line.starts_with("Prot "));
+            .filter(|line| !line.trim().is_empty())
+            .filter(|line| !skipped.iter().any(|start| line.starts_with(start)));
         services
             .map(|line| Self::of_line(line).ok_or_else(|| line.trim().to_owned()))
             .collect()
     }
 
-    /// One line, for example `TCP  0A150001:01BB rr`, `UDP  [fd00:…:0001]:0035 rr` or `FWM  00000001 IPv6 rr`.
+    /// One line, for example `TCP  0A150001:01BB rr` or `UDP  [fd00:…:0001]:0035 rr`.
     fn of_line(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
-        let transport = match words.next()? {
-            "TCP" => Transport::Tcp,
-            "UDP" => Transport::Udp,
-            "SCTP" => Transport::Sctp,
-            "FWM" => {
-                return Some(Self::Mark {
-                    mark: u32::from_str_radix(words.next()?, 16).ok()?,
-                    six: words.next() == Some("IPv6"),
-                });
-            }
-            _ => return None,
-        };
+        let name = words.next()?;
+        let (transport, _) = Transport::NAMES.iter().find(|(_, one)| *one == name)?;
         let (address, port) = words.next()?.rsplit_once(':')?;
         let six = address
             .strip_prefix('[')
@@ -108,10 +85,10 @@ impl VirtualService {
             Some(six) => IpAddr::V6(six.parse::<Ipv6Addr>().ok()?),
             None => IpAddr::V4(Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?)),
         };
-        Some(Self::Address {
-            transport,
-            address,
-            port: u16::from_str_radix(port, 16).ok()?,
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some(Self {
+            transport: *transport,
+            at: SocketAddr::new(address, port),
         })
     }
 }
@@ -125,7 +102,7 @@ mod tests {
         let text = "IP Virtual Server version 1.2.1 (size=4096)\n\
             Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n\
             TCP  0A150001:01BB rr persistent 10800 FFFFFFFF\n  -> AC1E000B:01BB      Masq    1      0          0         \n\
-            UDP  [fd00:0000:0000:0000:0000:0000:0000:000a]:0035 rr \nSCTP 0A15000A:0035 wrr\nFWM  0000000A sh\nFWM  0000000B IPv6 sh\n";
+            UDP  [fd00:0000:0000:0000:0000:0000:0000:000a]:0035 rr \nSCTP 0A15000A:0035 wrr\nFWM  0000000A sh\n";
         let told: Vec<String> = VirtualService::listed(text)
             .unwrap()
             .iter()
@@ -134,11 +111,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                "Tcp 10.21.0.1:443",
-                "Udp [fd00::a]:53",
-                "Sctp 10.21.0.10:53",
-                "mark 10",
-                "mark 11 of IPv6"
+                "TCP 10.21.0.1:443",
+                "UDP [fd00::a]:53",
+                "SCTP 10.21.0.10:53"
             ]
         );
         assert_eq!(VirtualService::listed(""), Ok(Vec::new()));

@@ -27,5 +27,6 @@ pub use store::{Ledger, StepLog};
 pub(crate) use told::{Reading, Told};
 
 /// Version of the form. A newer one is refused; an older one is read, and written anew in this form by the first run that
-/// writes. Since version 2 lines are chained, and there are records of what was withdrawn.
-pub const VERSION: u32 = 3;
+/// writes. Since version 2 lines are chained, and there are records of what was withdrawn; since
+/// version 4 what runs may leave virtual services.
+pub const VERSION: u32 = 4;

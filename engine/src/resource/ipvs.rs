@@ -1,23 +1,31 @@
 //! Virtual services of IPVS that something else makes.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 use crate::host::{Host, VirtualService};
 
-/// The kernel's virtual services. They can only be made absent, and those that stood before us stay.
+/// The virtual services of whoever keeps their addresses on a link of its own, as kube-proxy does: those to the link's addresses,
+/// and, while the link stands, those to the host's own, where it has ports open. They can only be made absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IpvsServicesSpec {
-    /// Those that stood before us.
+    /// The link.
+    pub link: String,
+    /// Services that stood before us.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spared: Vec<VirtualService>,
 }
 
 impl IpvsServicesSpec {
     /// The same, with the services that stand now as those that stood before us.
-    pub(crate) async fn sparing(host: &dyn Host) -> ResourceResult<Self> {
+    pub(crate) async fn sparing(&self, host: &dyn Host) -> ResourceResult<Self> {
         Ok(Self {
+            link: self.link.clone(),
             spared: host.virtual_services().await?,
         })
     }
@@ -29,12 +37,16 @@ impl Resource for IpvsServicesSpec {
     type Observed = (Vec<VirtualService>, bool);
 
     fn label(&self) -> String {
-        "all".to_owned()
+        self.link.clone()
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        if cx.host.link(&self.link).await?.is_none() {
+            return Ok((Vec::new(), cx.absent));
+        }
         let mut services = cx.host.virtual_services().await?;
-        services.retain(|service| !self.spared.contains(service));
+        let held = addresses(cx.host).await?;
+        services.retain(|one| held.contains(&one.at.ip()) && !self.spared.contains(one));
         Ok((services, cx.absent))
     }
 
@@ -60,4 +72,18 @@ impl Resource for IpvsServicesSpec {
         }
         Ok(())
     }
+}
+
+/// All addresses of this host, the link's among them.
+async fn addresses(host: &dyn Host) -> ResourceResult<BTreeSet<IpAddr>> {
+    let mut held = BTreeSet::new();
+    for name in host.list(Path::new("/sys/class/net")).await? {
+        let link = host.link(&name).await?;
+        held.extend(
+            link.iter()
+                .flat_map(|link| &link.addresses)
+                .map(|(address, _)| *address),
+        );
+    }
+    Ok(held)
 }

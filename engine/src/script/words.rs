@@ -667,6 +667,11 @@ pub static WORDS: &[Word] = &[
                 "No files of another cluster lie here.",
             ),
             modifier(
+                "no_virtual_services",
+                &[],
+                "IPVS, the kernel's load balancer, balances nothing of others.",
+            ),
+            modifier(
                 "host_name_valid",
                 &[],
                 "The host's name can be a node's name.",
@@ -741,10 +746,10 @@ pub static WORDS: &[Word] = &[
     word(
         "ipvs_services",
         Role::Resource,
+        &[p("link", Arg::Text)],
         &[],
-        &[],
-        "Virtual services of IPVS, the kernel's load balancer, that something else makes. Those that stand before the phase stay, and others go; only `.absent()` makes sense.",
-        r#"on_clean(|| { ipvs_services().absent(); });"#,
+        "Virtual services of IPVS, the kernel's load balancer, of whoever keeps their addresses on this link: those to its addresses and, while it stands, to the host's own. What stands before the phase stays, and others go; only `.absent()` makes sense, and before the link goes.",
+        r#"on_clean(|| { ipvs_services("kube-ipvs0").absent(); });"#,
         "Nothing.",
     ),
     word(

@@ -394,6 +394,22 @@ fn other_software() {
 }
 
 #[test]
+fn what_the_kernel_balances_for_others() {
+    let requirement = Requirement::NoVirtualServices;
+    unknown(
+        &requirement,
+        "virtual services",
+        "unknown: what IPVS balances: virtual services: permission denied",
+    );
+    spoilt(
+        &requirement,
+        |facts| facts.virtual_services = vec!["TCP 192.0.2.1:80".to_owned(); 3],
+        "IPVS balances what kube-proxy would take away: TCP 192.0.2.1:80 and 2 more; \
+         remove them (`ipvsadm --list` shows them), or set KUBE_PROXY_MODE to iptables",
+    );
+}
+
+#[test]
 fn host_names() {
     let hint = "choose another with `hostnamectl set-hostname NAME`: lower-case letters, digits, `-` and `.`";
     let long = "a".repeat(64);

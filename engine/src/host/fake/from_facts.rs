@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::gate::FakeHost;
 use super::processes::Program;
 use super::world::World;
+use crate::facts::kernel::IPVS;
 use crate::facts::{CgroupVersion, Facts};
 use crate::host::Space;
 
@@ -130,6 +131,15 @@ impl World {
                 Some(true) => self.file(path, content),
                 Some(false) => drop(self.loadable_modules.remove(module)),
                 None => {}
+            }
+        }
+        if facts.kernel_features.get("ip_vs") == Some(&true) {
+            for module in IPVS {
+                if all_known {
+                    let _ = writeln!(loadable, "kernel/{module}.ko:");
+                } else {
+                    self.modules.insert((*module).to_owned());
+                }
             }
         }
         if all_known {

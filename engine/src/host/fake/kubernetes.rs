@@ -285,10 +285,11 @@ impl World {
         if wanted && self.modules.contains("ip_vs") {
             let address = IpAddr::from([10, 21, 0, 1]);
             self.link("kube-ipvs0", false, &[(address, 32)]);
-            self.virtual_services.insert(VirtualService::Address {
+            // What it does not know goes.
+            self.virtual_services.clear();
+            self.virtual_services.insert(VirtualService {
                 transport: Transport::Tcp,
-                address,
-                port: 443,
+                at: (address, 443).into(),
             });
         }
     }

@@ -51,7 +51,6 @@ enum ServiceAttribute {
     Protocol = 2,
     Address = 3,
     Port = 4,
-    Mark = 5,
 }
 impl NlAttrType for ServiceAttribute {}
 
@@ -120,34 +119,19 @@ fn nested(service: &VirtualService) -> Result<Nlattr<CommandAttribute, Buffer>, 
         nested = nested.clone().nest(&attribute(kind, value.to_vec())?)?;
         Ok(())
     };
-    match service {
-        VirtualService::Address {
-            transport,
-            address,
-            port,
-        } => {
-            let (family, bytes) = match address {
-                IpAddr::V4(four) => {
-                    let mut bytes = [0; 16];
-                    bytes[..4].copy_from_slice(&four.octets());
-                    (AF_INET, bytes)
-                }
-                IpAddr::V6(six) => (AF_INET6, six.octets()),
-            };
-            say(ServiceAttribute::Family, &family.to_ne_bytes())?;
-            say(
-                ServiceAttribute::Protocol,
-                &u16::from(transport.number()).to_ne_bytes(),
-            )?;
-            say(ServiceAttribute::Address, &bytes)?;
-            say(ServiceAttribute::Port, &port.to_be_bytes())?;
+    let (family, address) = match service.at.ip() {
+        IpAddr::V4(four) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&four.octets());
+            (AF_INET, bytes)
         }
-        VirtualService::Mark { mark, six } => {
-            let family = if *six { AF_INET6 } else { AF_INET };
-            say(ServiceAttribute::Family, &family.to_ne_bytes())?;
-            say(ServiceAttribute::Mark, &mark.to_ne_bytes())?;
-        }
-    }
+        IpAddr::V6(six) => (AF_INET6, six.octets()),
+    };
+    let transport = u16::from(service.transport.number());
+    say(ServiceAttribute::Family, &family.to_ne_bytes())?;
+    say(ServiceAttribute::Protocol, &transport.to_ne_bytes())?;
+    say(ServiceAttribute::Address, &address)?;
+    say(ServiceAttribute::Port, &service.at.port().to_be_bytes())?;
     Ok(nested)
 }
 
@@ -176,10 +160,9 @@ mod tests {
             nested(service).unwrap().to_bytes(&mut bytes).unwrap();
             bytes.into_inner()
         };
-        let service = VirtualService::Address {
+        let service = |at: &str| VirtualService {
             transport: Transport::Tcp,
-            address: IpAddr::from([10, 21, 0, 1]),
-            port: 443,
+            at: at.parse().unwrap(),
         };
         let mut wanted = vec![48, 0, 1, 0x80];
         wanted.extend([6, 0, 1, 0, 2, 0, 0, 0]);
@@ -187,20 +170,12 @@ mod tests {
         wanted.extend([20, 0, 3, 0, 10, 21, 0, 1]);
         wanted.extend([0; 12]);
         wanted.extend([6, 0, 4, 0, 0x01, 0xbb, 0, 0]);
-        assert_eq!(bytes(&service), wanted);
-        let mark = VirtualService::Mark { mark: 7, six: true };
-        let mut wanted = vec![20, 0, 1, 0x80];
-        wanted.extend([6, 0, 1, 0, 10, 0, 0, 0]);
-        wanted.extend([8, 0, 5, 0, 7, 0, 0, 0]);
-        assert_eq!(bytes(&mark), wanted);
-    }
-
-    #[tokio::test]
-    async fn a_service_that_is_not_there_is_removed_already() {
-        let service = VirtualService::Mark {
-            mark: 4_294_967_295,
-            six: false,
-        };
-        LiveHost::new().remove_service(&service).await.unwrap();
+        assert_eq!(bytes(&service("10.21.0.1:443")), wanted);
+        let six = bytes(&service("[fd00::a]:443"));
+        assert_eq!(six[8], 10, "AF_INET6");
+        assert_eq!(
+            six[24..40],
+            [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10]
+        );
     }
 }

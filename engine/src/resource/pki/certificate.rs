@@ -155,10 +155,14 @@ impl Resource for CertificateSpec {
                     show(begins),
                     show(cx.host.now())
                 ),
-                next: format!(
-                    "set the clock; where it is right, it was ahead when this was made: remove {} then, and it is made anew",
-                    paths.certificate.display()
-                ),
+                next: if reading.can_be_issued() {
+                    format!(
+                        "set the clock; where it is right, it was ahead when this was made: remove {} then, and it is made anew",
+                        paths.certificate.display()
+                    )
+                } else {
+                    "set the clock".to_owned()
+                },
             });
         }
         Ok(Observed {

@@ -55,6 +55,12 @@ impl Reading {
         (ours && self.now < leaf.facts.not_before).then_some(leaf.facts.not_before)
     }
 
+    /// Whether its authority is one that can sign now.
+    pub(super) fn can_be_issued(&self) -> bool {
+        let signer = self.signer.as_ref();
+        signer.is_some_and(|signer| signer.certificate.facts.is_valid_at(self.now))
+    }
+
     pub(super) fn of(
         now: SystemTime,
         certificate: &Content,

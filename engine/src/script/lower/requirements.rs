@@ -54,6 +54,7 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
         "cgroup_controllers" => Requirement::CgroupControllers(options.texts(name)?),
         "no_foreign_runtime" => Requirement::NoForeignRuntime,
         "no_earlier_cluster" => Requirement::NoEarlierCluster,
+        "no_virtual_services" => Requirement::NoVirtualServices,
         "host_name_valid" => Requirement::HostNameValid,
         "networks_disjoint" => Requirement::CidrsDisjoint {
             named: pairs()

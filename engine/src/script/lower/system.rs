@@ -52,7 +52,10 @@ pub(super) fn lower(
         }
         "ipvs_services" => {
             only_absent(call, options, findings)?;
-            Some(Spec::IpvsServices(IpvsServicesSpec { spared: Vec::new() }))
+            Some(Spec::IpvsServices(IpvsServicesSpec {
+                link: options.text_argument(0)?,
+                spared: Vec::new(),
+            }))
         }
         "cgroup" => {
             only_absent(call, options, findings)?;
