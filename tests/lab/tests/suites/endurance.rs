@@ -36,6 +36,7 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
 
     settings_that_the_host_cannot_go_on_with(&master, &watch);
     it_is_the_only_one(&master);
+    what_nobody_can_mean(&master, &watch);
     killed_in_the_middle(&master, &watch);
     stopped_in_the_middle(&master, &watch);
     without_its_socket(&master, &watch);
@@ -50,6 +51,18 @@ fn it_is_the_only_one(master: &Master) {
     let told = String::from_utf8_lossy(&second.stdout).into_owned();
     assert!(told.contains("another nodeletd does it already"), "{told}");
     master.sh("systemctl is-active --quiet pf9-nodeletd && nodelet status > /dev/null");
+}
+
+fn what_nobody_can_mean(master: &Master, watch: &Watch<'_>) {
+    // Nothing is handed over where nodeletd would bring it back before the time is over.
+    let drain = master.nodelet(&["drain", "--lasting", "8d"]).exits(1);
+    drain.says(&["a pause takes 1 to 604800 seconds"]);
+    let view = watch.view().expect("nodeletd answers");
+    assert!(view["paused_until"].is_null(), "{view:#}");
+    let cordoned = master.kubectl("get node --output jsonpath='{.items[*].spec.unschedulable}'");
+    assert_eq!(cordoned, "");
+    // Who looked on has gone away.
+    master.sh("timeout 30 bash -c 'nodelet status --watch | head -1' | grep -q master");
 }
 
 fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {

@@ -77,6 +77,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         for bad in cut empty flipped other; do cp {good}.db etcd-$bad.db; cp {good}.json etcd-$bad.json; done
         truncate --size=-100000 etcd-cut.db
         : > etcd-empty.db
+        mkfifo etcd-pipe.db; ln -s /dev/zero etcd-device.db
         printf '\x55' | dd of=etcd-flipped.db bs=1 seek=100000 conv=notrunc status=none
         image=$(docker inspect --format '{{{{.Image}}}}' etcd)
         docker run --rm --detach --network none --name foreign $image etcd >/dev/null
@@ -96,6 +97,8 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         ("etcd-foreign", "it is foreign: of cluster somebody-elses"),
         ("etcd-foreign", "it has no manifest"),
         ("etcd-other", "its manifest was written for"),
+        ("etcd-pipe", "it is no regular file"),
+        ("etcd-device", "it is no regular file"),
     ] {
         let text = verified.text();
         let line = text
