@@ -89,13 +89,14 @@ pub(crate) fn backups_outlive_cuts(master: &Master) {
     let older = master.sh(&format!("ls {BACKUPS}/*.db"));
     let finals = format!("ls {BACKUPS}/*.db | wc -l");
     for at in [
-        "ls -A /etc/pf9/etcd-backup | grep -q 'part$'",
-        "docker ps --quiet --filter name=pf9-etcd-proof | grep -q .",
-        "[ $(ls /etc/pf9/etcd-backup/*.db | wc -l) -gt $before ]",
+        "compgen -G '/etc/pf9/etcd-backup/.*part' > /dev/null",
+        "[ -d /var/opt/pf9/nodelet/etcd-proof ]",
+        "finals=(/etc/pf9/etcd-backup/*.db); [ ${#finals[@]} -gt $before ]",
     ] {
+        // Without a process for each look: an emulated machine has nothing to spare.
         master.sh(&format!(
-            "before=$({finals}); systemd-run --quiet --collect nodelet etcd backup
-             for n in $(seq 6000); do {at} && exit 0; sleep 0.02; done; exit 1"
+            "exec 3<> <(:); before=$({finals}); systemd-run --quiet --collect nodelet etcd backup
+             while [ $SECONDS -lt 240 ]; do {at} && exit 0; read -r -t 0.05 -u 3 || true; done; exit 1"
         ));
         master.host().kill().expect("the emulator is killed");
         master.host().start().expect("the machine boots");
