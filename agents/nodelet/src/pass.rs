@@ -12,6 +12,7 @@ use engine::ledger::Ledger;
 use engine::plan::{PhaseName, Plan};
 use engine::resource::Spec;
 use serde::{Deserialize, Serialize};
+use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
 use crate::identity::Identity;
@@ -164,9 +165,14 @@ impl Pass {
     /// Reads the settings, or takes the last good ones; plans; makes every check once.
     ///
     /// # Errors
-    /// There are no good settings at all, or the role cannot be planned with them.
+    /// There are no good settings at all, the role cannot be planned with them, or the host does not say in time what it is.
     pub(crate) async fn make(args: &RoleArgs, host: &LiveHost) -> Result<Self> {
-        let (settings, inputs, settings_problems) = match current(args, host).await {
+        let mut now = current(args, host).await;
+        // A host that is too busy to say what it is, after a boot for one, says nothing of its settings.
+        if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
+            now = current(args, host).await;
+        }
+        let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
                 let unusable = unusable(&inputs, host).await?;
                 if unusable.is_empty() {
@@ -184,6 +190,7 @@ impl Pass {
                     }
                 }
             }
+            Err(error) if error.is::<Elapsed>() => return Err(error),
             Err(error) => {
                 let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
                 if let Some(refused) = error.downcast_ref::<Refused>() {
