@@ -124,6 +124,7 @@ mod tests {
             (".new-0young", now),
             ("state.json", now - ABANDONED * 2),
             (".new-somebody-elses", now - ABANDONED * 2),
+            (".new-elsewhere", now - ABANDONED * 2),
         ] {
             let file = File::create(at(name)).expect("it is made");
             file.set_modified(written).expect("its time is set");
@@ -137,6 +138,7 @@ mod tests {
         left.sort();
         let stay = [
             ".new-0young",
+            ".new-elsewhere",
             ".new-folder",
             ".new-somebody-elses",
             "state.json",
