@@ -8,9 +8,9 @@ use super::{DIRECTORY, ETCDCTL, nothing_left, proven, without_backups};
 
 /// Any container of a proof.
 const ANY: &str = "true";
-/// One that is past the first look at the snapshot.
-const RESTORES: &str =
-    "docker inspect --format '{{.Args}}' pf9-etcd-proof 2>/dev/null | grep -qv 'snapshot status'";
+/// The etcd on the restored snapshot, which goes on until it is ended: one that ends by itself may do so while it is held.
+const SERVES: &str =
+    "docker inspect --format '{{.Path}}' pf9-etcd-proof 2>/dev/null | grep -qx etcd";
 
 /// Starts a backup in the background, as a unit, and holds its proof at such a container: a small store is proven before anybody
 /// could cut in.
@@ -67,7 +67,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
 fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
     let Some(master) = shared() else { return };
     without_backups(&master);
-    begin(&master, "/etc/pf9/nodelet", RESTORES);
+    begin(&master, "/etc/pf9/nodelet", SERVES);
     master.sh(&format!(
         r#"for n in 1 2 3; do {ETCDCTL} put /compacted $n > /dev/null; done
         revision=$({ETCDCTL} get /compacted --write-out json | grep -o '"revision":[0-9]*' | cut -d: -f2)
