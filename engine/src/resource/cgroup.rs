@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult,
-};
+use super::{Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult};
 use crate::host::{EntryKind, Host};
 
 /// Where the hierarchies are.
@@ -90,11 +88,6 @@ impl Resource for CgroupSpec {
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !observed.absent {
-            return Err(ResourceError::NotConverged {
-                what: format!("make cgroup {}: it can only be made absent", self.name),
-            });
-        }
         for group in observed.groups.iter().rev() {
             cx.host.remove(group).await?;
         }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use super::{Action, Change, Context, Receipt, Resource, ResourceResult};
 use crate::host::{CommandOutput, CommandSpec, Host, HostError};
 
 /// Both families: the program that shows their rules, and the one that takes them.
@@ -106,11 +106,6 @@ impl Resource for FirewallChainsSpec {
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !observed.absent {
-            return Err(ResourceError::NotConverged {
-                what: format!("make chains {}*: they can only be made absent", self.prefix),
-            });
-        }
         for (restore, removal) in &observed.removals {
             let mut command = CommandSpec::new([*restore, "--noflush", "-w", "10"]);
             command.stdin = removal.input.clone().into_bytes();

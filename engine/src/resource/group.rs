@@ -5,9 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult,
-};
+use super::{Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult};
 use crate::host::CommandSpec;
 
 /// A group. It can only be made absent.
@@ -41,16 +39,11 @@ impl Resource for GroupSpec {
 
     async fn converge(
         &self,
-        (_, absent): &(bool, bool),
+        _: &(bool, bool),
         _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !absent {
-            return Err(ResourceError::NotConverged {
-                what: format!("make group {}: it can only be made absent", self.name),
-            });
-        }
         cx.host
             .run_ok(&CommandSpec::new(["groupdel", "--", self.name.as_str()]))
             .await?;

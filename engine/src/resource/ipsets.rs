@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use super::{Action, Change, Context, Receipt, Resource, ResourceResult};
 use crate::host::CommandSpec;
 
 /// Sets whose names begin like this. They can only be made absent, after the rules that use them.
@@ -50,16 +50,11 @@ impl Resource for IpsetsSpec {
 
     async fn converge(
         &self,
-        (names, absent): &Self::Observed,
+        (names, _): &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !absent {
-            return Err(ResourceError::NotConverged {
-                what: format!("make sets {}*: they can only be made absent", self.prefix),
-            });
-        }
         for name in names {
             cx.host
                 .run_ok(&CommandSpec::new(["ipset", "destroy", name.as_str()]))

@@ -7,7 +7,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+use super::{Action, Change, Context, Receipt, Resource, ResourceResult};
 use crate::host::{Host, VirtualService};
 
 /// The virtual services of whoever keeps their addresses on a link of its own, as kube-proxy does: those to the link's addresses,
@@ -57,16 +57,11 @@ impl Resource for IpvsServicesSpec {
 
     async fn converge(
         &self,
-        (services, absent): &Self::Observed,
+        (services, _): &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if !absent {
-            return Err(ResourceError::NotConverged {
-                what: "make virtual services: they can only be made absent".to_owned(),
-            });
-        }
         for service in services {
             cx.host.remove_virtual_service(service).await?;
         }
