@@ -19,12 +19,27 @@ pub struct PlanError {
     pub sources: Sources,
 }
 
-/// Plans `role` for the host that `facts` describe.
+/// `ROLE` of a host that is to be nothing, or nothing yet.
+const NONE: &str = "none";
+
+/// Plans `role` for the host that `facts` describe. That of a host without one (`ROLE: none`) has no phases, and nothing that has
+/// to be on the host.
 ///
 /// # Errors
 /// Every mistake in the role's scripts, and settings that do not fit the host.
 pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan, PlanError> {
     let node = text(settings, "ROLE");
+    let empty = Plan {
+        version: plan::VERSION,
+        role: format!("{} {}", role.manifest.name, role.manifest.release),
+        host: facts.hostname.clone(),
+        node: node.clone(),
+        payload: Vec::new(),
+        phases: Vec::new(),
+    };
+    if node == NONE {
+        return Ok(empty);
+    }
     let Some(scripts) = role.script_set(&node) else {
         let known: Vec<&str> = role.manifest.nodes.keys().map(String::as_str).collect();
         let finding = Diagnostic::new(
@@ -90,10 +105,6 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
         .collect();
     phases.sort_by_key(|phase| place.get(&phase.name).copied());
     Ok(Plan {
-        version: plan::VERSION,
-        role: format!("{} {}", role.manifest.name, role.manifest.release),
-        host: facts.hostname.clone(),
-        node,
         payload: role
             .manifest
             .payload
@@ -101,6 +112,7 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             .map(|path| payload.join(path))
             .collect(),
         phases,
+        ..empty
     })
 }
 
@@ -319,4 +331,35 @@ fn role_values(role: &RolePackage, settings: &KubeEnv) -> BTreeMap<String, Value
         ("kube_env".to_owned(), Value::Map(environment)),
     ]);
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    /// Nor has it to have an address: it waits for its role, perhaps without a network.
+    #[tokio::test]
+    async fn a_host_without_a_role_has_a_plan_without_phases() {
+        let manifest = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";
+        let host = FakeHost::new()
+            .with_file("/r/role.yaml", manifest)
+            .with_file("/r/phases/example.rhai", "phase(\"example\");\n")
+            .with_directory("/r/phases/templates");
+        let role = RolePackage::load(&host, "/r").await.expect("a role");
+        let facts = Facts::nothing_about("cp-1");
+        let planned = |settings: &[(&str, &str)]| {
+            let pairs = settings
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+            plan(&role, &settings, &facts)
+        };
+        let named = ("MASTER_IP", "172.30.0.11");
+        let waits = planned(&[named]).expect("nothing is to be done");
+        assert_eq!((waits.node.as_str(), waits.phases.len()), ("none", 0));
+        assert!(waits.payload.is_empty(), "{:?}", waits.payload);
+        let unknown = planned(&[named, ("ROLE", "worker")]).expect_err("it has no workers");
+        assert_eq!(unknown.findings[0].code, "P0607");
+    }
 }

@@ -97,6 +97,14 @@ pub const FAULTS: &[Fault] = &[
         ..NONE
     },
     Fault {
+        name: "docker-hung",
+        about: "dockerd does not answer any more (SIGSTOP)",
+        breaks: "kill -STOP $(pidof dockerd)",
+        // It would wait for ever.
+        whole: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
+        ..NONE
+    },
+    Fault {
         name: "daemon-json-edited",
         about: "somebody edits daemon.json",
         breaks: "echo '{\"debug\": true}' > /etc/docker/daemon.json",

@@ -2,11 +2,14 @@
 //! left. A phase is covered the moment the role names it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use behaviour::{Bringup, repository, soaks, try_each, unlike};
-use engine::exec::{Event, Outcome};
+use behaviour::{Bringup, block_on, repository, soaks, try_each, unlike};
+use engine::exec::{Event, Outcome, PhaseHealth, Recording, Runner, failed_phases, restart_set};
 use engine::host::fake::{Call, FakeHost, FaultPlan, WorldSnapshot, difference};
-use engine::plan::{Plan, PlannedPhase};
+use engine::host::{Containers as _, Services as _};
+use engine::plan::{PhaseName, Plan, PlannedPhase};
+use engine::resource::MaskedSecrets;
 
 /// The cases whose phases are tried; together they have every phase of the role.
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
@@ -162,6 +165,36 @@ fn stop_ends_everything_and_leaves_files() {
             again.text()
         );
     }
+}
+
+/// Nothing that it runs can be ended before: that is told, holds up nothing, and the containers live on.
+#[test]
+fn a_restart_ends_an_engine_that_hangs() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let _ = bringup.apply(&host);
+    let engine = || block_on(host.unit("docker.service")).map(|unit| unit.invocation);
+    let etcd = || block_on(host.container("etcd"));
+    let (engine_before, etcd_before) = (engine().expect("it runs"), etcd().expect("it runs"));
+    let unheard = Recording::default();
+    let runner = |events| Runner::new(&bringup.plan, &host, &bringup.facts, &MaskedSecrets, events);
+    host.set_faults(FaultPlan::none().stall("container_engine", "*"));
+    let health = block_on(runner(&unheard).check_until_failed(Duration::from_millis(250)));
+    let set = restart_set(&bringup.plan, &failed_phases(&health));
+    assert_eq!(set.first().map(PhaseName::as_str), Some("configure-docker"));
+
+    // Until docker is ended it is asked for each of its containers: etcd and kube-proxy.
+    let hangs = FaultPlan::none().hang("container_engine", "*").times(2);
+    host.set_faults(hangs);
+    let heard = Recording::default();
+    let outcome = block_on(runner(&heard).restart(&set, &[])).expect("it is written down");
+    assert_eq!(outcome, Outcome::Converged);
+    let left = |event: &Event| matches!(event, Event::StopFailed { .. });
+    assert_eq!(heard.events().into_iter().filter(left).count(), 2);
+    assert_ne!(engine().expect("it runs"), engine_before);
+    assert_eq!(etcd().expect("it runs"), etcd_before);
+    let health = bringup.check(&host);
+    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use behaviour::{Bringup, Cut, block_on, checked_in_part, unlike};
-use engine::exec::{Outcome, Recording, Runner, STATE, authorities, overlay_host, rotating};
+use engine::exec::{
+    Outcome, Recording, Runner, STATE, authorities, failed_phases, overlay_host, restart_set,
+    rotating,
+};
 use engine::host::fake::FakeHost;
 use engine::plan::Plan;
 use engine::resource::pki::{Authority, Rotation, Stage, USES, certificate_in, certificate_paths};
@@ -225,7 +228,19 @@ fn a_step_cut_anywhere_is_made_good() {
         let cuts = Cut::all(&whole);
         assert!(cuts.len() > 5, "{cuts:?}");
         for cut in cuts {
-            // nodeletd goes on from there, without knowing of it.
+            // nodeletd repairs what fails, without knowing of it, and then what has to read the repaired files.
+            let watched = cut.host.fork();
+            let mut failed = failed_phases(&bringup.check(&watched));
+            for _ in 0..2 {
+                let set = restart_set(&bringup.plan, &failed);
+                let events = Recording::default();
+                let its = runner(&bringup, &bringup.plan, &watched, &events);
+                let outcome = block_on(its.restart(&set, &[]));
+                assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{cut:?}");
+                failed = failed_phases(&bringup.check(&watched));
+            }
+            assert!(failed.is_empty(), "{step:?}, {cut:?}: {failed:?}");
+            // And so does an apply.
             let next = cut.host.fork();
             let run = bringup.apply(&next);
             assert_eq!(run.outcome, Outcome::Converged, "{cut:?}: {}", run.text());

@@ -176,6 +176,7 @@ fn nothing_is_begun_that_could_not_be_written_to_its_end() {
     let left = |free| Space {
         free,
         total: 1 << 30,
+        device: 1,
     };
     let host = host.with_space(STATE, left(30 * 1024));
     host.clear_journal();

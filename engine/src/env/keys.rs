@@ -175,7 +175,7 @@ const TABLE: &[Key] = table! {
         CERTIFICATE_DAYS: Integer { min: 1, max: 3_650 } => Value("365"),
             "Life of a leaf certificate in days, where CERTIFICATE_LIFE says nothing else.";
         CERTIFICATE_LIFE: Duration { min: 60, max: 315_360_000 } => Derived("${CERTIFICATE_DAYS}d"),
-            "Life of a leaf certificate; it is renewed at two thirds of that.";
+            "Life of a leaf certificate; it is renewed at three fifths of that.";
         CA_YEARS: Integer { min: 1, max: 50 } => Value("10"),
             "Life of a certificate authority in years.";
     }

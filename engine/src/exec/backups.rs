@@ -1,14 +1,35 @@
 //! What can be told of etcd's backups by looking at files: whether a young one is there, and room for the next. How they are
-//! made and proven is nodelet's; here a snapshot under a final name with its manifest beside it is a proven one.
+//! made and proven is nodelet's (`agents/nodelet/src/etcd`); here a snapshot under a final name is a proven one if the manifest
+//! beside it says when it was taken, and was written for as many bytes.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
+
+use super::STATE;
 use crate::host::{EntryKind, Host};
 use crate::resource::{ResourceError, ResourceResult, timer_path};
 
 /// The timer that makes them.
 const TIMER: &str = "etcd-backup";
+/// Bound on a manifest.
+const MANIFEST: u64 = 64 * 1024;
+/// What a restored member takes beside its store: its log is made 64 MiB long at once.
+const LOG: u64 = 128 * 1024 * 1024;
+
+/// What counts here of a backup's manifest.
+#[derive(Deserialize)]
+struct Manifest {
+    /// RFC 3339.
+    taken: String,
+    content: Content,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    size: u64,
+}
 
 /// Why the newest proven backup is not younger than `limit`. One from further ahead than that says nothing: the clock was wrong
 /// when it was taken, and would count as young for as long as it was ahead. Where there is none yet, the age of the timer counts: nobody
@@ -27,14 +48,12 @@ pub(super) async fn younger_than(
         if !stem.starts_with("etcd-") || !names.contains(&format!("{stem}.json")) {
             continue;
         }
-        if let Some(entry) = host.entry(&directory.join(name)).await?
-            && matches!(entry.kind, EntryKind::File(1..))
-        {
-            let ahead = entry.modified.duration_since(host.now());
+        if let Some(taken) = taken(host, directory, stem).await? {
+            let ahead = taken.duration_since(host.now());
             if ahead.is_ok_and(|ahead| ahead > limit) {
                 continue;
             }
-            newest = newest.max(Some(entry.modified));
+            newest = newest.max(Some(taken));
         }
     }
     let since = |time: SystemTime| host.now().duration_since(time).unwrap_or_default();
@@ -61,13 +80,37 @@ pub(super) async fn younger_than(
     }))
 }
 
-/// Why there is no room where `directory` is for another file as large as `file`.
-pub(super) async fn room_for(
+/// When a backup was taken, by its manifest; `None` if it was not proven, or is not what was.
+async fn taken(
+    host: &dyn Host,
+    directory: &Path,
+    stem: &str,
+) -> ResourceResult<Option<SystemTime>> {
+    let entry = host.entry(&directory.join(format!("{stem}.db"))).await?;
+    let Some(EntryKind::File(size)) = entry.map(|entry| entry.kind) else {
+        return Ok(None);
+    };
+    let beside = directory.join(format!("{stem}.json"));
+    if !matches!(
+        host.entry(&beside).await?.map(|entry| entry.kind),
+        Some(EntryKind::File(..=MANIFEST))
+    ) {
+        return Ok(None);
+    }
+    let said = host.read(&beside, MANIFEST).await?;
+    let manifest = said.and_then(|said| serde_json::from_slice::<Manifest>(&said).ok());
+    Ok(manifest
+        .filter(|manifest| manifest.content.size == size)
+        .and_then(|manifest| humantime::parse_rfc3339(&manifest.taken).ok()))
+}
+
+/// Why there is no room for a backup of the store in `file`.
+pub(super) async fn room_beside(
     host: &dyn Host,
     directory: &Path,
     file: &Path,
 ) -> ResourceResult<Option<String>> {
-    let needed = match host.entry(file).await?.map(|entry| entry.kind) {
+    let store = match host.entry(file).await?.map(|entry| entry.kind) {
         Some(EntryKind::File(size)) => size,
         _ => {
             return Err(ResourceError::Missing {
@@ -75,11 +118,47 @@ pub(super) async fn room_for(
             });
         }
     };
-    let free = host.space(directory).await?.free;
-    Ok((free < needed).then(|| {
+    room_for_backup(host, directory, store).await
+}
+
+/// Why there is no room for a backup of a store of so many bytes: in its directory for the snapshot, and in nodelet's own for
+/// the copy that proves it; on one disk for both.
+///
+/// # Errors
+/// The host does not say how much room there is.
+pub async fn room_for_backup(
+    host: &dyn Host,
+    directory: &Path,
+    store: u64,
+) -> ResourceResult<Option<String>> {
+    let kept = host.space(directory).await?;
+    let work = host.space(Path::new(STATE)).await?;
+    let copy = store + LOG;
+    let wanted = if kept.device == work.device {
+        vec![(
+            directory,
+            kept.free,
+            store + copy,
+            "the next backup and its proof",
+        )]
+    } else {
+        vec![
+            (directory, kept.free, store, "the next backup"),
+            (
+                Path::new(STATE),
+                work.free,
+                copy,
+                "the proof of the next backup",
+            ),
+        ]
+    };
+    let short = wanted
+        .into_iter()
+        .find(|(_, free, needed, _)| free < needed);
+    Ok(short.map(|(place, free, needed, what)| {
         format!(
-            "{} has {} MiB left, and the next needs {}; remove something there, or set ETCD_BACKUP_COUNT or ETCD_BACKUP_DIR",
-            directory.display(),
+            "{} has {} MiB left, and {what} needs {}; remove something there, give it a larger disk, or keep fewer (ETCD_BACKUP_COUNT) or elsewhere (ETCD_BACKUP_DIR)",
+            place.display(),
             free >> 20,
             needed.div_ceil(1 << 20)
         )
@@ -94,11 +173,23 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
+    /// The manifest of a snapshot of so many bytes that is taken now.
+    fn manifest(host: &FakeHost, size: u64) -> String {
+        let taken = humantime::format_rfc3339_seconds(crate::host::Clock::now(host));
+        format!(r#"{{"taken":"{taken}","content":{{"size":{size}}}}}"#)
+    }
+
     /// What is said a day after these files were written.
     async fn said(files: &[&str], limit: Duration) -> String {
         let mut host = FakeHost::new();
+        let manifest = manifest(&host, 1);
         for name in files {
-            host = host.with_file(format!("/b/{name}"), "x");
+            let content = if name.ends_with("json") {
+                &manifest
+            } else {
+                "x"
+            };
+            host = host.with_file(format!("/b/{name}"), content);
         }
         crate::host::Clock::pause(&host, DAY).await;
         younger_than(&host, Path::new("/b"), limit)
@@ -128,9 +219,10 @@ mod tests {
     async fn a_backup_from_the_future_is_not_young_for_ever() {
         let host = FakeHost::new();
         host.meddle(|world| world.advance(10 * DAY));
+        let manifest = manifest(&host, 1);
         let host = host
             .with_file("/b/etcd-1.db", "x")
-            .with_file("/b/etcd-1.json", "x");
+            .with_file("/b/etcd-1.json", manifest);
         let said = async |back: Duration| {
             let host = host.fork();
             host.meddle(|world| {
@@ -156,20 +248,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn room_is_that_for_another_file_as_large() {
-        let space = |free| Space {
+    async fn a_backup_that_is_not_what_was_proven_is_none() {
+        for (size, beside) in [(1, None), (2, None), (1, Some("{}")), (1, Some("garbage"))] {
+            let host = FakeHost::new();
+            let written = manifest(&host, size);
+            let host = host
+                .with_file("/b/etcd-1.db", "x")
+                .with_file("/b/etcd-1.json", beside.unwrap_or(&written));
+            let said = younger_than(&host, Path::new("/b"), DAY).await;
+            let good = said.expect("it can be told").is_none();
+            assert_eq!(good, size == 1 && beside.is_none(), "{size} {beside:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn room_is_that_for_a_backup_and_its_proof() {
+        let space = |device, free| Space {
             free,
             total: 1 << 40,
+            device,
         };
-        let file = Path::new("/data/db");
-        for (free, enough) in [(4, true), (3, false)] {
-            let host = FakeHost::new()
-                .with_file(file, "four")
-                .with_space("/b", space(free));
-            let said = room_for(&host, Path::new("/b"), file).await;
-            assert_eq!(said.expect("it can be told").is_none(), enough, "{free}");
-        }
-        let nothing = room_for(&FakeHost::new(), Path::new("/b"), file).await;
+        let store = Path::new("/data/db");
+        let host = || FakeHost::new().with_file(store, "four");
+        let look = async |kept: Space, work: Space| {
+            let host = host().with_space("/b", kept).with_space(STATE, work);
+            let said = room_beside(&host, Path::new("/b"), store).await;
+            said.expect("it can be told").unwrap_or_default()
+        };
+        assert_eq!(look(space(1, 8 + LOG), space(1, 8 + LOG)).await, "");
+        let both = look(space(1, 7 + LOG), space(1, 7 + LOG)).await;
+        assert!(both.contains("/b has"), "{both}");
+        assert_eq!(look(space(1, 4), space(2, 4 + LOG)).await, "");
+        let work = look(space(1, 4), space(2, 3 + LOG)).await;
+        assert!(work.starts_with(STATE), "{work}");
+        let kept = look(space(1, 3), space(2, 4 + LOG)).await;
+        assert!(kept.contains("/b has"), "{kept}");
+        let nothing = room_beside(&FakeHost::new(), Path::new("/b"), store).await;
         assert!(nothing.is_err(), "unknown is unknown");
     }
 }

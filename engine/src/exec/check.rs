@@ -368,3 +368,64 @@ impl Runner<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Recording, failed_phases, restart_set};
+    use crate::facts::Facts;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::plan::{Plan, Probe};
+    use crate::resource::NoSecrets;
+
+    fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
+        let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
+        PlannedPhase {
+            requires: names(requires),
+            checks: vec![PlannedCheck {
+                name: "it answers".to_owned(),
+                span: Span::file(format!("phases/{name}.rhai")),
+                probe,
+                every: Duration::from_secs(1),
+                timeout: Duration::from_secs(60),
+                failures: 1,
+                warns: false,
+            }],
+            ..PlannedPhase::bare(name.parse().expect("a name"))
+        }
+    }
+
+    /// Whatever runs in an engine that hangs cannot be told. That the engine hangs can, so it is restarted.
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
+        let plan = Plan {
+            version: crate::plan::VERSION,
+            role: "r 1".to_owned(),
+            host: "cp-1".to_owned(),
+            node: "master".to_owned(),
+            payload: Vec::new(),
+            phases: vec![
+                phase("docker", &[], Probe::ContainerEngine),
+                phase(
+                    "etcd",
+                    &["docker"],
+                    Probe::ContainerRunning("etcd".to_owned()),
+                ),
+            ],
+        };
+        let hangs = FaultPlan::none()
+            .stall("container_engine", "*")
+            .stall("container", "*");
+        let host = FakeHost::new().with_docker().with_faults(hangs);
+        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let health = runner.check_until_failed(Duration::from_millis(250)).await;
+        let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+        assert_eq!(statuses, [Status::False, Status::Unknown], "{health:?}");
+        let reason = &health[0].conditions[0].reason;
+        assert!(reason.contains("does not answer within 5 s"), "{reason}");
+        let set = restart_set(&plan, &failed_phases(&health));
+        let set: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
+        assert_eq!(set, ["docker", "etcd"]);
+    }
+}

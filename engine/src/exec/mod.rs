@@ -35,6 +35,7 @@ mod virtual_ip;
 mod withdraw;
 
 pub use advice::{advice, chain};
+pub use backups::room_for_backup;
 pub use check::{Condition, LEFT_OVER, PhaseHealth, Status};
 pub use clean::clean;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};

@@ -118,10 +118,17 @@ impl Runner<'_> {
                 )),
                 Some(_) => None,
             }),
-            Probe::ContainerEngine => Ok(match host.container_engine().await {
-                Ok(_) => None,
-                Err(error) => Some(super::advice::chain(&error).join(": ")),
-            }),
+            // Here, too, silence is an answer: one that hangs ends nothing by itself and starts nothing.
+            Probe::ContainerEngine => {
+                match tokio::time::timeout(PATIENCE, host.container_engine()).await {
+                    Ok(Ok(_)) => Ok(None),
+                    Ok(Err(error)) => no(super::advice::chain(&error).join(": ")),
+                    Err(_) => no(format!(
+                        "the container engine does not answer within {} s",
+                        PATIENCE.as_secs()
+                    )),
+                }
+            }
             Probe::PodRunning { pod, containers } => self.pod_running(pod, containers).await,
             Probe::NodeReady { node, kubeconfig } => {
                 let access = ClusterAccess {
@@ -222,7 +229,9 @@ impl Runner<'_> {
             Probe::BackupYoungerThan { directory, limit } => {
                 backups::younger_than(host, directory, *limit).await
             }
-            Probe::RoomFor { directory, file } => backups::room_for(host, directory, file).await,
+            Probe::RoomForBackup { directory, file } => {
+                backups::room_beside(host, directory, file).await
+            }
             Probe::AsPlanned => self.as_planned(phase).await,
         }
     }

@@ -1,8 +1,8 @@
 //! Stop: quiesce what runs, leave files. Phases in reverse order, best effort, errors collected.
 
 use std::collections::BTreeSet;
-
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
@@ -20,6 +20,18 @@ enum Lanes {
     Run,
     /// A start follows at once.
     Skip,
+}
+
+/// What the container engine is given to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the ledger has anything of a phase; of one that makes nothing itself, of any.
+fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
+    if phase.steps.is_empty() {
+        !begun.is_empty()
+    } else {
+        begun.contains(&phase.name)
+    }
 }
 
 impl Runner<'_> {
@@ -144,8 +156,22 @@ impl Runner<'_> {
     /// Whether this host has anything of the role: the ledger says so, or, where it was lost, what runs.
     pub async fn stands(&self) -> bool {
         let begun = self.begun().await.unwrap_or_default();
-        for phase in &self.plan.phases {
-            if self.has_begun(phase, &begun).await {
+        let phases = || self.plan.phases.iter();
+        if phases().any(|phase| is_written(phase, &begun)) {
+            return true;
+        }
+        for phase in phases() {
+            if self.has_unit(phase).await {
+                return true;
+            }
+        }
+        // What is in an engine that hangs nobody can tell, and it is not asked for each container.
+        let answer = tokio::time::timeout(PATIENCE, self.host.container_engine()).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            return false;
+        }
+        for phase in phases() {
+            if self.has_container(phase).await {
                 return true;
             }
         }
@@ -156,12 +182,11 @@ impl Runner<'_> {
     ///
     /// The ledger says so. Where it was lost, our label on a container does, or a unit whose file the plan brings.
     async fn has_begun(&self, phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
-        if phase.steps.is_empty() {
-            return !begun.is_empty();
-        }
-        if begun.contains(&phase.name) {
-            return true;
-        }
+        is_written(phase, begun) || self.has_unit(phase).await || self.has_container(phase).await
+    }
+
+    /// Whether there is a unit whose file the phase brings.
+    async fn has_unit(&self, phase: &PlannedPhase) -> bool {
         let brought = |unit: &str| {
             phase.steps.iter().any(|step| {
                 matches!(&step.spec, Spec::File(file) if file.unit
@@ -169,15 +194,22 @@ impl Runner<'_> {
             })
         };
         for step in &phase.steps {
-            let ours = match &step.spec {
-                Spec::Container(container) => container.stands(self.host).await,
-                Spec::Service(service) => {
-                    brought(&service.unit)
-                        && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.loaded)
-                }
-                _ => false,
-            };
-            if ours {
+            if let Spec::Service(service) = &step.spec
+                && brought(&service.unit)
+                && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.loaded)
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether there is a container of the phase that has our label.
+    async fn has_container(&self, phase: &PlannedPhase) -> bool {
+        for step in &phase.steps {
+            if let Spec::Container(container) = &step.spec
+                && container.stands(self.host).await
+            {
                 return true;
             }
         }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use futures::future::join_all;
 use futures::join;
@@ -16,12 +17,15 @@ use super::interests::Interests;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
 use super::parse;
-use crate::host::{CommandSpec, EntryKind, Host, HostResult};
+use crate::host::{CommandSpec, EntryKind, Host, HostError, HostResult};
 
 /// Bound for the files of /proc and the like; socket tables and module lists are the large ones.
 const SYSTEM_FILE: u64 = 8 << 20;
 /// Bound for files whose content goes into the facts.
 const FILE_OF_INTEREST: u64 = 64 << 10;
+/// What the container engine is given for an answer: one that hangs keeps nobody from learning all else, and no plan is made
+/// from what it says.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes the facts with the default interests.
 ///
@@ -93,10 +97,14 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
         async { facts.kernel_features = ask.features().await },
         async { facts.sysctls = ask.values(&interests.sysctls, |key| host.sysctl(key)).await },
         async {
-            facts.docker = ask.answer("docker", host.container_engine()).await;
+            let version = patiently("ask docker for its version", host.container_engine());
+            facts.docker = ask.answer("docker", version).await;
             // Without an engine there is nothing to ask about images.
             if facts.docker.is_some() {
-                let present = |name| async move { Ok(host.image(name).await?.is_some()) };
+                let present = |name| async move {
+                    let image = patiently("ask docker for an image", host.image(name));
+                    Ok(image.await?.is_some())
+                };
                 facts.images = ask.names(&interests.images, present).await;
             }
         },
@@ -410,6 +418,20 @@ impl Asking<'_> {
     }
 }
 
+/// An answer of the container engine, whose silence is one: nothing is known of it.
+async fn patiently<T>(
+    action: &str,
+    question: impl Future<Output = HostResult<T>>,
+) -> HostResult<T> {
+    let silent = |_| HostError::Deadline {
+        action: action.to_owned(),
+        after: PATIENCE,
+    };
+    tokio::time::timeout(PATIENCE, question)
+        .await
+        .map_err(silent)?
+}
+
 /// The first address of a link that others can reach.
 fn global_address(link: &LinkFacts) -> Option<IpAddr> {
     let global = |ip: &IpAddr| match ip {
@@ -425,4 +447,24 @@ fn global_address(link: &LinkFacts) -> Option<IpAddr> {
     // IPv4 first, otherwise in the kernel's order: the primary address comes before later ones.
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses.first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{FakeHost, FaultPlan};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_is_unknown_and_all_else_is_told() {
+        let hangs = FaultPlan::none().stall("container_engine", "*");
+        let host = FakeHost::new().with_docker().with_faults(hangs);
+        // As long as whoever plans with them waits.
+        let gathering = tokio::time::timeout(Duration::from_secs(30), gather(&host));
+        let facts = gathering.await.expect("it comes to its end").unwrap();
+        assert_eq!(facts.docker, None);
+        let why = &facts.unknown["docker"];
+        assert!(why.contains("no answer within 5s"), "{why}");
+        let links = facts.links.expect("they are told");
+        assert!(links.iter().any(|link| link.name == "eth0"), "{links:?}");
+    }
 }

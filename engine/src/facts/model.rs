@@ -43,7 +43,7 @@ pub struct Facts {
     /// Swap areas that are on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swaps: Option<Vec<Swap>>,
-    /// The host's own address: the first global one of the default route's link.
+    /// The host's own address: the first global one of the default route's link, or, where it still has it, the one it stands with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     /// The way out.
@@ -155,6 +155,13 @@ impl Facts {
     #[must_use]
     pub fn link(&self, name: &str) -> Option<&LinkFacts> {
         self.links.iter().flatten().find(|link| link.name == name)
+    }
+
+    /// Whether one of the links has this address.
+    #[must_use]
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        let mut all = self.links.iter().flatten().flat_map(|link| &link.addresses);
+        all.any(|net| net.addr() == address)
     }
 }
 

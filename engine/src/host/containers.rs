@@ -94,7 +94,8 @@ pub struct ImageState {
     pub id: String,
 }
 
-/// The container engine. Every call carries the implementation's own deadline (30 s; loading an image 5 min).
+/// The container engine. Every call carries the implementation's own deadline (30 s; whether it answers at all 10 s;
+/// loading an image 5 min).
 #[async_trait::async_trait]
 pub trait Containers {
     /// Whether the engine answers, and its version. Cancel safe.

@@ -62,6 +62,8 @@ pub struct Space {
     pub free: u64,
     /// In all.
     pub total: u64,
+    /// Which file system it is, as stat(2) numbers it.
+    pub device: u64,
 }
 
 /// File operations. A missing path is `None` when asked about and fine when removed.

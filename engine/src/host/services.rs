@@ -31,7 +31,7 @@ impl UnitState {
     }
 }
 
-/// The service manager. Verbs wait for the job to end, at most 90 s, and carry the unit's result and the tail of
+/// The service manager. Verbs wait for the job to end, at most 105 s, and carry the unit's result and the tail of
 /// its journal in the error.
 #[async_trait::async_trait]
 pub trait Services {

@@ -39,7 +39,7 @@ pub struct Plan {
     pub role: String,
     /// The host's name.
     pub host: String,
-    /// `master` or `worker`.
+    /// `master`, `worker`, or `none` of a host that has no role.
     pub node: String,
     /// Files and directories of the role's payload that must be on the host.
     pub payload: Vec<PathBuf>,
@@ -313,11 +313,11 @@ pub enum Probe {
         #[serde(with = "duration_text")]
         limit: Duration,
     },
-    /// The file system of a directory has room for another file as large as this one.
-    RoomFor {
-        /// The directory.
+    /// There is room for a backup of etcd, and for its copy where it is proven.
+    RoomForBackup {
+        /// Where backups are kept.
         directory: PathBuf,
-        /// The file.
+        /// etcd's store.
         file: PathBuf,
     },
     /// No step of the phase would change anything.
@@ -344,7 +344,7 @@ impl Probe {
             | Self::AddressHeld(_)
             | Self::CertificatesValid { .. }
             | Self::BackupYoungerThan { .. }
-            | Self::RoomFor { .. }
+            | Self::RoomForBackup { .. }
             | Self::AsPlanned => false,
         }
     }

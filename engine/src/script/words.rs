@@ -242,7 +242,7 @@ pub static WORDS: &[Word] = &[
                 "How long it is valid, for example `365d`. Default a year.",
             ),
         ],
-        "A key and certificate in `/etc/pf9/kube.d/certs/<path>`, issued again when it differs, does not verify, or is past two thirds of its life.",
+        "A key and certificate in `/etc/pf9/kube.d/certs/<path>`, issued again when it differs, does not verify, or is past three fifths of its life.",
         r#"certificate("example").authority("cluster").common_name("example").usage("client");"#,
         "Removed, or written back as it was.",
     ),
@@ -601,9 +601,9 @@ pub static WORDS: &[Word] = &[
                 "The newest proven backup of etcd in a directory is younger than this; without any, its timer is.",
             ),
             modifier(
-                "room_for",
-                &[p("directory", Arg::Path), p("file", Arg::Path)],
-                "The file system of a directory has room for another file as large as this one.",
+                "room_for_backup",
+                &[p("directory", Arg::Path), p("store", Arg::Path)],
+                "There is room in a directory for a backup of etcd's store, and for its copy where it is proven.",
             ),
             modifier(
                 "as_planned",

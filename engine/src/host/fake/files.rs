@@ -15,6 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const DEFAULT_SPACE: Space = Space {
     free: 80 << 30,
     total: 100 << 30,
+    device: 0,
 };
 
 #[async_trait::async_trait]

@@ -224,12 +224,13 @@ impl World {
 
     fn describe_storage(&mut self, facts: &Facts) {
         let mut mounts = String::new();
-        for disk in &facts.disks {
+        for (device, disk) in (1..).zip(&facts.disks) {
             self.space.insert(
                 disk.path.clone().into(),
                 Space {
                     free: disk.free,
                     total: disk.total,
+                    device,
                 },
             );
             let mode = disk.mode.as_deref();

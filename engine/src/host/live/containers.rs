@@ -21,7 +21,7 @@ use tokio::io::AsyncReadExt;
 
 use super::backoff::Backoff;
 use super::blocking::{blocking, file_error, within};
-use super::engine::{USUAL, status};
+use super::engine::{PRESENCE, USUAL, status};
 use super::tail::Tail;
 use super::{LiveHost, container_config, foreign_container, image_archive, loading};
 use crate::host::{
@@ -39,9 +39,11 @@ impl Containers for LiveHost {
     async fn container_engine(&self) -> HostResult<String> {
         let answer = self
             .engine
-            .call("ask docker for its version", USUAL, |docker| async move {
-                docker.version().await
-            })
+            .call(
+                "ask docker for its version",
+                PRESENCE,
+                |docker| async move { docker.version().await },
+            )
             .await?;
         Ok(answer.version.unwrap_or_default())
     }

@@ -1,10 +1,10 @@
 //! The connection to the container engine.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use tokio::sync::Mutex;
 
 use super::blocking::within;
 use crate::host::{HostError, HostResult};
@@ -14,14 +14,31 @@ const SOCKET: &str = "/var/run/docker.sock";
 
 /// Deadline of a call that only asks or does something small.
 pub(super) const USUAL: Duration = Duration::from_secs(30);
+/// Deadline of the question whether it answers at all: that waits for no container, and where it hangs whoever asks has to go on.
+pub(super) const PRESENCE: Duration = Duration::from_secs(10);
 
 /// The engine, once it answered. Forgotten when it stops answering: whoever answers next may be another version.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Engine {
+    socket: String,
+    /// Never held while anybody waits: a call must not wait for the deadline of another one.
     client: Mutex<Option<Docker>>,
 }
 
+impl Default for Engine {
+    fn default() -> Self {
+        Self::at(SOCKET)
+    }
+}
+
 impl Engine {
+    fn at(socket: &str) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            client: Mutex::default(),
+        }
+    }
+
     /// Makes one call. `action` completes "failed to …".
     pub(super) async fn call<T, F: Future<Output = Result<T, Error>>>(
         &self,
@@ -75,7 +92,7 @@ impl Engine {
             Err(_) => true,
         };
         if lost {
-            *self.client.lock().await = None;
+            *self.kept() = None;
         }
         Ok(answer?.map_err(|error| match status(&error) {
             Some(_) => (action, error),
@@ -84,23 +101,28 @@ impl Engine {
     }
 
     async fn client(&self) -> HostResult<Docker> {
-        let mut kept = self.client.lock().await;
-        if let Some(client) = &*kept {
-            return Ok(client.clone());
+        let kept = self.kept().clone();
+        if let Some(client) = kept {
+            return Ok(client);
         }
+        let socket = &self.socket;
         let connect = async {
-            Docker::connect_with_unix(SOCKET, USUAL.as_secs(), API_DEFAULT_VERSION)?
+            Docker::connect_with_unix(socket, USUAL.as_secs(), API_DEFAULT_VERSION)?
                 .negotiate_version()
                 .await
         };
         let client = connect.await.map_err(|error| {
             HostError::service(
-                format!("reach the container engine at {SOCKET} (does docker.service run?)"),
+                format!("reach the container engine at {socket} (does docker.service run?)"),
                 error,
             )
         })?;
-        *kept = Some(client.clone());
+        *self.kept() = Some(client.clone());
         Ok(client)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Docker>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,5 +133,32 @@ pub(super) const fn status(error: &Error) -> Option<u16> {
         // A failure while it works arrives in the body of a success.
         Error::DockerStreamError { .. } => Some(200),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_waits_for_the_deadline_of_another_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("docker.sock");
+        // Whoever listens there takes connections and says nothing.
+        let _hung = UnixListener::bind(&socket).expect("a socket");
+        let engine = Engine::at(&socket.display().to_string());
+        let asked = async |after: Duration| {
+            let began = Instant::now();
+            let answer = engine.call("ask", after, |docker| async move { docker.version().await });
+            answer.await.expect_err("nobody answers");
+            began.elapsed()
+        };
+        let (long, short) = tokio::join!(asked(USUAL), asked(PRESENCE));
+        assert!(long < USUAL + Duration::from_secs(1), "{long:?}");
+        assert!(short < PRESENCE + Duration::from_secs(1), "{short:?}");
     }
 }

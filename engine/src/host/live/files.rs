@@ -230,6 +230,7 @@ fn space(path: &Path) -> io::Result<Space> {
     Ok(Space {
         free: free * block,
         total: said.blocks() * block,
+        device: standing.metadata()?.dev(),
     })
 }
 

@@ -10,8 +10,8 @@ use super::blocking::within;
 use super::bus::is_unknown_unit;
 use crate::host::{HostError, HostResult, Services};
 
-/// How long a job may take.
-const JOB: Duration = Duration::from_secs(90);
+/// How long a job may take: a little longer than systemd gives a unit that does not end (90 s) before it kills it.
+const JOB: Duration = Duration::from_secs(105);
 
 /// Lines of the journal in an error.
 const LINES: usize = 5;

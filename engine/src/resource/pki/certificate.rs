@@ -19,7 +19,7 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 /// A certificate, its key, and the certificate of the authority that its peers trust.
 ///
 /// Whatever is wrong with it, it is issued again with a new key; wrong modes and a wrong `ca.crt` alone are put
-/// right without that. One that is good and past two thirds of its life is due: its change is a
+/// right without that. One that is good and past three fifths of its life is due: its change is a
 /// [`Action::Renew`], which nobody has to make at once. The key is written first: a crash before the certificate leaves a pair that does not
 /// match, which the next observation sees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

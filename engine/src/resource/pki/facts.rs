@@ -47,17 +47,17 @@ impl CertificateFacts {
         self.not_before <= now && now < self.not_after
     }
 
-    /// When it is due for renewal: at two thirds of its life.
+    /// When it is due for renewal: at three fifths of its life, so that all of a component's are renewed before two thirds of it.
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
         let life = self
             .not_after
             .duration_since(self.not_before)
             .unwrap_or_default();
-        self.not_before + life / 3 * 2
+        self.not_before + life / 5 * 3
     }
 
-    /// What to tell people when less than a sixth of its life is left: it has been due for half of the time that is
+    /// What to tell people when less than a sixth of its life is left: it has been due for most of the time that is
     /// there for it, and nobody has renewed it.
     #[must_use]
     pub fn near_its_end(&self, now: SystemTime) -> Option<String> {
@@ -68,7 +68,12 @@ impl CertificateFacts {
         };
         (left < life / 6).then(|| {
             let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-            format!("{path} ends in {left} and is not renewed")
+            let next = if self.usage.contains("authority") {
+                "`nodelet certs rotate` replaces it, with overlap"
+            } else {
+                "`nodelet certs renew` says why"
+            };
+            format!("{path} ends in {left} and is not renewed; {next}")
         })
     }
 }

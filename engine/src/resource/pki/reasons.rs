@@ -200,7 +200,7 @@ fn validity(
     }
 }
 
-/// Notes that its authority has a successor that signs, and that the certificate is past two thirds of its life, if it is and a
+/// Notes that its authority has a successor that signs, and that the certificate is past three fifths of its life, if it is and a
 /// new one would end later. Near the end of
 /// its authority a new one would not: issuing it would restart its users for nothing, again and again.
 pub(super) fn due(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
@@ -223,7 +223,7 @@ pub(super) fn due(spec: &CertificateSpec, reading: &Reading, reasons: &mut Diffe
     if is.renew_at() <= now && now < is.not_after && gains {
         reasons.note(
             "valid until",
-            format!("past two thirds of its life, ends {}", show(is.not_after)),
+            format!("past three fifths of its life, ends {}", show(is.not_after)),
             from_now(spec),
         );
     }

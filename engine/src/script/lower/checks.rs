@@ -189,12 +189,12 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 limit: crate::script::recorder::parse_duration(limit)?,
             }
         }
-        "room_for" => {
+        "room_for_backup" => {
             let values = options.values(name);
             let [Value::Text(directory), Value::Text(file)] = values.as_slice() else {
                 return None;
             };
-            Probe::RoomFor {
+            Probe::RoomForBackup {
                 directory: directory.into(),
                 file: file.into(),
             }

@@ -11,14 +11,16 @@ fn end(host: &FakeHost, path: &str) -> std::time::SystemTime {
 }
 
 #[tokio::test]
-async fn it_is_renewed_past_two_thirds_of_its_life() {
+async fn it_is_renewed_past_three_fifths_of_its_life() {
     let host = with_certificate().await;
-    advance(&host, DAY * 60 - Duration::from_secs(600));
+    advance(&host, DAY * 54 - Duration::from_secs(600));
     assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
     advance(&host, Duration::from_secs(600));
     assert_eq!(
         reasons(&host, &apiserver()).await,
-        ["valid until: past two thirds of its life, ends 2026-04-01T00:00:00Z → 90 days from now"]
+        [
+            "valid until: past three fifths of its life, ends 2026-04-01T00:00:00Z → 90 days from now"
+        ]
     );
     apply(&host, &apiserver()).await;
     assert_eq!(apply(&host, &apiserver()).await, None);
@@ -134,12 +136,13 @@ async fn a_life_of_minutes_is_one_of_minutes() {
     let leaf = Certificate::parse(CRT, text(&host, CRT).as_bytes()).expect("it parses");
     let life = leaf.facts.not_after.duration_since(leaf.facts.not_before);
     assert_eq!(life.expect("it has one"), minute * 33);
-    advance(&host, minute * 19 - Duration::from_secs(10));
+    let due = minute * 16 + Duration::from_secs(48);
+    advance(&host, due - Duration::from_secs(10));
     assert_eq!(action(&host, &short).await, None);
     advance(&host, Duration::from_secs(10));
     assert_eq!(action(&host, &short).await, Some(Action::Renew));
     assert_eq!(leaf.facts.near_its_end(host.now()), None);
-    advance(&host, minute * 6);
+    advance(&host, minute * 25 - due);
     let told = leaf.facts.near_its_end(host.now()).expect("it is told");
     assert!(
         told.contains("apiserver/request.crt ends in 4m 59s"),
