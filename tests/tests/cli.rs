@@ -114,6 +114,24 @@ fn wrong_inputs_end_with_1_and_are_named() {
 }
 
 #[test]
+fn a_host_without_a_role_is_told_so() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let config = folder.path().join("settings.yaml");
+    std::fs::write(&config, "MASTER_IP: 172.30.0.11\n").expect("a file in a directory of our own");
+    let (config, host) = (
+        config.display().to_string(),
+        fixtures("hosts/cp-1.yaml").display().to_string(),
+    );
+    for verb in ["plan", "diff"] {
+        let arguments = [verb, "--config", &config, "--facts", &host];
+        let answer = Program::nodelet(&arguments).answer();
+        assert_eq!(answer.code, 0, "{verb}: {}", answer.err);
+        let told = "nothing to do: ROLE is none";
+        assert!(answer.out.contains(told), "{verb}: {}", answer.out);
+    }
+}
+
+#[test]
 fn an_unfit_host_fails_the_dry_run_with_1() {
     let path = |path: &str| fixtures(path).display().to_string();
     let (settings, host) = (path("settings/unfit.yaml"), path("hosts/unfit.yaml"));

@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Clean(CleanArgs),
     /// Show every certificate: its end, when it is due for renewal, who uses it. Reads files and nothing else.
     ///
-    /// Exit codes: 0 all are valid; 2 one is over or cannot be read.
+    /// Exit codes: 0 all are valid; 2 one is over or cannot be read, or there are more than are read.
     Certs(CertsArgs),
     /// List the role's phases for this host, in order.
     Phases(RoleArgs),
@@ -100,13 +100,14 @@ impl Command {
 pub(crate) enum EtcdCommand {
     /// Take a snapshot, prove it by a restore into a throw-away directory, and keep it.
     ///
-    /// Whoever wants to change the host goes first: the backup ends, leaves nothing, and is made up for later (exit code 2).
+    /// Whoever wants to change the host goes first: the backup ends and leaves nothing (exit code 2). One that nodeletd has begun is
+    /// made up for when the host is at rest.
     Backup(EtcdBackupArgs),
     /// List the backups. Reads their manifests and nothing else.
     List(EtcdListArgs),
     /// Hold backups against their hash, their manifest, this cluster, and a restored copy of them. Changes none.
     ///
-    /// Exit codes: 0 all are good; 2 at least one is not.
+    /// Exit codes: 0 all are good; 1 it could not be told of all, or the command was asked to end; 2 at least one is not good.
     Verify(EtcdVerifyArgs),
     /// Show how backups stand: the newest proven one, room, alarms of etcd.
     Status(EtcdListArgs),
@@ -201,13 +202,17 @@ pub(crate) struct RepairArgs {
     /// Restart these and what needs them, whatever a check says.
     pub(crate) phases: Vec<String>,
 
+    /// Restart these too, and what needs them, unless a check says that they are well by now.
+    #[arg(long, value_name = "PHASE", hide = true)]
+    pub(crate) if_failing: Vec<String>,
+
     /// Take everything off but what is kept, and start from the first phase: if a check still fails then, and an apply could begin
     /// afterwards.
-    #[arg(long, conflicts_with_all = ["phases", "left_over"])]
+    #[arg(long, conflicts_with_all = ["phases", "if_failing", "left_over"])]
     pub(crate) afresh: bool,
 
     /// Only take back what stands without being in the plan; restart nothing.
-    #[arg(long, conflicts_with = "phases")]
+    #[arg(long, conflicts_with_all = ["phases", "if_failing"])]
     pub(crate) left_over: bool,
 }
 
@@ -223,7 +228,7 @@ pub(crate) struct CertsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsCommand {
-    /// Renew the certificates of the first component that has one past two thirds of its life, and see them used.
+    /// Renew the certificates of the first component that has one past three fifths of its life, and see them used.
     Renew(RenewArgs),
     /// Replace an authority, a step at a time: begin, switch, finish (docs/certificates.md).
     ///

@@ -1,14 +1,19 @@
-//! What a host may not change while it stands: of which cluster it is, as what, and in which networks.
+//! What a host may not change while it stands: of which cluster it is, as what, by which name and address, and in which networks.
 //!
 //! Written down after the first run that was not refused, and removed with the role's last data. Every command that
-//! changes the host compares first, so a wrong setting is refused before anything is touched.
+//! changes the host compares first, so a wrong setting is refused before anything is touched. Where it was lost, a status pass
+//! writes it anew.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
 use engine::exec::STATE;
+use engine::facts::Facts;
+use engine::planner;
 use serde::{Deserialize, Serialize};
 
 /// Settings that cannot change in place, with the way out for each.
@@ -52,10 +57,18 @@ const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT", "KUBE_
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
 
-/// The values of the fixed settings, and the name of the host.
+/// The values of the fixed settings, and what the node is known by.
+///
+/// Older releases wrote the host's name and no node's name or address, and read no more than they wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     host: String,
+    /// The node's name: the host's, or its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    /// The node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
     settings: BTreeMap<String, String>,
 }
 
@@ -75,43 +88,118 @@ fn path() -> PathBuf {
     PathBuf::from(STATE).join("identity.json")
 }
 
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<Error>();
+    cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied)
+}
+
 impl Identity {
-    pub(crate) fn of(host: &str, settings: &KubeEnv) -> Self {
+    /// What is said where it cannot be written.
+    pub(crate) const NOT_NOTED: &str = "it is not noted what this host stands with, so changed settings will not be refused; a status pass tries again";
+
+    pub(crate) fn of(settings: &KubeEnv, facts: &Facts) -> Self {
         let text = |name: &str| settings.get(name).map(ToString::to_string);
         let values = FIXED
             .iter()
             .filter_map(|(name, _)| Some(((*name).to_owned(), text(name)?)));
         Self {
-            host: host.to_owned(),
+            host: facts.hostname.clone(),
+            node: planner::node_name(settings, facts),
+            address: facts.address,
             settings: values.collect(),
         }
     }
 
-    /// What the host stands with; `None` on a host without a role. A file that cannot be understood counts as none: what
+    /// What the host stands with; `None` on a host without a role. A file that cannot be read or understood counts as none: what
     /// it was for is a refusal, and a host must never be refused for our own loss.
-    pub(crate) fn recorded() -> Result<Option<Self>> {
-        let Some(content) = daemon::files::read(&path(), LIMIT)? else {
-            return Ok(None);
+    pub(crate) fn recorded() -> Option<Self> {
+        Self::recorded_at(&path())
+    }
+
+    fn recorded_at(path: &Path) -> Option<Self> {
+        let lost = |error: &anyhow::Error| {
+            tracing::warn!(
+                "{} cannot be read and counts as lost: {error:#}; move away what stands there, a status pass writes it anew",
+                path.display()
+            );
         };
-        match serde_json::from_slice(&content) {
-            Ok(identity) => Ok(Some(identity)),
-            Err(error) => {
-                tracing::warn!(%error, "{} is not understood and will be written anew", path().display());
-                Ok(None)
-            }
+        let content = match daemon::files::read(path, LIMIT) {
+            // Who may not read it is told the rest.
+            Err(error) if is_forbidden(&error) => return None,
+            read => read.inspect_err(lost).ok()??,
+        };
+        let identity = serde_json::from_slice(&content).context("understand it");
+        identity.inspect_err(lost).ok()
+    }
+
+    /// The same without the address, where nobody can tell whether that is the one it stands with.
+    pub(crate) fn without_address(&self) -> Self {
+        Self {
+            address: None,
+            ..self.clone()
+        }
+    }
+
+    /// The address that the host stands with, if one of its links still has it. A default route that has come later, or another
+    /// address that has, changes nothing.
+    pub(crate) fn held_address(&self, facts: &Facts) -> Option<IpAddr> {
+        self.address.filter(|address| facts.has_address(*address))
+    }
+
+    /// What a status pass writes down of a host that stands as `seen`: what is lost, and what older releases did not write. Which
+    /// address it stands with is seen where all is `well` with this one.
+    pub(crate) fn renewed(recorded: Option<&Self>, seen: &Self, well: bool) -> Option<Self> {
+        match recorded {
+            Some(recorded) if recorded.address.is_some() || !well => None,
+            None if !well => Some(seen.without_address()),
+            _ => Some(seen.clone()),
         }
     }
 
     /// The first thing in `wanted` that differs from what stands.
     pub(crate) fn changed_by(&self, wanted: &Self) -> Option<Changed> {
-        if self.host != wanted.host {
-            return Some(Changed {
-                name: "the host name".to_owned(),
-                stands: self.host.clone(),
-                wanted: wanted.host.clone(),
-                way_out: "the node is known by it: give the host its name back (`hostnamectl`), or `nodelet clean --purge`".to_owned(),
-            });
-        }
+        self.moved_by(wanted)
+            .or_else(|| self.renamed_by(wanted))
+            .or_else(|| self.set_otherwise_by(wanted))
+    }
+
+    fn moved_by(&self, wanted: &Self) -> Option<Changed> {
+        let (stands, wanted) = (self.address?, wanted.address?);
+        (stands != wanted).then(|| Changed {
+            name: "the address".to_owned(),
+            stands: stands.to_string(),
+            wanted: wanted.to_string(),
+            way_out: "certificates, etcd and other hosts have the old one, which no interface holds any more (`ip address`); `nodelet clean` first, which keeps the cluster's data".to_owned(),
+        })
+    }
+
+    /// Names are the same in capitals.
+    fn renamed_by(&self, wanted: &Self) -> Option<Changed> {
+        let named = wanted.node.as_deref();
+        let (stands, same) = match &self.node {
+            Some(node) => (
+                node,
+                named.is_none_or(|name| node.eq_ignore_ascii_case(name)),
+            ),
+            // Of an older release, which did not say how the node is named.
+            None => {
+                let names = [named, Some(wanted.host.as_str())];
+                let mut names = names.into_iter().flatten();
+                (
+                    &self.host,
+                    names.any(|name| self.host.eq_ignore_ascii_case(name)),
+                )
+            }
+        };
+        (!same).then(|| Changed {
+            name: "the node name".to_owned(),
+            stands: stands.clone(),
+            wanted: named.unwrap_or(&wanted.host).to_owned(),
+            way_out: "the cluster knows the node by the name that `hostnamectl` and USE_HOSTNAME decide; for another one: `nodelet clean --purge`".to_owned(),
+        })
+    }
+
+    fn set_otherwise_by(&self, wanted: &Self) -> Option<Changed> {
         FIXED.iter().find_map(|(name, way_out)| {
             let stands = self.settings.get(*name)?;
             let wanted = wanted.settings.get(*name)?;
@@ -130,11 +218,13 @@ impl Identity {
     /// After a clean that kept the cluster's data: what the host is still bound to.
     ///
     /// # Errors
-    /// The file cannot be read or written.
+    /// The file cannot be written.
     pub(crate) fn loosen() -> Result<()> {
-        let Some(mut identity) = Self::recorded()? else {
+        let Some(mut identity) = Self::recorded() else {
             return Ok(());
         };
+        // Whatever has it in its configuration is gone.
+        identity.address = None;
         identity
             .settings
             .retain(|name, _| !ENDED_BY_CLEAN.contains(&name.as_str()));
@@ -148,7 +238,7 @@ impl Identity {
 
     pub(crate) fn forget() -> Result<()> {
         match std::fs::remove_file(path()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", path().display()))
             }
             _ => Ok(()),
@@ -160,14 +250,40 @@ impl Identity {
 mod tests {
     use super::*;
 
+    const ADDRESS: &str = "172.30.0.11";
+
     fn identity(host: &str, pairs: &[(&str, &str)]) -> Identity {
         Identity {
             host: host.to_owned(),
+            node: Some(host.to_owned()),
+            address: ADDRESS.parse().ok(),
             settings: pairs
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
         }
+    }
+
+    fn refused(stands: &Identity, wanted: &Identity) -> String {
+        let changed = stands.changed_by(wanted);
+        changed
+            .map(|changed| changed.to_string())
+            .unwrap_or_default()
+    }
+
+    /// Of a host with this address, and this name, in these settings.
+    fn seen(host: &str, address: &str, use_hostname: &str) -> Identity {
+        let pairs = [
+            ("ROLE", "master"),
+            ("MASTER_IP", ADDRESS),
+            ("USE_HOSTNAME", use_hostname),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let facts = Facts {
+            address: address.parse().ok(),
+            ..Facts::nothing_about(host)
+        };
+        Identity::of(&KubeEnv::from_pairs(pairs).expect("good settings"), &facts)
     }
 
     #[test]
@@ -181,7 +297,7 @@ mod tests {
             "m",
             &[("ROLE", "master"), ("CONTAINERS_CIDR", "10.30.0.0/16")],
         );
-        let refused = stands.changed_by(&wanted).expect("it changed").to_string();
+        let refused = refused(&stands, &wanted);
         assert!(
             refused.contains("CONTAINERS_CIDR=10.30.0.0/16"),
             "{refused}"
@@ -196,12 +312,103 @@ mod tests {
     }
 
     #[test]
+    fn another_name_or_address_of_the_node_is_refused_with_a_way_out() {
+        let stands = seen("m-1", ADDRESS, "true");
+        assert_eq!(refused(&stands, &seen("M-1", ADDRESS, "true")), "");
+        let by_address = refused(&stands, &seen("m-1", ADDRESS, "false"));
+        for part in [
+            ADDRESS,
+            "stands with the node name=m-1",
+            "USE_HOSTNAME",
+            "clean --purge",
+        ] {
+            assert!(by_address.contains(part), "{by_address}");
+        }
+        let moved = refused(&stands, &seen("m-1", "10.8.0.2", "true"));
+        for part in ["the address=10.8.0.2", ADDRESS, "`nodelet clean` first"] {
+            assert!(moved.contains(part), "{moved}");
+        }
+        // Who does not know the address plans nothing, and says why himself.
+        assert_eq!(refused(&stands, &seen("m-1", "", "true")), "");
+        // A host that is named after its address may call itself whatever it likes.
+        let stands = seen("m-1", ADDRESS, "false");
+        assert_eq!(refused(&stands, &seen("m-2", ADDRESS, "false")), "");
+    }
+
+    #[test]
     fn a_setting_that_an_older_release_did_not_have_is_no_change() {
         let stands = identity("m", &[]);
         assert_eq!(
             stands.changed_by(&identity("m", &[("ROLE", "master")])),
             None
         );
+    }
+
+    #[test]
+    fn what_an_older_release_wrote_is_read_and_completed_on_a_host_that_is_well() {
+        let older = r#"{"host": "M-1", "settings": {"ROLE": "master"}}"#;
+        let older: Identity = serde_json::from_str(older).expect("it is read");
+        for (now, well) in [
+            (seen("m-1", ADDRESS, "true"), true),
+            // Named after its address, which was not written.
+            (seen("m-1", ADDRESS, "false"), true),
+            (seen("m-2", ADDRESS, "true"), false),
+        ] {
+            assert_eq!(older.changed_by(&now).is_none(), well, "{now:?}");
+        }
+        let now = seen("m-1", ADDRESS, "true");
+        assert_eq!(Identity::renewed(Some(&older), &now, false), None);
+        assert_eq!(
+            Identity::renewed(Some(&older), &now, true).as_ref(),
+            Some(&now)
+        );
+        assert_eq!(Identity::renewed(Some(&now), &now, true), None);
+    }
+
+    #[test]
+    fn what_was_lost_is_written_anew_with_the_address_of_a_host_that_is_well() {
+        let now = seen("m-1", ADDRESS, "true");
+        assert_eq!(Identity::renewed(None, &now, true).as_ref(), Some(&now));
+        let unsure = Identity::renewed(None, &now, false).expect("what is fixed is fixed");
+        assert_eq!(unsure.address, None);
+        let otherwise = seen("m-1", "10.8.0.2", "true");
+        assert_eq!(refused(&unsure, &otherwise), "");
+        assert_ne!(refused(&unsure, &seen("m-2", ADDRESS, "true")), "");
+    }
+
+    #[test]
+    fn the_address_that_a_link_still_has_goes_on() {
+        let stands = seen("m-1", ADDRESS, "true");
+        let facts = |addresses: &[&str]| Facts {
+            links: Some(vec![engine::facts::LinkFacts {
+                name: "eth0".to_owned(),
+                up: true,
+                addresses: addresses
+                    .iter()
+                    .map(|net| net.parse().expect("an address"))
+                    .collect(),
+            }]),
+            address: "10.8.0.2".parse().ok(),
+            ..Facts::nothing_about("m-1")
+        };
+        let held = stands.held_address(&facts(&["10.8.0.2/24", "172.30.0.11/24"]));
+        assert_eq!(held, ADDRESS.parse().ok());
+        assert_eq!(stands.held_address(&facts(&["10.8.0.2/24"])), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_counts_as_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("directory")).expect("it is made");
+        std::fs::write(at("large"), " ".repeat(65 * 1024)).expect("it is written");
+        std::fs::write(at("garbage"), "{").expect("it is written");
+        let whole = serde_json::to_vec(&seen("m-1", ADDRESS, "true")).expect("JSON");
+        std::fs::write(at("whole"), whole).expect("it is written");
+        for name in ["directory", "large", "garbage", "nowhere"] {
+            assert_eq!(Identity::recorded_at(&at(name)), None, "{name}");
+        }
+        assert!(Identity::recorded_at(&at("whole")).is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use engine::env::{KubeEnv, Value};
-use engine::facts::{self, Facts};
+use engine::facts::{self, Facts, Interests};
 use engine::host::live::LiveHost;
 use engine::host::{EntryKind, Files};
 use engine::plan::{Plan, SecretRef};
@@ -22,6 +22,11 @@ const OVERRIDE: &str = "/etc/pf9/kube_override.env";
 const LIMIT: u64 = 1024 * 1024;
 /// Most files in a settings directory.
 const FILES: usize = 64;
+/// What a host is given to say what it is.
+const LEARN: Duration = Duration::from_secs(30);
+
+/// What is said where there is no role to carry out.
+pub(crate) const NO_ROLE: &str = "ROLE is none, so this host is to be nothing for now; say what it is to be in the settings (`ROLE: master`)";
 
 /// A plan and what it was made from.
 pub(crate) struct Inputs {
@@ -52,6 +57,13 @@ impl SecretStore for SettingSecrets {
     }
 }
 
+impl Inputs {
+    /// Whether there is nothing to carry out.
+    pub(crate) fn are_of_no_role(&self) -> bool {
+        self.plan.phases.is_empty()
+    }
+}
+
 /// Reads everything and plans. Every problem of a kind is told at once.
 pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let settings = settings(args, host).await?;
@@ -67,18 +79,19 @@ pub(crate) async fn from_settings(
     let role = role(args, host).await?;
     let facts = match &args.facts {
         Some(path) => read_facts(path, host).await?,
-        None => {
-            let interests = facts::Interests::default().and_disks(settings.paths());
-            let gathering = facts::gather_with(host, &interests);
-            tokio::time::timeout(Duration::from_secs(30), gathering)
-                .await
-                .context("learn about this host within 30s")?
-                .context("learn about this host")?
-        }
+        None => learn(host, &Interests::default().and_disks(settings.paths())).await?,
     };
+    let identity = Identity::of(&settings, &facts);
     let plan = match planner::plan(&role, &settings, &facts) {
         Ok(plan) => plan,
         Err(error) => {
+            // What may not change says better why nothing can be planned.
+            if args.facts.is_none()
+                && let Some(stands) = Identity::recorded()
+                && let Some(changed) = stands.changed_by(&identity)
+            {
+                return Err(changed.into());
+            }
             bail!(Refused {
                 what: format!("plan the role: {}", count(error.findings.len(), "mistake")),
                 problems: vec![error.sources.render(&error.findings)],
@@ -87,10 +100,25 @@ pub(crate) async fn from_settings(
     };
     Ok(Inputs {
         plan,
-        identity: Identity::of(&facts.hostname, &settings),
+        identity,
         facts,
         secrets: SettingSecrets(settings),
     })
+}
+
+/// What this host is. It has the address that it stands with for as long as one of its links does: a plan by hand and one by
+/// nodeletd are the same.
+pub(crate) async fn learn(host: &LiveHost, interests: &Interests) -> Result<Facts> {
+    let gathering = facts::gather_with(host, interests);
+    let mut facts = tokio::time::timeout(LEARN, gathering)
+        .await
+        .context("learn about this host within 30s")?
+        .context("learn about this host")?;
+    let stands = Identity::recorded();
+    if let Some(held) = stands.and_then(|stands| stands.held_address(&facts)) {
+        facts.address = Some(held);
+    }
+    Ok(facts)
 }
 
 async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {

@@ -16,6 +16,7 @@ mod lock;
 mod nodeletd;
 mod output;
 mod pass;
+mod priority;
 mod settled;
 mod signals;
 mod trouble;
@@ -70,8 +71,11 @@ pub fn command_line() -> ExitCode {
         _ => &[],
     };
     if let Err(error) = commands::join_cgroup(cgroup) {
-        trouble::say(&format!("nodelet: could not {error:#}"));
-        return Exit::Failed.into();
+        // Whoever sees nothing repairs nothing: a limit that cannot be had is no reason not to look.
+        trouble::say(&format!(
+            "nodelet: could not {error:#}; going on with lowered priority"
+        ));
+        priority::lower();
     }
     let filter = EnvFilter::try_from_env("NODELET_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
-use engine::exec::{PhaseHealth, Recording, Runner, failed_phases, left_over_phases, restart_set};
+use engine::exec::{
+    PhaseHealth, Recording, Runner, Status, failed_phases, left_over_phases, restart_set,
+};
+use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 use engine::plan::{PhaseName, Plan};
@@ -15,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
+use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
 use crate::inputs::{self, Inputs, Refused};
 use crate::settled;
@@ -39,8 +43,11 @@ pub(crate) struct Pass {
     pub(crate) due: Vec<String>,
     /// What the role has on the host, to be listened to.
     pub(crate) interests: PassInterests,
-    /// Whether the ledger has anything of ours on this host that a clean would remove.
+    /// Whether anything of ours is on this host that a clean would remove.
     pub(crate) stands: bool,
+    /// No proven backup of this cluster is where backups are kept, though they are wanted.
+    #[serde(default)]
+    pub(crate) lacks_backup: bool,
 }
 
 /// Names of what a plan has on its host.
@@ -172,9 +179,11 @@ impl Pass {
         if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
             now = current(args, host).await;
         }
+        let bound = bound_to(args, host).await;
+        let bound = bound.as_ref();
         let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
-                let unusable = unusable(&inputs, host).await?;
+                let unusable = unusable(bound, &inputs, host).await?;
                 if unusable.is_empty() {
                     if let Err(error) = settled::keep(&settings) {
                         tracing::warn!("the settings are not kept for bad times: {error:#}");
@@ -182,7 +191,9 @@ impl Pass {
                     (settings, inputs, Vec::new())
                 } else {
                     match last_good(args, host).await {
-                        Ok((good, last)) if self::unusable(&last, host).await?.is_empty() => {
+                        Ok((good, last))
+                            if self::unusable(bound, &last, host).await?.is_empty() =>
+                        {
                             (good, last, unusable)
                         }
                         // Nothing better is known. Whatever would change the host says why it does not.
@@ -203,7 +214,7 @@ impl Pass {
                 (settings, inputs, problems)
             }
         };
-        let refused = Identity::recorded()?
+        let refused = bound
             .and_then(|stands| stands.changed_by(&inputs.identity))
             .map(|changed| changed.to_string());
         let unheard = Recording::default();
@@ -222,11 +233,10 @@ impl Pass {
                 repaired.push(phase);
             }
         }
-        // A ledger that cannot be read has made a condition Unknown; it is no reason to know nothing else either.
-        let live = Ledger::read(host)
-            .await
-            .map(|records| Ledger::live_in(&records))
-            .unwrap_or_default();
+        let stands = stands(host, &runner).await;
+        if stands && refused.is_none() && !inputs.are_of_no_role() {
+            remember(&inputs.identity, &health);
+        }
         Ok(Self {
             desired: Desired::of(&settings),
             settings_problems,
@@ -237,15 +247,65 @@ impl Pass {
             failed: failed.into_iter().collect(),
             due: due.components.into_iter().map(str::to_owned).collect(),
             health,
-            stands: live.iter().any(|live| !live.keep),
+            stands,
+            lacks_backup: lacks_backup(&settings),
         })
+    }
+}
+
+/// A directory that cannot be read is the phase's business, which has a condition for it.
+fn lacks_backup(settings: &KubeEnv) -> bool {
+    let Ok(backups) = Backups::of(settings) else {
+        return false;
+    };
+    let proven = |one: &Stored| {
+        let manifest = one.manifest.as_ref();
+        manifest.is_ok_and(|manifest| manifest.cluster_id == backups.cluster_id)
+    };
+    backups.enabled
+        && etcd::stored(&backups.directory).is_ok_and(|stored| !stored.iter().any(proven))
+}
+
+/// What the host is bound to. Where that was lost on a host that stands, the last good settings say it: those that are judged now may
+/// be others.
+async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Option<Identity> {
+    let recorded = Identity::recorded();
+    if recorded.is_some() {
+        return recorded;
+    }
+    let (_, last) = last_good(args, host).await.ok()?;
+    let unheard = Recording::default();
+    let runner = Runner::new(&last.plan, host, &last.facts, &last.secrets, &unheard);
+    let stands = !last.are_of_no_role() && stands(host, &runner).await;
+    // Which address it stands with they do not say.
+    stands.then(|| last.identity.without_address())
+}
+
+/// Whether anything of ours is on the host, but for what a clean keeps: the ledger says so, or, where it was lost, what runs. A ledger
+/// that cannot be read has made a condition Unknown; it is no reason to know nothing else either.
+async fn stands(host: &dyn Host, runner: &Runner<'_>) -> bool {
+    let records = Ledger::read(host).await.unwrap_or_default();
+    let live = Ledger::live_in(&records);
+    live.iter().any(|live| !live.keep) || runner.stands().await
+}
+
+/// Writes down anew what was lost of what the host stands with. Right after it was seen to stand: somebody may be taking it off.
+fn remember(seen: &Identity, health: &[PhaseHealth]) {
+    let well = health.iter().all(|phase| phase.status() == Status::True);
+    let renewed = Identity::renewed(Identity::recorded().as_ref(), seen, well);
+    if let Some(Err(error)) = renewed.map(|renewed| renewed.write()) {
+        tracing::warn!("{}: {error:#}", Identity::NOT_NOTED);
     }
 }
 
 /// Why a host that stands cannot go on with these settings: each a sentence. They are wrong settings, though well written, and must
 /// not keep the host from being held at what it was before them.
-async fn unusable(inputs: &Inputs, host: &LiveHost) -> Result<Vec<String>> {
-    let Some(stands) = Identity::recorded()? else {
+async fn unusable(
+    bound: Option<&Identity>,
+    inputs: &Inputs,
+    host: &LiveHost,
+) -> Result<Vec<String>> {
+    let Some(stands) = bound else {
         return Ok(Vec::new());
     };
     if let Some(changed) = stands.changed_by(&inputs.identity) {
@@ -266,7 +326,8 @@ async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> 
     Ok((settings, inputs))
 }
 
-async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
+/// What the settings make of the host that were good last.
+pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
     let args = RoleArgs {
         role: args.role.clone(),
         config: settled::path(),
@@ -275,4 +336,53 @@ async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)
         settled: true,
     };
     current(&args, host).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use engine::exec::{Outcome, STATE, simulated_host};
+    use engine::facts::Facts;
+    use engine::host::fake::FaultPlan;
+    use engine::planner;
+    use engine::resource::NoSecrets;
+    use engine::role::RolePackage;
+
+    use super::*;
+
+    fn repository(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../..")
+            .join(path)
+    }
+
+    /// `KUBE_SERVICE_STATE: false` ends what runs also where nobody knows any more how it came there.
+    #[tokio::test(start_paused = true)]
+    async fn a_host_without_its_ledger_stands_by_what_runs() {
+        let facts = std::fs::read_to_string(repository("tests/fixtures/hosts/cp-1.yaml"));
+        let facts = Facts::from_yaml(&facts.expect("a fixture")).expect("facts");
+        let role = repository("roles/pf9-kube").display().to_string();
+        let role = RolePackage::load(&LiveHost::new(), &role).await;
+        let pairs = [("ROLE", "master"), ("MASTER_IP", "172.30.0.11")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let plan = planner::plan(&role.expect("the role"), &settings, &facts).expect("a plan");
+        let host = simulated_host(&facts, &plan)
+            .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned());
+        let unheard = Recording::default();
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        assert!(!stands(&host, &runner).await, "it is bare");
+        // Nor does a look at it wait for an engine that hangs.
+        let hangs = FaultPlan::none().stall("container", "*");
+        host.set_faults(hangs.stall("container_engine", "*"));
+        let looked = tokio::time::timeout(Duration::from_secs(10), stands(&host, &runner));
+        assert_eq!(looked.await, Ok(false));
+        host.set_faults(FaultPlan::none());
+        let outcome = runner.apply().await.expect("it is written down");
+        assert_eq!(outcome, Outcome::Converged);
+        assert!(stands(&host, &runner).await);
+        host.meddle(|world| world.remove(STATE));
+        assert!(stands(&host, &runner).await, "the ledger is lost");
+    }
 }

@@ -1,5 +1,6 @@
 //! Children: in a process group of their own, with a deadline, with bounded output, and gone when we say that they are.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Child {
 pub struct Ended {
     /// Its exit status; `None` if a signal ended it.
     pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
     /// The end of what it wrote to standard error.
     pub errors: String,
 }
@@ -81,6 +84,7 @@ impl Child {
                 .with_context(|| format!("wait for {program}"))?;
             anyhow::Ok(Ended {
                 code: status.code(),
+                signal: status.signal(),
                 errors,
             })
         };
@@ -171,6 +175,13 @@ mod tests {
             .expect("it runs");
         assert_eq!(lines, ["one", "two"]);
         assert_eq!((ended.code, ended.errors.as_str()), (Some(3), "wrong\n"));
+        assert_eq!(ended.signal, None);
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_killed_is_told_from_one_that_failed() {
+        let ended = shell("kill -9 $$").run(|_| {}).await.expect("it runs");
+        assert_eq!((ended.code, ended.signal), (None, Some(9)));
     }
 
     #[tokio::test]

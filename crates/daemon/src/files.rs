@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, bail};
 /// How the names of temporary files begin, and how many letters and digits follow.
 const NEW: &str = ".new-";
 const RANDOM: usize = 6;
-/// Nobody writes for so long.
-const ABANDONED: Duration = Duration::from_secs(600);
+/// Nobody writes for so long, for [`sweep`] of a directory that others may be writing to.
+pub const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes `content` to a temporary file beside `path`, with these permissions, and renames it over `path` once it is on
 /// disk. Whoever opens `path` sees the old content or the new, never a part.
@@ -36,11 +36,12 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Removes what [`replace`] has left in a directory where the power went while it wrote. What may still be written stays.
+/// Removes what [`replace`] has left in a directory where the power went while it wrote. What is younger than `abandoned` stays, for it may
+/// still be written: [`ABANDONED`], or zero where the caller alone writes there.
 ///
 /// # Errors
 /// The directory cannot be listed, or a file in it cannot be removed.
-pub fn sweep(directory: &Path) -> Result<()> {
+pub fn sweep(directory: &Path, abandoned: Duration) -> Result<()> {
     let list = || format!("list {}", directory.display());
     let mut failed = None;
     for entry in std::fs::read_dir(directory).with_context(list)? {
@@ -56,7 +57,7 @@ pub fn sweep(directory: &Path) -> Result<()> {
         // One from the future was written before the clock was set back.
         let written = entry.metadata().and_then(|said| said.modified());
         let age = written.map(|written| written.elapsed());
-        if !matches!(age, Ok(Ok(age)) if age < ABANDONED) {
+        if !matches!(age, Ok(Ok(age)) if age < abandoned) {
             let path = entry.path();
             let removed = std::fs::remove_file(&path);
             // One that cannot go keeps no other.
@@ -130,7 +131,7 @@ mod tests {
             file.set_modified(written).expect("its time is set");
         }
         std::fs::create_dir(at(".new-folder")).expect("it is made");
-        sweep(directory.path()).expect("it is swept");
+        sweep(directory.path(), ABANDONED).expect("it is swept");
         let entries = directory.path().read_dir().expect("a listing");
         let mut left: Vec<_> = entries
             .map(|entry| entry.expect("an entry").file_name())
@@ -144,7 +145,9 @@ mod tests {
             "state.json",
         ];
         assert_eq!(left, stay);
-        assert!(sweep(&at("nowhere")).is_err());
+        sweep(directory.path(), Duration::ZERO).expect("it is swept");
+        assert!(!at(".new-0young").exists(), "nobody else writes there");
+        assert!(sweep(&at("nowhere"), ABANDONED).is_err());
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! The daemon's log: one line per event to standard error, which systemd keeps in its journal.
 
+use std::sync::OnceLock;
+
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
 
 /// How the log is written, as a daemon's configuration says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -46,22 +51,46 @@ pub enum Format {
     Json,
 }
 
+/// How to change the filter of the log that was started, and what that was at its start.
+static STARTED: OnceLock<(Handle<EnvFilter, Registry>, String)> = OnceLock::new();
+
 /// Starts the log. `variable` names the environment variable that overrides the filter. A second call does nothing.
 pub fn start(variable: &str, log: &Log) {
-    let filter =
-        EnvFilter::try_from_env(variable).unwrap_or_else(|_| EnvFilter::new(&log.filter.0));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let told = std::env::var(variable).ok();
+    let told = told.filter(|text| EnvFilter::try_new(text).is_ok());
+    let usual = told.unwrap_or_else(|| log.filter.0.clone());
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&usual));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(false)
         // They would go to the standard error that cannot be written, with a panic.
         .log_internal_errors(false);
-    // The journal has its own times.
-    let _ = match log.format {
-        Format::Text => lines.without_time().try_init(),
-        Format::Json => lines.json().try_init(),
+    let lines = match log.format {
+        // The journal has its own times.
+        Format::Text => lines.without_time().boxed(),
+        Format::Json => lines.json().boxed(),
     };
+    let all = tracing_subscriber::registry().with(filter).with(lines);
+    if all.try_init().is_ok() {
+        let _ = STARTED.set((handle, usual));
+    }
+}
+
+/// From now on writes whatever the crates named `ours` have to say for debugging too, or no more than at the start. Does nothing where no
+/// log was started.
+pub fn debug(ours: &[&str], on: bool) {
+    if let Some((handle, usual)) = STARTED.get() {
+        // It fails only where the log has gone.
+        let _ = handle.reload(EnvFilter::new(with_debug(usual, ours, on)));
+    }
+}
+
+/// The filter with directives for these crates, which win over what it says of them itself.
+fn with_debug(usual: &str, ours: &[&str], on: bool) -> String {
+    let more = ours.iter().filter(|_| on);
+    let all = std::iter::once(usual.to_owned()).chain(more.map(|name| format!("{name}=debug")));
+    all.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -77,5 +106,32 @@ mod tests {
         let wrong = read("filter: nodelet=loud\n").expect_err("no such level");
         assert!(wrong.contains("is no filter of the log"), "{wrong}");
         assert!(read("format: xml\n").is_err());
+    }
+
+    #[test]
+    fn debugging_is_for_what_is_ours_and_ends_again() {
+        let ours = ["nodelet", "daemon"];
+        assert_eq!(with_debug("warn,zbus=off", &ours, false), "warn,zbus=off");
+        let more = with_debug("info,nodelet=warn", &ours, true);
+        assert_eq!(more, "info,nodelet=warn,nodelet=debug,daemon=debug");
+        let filter = EnvFilter::new(more).to_string();
+        assert!(filter.contains("nodelet=debug"), "{filter}");
+        assert!(!filter.contains("nodelet=warn"), "{filter}");
+    }
+
+    /// One log for the whole process: this is the only test that starts it.
+    #[test]
+    fn the_filter_of_a_running_log_can_be_changed() {
+        let log = Log {
+            filter: Filter("error".to_owned()),
+            format: Format::Json,
+        };
+        start("NO_SUCH_VARIABLE_OF_A_LOG", &log);
+        let heard = || tracing::enabled!(target: "daemon::log", tracing::Level::DEBUG);
+        assert!(!heard());
+        debug(&["daemon"], true);
+        assert!(heard());
+        debug(&["daemon"], false);
+        assert!(!heard());
     }
 }

@@ -24,17 +24,22 @@ pub(crate) async fn certs(args: &CertsArgs) -> Result<Exit> {
 
 async fn list(json: bool) -> Result<Exit> {
     let listing = listing(&LiveHost::new()).await?;
+    let now = SystemTime::now();
+    let invalid = |one: &Listed| one.seconds_left == 0 || one.certificate.not_before > now;
+    let over = listing.certificates.iter().any(invalid);
     if json {
         say(&format!("{:#}\n", serde_json::to_value(&listing)?));
     } else {
-        say(&table(&listing, SystemTime::now()));
+        say(&table(&listing, now));
     }
-    let over = listing.certificates.iter().any(|one| one.seconds_left == 0);
-    Ok(if over || !listing.unreadable.is_empty() {
-        Exit::Pending
-    } else {
-        Exit::Ok
-    })
+    // What was not read may be over as well.
+    Ok(
+        if over || listing.cut_short || !listing.unreadable.is_empty() {
+            Exit::Pending
+        } else {
+            Exit::Ok
+        },
+    )
 }
 
 async fn renew(args: &RenewArgs) -> Result<Exit> {
@@ -68,7 +73,7 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
         }
         if !args.role.json {
             say(
-                "nothing to renew: no certificate is past two thirds of its life; what is missing or wrong is for `nodelet repair`\n",
+                "nothing to renew: no certificate is past three fifths of its life; what is missing or wrong is for `nodelet repair`\n",
             );
         }
         return Ok(Exit::Ok);
@@ -116,6 +121,10 @@ fn line(text: &mut String, one: &Listed, now: SystemTime) {
     };
     let (sign, left) = match one.seconds_left {
         0 => ('✗', "over".to_owned()),
+        _ if one.certificate.not_before > now => {
+            let begins = day(one.certificate.not_before);
+            ('✗', format!("not valid before {begins}"))
+        }
         seconds => ('✓', format!("{} left", rough(seconds))),
     };
     let facts = &one.certificate;

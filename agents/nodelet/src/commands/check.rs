@@ -5,6 +5,8 @@ use engine::exec::{PhaseHealth, Recording, Runner};
 use engine::host::live::LiveHost;
 use engine::report;
 
+use super::plan::nothing;
+use super::run::unchanged;
 use super::say;
 use crate::cli::RunArgs;
 use crate::exit::Exit;
@@ -13,6 +15,13 @@ use crate::inputs;
 pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let inputs = inputs::read(&args.role, &host).await?;
+    // Of settings that the host does not stand with a check says nothing.
+    if args.role.facts.is_none() {
+        unchanged(&inputs)?;
+    }
+    if inputs.are_of_no_role() && !args.role.json {
+        return Ok(nothing(&args.role));
+    }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
     let unheard = Recording::default();

@@ -1,6 +1,6 @@
 //! `nodelet clean`: the host as it was before the role came.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use engine::exec::{self, EventSink, Outcome, Recording, Runner, STATE};
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
@@ -11,6 +11,8 @@ use crate::cli::{CleanArgs, RoleArgs};
 use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
 use crate::lock::Lock;
+use crate::nodeletd::client;
+use crate::pass::last_good;
 use crate::{inputs, output, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
@@ -22,12 +24,32 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("clean this host: only root can; try again with sudo");
     }
+    unheld().await?;
     let _lock = Lock::take("clean")?;
     let host = LiveHost::new();
     let cancel = signals::cancel_on_signal()?;
     let sink = output::sink(args.role.json);
     let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, args.purge).await?;
     Ok(exit(outcome))
+}
+
+/// Refuses where nodeletd would bring the role up again at once, perhaps before anybody has moved the data away.
+async fn unheld() -> Result<()> {
+    const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
+    let view = match client::status().await {
+        Err(error) if error.is::<client::NotThere>() => return Ok(()),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("see whether nodeletd holds this host; {NEXT}"));
+        }
+        Ok(view) => view,
+    };
+    if view.desired == "true" && view.paused_until.is_none() {
+        bail!(
+            "clean this host: nodeletd holds it at its role and would bring it up again at once; {NEXT}, or `nodelet pause` for as long as it is to stay clean"
+        );
+    }
+    Ok(())
 }
 
 /// Stops what runs, takes the role off, and frees the host of what it was bound to.
@@ -72,6 +94,11 @@ async fn stands(args: &RoleArgs, host: &LiveHost) -> bool {
 /// so a role or settings that are gone keep nobody from cleaning.
 async fn stop(args: &RoleArgs, host: &LiveHost, sink: &dyn EventSink, cancel: &CancellationToken) {
     let inputs = match inputs::read(args, host).await {
+        // Somebody has said already that this host is to be nothing: what it still is, the last good settings say.
+        Ok(inputs) if inputs.are_of_no_role() => match last_good(args, host).await {
+            Ok((_, last)) => last,
+            Err(_) => inputs,
+        },
         Ok(inputs) => inputs,
         Err(error) => {
             tracing::warn!(

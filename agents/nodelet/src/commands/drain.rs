@@ -1,8 +1,10 @@
 //! `nodelet drain`: hands the node's pods over, and leaves its own parts running.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use chrono::Utc;
 use engine::exec::{Event, EventSink, Runner, Selection};
 use engine::host::live::LiveHost;
 use engine::plan::PlannedPhase;
@@ -33,11 +35,6 @@ impl EventSink for Heard<'_> {
 
 pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    // Before anything else: nodeletd would let pods come back at once.
-    let paused = match pause_for(args.lasting, "drained").await {
-        Err(error) if error.is::<client::NotThere>() => None,
-        paused => Some(paused.context("drain this node: nodeletd is not to let pods come back")?),
-    };
     let everything = Selection::default();
     let (inputs, _lock) = prepare("drain", &args.role, &everything, &host).await?;
     let phases = inputs.plan.phases.iter();
@@ -51,6 +48,8 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
             inputs.plan.role
         );
     }
+    // Nodeletd would let pods come back at once. It can begin nothing meanwhile: the lock is ours.
+    let paused = Pause::for_drain(args.lasting).await?;
     let sink = output::sink(args.role.json);
     let heard = Heard {
         sink: sink.as_ref(),
@@ -62,19 +61,66 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
         ..Selection::default()
     };
     runner.cancel = signals::cancel_on_signal()?;
-    let outcome = runner.stop().await?;
+    let outcome = match runner.stop().await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            paused.undo().await;
+            return Err(error.into());
+        }
+    };
     if !args.role.json {
         say(match paused {
-            Some(()) => {
+            Pause::Nobody => "nodeletd does not run here; pods come back with `nodelet apply`\n",
+            Pause::Ours | Pause::Longer => {
                 "pods come back with `nodelet resume`, or by themselves when the time is over\n"
             }
-            None => "nodeletd does not run here; pods come back with `nodelet apply`\n",
         });
     }
     if heard.failed.load(Ordering::Relaxed) {
         return Ok(Exit::Pending);
     }
     Ok(exit(outcome))
+}
+
+/// How nodeletd was kept from letting pods come back.
+enum Pause {
+    /// It does not run here.
+    Nobody,
+    /// By a pause for this drain.
+    Ours,
+    /// It was paused for longer already.
+    Longer,
+}
+
+impl Pause {
+    async fn for_drain(lasting: Duration) -> Result<Self> {
+        let view = match client::status().await {
+            Err(error) if error.is::<client::NotThere>() => return Ok(Self::Nobody),
+            view => view.context("drain this node: nodeletd is not to let pods come back")?,
+        };
+        let over = Utc::now() + lasting;
+        if view
+            .paused_until
+            .is_some_and(|until| until >= over.timestamp())
+        {
+            return Ok(Self::Longer);
+        }
+        pause_for(lasting, "drained")
+            .await
+            .context("drain this node: nodeletd is not to let pods come back")?;
+        Ok(Self::Ours)
+    }
+
+    /// Where nothing came of the drain, nobody is to be kept from repairs by it.
+    async fn undo(self) {
+        if matches!(self, Self::Ours)
+            && let Err(error) = client::post("/v1/resume").await
+        {
+            tracing::warn!(
+                "nodeletd stays paused; `nodelet resume` ends that: could not {error:#}"
+            );
+        }
+    }
 }
 
 fn hands_over(phase: &PlannedPhase) -> bool {

@@ -1,21 +1,17 @@
 //! `nodelet facts`.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-use engine::facts;
+use anyhow::Result;
+use engine::facts::Interests;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 
 use super::say;
 use crate::exit::Exit;
+use crate::inputs;
 
 pub(crate) async fn facts() -> Result<Exit> {
     let host = LiveHost::new();
-    let mut facts = tokio::time::timeout(Duration::from_secs(30), facts::gather(&host))
-        .await
-        .context("learn about this host within 30s")?
-        .context("learn about this host")?;
+    let mut facts = inputs::learn(&host, &Interests::default()).await?;
     match Ledger::read(&host).await {
         Ok(records) => facts.stands = Ledger::standing_role_in(&records),
         // Who may not read it is told the rest.

@@ -18,7 +18,7 @@ use super::run::unchanged;
 use super::say;
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, RunArgs};
 use crate::exit::Exit;
-use crate::inputs::{self, Inputs};
+use crate::inputs::{self, Inputs, NO_ROLE};
 use crate::output::Out;
 
 pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
@@ -26,6 +26,9 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
     let inputs = read(&args.role, &args.phases, &host).await?;
     if args.role.json && !args.dry_run {
         return Ok(json(&inputs, &args.phases));
+    }
+    if inputs.are_of_no_role() {
+        return Ok(nothing(&args.role));
     }
     if args.full {
         return Ok(full(&inputs, &args.phases));
@@ -48,6 +51,9 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let RunArgs { role, phases } = &args.run;
     let inputs = read(role, phases, &host).await?;
+    if inputs.are_of_no_role() {
+        return Ok(nothing(role));
+    }
     let events = if args.repair {
         predict_repair(&inputs, &host).await?
     } else {
@@ -70,6 +76,14 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     })
 }
 
+/// Says that there is no role to carry out; what it would do is no event.
+pub(super) fn nothing(role: &RoleArgs) -> Exit {
+    if !role.json {
+        say(&format!("nothing to do: {NO_ROLE}\n"));
+    }
+    Exit::Ok
+}
+
 /// Warns of a file that was taken from a host at its role.
 fn warn_of_facts(role: &RoleArgs, inputs: &Inputs) {
     if let (Some(path), Some(stands)) = (&role.facts, &inputs.facts.stands) {
@@ -84,10 +98,12 @@ fn warn_of_facts(role: &RoleArgs, inputs: &Inputs) {
 async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<Inputs> {
     let inputs = inputs::read(role, host).await?;
     warn_of_facts(role, &inputs);
-    phases.selection().validate(&inputs.plan)?;
     // As an apply would. Who may not read what stands is told the rest.
-    if role.facts.is_none() && nix::unistd::Uid::effective().is_root() {
+    if role.facts.is_none() {
         unchanged(&inputs)?;
+    }
+    if !inputs.are_of_no_role() {
+        phases.selection().validate(&inputs.plan)?;
     }
     Ok(inputs)
 }

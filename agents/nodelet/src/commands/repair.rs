@@ -1,12 +1,20 @@
 //! `nodelet repair`: what nodeletd does about a host that is not as it should be, for people.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink, Outcome, Recording, Runner, Selection, Verb, failed_phases, left_over_phases,
-    restart_set,
+    Event, EventSink, LEFT_OVER, Outcome, PhaseHealth, Recording, Runner, Selection, Status, Verb,
+    failed_phases, left_over_phases, restart_set,
 };
+use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
+use engine::plan::PhaseName;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::clean::take_off;
@@ -17,6 +25,11 @@ use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
 use crate::{output, signals};
 
+/// Bound on a second look at what a pass saw failing. Nobody waits for what hangs: it counts as it was seen.
+const LOOK: Duration = Duration::from_secs(1);
+/// What the other phases are given once one is found to fail still.
+const SETTLE: Duration = Duration::from_millis(250);
+
 pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let named = Selection {
@@ -24,14 +37,15 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         ..Selection::default()
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
-    let (failed, left_over) = if args.phases.is_empty() {
+    let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Also where somebody has decided already: the host may have come to itself, or have been mended, meanwhile.
         let unheard = Recording::default();
         let health = runner(&inputs, &host, &unheard).check().await;
         (failed_phases(&health), left_over_phases(&health))
     } else {
-        let phases = named.phases(&inputs.plan).into_iter();
-        (phases.map(|phase| phase.name.clone()).collect(), Vec::new())
+        let mut failed = still_failing(&inputs, &host, &args.if_failing).await;
+        failed.extend(chosen(&inputs, &args.phases));
+        (failed, Vec::new())
     };
     let set = match args.left_over {
         true => Vec::new(),
@@ -51,10 +65,51 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         let mut runner = runner(&inputs, &host, sink.as_ref());
         runner.cancel = cancel;
         let outcome = runner.restart(&set, &left_over).await?;
-        note_identity(outcome, &inputs)?;
+        note_identity(outcome, &inputs);
         outcome
     };
     Ok(exit(outcome))
+}
+
+/// The phases of these names; none for no name.
+fn chosen(inputs: &Inputs, names: &[String]) -> Vec<PhaseName> {
+    let phases = inputs.plan.phases.iter();
+    let phases = phases.filter(|phase| names.iter().any(|name| name == phase.name.as_str()));
+    phases.map(|phase| phase.name.clone()).collect()
+}
+
+/// Those of the phases seen failing that are not well now. The host may have come to itself, or have been mended by hand, between the
+/// look that saw them and the lock.
+async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTreeSet<PhaseName> {
+    let seen = chosen(inputs, seen);
+    let unheard = &Recording::default();
+    let mut looks: FuturesUnordered<_> = seen
+        .iter()
+        .map(|phase| async move {
+            let mut runner = runner(inputs, host, unheard);
+            runner.selection.only.push(phase.to_string());
+            (phase, runner.check().await.iter().all(works))
+        })
+        .collect();
+    let mut failing: BTreeSet<PhaseName> = seen.iter().cloned().collect();
+    let mut until = Instant::now() + LOOK;
+    while let Ok(Some((phase, well))) = timeout_at(until, looks.next()).await {
+        if well {
+            failing.remove(phase);
+        } else {
+            until = until.min(Instant::now() + SETTLE);
+        }
+    }
+    failing
+}
+
+/// Whether all is known to hold that something would be restarted for.
+fn works(phase: &PhaseHealth) -> bool {
+    let mut counts = phase
+        .conditions
+        .iter()
+        .filter(|its| !its.warns && its.check != LEFT_OVER);
+    counts.all(|its| its.status == Status::True)
 }
 
 /// Takes everything off and brings it up again, under one lock: nobody comes in between. Not where it could not come up again.
@@ -82,10 +137,104 @@ async fn afresh(
     let mut runner = runner(&inputs, host, sink);
     runner.cancel = cancel.clone();
     let outcome = runner.apply().await?;
-    note_identity(outcome, &inputs)?;
+    note_identity(outcome, &inputs);
     Ok(outcome)
 }
 
-fn runner<'a>(inputs: &'a Inputs, host: &'a LiveHost, events: &'a dyn EventSink) -> Runner<'a> {
+fn runner<'a>(inputs: &'a Inputs, host: &'a dyn Host, events: &'a dyn EventSink) -> Runner<'a> {
     Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, events)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::env::KubeEnv;
+    use engine::facts::Facts;
+    use engine::host::fake::{FakeHost, FaultPlan};
+    use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe, Span, VERSION};
+
+    use super::*;
+    use crate::identity::Identity;
+    use crate::inputs::SettingSecrets;
+
+    /// A phase that is well while its file is there.
+    fn phase(name: &str) -> PlannedPhase {
+        let span = Span::file(format!("phases/{name}.rhai"));
+        PlannedPhase {
+            name: name.parse().expect("a name"),
+            about: String::new(),
+            span: span.clone(),
+            skipped: None,
+            requires: Vec::new(),
+            after: Vec::new(),
+            timeout: PlannedPhase::TIMEOUT,
+            restart_from: None,
+            requirements: Vec::new(),
+            steps: Vec::new(),
+            on_stop: Vec::new(),
+            on_rollback: Vec::new(),
+            on_clean: Vec::new(),
+            checks: vec![PlannedCheck {
+                name: "its file is there".to_owned(),
+                span,
+                probe: Probe::FileExists(format!("/run/{name}").into()),
+                every: PlannedCheck::EVERY,
+                timeout: PlannedCheck::TIMEOUT,
+                failures: 1,
+                warns: false,
+            }],
+        }
+    }
+
+    fn inputs() -> Inputs {
+        let settings = KubeEnv::from_pairs([
+            ("ROLE".to_owned(), "master".to_owned()),
+            ("MASTER_IP".to_owned(), "10.0.0.1".to_owned()),
+        ]);
+        let settings = settings.expect("good settings");
+        let facts = Facts::nothing_about("h");
+        Inputs {
+            plan: Plan {
+                version: VERSION,
+                role: "r 1".to_owned(),
+                host: "h".to_owned(),
+                node: "master".to_owned(),
+                payload: Vec::new(),
+                phases: ["docker", "etcd", "kubelet"].map(phase).to_vec(),
+            },
+            identity: Identity::of(&settings, &facts),
+            facts,
+            secrets: SettingSecrets(settings),
+        }
+    }
+
+    async fn failing(host: &FakeHost, seen: &[&str]) -> Vec<String> {
+        let seen: Vec<String> = seen.iter().map(|name| (*name).to_owned()).collect();
+        let failing = still_failing(&inputs(), host, &seen).await;
+        failing.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_well_by_now_is_not_restarted() {
+        let host = FakeHost::new().with_file("/run/docker", "x");
+        assert_eq!(failing(&host, &["docker"]).await, [""; 0]);
+        assert_eq!(failing(&host, &["docker", "etcd"]).await, ["etcd"]);
+        assert_eq!(failing(&host, &["etcd", "nobody"]).await, ["etcd"]);
+        assert_eq!(failing(&host, &[]).await, [""; 0], "nobody has seen others");
+    }
+
+    /// What hangs counts as it was seen, and costs a moment at most.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_what_hangs() {
+        for (beside, longest) in [("docker", LOOK), ("kubelet", SETTLE)] {
+            let hangs = FaultPlan::none().stall("read", "/run/etcd");
+            let host = FakeHost::new()
+                .with_file("/run/docker", "x")
+                .with_faults(hangs);
+            let began = Instant::now();
+            let failing = failing(&host, &["etcd", beside]).await;
+            assert!(failing.contains(&"etcd".to_owned()), "{failing:?}");
+            assert_eq!(failing.contains(&beside.to_owned()), beside == "kubelet");
+            assert!(began.elapsed() <= longest + Duration::from_millis(10));
+        }
+    }
 }

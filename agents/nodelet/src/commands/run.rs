@@ -3,11 +3,12 @@
 use anyhow::{Result, bail};
 use engine::exec::{Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
+use engine::ledger::Ledger;
 
 use crate::cli::{RoleArgs, RunArgs};
 use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
-use crate::inputs::{self, Inputs};
+use crate::inputs::{self, Inputs, NO_ROLE};
 use crate::lock::Lock;
 use crate::{output, signals};
 
@@ -29,17 +30,42 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     }
     runner.cancel = signals::cancel_on_signal()?;
     let outcome = runner.apply().await?;
-    note_identity(outcome, &inputs)?;
+    note_identity(outcome, &inputs);
     Ok(exit(outcome))
 }
 
 /// Notes what the host stands with from now on. After the run: a host that is refused is not touched, not even for this. What a
-/// clean has ended is noted anew.
-pub(super) fn note_identity(outcome: Outcome, inputs: &Inputs) -> Result<()> {
-    if outcome != Outcome::Refused && Identity::recorded()?.as_ref() != Some(&inputs.identity) {
-        inputs.identity.write()?;
+/// clean has ended is noted anew. What was done is done, also where this cannot be written.
+pub(super) fn note_identity(outcome: Outcome, inputs: &Inputs) {
+    if outcome != Outcome::Refused
+        && Identity::recorded().as_ref() != Some(&inputs.identity)
+        && let Err(error) = inputs.identity.write()
+    {
+        tracing::warn!("{}: {error:#}", Identity::NOT_NOTED);
     }
-    Ok(())
+}
+
+/// There is no role to carry out.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum NoRole {
+    #[error("{verb} a role: {}", NO_ROLE)]
+    Waits { verb: String },
+    /// It would be taken back as a whole, and nobody has asked for that.
+    #[error(
+        "{verb} a role: ROLE is none, and {role} stands here; set it back, or take the role off with `nodelet clean`"
+    )]
+    Stands { verb: String, role: String },
+}
+
+impl NoRole {
+    /// `standing` is the role that the ledger says is on this host.
+    fn told(verb: &str, standing: Option<String>) -> Self {
+        let verb = verb.to_owned();
+        match standing {
+            Some(role) => Self::Stands { verb, role },
+            None => Self::Waits { verb },
+        }
+    }
 }
 
 pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
@@ -76,14 +102,18 @@ pub(super) async fn prepare(
     }
     let lock = Lock::take(verb)?;
     let inputs = inputs::read(args, host).await?;
-    selection.validate(&inputs.plan)?;
     unchanged(&inputs)?;
+    if inputs.are_of_no_role() {
+        let standing = Ledger::standing_role_in(&Ledger::read(host).await?);
+        return Err(NoRole::told(verb, standing).into());
+    }
+    selection.validate(&inputs.plan)?;
     Ok((inputs, lock))
 }
 
 /// Refuses settings that cannot change while the host stands.
 pub(super) fn unchanged(inputs: &Inputs) -> Result<()> {
-    if let Some(stands) = Identity::recorded()?
+    if let Some(stands) = Identity::recorded()
         && let Some(changed) = stands.changed_by(&inputs.identity)
     {
         return Err(changed.into());
@@ -96,5 +126,20 @@ pub(super) fn exit(outcome: Outcome) -> Exit {
         Outcome::Converged | Outcome::Stopped | Outcome::Predicted | Outcome::Cleaned => Exit::Ok,
         Outcome::Interrupted => Exit::Pending,
         Outcome::Failed | Outcome::Refused => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_role_is_told_what_to_do() {
+        let waits = NoRole::told("apply", None).to_string();
+        assert!(waits.contains("apply a role: ROLE is none"), "{waits}");
+        assert!(waits.contains("`ROLE: master`"), "{waits}");
+        let stands = NoRole::told("repair", Some("pf9-kube 1.20.2".to_owned())).to_string();
+        assert!(stands.contains("pf9-kube 1.20.2 stands here"), "{stands}");
+        assert!(stands.contains("`nodelet clean`"), "{stands}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use engine::exec::{PhaseHealth, Status};
 
-use super::is_heard;
+use super::{is_heard, say};
 use crate::cli::{PauseArgs, StatusArgs};
 use crate::exit::Exit;
 use crate::nodeletd::{View, client};
@@ -40,12 +40,17 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
 }
 
 pub(crate) async fn pause(args: &PauseArgs) -> Result<Exit> {
-    pause_for(args.time, &args.because).await?;
+    // Whether it holds already, or what has to end first.
+    say(&ask_to_pause(args.time, &args.because).await?);
     Ok(Exit::Ok)
 }
 
-/// Asks nodeletd to touch nothing for so long.
+/// Asks nodeletd to touch nothing for so long. A change that is on holds the lock until it ends, so whoever takes that next is alone.
 pub(super) async fn pause_for(time: Duration, because: &str) -> Result<()> {
+    ask_to_pause(time, because).await.map(drop)
+}
+
+async fn ask_to_pause(time: Duration, because: &str) -> Result<String> {
     let because: String = because.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() {
             text.push(byte.into());

@@ -1,11 +1,10 @@
 //! One backup from the first byte to the last older one removed.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use engine::exec::STATE;
+use engine::exec::room_for_backup;
+use engine::host::live::LiveHost;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Etcd;
@@ -13,17 +12,15 @@ use super::manifest::{Manifest, VERSION, Versions};
 use super::proof::Held;
 use super::retention::{Aged, surplus};
 use super::settings::Backups;
-use super::store::{self, Stored};
+use super::store;
 use super::{place, proof, snapshot};
 
 /// Bound on all of it.
 const LIMIT: Duration = Duration::from_secs(1800);
-/// What a restored member takes beside the store: its log is made 64 MiB long at once.
-const LOG: u64 = 128 * 1024 * 1024;
 
 /// The backup was asked to end: somebody wants to work on the host. It leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
-#[error("finish the backup: it was asked to end, and left nothing; it is made up for later")]
+#[error("finish: it was asked to end, and left nothing")]
 pub(crate) struct Interrupted;
 
 /// What came of a backup.
@@ -54,7 +51,11 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
         tracing::warn!("the next backup cleans up: could not {error:#}");
     }
     let (name, manifest) = result?;
-    let removed = thin_out(backups, &manifest.cluster)?;
+    // It is made and proven by now, whatever becomes of older ones.
+    let removed = thin_out(backups, &manifest.cluster).unwrap_or_else(|error| {
+        tracing::warn!("older backups stay: could not {error:#}");
+        Vec::new()
+    });
     Ok(Done {
         name,
         manifest,
@@ -79,7 +80,10 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
     let cluster = etcd.cluster().await?.context(
         "find the cluster's identity: etcd holds no namespace kube-system yet; wait until the API server has made it",
     )?;
-    want_room(&backups.directory, status.size)?;
+    let host = LiveHost::new();
+    if let Some(why) = room_for_backup(&host, &backups.directory, status.size).await? {
+        bail!("make room for the next backup: {why}");
+    }
 
     let taken = SystemTime::now();
     let name = store::name(taken);
@@ -144,18 +148,6 @@ fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
     Ok(())
 }
 
-/// Room for the snapshot, and for its copy while it is proven; on one disk for both.
-fn want_room(directory: &Path, store: u64) -> Result<()> {
-    let state = Path::new(STATE);
-    std::fs::create_dir_all(state).with_context(|| format!("make {STATE}"))?;
-    let copy = store + LOG;
-    if directory.metadata()?.dev() == state.metadata()?.dev() {
-        return place::want_room(directory, store + copy, "the next backup and its proof");
-    }
-    place::want_room(directory, store, "the next backup")?;
-    place::want_room(state, copy, "the proof of the next backup")
-}
-
 /// Those of another cluster, which was here before, are nobody's to remove: they may be all that is left of it.
 fn thin_out(backups: &Backups, cluster: &str) -> Result<Vec<String>> {
     let all = store::stored(&backups.directory)?;
@@ -170,11 +162,17 @@ fn thin_out(backups: &Backups, cluster: &str) -> Result<Vec<String>> {
         })
         .collect();
     let surplus = surplus(&aged, backups.count, backups.keep, SystemTime::now());
-    let gone: Vec<&Stored> = surplus.into_iter().filter_map(|at| all.get(at)).collect();
-    for stored in &gone {
-        store::remove(stored)?;
+    let mut gone = Vec::new();
+    for stored in surplus.into_iter().filter_map(|at| all.get(at)) {
+        // One that cannot go keeps no other.
+        match store::remove(stored) {
+            Ok(()) => gone.push(stored.name.clone()),
+            Err(error) => tracing::warn!(
+                "an older backup stays: could not {error:#}; see whether somebody protects it (`lsattr`)"
+            ),
+        }
     }
-    Ok(gone.iter().map(|stored| stored.name.clone()).collect())
+    Ok(gone)
 }
 
 fn time(time: SystemTime) -> String {

@@ -81,20 +81,6 @@ pub(crate) fn room(path: &Path) -> Result<u64> {
     Ok(stat.blocks_available() * stat.fragment_size())
 }
 
-/// Refuses to begin without room for `needed` bytes.
-pub(super) fn want_room(path: &Path, needed: u64, what: &str) -> Result<()> {
-    let free = room(path)?;
-    if free < needed {
-        bail!(
-            "make room for {what}: {} has {} MiB left and {} MiB are needed; remove something there, give it a larger disk, or keep fewer backups (ETCD_BACKUP_COUNT)",
-            path.display(),
-            free >> 20,
-            needed.div_ceil(1 << 20)
-        );
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,13 +112,5 @@ mod tests {
             .expect("it is opened");
         let error = prepare(&directory).expect_err("others may look");
         assert!(error.to_string().contains("chmod 0700"), "{error}");
-    }
-
-    #[test]
-    fn room_is_asked_for_before_anything_is_written() {
-        let directory = tempfile::tempdir().expect("a directory");
-        want_room(directory.path(), 1, "a byte").expect("there is some");
-        let error = want_room(directory.path(), u64::MAX, "the next backup").expect_err("never");
-        assert!(error.to_string().contains("MiB are needed"), "{error}");
     }
 }

@@ -12,7 +12,8 @@ pub(super) struct Aged {
 
 /// The positions of those to be removed. What is not ours is not removed; of ours the newest `count`
 /// stay that are no older than `age`, and the very newest whatever its age. Those from the future come last: the clock was wrong
-/// when they were taken, and what is taken now must not go for their sake.
+/// when they were taken, and what is taken now must not go for their sake. And age alone does not take all others at once: where the
+/// newest is the only one that is not old, the clock may be wrong now, or the host was off for long.
 pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
     let mut ours: Vec<usize> = (0..all.len()).filter(|at| all[*at].ours).collect();
     ours.sort_by_key(|at| (all[*at].taken > now, std::cmp::Reverse(all[*at].taken)));
@@ -20,10 +21,11 @@ pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime
         now.duration_since(all[at].taken)
             .is_ok_and(|since| since > age)
     };
+    let alone = ours.get(1).is_some_and(|at| old(*at));
     ours.into_iter()
         .enumerate()
         .skip(1)
-        .filter(|(rank, at)| *rank >= count || old(*at))
+        .filter(|(rank, at)| *rank >= count || !alone && old(*at))
         .map(|(_, at)| at)
         .collect()
 }
@@ -56,11 +58,18 @@ mod tests {
         assert_eq!(kept(&[5, 4, 3, 2, 1, 0], 3, 30), [2, 1, 0]);
         // In any order.
         assert_eq!(kept(&[0, 4, 2], 2, 30), [0, 2]);
-        assert_eq!(kept(&[40, 20, 10], 7, 15), [10]);
-        // All are too old: the newest one stays.
-        assert_eq!(kept(&[90, 80], 7, 30), [80]);
+        assert_eq!(kept(&[40, 20, 10, 5], 7, 15), [10, 5]);
         assert_eq!(kept(&[90], 1, 1), [90]);
         assert_eq!(kept(&[], 1, 1), [0; 0]);
+    }
+
+    #[test]
+    fn age_alone_does_not_take_all_others_at_once() {
+        // The clock is two months ahead, or the host was off.
+        assert_eq!(kept(&[62, 61, 60, 0], 7, 30), [62, 61, 60, 0]);
+        assert_eq!(kept(&[62, 61, 60, 0], 2, 30), [60, 0], "they are too many");
+        assert_eq!(kept(&[63, 62, 61, 1, 0], 7, 30), [1, 0], "the next time");
+        assert_eq!(kept(&[90, 80], 7, 30), [90, 80]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -100,13 +100,14 @@ pub(super) fn keep(directory: &Path, name: &str, manifest: &Manifest) -> Result<
     }
     let beside = path.with_extension(MANIFEST);
     manifest.write(&beside)?;
-    let renamed = fs::rename(part(directory, name), &path)
-        .and_then(|()| File::open(directory)?.sync_all())
-        .with_context(|| format!("keep the snapshot as {}", path.display()));
-    if renamed.is_err() {
+    let keep = || format!("keep the snapshot as {}", path.display());
+    if let Err(error) = fs::rename(part(directory, name), &path) {
         let _ = fs::remove_file(&beside);
+        return Err(error).with_context(keep);
     }
-    renamed?;
+    // From here on it has its name, and its manifest stays with it.
+    let on_disk = File::open(directory).and_then(|directory| directory.sync_all());
+    on_disk.with_context(keep)?;
     Ok(path)
 }
 
@@ -126,6 +127,8 @@ pub(super) fn remove(stored: &Stored) -> Result<()> {
 /// Removes what killed runs left: snapshots that never got a final name, manifests without a snapshot, and what the
 /// writing of a manifest left. Anything else in the directory is somebody's.
 pub(super) fn sweep(directory: &Path) -> Result<()> {
+    // Who sweeps holds the lock, and nobody else writes here.
+    daemon::files::sweep(directory, Duration::ZERO)?;
     for path in files(directory)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
@@ -134,7 +137,6 @@ pub(super) fn sweep(directory: &Path) -> Result<()> {
             .strip_prefix('.')
             .and_then(|name| name.strip_suffix(".db.part"))
             .is_some_and(is_named_by_us);
-        let half_written = name.starts_with(".new-");
         let alone = path
             .file_stem()
             .and_then(|stem| stem.to_str())
@@ -143,7 +145,7 @@ pub(super) fn sweep(directory: &Path) -> Result<()> {
                 .extension()
                 .is_some_and(|extension| extension == MANIFEST)
             && !path.with_extension(SNAPSHOT).exists();
-        if unfinished || half_written || alone {
+        if unfinished || alone {
             tracing::info!("removing {}, which an earlier run left", path.display());
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
@@ -179,8 +181,6 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::etcd::manifest::{VERSION, Versions};
     use crate::etcd::snapshot::Content;
@@ -243,7 +243,7 @@ pub(super) mod tests {
         for left in [
             ".etcd-20010909T014640Z.db.part",
             "etcd-20020909T014640Z.json",
-            ".new-Ab12",
+            ".new-Ab12cd",
         ] {
             write(left);
         }
@@ -253,6 +253,7 @@ pub(super) mod tests {
             "etcd-notes.json",
             "notes.json",
             ".hidden",
+            ".new-somebody-elses",
             "a.db",
         ] {
             write(others);
@@ -273,6 +274,7 @@ pub(super) mod tests {
             names,
             [
                 ".hidden",
+                ".new-somebody-elses",
                 "a.db",
                 "etcd-3.db",
                 "etcd-3.json",

@@ -7,11 +7,13 @@
 //! | `GET /v1/events` | events of changes as they come, one JSON object per line |
 //! | `POST /v1/check` | look now |
 //! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 where nothing is to be touched |
-//! | `POST /v1/pause?seconds=N&because=TEXT`, `POST /v1/resume` | touch nothing for so long; go on |
+//! | `POST /v1/pause?seconds=N&because=TEXT` | touch nothing for so long: 200 once that holds, 202 where a change has to end first |
+//! | `POST /v1/resume` | go on |
 //! | `GET /metrics` | Prometheus text |
-//! | `GET /healthz` | `ok` while the daemon does its work; else 503 and what does not move |
+//! | `GET /healthz` | `ok` while the daemon does its work; else 503 and what does not move, or that passes fail |
 //!
-//! The last two are served on 127.0.0.1 as well, where `METRICS_PORT` names a port.
+//! The last two are served on 127.0.0.1 as well, where `METRICS_PORT` names a port. An API that cannot be served is tried again and
+//! told; the host is held at its role without it.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -20,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, Query, State};
@@ -34,19 +36,23 @@ use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics;
-use super::supervisor::{Outside, Request};
+use super::supervisor::{Asked, BLIND, Outside, Request};
 use super::worker::Worker;
+use super::{connections, metrics, pause};
 
 /// Where it listens.
 pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
-/// Longest pause, in seconds: a host that is forgotten comes back by itself.
-const LONGEST_PAUSE: u64 = 7 * 24 * 3600;
-/// For answers that are on their way when the socket goes.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Connections at a time: listeners to events stay for as long as they like.
+const PLACES: usize = 64;
+/// Connections at a time on loopback, where anybody on the host may come, and how long each may take.
+const PLACES_FOR_ALL: usize = 8;
+const TIME_FOR_ALL: Duration = Duration::from_secs(10);
+/// How long the answer to a pause waits for it to hold.
+const HOLDS: Duration = Duration::from_secs(3);
 /// Between looks whether the socket is still there.
 const LOOK: Duration = Duration::from_secs(10);
-/// Before a port that could not be taken is tried again.
+/// Before a socket that could not be made is tried again, doubled each time; and the longest, which is that of a port.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -59,15 +65,14 @@ struct Shared {
 }
 
 /// Serves until `shutdown` is cancelled.
-///
-/// # Errors
-/// The socket cannot be made.
 pub(super) async fn serve(
     worker: Worker,
     outside: Outside,
     health: Health,
     shutdown: CancellationToken,
-) -> Result<()> {
+) {
+    // It waits for as long as it likes, but must not end.
+    let beat = health.part("the local API", Duration::MAX);
     let shared = Shared {
         worker,
         outside,
@@ -75,25 +80,41 @@ pub(super) async fn serve(
         diffs: Arc::new(Semaphore::new(1)),
     };
     tokio::spawn(loopback(shared.clone(), shutdown.clone()));
+    local(Path::new(SOCKET), shared, &shutdown).await;
+    beat.finish();
+}
+
+/// Serves on the socket, which is made anew whenever it goes, and as soon as it can be made.
+async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
+    let problem = shared.outside.api_problem.clone();
     let app = routes().with_state(shared);
+    let places = Arc::new(Semaphore::new(PLACES));
+    let mut pause = FIRST_PAUSE;
     while !shutdown.is_cancelled() {
-        let path = Path::new(SOCKET);
-        let listener = bind(path)?;
-        let end = shutdown.child_token();
-        let gone = lost(path, end.clone());
-        let serving = axum::serve(listener, app.clone())
-            .with_graceful_shutdown(end.clone().cancelled_owned());
-        let over = async {
-            gone.await;
-            // Who listens to events goes on listening, over the connection that he has; nobody waits for his end.
-            tokio::time::sleep(LAST_WORDS).await;
+        let listener = match bind(path) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let told = format!("nobody can ask for anything: could not {error:#}");
+                if *problem.borrow() != told {
+                    tracing::error!("{told}; trying again");
+                    problem.send_replace(told);
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(AGAIN);
+                continue;
+            }
         };
-        tokio::select! {
-            served = serving => served.context("serve the local API")?,
-            () = over => {}
-        }
+        problem.send_replace(String::new());
+        pause = FIRST_PAUSE;
+        let end = shutdown.child_token();
+        // Who listens to events goes on listening, over the connection that he has.
+        let (app, places) = (app.clone(), Arc::clone(&places));
+        let serving = connections::serve(listener, app, places, Duration::MAX, end.clone());
+        tokio::join!(serving, lost(path, end));
     }
-    Ok(())
 }
 
 /// Waits until somebody has removed or replaced the socket that stands there now, and ends those who serve it; or for their end.
@@ -140,6 +161,7 @@ async fn loopback(shared: Shared, shutdown: CancellationToken) {
     // It waits for as long as it likes, but must not end.
     let beat = shared.health.part("metrics on loopback", Duration::MAX);
     let mut port = shared.outside.metrics_port.clone();
+    let places = Arc::new(Semaphore::new(PLACES_FOR_ALL));
     while !shutdown.is_cancelled() {
         let now = *port.borrow_and_update();
         let end = shutdown.child_token();
@@ -148,9 +170,10 @@ async fn loopback(shared: Shared, shutdown: CancellationToken) {
                 return std::future::pending().await;
             }
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, now)).await?;
-            axum::serve(listener, metrics_routes().with_state(shared.clone()))
-                .with_graceful_shutdown(end.clone().cancelled_owned())
-                .await
+            let app = metrics_routes().with_state(shared.clone());
+            let (places, end) = (Arc::clone(&places), end.clone());
+            connections::serve(listener, app, places, TIME_FOR_ALL, end).await;
+            std::io::Result::Ok(())
         };
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -198,6 +221,12 @@ async fn diff(State(shared): State<Shared>, Query(query): Query<DiffQuery>) -> R
 fn bind(path: &Path) -> Result<UnixListener> {
     let directory = path.parent().context("the socket has a directory")?;
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    if path.is_dir() {
+        bail!(
+            "listen on {0}: a directory stands there; see that nobody needs it and remove it (`rmdir {0}`)",
+            path.display()
+        );
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("remove the old {}", path.display()));
@@ -276,22 +305,30 @@ struct PauseQuery {
 }
 
 async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) -> Response {
-    if query.seconds == 0 || query.seconds > LONGEST_PAUSE {
-        let said = format!("a pause takes 1 to {LONGEST_PAUSE} seconds\n");
+    let longest = pause::LONGEST.as_secs();
+    if query.seconds == 0 || query.seconds > longest {
+        let said = format!("a pause takes 1 to {longest} seconds\n");
         return (StatusCode::BAD_REQUEST, said).into_response();
     }
-    ask(
-        &shared,
-        Request::Pause {
-            time: Duration::from_secs(query.seconds),
-            because: query
-                .because
-                .chars()
-                .filter(|one| !one.is_control())
-                .take(200)
-                .collect(),
-        },
-    )
+    let because = query.because.chars();
+    let pause = Request::Pause {
+        time: Duration::from_secs(query.seconds),
+        because: because.filter(|one| !one.is_control()).take(200).collect(),
+    };
+    let (asked, in_force) = pause.asked();
+    if let Err(refusal) = send(&shared, asked) {
+        return refusal.into_response();
+    }
+    // Only a change keeps the loop from taking it at once.
+    match tokio::time::timeout(HOLDS, in_force).await {
+        Ok(Ok(())) => "the pause holds: nothing is touched\n".into_response(),
+        _ => {
+            let view = shared.outside.view.borrow().clone();
+            let doing = view.map_or_else(|| "a change".to_owned(), |view| view.doing.clone());
+            let said = format!("the pause holds once what is under way has ended: {doing}\n");
+            (StatusCode::ACCEPTED, said).into_response()
+        }
+    }
 }
 
 async fn resume(State(shared): State<Shared>) -> Response {
@@ -304,7 +341,14 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {
-    let problems = shared.health.problems();
+    let mut problems = shared.health.problems();
+    let view = shared.outside.view.borrow().clone();
+    let failed = view.map_or(0, |view| view.failed_in_a_row);
+    if failed >= BLIND {
+        problems.push(format!(
+            "the last {failed} status passes failed; `nodelet status` says why"
+        ));
+    }
     if problems.is_empty() {
         "ok".into_response()
     } else {
@@ -313,15 +357,28 @@ async fn healthz(State(shared): State<Shared>) -> Response {
     }
 }
 
+/// An answer other than the one that was asked for.
+type Refusal = (StatusCode, &'static str);
+
 fn ask(shared: &Shared, request: Request) -> Response {
-    match shared.outside.requests.try_send(request) {
+    let (asked, _) = request.asked();
+    match send(shared, asked) {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n").into_response(),
+        Err(refusal) => refusal.into_response(),
     }
+}
+
+/// Passes a request on, or gives the answer that too many wait already.
+fn send(shared: &Shared, asked: Asked) -> Result<(), Refusal> {
+    let sent = shared.outside.requests.try_send(asked);
+    sent.map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileTypeExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use axum::http::Request as HttpRequest;
     use tokio::sync::{broadcast, mpsc, watch};
     use tower::ServiceExt as _;
@@ -333,7 +390,7 @@ mod tests {
     struct Played {
         shared: Shared,
         view: watch::Sender<Option<Arc<View>>>,
-        asked: mpsc::Receiver<Request>,
+        asked: mpsc::Receiver<Asked>,
     }
 
     impl Played {
@@ -352,6 +409,7 @@ mod tests {
                     events: broadcast::channel(1).0,
                     requests,
                     metrics_port: watch::channel(0).1,
+                    api_problem: watch::channel(String::new()).0,
                 },
                 health: Health::default(),
                 diffs: Arc::new(Semaphore::new(1)),
@@ -398,7 +456,7 @@ mod tests {
             (404, "there is no phase `nobody`\n")
         );
         assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 202);
-        let asked = api.asked.try_recv().expect("it was asked");
+        let asked = api.asked.try_recv().expect("it was asked").request;
         assert!(matches!(asked, Request::Repair(phases) if phases == ["etcd-backup"]));
 
         api.shows(|view| {
@@ -413,10 +471,10 @@ mod tests {
         assert!(api.asked.try_recv().is_err(), "nothing more was asked");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_pause_has_a_limit_and_its_reason_is_a_line() {
         let mut api = Played::new();
-        let too_long = format!("/v1/pause?seconds={}", LONGEST_PAUSE + 1);
+        let too_long = format!("/v1/pause?seconds={}", pause::LONGEST.as_secs() + 1);
         for path in [
             "/v1/pause?seconds=0",
             &too_long,
@@ -427,12 +485,60 @@ mod tests {
         }
         let path = format!("/v1/pause?seconds=60&because=a%0Ab{}", "c".repeat(300));
         assert_eq!(api.answers("POST", &path).await.0, 202);
-        let asked = api.asked.try_recv().expect("it was asked");
+        let asked = api.asked.try_recv().expect("it was asked").request;
         let Request::Pause { time, because } = asked else {
             panic!("{asked:?}");
         };
         assert_eq!(time, Duration::from_secs(60));
         assert_eq!(because, format!("ab{}", "c".repeat(198)));
+    }
+
+    /// Whoever is told that it holds may begin to work on the host.
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_answered_once_it_holds() {
+        let mut api = Played::new();
+        api.shows(|view| "attempt 3".clone_into(&mut view.doing));
+        // A change is on, and nobody takes it.
+        let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
+        assert_eq!(status, 202);
+        assert!(said.contains("has ended: attempt 3"), "{said}");
+        api.asked.try_recv().expect("it waits all the same");
+        let (requests, mut asked) = mpsc::channel::<Asked>(2);
+        api.shared.outside.requests = requests;
+        let taken = Arc::new(AtomicBool::new(false));
+        let holds = Arc::clone(&taken);
+        tokio::spawn(async move {
+            let asked = asked.recv().await.expect("it is asked");
+            tokio::time::sleep(HOLDS / 2).await;
+            holds.store(true, Ordering::Relaxed);
+            let _ = asked.taken.send(());
+        });
+        let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
+        assert_eq!(status, 200, "{said}");
+        assert!(taken.load(Ordering::Relaxed), "not before");
+    }
+
+    /// A full /run, or a directory where the socket belongs: the daemon goes on, and its API comes when it can.
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_cannot_be_made_is_told_and_made_later() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("nodeletd.sock");
+        std::fs::create_dir(&path).expect("somebody makes it");
+        let api = Played::new();
+        let mut problem = api.shared.outside.api_problem.subscribe();
+        let end = CancellationToken::new();
+        let (shared, at, ends) = (api.shared.clone(), path.clone(), end.clone());
+        let serving = tokio::spawn(async move { local(&at, shared, &ends).await });
+        let told = problem.wait_for(|told| !told.is_empty()).await;
+        let told = told.expect("it serves").clone();
+        assert!(told.contains("a directory stands there"), "{told}");
+        std::fs::remove_dir(&path).expect("somebody removes it");
+        let waited = tokio::time::timeout(2 * AGAIN, problem.wait_for(String::is_empty));
+        waited.await.expect("it is tried again").expect("it serves");
+        let stands = path.metadata().expect("it is there").file_type();
+        assert!(stands.is_socket());
+        end.cancel();
+        serving.await.expect("it ends");
     }
 
     #[tokio::test]
@@ -457,5 +563,20 @@ mod tests {
         drop(part);
         let answer = api.answers("GET", "/healthz").await;
         assert_eq!(answer, (503, "a part has ended\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn health_names_passes_that_fail_again_and_again() {
+        let api = Played::new();
+        for (failed, status) in [(0, 200), (BLIND - 1, 200), (BLIND, 503)] {
+            api.shows(|view| view.failed_in_a_row = failed);
+            let (answered, said) = api.answers("GET", "/healthz").await;
+            assert_eq!(answered, status, "{failed}: {said}");
+        }
+        let (_, said) = api.answers("GET", "/healthz").await;
+        assert!(
+            said.starts_with("the last 3 status passes failed"),
+            "{said}"
+        );
     }
 }

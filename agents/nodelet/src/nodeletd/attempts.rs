@@ -105,6 +105,14 @@ impl Attempts {
         self.tried_here = true;
     }
 
+    /// The one that is on was cut short, and says nothing of whether it would have helped: what is counted is as `before` it, but the
+    /// next one waits as it would have.
+    pub(super) fn cut_short(&mut self, before: &Self, wall: i64, now: Instant) {
+        self.end(wall, now);
+        self.count = before.count;
+        self.tried_here = before.tried_here;
+    }
+
     /// What is left of the pause before the next one, for phases that fail; none if the last one's end is not known. What fails
     /// now and did not then waits for no more than a moment: the others' failures are none of its own.
     pub(super) fn pause_left(
@@ -195,6 +203,22 @@ mod tests {
             attempts = serde_json::from_str(&kept).expect("read back");
             attempts.go_on(1001, Instant::now());
             assert_eq!(attempts.count(), 4);
+        }
+    }
+
+    #[test]
+    fn what_was_killed_is_not_counted_and_waited_for() {
+        let mut attempts = after(9);
+        attempts.tried_here = false;
+        for killed in 1..4 {
+            let before = attempts.clone();
+            attempts.begin(&etcd(), true);
+            attempts.cut_short(&before, 1000, Instant::now());
+            assert_eq!(attempts.count(), 9);
+            assert!(!attempts.tried_here() && !attempts.is_on);
+            let left = attempts.pause_left(&etcd(), MINUTE, Instant::now());
+            let least = backoff(9 + killed, MINUTE) - Duration::from_secs(1);
+            assert!(left > least, "{left:?}");
         }
     }
 

@@ -7,8 +7,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
 
 const STATUS: &str = "pf9-kube-status";
 const BACKUP: &str = "pf9-etcd-backup";
@@ -22,6 +24,9 @@ const PERIOD: u32 = 100_000;
 /// Memory of one pass or backup with everything it starts, in bytes.
 const MEMORY: u64 = 256 * 1024 * 1024;
 
+/// Before a group that could not be made is tried again: what was busy or full at the start need not stay so.
+const AGAIN: Duration = Duration::from_secs(600);
+
 /// A group that is ready to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Leaf {
@@ -30,35 +35,59 @@ pub(super) struct Leaf {
 }
 
 /// The group as the settings want it, or why there is none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct StatusGroup {
+    mount: PathBuf,
     group: Option<Leaf>,
     problem: String,
     made_for: Option<(bool, u32)>,
+    tried: Option<Instant>,
+}
+
+impl Default for StatusGroup {
+    fn default() -> Self {
+        Self::below(PathBuf::from(MOUNT))
+    }
 }
 
 impl StatusGroup {
-    /// Makes the group where the settings have changed or it has gone, and tells once what hinders it. Without one, passes
-    /// run with lowered priority.
-    pub(super) fn keep(&mut self, wanted: bool, cpu_limit: u32) {
-        if self.made_for == Some((wanted, cpu_limit))
-            && self.group.as_ref().is_none_or(Leaf::stands)
-        {
+    fn below(mount: PathBuf) -> Self {
+        Self {
+            mount,
+            group: None,
+            problem: String::new(),
+            made_for: None,
+            tried: None,
+        }
+    }
+
+    /// Makes the group where the settings have changed, it has gone, or it could not be made some time ago, and tells once what
+    /// hinders it. Without one, passes run with lowered priority.
+    pub(super) fn keep(&mut self, wanted: bool, cpu_limit: u32, now: Instant) {
+        let as_before = self.made_for == Some((wanted, cpu_limit));
+        let waits = || {
+            let tried = self.tried.map(|tried| now.saturating_duration_since(tried));
+            self.problem.is_empty() || tried.is_some_and(|ago| ago < AGAIN)
+        };
+        if as_before && self.group.as_ref().map_or_else(waits, Leaf::stands) {
             return;
         }
         self.made_for = Some((wanted, cpu_limit));
+        self.tried = Some(now);
         self.group = None;
-        self.problem.clear();
+        let before = std::mem::take(&mut self.problem);
         if !wanted {
             return;
         }
-        match Leaf::for_status(cpu_limit) {
+        match Leaf::prepare_in(&self.mount, STATUS, cpu_limit) {
             Ok(group) => self.group = Some(group),
             Err(error) => {
                 self.problem = format!("{error:#}");
-                tracing::warn!(
-                    "status passes run with lowered priority instead of in a control group: {error:#}"
-                );
+                if self.problem != before {
+                    tracing::warn!(
+                        "status passes run with lowered priority instead of in a control group: {error:#}"
+                    );
+                }
             }
         }
     }
@@ -79,22 +108,15 @@ impl Leaf {
         self.procs.iter().all(|file| file.exists())
     }
 
-    /// Makes the group of status passes, or sets its limits anew. `cpu_limit` is in percent of one CPU.
+    /// Makes the group of backups, or sets its limits anew.
     ///
     /// # Errors
     /// The kernel or the delegation lacks something; nothing is limited then.
-    fn for_status(cpu_limit: u32) -> Result<Self> {
-        Self::prepare_in(Path::new(MOUNT), STATUS, cpu_limit)
-    }
-
-    /// The same for backups.
-    ///
-    /// # Errors
-    /// The same.
     pub(super) fn for_backups() -> Result<Self> {
         Self::prepare_in(Path::new(MOUNT), BACKUP, BACKUP_CPU)
     }
 
+    /// `cpu_limit` is in percent of one CPU.
     fn prepare_in(mount: &Path, name: &str, cpu_limit: u32) -> Result<Self> {
         let quota = PERIOD / 100 * cpu_limit;
         if mount.join("cgroup.controllers").exists() {
@@ -229,6 +251,22 @@ mod tests {
         let read = |group: &str| fs::read_to_string(file(group)).expect("it is there");
         assert_eq!(read(""), "cpuset cpu io memory pids\n");
         assert_eq!(read("system.slice"), "+cpu");
+    }
+
+    #[test]
+    fn a_group_that_could_not_be_made_is_made_later() {
+        let mount = tempfile::tempdir().expect("a directory");
+        let mut group = StatusGroup::below(mount.path().to_path_buf());
+        let began = Instant::now();
+        group.keep(true, 40, began);
+        assert!(group.joined().is_none() && !group.problem().is_empty());
+        for hierarchy in ["cpu", "memory"] {
+            fs::create_dir(mount.path().join(hierarchy)).expect("it is made");
+        }
+        group.keep(true, 40, began + AGAIN / 2);
+        assert!(group.joined().is_none(), "not at every pass");
+        group.keep(true, 40, began + AGAIN);
+        assert!(group.joined().is_some() && group.problem().is_empty());
     }
 
     #[test]

@@ -32,12 +32,13 @@ pub(crate) async fn status() -> Result<View> {
     serde_json::from_slice(&answer).context("understand what nodeletd says")
 }
 
-/// Asks the daemon to do something.
+/// Asks the daemon to do something. Gives what it says of that, for people.
 ///
 /// # Errors
 /// No daemon answers, or it refuses.
-pub(crate) async fn post(path: &str) -> Result<()> {
-    ask(Method::POST, path).await.map(drop)
+pub(crate) async fn post(path: &str) -> Result<String> {
+    let answer = ask(Method::POST, path).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 async fn ask(method: Method, path: &str) -> Result<Bytes> {

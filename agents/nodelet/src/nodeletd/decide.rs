@@ -57,10 +57,7 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
     }
     match s.desired.service_state {
         ServiceState::Ignore => Action::Nothing,
-        // A host that belongs to no cluster has nothing to become.
-        ServiceState::True if s.desired.cluster_id.is_empty() || s.desired.node == "none" => {
-            Action::Nothing
-        }
+        ServiceState::True if is_nobodys(s.desired) => Action::Nothing,
         ServiceState::False if s.stands && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
         // No failure of the node: it is never a reason to clean it.
@@ -82,6 +79,20 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
                 Action::Repair
             }
         }
+    }
+}
+
+/// A host that belongs to no cluster has nothing to become.
+fn is_nobodys(desired: &Desired) -> bool {
+    desired.cluster_id.is_empty() || desired.node == "none"
+}
+
+/// Whether a host is what it is to be without being a node: nothing is to run on it and nothing does, or nobody has said whose it is.
+pub(super) fn has_become(desired: &Desired, stands: bool, stopped: bool) -> bool {
+    match desired.service_state {
+        ServiceState::True => is_nobodys(desired),
+        ServiceState::False => !stands || stopped,
+        ServiceState::Ignore => false,
     }
 }
 
@@ -224,6 +235,26 @@ mod tests {
         s.stopped = false;
         s.stands = false;
         assert_eq!(decide(&s), Action::Nothing);
+    }
+
+    #[test]
+    fn a_host_that_is_to_be_no_node_is_as_desired_once_nothing_of_ours_runs() {
+        let off = desired(ServiceState::False);
+        for (stands, stopped, is) in [
+            (false, false, true),
+            (true, true, true),
+            (true, false, false),
+        ] {
+            assert_eq!(has_become(&off, stands, stopped), is);
+        }
+        let nobodys = Desired {
+            cluster_id: String::new(),
+            ..desired(ServiceState::True)
+        };
+        assert!(has_become(&nobodys, false, false));
+        for state in [ServiceState::True, ServiceState::Ignore] {
+            assert!(!has_become(&desired(state), false, false));
+        }
     }
 
     #[test]

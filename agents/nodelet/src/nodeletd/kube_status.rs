@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Where it stands.
 pub(super) const PATH: &str = "/var/opt/pf9/kube_status";
@@ -143,7 +144,32 @@ impl KubeStatus {
     }
 
     fn parse(content: &[u8]) -> Self {
-        serde_json::from_slice(content).unwrap_or_else(|_| Self::from_lines(content))
+        match serde_json::from_slice(content) {
+            Ok(Value::Object(fields)) => Self::from_fields(fields),
+            _ => Self::from_lines(content),
+        }
+    }
+
+    /// Field by field: one of another type is as good as none, and takes no other with it.
+    fn from_fields(mut fields: Map<String, Value>) -> Self {
+        let mut status = Self::default();
+        let Ok(Value::Object(mut taken)) = serde_json::to_value(&status) else {
+            return status;
+        };
+        let names: Vec<String> = taken.keys().cloned().collect();
+        for name in names {
+            let Some(field) = fields.remove(&name) else {
+                continue;
+            };
+            let usual = taken.insert(name.clone(), field);
+            match serde_json::from_value(Value::Object(taken.clone())) {
+                Ok(understood) => status = understood,
+                Err(_) => {
+                    taken.extend(usual.map(|usual| (name, usual)));
+                }
+            }
+        }
+        status
     }
 
     /// The form before JSON: a key, a blank, a value.
@@ -236,6 +262,19 @@ mod tests {
         assert_eq!(status.pf9_cluster_id, "");
         assert_eq!(status.pf9_cluster_role, "master");
         assert_eq!(status.pf9_kube_start_attempt, 0);
+    }
+
+    #[test]
+    fn a_field_of_another_type_takes_no_other_with_it() {
+        let odd = br#"{"pf9_kube_start_attempt": "many", "pf9_cluster_id": "c", "all_tasks": {"a": 1},
+            "pf9_kube_node_state": "ok", "last_failed_status_time": 7, "somebodys": [], "pf9_cluster_role": null}"#;
+        let read = KubeStatus {
+            pf9_cluster_id: "c".to_owned(),
+            pf9_kube_node_state: NodeState::Ok,
+            last_failed_status_time: 7,
+            ..KubeStatus::default()
+        };
+        assert_eq!(KubeStatus::parse(odd), read);
     }
 
     #[test]

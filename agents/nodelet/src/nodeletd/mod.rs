@@ -13,9 +13,12 @@ mod api;
 mod attempts;
 mod cgroup;
 pub(crate) mod client;
+mod connections;
+mod cut_short;
 mod decide;
 mod kube_status;
 mod metrics;
+mod pause;
 mod renewal;
 mod state;
 mod supervisor;
@@ -134,7 +137,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     for file in [memory.status.path(), memory.state.as_path()] {
         let directory = file.parent().filter(|directory| directory.is_dir());
-        if let Some(Err(error)) = directory.map(daemon::files::sweep) {
+        if let Some(Err(error)) =
+            directory.map(|directory| daemon::files::sweep(directory, daemon::files::ABANDONED))
+        {
             tracing::warn!("could not {error:#}");
         }
     }
@@ -150,35 +155,15 @@ async fn run(arguments: Arguments) -> Result<()> {
         let beat = health.part("the timers", timers::ROUND);
         tokio::spawn(timers::run(worker.clone(), outside.view.clone(), beat))
     });
-    let mut api = tokio::spawn(api::serve(
-        worker,
-        outside,
-        health.clone(),
-        signals.shutdown.clone(),
-    ));
+    let shutdown = signals.shutdown.clone();
+    tokio::spawn(api::serve(worker, outside, health.clone(), shutdown));
     tokio::spawn(systemd::feed_watchdog(
         signals.shutdown.clone(),
         health.clone(),
     ));
     systemd::ready();
-    // The loop ends by itself, at a safe point of what it has begun; without an API it could not be asked for anything.
-    let supervised = supervisor.run(arguments.once);
-    tokio::pin!(supervised);
-    tokio::select! {
-        () = &mut supervised => {}
-        served = &mut api => {
-            let served = served.context("serve the local API").and_then(|served| served);
-            if !signals.shutdown.is_cancelled() {
-                // Else systemd's watchdog would not wait for a safe point.
-                systemd::stopping();
-                signals.shutdown.cancel();
-                supervised.await;
-                served?;
-                bail!("serve the local API: it ended");
-            }
-            supervised.await;
-        }
-    }
+    // It ends by itself, at a safe point of what it has begun.
+    supervisor.run(arguments.once).await;
     systemd::stopping();
     if let Some(timers) = timers {
         signals.shutdown.cancel();

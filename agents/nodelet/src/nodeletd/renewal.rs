@@ -38,7 +38,8 @@ impl RenewalQueue {
     pub(super) fn ended(&mut self, component: &str, change: Change, now: Instant) {
         match change {
             Change::Done => *self = Self::default(),
-            Change::Failed | Change::Refused => {
+            // One that is killed again and again would otherwise be tried without an end.
+            Change::Failed | Change::Refused | Change::Interrupted => {
                 self.failed = self.failed.saturating_add(1);
                 self.last = Some(now);
                 self.problem = format!(
@@ -46,7 +47,7 @@ impl RenewalQueue {
                     ordinal(self.failed)
                 );
             }
-            Change::Interrupted | Change::Busy => {}
+            Change::Busy => {}
         }
     }
 
@@ -66,7 +67,7 @@ impl RenewalQueue {
 }
 
 /// As between attempts, and then doubled on up to sixty intervals (an hour): what fails is taken back each time, and the old
-/// certificate is good for a third of its life.
+/// certificate is good for two fifths of its life.
 fn pause(failed: u32, interval: Duration) -> Duration {
     const LONG: u32 = 7;
     let doublings = failed.saturating_sub(LONG).min(10);
@@ -96,6 +97,9 @@ mod tests {
         let later = began + Duration::from_secs(5);
         let mut renewals = RenewalQueue::default();
         assert_eq!(renewals.next(&due, minute, began), Some("etcd"));
+        let mut killed = RenewalQueue::default();
+        killed.ended("etcd", Change::Interrupted, began);
+        assert_eq!(killed.next(&due, minute, began), None, "nor one killed");
         renewals.ended("etcd", Change::Failed, began);
         assert_eq!(renewals.next(&due, minute, began), None, "not at once");
         assert!(renewals.problem(&due).contains("of etcd failed"));

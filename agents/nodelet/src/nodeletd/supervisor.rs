@@ -1,6 +1,7 @@
 //! The loop: look, decide, act, wait.
 
 mod act;
+mod asked;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::StatusGroup;
+use super::cut_short::CutShort;
 use super::decide::{self, Action, Situation};
 use super::kube_status::{KubeStatus, NodeState, StatusFile};
+use super::pause::Pause;
 use super::renewal::RenewalQueue;
 use super::state::State;
 use super::take_back::TakeBacks;
@@ -24,34 +27,21 @@ use super::wake::{Interests, Wake};
 use super::worker::{CHANGE, GRACE, Hands, PASS};
 use crate::pass::{Desired, Pass, ServiceState};
 
+pub(super) use asked::{Asked, Request};
+
 /// Time after a hint in which others are gathered: what ends rarely ends alone.
 const GATHER: Duration = Duration::from_millis(200);
 /// Time between passes that hints ask for.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Passes in a row that may fail before nothing is believed of the host any more.
-const BLIND: u32 = 3;
+pub(super) const BLIND: u32 = 3;
 /// A round moves on within this time, or something is wrong with it; but where it changes something.
 const ROUND: Duration = PASS.saturating_add(Duration::from_secs(60));
 /// As long as a change may take that says nothing meanwhile.
 const CHANGING: Duration = CHANGE.saturating_add(GRACE).saturating_add(ROUND);
 /// How often a waiting loop says that it waits.
 const WAITING: Duration = Duration::from_secs(60);
-/// Longest pause, in seconds. A clock that was put back makes none longer.
-const LONGEST_PAUSE: i64 = 7 * 24 * 3600;
-
-/// What others ask of the daemon.
-#[derive(Debug, Clone)]
-pub(super) enum Request {
-    /// Look now, and do not wait for the next attempt.
-    Now,
-    /// Restart these phases and what needs them.
-    Repair(Vec<String>),
-    /// Touch nothing for so long.
-    Pause { time: Duration, because: String },
-    /// Go on.
-    Resume,
-}
 
 /// What others may see while the loop runs.
 #[derive(Debug, Clone)]
@@ -59,9 +49,11 @@ pub(super) struct Outside {
     pub(super) view: watch::Receiver<Option<Arc<View>>>,
     /// Events of changes, as JSON lines.
     pub(super) events: broadcast::Sender<Arc<str>>,
-    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) requests: mpsc::Sender<Asked>,
     /// `METRICS_PORT`; 0 for none.
     pub(super) metrics_port: watch::Receiver<u16>,
+    /// Why nobody can ask for anything through the socket; empty while somebody can.
+    pub(super) api_problem: watch::Sender<String>,
 }
 
 /// Files in which the daemon finds again what it must not forget.
@@ -75,25 +67,33 @@ pub(super) struct Memory {
 
 /// The daemon.
 pub(super) struct Supervisor<H> {
-    hands: H,
+    hands: Arc<H>,
     memory: Memory,
     shutdown: CancellationToken,
     reload: watch::Receiver<u64>,
     wake: Wake,
     listening: Option<(Interests, CancellationToken)>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Asked>,
     view: watch::Sender<Option<Arc<View>>>,
     events: broadcast::Sender<Arc<str>>,
     metrics_port: watch::Sender<u16>,
+    api_problem: watch::Receiver<String>,
     status: KubeStatus,
     state: State,
+    pause: Pause,
     desired: Desired,
     /// Moves at each round of the loop; the watchdog looks at it.
     beat: Beat,
     /// Asked for by somebody: the next attempt does not wait.
     hurry: bool,
+    /// Asked for during a round: the next one comes at once.
+    again: bool,
     /// Phases that somebody wants to be restarted.
     wanted: Vec<String>,
+    /// A repair has found well what a pass saw failing, and no pass has seen the host well since: what comes and goes is repaired
+    /// without another look.
+    came_and_went: bool,
+    cut_short: CutShort,
     renewals: RenewalQueue,
     take_backs: TakeBacks,
     /// Why the host does not fit what it is to become; empty if it does, as far as is known.
@@ -118,19 +118,22 @@ impl<H: Hands> Supervisor<H> {
         let (view, seen) = watch::channel(None);
         let (events, _) = broadcast::channel(1024);
         let (metrics_port, port) = watch::channel(0);
+        let (api_problem, unasked) = watch::channel(String::new());
         let outside = Outside {
             view: seen,
             events: events.clone(),
             requests,
             metrics_port: port,
+            api_problem,
         };
         let mut state = State::read(&memory.state);
         state.attempts.go_on(unix_now(), Instant::now());
+        let pause = Pause::go_on(&state, unix_now(), Instant::now());
         let mut status = memory.status.read();
         // Others write that file; what is counted is in ours.
         status.pf9_kube_start_attempt = state.attempts.count();
         let supervisor = Self {
-            hands,
+            hands: Arc::new(hands),
             memory,
             shutdown,
             reload,
@@ -140,12 +143,17 @@ impl<H: Hands> Supervisor<H> {
             view,
             events,
             metrics_port,
+            api_problem: unasked,
             status,
             state,
+            pause,
             desired: Desired::default(),
             beat: health.part("the main loop", ROUND),
             hurry: false,
+            again: false,
             wanted: Vec::new(),
+            came_and_went: false,
+            cut_short: CutShort::default(),
             renewals: RenewalQueue::default(),
             take_backs: TakeBacks::default(),
             unfit: String::new(),
@@ -166,7 +174,10 @@ impl<H: Hands> Supervisor<H> {
 
     async fn rounds(&mut self, once: bool) {
         loop {
-            let next = self.round().await;
+            let mut next = self.round().await;
+            if std::mem::take(&mut self.again) {
+                next = Duration::ZERO;
+            }
             if once || self.shutdown.is_cancelled() {
                 return;
             }
@@ -180,10 +191,12 @@ impl<H: Hands> Supervisor<H> {
     /// A pass and what follows from it. Gives the time until the next round at the latest.
     async fn round(&mut self) -> Duration {
         self.moved();
-        self.group
-            .keep(self.desired.use_cgroups, self.desired.cpu_limit);
+        let (wanted, limit) = (self.desired.use_cgroups, self.desired.cpu_limit);
+        self.group.keep(wanted, limit, Instant::now());
         self.hints = self.wake.take();
-        let pass = match self.hands.pass(self.group.joined()).await {
+        // This pass answers what was asked before it.
+        self.again = false;
+        let pass = match self.look().await {
             Ok(pass) => pass,
             Err(_) if self.shutdown.is_cancelled() => return Duration::ZERO,
             Err(error) => return self.pass_failed(&format!("{error:#}")),
@@ -194,6 +207,10 @@ impl<H: Hands> Supervisor<H> {
         if pass.failed.is_empty() {
             self.healthy(&pass);
         }
+        if decide::has_become(&pass.desired, pass.stands, self.state.is_stopped()) {
+            self.has_become(&pass);
+        }
+        self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
         let due = renewable(&pass);
         if pass.due.is_empty() {
@@ -227,7 +244,10 @@ impl<H: Hands> Supervisor<H> {
         let interval = pass.desired.loop_interval;
         match action {
             Action::Nothing => {
-                self.hurry = false;
+                self.hurry = self.again;
+                if pass.restart_set.is_empty() && pass.due.is_empty() {
+                    self.cut_short.forget();
+                }
                 // Nobody waits for hours for what was asked now.
                 self.wanted.clear();
                 self.publish(&pass, "watching", interval, None);
@@ -265,7 +285,7 @@ impl<H: Hands> Supervisor<H> {
                 tracing::info!("asked to look again");
                 self.hurry = true;
             }
-            Some(request) = self.requests.recv() => self.take_request(request),
+            Some(asked) = self.requests.recv() => self.take_request(asked),
             () = async {
                 self.wake.wait().await;
                 // Hints of one event come together, and a storm of them must not become one of passes.
@@ -273,32 +293,7 @@ impl<H: Hands> Supervisor<H> {
                 tokio::time::sleep_until(earliest.min(until)).await;
             } => {}
         }
-        // What else was asked meanwhile.
-        while let Ok(request) = self.requests.try_recv() {
-            self.take_request(request);
-        }
-    }
-
-    fn take_request(&mut self, request: Request) {
-        match request {
-            Request::Now => self.hurry = true,
-            Request::Repair(phases) => self.wanted = phases,
-            Request::Pause { time, because } => {
-                let until =
-                    unix_now().saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-                self.state.paused_until = Some(until);
-                self.state.paused_because = because;
-                self.remember();
-            }
-            Request::Resume => {
-                self.state.paused_until = None;
-                self.state.paused_because.clear();
-                // Whoever paused it has done something about it.
-                self.forget_attempts();
-                self.hurry = true;
-                self.remember();
-            }
-        }
+        self.take_waiting();
     }
 
     /// Takes note of what a pass says, before anything is decided.
@@ -319,6 +314,7 @@ impl<H: Hands> Supervisor<H> {
             self.settings_in_use += 1;
             self.desired = pass.desired.clone();
             self.metrics_port.send_replace(self.desired.metrics_port);
+            daemon::log::debug(&["nodelet", "daemon"], self.desired.debug);
         }
         if self.state.attempts.are_about(&pass.digest) {
             self.hurry = true;
@@ -350,6 +346,7 @@ impl<H: Hands> Supervisor<H> {
 
     /// Nothing fails: what was counted is forgotten.
     fn healthy(&mut self, pass: &Pass) {
+        self.came_and_went = false;
         if pass.desired.service_state == ServiceState::False {
             return;
         }
@@ -377,8 +374,19 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// A pass that did not come to its end says nothing about the host, so nothing is done to it.
+    /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.
+    fn has_become(&mut self, pass: &Pass) {
+        self.status.pf9_kube_node_state = NodeState::Ok;
+        self.status.pf9_kube_start_attempt = 0;
+        if !pass.stands {
+            "false".clone_into(&mut self.status.pf9_kube_service_state);
+        }
+    }
+
+    /// A pass that did not come to its end says nothing about the host, so nothing is done to it, not even what was asked.
     fn pass_failed(&mut self, error: &str) -> Duration {
+        self.keep_pause();
+        self.wanted.clear();
         self.counters.failed_passes += 1;
         self.blind = self.blind.saturating_add(1);
         tracing::error!("{error}");
@@ -389,11 +397,12 @@ impl<H: Hands> Supervisor<H> {
             self.status.last_failed_status_time = unix_now();
             self.write_status();
         }
+        let interval = self.desired.loop_interval;
         let before = self.view.borrow().clone();
-        let view = View::after_failed_pass(before.as_deref(), &self.now(), error);
+        let view = View::after_failed_pass(before.as_deref(), &self.now(), interval, error);
         self.view.send_replace(Some(Arc::new(view)));
         systemd::status("a status pass failed; see the journal");
-        self.desired.loop_interval
+        interval
     }
 
     fn publish(&mut self, pass: &Pass, doing: &str, next: Duration, attempt: Option<Duration>) {
@@ -406,13 +415,16 @@ impl<H: Hands> Supervisor<H> {
         Now {
             at: unix_now(),
             status: &self.status,
-            state: &self.state,
-            paused: self.paused(),
+            paused: self.pause.left(Instant::now()),
+            paused_because: &self.state.paused_because,
+            api_problem: self.api_problem.borrow().clone(),
             group_problem: self.group.problem(),
+            cut_short: self.cut_short.problem(),
             renewals: &self.renewals,
             unfit: &self.unfit,
             hints: &self.hints,
             counters: self.counters,
+            failed_in_a_row: self.blind,
         }
     }
 
@@ -423,9 +435,14 @@ impl<H: Hands> Supervisor<H> {
     }
 
     fn paused(&self) -> bool {
-        self.state.paused_until.is_some_and(|until| {
-            (unix_now()..=unix_now().saturating_add(LONGEST_PAUSE)).contains(&until)
-        })
+        self.pause.left(Instant::now()).is_some()
+    }
+
+    fn keep_pause(&mut self) {
+        let state = &mut self.state;
+        if self.pause.keep(state, unix_now(), Instant::now()) {
+            self.remember();
+        }
     }
 
     /// Listens to what the plan has on the host.

@@ -31,11 +31,11 @@ impl TakeBacks {
     pub(super) fn ended(&mut self, change: Change, now: Instant) {
         match change {
             // Whether it was a success the next pass says.
-            Change::Done | Change::Failed | Change::Refused => {
+            Change::Done | Change::Failed | Change::Refused | Change::Interrupted => {
                 self.tries = self.tries.saturating_add(1);
                 self.last = Some(now);
             }
-            Change::Interrupted | Change::Busy => {}
+            Change::Busy => {}
         }
     }
 }

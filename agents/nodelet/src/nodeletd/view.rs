@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::kube_status::{KubeStatus, NodeState};
 use super::renewal::RenewalQueue;
-use super::state::State;
 use crate::pass::{Pass, ServiceState};
 
 /// One look at the daemon.
@@ -32,11 +31,23 @@ pub(crate) struct View {
     /// Until when nobody is to touch the host, seconds since 1970.
     pub(crate) paused_until: Option<i64>,
     pub(crate) paused_because: String,
+    /// The settings in use are the last good ones, since those that stand in the files are wrong.
+    #[serde(default)]
+    pub(crate) keeps_last_good: bool,
+    /// Why the host may not be worked on with the settings in use.
+    #[serde(default)]
+    pub(crate) refused: Option<String>,
+    /// Passes that did not come to their end, since the last one that did. All that passes say is as it was before them.
+    #[serde(default)]
+    pub(crate) failed_in_a_row: u32,
     /// What is wrong with the daemon's own work, one condition each.
     pub(crate) conditions: Vec<DaemonCondition>,
     pub(crate) phases: Vec<PhaseHealth>,
     /// What a repair would restart now.
     pub(crate) restart_set: Vec<PhaseName>,
+    /// A backup is wanted at once, for there is none.
+    #[serde(default)]
+    pub(crate) lacks_backup: bool,
     /// What woke the daemon before its last pass.
     pub(crate) hints: Vec<String>,
     pub(crate) counters: Counters,
@@ -50,11 +61,6 @@ pub(crate) struct DaemonCondition {
     pub(crate) status: Status,
     pub(crate) reason: String,
 }
-
-/// The settings that stand in the files are in use.
-const SETTINGS_VALID: &str = "SettingsValid";
-/// The host may be worked on with the settings in use.
-const SETTINGS_ALLOWED: &str = "SettingsAllowed";
 
 /// What happened since the daemon's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,15 +78,22 @@ pub(super) struct Now<'a> {
     /// Seconds since 1970.
     pub(super) at: i64,
     pub(super) status: &'a KubeStatus,
-    pub(super) state: &'a State,
-    pub(super) paused: bool,
+    /// How much longer nobody is to touch the host; `None` if somebody may.
+    pub(super) paused: Option<Duration>,
+    pub(super) paused_because: &'a str,
+    /// Why nobody can ask for anything through the socket; empty if somebody can.
+    pub(super) api_problem: String,
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
+    /// That changes do not come to their end; empty if they do.
+    pub(super) cut_short: &'a str,
     pub(super) renewals: &'a RenewalQueue,
     /// Why the host does not fit what it is to become; empty if it does.
     pub(super) unfit: &'a str,
     pub(super) hints: &'a [String],
     pub(super) counters: Counters,
+    /// Passes that did not come to their end, since the last one that did.
+    pub(super) failed_in_a_row: u32,
 }
 
 impl Now<'_> {
@@ -89,19 +102,34 @@ impl Now<'_> {
             .saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
     }
 
-    fn conditions(
-        &self,
-        settings: &[String],
-        refused: Option<&str>,
-        due: &[String],
-    ) -> Vec<DaemonCondition> {
+    /// After a pass, or after one that failed: what only a pass can tell is not known then.
+    fn conditions(&self, pass: Option<&Pass>) -> Vec<DaemonCondition> {
+        let told = |name: &str, wrong: &dyn Fn(&Pass) -> String| match pass {
+            Some(pass) => DaemonCondition::new(name, wrong(pass)),
+            None => DaemonCondition {
+                name: name.to_owned(),
+                status: Status::Unknown,
+                reason: "the last status pass failed".to_owned(),
+            },
+        };
+        let known = |name: &str, wrong: &str| DaemonCondition::new(name, wrong.to_owned());
         vec![
-            DaemonCondition::new(SETTINGS_VALID, settings.join("; ")),
-            DaemonCondition::new(SETTINGS_ALLOWED, refused.unwrap_or_default().to_owned()),
-            DaemonCondition::new("HostFits", self.unfit.to_owned()),
-            DaemonCondition::new("StatusCgroup", self.group_problem.to_owned()),
-            DaemonCondition::new("CertificatesRenewed", self.renewals.problem(due)),
+            told("SettingsValid", &|pass| pass.settings_problems.join("; ")),
+            told("SettingsAllowed", &|pass| {
+                pass.refused.clone().unwrap_or_default()
+            }),
+            told("HostFits", &|_| self.unfit.to_owned()),
+            known("ChangesComplete", self.cut_short),
+            known("LocalApi", &self.api_problem),
+            known("StatusCgroup", self.group_problem),
+            told("CertificatesRenewed", &|pass| {
+                self.renewals.problem(&pass.due)
+            }),
         ]
+    }
+
+    fn paused_until(&self) -> Option<i64> {
+        self.paused.map(|left| self.after(left))
     }
 }
 
@@ -123,20 +151,17 @@ impl DaemonCondition {
 impl View {
     /// Whether the settings in use are the last good ones, since those that stand in the files are wrong.
     pub(crate) fn keeps_last_good(&self) -> bool {
-        let settings = self.conditions.iter().find(|c| c.name == SETTINGS_VALID);
-        settings.is_some_and(|condition| condition.status == Status::False)
+        self.keeps_last_good
     }
 
     /// Why nobody would repair anything now, if so.
     pub(super) fn touches_nothing(&self) -> Option<String> {
-        let refused = self.conditions.iter().find(|c| c.name == SETTINGS_ALLOWED);
-        let refused = refused.filter(|condition| condition.status == Status::False);
         if self.paused_until.is_some() {
             Some(format!("paused: {}", self.paused_because))
         } else if self.desired != "true" {
             Some(format!("KUBE_SERVICE_STATE is {}", self.desired))
         } else {
-            refused.map(|condition| condition.reason.clone())
+            self.refused.clone()
         }
     }
 
@@ -159,30 +184,46 @@ impl View {
             role: pass.desired.node.clone(),
             cluster_id: pass.desired.cluster_id.clone(),
             attempts: now.status.pf9_kube_start_attempt,
-            doing: if now.paused { "paused" } else { doing }.to_owned(),
+            doing: if now.paused.is_some() {
+                "paused"
+            } else {
+                doing
+            }
+            .to_owned(),
             last_pass: Some(now.status.status_check_timestamp),
             next_pass: Some(now.after(next)),
             next_attempt: attempt.map(|time| now.after(time)),
-            paused_until: now.state.paused_until.filter(|_| now.paused),
-            paused_because: now.state.paused_because.clone(),
-            conditions: now.conditions(&pass.settings_problems, pass.refused.as_deref(), &pass.due),
+            paused_until: now.paused_until(),
+            paused_because: now.paused_because.to_owned(),
+            keeps_last_good: !pass.settings_problems.is_empty(),
+            refused: pass.refused.clone(),
+            failed_in_a_row: 0,
+            conditions: now.conditions(Some(pass)),
             phases: pass.health.clone(),
             restart_set: pass.restart_set.clone(),
+            lacks_backup: pass.lacks_backup,
             hints: now.hints.to_vec(),
             counters: now.counters,
         }
     }
 
-    /// After a pass that did not come to its end: what was seen `before`, and that it failed.
-    pub(super) fn after_failed_pass(before: Option<&Self>, now: &Now<'_>, error: &str) -> Self {
-        // What the settings are like, and what is due, only a pass can tell.
-        let mut conditions = now.conditions(&[], None, &[]);
-        for condition in &mut conditions {
-            if condition.name != "StatusCgroup" {
-                condition.status = Status::Unknown;
-                "the last status pass failed".clone_into(&mut condition.reason);
-            }
+    /// Whether somebody paused it, or let it go on, since the pass.
+    pub(super) fn show_pause(&mut self, now: &Now<'_>) {
+        self.paused_until = now.paused_until();
+        now.paused_because.clone_into(&mut self.paused_because);
+        if self.paused_until.is_some() {
+            "paused".clone_into(&mut self.doing);
         }
+    }
+
+    /// After a pass that did not come to its end: what passes saw `before`, what the daemon knows by itself, and that it failed.
+    pub(super) fn after_failed_pass(
+        before: Option<&Self>,
+        now: &Now<'_>,
+        next: Duration,
+        error: &str,
+    ) -> Self {
+        let mut conditions = now.conditions(None);
         conditions.push(DaemonCondition::new("StatusPassWorks", error.to_owned()));
         let blank = Self {
             node_state: now.status.pf9_kube_node_state,
@@ -196,15 +237,27 @@ impl View {
             next_attempt: None,
             paused_until: None,
             paused_because: String::new(),
+            keeps_last_good: false,
+            refused: None,
+            failed_in_a_row: 0,
             conditions: Vec::new(),
             phases: Vec::new(),
             restart_set: Vec::new(),
+            lacks_backup: false,
             hints: Vec::new(),
             counters: now.counters,
         };
         Self {
+            node_state: now.status.pf9_kube_node_state,
+            attempts: now.status.pf9_kube_start_attempt,
             doing: "a status pass failed".to_owned(),
+            next_pass: Some(now.after(next)),
+            next_attempt: None,
+            paused_until: now.paused_until(),
+            paused_because: now.paused_because.to_owned(),
+            failed_in_a_row: now.failed_in_a_row,
             conditions,
+            hints: now.hints.to_vec(),
             counters: now.counters,
             ..before.cloned().unwrap_or(blank)
         }
@@ -219,11 +272,65 @@ impl View {
             "node_state": "ok", "desired": "true", "role": "master", "cluster_id": "c",
             "attempts": 0, "doing": "watching", "last_pass": 1, "next_pass": 2, "next_attempt": null,
             "paused_until": null, "paused_because": "",
-            "conditions": [{"name": SETTINGS_VALID, "status": "True", "reason": ""}],
+            "conditions": [{"name": "SettingsValid", "status": "True", "reason": ""}],
             "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
             "restart_set": [], "hints": [],
             "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
         });
         serde_json::from_value(view).expect("a view")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a failed pass others go on acting on the view: on the settings that are in force, and on the pause that is.
+    #[test]
+    fn after_a_failed_pass_what_is_in_force_is_still_told() {
+        let mut before = View::at_rest();
+        before.keeps_last_good = true;
+        before.refused = Some("the cluster is another".to_owned());
+        before.next_attempt = Some(3);
+        let (status, renewals) = (KubeStatus::default(), RenewalQueue::default());
+        let mut now = Now {
+            at: 1000,
+            status: &status,
+            paused: Some(Duration::from_secs(60)),
+            paused_because: "we move",
+            api_problem: "no room".to_owned(),
+            group_problem: "",
+            cut_short: "",
+            renewals: &renewals,
+            unfit: "",
+            hints: &[],
+            counters: Counters {
+                failed_passes: 7,
+                ..Counters::default()
+            },
+            failed_in_a_row: 4,
+        };
+        let minute = Duration::from_secs(60);
+        let view = View::after_failed_pass(Some(&before), &now, minute, "make it: no memory");
+        assert!(view.keeps_last_good());
+        assert_eq!(view.touches_nothing().as_deref(), Some("paused: we move"));
+        assert_eq!(view.paused_until, Some(1060));
+        assert_eq!((view.next_pass, view.next_attempt), (Some(1060), None));
+        assert_eq!((view.counters.failed_passes, view.failed_in_a_row), (7, 4));
+        assert_eq!(view.phases, before.phases, "nobody has seen others");
+        let status = |name: &str| {
+            let mut conditions = view.conditions.iter();
+            conditions
+                .find(|one| one.name == name)
+                .map(|one| one.status)
+        };
+        assert_eq!(status("SettingsValid"), Some(Status::Unknown));
+        assert_eq!(status("LocalApi"), Some(Status::False));
+        assert_eq!(status("StatusPassWorks"), Some(Status::False));
+        // And where the pause is over, it is over.
+        now.paused = None;
+        let view = View::after_failed_pass(Some(&view), &now, minute, "make it: no memory");
+        let why = view.touches_nothing();
+        assert_eq!(why.as_deref(), Some("the cluster is another"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use daemon::child::Child;
+use daemon::child::{Child, Ended};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,7 @@ pub(super) enum Change {
     Failed,
     /// The host does not fit what it is to become; nothing was touched.
     Refused,
-    /// It was asked to end, at a safe point.
+    /// It was asked to end, at a safe point, or was killed: whether it would have helped nobody knows.
     Interrupted,
     /// Somebody else works on the host.
     Busy,
@@ -115,8 +115,7 @@ impl Hands for Worker {
             cancel: self.shutdown.clone(),
         };
         let ended = child.run(event).await?;
-        let change = how(ended.code, &self.shutdown);
-        Ok((change, told(&ended.errors)))
+        Ok((how(&ended), told(&ended)))
     }
 
     fn listen(
@@ -184,10 +183,19 @@ impl Worker {
         };
         let ended = match child.run(|line| tracing::info!("{line}")).await {
             Ok(ended) => ended,
+            Err(error) if self.shutdown.is_cancelled() => {
+                return (Change::Interrupted, format!("{error:#}"));
+            }
             Err(error) => return (Change::Failed, format!("{error:#}")),
         };
-        let change = how(ended.code, &self.shutdown);
-        (change, ended.errors.trim().to_owned())
+        let change = match how(&ended) {
+            // Whoever kills a backup does not wait for it to give way: it is told, and comes again after a pause.
+            Change::Interrupted if ended.signal.is_some() && !self.shutdown.is_cancelled() => {
+                Change::Failed
+            }
+            change => change,
+        };
+        (change, told(&ended))
     }
 
     /// How `nodelet` is called, with the settings in use or the last good ones.
@@ -206,8 +214,17 @@ impl Worker {
     }
 }
 
-/// What a `nodelet` has said of an error, for people: with `--json` the last line is an object.
-fn told(errors: &str) -> String {
+/// What there is to tell of how a `nodelet` has ended, for people; empty where it has said nothing.
+fn told(ended: &Ended) -> String {
+    match ended.signal {
+        // It could say no more.
+        Some(signal) => format!("it was killed by signal {signal}"),
+        None => said(&ended.errors),
+    }
+}
+
+/// What a `nodelet` has said of an error: with `--json` the last line is an object.
+fn said(errors: &str) -> String {
     #[derive(Deserialize)]
     struct Told {
         error: Vec<String>,
@@ -226,18 +243,16 @@ fn told(errors: &str) -> String {
     }
 }
 
-/// How a `nodelet` has ended, by its exit code.
-fn how(code: Option<i32>, shutdown: &CancellationToken) -> Change {
-    let exits = |exit: Exit| code == Some(exit.code().into());
+/// How a `nodelet` has ended, by its exit code. One without was killed, for want of memory perhaps, or was asked to end before it
+/// could listen.
+fn how(ended: &Ended) -> Change {
+    let exits = |exit: Exit| ended.code == Some(exit.code().into());
     if exits(Exit::Ok) {
         Change::Done
-    } else if exits(Exit::Pending) {
+    } else if exits(Exit::Pending) || ended.code.is_none() {
         Change::Interrupted
     } else if exits(Exit::Busy) {
         Change::Busy
-    } else if code.is_none() && shutdown.is_cancelled() {
-        // It was asked to end before it could listen.
-        Change::Interrupted
     } else {
         Change::Failed
     }
@@ -264,10 +279,34 @@ mod tests {
     fn an_error_in_json_is_told_to_people_as_a_sentence() {
         let json = r#"{"error":["begin a run","no room"],"next":"make room"}"#;
         assert_eq!(
-            told(&format!("a warning\n{json}\n")),
+            said(&format!("a warning\n{json}\n")),
             "could not begin a run: no room; make room"
         );
-        assert_eq!(told(" plain words \n"), "plain words");
-        assert_eq!(told(""), "");
+        assert_eq!(said(" plain words \n"), "plain words");
+        assert_eq!(said(""), "");
+    }
+
+    #[test]
+    fn what_is_killed_has_not_failed() {
+        for (code, signal, change) in [
+            (Some(0), None, Change::Done),
+            (Some(1), None, Change::Failed),
+            (Some(2), None, Change::Interrupted),
+            (Some(75), None, Change::Busy),
+            (None, Some(9), Change::Interrupted),
+        ] {
+            let ended = Ended {
+                code,
+                signal,
+                errors: String::new(),
+            };
+            assert_eq!(how(&ended), change, "{ended:?}");
+        }
+        let killed = Ended {
+            code: None,
+            signal: Some(9),
+            errors: "a warning\n".to_owned(),
+        };
+        assert_eq!(told(&killed), "it was killed by signal 9");
     }
 }

@@ -7,10 +7,14 @@ use lab_suites::{
 };
 
 const MENDED: Duration = Duration::from_secs(150);
+/// Half of the time between two passes: what is mended by then was mended because of an event.
+const SOON: Duration = Duration::from_secs(30);
 /// In percent.
 const WANTED: f64 = 99.0;
 /// Nothing is restarted for these: systemd does it, or the pass that finds them writes the file anew.
 const WITHOUT_REPAIR: &[&str] = &["docker-killed", "status-deleted", "status-garbage"];
+/// What an engine holds that does not answer is known after apply, and a step that is so counts as a miss.
+const UNTOLD: &[&str] = &["docker-hung"];
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
@@ -23,7 +27,8 @@ fn every_repair_is_predicted() {
     master.load_toolbox();
     let watch = Watch::start(&master);
     let mut bad = Vec::new();
-    for fault in Fault::all().filter(|f| !WITHOUT_REPAIR.contains(&f.name)) {
+    let told = |fault: &&Fault| ![WITHOUT_REPAIR, UNTOLD].concat().contains(&fault.name);
+    for fault in Fault::all().filter(told) {
         let fidelity = predicted_repair(&master, &watch, fault);
         println!(
             "{:<24} {:>5.1} % of {} steps",
@@ -131,7 +136,7 @@ fn repairs_take_seconds_at_the_usual_interval() {
             .expect("it is a fault");
         fault.strike(master.host(), &vip).expect("it happens");
         let began = Instant::now();
-        watch.until(name, MENDED, || {
+        watch.until(name, SOON, || {
             fault.is_whole(master.host(), &vip).unwrap_or(false)
         });
         println!("{name:<24} {:>5.1} s", began.elapsed().as_secs_f64());

@@ -64,8 +64,8 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     master.sh("systemctl stop pf9-nodeletd");
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
     let left = master.sh(
-        "grep '^ip_vs' /proc/modules; cat /proc/net/ip_vs 2>/dev/null; ip -oneline link show dev kube-ipvs0 2>/dev/null; \
-         ls /etc/modules-load.d | grep ip_vs; true",
+        "{ grep '^ip_vs' /proc/modules; cat /proc/net/ip_vs; ip -oneline link show dev kube-ipvs0; \
+         ls /etc/modules-load.d | grep ip_vs; } 2>/dev/null || true",
     );
     assert_eq!(left, "");
 }

@@ -7,6 +7,7 @@ use lab_suites::{Image, Master, SCALED, Standing, Watch};
 
 const CALM: Duration = Duration::from_secs(120);
 const BROUGHT_UP: Duration = Duration::from_secs(400);
+const FILES: &str = "sha256sum $(find /etc/pf9/kube.d -type f | sort)";
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// How often this host was cleaned.
@@ -35,6 +36,8 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
     let watch = Watch::start_within(&master, BROUGHT_UP);
 
     settings_that_the_host_cannot_go_on_with(&master, &watch);
+    what_it_is_bound_to_is_lost(&master, &watch);
+    another_way_out(&master, &watch);
     it_is_the_only_one(&master);
     what_nobody_can_mean(&master, &watch);
     killed_in_the_middle(&master, &watch);
@@ -42,6 +45,7 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
     without_its_socket(&master, &watch);
     a_clock_that_is_wrong(&master, &watch);
     assert_eq!(cleans(&master), 0, "nothing was ever cleaned");
+    without_its_ledger(&master, &watch);
 }
 
 /// Two would undo each other's work, and take each other's socket.
@@ -104,11 +108,81 @@ fn without_its_socket(master: &Master, watch: &Watch<'_>) {
     master.sh("systemctl is-active --quiet nodelet-suite-events");
 }
 
+/// Waits until it is said that the host cannot go on with this setting.
+fn told(watch: &Watch<'_>, key: &str, value: &str) {
+    watch.until(&format!("{key}={value} is told"), CALM, || {
+        let view = watch.view().unwrap_or_default();
+        let conditions = view["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|one| {
+            let reason = one["reason"].as_str().unwrap_or_default();
+            one["name"] == "SettingsValid"
+                && one["status"] == "False"
+                && (reason.contains(key) || reason.contains(value))
+        })
+    });
+}
+
+/// The next pass writes it anew, and judges by what stands and not by what is written into the settings meanwhile.
+fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
+    const IDENTITY: &str = "/var/opt/pf9/nodelet/identity.json";
+    let (before, was) = (Standing::of(master), master.sh(&format!("cat {IDENTITY}")));
+    master.sh(&format!("systemctl stop pf9-nodeletd; rm {IDENTITY}"));
+    let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
+    master.configure(&[SCALED, &[otherwise]].concat());
+    master.sh("systemctl start pf9-nodeletd");
+    told(watch, otherwise.0, otherwise.1);
+    master.configure(SCALED);
+    watch.calm(CALM);
+    assert_eq!(master.sh(&format!("cat {IDENTITY}")), was);
+    // What stands in its place counts as none, and keeps nobody from looking.
+    master.sh(&format!("rm {IDENTITY}; mkdir {IDENTITY}"));
+    watch.calm(CALM);
+    master.sh(&format!("rmdir {IDENTITY}"));
+    watch.calm(CALM);
+    assert_eq!(master.sh(&format!("cat {IDENTITY}")), was);
+    assert_eq!(Standing::of(master), before);
+}
+
+/// A tunnel that takes the default route gives the node no other address.
+fn another_way_out(master: &Master, watch: &Watch<'_>) {
+    let before = Standing::of(master);
+    let certificates = master.sh(FILES);
+    let repairs = || watch.view().unwrap_or_default()["counters"]["repairs"].clone();
+    let repaired = repairs();
+    master.sh(
+        "ip link add tunnel0 type veth peer name tunnel1; ip link set tunnel1 up
+         ip address add 10.98.0.2/24 dev tunnel0; ip link set tunnel0 up
+         ip route prepend default via 10.98.0.1 dev tunnel0
+         head -2 /proc/net/route | grep -q '^tunnel0'",
+    );
+    watch.calm(CALM);
+    watch.calm(CALM);
+    assert_eq!(repairs(), repaired);
+    assert_eq!(Standing::of(master), before);
+    assert_eq!(master.sh(FILES), certificates);
+    master.nodelet(&["diff"]).exits(0);
+    master.sh("ip link delete tunnel0");
+    watch.calm(CALM);
+}
+
+/// Who wants the role to be down gets it down, also where nobody knows any more how it came up. The last thing that is done to this
+/// host.
+fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
+    master.sh("rm /var/opt/pf9/nodelet/ledger*");
+    master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "false")]].concat());
+    let down = "! systemctl is-active --quiet pf9-kubelet && ! docker ps --format '{{.Names}}' | grep -qx etcd";
+    master.wait_for("the role is down", down, CALM);
+    let view = watch.view().expect("nodeletd answers");
+    assert_eq!(view["desired"], "false", "{view:#}");
+}
+
 /// They are wrong, though well written: told, and the host is held at the last good ones.
 fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
     for (key, value) in [
         ("ROLE", "worker"),
+        ("USE_HOSTNAME", "false"),
+        ("ROLE", "none"),
         ("CONTAINERS_CIDR", "10.99.0.0/16"),
         ("ETCD_DATA_DIR", "/var/elsewhere"),
         ("ETCD_BACKUP_SCHEDULE", "0 0 31 2 *"),
@@ -117,16 +191,7 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
         ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
     ] {
         master.configure(&[SCALED, &[(key, value)]].concat());
-        watch.until(&format!("{key}={value} is told"), CALM, || {
-            let view = watch.view().unwrap_or_default();
-            let conditions = view["conditions"].as_array().cloned().unwrap_or_default();
-            conditions.iter().any(|one| {
-                let reason = one["reason"].as_str().unwrap_or_default();
-                one["name"] == "SettingsValid"
-                    && one["status"] == "False"
-                    && (reason.contains(key) || reason.contains(value))
-            })
-        });
+        told(watch, key, value);
         assert_eq!(Standing::of(master), before, "{key}={value}");
     }
     // The last of them still stands in the file.
@@ -140,8 +205,7 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
 
 fn a_clock_that_is_wrong(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
-    let files = "sha256sum $(find /etc/pf9/kube.d -type f | sort)";
-    let certificates = master.sh(files);
+    let certificates = master.sh(FILES);
     for days in ["+1", "-1"] {
         shift(master, days);
         let mut seen = 0;
@@ -155,7 +219,7 @@ fn a_clock_that_is_wrong(master: &Master, watch: &Watch<'_>) {
         let view = watch.view().expect("nodeletd answers");
         assert_eq!(view["counters"]["repairs"], 0, "{days} days: {view:#}");
         assert_eq!(Standing::of(master), before, "{days} days off");
-        assert_eq!(master.sh(files), certificates, "{days} days off");
+        assert_eq!(master.sh(FILES), certificates, "{days} days off");
     }
     master.sh("rm -r /run/systemd/system/pf9-nodeletd.service.d; systemctl daemon-reload; systemctl restart pf9-nodeletd");
     watch.calm(CALM);

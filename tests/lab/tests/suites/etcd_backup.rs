@@ -1,6 +1,7 @@
 //! Backups of etcd: proven, on a schedule, told apart from damaged ones, and whole whatever happens in the middle.
 
 mod cuts;
+mod full;
 mod schedule;
 
 use lab_suites::{Master, shared};

@@ -10,6 +10,7 @@ mod etcd_backup;
 mod faults;
 mod foretold;
 mod health;
+mod held;
 mod interrupt;
 mod preflight;
 mod refusal;

@@ -41,3 +41,21 @@ fn wrong_settings_are_refused_with_their_place() {
     master.configure(&[]);
     master.apply(&[]).exits(0).changes_nothing();
 }
+
+#[test]
+fn what_the_host_stands_with_is_refused_with_the_way_out() {
+    let Some(master) = shared() else { return };
+    for (key, value, way_out) in [
+        ("ROLE", "none", "take the role off first: `nodelet clean`"),
+        ("ROLE", "worker", "take the role off first: `nodelet clean`"),
+        ("USE_HOSTNAME", "false", "`nodelet clean --purge`"),
+    ] {
+        master.configure(&[(key, value)]);
+        for verb in ["apply", "stop", "plan", "diff", "check"] {
+            let run = master.nodelet(&[verb]).exits(1).says(&[key, way_out]);
+            assert!(run.events("run_started").is_empty(), "{}", run.text());
+        }
+    }
+    master.configure(&[]);
+    master.apply(&[]).exits(0).changes_nothing();
+}

@@ -19,6 +19,10 @@ const RESTARTS: &[(&str, &str)] = &[
         "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
+        "docker-hung",
+        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+    ),
+    (
         "daemon-json-edited",
         "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),

@@ -6,6 +6,7 @@ use engine::exec::{Event, Outcome, Verb};
 use tokio::time::Instant;
 
 use super::{CHANGING, Supervisor, unix_now};
+use crate::nodeletd::attempts::Attempts;
 use crate::nodeletd::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::worker::{Change, Hands};
 use crate::pass::Pass;
@@ -26,16 +27,13 @@ impl<H: Hands> Supervisor<H> {
         self.begin(pass, everything || !before.0.clean_is_due(every));
         let number = self.state.attempts.count();
         let last_good = !pass.settings_problems.is_empty();
-        let mut words = vec!["repair"];
-        // By name, so that nobody has to look a second time.
-        words.extend(pass.failed.iter().map(|phase| phase.as_str()));
-        words.extend(wanted.iter().map(String::as_str));
+        let words = self.repair_words(pass, &wanted);
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
-        let mut change = Change::Refused;
+        let (mut change, mut begun) = (Change::Refused, false);
         if everything {
             tracing::info!("{doing}: a full clean and a start from the first phase");
-            change = self.change(&["repair", "--afresh"], last_good).await;
+            (change, begun) = self.carry_out(&["repair", "--afresh"], last_good).await;
             if change == Change::Refused {
                 // What could not come up again is not taken off. What can be mended is, for as long as that lasts.
                 tracing::warn!("{doing}: no full clean: {}", self.unfit);
@@ -46,13 +44,19 @@ impl<H: Hands> Supervisor<H> {
         if change == Change::Refused {
             let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
             tracing::info!("{doing}: restarting {}", names.join(", "));
-            self.counters.repairs += 1;
-            change = self.change(&words, last_good).await;
+            (change, begun) = self.carry_out(&words, last_good).await;
+            self.counters.repairs += u64::from(begun);
         }
         self.status.current_task.clear();
         // What we did ourselves is no news.
         self.wake.take();
         match change {
+            Change::Done if !begun => {
+                tracing::info!("{doing}: what failed is well again; nothing was restarted");
+                let again = std::mem::replace(&mut self.came_and_went, true);
+                self.was_none(if again { self.waiting(before) } else { before });
+                Duration::ZERO
+            }
             // Whether it was a success the next pass says.
             Change::Done | Change::Failed => {
                 self.counters.failed_attempts += u64::from(change == Change::Failed);
@@ -60,13 +64,14 @@ impl<H: Hands> Supervisor<H> {
                 self.remember();
                 Duration::ZERO
             }
+            // Whoever killed it may do so again, so the next one waits; but nobody counts it.
+            Change::Interrupted if !self.shutdown.is_cancelled() => {
+                self.was_none(self.waiting(before));
+                Duration::ZERO
+            }
             // It was no attempt: it never came to its end, or touched nothing. No host is cleaned for a wrong setting or for our own ends.
             Change::Interrupted | Change::Busy | Change::Refused => {
-                self.state.attempts = before.0;
-                self.status.pf9_kube_start_attempt = self.state.attempts.count();
-                self.status.pf9_kube_node_state = before.1;
-                self.remember();
-                self.write_status();
+                self.was_none(before);
                 match change {
                     Change::Busy => {
                         self.wanted = wanted;
@@ -83,6 +88,35 @@ impl<H: Hands> Supervisor<H> {
                 }
             }
         }
+    }
+
+    /// The words of a repair. By name, so that not every phase has to be looked at a second time. But what a pass saw may be well by
+    /// the time the lock is held, and what is well is not restarted; what somebody wants is.
+    fn repair_words<'a>(&self, pass: &'a Pass, wanted: &'a [String]) -> Vec<&'a str> {
+        let mut words = vec!["repair"];
+        words.extend(wanted.iter().map(String::as_str));
+        for phase in &pass.failed {
+            if !self.came_and_went {
+                words.push("--if-failing");
+            }
+            words.push(phase.as_str());
+        }
+        words
+    }
+
+    /// As `before` the attempt that is on, but for the pause that follows it.
+    fn waiting(&self, before: (Attempts, NodeState)) -> (Attempts, NodeState) {
+        let mut attempts = self.state.attempts.clone();
+        attempts.cut_short(&before.0, unix_now(), Instant::now());
+        (attempts, before.1)
+    }
+
+    /// An attempt was none: what is counted and shown is as `before` it.
+    fn was_none(&mut self, before: (Attempts, NodeState)) {
+        (self.state.attempts, self.status.pf9_kube_node_state) = before;
+        self.status.pf9_kube_start_attempt = self.state.attempts.count();
+        self.remember();
+        self.write_status();
     }
 
     /// Writes down that an attempt begins, before it does.
@@ -129,8 +163,8 @@ impl<H: Hands> Supervisor<H> {
         self.wake.take();
         self.write_status();
         match change {
-            Change::Done | Change::Failed | Change::Refused => AFTER_RENEWAL,
-            Change::Interrupted | Change::Busy => BUSY,
+            Change::Busy => BUSY,
+            _ => AFTER_RENEWAL,
         }
     }
 
@@ -150,14 +184,18 @@ impl<H: Hands> Supervisor<H> {
         }
         self.write_status();
         match change {
-            Change::Done | Change::Failed | Change::Refused => pass.desired.loop_interval,
-            Change::Interrupted | Change::Busy => BUSY,
+            Change::Busy => BUSY,
+            _ => pass.desired.loop_interval,
         }
     }
 
-    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
-    /// touched nothing, whatever the reason, and counts as refused.
     async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
+        self.carry_out(words, last_good).await.0
+    }
+
+    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
+    /// touched nothing, whatever the reason, and counts as refused. Also gives whether it has begun.
+    async fn carry_out(&mut self, words: &[&str], last_good: bool) -> (Change, bool) {
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);
@@ -188,9 +226,16 @@ impl<H: Hands> Supervisor<H> {
             })
             .await;
         self.counters.full_cleans += u64::from(cleaned);
-        let (change, said) = changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
+        let (mut change, said) =
+            changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
+        if change == Change::Failed && self.shutdown.is_cancelled() {
+            // At our own end it was asked to end, and what it needs may be ending beside it: that says nothing of the host.
+            tracing::info!("{}: {said}", words.join(" "));
+            change = Change::Interrupted;
+        }
+        self.cut_short.ended(&words.join(" "), change, &said);
         if change != Change::Failed {
-            return change;
+            return (change, begun);
         }
         match refused {
             Some(why) => self.unfit = why,
@@ -199,15 +244,16 @@ impl<H: Hands> Supervisor<H> {
                 if !said.is_empty() {
                     tracing::warn!("{}: {said}", words.join(" "));
                 }
-                return Change::Failed;
+                return (Change::Failed, begun);
             }
         }
         // A run that was refused after another one of the same change had begun, an apply after a clean, is a failure all the same.
-        if cleaned {
+        let change = if cleaned {
             Change::Failed
         } else {
             Change::Refused
-        }
+        };
+        (change, begun)
     }
 }
 

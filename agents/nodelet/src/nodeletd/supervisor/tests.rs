@@ -28,10 +28,18 @@ struct Broken {
     unable: Arc<AtomicBool>,
     /// Whether a repair is interrupted before its end.
     interrupts: Arc<AtomicBool>,
+    /// Whether `nodelet` is still at work when the daemon's patience with it at its own end is over.
+    lingers: Arc<AtomicBool>,
+    /// Whether what a pass saw failing is well once a repair looks again.
+    comes_and_goes: Arc<AtomicBool>,
+    /// How long a pass takes.
+    looks: Arc<Mutex<Duration>>,
     /// How long a change says nothing.
     silent: Arc<Mutex<Duration>>,
     /// Of its plan.
     digest: Arc<Mutex<String>>,
+    /// Whose it is; empty for nobody's.
+    cluster: Arc<Mutex<String>>,
     /// Whether no pass comes to its end.
     unseen: Arc<AtomicBool>,
     /// Components with a certificate that is due.
@@ -51,8 +59,12 @@ impl Broken {
             refuses_clean: Arc::default(),
             unable: Arc::default(),
             interrupts: Arc::default(),
+            lingers: Arc::default(),
+            comes_and_goes: Arc::default(),
+            looks: Arc::default(),
             silent: Arc::default(),
             digest: Arc::new(Mutex::new("plan".to_owned())),
+            cluster: Arc::new(Mutex::new("c".to_owned())),
             unseen: Arc::default(),
             due: Arc::default(),
             unrenewable: Arc::default(),
@@ -80,6 +92,8 @@ impl Broken {
 
 impl Hands for Broken {
     async fn pass(&self, _cgroup: Option<&Leaf>) -> Result<Pass> {
+        let looks = *self.looks.lock().expect("nobody panicked");
+        tokio::time::sleep(looks).await;
         if self.unseen.load(Ordering::Relaxed) {
             bail!("make a status pass: it was killed");
         }
@@ -90,7 +104,7 @@ impl Hands for Broken {
             desired: Desired {
                 service_state: ServiceState::True,
                 node: "master".to_owned(),
-                cluster_id: "c".to_owned(),
+                cluster_id: self.cluster.lock().expect("nobody panicked").clone(),
                 use_cgroups: false,
                 ..Desired::default()
             },
@@ -112,6 +126,7 @@ impl Hands for Broken {
             failed,
             interests: PassInterests::default(),
             stands: true,
+            lacks_backup: false,
             due: self.due.lock().expect("nobody panicked").clone(),
         })
     }
@@ -124,6 +139,11 @@ impl Hands for Broken {
     ) -> Result<(Change, String)> {
         if self.unable.load(Ordering::Relaxed) {
             bail!("run nodelet: no memory");
+        }
+        let well =
+            !self.broken.load(Ordering::Relaxed) || self.comes_and_goes.load(Ordering::Relaxed);
+        if well && words.first() == Some(&"repair") && words.get(1) == Some(&"--if-failing") {
+            return Ok((Change::Done, String::new()));
         }
         let asks_for_clean = words.join(" ") == CLEAN;
         if self.refuses.load(Ordering::Relaxed)
@@ -166,6 +186,10 @@ impl Hands for Broken {
         let change = if self.interrupts.load(Ordering::Relaxed) {
             // Asked to end, it takes a moment to a safe point.
             tokio::time::sleep(Duration::from_secs(1)).await;
+            if self.lingers.load(Ordering::Relaxed) {
+                tokio::time::sleep(GRACE).await;
+                bail!("run nodelet: asked to end, and no end within 90 s");
+            }
             Change::Interrupted
         } else if self.broken.load(Ordering::Relaxed) {
             Change::Failed
@@ -176,6 +200,23 @@ impl Hands for Broken {
     }
 
     fn listen(&self, _: &Interests, _: &StatusFile, _: &Wake, _: &CancellationToken) {}
+}
+
+impl Outside {
+    /// Asks for something, and waits until it is in force.
+    async fn ask(&self, request: Request) {
+        let (asked, in_force) = request.asked();
+        self.requests.send(asked).await.expect("it listens");
+        in_force.await.expect("it is taken");
+    }
+}
+
+/// For an hour.
+fn pause() -> Request {
+    Request::Pause {
+        time: Duration::from_secs(3600),
+        because: "a look".to_owned(),
+    }
 }
 
 /// Runs `what` beside a daemon on `host` that remembers in `directory`, and ends with it.
@@ -302,22 +343,18 @@ async fn a_paused_daemon_looks_and_touches_nothing() {
     let host = Broken::new();
     beside(&host, directory.path(), async |outside| {
         attempts(&host, 1).await;
-        let pause = Request::Pause {
-            time: Duration::from_secs(3600),
-            because: "a look".to_owned(),
-        };
-        outside.requests.send(pause).await.expect("it listens");
+        outside.ask(pause()).await;
+        let view = outside.view.borrow().clone().expect("it has looked");
+        assert!(view.paused_until.is_some(), "it is seen at once");
         tokio::time::sleep(Duration::from_secs(30)).await;
         let done = host.done().len();
         tokio::time::sleep(Duration::from_secs(1800)).await;
         assert_eq!(host.done().len(), done, "nothing was touched");
         let view = outside.view.borrow().clone().expect("it looks");
         assert_eq!(view.doing, "paused");
-        outside
-            .requests
-            .send(Request::Resume)
-            .await
-            .expect("it listens");
+        outside.ask(Request::Resume).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.paused_until, None);
         attempts(&host, 2).await;
     })
     .await;
@@ -402,22 +439,14 @@ async fn nobodys_haste_cleans_a_host() {
             .take(6)
             .enumerate()
         {
-            outside.requests.send(request).await.expect("it listens");
+            outside.ask(request).await;
             attempts(&host, 10 + number).await;
         }
         assert_eq!(host.cleans(), 0);
         // Who pauses and resumes has done something in between: it is counted anew.
-        let pause = Request::Pause {
-            time: Duration::from_secs(3600),
-            because: "a look".to_owned(),
-        };
-        outside.requests.send(pause).await.expect("it listens");
+        outside.ask(pause()).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
-        outside
-            .requests
-            .send(Request::Resume)
-            .await
-            .expect("it listens");
+        outside.ask(Request::Resume).await;
         let before = host.attempts().len();
         attempts(&host, before + 5).await;
         assert_eq!(host.cleans(), 0);
@@ -566,6 +595,211 @@ async fn the_status_file_shows_what_the_daemon_has_counted() {
     beside(&host, directory.path(), async |_| {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 5);
+    })
+    .await;
+}
+
+/// Whoever was told that it holds has begun to work on the host.
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(20);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let asked = Instant::now();
+        outside.ask(pause()).await;
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "it is not waited for"
+        );
+        let remembered = State::read(&directory.path().join("nodeletd.json"));
+        assert!(remembered.paused_until.is_some());
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(host.done(), [], "nothing was touched");
+        // And so does what else is asked meanwhile.
+        outside.ask(Request::Resume).await;
+        attempts(&host, 1).await;
+        let (at, _) = host.attempts()[0];
+        assert!(at < Duration::from_secs(1900), "{at:?}");
+    })
+    .await;
+}
+
+/// Nobody sets the clock by which it is counted: here the time of day stands still.
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_with_its_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        outside.ask(pause()).await;
+        tokio::time::sleep(Duration::from_secs(3590)).await;
+        assert_eq!(host.attempts().len(), 1);
+        attempts(&host, 2).await;
+        let (at, _) = host.attempts()[1];
+        assert!(at < Duration::from_secs(3700), "{at:?}");
+        let remembered = State::read(&directory.path().join("nodeletd.json"));
+        assert_eq!(remembered.paused_until, None, "no start goes on with it");
+    })
+    .await;
+}
+
+/// A pass that is on may have looked before: who asks for one gets one.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_is_asked_for_during_a_pass_is_another_pass() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(4);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        outside.ask(Request::Now).await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.counters.passes, 2);
+    })
+    .await;
+}
+
+/// Killed, for want of memory for one: whether it would have helped nobody knows, and whoever killed it may do so again.
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.interrupts.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        let tried = host.attempts();
+        assert!((20..100).contains(&tried.len()), "{}", tried.len());
+        let usual = |(number, pair): (usize, &[(Duration, bool)])| {
+            let number = u32::try_from(number + 1).expect("a small number");
+            pair[1].0 - pair[0].0 >= decide::backoff(number, Duration::from_secs(60))
+        };
+        assert!(tried.windows(2).enumerate().all(usual), "{tried:?}");
+        assert_eq!(host.cleans(), 0);
+        attempts(&host, tried.len() + 1).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        let told = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let changes = conditions.find(|one| one.name == "ChangesComplete");
+            changes.map(|one| (one.status, one.reason.clone()))
+        };
+        let (status, reason) = told().expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert!(reason.starts_with("`nodelet repair"), "{reason}");
+        host.interrupts.store(false, Ordering::Relaxed);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(told().expect("it is a condition").0, Status::True);
+    })
+    .await;
+}
+
+/// What does not end in time when the daemon ends is killed with it, and says nothing of the host.
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_short_by_the_daemons_own_end_is_not_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.interrupts.store(true, Ordering::Relaxed);
+    host.lingers.store(true, Ordering::Relaxed);
+    for start in 1..12 {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, start).await
+        })
+        .await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+    }
+    assert_eq!(host.cleans(), 0);
+}
+
+/// Somebody has restarted it by hand, say, between the pass and the lock.
+#[tokio::test(start_paused = true)]
+async fn what_is_well_again_is_not_restarted_but_for_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.comes_and_goes.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        // What every pass sees failing is repaired at last, whatever it is like in between.
+        let (at, words) = host.done().remove(0);
+        assert_eq!(words, "repair etcd");
+        assert!(at < Duration::from_secs(10), "{at:?}");
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 1);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let done = host.done().len();
+        // Seen well meanwhile, it is looked at again.
+        host.broken.store(true, Ordering::Relaxed);
+        host.comes_and_goes.store(false, Ordering::Relaxed);
+        attempts(&host, done + 1).await;
+        assert_eq!(host.done()[done].1, "repair --if-failing etcd");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.counters.repairs, host.done().len() as u64);
+    })
+    .await;
+}
+
+/// Both were accepted.
+#[tokio::test(start_paused = true)]
+async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(5);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for phase in ["kubelet", "docker", "kubelet"] {
+            outside.ask(Request::Repair(vec![phase.to_owned()])).await;
+        }
+        attempts(&host, 1).await;
+        assert_eq!(host.done()[0].1, "repair kubelet docker");
+    })
+    .await;
+}
+
+/// Nobody waits for hours for what was asked before the daemon went blind.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_passes_failed_is_not_done_after_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        host.unseen.store(true, Ordering::Relaxed);
+        outside
+            .ask(Request::Repair(vec!["kubelet".to_owned()]))
+            .await;
+        outside.ask(pause()).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!((view.failed_in_a_row, view.counters.passes), (2, 1));
+        assert!(view.paused_until.is_some(), "a pause holds all the same");
+        outside.ask(Request::Resume).await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        host.unseen.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(host.done(), []);
+    })
+    .await;
+}
+
+/// Nobody will ever make an attempt.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.cluster.lock().expect("nobody panicked").clear();
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let status = kept(directory.path());
+        assert_eq!(status.pf9_kube_node_state, NodeState::Ok);
+        assert_eq!(status.pf9_kube_start_attempt, 0);
+        assert_eq!(status.pf9_kube_service_state, "false");
+        assert_eq!(host.done(), []);
     })
     .await;
 }

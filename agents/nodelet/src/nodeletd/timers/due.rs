@@ -10,6 +10,8 @@ use super::calendar::next_due;
 const PAUSE: TimeDelta = TimeDelta::minutes(1);
 /// Longest pause after a failure.
 const LONGEST: TimeDelta = TimeDelta::hours(1);
+/// So far ahead a run may be that was made before the clock was put right, and still be one to count from.
+const SKEW: TimeDelta = TimeDelta::hours(1);
 
 /// What is remembered of a timer's runs. Times are seconds since 1970.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub(crate) struct Runs {
     pub(crate) last: Option<i64>,
     /// Runs since the last good one that failed or were killed.
     pub(crate) failures: u32,
+    /// Runs in a row that gave way to somebody.
+    pub(crate) given_way: u32,
     /// Why the last one failed; empty if it did not.
     pub(crate) reason: String,
 }
@@ -44,6 +48,7 @@ impl Runs {
 
     pub(super) fn failed(&mut self, now: DateTime<Utc>, reason: String) {
         self.last = Some(now.timestamp());
+        self.given_way = 0;
         self.reason = reason;
     }
 
@@ -51,6 +56,7 @@ impl Runs {
     pub(super) fn gave_way(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_sub(1);
+        self.given_way = self.given_way.saturating_add(1);
         self.reason.clear();
     }
 }
@@ -68,8 +74,9 @@ pub(super) fn due<Z: TimeZone>(
     let time = |seconds: i64| DateTime::from_timestamp(seconds, 0);
     let planned = match runs.last_good.and_then(time) {
         None => now,
-        // The clock was put back: what lies in the future is no time to count from.
-        Some(good) if good > now => next_due(schedule, zone, now).unwrap_or(now),
+        // The clock was ahead by then: what lies in the future is no time to count from, and the next one from now would be later at
+        // each look.
+        Some(good) if good - now > SKEW => now,
         Some(good) => next_due(schedule, zone, good).unwrap_or(now),
     };
     match runs.last.and_then(time) {
@@ -159,7 +166,30 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_put_back_delays_no_longer_than_the_schedule() {
-        assert_eq!(next(&good("20T03:00"), "10T12:00"), "11T03:00");
+    fn a_run_from_the_future_delays_none() {
+        assert_eq!(next(&good("20T03:00"), "10T12:00"), "now");
+        // A clock that was a little ahead costs no run, and brings none.
+        let runs = good("10T03:10");
+        assert_eq!(next(&runs, "10T02:55"), "11T03:00");
+        assert_eq!(next(&runs, "11T03:00"), "now");
+        // One that fails then is tried again after a pause.
+        let mut runs = good("20T03:00");
+        runs.begin(at("10T12:00"));
+        runs.failed(at("10T12:00"), "no room".to_owned());
+        assert_eq!(next(&runs, "10T12:00"), "10T12:01");
+        assert_eq!(next(&runs, "10T12:01"), "now");
+    }
+
+    #[test]
+    fn who_gives_way_again_and_again_is_counted() {
+        let mut runs = good("10T03:00");
+        for times in 1..4 {
+            runs.begin(at("11T03:00"));
+            runs.gave_way(at("11T03:00"));
+            assert_eq!(runs.given_way, times);
+        }
+        runs.begin(at("11T04:00"));
+        runs.good(at("11T04:00"));
+        assert_eq!(runs.given_way, 0);
     }
 }

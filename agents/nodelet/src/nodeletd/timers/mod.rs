@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Local, Utc};
 use daemon::health::Beat;
-use engine::exec::STATE;
+use engine::exec::{Condition, STATE, Status};
 use engine::resource::{TIMERS, TimerFile};
 use engine::schedule::Schedule;
 use tokio::sync::watch;
@@ -72,13 +72,17 @@ async fn look(
     let mut wait = LOOK;
     for timer in timers(told) {
         // Before the first pass nobody knows how the host stands.
-        let last_good = view
-            .borrow()
-            .as_deref()
-            .and_then(|view| allowed(view, &timer.name));
-        let Some(last_good) = last_good else { continue };
+        let Some(seen) = view.borrow().clone() else {
+            continue;
+        };
+        let Some(last_good) = allowed(&seen, &timer.name) else {
+            continue;
+        };
         let now = Utc::now();
-        let runs = recorded(&timer.name);
+        let mut runs = recorded(&timer.name);
+        if is_in_vain(&seen, &runs) {
+            runs.last_good = None;
+        }
         let due = due::due(&timer.schedule, &Local, &runs, now);
         if due <= now {
             if let Err(error) = carry_out(worker, &timer.name, runs, last_good).await {
@@ -94,21 +98,26 @@ async fn look(
     wait
 }
 
-/// What is backed up. Whatever else fails, for months perhaps, is no reason to have no backups.
+/// What is backed up. Whatever else fails, for months perhaps, is no reason to have no backups: not even where a repair of it would restart
+/// this as well.
 const SOURCE: &str = "etcd";
 
 /// Whether a timer may run now, and if so, whether with the last good settings. Its phase, whose name it has, must do something
 /// on this host: what a setting has turned off does not run, even while its file is still there.
 fn allowed(view: &View, timer: &str) -> Option<bool> {
+    let phase = |name: &str| view.phases.iter().find(|one| one.phase.as_str() == name);
+    let fails = |condition: &Condition| condition.status == Status::False && !condition.warns;
     let at_rest = view.desired != "false"
         && view.paused_until.is_none()
-        && view
-            .restart_set
-            .iter()
-            .all(|phase| phase.as_str() != SOURCE);
-    let phase = view.phases.iter().find(|one| one.phase.as_str() == timer);
-    let wanted = phase.is_some_and(|phase| phase.skipped.is_none());
+        && phase(SOURCE).is_none_or(|phase| !phase.conditions.iter().any(fails));
+    let wanted = phase(timer).is_some_and(|phase| phase.skipped.is_none());
     (at_rest && wanted).then(|| view.keeps_last_good())
+}
+
+/// Whether what the last good run made is not there any more: its directory is another one now, or was cleared, or the cluster is new.
+/// Only a pass after the run can tell.
+fn is_in_vain(view: &View, runs: &Runs) -> bool {
+    view.lacks_backup && view.last_pass > runs.last
 }
 
 async fn carry_out(worker: &Worker, name: &str, mut runs: Runs, last_good: bool) -> Result<()> {
@@ -213,7 +222,8 @@ pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
-    use engine::exec::Status;
+    use engine::exec::PhaseHealth;
+    use engine::plan::Span;
 
     use super::*;
 
@@ -230,17 +240,56 @@ mod tests {
             changed(|view| "ignore".clone_into(&mut view.desired)),
             Some(false)
         );
-        let last_good = changed(|view| view.conditions[0].status = Status::False);
+        let last_good = changed(|view| view.keeps_last_good = true);
         assert_eq!(last_good, Some(true));
         assert_eq!(changed(|view| "false".clone_into(&mut view.desired)), None);
         assert_eq!(changed(|view| view.paused_until = Some(9)), None);
-        let other = "kube-proxy".parse().expect("a name");
-        let beside = changed(|view| view.restart_set.push(other));
-        assert_eq!(beside, Some(false), "for months perhaps");
-        let repaired = "etcd".parse().expect("a name");
-        assert_eq!(changed(|view| view.restart_set.push(repaired)), None);
+        for restarted in ["kube-proxy", "etcd"] {
+            let restarted = restarted.parse().expect("a name");
+            let beside = changed(|view| view.restart_set.push(restarted));
+            assert_eq!(beside, Some(false), "for months perhaps");
+        }
+        for (status, warns, runs) in [
+            (Status::False, false, None),
+            (Status::False, true, Some(false)),
+            (Status::Unknown, false, Some(false)),
+            (Status::True, false, Some(false)),
+        ] {
+            let allowed = changed(|view| {
+                let etcd = PhaseHealth {
+                    phase: "etcd".parse().expect("a name"),
+                    skipped: None,
+                    conditions: vec![Condition {
+                        check: "member runs".to_owned(),
+                        span: Span::file("phases/etcd.rhai"),
+                        status,
+                        warns,
+                        reason: String::new(),
+                    }],
+                };
+                view.phases.push(etcd);
+            });
+            assert_eq!(allowed, runs, "{status:?}, {warns}");
+        }
         let off = Some("its condition is false".to_owned());
         assert_eq!(changed(|view| view.phases[0].skipped = off), None);
         assert_eq!(changed(|view| view.phases.clear()), None);
+    }
+
+    #[test]
+    fn a_host_without_a_backup_takes_one_and_not_two() {
+        let mut view = View::at_rest();
+        let mut runs = Runs {
+            last_good: Some(0),
+            last: Some(0),
+            ..Runs::default()
+        };
+        assert!(!is_in_vain(&view, &runs), "there is one");
+        view.lacks_backup = true;
+        assert!(is_in_vain(&view, &runs));
+        runs.last = view.last_pass;
+        assert!(!is_in_vain(&view, &runs), "nobody has looked since");
+        runs.last = None;
+        assert!(is_in_vain(&view, &runs));
     }
 }

@@ -1,15 +1,20 @@
 //! Files that change.
 
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
-use inotify::{EventMask, Inotify, WatchMask};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use nix::errno::Errno;
 
 use super::{Interests, Wake};
 
 /// Directories watched at most.
 const DIRECTORIES: usize = 256;
+/// Between looks for directories that could not be watched.
+const LOOK: Duration = Duration::from_secs(5);
 
 pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     let inotify = Inotify::init().context("start inotify")?;
@@ -20,31 +25,47 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
         | WatchMask::ATTRIB
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF;
-    let mut watched: Vec<(inotify::WatchDescriptor, PathBuf)> = Vec::new();
-    let mut missing = Vec::new();
-    for directory in interests.directories.iter().take(DIRECTORIES) {
-        match inotify.watches().add(directory, mask) {
-            Ok(watch) => watched.push((watch, directory.clone())),
-            Err(_) => missing.push(directory.clone()),
-        }
-    }
-    if watched.is_empty() {
-        bail!("watch files: none of their directories is there");
-    }
+    let mut watched: Vec<(WatchDescriptor, PathBuf)> = Vec::new();
+    let mut missing: Vec<PathBuf> = interests.directories;
+    missing.truncate(DIRECTORIES);
+    let mut watches = inotify.watches();
+    // Gives how many directories could be watched that were not before.
+    let mut watch = |missing: &mut Vec<PathBuf>, watched: &mut Vec<_>| {
+        let before = missing.len();
+        missing.retain(|directory| match watches.add(directory, mask) {
+            Ok(watch) => {
+                watched.push((watch, directory.clone()));
+                false
+            }
+            Err(error) => {
+                // One that is not there comes to be or does not; nor does one that the kernel has no room for keep others from being watched.
+                if error.kind() != ErrorKind::NotFound {
+                    let directory = directory.display();
+                    wake.warn_once(format!(
+                        "could not watch {directory}: {error}{}",
+                        next(&error)
+                    ));
+                }
+                true
+            }
+        });
+        before - missing.len()
+    };
+    watch(&mut missing, &mut watched);
     let mut events = inotify
         .into_event_stream(vec![0; 16 * 1024])
         .context("read inotify's events")?;
-    let mut look = tokio::time::interval(std::time::Duration::from_secs(5));
+    let mut look = tokio::time::interval(LOOK);
     loop {
         let event = tokio::select! {
             event = events.next() => match event {
                 Some(event) => event.context("read inotify's events")?,
                 None => return Ok(()),
             },
-            // Directories that come to be are watched from then on.
+            // Directories that come to be are watched from then on. Nobody knows what was done in them before.
             _ = look.tick() => {
-                if missing.iter().any(|directory| directory.is_dir()) {
-                    return Ok(());
+                if watch(&mut missing, &mut watched) > 0 {
+                    wake.hint("directories came to be".to_owned());
                 }
                 continue;
             }
@@ -76,4 +97,55 @@ fn is_ours_in_the_making(name: &Path) -> bool {
     [".nodelet-", ".new-"]
         .iter()
         .any(|start| name.starts_with(start))
+}
+
+/// What to do where the kernel gives no more watches (`inotify_add_watch(2)`).
+fn next(error: &Error) -> &'static str {
+    if error.raw_os_error() == Some(Errno::ENOSPC as i32) {
+        " (raise `sysctl fs.inotify.max_user_watches`)"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Writes into a directory until it is noticed.
+    async fn is_noticed(directory: &Path, wake: &Wake) {
+        let file = directory.join("file");
+        let name = format!("file {}", file.display());
+        let noticed = async {
+            while !wake.take().contains(&name) {
+                std::fs::write(&file, "x").expect("somebody writes");
+                let _ = tokio::time::timeout(Duration::from_millis(20), wake.wait()).await;
+            }
+        };
+        let noticed = tokio::time::timeout(SOON, noticed).await;
+        noticed.expect("it is noticed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_cannot_be_watched_keeps_no_other_from_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        // The kernel does not even take the name of the last.
+        let (well, later, never) = (path("well"), path("later"), path(&"n".repeat(300)));
+        std::fs::create_dir(&well).expect("it is made");
+        let interests = Interests {
+            directories: vec![never, well.clone(), later.clone()],
+            ..Interests::default()
+        };
+        let wake = Wake::default();
+        let listening = tokio::spawn(listen(interests, wake.clone()));
+        is_noticed(&well, &wake).await;
+        std::fs::create_dir(&later).expect("it comes to be");
+        is_noticed(&later, &wake).await;
+        is_noticed(&well, &wake).await;
+        assert!(!listening.is_finished(), "no event in between is lost");
+        listening.abort();
+    }
 }

@@ -8,6 +8,7 @@ mod files;
 mod status;
 mod systemd;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use super::kube_status::StatusFile;
 
 /// Hints that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
+/// Most reasons for not listening that are told.
+const TOLD: usize = 300;
 /// Pauses between attempts to listen to a source.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -41,6 +44,7 @@ pub(super) struct Wake(Arc<Inner>);
 struct Inner {
     notify: Notify,
     hints: Mutex<Vec<String>>,
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl Wake {
@@ -69,6 +73,15 @@ impl Wake {
         std::mem::take(&mut self.hints())
     }
 
+    /// Tells people what cannot be listened to and why, once. The minute pass sees what no hint is given of.
+    fn warn_once(&self, deaf: String) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD && !told.contains(&deaf) {
+            tracing::warn!("{deaf}; what happens there is seen by the next status pass only");
+            told.insert(deaf);
+        }
+    }
+
     fn hints(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
         self.0.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,10 +94,15 @@ pub(super) fn listen(
     wake: &Wake,
     end: &CancellationToken,
 ) {
-    spawn(end, again("docker", docker::listen, interests, wake));
-    spawn(end, again("systemd", systemd::listen, interests, wake));
-    spawn(end, again("files", files::listen, interests, wake));
-    spawn(end, again("the status file", status::listen, status, wake));
+    // Neither need be there before the role has come up.
+    spawn(end, again("docker", false, docker::listen, interests, wake));
+    spawn(
+        end,
+        again("systemd", false, systemd::listen, interests, wake),
+    );
+    spawn(end, again("files", true, files::listen, interests, wake));
+    let name = "the status file";
+    spawn(end, again(name, true, status::listen, status, wake));
 }
 
 fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
@@ -97,9 +115,10 @@ fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'stati
     });
 }
 
-/// Listens to a source again and again; after a while that it could not be heard, whatever happened is hinted at.
+/// Listens to a source again and again, and tells why it cannot where it `always` should; after a while that it could not be heard, whatever happened is hinted at.
 fn again<T, F>(
     name: &'static str,
+    always: bool,
     listen: impl Fn(T, Wake) -> F + Send + 'static,
     about: &T,
     wake: &Wake,
@@ -115,7 +134,12 @@ where
             let began = tokio::time::Instant::now();
             let said = match listen(about.clone(), wake.clone()).await {
                 Ok(()) => "it closed the connection".to_owned(),
-                Err(error) => format!("{error:#}"),
+                Err(error) => {
+                    if always {
+                        wake.warn_once(format!("could not listen to {name}: {error:#}"));
+                    }
+                    format!("{error:#}")
+                }
             };
             tracing::debug!("not listening to {name}: {said}");
             if began.elapsed() > LONGEST_PAUSE {

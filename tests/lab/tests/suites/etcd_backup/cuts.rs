@@ -49,7 +49,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
     let apply = master.apply(&["--only", "node-config"]).exits(0);
     assert!(apply.took < Duration::from_secs(15), "{}", apply.text());
     master.wait_for("it gave way", over, Duration::from_secs(10));
-    master.sh("grep -q 'made up for later' /run/backup.err");
+    master.sh("grep -q 'asked to end, and left nothing' /run/backup.err");
     nothing_left(&master);
     assert_eq!(proven(&master), older);
 

@@ -21,9 +21,12 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         ("LOOP_INTERVAL", "5s"),
     ]);
     master.apply(&[]).exits(0);
-    master.sh("rm -f /var/opt/pf9/nodelet/timer-etcd-backup.json; systemctl start pf9-nodeletd");
+    let record = "/var/opt/pf9/nodelet/timer-etcd-backup.json";
+    master.sh(&format!(
+        "printf '{{\"last_good\": %s}}' $(date +%s) > {record}; systemctl start pf9-nodeletd"
+    ));
 
-    // The first one is missing, so it comes at once, and the next with the next minute.
+    // What the last run is said to have made is not there, so one comes at once, and the next with the next minute.
     wait_for(&master, 1, Duration::from_secs(30));
     wait_for(&master, 2, Duration::from_secs(80));
     let seconds = master.sh(&format!(
@@ -38,9 +41,19 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         "0"
     );
 
-    // A daemon that is killed in the middle: what it ran goes with it, older ones stay, and the next comes.
+    // A daemon that is killed in the middle of one that was missed: what it ran goes with it, older ones stay, and that one is made
+    // up for, long before the next is due.
+    master.sh("systemctl stop pf9-nodeletd");
+    master.configure(&[
+        ("ETCD_BACKUP_SCHEDULE", "0 0 1 1 *"),
+        ("LOOP_INTERVAL", "5s"),
+    ]);
+    master.apply(&[]).exits(0);
+    let missed = format!(
+        "printf '{{\"last_good\": %s}}' $(date --date '2 years ago' +%s) > {record}; systemctl start pf9-nodeletd"
+    );
     master.sh(&format!(
-        "{}; systemctl kill --signal KILL pf9-nodeletd",
+        "{missed}; {}; systemctl kill --signal KILL pf9-nodeletd",
         until_at_work(80)
     ));
     assert_eq!(proven(&master).len(), 2);

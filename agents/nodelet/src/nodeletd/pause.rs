@@ -1,0 +1,125 @@
+//! A pause that somebody asked for. While the daemon runs it is counted on a clock that nobody sets; the time of day is for the next
+//! start alone, which knows no other.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::state::State;
+
+/// Longest pause: a host that is forgotten comes back by itself. A clock that was put back makes none longer either.
+pub(super) const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// By how much, in seconds, the time of day may differ from what is remembered before that is written anew.
+const DRIFT: u64 = 60;
+
+/// Whether one holds, and until when.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    until: Option<Instant>,
+}
+
+impl Pause {
+    /// Goes on with what is remembered, at `wall` seconds since 1970. A time that makes no sense is no pause.
+    pub(super) fn go_on(state: &State, wall: i64, now: Instant) -> Self {
+        let left = state.paused_until.map(|until| until.saturating_sub(wall));
+        let left = left
+            .and_then(|left| u64::try_from(left).ok())
+            .map(Duration::from_secs)
+            .filter(|left| *left <= LONGEST);
+        Self {
+            until: left.map(|left| now + left),
+        }
+    }
+
+    /// One begins, and takes the place of any other.
+    pub(super) fn begin(
+        &mut self,
+        state: &mut State,
+        time: Duration,
+        because: String,
+        wall: i64,
+        now: Instant,
+    ) {
+        self.until = Some(now + time.min(LONGEST));
+        state.paused_because = because;
+        self.keep(state, wall, now);
+    }
+
+    /// Somebody has ended it.
+    pub(super) fn end(&mut self, state: &mut State) {
+        self.until = None;
+        state.paused_until = None;
+        state.paused_because.clear();
+    }
+
+    /// What is left of it; `None` where none holds.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        let left = self.until?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Brings what is remembered in line with what holds: its time is over, or the clock was set. Gives whether anything was to be
+    /// changed.
+    pub(super) fn keep(&mut self, state: &mut State, wall: i64, now: Instant) -> bool {
+        let Some(left) = self.left(now) else {
+            let was = state.paused_until.is_some();
+            self.end(state);
+            return was;
+        };
+        let until = wall.saturating_add(i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+        let right = state
+            .paused_until
+            .is_some_and(|kept| kept.abs_diff(until) <= DRIFT);
+        if !right {
+            state.paused_until = Some(until);
+        }
+        !right
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: i64 = 24 * 3600;
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_pause_longer_or_shorter() {
+        for set_to in [1000, 1000 + DAY, 1000 - DAY] {
+            let began = Instant::now();
+            let (mut pause, mut state) = (Pause::default(), State::default());
+            pause.begin(&mut state, HOUR, "a look".to_owned(), 1000, began);
+            assert_eq!(state.paused_until, Some(4600));
+            let later = began + HOUR / 2;
+            assert_eq!(pause.keep(&mut state, set_to + 1800, later), set_to != 1000);
+            assert_eq!(pause.left(later), Some(HOUR / 2));
+            // A start goes by the time of day, which is right again.
+            let next = Pause::go_on(&state, set_to + 1800, later);
+            assert_eq!(next.left(later), Some(HOUR / 2), "{set_to}");
+            assert!(pause.keep(&mut state, set_to + 3600, began + HOUR));
+            assert_eq!(pause.left(began + HOUR), None);
+            assert_eq!(state, State::default());
+        }
+    }
+
+    #[test]
+    fn a_start_goes_on_with_a_pause_that_makes_sense() {
+        let now = Instant::now();
+        for (until, left) in [
+            (Some(1600), Some(600)),
+            (Some(1000), None),
+            (Some(-5), None),
+            (Some(1000 + 8 * DAY), None),
+            (Some(i64::MAX), None),
+            (None, None),
+        ] {
+            let state = State {
+                paused_until: until,
+                ..State::default()
+            };
+            let pause = Pause::go_on(&state, 1000, now);
+            assert_eq!(pause.left(now), left.map(Duration::from_secs), "{until:?}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! An etcd whose store is full: told, restarted by nobody, and well again once there is room.
+
+use lab_suites::shared;
+
+use super::ETCDCTL;
+
+/// The least that may be set.
+const LEAST: u64 = 64 << 20;
+
+#[test]
+fn a_full_store_is_a_condition_and_no_reason_to_restart_etcd() {
+    let Some(master) = shared() else { return };
+    let size = master.sh("stat --format %s /var/opt/pf9/kube/etcd/data/member/snap/db");
+    let size: u64 = size.parse().expect("a size");
+    let quota = LEAST.max(size + (8 << 20)).to_string();
+    master.configure(&[("ETCD_QUOTA_BACKEND_BYTES", &quota)]);
+    master.apply(&[]).exits(0);
+    let alarm = "etcd raises no alarm";
+    let conditions = || master.check(&[]).text();
+    assert!(!conditions().contains(alarm), "{}", conditions());
+
+    master.sh(&format!(
+        r#"head -c 700000 /dev/urandom | base64 --wrap=0 > /tmp/value
+        for i in $(seq 100); do {ETCDCTL} put /full/$i < /tmp/value > /dev/null 2>/tmp/said || break; done
+        grep -q 'database space exceeded' /tmp/said"#
+    ));
+    let member = "docker inspect --format '{{.State.StartedAt}}' etcd";
+    let before = master.sh(member);
+    master.check(&[]).says(&[alarm]);
+    master
+        .nodelet(&["etcd", "status"])
+        .exits(2)
+        .says(&["NOSPACE", "compact and defragment"]);
+    let predicted = master.nodelet(&["diff", "--repair"]).text();
+    assert!(!predicted.contains("etcd:"), "{predicted}");
+
+    // As the message says.
+    master.sh(&format!(
+        r#"{ETCDCTL} del --prefix /full/ > /dev/null
+        revision=$({ETCDCTL} get /full --write-out json | grep -o '"revision":[0-9]*' | cut -d: -f2)
+        {ETCDCTL} compact $revision; {ETCDCTL} defrag; {ETCDCTL} alarm disarm; rm /tmp/value /tmp/said"#
+    ));
+    assert!(!conditions().contains(alarm), "{}", conditions());
+    assert_eq!(master.sh(member), before, "nobody has restarted it");
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
+}

@@ -1,0 +1,73 @@
+//! What people and programs do with a host that nodeletd holds at its role.
+
+use std::time::Duration;
+
+use lab_suites::{Master, SCALED, Standing, Watch, shared};
+
+const CALM: Duration = Duration::from_secs(90);
+/// Held while a command is tried that wants it.
+const LOCKED: &str =
+    "exec 9<>/run/pf9-nodelet.lock; flock 9; echo '`nodelet apply` (process 1, since now)' >&9";
+
+fn passes(watch: &Watch<'_>) -> u64 {
+    let view = watch.view().unwrap_or_default();
+    view["counters"]["passes"].as_u64().unwrap_or_default()
+}
+
+fn is_paused(watch: &Watch<'_>) -> bool {
+    watch.view().unwrap_or_default()["paused_until"].is_number()
+}
+
+fn takes_pods(master: &Master) -> bool {
+    master.kubectl("get node -o jsonpath='{.items[0].spec.unschedulable}'") != "true"
+}
+
+#[test]
+fn a_held_host_is_drained_asked_and_not_cleaned() {
+    let Some(master) = shared() else { return };
+    master.configure(&[SCALED, &[("METRICS_PORT", "9753")]].concat());
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    watch.calm(CALM);
+
+    // It would be brought up again before anybody could do what he cleaned it for.
+    let before = Standing::of(&master);
+    master
+        .nodelet(&["clean"])
+        .exits(1)
+        .says(&["nodeletd holds it", "systemctl stop pf9-nodeletd"]);
+    assert_eq!(Standing::of(&master), before);
+
+    // A drain that cannot begin leaves nobody without repairs.
+    let refused = master.try_sh(&format!("{LOCKED}; nodelet drain"));
+    assert_eq!(refused.status.code(), Some(75));
+    assert!(!is_paused(&watch));
+
+    master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
+    assert!(is_paused(&watch));
+    let seen = passes(&watch);
+    watch.until("two passes more", CALM, || passes(&watch) > seen + 2);
+    assert!(!takes_pods(&master), "it stays drained");
+    master.sh("nodelet resume");
+    watch.until("it takes pods again", CALM, || takes_pods(&master));
+    watch.calm(CALM);
+
+    let metrics = master.sh("curl -sf --max-time 5 http://127.0.0.1:9753/metrics");
+    assert!(metrics.contains("nodeletd_resident_bytes"), "{metrics}");
+    let socket = "curl -sf --max-time 60 --unix-socket /run/pf9/nodeletd.sock http://nodeletd";
+    let events = master.sh(&format!("{socket}/v1/diff"));
+    assert!(events.contains("step_unchanged"), "{events}");
+    assert!(!events.contains("step_changing"), "{events}");
+    let proxy = "docker inspect --format '{{.State.StartedAt}}' proxy";
+    let before = master.sh(proxy);
+    master.sh(&format!("{socket}/v1/repair/kube-proxy -X POST"));
+    watch.until("it is restarted", CALM, || {
+        master.try_sh(proxy).status.success() && master.sh(proxy) != before
+    });
+    watch.calm(CALM);
+
+    master.sh("systemctl stop pf9-nodeletd");
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
+}
