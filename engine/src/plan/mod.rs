@@ -111,12 +111,10 @@ pub struct PlannedPhase {
 impl PlannedPhase {
     /// [`PlannedPhase::timeout`] where the script says nothing.
     pub const TIMEOUT: Duration = Duration::from_secs(600);
-}
 
-#[cfg(test)]
-impl PlannedPhase {
-    /// A phase that does nothing.
-    pub(crate) fn bare(name: PhaseName) -> Self {
+    /// A phase that does nothing: tests begin with one.
+    #[must_use]
+    pub fn bare(name: PhaseName) -> Self {
         Self {
             about: String::new(),
             span: Span::new(format!("phases/{name}.rhai"), 1, 1),
@@ -124,7 +122,7 @@ impl PlannedPhase {
             skipped: None,
             requires: Vec::new(),
             after: Vec::new(),
-            timeout: Duration::from_secs(600),
+            timeout: Self::TIMEOUT,
             restart_from: None,
             requirements: Vec::new(),
             steps: Vec::new(),

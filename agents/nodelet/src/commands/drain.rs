@@ -48,6 +48,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
             inputs.plan.role
         );
     }
+    let cancel = signals::cancel_on_signal()?;
     // Nodeletd would let pods come back at once. It can begin nothing meanwhile: the lock is ours.
     let paused = Pause::for_drain(args.lasting).await?;
     let sink = output::sink(args.role.json);
@@ -60,7 +61,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
         only: drains,
         ..Selection::default()
     };
-    runner.cancel = signals::cancel_on_signal()?;
+    runner.cancel = cancel;
     let outcome = match runner.stop().await {
         Ok(outcome) => outcome,
         Err(error) => {

@@ -158,30 +158,17 @@ mod tests {
 
     /// A phase that is well while its file is there.
     fn phase(name: &str) -> PlannedPhase {
-        let span = Span::file(format!("phases/{name}.rhai"));
         PlannedPhase {
-            name: name.parse().expect("a name"),
-            about: String::new(),
-            span: span.clone(),
-            skipped: None,
-            requires: Vec::new(),
-            after: Vec::new(),
-            timeout: PlannedPhase::TIMEOUT,
-            restart_from: None,
-            requirements: Vec::new(),
-            steps: Vec::new(),
-            on_stop: Vec::new(),
-            on_rollback: Vec::new(),
-            on_clean: Vec::new(),
             checks: vec![PlannedCheck {
                 name: "its file is there".to_owned(),
-                span,
+                span: Span::file(format!("phases/{name}.rhai")),
                 probe: Probe::FileExists(format!("/run/{name}").into()),
                 every: PlannedCheck::EVERY,
                 timeout: PlannedCheck::TIMEOUT,
                 failures: 1,
                 warns: false,
             }],
+            ..PlannedPhase::bare(name.parse().expect("a name"))
         }
     }
 
