@@ -371,7 +371,7 @@ async fn the_kernel_answers() {
         );
     }
     assert!(!host.module_loaded("nonsense").await.expect("module"));
-    host.unload_module("nonsense").await.expect("fine");
+    host.unload_module("nonsense", &[]).await.expect("fine");
     println!(
         "{}",
         chain(&host.load_module("nonsense").await.expect_err("nonsense"))

@@ -2,7 +2,7 @@
 
 use behaviour::{Bringup, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner};
-use engine::facts::{Facts, Listener, Swap};
+use engine::facts::{Facts, Listener, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
 use engine::resource::MaskedSecrets;
@@ -182,4 +182,34 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     }
     let told = problems(&full, true);
     assert!(!told.is_empty() && told[0].contains("free of"), "{told:?}");
+}
+
+/// A later role may want more than a host that stands has left.
+#[test]
+fn more_of_the_same_holds_back_no_repair() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    let mut plan = bringup.plan.clone();
+    let mut raised = 0;
+    for phase in &mut plan.phases {
+        for its in &mut phase.requirements {
+            match &mut its.requirement {
+                Requirement::MinMemory(bytes)
+                | Requirement::MinDisk { bytes, .. }
+                | Requirement::LastingDirectory { bytes, .. } => *bytes = 1 << 60,
+                Requirement::MinCpus(count) => *count = 1 << 20,
+                _ => continue,
+            }
+            raised += 1;
+        }
+    }
+    assert!(raised >= 4, "{raised}");
+    let raised = Bringup {
+        plan,
+        facts: bringup.facts.clone(),
+    };
+    let run = raised.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(raised.apply(&bringup.bare_host()).outcome, Outcome::Refused);
 }

@@ -208,7 +208,7 @@ pub(crate) struct RepairArgs {
 
     /// Take everything off but what is kept, and start from the first phase: if a check still fails then, and an apply could begin
     /// afterwards.
-    #[arg(long, conflicts_with_all = ["phases", "if_failing", "left_over"])]
+    #[arg(long, conflicts_with_all = ["phases", "left_over"])]
     pub(crate) afresh: bool,
 
     /// Only take back what stands without being in the plan; restart nothing.

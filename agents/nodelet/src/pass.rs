@@ -113,6 +113,8 @@ pub(crate) enum ServiceState {
     Ignore,
 }
 
+/// For a directory to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What checks are given to end after one has failed: enough for those that answer at all.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -248,22 +250,25 @@ impl Pass {
             due: due.components.into_iter().map(str::to_owned).collect(),
             health,
             stands,
-            lacks_backup: lacks_backup(&settings),
+            lacks_backup: lacks_backup(&settings).await,
         })
     }
 }
 
-/// A directory that cannot be read is the phase's business, which has a condition for it.
-fn lacks_backup(settings: &KubeEnv) -> bool {
+/// A directory that cannot be read, or does not answer, is the phase's business, which has a condition for it.
+async fn lacks_backup(settings: &KubeEnv) -> bool {
     let Ok(backups) = Backups::of(settings) else {
         return false;
     };
-    let proven = |one: &Stored| {
-        let manifest = one.manifest.as_ref();
-        manifest.is_ok_and(|manifest| manifest.cluster_id == backups.cluster_id)
-    };
-    backups.enabled
-        && etcd::stored(&backups.directory).is_ok_and(|stored| !stored.iter().any(proven))
+    let look = tokio::task::spawn_blocking(move || {
+        let proven = |one: &Stored| {
+            let manifest = one.manifest.as_ref();
+            manifest.is_ok_and(|manifest| manifest.cluster_id == backups.cluster_id)
+        };
+        backups.enabled
+            && etcd::stored(&backups.directory).is_ok_and(|stored| !stored.iter().any(proven))
+    });
+    matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
 }
 
 /// What the host is bound to. Where that was lost on a host that stands, the last good settings say it: those that are judged now may

@@ -13,6 +13,8 @@ use crate::resource::{ResourceError, ResourceResult, timer_path};
 
 /// The timer that makes them.
 const TIMER: &str = "etcd-backup";
+/// The form of a manifest that is understood here.
+const VERSION: u32 = 1;
 /// Bound on a manifest.
 const MANIFEST: u64 = 64 * 1024;
 /// What a restored member takes beside its store: its log is made 64 MiB long at once.
@@ -21,9 +23,12 @@ const LOG: u64 = 128 * 1024 * 1024;
 /// What counts here of a backup's manifest.
 #[derive(Deserialize)]
 struct Manifest {
+    version: u32,
     /// RFC 3339.
     taken: String,
     content: Content,
+    /// The `CLUSTER_ID` under which it was taken.
+    cluster_id: String,
 }
 
 #[derive(Deserialize)]
@@ -31,13 +36,14 @@ struct Content {
     size: u64,
 }
 
-/// Why the newest proven backup is not younger than `limit`. One from further ahead than that says nothing: the clock was wrong
+/// Why the newest proven backup of `cluster` is not younger than `limit`. Those of others, earlier ones here say, are none. One from further ahead than that says nothing: the clock was wrong
 /// when it was taken, and would count as young for as long as it was ahead. Where there is none yet, the age of the timer counts: nobody
 /// has missed anything on a host that is younger than that.
 pub(super) async fn younger_than(
     host: &dyn Host,
     directory: &Path,
     limit: Duration,
+    cluster: &str,
 ) -> ResourceResult<Option<String>> {
     let names = host.list(directory).await?;
     let mut newest: Option<SystemTime> = None;
@@ -48,7 +54,7 @@ pub(super) async fn younger_than(
         if !stem.starts_with("etcd-") || !names.contains(&format!("{stem}.json")) {
             continue;
         }
-        if let Some(taken) = taken(host, directory, stem).await? {
+        if let Some(taken) = taken(host, directory, stem, cluster).await? {
             let ahead = taken.duration_since(host.now());
             if ahead.is_ok_and(|ahead| ahead > limit) {
                 continue;
@@ -80,11 +86,12 @@ pub(super) async fn younger_than(
     }))
 }
 
-/// When a backup was taken, by its manifest; `None` if it was not proven, or is not what was.
+/// When a backup was taken, by its manifest; `None` if it was not proven, is not what was, or is of another cluster.
 async fn taken(
     host: &dyn Host,
     directory: &Path,
     stem: &str,
+    cluster: &str,
 ) -> ResourceResult<Option<SystemTime>> {
     let entry = host.entry(&directory.join(format!("{stem}.db"))).await?;
     let Some(EntryKind::File(size)) = entry.map(|entry| entry.kind) else {
@@ -100,7 +107,8 @@ async fn taken(
     let said = host.read(&beside, MANIFEST).await?;
     let manifest = said.and_then(|said| serde_json::from_slice::<Manifest>(&said).ok());
     Ok(manifest
-        .filter(|manifest| manifest.content.size == size)
+        .filter(|its| its.version == VERSION && its.cluster_id == cluster)
+        .filter(|its| its.content.size == size)
         .and_then(|manifest| humantime::parse_rfc3339(&manifest.taken).ok()))
 }
 
@@ -173,10 +181,14 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
+    const CLUSTER: &str = "c-1";
+
     /// The manifest of a snapshot of so many bytes that is taken now.
     fn manifest(host: &FakeHost, size: u64) -> String {
         let taken = humantime::format_rfc3339_seconds(crate::host::Clock::now(host));
-        format!(r#"{{"taken":"{taken}","content":{{"size":{size}}}}}"#)
+        format!(
+            r#"{{"version":1,"taken":"{taken}","content":{{"size":{size}}},"cluster_id":"{CLUSTER}"}}"#
+        )
     }
 
     /// What is said a day after these files were written.
@@ -192,7 +204,7 @@ mod tests {
             host = host.with_file(format!("/b/{name}"), content);
         }
         crate::host::Clock::pause(&host, DAY).await;
-        younger_than(&host, Path::new("/b"), limit)
+        younger_than(&host, Path::new("/b"), limit, CLUSTER)
             .await
             .expect("it can be told")
             .unwrap_or_default()
@@ -229,7 +241,7 @@ mod tests {
                 let start = world.now() - world.elapsed() - back;
                 world.begin_at(start);
             });
-            let said = younger_than(&host, Path::new("/b"), 2 * DAY).await;
+            let said = younger_than(&host, Path::new("/b"), 2 * DAY, CLUSTER).await;
             said.expect("it can be told").unwrap_or_default()
         };
         assert_eq!(said(DAY).await, "", "a clock that is a little behind");
@@ -241,7 +253,7 @@ mod tests {
     async fn a_host_that_is_younger_than_the_limit_has_missed_nothing() {
         let host = FakeHost::new().with_file(timer_path(TIMER), "{}");
         let directory = Path::new("/b");
-        let look = || younger_than(&host, directory, DAY);
+        let look = || younger_than(&host, directory, DAY, CLUSTER);
         assert_eq!(look().await.expect("it can be told"), None);
         crate::host::Clock::pause(&host, DAY).await;
         assert!(look().await.expect("it can be told").is_some());
@@ -249,13 +261,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_backup_that_is_not_what_was_proven_is_none() {
-        for (size, beside) in [(1, None), (2, None), (1, Some("{}")), (1, Some("garbage"))] {
+        let written = manifest(&FakeHost::new(), 1);
+        let newer = written.replace("\"version\":1", "\"version\":2");
+        let others = written.replace(CLUSTER, "c-2");
+        for (size, beside) in [
+            (1, None),
+            (2, None),
+            (1, Some("{}")),
+            (1, Some("garbage")),
+            (1, Some(newer.as_str())),
+            (1, Some(others.as_str())),
+        ] {
             let host = FakeHost::new();
             let written = manifest(&host, size);
             let host = host
                 .with_file("/b/etcd-1.db", "x")
                 .with_file("/b/etcd-1.json", beside.unwrap_or(&written));
-            let said = younger_than(&host, Path::new("/b"), DAY).await;
+            let said = younger_than(&host, Path::new("/b"), DAY, CLUSTER).await;
             let good = said.expect("it can be told").is_none();
             assert_eq!(good, size == 1 && beside.is_none(), "{size} {beside:?}");
         }

@@ -1,7 +1,8 @@
 //! Preconditions: evaluated before anything is touched, all of them, and once per host.
 //!
 //! On a host that is already ours the ports are taken by us and docker runs, so a requirement that was met is
-//! written down and not asked again. A changed requirement (another port) is another requirement.
+//! written down and not asked again. A changed requirement (another port) is another requirement; more of the same (more room) is
+//! asked of bare hosts alone.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -217,7 +218,8 @@ pub(crate) fn record_text(met: &BTreeSet<String>) -> Vec<u8> {
 }
 
 fn digest(requirement: &PlannedRequirement) -> String {
-    let json = serde_json::to_vec(&requirement.requirement).expect("a requirement is JSON");
+    let subject = requirement.requirement.subject();
+    let json = serde_json::to_vec(&subject).expect("a requirement is JSON");
     crate::plan::hex(&sha2::Sha256::digest(json))
 }
 

@@ -118,17 +118,7 @@ impl Runner<'_> {
                 )),
                 Some(_) => None,
             }),
-            // Here, too, silence is an answer: one that hangs ends nothing by itself and starts nothing.
-            Probe::ContainerEngine => {
-                match tokio::time::timeout(PATIENCE, host.container_engine()).await {
-                    Ok(Ok(_)) => Ok(None),
-                    Ok(Err(error)) => no(super::advice::chain(&error).join(": ")),
-                    Err(_) => no(format!(
-                        "the container engine does not answer within {} s",
-                        PATIENCE.as_secs()
-                    )),
-                }
-            }
+            Probe::ContainerEngine => self.engine_answers(PATIENCE).await,
             Probe::PodRunning { pod, containers } => self.pod_running(pod, containers).await,
             Probe::NodeReady { node, kubeconfig } => {
                 let access = ClusterAccess {
@@ -226,14 +216,33 @@ impl Runner<'_> {
                 Ok((survey.certificates.is_empty())
                     .then(|| format!("there is no certificate in {}", directory.display())))
             }
-            Probe::BackupYoungerThan { directory, limit } => {
-                backups::younger_than(host, directory, *limit).await
-            }
+            Probe::BackupYoungerThan {
+                directory,
+                limit,
+                cluster,
+            } => backups::younger_than(host, directory, *limit, cluster).await,
             Probe::RoomForBackup { directory, file } => {
                 backups::room_beside(host, directory, file).await
             }
             Probe::AsPlanned => self.as_planned(phase).await,
         }
+    }
+
+    /// Here, too, silence is an answer: one that hangs ends nothing by itself and starts nothing.
+    pub(super) async fn engine_answers(
+        &self,
+        patience: Duration,
+    ) -> ResourceResult<Option<String>> {
+        Ok(
+            match tokio::time::timeout(patience, self.host.container_engine()).await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(super::advice::chain(&error).join(": ")),
+                Err(_) => Some(format!(
+                    "the container engine does not answer within {} s",
+                    patience.as_secs()
+                )),
+            },
+        )
     }
 
     async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {

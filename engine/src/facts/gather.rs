@@ -328,9 +328,13 @@ impl Asking<'_> {
 
     async fn disks(&self, paths: &[String], mount_table: &str) -> Vec<Disk> {
         let disks = paths.iter().map(|path| async move {
-            let space = self.answer(path, self.host.space(Path::new(path))).await?;
+            // A path of the settings may be on another host's disk, and that host silent.
+            let at = Path::new(path);
+            let space = patiently("ask how much room there is", self.host.space(at));
+            let space = self.answer(path, space).await?;
             let mounted = filesystem_of(path, mount_table);
-            let entry = self.host.entry(Path::new(path)).await.ok().flatten();
+            let entry = patiently("look at the directory", self.host.entry(at)).await;
+            let entry = entry.ok().flatten();
             let directory = entry.filter(|entry| entry.kind == EntryKind::Directory);
             Some(Disk {
                 path: path.clone(),
@@ -418,7 +422,7 @@ impl Asking<'_> {
     }
 }
 
-/// An answer of the container engine, whose silence is one: nothing is known of it.
+/// An answer of the container engine, or of a file system, whose silence is one: nothing is known of it.
 async fn patiently<T>(
     action: &str,
     question: impl Future<Output = HostResult<T>>,
@@ -453,6 +457,22 @@ fn global_address(link: &LinkFacts) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::host::fake::{FakeHost, FaultPlan};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_unknown_and_all_else_is_told() {
+        for question in ["space", "entry"] {
+            let hangs = FaultPlan::none().stall(question, "/var");
+            let host = FakeHost::new().with_faults(hangs);
+            let gathering = tokio::time::timeout(Duration::from_secs(30), gather(&host));
+            let facts = gathering.await.expect("it comes to its end").unwrap();
+            let told = facts.disks.iter().find(|disk| disk.path == "/var");
+            match question {
+                "space" => assert!(facts.unknown["/var"].contains("no answer within 5s")),
+                _ => assert_eq!(told.expect("its room is known").mode, None),
+            }
+            assert!(facts.links.is_some(), "{question}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_hangs_is_unknown_and_all_else_is_told() {

@@ -184,6 +184,21 @@ impl Requirement {
         )
     }
 
+    /// What it is about, without how much of it: a role that comes to want more of the same does not hold back the repair of a host
+    /// that stands with less.
+    #[must_use]
+    pub fn subject(&self) -> Self {
+        let mut subject = self.clone();
+        match &mut subject {
+            Self::MinMemory(bytes)
+            | Self::MinDisk { bytes, .. }
+            | Self::LastingDirectory { bytes, .. } => *bytes = 0,
+            Self::MinCpus(count) => *count = 0,
+            _ => {}
+        }
+        subject
+    }
+
     /// Whether it can be asked of a host with the role on it what it would be without. The ports can, once what is ours is left out
     /// (`exec/afresh.rs`); of room there is no less without the role.
     #[must_use]

@@ -17,6 +17,10 @@ pub trait Kernel {
     /// Loads a module.
     async fn load_module(&self, name: &str) -> HostResult<()>;
 
-    /// Unloads a module. Fine if it is not loaded.
-    async fn unload_module(&self, name: &str) -> HostResult<()>;
+    /// The modules that are loaded, as `/proc/modules` lists them; those that are built in are not. Cancel safe.
+    async fn loaded_modules(&self) -> HostResult<Vec<String>>;
+
+    /// Unloads a module, and those that came with it: what it builds on, nobody else does, and is not among those that stay. Fine if
+    /// it is not loaded.
+    async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()>;
 }

@@ -303,13 +303,15 @@ pub enum Probe {
         /// Directory that is searched, to a bounded depth.
         directory: PathBuf,
     },
-    /// The newest proven backup in a directory is young enough.
+    /// The newest proven backup of this cluster in a directory is young enough.
     BackupYoungerThan {
         /// Where backups are kept.
         directory: PathBuf,
         /// Its age, or where there is none yet, that of the timer which makes them.
         #[serde(with = "duration_text")]
         limit: Duration,
+        /// Whose: the `CLUSTER_ID` in its manifest.
+        cluster: String,
     },
     /// There is room for a backup of etcd, and for its copy where it is proven.
     RoomForBackup {

@@ -161,6 +161,7 @@ impl Resource for KernelModuleSpec {
             receipt
                 .push(Undo::UnloadModule {
                     name: self.name.clone(),
+                    stay: cx.host.loaded_modules().await?,
                 })
                 .await?;
             cx.host.load_module(&self.name).await?;

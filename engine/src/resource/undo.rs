@@ -216,6 +216,9 @@ pub enum Undo {
     UnloadModule {
         /// Its name.
         name: String,
+        /// Modules that were loaded before it: they stay, though it may build on them.
+        #[serde(default)]
+        stay: Vec<String>,
     },
     /// Packages were installed.
     PurgePackages {
@@ -356,7 +359,7 @@ impl Undo {
             Self::SetUnitEnabled { name, .. } => format!("unit at boot {name}"),
             Self::ReloadUnits => "units".to_owned(),
             Self::SetSysctl { key, .. } => format!("sysctl {key}"),
-            Self::UnloadModule { name } => format!("module {name}"),
+            Self::UnloadModule { name, .. } => format!("module {name}"),
             Self::PurgePackages { names } => format!("packages {}", names.join(" ")),
             Self::DeleteObject { object, .. } | Self::RestoreObject { object, .. } => {
                 format!("object {object}")
@@ -503,7 +506,7 @@ impl Undo {
                     host.set_sysctl(key, value).await?;
                 }
             }
-            Self::UnloadModule { name } => host.unload_module(name).await?,
+            Self::UnloadModule { name, stay } => host.unload_module(name, stay).await?,
             Self::PurgePackages { names } => host.purge_packages(names).await?,
             Self::DeleteObject { access, object } => host.delete_object(access, object).await?,
             Self::RestoreObject {

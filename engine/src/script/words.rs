@@ -597,8 +597,12 @@ pub static WORDS: &[Word] = &[
             ),
             modifier(
                 "backup_younger_than",
-                &[p("directory", Arg::Path), p("age", Arg::Duration)],
-                "The newest proven backup of etcd in a directory is younger than this; without any, its timer is.",
+                &[
+                    p("directory", Arg::Path),
+                    p("age", Arg::Duration),
+                    p("cluster", Arg::AnyText),
+                ],
+                "The newest proven backup of this cluster's etcd in a directory is younger than this; without any, its timer is.",
             ),
             modifier(
                 "room_for_backup",

@@ -77,6 +77,21 @@ impl<'a> Watch<'a> {
         );
     }
 
+    /// Waits until nodeletd says that the host cannot go on with this setting, and so goes on with the last good ones.
+    #[track_caller]
+    pub fn refuses(&self, key: &str, value: &str, limit: Duration) {
+        self.until(&format!("{key}={value} is told"), limit, || {
+            let view = self.view().unwrap_or_default();
+            let conditions = view["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|one| {
+                let reason = one["reason"].as_str().unwrap_or_default();
+                one["name"] == "SettingsValid"
+                    && one["status"] == "False"
+                    && (reason.contains(key) || reason.contains(value))
+            })
+        });
+    }
+
     /// The last of what nodeletd has said.
     #[must_use]
     pub fn journal(&self) -> String {

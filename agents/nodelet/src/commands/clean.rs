@@ -10,10 +10,11 @@ use super::run::exit;
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
+use crate::inputs::{self, Inputs};
 use crate::lock::Lock;
 use crate::nodeletd::client;
 use crate::pass::last_good;
-use crate::{inputs, output, signals};
+use crate::{output, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     if args.role.facts.is_some() {
@@ -44,6 +45,9 @@ async fn unheld() -> Result<()> {
         }
         Ok(view) => view,
     };
+    if view.last_pass.is_none() {
+        bail!("clean this host: nodeletd runs, and has not seen yet what it is to become; {NEXT}");
+    }
     if view.desired == "true" && view.paused_until.is_none() {
         bail!(
             "clean this host: nodeletd holds it at its role and would bring it up again at once; {NEXT}, or `nodelet pause` for as long as it is to stay clean"
@@ -81,7 +85,7 @@ pub(super) async fn take_off(
 /// Whether the role runs on this host whatever the ledger says. Without good settings nobody can tell; there is nothing to
 /// clean from either.
 async fn stands(args: &RoleArgs, host: &LiveHost) -> bool {
-    let Ok(inputs) = inputs::read(args, host).await else {
+    let Ok(inputs) = planned(args, host).await else {
         return false;
     };
     let unheard = Recording::default();
@@ -90,15 +94,22 @@ async fn stands(args: &RoleArgs, host: &LiveHost) -> bool {
         .await
 }
 
+/// The role as it stands here. Somebody may have said already that this host is to be nothing: what it still is, the last good settings
+/// say.
+async fn planned(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    let inputs = inputs::read(args, host).await?;
+    if inputs.are_of_no_role()
+        && let Ok((_, last)) = last_good(args, host).await
+    {
+        return Ok(last);
+    }
+    Ok(inputs)
+}
+
 /// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,
 /// so a role or settings that are gone keep nobody from cleaning.
 async fn stop(args: &RoleArgs, host: &LiveHost, sink: &dyn EventSink, cancel: &CancellationToken) {
-    let inputs = match inputs::read(args, host).await {
-        // Somebody has said already that this host is to be nothing: what it still is, the last good settings say.
-        Ok(inputs) if inputs.are_of_no_role() => match last_good(args, host).await {
-            Ok((_, last)) => last,
-            Err(_) => inputs,
-        },
+    let inputs = match planned(args, host).await {
         Ok(inputs) => inputs,
         Err(error) => {
             tracing::warn!(

@@ -72,7 +72,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     if !args.role.json {
         say(match paused {
             Pause::Nobody => "nodeletd does not run here; pods come back with `nodelet apply`\n",
-            Pause::Ours | Pause::Longer => {
+            Pause::Ours { .. } | Pause::Longer => {
                 "pods come back with `nodelet resume`, or by themselves when the time is over\n"
             }
         });
@@ -87,8 +87,8 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
 enum Pause {
     /// It does not run here.
     Nobody,
-    /// By a pause for this drain.
-    Ours,
+    /// By a pause for this drain, which took the place of a shorter one: until when, in seconds since 1970, and why.
+    Ours { before: Option<(i64, String)> },
     /// It was paused for longer already.
     Longer,
 }
@@ -109,14 +109,24 @@ impl Pause {
         pause_for(lasting, "drained")
             .await
             .context("drain this node: nodeletd is not to let pods come back")?;
-        Ok(Self::Ours)
+        let before = view.paused_until.map(|until| (until, view.paused_because));
+        Ok(Self::Ours { before })
     }
 
     /// Where nothing came of the drain, nobody is to be kept from repairs by it.
     async fn undo(self) {
-        if matches!(self, Self::Ours)
-            && let Err(error) = client::post("/v1/resume").await
-        {
+        let Self::Ours { before } = self else {
+            return;
+        };
+        let left = before.and_then(|(until, because)| {
+            let left = u64::try_from(until - Utc::now().timestamp()).ok()?;
+            (left > 0).then(|| (Duration::from_secs(left), because))
+        });
+        let undone = match left {
+            Some((left, because)) => pause_for(left, &because).await,
+            None => client::post("/v1/resume").await.map(drop),
+        };
+        if let Err(error) = undone {
             tracing::warn!(
                 "nodeletd stays paused; `nodelet resume` ends that: could not {error:#}"
             );

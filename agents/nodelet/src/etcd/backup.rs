@@ -1,5 +1,6 @@
 //! One backup from the first byte to the last older one removed.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +18,8 @@ use super::{place, proof, snapshot};
 
 /// Bound on all of it.
 const LIMIT: Duration = Duration::from_secs(1800);
+/// For the directory of backups to answer. Whoever wants the host waits no longer than 30 s for us to give way.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// The backup was asked to end: somebody wants to work on the host. It leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
@@ -38,21 +41,41 @@ pub(crate) struct Done {
 /// # Errors
 /// What failed, with the next thing to try where it is known; [`Interrupted`] when `cancel` was cancelled first.
 pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Result<Done> {
-    place::prepare(&backups.directory)?;
-    clear(backups).await?;
-    let result = tokio::select! {
+    on_disk(backups, "prepare the directory", place::prepare).await?;
+    let proven = tokio::select! {
         () = cancel.cancelled() => Err(Interrupted.into()),
         made = tokio::time::timeout(LIMIT, make(backups)) => {
             made.with_context(|| format!("finish the backup within {} s", LIMIT.as_secs()))
                 .and_then(|made| made)
         }
     };
-    if let Err(error) = clear(backups).await {
-        tracing::warn!("the next backup cleans up: could not {error:#}");
+    let (name, manifest) = match proven {
+        // Nobody cuts in here: what has a name has its manifest.
+        Ok((name, manifest)) => {
+            let (its_name, its_manifest) = (name.clone(), manifest.clone());
+            let kept = on_disk(backups, "keep the snapshot", move |directory| {
+                let kept = store::keep(directory, &its_name, &its_manifest);
+                kept.or_else(|error| store::sweep(directory).and(Err(error)))
+            });
+            kept.await?;
+            (name, manifest)
+        }
+        Err(error) => {
+            if let Err(left) = clear(backups).await {
+                tracing::warn!("the next backup cleans up: could not {left:#}");
+            }
+            return Err(error);
+        }
+    };
+    if let Err(left) = proof::sweep(&backups.image).await {
+        tracing::warn!("the next backup cleans up: could not {left:#}");
     }
-    let (name, manifest) = result?;
     // It is made and proven by now, whatever becomes of older ones.
-    let removed = thin_out(backups, &manifest.cluster).unwrap_or_else(|error| {
+    let (its, cluster) = (backups.clone(), manifest.cluster.clone());
+    let thinned = on_disk(backups, "remove older backups", move |_| {
+        thin_out(&its, &cluster)
+    });
+    let removed = thinned.await.unwrap_or_else(|error| {
         tracing::warn!("older backups stay: could not {error:#}");
         Vec::new()
     });
@@ -63,13 +86,33 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
     })
 }
 
+/// Does `work` on the directory of backups, which may be on a disk that does not answer: nobody waits for that.
+async fn on_disk<T: Send + 'static>(
+    backups: &Backups,
+    action: &str,
+    work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let directory = backups.directory.clone();
+    let done = tokio::task::spawn_blocking(move || work(&directory));
+    match tokio::time::timeout(ANSWER, done).await {
+        Ok(done) => done.context("finish before the program ends")?,
+        Err(_) => bail!(
+            "{action}: {0} does not answer within {1} s; see what it is on (`findmnt --target {0}`)",
+            backups.directory.display(),
+            ANSWER.as_secs()
+        ),
+    }
+}
+
 /// Removes what is at work: ours when it is over, a killed run's before the next.
 async fn clear(backups: &Backups) -> Result<()> {
-    store::sweep(&backups.directory)?;
+    on_disk(backups, "remove what is at work", store::sweep).await?;
     proof::sweep(&backups.image).await
 }
 
+/// Takes a snapshot and proves it; it has no name yet.
 async fn make(backups: &Backups) -> Result<(String, Manifest)> {
+    clear(backups).await?;
     let etcd = Etcd::member().await?;
     if let Some(corrupt) = etcd.alarms().await?.iter().find(|a| a.contains("CORRUPT")) {
         bail!(
@@ -126,7 +169,6 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
             image: backups.image.clone(),
         },
     };
-    store::keep(&backups.directory, &name, &manifest)?;
     Ok((name, manifest))
 }
 

@@ -1,14 +1,15 @@
 //! A snapshot as etcd sends it and as it lies on disk: a database, followed by the SHA-256 of it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::fs::OpenOptions;
+use tokio::io::AsyncWriteExt as _;
 
 use super::api::{Etcd, said};
 
@@ -76,11 +77,13 @@ impl Follower {
 /// # Cancel safety
 /// When dropped, a part of the file stays.
 pub(super) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
+    // What a disk that does not answer holds up is a thread of its own.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
+        .await
         .with_context(|| format!("make {}", path.display()))?;
     let mut pieces = etcd.snapshot().await?;
     let mut follower = Follower::default();
@@ -98,11 +101,15 @@ pub(super) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
             .context("receive the snapshot")?;
         let Some(piece) = next else { break };
         follower.take(&piece.blob);
-        // A piece is 32 KiB: what blocks here is the disk, and nothing else waits for this thread.
         file.write_all(&piece.blob)
+            .await
             .with_context(|| format!("write {}", path.display()))?;
     }
+    file.flush()
+        .await
+        .with_context(|| format!("write {}", path.display()))?;
     file.sync_all()
+        .await
         .with_context(|| format!("write {} to the disk", path.display()))?;
     follower.end().context("use the snapshot as it came")
 }

@@ -9,6 +9,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use super::alone;
 use super::api::SOCKET;
 use super::view::View;
 
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// No daemon answers.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why), or has just lost its socket, which it makes anew"
+    "ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why)"
 )]
 pub(crate) struct NotThere(#[source] std::io::Error);
 
@@ -52,6 +53,10 @@ async fn exchange(method: Method, path: &str) -> Result<Bytes> {
         if error.kind() == std::io::ErrorKind::PermissionDenied {
             anyhow::Error::new(error)
                 .context(format!("ask nodeletd through {SOCKET}: only root may"))
+        } else if alone::runs() {
+            anyhow::Error::new(error).context(format!(
+                "ask nodeletd through {SOCKET}: it runs, and makes its socket anew as soon as it can (`journalctl --unit pf9-nodeletd` says what keeps it)"
+            ))
         } else {
             NotThere(error).into()
         }

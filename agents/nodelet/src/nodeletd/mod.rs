@@ -9,6 +9,7 @@
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
 //! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs backups.
 
+mod alone;
 mod api;
 mod attempts;
 mod cgroup;
@@ -28,8 +29,6 @@ mod view;
 mod wake;
 mod worker;
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,8 +36,6 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use daemon::health::Health;
 use daemon::{config, log, shutdown, systemd};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
 use kube_status::StatusFile;
@@ -123,7 +120,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
     }
-    let _alone = only_one()?;
+    let _alone = alone::only_one().await?;
     let signals = shutdown::listen()?;
     let worker = Worker {
         nodelet: sibling()?,
@@ -175,29 +172,6 @@ async fn run(arguments: Arguments) -> Result<()> {
         bail!("go on without {}, which ended by itself", ended.join(", "));
     }
     Ok(())
-}
-
-/// Where the one daemon of a host holds its lock; gone after a boot, as is whoever held it.
-const LOCK: &str = "/run/pf9-nodeletd.lock";
-
-/// Two daemons would undo each other's work, and take each other's socket.
-fn only_one() -> Result<Flock<File>> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(LOCK)
-        .with_context(|| format!("open {LOCK}"))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => {
-            bail!(
-                "hold this host at its role: another nodeletd does it already (`systemctl status pf9-nodeletd`)"
-            )
-        }
-        Err((_, error)) => Err(error).with_context(|| format!("take the lock {LOCK}")),
-    }
 }
 
 /// The `nodelet` beside us.

@@ -2,6 +2,7 @@
 
 mod act;
 mod asked;
+mod seen;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::StatusGroup;
 use super::cut_short::CutShort;
 use super::decide::{self, Action, Situation};
-use super::kube_status::{KubeStatus, NodeState, StatusFile};
+use super::kube_status::{KubeStatus, StatusFile};
 use super::pause::Pause;
 use super::renewal::RenewalQueue;
 use super::state::State;
@@ -25,7 +26,7 @@ use super::take_back::TakeBacks;
 use super::view::{Counters, Now, View};
 use super::wake::{Interests, Wake};
 use super::worker::{CHANGE, GRACE, Hands, PASS};
-use crate::pass::{Desired, Pass, ServiceState};
+use crate::pass::{Desired, Pass};
 
 pub(super) use asked::{Asked, Request};
 
@@ -98,6 +99,8 @@ pub(super) struct Supervisor<H> {
     take_backs: TakeBacks,
     /// Why the host does not fit what it is to become; empty if it does, as far as is known.
     unfit: String,
+    /// Why the role does not stop, though it is to be down; empty if it does.
+    unstopped: String,
     /// Passes in a row that did not come to their end.
     blind: u32,
     settings_in_use: u64,
@@ -157,6 +160,7 @@ impl<H: Hands> Supervisor<H> {
             renewals: RenewalQueue::default(),
             take_backs: TakeBacks::default(),
             unfit: String::new(),
+            unstopped: String::new(),
             blind: 0,
             settings_in_use: 0,
             group: StatusGroup::default(),
@@ -296,115 +300,6 @@ impl<H: Hands> Supervisor<H> {
         self.take_waiting();
     }
 
-    /// Takes note of what a pass says, before anything is decided.
-    fn take_in(&mut self, pass: &Pass) {
-        for problem in &pass.settings_problems {
-            tracing::warn!("keeping the last good settings: {problem}");
-        }
-        if let Some(refused) = &pass.refused {
-            tracing::warn!("touching nothing: could not {refused}");
-        }
-        if pass.desired != self.desired {
-            // New settings are new hope: nobody waits for the next attempt.
-            self.hurry |= self.settings_in_use > 0;
-            if self.settings_in_use > 0 && pass.desired.service_state != self.desired.service_state
-            {
-                self.forget_attempts();
-            }
-            self.settings_in_use += 1;
-            self.desired = pass.desired.clone();
-            self.metrics_port.send_replace(self.desired.metrics_port);
-            daemon::log::debug(&["nodelet", "daemon"], self.desired.debug);
-        }
-        if self.state.attempts.are_about(&pass.digest) {
-            self.hurry = true;
-            self.status.pf9_kube_start_attempt = 0;
-        }
-        self.listen(pass);
-        let now = unix_now();
-        let status = &mut self.status;
-        if !pass.failed.is_empty() {
-            "false".clone_into(&mut status.pf9_kube_service_state);
-            // Nor is it so before an attempt, or where none may be made.
-            if status.pf9_kube_node_state == NodeState::Ok
-                && pass.desired.service_state != ServiceState::False
-            {
-                status.pf9_kube_node_state = NodeState::Converging;
-            }
-        }
-        status.status_check_timestamp = now;
-        status.all_tasks = phases(pass, |_| true);
-        status.all_status_checks = phases(pass, |phase| !phase.conditions.is_empty());
-        status.completed_tasks = phases(pass, |phase| phase.status() == Status::True);
-        status.current_status_check.clear();
-        if let Some(failed) = pass.health.iter().find(|p| p.status() == Status::False) {
-            status.last_failed_status_check = failed.phase.to_string();
-            status.last_failed_status_time = now;
-        }
-        status.forget_old_failure();
-    }
-
-    /// Nothing fails: what was counted is forgotten.
-    fn healthy(&mut self, pass: &Pass) {
-        self.came_and_went = false;
-        if pass.desired.service_state == ServiceState::False {
-            return;
-        }
-        let known = pass
-            .health
-            .iter()
-            .all(|phase| phase.status() == Status::True || phase.has_left_over());
-        // What is merely not known is no failure, so attempts from here on are not in a row with those before.
-        let counted = self.state.attempts.clone();
-        self.state.attempts.break_the_row();
-        self.status.pf9_kube_start_attempt = 0;
-        if known {
-            self.state.attempts.forget();
-            self.unfit.clear();
-            self.status.pf9_kube_node_state = NodeState::Ok;
-            "true".clone_into(&mut self.status.pf9_kube_service_state);
-            self.status
-                .pf9_cluster_id
-                .clone_from(&pass.desired.cluster_id);
-            self.status.pf9_cluster_role.clone_from(&pass.desired.node);
-            self.status.last_failed_task.clear();
-        }
-        if self.state.attempts != counted {
-            self.remember();
-        }
-    }
-
-    /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.
-    fn has_become(&mut self, pass: &Pass) {
-        self.status.pf9_kube_node_state = NodeState::Ok;
-        self.status.pf9_kube_start_attempt = 0;
-        if !pass.stands {
-            "false".clone_into(&mut self.status.pf9_kube_service_state);
-        }
-    }
-
-    /// A pass that did not come to its end says nothing about the host, so nothing is done to it, not even what was asked.
-    fn pass_failed(&mut self, error: &str) -> Duration {
-        self.keep_pause();
-        self.wanted.clear();
-        self.counters.failed_passes += 1;
-        self.blind = self.blind.saturating_add(1);
-        tracing::error!("{error}");
-        if self.blind >= BLIND {
-            // Whoever reads the file must not go on believing that all is well.
-            "false".clone_into(&mut self.status.pf9_kube_service_state);
-            "a status pass".clone_into(&mut self.status.last_failed_status_check);
-            self.status.last_failed_status_time = unix_now();
-            self.write_status();
-        }
-        let interval = self.desired.loop_interval;
-        let before = self.view.borrow().clone();
-        let view = View::after_failed_pass(before.as_deref(), &self.now(), interval, error);
-        self.view.send_replace(Some(Arc::new(view)));
-        systemd::status("a status pass failed; see the journal");
-        interval
-    }
-
     fn publish(&mut self, pass: &Pass, doing: &str, next: Duration, attempt: Option<Duration>) {
         let view = View::of(pass, &self.now(), doing, next, attempt);
         systemd::status(&format!("{}; attempts {}", view.doing, view.attempts));
@@ -422,6 +317,7 @@ impl<H: Hands> Supervisor<H> {
             cut_short: self.cut_short.problem(),
             renewals: &self.renewals,
             unfit: &self.unfit,
+            unstopped: &self.unstopped,
             hints: &self.hints,
             counters: self.counters,
             failed_in_a_row: self.blind,
@@ -495,14 +391,6 @@ fn renewable(pass: &Pass) -> Vec<String> {
     due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))
         .cloned()
         .collect()
-}
-
-fn phases(pass: &Pass, which: impl Fn(&engine::exec::PhaseHealth) -> bool) -> Vec<String> {
-    let phases = pass
-        .health
-        .iter()
-        .filter(|phase| (phase.skipped.is_none() || phase.has_left_over()) && which(phase));
-    phases.map(|phase| phase.phase.to_string()).collect()
 }
 
 fn unix_now() -> i64 {

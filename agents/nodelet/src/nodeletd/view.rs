@@ -90,6 +90,8 @@ pub(super) struct Now<'a> {
     pub(super) renewals: &'a RenewalQueue,
     /// Why the host does not fit what it is to become; empty if it does.
     pub(super) unfit: &'a str,
+    /// Why the role does not stop, though it is to be down; empty if it does.
+    pub(super) unstopped: &'a str,
     pub(super) hints: &'a [String],
     pub(super) counters: Counters,
     /// Passes that did not come to their end, since the last one that did.
@@ -119,6 +121,7 @@ impl Now<'_> {
                 pass.refused.clone().unwrap_or_default()
             }),
             told("HostFits", &|_| self.unfit.to_owned()),
+            told("RoleStops", &|_| self.unstopped.to_owned()),
             known("ChangesComplete", self.cut_short),
             known("LocalApi", &self.api_problem),
             known("StatusCgroup", self.group_problem),
@@ -303,6 +306,7 @@ mod tests {
             cut_short: "",
             renewals: &renewals,
             unfit: "",
+            unstopped: "",
             hints: &[],
             counters: Counters {
                 failed_passes: 7,

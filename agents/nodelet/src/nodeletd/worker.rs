@@ -167,8 +167,13 @@ impl Worker {
         Ok(lines)
     }
 
-    /// Takes a backup of etcd, in a control group of its own or with lowered priority. Also gives why it failed.
-    pub(super) async fn backup(&self, last_good: bool) -> (Change, String) {
+    /// Takes a backup of etcd, in a control group of its own or with lowered priority, unless it is to `end` before. Also gives why it
+    /// failed.
+    pub(super) async fn backup(
+        &self,
+        last_good: bool,
+        end: &CancellationToken,
+    ) -> (Change, String) {
         let leaf = Leaf::for_backups().inspect_err(|error| {
             tracing::warn!(
                 "the backup runs with lowered priority instead of in a control group: {error:#}"
@@ -179,20 +184,18 @@ impl Worker {
             argv: limited(argv, leaf.ok().as_ref()),
             limit: BACKUP,
             grace: BACKUP_GRACE,
-            cancel: self.shutdown.clone(),
+            cancel: end.clone(),
         };
         let ended = match child.run(|line| tracing::info!("{line}")).await {
             Ok(ended) => ended,
-            Err(error) if self.shutdown.is_cancelled() => {
+            Err(error) if end.is_cancelled() => {
                 return (Change::Interrupted, format!("{error:#}"));
             }
             Err(error) => return (Change::Failed, format!("{error:#}")),
         };
         let change = match how(&ended) {
             // Whoever kills a backup does not wait for it to give way: it is told, and comes again after a pause.
-            Change::Interrupted if ended.signal.is_some() && !self.shutdown.is_cancelled() => {
-                Change::Failed
-            }
+            Change::Interrupted if ended.signal.is_some() && !end.is_cancelled() => Change::Failed,
             change => change,
         };
         (change, told(&ended))

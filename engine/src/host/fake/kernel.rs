@@ -59,7 +59,15 @@ impl Kernel for FakeHost {
         .await
     }
 
-    async fn unload_module(&self, name: &str) -> HostResult<()> {
+    async fn loaded_modules(&self) -> HostResult<Vec<String>> {
+        self.observe("loaded_modules", "", DEADLINE, |world| {
+            Ok(world.modules.iter().cloned().collect())
+        })
+        .await
+    }
+
+    /// Its modules build on no others.
+    async fn unload_module(&self, name: &str, _stay: &[String]) -> HostResult<()> {
         self.mutate("unload_module", name, DEADLINE, |world| {
             // The kernel balances by what these bring.
             if name.starts_with("ip_vs") && !world.virtual_services.is_empty() {
@@ -132,7 +140,7 @@ mod tests {
             host.sysctl("net.ipv4.ip_forward").await.unwrap().as_deref(),
             Some("1")
         );
-        host.unload_module("br_netfilter").await.unwrap();
+        host.unload_module("br_netfilter", &[]).await.unwrap();
         assert_eq!(host.sysctl(key).await.unwrap(), None);
         assert!(host.load_module("no_such_module").await.is_err());
     }

@@ -12,6 +12,9 @@ use crate::host::{CommandSpec, HostError, HostResult, Kernel, Processes};
 /// Bound for the files of the kernel that are read whole.
 const MAX: u64 = 1024 * 1024;
 
+/// The module of links that are bridges.
+const BRIDGE: &str = "bridge";
+
 /// What the presence of a feature looks like where the kernel lists no module for it.
 ///
 /// A kernel with everything built in has no `/lib/modules`, and a feature without parameters has no folder in
@@ -61,15 +64,42 @@ impl Kernel for LiveHost {
             .map(drop)
     }
 
-    async fn unload_module(&self, name: &str) -> HostResult<()> {
-        let wanted = normal(name);
+    async fn loaded_modules(&self) -> HostResult<Vec<String>> {
+        let modules = blocking(modules).await?;
+        Ok(modules.into_iter().map(|module| module.name).collect())
+    }
+
+    async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()> {
+        let name = normal(name);
+        let loaded = blocking(modules).await?;
         // What is built in cannot be unloaded, and was not loaded by anybody.
-        if !blocking(move || is_loaded(&wanted)).await? {
+        if !loaded.iter().any(|module| module.name == name) {
             return Ok(());
         }
-        self.run_ok(&CommandSpec::new(["modprobe", "-r", "--", name]))
-            .await
-            .map(drop)
+        // `modprobe -r` would take along whatever it builds on that nobody uses, also what was loaded before it.
+        let mut rest = builds_on(&loaded, &name);
+        rest.retain(|one| !stay.contains(one));
+        let mut next = Some(name);
+        while let Some(name) = next {
+            if name == BRIDGE && blocking(has_bridges).await? {
+                return Err(HostError::service(
+                    format!("unload module {name}"),
+                    "it is in use: bridges of this host would go with it",
+                ));
+            }
+            let unload = CommandSpec::new(["rmmod", "--", &name]);
+            self.run_ok(&unload).await?;
+            let loaded = blocking(modules).await?;
+            let bridges = blocking(has_bridges).await?;
+            let unused = |name: &String| {
+                let mut modules = loaded.iter();
+                modules.any(|module| module.name == *name && module.uses == 0)
+                    && !(name == BRIDGE && bridges)
+            };
+            let at = rest.iter().position(unused);
+            next = at.map(|at| rest.swap_remove(at));
+        }
+        Ok(())
     }
 }
 
@@ -99,11 +129,68 @@ fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
 
+/// A line of `/proc/modules` (`m_show` in the kernel's `kernel/module/procfs.c` writes it).
+#[derive(Debug, PartialEq, Eq)]
+struct Module {
+    name: String,
+    /// By whomever. One that cannot be unloaded has at least one.
+    uses: u64,
+    /// The modules among those who use it.
+    used_by: Vec<String>,
+}
+
+impl Module {
+    fn of(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let name = words.next().filter(|name| !name.is_empty())?.to_owned();
+        let uses = words.nth(1)?;
+        let used_by = words.next()?.split(',');
+        Some(Self {
+            name,
+            // A kernel that cannot unload modules says `-`.
+            uses: uses.parse().unwrap_or(u64::MAX),
+            used_by: used_by
+                .filter(|one| !one.is_empty() && *one != "-")
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+}
+
+/// Whether any link is a bridge. Bridges do not count as uses of their module, which takes them along when it goes (`br_net_exit` in
+/// the kernel's `net/bridge/br.c`).
+fn has_bridges() -> HostResult<bool> {
+    let links = Path::new("/sys/class/net");
+    let found = std::fs::read_dir(links).map_err(file_error("list", links))?;
+    Ok(found
+        .flatten()
+        .any(|link| link.path().join("bridge").is_dir()))
+}
+
+/// What the kernel lists as loaded.
+fn modules() -> HostResult<Vec<Module>> {
+    let lines = lines("/proc/modules")?;
+    Ok(lines.iter().filter_map(|line| Module::of(line)).collect())
+}
+
 /// Whether the kernel lists it as a loaded module.
 fn is_loaded(name: &str) -> HostResult<bool> {
-    Ok(lines("/proc/modules")?
-        .iter()
-        .any(|line| line.split(' ').next() == Some(name)))
+    Ok(modules()?.iter().any(|module| module.name == name))
+}
+
+/// The modules that this one builds on, directly or not.
+fn builds_on(loaded: &[Module], name: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut of = vec![name.to_owned()];
+    while let Some(one) = of.pop() {
+        for module in loaded {
+            if module.used_by.contains(&one) && !found.contains(&module.name) {
+                found.push(module.name.clone());
+                of.push(module.name.clone());
+            }
+        }
+    }
+    found
 }
 
 /// Whether the running kernel has the feature without a module: it lists it under `/sys/module`, its build says
@@ -153,6 +240,24 @@ fn lines(path: &str) -> HostResult<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_module_builds_on_is_in_the_kernels_list() {
+        let list = "ip_vs_rr 16384 1 - Live 0x0\n\
+            ip_vs 212992 3 ip_vs_rr,ip_vs_sh, Live 0x0\n\
+            nf_conntrack 188416 4 ip_vs,xt_conntrack, Live 0x0\n\
+            libcrc32c 16384 2 ip_vs,nf_conntrack, Live 0x0 (E)\n\
+            overlay 200704 - - Live 0x0\n\
+            \n";
+        let loaded: Vec<Module> = list.lines().filter_map(Module::of).collect();
+        let uses: Vec<u64> = loaded.iter().map(|module| module.uses).collect();
+        assert_eq!(uses, [1, 3, 4, 2, u64::MAX]);
+        let mut below = builds_on(&loaded, "ip_vs_rr");
+        below.sort();
+        assert_eq!(below, ["ip_vs", "libcrc32c", "nf_conntrack"]);
+        assert_eq!(builds_on(&loaded, "overlay"), [""; 0]);
+        assert_eq!(builds_on(&loaded, "nobody"), [""; 0]);
+    }
 
     #[test]
     fn settings_stay_below_proc_sys() {

@@ -30,10 +30,15 @@ impl Kernel for OverlayHost<'_> {
         self.upper.load_module(name).await
     }
 
-    async fn unload_module(&self, name: &str) -> HostResult<()> {
+    /// Those of the real host: only what is written down of a load comes of it.
+    async fn loaded_modules(&self) -> HostResult<Vec<String>> {
+        self.lower.loaded_modules().await
+    }
+
+    async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()> {
         self.changes();
         self.learn_module(name).await?;
-        self.upper.unload_module(name).await
+        self.upper.unload_module(name, stay).await
     }
 }
 

@@ -181,12 +181,18 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
         },
         "backup_younger_than" => {
             let values = options.values(name);
-            let [Value::Text(directory), Value::Text(limit)] = values.as_slice() else {
+            let [
+                Value::Text(directory),
+                Value::Text(limit),
+                Value::Text(cluster),
+            ] = values.as_slice()
+            else {
                 return None;
             };
             Probe::BackupYoungerThan {
                 directory: directory.into(),
                 limit: crate::script::recorder::parse_duration(limit)?,
+                cluster: cluster.clone(),
             }
         }
         "room_for_backup" => {

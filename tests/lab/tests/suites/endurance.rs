@@ -81,16 +81,17 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
     master.check(&[]).exits(0);
 }
 
-/// A stop lets what is at work reach a safe point, and writes down how far it came. Nobody listens to events here: who does
-/// keeps the API, and so the daemon, from ending.
+/// A stop lets what is at work reach a safe point, and writes down how far it came. Who listens to events does not keep the daemon from
+/// ending.
 fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
     let intents = r#"grep -c '"r":"intent"' /var/opt/pf9/nodelet/ledger.jsonl"#;
     master.sh(&format!(
-        "systemctl stop nodelet-suite-events
+        "systemctl is-active --quiet nodelet-suite-events
          intents() {{ {intents}; }}
          before=$(intents); docker rm --force etcd
          for n in $(seq 3000); do [ $(intents) -eq $before ] || break; sleep 0.02; done
-         [ $(intents) -gt $before ]; systemctl stop pf9-nodeletd"
+         [ $(intents) -gt $before ]; systemctl stop pf9-nodeletd
+         [ $(systemctl show --value --property Result pf9-nodeletd) = success ]"
     ));
     let history = master.sh("nodelet history --json --last 1");
     let history: serde_json::Value = serde_json::from_str(&history).expect("it is JSON");
@@ -108,20 +109,6 @@ fn without_its_socket(master: &Master, watch: &Watch<'_>) {
     master.sh("systemctl is-active --quiet nodelet-suite-events");
 }
 
-/// Waits until it is said that the host cannot go on with this setting.
-fn told(watch: &Watch<'_>, key: &str, value: &str) {
-    watch.until(&format!("{key}={value} is told"), CALM, || {
-        let view = watch.view().unwrap_or_default();
-        let conditions = view["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|one| {
-            let reason = one["reason"].as_str().unwrap_or_default();
-            one["name"] == "SettingsValid"
-                && one["status"] == "False"
-                && (reason.contains(key) || reason.contains(value))
-        })
-    });
-}
-
 /// The next pass writes it anew, and judges by what stands and not by what is written into the settings meanwhile.
 fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     const IDENTITY: &str = "/var/opt/pf9/nodelet/identity.json";
@@ -130,7 +117,7 @@ fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
     master.configure(&[SCALED, &[otherwise]].concat());
     master.sh("systemctl start pf9-nodeletd");
-    told(watch, otherwise.0, otherwise.1);
+    watch.refuses(otherwise.0, otherwise.1, CALM);
     master.configure(SCALED);
     watch.calm(CALM);
     assert_eq!(master.sh(&format!("cat {IDENTITY}")), was);
@@ -191,7 +178,7 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
         ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
     ] {
         master.configure(&[SCALED, &[(key, value)]].concat());
-        told(watch, key, value);
+        watch.refuses(key, value, CALM);
         assert_eq!(Standing::of(master), before, "{key}={value}");
     }
     // The last of them still stands in the file.

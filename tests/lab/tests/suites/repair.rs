@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab_suites::{FAULTS, Fault, Image, Master, SCALED, Watch, restarted};
+use lab_suites::{FAULTS, Fault, Image, Master, SCALED, Standing, Watch, restarted};
 
 /// No fault takes longer to be mended.
 const MENDED: Duration = Duration::from_secs(150);
@@ -80,11 +80,26 @@ fn every_fault_is_repaired_and_nothing_else_is_touched() {
     master.apply(&[]).exits(0);
     master.load_toolbox();
     let watch = Watch::start(&master);
+    another_interface(&master, &watch);
     let mut wrong = Vec::new();
     for fault in FAULTS {
         wrong.extend(strikes(&master, &watch, fault));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// One that is not there is told, and keepalived keeps the address where it is.
+fn another_interface(master: &Master, watch: &Watch<'_>) {
+    let before = Standing::of(master);
+    let otherwise = ("MASTER_VIP_IFACE", "none0");
+    master.configure(&[SCALED, &[otherwise]].concat());
+    watch.refuses(otherwise.0, otherwise.1, CALM);
+    let vip = master.vip();
+    master.sh(&format!("ip -o address show dev eth0 | grep -qw {vip}"));
+    assert_eq!(Standing::of(master), before);
+    master.configure(SCALED);
+    watch.calm(CALM);
+    assert_eq!(Standing::of(master), before);
 }
 
 fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {

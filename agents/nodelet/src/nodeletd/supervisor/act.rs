@@ -27,26 +27,31 @@ impl<H: Hands> Supervisor<H> {
         self.begin(pass, everything || !before.0.clean_is_due(every));
         let number = self.state.attempts.count();
         let last_good = !pass.settings_problems.is_empty();
-        let words = self.repair_words(pass, &wanted);
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
-        let (mut change, mut begun) = (Change::Refused, false);
+        let mut carried = Carried::REFUSED;
         if everything {
             tracing::info!("{doing}: a full clean and a start from the first phase");
-            (change, begun) = self.carry_out(&["repair", "--afresh"], last_good).await;
-            if change == Change::Refused {
+            let mut words = vec!["repair", "--afresh"];
+            if !self.came_and_went {
+                words.extend(still_failing(pass));
+            }
+            carried = self.carry_out(&words, last_good).await;
+            if carried.change == Change::Refused {
                 // What could not come up again is not taken off. What can be mended is, for as long as that lasts.
                 tracing::warn!("{doing}: no full clean: {}", self.unfit);
                 self.state.attempts.clone_from(&before.0);
                 self.begin(pass, false);
             }
         }
-        if change == Change::Refused {
+        if carried.change == Change::Refused {
             let names: Vec<&str> = pass.restart_set.iter().map(|name| name.as_str()).collect();
             tracing::info!("{doing}: restarting {}", names.join(", "));
-            (change, begun) = self.carry_out(&words, last_good).await;
-            self.counters.repairs += u64::from(begun);
+            let words = self.repair_words(pass, &wanted);
+            carried = self.carry_out(&words, last_good).await;
+            self.counters.repairs += u64::from(carried.begun);
         }
+        let Carried { change, begun, .. } = carried;
         self.status.current_task.clear();
         // What we did ourselves is no news.
         self.wake.take();
@@ -95,11 +100,10 @@ impl<H: Hands> Supervisor<H> {
     fn repair_words<'a>(&self, pass: &'a Pass, wanted: &'a [String]) -> Vec<&'a str> {
         let mut words = vec!["repair"];
         words.extend(wanted.iter().map(String::as_str));
-        for phase in &pass.failed {
-            if !self.came_and_went {
-                words.push("--if-failing");
-            }
-            words.push(phase.as_str());
+        if self.came_and_went {
+            words.extend(pass.failed.iter().map(|phase| phase.as_str()));
+        } else {
+            words.extend(still_failing(pass));
         }
         words
     }
@@ -171,16 +175,26 @@ impl<H: Hands> Supervisor<H> {
     pub(super) async fn stop(&mut self, pass: &Pass) -> Duration {
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
-        let change = self
-            .change(&["stop"], !pass.settings_problems.is_empty())
-            .await;
+        let last_good = !pass.settings_problems.is_empty();
+        let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
         self.wake.take();
-        "false".clone_into(&mut self.status.pf9_kube_service_state);
-        self.status.pf9_kube_node_state = NodeState::Ok;
+        self.status.current_task.clear();
         self.status.pf9_kube_start_attempt = 0;
-        if change == Change::Done {
-            self.state.has_stopped();
-            self.remember();
+        match change {
+            Change::Done => {
+                "false".clone_into(&mut self.status.pf9_kube_service_state);
+                self.status.pf9_kube_node_state = NodeState::Ok;
+                self.unstopped.clear();
+                self.state.has_stopped();
+                self.remember();
+            }
+            // What runs on is not what is wanted.
+            Change::Failed | Change::Refused => {
+                self.status.pf9_kube_node_state = NodeState::Converging;
+                tracing::warn!("the role does not stop: {said}");
+                self.unstopped = said;
+            }
+            Change::Interrupted | Change::Busy => {}
         }
         self.write_status();
         match change {
@@ -190,17 +204,18 @@ impl<H: Hands> Supervisor<H> {
     }
 
     async fn change(&mut self, words: &[&str], last_good: bool) -> Change {
-        self.carry_out(words, last_good).await.0
+        self.carry_out(words, last_good).await.change
     }
 
     /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
-    /// touched nothing, whatever the reason, and counts as refused. Also gives whether it has begun.
-    async fn carry_out(&mut self, words: &[&str], last_good: bool) -> (Change, bool) {
+    /// touched nothing, whatever the reason, and counts as refused.
+    async fn carry_out(&mut self, words: &[&str], last_good: bool) -> Carried {
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);
         let status = &mut self.status;
         let (mut begun, mut cleaned, mut refused) = (false, false, None);
+        let mut unended = None;
         let changed = self
             .hands
             .change(words, last_good, |line| {
@@ -215,6 +230,9 @@ impl<H: Hands> Supervisor<H> {
                             failure.next
                         );
                     }
+                    if let Event::StopFailed { phase, error, .. } = &event {
+                        unended = Some(format!("{phase}: {error}"));
+                    }
                     refused = event.refusal().or(refused.take());
                     if let Event::RunStarted { verb, .. } = event {
                         begun = true;
@@ -226,7 +244,7 @@ impl<H: Hands> Supervisor<H> {
             })
             .await;
         self.counters.full_cleans += u64::from(cleaned);
-        let (mut change, said) =
+        let (mut change, mut said) =
             changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
         if change == Change::Failed && self.shutdown.is_cancelled() {
             // At our own end it was asked to end, and what it needs may be ending beside it: that says nothing of the host.
@@ -234,27 +252,53 @@ impl<H: Hands> Supervisor<H> {
             change = Change::Interrupted;
         }
         self.cut_short.ended(&words.join(" "), change, &said);
-        if change != Change::Failed {
-            return (change, begun);
-        }
-        match refused {
-            Some(why) => self.unfit = why,
-            None if !begun => self.unfit = said,
-            None => {
-                if !said.is_empty() {
-                    tracing::warn!("{}: {said}", words.join(" "));
+        if change == Change::Failed {
+            match refused {
+                None if begun => {
+                    if !said.is_empty() {
+                        tracing::warn!("{}: {said}", words.join(" "));
+                    }
+                    said = unended.unwrap_or(said);
                 }
-                return (Change::Failed, begun);
+                why => {
+                    self.unfit = why.unwrap_or_else(|| said.clone());
+                    // A run that was refused after another one of the same change had begun, an apply after a clean, is a failure all
+                    // the same.
+                    if !cleaned {
+                        change = Change::Refused;
+                    }
+                }
             }
         }
-        // A run that was refused after another one of the same change had begun, an apply after a clean, is a failure all the same.
-        let change = if cleaned {
-            Change::Failed
-        } else {
-            Change::Refused
-        };
-        (change, begun)
+        Carried {
+            change,
+            begun,
+            said,
+        }
     }
+}
+
+/// What came of a change.
+struct Carried {
+    change: Change,
+    /// Whether it has touched anything.
+    begun: bool,
+    /// What it could not do, for people; empty where it has said nothing.
+    said: String,
+}
+
+impl Carried {
+    const REFUSED: Self = Self {
+        change: Change::Refused,
+        begun: false,
+        said: String::new(),
+    };
+}
+
+/// What a pass saw failing, to be looked at again.
+fn still_failing(pass: &Pass) -> impl Iterator<Item = &str> {
+    let phases = pass.failed.iter();
+    phases.flat_map(|phase| ["--if-failing", phase.as_str()])
 }
 
 /// Takes an event of a change into the status file's fields.

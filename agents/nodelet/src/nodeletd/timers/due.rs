@@ -38,10 +38,10 @@ impl Runs {
     }
 
     /// It did what it was for.
-    pub(super) fn good(&mut self, began: DateTime<Utc>) {
+    pub(super) fn good(&mut self, began: DateTime<Utc>, now: DateTime<Utc>) {
         *self = Self {
             last_good: Some(began.timestamp()),
-            last: self.last,
+            last: Some(now.timestamp()),
             ..Self::default()
         };
     }
@@ -116,7 +116,7 @@ mod tests {
     fn good(began: &str) -> Runs {
         let mut runs = Runs::default();
         runs.begin(at(began));
-        runs.good(at(began));
+        runs.good(at(began), at(began));
         runs
     }
 
@@ -129,7 +129,7 @@ mod tests {
         let mut runs = good("10T03:00");
         assert_eq!(next(&runs, "17T12:00"), "now");
         runs.begin(at("17T12:00"));
-        runs.good(at("17T12:00"));
+        runs.good(at("17T12:00"), at("17T12:00"));
         assert_eq!(next(&runs, "17T12:05"), "18T03:00");
     }
 
@@ -148,7 +148,7 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         runs.begin(now);
-        runs.good(now);
+        runs.good(now, now);
         assert_eq!((runs.failures, runs.reason.as_str()), (0, ""));
     }
 
@@ -189,7 +189,7 @@ mod tests {
             assert_eq!(runs.given_way, times);
         }
         runs.begin(at("11T04:00"));
-        runs.good(at("11T04:00"));
+        runs.good(at("11T04:00"), at("11T04:00"));
         assert_eq!(runs.given_way, 0);
     }
 }

@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(30);
 pub(super) const ROUND: Duration = BACKUP.saturating_add(Duration::from_secs(300));
 /// Shortest: a view may change often.
 const LEAST: Duration = Duration::from_secs(1);
+/// So long before its end a pass may have looked at the directory of backups, in seconds.
+const A_PASS: i64 = 10;
 /// Bound on each file.
 const LIMIT: u64 = 64 * 1024;
 /// Most timers that are looked at.
@@ -85,7 +87,7 @@ async fn look(
         }
         let due = due::due(&timer.schedule, &Local, &runs, now);
         if due <= now {
-            if let Err(error) = carry_out(worker, &timer.name, runs, last_good).await {
+            if let Err(error) = carry_out(worker, view, &timer.name, runs, last_good).await {
                 // A run that cannot be written down is not made: a full disk is no reason to try every second.
                 tracing::error!("timer {}: could not {error:#}", timer.name);
                 return LOOK;
@@ -96,6 +98,11 @@ async fn look(
         wait = wait.min((due - now).to_std().unwrap_or(LOOK)).max(LEAST);
     }
     wait
+}
+
+fn is_paused(view: &Option<Arc<View>>) -> bool {
+    view.as_ref()
+        .is_some_and(|view| view.paused_until.is_some())
 }
 
 /// What is backed up. Whatever else fails, for months perhaps, is no reason to have no backups: not even where a repair of it would restart
@@ -115,22 +122,43 @@ fn allowed(view: &View, timer: &str) -> Option<bool> {
 }
 
 /// Whether what the last good run made is not there any more: its directory is another one now, or was cleared, or the cluster is new.
-/// Only a pass after the run can tell.
+/// Only a pass that began after the run can tell.
 fn is_in_vain(view: &View, runs: &Runs) -> bool {
-    view.lacks_backup && view.last_pass > runs.last
+    view.lacks_backup && view.last_pass > runs.last.map(|ended| ended.saturating_add(A_PASS))
 }
 
-async fn carry_out(worker: &Worker, name: &str, mut runs: Runs, last_good: bool) -> Result<()> {
+async fn carry_out(
+    worker: &Worker,
+    view: &watch::Receiver<Option<Arc<View>>>,
+    name: &str,
+    mut runs: Runs,
+    last_good: bool,
+) -> Result<()> {
     let began = Utc::now();
     runs.begin(began);
     record(name, &runs)?;
     tracing::info!("timer {name}: due; `nodelet etcd backup` runs");
-    let (change, reason) = worker.backup(last_good).await;
+    let end = worker.shutdown.child_token();
+    let mut view = view.clone();
+    let backup = worker.backup(last_good, &end);
+    tokio::pin!(backup);
+    // Whoever pauses the daemon may want to take one by hand.
+    let ended = tokio::select! {
+        ended = &mut backup => Some(ended),
+        _ = view.wait_for(is_paused) => None,
+    };
+    let (change, reason) = match ended {
+        Some(ended) => ended,
+        None => {
+            end.cancel();
+            backup.await
+        }
+    };
     let now = Utc::now();
     match change {
         Change::Done => {
             tracing::info!("timer {name}: done");
-            runs.good(began);
+            runs.good(began, now);
         }
         Change::Interrupted | Change::Busy => {
             tracing::info!("timer {name}: gave way; it runs again when the host is at rest");
@@ -279,17 +307,18 @@ mod tests {
     #[test]
     fn a_host_without_a_backup_takes_one_and_not_two() {
         let mut view = View::at_rest();
-        let mut runs = Runs {
-            last_good: Some(0),
-            last: Some(0),
-            ..Runs::default()
-        };
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
+        let mut runs = Runs::default();
+        runs.begin(at(100));
+        runs.good(at(100), at(145));
+        view.last_pass = Some(200);
         assert!(!is_in_vain(&view, &runs), "there is one");
         view.lacks_backup = true;
         assert!(is_in_vain(&view, &runs));
-        runs.last = view.last_pass;
-        assert!(!is_in_vain(&view, &runs), "nobody has looked since");
-        runs.last = None;
-        assert!(is_in_vain(&view, &runs));
+        for during in [130, 145, 150] {
+            view.last_pass = Some(during);
+            assert!(!is_in_vain(&view, &runs), "nobody has looked since");
+        }
+        assert!(is_in_vain(&view, &Runs::default()));
     }
 }

@@ -149,6 +149,45 @@ END
     without_backups(&master);
 }
 
+/// A disk that does not answer any more, as one of another host may: a backup waits for it, and nobody waits for the backup.
+#[test]
+fn a_directory_that_hangs_holds_up_nobody() {
+    let Some(master) = shared() else { return };
+    without_backups(&master);
+    master.sh(
+        "truncate --size 512M /var/tmp/hangs.img; mkfs.ext4 -q -m 0 /var/tmp/hangs.img
+        mkdir -p /mnt/hangs && mount -o loop /var/tmp/hangs.img /mnt/hangs
+        mkdir --mode 700 /mnt/hangs/backups
+        rm -rf /tmp/hangs && cp -r /etc/pf9/nodelet /tmp/hangs
+        echo 'ETCD_BACKUP_DIR: /mnt/hangs/backups' >> /tmp/hangs/config.yaml",
+    );
+    let backup = ["etcd", "backup", "--config", "/tmp/hangs"];
+    master.nodelet(&backup).exits(0);
+    let files = "ls -A /mnt/hangs/backups";
+    let older = master.sh(files);
+    // It thaws whatever becomes of this test.
+    master.sh(
+        "fsfreeze --freeze /mnt/hangs
+        systemd-run --quiet --on-active=100 --unit=thaw fsfreeze --unfreeze /mnt/hangs
+        systemctl reset-failed backup 2>/dev/null || true
+        systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config /tmp/hangs",
+    );
+    let waits = "grep -q ') D ' /proc/$(systemctl show --value --property MainPID backup)/task/*/stat && grep -q 'etcd backup' /run/pf9-nodelet.lock";
+    master.wait_for("it waits for the disk", waits, Duration::from_secs(15));
+    master.apply(&["--only", "node-config"]).exits(0);
+    master.sh("grep -q 'asked to end' /run/backup.err; fsfreeze --unfreeze /mnt/hangs; systemctl stop thaw.timer");
+    let over = "! systemctl is-active --quiet backup";
+    master.wait_for("it has ended", over, Duration::from_secs(15));
+    // Its part may have come to be with the thaw; the next one takes it away.
+    master.nodelet(&backup).exits(0);
+    let all = master.sh(files);
+    assert!(all.contains(&older) && !all.contains("part"), "{all}");
+    assert_eq!(all.lines().count(), 2 * older.lines().count());
+    nothing_left(&master);
+    master.sh("umount /mnt/hangs; rm -rf /mnt/hangs /tmp/hangs /var/tmp/hangs.img");
+    without_backups(&master);
+}
+
 #[test]
 fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_the_node_untouched() {
     let Some(master) = shared() else { return };

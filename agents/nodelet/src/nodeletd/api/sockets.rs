@@ -1,0 +1,198 @@
+//! Where the API is served: its unix socket, and loopback for those who only read.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use daemon::health::Health;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, metrics_routes, routes};
+use crate::nodeletd::connections;
+use crate::nodeletd::supervisor::Outside;
+use crate::nodeletd::worker::Worker;
+
+/// Where it listens.
+pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
+/// Connections at a time: listeners to events stay for as long as they like.
+const PLACES: usize = 64;
+/// Connections at a time on loopback, where anybody on the host may come, and how long each may take.
+const PLACES_FOR_ALL: usize = 8;
+const TIME_FOR_ALL: Duration = Duration::from_secs(10);
+/// Between looks whether the socket is still there.
+const LOOK: Duration = Duration::from_secs(10);
+/// Before a socket that could not be made is tried again, doubled each time; and the longest, which is that of a port.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Serves until `shutdown` is cancelled.
+pub(crate) async fn serve(
+    worker: Worker,
+    outside: Outside,
+    health: Health,
+    shutdown: CancellationToken,
+) {
+    // It waits for as long as it likes, but must not end.
+    let beat = health.part("the local API", Duration::MAX);
+    let shared = Shared {
+        worker,
+        outside,
+        health,
+        diffs: Arc::new(Semaphore::new(1)),
+    };
+    tokio::spawn(loopback(shared.clone(), shutdown.clone()));
+    local(Path::new(SOCKET), shared, &shutdown).await;
+    beat.finish();
+}
+
+/// Serves on the socket, which is made anew whenever it goes, and as soon as it can be made.
+async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
+    let problem = shared.outside.api_problem.clone();
+    let app = routes().with_state(shared);
+    let places = Arc::new(Semaphore::new(PLACES));
+    let mut pause = FIRST_PAUSE;
+    while !shutdown.is_cancelled() {
+        let listener = match bind(path) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let told = format!("nobody can ask for anything: could not {error:#}");
+                if *problem.borrow() != told {
+                    tracing::error!("{told}; trying again");
+                    problem.send_replace(told);
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(AGAIN);
+                continue;
+            }
+        };
+        problem.send_replace(String::new());
+        pause = FIRST_PAUSE;
+        let end = shutdown.child_token();
+        // Who listens to events goes on listening, over the connection that he has.
+        let (app, places) = (app.clone(), Arc::clone(&places));
+        let serving = connections::serve(listener, app, places, Duration::MAX, end.clone());
+        tokio::join!(serving, lost(path, end));
+    }
+}
+
+/// Waits until somebody has removed or replaced the socket that stands there now, and ends those who serve it; or for their end.
+async fn lost(path: &Path, end: CancellationToken) {
+    let stands = || {
+        std::fs::symlink_metadata(path)
+            .ok()
+            .map(|said| (said.dev(), said.ino()))
+    };
+    let ours = stands();
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = look.tick() => {}
+        }
+        if stands() != ours {
+            tracing::warn!("{} has gone; it is made anew", path.display());
+            end.cancel();
+            return;
+        }
+    }
+}
+
+/// A socket that stands there from an earlier run is nobody's: there is one nodeletd, by its lock.
+fn bind(path: &Path) -> Result<UnixListener> {
+    let directory = path.parent().context("the socket has a directory")?;
+    std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    if path.is_dir() {
+        bail!(
+            "listen on {0}: a directory stands there; see that nobody needs it and remove it (`rmdir {0}`)",
+            path.display()
+        );
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove the old {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("close {} to others", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves metrics on loopback, on whichever port the settings name at the moment.
+async fn loopback(shared: Shared, shutdown: CancellationToken) {
+    // It waits for as long as it likes, but must not end.
+    let beat = shared.health.part("metrics on loopback", Duration::MAX);
+    let mut port = shared.outside.metrics_port.clone();
+    let places = Arc::new(Semaphore::new(PLACES_FOR_ALL));
+    while !shutdown.is_cancelled() {
+        let now = *port.borrow_and_update();
+        let end = shutdown.child_token();
+        let serving = async {
+            if now == 0 {
+                return std::future::pending().await;
+            }
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, now)).await?;
+            let app = metrics_routes().with_state(shared.clone());
+            let (places, end) = (Arc::clone(&places), end.clone());
+            connections::serve(listener, app, places, TIME_FOR_ALL, end).await;
+            std::io::Result::Ok(())
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            changed = port.changed() => if changed.is_err() { break },
+            served = serving => {
+                if let Err(error) = served {
+                    tracing::error!("could not serve metrics on 127.0.0.1:{now}: {error}; trying again in a minute");
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    _ = port.changed() => {}
+                    () = tokio::time::sleep(AGAIN) => {}
+                }
+            }
+        }
+        end.cancel();
+    }
+    beat.finish();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileTypeExt as _;
+
+    use super::super::tests::Played;
+    use super::*;
+
+    /// A full /run, or a directory where the socket belongs: the daemon goes on, and its API comes when it can.
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_cannot_be_made_is_told_and_made_later() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("nodeletd.sock");
+        std::fs::create_dir(&path).expect("somebody makes it");
+        let api = Played::new();
+        let mut problem = api.shared.outside.api_problem.subscribe();
+        let end = CancellationToken::new();
+        let (shared, at, ends) = (api.shared.clone(), path.clone(), end.clone());
+        let serving = tokio::spawn(async move { local(&at, shared, &ends).await });
+        let told = problem.wait_for(|told| !told.is_empty()).await;
+        let told = told.expect("it serves").clone();
+        assert!(told.contains("a directory stands there"), "{told}");
+        std::fs::remove_dir(&path).expect("somebody removes it");
+        let waited = tokio::time::timeout(2 * AGAIN, problem.wait_for(String::is_empty));
+        waited.await.expect("it is tried again").expect("it serves");
+        let stands = path.metadata().expect("it is there").file_type();
+        assert!(stands.is_socket());
+        end.cancel();
+        serving.await.expect("it ends");
+    }
+}

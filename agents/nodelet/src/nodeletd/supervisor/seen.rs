@@ -1,0 +1,136 @@
+//! What a pass says is taken down, before anything is decided; and that one said nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::systemd;
+use engine::exec::{PhaseHealth, Status};
+
+use super::{BLIND, Supervisor, unix_now};
+use crate::nodeletd::kube_status::NodeState;
+use crate::nodeletd::view::View;
+use crate::nodeletd::worker::Hands;
+use crate::pass::{Pass, ServiceState};
+
+impl<H: Hands> Supervisor<H> {
+    /// Takes note of what a pass says, before anything is decided.
+    pub(super) fn take_in(&mut self, pass: &Pass) {
+        for problem in &pass.settings_problems {
+            tracing::warn!("keeping the last good settings: {problem}");
+        }
+        if let Some(refused) = &pass.refused {
+            tracing::warn!("touching nothing: could not {refused}");
+        }
+        if pass.desired != self.desired {
+            // New settings are new hope: nobody waits for the next attempt.
+            self.hurry |= self.settings_in_use > 0;
+            if self.settings_in_use > 0 && pass.desired.service_state != self.desired.service_state
+            {
+                self.forget_attempts();
+            }
+            self.settings_in_use += 1;
+            self.desired = pass.desired.clone();
+            self.metrics_port.send_replace(self.desired.metrics_port);
+            daemon::log::debug(&["nodelet", "daemon"], self.desired.debug);
+        }
+        if self.desired.service_state != ServiceState::False {
+            self.unstopped.clear();
+        }
+        if self.state.attempts.are_about(&pass.digest) {
+            self.hurry = true;
+            self.status.pf9_kube_start_attempt = 0;
+        }
+        self.listen(pass);
+        let now = unix_now();
+        let status = &mut self.status;
+        if !pass.failed.is_empty() {
+            "false".clone_into(&mut status.pf9_kube_service_state);
+            // Nor is it so before an attempt, or where none may be made.
+            if status.pf9_kube_node_state == NodeState::Ok
+                && pass.desired.service_state != ServiceState::False
+            {
+                status.pf9_kube_node_state = NodeState::Converging;
+            }
+        }
+        status.status_check_timestamp = now;
+        status.all_tasks = phases(pass, |_| true);
+        status.all_status_checks = phases(pass, |phase| !phase.conditions.is_empty());
+        status.completed_tasks = phases(pass, |phase| phase.status() == Status::True);
+        status.current_status_check.clear();
+        if let Some(failed) = pass.health.iter().find(|p| p.status() == Status::False) {
+            status.last_failed_status_check = failed.phase.to_string();
+            status.last_failed_status_time = now;
+        }
+        status.forget_old_failure();
+    }
+
+    /// Nothing fails: what was counted is forgotten.
+    pub(super) fn healthy(&mut self, pass: &Pass) {
+        self.came_and_went = false;
+        if pass.desired.service_state == ServiceState::False {
+            return;
+        }
+        let known = pass
+            .health
+            .iter()
+            .all(|phase| phase.status() == Status::True || phase.has_left_over());
+        // What is merely not known is no failure, so attempts from here on are not in a row with those before.
+        let counted = self.state.attempts.clone();
+        self.state.attempts.break_the_row();
+        self.status.pf9_kube_start_attempt = 0;
+        if known {
+            self.state.attempts.forget();
+            self.unfit.clear();
+            self.status.pf9_kube_node_state = NodeState::Ok;
+            "true".clone_into(&mut self.status.pf9_kube_service_state);
+            self.status
+                .pf9_cluster_id
+                .clone_from(&pass.desired.cluster_id);
+            self.status.pf9_cluster_role.clone_from(&pass.desired.node);
+            self.status.last_failed_task.clear();
+        }
+        if self.state.attempts != counted {
+            self.remember();
+        }
+    }
+
+    /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.
+    pub(super) fn has_become(&mut self, pass: &Pass) {
+        self.status.pf9_kube_node_state = NodeState::Ok;
+        self.status.pf9_kube_start_attempt = 0;
+        self.unstopped.clear();
+        if !pass.stands {
+            "false".clone_into(&mut self.status.pf9_kube_service_state);
+        }
+    }
+
+    /// A pass that did not come to its end says nothing about the host, so nothing is done to it, not even what was asked.
+    pub(super) fn pass_failed(&mut self, error: &str) -> Duration {
+        self.keep_pause();
+        self.wanted.clear();
+        self.counters.failed_passes += 1;
+        self.blind = self.blind.saturating_add(1);
+        tracing::error!("{error}");
+        if self.blind >= BLIND {
+            // Whoever reads the file must not go on believing that all is well.
+            "false".clone_into(&mut self.status.pf9_kube_service_state);
+            "a status pass".clone_into(&mut self.status.last_failed_status_check);
+            self.status.last_failed_status_time = unix_now();
+            self.write_status();
+        }
+        let interval = self.desired.loop_interval;
+        let before = self.view.borrow().clone();
+        let view = View::after_failed_pass(before.as_deref(), &self.now(), interval, error);
+        self.view.send_replace(Some(Arc::new(view)));
+        systemd::status("a status pass failed; see the journal");
+        interval
+    }
+}
+
+fn phases(pass: &Pass, which: impl Fn(&PhaseHealth) -> bool) -> Vec<String> {
+    let phases = pass
+        .health
+        .iter()
+        .filter(|phase| (phase.skipped.is_none() || phase.has_left_over()) && which(phase));
+    phases.map(|phase| phase.phase.to_string()).collect()
+}

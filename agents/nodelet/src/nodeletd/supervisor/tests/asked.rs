@@ -1,0 +1,133 @@
+//! What is asked of the daemon: pauses, looks and repairs.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_daemon_looks_and_touches_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        outside.ask(pause()).await;
+        let view = outside.view.borrow().clone().expect("it has looked");
+        assert!(view.paused_until.is_some(), "it is seen at once");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let done = host.done().len();
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(host.done().len(), done, "nothing was touched");
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.doing, "paused");
+        outside.ask(Request::Resume).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.paused_until, None);
+        attempts(&host, 2).await;
+    })
+    .await;
+}
+
+/// Whoever was told that it holds has begun to work on the host.
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(20);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let asked = Instant::now();
+        outside.ask(pause()).await;
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "it is not waited for"
+        );
+        let remembered = State::read(&directory.path().join("nodeletd.json"));
+        assert!(remembered.paused_until.is_some());
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(host.done(), [], "nothing was touched");
+        // And so does what else is asked meanwhile.
+        outside.ask(Request::Resume).await;
+        attempts(&host, 1).await;
+        let (at, _) = host.attempts()[0];
+        assert!(at < Duration::from_secs(1900), "{at:?}");
+    })
+    .await;
+}
+
+/// Nobody sets the clock by which it is counted: here the time of day stands still.
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_with_its_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        outside.ask(pause()).await;
+        tokio::time::sleep(Duration::from_secs(3590)).await;
+        assert_eq!(host.attempts().len(), 1);
+        attempts(&host, 2).await;
+        let (at, _) = host.attempts()[1];
+        assert!(at < Duration::from_secs(3700), "{at:?}");
+        let remembered = State::read(&directory.path().join("nodeletd.json"));
+        assert_eq!(remembered.paused_until, None, "no start goes on with it");
+    })
+    .await;
+}
+
+/// A pass that is on may have looked before: who asks for one gets one.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_is_asked_for_during_a_pass_is_another_pass() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(4);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        outside.ask(Request::Now).await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.counters.passes, 2);
+    })
+    .await;
+}
+
+/// Both were accepted.
+#[tokio::test(start_paused = true)]
+async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(5);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for phase in ["kubelet", "docker", "kubelet"] {
+            outside.ask(Request::Repair(vec![phase.to_owned()])).await;
+        }
+        attempts(&host, 1).await;
+        assert_eq!(host.done()[0].1, "repair kubelet docker");
+    })
+    .await;
+}
+
+/// Nobody waits for hours for what was asked before the daemon went blind.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_passes_failed_is_not_done_after_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        host.unseen.store(true, Ordering::Relaxed);
+        outside
+            .ask(Request::Repair(vec!["kubelet".to_owned()]))
+            .await;
+        outside.ask(pause()).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!((view.failed_in_a_row, view.counters.passes), (2, 1));
+        assert!(view.paused_until.is_some(), "a pause holds all the same");
+        outside.ask(Request::Resume).await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        host.unseen.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(host.done(), []);
+    })
+    .await;
+}

@@ -1,0 +1,277 @@
+//! What counts as an attempt, when the next one comes, and which of them cleans.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn attempts_one_to_twelve_at_the_usual_intervals() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_outside| {
+        for number in 1..=12 {
+            attempts(&host, number).await;
+            let status = kept(directory.path());
+            let number = u32::try_from(number).expect("a small number");
+            assert_eq!(status.pf9_kube_start_attempt, number);
+            let state = match number {
+                1 => NodeState::Converging,
+                2..=10 => NodeState::Retrying,
+                _ => NodeState::Failed,
+            };
+            assert_eq!(status.pf9_kube_node_state, state, "attempt {number}");
+        }
+        let all = host.attempts();
+        let full: Vec<usize> = (1..=12).filter(|number| all[number - 1].1).collect();
+        assert_eq!(full, [10], "the tenth and no other cleans");
+        // Each pause is as decided, and at most a fifth longer.
+        for (number, pair) in all.windows(2).enumerate() {
+            let waited = pair[1].0 - pair[0].0;
+            let failed = u32::try_from(number + 1).expect("a small number");
+            let least = decide::backoff(failed, Duration::from_secs(60));
+            assert!(
+                waited >= least && waited <= least.mul_f64(1.2) + Duration::from_secs(60),
+                "after attempt {failed}: {waited:?} for {least:?}"
+            );
+        }
+        // With its cause removed the next attempt heals it, and is forgotten.
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let status = kept(directory.path());
+        assert_eq!(
+            (status.pf9_kube_start_attempt, status.pf9_kube_node_state),
+            (0, NodeState::Ok)
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_counted_on_by_the_next_daemon() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    for so_far in [4, 8, 11] {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, so_far).await;
+        })
+        .await;
+    }
+    let full: Vec<usize> = (0..11).filter(|at| host.attempts()[*at].1).collect();
+    assert_eq!(full, [9], "three daemons counted to ten together");
+}
+
+/// A wrong setting never takes a node down, however long it stands there.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_refused_is_never_cleaned() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.refuses.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        assert_eq!(host.attempts(), [], "nothing was touched");
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        let view = outside.view.borrow().clone().expect("it looks");
+        let fits = view.conditions.iter().find(|one| one.name == "HostFits");
+        let fits = fits.expect("it is a condition");
+        assert_eq!(fits.status, Status::False);
+        assert!(fits.reason.contains("no eth9"), "{}", fits.reason);
+        // Once it fits again, attempts go on as ever.
+        host.refuses.store(false, Ordering::Relaxed);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert!(view.conditions.iter().all(|one| one.status == Status::True));
+    })
+    .await;
+}
+
+/// The tenth attempt comes when the host no longer fits: nothing is taken off that could not be put there again.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_outside| {
+        attempts(&host, 9).await;
+        host.refuses_clean.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        assert_eq!(host.cleans(), 0);
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
+        // What can be mended is, all the while.
+        assert!(host.attempts().len() > 20, "{:?}", host.attempts());
+        host.refuses_clean.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(host.cleans(), 1, "its turn was kept");
+    })
+    .await;
+}
+
+/// Nine failures of another life: of a program that is mended by now, or before a boot.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_tries_for_itself_before_it_cleans() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| attempts(&host, 9).await).await;
+    // Whoever starts the daemon again and again never sees it clean.
+    for start in 0..5 {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, 10 + start).await;
+        })
+        .await;
+        assert_eq!(host.cleans(), 0);
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
+    }
+    // And with the new plan it is another matter altogether.
+    "another plan".clone_into(&mut host.digest.lock().expect("nobody panicked"));
+    beside(&host, directory.path(), async |_| attempts(&host, 20).await).await;
+    assert_eq!(host.cleans(), 0);
+}
+
+/// Somebody who asks wants a repair, and not his node to be taken off.
+#[tokio::test(start_paused = true)]
+async fn nobodys_haste_cleans_a_host() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 9).await;
+        for (number, request) in [Request::Now, Request::Repair(vec!["kube-proxy".to_owned()])]
+            .into_iter()
+            .cycle()
+            .take(6)
+            .enumerate()
+        {
+            outside.ask(request).await;
+            attempts(&host, 10 + number).await;
+        }
+        assert_eq!(host.cleans(), 0);
+        // Who pauses and resumes has done something in between: it is counted anew.
+        outside.ask(pause()).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        outside.ask(Request::Resume).await;
+        let before = host.attempts().len();
+        attempts(&host, before + 5).await;
+        assert_eq!(host.cleans(), 0);
+    })
+    .await;
+}
+
+/// What ends before its end is no attempt, and neither is what never began.
+#[tokio::test(start_paused = true)]
+async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.interrupts.store(true, Ordering::Relaxed);
+    for start in 1..15 {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, start).await;
+        })
+        .await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+    }
+    host.interrupts.store(false, Ordering::Relaxed);
+    host.unable.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        let view = outside.view.borrow().clone().expect("it looks");
+        let fits = view.conditions.iter().find(|one| one.name == "HostFits");
+        assert!(fits.is_some_and(|fits| fits.reason.contains("no memory")));
+    })
+    .await;
+    assert_eq!(host.cleans(), 0);
+}
+
+/// Killed, for want of memory for one: whether it would have helped nobody knows, and whoever killed it may do so again.
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.interrupts.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
+        let tried = host.attempts();
+        assert!((20..100).contains(&tried.len()), "{}", tried.len());
+        let usual = |(number, pair): (usize, &[(Duration, bool)])| {
+            let number = u32::try_from(number + 1).expect("a small number");
+            pair[1].0 - pair[0].0 >= decide::backoff(number, Duration::from_secs(60))
+        };
+        assert!(tried.windows(2).enumerate().all(usual), "{tried:?}");
+        assert_eq!(host.cleans(), 0);
+        attempts(&host, tried.len() + 1).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+        let told = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let changes = conditions.find(|one| one.name == "ChangesComplete");
+            changes.map(|one| (one.status, one.reason.clone()))
+        };
+        let (status, reason) = told().expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert!(reason.starts_with("`nodelet repair"), "{reason}");
+        host.interrupts.store(false, Ordering::Relaxed);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(told().expect("it is a condition").0, Status::True);
+    })
+    .await;
+}
+
+/// What does not end in time when the daemon ends is killed with it, and says nothing of the host.
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_short_by_the_daemons_own_end_is_not_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.interrupts.store(true, Ordering::Relaxed);
+    host.lingers.store(true, Ordering::Relaxed);
+    for start in 1..12 {
+        beside(&host, directory.path(), async |_| {
+            attempts(&host, start).await
+        })
+        .await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+    }
+    assert_eq!(host.cleans(), 0);
+}
+
+/// Somebody has restarted it by hand, say, between the pass and the lock.
+#[tokio::test(start_paused = true)]
+async fn what_is_well_again_is_not_restarted_but_for_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.comes_and_goes.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        // What every pass sees failing is repaired at last, whatever it is like in between.
+        let (at, words) = host.done().remove(0);
+        assert_eq!(words, "repair etcd");
+        assert!(at < Duration::from_secs(10), "{at:?}");
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 1);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let done = host.done().len();
+        // Seen well meanwhile, it is looked at again.
+        host.broken.store(true, Ordering::Relaxed);
+        host.comes_and_goes.store(false, Ordering::Relaxed);
+        attempts(&host, done + 1).await;
+        assert_eq!(host.done()[done].1, "repair --if-failing etcd");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.counters.repairs, host.done().len() as u64);
+    })
+    .await;
+}
+
+/// Nine repairs were in vain, and by the tenth somebody has mended it by hand.
+#[tokio::test(start_paused = true)]
+async fn what_is_well_again_is_not_cleaned() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_outside| {
+        attempts(&host, 9).await;
+        host.comes_and_goes.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(host.cleans(), 0);
+        // But what every pass sees failing is, at last.
+        attempts(&host, 10).await;
+        assert_eq!(host.done()[9].1, CLEAN, "without another look");
+    })
+    .await;
+}

@@ -1,0 +1,120 @@
+//! What others read of it: its health, and `kube_status`.
+
+use super::*;
+
+/// As long as a change may take, and as long as nothing happens.
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_changes_or_waits_for_long_is_well() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.silent.lock().expect("nobody panicked") = CHANGE + GRACE;
+    beside(&host, directory.path(), async |_outside| {
+        attempts(&host, 3).await;
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    })
+    .await;
+}
+
+/// kube_status is for others to read, and for others to break.
+#[tokio::test(start_paused = true)]
+async fn what_others_write_into_the_status_file_counts_for_nothing() {
+    for number in ["9", "4294967295"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let status = format!("{{\"pf9_kube_start_attempt\": {number}}}");
+        std::fs::write(directory.path().join("kube_status"), status).expect("somebody writes");
+        let host = Broken::new();
+        beside(&host, directory.path(), async |_| attempts(&host, 1).await).await;
+        assert_eq!(host.cleans(), 0);
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 1);
+    }
+}
+
+/// Whoever reads the status file must not go on believing what nobody sees any more; nothing is done to the host for it.
+#[tokio::test(start_paused = true)]
+async fn the_third_pass_that_sees_nothing_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |_outside| {
+        let interval = Duration::from_secs(60);
+        tokio::time::sleep(interval / 2).await;
+        assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        host.unseen.store(true, Ordering::Relaxed);
+        tokio::time::sleep(2 * interval).await;
+        assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        tokio::time::sleep(interval).await;
+        let status = kept(directory.path());
+        assert_eq!(status.pf9_kube_service_state, "false");
+        assert_eq!(status.last_failed_status_check, "a status pass");
+        assert_eq!(status.pf9_kube_start_attempt, 0);
+        host.unseen.store(false, Ordering::Relaxed);
+        tokio::time::sleep(interval).await;
+        assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        assert!(host.done().is_empty(), "{:?}", host.done());
+    })
+    .await;
+}
+
+/// Nor is it shown while the daemon waits for its next attempt.
+#[tokio::test(start_paused = true)]
+async fn the_status_file_shows_what_the_daemon_has_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| attempts(&host, 5).await).await;
+    let status = r#"{"pf9_kube_start_attempt": 77}"#;
+    std::fs::write(directory.path().join("kube_status"), status).expect("somebody writes");
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 5);
+    })
+    .await;
+}
+
+/// Nobody will ever make an attempt.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.cluster.lock().expect("nobody panicked").clear();
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let status = kept(directory.path());
+        assert_eq!(status.pf9_kube_node_state, NodeState::Ok);
+        assert_eq!(status.pf9_kube_start_attempt, 0);
+        assert_eq!(status.pf9_kube_service_state, "false");
+        assert_eq!(host.done(), []);
+    })
+    .await;
+}
+
+/// Whoever wants the role to be down is told that it is not, until it is.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_does_not_stop_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.wanted.lock().expect("nobody panicked") = ServiceState::False;
+    beside(&host, directory.path(), async |outside| {
+        let told = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let stops = conditions.find(|one| one.name == "RoleStops");
+            stops.map(|one| (one.status, one.reason.clone()))
+        };
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        let (status, reason) = told().expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert_eq!(reason, "etcd: it does not end");
+        let state = || kept(directory.path()).pf9_kube_node_state;
+        assert_eq!(state(), NodeState::Converging);
+        assert!(host.done().len() >= 2, "it is tried again");
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        assert_eq!(told().expect("it is a condition").0, Status::True);
+        assert_eq!(state(), NodeState::Ok);
+        let done = host.done().len();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(host.done().len(), done, "it is down");
+    })
+    .await;
+}
