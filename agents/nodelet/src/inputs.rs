@@ -232,3 +232,12 @@ fn count(number: usize, what: &str) -> String {
         format!("{number} {what}s")
     }
 }
+/// The settings in use, and what they make of the host.
+///
+/// # Errors
+/// As [`settings`] and [`from_settings`].
+pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
+    let settings = settings(args, host).await?;
+    let inputs = from_settings(args, settings.clone(), host).await?;
+    Ok((settings, inputs))
+}

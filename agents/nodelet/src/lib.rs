@@ -6,6 +6,7 @@
 //! `nodeletd` does nothing to the host itself: it decides when what has to be done, and lets `nodelet` do it, as a
 //! person would ([`nodeletd`](mod@nodeletd)).
 
+mod bound;
 mod cli;
 mod commands;
 mod etcd;

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Source, Value};
 use engine::exec::STATE;
+use engine::host::live::LiveHost;
+
+use crate::cli::RoleArgs;
+use crate::inputs::{Inputs, current};
 
 /// Bound on the file.
 const LIMIT: u64 = 1024 * 1024;
@@ -44,6 +48,18 @@ fn render(settings: &KubeEnv) -> String {
             format!("{name}: {}\n", serde_json::Value::from(text))
         })
         .collect()
+}
+
+/// What the settings make of the host that were good last.
+pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
+    let args = RoleArgs {
+        role: args.role.clone(),
+        config: path(),
+        facts: None,
+        json: args.json,
+        settled: true,
+    };
+    current(&args, host).await
 }
 
 #[cfg(test)]

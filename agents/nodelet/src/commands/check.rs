@@ -17,7 +17,7 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let inputs = inputs::read(&args.role, &host).await?;
     // Of settings that the host does not stand with a check says nothing.
     if args.role.facts.is_none() {
-        unchanged(&inputs)?;
+        unchanged(&args.role, &host, &inputs).await?;
     }
     if inputs.are_of_no_role() && !args.role.json {
         return Ok(nothing(&args.role));

@@ -13,7 +13,7 @@ use crate::identity::Identity;
 use crate::inputs::{self, Inputs};
 use crate::lock::Lock;
 use crate::nodeletd::client;
-use crate::pass::last_good;
+use crate::settled::last_good;
 use crate::{output, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {

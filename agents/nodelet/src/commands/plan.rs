@@ -100,7 +100,7 @@ async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<In
     warn_of_facts(role, &inputs);
     // As an apply would. Who may not read what stands is told the rest.
     if role.facts.is_none() {
-        unchanged(&inputs)?;
+        unchanged(role, host, &inputs).await?;
     }
     if !inputs.are_of_no_role() {
         phases.selection().validate(&inputs.plan)?;

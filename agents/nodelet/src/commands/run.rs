@@ -5,6 +5,7 @@ use engine::exec::{Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 
+use crate::bound::bound_to;
 use crate::cli::{RoleArgs, RunArgs};
 use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
@@ -102,7 +103,7 @@ pub(super) async fn prepare(
     }
     let lock = Lock::take(verb)?;
     let inputs = inputs::read(args, host).await?;
-    unchanged(&inputs)?;
+    unchanged(args, host, &inputs).await?;
     if inputs.are_of_no_role() {
         let standing = Ledger::standing_role_in(&Ledger::read(host).await?);
         return Err(NoRole::told(verb, standing).into());
@@ -112,8 +113,8 @@ pub(super) async fn prepare(
 }
 
 /// Refuses settings that cannot change while the host stands.
-pub(super) fn unchanged(inputs: &Inputs) -> Result<()> {
-    if let Some(stands) = Identity::recorded()
+pub(super) async fn unchanged(args: &RoleArgs, host: &LiveHost, inputs: &Inputs) -> Result<()> {
+    if let Some(stands) = bound_to(args, host).await
         && let Some(changed) = stands.changed_by(&inputs.identity)
     {
         return Err(changed.into());

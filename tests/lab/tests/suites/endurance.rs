@@ -116,6 +116,10 @@ fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     master.sh(&format!("systemctl stop pf9-nodeletd; rm {IDENTITY}"));
     let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
     master.configure(&[SCALED, &[otherwise]].concat());
+    // Nor is a person let through meanwhile.
+    for verb in ["apply", "diff", "stop"] {
+        master.nodelet(&[verb]).exits(1).says(&[otherwise.0]);
+    }
     master.sh("systemctl start pf9-nodeletd");
     watch.refuses(otherwise.0, otherwise.1, CALM);
     master.configure(SCALED);

@@ -1,0 +1,84 @@
+//! What a host stands with, whatever is written down of it.
+
+use engine::exec::{Recording, Runner};
+use engine::host::Host;
+use engine::host::live::LiveHost;
+use engine::ledger::Ledger;
+
+use crate::cli::RoleArgs;
+use crate::identity::Identity;
+use crate::settled::last_good;
+
+/// What the host is bound to. Where that was lost on a host that stands, the last good settings say it: those that are judged now may
+/// be others.
+pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Option<Identity> {
+    let recorded = Identity::recorded();
+    if recorded.is_some() {
+        return recorded;
+    }
+    let (_, last) = last_good(args, host).await.ok()?;
+    let unheard = Recording::default();
+    let runner = Runner::new(&last.plan, host, &last.facts, &last.secrets, &unheard);
+    let stands = !last.are_of_no_role() && stands(host, &runner).await;
+    // Which address it stands with they do not say.
+    stands.then(|| last.identity.without_address())
+}
+
+/// Whether anything of ours is on the host, but for what a clean keeps: the ledger says so, or, where it was lost, what runs. A ledger
+/// that cannot be read has made a condition Unknown; it is no reason to know nothing else either.
+pub(crate) async fn stands(host: &dyn Host, runner: &Runner<'_>) -> bool {
+    let records = Ledger::read(host).await.unwrap_or_default();
+    let live = Ledger::live_in(&records);
+    live.iter().any(|live| !live.keep) || runner.stands().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use engine::env::KubeEnv;
+    use engine::exec::{Outcome, STATE, simulated_host};
+    use engine::facts::Facts;
+    use engine::host::fake::FaultPlan;
+    use engine::planner;
+    use engine::resource::NoSecrets;
+    use engine::role::RolePackage;
+
+    use super::*;
+
+    fn repository(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../..")
+            .join(path)
+    }
+
+    /// `KUBE_SERVICE_STATE: false` ends what runs also where nobody knows any more how it came there.
+    #[tokio::test(start_paused = true)]
+    async fn a_host_without_its_ledger_stands_by_what_runs() {
+        let facts = std::fs::read_to_string(repository("tests/fixtures/hosts/cp-1.yaml"));
+        let facts = Facts::from_yaml(&facts.expect("a fixture")).expect("facts");
+        let role = repository("roles/pf9-kube").display().to_string();
+        let role = RolePackage::load(&LiveHost::new(), &role).await;
+        let pairs = [("ROLE", "master"), ("MASTER_IP", "172.30.0.11")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let plan = planner::plan(&role.expect("the role"), &settings, &facts).expect("a plan");
+        let host = simulated_host(&facts, &plan)
+            .with_kubernetes(|rules| rules.pod_cidr = "10.20.0.0/24".to_owned());
+        let unheard = Recording::default();
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        assert!(!stands(&host, &runner).await, "it is bare");
+        // Nor does a look at it wait for an engine that hangs.
+        let hangs = FaultPlan::none().stall("container", "*");
+        host.set_faults(hangs.stall("container_engine", "*"));
+        let looked = tokio::time::timeout(Duration::from_secs(10), stands(&host, &runner));
+        assert_eq!(looked.await, Ok(false));
+        host.set_faults(FaultPlan::none());
+        let outcome = runner.apply().await.expect("it is written down");
+        assert_eq!(outcome, Outcome::Converged);
+        assert!(stands(&host, &runner).await);
+        host.meddle(|world| world.remove(STATE));
+        assert!(stands(&host, &runner).await, "the ledger is lost");
+    }
+}
