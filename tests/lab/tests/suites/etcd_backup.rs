@@ -11,6 +11,17 @@ const DIRECTORY: &str = "/etc/pf9/etcd-backup";
 /// `etcdctl` of this host's own member.
 const ETCDCTL: &str = "docker exec -i -e ETCDCTL_API=3 etcd etcdctl --endpoints https://127.0.0.1:4001 --cacert /certs/client/ca.crt --cert /certs/client/request.crt --key /certs/client/request.key";
 
+/// The etcd on the restored snapshot, which goes on until it is ended: one that ends by itself may do so while it is held.
+const SERVES: &str =
+    "docker inspect --format '{{.Path}}' pf9-etcd-proof 2>/dev/null | grep -qx etcd";
+
+/// Holds a proof, on the host itself, once it is at such a container.
+fn held_at(at: &str, seconds: u32) -> String {
+    format!(
+        "timeout {seconds} sh -c \"until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done\""
+    )
+}
+
 /// Waits, on the host itself, until a proof is on: it is over within two seconds.
 fn until_at_work(seconds: u32) -> String {
     format!(

@@ -38,6 +38,17 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
         .says(&["nodeletd holds it", "systemctl stop pf9-nodeletd"]);
     assert_eq!(Standing::of(&master), before);
 
+    // Nor is one that cannot be asked taken for none.
+    master.sh("rm /run/pf9/nodeletd.sock; mkdir /run/pf9/nodeletd.sock");
+    for verb in ["clean", "drain"] {
+        let refused = master.nodelet(&[verb]).exits(1);
+        refused.says(&["it runs, and makes its socket anew"]);
+    }
+    assert_eq!(Standing::of(&master), before);
+    assert!(takes_pods(&master));
+    master.sh("rmdir /run/pf9/nodeletd.sock");
+    watch.calm(CALM);
+
     // A drain that cannot begin leaves nobody without repairs.
     let refused = master.try_sh(&format!("{LOCKED}; nodelet drain"));
     assert_eq!(refused.status.code(), Some(75));

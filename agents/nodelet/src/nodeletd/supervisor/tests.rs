@@ -6,7 +6,7 @@ mod renewals;
 mod told;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -38,6 +38,8 @@ struct Broken {
     lingers: Arc<AtomicBool>,
     /// Whether what a pass saw failing is well once a repair looks again.
     comes_and_goes: Arc<AtomicBool>,
+    /// How often a repair has looked again and found it well.
+    found_well: Arc<AtomicUsize>,
     /// How long a pass takes.
     looks: Arc<Mutex<Duration>>,
     /// How long a change says nothing.
@@ -69,6 +71,7 @@ impl Broken {
             interrupts: Arc::default(),
             lingers: Arc::default(),
             comes_and_goes: Arc::default(),
+            found_well: Arc::default(),
             looks: Arc::default(),
             silent: Arc::default(),
             wanted: Arc::new(Mutex::new(ServiceState::True)),
@@ -154,6 +157,7 @@ impl Hands for Broken {
         let well =
             !self.broken.load(Ordering::Relaxed) || self.comes_and_goes.load(Ordering::Relaxed);
         if well && words.first() == Some(&"repair") && words.contains(&"--if-failing") {
+            self.found_well.fetch_add(1, Ordering::Relaxed);
             return Ok((Change::Done, String::new()));
         }
         let asks_for_clean = words.join(" ").starts_with(CLEAN);

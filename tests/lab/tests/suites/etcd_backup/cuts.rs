@@ -4,24 +4,19 @@ use std::time::Duration;
 
 use lab_suites::{Master, shared};
 
-use super::{DIRECTORY, ETCDCTL, nothing_left, proven, without_backups};
+use super::{DIRECTORY, ETCDCTL, SERVES, held_at, nothing_left, proven, without_backups};
 
 /// Any container of a proof.
 const ANY: &str = "true";
-/// The etcd on the restored snapshot, which goes on until it is ended: one that ends by itself may do so while it is held.
-const SERVES: &str =
-    "docker inspect --format '{{.Path}}' pf9-etcd-proof 2>/dev/null | grep -qx etcd";
-
 /// Starts a backup in the background, as a unit, and holds its proof at such a container: a small store is proven before anybody
 /// could cut in.
 fn begin(master: &Master, config: &str, at: &str) {
     master.sh("docker rm --force pf9-etcd-proof 2>/dev/null || true");
-    let held =
-        format!("until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done");
+    let held = held_at(at, 30);
     master.sh(&format!(
         "systemctl reset-failed backup 2>/dev/null || true; rm -f /run/backup.err
         systemd-run --quiet --unit=backup --property=StandardError=file:/run/backup.err nodelet etcd backup --config {config}
-        timeout 30 sh -c \"{held}\""
+        {held}"
     ));
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lab_suites::{Master, shared};
 
-use super::{DIRECTORY, nothing_left, proven, until_at_work, without_backups};
+use super::{DIRECTORY, SERVES, held_at, nothing_left, proven, until_at_work, without_backups};
 
 /// Waits until there are so many backups.
 fn wait_for(master: &Master, number: usize, limit: Duration) {
@@ -61,6 +61,17 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     master.sh("systemctl stop pf9-nodeletd");
     nothing_left(&master);
     master.nodelet(&["etcd", "verify"]).exits(0);
+
+    // A pause ends one of the daemon's, and what somebody takes by hand has the host to itself.
+    master.sh(&format!(
+        "{missed}; {}; nodelet pause 10m --because 'a look'",
+        held_at(SERVES, 80)
+    ));
+    let gone = "! docker ps --all --format '{{.Names}}' | grep -qx pf9-etcd-proof";
+    master.wait_for("it has ended", gone, Duration::from_secs(30));
+    master.nodelet(&["etcd", "backup"]).exits(0);
+    assert_eq!(proven(&master).len(), 4);
+    master.sh("nodelet resume; systemctl stop pf9-nodeletd");
 
     master.configure(&[]);
     master.apply(&[]).exits(0);
