@@ -50,16 +50,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
         }
     };
     let (name, manifest) = match proven {
-        // Nobody cuts in here: what has a name has its manifest.
-        Ok((name, manifest)) => {
-            let (its_name, its_manifest) = (name.clone(), manifest.clone());
-            let kept = on_disk(backups, "keep the snapshot", move |directory| {
-                let kept = store::keep(directory, &its_name, &its_manifest);
-                kept.or_else(|error| store::sweep(directory).and(Err(error)))
-            });
-            kept.await?;
-            (name, manifest)
-        }
+        Ok(made) => made,
         Err(error) => {
             if let Err(left) = clear(backups).await {
                 tracing::warn!("the next backup cleans up: could not {left:#}");
@@ -70,6 +61,16 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
     if let Err(left) = proof::sweep(&backups.image).await {
         tracing::warn!("the next backup cleans up: could not {left:#}");
     }
+    // Nobody cuts in here: what has a name has its manifest.
+    let (its_name, its_manifest) = (name.clone(), manifest.clone());
+    let kept = on_disk(backups, "keep the snapshot", move |directory| {
+        store::keep(directory, &its_name, &its_manifest).inspect_err(|_| {
+            if let Err(left) = store::sweep(directory) {
+                tracing::warn!("the next backup cleans up: could not {left:#}");
+            }
+        })
+    });
+    kept.await?;
     // It is made and proven by now, whatever becomes of older ones.
     let (its, cluster) = (backups.clone(), manifest.cluster.clone());
     let thinned = on_disk(backups, "remove older backups", move |_| {
