@@ -16,7 +16,7 @@ use super::leftovers::leftovers;
 use super::step::{backoff, millis};
 use crate::host::HostError;
 use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Probe, Span};
-use crate::resource::{ResourceError, ResourceResult};
+use crate::resource::{ResourceError, ResourceResult, Spec};
 
 /// Typed result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,6 +90,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// For the container engine to answer when it is asked once more: all that it runs is restarted with it, so a host that is merely slow, for
 /// it has just booted perhaps, gets its time.
 const ENGINE: Duration = Duration::from_secs(30);
+
+/// For the service manager to end a start that it has begun, as at boot: as long as it gives a unit by itself
+/// (`DefaultTimeoutStartSec`, systemd-system.conf(5)).
+const STARTING: Duration = Duration::from_secs(90);
 
 /// How often something is asked before its silence counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,8 +289,14 @@ impl Runner<'_> {
         check: &PlannedCheck,
         asked: Asked,
     ) -> Condition {
-        let condition = self.condition(phase, check).await;
-        if asked == Asked::Once || condition.status != Status::False || !check.probe.asks() {
+        let mut condition = self.condition(phase, check).await;
+        if asked == Asked::Once || condition.status != Status::False {
+            return condition;
+        }
+        if self.arrived(phase, &check.probe).await {
+            condition = self.condition(phase, check).await;
+        }
+        if condition.status != Status::False || !check.probe.asks() {
             return condition;
         }
         self.host.pause(AGAIN).await;
@@ -294,6 +304,39 @@ impl Runner<'_> {
             Probe::ContainerEngine => judged(check, self.engine_answers(ENGINE).await),
             _ => self.condition(phase, check).await,
         }
+    }
+
+    /// Waits while the service manager starts a unit that the probe is about: who would start it once more only sets it
+    /// back. Whether there was anything to wait for.
+    async fn arrived(&self, phase: &PlannedPhase, probe: &Probe) -> bool {
+        let units: Vec<&str> = match probe {
+            Probe::ServiceActive(unit) => vec![unit],
+            Probe::AsPlanned => {
+                let services = phase.steps.iter().filter_map(|step| match &step.spec {
+                    Spec::Service(service) if !step.policy.absent && service.started => {
+                        Some(service)
+                    }
+                    _ => None,
+                });
+                services.map(|service| service.unit.as_str()).collect()
+            }
+            _ => return false,
+        };
+        let began = self.host.elapsed();
+        let mut waited = false;
+        for unit in units {
+            while self
+                .host
+                .unit(unit)
+                .await
+                .is_ok_and(|state| state.is_being_started())
+                && self.host.elapsed().saturating_sub(began) < STARTING
+            {
+                waited = true;
+                self.host.pause(AGAIN).await;
+            }
+        }
+        waited
     }
 
     async fn condition(&self, phase: &PlannedPhase, check: &PlannedCheck) -> Condition {
@@ -443,5 +486,50 @@ mod tests {
         host.set_faults(FaultPlan::none().stall("container_engine", "*").times(1));
         let health = runner.check_until_failed(Duration::from_millis(250)).await;
         assert_eq!(health[0].status(), Status::True, "{health:?}");
+    }
+
+    /// At boot the service manager starts what is enabled, which takes a slow machine its time.
+    #[tokio::test(start_paused = true)]
+    async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
+        const UNIT: &str = "docker.service";
+        let plan = Plan {
+            version: crate::plan::VERSION,
+            role: "r 1".to_owned(),
+            host: "cp-1".to_owned(),
+            node: "master".to_owned(),
+            payload: Vec::new(),
+            phases: vec![phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()))],
+        };
+        let facts = Facts::nothing_about("cp-1");
+        let looked = async |up: Duration| {
+            let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
+            host.meddle(|world| world.being_started(UNIT));
+            let began = host.look(|world| world.elapsed());
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+            let manager = async {
+                while host.look(|world| world.elapsed()) < began + up {
+                    tokio::task::yield_now().await;
+                }
+                host.meddle(|world| world.start_unit(UNIT))
+                    .expect("it starts");
+                std::future::pending::<()>().await;
+            };
+            let health = tokio::select! {
+                health = runner.check_until_failed(Duration::from_millis(250)) => health,
+                () = manager => unreachable!("it never ends"),
+            };
+            let took = host.look(|world| world.elapsed()) - began;
+            (health[0].conditions[0].clone(), took)
+        };
+        let (condition, took) = looked(Duration::from_secs(20)).await;
+        assert_eq!(condition.status, Status::True, "{condition:?}");
+        assert!(took < Duration::from_secs(30), "{took:?}");
+        let (condition, took) = looked(Duration::from_secs(600)).await;
+        assert_eq!(condition.status, Status::False, "{condition:?}");
+        assert!(
+            condition.reason.contains("activating (start)"),
+            "{condition:?}"
+        );
+        assert!(took < STARTING + BOUND, "{took:?}");
     }
 }

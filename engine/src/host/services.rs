@@ -21,6 +21,8 @@ pub struct UnitState {
     pub active_since: Option<SystemTime>,
     /// Whether the unit file on disk is newer than what the manager loaded (`NeedDaemonReload`).
     pub stale: bool,
+    /// Whether the manager has not ended a job for it yet (`Job`): it is being started or stopped, or waits for that.
+    pub job: bool,
 }
 
 impl UnitState {
@@ -28,6 +30,12 @@ impl UnitState {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.active == "active" || self.active == "reloading"
+    }
+
+    /// On its way up, or in the manager's queue for that, as at boot. One that has failed and waits for its next start is not.
+    #[must_use]
+    pub fn is_being_started(&self) -> bool {
+        self.job && matches!(self.active.as_str(), "inactive" | "activating")
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Unit {
     pub(crate) enabled: bool,
     pub(crate) invocation: String,
     pub(crate) active_since: Option<SystemTime>,
+    /// The manager has a job for it.
+    pub(crate) job: bool,
 }
 
 impl Unit {
@@ -171,6 +173,16 @@ impl World {
         }
     }
 
+    /// The manager has begun to start the unit, as at boot, and it is not up yet.
+    pub fn being_started(&mut self, name: &str) {
+        self.stop_unit(name);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.active = "activating".to_owned();
+            unit.sub = "start".to_owned();
+            unit.job = true;
+        }
+    }
+
     pub(crate) fn unit_state(&self, name: &str) -> UnitState {
         let found = self.units.get(name).cloned();
         // Who asks for a unit that the manager does not know yet lets it look for the file.
@@ -188,6 +200,7 @@ impl World {
             enabled: unit.enabled,
             invocation: unit.invocation,
             active_since: unit.active_since,
+            job: unit.job,
         }
     }
 
@@ -212,6 +225,7 @@ impl World {
             .entry(name.to_owned())
             .or_insert_with(|| Unit::loaded(text.clone()));
         unit.invocation = invocation;
+        unit.job = false;
         let ends = setting(&text, "Type").as_deref() == Some("oneshot")
             && setting(&text, "RemainAfterExit").as_deref() != Some("yes");
         (unit.active, unit.sub, unit.active_since) = if ends {
@@ -233,6 +247,7 @@ impl World {
         unit.active = "inactive".to_owned();
         unit.sub = "dead".to_owned();
         unit.active_since = None;
+        unit.job = false;
         if unit.text.is_none() {
             self.units.remove(name);
         }

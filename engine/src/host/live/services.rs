@@ -24,6 +24,7 @@ impl Services for LiveHost {
                 .filter(|_| active == "active" || active == "reloading")
                 .map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros)),
             stale: flag(&properties, "NeedDaemonReload"),
+            job: has_job(&properties),
             active,
         })
     }
@@ -187,6 +188,15 @@ fn flag(properties: &Properties, key: &str) -> bool {
         .is_some_and(|value| bool::try_from(value).unwrap_or(false))
 }
 
+/// A job's number and object; the number is 0 where there is none.
+fn has_job(properties: &Properties) -> bool {
+    let job = properties
+        .get("Job")
+        .and_then(|value| value.try_clone().ok());
+    job.and_then(|value| <(u32, OwnedObjectPath)>::try_from(value).ok())
+        .is_some_and(|(number, _)| number != 0)
+}
+
 fn bytes(properties: &Properties, key: &str) -> Vec<u8> {
     let value = properties.get(key).and_then(|value| value.try_clone().ok());
     value
@@ -196,4 +206,29 @@ fn bytes(properties: &Properties, key: &str) -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::{ObjectPath, OwnedVariant, Structure, Variant};
+
+    use super::*;
+
+    #[test]
+    fn a_job_has_a_number() {
+        let properties = |number: u32, path: &'static str| {
+            let path = ObjectPath::try_from(path).expect("a path");
+            let job = Variant::from(Structure::from((number, path)));
+            Properties::from([(
+                "Job".to_owned(),
+                OwnedVariant::try_from(job).expect("a value"),
+            )])
+        };
+        assert!(has_job(&properties(
+            1043,
+            "/org/freedesktop/systemd1/job/1043"
+        )));
+        assert!(!has_job(&properties(0, "/")));
+        assert!(!has_job(&Properties::default()));
+    }
 }

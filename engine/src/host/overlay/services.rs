@@ -99,6 +99,7 @@ impl OverlayHost<'_> {
                 enabled: state.enabled,
                 invocation: state.invocation,
                 active_since: state.active_since,
+                job: state.job,
             };
             world.units.insert(name.to_owned(), unit);
         });
