@@ -76,25 +76,16 @@ impl Kernel for LiveHost {
         if !loaded.iter().any(|module| module.name == name) {
             return Ok(());
         }
-        // `modprobe -r` would take along whatever it builds on that nobody uses, also what was loaded before it.
-        let mut rest = builds_on(&loaded, &name);
-        rest.retain(|one| !stay.contains(one));
+        let bridges = blocking(has_bridges).await?;
+        let mut rest = goes_along(&loaded, &name, stay, bridges)?;
         let mut next = Some(name);
         while let Some(name) = next {
-            if name == BRIDGE && blocking(has_bridges).await? {
-                return Err(HostError::service(
-                    format!("unload module {name}"),
-                    "it is in use: bridges of this host would go with it",
-                ));
-            }
             let unload = CommandSpec::new(["rmmod", "--", &name]);
             self.run_ok(&unload).await?;
             let loaded = blocking(modules).await?;
-            let bridges = blocking(has_bridges).await?;
             let unused = |name: &String| {
                 let mut modules = loaded.iter();
                 modules.any(|module| module.name == *name && module.uses == 0)
-                    && !(name == BRIDGE && bridges)
             };
             let at = rest.iter().position(unused);
             next = at.map(|at| rest.swap_remove(at));
@@ -155,6 +146,28 @@ impl Module {
                 .collect(),
         })
     }
+}
+
+/// What goes along with a module once nobody uses it any more: `modprobe -r` would take whatever it builds on, also what was loaded
+/// before it and is to `stay`, and the bridges of this host.
+///
+/// # Errors
+/// The module itself is not to go.
+fn goes_along(
+    loaded: &[Module],
+    name: &str,
+    stay: &[String],
+    bridges: bool,
+) -> HostResult<Vec<String>> {
+    if bridges && name == BRIDGE {
+        return Err(HostError::service(
+            format!("unload module {name}"),
+            "it is in use: bridges of this host would go with it",
+        ));
+    }
+    let mut along = builds_on(loaded, name);
+    along.retain(|one| !stay.contains(one) && !(bridges && one == BRIDGE));
+    Ok(along)
 }
 
 /// Whether any link is a bridge. Bridges do not count as uses of their module, which takes them along when it goes (`br_net_exit` in
@@ -257,6 +270,27 @@ mod tests {
         assert_eq!(below, ["ip_vs", "libcrc32c", "nf_conntrack"]);
         assert_eq!(builds_on(&loaded, "overlay"), [""; 0]);
         assert_eq!(builds_on(&loaded, "nobody"), [""; 0]);
+    }
+
+    #[test]
+    fn what_others_need_does_not_go_along() {
+        let list = "br_netfilter 32768 0 - Live 0x0\n\
+            bridge 311296 1 br_netfilter, Live 0x0\n\
+            stp 16384 1 bridge, Live 0x0\n\
+            llc 16384 2 bridge,stp, Live 0x0\n";
+        let loaded: Vec<Module> = list.lines().filter_map(Module::of).collect();
+        let along = |name, stay: &[&str], bridges| {
+            let stay: Vec<String> = stay.iter().map(|one| (*one).to_owned()).collect();
+            let mut along = goes_along(&loaded, name, &stay, bridges).ok()?;
+            along.sort();
+            Some(along.join(" "))
+        };
+        let of = "br_netfilter";
+        assert_eq!(along(of, &[], false).as_deref(), Some("bridge llc stp"));
+        assert_eq!(along(of, &["llc"], false).as_deref(), Some("bridge stp"));
+        assert_eq!(along(of, &[], true).as_deref(), Some("llc stp"));
+        assert_eq!(along("bridge", &[], false).as_deref(), Some("llc stp"));
+        assert_eq!(along("bridge", &[], true), None);
     }
 
     #[test]
