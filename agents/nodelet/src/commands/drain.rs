@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::Utc;
-use engine::exec::{Event, EventSink, Runner, Selection};
+use engine::exec::{Event, EventSink, Outcome, Runner, Selection};
 use engine::host::live::LiveHost;
+use engine::host::{Cluster as _, ClusterAccess};
 use engine::plan::PlannedPhase;
-use engine::resource::Spec;
+use engine::resource::{DrainSpec, Spec};
 
 use super::run::{exit, prepare};
 use super::say;
@@ -37,16 +38,17 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let everything = Selection::default();
     let (inputs, _lock) = prepare("drain", &args.role, &everything, &host).await?;
-    let phases = inputs.plan.phases.iter();
-    let drains: Vec<String> = phases
-        .filter(|phase| hands_over(phase))
-        .map(|phase| phase.name.to_string())
-        .collect();
+    let phases = || inputs.plan.phases.iter();
+    let drains: Vec<&DrainSpec> = phases().flat_map(hands_over).collect();
     if drains.is_empty() {
         bail!(
             "drain this node: the role {} has no phase that hands pods over",
             inputs.plan.role
         );
+    }
+    for drain in &drains {
+        // A stop goes on without an API server. Whoever wants a drain is told that there can be none, before anything is paused for it.
+        is_cordoned(&host, drain).await?;
     }
     let cancel = signals::cancel_on_signal()?;
     // Nodeletd would let pods come back at once. It can begin nothing meanwhile: the lock is ours.
@@ -57,8 +59,9 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
         failed: AtomicBool::new(false),
     };
     let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, &heard);
+    let names = phases().filter(|phase| hands_over(phase).next().is_some());
     runner.selection = Selection {
-        only: drains,
+        only: names.map(|phase| phase.name.to_string()).collect(),
         ..Selection::default()
     };
     runner.cancel = cancel;
@@ -69,6 +72,18 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
             return Err(error.into());
         }
     };
+    for drain in &drains {
+        if !matches!(is_cordoned(&host, drain).await, Ok(true)) {
+            paused.undo().await;
+            if outcome == Outcome::Interrupted {
+                return Ok(exit(outcome));
+            }
+            bail!(
+                "drain this node: {} takes pods still, or cannot be asked for any more; see the errors above",
+                drain.node
+            );
+        }
+    }
     if !args.role.json {
         say(match paused {
             Pause::Nobody => "nodeletd does not run here; pods come back with `nodelet apply`\n",
@@ -134,9 +149,28 @@ impl Pause {
     }
 }
 
-fn hands_over(phase: &PlannedPhase) -> bool {
-    phase
-        .on_stop
-        .iter()
-        .any(|step| matches!(step.spec, Spec::Drain(_)))
+/// The drains of a phase's stop.
+fn hands_over(phase: &PlannedPhase) -> impl Iterator<Item = &DrainSpec> {
+    phase.on_stop.iter().filter_map(|step| match &step.spec {
+        Spec::Drain(drain) => Some(drain),
+        _ => None,
+    })
+}
+
+/// Whether the node takes no new pods.
+///
+/// # Errors
+/// The API server does not answer, or has no such node.
+async fn is_cordoned(host: &LiveHost, drain: &DrainSpec) -> Result<bool> {
+    let access = ClusterAccess {
+        kubeconfig: drain.kubeconfig.clone(),
+    };
+    let node = host
+        .node(&access, &drain.node)
+        .await
+        .context("drain this node: its API server is to evict the pods")?;
+    let Some(node) = node else {
+        bail!("drain this node: the cluster has no node {}", drain.node);
+    };
+    Ok(node.unschedulable)
 }

@@ -166,7 +166,8 @@ fn goes_along(
         ));
     }
     let mut along = builds_on(loaded, name);
-    along.retain(|one| !stay.contains(one) && !(bridges && one == BRIDGE));
+    let stays = |one: &String| stay.contains(one) || (bridges && one == BRIDGE);
+    along.retain(|one| !stays(one));
     Ok(along)
 }
 

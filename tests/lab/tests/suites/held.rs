@@ -54,6 +54,18 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
     assert_eq!(refused.status.code(), Some(75));
     assert!(!is_paused(&watch));
 
+    // Nor does one without an API server, which says so and ends nobody's pause.
+    let server = "$(docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver)";
+    master.sh("nodelet pause 5m --because 'a look at the rack'");
+    master.sh(&format!("docker pause {server}"));
+    let refused = master.nodelet(&["drain"]).exits(1);
+    refused.says(&["its API server is to evict the pods"]);
+    let view = watch.view().expect("a view");
+    assert_eq!(view["paused_because"], "a look at the rack", "{view:#}");
+    master.sh(&format!("docker unpause {server}"));
+    master.sh("nodelet resume");
+    watch.calm(CALM);
+
     master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
     assert!(is_paused(&watch));
     let seen = passes(&watch);
