@@ -14,6 +14,7 @@ use super::event::Event;
 use super::lasting::Lasting;
 use super::leftovers::leftovers;
 use super::step::{backoff, millis};
+use super::streaks::Streaks;
 use crate::host::HostError;
 use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Probe, Span};
 use crate::resource::{ResourceError, ResourceResult, Spec};
@@ -43,6 +44,14 @@ pub struct Condition {
     /// It is for people to know: nothing is restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warns: bool,
+    /// How often in a row it has not held, of one that may fail more than once before its phase does; 0 of all others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_in_a_row: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// All conditions of a phase.
@@ -91,16 +100,22 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// it has just booted perhaps, gets its time.
 const ENGINE: Duration = Duration::from_secs(30);
 
-/// For the service manager to end a start that it has begun, as at boot: as long as it gives a unit by itself
-/// (`DefaultTimeoutStartSec`, systemd-system.conf(5)).
-const STARTING: Duration = Duration::from_secs(90);
+/// For the service manager to end the starts that it has begun, as at boot. For all that a look sees being started together: a pass has
+/// its own bound, and one that is cut tells nothing and repairs nothing.
+const STARTING: Duration = Duration::from_secs(45);
 
-/// How often something is asked before its silence counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+/// What a look is for.
+#[derive(Debug, Clone, Copy)]
+enum Asked<'a> {
+    /// To tell what is: each question is asked once.
     Once,
-    /// For whoever acts on it: a busy moment is no failure.
-    Twice,
+    /// To act on it: a busy moment is no failure.
+    Twice {
+        /// Until when starts of the service manager are waited for, on the host's clock.
+        until: Duration,
+        /// Failures before this look; where nobody looks again, one counts.
+        before: Option<&'a Streaks>,
+    },
 }
 
 fn unknown(check: &PlannedCheck, reason: String) -> Condition {
@@ -110,6 +125,7 @@ fn unknown(check: &PlannedCheck, reason: String) -> Condition {
         status: Status::Unknown,
         reason,
         warns: check.warns,
+        failed_in_a_row: 0,
     }
 }
 
@@ -130,6 +146,7 @@ fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condi
         status,
         reason,
         warns: check.warns,
+        failed_in_a_row: 0,
     }
 }
 
@@ -152,7 +169,7 @@ impl Runner<'_> {
     /// Makes every check of the selected phases once. Changes nothing; each check has its bound, and phases are looked at
     /// side by side.
     pub async fn check(&self) -> Vec<PhaseHealth> {
-        self.look(None).await
+        self.look(None, None).await
     }
 
     /// The same for whoever wants to act on what fails: once a check does not hold, phases that the failed one does not
@@ -160,11 +177,17 @@ impl Runner<'_> {
     /// keep that from being mended; what may be the cause is looked at to the end. What does not answer is asked twice: one
     /// busy moment of a server restarts nothing.
     pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
-        self.look(Some(settle)).await
+        self.look(Some(settle), None).await
     }
 
-    async fn look(&self, settle: Option<Duration>) -> Vec<PhaseHealth> {
-        let mut health = self.look_at_all(settle).await;
+    /// The same for whoever does so again and again: what may fail more often than once fails as often in a row, beginning `before` this
+    /// look.
+    pub async fn check_again(&self, settle: Duration, before: &Streaks) -> Vec<PhaseHealth> {
+        self.look(Some(settle), Some(before)).await
+    }
+
+    async fn look(&self, settle: Option<Duration>, before: Option<&Streaks>) -> Vec<PhaseHealth> {
+        let mut health = self.look_at_all(settle, before).await;
         self.look_for_leftovers(&mut health).await;
         health
     }
@@ -177,6 +200,7 @@ impl Runner<'_> {
             status,
             reason,
             warns: false,
+            failed_in_a_row: 0,
         };
         let found = leftovers(self.host, self.plan, &self.selection);
         let left = match tokio::time::timeout(BOUND, found).await {
@@ -214,10 +238,17 @@ impl Runner<'_> {
         }
     }
 
-    async fn look_at_all(&self, settle: Option<Duration>) -> Vec<PhaseHealth> {
+    async fn look_at_all(
+        &self,
+        settle: Option<Duration>,
+        before: Option<&Streaks>,
+    ) -> Vec<PhaseHealth> {
         let asked = match settle {
             None => Asked::Once,
-            Some(_) => Asked::Twice,
+            Some(_) => Asked::Twice {
+                until: self.host.elapsed() + STARTING,
+                before,
+            },
         };
         let phases = self.selection.phases(self.plan);
         let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
@@ -256,7 +287,7 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         look: &Look,
-        asked: Asked,
+        asked: Asked<'_>,
         failed: &watch::Sender<BTreeSet<PhaseName>>,
     ) -> PhaseHealth {
         let mut conditions = Vec::new();
@@ -267,6 +298,13 @@ impl Runner<'_> {
                     () = look.cut.cancelled() => {
                         unknown(check, "not looked at to the end: something else failed".to_owned())
                     }
+                };
+                let condition = match asked {
+                    Asked::Twice {
+                        before: Some(before),
+                        ..
+                    } => before.next(&phase.name, check, condition),
+                    _ => condition,
                 };
                 if condition.status == Status::False && !condition.warns {
                     failed.send_modify(|failed| {
@@ -287,13 +325,16 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         check: &PlannedCheck,
-        asked: Asked,
+        asked: Asked<'_>,
     ) -> Condition {
         let mut condition = self.condition(phase, check).await;
-        if asked == Asked::Once || condition.status != Status::False {
+        let Asked::Twice { until, .. } = asked else {
+            return condition;
+        };
+        if condition.status != Status::False {
             return condition;
         }
-        if self.arrived(phase, &check.probe).await {
+        if self.arrived(phase, &check.probe, until).await {
             condition = self.condition(phase, check).await;
         }
         if condition.status != Status::False || !check.probe.asks() {
@@ -308,7 +349,7 @@ impl Runner<'_> {
 
     /// Waits while the service manager starts a unit that the probe is about: who would start it once more only sets it
     /// back. Whether there was anything to wait for.
-    async fn arrived(&self, phase: &PlannedPhase, probe: &Probe) -> bool {
+    async fn arrived(&self, phase: &PlannedPhase, probe: &Probe, until: Duration) -> bool {
         let units: Vec<&str> = match probe {
             Probe::ServiceActive(unit) => vec![unit],
             Probe::AsPlanned => {
@@ -322,7 +363,6 @@ impl Runner<'_> {
             }
             _ => return false,
         };
-        let began = self.host.elapsed();
         let mut waited = false;
         for unit in units {
             while self
@@ -330,7 +370,7 @@ impl Runner<'_> {
                 .unit(unit)
                 .await
                 .is_ok_and(|state| state.is_being_started())
-                && self.host.elapsed().saturating_sub(began) < STARTING
+                && self.host.elapsed() < until
             {
                 waited = true;
                 self.host.pause(AGAIN).await;
@@ -450,24 +490,28 @@ mod tests {
         }
     }
 
-    /// Whatever runs in an engine that hangs cannot be told. That the engine hangs can, so it is restarted.
-    #[tokio::test(start_paused = true)]
-    async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
-        let plan = Plan {
+    fn plan(phases: Vec<PlannedPhase>) -> Plan {
+        Plan {
             version: crate::plan::VERSION,
             role: "r 1".to_owned(),
             host: "cp-1".to_owned(),
             node: "master".to_owned(),
             payload: Vec::new(),
-            phases: vec![
-                phase("docker", &[], Probe::ContainerEngine),
-                phase(
-                    "etcd",
-                    &["docker"],
-                    Probe::ContainerRunning("etcd".to_owned()),
-                ),
-            ],
-        };
+            phases,
+        }
+    }
+
+    /// Whatever runs in an engine that hangs cannot be told. That the engine hangs can, so it is restarted.
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
+        let plan = plan(vec![
+            phase("docker", &[], Probe::ContainerEngine),
+            phase(
+                "etcd",
+                &["docker"],
+                Probe::ContainerRunning("etcd".to_owned()),
+            ),
+        ]);
         let hangs = FaultPlan::none()
             .stall("container_engine", "*")
             .stall("container", "*");
@@ -488,18 +532,53 @@ mod tests {
         assert_eq!(health[0].status(), Status::True, "{health:?}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
+        const FILE: &str = "/run/beat";
+        let mut patient = phase("beat", &[], Probe::FileExists(FILE.into()));
+        patient.checks[0].failures = 3;
+        let plan = plan(vec![patient]);
+        let (host, facts, unheard) = (
+            FakeHost::new(),
+            Facts::nothing_about("cp-1"),
+            Recording::default(),
+        );
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let settle = Duration::from_millis(250);
+        let mut before = Streaks::default();
+        let mut seen = Vec::new();
+        for there in [false, false, true, false, false, false, false] {
+            host.meddle(|world| match there {
+                true => world.file(FILE, "x"),
+                false => world.remove(FILE),
+            });
+            let health = runner.check_again(settle, &before).await;
+            // It is handed over as text.
+            let told = serde_json::to_string(&Streaks::of(&health)).expect("JSON");
+            before = serde_json::from_str(&told).expect("streaks");
+            seen.push(health[0].status());
+            let reason = &health[0].conditions[0].reason;
+            let partly = seen.last() == Some(&Status::Unknown);
+            assert_eq!(partly, reason.contains("of 3 times in a row"), "{reason}");
+        }
+        use Status::{False, True, Unknown};
+        assert_eq!(
+            seen,
+            [Unknown, Unknown, True, Unknown, Unknown, False, False]
+        );
+        // Who looks but once does not wait for that.
+        assert_eq!(runner.check_until_failed(settle).await[0].status(), False);
+        assert_eq!(runner.check().await[0].status(), False);
+    }
+
     /// At boot the service manager starts what is enabled, which takes a slow machine its time.
     #[tokio::test(start_paused = true)]
     async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
         const UNIT: &str = "docker.service";
-        let plan = Plan {
-            version: crate::plan::VERSION,
-            role: "r 1".to_owned(),
-            host: "cp-1".to_owned(),
-            node: "master".to_owned(),
-            payload: Vec::new(),
-            phases: vec![phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()))],
-        };
+        let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
+        // Checks of one phase wait for the same start, one after the other.
+        docker.checks.push(docker.checks[0].clone());
+        let plan = plan(vec![docker]);
         let facts = Facts::nothing_about("cp-1");
         let looked = async |up: Duration| {
             let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());

@@ -30,6 +30,7 @@ mod session;
 mod simulated;
 mod step;
 mod stop;
+mod streaks;
 mod unfinished;
 mod virtual_ip;
 mod withdraw;
@@ -48,6 +49,7 @@ pub use restart::{failed_phases, left_over_phases, restart_set};
 pub use rotate::{authorities, rotating};
 pub use selection::{Selection, SelectionError};
 pub use simulated::simulated_host;
+pub use streaks::Streaks;
 
 use tokio_util::sync::CancellationToken;
 

@@ -233,16 +233,16 @@ impl Runner<'_> {
         &self,
         patience: Duration,
     ) -> ResourceResult<Option<String>> {
-        Ok(
-            match tokio::time::timeout(patience, self.host.container_engine()).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(super::advice::chain(&error).join(": ")),
-                Err(_) => Some(format!(
-                    "the container engine does not answer within {} s",
-                    patience.as_secs()
-                )),
-            },
-        )
+        // The host's own bound may be a shorter one otherwise.
+        let answer = self.host.container_engine_within(patience);
+        Ok(match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(super::advice::chain(&error).join(": ")),
+            Err(_) => Some(format!(
+                "the container engine does not answer within {} s",
+                patience.as_secs()
+            )),
+        })
     }
 
     async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {

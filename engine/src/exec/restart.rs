@@ -191,6 +191,7 @@ mod tests {
             status,
             reason: String::new(),
             warns,
+            failed_in_a_row: 0,
         };
         let health = |conditions| PhaseHealth {
             phase: "etcd".parse().expect("a name"),

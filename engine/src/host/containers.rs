@@ -94,12 +94,20 @@ pub struct ImageState {
     pub id: String,
 }
 
-/// The container engine. Every call carries the implementation's own deadline (30 s; whether it answers at all 10 s;
-/// loading an image 5 min).
+/// What the engine is given to say whether it answers at all: that waits for no container, and where it hangs whoever asks has to go on.
+pub const PRESENCE: Duration = Duration::from_secs(10);
+
+/// The container engine. Every call carries the implementation's own deadline (30 s; loading an image 5 min), but for the question whether
+/// it answers at all.
 #[async_trait::async_trait]
 pub trait Containers {
-    /// Whether the engine answers, and its version. Cancel safe.
-    async fn container_engine(&self) -> HostResult<String>;
+    /// Whether the engine answers within [`PRESENCE`], and its version. Cancel safe.
+    async fn container_engine(&self) -> HostResult<String> {
+        self.container_engine_within(PRESENCE).await
+    }
+
+    /// Whether it answers within `patience`, and its version. Cancel safe.
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<String>;
 
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;

@@ -25,7 +25,7 @@ mod virtual_service;
 
 pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
 pub use containers::{
-    ContainerConfig, ContainerState, Containers, ImageState, Mount, RestartPolicy,
+    ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,
 };
 pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};

@@ -29,8 +29,8 @@ pub(crate) struct FakeContainer {
 
 #[async_trait::async_trait]
 impl Containers for FakeHost {
-    async fn container_engine(&self) -> HostResult<String> {
-        self.observe("container_engine", "", DEADLINE, |world| {
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<String> {
+        self.observe("container_engine", "", patience, |world| {
             world.engine("ask docker for its version")?;
             Ok(world.engine_version.clone())
         })

@@ -21,9 +21,9 @@ use tokio::io::AsyncReadExt;
 
 use super::backoff::Backoff;
 use super::blocking::{blocking, file_error, within};
-use super::engine::{PRESENCE, USUAL, status};
+use super::engine::{USUAL, status};
 use super::tail::Tail;
-use super::{LiveHost, container_config, foreign_container, image_archive, loading};
+use super::{LiveHost, container_config, foreign_container, image_archive, loading, process_age};
 use crate::host::{
     CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
 };
@@ -36,12 +36,12 @@ const KILL: Duration = Duration::from_secs(10);
 
 #[async_trait::async_trait]
 impl Containers for LiveHost {
-    async fn container_engine(&self) -> HostResult<String> {
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<String> {
         let answer = self
             .engine
             .call(
                 "ask docker for its version",
-                PRESENCE,
+                patience,
                 |docker| async move { docker.version().await },
             )
             .await?;
@@ -395,7 +395,8 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
             .started_at
             .as_deref()
             .filter(|_| running)
-            .and_then(instant),
+            .and_then(instant)
+            .map(|said| process_age::began(said, run.pid.unwrap_or(-1))),
         restarts: reported
             .restart_count
             .and_then(|count| u64::try_from(count).ok())

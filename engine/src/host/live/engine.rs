@@ -14,8 +14,6 @@ const SOCKET: &str = "/var/run/docker.sock";
 
 /// Deadline of a call that only asks or does something small.
 pub(super) const USUAL: Duration = Duration::from_secs(30);
-/// Deadline of the question whether it answers at all: that waits for no container, and where it hangs whoever asks has to go on.
-pub(super) const PRESENCE: Duration = Duration::from_secs(10);
 
 /// The engine, once it answered. Forgotten when it stops answering: whoever answers next may be another version.
 #[derive(Debug)]
@@ -143,14 +141,41 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::host::live::LiveHost;
+    use crate::host::{Containers as _, PRESENCE};
+
+    /// Whoever listens there takes connections and says nothing.
+    fn hung(directory: &tempfile::TempDir) -> (UnixListener, Engine) {
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        (listener, Engine::at(&socket.display().to_string()))
+    }
+
+    /// A deadline of the connection's own must not cut it short.
+    #[tokio::test(start_paused = true)]
+    async fn whether_it_answers_is_waited_for_as_long_as_one_likes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_listener, engine) = hung(&directory);
+        let host = LiveHost {
+            engine,
+            ..LiveHost::new()
+        };
+        for patience in [PRESENCE, 3 * PRESENCE] {
+            let began = Instant::now();
+            let answer = host.container_engine_within(patience).await;
+            answer.expect_err("nobody answers");
+            let took = began.elapsed();
+            assert!(
+                took >= patience && took < patience + Duration::from_secs(1),
+                "{took:?}"
+            );
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn no_call_waits_for_the_deadline_of_another_one() {
         let directory = tempfile::tempdir().expect("a directory");
-        let socket = directory.path().join("docker.sock");
-        // Whoever listens there takes connections and says nothing.
-        let _hung = UnixListener::bind(&socket).expect("a socket");
-        let engine = Engine::at(&socket.display().to_string());
+        let (_listener, engine) = hung(&directory);
         let asked = async |after: Duration| {
             let began = Instant::now();
             let answer = engine.call("ask", after, |docker| async move { docker.version().await });

@@ -35,6 +35,7 @@ mod lasting;
 mod loading;
 mod network;
 mod packages;
+mod process_age;
 mod processes;
 mod services;
 mod tail;

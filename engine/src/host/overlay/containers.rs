@@ -13,9 +13,9 @@ use crate::host::{
 
 #[async_trait::async_trait]
 impl Containers for OverlayHost<'_> {
-    async fn container_engine(&self) -> HostResult<String> {
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<String> {
         self.learn_engine().await?;
-        self.upper.container_engine().await
+        self.upper.container_engine_within(patience).await
     }
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {

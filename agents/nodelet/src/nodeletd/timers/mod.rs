@@ -292,6 +292,7 @@ mod tests {
                         span: Span::file("phases/etcd.rhai"),
                         status,
                         warns,
+                        failed_in_a_row: 0,
                         reason: String::new(),
                     }],
                 };
