@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use super::advice::chain;
 use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE};
 use crate::facts::Verdict;
-use crate::host::{Attributes, Entry, EntryKind};
+use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
 use crate::plan::{PlannedRequirement, Span};
 use crate::resource::ResourceResult;
@@ -129,8 +130,15 @@ impl Runner<'_> {
     }
 
     async fn read_record(&self) -> ResourceResult<Record> {
-        let content = in_time(self.host.read(&record_path(), 1024 * 1024)).await?;
         // A record that cannot be read is none: everything is evaluated again.
+        let content = match in_time(self.host.read(&record_path(), 1024 * 1024)).await {
+            Err(error) if is_damaged(&error) => {
+                let why = chain(&error).join(": ");
+                tracing::warn!("what this host has met already counts as lost: {why}");
+                None
+            }
+            read => read?,
+        };
         Ok(content
             .and_then(|json| serde_json::from_slice(&json).ok())
             .unwrap_or_default())
@@ -150,10 +158,25 @@ impl Runner<'_> {
                 in_time(self.host.create_directory(&directory, attributes)).await?;
             }
         }
+        let there = self.host.entry(&record_path()).await?;
+        if there.is_some_and(|entry| !matches!(entry.kind, EntryKind::File(_))) {
+            let path = record_path();
+            tracing::warn!("{} is no file; move away what stands there", path.display());
+            return Ok(());
+        }
         let json = record_text(&record.met);
         let private = Attributes::root(0o600);
         in_time(self.host.write(&record_path(), &json, private)).await?;
         Ok(())
+    }
+}
+
+/// Whether a file is there and nobody can read it, whoever asks and however often.
+fn is_damaged(error: &HostError) -> bool {
+    match error {
+        HostError::TooLarge { .. } => true,
+        HostError::File { source, .. } => source.kind() != std::io::ErrorKind::PermissionDenied,
+        _ => false,
     }
 }
 
