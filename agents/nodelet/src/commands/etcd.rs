@@ -10,7 +10,7 @@ use engine::host::live::LiveHost;
 
 use super::say;
 use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdListArgs, EtcdVerifyArgs, RoleArgs};
-use crate::etcd::{self, Backups, Etcd, Interrupted, Stored};
+use crate::etcd::{self, Backups, Etcd, Interrupted, Manifest, Stored};
 use crate::exit::Exit;
 use crate::lock::Lock;
 use crate::nodeletd::timers;
@@ -183,9 +183,11 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
     // One of another cluster is none of this one's, and one from far ahead was taken by a clock that was wrong.
     let counts = |one: &&Stored| {
         let cluster = etcd.as_ref().and_then(|etcd| etcd.cluster.as_ref());
-        let manifest = one.manifest.as_ref();
-        manifest.is_ok_and(|manifest| cluster.is_none_or(|cluster| *cluster == manifest.cluster))
-            && one.taken() <= now + backups.max_age
+        let ours = |manifest: &Manifest| match cluster {
+            Some(cluster) => *cluster == manifest.cluster,
+            None => backups.cluster_id == manifest.cluster_id,
+        };
+        one.manifest.as_ref().is_ok_and(ours) && one.taken() <= now + backups.max_age
     };
     let newest = all.iter().rev().find(counts);
     let age = newest.map(|one| now.duration_since(one.taken()).unwrap_or_default());

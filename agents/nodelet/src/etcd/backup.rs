@@ -72,9 +72,9 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
     });
     kept.await?;
     // It is made and proven by now, whatever becomes of older ones.
-    let (its, cluster) = (backups.clone(), manifest.cluster.clone());
+    let (its, new) = (backups.clone(), manifest.clone());
     let thinned = on_disk(backups, "remove older backups", move |_| {
-        thin_out(&its, &cluster)
+        thin_out(&its, &new)
     });
     let removed = thinned.await.unwrap_or_else(|error| {
         tracing::warn!("older backups stay: could not {error:#}");
@@ -191,8 +191,8 @@ fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
     Ok(())
 }
 
-/// Those of another cluster, which was here before, are nobody's to remove: they may be all that is left of it.
-fn thin_out(backups: &Backups, cluster: &str) -> Result<Vec<String>> {
+/// Those of another cluster than that of the `new` one, which was here before, are nobody's to remove: they may be all that is left of it.
+fn thin_out(backups: &Backups, new: &Manifest) -> Result<Vec<String>> {
     let all = store::stored(&backups.directory)?;
     let aged: Vec<Aged> = all
         .iter()
@@ -201,10 +201,12 @@ fn thin_out(backups: &Backups, cluster: &str) -> Result<Vec<String>> {
             ours: stored
                 .manifest
                 .as_ref()
-                .is_ok_and(|manifest| manifest.cluster == cluster),
+                .is_ok_and(|manifest| manifest.cluster == new.cluster),
         })
         .collect();
-    let surplus = surplus(&aged, backups.count, backups.keep, SystemTime::now());
+    // The clock may have been set back since: what has just been proven is not from the future.
+    let now = SystemTime::now().max(new.taken().unwrap_or(SystemTime::UNIX_EPOCH));
+    let surplus = surplus(&aged, backups.count, backups.keep, now);
     let mut gone = Vec::new();
     for stored in surplus.into_iter().filter_map(|at| all.get(at)) {
         // One that cannot go keeps no other.

@@ -1,6 +1,7 @@
 //! The manifest beside each snapshot: what it is and what was proven of it.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,11 @@ impl Manifest {
             );
         }
         Ok(Some(manifest))
+    }
+
+    /// When the snapshot was begun, if it says so.
+    pub(super) fn taken(&self) -> Option<SystemTime> {
+        humantime::parse_rfc3339(&self.taken).ok()
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {

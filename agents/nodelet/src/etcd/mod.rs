@@ -22,6 +22,7 @@ mod verify;
 
 pub(crate) use api::Etcd;
 pub(crate) use backup::{Interrupted, backup};
+pub(crate) use manifest::Manifest;
 pub(crate) use place::room;
 pub(crate) use settings::Backups;
 pub(crate) use store::{Stored, stored};

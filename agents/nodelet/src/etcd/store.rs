@@ -35,7 +35,7 @@ impl Stored {
         self.manifest
             .as_ref()
             .ok()
-            .and_then(|manifest| humantime::parse_rfc3339(&manifest.taken).ok())
+            .and_then(Manifest::taken)
             .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }

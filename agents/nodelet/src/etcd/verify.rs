@@ -48,7 +48,7 @@ pub(crate) async fn verify(
     let here = here().await;
     if here.is_none() {
         tracing::warn!(
-            "whether a backup is of this cluster is not looked at: etcd does not say which this is"
+            "etcd does not say which cluster this is: whose a backup is, is told by the CLUSTER_ID under which it was taken"
         );
     }
     let mut unknown = Vec::new();
@@ -88,6 +88,15 @@ async fn here() -> Option<String> {
     Etcd::member().await.ok()?.cluster().await.ok()?
 }
 
+/// What is known of the cluster that stands here.
+#[derive(Debug, Clone, Copy)]
+enum Here<'a> {
+    /// Its identity, which etcd holds.
+    Cluster(&'a str),
+    /// Only its `CLUSTER_ID`: etcd does not answer, when a backup is wanted most.
+    Named(&'a str),
+}
+
 /// What is wrong with a backup.
 ///
 /// # Errors
@@ -111,6 +120,10 @@ async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result
         }
         Err(error) => return Err(error),
     };
+    let here = match here {
+        Some(cluster) => Here::Cluster(cluster),
+        None => Here::Named(&backups.cluster_id),
+    };
     Ok(differences(&one.manifest, &content, &held, here))
 }
 
@@ -119,9 +132,10 @@ fn differences(
     manifest: &std::result::Result<Manifest, String>,
     content: &Content,
     held: &Held,
-    here: Option<&str>,
+    here: Here<'_>,
 ) -> Vec<String> {
     let mut problems = Vec::new();
+    let of = held.cluster.as_deref().unwrap_or("no cluster");
     match manifest {
         Err(why) => problems.push(why.clone()),
         Ok(manifest) => {
@@ -137,14 +151,27 @@ fn differences(
                     held.keys, held.revision, manifest.keys, manifest.revision
                 ));
             }
+            if manifest.cluster != of {
+                problems.push(format!(
+                    "restored, it is of cluster {of}; its manifest says {}",
+                    manifest.cluster
+                ));
+            }
         }
     }
-    let of = held.cluster.as_deref().unwrap_or("no cluster");
-    if here.is_some_and(|here| here != of) {
-        problems.push(format!(
-            "it is foreign: of cluster {of}, and this is {}",
-            here.unwrap_or_default()
-        ));
+    match (here, manifest) {
+        (Here::Cluster(here), _) if here != of => {
+            problems.push(format!(
+                "it is foreign: of cluster {of}, and this is {here}"
+            ));
+        }
+        (Here::Named(here), Ok(manifest)) if manifest.cluster_id != here => {
+            problems.push(format!(
+                "it is foreign: taken under CLUSTER_ID {:?}, and this is {here:?}",
+                manifest.cluster_id
+            ));
+        }
+        _ => {}
     }
     problems
 }
@@ -168,27 +195,40 @@ mod tests {
         let said = |manifest, content: &Content, held: &Held, here| {
             differences(&manifest, content, held, here).join("; ")
         };
-        assert_eq!(said(Ok(manifest.clone()), &content, &held, Some("u")), "");
-        assert_eq!(said(Ok(manifest.clone()), &content, &held, None), "");
-        let foreign = said(Ok(manifest.clone()), &content, &held, Some("v"));
-        assert!(
-            foreign.contains("foreign: of cluster u, and this is v"),
-            "{foreign}"
-        );
+        let ours = Here::Cluster("u");
+        let whole = || Ok(manifest.clone());
+        assert_eq!(said(whole(), &content, &held, ours), "");
+        assert_eq!(said(whole(), &content, &held, Here::Named("")), "");
+        for (here, says) in [
+            (Here::Cluster("v"), "foreign: of cluster u, and this is v"),
+            (
+                Here::Named("lab"),
+                r#"foreign: taken under CLUSTER_ID "", and this is "lab""#,
+            ),
+        ] {
+            let foreign = said(whole(), &content, &held, here);
+            assert!(foreign.contains(says), "{foreign}");
+        }
         let other = Content {
             size: 5,
             ..content.clone()
         };
-        assert!(said(Ok(manifest.clone()), &other, &held, Some("u")).contains("another file"));
+        assert!(said(whole(), &other, &held, ours).contains("another file"));
         let fewer = Held {
             keys: 2,
             ..held.clone()
         };
-        assert!(said(Ok(manifest), &content, &fewer, Some("u")).contains("2 keys"));
-        assert_eq!(
-            said(Err("none".to_owned()), &content, &held, Some("u")),
-            "none"
+        assert!(said(whole(), &content, &fewer, ours).contains("2 keys"));
+        let swapped = Held {
+            cluster: Some("w".to_owned()),
+            ..held
+        };
+        let swapped = said(whole(), &content, &swapped, Here::Named(""));
+        assert!(
+            swapped.contains("of cluster w; its manifest says u"),
+            "{swapped}"
         );
+        assert_eq!(said(Err("none".to_owned()), &content, &held, ours), "none");
     }
 
     #[test]
