@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use engine::exec::Selection;
+use engine::exec::{Selection, Streaks};
 use engine::resource::pki::components;
 
 /// Brings this host to a role and keeps it there.
@@ -318,6 +318,14 @@ pub(crate) struct PassArgs {
     /// Files named cgroup.procs through which the pass joins its control group before it does anything.
     #[arg(long, value_name = "FILE")]
     pub(crate) cgroup: Vec<PathBuf>,
+
+    /// Failures in a row before this pass, as the pass before has told, in JSON.
+    #[arg(long, value_name = "JSON", value_parser = streaks)]
+    pub(crate) before: Option<Streaks>,
+}
+
+fn streaks(json: &str) -> Result<Streaks, serde_json::Error> {
+    serde_json::from_str(json)
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
 use engine::exec::{
-    PhaseHealth, Recording, Runner, Status, failed_phases, left_over_phases, restart_set,
+    PhaseHealth, Recording, Runner, Status, Streaks, failed_phases, left_over_phases, restart_set,
 };
 use engine::host::live::LiveHost;
 use engine::plan::{PhaseName, Plan};
@@ -44,6 +44,9 @@ pub(crate) struct Pass {
     pub(crate) interests: PassInterests,
     /// Whether anything of ours is on this host that a clean would remove.
     pub(crate) stands: bool,
+    /// Whether anything of the role's own runs; asked only where it is to be down.
+    #[serde(default)]
+    pub(crate) runs: bool,
     /// No proven backup of this cluster is where backups are kept, though they are wanted.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
@@ -170,11 +173,12 @@ impl Desired {
 }
 
 impl Pass {
-    /// Reads the settings, or takes the last good ones; plans; makes every check once.
+    /// Reads the settings, or takes the last good ones; plans; makes every check once. What failed in a row `before` it is taken into
+    /// account.
     ///
     /// # Errors
     /// There are no good settings at all, the role cannot be planned with them, or the host does not say in time what it is.
-    pub(crate) async fn make(args: &RoleArgs, host: &LiveHost) -> Result<Self> {
+    pub(crate) async fn make(args: &RoleArgs, before: &Streaks, host: &LiveHost) -> Result<Self> {
         let mut now = current(args, host).await;
         // A host that is too busy to say what it is, after a boot for one, says nothing of its settings.
         if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
@@ -220,7 +224,7 @@ impl Pass {
             .map(|changed| changed.to_string());
         let unheard = Recording::default();
         let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
-        let health = runner.check_until_failed(SETTLE).await;
+        let health = runner.check_again(SETTLE, before).await;
         let failed = failed_phases(&health);
         let due = runner.due().await;
         for problem in &due.problems {
@@ -238,8 +242,13 @@ impl Pass {
         if stands && refused.is_none() && !inputs.are_of_no_role() {
             remember(&inputs.identity, &health);
         }
+        let desired = Desired::of(&settings);
+        let runs = desired.service_state == ServiceState::False
+            && tokio::time::timeout(PATIENCE, runner.runs())
+                .await
+                .unwrap_or_default();
         Ok(Self {
-            desired: Desired::of(&settings),
+            desired,
             settings_problems,
             refused,
             digest: inputs.plan.digest(),
@@ -249,6 +258,7 @@ impl Pass {
             due: due.components.into_iter().map(str::to_owned).collect(),
             health,
             stands,
+            runs,
             lacks_backup: lacks_backup(&settings).await,
         })
     }

@@ -178,6 +178,32 @@ impl Runner<'_> {
         false
     }
 
+    /// Whether anything of the role's own runs: a unit that it brings, or one of its containers.
+    pub async fn runs(&self) -> bool {
+        for phase in &self.plan.phases {
+            for step in &phase.steps {
+                if let Spec::Service(service) = &step.spec
+                    && brings(phase, &service.unit)
+                    && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.is_active())
+                {
+                    return true;
+                }
+            }
+        }
+        // An engine that is down runs nothing, and whoever talks to its socket would start it.
+        if !engine::is_up(self.host).await {
+            return false;
+        }
+        for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
+            if let Spec::Container(container) = &step.spec
+                && container.runs(self.host).await
+            {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether a phase has anything on this host that is ours: what it would end otherwise is somebody else's.
     ///
     /// The ledger says so. Where it was lost, our label on a container does, or a unit whose file the plan brings.
@@ -187,15 +213,9 @@ impl Runner<'_> {
 
     /// Whether there is a unit whose file the phase brings.
     async fn has_unit(&self, phase: &PlannedPhase) -> bool {
-        let brought = |unit: &str| {
-            phase.steps.iter().any(|step| {
-                matches!(&step.spec, Spec::File(file) if file.unit
-                    && file.path.file_name().is_some_and(|name| name == unit))
-            })
-        };
         for step in &phase.steps {
             if let Spec::Service(service) = &step.spec
-                && brought(&service.unit)
+                && brings(phase, &service.unit)
                 && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.loaded)
             {
                 return true;
@@ -285,4 +305,12 @@ impl Runner<'_> {
         }
         (ended, failed)
     }
+}
+
+/// Whether a phase brings the file of a unit.
+fn brings(phase: &PlannedPhase, unit: &str) -> bool {
+    phase.steps.iter().any(|step| {
+        matches!(&step.spec, Spec::File(file) if file.unit
+            && file.path.file_name().is_some_and(|name| name == unit))
+    })
 }

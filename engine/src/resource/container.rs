@@ -235,6 +235,12 @@ impl ContainerSpec {
         self.id_of_ours(host).await.is_some()
     }
 
+    /// Whether it is ours and runs.
+    pub(crate) async fn runs(&self, host: &dyn Host) -> bool {
+        let state = host.container(&self.name).await.ok().flatten();
+        state.is_some_and(|state| is_ours(&state) && state.running)
+    }
+
     /// The id of our container of this name.
     pub(crate) async fn id_of_ours(&self, host: &dyn Host) -> Option<String> {
         let state = host.container(&self.name).await.ok().flatten()?;

@@ -101,6 +101,11 @@ pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
     }
 }
 
+/// Whether its unit is up. Asks nobody but the service manager, so that nothing is started by the question.
+pub(crate) async fn is_up(host: &dyn Host) -> bool {
+    matches!(host.unit(UNIT).await, Ok(unit) if unit.is_active())
+}
+
 /// Whether a container of ours has this name.
 ///
 /// # Errors

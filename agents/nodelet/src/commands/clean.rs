@@ -30,7 +30,12 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let cancel = signals::cancel_on_signal()?;
     let sink = output::sink(args.role.json);
-    let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, args.purge).await?;
+    let purpose = if args.purge {
+        Purpose::Purge
+    } else {
+        Purpose::Leave
+    };
+    let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
     Ok(exit(outcome))
 }
 
@@ -56,13 +61,24 @@ async fn unheld() -> Result<()> {
     Ok(())
 }
 
-/// Stops what runs, takes the role off, and frees the host of what it was bound to.
+/// What a clean is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The host may become something else afterwards.
+    Leave,
+    /// It may become anything: the cluster's data goes as well.
+    Purge,
+    /// It comes up again as what it was.
+    Afresh,
+}
+
+/// Stops what runs, takes the role off, and frees the host of what it was bound to, unless it is to come up again as that.
 pub(super) async fn take_off(
     role: &RoleArgs,
     host: &LiveHost,
     sink: &dyn EventSink,
     cancel: &CancellationToken,
-    purge: bool,
+    purpose: Purpose,
 ) -> Result<Outcome> {
     let live = Ledger::live_in(&Ledger::read(host).await?);
     if live.iter().any(|live| !live.keep) {
@@ -72,11 +88,11 @@ pub(super) async fn take_off(
             "clean this host: the role runs here, but the ledger ({STATE}/ledger.jsonl) that says what was here before it is lost or empty; bring it back from a backup, or end what runs with `nodelet stop` and remove the rest by hand"
         );
     }
-    let outcome = exec::clean(host, sink, cancel, purge).await?;
-    match outcome {
+    let outcome = exec::clean(host, sink, cancel, purpose == Purpose::Purge).await?;
+    match (outcome, purpose) {
         // Nothing of the cluster is left, so the host is nobody's.
-        Outcome::Cleaned if purge => Identity::forget()?,
-        Outcome::Cleaned => Identity::loosen()?,
+        (Outcome::Cleaned, Purpose::Purge) => Identity::forget()?,
+        (Outcome::Cleaned, Purpose::Leave) => Identity::loosen()?,
         _ => {}
     }
     Ok(outcome)

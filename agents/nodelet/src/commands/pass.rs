@@ -22,7 +22,7 @@ pub(crate) fn join_cgroup(files: &[PathBuf]) -> Result<()> {
 
 pub(crate) async fn pass(args: &PassArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let pass = Pass::make(&args.role, &host).await?;
+    let pass = Pass::make(&args.role, &args.before.clone().unwrap_or_default(), &host).await?;
     say(&format!("{}\n", serde_json::to_string(&pass)?));
     Ok(Exit::Ok)
 }

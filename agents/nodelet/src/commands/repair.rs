@@ -17,9 +17,10 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::clean::take_off;
+use super::clean::{Purpose, take_off};
 use super::run::{exit, note_identity, prepare};
 use super::say;
+use crate::bound::bound_to;
 use crate::cli::{RepairArgs, RoleArgs};
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
@@ -136,12 +137,17 @@ async fn afresh(
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
     }
+    let bound = bound_to(role, host).await;
     // What could not be taken off is told; a start is tried all the same.
-    if take_off(role, host, sink, cancel, false).await? == Outcome::Interrupted {
+    if take_off(role, host, sink, cancel, Purpose::Afresh).await? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
     // The host is another one now.
     let inputs = inputs::read(role, host).await?;
+    // But it becomes what it was: somebody may have written other settings meanwhile.
+    if let Some(changed) = bound.and_then(|was| was.changed_by(&inputs.identity)) {
+        return Err(changed.into());
+    }
     let mut runner = runner(&inputs, host, sink);
     runner.cancel = cancel.clone();
     let outcome = runner.apply().await?;

@@ -254,6 +254,7 @@ mod tests {
                     role: String::new(),
                     config: "/nowhere".into(),
                     shutdown: CancellationToken::new(),
+                    warned: Arc::default(),
                 },
                 outside: Outside {
                     view: seen,

@@ -31,6 +31,7 @@ mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
@@ -127,6 +128,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         role: arguments.role,
         config: arguments.config,
         shutdown: signals.shutdown.clone(),
+        warned: Arc::default(),
     };
     let memory = Memory {
         status: StatusFile::at(PathBuf::from(kube_status::PATH)),

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daemon::health::{Beat, Health};
 use daemon::systemd;
-use engine::exec::{Status, phases_renewed_with};
+use engine::exec::{Status, Streaks, phases_renewed_with};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -101,6 +101,8 @@ pub(super) struct Supervisor<H> {
     unfit: String,
     /// Why the role does not stop, though it is to be down; empty if it does.
     unstopped: String,
+    /// How often checks have failed in a row, of those that may more than once.
+    streaks: Streaks,
     /// Passes in a row that did not come to their end.
     blind: u32,
     settings_in_use: u64,
@@ -161,6 +163,7 @@ impl<H: Hands> Supervisor<H> {
             take_backs: TakeBacks::default(),
             unfit: String::new(),
             unstopped: String::new(),
+            streaks: Streaks::default(),
             blind: 0,
             settings_in_use: 0,
             group: StatusGroup::default(),
@@ -211,7 +214,8 @@ impl<H: Hands> Supervisor<H> {
         if pass.failed.is_empty() {
             self.healthy(&pass);
         }
-        if decide::has_become(&pass.desired, pass.stands, self.state.is_stopped()) {
+        let stopped = self.state.is_stopped() && !pass.runs;
+        if decide::has_become(&pass.desired, pass.stands, stopped) {
             self.has_become(&pass);
         }
         self.keep_pause();
@@ -231,7 +235,7 @@ impl<H: Hands> Supervisor<H> {
             due: next.is_some(),
             left_over: self.take_backs.due(&pass, Instant::now()),
             stands: pass.stands,
-            stopped: self.state.is_stopped(),
+            stopped,
             pause_left: self.state.attempts.pause_left(
                 &pass.failed,
                 pass.desired.loop_interval,

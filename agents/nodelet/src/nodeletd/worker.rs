@@ -2,10 +2,12 @@
 //! without taking the daemon with it, and what the daemon does a person can do by hand.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use daemon::child::{Child, Ended};
+use engine::exec::Streaks;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +40,8 @@ pub(super) struct Worker {
     pub(super) role: String,
     pub(super) config: PathBuf,
     pub(super) shutdown: CancellationToken,
+    /// What the last pass warned of, which passes go on saying.
+    pub(super) warned: Arc<Mutex<String>>,
 }
 
 /// How a change ended.
@@ -55,11 +59,11 @@ pub(super) enum Change {
 
 /// What the daemon has done for it. One implementation runs `nodelet`; that of the tests plays on a clock of its own.
 pub(super) trait Hands {
-    /// Makes a status pass, in `cgroup` or with lowered priority.
+    /// Makes a status pass, in `cgroup` or with lowered priority, which goes on from what failed in a row `before` it.
     ///
     /// # Errors
     /// It did not come to its end, which says nothing about the host.
-    async fn pass(&self, cgroup: Option<&Leaf>) -> Result<Pass>;
+    async fn pass(&self, cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass>;
 
     /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
     /// `event` as it comes. Also gives what `nodelet` said of an error.
@@ -84,8 +88,12 @@ pub(super) trait Hands {
 }
 
 impl Hands for Worker {
-    async fn pass(&self, cgroup: Option<&Leaf>) -> Result<Pass> {
-        let argv = limited(self.nodelet(&["pass"], false), cgroup);
+    async fn pass(&self, cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass> {
+        let mut argv = self.nodelet(&["pass"], false);
+        if !before.is_empty() {
+            argv.extend(["--before".to_owned(), serde_json::to_string(before)?]);
+        }
+        let argv = limited(argv, cgroup);
         let child = Child {
             argv,
             limit: PASS,
@@ -95,8 +103,9 @@ impl Hands for Worker {
         let mut last = String::new();
         let ended = child.run(|line| last = line).await?;
         if ended.code != Some(0) {
-            bail!("make a status pass: {}", ended.errors.trim());
+            bail!("make a status pass: {}", told(&ended));
         }
+        self.warned_of(&ended.errors);
         serde_json::from_str(&last).context("understand what a status pass says")
     }
 
@@ -162,7 +171,7 @@ impl Worker {
             );
         }
         if !matches!(ended.code, Some(0 | 2)) && lines.is_empty() {
-            bail!("tell what would change: {}", ended.errors.trim());
+            bail!("tell what would change: {}", told(&ended));
         }
         Ok(lines)
     }
@@ -201,6 +210,25 @@ impl Worker {
         (change, told(&ended))
     }
 
+    /// Says in the journal what a pass that came to its end has warned of, once.
+    fn warned_of(&self, errors: &str) {
+        // A line says when it was written, too.
+        let lines = || {
+            errors
+                .lines()
+                .map(without_time)
+                .filter(|line| !line.is_empty())
+        };
+        let said = lines().collect::<Vec<_>>().join("\n");
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if *warned != said {
+            for line in lines() {
+                tracing::warn!("a status pass: {line}");
+            }
+            *warned = said;
+        }
+    }
+
     /// How `nodelet` is called, with the settings in use or the last good ones.
     fn nodelet(&self, words: &[&str], last_good: bool) -> Vec<String> {
         let config = if last_good {
@@ -217,11 +245,22 @@ impl Worker {
     }
 }
 
+/// A line of a log without the time at its beginning.
+fn without_time(line: &str) -> &str {
+    let line = line.trim();
+    match line.split_once(char::is_whitespace) {
+        Some((time, rest)) if humantime::parse_rfc3339(time).is_ok() => rest.trim_start(),
+        _ => line,
+    }
+}
+
 /// What there is to tell of how a `nodelet` has ended, for people; empty where it has said nothing.
 fn told(ended: &Ended) -> String {
     match ended.signal {
         // It could say no more.
-        Some(signal) => format!("it was killed by signal {signal}"),
+        Some(signal) => format!(
+            "it was killed by signal {signal}; `journalctl -k` says whether memory was short"
+        ),
         None => said(&ended.errors),
     }
 }
@@ -290,6 +329,13 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_is_the_same_at_any_time() {
+        let line = "2026-03-04T05:06:07.123456Z  WARN nodelet::pass: no room";
+        assert_eq!(without_time(line), "WARN nodelet::pass: no room");
+        assert_eq!(without_time("nodelet: no room"), "nodelet: no room");
+    }
+
+    #[test]
     fn what_is_killed_has_not_failed() {
         for (code, signal, change) in [
             (Some(0), None, Change::Done),
@@ -310,6 +356,6 @@ mod tests {
             signal: Some(9),
             errors: "a warning\n".to_owned(),
         };
-        assert_eq!(told(&killed), "it was killed by signal 9");
+        assert!(told(&killed).starts_with("it was killed by signal 9;"));
     }
 }

@@ -30,6 +30,7 @@ impl<H: Hands> Supervisor<H> {
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let mut carried = Carried::REFUSED;
+        let mut unfit_for_clean = None;
         if everything {
             tracing::info!("{doing}: a full clean and a start from the first phase");
             let mut words = vec!["repair", "--afresh"];
@@ -42,6 +43,7 @@ impl<H: Hands> Supervisor<H> {
                 tracing::warn!("{doing}: no full clean: {}", self.unfit);
                 self.state.attempts.clone_from(&before.0);
                 self.begin(pass, false);
+                unfit_for_clean = Some(self.unfit.clone());
             }
         }
         if carried.change == Change::Refused {
@@ -50,6 +52,9 @@ impl<H: Hands> Supervisor<H> {
             let words = self.repair_words(pass, &wanted);
             carried = self.carry_out(&words, last_good).await;
             self.counters.repairs += u64::from(carried.begun);
+        }
+        if carried.begun && carried.fits {
+            self.unfit = unfit_for_clean.unwrap_or_default();
         }
         let Carried { change, begun, .. } = carried;
         self.status.current_task.clear();
@@ -214,7 +219,7 @@ impl<H: Hands> Supervisor<H> {
         let beat = &self.beat;
         beat.within(CHANGING);
         let status = &mut self.status;
-        let (mut begun, mut cleaned, mut refused) = (false, false, None);
+        let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
         let mut unended = None;
         let changed = self
             .hands
@@ -252,6 +257,10 @@ impl<H: Hands> Supervisor<H> {
             change = Change::Interrupted;
         }
         self.cut_short.ended(&words.join(" "), change, &said);
+        if change == Change::Done && !said.is_empty() {
+            // It has warned of something on its way.
+            tracing::warn!("{}: {said}", words.join(" "));
+        }
         if change == Change::Failed {
             match refused {
                 None if begun => {
@@ -262,6 +271,7 @@ impl<H: Hands> Supervisor<H> {
                 }
                 why => {
                     self.unfit = why.unwrap_or_else(|| said.clone());
+                    fits = false;
                     // A run that was refused after another one of the same change had begun, an apply after a clean, is a failure all
                     // the same.
                     if !cleaned {
@@ -273,6 +283,7 @@ impl<H: Hands> Supervisor<H> {
         Carried {
             change,
             begun,
+            fits,
             said,
         }
     }
@@ -283,6 +294,8 @@ struct Carried {
     change: Change,
     /// Whether it has touched anything.
     begun: bool,
+    /// Whether nothing kept the host from being worked on.
+    fits: bool,
     /// What it could not do, for people; empty where it has said nothing.
     said: String,
 }
@@ -291,6 +304,7 @@ impl Carried {
     const REFUSED: Self = Self {
         change: Change::Refused,
         begun: false,
+        fits: false,
         said: String::new(),
     };
 }

@@ -53,7 +53,8 @@ impl<H: Hands> Supervisor<H> {
     pub(super) async fn look(&mut self) -> Result<Pass> {
         let hands = Arc::clone(&self.hands);
         let group = self.group.joined().cloned();
-        let looking = hands.pass(group.as_ref());
+        let before = self.streaks.clone();
+        let looking = hands.pass(group.as_ref(), &before);
         tokio::pin!(looking);
         let pass = loop {
             tokio::select! {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::systemd;
-use engine::exec::{PhaseHealth, Status};
+use engine::exec::{PhaseHealth, Status, Streaks};
 
 use super::{BLIND, Supervisor, unix_now};
 use crate::nodeletd::kube_status::NodeState;
@@ -41,6 +41,7 @@ impl<H: Hands> Supervisor<H> {
             self.status.pf9_kube_start_attempt = 0;
         }
         self.listen(pass);
+        self.streaks = Streaks::of(&pass.health);
         let now = unix_now();
         let status = &mut self.status;
         if !pass.failed.is_empty() {
@@ -99,6 +100,7 @@ impl<H: Hands> Supervisor<H> {
         self.status.pf9_kube_node_state = NodeState::Ok;
         self.status.pf9_kube_start_attempt = 0;
         self.unstopped.clear();
+        self.unfit.clear();
         if !pass.stands {
             "false".clone_into(&mut self.status.pf9_kube_service_state);
         }

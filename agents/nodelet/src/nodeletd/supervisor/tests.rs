@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use engine::exec::{Condition, Event, PhaseHealth, Problem, Verb};
+use engine::exec::{Condition, Event, PhaseHealth, Problem, Streaks, Verb};
 use engine::plan::{PhaseName, Span, StepId};
 
 use super::*;
@@ -54,6 +54,8 @@ struct Broken {
     unseen: Arc<AtomicBool>,
     /// Components with a certificate that is due.
     due: Arc<Mutex<Vec<String>>>,
+    /// Whether something of the role runs, though it was stopped.
+    runs: Arc<AtomicBool>,
     /// The one of them that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
     began: Instant,
@@ -79,6 +81,7 @@ impl Broken {
             cluster: Arc::new(Mutex::new("c".to_owned())),
             unseen: Arc::default(),
             due: Arc::default(),
+            runs: Arc::default(),
             unrenewable: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
@@ -105,7 +108,7 @@ impl Broken {
 }
 
 impl Hands for Broken {
-    async fn pass(&self, _cgroup: Option<&Leaf>) -> Result<Pass> {
+    async fn pass(&self, _cgroup: Option<&Leaf>, _before: &Streaks) -> Result<Pass> {
         let looks = *self.looks.lock().expect("nobody panicked");
         tokio::time::sleep(looks).await;
         if self.unseen.load(Ordering::Relaxed) {
@@ -133,6 +136,7 @@ impl Hands for Broken {
                     span: Span::file("phases/etcd.rhai"),
                     status: if broken { Status::False } else { Status::True },
                     warns: false,
+                    failed_in_a_row: 0,
                     reason: String::new(),
                 }],
             }],
@@ -140,6 +144,7 @@ impl Hands for Broken {
             failed,
             interests: PassInterests::default(),
             stands: true,
+            runs: self.runs.load(Ordering::Relaxed),
             lacks_backup: false,
             due: self.due.lock().expect("nobody panicked").clone(),
         })

@@ -73,8 +73,13 @@ async fn a_host_that_is_refused_is_never_cleaned() {
         let fits = fits.expect("it is a condition");
         assert_eq!(fits.status, Status::False);
         assert!(fits.reason.contains("no eth9"), "{}", fits.reason);
-        // Once it fits again, attempts go on as ever.
+        // Once it fits again, attempts go on as ever; what they fail for is another matter.
         host.refuses.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        let fits = view.conditions.iter().find(|one| one.name == "HostFits");
+        assert_eq!(fits.map(|fits| fits.status), Some(Status::True));
+        assert!(!host.attempts().is_empty());
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
         let view = outside.view.borrow().clone().expect("it looks");

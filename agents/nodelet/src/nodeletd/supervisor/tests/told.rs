@@ -88,6 +88,26 @@ async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
     .await;
 }
 
+/// Somebody starts by hand what was stopped: it is to be down, and nobody has said otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_is_to_be_down_is_held_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    *host.wanted.lock().expect("nobody panicked") = ServiceState::False;
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(Duration::from_secs(570)).await;
+        assert_eq!(host.done().len(), 1, "{:?}", host.done());
+        host.runs.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(host.done().len(), 2, "{:?}", host.done());
+        host.runs.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(host.done().len(), 2, "{:?}", host.done());
+    })
+    .await;
+}
+
 /// Whoever wants the role to be down is told that it is not, until it is.
 #[tokio::test(start_paused = true)]
 async fn a_role_that_does_not_stop_is_told() {
