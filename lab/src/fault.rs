@@ -80,6 +80,8 @@ impl Fault {
 }
 const NONE: Fault = Fault::NONE;
 
+const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
+
 /// Of what is on the host: nodeletd restarts what broke, and nothing else.
 pub const FAULTS: &[Fault] = &[
     Fault {
@@ -299,7 +301,8 @@ pub const TRIALS: &[Fault] = &[
             for n in $(seq 200); do head -c 4096 /dev/zero > /var/opt/pf9/filler.$n || break; done 2> /dev/null
             passes() { nodelet status --json | grep -o '\"passes\": *[0-9]*' | grep -o '[0-9]*$'; }
             before=$(passes); systemctl stop pf9-kubelet
-            for n in $(seq 480); do [ $(passes) -ge $((before + 2)) ] && break; sleep 0.25; done",
+            for n in $(seq 480); do [ $(passes) -ge $((before + 2)) ] && break; sleep 0.25; done
+            [ $(passes) -ge $((before + 2)) ]",
         frees: "rm /var/opt/pf9/filler*",
         whole: KUBELET_IS_BACK,
         clears: "systemctl stop pf9-nodeletd; docker stop etcd
@@ -311,9 +314,11 @@ pub const TRIALS: &[Fault] = &[
     Fault {
         name: "nodeletd-killed",
         about: "nodeletd and what it runs are killed in the middle of bringing back etcd",
-        breaks: "docker rm --force etcd
-            for n in $(seq 600); do pgrep -f '^[^ ]*nodelet repair' > /dev/null && break; sleep 0.02; done
-            systemctl kill --signal KILL pf9-nodeletd",
+        // It has begun its first step by then.
+        breaks: "begun() { grep -c '\"r\":\"intent\"' /var/opt/pf9/nodelet/ledger.jsonl; }
+            before=$(begun); docker rm --force etcd
+            for n in $(seq 3000); do [ $(begun) -gt $before ] && break; sleep 0.02; done
+            [ $(begun) -gt $before ]; systemctl kill --signal KILL pf9-nodeletd",
         whole: "systemctl is-active --quiet pf9-nodeletd && etcd_is_healthy && api_is_ready",
         ..NONE
     },
@@ -370,6 +375,9 @@ impl Fault {
     /// # Errors
     /// The script failed.
     pub fn prepare(&self, host: &Host, vip: &str) -> Result<()> {
+        if self.vip {
+            self.run(host, vip, HAS_VIP)?;
+        }
         if self.prepares.is_empty() {
             return Ok(());
         }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use lab::{Cache, Fault, command};
+use anyhow::{Context as _, Result, bail};
+use lab::{Cache, Fault, Host, command};
 
 use crate::enter::{self, Shell};
 
@@ -68,6 +68,9 @@ impl Arguments {
         if !fault.is_whole(&host, &vip)? {
             bail!("the host is not whole as it is; `nodelet check` there says what is wrong");
         }
+        if !self.no_wait {
+            is_held(&host)?;
+        }
         fault.strike(&host, &vip)?;
         println!("{}: {}", fault.name, fault.about);
         if self.no_wait {
@@ -89,4 +92,16 @@ impl Arguments {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Refuses where nobody would mend what is broken.
+fn is_held(host: &Host) -> Result<()> {
+    const NEXT: &str = "`cargo xtask up --set KUBE_SERVICE_STATE=true` makes a master that nodeletd keeps; `--no-wait` breaks this one and leaves it so";
+    let output = host.exec(&["nodelet", "status", "--json"])?;
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("nodeletd does not answer there: {NEXT}"))?;
+    if view["desired"] != "true" {
+        bail!("nodeletd only looks on there, as KUBE_SERVICE_STATE says: {NEXT}");
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE, TRIALS};
 pub use leaves::Leaves;
 pub use load::{Asker, Load, Seen};
 pub use master::{Master, shared};
-pub use prediction::{predicted_repair, prediction};
+pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;
 pub use slate::{After, Slate};

@@ -177,6 +177,21 @@ impl Master {
         Run::of(&all.join(" "), &output, began.elapsed())
     }
 
+    /// The same in the environment of nodeletd, which may have another clock.
+    #[must_use]
+    pub fn nodelet_as_by_nodeletd(&self, words: &[&str]) -> Run {
+        let began = Instant::now();
+        let command = format!("nodelet {}", words.join(" "));
+        let script = format!(
+            "exec env $(systemctl show --value --property Environment pf9-nodeletd) {command}"
+        );
+        let output = self
+            .host
+            .exec_within(&["bash", "-c", &script], None, self.limit())
+            .expect("the host runs commands");
+        Run::of(&command, &output, began.elapsed())
+    }
+
     fn limit(&self) -> Duration {
         match self.host.image() {
             Image::Machine => EMULATED,

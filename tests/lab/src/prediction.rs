@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use engine::exec::Fidelity;
+use engine::exec::{Event, Fidelity, Verb};
 
 use lab::Fault;
 
 use crate::master::Master;
-use crate::watch::Watch;
+use crate::watch::{Watch, restarted};
 
+/// The fault that nodeletd itself suffers in the middle of a repair.
+const KILLED: &str = "nodeletd-killed";
 /// No repair takes longer.
 const REPAIRED: Duration = Duration::from_secs(150);
 
@@ -28,29 +30,95 @@ pub fn prediction(master: &Master) -> Fidelity {
 /// Lets a fault happen while nodeletd only looks on, predicts its repair, lets it happen, and compares the two.
 #[must_use]
 pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
+    if fault.name == KILLED {
+        return after_a_kill(master, watch, fault);
+    }
     let vip = master.vip();
-    fault.prepare(master.host(), &vip).expect("it can happen");
-    watch.calm(REPAIRED);
-    // Longer than a clock may be ahead.
-    master.sh("nodelet pause 3d --because 'a suite breaks this host'");
+    pause(master, watch, fault);
     fault.strike(master.host(), &vip).expect("it happens");
-    let predicted = master.nodelet(&["diff", "--repair", "--json"]);
+    let predicted = master.nodelet_as_by_nodeletd(&["diff", "--repair", "--json"]);
     // A boot leaves nothing to repair, or something.
     let expected = predicted.exited(2) || (fault.boots && predicted.exited(0));
     assert!(expected, "{}: {}", fault.name, predicted.text());
-    // With a wrong clock, for one, nobody is content, and no repair comes to its end.
+    watch.record();
+    master.wait_for("nodeletd goes on", "nodelet resume", REPAIRED);
+    if !fault.clears.is_empty() {
+        // With a wrong clock, for one, nobody is content; and whoever takes it away ends what is at work.
+        until_whole(master, watch, fault);
+        watch.until("its repair has ended", REPAIRED, || {
+            has_ended(&watch.recorded())
+        });
+        fault
+            .clear(master.host(), &vip)
+            .expect("what it brought goes");
+    }
+    watch.calm(REPAIRED);
+    until_whole(master, watch, fault);
+    Fidelity::of(&predicted.record(), &watch.recorded())
+}
+
+/// Whether what ended what failed, and what brought it back, have both come to their end.
+fn has_ended(events: &[Event]) -> bool {
+    let restarts = |event: &Event| {
+        matches!(
+            event,
+            Event::RunStarted {
+                verb: Verb::Restart,
+                ..
+            }
+        )
+    };
+    let mut after = events.iter().skip_while(|event| !restarts(event));
+    after.any(|event| matches!(event, Event::RunFinished { .. }))
+}
+
+/// Lets a fault happen of which a host comes back without a repair: none is predicted, and none is made.
+pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+    pause(master, watch, fault);
     fault
-        .clear(master.host(), &vip)
-        .expect("what it brought goes");
+        .strike(master.host(), &master.vip())
+        .expect("it happens");
+    until_whole(master, watch, fault);
+    master
+        .nodelet(&["diff", "--repair", "--json"])
+        .exits(0)
+        .changes_nothing();
     watch.record();
     master.wait_for("nodeletd goes on", "nodelet resume", REPAIRED);
     watch.calm(REPAIRED);
-    assert!(
+    let restarted = restarted(&watch.recorded());
+    assert!(restarted.is_empty(), "{}: {restarted:?}", fault.name);
+}
+
+/// Of what a repair that was killed has left. The next one is made by hand: nodeletd would begin it before anybody could predict it.
+fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
+    watch.calm(REPAIRED);
+    fault
+        .strike(master.host(), &master.vip())
+        .expect("it happens");
+    master.sh("systemctl stop pf9-nodeletd");
+    let predicted = master.nodelet(&["diff", "--repair", "--json"]);
+    assert!(predicted.exited(2), "{}", predicted.text());
+    let done = master.nodelet(&["repair", "--json"]).exits(0);
+    master.sh("systemctl start pf9-nodeletd");
+    watch.calm(REPAIRED);
+    Fidelity::of(&predicted.record(), &done.record())
+}
+
+/// Makes ready for a fault, and lets nodeletd only look on.
+fn pause(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+    fault
+        .prepare(master.host(), &master.vip())
+        .expect("it can happen");
+    watch.calm(REPAIRED);
+    // Longer than a clock may be ahead.
+    master.sh("nodelet pause 3d --because 'a suite breaks this host'");
+}
+
+fn until_whole(master: &Master, watch: &Watch<'_>, fault: &Fault) {
+    watch.until(fault.name, REPAIRED, || {
         fault
-            .is_whole(master.host(), &vip)
-            .expect("the host answers"),
-        "{}: it is whole again",
-        fault.name
-    );
-    Fidelity::of(&predicted.record(), &watch.recorded())
+            .is_whole(master.host(), &master.vip())
+            .unwrap_or(false)
+    });
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lab_suites::{Image, Master, SCALED, Watch};
 
-/// Shares of one processor, and bytes.
+/// Shares of one processor, and bytes, of the daemon and its passes together.
 const MOST_CPU: f64 = 0.01;
 const MOST_RESIDENT: f64 = 30e6;
 /// What an allocator may keep; a leak of a few bytes in each pass would be seen all the same.
@@ -26,18 +26,18 @@ fn steady_state_costs_next_to_nothing() {
     let watch = Watch::start(&master);
     let (first, began) = (Stock::of(&master), Instant::now());
     let last = after_passes(&master, &watch, first.passes + MINUTES);
+    let together = last.most_resident + last.pass_resident;
     let share = (last.cpu - first.cpu) / began.elapsed().as_secs_f64();
     println!(
-        "{:.0} passes in {:.0} s: {:.2} % of one processor, {:.1} MB resident, a pass at most {:.1} MB",
+        "{:.0} passes in {:.0} s: {:.2} % of one processor, at most {:.1} MB resident, a pass at most {:.1} MB",
         last.passes - first.passes,
         began.elapsed().as_secs_f64(),
         share * 100.0,
-        last.resident / 1e6,
+        last.most_resident / 1e6,
         last.pass_resident / 1e6,
     );
     assert!(share <= MOST_CPU, "{share}");
-    assert!(last.resident <= MOST_RESIDENT, "{last:?}");
-    assert!(last.pass_resident <= MOST_RESIDENT, "{last:?}");
+    assert!(together <= MOST_RESIDENT, "{last:?}");
     drop(watch);
 
     master.configure(&[("LOOP_INTERVAL", "1s"), SCALED[1]]);
@@ -66,6 +66,8 @@ struct Stock {
     /// Seconds, its passes' included.
     cpu: f64,
     resident: f64,
+    /// The most that was seen since one began to look.
+    most_resident: f64,
     /// Of the largest pass so far.
     pass_resident: f64,
     descriptors: f64,
@@ -88,6 +90,7 @@ impl Stock {
             passes: value("nodelet_passes_total"),
             cpu: value("nodeletd_cpu_seconds_total") + value("nodeletd_children_cpu_seconds_total"),
             resident: value("nodeletd_resident_bytes"),
+            most_resident: value("nodeletd_resident_bytes"),
             pass_resident: value("nodeletd_children_peak_resident_bytes"),
             descriptors: value("nodeletd_open_fds"),
             zombies: zombies.parse().expect("a count"),
@@ -100,7 +103,9 @@ fn after_passes(master: &Master, watch: &Watch<'_>, passes: f64) -> Stock {
     const LIMIT: Duration = Duration::from_secs(3000);
     let mut stock = Stock::of(master);
     watch.until("the passes are made", LIMIT, || {
+        let most = stock.most_resident;
         stock = Stock::of(master);
+        stock.most_resident = stock.most_resident.max(most);
         stock.passes >= passes
     });
     stock

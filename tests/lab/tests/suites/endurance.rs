@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use engine::exec::Event;
-use lab_suites::{Image, Master, SCALED, Standing, Watch};
+use lab_suites::{Fault, Image, Master, SCALED, Standing, Watch, restarted};
 
 const CALM: Duration = Duration::from_secs(120);
 const BROUGHT_UP: Duration = Duration::from_secs(400);
@@ -71,14 +70,18 @@ fn what_nobody_can_mean(master: &Master, watch: &Watch<'_>) {
 
 fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
     watch.record();
-    master.sh("docker rm --force etcd");
-    watch.until("the repair is at work", CALM, || {
-        let begun = |event: &Event| matches!(event, Event::PhaseStarted { .. });
-        watch.recorded().iter().any(begun)
-    });
-    master.sh("systemctl kill --signal KILL pf9-nodeletd");
+    let fault = Fault::named("nodeletd-killed").expect("it is a fault");
+    fault
+        .strike(master.host(), &master.vip())
+        .expect("it happens");
+    let history = master.sh("nodelet history --json --last 1");
+    let history: serde_json::Value = serde_json::from_str(&history).expect("it is JSON");
+    let last = &history["runs"][0];
+    assert!(last["outcome"].is_null(), "it had ended: {last:#}");
     watch.calm(CALM);
     master.check(&[]).exits(0);
+    let restarted = restarted(&watch.recorded()).join(" ");
+    assert_eq!(restarted, "etcd api-ready node-role kubernetes-ready drain");
 }
 
 /// A stop lets what is at work reach a safe point, and writes down how far it came. Who listens to events does not keep the daemon from

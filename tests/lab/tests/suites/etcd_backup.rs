@@ -4,6 +4,8 @@ mod cuts;
 mod full;
 mod schedule;
 
+use std::time::Duration;
+
 use lab_suites::{Master, shared};
 
 /// Where the lab's backups are.
@@ -120,6 +122,26 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         assert!(line.contains(says), "{says} is missing in\n{text}");
     }
     nothing_left(&master);
+    // Whose one is is told also while etcd is down, when it is wanted.
+    master.sh(&format!(
+        r#"cd {DIRECTORY}
+        cp {good}.db etcd-elsewhere.db
+        sed -E 's/"cluster_id": "[^"]*"/"cluster_id": "elsewhere"/' {good}.json > etcd-elsewhere.json
+        ! cmp -s {good}.json etcd-elsewhere.json
+        docker stop etcd > /dev/null"#
+    ));
+    let verified = master.nodelet(&["etcd", "verify", good, "etcd-elsewhere"]);
+    let status = master.nodelet(&["etcd", "status"]);
+    master.sh("docker start etcd > /dev/null");
+    verified.exits(2).says(&[
+        &format!("✓ {good}: restores"),
+        "✗ etcd-elsewhere: it is foreign: taken under CLUSTER_ID \"elsewhere\"",
+    ]);
+    assert!(
+        !status.text().contains("etcd-elsewhere"),
+        "{}",
+        status.text()
+    );
     master.nodelet(&["etcd", "verify", good]).exits(0);
     master
         .nodelet(&["etcd", "verify", "etcd-never"])
@@ -152,13 +174,28 @@ END
         systemd-run --quiet --unit=load --property=StandardOutput=null sh /tmp/load
         systemd-run --quiet --unit=watch --property=StandardOutput=file:/run/health sh /tmp/watch"#
     ));
+    let counted = format!("{ETCDCTL} get --prefix /load/ --count-only --write-out fields");
+    master.wait_for(
+        "all keys are written",
+        &format!("{counted} | grep -q '\"Count\" : 50'"),
+        Duration::from_secs(60),
+    );
+    let revision = || -> u64 {
+        let revision = master.sh(&format!("{counted} | sed -n 's/\"Revision\" : //p'"));
+        revision.parse().expect("a revision")
+    };
     let started = "docker inspect --format '{{.State.StartedAt}}' etcd";
-    let before = master.sh(started);
+    let (before, written) = (master.sh(started), revision());
     let run = master.nodelet(&["etcd", "backup"]);
-    let health = master.sh(&format!(
-        "systemctl stop load watch; {ETCDCTL} del --prefix /load/ >/dev/null; cat /run/health"
-    ));
+    let written = revision() - written;
+    let health = master.sh("systemctl stop load watch; cat /run/health");
+    let deleted = master.sh(&format!("{ETCDCTL} del --prefix /load/"));
     run.exits(0);
+    assert!(
+        written >= 10,
+        "{written} keys were written during the backup"
+    );
+    assert_eq!(deleted, "50");
     let looks = health.lines().filter(|line| !line.is_empty()).count();
     let well = health
         .lines()

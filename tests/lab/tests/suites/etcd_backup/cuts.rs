@@ -41,8 +41,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
 
     // Who wants to change the host goes first.
     begin(&master, "/etc/pf9/nodelet", ANY);
-    let apply = master.apply(&["--only", "node-config"]).exits(0);
-    assert!(apply.took < Duration::from_secs(15), "{}", apply.text());
+    let _ = master.apply(&["--only", "node-config"]).exits(0);
     master.wait_for("it gave way", over, Duration::from_secs(10));
     master.sh("grep -q 'asked to end, and left nothing' /run/backup.err");
     nothing_left(&master);
