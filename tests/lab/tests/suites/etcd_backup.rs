@@ -174,7 +174,7 @@ END
         systemd-run --quiet --unit=load --property=StandardOutput=null sh /tmp/load
         systemd-run --quiet --unit=watch --property=StandardOutput=file:/run/health sh /tmp/watch"#
     ));
-    let counted = format!("{ETCDCTL} get --prefix /load/ --count-only --write-out fields");
+    let counted = format!("{ETCDCTL} get --prefix /load/ --keys-only --limit 1 --write-out fields");
     master.wait_for(
         "all keys are written",
         &format!("{counted} | grep -q '\"Count\" : 50'"),

@@ -85,7 +85,8 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
     let before = master.sh(proxy);
     master.sh(&format!("{socket}/v1/repair/kube-proxy -X POST"));
     watch.until("it is restarted", CALM, || {
-        master.try_sh(proxy).status.success() && master.sh(proxy) != before
+        let now = master.try_sh(proxy);
+        now.status.success() && String::from_utf8_lossy(&now.stdout).trim() != before
     });
     watch.calm(CALM);
 
