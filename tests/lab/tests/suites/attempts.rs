@@ -42,6 +42,15 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
 
     master.sh("nodelet pause 10m --because 'a suite breaks this host'");
     master.edit_phase("kube-proxy", HOPELESS);
+    let identity = "cat /var/opt/pf9/nodelet/identity.json";
+    let address = "get node --output jsonpath='{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}'";
+    let stands = (master.sh(identity), master.kubectl(address));
+    // What comes up again after a clean is what was there, whatever default route has come meanwhile.
+    master.sh(
+        "ip link add tunnel0 type veth peer name tunnel1; ip link set tunnel1 up
+         ip address add 10.98.0.2/24 dev tunnel0; ip link set tunnel0 up
+         ip route prepend default via 10.98.0.1 dev tunnel0",
+    );
     watch.record();
     master.sh("nodelet resume");
     let states = states(&master, &watch);
@@ -73,6 +82,8 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     assert_eq!(cleans, [9], "nine restarts, then a clean: {verbs:?}");
     assert_eq!(verbs[10], Verb::Apply, "{verbs:?}");
     assert_eq!(master.sh(authorities), before, "the authorities are kept");
+    assert_eq!((master.sh(identity), master.kubectl(address)), stands);
+    master.sh("ip link delete tunnel0");
     assert_eq!(
         master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
         "swordfish",

@@ -166,6 +166,9 @@ fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
     master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "false")]].concat());
     let down = "! systemctl is-active --quiet pf9-kubelet && ! docker ps --format '{{.Names}}' | grep -qx etcd";
     master.wait_for("the role is down", down, CALM);
+    // And it stays so, whatever somebody starts of it.
+    master.sh("systemctl start pf9-kubelet");
+    master.wait_for("the role is down again", down, CALM);
     let view = watch.view().expect("nodeletd answers");
     assert_eq!(view["desired"], "false", "{view:#}");
 }
