@@ -7,6 +7,7 @@ use engine::exec::{Event, Fidelity, Verb};
 use lab::Fault;
 
 use crate::master::Master;
+use crate::run::Run;
 use crate::watch::{Watch, restarted};
 
 /// The fault that nodeletd itself suffers in the middle of a repair.
@@ -36,7 +37,7 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
     let vip = master.vip();
     pause(master, watch, fault);
     fault.strike(master.host(), &vip).expect("it happens");
-    let predicted = master.nodelet_as_by_nodeletd(&["diff", "--repair", "--json"]);
+    let predicted = settled(master, watch);
     // A boot leaves nothing to repair, or something.
     let expected = predicted.exited(2) || (fault.boots && predicted.exited(0));
     assert!(expected, "{}: {}", fault.name, predicted.text());
@@ -55,6 +56,21 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
     watch.calm(REPAIRED);
     until_whole(master, watch, fault);
     Fidelity::of(&predicted.record(), &watch.recorded())
+}
+
+/// A prediction that is the same two passes later: what breaks takes others along by and by, and some come back by themselves.
+fn settled(master: &Master, watch: &Watch<'_>) -> Run {
+    let predict = || master.nodelet_as_by_nodeletd(&["diff", "--repair", "--json"]);
+    let mut before = predict();
+    for _ in 0..20 {
+        watch.passes(2, REPAIRED);
+        let now = predict();
+        if restarted(&now.record()) == restarted(&before.record()) {
+            return now;
+        }
+        before = now;
+    }
+    panic!("what fails does not settle: {}", before.text());
 }
 
 /// Whether what ended what failed, and what brought it back, have both come to their end.

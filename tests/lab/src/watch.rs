@@ -126,6 +126,16 @@ impl<'a> Watch<'a> {
             .collect()
     }
 
+    /// Waits for so many passes more.
+    #[track_caller]
+    pub fn passes(&self, more: u64, limit: Duration) {
+        let passes = || self.view()?["counters"]["passes"].as_u64();
+        let before = passes().unwrap_or_default();
+        self.until("passes are made", limit, || {
+            passes().is_some_and(|now| now >= before + more)
+        });
+    }
+
     /// Waits until `done` holds, and gives how long that took.
     #[track_caller]
     pub fn until(&self, what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {

@@ -14,6 +14,7 @@ use engine::plan::Plan;
 use engine::report::{self, JsonReport, Review};
 use engine::resource::{MaskedSecrets, SecretStore};
 
+use super::repair::SETTLE;
 use super::run::unchanged;
 use super::say;
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, RunArgs};
@@ -141,7 +142,8 @@ async fn predict(
 async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
     let unheard = Recording::default();
     let looking = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
-    let health = looking.check().await;
+    // As a repair looks.
+    let health = looking.check_until_failed(SETTLE).await;
     let set = restart_set(&inputs.plan, &failed_phases(&health));
     let left_over = left_over_phases(&health);
     if set.is_empty() && left_over.is_empty() {

@@ -29,7 +29,7 @@ use crate::{output, signals};
 /// Bound on a second look at what a pass saw failing. Nobody waits for what hangs: it counts as it was seen.
 const LOOK: Duration = Duration::from_secs(1);
 /// What the other phases are given once one is found to fail still.
-const SETTLE: Duration = Duration::from_millis(250);
+pub(super) const SETTLE: Duration = Duration::from_millis(250);
 
 pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let host = LiveHost::new();

@@ -103,6 +103,7 @@ pub(super) struct Supervisor<H> {
     unstopped: String,
     /// How often checks have failed in a row, of those that may more than once.
     streaks: Streaks,
+    unwritten: Unwritten,
     /// Passes in a row that did not come to their end.
     blind: u32,
     settings_in_use: u64,
@@ -164,6 +165,7 @@ impl<H: Hands> Supervisor<H> {
             unfit: String::new(),
             unstopped: String::new(),
             streaks: Streaks::default(),
+            unwritten: Unwritten::default(),
             blind: 0,
             settings_in_use: 0,
             group: StatusGroup::default(),
@@ -317,6 +319,7 @@ impl<H: Hands> Supervisor<H> {
             paused: self.pause.left(Instant::now()),
             paused_because: &self.state.paused_because,
             api_problem: self.api_problem.borrow().clone(),
+            unwritten: self.unwritten.problem(),
             group_problem: self.group.problem(),
             cut_short: self.cut_short.problem(),
             renewals: &self.renewals,
@@ -368,21 +371,43 @@ impl<H: Hands> Supervisor<H> {
         self.listening = Some((interests, end));
     }
 
-    fn write_status(&self) {
-        if let Err(error) = self.memory.status.write(&self.status) {
-            tracing::error!("could not {error:#}");
-        }
+    fn write_status(&mut self) {
+        let written = self.memory.status.write(&self.status);
+        self.unwritten.status = problem(written);
     }
 
-    fn remember(&self) {
-        if let Err(error) = self.state.write(&self.memory.state) {
-            tracing::error!("could not {error:#}");
-        }
+    fn remember(&mut self) {
+        let written = self.state.write(&self.memory.state);
+        self.unwritten.memory = problem(written);
     }
 
     fn moved(&self) {
         self.beat.within(ROUND);
     }
+}
+
+/// What could not be written, and why; empty for what was.
+#[derive(Debug, Default)]
+struct Unwritten {
+    status: String,
+    memory: String,
+}
+
+impl Unwritten {
+    fn problem(&self) -> String {
+        let both = [self.status.as_str(), &self.memory];
+        let problems: Vec<&str> = both.into_iter().filter(|why| !why.is_empty()).collect();
+        problems.join("; ")
+    }
+}
+
+/// What is wrong, told in the journal.
+fn problem(written: anyhow::Result<()>) -> String {
+    let problem = written.err().map(|error| format!("could not {error:#}"));
+    if let Some(problem) = &problem {
+        tracing::error!("{problem}");
+    }
+    problem.unwrap_or_default()
 }
 
 /// Components with something due whose own phases are well: what else is wrong keeps no certificate from its renewal.

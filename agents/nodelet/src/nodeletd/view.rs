@@ -83,6 +83,8 @@ pub(super) struct Now<'a> {
     pub(super) paused_because: &'a str,
     /// Why nobody can ask for anything through the socket; empty if somebody can.
     pub(super) api_problem: String,
+    /// Why what others read, or what is not to be forgotten, could not be written; empty if it was.
+    pub(super) unwritten: String,
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
     /// That changes do not come to their end; empty if they do.
@@ -124,6 +126,7 @@ impl Now<'_> {
             told("RoleStops", &|_| self.unstopped.to_owned()),
             known("ChangesComplete", self.cut_short),
             known("LocalApi", &self.api_problem),
+            known("StateWritten", &self.unwritten),
             known("StatusCgroup", self.group_problem),
             told("CertificatesRenewed", &|pass| {
                 self.renewals.problem(&pass.due)
@@ -302,6 +305,7 @@ mod tests {
             paused: Some(Duration::from_secs(60)),
             paused_because: "we move",
             api_problem: "no room".to_owned(),
+            unwritten: String::new(),
             group_problem: "",
             cut_short: "",
             renewals: &renewals,

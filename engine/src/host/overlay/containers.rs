@@ -1,9 +1,10 @@
 //! Containers and images: those below, while the engine below answers, and those made above.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::engine_data::{self, EngineData, Kept};
 use super::services::DOCKER;
 use super::{Engine, OverlayHost};
 use crate::host::fake::{FakeContainer, file_error};
@@ -143,10 +144,14 @@ impl OverlayHost<'_> {
         self.learn_unit(DOCKER).await?;
         // Talking to the socket of a docker that does not run would start it.
         let engine = if docker.loaded && !docker.is_active() {
-            if self.has_run().await {
-                Engine::Stopped
-            } else {
+            let root = self.engine_root().await;
+            if !self.has_run(&root).await {
                 Engine::Absent
+            } else if let Some(data) = engine_data::read(self.lower, &root).await {
+                self.take_over(data);
+                Engine::OnDisk
+            } else {
+                Engine::Stopped
             }
         } else {
             match self.lower.container_engine().await {
@@ -167,17 +172,53 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// Whether the engine below has ever run, as its data says: one that has not holds nothing. A directory that we may not
-    /// look into says that it may have.
-    async fn has_run(&self) -> bool {
+    /// Where the engine below keeps its data.
+    async fn engine_root(&self) -> PathBuf {
         let daemon = self
             .lower
             .read(Path::new("/etc/docker/daemon.json"), 1 << 20);
         let daemon = daemon.await.ok().flatten().unwrap_or_default();
         let daemon: serde_json::Value = serde_json::from_slice(&daemon).unwrap_or_default();
-        let root = daemon["data-root"].as_str().unwrap_or("/var/lib/docker");
-        let data = self.lower.entry(&Path::new(root).join("image")).await;
+        daemon["data-root"]
+            .as_str()
+            .unwrap_or("/var/lib/docker")
+            .into()
+    }
+
+    /// Whether it has ever run, as its data says: one that has not holds nothing. A directory that we may not look into says that it may
+    /// have.
+    async fn has_run(&self, root: &Path) -> bool {
+        let data = self.lower.entry(&root.join("image")).await;
         !matches!(data, Ok(None))
+    }
+
+    /// Knows everything that is in it.
+    fn take_over(&self, data: EngineData) {
+        self.upper
+            .meddle(|world| world.images.extend(data.images.clone()));
+        for kept in data.containers {
+            let Kept {
+                state,
+                restart,
+                stopped,
+            } = kept;
+            let name = state.name.clone();
+            let container = FakeContainer {
+                config: ContainerConfig {
+                    restart,
+                    ..sketch(&state)
+                },
+                id: state.id.clone(),
+                running: runs(&state),
+                exit_code: state.exit_code,
+                started_at: state.started_at,
+                restarts: state.restarts,
+                stopped,
+            };
+            self.upper
+                .meddle(|world| world.containers.insert(name.clone(), container));
+            self.known().containers.insert(name, Some(state));
+        }
     }
 
     /// Whether there is anything to learn from the engine below.
@@ -188,7 +229,7 @@ impl OverlayHost<'_> {
                 "ask the container engine",
                 reason.clone(),
             )),
-            Some(Engine::Absent | Engine::Stopped) | None => Ok(false),
+            Some(Engine::Absent | Engine::OnDisk | Engine::Stopped) | None => Ok(false),
         }
     }
 

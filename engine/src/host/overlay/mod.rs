@@ -11,6 +11,7 @@
 mod clock;
 mod cluster;
 mod containers;
+mod engine_data;
 mod files;
 mod kernel;
 mod learn;
@@ -76,7 +77,9 @@ enum Engine {
     Answers,
     /// There is none, or it has never run.
     Absent,
-    /// It is installed and does not run: what is in it nobody can tell without starting it.
+    /// It does not run, and what is in it is known from its disk.
+    OnDisk,
+    /// It does not run, and what is in it nobody can tell without starting it.
     Stopped,
     /// It runs, and would not talk to us.
     Unreadable(String),

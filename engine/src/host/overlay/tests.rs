@@ -214,3 +214,56 @@ async fn images_of_a_docker_that_does_not_run_are_not_guessed() {
     })
     .await;
 }
+
+/// What it has is on its disk, as docker 20.10 writes it.
+#[tokio::test]
+async fn a_docker_that_does_not_run_is_known_from_its_disk() {
+    const ROOT: &str = "/var/lib/docker";
+    let container = |running: bool, stopped: bool| {
+        format!(
+            r#"{{"ID":"c0ffee","Name":"/etcd","State":{{"Running":{running},"Paused":false,"ExitCode":0,"Pid":7}},"RestartCount":1,
+            "HasBeenManuallyStopped":{stopped},"Config":{{"Image":"etcd:1","Labels":{{"a":"b"}},"Env":[]}}}}"#
+        )
+    };
+    let lower = |running, stopped| {
+        FakeHost::new()
+            .with_unit("docker.service", "[Service]\n")
+            .with_file(
+                format!("{ROOT}/image/overlay2/repositories.json"),
+                r#"{"Repositories":{"etcd":{"etcd:1":"sha256:1"}}}"#,
+            )
+            .with_directory(format!("{ROOT}/image/overlay2/imagedb"))
+            .with_file(
+                format!("{ROOT}/containers/c0ffee/config.v2.json"),
+                container(running, stopped),
+            )
+            .with_file(
+                format!("{ROOT}/containers/c0ffee/hostconfig.json"),
+                r#"{"NetworkMode":"host","RestartPolicy":{"Name":"unless-stopped","MaximumRetryCount":0}}"#,
+            )
+    };
+    for (running, stopped, comes_back) in [
+        (true, false, true),
+        (false, false, true),
+        (false, true, false),
+    ] {
+        above(lower(running, stopped), async |host| {
+            assert!(host.container_engine().await.is_err());
+            host.start_unit("docker.service").await.unwrap();
+            assert_eq!(host.image("etcd:1").await.unwrap().unwrap().id, "sha256:1");
+            assert_eq!(host.image("etcd:2").await.unwrap(), None);
+            let etcd = host.container("etcd").await.unwrap().expect("it is there");
+            assert_eq!((etcd.running, etcd.host_network), (comes_back, true));
+            assert_eq!(etcd.labels.get("a").map(String::as_str), Some("b"));
+            assert_eq!(host.container("proxy").await.unwrap(), None);
+        })
+        .await;
+    }
+    // One that is not understood makes nothing known of the others.
+    let odd = lower(true, false).with_file(format!("{ROOT}/containers/odd/config.v2.json"), "{}");
+    above(odd, async |host| {
+        host.start_unit("docker.service").await.unwrap();
+        assert!(host.image("etcd:1").await.is_err());
+    })
+    .await;
+}

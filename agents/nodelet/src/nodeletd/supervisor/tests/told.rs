@@ -71,6 +71,32 @@ async fn the_status_file_shows_what_the_daemon_has_counted() {
     .await;
 }
 
+/// Whoever reads the file would go on believing what it said last.
+#[tokio::test(start_paused = true)]
+async fn a_status_file_that_cannot_be_written_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let in_its_place = directory.path().join("kube_status/somebody's");
+    std::fs::create_dir_all(&in_its_place).expect("a directory in its place");
+    beside(&host, directory.path(), async |outside| {
+        let told = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let written = conditions.find(|one| one.name == "StateWritten");
+            written.map(|one| (one.status, one.reason.clone()))
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (status, reason) = told().expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert!(reason.contains("kube_status"), "{reason}");
+        std::fs::remove_dir_all(directory.path().join("kube_status")).expect("it goes");
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(told(), Some((Status::True, String::new())));
+    })
+    .await;
+}
+
 /// Nobody will ever make an attempt.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
