@@ -227,6 +227,7 @@ fn time(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::store::tests::manifest;
 
     #[test]
     fn a_copy_that_differs_from_etcd_proves_nothing() {
@@ -246,5 +247,34 @@ mod tests {
             other.to_string().contains("of cluster u, and this is v"),
             "{other}"
         );
+    }
+
+    /// The clock was ahead when it was taken, and has been set back since.
+    #[test]
+    fn what_has_just_been_proven_is_not_removed() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let directory = tempfile::tempdir().expect("a directory");
+        let backups = Backups {
+            enabled: true,
+            schedule: String::new(),
+            directory: directory.path().to_owned(),
+            count: 2,
+            keep: 1000 * HOUR,
+            max_age: HOUR,
+            image: String::new(),
+            cluster_id: String::new(),
+        };
+        let now = SystemTime::now();
+        let names: Vec<String> = [now - 48 * HOUR, now - 24 * HOUR, now + 2 * HOUR]
+            .into_iter()
+            .map(|taken| {
+                let name = store::name(taken);
+                std::fs::write(store::part(directory.path(), &name), "four").expect("written");
+                store::keep(directory.path(), &name, &manifest(taken)).expect("kept");
+                name
+            })
+            .collect();
+        let gone = thin_out(&backups, &manifest(now + 2 * HOUR)).expect("it is thinned out");
+        assert_eq!(gone, names[..1]);
     }
 }
