@@ -51,6 +51,7 @@ pub struct Load {
     end: watch::Sender<bool>,
     thread: JoinHandle<()>,
     seen: Arc<Mutex<Seen>>,
+    began: Instant,
 }
 
 /// What became of them.
@@ -66,6 +67,22 @@ pub struct Seen {
     pub failures: Vec<String>,
     /// The longest any took.
     pub slowest: Duration,
+    /// Since the first.
+    pub lasted: Duration,
+}
+
+impl Seen {
+    /// Asserts that none failed, and that as many were made as the rate says.
+    ///
+    /// # Panics
+    /// Some failed, or fewer were made.
+    #[track_caller]
+    pub fn is_steady(&self) {
+        assert_eq!(self.failed, 0, "{self}");
+        let few = |rate: u32| self.lasted.as_secs() * u64::from(rate) * 9 / 10;
+        let enough = self.kept >= few(KEPT_RATE) && self.new >= few(NEW_RATE);
+        assert!(enough, "in {} s only {self}", self.lasted.as_secs());
+    }
 }
 
 impl fmt::Display for Seen {
@@ -102,14 +119,23 @@ impl Load {
                 .expect("a runtime");
             runtime.block_on(ask(&url, &tls, &shared, ended));
         });
-        Self { end, thread, seen }
+        Self {
+            end,
+            thread,
+            seen,
+            began: Instant::now(),
+        }
     }
 
     /// What became of them so far.
     #[must_use]
     pub fn so_far(&self) -> Seen {
         let seen = self.seen.lock();
-        seen.unwrap_or_else(PoisonError::into_inner).clone()
+        let seen = seen.unwrap_or_else(PoisonError::into_inner).clone();
+        Seen {
+            lasted: self.began.elapsed(),
+            ..seen
+        }
     }
 
     /// Ends and tells what became of them.
@@ -118,10 +144,10 @@ impl Load {
     /// The asking itself broke.
     #[must_use]
     pub fn end(self) -> Seen {
+        let seen = self.so_far();
         self.end.send_replace(true);
         self.thread.join().expect("the asking ends");
-        let seen = self.seen.lock();
-        seen.unwrap_or_else(PoisonError::into_inner).clone()
+        seen
     }
 }
 
@@ -140,7 +166,8 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
             (url.to_owned(), tls.clone(), Arc::clone(seen), ended.clone());
         tasks.spawn(async move {
             let mut ticks = tokio::time::interval(every);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // Whoever had to wait makes up for it: the rate is what was promised.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             loop {
                 tokio::select! {
                     _ = ended.wait_for(|ended| *ended) => return,
@@ -171,7 +198,9 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
             }
         });
     }
-    while tasks.join_next().await.is_some() {}
+    while let Some(done) = tasks.join_next().await {
+        done.expect("it asks to its end");
+    }
 }
 
 /// One request, which has to be answered with 200 and a whole body.
