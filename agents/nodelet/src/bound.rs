@@ -40,6 +40,7 @@ mod tests {
     use engine::env::KubeEnv;
     use engine::exec::{Outcome, STATE, simulated_host};
     use engine::facts::Facts;
+    use engine::host::Services as _;
     use engine::host::fake::FaultPlan;
     use engine::planner;
     use engine::resource::NoSecrets;
@@ -78,6 +79,16 @@ mod tests {
         let outcome = runner.apply().await.expect("it is written down");
         assert_eq!(outcome, Outcome::Converged);
         assert!(stands(&host, &runner).await);
+        assert!(runner.runs().await);
+        let outcome = runner.stop().await.expect("it is written down");
+        assert_eq!(outcome, Outcome::Stopped);
+        assert!(stands(&host, &runner).await, "its files are there");
+        assert!(!runner.runs().await);
+        for unit in ["docker.service", "pf9-kubelet.service"] {
+            host.start_unit(unit).await.expect("somebody starts it");
+            // Docker alone is nobody's sign of life.
+            assert_eq!(runner.runs().await, unit == "pf9-kubelet.service");
+        }
         host.meddle(|world| world.remove(STATE));
         assert!(stands(&host, &runner).await, "the ledger is lost");
     }
