@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use engine::exec::{Event, Fidelity, Verb};
+use engine::plan::PhaseName;
 
 use lab::Fault;
 
@@ -65,12 +66,21 @@ fn settled(master: &Master, watch: &Watch<'_>) -> Run {
     for _ in 0..20 {
         watch.passes(2, REPAIRED);
         let now = predict();
-        if restarted(&now.record()) == restarted(&before.record()) {
+        if begun(&now.record()) == begun(&before.record()) {
             return now;
         }
         before = now;
     }
     panic!("what fails does not settle: {}", before.text());
+}
+
+/// The phases that are touched, in their order.
+fn begun(events: &[Event]) -> Vec<PhaseName> {
+    let phases = events.iter().filter_map(|event| match event {
+        Event::PhaseStarted { phase, .. } => Some(phase.clone()),
+        _ => None,
+    });
+    phases.collect()
 }
 
 /// Whether what ended what failed, and what brought it back, have both come to their end.
