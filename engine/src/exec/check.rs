@@ -186,6 +186,24 @@ impl Runner<'_> {
         self.look(Some(settle), Some(before)).await
     }
 
+    /// Phases that are known not to be as planned. Right after a repair these are such as read, at their start, what it has made anew.
+    pub async fn outdated(&self) -> BTreeSet<PhaseName> {
+        let phases = self.plan.phases.iter().filter(|one| one.skipped.is_none());
+        let looks = phases.map(|phase| async move {
+            for check in &phase.checks {
+                if matches!(check.probe, Probe::AsPlanned)
+                    && !check.warns
+                    && self.condition(phase, check).await.status == Status::False
+                {
+                    return Some(phase.name.clone());
+                }
+            }
+            None
+        });
+        let outdated = futures::future::join_all(looks).await;
+        outdated.into_iter().flatten().collect()
+    }
+
     async fn look(&self, settle: Option<Duration>, before: Option<&Streaks>) -> Vec<PhaseHealth> {
         let mut health = self.look_at_all(settle, before).await;
         self.look_for_leftovers(&mut health).await;

@@ -5,8 +5,8 @@
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink as _, Recording, Runner, failed_phases, left_over_phases, overlay_host,
-    restart_set, simulated_host,
+    Event, EventSink as _, Outcome, Recording, Runner, failed_phases, left_over_phases,
+    overlay_host, restart_set, simulated_host,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -14,7 +14,7 @@ use engine::plan::Plan;
 use engine::report::{self, JsonReport, Review};
 use engine::resource::{MaskedSecrets, SecretStore};
 
-use super::repair::SETTLE;
+use super::repair::{SETTLE, readers};
 use super::run::unchanged;
 use super::say;
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, RunArgs};
@@ -151,14 +151,22 @@ async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> 
     }
     let overlay = overlay_host(host, &inputs.plan).await;
     let recording = Recording::default();
-    let runner = Runner::new(
-        &inputs.plan,
-        &overlay,
-        &inputs.facts,
-        &inputs.secrets,
-        &recording,
-    );
-    runner.dry_restart(&set, &left_over).await?;
+    let runner = || {
+        Runner::new(
+            &inputs.plan,
+            &overlay,
+            &inputs.facts,
+            &inputs.secrets,
+            &recording,
+        )
+    };
+    let outcome = runner().dry_restart(&set, &left_over).await?;
+    if outcome == Outcome::Predicted && !set.is_empty() {
+        let readers = readers(inputs, &overlay).await;
+        if !readers.is_empty() {
+            runner().dry_restart(&readers, &[]).await?;
+        }
+    }
     Ok(recording.events())
 }
 

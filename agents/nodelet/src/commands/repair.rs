@@ -65,13 +65,30 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let outcome = if args.afresh {
         afresh(&args.role, &inputs, &host, sink.as_ref(), &cancel).await?
     } else {
-        let mut runner = runner(&inputs, &host, sink.as_ref());
-        runner.cancel = cancel;
-        let outcome = runner.restart(&set, &left_over).await?;
+        let restart = async |set: &[PhaseName], left_over: &[PhaseName]| {
+            let mut runner = runner(&inputs, &host, sink.as_ref());
+            runner.cancel = cancel.clone();
+            runner.restart(set, left_over).await
+        };
+        let mut outcome = restart(&set, &left_over).await?;
+        // Whoever has named phases gets those.
+        if outcome == Outcome::Converged && args.phases.is_empty() && !set.is_empty() {
+            let readers = readers(&inputs, &host).await;
+            if !readers.is_empty() {
+                outcome = restart(&readers, &[]).await?;
+            }
+        }
         note_identity(outcome, &inputs);
         outcome
     };
     Ok(exit(outcome))
+}
+
+/// What a repair restarts in a second step: phases that read at their start what its first step has made anew, a certificate for one.
+pub(super) async fn readers(inputs: &Inputs, host: &dyn Host) -> Vec<PhaseName> {
+    let unheard = Recording::default();
+    let outdated = runner(inputs, host, &unheard).outdated().await;
+    restart_set(&inputs.plan, &outdated)
 }
 
 /// The phases of these names; none for no name.
