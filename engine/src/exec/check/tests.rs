@@ -1,0 +1,147 @@
+//! What a look says, and how long it takes, on a fake host.
+
+use super::*;
+use crate::exec::{Recording, failed_phases, restart_set};
+use crate::facts::Facts;
+use crate::host::fake::{FakeHost, FaultPlan};
+use crate::plan::Plan;
+use crate::resource::NoSecrets;
+
+fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
+    let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
+    PlannedPhase {
+        requires: names(requires),
+        checks: vec![PlannedCheck {
+            name: "it answers".to_owned(),
+            span: Span::file(format!("phases/{name}.rhai")),
+            probe,
+            every: Duration::from_secs(1),
+            timeout: Duration::from_secs(60),
+            failures: 1,
+            warns: false,
+        }],
+        ..PlannedPhase::bare(name.parse().expect("a name"))
+    }
+}
+
+fn plan(phases: Vec<PlannedPhase>) -> Plan {
+    Plan {
+        version: crate::plan::VERSION,
+        role: "r 1".to_owned(),
+        host: "cp-1".to_owned(),
+        node: "master".to_owned(),
+        payload: Vec::new(),
+        phases,
+    }
+}
+
+/// Whatever runs in an engine that hangs cannot be told. That the engine hangs can, so it is restarted.
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
+    let plan = plan(vec![
+        phase("docker", &[], Probe::ContainerEngine),
+        phase(
+            "etcd",
+            &["docker"],
+            Probe::ContainerRunning("etcd".to_owned()),
+        ),
+    ]);
+    let hangs = FaultPlan::none()
+        .stall("container_engine", "*")
+        .stall("container", "*");
+    let host = FakeHost::new().with_docker().with_faults(hangs);
+    let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let health = runner.check_until_failed(Duration::from_millis(250)).await;
+    let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+    assert_eq!(statuses, [Status::False, Status::Unknown], "{health:?}");
+    let reason = &health[0].conditions[0].reason;
+    assert!(reason.contains("does not answer within 30 s"), "{reason}");
+    let set = restart_set(&plan, &failed_phases(&health));
+    let set: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
+    assert_eq!(set, ["docker", "etcd"]);
+    // One that is slow has not failed.
+    host.set_faults(FaultPlan::none().stall("container_engine", "*").times(1));
+    let health = runner.check_until_failed(Duration::from_millis(250)).await;
+    assert_eq!(health[0].status(), Status::True, "{health:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
+    const FILE: &str = "/run/beat";
+    let mut patient = phase("beat", &[], Probe::FileExists(FILE.into()));
+    patient.checks[0].failures = 3;
+    let plan = plan(vec![patient]);
+    let (host, facts, unheard) = (
+        FakeHost::new(),
+        Facts::nothing_about("cp-1"),
+        Recording::default(),
+    );
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let settle = Duration::from_millis(250);
+    let mut before = Streaks::default();
+    let mut seen = Vec::new();
+    for there in [false, false, true, false, false, false, false] {
+        host.meddle(|world| match there {
+            true => world.file(FILE, "x"),
+            false => world.remove(FILE),
+        });
+        let health = runner.check_again(settle, &before).await;
+        // It is handed over as text.
+        let told = serde_json::to_string(&Streaks::of(&health)).expect("JSON");
+        before = serde_json::from_str(&told).expect("streaks");
+        seen.push(health[0].status());
+        let reason = &health[0].conditions[0].reason;
+        let partly = seen.last() == Some(&Status::Unknown);
+        assert_eq!(partly, reason.contains("of 3 times in a row"), "{reason}");
+    }
+    use Status::{False, True, Unknown};
+    assert_eq!(
+        seen,
+        [Unknown, Unknown, True, Unknown, Unknown, False, False]
+    );
+    // Who looks but once does not wait for that.
+    assert_eq!(runner.check_until_failed(settle).await[0].status(), False);
+    assert_eq!(runner.check().await[0].status(), False);
+}
+
+/// At boot the service manager starts what is enabled, which takes a slow machine its time.
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
+    const UNIT: &str = "docker.service";
+    let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
+    // Checks of one phase wait for the same start, one after the other.
+    docker.checks.push(docker.checks[0].clone());
+    let plan = plan(vec![docker]);
+    let facts = Facts::nothing_about("cp-1");
+    let looked = async |up: Duration| {
+        let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
+        host.meddle(|world| world.being_started(UNIT));
+        let began = host.look(|world| world.elapsed());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let manager = async {
+            while host.look(|world| world.elapsed()) < began + up {
+                tokio::task::yield_now().await;
+            }
+            host.meddle(|world| world.start_unit(UNIT))
+                .expect("it starts");
+            std::future::pending::<()>().await;
+        };
+        let health = tokio::select! {
+            health = runner.check_until_failed(Duration::from_millis(250)) => health,
+            () = manager => unreachable!("it never ends"),
+        };
+        let took = host.look(|world| world.elapsed()) - began;
+        (health[0].conditions[0].clone(), took)
+    };
+    let (condition, took) = looked(Duration::from_secs(20)).await;
+    assert_eq!(condition.status, Status::True, "{condition:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let (condition, took) = looked(Duration::from_secs(600)).await;
+    assert_eq!(condition.status, Status::False, "{condition:?}");
+    assert!(
+        condition.reason.contains("activating (start)"),
+        "{condition:?}"
+    );
+    assert!(took < STARTING + BOUND, "{took:?}");
+}
