@@ -13,8 +13,9 @@ use super::{AuthoritySpec, CertificateSpec, PkiError, PrivateKey, Usage, key};
 /// A day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How much earlier than now a certificate begins, for peers whose clock is behind; at most a tenth of its life.
-const BACKDATE: Duration = Duration::from_secs(5 * 60);
+/// How much earlier than now a certificate begins, at most a tenth of its life: a peer, or this host after its clock was set, may be a
+/// day behind, and what keeps a cluster should go on then.
+const BACKDATE: Duration = DAY.saturating_mul(2);
 
 /// A new certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
