@@ -5,6 +5,7 @@ mod clean_slate;
 mod cuts;
 mod endurance;
 mod fidelity;
+mod figures;
 mod power;
 mod repairs;
 mod steady;

@@ -1,0 +1,93 @@
+//! Figures of predictions: a line for each, and the section of `docs/fidelity.md` that they stand in.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use engine::exec::Fidelity;
+
+/// What is asked for, in percent.
+const WANTED: f64 = 99.0;
+
+/// Those of one section.
+#[derive(Default)]
+pub(crate) struct Figures {
+    table: String,
+    bad: String,
+}
+
+impl Figures {
+    /// Adds a line.
+    pub(crate) fn take(&mut self, name: &str, fidelity: &Fidelity) {
+        let named: Vec<String> = fidelity.misses.iter().map(ToString::to_string).collect();
+        let misses = if named.is_empty() {
+            "none".to_owned()
+        } else {
+            named.join("; ")
+        };
+        let line = format!(
+            "| {name} | {} | {} | {} | {:.1} % | {:.1} % | {:.1} % | {misses} |",
+            fidelity.steps,
+            fidelity.predicted,
+            fidelity.done,
+            fidelity.of_predicted(),
+            fidelity.of_done(),
+            fidelity.of_steps(),
+        );
+        println!("{line}");
+        let _ = writeln!(self.table, "{line}");
+        if fidelity.score() < WANTED {
+            self.blame(&line);
+        }
+    }
+
+    /// Adds something for which the section cannot be published.
+    pub(crate) fn blame(&mut self, what: &str) {
+        let _ = writeln!(self.bad, "{what}");
+    }
+
+    /// With `UPDATE_GENERATED=1` they become the section of this title, under these words; all else of the page stays.
+    ///
+    /// # Panics
+    /// Something is not predicted well enough, or the page cannot be written.
+    pub(crate) fn publish(&self, title: &str, words: &str) {
+        assert_eq!(self.bad, "", "below {WANTED} %");
+        if std::env::var_os("UPDATE_GENERATED").is_none() {
+            return;
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fidelity.md");
+        let page = fs::read_to_string(&path).expect("the page is checked in");
+        let section = format!(
+            "## {title}\n\n{words}\n\n\
+             | situation | steps | predicted to change | changed | of predictions done | of changes predicted | of all steps | misses |\n\
+             |---|---:|---:|---:|---:|---:|---:|---|\n{}",
+            self.table
+        );
+        fs::write(path, with_section(&page, title, &section)).expect("the page can be written");
+    }
+}
+
+/// The page with this section anew: in its place, or at the end.
+fn with_section(page: &str, title: &str, section: &str) -> String {
+    let heading = format!("## {title}\n");
+    let Some(begin) = page.find(&heading) else {
+        return format!("{}\n\n{section}", page.trim_end());
+    };
+    let end = page[begin + heading.len()..].find("\n## ");
+    let rest = end.map_or("", |end| &page[begin + heading.len() + end..]);
+    format!("{}{section}{rest}", &page[..begin])
+}
+
+#[test]
+fn a_section_is_written_in_its_place_and_the_others_stay() {
+    let page = "# P\n\n## A\n\nold\n\n## B\n\nb\n";
+    assert_eq!(
+        with_section(page, "A", "## A\n\nnew\n"),
+        "# P\n\n## A\n\nnew\n\n## B\n\nb\n"
+    );
+    assert_eq!(
+        with_section(page, "B", "## B\n\nnew\n"),
+        "# P\n\n## A\n\nold\n\n## B\n\nnew\n"
+    );
+    assert_eq!(with_section(page, "C", "## C\n"), format!("{page}\n## C\n"));
+}
