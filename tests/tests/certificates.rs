@@ -106,6 +106,28 @@ fn a_repair_leaves_what_is_due() {
     assert_ne!(certificate(&host, "aggregator"), "");
 }
 
+/// Who reads at its start what a repair has made anew is found after it, and nobody before it is asked.
+#[test]
+fn readers_of_what_was_made_anew_are_outdated() {
+    let (bringup, host) = aged();
+    let events = Recording::default();
+    let outdated = |phase: &str| {
+        let repaired: PhaseName = phase.parse().expect("a name");
+        let outdated = block_on(runner(&bringup, &host, &events).outdated(&[repaired]));
+        let names: Vec<String> = outdated.iter().map(ToString::to_string).collect();
+        names.join(" ")
+    };
+    assert_eq!(outdated("certs"), "");
+    host.meddle(|world| {
+        world.remove("/etc/pf9/kube.d/certs/kubelet/server/request.crt");
+    });
+    let certs: PhaseName = "certs".parse().expect("a name");
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&[certs], &[]));
+    assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+    assert_eq!(outdated("certs"), "kubelet");
+    assert_eq!(outdated("api-ready"), "", "kubelet does not come after it");
+}
+
 #[test]
 fn near_the_end_people_are_told_and_nothing_fails() {
     let (bringup, host) = aged();

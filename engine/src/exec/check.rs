@@ -1,6 +1,7 @@
 //! Conditions: whether phases do their work. Read-only, bounded, and honest about what is not known.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -111,11 +112,29 @@ enum Asked<'a> {
     Once,
     /// To act on it: a busy moment is no failure.
     Twice {
-        /// Until when starts of the service manager are waited for, on the host's clock.
-        until: Duration,
+        /// What the service manager is starting meanwhile.
+        starting: &'a Starting,
         /// Failures before this look; where nobody looks again, one counts.
         before: Option<&'a Streaks>,
     },
+}
+
+/// Starts of the service manager that a look meets.
+#[derive(Debug)]
+struct Starting {
+    /// Until when they are waited for, on the host's clock.
+    until: Duration,
+    /// Whether one of them came to its end: what hangs on it may have been judged before.
+    arrived: AtomicBool,
+}
+
+impl Starting {
+    fn until(until: Duration) -> Self {
+        Self {
+            until,
+            arrived: AtomicBool::new(false),
+        }
+    }
 }
 
 fn unknown(check: &PlannedCheck, reason: String) -> Condition {
@@ -186,14 +205,26 @@ impl Runner<'_> {
         self.look(Some(settle), Some(before)).await
     }
 
-    /// Phases that are known not to be as planned. Right after a repair these are such as read, at their start, what it has made anew.
-    pub async fn outdated(&self) -> BTreeSet<PhaseName> {
-        let phases = self.plan.phases.iter().filter(|one| one.skipped.is_none());
+    /// Phases that come after one of `repaired` and are known not to be as planned. Right after a repair these are such as read, at their
+    /// start, what it has made anew; what the service manager is starting still is waited for.
+    pub async fn outdated(&self, repaired: &[PhaseName]) -> BTreeSet<PhaseName> {
+        let graph = Graph::of(self.plan);
+        let later = |phase: &PlannedPhase| {
+            let before = graph.before(&phase.name);
+            repaired.iter().any(|repaired| before.contains(repaired))
+        };
+        let phases = self.plan.phases.iter();
+        let phases = phases.filter(|phase| phase.skipped.is_none() && later(phase));
+        let starting = Starting::until(self.host.elapsed() + STARTING);
+        let asked = Asked::Twice {
+            starting: &starting,
+            before: None,
+        };
         let looks = phases.map(|phase| async move {
             for check in &phase.checks {
                 if matches!(check.probe, Probe::AsPlanned)
                     && !check.warns
-                    && self.condition(phase, check).await.status == Status::False
+                    && self.confirmed(phase, check, asked).await.status == Status::False
                 {
                     return Some(phase.name.clone());
                 }
@@ -261,13 +292,21 @@ impl Runner<'_> {
         settle: Option<Duration>,
         before: Option<&Streaks>,
     ) -> Vec<PhaseHealth> {
-        let asked = match settle {
-            None => Asked::Once,
-            Some(_) => Asked::Twice {
-                until: self.host.elapsed() + STARTING,
-                before,
-            },
+        let Some(settle) = settle else {
+            return self.look_once(Duration::ZERO, Asked::Once).await;
         };
+        let starting = Starting::until(self.host.elapsed() + STARTING);
+        let asked = |starting| Asked::Twice { starting, before };
+        let health = self.look_once(settle, asked(&starting)).await;
+        let fails = health.iter().any(|phase| phase.status() == Status::False);
+        if !fails || !starting.arrived.swap(false, Ordering::Relaxed) {
+            return health;
+        }
+        // At boot etcd does not answer while docker is still starting, and is nobody's failure.
+        self.look_once(settle, asked(&starting)).await
+    }
+
+    async fn look_once(&self, settle: Duration, asked: Asked<'_>) -> Vec<PhaseHealth> {
         let phases = self.selection.phases(self.plan);
         let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
         let (failed, mut seen) = watch::channel(BTreeSet::new());
@@ -277,9 +316,9 @@ impl Runner<'_> {
                 .zip(&looks)
                 .map(|(phase, look)| self.look_at(phase, look, asked, &failed)),
         );
-        let Some(settle) = settle else {
+        if matches!(asked, Asked::Once) {
             return all.await;
-        };
+        }
         let graph = Graph::of(self.plan);
         let end = async {
             // The sender lives as long as this future.
@@ -346,14 +385,17 @@ impl Runner<'_> {
         asked: Asked<'_>,
     ) -> Condition {
         let mut condition = self.condition(phase, check).await;
-        let Asked::Twice { until, .. } = asked else {
+        let Asked::Twice { starting, .. } = asked else {
             return condition;
         };
         if condition.status != Status::False {
             return condition;
         }
-        if self.arrived(phase, &check.probe, until).await {
+        if self.waited(phase, &check.probe, starting.until).await {
             condition = self.condition(phase, check).await;
+            if condition.status == Status::True {
+                starting.arrived.store(true, Ordering::Relaxed);
+            }
         }
         if condition.status != Status::False || !check.probe.asks() {
             return condition;
@@ -367,7 +409,7 @@ impl Runner<'_> {
 
     /// Waits while the service manager starts a unit that the probe is about: who would start it once more only sets it
     /// back. Whether there was anything to wait for.
-    async fn arrived(&self, phase: &PlannedPhase, probe: &Probe, until: Duration) -> bool {
+    async fn waited(&self, phase: &PlannedPhase, probe: &Probe, until: Duration) -> bool {
         let units: Vec<&str> = match probe {
             Probe::ServiceActive(unit) => vec![unit],
             Probe::AsPlanned => {
@@ -383,11 +425,9 @@ impl Runner<'_> {
         };
         let mut waited = false;
         for unit in units {
-            while self
-                .host
-                .unit(unit)
-                .await
-                .is_ok_and(|state| state.is_being_started())
+            // A service manager that hangs starts nothing.
+            while let Ok(Ok(state)) = tokio::time::timeout(BOUND, self.host.unit(unit)).await
+                && state.is_being_started()
                 && self.host.elapsed() < until
             {
                 waited = true;

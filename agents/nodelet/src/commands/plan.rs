@@ -162,7 +162,7 @@ async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> 
     };
     let outcome = runner().dry_restart(&set, &left_over).await?;
     if outcome == Outcome::Predicted && !set.is_empty() {
-        let readers = readers(inputs, &overlay).await;
+        let readers = readers(inputs, &overlay, &set).await;
         if !readers.is_empty() {
             runner().dry_restart(&readers, &[]).await?;
         }

@@ -73,7 +73,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         let mut outcome = restart(&set, &left_over).await?;
         // Whoever has named phases gets those.
         if outcome == Outcome::Converged && args.phases.is_empty() && !set.is_empty() {
-            let readers = readers(&inputs, &host).await;
+            let readers = readers(&inputs, &host, &set).await;
             if !readers.is_empty() {
                 outcome = restart(&readers, &[]).await?;
             }
@@ -84,10 +84,15 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// What a repair restarts in a second step: phases that read at their start what its first step has made anew, a certificate for one.
-pub(super) async fn readers(inputs: &Inputs, host: &dyn Host) -> Vec<PhaseName> {
+/// What a repair restarts in a second step: phases that read at their start what its first step, `repaired`, has made anew, a certificate
+/// for one.
+pub(super) async fn readers(
+    inputs: &Inputs,
+    host: &dyn Host,
+    repaired: &[PhaseName],
+) -> Vec<PhaseName> {
     let unheard = Recording::default();
-    let outdated = runner(inputs, host, &unheard).outdated().await;
+    let outdated = runner(inputs, host, &unheard).outdated(repaired).await;
     restart_set(&inputs.plan, &outdated)
 }
 

@@ -145,3 +145,36 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
     );
     assert!(took < STARTING + BOUND, "{took:?}");
 }
+
+/// What does not answer while that which it hangs on is still being started is judged once that is up.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
+    const UNIT: &str = "docker.service";
+    let etcd = |file: &str| phase("etcd", &["docker"], Probe::FileExists(file.into()));
+    let facts = Facts::nothing_about("cp-1");
+    for (file, expected) in [("/run/etcd", Status::True), ("/run/never", Status::False)] {
+        let docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
+        let plan = plan(vec![docker, etcd(file)]);
+        let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
+        host.meddle(|world| world.being_started(UNIT));
+        let began = host.look(|world| world.elapsed());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let manager = async {
+            while host.look(|world| world.elapsed()) < began + Duration::from_secs(20) {
+                tokio::task::yield_now().await;
+            }
+            host.meddle(|world| {
+                world.file("/run/etcd", "up");
+                world.start_unit(UNIT)
+            })
+            .expect("it starts");
+            std::future::pending::<()>().await;
+        };
+        let health = tokio::select! {
+            health = runner.check_until_failed(Duration::from_millis(250)) => health,
+            () = manager => unreachable!("it never ends"),
+        };
+        let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+        assert_eq!(statuses, [Status::True, expected], "{health:?}");
+    }
+}
