@@ -1,4 +1,4 @@
-//! How long a process has run, by a clock that nobody sets.
+//! When something began, by clocks that nobody sets.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +9,23 @@ use nix::unistd::{SysconfVar, sysconf};
 /// clock was set back, and whatever came after it would pass for older. Such a one is replaced by the process's own age, where that can
 /// be read; to about 20 ms.
 pub(super) fn began(said: SystemTime, pid: i64) -> SystemTime {
+    or_ago(said, || age(pid))
+}
+
+/// The same of what began so long after the boot, by the clock that stands still while the host sleeps.
+pub(super) fn began_after_boot(said: SystemTime, monotonic: Duration) -> SystemTime {
+    or_ago(said, || {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
+        now.checked_sub(monotonic)
+    })
+}
+
+fn or_ago(said: SystemTime, age: impl FnOnce() -> Option<Duration>) -> SystemTime {
     let now = SystemTime::now();
     if said <= now {
         return said;
     }
-    age(pid)
-        .and_then(|age| now.checked_sub(age))
-        .unwrap_or(said)
+    age().and_then(|age| now.checked_sub(age)).unwrap_or(said)
 }
 
 fn age(pid: i64) -> Option<Duration> {
@@ -60,6 +70,16 @@ mod tests {
             .unwrap_or_else(|error| error.duration());
         assert!(apart < Duration::from_secs(30), "{apart:?}");
         assert_eq!(began(later, -1), later, "nobody knows");
+    }
+
+    #[test]
+    fn a_unit_that_entered_ahead_is_told_by_the_time_since_boot() {
+        let up = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock"));
+        let now = SystemTime::now();
+        let (ago, later) = (Duration::from_secs(1), now + Duration::from_secs(7200));
+        let told = began_after_boot(later, up.saturating_sub(ago));
+        assert!(told <= now && told > now - ago * 30, "{told:?}");
+        assert_eq!(began_after_boot(now - ago, Duration::ZERO), now - ago);
     }
 
     #[test]

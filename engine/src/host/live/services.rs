@@ -7,6 +7,7 @@ use zbus::OwnedObjectPath;
 use super::LiveHost;
 use super::bus::{Properties, is_unknown_unit};
 use super::jobs::Outcome;
+use super::process_age::began_after_boot;
 use crate::host::{CommandSpec, HostError, HostResult, Processes, Services, UnitState};
 
 #[async_trait::async_trait]
@@ -22,7 +23,13 @@ impl Services for LiveHost {
             invocation: hex(&bytes(&properties, "InvocationID")),
             active_since: number(&properties, "ActiveEnterTimestamp")
                 .filter(|_| active == "active" || active == "reloading")
-                .map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros)),
+                .map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros))
+                .map(
+                    |said| match number(&properties, "ActiveEnterTimestampMonotonic") {
+                        Some(micros) => began_after_boot(said, Duration::from_micros(micros)),
+                        None => said,
+                    },
+                ),
             stale: flag(&properties, "NeedDaemonReload"),
             job: has_job(&properties),
             active,
