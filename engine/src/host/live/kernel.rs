@@ -80,6 +80,10 @@ impl Kernel for LiveHost {
         let mut rest = goes_along(&loaded, &name, stay, bridges)?;
         let mut next = Some(name);
         while let Some(name) = next {
+            // Somebody may have made one meanwhile.
+            if name == BRIDGE && blocking(has_bridges).await? {
+                break;
+            }
             let unload = CommandSpec::new(["rmmod", "--", &name]);
             self.run_ok(&unload).await?;
             let loaded = blocking(modules).await?;
