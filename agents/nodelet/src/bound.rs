@@ -79,16 +79,23 @@ mod tests {
         let outcome = runner.apply().await.expect("it is written down");
         assert_eq!(outcome, Outcome::Converged);
         assert!(stands(&host, &runner).await);
-        assert!(runner.runs().await);
+        assert_eq!(runner.runs().await, Some(true));
         let outcome = runner.stop().await.expect("it is written down");
         assert_eq!(outcome, Outcome::Stopped);
         assert!(stands(&host, &runner).await, "its files are there");
-        assert!(!runner.runs().await);
+        assert_eq!(runner.runs().await, Some(false));
         for unit in ["docker.service", "pf9-kubelet.service"] {
             host.start_unit(unit).await.expect("somebody starts it");
             // Docker alone is nobody's sign of life.
-            assert_eq!(runner.runs().await, unit == "pf9-kubelet.service");
+            let kubelet = unit == "pf9-kubelet.service";
+            assert_eq!(runner.runs().await, Some(kubelet));
         }
+        host.stop_unit("pf9-kubelet.service")
+            .await
+            .expect("it ends");
+        host.set_faults(FaultPlan::none().fail("container", "etcd"));
+        assert_eq!(runner.runs().await, None, "nobody can tell");
+        host.set_faults(FaultPlan::none());
         host.meddle(|world| world.remove(STATE));
         assert!(stands(&host, &runner).await, "the ledger is lost");
     }

@@ -44,9 +44,9 @@ pub(crate) struct Pass {
     pub(crate) interests: PassInterests,
     /// Whether anything of ours is on this host that a clean would remove.
     pub(crate) stands: bool,
-    /// Whether anything of the role's own runs; asked only where it is to be down.
+    /// Whether anything of the role's own runs, if that is known; asked only where it is to be down.
     #[serde(default)]
-    pub(crate) runs: bool,
+    pub(crate) runs: Option<bool>,
     /// No proven backup of this cluster is where backups are kept, though they are wanted.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
@@ -243,10 +243,12 @@ impl Pass {
             remember(&inputs.identity, &health);
         }
         let desired = Desired::of(&settings);
-        let runs = desired.service_state == ServiceState::False
-            && tokio::time::timeout(PATIENCE, runner.runs())
-                .await
-                .unwrap_or_default();
+        let runs = if desired.service_state == ServiceState::False {
+            let looked = tokio::time::timeout(PATIENCE, runner.runs()).await;
+            looked.unwrap_or_default()
+        } else {
+            None
+        };
         Ok(Self {
             desired,
             settings_problems,
@@ -272,7 +274,11 @@ async fn lacks_backup(settings: &KubeEnv) -> bool {
     let look = tokio::task::spawn_blocking(move || {
         let proven = |one: &Stored| {
             let manifest = one.manifest.as_ref();
-            manifest.is_ok_and(|manifest| manifest.cluster_id == backups.cluster_id)
+            manifest.is_ok_and(|manifest| {
+                manifest
+                    .cluster_id
+                    .eq_ignore_ascii_case(&backups.cluster_id)
+            })
         };
         backups.enabled
             && etcd::stored(&backups.directory).is_ok_and(|stored| !stored.iter().any(proven))

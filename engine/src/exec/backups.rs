@@ -107,7 +107,7 @@ async fn taken(
     let said = host.read(&beside, MANIFEST).await?;
     let manifest = said.and_then(|said| serde_json::from_slice::<Manifest>(&said).ok());
     Ok(manifest
-        .filter(|its| its.version == VERSION && its.cluster_id == cluster)
+        .filter(|its| its.version == VERSION && its.cluster_id.eq_ignore_ascii_case(cluster))
         .filter(|its| its.content.size == size)
         .and_then(|manifest| humantime::parse_rfc3339(&manifest.taken).ok()))
 }

@@ -178,30 +178,50 @@ impl Runner<'_> {
         false
     }
 
-    /// Whether anything of the role's own runs: a unit that it brings, or one of its containers.
-    pub async fn runs(&self) -> bool {
+    /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The container engine alone is
+    /// nobody's sign of life. `None` if nothing is known to run and not all could be looked at.
+    pub async fn runs(&self) -> Option<bool> {
+        let records = Ledger::read(self.host).await.unwrap_or_default();
+        let live = Ledger::live_in(&records);
+        let started = |unit: &str| {
+            let mut undos = live.iter().map(|live| &live.undo);
+            undos.any(|undo| matches!(undo, Undo::StopUnit { name } if name == unit))
+        };
+        let mut told = true;
         for phase in &self.plan.phases {
             for step in &phase.steps {
-                if let Spec::Service(service) = &step.spec
-                    && brings(phase, &service.unit)
-                    && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.is_active())
-                {
-                    return true;
+                let Spec::Service(service) = &step.spec else {
+                    continue;
+                };
+                let unit = service.unit.as_str();
+                if unit == engine::UNIT || !(brings(phase, unit) || started(unit)) {
+                    continue;
+                }
+                match self.host.unit(unit).await {
+                    Ok(state) if state.is_active() || state.active == "activating" => {
+                        return Some(true);
+                    }
+                    Ok(_) => {}
+                    Err(_) => told = false,
                 }
             }
         }
-        // An engine that is down runs nothing, and whoever talks to its socket would start it.
-        if !engine::is_up(self.host).await {
-            return false;
+        match self.host.unit(engine::UNIT).await {
+            Ok(state) if state.is_active() => {}
+            // One that is down runs nothing, and whoever talks to its socket would start it.
+            Ok(_) => return told.then_some(false),
+            Err(_) => return None,
         }
         for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
-            if let Spec::Container(container) = &step.spec
-                && container.runs(self.host).await
-            {
-                return true;
+            if let Spec::Container(container) = &step.spec {
+                match container.runs(self.host).await {
+                    Ok(true) => return Some(true),
+                    Ok(false) => {}
+                    Err(_) => told = false,
+                }
             }
         }
-        false
+        told.then_some(false)
     }
 
     /// Whether a phase has anything on this host that is ours: what it would end otherwise is somebody else's.

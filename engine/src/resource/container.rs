@@ -15,7 +15,9 @@ use super::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
     engine, inputs,
 };
-use crate::host::{ContainerConfig, ContainerState, Host, HostError, Mount, RestartPolicy};
+use crate::host::{
+    ContainerConfig, ContainerState, Host, HostError, HostResult, Mount, RestartPolicy,
+};
 use crate::plan::Value;
 
 /// Label that holds the digest of configuration and inputs.
@@ -236,9 +238,9 @@ impl ContainerSpec {
     }
 
     /// Whether it is ours and runs.
-    pub(crate) async fn runs(&self, host: &dyn Host) -> bool {
-        let state = host.container(&self.name).await.ok().flatten();
-        state.is_some_and(|state| is_ours(&state) && state.running)
+    pub(crate) async fn runs(&self, host: &dyn Host) -> HostResult<bool> {
+        let state = host.container(&self.name).await?;
+        Ok(state.is_some_and(|state| is_ours(&state) && state.running))
     }
 
     /// The id of our container of this name.

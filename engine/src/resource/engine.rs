@@ -8,7 +8,7 @@ use super::{ResourceError, ResourceResult, Undo};
 use crate::host::{ContainerState, Host, HostError};
 
 /// The unit that runs the engine.
-const UNIT: &str = "docker.service";
+pub(crate) const UNIT: &str = "docker.service";
 /// Stands where the unit was masked, in which case systemd does not load it although it is installed.
 const MASK: &str = "/etc/systemd/system/docker.service";
 /// Units of an engine.
@@ -99,11 +99,6 @@ pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
         Err(_) if !host.unit(UNIT).await?.is_active() => Ok(false),
         Err(error) => Err(ResourceError::Host(error)),
     }
-}
-
-/// Whether its unit is up. Asks nobody but the service manager, so that nothing is started by the question.
-pub(crate) async fn is_up(host: &dyn Host) -> bool {
-    matches!(host.unit(UNIT).await, Ok(unit) if unit.is_active())
 }
 
 /// Whether a container of ours has this name.

@@ -185,7 +185,9 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
         let cluster = etcd.as_ref().and_then(|etcd| etcd.cluster.as_ref());
         let ours = |manifest: &Manifest| match cluster {
             Some(cluster) => *cluster == manifest.cluster,
-            None => backups.cluster_id == manifest.cluster_id,
+            None => backups
+                .cluster_id
+                .eq_ignore_ascii_case(&manifest.cluster_id),
         };
         one.manifest.as_ref().is_ok_and(ours) && one.taken() <= now + backups.max_age
     };

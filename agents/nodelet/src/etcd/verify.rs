@@ -165,7 +165,7 @@ fn differences(
                 "it is foreign: of cluster {of}, and this is {here}"
             ));
         }
-        (Here::Named(here), Ok(manifest)) if manifest.cluster_id != here => {
+        (Here::Named(here), Ok(manifest)) if !manifest.cluster_id.eq_ignore_ascii_case(here) => {
             problems.push(format!(
                 "it is foreign: taken under CLUSTER_ID {:?}, and this is {here:?}",
                 manifest.cluster_id

@@ -216,10 +216,12 @@ impl<H: Hands> Supervisor<H> {
         if pass.failed.is_empty() {
             self.healthy(&pass);
         }
-        let stopped = self.state.is_stopped() && !pass.runs;
-        if decide::has_become(&pass.desired, pass.stands, stopped) {
+        // What cannot be told is not ended again, and nobody says of it that it is down.
+        let down = self.state.is_stopped() && pass.runs == Some(false);
+        if decide::has_become(&pass.desired, pass.stands, down) {
             self.has_become(&pass);
         }
+        let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
         let due = renewable(&pass);
@@ -251,6 +253,10 @@ impl<H: Hands> Supervisor<H> {
             hurry: self.hurry || !self.wanted.is_empty(),
         });
         self.write_status();
+        if !self.unwritten.memory.is_empty() {
+            // A pause that is in force must outlive us, and one that has ended must not.
+            self.remember();
+        }
         let interval = pass.desired.loop_interval;
         match action {
             Action::Nothing => {

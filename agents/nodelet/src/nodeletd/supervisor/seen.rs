@@ -75,13 +75,19 @@ impl<H: Hands> Supervisor<H> {
             .health
             .iter()
             .all(|phase| phase.status() == Status::True || phase.has_left_over());
-        // What is merely not known is no failure, so attempts from here on are not in a row with those before.
         let counted = self.state.attempts.clone();
-        self.state.attempts.break_the_row();
-        self.status.pf9_kube_start_attempt = 0;
+        // What is merely not known is no failure, so attempts from here on are not in a row with those before; one that has failed, but not
+        // often enough yet, is none of these.
+        if self.streaks.is_empty() {
+            self.state.attempts.break_the_row();
+            self.status.pf9_kube_start_attempt = 0;
+        }
         if known {
             self.state.attempts.forget();
-            self.unfit.clear();
+            // Why nothing is taken back holds until it is.
+            if !pass.health.iter().any(PhaseHealth::has_left_over) {
+                self.unfit.clear();
+            }
             self.status.pf9_kube_node_state = NodeState::Ok;
             "true".clone_into(&mut self.status.pf9_kube_service_state);
             self.status

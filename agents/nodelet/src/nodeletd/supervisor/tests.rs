@@ -6,7 +6,7 @@ mod renewals;
 mod told;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -56,6 +56,12 @@ struct Broken {
     due: Arc<Mutex<Vec<String>>>,
     /// Whether something of the role runs, though it was stopped.
     runs: Arc<AtomicBool>,
+    /// Whether nobody can tell.
+    untold: Arc<AtomicBool>,
+    /// How often in a row etcd's check has failed that may, when it is not broken.
+    streak: Arc<AtomicU32>,
+    /// What the last pass was told of the one before.
+    before: Arc<Mutex<Streaks>>,
     /// The one of them that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
     began: Instant,
@@ -82,6 +88,9 @@ impl Broken {
             unseen: Arc::default(),
             due: Arc::default(),
             runs: Arc::default(),
+            untold: Arc::default(),
+            streak: Arc::default(),
+            before: Arc::default(),
             unrenewable: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
@@ -108,7 +117,11 @@ impl Broken {
 }
 
 impl Hands for Broken {
-    async fn pass(&self, _cgroup: Option<&Leaf>, _before: &Streaks) -> Result<Pass> {
+    async fn pass(&self, _cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass> {
+        self.before
+            .lock()
+            .expect("nobody panicked")
+            .clone_from(before);
         let looks = *self.looks.lock().expect("nobody panicked");
         tokio::time::sleep(looks).await;
         if self.unseen.load(Ordering::Relaxed) {
@@ -116,6 +129,7 @@ impl Hands for Broken {
         }
         let etcd: PhaseName = "etcd".parse()?;
         let broken = self.broken.load(Ordering::Relaxed);
+        let streak = self.streak.load(Ordering::Relaxed);
         let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
         Ok(Pass {
             desired: Desired {
@@ -134,9 +148,13 @@ impl Hands for Broken {
                 conditions: vec![Condition {
                     check: "member runs".to_owned(),
                     span: Span::file("phases/etcd.rhai"),
-                    status: if broken { Status::False } else { Status::True },
+                    status: match (broken, streak) {
+                        (true, _) => Status::False,
+                        (false, 0) => Status::True,
+                        (false, _) => Status::Unknown,
+                    },
                     warns: false,
-                    failed_in_a_row: 0,
+                    failed_in_a_row: streak,
                     reason: String::new(),
                 }],
             }],
@@ -144,7 +162,7 @@ impl Hands for Broken {
             failed,
             interests: PassInterests::default(),
             stands: true,
-            runs: self.runs.load(Ordering::Relaxed),
+            runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
             due: self.due.lock().expect("nobody panicked").clone(),
         })

@@ -280,3 +280,24 @@ async fn what_is_well_again_is_not_cleaned() {
     })
     .await;
 }
+
+/// Each pass is told what the one before has counted; and what has not failed often enough yet breaks no row of attempts, as after a
+/// start of the daemon, which begins to count failures anew.
+#[tokio::test(start_paused = true)]
+async fn failures_that_do_not_count_yet_go_from_pass_to_pass() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| {
+        attempts(&host, 3).await;
+        host.streak.store(1, Ordering::Relaxed);
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!host.before.lock().expect("nobody panicked").is_empty());
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 3);
+        host.streak.store(0, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        assert!(host.before.lock().expect("nobody panicked").is_empty());
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
+    })
+    .await;
+}

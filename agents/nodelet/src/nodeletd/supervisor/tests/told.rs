@@ -97,6 +97,35 @@ async fn a_status_file_that_cannot_be_written_is_told() {
     .await;
 }
 
+/// A pause that ended while the disk was full holds for no later daemon.
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_remembered_is_written_once_it_can_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let memory = directory.path().join("nodeletd.json");
+    beside(&host, directory.path(), async |outside| {
+        let written = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let written = conditions.find(|one| one.name == "StateWritten");
+            written.map(|one| one.status)
+        };
+        outside.ask(pause()).await;
+        std::fs::remove_file(&memory).expect("it is remembered");
+        std::fs::create_dir_all(memory.join("somebody's")).expect("a directory in its place");
+        outside.ask(Request::Resume).await;
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(written(), Some(Status::False));
+        std::fs::remove_dir_all(&memory).expect("it goes");
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(written(), Some(Status::True));
+        assert_eq!(State::read(&memory).paused_until, None);
+        assert!(memory.is_file());
+    })
+    .await;
+}
+
 /// Nobody will ever make an attempt.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
@@ -130,6 +159,9 @@ async fn a_role_that_is_to_be_down_is_held_there() {
         host.runs.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(host.done().len(), 2, "{:?}", host.done());
+        host.untold.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(host.done().len(), 2, "what hangs is not ended");
     })
     .await;
 }
