@@ -63,7 +63,7 @@ echo $((after - began))
 const KUBECTL: &str = "kubectl() { command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml \"$@\"; }\n\
     node_is_ready() { kubectl get node --no-headers | awk '{print $2}' | grep -qx 'Ready'; }\n\
     etcd_is_healthy() { (cd /etc/pf9/kube.d/certs/etcdctl/etcd && curl -sf --max-time 2 --cacert ca.crt --cert request.crt --key request.key https://127.0.0.1:4001/health | grep -q '\"health\":\"true\"'); }\n\
-    api_is_ready() { curl -sf --insecure --max-time 3 https://127.0.0.1:443/readyz | grep -qx ok; }\n";
+    api_is_ready() { curl -sf --cacert /etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt --max-time 3 https://127.0.0.1:443/readyz | grep -qx ok; }\n";
 
 impl Fault {
     /// What the others are made of: breaks nothing.
