@@ -57,7 +57,7 @@ const PEER: &[Fault] = &[
 ];
 const PEER_IS_READY: &str = "docker version > /dev/null && \
     peer() { command kubectl --request-timeout=3s --kubeconfig /etc/kubernetes/admin.conf \"$@\"; } && \
-    curl -sf --cacert /etc/kubernetes/pki/ca.crt --max-time 3 https://127.0.0.1:6443/readyz | grep -qx ok && peer get node --no-headers | awk '{print $2}' | grep -qx Ready";
+    curl -sf --cacert /etc/kubernetes/pki/ca.crt --resolve kubernetes:6443:127.0.0.1 --max-time 3 https://kubernetes:6443/readyz | grep -qx ok && peer get node --no-headers | awk '{print $2}' | grep -qx Ready";
 
 /// Measures so many repetitions; `run` begins the lab's name.
 pub(super) fn measure(
