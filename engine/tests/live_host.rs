@@ -164,7 +164,10 @@ async fn a_container_goes_through_its_life() {
         return;
     };
     let host = LiveHost::new();
-    println!("docker {}", host.container_engine().await.expect("version"));
+    println!(
+        "docker {}",
+        host.container_engine_version().await.expect("version")
+    );
     let name = "nodelet-live";
     host.remove_container(name).await.expect("remove none");
     host.stop_container(name, Duration::from_secs(1))

@@ -97,7 +97,10 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
         async { facts.kernel_features = ask.features().await },
         async { facts.sysctls = ask.values(&interests.sysctls, |key| host.sysctl(key)).await },
         async {
-            let version = patiently("ask docker for its version", host.container_engine());
+            let version = patiently(
+                "ask docker for its version",
+                host.container_engine_version(),
+            );
             facts.docker = ask.answer("docker", version).await;
             // Without an engine there is nothing to ask about images.
             if facts.docker.is_some() {

@@ -101,13 +101,16 @@ pub const PRESENCE: Duration = Duration::from_secs(10);
 /// it answers at all.
 #[async_trait::async_trait]
 pub trait Containers {
-    /// Whether the engine answers within [`PRESENCE`], and its version. Cancel safe.
-    async fn container_engine(&self) -> HostResult<String> {
+    /// Whether the engine answers within [`PRESENCE`]. Cancel safe.
+    async fn container_engine(&self) -> HostResult<()> {
         self.container_engine_within(PRESENCE).await
     }
 
-    /// Whether it answers within `patience`, and its version. Cancel safe.
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<String>;
+    /// Whether it answers within `patience`. Cancel safe.
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<()>;
+
+    /// Its version, within [`PRESENCE`]. It asks others for theirs to say so: not a question to ask often. Cancel safe.
+    async fn container_engine_version(&self) -> HostResult<String>;
 
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;

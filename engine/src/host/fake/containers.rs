@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use super::files::file_error;
 use super::gate::FakeHost;
-use crate::host::{ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState};
+use crate::host::{
+    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState, PRESENCE,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
@@ -29,8 +31,15 @@ pub(crate) struct FakeContainer {
 
 #[async_trait::async_trait]
 impl Containers for FakeHost {
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<String> {
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
         self.observe("container_engine", "", patience, |world| {
+            world.engine("see whether docker answers")
+        })
+        .await
+    }
+
+    async fn container_engine_version(&self) -> HostResult<String> {
+        self.observe("container_engine", "", PRESENCE, |world| {
             world.engine("ask docker for its version")?;
             Ok(world.engine_version.clone())
         })

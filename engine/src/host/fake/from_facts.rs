@@ -367,7 +367,10 @@ mod tests {
     #[tokio::test]
     async fn the_world_behaves_as_described() {
         let host = FakeHost::from_facts(&fixture("cp-1.yaml"));
-        assert_eq!(host.container_engine().await.unwrap(), "20.10.24+dfsg1");
+        assert_eq!(
+            host.container_engine_version().await.unwrap(),
+            "20.10.24+dfsg1"
+        );
         host.stop_unit("docker.service").await.unwrap();
         assert!(host.container_engine().await.is_err());
         let without = FakeHost::from_facts(&fixture("cp-2-nodocker.yaml"));

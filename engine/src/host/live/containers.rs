@@ -26,6 +26,7 @@ use super::tail::Tail;
 use super::{LiveHost, container_config, foreign_container, image_archive, loading, process_age};
 use crate::host::{
     CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
+    PRESENCE,
 };
 
 /// Deadline for loading an image.
@@ -36,12 +37,21 @@ const KILL: Duration = Duration::from_secs(10);
 
 #[async_trait::async_trait]
 impl Containers for LiveHost {
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<String> {
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
+        let ping = self.engine.call(
+            "see whether docker answers",
+            patience,
+            |docker| async move { docker.ping().await },
+        );
+        ping.await.map(drop)
+    }
+
+    async fn container_engine_version(&self) -> HostResult<String> {
         let answer = self
             .engine
             .call(
                 "ask docker for its version",
-                patience,
+                PRESENCE,
                 |docker| async move { docker.version().await },
             )
             .await?;

@@ -50,6 +50,7 @@ pub struct LiveHost {
     engine: engine::Engine,
     bus: bus::Bus,
     clusters: kubeconfig::Clients,
+    installed: packages::Installed,
 }
 
 impl LiveHost {
@@ -64,6 +65,7 @@ impl LiveHost {
             engine: engine::Engine::default(),
             bus: bus::Bus::default(),
             clusters: kubeconfig::Clients::default(),
+            installed: packages::Installed::default(),
         }
     }
 }

@@ -1,34 +1,101 @@
 //! The machine's packages.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tokio::sync::Mutex;
 
 use super::LiveHost;
 use super::blocking::blocking;
 use super::dpkg_run::{self, Lock, NO_SERVICES, NoServices};
-use crate::host::{CommandSpec, HostError, HostResult, Packages, Processes};
+use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Packages, Processes};
 
 /// How long one run of dpkg may take.
 const RUN: Duration = Duration::from_secs(10 * 60);
 
+/// dpkg's database: the file, and the folder of what is not merged into it yet (dpkg(1), "Files").
+const DATABASE: [&str; 2] = ["/var/lib/dpkg/status", "/var/lib/dpkg/updates"];
+
+/// What is installed and configured, for as long as dpkg's database stays as it is. A look at a host asks for a dozen names, and dpkg walks
+/// through the whole database for each.
+#[derive(Debug, Default)]
+pub(super) struct Installed(Mutex<Option<(Vec<Stamp>, Versions)>>);
+
+/// By the packages' names.
+type Versions = BTreeMap<String, String>;
+
+/// Tells one state of a file from another: inode, size, seconds and nanoseconds of its last change.
+type Stamp = (u64, u64, i64, i64);
+
+impl Installed {
+    /// The version of a package, if there is one; `None` where that cannot be told of all at once.
+    async fn version(&self, host: &LiveHost, name: &str) -> Option<Option<String>> {
+        let now = blocking(|| Ok(stamps())).await.ok()??;
+        let mut known = self.0.lock().await;
+        if known.as_ref().is_none_or(|(then, _)| *then != now) {
+            *known = None;
+            let output = host.run(&versions(None)).await.ok()?;
+            if output.status != 0 || output.stdout.len() >= CommandOutput::LIMIT {
+                return None;
+            }
+            *known = Some((now, by_name(&output.stdout)));
+        }
+        let (_, versions) = known.as_ref()?;
+        Some(versions.get(name).cloned())
+    }
+}
+
+fn stamps() -> Option<Vec<Stamp>> {
+    let stamp = |path| {
+        let is = std::fs::metadata(path).ok()?;
+        Some((is.ino(), is.size(), is.ctime(), is.ctime_nsec()))
+    };
+    DATABASE.into_iter().map(stamp).collect()
+}
+
+/// Asks for the versions of one package, or of all.
+fn versions(name: Option<&str>) -> CommandSpec {
+    let format = "--showformat=${Package}\t${Architecture}\t${db:Status-Abbrev}\t${Version}\n";
+    let mut argv = vec!["dpkg-query", "--show", format];
+    argv.extend(name.into_iter().flat_map(|name| ["--", name]));
+    CommandSpec::new(argv)
+}
+
+/// Name, architecture and version, of a line about a package that is installed and configured.
+fn configured(line: &str) -> Option<(&str, &str, &str)> {
+    let mut words = line.split('\t');
+    let (name, architecture, status) = (words.next()?, words.next()?, words.next()?);
+    let version = words.next()?;
+    status
+        .starts_with("ii")
+        .then_some((name, architecture, version))
+}
+
+/// Versions by name, and by name and architecture. Of several architectures the first counts.
+fn by_name(listed: &str) -> Versions {
+    let mut versions = Versions::new();
+    for (name, architecture, version) in listed.lines().filter_map(configured) {
+        versions.insert(format!("{name}:{architecture}"), version.to_owned());
+        versions
+            .entry(name.to_owned())
+            .or_insert_with(|| version.to_owned());
+    }
+    versions
+}
+
 #[async_trait::async_trait]
 impl Packages for LiveHost {
     async fn package_version(&self, name: &str) -> HostResult<Option<String>> {
-        let format = "--showformat=${db:Status-Abbrev}\t${Version}\n";
-        let output = self
-            .run(&CommandSpec::new([
-                "dpkg-query",
-                "--show",
-                format,
-                "--",
-                package(name)?,
-            ]))
-            .await?;
+        let name = package(name)?;
+        if let Some(version) = self.installed.version(self, name).await {
+            return Ok(version);
+        }
+        let output = self.run(&versions(Some(name))).await?;
         // Status 1 with nothing on standard output: dpkg never heard of it. One line per architecture otherwise.
-        Ok(output.stdout.lines().find_map(|line| {
-            let (status, version) = line.split_once('\t')?;
-            status.starts_with("ii").then(|| version.to_owned())
-        }))
+        let mut configured = output.stdout.lines().filter_map(configured);
+        Ok(configured.next().map(|(_, _, version)| version.to_owned()))
     }
 
     async fn package_file(&self, file: &Path) -> HostResult<(String, String)> {
@@ -180,4 +247,43 @@ fn package(name: &str) -> HostResult<&str> {
         format!("name package {name:?}"),
         "this is no name of a package",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_installed_and_configured_has_a_version() {
+        let listed = "a\tamd64\tii \t1.0-1\n\
+                      a\ti386\tii \t1.0-2\n\
+                      gone\tall\trc \t2\n\
+                      half\tall\tiF \t3\n\
+                      cut\tall\n";
+        let versions = by_name(listed);
+        let version = |name: &str| versions.get(name).map(String::as_str);
+        assert_eq!(version("a"), Some("1.0-1"));
+        assert_eq!(version("a:i386"), Some("1.0-2"));
+        for name in ["gone", "half", "cut"] {
+            assert_eq!(version(name), None, "{name}");
+        }
+    }
+
+    /// On this machine, which has dpkg: all at once and one by one give the same.
+    #[tokio::test]
+    async fn what_dpkg_says_of_all_is_what_it_says_of_one() {
+        let host = LiveHost::new();
+        for name in ["dpkg", "libc6", "libc-bin", "no-such-package"] {
+            let one = host.run(&versions(Some(name))).await.expect("dpkg runs");
+            let one = one.stdout.lines().find_map(configured);
+            let one = one.map(|(_, _, version)| version.to_owned());
+            let all = host.installed.version(&host, name).await;
+            assert_eq!(all, Some(one.clone()), "{name}");
+            assert_eq!(host.package_version(name).await.expect("a look"), one);
+        }
+        // Another state of the database is read anew.
+        *host.installed.0.lock().await = Some((Vec::new(), BTreeMap::new()));
+        let version = host.package_version("dpkg").await.expect("a look");
+        assert!(version.is_some());
+    }
 }

@@ -14,9 +14,14 @@ use crate::host::{
 
 #[async_trait::async_trait]
 impl Containers for OverlayHost<'_> {
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<String> {
+    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
         self.learn_engine().await?;
         self.upper.container_engine_within(patience).await
+    }
+
+    async fn container_engine_version(&self) -> HostResult<String> {
+        self.learn_engine().await?;
+        self.upper.container_engine_version().await
     }
 
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
@@ -154,7 +159,7 @@ impl OverlayHost<'_> {
                 Engine::Stopped
             }
         } else {
-            match self.lower.container_engine().await {
+            match self.lower.container_engine_version().await {
                 Ok(version) => {
                     self.upper.meddle(|world| {
                         world.engine_version = version;
