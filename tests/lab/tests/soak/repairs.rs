@@ -93,6 +93,7 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
             let runs = master.sh("nodelet history --json --last 1000");
             assert!(!runs.contains("\"clean\""), "{runs}");
             println!("{:<24} nothing was cleaned", trial.name);
+            println!("{}", master.sh("nodelet history --last 4"));
             continue;
         }
         let restarted = restarted(&watch.recorded()).join(" ");
