@@ -1,7 +1,6 @@
 //! Conditions: whether phases do their work. Read-only, bounded, and honest about what is not known.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +15,7 @@ use super::lasting::Lasting;
 use super::leftovers::leftovers;
 use super::step::{backoff, millis};
 use super::streaks::Streaks;
-use crate::host::HostError;
+use crate::host::{HostError, UnitState};
 use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Probe, Span};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
@@ -105,6 +104,9 @@ const ENGINE: Duration = Duration::from_secs(30);
 /// its own bound, and one that is cut tells nothing and repairs nothing.
 const STARTING: Duration = Duration::from_secs(45);
 
+/// How long a look may have taken to be made once more: two of them stay within the bound of a pass.
+const ONCE_MORE: Duration = Duration::from_secs(40);
+
 /// What a look is for.
 #[derive(Debug, Clone, Copy)]
 enum Asked<'a> {
@@ -112,29 +114,11 @@ enum Asked<'a> {
     Once,
     /// To act on it: a busy moment is no failure.
     Twice {
-        /// What the service manager is starting meanwhile.
-        starting: &'a Starting,
+        /// Until when starts of the service manager are waited for, on the host's clock.
+        until: Duration,
         /// Failures before this look; where nobody looks again, one counts.
         before: Option<&'a Streaks>,
     },
-}
-
-/// Starts of the service manager that a look meets.
-#[derive(Debug)]
-struct Starting {
-    /// Until when they are waited for, on the host's clock.
-    until: Duration,
-    /// Whether one of them came to its end: what hangs on it may have been judged before.
-    arrived: AtomicBool,
-}
-
-impl Starting {
-    fn until(until: Duration) -> Self {
-        Self {
-            until,
-            arrived: AtomicBool::new(false),
-        }
-    }
 }
 
 fn unknown(check: &PlannedCheck, reason: String) -> Condition {
@@ -215,9 +199,8 @@ impl Runner<'_> {
         };
         let phases = self.plan.phases.iter();
         let phases = phases.filter(|phase| phase.skipped.is_none() && later(phase));
-        let starting = Starting::until(self.host.elapsed() + STARTING);
         let asked = Asked::Twice {
-            starting: &starting,
+            until: self.host.elapsed() + STARTING,
             before: None,
         };
         let looks = phases.map(|phase| async move {
@@ -295,15 +278,47 @@ impl Runner<'_> {
         let Some(settle) = settle else {
             return self.look_once(Duration::ZERO, Asked::Once).await;
         };
-        let starting = Starting::until(self.host.elapsed() + STARTING);
-        let asked = |starting| Asked::Twice { starting, before };
-        let health = self.look_once(settle, asked(&starting)).await;
+        let began = self.host.elapsed();
+        let asked = Asked::Twice {
+            until: began + STARTING,
+            before,
+        };
+        let starting = self.units_where(UnitState::is_being_started).await;
+        let mut health = self.look_once(settle, asked).await;
         let fails = health.iter().any(|phase| phase.status() == Status::False);
-        if !fails || !starting.arrived.swap(false, Ordering::Relaxed) {
+        if !fails || starting.is_empty() {
+            return health;
+        }
+        let up = self.units_where(UnitState::is_active).await;
+        if starting.is_disjoint(&up) {
             return health;
         }
         // At boot etcd does not answer while docker is still starting, and is nobody's failure.
-        self.look_once(settle, asked(&starting)).await
+        if self.host.elapsed().saturating_sub(began) < ONCE_MORE {
+            return self.look_once(settle, asked).await;
+        }
+        for condition in health.iter_mut().flat_map(|phase| &mut phase.conditions) {
+            if condition.status == Status::False {
+                condition.status = Status::Unknown;
+                condition.reason += "; units were being started meanwhile, so the next look counts";
+            }
+        }
+        health
+    }
+
+    /// The units of the plan that are so; one that cannot be looked at is not.
+    async fn units_where(&self, so: fn(&UnitState) -> bool) -> BTreeSet<&str> {
+        let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
+        let looks = steps.map(|step| async move {
+            let Spec::Service(service) = &step.spec else {
+                return None;
+            };
+            let unit = service.unit.as_str();
+            let state = tokio::time::timeout(AGAIN, self.host.unit(unit)).await;
+            matches!(state, Ok(Ok(state)) if so(&state)).then_some(unit)
+        });
+        let found = futures::future::join_all(looks).await;
+        found.into_iter().flatten().collect()
     }
 
     async fn look_once(&self, settle: Duration, asked: Asked<'_>) -> Vec<PhaseHealth> {
@@ -385,17 +400,14 @@ impl Runner<'_> {
         asked: Asked<'_>,
     ) -> Condition {
         let mut condition = self.condition(phase, check).await;
-        let Asked::Twice { starting, .. } = asked else {
+        let Asked::Twice { until, .. } = asked else {
             return condition;
         };
         if condition.status != Status::False {
             return condition;
         }
-        if self.waited(phase, &check.probe, starting.until).await {
+        if self.waited(phase, &check.probe, until).await {
             condition = self.condition(phase, check).await;
-            if condition.status == Status::True {
-                starting.arrived.store(true, Ordering::Relaxed);
-            }
         }
         if condition.status != Status::False || !check.probe.asks() {
             return condition;

@@ -4,8 +4,8 @@ use super::*;
 use crate::exec::{Recording, failed_phases, restart_set};
 use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan};
-use crate::plan::Plan;
-use crate::resource::NoSecrets;
+use crate::plan::{Plan, PlannedStep, StepId, StepPolicy};
+use crate::resource::{NoSecrets, ServiceSpec};
 
 fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
     let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
@@ -32,6 +32,23 @@ fn plan(phases: Vec<PlannedPhase>) -> Plan {
         node: "master".to_owned(),
         payload: Vec::new(),
         phases,
+    }
+}
+
+/// A step that has a unit run.
+fn service(unit: &str) -> PlannedStep {
+    let phase: PhaseName = "docker".parse().expect("a name");
+    PlannedStep {
+        id: StepId::new(&phase, "service", unit),
+        span: Span::file("phases/docker.rhai"),
+        spec: Spec::Service(ServiceSpec {
+            unit: unit.to_owned(),
+            started: true,
+            enabled: None,
+            restart_inputs: Vec::new(),
+            reload_inputs: Vec::new(),
+        }),
+        policy: StepPolicy::default(),
     }
 }
 
@@ -146,21 +163,29 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
     assert!(took < STARTING + BOUND, "{took:?}");
 }
 
-/// What does not answer while that which it hangs on is still being started is judged once that is up.
+/// What does not answer while that which it hangs on is still being started is judged once that is up, and by the next look where that took
+/// long.
 #[tokio::test(start_paused = true)]
 async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
     const UNIT: &str = "docker.service";
-    let etcd = |file: &str| phase("etcd", &["docker"], Probe::FileExists(file.into()));
     let facts = Facts::nothing_about("cp-1");
-    for (file, expected) in [("/run/etcd", Status::True), ("/run/never", Status::False)] {
-        let docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
-        let plan = plan(vec![docker, etcd(file)]);
+    let seconds = Duration::from_secs;
+    for (file, up, expected) in [
+        ("/run/etcd", seconds(1), Status::True),
+        ("/run/etcd", seconds(20), Status::True),
+        ("/run/never", seconds(20), Status::False),
+        ("/run/never", seconds(42), Status::Unknown),
+    ] {
+        let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
+        docker.steps.push(service(UNIT));
+        let etcd = phase("etcd", &["docker"], Probe::FileExists(file.into()));
+        let plan = plan(vec![docker, etcd]);
         let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
         host.meddle(|world| world.being_started(UNIT));
         let began = host.look(|world| world.elapsed());
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
         let manager = async {
-            while host.look(|world| world.elapsed()) < began + Duration::from_secs(20) {
+            while host.look(|world| world.elapsed()) < began + up {
                 tokio::task::yield_now().await;
             }
             host.meddle(|world| {
@@ -175,6 +200,6 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
             () = manager => unreachable!("it never ends"),
         };
         let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
-        assert_eq!(statuses, [Status::True, expected], "{health:?}");
+        assert_eq!(statuses, [Status::True, expected], "{up:?} {health:?}");
     }
 }
