@@ -57,11 +57,22 @@ mod tests {
     /// `KUBE_SERVICE_STATE: false` ends what runs also where nobody knows any more how it came there.
     #[tokio::test(start_paused = true)]
     async fn a_host_without_its_ledger_stands_by_what_runs() {
-        let facts = std::fs::read_to_string(repository("tests/fixtures/hosts/cp-1.yaml"));
+        stands_by_what_runs("cp-1", "172.30.0.11").await;
+    }
+
+    /// There docker is ours, its socket too.
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_had_no_docker_stands_by_what_runs() {
+        stands_by_what_runs("cp-2-nodocker", "172.30.0.12").await;
+    }
+
+    async fn stands_by_what_runs(host: &str, address: &str) {
+        let facts = repository(&format!("tests/fixtures/hosts/{host}.yaml"));
+        let facts = std::fs::read_to_string(facts);
         let facts = Facts::from_yaml(&facts.expect("a fixture")).expect("facts");
         let role = repository("roles/pf9-kube").display().to_string();
         let role = RolePackage::load(&LiveHost::new(), &role).await;
-        let pairs = [("ROLE", "master"), ("MASTER_IP", "172.30.0.11")];
+        let pairs = [("ROLE", "master"), ("MASTER_IP", address)];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let settings = KubeEnv::from_pairs(pairs).expect("good settings");
         let plan = planner::plan(&role.expect("the role"), &settings, &facts).expect("a plan");
@@ -84,7 +95,7 @@ mod tests {
         assert_eq!(outcome, Outcome::Stopped);
         assert!(stands(&host, &runner).await, "its files are there");
         assert_eq!(runner.runs().await, Some(false));
-        for unit in ["docker.service", "pf9-kubelet.service"] {
+        for unit in ["docker.socket", "docker.service", "pf9-kubelet.service"] {
             host.start_unit(unit).await.expect("somebody starts it");
             // Docker alone is nobody's sign of life.
             let kubelet = unit == "pf9-kubelet.service";

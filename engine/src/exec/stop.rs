@@ -181,20 +181,23 @@ impl Runner<'_> {
     /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The container engine alone is
     /// nobody's sign of life. `None` if nothing is known to run and not all could be looked at.
     pub async fn runs(&self) -> Option<bool> {
-        let records = Ledger::read(self.host).await.unwrap_or_default();
+        let mut told = true;
+        let records = Ledger::read(self.host).await.unwrap_or_else(|_| {
+            told = false;
+            Vec::new()
+        });
         let live = Ledger::live_in(&records);
         let started = |unit: &str| {
             let mut undos = live.iter().map(|live| &live.undo);
             undos.any(|undo| matches!(undo, Undo::StopUnit { name } if name == unit))
         };
-        let mut told = true;
         for phase in &self.plan.phases {
             for step in &phase.steps {
                 let Spec::Service(service) = &step.spec else {
                     continue;
                 };
                 let unit = service.unit.as_str();
-                if unit == engine::UNIT || !(brings(phase, unit) || started(unit)) {
+                if engine::is_unit(unit) || !(brings(phase, unit) || started(unit)) {
                     continue;
                 }
                 match self.host.unit(unit).await {
