@@ -68,9 +68,9 @@ fn configured(line: &str) -> Option<(&str, &str, &str)> {
     let mut words = line.split('\t');
     let (name, architecture, status) = (words.next()?, words.next()?, words.next()?);
     let version = words.next()?;
-    status
-        .starts_with("ii")
-        .then_some((name, architecture, version))
+    // What is wanted of it, and what is so: one that is on hold is installed, too (dpkg-query(1)).
+    let installed = status.get(1..2) == Some("i");
+    installed.then_some((name, architecture, version))
 }
 
 /// Versions by name, and by name and architecture. Of several architectures the first counts.
@@ -257,6 +257,7 @@ mod tests {
     fn only_what_is_installed_and_configured_has_a_version() {
         let listed = "a\tamd64\tii \t1.0-1\n\
                       a\ti386\tii \t1.0-2\n\
+                      held\tall\thi \t4\n\
                       gone\tall\trc \t2\n\
                       half\tall\tiF \t3\n\
                       cut\tall\n";
@@ -264,6 +265,7 @@ mod tests {
         let version = |name: &str| versions.get(name).map(String::as_str);
         assert_eq!(version("a"), Some("1.0-1"));
         assert_eq!(version("a:i386"), Some("1.0-2"));
+        assert_eq!(version("held"), Some("4"));
         for name in ["gone", "half", "cut"] {
             assert_eq!(version(name), None, "{name}");
         }
