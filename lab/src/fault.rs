@@ -291,7 +291,11 @@ macro_rules! on_one_disk {
             systemctl stop docker.socket docker
             awk '$2 ~ \"^/var/lib/kubelet/pods/\" {print $2}' /proc/mounts | xargs --no-run-if-empty umount
         }
-        go_on() { systemctl start docker; docker start etcd proxy; systemctl start pf9-kubelet pf9-nodeletd; }
+        go_on() {
+            systemctl start docker; docker start etcd proxy; systemctl start pf9-kubelet
+            for n in $(seq 240); do etcd_is_healthy && api_is_ready && node_is_ready && break; sleep 0.25; done
+            systemctl start pf9-nodeletd
+        }
         "
     };
 }
@@ -314,8 +318,7 @@ pub const TRIALS: &[Fault] = &[
                     mount --bind /mnt/full/$one /var/$one
                 done
                 go_on
-            }
-            for n in $(seq 240); do api_is_ready && break; sleep 0.25; done"
+            }"
         ),
         // Quick, so that kubelet has no time to see it and to take images off.
         breaks: "fallocate --length $(stat --file-system --format '%a * %S' /mnt/full | { read free; echo $((free)); }) /mnt/full/filler || true
