@@ -39,6 +39,27 @@ fn lived_in(bringup: &Bringup) -> FakeHost {
     host
 }
 
+/// The proof of a backup was cut, by a power cut say, and its container stayed: no ledger knows of it.
+#[test]
+fn what_was_to_be_gone_in_a_moment_goes() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    let applied = bringup.apply(&host);
+    assert_eq!(applied.outcome, Outcome::Converged, "{}", applied.text());
+    for (name, owner) in [("pf9-etcd-proof", Some("etcd-proof")), ("theirs", None)] {
+        let mut container = somebody_elses(name);
+        let label = owner.map(|owner| ("pf9.io/owner".to_owned(), owner.to_owned()));
+        container.labels.extend(label);
+        host.meddle(|world| world.image(&container.image));
+        block_on(host.create_container(&container)).expect("it is made");
+    }
+    let clean = Bringup::clean(&host, true);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    let state = |name| block_on(host.container(name)).expect("docker answers");
+    assert!(state("pf9-etcd-proof").is_none());
+    assert!(state("theirs").is_some());
+}
+
 #[test]
 fn the_host_is_as_it_was() {
     for case in CASES {

@@ -4,7 +4,7 @@
 //! behind by the steps that each phase had written down before its first effect. Phases go in reverse; errors are
 //! collected, and none keeps the rest from being tried.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -185,6 +185,7 @@ impl Clean<'_> {
             self.containers_left = true;
             self.fail(None, "container engine", &error);
         }
+        self.throwaways().await;
         if work.brought_engine() {
             self.look_for_strangers().await;
         }
@@ -201,6 +202,23 @@ impl Clean<'_> {
             }
             if !self.stays(&live.undo) {
                 self.undo(None, &live).await;
+            }
+        }
+    }
+
+    /// Removes containers that are ours and in no ledger, because they were to be gone in a moment: a proof of a backup that was cut leaves
+    /// one. Nobody is at one now, for who is holds the lock that a clean has.
+    async fn throwaways(&mut self) {
+        if self.host.container_engine().await.is_err() {
+            return;
+        }
+        let all = match self.host.containers(&BTreeMap::new()).await {
+            Ok(all) => all,
+            Err(error) => return self.fail(None, "throw-away containers", &error.into()),
+        };
+        for one in all.iter().filter(|one| engine::is_throwaway(one)) {
+            if let Err(error) = self.host.remove_container(&one.name).await {
+                self.fail(None, &format!("container {}", one.name), &error.into());
             }
         }
     }

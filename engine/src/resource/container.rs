@@ -296,7 +296,7 @@ impl ContainerSpec {
             capabilities: Vec::new(),
             user: self.user.clone(),
             restart: self.restart,
-            labels: BTreeMap::from([(engine::OWNER.to_owned(), "nodelet".to_owned())]),
+            labels: BTreeMap::from([(engine::OWNER.to_owned(), engine::OURS.to_owned())]),
         };
         let mut hash = Sha256::new();
         hash.update(

@@ -15,6 +15,8 @@ const MASK: &str = "/etc/systemd/system/docker.service";
 const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
 /// Label on containers that a role has made.
 pub(crate) const OWNER: &str = "pf9.io/owner";
+/// Its value on what a ledger knows.
+pub(crate) const OURS: &str = "nodelet";
 /// Label on containers of pods.
 pub(crate) const POD: &str = "io.kubernetes.pod.uid";
 /// Packages that bring an engine.
@@ -147,6 +149,12 @@ pub(crate) fn needs(undo: &Undo) -> bool {
 }
 
 /// Whether a unit is one of the engine.
+/// Whether an agent of ours has made it for a moment, beside the ledger. Who that was is its label's value.
+pub(crate) fn is_throwaway(container: &ContainerState) -> bool {
+    let owner = container.labels.get(OWNER);
+    owner.is_some_and(|owner| owner != OURS)
+}
+
 pub(crate) fn is_unit(name: &str) -> bool {
     UNITS.contains(&name)
 }
