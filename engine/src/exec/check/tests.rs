@@ -122,39 +122,47 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
     assert_eq!(runner.check().await[0].status(), False);
 }
 
+/// The unit that is being started.
+const UNIT: &str = "docker.service";
+
+/// A look at a host whose service manager is starting [`UNIT`], and how long it takes. What runs in it is up with it.
+async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
+    let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
+    let facts = Facts::nothing_about("cp-1");
+    host.meddle(|world| world.being_started(UNIT));
+    let began = host.look(|world| world.elapsed());
+    let runner = Runner::new(plan, &host, &facts, &NoSecrets, &unheard);
+    let manager = async {
+        while host.look(|world| world.elapsed()) < began + up {
+            tokio::task::yield_now().await;
+        }
+        host.meddle(|world| {
+            world.file("/run/etcd", "up");
+            world.start_unit(UNIT)
+        })
+        .expect("it starts");
+        std::future::pending::<()>().await;
+    };
+    let health = tokio::select! {
+        health = runner.check_until_failed(Duration::from_millis(250)) => health,
+        () = manager => unreachable!("it never ends"),
+    };
+    (health, host.look(|world| world.elapsed()) - began)
+}
+
 /// At boot the service manager starts what is enabled, which takes a slow machine its time.
 #[tokio::test(start_paused = true)]
 async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
-    const UNIT: &str = "docker.service";
     let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
     // Checks of one phase wait for the same start, one after the other.
     docker.checks.push(docker.checks[0].clone());
     let plan = plan(vec![docker]);
-    let facts = Facts::nothing_about("cp-1");
-    let looked = async |up: Duration| {
-        let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
-        host.meddle(|world| world.being_started(UNIT));
-        let began = host.look(|world| world.elapsed());
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
-        let manager = async {
-            while host.look(|world| world.elapsed()) < began + up {
-                tokio::task::yield_now().await;
-            }
-            host.meddle(|world| world.start_unit(UNIT))
-                .expect("it starts");
-            std::future::pending::<()>().await;
-        };
-        let health = tokio::select! {
-            health = runner.check_until_failed(Duration::from_millis(250)) => health,
-            () = manager => unreachable!("it never ends"),
-        };
-        let took = host.look(|world| world.elapsed()) - began;
-        (health[0].conditions[0].clone(), took)
-    };
-    let (condition, took) = looked(Duration::from_secs(20)).await;
+    let (health, took) = looked_while_starting(&plan, Duration::from_secs(20)).await;
+    let condition = &health[0].conditions[0];
     assert_eq!(condition.status, Status::True, "{condition:?}");
     assert!(took < Duration::from_secs(30), "{took:?}");
-    let (condition, took) = looked(Duration::from_secs(600)).await;
+    let (health, took) = looked_while_starting(&plan, Duration::from_secs(600)).await;
+    let condition = &health[0].conditions[0];
     assert_eq!(condition.status, Status::False, "{condition:?}");
     assert!(
         condition.reason.contains("activating (start)"),
@@ -167,8 +175,6 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
 /// long.
 #[tokio::test(start_paused = true)]
 async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
-    const UNIT: &str = "docker.service";
-    let facts = Facts::nothing_about("cp-1");
     let seconds = Duration::from_secs;
     for (file, up, expected) in [
         ("/run/etcd", seconds(1), Status::True),
@@ -179,26 +185,7 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
         let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
         docker.steps.push(service(UNIT));
         let etcd = phase("etcd", &["docker"], Probe::FileExists(file.into()));
-        let plan = plan(vec![docker, etcd]);
-        let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
-        host.meddle(|world| world.being_started(UNIT));
-        let began = host.look(|world| world.elapsed());
-        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
-        let manager = async {
-            while host.look(|world| world.elapsed()) < began + up {
-                tokio::task::yield_now().await;
-            }
-            host.meddle(|world| {
-                world.file("/run/etcd", "up");
-                world.start_unit(UNIT)
-            })
-            .expect("it starts");
-            std::future::pending::<()>().await;
-        };
-        let health = tokio::select! {
-            health = runner.check_until_failed(Duration::from_millis(250)) => health,
-            () = manager => unreachable!("it never ends"),
-        };
+        let (health, _) = looked_while_starting(&plan(vec![docker, etcd]), up).await;
         let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
         assert_eq!(statuses, [Status::True, expected], "{up:?} {health:?}");
     }
