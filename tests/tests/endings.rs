@@ -1,10 +1,14 @@
 //! How runs end when something goes wrong that is not the host's state alone: a signal at the same time, an error that
 //! waiting does not mend, an engine that does not answer when things are taken back.
 
+use std::path::Path;
+
 use behaviour::{Bringup, Case, block_on};
 use engine::exec::{Event, EventSink, Outcome, Recording, Runner, simulated_host};
 use engine::host::fake::{FakeHost, FaultPlan};
-use engine::host::{Clock as _, HttpsRequest, Network as _, Packages as _, Services as _};
+use engine::host::{
+    Clock as _, Files as _, HttpsRequest, Network as _, Packages as _, Services as _,
+};
 use engine::plan::{PlannedCheck, Probe};
 use engine::report::{Detail, render};
 use engine::resource::NoSecrets;
@@ -116,6 +120,44 @@ fn a_stopped_engine_is_started_to_take_things_back() {
     block_on(host.stop_unit("docker.service")).expect("it stops");
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+}
+
+/// Its containers live on without it (`live-restore`), and nobody else can end them.
+#[test]
+fn a_stop_ends_what_has_outlived_the_engine() {
+    let bringup = Bringup::of("cp-1");
+    let host = standing(&bringup);
+    let running = || {
+        let states = block_on(host.list(Path::new(
+            "/run/containerd/io.containerd.runtime.v2.task/moby",
+        )));
+        states.expect("it can be looked at")
+    };
+    block_on(host.stop_unit("docker.service")).expect("it stops");
+    assert!(!running().is_empty(), "live-restore keeps them");
+
+    host.set_faults(FaultPlan::none().fail("start_unit", "docker.service"));
+    let vain = bringup.stop(&host);
+    assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
+    assert!(
+        vain.text().contains(
+            "start docker, for its containers have outlived it and nobody else can end them: "
+        ),
+        "{}",
+        vain.text()
+    );
+
+    host.set_faults(FaultPlan::none());
+    let stop = bringup.stop(&host);
+    assert_eq!(stop.outcome, Outcome::Stopped, "{}", stop.text());
+    assert_eq!(running(), Vec::<String>::new(), "{}", stop.text());
+    let docker = block_on(host.unit("docker.service")).expect("it can be asked");
+    assert!(!docker.is_active(), "{docker:?}");
+
+    // What is over is not woken for another one.
+    host.set_faults(FaultPlan::none().fail("start_unit", "docker.service"));
+    let again = bringup.stop(&host);
+    assert_eq!(again.outcome, Outcome::Stopped, "{}", again.text());
 }
 
 #[test]

@@ -273,6 +273,18 @@ impl Runner<'_> {
         if !self.has_begun(phase, begun).await {
             return (0, false);
         }
+        let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
+        if lanes == Lanes::Run
+            && let Some(step) = of_containers.find(|step| is_about_containers(step))
+            && let Err(error) = engine::wake_for_survivors(self.host).await
+        {
+            failed = true;
+            self.events.emit(Event::StopFailed {
+                phase: phase.name.clone(),
+                step: step.id.clone(),
+                error: chain(&error).join(": "),
+            });
+        }
         let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
         for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
             let cx = Context {
@@ -328,6 +340,11 @@ impl Runner<'_> {
         }
         (ended, failed)
     }
+}
+
+/// Whether a step's end is one of containers.
+fn is_about_containers(step: &PlannedStep) -> bool {
+    matches!(step.spec, Spec::Container(_) | Spec::Pods(_))
 }
 
 /// Whether a phase brings the file of a unit.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::HostResult;
 
+/// Where containerd has a directory for each of docker's containers that runs, be docker itself up or down (containerd 1.4 and later,
+/// runtime `io.containerd.runc.v2`).
+pub(crate) const SURVIVORS: &str = "/run/containerd/io.containerd.runtime.v2.task/moby";
+
 /// Everything that decides how a container runs. Equal configurations make equal containers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerConfig {

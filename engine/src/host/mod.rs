@@ -24,6 +24,7 @@ mod services;
 mod virtual_service;
 
 pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
+pub(crate) use containers::SURVIVORS;
 pub use containers::{
     ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,
 };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{ResourceError, ResourceResult, Undo};
-use crate::host::{ContainerState, Host, HostError};
+use crate::host::{ContainerState, Host, HostError, SURVIVORS};
 
 /// The unit that runs the engine.
 pub(crate) const UNIT: &str = "docker.service";
@@ -58,6 +58,20 @@ pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
     host.reset_failed_unit(UNIT).await?;
     host.start_unit(UNIT).await?;
     answers(host).await
+}
+
+/// Starts an engine that is down while containers have outlived it (`live-restore`): only it can end them.
+pub(crate) async fn wake_for_survivors(host: &dyn Host) -> ResourceResult<()> {
+    if runs(host).await? || host.list(Path::new(SURVIVORS)).await?.is_empty() {
+        return Ok(());
+    }
+    wake(host).await.map_err(|error| match error {
+        ResourceError::Host(error) => ResourceError::Host(HostError::service(
+            "start docker, for its containers have outlived it and nobody else can end them",
+            error,
+        )),
+        other => other,
+    })
 }
 
 /// Whether there is an engine to take `thing` back from. One that is not installed, or not any more, has nothing of

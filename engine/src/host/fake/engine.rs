@@ -97,6 +97,12 @@ impl World {
         }
     }
 
+    /// What containerd shows of docker's containers.
+    pub(crate) fn running_containers(&self) -> Vec<String> {
+        let running = self.containers.iter().filter(|(_, one)| one.running);
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
     /// What docker does when it starts: containers come back as their policy says.
     pub(crate) fn engine_started(&mut self) {
         let back: Vec<String> = self
