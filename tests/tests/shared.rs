@@ -80,6 +80,27 @@ fn an_engine_that_somebody_else_lives_in_stays() {
     assert!(unit.is_active(), "{}", again.text());
 }
 
+/// It answers, and does not say what is in it: that is not to say that nobody is.
+#[test]
+fn an_engine_of_which_nobody_knows_who_lives_in_it_stays() {
+    let (_, host) = standing("cp-2-nodocker", |_| ());
+    stranger(&host);
+    host.set_faults(FaultPlan::none().fail("containers", "*"));
+    let vain = Bringup::clean(&host, true);
+    assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
+    assert!(vain.text().contains("nobody can tell"), "{}", vain.text());
+    let runs = || {
+        let state = block_on(host.container("theirs")).expect("docker answers");
+        state.is_some_and(|state| state.running)
+    };
+    assert!(runs(), "{}", vain.text());
+    host.look(|world| assert!(world.text("/etc/docker/daemon.json").is_some()));
+
+    host.set_faults(FaultPlan::none());
+    let clean = cleaned(&host, true);
+    assert!(runs(), "{}", clean.text());
+}
+
 #[test]
 fn directories_that_were_there_stay_with_what_was_in_them() {
     let dirs = [

@@ -37,7 +37,7 @@ struct Clean<'a> {
     /// Something in the container engine could not be taken back, or may not be.
     containers_left: bool,
     /// Containers of somebody else in an engine that the role has brought: it stays.
-    strangers: Vec<String>,
+    strangers: Option<Vec<String>>,
 }
 
 /// Takes everything back that the ledger knows of, in reverse, but for what is kept; with `purge` that too. On a host
@@ -75,7 +75,7 @@ pub async fn clean(
         failed: 0,
         full: Vec::new(),
         containers_left: false,
-        strangers: Vec::new(),
+        strangers: Some(Vec::new()),
     };
     let mut outcome = Outcome::Cleaned;
     if !work.is_empty() {
@@ -224,18 +224,32 @@ impl Clean<'_> {
     }
 
     /// Who else lives in the engine that the role has brought. One that cannot be started has nobody who would miss it; whether
-    /// something of ours is still in it has been asked before.
+    /// something of ours is still in it has been asked before. Nobody can tell of one that runs and does not say.
     async fn look_for_strangers(&mut self) {
-        if engine::wake(self.host).await.is_ok()
-            && let Ok(names) = engine::strangers(self.host).await
+        if engine::wake(self.host).await.is_err()
+            && matches!(engine::runs(self.host).await, Ok(false))
         {
-            self.strangers = names;
+            return;
         }
+        match engine::strangers(self.host).await {
+            Ok(names) => self.strangers = Some(names),
+            Err(error) => {
+                self.strangers = None;
+                self.fail(None, "container engine", &error);
+            }
+        }
+    }
+
+    /// Whether somebody else lives in the engine that the role has brought, or may.
+    fn is_shared(&self) -> bool {
+        self.strangers
+            .as_ref()
+            .is_none_or(|names| !names.is_empty())
     }
 
     /// Whether an undo would end an engine that somebody else lives in, or take away what its networks need.
     fn stays(&self, undo: &Undo) -> bool {
-        !self.strangers.is_empty() && (engine::ends(undo) || engine::needs(undo))
+        self.is_shared() && (engine::ends(undo) || engine::needs(undo))
     }
 
     async fn phase(&mut self, phase: &PhaseName, work: &Work) {
@@ -276,7 +290,7 @@ impl Clean<'_> {
         let mut gone = Vec::new();
         // The traces of an engine that goes on are in use.
         let mut its = work.undos.iter().filter(|live| live.phase == *phase);
-        let goes_on = !self.strangers.is_empty() && its.any(|live| engine::ends(&live.undo));
+        let goes_on = self.is_shared() && its.any(|live| engine::ends(&live.undo));
         let lane = lane.filter(|_| !goes_on);
         for step in lane.flat_map(|(_, steps)| steps) {
             if !self.cancel.is_cancelled() && self.step(phase, step).await {
@@ -317,16 +331,20 @@ impl Clean<'_> {
         let Some(live) = work.undos.iter().find(its) else {
             return false;
         };
-        if self.strangers.is_empty() {
+        if !self.is_shared() {
             return false;
         }
+        let reason = match &self.strangers {
+            Some(names) => format!(
+                "containers of somebody else are in it ({})",
+                names.join(", ")
+            ),
+            None => "nobody can tell whether containers of somebody else are in it".to_owned(),
+        };
         self.events.emit(Event::ThingLeft {
             phase: Some(phase.clone()),
             thing: live.undo.about(),
-            reason: format!(
-                "containers of somebody else are in it ({}), so docker, its data and its configuration stay",
-                self.strangers.join(", ")
-            ),
+            reason: format!("{reason}, so docker, its data and its configuration stay"),
         });
         true
     }
