@@ -53,11 +53,18 @@ fn what_was_to_be_gone_in_a_moment_goes() {
         host.meddle(|world| world.image(&container.image));
         block_on(host.create_container(&container)).expect("it is made");
     }
+    let copy = "/var/opt/pf9/nodelet/etcd-proof/data/member/snap/db";
+    host.meddle(|world| world.file_with_mode(copy, "all the cluster's secrets", 0o600));
     let clean = Bringup::clean(&host, true);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
     let state = |name| block_on(host.container(name)).expect("docker answers");
     assert!(state("pf9-etcd-proof").is_none());
     assert!(state("theirs").is_some());
+    assert!(
+        block_on(host.entry(copy.as_ref()))
+            .expect("it can be looked for")
+            .is_none()
+    );
 }
 
 #[test]

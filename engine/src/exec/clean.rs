@@ -14,6 +14,7 @@ use super::STATE;
 use super::advice::chain;
 use super::event::{Event, EventSink, Outcome, Verb};
 use super::step::millis;
+use super::throwaway;
 use super::unfinished::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
@@ -212,11 +213,13 @@ impl Clean<'_> {
         if self.host.container_engine().await.is_err() {
             return;
         }
-        let all = match self.host.containers(&BTreeMap::new()).await {
-            Ok(all) => all,
+        let (label, value) = throwaway::LABEL;
+        let labelled = BTreeMap::from([(label.to_owned(), value.to_owned())]);
+        let ours = match self.host.containers(&labelled).await {
+            Ok(ours) => ours,
             Err(error) => return self.fail(None, "throw-away containers", &error.into()),
         };
-        for one in all.iter().filter(|one| engine::is_throwaway(one)) {
+        for one in ours.iter().filter(|one| throwaway::is_throwaway(one)) {
             if let Err(error) = self.host.remove_container(&one.name).await {
                 self.fail(None, &format!("container {}", one.name), &error.into());
             }
@@ -432,11 +435,15 @@ impl Clean<'_> {
         }
     }
 
-    /// What the engine remembers of a host that is its own again: its next bring-up begins with the preconditions.
+    /// What the engine remembers of a host that is its own again, whose next bring-up begins with the preconditions; and what an agent
+    /// that was killed has left of a moment's work.
     async fn forget(&self) -> ResourceResult<()> {
         let state = Path::new(STATE);
         self.host.remove_tree(&state.join("services")).await?;
         self.host.remove(&state.join("preflight.json")).await?;
+        self.host
+            .remove_tree(Path::new(throwaway::DIRECTORY))
+            .await?;
         Ok(())
     }
 

@@ -31,6 +31,7 @@ mod simulated;
 mod step;
 mod stop;
 mod streaks;
+pub mod throwaway;
 mod unfinished;
 mod virtual_ip;
 mod withdraw;

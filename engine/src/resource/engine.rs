@@ -163,12 +163,6 @@ pub(crate) fn needs(undo: &Undo) -> bool {
 }
 
 /// Whether a unit is one of the engine.
-/// Whether an agent of ours has made it for a moment, beside the ledger. Who that was is its label's value.
-pub(crate) fn is_throwaway(container: &ContainerState) -> bool {
-    let owner = container.labels.get(OWNER);
-    owner.is_some_and(|owner| owner != OURS)
-}
-
 pub(crate) fn is_unit(name: &str) -> bool {
     UNITS.contains(&name)
 }

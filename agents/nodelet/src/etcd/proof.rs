@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use engine::exec::throwaway;
 use tokio::time::Instant;
 
 use super::api::Etcd;
 use super::throwaway::{Mounted, Throwaway};
 
 /// Where the copy is made; emptied before and afterwards.
-const WORK: &str = "/var/opt/pf9/nodelet/etcd-proof";
+const WORK: &str = throwaway::DIRECTORY;
 /// For one look at each key and value of a store of 8 GiB at half a CPU.
 const READ: Duration = Duration::from_secs(240);
 /// For the restore: hashing and rewriting a store of 8 GiB at half a CPU.
@@ -177,13 +178,18 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
 /// # Errors
 /// Docker does not answer, or a file cannot be removed.
 pub(super) async fn sweep(image: &str) -> Result<()> {
-    Throwaway::new(image)?.remove().await?;
-    match std::fs::remove_dir_all(WORK) {
+    let container = match Throwaway::new(image) {
+        Ok(throwaway) => throwaway.remove().await,
+        Err(error) => Err(error),
+    };
+    // The copy holds all the cluster's secrets, so it goes whatever docker says.
+    let copy = match std::fs::remove_dir_all(WORK) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {WORK}"))
         }
         _ => Ok(()),
-    }
+    };
+    container.and(copy)
 }
 
 #[cfg(test)]

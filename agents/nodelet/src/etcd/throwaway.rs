@@ -18,7 +18,7 @@ const PATIENCE: u64 = 30;
 /// There is one at a time, so a name is enough to find what a killed run left.
 const NAME: &str = "pf9-etcd-proof";
 /// Marks what is ours; the value says what for.
-const OWNER: (&str, &str) = ("pf9.io/owner", "etcd-proof");
+const OWNER: (&str, &str) = engine::exec::throwaway::LABEL;
 /// CPU time, in billionths of a CPU: half of one.
 const CPU: i64 = 500_000_000;
 /// Memory in bytes. The copy is mapped and can be dropped from it; the index of its keys is what needs room.
