@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use behaviour::{Bringup, Run, Scripts, block_on};
-use engine::exec::{Event, Fidelity, Outcome};
+use engine::exec::{Event, Fidelity, Outcome, Recording, Runner};
 use engine::host::fake::{FakeHost, World};
 use engine::host::{ClusterNode, Files as _};
 use engine::plan::{PlannedStep, StepId, Text};
 use engine::report::Review;
-use engine::resource::Spec;
+use engine::resource::{MaskedSecrets, Spec};
 
 /// What is done to a host.
 type Harm<'a> = &'a dyn Fn(&mut World);
@@ -27,6 +27,46 @@ fn foreseen(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
     assert!(!review.complete(), "{}", review.plan());
     let text = review.diff();
     (predicted, text)
+}
+
+/// What was loaded long ago is needed by nobody who starts a kubelet.
+#[test]
+fn a_damaged_archive_keeps_no_other_phase_from_its_repair() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    let restarted = |phase: &str| {
+        let recording = Recording::default();
+        let runner = Runner::new(
+            &bringup.plan,
+            &host,
+            &bringup.facts,
+            &MaskedSecrets,
+            &recording,
+        );
+        let phase = phase.parse().expect("a name");
+        block_on(runner.restart(&[phase], &[])).expect("it can be written down")
+    };
+    let archives = bringup
+        .plan
+        .payload
+        .iter()
+        .filter(|path| path.starts_with(format!("{PAYLOAD}/images")));
+    let archives: Vec<_> = archives.collect();
+    assert!(!archives.is_empty());
+    for archive in archives {
+        host.meddle(|world| world.file(archive, ""));
+    }
+    assert_eq!(restarted("kubelet"), Outcome::Converged);
+    assert_eq!(restarted("images"), Outcome::Refused);
+    assert_eq!(
+        bringup.apply(&host).outcome,
+        Outcome::Refused,
+        "a whole run needs all"
+    );
+    let kubelet = format!("{PAYLOAD}/bin/kubelet");
+    host.meddle(|world| world.file_with_mode(&kubelet, "", 0o755));
+    assert_eq!(restarted("kubelet"), Outcome::Refused);
 }
 
 #[test]

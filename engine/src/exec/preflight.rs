@@ -12,7 +12,7 @@ use sha2::Digest as _;
 
 use super::advice::chain;
 use super::event::{Event, Problem};
-use super::{Mode, Runner, STATE};
+use super::{Mode, Runner, STATE, Selection};
 use crate::facts::Verdict;
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
@@ -111,7 +111,7 @@ impl Runner<'_> {
                 });
             }
         }
-        for path in &self.plan.payload {
+        for path in self.needed_payload() {
             let found = match self.host.entry(path).await {
                 Ok(entry) => payload_problem(path, entry),
                 Err(error) if mode == Mode::DryRun => Some(hidden(&error)),
@@ -127,6 +127,27 @@ impl Runner<'_> {
             }
         }
         Ok((problems, evaluated, record))
+    }
+
+    /// What has to stand of the payload: all of it for a whole run. A repair of some phases needs what their steps name and no more, so that
+    /// an archive that is damaged, though its image was loaded long ago, keeps no kubelet from being started.
+    fn needed_payload(&self) -> Vec<&PathBuf> {
+        let all = self.plan.payload.iter();
+        if self.selection == Selection::default() {
+            return all.collect();
+        }
+        let chosen = self.selection.phases(self.plan);
+        let specs: Vec<String> = chosen
+            .iter()
+            .flat_map(|phase| &phase.steps)
+            .map(|step| serde_json::to_string(&step.spec).expect("a step is JSON"))
+            .collect();
+        all.filter(|path| {
+            specs
+                .iter()
+                .any(|spec| spec.contains(&*path.to_string_lossy()))
+        })
+        .collect()
     }
 
     async fn read_record(&self) -> ResourceResult<Record> {
