@@ -196,13 +196,15 @@ impl Pass {
                     (settings, inputs, Vec::new())
                 } else {
                     match last_good(args, host).await {
-                        Ok((good, last))
-                            if self::unusable(bound, &last, host).await?.is_empty() =>
-                        {
-                            (good, last, unusable)
+                        Ok((good, last)) => {
+                            let before = self::unusable(bound, &last, host).await?;
+                            match made_worse(unusable, &before) {
+                                worse if worse.is_empty() => (settings, inputs, worse),
+                                worse => (good, last, worse),
+                            }
                         }
                         // Nothing better is known. Whatever would change the host says why it does not.
-                        _ => (settings, inputs, Vec::new()),
+                        Err(_) => (settings, inputs, Vec::new()),
                     }
                 }
             }
@@ -295,6 +297,13 @@ fn remember(seen: &Identity, health: &[PhaseHealth]) {
     }
 }
 
+/// What settings are at fault for: of what keeps a host from going on with them, that which did not keep it from going on before.
+fn made_worse(now: Vec<String>, before: &[String]) -> Vec<String> {
+    now.into_iter()
+        .filter(|why| !before.contains(why))
+        .collect()
+}
+
 /// Why a host that stands cannot go on with these settings: each a sentence. They are wrong settings, though well written, and must
 /// not keep the host from being held at what it was before them.
 async fn unusable(
@@ -315,4 +324,24 @@ async fn unusable(
         .into_iter()
         .map(|one| format!("{}: {}", one.problem, one.remedy));
     Ok(told.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_at_fault_for_nothing_that_was_so_before_them() {
+        let all = |list: &[&str]| list.iter().map(|&one| one.to_owned()).collect::<Vec<_>>();
+        let (payload, interface) = ("pause.tar is empty", "there is no eth9");
+        for (now, before, worse) in [
+            (&[][..], &[][..], &[][..]),
+            (&[payload], &[payload], &[]),
+            (&[interface], &[], &[interface]),
+            (&[payload, interface], &[payload], &[interface]),
+            (&[payload], &[interface], &[payload]),
+        ] {
+            assert_eq!(made_worse(all(now), &all(before)), all(worse), "{now:?}");
+        }
+    }
 }
