@@ -83,6 +83,14 @@ impl PhaseHealth {
         works.map(|c| c.status).max().unwrap_or(Status::True)
     }
 
+    /// Whether all is known to hold that something would be restarted for.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        let counts = |its: &&Condition| !its.warns && its.check != LEFT_OVER;
+        let mut counting = self.conditions.iter().filter(counts);
+        counting.all(|its| its.status == Status::True)
+    }
+
     /// Whether it works and every one of its conditions holds.
     #[must_use]
     pub fn is_well(&self) -> bool {

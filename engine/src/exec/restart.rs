@@ -212,6 +212,35 @@ mod tests {
     }
 
     #[test]
+    fn a_phase_works_beside_what_is_left_over_and_not_while_its_checks_say_nothing() {
+        let condition = |check: &str, status| crate::exec::Condition {
+            check: check.to_owned(),
+            span: crate::plan::Span::new("phases/etcd.rhai", 1, 1),
+            status,
+            reason: String::new(),
+            warns: false,
+            failed_in_a_row: 0,
+        };
+        for (runs, left_over, works) in [
+            (Status::True, Status::True, true),
+            (Status::True, Status::False, true),
+            (Status::Unknown, Status::True, false),
+            (Status::Unknown, Status::False, false),
+            (Status::False, Status::False, false),
+        ] {
+            let health = PhaseHealth {
+                phase: "etcd".parse().expect("a name"),
+                skipped: None,
+                conditions: vec![
+                    condition("member runs", runs),
+                    condition(LEFT_OVER, left_over),
+                ],
+            };
+            assert_eq!(health.works(), works, "{runs:?}, {left_over:?}");
+        }
+    }
+
+    #[test]
     fn a_phase_that_does_nothing_here_is_not_restarted() {
         let mut plan = plan();
         plan.phases[5].skipped = Some("it is for workers".to_owned());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink, LEFT_OVER, Outcome, PhaseHealth, Recording, Runner, Selection, Status, Verb,
-    failed_phases, left_over_phases, restart_set,
+    Event, EventSink, Outcome, PhaseHealth, Recording, Runner, Selection, Verb, failed_phases,
+    left_over_phases, restart_set,
 };
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -113,7 +113,7 @@ async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTr
         .map(|phase| async move {
             let mut runner = runner(inputs, host, unheard);
             runner.selection.only.push(phase.to_string());
-            (phase, runner.check().await.iter().all(works))
+            (phase, runner.check().await.iter().all(PhaseHealth::works))
         })
         .collect();
     let mut failing: BTreeSet<PhaseName> = seen.iter().cloned().collect();
@@ -132,15 +132,6 @@ async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTr
         }
     }
     failing
-}
-
-/// Whether all is known to hold that something would be restarted for.
-fn works(phase: &PhaseHealth) -> bool {
-    let mut counts = phase
-        .conditions
-        .iter()
-        .filter(|its| !its.warns && its.check != LEFT_OVER);
-    counts.all(|its| its.status == Status::True)
 }
 
 /// Takes everything off and brings it up again, under one lock: nobody comes in between. Not where it could not come up again.

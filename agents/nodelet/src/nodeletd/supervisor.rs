@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use daemon::health::{Beat, Health};
 use daemon::systemd;
-use engine::exec::{Status, Streaks, phases_renewed_with};
+use engine::exec::{Streaks, phases_renewed_with};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -420,7 +420,7 @@ fn problem(written: anyhow::Result<()>) -> String {
 fn renewable(pass: &Pass) -> Vec<String> {
     let well = |name: &str| {
         let mut phases = pass.health.iter();
-        phases.all(|phase| phase.phase.as_str() != name || phase.status() == Status::True)
+        phases.all(|phase| phase.phase.as_str() != name || phase.works())
     };
     let due = pass.due.iter();
     due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))

@@ -71,10 +71,7 @@ impl<H: Hands> Supervisor<H> {
         if pass.desired.service_state == ServiceState::False {
             return;
         }
-        let known = pass
-            .health
-            .iter()
-            .all(|phase| phase.status() == Status::True || phase.has_left_over());
+        let known = pass.health.iter().all(PhaseHealth::works);
         let counted = self.state.attempts.clone();
         // What is merely not known is no failure, so attempts from here on are not in a row with those before; one that has failed, but not
         // often enough yet, is none of these.
@@ -122,6 +119,11 @@ impl<H: Hands> Supervisor<H> {
         if self.blind >= BLIND {
             // Whoever reads the file must not go on believing that all is well.
             "false".clone_into(&mut self.status.pf9_kube_service_state);
+            if self.status.pf9_kube_node_state == NodeState::Ok
+                && self.desired.service_state != ServiceState::False
+            {
+                self.status.pf9_kube_node_state = NodeState::Converging;
+            }
             "a status pass".clone_into(&mut self.status.last_failed_status_check);
             self.status.last_failed_status_time = unix_now();
             self.write_status();

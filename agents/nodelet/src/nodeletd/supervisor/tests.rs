@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use engine::exec::{Condition, Event, PhaseHealth, Problem, Streaks, Verb};
+use engine::exec::{Condition, Event, PhaseHealth, Problem, Status, Streaks, Verb};
 use engine::plan::{PhaseName, Span, StepId};
 
 use super::*;

@@ -46,11 +46,13 @@ async fn the_third_pass_that_sees_nothing_is_told() {
         tokio::time::sleep(interval).await;
         let status = kept(directory.path());
         assert_eq!(status.pf9_kube_service_state, "false");
+        assert_eq!(status.pf9_kube_node_state, NodeState::Converging);
         assert_eq!(status.last_failed_status_check, "a status pass");
         assert_eq!(status.pf9_kube_start_attempt, 0);
         host.unseen.store(false, Ordering::Relaxed);
         tokio::time::sleep(interval).await;
         assert_eq!(kept(directory.path()).pf9_kube_service_state, "true");
+        assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
         assert!(host.done().is_empty(), "{:?}", host.done());
     })
     .await;
