@@ -112,7 +112,7 @@ fn screen(view: &View, now: i64) -> String {
     text.push_str(&engine::report::conditions(&view.phases));
     if !view.restart_set.is_empty() {
         let names: Vec<&str> = view.restart_set.iter().map(|name| name.as_str()).collect();
-        let _ = writeln!(text, "\na repair restarts: {}", names.join(", "));
+        let _ = writeln!(text, "\na repair touches: {}", names.join(", "));
     }
     text
 }
