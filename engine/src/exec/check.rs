@@ -421,10 +421,21 @@ impl Runner<'_> {
             return condition;
         }
         self.host.pause(AGAIN).await;
-        match &check.probe {
-            Probe::ContainerEngine => judged(check, self.engine_answers(ENGINE).await),
-            _ => self.condition(phase, check).await,
+        if matches!(check.probe, Probe::ContainerEngine) {
+            return judged(check, self.engine_answers(ENGINE).await);
         }
+        let mut condition = self.condition(phase, check).await;
+        // At boot all starts at once and by itself, and has as long for that as after a start of ours.
+        let up = self.host.up();
+        if condition.status == Status::False && up < check.timeout {
+            condition.status = Status::Unknown;
+            condition.reason += &format!(
+                "; the host has been up for {} s, and this may take {}",
+                up.as_secs(),
+                humantime::format_duration(check.timeout)
+            );
+        }
+        condition
     }
 
     /// Waits while the service manager starts a unit that the probe is about: who would start it once more only sets it

@@ -81,6 +81,10 @@ pub trait Clock {
     /// Time since an arbitrary start that never goes back; for deadlines.
     fn elapsed(&self) -> Duration;
 
+    /// How long the host has been up: how long its first process has run, so that it holds of a host in a container, too. As long as can be
+    /// where that cannot be read.
+    fn up(&self) -> Duration;
+
     /// Waits for `duration`. Cancel safe. A fake clock advances at once.
     async fn pause(&self, duration: Duration);
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::exec::{Recording, failed_phases, restart_set};
 use crate::facts::Facts;
-use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::fake::{FakeHost, FaultPlan, World};
 use crate::plan::{Plan, PlannedStep, StepId, StepPolicy};
 use crate::resource::{NoSecrets, ServiceSpec};
 
@@ -169,6 +169,48 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
         "{condition:?}"
     );
     assert!(took < STARTING + BOUND, "{took:?}");
+}
+
+/// kube-proxy, say, runs and has not written its rules yet.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
+    let probe = Probe::Https {
+        url: "http://127.0.0.1:10256/healthz".to_owned(),
+        ca: None,
+        client: None,
+        expect: String::new(),
+        certificate: None,
+    };
+    let plan = plan(vec![
+        phase("kube-proxy", &[], probe),
+        phase("cni", &["kube-proxy"], Probe::FileExists("/etc/cni".into())),
+    ]);
+    let (host, unheard) = (FakeHost::new(), Recording::default());
+    let facts = Facts::nothing_about("cp-1");
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let looked = async || {
+        let health = runner.check_until_failed(Duration::from_millis(250)).await;
+        let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+        (statuses, health[0].conditions[0].reason.clone())
+    };
+    use Status::{False, Unknown};
+    let (before, reason) = looked().await;
+    assert_eq!(before, [False, False], "{reason}");
+    host.meddle(World::has_booted);
+    let (booted, reason) = looked().await;
+    assert_eq!(
+        booted,
+        [Unknown, False],
+        "a file does not come by itself: {reason}"
+    );
+    assert!(reason.contains("this may take 1m"), "{reason}");
+    assert_eq!(
+        runner.check().await[0].status(),
+        False,
+        "people see it as it is"
+    );
+    host.meddle(|world| world.advance(Duration::from_secs(60)));
+    assert_eq!(looked().await.0, [False, False]);
 }
 
 /// What does not answer while that which it hangs on is still being started is judged once that is up, and by the next look where that took

@@ -15,6 +15,10 @@ impl Clock for FakeHost {
         self.look(|world| world.elapsed())
     }
 
+    fn up(&self) -> Duration {
+        self.look(|world| world.up())
+    }
+
     async fn pause(&self, duration: Duration) {
         self.meddle(|world| world.advance(duration));
         // Other tasks of the same test get their turn, as they would during a real wait.

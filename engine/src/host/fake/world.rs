@@ -52,6 +52,8 @@ pub struct World {
     pub(crate) tears_appends: bool,
     start: SystemTime,
     elapsed: Duration,
+    /// When it booted; before anybody looked, if nobody says.
+    booted: Option<Duration>,
     ids: u64,
 }
 
@@ -85,6 +87,7 @@ impl World {
             tears_appends: false,
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
+            booted: None,
             ids: 0,
         };
         world.directory("/");
@@ -106,6 +109,17 @@ impl World {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
+    }
+
+    /// From now on it has just booted.
+    pub fn has_booted(&mut self) {
+        self.booted = Some(self.elapsed);
+    }
+
+    /// How long it has been up.
+    pub(crate) fn up(&self) -> Duration {
+        self.booted
+            .map_or(Duration::MAX, |booted| self.elapsed.saturating_sub(booted))
     }
 
     /// Lets time pass.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::LiveHost;
+use super::{LiveHost, process_age};
 use crate::host::Clock;
 
 #[async_trait::async_trait]
@@ -13,6 +13,10 @@ impl Clock for LiveHost {
 
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn up(&self) -> Duration {
+        process_age::age(1).unwrap_or(Duration::MAX)
     }
 
     async fn pause(&self, duration: Duration) {

@@ -28,7 +28,8 @@ fn or_ago(said: SystemTime, age: impl FnOnce() -> Option<Duration>) -> SystemTim
     age().and_then(|age| now.checked_sub(age)).unwrap_or(said)
 }
 
-fn age(pid: i64) -> Option<Duration> {
+/// How long a process has run; to about 20 ms.
+pub(super) fn age(pid: i64) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
     let began = Duration::from_millis(start_ticks(&stat)? * 1000 / ticks.max(1));

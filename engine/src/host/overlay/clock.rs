@@ -15,6 +15,10 @@ impl Clock for OverlayHost<'_> {
         self.upper.elapsed()
     }
 
+    fn up(&self) -> Duration {
+        self.upper.up()
+    }
+
     async fn pause(&self, duration: Duration) {
         self.upper.pause(duration).await;
     }
