@@ -281,6 +281,24 @@ macro_rules! clock {
         )
     };
 }
+/// What is put on a disk of its own, and how all that uses it is ended and started again.
+macro_rules! on_one_disk {
+    () => {
+        "HELD='opt/pf9 lib/docker lib/kubelet'
+        halt() {
+            systemctl stop pf9-nodeletd pf9-kubelet
+            docker ps --quiet | xargs --no-run-if-empty docker stop --time 5 > /dev/null
+            systemctl stop docker.socket docker
+            awk '$2 ~ \"^/var/lib/kubelet/pods/\" {print $2}' /proc/mounts | xargs --no-run-if-empty umount
+        }
+        go_on() {
+            systemctl start docker; docker start etcd proxy; systemctl start pf9-kubelet
+            for n in $(seq 240); do etcd_is_healthy && api_is_ready && node_is_ready && break; sleep 0.25; done
+            systemctl start pf9-nodeletd
+        }
+        "
+    };
+}
 const RIGHT_CLOCK: &str = "rm -r /run/systemd/system/pf9-nodeletd.service.d; systemctl daemon-reload; systemctl restart pf9-nodeletd";
 const KUBELET_IS_BACK: &str = "systemctl is-active --quiet pf9-nodeletd && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && api_is_ready && node_is_ready";
 
@@ -288,28 +306,40 @@ const KUBELET_IS_BACK: &str = "systemctl is-active --quiet pf9-nodeletd && curl 
 pub const TRIALS: &[Fault] = &[
     Fault {
         name: "var-full",
-        about: "the disk of /var/opt/pf9 is full while kubelet is stopped, and is freed (time from there)",
-        prepares: "mountpoint -q /var/opt/pf9 || {
-                systemctl stop pf9-nodeletd; docker stop etcd
-                truncate --size 640M /var/tmp/full.ext4; mkfs.ext4 -q /var/tmp/full.ext4
-                mkdir -p /mnt/full; mount -o loop /var/tmp/full.ext4 /mnt/full
-                cp -a /var/opt/pf9/. /mnt/full/; umount /mnt/full; rmdir /mnt/full
-                mount -o loop /var/tmp/full.ext4 /var/opt/pf9
-                docker start etcd; systemctl start pf9-nodeletd
-            }
-            for n in $(seq 240); do api_is_ready && break; sleep 0.25; done",
-        breaks: "cat /dev/zero > /var/opt/pf9/filler 2> /dev/null || true
-            for n in $(seq 200); do head -c 4096 /dev/zero > /var/opt/pf9/filler.$n || break; done 2> /dev/null
+        about: "the disk of /var/opt/pf9, /var/lib/docker and /var/lib/kubelet is full while kubelet is stopped, and is freed (time from there)",
+        prepares: concat!(
+            on_one_disk!(),
+            "mountpoint -q /mnt/full || {
+                halt
+                truncate --size 6G /full.ext4; mkfs.ext4 -q /full.ext4
+                mkdir -p /mnt/full; mount -o loop /full.ext4 /mnt/full
+                for one in $HELD; do
+                    mkdir -p /mnt/full/$one; cp -a /var/$one/. /mnt/full/$one/
+                    mount --bind /mnt/full/$one /var/$one
+                done
+                go_on
+            }"
+        ),
+        // Quick, so that kubelet has no time to see it and to take images off.
+        breaks: "fallocate --length $(stat --file-system --format '%a * %S' /mnt/full | { read free; echo $((free)); }) /mnt/full/filler || true
+            cat /dev/zero > /mnt/full/filler.rest 2> /dev/null || true
+            for n in $(seq 200); do head -c 4096 /dev/zero > /mnt/full/filler.$n || break; done 2> /dev/null
             passes() { nodelet status --json | grep -o '\"passes\": *[0-9]*' | grep -o '[0-9]*$'; }
             before=$(passes); systemctl stop pf9-kubelet
             for n in $(seq 480); do [ $(passes) -ge $((before + 2)) ] && break; sleep 0.25; done
             [ $(passes) -ge $((before + 2)) ]",
-        frees: "rm /var/opt/pf9/filler*",
+        frees: "rm /mnt/full/filler*",
         whole: KUBELET_IS_BACK,
-        clears: "systemctl stop pf9-nodeletd; docker stop etcd
-            mkdir -p /mnt/full; cp -a /var/opt/pf9/. /mnt/full/; umount /var/opt/pf9
-            rm -r /mnt/full/lost+found; cp -a /mnt/full/. /var/opt/pf9/; rm -r /mnt/full /var/tmp/full.ext4
-            docker start etcd; systemctl start pf9-nodeletd",
+        clears: concat!(
+            on_one_disk!(),
+            "halt
+            for one in $HELD; do
+                umount /var/$one; find /var/$one -mindepth 1 -delete
+                cp -a /mnt/full/$one/. /var/$one/
+            done
+            umount /mnt/full; rmdir /mnt/full; rm /full.ext4
+            go_on"
+        ),
         ..NONE
     },
     Fault {

@@ -56,6 +56,12 @@ impl<'a> Watch<'a> {
             && all(&view["phases"], &|phase| all(&phase["conditions"], &holds))
     }
 
+    /// Whether nothing is being done to the host.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.view().is_some_and(|view| view["doing"] == "watching")
+    }
+
     /// Waits until a pass that began after this call finds every condition holding.
     #[track_caller]
     pub fn calm(&self, limit: Duration) {
