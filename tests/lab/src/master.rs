@@ -260,10 +260,21 @@ impl Master {
     /// Waits until a shell script succeeds.
     #[track_caller]
     pub fn wait_for(&self, what: &str, script: &str, limit: Duration) {
-        let seen = crate::poll(limit, || self.try_sh(script).status.success().then_some(()));
+        let mut unanswered = String::new();
+        let seen = crate::poll(limit, || {
+            let look = self.host.exec_within(&["bash", "-c", script], None, SHORT);
+            match look {
+                Ok(output) => output.status.success().then_some(()),
+                // An emulated machine that boots may have no time even to say that it had none.
+                Err(error) => {
+                    unanswered = format!("; last: {error:#}");
+                    None
+                }
+            }
+        });
         assert!(
             seen.is_some(),
-            "{what}: not within {} s: {script}",
+            "{what}: not within {} s: {script}{unanswered}",
             limit.as_secs()
         );
     }
