@@ -58,6 +58,8 @@ pub(crate) struct PassInterests {
     pub(crate) containers: Vec<String>,
     pub(crate) units: Vec<String>,
     pub(crate) directories: Vec<PathBuf>,
+    /// The directory with the settings, one of them.
+    pub(crate) settings: PathBuf,
 }
 
 impl PassInterests {
@@ -83,6 +85,7 @@ impl PassInterests {
             containers,
             units,
             directories: directories.into_iter().collect(),
+            settings: config.to_path_buf(),
         }
     }
 }

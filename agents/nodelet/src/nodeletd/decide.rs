@@ -51,6 +51,13 @@ pub(super) enum Action {
     Stop,
 }
 
+impl Action {
+    /// Whether it is more than to look and to wait.
+    pub(super) fn changes_the_host(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Wait(_))
+    }
+}
+
 pub(super) fn decide(s: &Situation<'_>) -> Action {
     if s.paused || s.refused {
         return Action::Nothing;

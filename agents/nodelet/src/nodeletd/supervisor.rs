@@ -35,6 +35,9 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Time between passes that hints ask for.
 const BETWEEN: Duration = Duration::from_secs(1);
 
+/// So many passes in a row leave their decision to the next one for settings that were written meanwhile: whoever writes them all the time
+/// keeps no host from being repaired.
+const PUT_OFF: u32 = 3;
 /// Passes in a row that may fail before nothing is believed of the host any more.
 pub(super) const BLIND: u32 = 3;
 /// A round moves on within this time, or something is wrong with it; but where it changes something.
@@ -101,6 +104,8 @@ pub(super) struct Supervisor<H> {
     unfit: String,
     /// Why the role does not stop, though it is to be down; empty if it does.
     unstopped: String,
+    /// How many passes in a row have left their decision to the next one.
+    put_off: u32,
     /// How often checks have failed in a row, of those that may more than once.
     streaks: Streaks,
     unwritten: Unwritten,
@@ -164,6 +169,7 @@ impl<H: Hands> Supervisor<H> {
             take_backs: TakeBacks::default(),
             unfit: String::new(),
             unstopped: String::new(),
+            put_off: 0,
             streaks: Streaks::default(),
             unwritten: Unwritten::default(),
             blind: 0,
@@ -186,6 +192,10 @@ impl<H: Hands> Supervisor<H> {
             let mut next = self.round().await;
             if std::mem::take(&mut self.again) {
                 next = Duration::ZERO;
+            }
+            // Its end is looked at when it comes, not by the next pass.
+            if let Some(left) = self.pause.left(Instant::now()) {
+                next = next.min(left);
             }
             if once || self.shutdown.is_cancelled() {
                 return;
@@ -258,6 +268,13 @@ impl<H: Hands> Supervisor<H> {
             self.remember();
         }
         let interval = pass.desired.loop_interval;
+        if action.changes_the_host() && self.wake.settings_changed() && self.put_off < PUT_OFF {
+            tracing::info!("settings were written during this pass, so the next one decides");
+            self.put_off += 1;
+            self.publish(&pass, "reading new settings", Duration::ZERO, None);
+            return Duration::ZERO;
+        }
+        self.put_off = 0;
         match action {
             Action::Nothing => {
                 self.hurry = self.again;
@@ -360,6 +377,7 @@ impl<H: Hands> Supervisor<H> {
             containers: pass.interests.containers.clone(),
             units: pass.interests.units.clone(),
             directories: pass.interests.directories.clone(),
+            settings: pass.interests.settings.clone(),
         };
         if self
             .listening

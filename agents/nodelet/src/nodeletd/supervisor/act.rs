@@ -59,7 +59,7 @@ impl<H: Hands> Supervisor<H> {
         let Carried { change, begun, .. } = carried;
         self.status.current_task.clear();
         // What we did ourselves is no news.
-        self.wake.take();
+        self.wake.forget_our_own();
         match change {
             Change::Done if !begun => {
                 tracing::info!("{doing}: what failed is well again; nothing was restarted");
@@ -151,7 +151,7 @@ impl<H: Hands> Supervisor<H> {
             .change(&words, !pass.settings_problems.is_empty())
             .await;
         self.take_backs.ended(change, Instant::now());
-        self.wake.take();
+        self.wake.forget_our_own();
         match change {
             Change::Busy => BUSY,
             _ => Duration::ZERO,
@@ -169,7 +169,7 @@ impl<H: Hands> Supervisor<H> {
             .await;
         self.renewals.ended(component, change, Instant::now());
         self.status.current_task.clear();
-        self.wake.take();
+        self.wake.forget_our_own();
         self.write_status();
         match change {
             Change::Busy => BUSY,
@@ -178,11 +178,13 @@ impl<H: Hands> Supervisor<H> {
     }
 
     pub(super) async fn stop(&mut self, pass: &Pass) -> Duration {
+        // What comes up again and again is not ended without a pause.
+        let again = self.state.is_stopped();
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
         let last_good = !pass.settings_problems.is_empty();
         let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
-        self.wake.take();
+        self.wake.forget_our_own();
         self.status.current_task.clear();
         self.status.pf9_kube_start_attempt = 0;
         match change {
@@ -204,6 +206,7 @@ impl<H: Hands> Supervisor<H> {
         self.write_status();
         match change {
             Change::Busy => BUSY,
+            Change::Done if !again => Duration::ZERO,
             _ => pass.desired.loop_interval,
         }
     }

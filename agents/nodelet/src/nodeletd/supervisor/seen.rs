@@ -80,6 +80,9 @@ impl<H: Hands> Supervisor<H> {
             self.status.pf9_kube_start_attempt = 0;
         }
         if known {
+            if counted.count() > 0 {
+                tracing::info!("well again after attempt {}", counted.count());
+            }
             self.state.attempts.forget();
             // Why nothing is taken back holds until it is.
             if !pass.health.iter().any(PhaseHealth::has_left_over) {

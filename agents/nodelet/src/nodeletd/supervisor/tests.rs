@@ -64,6 +64,8 @@ struct Broken {
     before: Arc<Mutex<Streaks>>,
     /// The one of them that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
+    /// Where it hears of what happens.
+    wake: Arc<Mutex<Wake>>,
     began: Instant,
     /// When what was done, since the beginning.
     done: Arc<Mutex<Vec<(Duration, String)>>>,
@@ -92,6 +94,7 @@ impl Broken {
             streak: Arc::default(),
             before: Arc::default(),
             unrenewable: Arc::default(),
+            wake: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
         }
@@ -99,6 +102,13 @@ impl Broken {
 
     fn done(&self) -> Vec<(Duration, String)> {
         self.done.lock().expect("nobody panicked").clone()
+    }
+
+    /// Somebody writes settings by which it is to be so.
+    fn is_to_be(&self, wanted: ServiceState) {
+        *self.wanted.lock().expect("nobody panicked") = wanted;
+        let wake = self.wake.lock().expect("nobody panicked");
+        wake.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
     }
 
     /// Each attempt that was made: when it began, and whether by a full clean.
@@ -123,6 +133,8 @@ impl Hands for Broken {
             .expect("nobody panicked")
             .clone_from(before);
         let looks = *self.looks.lock().expect("nobody panicked");
+        // It reads the settings first.
+        let wanted = *self.wanted.lock().expect("nobody panicked");
         tokio::time::sleep(looks).await;
         if self.unseen.load(Ordering::Relaxed) {
             bail!("make a status pass: it was killed");
@@ -133,7 +145,7 @@ impl Hands for Broken {
         let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
         Ok(Pass {
             desired: Desired {
-                service_state: *self.wanted.lock().expect("nobody panicked"),
+                service_state: wanted,
                 node: "master".to_owned(),
                 cluster_id: self.cluster.lock().expect("nobody panicked").clone(),
                 use_cgroups: false,
@@ -246,7 +258,9 @@ impl Hands for Broken {
         Ok((change, String::new()))
     }
 
-    fn listen(&self, _: &Interests, _: &StatusFile, _: &Wake, _: &CancellationToken) {}
+    fn listen(&self, _: &Interests, _: &StatusFile, wake: &Wake, _: &CancellationToken) {
+        *self.wake.lock().expect("nobody panicked") = wake.clone();
+    }
 }
 
 impl Outside {

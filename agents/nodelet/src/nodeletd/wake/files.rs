@@ -26,6 +26,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF;
     let mut watched: Vec<(WatchDescriptor, PathBuf)> = Vec::new();
+    let settings = interests.settings;
     let mut missing: Vec<PathBuf> = interests.directories;
     missing.truncate(DIRECTORIES);
     let mut watches = inotify.watches();
@@ -82,7 +83,12 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
             .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
         let name = event.name.unwrap_or_default();
         if !is_ours_in_the_making(Path::new(&name)) {
-            wake.hint(format!("file {}", directory.join(&name).display()));
+            let hint = format!("file {}", directory.join(&name).display());
+            if *directory == settings {
+                wake.hint_at_settings(hint);
+            } else {
+                wake.hint(hint);
+            }
         }
         if gone {
             // Watch what stands there next.

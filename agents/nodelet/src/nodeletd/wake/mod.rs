@@ -9,6 +9,7 @@ mod status;
 mod systemd;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(super) struct Interests {
     pub(super) units: Vec<String>,
     /// Directories whose files are ours.
     pub(super) directories: Vec<std::path::PathBuf>,
+    /// The one of these that people write settings to, and the daemon nothing.
+    pub(super) settings: std::path::PathBuf,
 }
 
 /// Where hints arrive.
@@ -44,6 +47,7 @@ pub(super) struct Wake(Arc<Inner>);
 struct Inner {
     notify: Notify,
     hints: Mutex<Vec<String>>,
+    settings: AtomicBool,
     told: Mutex<BTreeSet<String>>,
 }
 
@@ -58,6 +62,17 @@ impl Wake {
         self.0.notify.notify_one();
     }
 
+    /// Tells that somebody has written settings.
+    pub(super) fn hint_at_settings(&self, hint: String) {
+        self.0.settings.store(true, Ordering::Relaxed);
+        self.hint(hint);
+    }
+
+    /// Whether settings were written since the last [`Wake::take`].
+    pub(super) fn settings_changed(&self) -> bool {
+        self.0.settings.load(Ordering::Relaxed)
+    }
+
     /// Waits for a hint that came since the last [`Wake::take`].
     ///
     /// # Cancel safety
@@ -70,7 +85,17 @@ impl Wake {
 
     /// All hints so far, which are forgotten.
     pub(super) fn take(&self) -> Vec<String> {
+        self.0.settings.store(false, Ordering::Relaxed);
         std::mem::take(&mut self.hints())
+    }
+
+    /// Forgets what the daemon was told of its own doing. New settings are not.
+    pub(super) fn forget_our_own(&self) {
+        let mut hints = self.hints();
+        hints.clear();
+        if self.settings_changed() {
+            hints.push("settings changed meanwhile".to_owned());
+        }
     }
 
     /// Tells people what cannot be listened to and why, once. The minute pass sees what no hint is given of.
@@ -165,5 +190,18 @@ mod tests {
         assert_eq!(wake.take(), ["one"]);
         let waited = tokio::time::timeout(Duration::from_millis(50), wake.wait()).await;
         assert!(waited.is_err(), "there is no hint left");
+    }
+
+    #[test]
+    fn new_settings_are_nothing_of_ours() {
+        let wake = Wake::default();
+        wake.hint("unit pf9-kubelet.service".to_owned());
+        wake.forget_our_own();
+        assert_eq!(wake.take(), [""; 0]);
+        wake.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
+        wake.forget_our_own();
+        assert!(wake.settings_changed());
+        assert_eq!(wake.take(), ["settings changed meanwhile"]);
+        assert!(!wake.settings_changed());
     }
 }

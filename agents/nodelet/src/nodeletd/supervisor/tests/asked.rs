@@ -25,6 +25,66 @@ async fn a_paused_daemon_looks_and_touches_nothing() {
     .await;
 }
 
+/// A short one is not made a long one by the interval between two passes.
+#[tokio::test(start_paused = true)]
+async fn what_broke_during_a_pause_is_repaired_at_its_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let short = Request::Pause {
+            time: Duration::from_secs(15),
+            because: "a look".to_owned(),
+        };
+        outside.ask(short).await;
+        host.broken.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(14)).await;
+        assert_eq!(host.done(), [], "it holds");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(host.attempts().len(), 1, "{:?}", host.done());
+    })
+    .await;
+}
+
+/// What was decided by the old ones counts for nothing, and what came during a change is not forgotten with what the change itself did.
+#[tokio::test(start_paused = true)]
+async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_anything_else_is_done()
+{
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let seconds = Duration::from_secs;
+    *host.looks.lock().expect("nobody panicked") = seconds(10);
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(seconds(30)).await;
+        host.is_to_be(ServiceState::False);
+        tokio::time::sleep(seconds(5)).await;
+        // The pass that has read them is under way.
+        host.is_to_be(ServiceState::True);
+        tokio::time::sleep(seconds(300)).await;
+        assert_eq!(host.done(), [], "nobody wants it to be down");
+
+        *host.silent.lock().expect("nobody panicked") = seconds(20);
+        host.is_to_be(ServiceState::False);
+        tokio::time::sleep(seconds(25)).await;
+        assert_eq!(host.done().len(), 1, "it is being stopped");
+        host.is_to_be(ServiceState::True);
+        host.broken.store(true, Ordering::Relaxed);
+        tokio::time::sleep(seconds(30)).await;
+        assert_eq!(host.done().len(), 2, "{:?}", host.done());
+
+        // Somebody who writes all the time keeps no host from being repaired.
+        let before = host.done().len();
+        for _ in 0..600 {
+            host.is_to_be(ServiceState::True);
+            tokio::time::sleep(seconds(1)).await;
+        }
+        assert!(host.done().len() > before, "{:?}", host.done());
+    })
+    .await;
+}
+
 /// Whoever was told that it holds has begun to work on the host.
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {

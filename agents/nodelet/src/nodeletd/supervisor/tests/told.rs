@@ -152,8 +152,11 @@ async fn a_role_that_is_to_be_down_is_held_there() {
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     *host.wanted.lock().expect("nobody panicked") = ServiceState::False;
-    beside(&host, directory.path(), async |_| {
-        tokio::time::sleep(Duration::from_secs(570)).await;
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_eq!(view.doing, "watching", "the stop is over");
+        tokio::time::sleep(Duration::from_secs(565)).await;
         assert_eq!(host.done().len(), 1, "{:?}", host.done());
         host.runs.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(60)).await;
