@@ -2,7 +2,7 @@
 
 use behaviour::{Bringup, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner};
-use engine::facts::{Facts, Listener, Requirement, Swap};
+use engine::facts::{Disk, Facts, Listener, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
 use engine::resource::MaskedSecrets;
@@ -182,6 +182,21 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     }
     let told = problems(&full, true);
     assert!(!told.is_empty() && told[0].contains("free of"), "{told:?}");
+    // Somebody has put a file in the place of the backups: no clean would mend that.
+    let mut taken = bringup.facts.clone();
+    let backups = "/etc/pf9/etcd-backup";
+    let disk = taken.disks.first().expect("there is one").clone();
+    taken.disks.push(Disk {
+        path: backups.to_owned(),
+        mode: None,
+        taken_by: Some("a file".to_owned()),
+        ..disk
+    });
+    let told = problems(&taken, true);
+    assert_eq!(
+        told,
+        [format!("{backups} is no directory: a file stands there")]
+    );
 }
 
 /// A later role may want more than a host that stands has left.

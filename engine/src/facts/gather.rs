@@ -338,6 +338,12 @@ impl Asking<'_> {
             let mounted = filesystem_of(path, mount_table);
             let entry = patiently("look at the directory", self.host.entry(at)).await;
             let entry = entry.ok().flatten();
+            let taken_by = entry.as_ref().and_then(|entry| match entry.kind {
+                EntryKind::Directory => None,
+                EntryKind::File(_) => Some("a file"),
+                EntryKind::Symlink(_) => Some("a link"),
+                EntryKind::Other => Some("a device"),
+            });
             let directory = entry.filter(|entry| entry.kind == EntryKind::Directory);
             Some(Disk {
                 path: path.clone(),
@@ -347,6 +353,7 @@ impl Asking<'_> {
                 filesystem: mounted.map(|(kind, _)| kind),
                 mode: directory
                     .map(|directory| format!("{:04o}", directory.attributes.mode & 0o7777)),
+                taken_by: taken_by.map(str::to_owned),
             })
         });
         let mut disks: Vec<Disk> = join_all(disks).await.into_iter().flatten().collect();

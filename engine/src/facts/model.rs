@@ -255,6 +255,9 @@ pub struct Disk {
     /// Mode of the directory itself, in octal, where one stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// What stands at the path itself, where that is no directory: `a file`, `a link`, `a device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_by: Option<String>,
 }
 
 /// Control groups of the kernel.

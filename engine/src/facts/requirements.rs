@@ -131,6 +131,12 @@ pub(crate) fn lasting_directory(facts: &Facts, path: &str, wanted: u64) -> Verdi
             "mount it writable (`mount -o remount,rw`), or name another directory",
         );
     }
+    if let Some(what) = disk.taken_by.as_deref().filter(|_| disk.path == path) {
+        return Verdict::not_met(
+            format!("{path} is no directory: {what} stands there"),
+            "name another directory, or move away what stands there",
+        );
+    }
     let mode = disk.mode.as_deref().filter(|_| disk.path == path);
     let open = |mode: &&str| u32::from_str_radix(mode, 8).is_ok_and(|mode| mode & 0o077 != 0);
     if let Some(mode) = mode.filter(open) {

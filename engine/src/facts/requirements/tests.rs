@@ -105,6 +105,7 @@ fn disk(path: &str, gib: u64) -> Disk {
         filesystem: None,
         read_only: false,
         mode: None,
+        taken_by: None,
     }
 }
 
@@ -296,6 +297,16 @@ fn a_directory_where_things_last() {
         with(&|disk| disk.path = "/backups/etcd".to_owned()),
         "/backups/etcd is there, and others than root may look into it (mode 0755); \
          name another directory, or close this one with `chmod 0700 /backups/etcd`"
+    );
+    let taken = |disk: &mut Disk| disk.taken_by = Some("a link".to_owned());
+    assert_eq!(with(&taken), "met", "one above it may be a link");
+    assert_eq!(
+        with(&|disk| {
+            taken(disk);
+            disk.path = "/backups/etcd".to_owned();
+        }),
+        "/backups/etcd is no directory: a link stands there; \
+         name another directory, or move away what stands there"
     );
     assert!(with(&|disk| disk.free = 1).contains("needs 1 GiB"));
     unknown(

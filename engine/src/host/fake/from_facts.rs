@@ -11,10 +11,11 @@ use ipnet::IpNet;
 
 use super::gate::FakeHost;
 use super::processes::Program;
+use super::tree::{Node, NodeKind};
 use super::world::World;
 use crate::facts::kernel::IPVS;
 use crate::facts::{CgroupVersion, Facts};
-use crate::host::Space;
+use crate::host::{Attributes, Space};
 
 /// Kernel features of the facts, the module that brings each, and a file or word by which it shows.
 const FEATURES: [(&str, &str, &str, &str); 5] = [
@@ -236,6 +237,18 @@ impl World {
             let mode = disk.mode.as_deref();
             if let Some(mode) = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()) {
                 self.directory_with_mode(&disk.path, mode);
+            }
+            if let Some(what) = &disk.taken_by {
+                let node = Node {
+                    kind: match what.as_str() {
+                        "a file" => NodeKind::File(Vec::new()),
+                        "a link" => NodeKind::Symlink("/".to_owned()),
+                        _ => NodeKind::Other,
+                    },
+                    attributes: Attributes::root(0o644),
+                    modified: self.now(),
+                };
+                self.tree.plant(Path::new(&disk.path), node);
             }
             if let Some(kind) = &disk.filesystem {
                 let access = if disk.read_only { "ro" } else { "rw" };

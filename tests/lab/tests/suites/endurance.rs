@@ -176,6 +176,7 @@ fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
 /// They are wrong, though well written: told, and the host is held at the last good ones.
 fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
+    master.sh("touch /root/a-file; mkdir -m 0700 /root/backups; ln -s backups /root/a-link");
     for (key, value) in [
         ("ROLE", "worker"),
         ("USE_HOSTNAME", "false"),
@@ -185,6 +186,9 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
         ("ETCD_BACKUP_SCHEDULE", "0 0 31 2 *"),
         ("ETCD_BACKUP_SCHEDULE", "0 3 * *"),
         ("ETCD_BACKUP_DIR", "/run/backups"),
+        ("ETCD_BACKUP_DIR", "/root/a-file"),
+        ("ETCD_BACKUP_DIR", "/root/a-file/below"),
+        ("ETCD_BACKUP_DIR", "/root/a-link"),
         ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
     ] {
         master.configure(&[SCALED, &[(key, value)]].concat());
