@@ -171,6 +171,14 @@ pub const FAULTS: &[Fault] = &[
         ..NONE
     },
     Fault {
+        name: "jump-deleted",
+        about: "the kernel's chain for what arrives leads to kube-proxy's no more",
+        breaks: "iptables -w -t nat -S PREROUTING | grep -- '-j KUBE-SERVICES' | sed 's/^-A/-D/' | while read -r rule; do eval iptables -w -t nat \"$rule\"; done
+            ! iptables -w -t nat -S PREROUTING | grep -q KUBE-SERVICES",
+        whole: "iptables -w -t nat -S PREROUTING | grep -q -- '-j KUBE-SERVICES'",
+        ..NONE
+    },
+    Fault {
         name: "cni-deleted",
         about: "the pods' network configuration is deleted",
         breaks: "rm /etc/cni/net.d/*",

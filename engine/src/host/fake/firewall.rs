@@ -8,7 +8,7 @@ use super::world::World;
 use crate::host::{CommandOutput, CommandSpec};
 
 /// Chains that the kernel has by itself, in one table; the others' do not matter here.
-const BUILT_IN: [&str; 3] = ["INPUT", "FORWARD", "OUTPUT"];
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// Rules by chain, by table, by family (`iptables`, `ip6tables`).
 #[derive(Debug, Clone, Default)]
@@ -52,13 +52,13 @@ impl Firewall {
         text
     }
 
-    /// What `iptables --list-rules CHAIN NUMBER` says.
+    /// What `iptables --list-rules CHAIN` says, with a number at its end or without.
     fn rule(
         &self,
         family: &str,
         table: &str,
         chain: &str,
-        number: usize,
+        number: Option<usize>,
     ) -> Result<String, String> {
         let rules = self
             .rules
@@ -66,8 +66,11 @@ impl Firewall {
             .and_then(|chains| chains.get(chain))
             .ok_or_else(|| format!("no chain {chain}"))?;
         // As the program does, say nothing of a rule that is not there.
-        let rule = number.checked_sub(1).and_then(|at| rules.get(at));
-        Ok(rule.map_or_else(String::new, |rule| format!("-A {chain} {rule}\n")))
+        let asked = |at: usize| number.is_none_or(|number| number == at + 1);
+        let rules = rules.iter().enumerate().filter(|(at, _)| asked(*at));
+        Ok(rules
+            .map(|(_, rule)| format!("-A {chain} {rule}\n"))
+            .collect())
     }
 
     /// What `iptables-restore --noflush` does with `-D`, `-F` and `-X`.
@@ -139,12 +142,12 @@ impl World {
                     table,
                     "--list-rules",
                     chain,
-                    number,
+                    ref number @ ..,
                 ] = words[..]
                 else {
                     return output(Err(format!("not known here: {}", words.join(" "))));
                 };
-                let number = number.parse().unwrap_or(0);
+                let number = number.first().map(|number| number.parse().unwrap_or(0));
                 output(world.firewall.rule(family, table, chain, number))
             };
             self.program_does(family, Program::probe(show));

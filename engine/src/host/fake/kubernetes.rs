@@ -238,12 +238,20 @@ impl World {
         self.settle_certificates();
         if self.container_runs(&self.kubernetes.proxy_container) {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
-            self.firewall_rule("iptables", "nat", "OUTPUT", "-j KUBE-SERVICES");
+            for (table, chain, to) in [
+                ("nat", "PREROUTING", "KUBE-SERVICES"),
+                ("nat", "OUTPUT", "KUBE-SERVICES"),
+                ("filter", "FORWARD", "KUBE-FORWARD"),
+            ] {
+                self.firewall_rule("iptables", table, to, "-j RETURN");
+                self.firewall_rule("iptables", table, chain, &format!("-j {to}"));
+            }
             self.firewall_rule("ip6tables", "nat", "KUBE-SERVICES", "-j RETURN");
             self.balance_services();
         }
         if self.unit_active(&self.kubernetes.kubelet_unit) {
             self.firewall_rule("iptables", "nat", "KUBE-POSTROUTING", "-j MASQUERADE");
+            self.firewall_rule("iptables", "nat", "POSTROUTING", "-j KUBE-POSTROUTING");
         }
         if self.kubernetes.leaves_traces {
             self.leave_traces();

@@ -50,6 +50,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ("api-hung", "api-ready node-role kubernetes-ready drain"),
     ("proxy-removed", "kube-proxy kubernetes-ready drain"),
     ("rules-flushed", "kube-proxy kubernetes-ready drain"),
+    ("jump-deleted", "kube-proxy kubernetes-ready drain"),
     ("cni-deleted", "cni kubernetes-ready drain"),
     (
         "kubeconfig-truncated",
