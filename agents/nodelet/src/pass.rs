@@ -191,8 +191,8 @@ impl Pass {
         let bound = bound.as_ref();
         let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
-                let unusable = unusable(bound, &inputs, host).await?;
-                if unusable.is_empty() {
+                let obstacles = obstacles(bound, &inputs, host).await?;
+                if obstacles.is_empty() {
                     if let Err(error) = settled::keep(&settings) {
                         tracing::warn!("the settings are not kept for bad times: {error:#}");
                     }
@@ -200,10 +200,15 @@ impl Pass {
                 } else {
                     match last_good(args, host).await {
                         Ok((good, last)) => {
-                            let before = self::unusable(bound, &last, host).await?;
-                            match made_worse(unusable, &before) {
-                                worse if worse.is_empty() => (settings, inputs, worse),
-                                worse => (good, last, worse),
+                            let before = self::obstacles(bound, &last, host).await?;
+                            let worse = made_worse(obstacles, &before);
+                            let told: Vec<String> = worse
+                                .iter()
+                                .map(|one| one.at_its_place(&settings))
+                                .collect();
+                            match told.is_empty() {
+                                true => (settings, inputs, told),
+                                false => (good, last, told),
                             }
                         }
                         // Nothing better is known. Whatever would change the host says why it does not.
@@ -300,32 +305,58 @@ fn remember(seen: &Identity, health: &[PhaseHealth]) {
     }
 }
 
-/// What settings are at fault for: of what keeps a host from going on with them, that which did not keep it from going on before.
-fn made_worse(now: Vec<String>, before: &[String]) -> Vec<String> {
-    now.into_iter()
-        .filter(|why| !before.contains(why))
-        .collect()
+/// Why a host that stands cannot go on with settings. They are wrong settings, though well written, and must not keep the host from being
+/// held at what it was before them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Obstacle {
+    /// A sentence.
+    why: String,
+    /// Where the settings that it is about may be named, too.
+    about: String,
 }
 
-/// Why a host that stands cannot go on with these settings: each a sentence. They are wrong settings, though well written, and must
-/// not keep the host from being held at what it was before them.
-async fn unusable(
+impl Obstacle {
+    /// The sentence, after the place of the first setting that it is about and that stands in a file.
+    fn at_its_place(&self, settings: &KubeEnv) -> String {
+        let all = format!("{} {}", self.about, self.why);
+        let word = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let mut words = all.split(|c| !word(c));
+        match words.find_map(|name| settings.source_of(name)?.place()) {
+            Some(place) => format!("{place}: {}", self.why),
+            None => self.why.clone(),
+        }
+    }
+}
+
+/// What settings are at fault for: of what keeps a host from going on with them, that which did not keep it from going on before.
+fn made_worse(now: Vec<Obstacle>, before: &[Obstacle]) -> Vec<Obstacle> {
+    let mut now = now;
+    now.retain(|one| !before.iter().any(|other| other.why == one.why));
+    now
+}
+
+/// What keeps a host that stands from going on with these settings.
+async fn obstacles(
     bound: Option<&Identity>,
     inputs: &Inputs,
     host: &LiveHost,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Obstacle>> {
     let Some(stands) = bound else {
         return Ok(Vec::new());
     };
     if let Some(changed) = stands.changed_by(&inputs.identity) {
-        return Ok(vec![changed.to_string()]);
+        return Ok(vec![Obstacle {
+            why: changed.to_string(),
+            about: String::new(),
+        }]);
     }
     let unheard = Recording::default();
     let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
     let misfits = runner.misfits().await?;
-    let told = misfits
-        .into_iter()
-        .map(|one| format!("{}: {}", one.problem, one.remedy));
+    let told = misfits.into_iter().map(|one| Obstacle {
+        why: format!("{}: {}", one.problem, one.remedy),
+        about: one.requirement,
+    });
     Ok(told.collect())
 }
 
@@ -333,9 +364,17 @@ async fn unusable(
 mod tests {
     use super::*;
 
+    fn obstacle(why: &str, about: &str) -> Obstacle {
+        Obstacle {
+            why: why.to_owned(),
+            about: about.to_owned(),
+        }
+    }
+
     #[test]
     fn settings_are_at_fault_for_nothing_that_was_so_before_them() {
-        let all = |list: &[&str]| list.iter().map(|&one| one.to_owned()).collect::<Vec<_>>();
+        let all =
+            |list: &[&str]| -> Vec<Obstacle> { list.iter().map(|why| obstacle(why, "")).collect() };
         let (payload, interface) = ("pause.tar is empty", "there is no eth9");
         for (now, before, worse) in [
             (&[][..], &[][..], &[][..]),
@@ -345,6 +384,32 @@ mod tests {
             (&[payload], &[interface], &[payload]),
         ] {
             assert_eq!(made_worse(all(now), &all(before)), all(worse), "{now:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_has_written_them_is_told_where() {
+        let files = [
+            (
+                "/c/a.yaml",
+                "ROLE: worker\nCLUSTER_ID: 11111111-2222-3333-4444-555555555555\nMASTER_IP: 192.0.2.1\n",
+            ),
+            ("/c/b.yaml", "\nETCD_BACKUP_DIR: /root/afile\n"),
+        ];
+        let files = files.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
+        let settings = KubeEnv::resolve(files.to_vec()).expect("they are good");
+        for (why, about, told) in [
+            (
+                "/root/afile is no directory",
+                "backups have a place that lasts (ETCD_BACKUP_DIR)",
+                "/c/b.yaml:2",
+            ),
+            ("use ROLE=worker on this host", "", "/c/a.yaml:1"),
+            ("pause.tar is empty", "the payload is complete", ""),
+        ] {
+            let said = obstacle(why, about).at_its_place(&settings);
+            assert!(said.starts_with(told) && said.ends_with(why), "{said}");
+            assert_eq!(told.is_empty(), said == why, "{said}");
         }
     }
 }

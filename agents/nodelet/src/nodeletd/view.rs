@@ -118,7 +118,10 @@ impl Now<'_> {
         };
         let known = |name: &str, wrong: &str| DaemonCondition::new(name, wrong.to_owned());
         vec![
-            told("SettingsValid", &|pass| pass.settings_problems.join("; ")),
+            told("SettingsValid", &|pass| match &pass.settings_problems[..] {
+                [] => String::new(),
+                problems => format!("{}; the last good ones are in force", problems.join("; ")),
+            }),
             told("SettingsAllowed", &|pass| {
                 pass.refused.clone().unwrap_or_default()
             }),
