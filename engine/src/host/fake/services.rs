@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::gate::FakeHost;
 use super::world::World;
-use crate::host::{HostError, HostResult, Services, UnitState};
+use crate::host::{EntryKind, HostError, HostResult, Services, UnitState};
 
 /// What the trait promises for verbs.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -204,7 +204,20 @@ impl World {
         }
     }
 
+    /// Whether somebody has seen to it that it cannot be started (`systemctl mask`).
+    fn is_masked(&self, name: &str) -> bool {
+        let mut stands = DIRECTORIES
+            .iter()
+            .filter_map(|directory| self.tree.entry(&Path::new(directory).join(name)));
+        let first = stands.next().map(|entry| entry.kind);
+        first == Some(EntryKind::Symlink("/dev/null".to_owned()))
+    }
+
     pub(crate) fn start_unit(&mut self, name: &str) -> HostResult<()> {
+        if self.is_masked(name) {
+            let why = format!("Unit {name} is masked.");
+            return Err(HostError::service(format!("start {name}"), why));
+        }
         let text = self.loaded_text("start", name)?;
         if self.unit_active(name) {
             return Ok(());

@@ -267,3 +267,19 @@ async fn a_docker_that_does_not_run_is_known_from_its_disk() {
     })
     .await;
 }
+
+/// It is there to be seen that nobody can start it.
+#[tokio::test]
+async fn a_masked_unit_does_not_start_here_either() {
+    let lower = FakeHost::new().with_unit("docker.service", "[Service]\n");
+    let mask = path("/etc/systemd/system/docker.service");
+    lower.remove(mask).await.unwrap();
+    lower.meddle(|world| world.file("/lib/systemd/system/docker.service", "[Service]\n"));
+    lower.symlink(mask, "/dev/null").await.unwrap();
+    lower.clear_journal();
+    above(lower, async |host| {
+        let error = host.start_unit("docker.service").await.unwrap_err();
+        assert!(format!("{error:?}").contains("is masked"), "{error:?}");
+    })
+    .await;
+}
