@@ -17,7 +17,7 @@ use super::interests::Interests;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
 use super::parse;
-use crate::host::{CommandSpec, EntryKind, Host, HostError, HostResult};
+use crate::host::{CommandSpec, Entry, EntryKind, Host, HostError, HostResult};
 
 /// Bound for the files of /proc and the like; socket tables and module lists are the large ones.
 const SYSTEM_FILE: u64 = 8 << 20;
@@ -337,14 +337,9 @@ impl Asking<'_> {
             let space = self.answer(path, space).await?;
             let mounted = filesystem_of(path, mount_table);
             let entry = patiently("look at the directory", self.host.entry(at)).await;
-            let entry = entry.ok().flatten();
-            let taken_by = entry.as_ref().and_then(|entry| match entry.kind {
-                EntryKind::Directory => None,
-                EntryKind::File(_) => Some("a file"),
-                EntryKind::Symlink(_) => Some("a link"),
-                EntryKind::Other => Some("a device"),
-            });
-            let directory = entry.filter(|entry| entry.kind == EntryKind::Directory);
+            let taken_by = self.taken_by(at, &entry).await;
+            let directory = entry.ok().flatten();
+            let directory = directory.filter(|entry| entry.kind == EntryKind::Directory);
             Some(Disk {
                 path: path.clone(),
                 free: space.free,
@@ -353,12 +348,37 @@ impl Asking<'_> {
                 filesystem: mounted.map(|(kind, _)| kind),
                 mode: directory
                     .map(|directory| format!("{:04o}", directory.attributes.mode & 0o7777)),
-                taken_by: taken_by.map(str::to_owned),
+                taken_by,
             })
         });
         let mut disks: Vec<Disk> = join_all(disks).await.into_iter().flatten().collect();
         disks.sort();
         disks
+    }
+
+    /// What stands at a path that is to be a directory, or above it, and is none: `a file`, `a file (/where/it/is)`. A link above it may
+    /// lead to one.
+    async fn taken_by(&self, path: &Path, entry: &HostResult<Option<Entry>>) -> Option<String> {
+        let kind_of = |entry: &HostResult<Option<Entry>>| match entry {
+            Ok(entry) => entry.as_ref().map(|entry| entry.kind.clone()),
+            Err(_) => None,
+        };
+        match kind_of(entry) {
+            Some(EntryKind::Directory) => return None,
+            Some(kind) => return Some(name_of(&kind).to_owned()),
+            None => {}
+        }
+        for above in path.ancestors().skip(1) {
+            let entry = patiently("look above the directory", self.host.entry(above)).await;
+            match kind_of(&entry) {
+                Some(EntryKind::Directory | EntryKind::Symlink(_)) => return None,
+                Some(kind) => return Some(format!("{} ({})", name_of(&kind), above.display())),
+                // Nobody waits for one after the other on a disk that hangs.
+                None if matches!(entry, Err(HostError::Deadline { .. })) => return None,
+                None => {}
+            }
+        }
+        None
     }
 
     async fn units(&self, names: &[String]) -> BTreeMap<String, UnitFacts> {
@@ -433,6 +453,15 @@ impl Asking<'_> {
 }
 
 /// An answer of the container engine, or of a file system, whose silence is one: nothing is known of it.
+fn name_of(kind: &EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Directory => "a directory",
+        EntryKind::File(_) => "a file",
+        EntryKind::Symlink(_) => "a link",
+        EntryKind::Other => "a device",
+    }
+}
+
 async fn patiently<T>(
     action: &str,
     question: impl Future<Output = HostResult<T>>,
@@ -466,6 +495,7 @@ fn global_address(link: &LinkFacts) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Files as _;
     use crate::host::fake::{FakeHost, FaultPlan};
 
     #[tokio::test(start_paused = true)]
@@ -481,6 +511,30 @@ mod tests {
                 _ => assert_eq!(told.expect("its room is known").mode, None),
             }
             assert!(facts.links.is_some(), "{question}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_keeps_a_path_from_being_a_directory_is_told() {
+        let host = FakeHost::new()
+            .with_file("/srv/file", "x")
+            .with_directory("/srv/there");
+        host.symlink(Path::new("/srv/link"), "/srv/there")
+            .await
+            .unwrap();
+        let paths = [
+            ("/srv/there", None),
+            ("/srv/none/yet", None),
+            ("/srv/link/below", None),
+            ("/srv/link", Some("a link")),
+            ("/srv/file", Some("a file")),
+            ("/srv/file/below/it", Some("a file (/srv/file)")),
+        ];
+        let interests = Interests::default().and_disks(paths.map(|(path, _)| path.to_owned()));
+        let facts = gather_with(&host, &interests).await.unwrap();
+        for (path, taken_by) in paths {
+            let disk = facts.disks.iter().find(|disk| disk.path == path);
+            assert_eq!(disk.expect(path).taken_by.as_deref(), taken_by, "{path}");
         }
     }
 

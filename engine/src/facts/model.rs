@@ -255,7 +255,7 @@ pub struct Disk {
     /// Mode of the directory itself, in octal, where one stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// What stands at the path itself, where that is no directory: `a file`, `a link`, `a device`.
+    /// What stands at the path itself and is no directory, `a file`, or above it, `a file (/where/it/is)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_by: Option<String>,
 }
