@@ -4,7 +4,7 @@
 //! behind by the steps that each phase had written down before its first effect. Phases go in reverse; errors are
 //! collected, and none keeps the rest from being tried.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -186,7 +186,9 @@ impl Clean<'_> {
             self.containers_left = true;
             self.fail(None, "container engine", &error);
         }
-        self.throwaways().await;
+        for (thing, error) in throwaway::remove_all(self.host).await {
+            self.fail(None, &thing, &error);
+        }
         if work.brought_engine() {
             self.look_for_strangers().await;
         }
@@ -203,25 +205,6 @@ impl Clean<'_> {
             }
             if !self.stays(&live.undo) {
                 self.undo(None, &live).await;
-            }
-        }
-    }
-
-    /// Removes containers that are ours and in no ledger, because they were to be gone in a moment: a proof of a backup that was cut leaves
-    /// one. Nobody is at one now, for who is holds the lock that a clean has.
-    async fn throwaways(&mut self) {
-        if self.host.container_engine().await.is_err() {
-            return;
-        }
-        let (label, value) = throwaway::LABEL;
-        let labelled = BTreeMap::from([(label.to_owned(), value.to_owned())]);
-        let ours = match self.host.containers(&labelled).await {
-            Ok(ours) => ours,
-            Err(error) => return self.fail(None, "throw-away containers", &error.into()),
-        };
-        for one in ours.iter().filter(|one| throwaway::is_throwaway(one)) {
-            if let Err(error) = self.host.remove_container(&one.name).await {
-                self.fail(None, &format!("container {}", one.name), &error.into());
             }
         }
     }
