@@ -43,16 +43,11 @@ impl<H: Hands> Supervisor<H> {
         self.listen(pass);
         self.streaks = Streaks::of(&pass.health);
         let now = unix_now();
-        let status = &mut self.status;
         if !pass.failed.is_empty() {
-            "false".clone_into(&mut status.pf9_kube_service_state);
             // Nor is it so before an attempt, or where none may be made.
-            if status.pf9_kube_node_state == NodeState::Ok
-                && pass.desired.service_state != ServiceState::False
-            {
-                status.pf9_kube_node_state = NodeState::Converging;
-            }
+            self.is_not_up();
         }
+        let status = &mut self.status;
         status.status_check_timestamp = now;
         status.all_tasks = phases(pass, |_| true);
         status.all_status_checks = phases(pass, |phase| !phase.conditions.is_empty());
@@ -63,6 +58,16 @@ impl<H: Hands> Supervisor<H> {
             status.last_failed_status_time = now;
         }
         status.forget_old_failure();
+    }
+
+    /// Nobody may say of it that it is up, nor, unless it is to be down, that it is as it should be.
+    fn is_not_up(&mut self) {
+        "false".clone_into(&mut self.status.pf9_kube_service_state);
+        if self.status.pf9_kube_node_state == NodeState::Ok
+            && self.desired.service_state != ServiceState::False
+        {
+            self.status.pf9_kube_node_state = NodeState::Converging;
+        }
     }
 
     /// Nothing fails: what was counted is forgotten.
@@ -121,12 +126,7 @@ impl<H: Hands> Supervisor<H> {
         tracing::error!("{error}");
         if self.blind >= BLIND {
             // Whoever reads the file must not go on believing that all is well.
-            "false".clone_into(&mut self.status.pf9_kube_service_state);
-            if self.status.pf9_kube_node_state == NodeState::Ok
-                && self.desired.service_state != ServiceState::False
-            {
-                self.status.pf9_kube_node_state = NodeState::Converging;
-            }
+            self.is_not_up();
             "a status pass".clone_into(&mut self.status.last_failed_status_check);
             self.status.last_failed_status_time = unix_now();
             self.write_status();
