@@ -1,9 +1,9 @@
 //! A clean on a fake host, from the ledger alone: after it the host is as it was before the role came.
 
-use behaviour::{Bringup, Scripts, block_on, somebody_elses};
+use behaviour::{Bringup, Run, Scripts, block_on, somebody_elses};
 use engine::exec::{Event, Outcome};
 use engine::host::fake::{FakeHost, FaultPlan};
-use engine::host::{Containers as _, Files as _};
+use engine::host::{Containers as _, Files as _, Services as _};
 use engine::ledger::{Cause, Why};
 use engine::plan::Probe;
 use engine::report;
@@ -42,6 +42,11 @@ fn lived_in(bringup: &Bringup) -> FakeHost {
 /// The proof of a backup was cut, by a power cut say, and its container stayed: no ledger knows of it.
 #[test]
 fn what_was_to_be_gone_in_a_moment_goes() {
+    goes_with(Outcome::Cleaned, |_, host| Bringup::clean(host, true));
+    goes_with(Outcome::Stopped, Bringup::stop);
+}
+
+fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
     let bringup = bringup("cp-1");
     let host = lived_in(&bringup);
     let applied = bringup.apply(&host);
@@ -55,8 +60,11 @@ fn what_was_to_be_gone_in_a_moment_goes() {
     }
     let copy = "/var/opt/pf9/nodelet/etcd-proof/data/member/snap/db";
     host.meddle(|world| world.file_with_mode(copy, "all the cluster's secrets", 0o600));
-    let clean = Bringup::clean(&host, true);
-    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    let ended = end(&bringup, &host);
+    assert_eq!(ended.outcome, outcome, "{}", ended.text());
+    if outcome == Outcome::Stopped {
+        block_on(host.start_unit("docker.service")).expect("somebody starts it");
+    }
     let state = |name| block_on(host.container(name)).expect("docker answers");
     assert!(state("pf9-etcd-proof").is_none());
     assert!(state("theirs").is_some());

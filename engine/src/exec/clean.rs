@@ -418,15 +418,11 @@ impl Clean<'_> {
         }
     }
 
-    /// What the engine remembers of a host that is its own again, whose next bring-up begins with the preconditions; and what an agent
-    /// that was killed has left of a moment's work.
+    /// What the engine remembers of a host that is its own again, whose next bring-up begins with the preconditions.
     async fn forget(&self) -> ResourceResult<()> {
         let state = Path::new(STATE);
         self.host.remove_tree(&state.join("services")).await?;
         self.host.remove(&state.join("preflight.json")).await?;
-        self.host
-            .remove_tree(Path::new(throwaway::DIRECTORY))
-            .await?;
         Ok(())
     }
 

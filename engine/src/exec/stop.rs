@@ -8,6 +8,7 @@ use super::advice::chain;
 use super::event::{Event, Outcome, Verb};
 use super::session::Session;
 use super::step::{Done, millis};
+use super::throwaway;
 use super::{Mode, Runner};
 use crate::ledger::Ledger;
 use crate::plan::{PhaseName, PlannedPhase, PlannedStep};
@@ -276,14 +277,21 @@ impl Runner<'_> {
         let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
         if lanes == Lanes::Run
             && let Some(step) = of_containers.find(|step| is_about_containers(step))
-            && let Err(error) = engine::wake_for_survivors(self.host).await
         {
-            failed = true;
-            self.events.emit(Event::StopFailed {
-                phase: phase.name.clone(),
-                step: step.id.clone(),
-                error: chain(&error).join(": "),
-            });
+            let woken = engine::wake_for_survivors(self.host).await;
+            let problems = woken.err().map(|error| chain(&error).join(": "));
+            let left = throwaway::remove_all(self.host).await;
+            let left = left
+                .iter()
+                .map(|(thing, error)| format!("{thing}: {}", chain(error).join(": ")));
+            for error in problems.into_iter().chain(left) {
+                failed = true;
+                self.events.emit(Event::StopFailed {
+                    phase: phase.name.clone(),
+                    step: step.id.clone(),
+                    error,
+                });
+            }
         }
         let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
         for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
