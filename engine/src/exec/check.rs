@@ -44,7 +44,8 @@ pub struct Condition {
     /// It is for people to know: nothing is restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warns: bool,
-    /// How often in a row it has not held, of one that may fail more than once before its phase does; 0 of all others.
+    /// How often in a row it has not held, of one that may fail more than once before its phase does, or that may still come by itself
+    /// after a boot; 0 of all others.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_in_a_row: u32,
 }
@@ -138,6 +139,12 @@ fn unknown(check: &PlannedCheck, reason: String) -> Condition {
         warns: check.warns,
         failed_in_a_row: 0,
     }
+}
+
+/// Takes a failure for not known, and for no end of a row either.
+fn put_off(condition: &mut Condition) {
+    condition.status = Status::Unknown;
+    condition.failed_in_a_row = condition.failed_in_a_row.max(1);
 }
 
 /// What a look says of a check.
@@ -307,7 +314,7 @@ impl Runner<'_> {
         }
         for condition in health.iter_mut().flat_map(|phase| &mut phase.conditions) {
             if condition.status == Status::False {
-                condition.status = Status::Unknown;
+                put_off(condition);
                 condition.reason += "; units were being started meanwhile, so the next look counts";
             }
         }
@@ -428,7 +435,7 @@ impl Runner<'_> {
         // At boot all starts at once and by itself, and has as long for that as after a start of ours.
         let up = self.host.up();
         if condition.status == Status::False && up < check.timeout {
-            condition.status = Status::Unknown;
+            put_off(&mut condition);
             condition.reason += &format!(
                 "; the host has been up for {} s, and this may take {}",
                 up.as_secs(),
