@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) stopped: bool,
     /// In which run of the host that was: after a boot units and pods start by themselves.
     pub(super) stopped_in: String,
+    /// In which run of the host it was last seen up: after a boot nobody can say that it still is.
+    pub(super) up_in: String,
     /// Until when nobody is to touch the host, seconds since 1970.
     pub(super) paused_until: Option<i64>,
     /// Why.
@@ -58,6 +60,16 @@ impl State {
     pub(super) fn has_stopped(&mut self) {
         self.stopped = true;
         self.stopped_in = boot();
+    }
+
+    /// Whether the role has been seen up since the host came up.
+    pub(super) fn was_up(&self) -> bool {
+        self.up_in == boot()
+    }
+
+    /// Notes that the role is up.
+    pub(super) fn is_up(&mut self) {
+        self.up_in = boot();
     }
 
     pub(super) fn read(path: &Path) -> Self {

@@ -143,7 +143,7 @@ impl<H: Hands> Supervisor<H> {
         let mut status = memory.status.read();
         // Others write that file; what is counted is in ours.
         status.pf9_kube_start_attempt = state.attempts.count();
-        let supervisor = Self {
+        let mut supervisor = Self {
             hands: Arc::new(hands),
             memory,
             shutdown,
@@ -178,6 +178,10 @@ impl<H: Hands> Supervisor<H> {
             counters: Counters::default(),
             hints: Vec::new(),
         };
+        if !supervisor.state.was_up() {
+            // What was written before a boot says nothing of what came back.
+            supervisor.is_not_up();
+        }
         (supervisor, outside)
     }
 

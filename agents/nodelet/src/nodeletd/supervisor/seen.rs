@@ -61,7 +61,7 @@ impl<H: Hands> Supervisor<H> {
     }
 
     /// Nobody may say of it that it is up, nor, unless it is to be down, that it is as it should be.
-    fn is_not_up(&mut self) {
+    pub(super) fn is_not_up(&mut self) {
         "false".clone_into(&mut self.status.pf9_kube_service_state);
         if self.status.pf9_kube_node_state == NodeState::Ok
             && self.desired.service_state != ServiceState::False
@@ -78,6 +78,7 @@ impl<H: Hands> Supervisor<H> {
         }
         let known = pass.health.iter().all(PhaseHealth::works);
         let counted = self.state.attempts.clone();
+        let was_up = self.state.was_up();
         // What is merely not known is no failure, so attempts from here on are not in a row with those before; one that has failed, but not
         // often enough yet, is none of these.
         if self.streaks.is_empty() {
@@ -89,6 +90,7 @@ impl<H: Hands> Supervisor<H> {
                 tracing::info!("well again after attempt {}", counted.count());
             }
             self.state.attempts.forget();
+            self.state.is_up();
             // Why nothing is taken back holds until it is.
             if !pass.health.iter().any(PhaseHealth::has_left_over) {
                 self.unfit.clear();
@@ -101,7 +103,7 @@ impl<H: Hands> Supervisor<H> {
             self.status.pf9_cluster_role.clone_from(&pass.desired.node);
             self.status.last_failed_task.clear();
         }
-        if self.state.attempts != counted {
+        if self.state.attempts != counted || self.state.was_up() != was_up {
             self.remember();
         }
     }

@@ -73,6 +73,47 @@ async fn the_status_file_shows_what_the_daemon_has_counted() {
     .await;
 }
 
+/// After a power cut, say, the file goes on saying what was so before.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let state = path.join("nodeletd.json");
+    let host = Broken::new();
+    let says = || {
+        let status = kept(path);
+        (status.pf9_kube_service_state, status.pf9_kube_node_state)
+    };
+    let up = || ("true".to_owned(), NodeState::Ok);
+    beside(&host, path, async |_| attempts(&host, 3).await).await;
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, path, async |_| {
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        assert_eq!(says(), up());
+    })
+    .await;
+    // It does not answer yet, which the daemon's own restart explains as little as that it is down.
+    host.streak.store(1, Ordering::Relaxed);
+    beside(&host, path, async |_| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(says(), up(), "only the daemon was restarted");
+    })
+    .await;
+    let mut before = State::read(&state);
+    assert!(before.was_up());
+    before.up_in = "the boot before".to_owned();
+    before.write(&state).expect("it is written");
+    beside(&host, path, async |_| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(says(), ("false".to_owned(), NodeState::Converging));
+        host.streak.store(0, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(says(), up());
+    })
+    .await;
+    assert!(State::read(&state).was_up());
+}
+
 /// Whoever reads the file would go on believing what it said last.
 #[tokio::test(start_paused = true)]
 async fn a_status_file_that_cannot_be_written_is_told() {
