@@ -27,6 +27,9 @@ pub(crate) struct Runs {
     pub(crate) given_way: u32,
     /// Why the last one failed; empty if it did not.
     pub(crate) reason: String,
+    /// The same of the one before, while one is under way.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    before: String,
 }
 
 impl Runs {
@@ -34,7 +37,7 @@ impl Runs {
     pub(super) fn begin(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_add(1);
-        "it did not come to its end".clone_into(&mut self.reason);
+        self.before = std::mem::replace(&mut self.reason, "it did not come to its end".to_owned());
     }
 
     /// It did what it was for.
@@ -50,14 +53,15 @@ impl Runs {
         self.last = Some(now.timestamp());
         self.given_way = 0;
         self.reason = reason;
+        self.before.clear();
     }
 
-    /// It gave way to somebody, and that is no failure.
+    /// It gave way to somebody, and that is no failure: what was so before it is so again.
     pub(super) fn gave_way(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_sub(1);
         self.given_way = self.given_way.saturating_add(1);
-        self.reason.clear();
+        self.reason = std::mem::take(&mut self.before);
     }
 }
 
@@ -161,8 +165,13 @@ mod tests {
         let mut runs = good("10T03:00");
         runs.begin(at("11T03:00"));
         runs.gave_way(at("11T03:00"));
-        assert_eq!(runs.failures, 0);
+        assert_eq!((runs.failures, runs.reason.as_str()), (0, ""));
         assert_eq!(next(&runs, "11T03:01"), "now");
+        runs.begin(at("11T03:01"));
+        runs.failed(at("11T03:01"), "no room".to_owned());
+        runs.begin(at("11T03:02"));
+        runs.gave_way(at("11T03:02"));
+        assert_eq!((runs.failures, runs.reason.as_str()), (1, "no room"));
     }
 
     #[test]
