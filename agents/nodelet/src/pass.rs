@@ -193,9 +193,7 @@ impl Pass {
             Ok((settings, inputs)) => {
                 let obstacles = obstacles(bound, &inputs, host).await?;
                 if obstacles.is_empty() {
-                    if let Err(error) = settled::keep(&settings) {
-                        tracing::warn!("the settings are not kept for bad times: {error:#}");
-                    }
+                    keep(&settings);
                     (settings, inputs, Vec::new())
                 } else {
                     match last_good(args, host).await {
@@ -206,9 +204,12 @@ impl Pass {
                                 .iter()
                                 .map(|one| one.at_its_place(&settings))
                                 .collect();
-                            match told.is_empty() {
-                                true => (settings, inputs, told),
-                                false => (good, last, told),
+                            if told.is_empty() {
+                                // They are in force, and what is in their way stood there before them.
+                                keep(&settings);
+                                (settings, inputs, told)
+                            } else {
+                                (good, last, told)
                             }
                         }
                         // Nothing better is known. Whatever would change the host says why it does not.
@@ -294,6 +295,13 @@ async fn lacks_backup(settings: &KubeEnv) -> bool {
             && etcd::stored(&backups.directory).is_ok_and(|stored| !stored.iter().any(proven))
     });
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
+}
+
+/// Settings that are in force are what a host goes on with when they are spoilt.
+fn keep(settings: &KubeEnv) {
+    if let Err(error) = settled::keep(settings) {
+        tracing::warn!("the settings are not kept for bad times: {error:#}");
+    }
 }
 
 /// Writes down anew what was lost of what the host stands with. Right after it was seen to stand: somebody may be taking it off.
