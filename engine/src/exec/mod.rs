@@ -13,6 +13,7 @@ mod check;
 mod clean;
 mod event;
 mod fidelity;
+mod in_vain;
 mod lasting;
 mod leftovers;
 mod missing;

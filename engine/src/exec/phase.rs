@@ -117,6 +117,8 @@ impl Runner<'_> {
                     let ways_back = ways_back.into_inner().unwrap_or_default();
                     self.roll_back(phase, session, &undos, &ways_back, noted.err())
                         .await;
+                    let waited = self.host.elapsed().saturating_sub(started);
+                    self.end_what_kept_waiting(phase, waited).await;
                 }
             }
         }

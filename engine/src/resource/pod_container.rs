@@ -18,7 +18,7 @@ const POD_NAME: &str = "io.kubernetes.pod.name";
 /// Label with the container's name in its pod.
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 /// What it is given to end.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// A container of a pod. Where it does not run there is nothing to do: kubelet starts it, or says why not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,193 @@
+//! A pod that a phase has waited for in vain: its containers are ended, and kubelet starts others before the next attempt.
+//!
+//! kubelet's own probes end a container that hangs, and much sooner. It may have lost sight of one, though: a kubelet that starts while its
+//! own API server hangs does not probe it, and no phase would end what kubelet runs.
+
+use std::time::Duration;
+
+use super::Runner;
+use super::advice::chain;
+use super::event::Event;
+use crate::plan::{PlannedPhase, Probe};
+use crate::resource::pod_container::{GRACE, is_of_pod, of_pods};
+
+/// Longer than kubelet's probes take on a slow host.
+const LONG: Duration = Duration::from_secs(4 * 60);
+
+impl Runner<'_> {
+    /// Ends the containers of the pods that a failed phase is about, if it has `waited` for long and they have run all that time.
+    pub(super) async fn end_what_kept_waiting(&self, phase: &PlannedPhase, waited: Duration) {
+        if waited < LONG {
+            return;
+        }
+        let pods = phase.checks.iter().filter_map(|check| match &check.probe {
+            Probe::PodRunning { pod, containers } => Some((pod, containers)),
+            _ => None,
+        });
+        let pods: Vec<_> = pods.collect();
+        if pods.is_empty() {
+            return;
+        }
+        let all = match self.host.containers(&of_pods()).await {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!("could not {}", chain(&error).join(": "));
+                return;
+            }
+        };
+        let now = self.host.now();
+        let old = all.iter().filter(|container| {
+            let age = container
+                .started_at
+                .and_then(|since| now.duration_since(since).ok());
+            container.running && age.is_some_and(|age| age >= waited)
+        });
+        let theirs = old.filter(|container| {
+            pods.iter().any(|(pod, names)| {
+                names
+                    .iter()
+                    .any(|container_name| is_of_pod(container, pod, container_name))
+            })
+        });
+        for container in theirs {
+            match self.host.stop_container(&container.name, GRACE).await {
+                Ok(()) => self.events.emit(Event::ThingRestarted {
+                    phase: phase.name.clone(),
+                    thing: format!("container {}", container.name),
+                    reason: format!(
+                        "the phase waited {} in vain; kubelet starts another",
+                        humantime::format_duration(Duration::from_secs(waited.as_secs()))
+                    ),
+                }),
+                Err(error) => tracing::warn!("could not {}", chain(&error).join(": ")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::exec::{Outcome, Recording};
+    use crate::facts::Facts;
+    use crate::host::fake::FakeHost;
+    use crate::host::{Clock as _, ContainerConfig, Containers as _, RestartPolicy};
+    use crate::plan::{Plan, PlannedCheck, Span};
+    use crate::resource::NoSecrets;
+
+    fn check(name: &str, probe: Probe, timeout: Duration) -> PlannedCheck {
+        PlannedCheck {
+            name: name.to_owned(),
+            span: Span::file("phases/api-ready.rhai"),
+            probe,
+            every: Duration::from_secs(1),
+            timeout,
+            failures: 1,
+            warns: false,
+        }
+    }
+
+    /// A phase that waits so long for an API server that never answers.
+    fn plan(timeout: Duration) -> Plan {
+        let phase = PlannedPhase {
+            checks: vec![
+                check(
+                    "the API server is ready",
+                    Probe::FileExists("/never".into()),
+                    timeout,
+                ),
+                check(
+                    "the pod runs",
+                    Probe::PodRunning {
+                        pod: "k8s-master".to_owned(),
+                        containers: vec!["kube-apiserver".to_owned()],
+                    },
+                    timeout,
+                ),
+            ],
+            ..PlannedPhase::bare("api-ready".parse().expect("a name"))
+        };
+        Plan {
+            version: crate::plan::VERSION,
+            role: "r 1".to_owned(),
+            host: "cp-1".to_owned(),
+            node: "master".to_owned(),
+            payload: Vec::new(),
+            phases: vec![phase],
+        }
+    }
+
+    async fn run(host: &FakeHost, pod: &str, container: &str) -> String {
+        let labels = [
+            ("io.kubernetes.pod.name", format!("{pod}-cp-1")),
+            ("io.kubernetes.container.name", container.to_owned()),
+        ];
+        let config = ContainerConfig {
+            name: format!("k8s_{container}_{pod}"),
+            image: "image:1".to_owned(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            mounts: Vec::new(),
+            host_network: true,
+            host_pid: false,
+            privileged: false,
+            capabilities: Vec::new(),
+            user: String::new(),
+            restart: RestartPolicy::No,
+            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+        };
+        host.create_container(&config).await.expect("it is made");
+        host.start_container(&config.name).await.expect("it starts");
+        config.name
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_hangs_is_ended_by_the_phase_that_waited_for_it() {
+        let minutes = |count: u64| Duration::from_secs(count * 60);
+        // How long it ran before, how long the phase waits, and whether it is ended.
+        for (before, waits, ended) in [
+            (minutes(60), minutes(5), true),
+            (minutes(60), minutes(2), false),
+        ] {
+            let host = FakeHost::new().with_docker().with_image("image:1");
+            let api = run(&host, "k8s-master", "kube-apiserver").await;
+            let other = run(&host, "coredns", "kube-apiserver").await;
+            host.meddle(|world| world.advance(before));
+            let (plan, facts, heard) = (
+                plan(waits),
+                Facts::nothing_about("cp-1"),
+                Recording::default(),
+            );
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+            let outcome = runner.apply().await.expect("it can be written down");
+            assert_eq!(outcome, Outcome::Failed);
+            let runs = |name: &str| host.look(|world| world.container_runs(name));
+            assert_eq!(runs(&api), !ended, "after {waits:?}");
+            assert!(runs(&other));
+            let told = heard.events().into_iter().any(|event| {
+                matches!(event, Event::ThingRestarted { thing, .. } if thing.ends_with(&api))
+            });
+            assert_eq!(told, ended);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_was_started_meanwhile_has_its_time() {
+        let host = FakeHost::new().with_docker().with_image("image:1");
+        let api = run(&host, "k8s-master", "kube-apiserver").await;
+        let plan = plan(Duration::from_secs(300));
+        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+        host.meddle(|world| world.advance(Duration::from_secs(3600)));
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let restarted = async {
+            host.pause(Duration::from_secs(100)).await;
+            host.stop_container(&api, GRACE).await.expect("it ends");
+            host.start_container(&api).await.expect("it starts");
+        };
+        let (outcome, ()) = tokio::join!(runner.apply(), restarted);
+        assert_eq!(outcome.expect("it can be written down"), Outcome::Failed);
+        assert!(host.look(|world| world.container_runs(&api)));
+    }
+}
