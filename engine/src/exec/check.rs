@@ -44,10 +44,12 @@ pub struct Condition {
     /// It is for people to know: nothing is restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warns: bool,
-    /// How often in a row it has not held, of one that may fail more than once before its phase does, or that may still come by itself
-    /// after a boot; 0 of all others.
+    /// How often in a row it has not held, of one that may fail more than once before its phase does; 0 of all others.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_in_a_row: u32,
+    /// It does not hold, and is not known for this alone: that may still come by itself, after a boot for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_off: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
@@ -70,6 +72,13 @@ pub struct PhaseHealth {
 pub const LEFT_OVER: &str = "nothing stands that the plan does not have";
 
 impl PhaseHealth {
+    /// Whether something of it that a repair would be made for does not hold and was left to the next look.
+    #[must_use]
+    pub fn was_put_off(&self) -> bool {
+        let mut its = self.conditions.iter();
+        its.any(|its| its.put_off && !its.warns)
+    }
+
     /// Whether anything of it stands that the plan does not have.
     #[must_use]
     pub fn has_left_over(&self) -> bool {
@@ -138,13 +147,14 @@ fn unknown(check: &PlannedCheck, reason: String) -> Condition {
         reason,
         warns: check.warns,
         failed_in_a_row: 0,
+        put_off: false,
     }
 }
 
-/// Takes a failure for not known, and for no end of a row either.
+/// Leaves a failure to the next look.
 fn put_off(condition: &mut Condition) {
     condition.status = Status::Unknown;
-    condition.failed_in_a_row = condition.failed_in_a_row.max(1);
+    condition.put_off = true;
 }
 
 /// What a look says of a check.
@@ -165,6 +175,7 @@ fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condi
         reason,
         warns: check.warns,
         failed_in_a_row: 0,
+        put_off: false,
     }
 }
 
@@ -248,6 +259,7 @@ impl Runner<'_> {
             reason,
             warns: false,
             failed_in_a_row: 0,
+            put_off: false,
         };
         let found = leftovers(self.host, self.plan, &self.selection);
         let left = match tokio::time::timeout(BOUND, found).await {

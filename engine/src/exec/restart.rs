@@ -192,6 +192,7 @@ mod tests {
             reason: String::new(),
             warns,
             failed_in_a_row: 0,
+            put_off: false,
         };
         let health = |conditions| PhaseHealth {
             phase: "etcd".parse().expect("a name"),
@@ -220,6 +221,7 @@ mod tests {
             reason: String::new(),
             warns: false,
             failed_in_a_row: 0,
+            put_off: false,
         };
         for (runs, left_over, works) in [
             (Status::True, Status::True, true),

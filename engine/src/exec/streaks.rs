@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{Condition, PhaseHealth, Status};
 use crate::plan::{PhaseName, PlannedCheck};
 
-/// Failures in a row, by phase and check, of those checks that have failed and whose phase has not yet.
+/// Failures in a row, by phase and check, of those checks that may fail more than once before their phase does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Streaks(BTreeMap<PhaseName, BTreeMap<String, u32>>);
@@ -30,7 +30,7 @@ impl Streaks {
         streaks
     }
 
-    /// Whether no check has failed without its phase.
+    /// Whether no check has failed that may.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -52,7 +52,7 @@ impl Streaks {
         let before = before.copied().unwrap_or_default();
         condition.failed_in_a_row = match condition.status {
             Status::True => 0,
-            Status::Unknown => before.max(condition.failed_in_a_row),
+            Status::Unknown => before,
             Status::False => before.saturating_add(1),
         };
         if condition.status == Status::False && condition.failed_in_a_row < check.failures {

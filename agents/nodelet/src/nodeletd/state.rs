@@ -20,7 +20,7 @@ pub(super) struct State {
     pub(super) stopped: bool,
     /// In which run of the host that was: after a boot units and pods start by themselves.
     pub(super) stopped_in: String,
-    /// In which run of the host it was last seen up: after a boot nobody can say that it still is.
+    /// In which run of the host it was last seen up, and not stopped since: after a boot nobody can say that it still is.
     pub(super) up_in: String,
     /// Until when nobody is to touch the host, seconds since 1970.
     pub(super) paused_until: Option<i64>,
@@ -60,11 +60,12 @@ impl State {
     pub(super) fn has_stopped(&mut self) {
         self.stopped = true;
         self.stopped_in = boot();
+        self.up_in.clear();
     }
 
-    /// Whether the role has been seen up since the host came up.
-    pub(super) fn was_up(&self) -> bool {
-        self.up_in == boot()
+    /// Whether the host has come up anew since the role was last seen up. Where that is not remembered, nobody says so.
+    pub(super) fn has_booted(&self) -> bool {
+        !self.up_in.is_empty() && self.up_in != boot()
     }
 
     /// Notes that the role is up.

@@ -178,9 +178,10 @@ impl<H: Hands> Supervisor<H> {
             counters: Counters::default(),
             hints: Vec::new(),
         };
-        if !supervisor.state.was_up() {
-            // What was written before a boot says nothing of what came back.
+        if supervisor.state.has_booted() {
+            // What was written before says nothing of what came back, and the first pass may take its time.
             supervisor.is_not_up();
+            supervisor.write_status();
         }
         (supervisor, outside)
     }

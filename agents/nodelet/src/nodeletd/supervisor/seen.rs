@@ -78,10 +78,10 @@ impl<H: Hands> Supervisor<H> {
         }
         let known = pass.health.iter().all(PhaseHealth::works);
         let counted = self.state.attempts.clone();
-        let was_up = self.state.was_up();
+        let up_before = self.state.up_in.clone();
         // What is merely not known is no failure, so attempts from here on are not in a row with those before; one that has failed, but not
         // often enough yet, is none of these.
-        if self.streaks.is_empty() {
+        if self.streaks.is_empty() && !pass.health.iter().any(PhaseHealth::was_put_off) {
             self.state.attempts.break_the_row();
             self.status.pf9_kube_start_attempt = 0;
         }
@@ -103,7 +103,7 @@ impl<H: Hands> Supervisor<H> {
             self.status.pf9_cluster_role.clone_from(&pass.desired.node);
             self.status.last_failed_task.clear();
         }
-        if self.state.attempts != counted || self.state.was_up() != was_up {
+        if self.state.attempts != counted || self.state.up_in != up_before {
             self.remember();
         }
     }

@@ -26,6 +26,8 @@ const CLEAN: &str = "repair --afresh";
 #[derive(Clone)]
 struct Broken {
     broken: Arc<AtomicBool>,
+    /// Whether it has just booted, and nothing can be told yet.
+    booting: Arc<AtomicBool>,
     /// Whether whatever would change it is refused, for an interface that it does not have.
     refuses: Arc<AtomicBool>,
     /// Whether a full clean is, for swap that would keep it from coming up again.
@@ -75,6 +77,7 @@ impl Broken {
     fn new() -> Self {
         Self {
             broken: Arc::new(AtomicBool::new(true)),
+            booting: Arc::default(),
             refuses: Arc::default(),
             refuses_clean: Arc::default(),
             unable: Arc::default(),
@@ -140,7 +143,8 @@ impl Hands for Broken {
             bail!("make a status pass: it was killed");
         }
         let etcd: PhaseName = "etcd".parse()?;
-        let broken = self.broken.load(Ordering::Relaxed);
+        let booting = self.booting.load(Ordering::Relaxed);
+        let broken = self.broken.load(Ordering::Relaxed) && !booting;
         let streak = self.streak.load(Ordering::Relaxed);
         let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
         Ok(Pass {
@@ -162,11 +166,12 @@ impl Hands for Broken {
                     span: Span::file("phases/etcd.rhai"),
                     status: match (broken, streak) {
                         (true, _) => Status::False,
-                        (false, 0) => Status::True,
+                        (false, 0) if !booting => Status::True,
                         (false, _) => Status::Unknown,
                     },
                     warns: false,
                     failed_in_a_row: streak,
+                    put_off: booting,
                     reason: String::new(),
                 }],
             }],

@@ -293,6 +293,7 @@ mod tests {
                         status,
                         warns,
                         failed_in_a_row: 0,
+                        put_off: false,
                         reason: String::new(),
                     }],
                 };

@@ -58,6 +58,23 @@ async fn attempts_are_counted_on_by_the_next_daemon() {
     assert_eq!(full, [9], "three daemons counted to ten together");
 }
 
+/// Right after a boot nothing is known to fail, and nothing is known to be well.
+#[tokio::test(start_paused = true)]
+async fn a_boot_ends_no_row_of_attempts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |_| attempts(&host, 8).await).await;
+    host.booting.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |_| {
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 8);
+        host.booting.store(false, Ordering::Relaxed);
+        attempts(&host, 10).await;
+    })
+    .await;
+    assert!(host.attempts()[9].1, "the tenth is a full clean");
+}
+
 /// A wrong setting never takes a node down, however long it stands there.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_refused_is_never_cleaned() {

@@ -92,26 +92,28 @@ async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
         assert_eq!(says(), up());
     })
     .await;
-    // It does not answer yet, which the daemon's own restart explains as little as that it is down.
-    host.streak.store(1, Ordering::Relaxed);
+    host.booting.store(true, Ordering::Relaxed);
     beside(&host, path, async |_| {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(says(), up(), "only the daemon was restarted");
     })
     .await;
     let mut before = State::read(&state);
-    assert!(before.was_up());
+    assert!(!before.has_booted());
     before.up_in = "the boot before".to_owned();
     before.write(&state).expect("it is written");
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(10);
     beside(&host, path, async |_| {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(says(), ("false".to_owned(), NodeState::Converging));
-        host.streak.store(0, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(61)).await;
+        for seconds in [1, 10] {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            assert_eq!(says(), ("false".to_owned(), NodeState::Converging));
+        }
+        host.booting.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(71)).await;
         assert_eq!(says(), up());
     })
     .await;
-    assert!(State::read(&state).was_up());
+    assert!(!State::read(&state).has_booted());
 }
 
 /// Whoever reads the file would go on believing what it said last.
