@@ -205,8 +205,11 @@ impl Pass {
                                 .map(|one| one.at_its_place(&settings))
                                 .collect();
                             if told.is_empty() {
-                                // They are in force, and what is in their way stood there before them.
-                                keep(&settings);
+                                // They are in force, and what is in their way stood there before them: unless it is who the host
+                                // is, for then nothing else was asked.
+                                if bound.is_none_or(|b| b.changed_by(&inputs.identity).is_none()) {
+                                    keep(&settings);
+                                }
                                 (settings, inputs, told)
                             } else {
                                 (good, last, told)
