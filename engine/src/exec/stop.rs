@@ -104,6 +104,7 @@ impl Runner<'_> {
         });
         let mut outcome = Outcome::Stopped;
         let mut stopped = 0;
+        let mut sweeps = lanes == Lanes::Run;
         for phase in phases {
             if self.cancel.is_cancelled() {
                 outcome = Outcome::Interrupted;
@@ -115,7 +116,7 @@ impl Runner<'_> {
                 about: phase.about.clone(),
             });
             let (ended, failed) = self
-                .stop_phase(phase, session, running, &begun, lanes)
+                .stop_phase(phase, session, running, &begun, lanes, &mut sweeps)
                 .await;
             stopped += ended;
             let one = if failed {
@@ -260,7 +261,7 @@ impl Runner<'_> {
         false
     }
 
-    /// Steps in reverse, then what the script adds.
+    /// Steps in reverse, then what the script adds. The first phase of containers `sweeps`: whatever runs in the engine is still there.
     async fn stop_phase(
         &self,
         phase: &PlannedPhase,
@@ -268,6 +269,7 @@ impl Runner<'_> {
         running: &BTreeSet<String>,
         begun: &BTreeSet<PhaseName>,
         lanes: Lanes,
+        sweeps: &mut bool,
     ) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
@@ -275,9 +277,8 @@ impl Runner<'_> {
             return (0, false);
         }
         let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
-        if lanes == Lanes::Run
-            && let Some(step) = of_containers.find(|step| is_about_containers(step))
-        {
+        if *sweeps && let Some(step) = of_containers.find(|step| is_about_containers(step)) {
+            *sweeps = false;
             let woken = engine::wake_for_survivors(self.host).await;
             let problems = woken.err().map(|error| chain(&error).join(": "));
             let left = throwaway::remove_all(self.host).await;
