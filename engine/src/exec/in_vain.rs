@@ -11,11 +11,11 @@ use super::event::Event;
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{GRACE, is_of_pod, of_pods};
 
-/// Longer than kubelet's probes take on a slow host.
-const LONG: Duration = Duration::from_secs(4 * 60);
+/// So long a phase has waited that does so, and so long before that a container must have been started: kubelet gives one as long to start.
+const LONG: Duration = Duration::from_secs(5 * 60);
 
 impl Runner<'_> {
-    /// Ends the containers of the pods that a failed phase is about, if it has `waited` for long and they have run all that time.
+    /// Ends the containers of the pods that a failed phase is about, if it has `waited` for long and they had been started long before.
     pub(super) async fn end_what_kept_waiting(&self, phase: &PlannedPhase, waited: Duration) {
         if waited < LONG {
             return;
@@ -40,7 +40,7 @@ impl Runner<'_> {
             let age = container
                 .started_at
                 .and_then(|since| now.duration_since(since).ok());
-            container.running && age.is_some_and(|age| age >= waited)
+            container.running && age.is_some_and(|age| age >= waited + LONG)
         });
         let theirs = old.filter(|container| {
             pods.iter().any(|(pod, names)| {
@@ -146,10 +146,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_hangs_is_ended_by_the_phase_that_waited_for_it() {
         let minutes = |count: u64| Duration::from_secs(count * 60);
-        // How long it ran before, how long the phase waits, and whether it is ended.
+        // How long it ran before, how long the phase waits, and whether it is ended. A slow one has just been started.
         for (before, waits, ended) in [
             (minutes(60), minutes(5), true),
-            (minutes(60), minutes(2), false),
+            (minutes(60), minutes(4), false),
+            (minutes(4), minutes(5), false),
         ] {
             let host = FakeHost::new().with_docker().with_image("image:1");
             let api = run(&host, "k8s-master", "kube-apiserver").await;

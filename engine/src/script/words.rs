@@ -553,7 +553,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "pod_running",
                 &[p("pod", Arg::Text), p("containers", Arg::Texts)],
-                "The named containers of a static pod run.",
+                "The named containers of a static pod run. A phase that has waited 5 minutes in vain ends those that had run for as long before: kubelet starts others.",
             ),
             modifier(
                 "node_ready",

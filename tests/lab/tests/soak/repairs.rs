@@ -66,6 +66,9 @@ const RESTARTS: &[(&str, &str)] = &[
     ),
 ];
 
+/// A phase that waits in vain takes minutes.
+const IN_VAIN: Duration = Duration::from_secs(600);
+
 /// How many there have been.
 const RUNS: &str = "nodelet history --last 1000 | wc -l";
 
@@ -124,6 +127,34 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// kubelet, which ends an API server that hangs, is itself restarted, and one that starts while its API server hangs never looks at it.
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
+    const PROCESS: &str = "pgrep -x kube-apiserver || true";
+    let Some(master) = Master::create("two-faults", Image::Bare, false) else {
+        return;
+    };
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    watch.calm(MENDED);
+    // One that has just been started has its time.
+    let old = "test \"$(ps -o etimes= -C kube-apiserver)\" -gt 300";
+    master.wait_for("an API server that has been up", old, IN_VAIN);
+    let hung = master.sh(PROCESS);
+    master.sh("pkill -STOP -x kube-apiserver; systemctl stop docker.socket docker");
+    let began = Instant::now();
+    watch.until("another API server", IN_VAIN, || {
+        let runs = master.sh(PROCESS);
+        !runs.is_empty() && runs != hung
+    });
+    watch.calm(MENDED);
+    println!("{:>5.1} s", began.elapsed().as_secs_f64());
+    let history = master.sh("nodelet history --json --last 100");
+    assert!(!history.contains("\"clean\""), "{history}");
 }
 
 /// With the usual interval of a minute: it is events that make a repair quick.
