@@ -329,6 +329,32 @@ mod tests {
     }
 
     #[test]
+    fn without_a_control_group_whatever_looks_gives_way_to_others() {
+        let output = |argv: &[String]| {
+            let output = std::process::Command::new(&argv[0])
+                .args(&argv[1..])
+                .output()
+                .expect("nice and ionice are on every Debian host");
+            String::from_utf8(output.stdout).expect("it is text")
+        };
+        let own: i32 = output(&["nice".to_owned()])
+            .trim()
+            .parse()
+            .expect("a number");
+        let asked = ["sh", "-c", "nice; ionice"].map(str::to_owned).to_vec();
+        let lowered = output(&limited(asked.clone(), None));
+        assert_eq!(lowered, format!("{}\nidle\n", (own + 10).min(19)));
+        let leaf = Leaf {
+            procs: vec!["/cg/cgroup.procs".into()],
+        };
+        let joins = ["--cgroup", "/cg/cgroup.procs"].map(str::to_owned);
+        assert_eq!(
+            limited(asked.clone(), Some(&leaf)),
+            [asked, joins.to_vec()].concat()
+        );
+    }
+
+    #[test]
     fn a_warning_is_the_same_at_any_time() {
         let line = "2026-03-04T05:06:07.123456Z  WARN nodelet::pass: no room";
         assert_eq!(without_time(line), "WARN nodelet::pass: no room");
