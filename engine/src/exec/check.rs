@@ -525,6 +525,7 @@ impl Runner<'_> {
         let mut lasting = Lasting::default();
         loop {
             let mut permanent = false;
+            let asked = self.host.elapsed();
             let reason = match self.probe(phase, &check.probe).await {
                 Ok(None) => {
                     self.events.emit(Event::CheckPassed {
@@ -548,12 +549,13 @@ impl Runner<'_> {
                 });
                 told.clone_from(&reason);
             }
-            let waited = self.host.elapsed().saturating_sub(started);
+            let now = self.host.elapsed();
+            let waited = now.saturating_sub(started);
             let when = if self.cancel.is_cancelled() {
                 "before the run was asked to end".to_owned()
             } else if waited >= check.timeout {
                 format!("within {}", humantime::format_duration(check.timeout))
-            } else if lasting.believed(permanent, self.host.elapsed()) {
+            } else if lasting.believed(permanent, now) {
                 "by waiting".to_owned()
             } else {
                 String::new()
@@ -563,8 +565,10 @@ impl Runner<'_> {
                     what: format!("see it hold {when}: {reason}"),
                 });
             }
-            // The first looks come quickly: most things are up within a second.
-            let pause = check.every.min(backoff(check.every / 5, attempt));
+            // The first looks come quickly: most things are up within a second. Whoever is slow to answer has enough to do without being
+            // asked half of the time.
+            let took = now.saturating_sub(asked);
+            let pause = check.every.min(backoff(check.every / 5, attempt)).max(took);
             self.pause(pause.min(check.timeout.saturating_sub(waited)))
                 .await;
             attempt += 1;

@@ -235,3 +235,30 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
         assert_eq!(statuses, [Status::True, expected], "{up:?} {health:?}");
     }
 }
+
+/// An API server that hardly keeps up would spend half of its time on answers to whoever waits for it.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_slow_to_answer_is_asked_less_often() {
+    let probe = Probe::Https {
+        url: "https://127.0.0.1/readyz".to_owned(),
+        ca: None,
+        client: None,
+        expect: String::new(),
+        certificate: None,
+    };
+    for (faults, most) in [
+        (FaultPlan::none(), 80),
+        (FaultPlan::none().hang("https_get", "*"), 7),
+    ] {
+        let plan = plan(vec![phase("api-ready", &[], probe.clone())]);
+        let host = FakeHost::new().with_faults(faults);
+        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let phase = &plan.phases[0];
+        let waited = runner.wait_for(phase, &phase.checks[0]).await;
+        assert!(waited.is_err(), "nobody answers");
+        let calls = host.journal();
+        let asked = calls.iter().filter(|call| call.name == "https_get").count();
+        assert!((most / 2..=most).contains(&asked), "asked {asked} times");
+    }
+}
