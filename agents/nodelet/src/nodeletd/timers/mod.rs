@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Local, Utc};
 use daemon::health::Beat;
-use engine::exec::{Condition, STATE, Status};
+use engine::exec::{Condition, PhaseHealth, STATE, Status};
 use engine::resource::{TIMERS, TimerFile};
 use engine::schedule::Schedule;
 use tokio::sync::watch;
@@ -116,6 +116,8 @@ fn allowed(view: &View, timer: &str) -> Option<bool> {
     let fails = |condition: &Condition| condition.status == Status::False && !condition.warns;
     let at_rest = view.desired != "false"
         && view.paused_until.is_none()
+        // Right after a boot the host has enough to do with coming up.
+        && !view.phases.iter().any(PhaseHealth::was_put_off)
         && phase(SOURCE).is_none_or(|phase| !phase.conditions.iter().any(fails));
     let wanted = phase(timer).is_some_and(|phase| phase.skipped.is_none());
     (at_rest && wanted).then(|| view.keeps_last_good())
@@ -250,7 +252,6 @@ pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
-    use engine::exec::PhaseHealth;
     use engine::plan::Span;
 
     use super::*;
@@ -277,11 +278,12 @@ mod tests {
             let beside = changed(|view| view.restart_set.push(restarted));
             assert_eq!(beside, Some(false), "for months perhaps");
         }
-        for (status, warns, runs) in [
-            (Status::False, false, None),
-            (Status::False, true, Some(false)),
-            (Status::Unknown, false, Some(false)),
-            (Status::True, false, Some(false)),
+        for (status, warns, put_off, runs) in [
+            (Status::False, false, false, None),
+            (Status::False, true, false, Some(false)),
+            (Status::Unknown, false, false, Some(false)),
+            (Status::Unknown, false, true, None),
+            (Status::True, false, false, Some(false)),
         ] {
             let allowed = changed(|view| {
                 let etcd = PhaseHealth {
@@ -293,13 +295,13 @@ mod tests {
                         status,
                         warns,
                         failed_in_a_row: 0,
-                        put_off: false,
+                        put_off,
                         reason: String::new(),
                     }],
                 };
                 view.phases.push(etcd);
             });
-            assert_eq!(allowed, runs, "{status:?}, {warns}");
+            assert_eq!(allowed, runs, "{status:?}, {warns}, {put_off}");
         }
         let off = Some("its condition is false".to_owned());
         assert_eq!(changed(|view| view.phases[0].skipped = off), None);
