@@ -102,8 +102,13 @@ fn screen(view: &View, now: i64) -> String {
         time.map_or_else(|| "never".to_owned(), |time| span(now - time) + " ago")
     };
     let _ = write!(text, "last check {}", when(view.last_pass));
-    if let Some(next) = view.next_pass {
-        let _ = write!(text, ", next in {}", span(next - now));
+    match view.next_pass {
+        Some(next) if next > now => {
+            let _ = write!(text, ", next in {}", span(next - now));
+        }
+        // What is done to the host takes longer than the time between two.
+        Some(_) => text.push_str(", all below as it was then; the next follows what is done now"),
+        None => {}
     }
     text.push_str("\n\n");
     for condition in view.conditions.iter().filter(|c| c.status != Status::True) {
@@ -125,4 +130,35 @@ fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_says_what_is_done_now_and_how_old_its_facts_are() {
+        let mut view = View::at_rest();
+        let second = |text: &str| text.lines().nth(1).unwrap_or_default().to_owned();
+        let text = screen(&view, 1);
+        assert!(
+            text.starts_with("master ok, desired true; watching\n"),
+            "{text}"
+        );
+        assert_eq!(second(&text), "last check 0s ago, next in 1s");
+        assert!(text.contains("✓ etcd-backup"), "{text}");
+        view.doing = "attempt 1".to_owned();
+        view.attempts = 1;
+        view.node_state = serde_json::from_str("\"converging\"").expect("a state");
+        view.restart_set = vec!["etcd-backup".parse().expect("a name")];
+        let text = screen(&view, 203);
+        assert!(
+            text.starts_with("master converging, desired true; attempt 1\nattempts: 1\n"),
+            "{text}"
+        );
+        let told =
+            "last check 3m 22s ago, all below as it was then; the next follows what is done now\n";
+        assert!(text.contains(told), "{text}");
+        assert!(text.ends_with("a repair touches: etcd-backup\n"), "{text}");
+    }
 }
