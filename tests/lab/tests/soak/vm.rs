@@ -41,7 +41,9 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     let addresses = master.sh("ip -4 -o address show dev kube-ipvs0");
     assert!(addresses.contains("10.21.0.1/32"), "{addresses}");
     assert_eq!(master.sh(BALANCED), "TCP 0A150001:01BB", "the API's");
-    master.check(&[]).exits(0);
+    // Emulated, a look may take longer than it is given.
+    let content = "nodelet check --role pf9-kube";
+    master.wait_for("nodelet is content", content, BACK);
 
     master.sh("systemctl enable --now pf9-nodeletd");
     let limited = format!("test \"$(cat {UNIT}/pf9-kube-status/cpu.max)\" = '40000 100000'");
@@ -51,7 +53,7 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     master.host().reboot().expect("it reboots");
     let ready = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml wait --for=condition=Ready node --all --timeout=5s";
     master.wait_for("the node is Ready", ready, BACK);
-    master.wait_for("nodelet is content", "nodelet check --role pf9-kube", BACK);
+    master.wait_for("nodelet is content", content, BACK);
     assert_eq!(identity(&master), before, "something was made anew");
     let history = master.sh("nodelet history");
     assert!(!history.contains("clean"), "{history}");

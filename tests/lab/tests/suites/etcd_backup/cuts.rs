@@ -196,11 +196,17 @@ fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_th
             .exits(1)
             .says(&["ETCD_BACKUP_SCHEDULE", why]);
     }
-    master.sh("mkdir -m 0755 -p /srv/open /srv/read-only; mount --bind -o ro /srv/read-only /srv/read-only");
+    master.sh(
+        "mkdir -m 0755 -p /srv/open /srv/read-only; mount --bind -o ro /srv/read-only /srv/read-only; touch /srv/file
+        mkdir /srv/full; truncate --size 64M /var/tmp/full.img; mkfs.ext4 -q /var/tmp/full.img; mount -o loop /var/tmp/full.img /srv/full
+        cat /dev/zero > /srv/full/filler 2> /dev/null || true",
+    );
     for (directory, why) in [
         ("/run/backups", "in memory (tmpfs)"),
         ("/srv/read-only/backups", "mounted read-only"),
         ("/srv/open", "others than root may look into it (mode 0755)"),
+        ("/srv/file", "no directory"),
+        ("/srv/full/backups", " free of "),
     ] {
         master.configure(&[("ETCD_BACKUP_DIR", directory)]);
         master
@@ -208,7 +214,9 @@ fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_th
             .exits(1)
             .says(&["ETCD_BACKUP_DIR", directory, why]);
     }
-    master.sh("umount /srv/read-only; rmdir /srv/read-only /srv/open");
+    master.sh(
+        "umount /srv/read-only /srv/full; rmdir /srv/read-only /srv/open /srv/full; rm /srv/file /var/tmp/full.img",
+    );
     master.configure(&[]);
     master.apply(&[]).exits(0).changes_nothing();
 }
