@@ -1,8 +1,8 @@
 //! Timers: what nodeletd runs again and again, beside holding the host at its role.
 //!
 //! A phase puts a file into [`TIMERS`]; here it is read, its next time is found (`calendar`, `due`), and `nodelet` is run in a
-//! process and a control group of its own. It waits while the host is being repaired, paused or stopped, and gives way when
-//! somebody wants to change the host (see `lock`). Each run is written down before it begins.
+//! process and a control group of its own. It waits while the host is being repaired, is paused, stopped or still coming up after
+//! a boot, and gives way when somebody wants to change the host (see `lock`). Each run is written down before it begins.
 
 mod calendar;
 mod due;
