@@ -112,6 +112,8 @@ impl PhaseHealth {
 const SHOWN: usize = 4;
 /// Bound on one look.
 const BOUND: Duration = Duration::from_secs(10);
+/// Longest pause that is left to whoever is slow to answer.
+const REST: Duration = Duration::from_secs(5);
 /// After an answer that did not come, before it is asked for once more.
 const AGAIN: Duration = Duration::from_secs(1);
 /// For the container engine to answer when it is asked once more: all that it runs is restarted with it, so a host that is merely slow, for
@@ -565,10 +567,9 @@ impl Runner<'_> {
                     what: format!("see it hold {when}: {reason}"),
                 });
             }
-            // The first looks come quickly: most things are up within a second. Whoever is slow to answer has enough to do without being
-            // asked half of the time.
-            let took = now.saturating_sub(asked);
-            let pause = check.every.min(backoff(check.every / 5, attempt)).max(took);
+            // The first looks come quickly: most things are up within a second. Whoever is slow to answer has enough to do without us.
+            let rest = (now.saturating_sub(asked) * 3).min(REST);
+            let pause = check.every.min(backoff(check.every / 5, attempt)).max(rest);
             self.pause(pause.min(check.timeout.saturating_sub(waited)))
                 .await;
             attempt += 1;

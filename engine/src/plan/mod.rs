@@ -202,7 +202,7 @@ pub struct PlannedCheck {
     pub span: Span,
     /// The observation it makes.
     pub probe: Probe,
-    /// Pause between two tries while a phase starts.
+    /// Pause between two tries while a phase starts; longer where whoever is asked is slow to answer.
     #[serde(with = "duration_text")]
     pub every: Duration,
     /// How long a starting phase waits for it.
