@@ -169,20 +169,7 @@ impl Before {
 /// A container that is neither the role's nor a pod's.
 #[must_use]
 pub fn somebody_elses(name: &str) -> ContainerConfig {
-    ContainerConfig {
-        name: name.to_owned(),
-        image: "somebody/else:1".to_owned(),
-        command: Vec::new(),
-        env: BTreeMap::new(),
-        mounts: Vec::new(),
-        host_network: false,
-        host_pid: false,
-        privileged: false,
-        capabilities: Vec::new(),
-        user: String::new(),
-        restart: RestartPolicy::No,
-        labels: BTreeMap::new(),
-    }
+    ContainerConfig::bare(name, "somebody/else:1")
 }
 
 /// A container of ours that the ledger knows nothing of: one of somebody else with our name is refused.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Runner;
 use super::advice::chain;
 use super::event::Event;
+use crate::host::ContainerState;
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{GRACE, is_of_pod, of_pods};
 
@@ -36,20 +37,17 @@ impl Runner<'_> {
             }
         };
         let now = self.host.now();
-        let old = all.iter().filter(|container| {
-            let age = container
-                .started_at
-                .and_then(|since| now.duration_since(since).ok());
-            container.running && age.is_some_and(|age| age >= waited + LONG)
-        });
-        let theirs = old.filter(|container| {
-            pods.iter().any(|(pod, names)| {
-                names
-                    .iter()
-                    .any(|container_name| is_of_pod(container, pod, container_name))
-            })
-        });
-        for container in theirs {
+        let hangs = |container: &&ContainerState| {
+            let since = container.started_at;
+            let age = since.and_then(|since| now.duration_since(since).ok());
+            let is_theirs = |(pod, names): &(&String, &Vec<String>)| {
+                names.iter().any(|name| is_of_pod(container, pod, name))
+            };
+            container.running
+                && age.is_some_and(|age| age >= waited + LONG)
+                && pods.iter().any(is_theirs)
+        };
+        for container in all.iter().filter(hangs) {
             match self.host.stop_container(&container.name, GRACE).await {
                 Ok(()) => self.events.emit(Event::ThingRestarted {
                     phase: phase.name.clone(),
@@ -67,13 +65,11 @@ impl Runner<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::exec::{Outcome, Recording};
     use crate::facts::Facts;
     use crate::host::fake::FakeHost;
-    use crate::host::{Clock as _, ContainerConfig, Containers as _, RestartPolicy};
+    use crate::host::{Clock as _, ContainerConfig, Containers as _};
     use crate::plan::{Plan, PlannedCheck, Span};
     use crate::resource::NoSecrets;
 
@@ -109,14 +105,7 @@ mod tests {
             ],
             ..PlannedPhase::bare("api-ready".parse().expect("a name"))
         };
-        Plan {
-            version: crate::plan::VERSION,
-            role: "r 1".to_owned(),
-            host: "cp-1".to_owned(),
-            node: "master".to_owned(),
-            payload: Vec::new(),
-            phases: vec![phase],
-        }
+        Plan::bare(vec![phase])
     }
 
     async fn run(host: &FakeHost, pod: &str, container: &str) -> String {
@@ -125,18 +114,8 @@ mod tests {
             ("io.kubernetes.container.name", container.to_owned()),
         ];
         let config = ContainerConfig {
-            name: format!("k8s_{container}_{pod}"),
-            image: "image:1".to_owned(),
-            command: Vec::new(),
-            env: BTreeMap::new(),
-            mounts: Vec::new(),
-            host_network: true,
-            host_pid: false,
-            privileged: false,
-            capabilities: Vec::new(),
-            user: String::new(),
-            restart: RestartPolicy::No,
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..ContainerConfig::bare(format!("k8s_{container}_{pod}"), "image:1")
         };
         host.create_container(&config).await.expect("it is made");
         host.start_container(&config.name).await.expect("it starts");

@@ -132,27 +132,20 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        Plan {
-            version: crate::plan::VERSION,
-            role: "r 1".to_owned(),
-            host: "h".to_owned(),
-            node: "master".to_owned(),
-            payload: Vec::new(),
-            phases: vec![
-                phase("certs", &[], &[], None),
-                phase("configure-docker", &[], &[], None),
-                phase(
-                    "docker",
-                    &["configure-docker"],
-                    &[],
-                    Some("configure-docker"),
-                ),
-                phase("etcd", &["docker", "certs"], &[], None),
-                phase("kubelet", &["docker"], &["etcd"], None),
-                phase("api-ready", &["kubelet", "etcd"], &[], None),
-                phase("keepalived", &[], &["api-ready"], None),
-            ],
-        }
+        Plan::bare(vec![
+            phase("certs", &[], &[], None),
+            phase("configure-docker", &[], &[], None),
+            phase(
+                "docker",
+                &["configure-docker"],
+                &[],
+                Some("configure-docker"),
+            ),
+            phase("etcd", &["docker", "certs"], &[], None),
+            phase("kubelet", &["docker"], &["etcd"], None),
+            phase("api-ready", &["kubelet", "etcd"], &[], None),
+            phase("keepalived", &[], &["api-ready"], None),
+        ])
     }
 
     fn set(failed: &[&str]) -> String {

@@ -41,6 +41,27 @@ pub struct ContainerConfig {
     pub labels: BTreeMap<String, String>,
 }
 
+impl ContainerConfig {
+    /// A container of this name and image that shares nothing with its host, runs what the image says, and once: others differ from it.
+    #[must_use]
+    pub fn bare(name: impl Into<String>, image: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            image: image.into(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            mounts: Vec::new(),
+            host_network: false,
+            host_pid: false,
+            privileged: false,
+            capabilities: Vec::new(),
+            user: String::new(),
+            restart: RestartPolicy::No,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
 /// When the container engine starts a container again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -177,7 +177,7 @@ mod tests {
     use engine::env::KubeEnv;
     use engine::facts::Facts;
     use engine::host::fake::{FakeHost, FaultPlan};
-    use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe, Span, VERSION};
+    use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe, Span};
 
     use super::*;
     use crate::identity::Identity;
@@ -207,14 +207,7 @@ mod tests {
         let settings = settings.expect("good settings");
         let facts = Facts::nothing_about("h");
         Inputs {
-            plan: Plan {
-                version: VERSION,
-                role: "r 1".to_owned(),
-                host: "h".to_owned(),
-                node: "master".to_owned(),
-                payload: Vec::new(),
-                phases: ["docker", "etcd", "kubelet"].map(phase).to_vec(),
-            },
+            plan: Plan::bare(["docker", "etcd", "kubelet"].map(phase).to_vec()),
             identity: Identity::of(&settings, &facts),
             facts,
             secrets: SettingSecrets(settings),

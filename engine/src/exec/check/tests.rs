@@ -24,17 +24,6 @@ fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
     }
 }
 
-fn plan(phases: Vec<PlannedPhase>) -> Plan {
-    Plan {
-        version: crate::plan::VERSION,
-        role: "r 1".to_owned(),
-        host: "cp-1".to_owned(),
-        node: "master".to_owned(),
-        payload: Vec::new(),
-        phases,
-    }
-}
-
 /// A step that has a unit run.
 fn service(unit: &str) -> PlannedStep {
     let phase: PhaseName = "docker".parse().expect("a name");
@@ -55,7 +44,7 @@ fn service(unit: &str) -> PlannedStep {
 /// Whatever runs in an engine that hangs cannot be told. That the engine hangs can, so it is restarted.
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
-    let plan = plan(vec![
+    let plan = Plan::bare(vec![
         phase("docker", &[], Probe::ContainerEngine),
         phase(
             "etcd",
@@ -88,7 +77,7 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
     const FILE: &str = "/run/beat";
     let mut patient = phase("beat", &[], Probe::FileExists(FILE.into()));
     patient.checks[0].failures = 3;
-    let plan = plan(vec![patient]);
+    let plan = Plan::bare(vec![patient]);
     let (host, facts, unheard) = (
         FakeHost::new(),
         Facts::nothing_about("cp-1"),
@@ -156,7 +145,7 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
     let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
     // Checks of one phase wait for the same start, one after the other.
     docker.checks.push(docker.checks[0].clone());
-    let plan = plan(vec![docker]);
+    let plan = Plan::bare(vec![docker]);
     let (health, took) = looked_while_starting(&plan, Duration::from_secs(20)).await;
     let condition = &health[0].conditions[0];
     assert_eq!(condition.status, Status::True, "{condition:?}");
@@ -181,7 +170,7 @@ async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
         expect: String::new(),
         certificate: None,
     };
-    let plan = plan(vec![
+    let plan = Plan::bare(vec![
         phase("kube-proxy", &[], probe),
         phase("cni", &["kube-proxy"], Probe::FileExists("/etc/cni".into())),
     ]);
@@ -230,7 +219,7 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
         let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
         docker.steps.push(service(UNIT));
         let etcd = phase("etcd", &["docker"], Probe::FileExists(file.into()));
-        let (health, _) = looked_while_starting(&plan(vec![docker, etcd]), up).await;
+        let (health, _) = looked_while_starting(&Plan::bare(vec![docker, etcd]), up).await;
         let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
         assert_eq!(statuses, [Status::True, expected], "{up:?} {health:?}");
     }
@@ -250,7 +239,7 @@ async fn whoever_is_slow_to_answer_is_asked_less_often() {
         (FaultPlan::none(), 80),
         (FaultPlan::none().hang("https_get", "*"), 7),
     ] {
-        let plan = plan(vec![phase("api-ready", &[], probe.clone())]);
+        let plan = Plan::bare(vec![phase("api-ready", &[], probe.clone())]);
         let host = FakeHost::new().with_faults(faults);
         let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);

@@ -266,10 +266,6 @@ pub(crate) mod tests {
 
     pub(crate) fn config(name: &str) -> ContainerConfig {
         ContainerConfig {
-            name: name.to_owned(),
-            image: "image:1".to_owned(),
-            command: Vec::new(),
-            env: BTreeMap::new(),
             mounts: vec![Mount {
                 source: "/var/opt/data".into(),
                 target: "/data".into(),
@@ -277,12 +273,9 @@ pub(crate) mod tests {
                 propagated: false,
             }],
             host_network: true,
-            host_pid: false,
-            privileged: false,
-            capabilities: Vec::new(),
-            user: String::new(),
             restart: RestartPolicy::UnlessStopped,
             labels: BTreeMap::from([("app".to_owned(), "x".to_owned())]),
+            ..ContainerConfig::bare(name, "image:1")
         }
     }
 

@@ -7,7 +7,7 @@ use serde_yaml::Value;
 
 use super::containers::FakeContainer;
 use super::world::World;
-use crate::host::{ContainerConfig, RestartPolicy};
+use crate::host::ContainerConfig;
 
 /// Labels by which kubelet knows its containers.
 const POD_UID: &str = "io.kubernetes.pod.uid";
@@ -75,20 +75,11 @@ impl World {
                     (CONTAINER_NAME, name),
                 ];
                 let config = ContainerConfig {
-                    name: format!("k8s_{name}_{pod}"),
-                    image: image.to_owned(),
-                    command: Vec::new(),
-                    env: BTreeMap::new(),
-                    mounts: Vec::new(),
                     host_network: true,
-                    host_pid: false,
-                    privileged: false,
-                    capabilities: Vec::new(),
-                    user: String::new(),
-                    restart: RestartPolicy::No,
                     labels: labels
                         .map(|(key, value)| (key.to_owned(), value.to_owned()))
                         .into(),
+                    ..ContainerConfig::bare(format!("k8s_{name}_{pod}"), image)
                 };
                 (config.name.clone(), config)
             })

@@ -344,18 +344,10 @@ fn runs(state: &ContainerState) -> bool {
 /// As much of a configuration as the state tells, for a container that our terms cannot describe.
 fn sketch(state: &ContainerState) -> ContainerConfig {
     ContainerConfig {
-        name: state.name.clone(),
-        image: state.image.clone(),
-        command: Vec::new(),
-        env: BTreeMap::new(),
-        mounts: Vec::new(),
         host_network: state.host_network,
-        host_pid: false,
-        privileged: false,
-        capabilities: Vec::new(),
-        user: String::new(),
         restart: RestartPolicy::Always,
         labels: state.labels.clone(),
+        ..ContainerConfig::bare(&state.name, &state.image)
     }
 }
 
