@@ -45,3 +45,65 @@ fn is_throwaway(container: &ContainerState) -> bool {
     let (label, value) = LABEL;
     container.labels.get(label).is_some_and(|its| its == value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::host::{ContainerConfig, Containers as _};
+
+    /// A host on which a backup was killed, beside two containers that are nobody's to remove here.
+    async fn host() -> FakeHost {
+        let copy = format!("{DIRECTORY}/data/member/snap/db");
+        let host = FakeHost::new()
+            .with_docker()
+            .with_image("etcd:1")
+            .with_file(&copy, "keys");
+        let (owner, proof) = LABEL;
+        for (name, label) in [
+            ("pf9-etcd-proof", (owner, proof)),
+            ("etcd", (owner, "nodelet")),
+            ("theirs", ("app", proof)),
+        ] {
+            let config = ContainerConfig {
+                labels: BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]),
+                ..ContainerConfig::bare(name, "etcd:1")
+            };
+            host.create_container(&config).await.expect("it is made");
+            host.start_container(name).await.expect("it starts");
+        }
+        host.clear_journal();
+        host
+    }
+
+    fn changes(host: &FakeHost) -> Vec<String> {
+        let changes = host.mutating_calls().into_iter();
+        changes
+            .map(|call| format!("{} {}", call.name, call.argument))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_container_goes_before_the_directory_that_it_works_in() {
+        let host = host().await;
+        assert_eq!(remove_all(&host).await.len(), 0);
+        assert_eq!(
+            changes(&host),
+            [
+                "remove_container pf9-etcd-proof".to_owned(),
+                format!("remove_tree {DIRECTORY}"),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_stays_is_told_and_keeps_nothing_else() {
+        let host = host()
+            .await
+            .with_faults(FaultPlan::none().fail("remove_container", "pf9-etcd-proof"));
+        let left = remove_all(&host).await;
+        let names: Vec<&str> = left.iter().map(|(thing, _)| thing.as_str()).collect();
+        assert_eq!(names, ["container pf9-etcd-proof"]);
+        assert!(changes(&host).contains(&format!("remove_tree {DIRECTORY}")));
+    }
+}
