@@ -191,32 +191,27 @@ impl Pass {
         let bound = bound.as_ref();
         let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
-                let obstacles = obstacles(bound, &inputs, host).await?;
-                if obstacles.is_empty() {
-                    keep(&settings);
-                    (settings, inputs, Vec::new())
-                } else {
-                    match last_good(args, host).await {
-                        Ok((good, last)) => {
-                            let before = self::obstacles(bound, &last, host).await?;
-                            let worse = made_worse(obstacles, &before);
-                            let told: Vec<String> = worse
-                                .iter()
-                                .map(|one| one.at_its_place(&settings))
-                                .collect();
-                            if told.is_empty() {
-                                // They are in force, and what is in their way stood there before them: unless it is who the host
-                                // is, for then nothing else was asked.
-                                if bound.is_none_or(|b| b.changed_by(&inputs.identity).is_none()) {
-                                    keep(&settings);
-                                }
-                                (settings, inputs, told)
-                            } else {
-                                (good, last, told)
-                            }
+                let now = obstacles(bound, &inputs, host).await?;
+                let last = match now.as_slice() {
+                    [] => None,
+                    _ => last_good(args, host).await.ok(),
+                };
+                let before = match &last {
+                    Some((_, last)) => Some(obstacles(bound, last, host).await?),
+                    None => None,
+                };
+                let another = bound.is_some_and(|b| b.changed_by(&inputs.identity).is_some());
+                match (Verdict::of(now, before.as_deref(), another), last) {
+                    (Verdict::Refused(worse), Some((good, last))) => {
+                        let told = worse.iter().map(|one| one.at_its_place(&settings));
+                        let told = told.collect();
+                        (good, last, told)
+                    }
+                    (verdict, _) => {
+                        if verdict == Verdict::Good {
+                            keep(&settings);
                         }
-                        // Nothing better is known. Whatever would change the host says why it does not.
-                        Err(_) => (settings, inputs, Vec::new()),
+                        (settings, inputs, Vec::new())
                     }
                 }
             }
@@ -339,6 +334,37 @@ impl Obstacle {
     }
 }
 
+/// What becomes of settings that can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    /// They are in force, and kept for bad times.
+    Good,
+    /// They are in force, for nothing better is known. Whatever would change the host says why it does not.
+    Borne,
+    /// The last good ones stay in force; these are in the way of those that stand there now.
+    Refused(Vec<Obstacle>),
+}
+
+impl Verdict {
+    /// `now` is what is in the way of these settings, `before` of the last good ones if there are any; `another` says that with these ones
+    /// the host would be another than it is, and then nothing else was asked.
+    fn of(now: Vec<Obstacle>, before: Option<&[Obstacle]>, another: bool) -> Self {
+        if now.is_empty() {
+            return Self::Good;
+        }
+        let Some(before) = before else {
+            return Self::Borne;
+        };
+        let worse = made_worse(now, before);
+        // What is in their way stood there before them: unless it is who the host is, they are as good as those.
+        match (worse.is_empty(), another) {
+            (false, _) => Self::Refused(worse),
+            (true, false) => Self::Good,
+            (true, true) => Self::Borne,
+        }
+    }
+}
+
 /// What settings are at fault for: of what keeps a host from going on with them, that which did not keep it from going on before.
 fn made_worse(now: Vec<Obstacle>, before: &[Obstacle]) -> Vec<Obstacle> {
     let mut now = now;
@@ -396,6 +422,21 @@ mod tests {
         ] {
             assert_eq!(made_worse(all(now), &all(before)), all(worse), "{now:?}");
         }
+    }
+
+    #[test]
+    fn settings_are_kept_if_they_are_as_good_as_those_before_them() {
+        let all = || vec![obstacle("pause.tar is empty", "")];
+        let verdict = |now, before: Option<Vec<Obstacle>>, another| {
+            Verdict::of(now, before.as_deref(), another)
+        };
+        assert_eq!(verdict(Vec::new(), None, false), Verdict::Good);
+        assert_eq!(verdict(all(), Some(all()), false), Verdict::Good);
+        assert_eq!(verdict(all(), Some(all()), true), Verdict::Borne);
+        assert_eq!(verdict(all(), None, false), Verdict::Borne);
+        let refused = Verdict::Refused(all());
+        assert_eq!(verdict(all(), Some(Vec::new()), false), refused);
+        assert_eq!(verdict(all(), Some(Vec::new()), true), refused);
     }
 
     #[test]
