@@ -24,10 +24,10 @@ fn a_healthy_node_outlives_a_full_disk_and_a_reboot() {
 }
 
 fn a_full_disk(master: &Master, watch: &Watch<'_>) {
-    // A file system of its own for nodelet's records, so that only this host is full.
+    // A file system of its own for nodelet's records, so that only this host is full; with room for the proof of a backup, or it warns.
     master.sh(
         "systemctl stop pf9-nodeletd
-         truncate --size 24M /tmp/var.ext4; mkfs.ext4 -q /tmp/var.ext4
+         truncate --size 256M /tmp/var.ext4; mkfs.ext4 -q /tmp/var.ext4
          mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a /var/opt/pf9/nodelet/. /tmp/var/; umount /tmp/var
          mount -o loop /tmp/var.ext4 /var/opt/pf9/nodelet; systemctl start pf9-nodeletd",
     );
