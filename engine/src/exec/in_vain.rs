@@ -13,6 +13,7 @@ use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{GRACE, is_of_pod, of_pods};
 
 /// So long a phase has waited that does so, and so long before that a container must have been started: kubelet gives one as long to start.
+/// `api-ready` may wait just so long; it does to the end where its API server does not answer at all.
 const LONG: Duration = Duration::from_secs(5 * 60);
 
 impl Runner<'_> {

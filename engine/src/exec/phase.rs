@@ -113,11 +113,11 @@ impl Runner<'_> {
                     failure,
                 });
                 if session.mode == Mode::Apply {
+                    let waited = self.host.elapsed().saturating_sub(started);
                     let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
                     let ways_back = ways_back.into_inner().unwrap_or_default();
                     self.roll_back(phase, session, &undos, &ways_back, noted.err())
                         .await;
-                    let waited = self.host.elapsed().saturating_sub(started);
                     self.end_what_kept_waiting(phase, waited).await;
                 }
             }
