@@ -1,5 +1,6 @@
 //! What a host stands with, whatever is written down of it.
 
+use anyhow::Result;
 use engine::exec::{Recording, Runner};
 use engine::host::Host;
 use engine::host::live::LiveHost;
@@ -7,21 +8,25 @@ use engine::ledger::Ledger;
 
 use crate::cli::RoleArgs;
 use crate::identity::Identity;
-use crate::settled::last_good;
+use crate::settled::last_good_if_any;
 
 /// What the host is bound to. Where that was lost on a host that stands, the last good settings say it: those that are judged now may
 /// be others.
-pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Option<Identity> {
-    let recorded = Identity::recorded();
-    if recorded.is_some() {
-        return recorded;
+///
+/// # Errors
+/// The host does not say in time what it is.
+pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<Identity>> {
+    if let Some(recorded) = Identity::recorded() {
+        return Ok(Some(recorded));
     }
-    let (_, last) = last_good(args, host).await.ok()?;
+    let Some((_, last)) = last_good_if_any(args, host).await? else {
+        return Ok(None);
+    };
     let unheard = Recording::default();
     let runner = Runner::new(&last.plan, host, &last.facts, &last.secrets, &unheard);
     let stands = !last.are_of_no_role() && stands(host, &runner).await;
     // Which address it stands with they do not say.
-    stands.then(|| last.identity.without_address())
+    Ok(stands.then(|| last.identity.without_address()))
 }
 
 /// Whether anything of ours is on the host, but for what a clean keeps: the ledger says so, or, where it was lost, what runs. A ledger

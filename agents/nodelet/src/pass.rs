@@ -20,7 +20,7 @@ use crate::cli::RoleArgs;
 use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
 use crate::inputs::{Inputs, Refused, current};
-use crate::settled::{self, last_good};
+use crate::settled::{self, last_good, last_good_if_any};
 
 /// What nodeletd has to know after a pass.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -187,14 +187,14 @@ impl Pass {
         if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
             now = current(args, host).await;
         }
-        let bound = bound_to(args, host).await;
+        let bound = bound_to(args, host).await?;
         let bound = bound.as_ref();
         let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
                 let now = obstacles(bound, &inputs, host).await?;
                 let last = match now.as_slice() {
                     [] => None,
-                    _ => last_good(args, host).await.ok(),
+                    _ => last_good_if_any(args, host).await?,
                 };
                 let before = match &last {
                     Some((_, last)) => Some(obstacles(bound, last, host).await?),
@@ -339,7 +339,8 @@ impl Obstacle {
 enum Verdict {
     /// They are in force, and kept for bad times.
     Good,
-    /// They are in force, for nothing better is known. Whatever would change the host says why it does not.
+    /// They are in force, for nothing better is known, or kept are others of the same fault. Whatever would change the host says why it
+    /// does not.
     Borne,
     /// The last good ones stay in force; these are in the way of those that stand there now.
     Refused(Vec<Obstacle>),

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Source, Value};
 use engine::exec::STATE;
 use engine::host::live::LiveHost;
+use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
 use crate::inputs::{Inputs, current};
@@ -51,6 +52,9 @@ fn render(settings: &KubeEnv) -> String {
 }
 
 /// What the settings make of the host that were good last.
+///
+/// # Errors
+/// There are none, the role cannot be planned with them, or ([`Elapsed`]) the host does not say in time what it is.
 pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
     let args = RoleArgs {
         role: args.role.clone(),
@@ -62,9 +66,40 @@ pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeE
     current(&args, host).await
 }
 
+/// The same, or nothing where there is nothing good.
+///
+/// # Errors
+/// The host does not say in time what it is: whether there is something good is not known then.
+pub(crate) async fn last_good_if_any(
+    args: &RoleArgs,
+    host: &LiveHost,
+) -> Result<Option<(KubeEnv, Inputs)>> {
+    known(last_good(args, host).await)
+}
+
+fn known<T>(last: Result<T>) -> Result<Option<T>> {
+    match last {
+        Ok(last) => Ok(Some(last)),
+        Err(error) if error.is::<Elapsed>() => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_too_busy_to_answer_does_not_lack_good_settings() {
+        let wait = tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>());
+        let late = wait.await.expect_err("it never ends");
+        assert!(known::<()>(Err(late.into())).is_err());
+        let lacking = anyhow::anyhow!("there is no file");
+        assert_eq!(known::<()>(Err(lacking)).expect("that is known"), None);
+        assert_eq!(known(Ok(1)).expect("it is there"), Some(1));
+    }
 
     #[test]
     fn kept_settings_read_back_as_they_were() {

@@ -150,7 +150,7 @@ async fn afresh(
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
     }
-    let bound = bound_to(role, host).await;
+    let bound = bound_to(role, host).await?;
     // What could not be taken off is told; a start is tried all the same.
     if take_off(role, host, sink, cancel, Purpose::Afresh).await? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);

@@ -114,7 +114,7 @@ pub(super) async fn prepare(
 
 /// Refuses settings that cannot change while the host stands.
 pub(super) async fn unchanged(args: &RoleArgs, host: &LiveHost, inputs: &Inputs) -> Result<()> {
-    if let Some(stands) = bound_to(args, host).await
+    if let Some(stands) = bound_to(args, host).await?
         && let Some(changed) = stands.changed_by(&inputs.identity)
     {
         return Err(changed.into());
