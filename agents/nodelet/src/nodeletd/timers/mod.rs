@@ -116,11 +116,15 @@ fn allowed(view: &View, timer: &str) -> Option<bool> {
     let fails = |condition: &Condition| condition.status == Status::False && !condition.warns;
     let at_rest = view.desired != "false"
         && view.paused_until.is_none()
-        // Right after a boot the host has enough to do with coming up.
-        && !view.phases.iter().any(PhaseHealth::was_put_off)
+        && !is_coming_up(view)
         && phase(SOURCE).is_none_or(|phase| !phase.conditions.iter().any(fails));
     let wanted = phase(timer).is_some_and(|phase| phase.skipped.is_none());
     (at_rest && wanted).then(|| view.keeps_last_good())
+}
+
+/// Whether the host was booted a moment ago, and has enough to do with that. What a pass saw is old where those after it failed.
+fn is_coming_up(view: &View) -> bool {
+    view.failed_in_a_row == 0 && view.phases.iter().any(PhaseHealth::was_put_off)
 }
 
 /// Whether what the last good run made is not there any more: its directory is another one now, or was cleared, or the cluster is new.
@@ -278,14 +282,16 @@ mod tests {
             let beside = changed(|view| view.restart_set.push(restarted));
             assert_eq!(beside, Some(false), "for months perhaps");
         }
-        for (status, warns, put_off, runs) in [
-            (Status::False, false, false, None),
-            (Status::False, true, false, Some(false)),
-            (Status::Unknown, false, false, Some(false)),
-            (Status::Unknown, false, true, None),
-            (Status::True, false, false, Some(false)),
+        for (status, warns, put_off, failed_passes, runs) in [
+            (Status::False, false, false, 0, None),
+            (Status::False, true, false, 0, Some(false)),
+            (Status::Unknown, false, false, 0, Some(false)),
+            (Status::Unknown, false, true, 0, None),
+            (Status::Unknown, false, true, 1, Some(false)),
+            (Status::True, false, false, 0, Some(false)),
         ] {
             let allowed = changed(|view| {
+                view.failed_in_a_row = failed_passes;
                 let etcd = PhaseHealth {
                     phase: "etcd".parse().expect("a name"),
                     skipped: None,
