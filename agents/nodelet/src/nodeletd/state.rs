@@ -73,6 +73,11 @@ impl State {
         self.up_in = boot();
     }
 
+    /// Notes that there is no role that could be up. Gives whether that is news.
+    pub(super) fn is_gone(&mut self) -> bool {
+        !std::mem::take(&mut self.up_in).is_empty()
+    }
+
     pub(super) fn read(path: &Path) -> Self {
         let content = daemon::files::read(path, LIMIT).unwrap_or_else(|error| {
             tracing::warn!("starting without what was remembered: {error:#}");

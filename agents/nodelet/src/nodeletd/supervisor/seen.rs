@@ -90,7 +90,9 @@ impl<H: Hands> Supervisor<H> {
                 tracing::info!("well again after attempt {}", counted.count());
             }
             self.state.attempts.forget();
-            self.state.is_up();
+            if pass.stands {
+                self.state.is_up();
+            }
             // Why nothing is taken back holds until it is.
             if !pass.health.iter().any(PhaseHealth::has_left_over) {
                 self.unfit.clear();
@@ -116,6 +118,9 @@ impl<H: Hands> Supervisor<H> {
         self.unfit.clear();
         if !pass.stands {
             "false".clone_into(&mut self.status.pf9_kube_service_state);
+            if self.state.is_gone() {
+                self.remember();
+            }
         }
     }
 

@@ -52,6 +52,8 @@ struct Broken {
     digest: Arc<Mutex<String>>,
     /// Whose it is; empty for nobody's.
     cluster: Arc<Mutex<String>>,
+    /// Whether nothing of the role's is on it.
+    bare: Arc<AtomicBool>,
     /// Whether no pass comes to its end.
     unseen: Arc<AtomicBool>,
     /// Components with a certificate that is due.
@@ -90,6 +92,7 @@ impl Broken {
             wanted: Arc::new(Mutex::new(ServiceState::True)),
             digest: Arc::new(Mutex::new("plan".to_owned())),
             cluster: Arc::new(Mutex::new("c".to_owned())),
+            bare: Arc::default(),
             unseen: Arc::default(),
             due: Arc::default(),
             runs: Arc::default(),
@@ -178,7 +181,7 @@ impl Hands for Broken {
             restart_set: failed.clone(),
             failed,
             interests: PassInterests::default(),
-            stands: true,
+            stands: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
             due: self.due.lock().expect("nobody panicked").clone(),

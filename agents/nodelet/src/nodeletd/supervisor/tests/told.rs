@@ -116,6 +116,27 @@ async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
     assert!(!State::read(&state).has_booted());
 }
 
+/// What was up before may have been taken off by hand, or by a setting.
+#[tokio::test(start_paused = true)]
+async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let state = path.join("nodeletd.json");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    for (bare, remembered) in [(false, true), (true, false), (true, false)] {
+        host.bare.store(bare, Ordering::Relaxed);
+        let cluster = if bare { "" } else { "c" };
+        cluster.clone_into(&mut host.cluster.lock().expect("nobody panicked"));
+        beside(&host, path, async |_| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        })
+        .await;
+        let up_in = State::read(&state).up_in;
+        assert_eq!(!up_in.is_empty(), remembered, "{up_in}");
+    }
+}
+
 /// Whoever reads the file would go on believing what it said last.
 #[tokio::test(start_paused = true)]
 async fn a_status_file_that_cannot_be_written_is_told() {
