@@ -106,8 +106,8 @@ fn screen(view: &View, now: i64) -> String {
         Some(next) if next > now => {
             let _ = write!(text, ", next in {}", span(next - now));
         }
-        // What is done to the host takes longer than the time between two.
-        Some(_) => text.push_str(", all below as it was then; the next follows what is done now"),
+        // It is being made, or what is done to the host takes longer than the time between two.
+        Some(_) => text.push_str(", all below as it was then; the next is due"),
         None => {}
     }
     text.push_str("\n\n");
@@ -156,8 +156,7 @@ mod tests {
             text.starts_with("master converging, desired true; attempt 1\nattempts: 1\n"),
             "{text}"
         );
-        let told =
-            "last check 3m 22s ago, all below as it was then; the next follows what is done now\n";
+        let told = "last check 3m 22s ago, all below as it was then; the next is due\n";
         assert!(text.contains(told), "{text}");
         assert!(text.ends_with("a repair touches: etcd-backup\n"), "{text}");
     }
