@@ -37,7 +37,8 @@ impl Runner<'_> {
                 return;
             }
         };
-        let now = self.host.now();
+        // A clock that was put right since it started makes it look older, but not older than the boot.
+        let (now, up) = (self.host.now(), self.host.up());
         let hangs = |container: &&ContainerState| {
             let since = container.started_at;
             let age = since.and_then(|since| now.duration_since(since).ok());
@@ -45,7 +46,7 @@ impl Runner<'_> {
                 names.iter().any(|name| is_of_pod(container, pod, name))
             };
             container.running
-                && age.is_some_and(|age| age >= waited + LONG)
+                && age.is_some_and(|age| age.min(up) >= waited + LONG)
                 && pods.iter().any(is_theirs)
         };
         for container in all.iter().filter(hangs) {
@@ -126,16 +127,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_hangs_is_ended_by_the_phase_that_waited_for_it() {
         let minutes = |count: u64| Duration::from_secs(count * 60);
-        // How long it ran before, how long the phase waits, and whether it is ended. A slow one has just been started.
-        for (before, waits, ended) in [
-            (minutes(60), minutes(5), true),
-            (minutes(60), minutes(4), false),
-            (minutes(4), minutes(5), false),
+        // How long it ran before by the clock, whether the host has just been booted, how long the phase waits, and whether it is ended.
+        // A slow one has just been started.
+        for (before, booted, waits, ended) in [
+            (minutes(60), false, minutes(5), true),
+            (minutes(60), true, minutes(5), false),
+            (minutes(60), false, minutes(4), false),
+            (minutes(4), false, minutes(5), false),
         ] {
             let host = FakeHost::new().with_docker().with_image("image:1");
             let api = run(&host, "k8s-master", "kube-apiserver").await;
             let other = run(&host, "coredns", "kube-apiserver").await;
-            host.meddle(|world| world.advance(before));
+            host.meddle(|world| {
+                world.advance(before);
+                if booted {
+                    world.has_booted();
+                }
+            });
             let (plan, facts, heard) = (
                 plan(waits),
                 Facts::nothing_about("cp-1"),
