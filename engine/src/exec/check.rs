@@ -47,7 +47,7 @@ pub struct Condition {
     /// How often in a row it has not held, of one that may fail more than once before its phase does; 0 of all others.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_in_a_row: u32,
-    /// It does not hold, and is not known for this alone: that may still come by itself, after a boot for one.
+    /// It did not hold when it was looked at, but counts as not known: that may still come by itself, after a boot for one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub put_off: bool,
 }

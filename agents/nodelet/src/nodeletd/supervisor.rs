@@ -37,7 +37,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 /// So many passes in a row leave their decision to the next one for settings that were written meanwhile: whoever writes them all the time
 /// keeps no host from being repaired.
-const PUT_OFF: u32 = 3;
+const LEFT_TO_NEXT: u32 = 3;
 /// Passes in a row that may fail before nothing is believed of the host any more.
 pub(super) const BLIND: u32 = 3;
 /// A round moves on within this time, or something is wrong with it; but where it changes something.
@@ -105,7 +105,7 @@ pub(super) struct Supervisor<H> {
     /// Why the role does not stop, though it is to be down; empty if it does.
     unstopped: String,
     /// How many passes in a row have left their decision to the next one.
-    put_off: u32,
+    left_to_next: u32,
     /// How often checks have failed in a row, of those that may more than once.
     streaks: Streaks,
     unwritten: Unwritten,
@@ -169,7 +169,7 @@ impl<H: Hands> Supervisor<H> {
             take_backs: TakeBacks::default(),
             unfit: String::new(),
             unstopped: String::new(),
-            put_off: 0,
+            left_to_next: 0,
             streaks: Streaks::default(),
             unwritten: Unwritten::default(),
             blind: 0,
@@ -273,13 +273,16 @@ impl<H: Hands> Supervisor<H> {
             self.remember();
         }
         let interval = pass.desired.loop_interval;
-        if action.changes_the_host() && self.wake.settings_changed() && self.put_off < PUT_OFF {
+        if action.changes_the_host()
+            && self.wake.settings_changed()
+            && self.left_to_next < LEFT_TO_NEXT
+        {
             tracing::info!("settings were written during this pass, so the next one decides");
-            self.put_off += 1;
+            self.left_to_next += 1;
             self.publish(&pass, "reading new settings", Duration::ZERO, None);
             return Duration::ZERO;
         }
-        self.put_off = 0;
+        self.left_to_next = 0;
         match action {
             Action::Nothing => {
                 self.hurry = self.again;
