@@ -124,7 +124,12 @@ async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
     let state = path.join("nodeletd.json");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    for (bare, remembered) in [(false, true), (true, false), (true, false)] {
+    for (wanted, bare, remembered) in [
+        (ServiceState::True, false, true),
+        (ServiceState::True, true, false),
+        (ServiceState::Ignore, true, false),
+    ] {
+        *host.wanted.lock().expect("nobody panicked") = wanted;
         host.bare.store(bare, Ordering::Relaxed);
         let cluster = if bare { "" } else { "c" };
         cluster.clone_into(&mut host.cluster.lock().expect("nobody panicked"));
