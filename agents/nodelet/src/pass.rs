@@ -339,8 +339,8 @@ impl Obstacle {
 enum Verdict {
     /// They are in force, and kept for bad times.
     Good,
-    /// They are in force, for nothing better is known, or kept are others of the same fault. Whatever would change the host says why it
-    /// does not.
+    /// They are in force, but not kept: nothing better is known, or the last good ones have the same fault. Whatever would change the host
+    /// says why it does not.
     Borne,
     /// The last good ones stay in force; these are in the way of those that stand there now.
     Refused(Vec<Obstacle>),
