@@ -26,6 +26,9 @@ static LISTENS: AtomicBool = AtomicBool::new(false);
 /// Whether this program goes on after an interrupt.
 static OUTLIVES: AtomicBool = AtomicBool::new(false);
 
+/// Whether there was an interrupt.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// How long a command may take to end after an interrupt.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,7 @@ pub fn end_groups_on_interrupt() -> Result<()> {
         return Ok(());
     }
     ctrlc::set_handler(|| {
+        INTERRUPTED.store(true, Ordering::Relaxed);
         let groups = GROUPS
             .lock()
             .map(|groups| groups.clone())
@@ -54,6 +58,11 @@ pub fn end_groups_on_interrupt() -> Result<()> {
 /// From now on an interrupt ends the running groups and not this program, which has something to put in order first.
 pub fn outlive_interrupts() {
     OUTLIVES.store(true, Ordering::Relaxed);
+}
+
+/// True after an interrupt: what was running has ended, and nothing more is to be started.
+pub fn was_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// A name that no other run on this machine has.

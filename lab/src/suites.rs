@@ -4,13 +4,15 @@
 //! it, whatever happened to the suites meanwhile.
 
 use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{env, process};
 
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
-use crate::down;
+use crate::{command, down};
 
 const RUN: &str = "NODELET_LAB_RUN";
 const NODELET: &str = "NODELET_LAB_NODELET";
@@ -19,6 +21,33 @@ const TOOLBOX: &str = "NODELET_LAB_TOOLBOX";
 const MACHINE: &str = "NODELET_LAB_MACHINE";
 const KEEP: &str = "NODELET_LAB_KEEP";
 const RECORD: &str = "NODELET_LAB_RECORD";
+
+/// Below the cache, the locks on what suites share.
+const PLACES: &str = "suites";
+
+/// A place that is taken until this is dropped, or until the process ends.
+#[derive(Debug)]
+pub struct Place {
+    /// The kind and a number.
+    pub name: String,
+    _lock: File,
+}
+
+/// The lock on a file, if no other process holds it.
+fn lock_if_free(path: &Path) -> Result<Option<File>> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
 
 /// What a run of the suites works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +102,41 @@ impl Suites {
         }))
     }
 
+    /// Takes one of `count` places of this kind in the run, which suites in other processes take in turns; waits for one to become
+    /// free. A place that was taken before comes first.
+    ///
+    /// # Errors
+    /// No place becomes free within `limit`.
+    pub fn place(&self, cache: &Cache, kind: &str, count: usize, limit: Duration) -> Result<Place> {
+        let directory = cache.root().join(PLACES).join(&self.run);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let mut failure = None;
+        let place = command::poll(limit, || {
+            (0..count).find_map(|number| {
+                let path = directory.join(format!("{kind}-{number}"));
+                match lock_if_free(&path) {
+                    Ok(lock) => lock.map(|lock| Place {
+                        name: format!("{kind}-{number}"),
+                        _lock: lock,
+                    }),
+                    Err(error) => {
+                        failure = Some(error);
+                        None
+                    }
+                }
+            })
+        });
+        match (place, failure) {
+            (Some(place), _) => Ok(place),
+            (None, Some(error)) => Err(error),
+            (None, None) => bail!(
+                "no host of kind `{kind}` became free within {} s",
+                limit.as_secs()
+            ),
+        }
+    }
+
     /// The variable that asks suites to note what they saw in this file, a JSON value a line.
     pub fn record_to(file: &Path) -> (&'static str, OsString) {
         (RECORD, file.into())
@@ -100,11 +164,46 @@ impl Suites {
                 errors.push(format!("{error:#}"));
             }
         }
+        let places = cache.root().join(PLACES).join(run);
+        if places.exists()
+            && let Err(error) = fs::remove_dir_all(&places)
+        {
+            errors.push(format!("cannot remove {}: {error}", places.display()));
+        }
         // Also where no lab was left: the outer docker ends with the last user.
         down::lab(cache, run)?;
         if !errors.is_empty() {
             bail!("{}", errors.join("; "));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_belongs_to_one_at_a_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::at(directory.path());
+        let suites = Suites {
+            run: "suites-1".to_owned(),
+            nodelet: PathBuf::new(),
+            payload: PathBuf::new(),
+            toolbox: PathBuf::new(),
+            machine: None,
+        };
+        let soon = Duration::from_millis(50);
+        let take = || suites.place(&cache, "shared", 2, soon);
+        let first = take().expect("it is free");
+        let second = take().expect("the other one is free");
+        assert_eq!(
+            (first.name.as_str(), second.name.as_str()),
+            ("shared-0", "shared-1")
+        );
+        take().expect_err("both are taken");
+        drop(first);
+        assert_eq!(take().expect("it is free again").name, "shared-0");
     }
 }

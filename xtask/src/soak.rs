@@ -11,7 +11,7 @@ use lab::snapshot::{EXCEPTIONS, KEPT};
 use lab::{Cache, Setup, Suites, command};
 
 use crate::machine::Machine;
-use crate::nodelet::Profile;
+use crate::nodelet::{self, Profile};
 use crate::transient::{suites, with_labs};
 use crate::{cargo, checkout};
 
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .join(format!("logs/soak-{}.jsonl", std::process::id()));
     let suites = Suites {
         machine: Some(setup.machine()?),
-        ..suites(&setup, Profile::Release)?
+        ..suites(&setup, nodelet::build(Profile::Release)?)
     };
     with_labs(setup, &suites.run, |_| {
         for (package, target) in TARGETS {

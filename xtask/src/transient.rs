@@ -1,19 +1,19 @@
 //! Labs that go with the command that made them.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use lab::{Setup, Suites, command};
 
-use crate::nodelet::{self, Profile};
-
-/// What suites on labs are given: the checkout's nodelet, and what the set-up has made.
-pub(crate) fn suites(setup: &Setup, profile: Profile) -> Result<Suites> {
-    Ok(Suites {
+/// What suites on labs are given: this program, and what the set-up has made.
+pub(crate) fn suites(setup: &Setup, nodelet: PathBuf) -> Suites {
+    Suites {
         run: Suites::run_name(),
-        nodelet: nodelet::build(profile)?,
+        nodelet,
         payload: setup.payload.clone(),
         toolbox: setup.toolbox.clone(),
         machine: None,
-    })
+    }
 }
 
 /// Does work whose labs all have names that begin with `run`, and takes them down however it ends: also after an interrupt, which

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::package::{self, ROLE};
+use lab::suites::Place;
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
 use crate::run::Run;
@@ -29,23 +29,34 @@ pub struct Master {
     host: Host,
     suites: Suites,
     vip: bool,
-    /// The turn of whoever has the shared one.
-    shared: Option<MutexGuard<'static, ()>>,
+    /// Held while this suite uses a host that suites share.
+    shared: Option<Place>,
 }
 
-/// The master that suites share: Ready, with the default settings. Whoever changes it brings it back with an apply.
+/// How many masters suites share. Each costs a bring-up; the suites that use one wait for their turn.
+const SHARED: usize = 2;
+/// Longer than all suites that share a master take together.
+const TURN: Duration = Duration::from_secs(3000);
+
+/// A master that suites share: Ready, with the default settings. A suite that changes it leaves it for the next one's apply to bring back.
 ///
-/// The first to ask makes it, or brings an earlier run's one of the same name up to date; it is taken down with the run. Suites
-/// run side by side, so each waits for its turn.
+/// The first suite to ask makes it; it is taken down with the run. Suites run side by side, in processes of their own, so each waits for
+/// its turn.
 #[must_use]
 pub fn shared() -> Option<Master> {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    static TURN: Mutex<()> = Mutex::new(());
-    // A suite that failed leaves a host that the apply below brings back.
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut master = Master::open("shared", Image::Bare, false, &[])?;
-    master.shared = Some(turn);
-    INSTALLED.get_or_init(|| master.install(&[]));
+    let suites = Suites::from_environment().expect("the environment of a run is whole")?;
+    let cache = Cache::locate().expect("the cache has a place");
+    let place = suites.place(&cache, "shared", SHARED, TURN);
+    let place = place.expect("a shared host becomes free");
+    let stands = Lab::stands(&cache, &format!("{}-{}", suites.run, place.name));
+    let mut master = Master::open(&place.name, Image::Bare, false, &[])?;
+    master.shared = Some(place);
+    if stands {
+        master.configure(&[]);
+    } else {
+        master.install(&[]);
+    }
+    // What an earlier suite changed, or left in the middle when it failed, this brings back.
     master.apply(&[]).exits(0);
     Some(master)
 }

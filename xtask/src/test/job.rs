@@ -1,0 +1,246 @@
+//! What there is to run: one job per test program, one per suite on lab hosts, and cargo's own checks.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lab::{Micro, Suites, command};
+
+use super::build::Program;
+use crate::cargo;
+
+/// The package with the suites that need labs and machines.
+const LAB_SUITES: &str = "lab-suites";
+/// Its targets that are no part of the step `tests`.
+const SUITES: &str = "suites";
+const MICRO: &str = "micro";
+
+/// No job takes longer than this. A suite that hangs is ended, and its host is told about.
+const LIMIT: Duration = Duration::from_secs(1500);
+/// A test program lists its tests at once.
+const LISTS: Duration = Duration::from_secs(30);
+
+/// The jobs that take longest, the longest first: they begin first, so that the run does not end with one of them alone.
+/// All others begin in the order of their names.
+const LONG: &[&str] = &[
+    "lab: repair",
+    "lab: faults::every_phase",
+    "lab: endurance",
+    "lab: attempts",
+    "lab: certificates",
+    "lab: clean",
+    "lab: interrupt",
+    "lab: preflight",
+    "lab: virtual_ip",
+    "lab: etcd_backup::schedule",
+    "micro",
+    "behaviour: cuts",
+    "behaviour: properties",
+    "engine: engine",
+];
+
+/// Which of the machine's means a job uses; see [`super::schedule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A suite with a lab host: it mostly waits, and its waits have deadlines.
+    Lab,
+    /// An emulated machine.
+    Micro,
+    /// A test program that computes.
+    Compute,
+    /// A cargo command; another one would wait for its lock.
+    Cargo,
+}
+
+/// Something to run and to judge by its exit code.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) command: Command,
+    pub(super) limit: Duration,
+    /// What a developer types to run it again.
+    pub(super) again: String,
+}
+
+impl Job {
+    fn cargo(name: &str, words: &[&str]) -> Self {
+        let mut command = cargo();
+        command.args(words);
+        Self {
+            name: name.to_owned(),
+            kind: Kind::Cargo,
+            command,
+            limit: LIMIT,
+            again: format!("cargo xtask test --only {name}"),
+        }
+    }
+
+    pub(super) fn format() -> Self {
+        Self::cargo("fmt", &["fmt", "--all", "--check"])
+    }
+
+    pub(super) fn clippy() -> Self {
+        let words = ["clippy", "--quiet", "--workspace", "--all-targets"];
+        Self::cargo(
+            "clippy",
+            &[&words[..], &["--", "--deny", "warnings"]].concat(),
+        )
+    }
+
+    pub(super) fn rustdoc() -> Self {
+        let words = ["doc", "--quiet", "--workspace", "--no-deps"];
+        let mut job = Self::cargo(
+            "rustdoc",
+            &[&words[..], &["--document-private-items"]].concat(),
+        );
+        job.command.env("RUSTDOCFLAGS", "-D warnings");
+        job
+    }
+
+    /// The place of the job in the order of beginnings: the lower, the earlier.
+    pub(super) fn rank(&self) -> usize {
+        LONG.iter()
+            .position(|long| self.name.starts_with(long))
+            .unwrap_or(LONG.len())
+    }
+
+    fn of(program: &Program, name: String, kind: Kind) -> Self {
+        let mut command = Command::new(&program.path);
+        command
+            .current_dir(&program.directory)
+            .env("CARGO_MANIFEST_DIR", &program.directory)
+            // Snapshots are reviewed by people; a test run never writes one.
+            .env("INSTA_UPDATE", "no");
+        Self {
+            name,
+            kind,
+            command,
+            limit: LIMIT,
+            again: format!(
+                "cargo test --package {} --test {}",
+                program.package, program.target
+            ),
+        }
+    }
+}
+
+/// The test programs that need nothing but the checkout, and the examples in docs. With `names`, the tests that have one of these in
+/// their name.
+pub(super) fn tests(programs: &[Program], names: &[String]) -> Vec<Job> {
+    let needs_more = |program: &&Program| [SUITES, MICRO].contains(&program.target.as_str());
+    let mut jobs: Vec<Job> = programs
+        .iter()
+        .filter(|program| !needs_more(program))
+        .map(|program| {
+            let name = format!("{}: {}", program.package, program.target);
+            let mut job = Job::of(program, name, Kind::Compute);
+            job.command.args(names);
+            job
+        })
+        .collect();
+    if names.is_empty() {
+        jobs.push(Job::cargo(
+            "doctests",
+            &["test", "--quiet", "--workspace", "--doc"],
+        ));
+    }
+    jobs
+}
+
+/// The test on an emulated machine.
+pub(super) fn micro(programs: &[Program], micro: &Micro) -> Option<Job> {
+    let program = find(programs, MICRO)?;
+    let mut job = Job::of(program, MICRO.to_owned(), Kind::Micro);
+    job.command
+        .args(["--include-ignored", "--nocapture"])
+        .envs(micro.variables());
+    "cargo xtask test --only micro".clone_into(&mut job.again);
+    Some(job)
+}
+
+/// A job for each suite whose name has one of these in it; for all without names.
+///
+/// # Errors
+/// The program with the suites does not list them, or none has such a name.
+pub(super) fn lab(programs: &[Program], suites: &Suites, names: &[String]) -> Result<Vec<Job>> {
+    let program = find(programs, SUITES).context("cargo built no suites")?;
+    let mut list = Command::new(&program.path);
+    list.args(["--list", "--format", "terse"]);
+    let listing = command::text(&mut list, LISTS)?;
+    let jobs: Vec<Job> = listed(&listing)
+        .filter(|suite| names.is_empty() || names.iter().any(|name| suite.contains(name.as_str())))
+        .map(|suite| {
+            let mut job = Job::of(program, format!("lab: {suite}"), Kind::Lab);
+            job.command
+                .args(["--exact", suite, "--include-ignored", "--nocapture"])
+                .envs(suites.variables());
+            job.again = format!("cargo xtask test --only lab -- {suite}");
+            job
+        })
+        .collect();
+    if jobs.is_empty() {
+        bail!("no suite has {} in its name", names.join(" or "));
+    }
+    Ok(jobs)
+}
+
+fn find<'a>(programs: &'a [Program], target: &str) -> Option<&'a Program> {
+    programs
+        .iter()
+        .find(|program| program.package == LAB_SUITES && program.target == target)
+}
+
+/// The names in a terse list of tests.
+fn listed(listing: &str) -> impl Iterator<Item = &str> {
+    listing
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn program(package: &str, target: &str) -> Program {
+        Program {
+            package: package.to_owned(),
+            target: target.to_owned(),
+            path: PathBuf::from("/t"),
+            directory: PathBuf::from("/"),
+        }
+    }
+
+    #[test]
+    fn tests_leave_out_what_needs_hosts_and_machines() {
+        let programs = [
+            program("engine", "engine"),
+            program(LAB_SUITES, SUITES),
+            program(LAB_SUITES, MICRO),
+            program(LAB_SUITES, "soak"),
+        ];
+        let names: Vec<String> = tests(&programs, &[])
+            .into_iter()
+            .map(|job| job.name)
+            .collect();
+        assert_eq!(names, ["engine: engine", "lab-suites: soak", "doctests"]);
+    }
+
+    #[test]
+    fn lists_tests() {
+        let listing = "again::a: test\ncluster::b: test\nbench: benchmark\n";
+        assert_eq!(
+            listed(listing).collect::<Vec<_>>(),
+            ["again::a", "cluster::b"]
+        );
+    }
+
+    #[test]
+    fn long_jobs_come_first() {
+        let rank = |name: &str| Job::cargo(name, &[]).rank();
+        assert!(rank("lab: repair::x") < rank("lab: endurance::y"));
+        assert!(rank("lab: endurance::y") < rank("lab: again::z"));
+    }
+}

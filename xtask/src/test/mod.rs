@@ -1,0 +1,182 @@
+//! `cargo xtask test`: every check of the project. Everything is built once, then the checks run side by side.
+//!
+//! [`job`] says what there is to run, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`run`] runs it and
+//! reports. Suites on lab hosts mostly wait, so several of them run at a time; what needs the processor fills the gaps at idle
+//! priority, and therefore delays no deadline of a suite.
+
+mod build;
+mod job;
+mod run;
+mod schedule;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use lab::{Cache, Micro, Setup, Suites, command};
+
+use crate::transient::{suites, with_labs};
+use build::Built;
+use job::Job;
+use run::Told;
+
+/// The options of `test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Leave out the suites that need a lab.
+    #[arg(long)]
+    skip_lab: bool,
+    /// Run this step alone.
+    #[arg(long, value_name = "STEP")]
+    only: Option<String>,
+    /// How many suites on lab hosts run at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = schedule::lab_workers())]
+    lab_workers: usize,
+    /// Which tests the steps `tests` and `lab` run, after `--`: parts of their names.
+    #[arg(last = true, requires = "only")]
+    names: Vec<String>,
+}
+
+/// A part of the checks that can be run alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Format,
+    Clippy,
+    Rustdoc,
+    /// Unit, snapshot and fault tests, which need nothing but the checkout.
+    Tests,
+    /// Status passes held to their limits on a kernel with version 2 of control groups.
+    Micro,
+    /// The suites on real hosts.
+    Lab,
+}
+
+const STEPS: &[(&str, Step)] = &[
+    ("fmt", Step::Format),
+    ("clippy", Step::Clippy),
+    ("rustdoc", Step::Rustdoc),
+    ("tests", Step::Tests),
+    ("micro", Step::Micro),
+    ("lab", Step::Lab),
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let began = Instant::now();
+    let steps = chosen(arguments)?;
+    let mut jobs = Vec::new();
+    if steps.contains(&Step::Format) {
+        // It takes a second, and its failure is the commonest.
+        run::at_once(&Job::format())?;
+    }
+    let needs_programs = [Step::Tests, Step::Micro, Step::Lab]
+        .iter()
+        .any(|step| steps.contains(step));
+    let built = if needs_programs {
+        Built::all()?
+    } else {
+        Built::default()
+    };
+    if steps.contains(&Step::Tests) {
+        jobs.extend(job::tests(&built.tests, &arguments.names));
+    }
+    if steps.contains(&Step::Clippy) {
+        jobs.push(Job::clippy());
+    }
+    if steps.contains(&Step::Rustdoc) {
+        jobs.push(Job::rustdoc());
+    }
+    let cache = Cache::locate()?;
+    if steps.contains(&Step::Micro) {
+        let micro = Micro {
+            kernel: Micro::prepare(&cache)?,
+            nodelet: built.nodelet()?,
+        };
+        jobs.extend(job::micro(&built.tests, &micro));
+    }
+    let told = if steps.contains(&Step::Lab) {
+        with_suites(&cache, &built, jobs, arguments)?
+    } else {
+        run::all(jobs, None, arguments.lab_workers)?
+    };
+    println!("{}", told.summary(began.elapsed()));
+    if told.failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("these failed: {}", told.failed.join(", "))
+}
+
+/// Runs these jobs and the suites on lab hosts, which begin when everything is made that hosts need. The labs are gone afterwards, however
+/// the suites end.
+fn with_suites(
+    cache: &Cache,
+    built: &Built,
+    jobs: Vec<Job>,
+    arguments: &Arguments,
+) -> Result<Told> {
+    command::outlive_interrupts();
+    let nodelet = built.nodelet()?;
+    let run = Suites::run_name();
+    let mut setup = None;
+    let prepare = || {
+        let made = setup.insert(Setup::run(cache)?);
+        let suites = suites(made, nodelet);
+        job::lab(&built.tests, &suites, &arguments.names)
+    };
+    let told = run::all(jobs, Some(Box::new(prepare)), arguments.lab_workers);
+    match setup {
+        Some(setup) => with_labs(setup, &run, |_| told),
+        None => told,
+    }
+}
+
+/// The steps to run.
+fn chosen(arguments: &Arguments) -> Result<BTreeSet<Step>> {
+    let Some(only) = &arguments.only else {
+        let all = STEPS.iter().map(|(_, step)| *step);
+        return Ok(all
+            .filter(|step| !(*step == Step::Lab && arguments.skip_lab))
+            .collect());
+    };
+    let step = STEPS.iter().find(|(name, _)| name == only);
+    let (_, step) = step.with_context(|| {
+        let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+        format!("there is no step `{only}`; there are {}", names.join(", "))
+    })?;
+    if !matches!(step, Step::Lab | Step::Tests) && !arguments.names.is_empty() {
+        bail!("the step `{only}` takes no names of tests; `tests` and `lab` do");
+    }
+    Ok(BTreeSet::from([*step]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(skip_lab: bool, only: Option<&str>, names: &[&str]) -> Result<Vec<Step>> {
+        let arguments = Arguments {
+            skip_lab,
+            only: only.map(str::to_owned),
+            lab_workers: 1,
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        Ok(chosen(&arguments)?.into_iter().collect())
+    }
+
+    #[test]
+    fn chooses_steps() {
+        use Step::{Clippy, Format, Lab, Micro, Rustdoc, Tests};
+        let quick = [Format, Clippy, Rustdoc, Tests, Micro];
+        assert_eq!(steps(true, None, &[]).expect("steps"), quick);
+        let all = steps(false, None, &[]).expect("steps");
+        assert_eq!(all.last(), Some(&Lab));
+        assert_eq!(steps(true, Some("lab"), &["faults"]).expect("steps"), [Lab]);
+        steps(false, Some("fmt"), &["faults"]).expect_err("it has no tests");
+        assert!(
+            steps(false, Some("lint"), &[])
+                .expect_err("unknown")
+                .to_string()
+                .contains("clippy")
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! Runs jobs side by side, tells how each ended, and counts.
+
+use std::collections::VecDeque;
+use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lab::command;
+
+use super::job::{Job, Kind};
+use super::schedule::{Limits, processors};
+
+/// How the jobs ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The names of the jobs that failed.
+    pub(super) failed: Vec<String>,
+    counts: Counts,
+}
+
+/// How many tests there were, as their programs say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    /// They need another environment, or are soaks.
+    skipped: u64,
+}
+
+impl Told {
+    /// The last lines of a run.
+    pub(super) fn summary(&self, took: Duration) -> String {
+        let Counts {
+            passed,
+            failed,
+            skipped,
+        } = self.counts;
+        format!(
+            "\nAll checks took {:.0} s.\ntests: {passed} passed, {failed} failed, {skipped} skipped",
+            took.as_secs_f64()
+        )
+    }
+}
+
+/// Runs one job alone, before all others.
+///
+/// # Errors
+/// It failed.
+pub(super) fn at_once(job: &Job) -> Result<()> {
+    println!("==> {}", job.name);
+    let mut command = copy(&job.command);
+    if command::streaming(&mut command, job.limit)?.success() {
+        return Ok(());
+    }
+    bail!("`{}` failed; repeat it with `{}`", job.name, job.again)
+}
+
+/// Makes more jobs, while others run already.
+pub(super) type Later<'a> = Box<dyn FnOnce() -> Result<Vec<Job>> + Send + 'a>;
+
+/// What the threads tell.
+enum Message {
+    /// These jobs can be run as well.
+    Jobs(Result<Vec<Job>>),
+    Ended(Job, Result<Output>, Duration),
+}
+
+/// Runs all jobs, and those that `later` makes, each as soon as the machine has room for it. A failure is told at once and holds up no
+/// other job.
+///
+/// # Errors
+/// `later` failed, or there was an interrupt.
+pub(super) fn all(
+    mut jobs: Vec<Job>,
+    later: Option<Later<'_>>,
+    lab_workers: usize,
+) -> Result<Told> {
+    let limits = Limits {
+        lab: lab_workers.max(1),
+        compute: processors(),
+    };
+    // What computes yields to what has deadlines.
+    let yields = later.is_some() || jobs.iter().any(|job| job.kind == Kind::Micro);
+    jobs.sort_by_key(Job::rank);
+    let mut total = jobs.len();
+    let mut pending = VecDeque::from(jobs);
+    let mut running: Vec<Kind> = Vec::new();
+    let mut told = Told::default();
+    let mut ended = 0;
+    let mut preparing = later.is_some();
+    let mut failure = Ok(());
+    let (tell, messages) = mpsc::channel();
+    thread::scope(|scope| {
+        if let Some(later) = later {
+            let tell = tell.clone();
+            // The receiver lives until every thread has told.
+            scope.spawn(move || drop(tell.send(Message::Jobs(later()))));
+        }
+        loop {
+            if command::was_interrupted() {
+                pending.clear();
+            }
+            while let Some(at) = pending
+                .iter()
+                .position(|job| limits.allow(job.kind, &running))
+            {
+                let Some(job) = pending.remove(at) else { break };
+                running.push(job.kind);
+                let tell = tell.clone();
+                scope.spawn(move || {
+                    let began = Instant::now();
+                    let output = execute(&job, yields);
+                    drop(tell.send(Message::Ended(job, output, began.elapsed())));
+                });
+            }
+            if running.is_empty() && !preparing {
+                break;
+            }
+            match messages.recv().context("a job ended without a word")? {
+                Message::Jobs(Ok(more)) => {
+                    preparing = false;
+                    total += more.len();
+                    pending.extend(more);
+                    pending.make_contiguous().sort_by_key(Job::rank);
+                }
+                Message::Jobs(Err(error)) => {
+                    preparing = false;
+                    failure = Err(error);
+                }
+                Message::Ended(job, output, took) => {
+                    let place = running.iter().position(|kind| *kind == job.kind);
+                    running.swap_remove(place.context("a job ended that did not run")?);
+                    ended += 1;
+                    told.note(&job, output, took, &format!("{ended}/{total}"));
+                }
+            }
+        }
+        failure?;
+        if command::was_interrupted() {
+            bail!("interrupted; {ended} of {total} checks had ended");
+        }
+        Ok(told)
+    })
+}
+
+/// Runs a job at idle priority if it is one that yields.
+fn execute(job: &Job, yields: bool) -> Result<Output> {
+    let idle = yields && matches!(job.kind, Kind::Compute | Kind::Cargo);
+    let mut command = if idle {
+        lowered(&job.command)
+    } else {
+        copy(&job.command)
+    };
+    command::output(&mut command, None, job.limit)
+}
+
+/// The same command once more: a command can be neither cloned nor sent with what it has run.
+fn copy(command: &Command) -> Command {
+    with_environment(Command::new(command.get_program()), command)
+}
+
+fn lowered(command: &Command) -> Command {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--idle", "0"]).arg(command.get_program());
+    with_environment(chrt, command)
+}
+
+fn with_environment(mut new: Command, command: &Command) -> Command {
+    new.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => new.env(name, value),
+            None => new.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        new.current_dir(directory);
+    }
+    new
+}
+
+impl Told {
+    fn note(&mut self, job: &Job, output: Result<Output>, took: Duration, place: &str) {
+        let (passed, text) = match output {
+            Ok(output) => (
+                output.status.success(),
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+            ),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        let counts = Counts::of(&text);
+        self.counts.add(counts);
+        let seconds = took.as_secs_f64();
+        if passed {
+            println!("[{place}] ok {:>6.1} s  {}", seconds, job.name);
+            return;
+        }
+        println!("[{place}] FAILED after {seconds:.1} s: {}", job.name);
+        println!("{}\nrepeat it with `{}`\n", text.trim_end(), job.again);
+        if counts.failed == 0 {
+            self.counts.failed += 1;
+        }
+        self.failed.push(job.name.clone());
+    }
+}
+
+impl Counts {
+    /// The sum of the result lines in what a test program printed.
+    fn of(text: &str) -> Self {
+        let mut counts = Self::default();
+        for line in text.lines() {
+            let Some((_, result)) = line.split_once("test result: ") else {
+                continue;
+            };
+            for part in result.split([';', '.']) {
+                let mut words = part.split_whitespace();
+                let (number, what) = (words.next(), words.next());
+                let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) else {
+                    continue;
+                };
+                match what {
+                    Some("passed") => counts.passed += number,
+                    Some("failed") => counts.failed += number,
+                    Some("ignored") => counts.skipped += number,
+                    _ => {}
+                }
+            }
+        }
+        counts
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn job(name: &str, kind: Kind, script: &str) -> Job {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Job {
+            name: name.to_owned(),
+            kind,
+            command,
+            limit: Duration::from_secs(20),
+            again: "sh".to_owned(),
+        }
+    }
+
+    #[test]
+    fn counts_what_programs_say() {
+        let text = "running 3 tests\n\ntest result: ok. 8 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; finished in 2.11s\n\
+                    test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        let counts = Counts::of(text);
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (9, 1, 2));
+    }
+
+    #[test]
+    fn a_failure_is_told_and_holds_up_no_other_job() {
+        let passing = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored'";
+        let jobs = vec![
+            job("bad", Kind::Compute, "echo oh; exit 1"),
+            job("good", Kind::Lab, passing),
+            job("late", Kind::Compute, passing),
+            job("lost", Kind::Compute, "kill -9 $$"),
+        ];
+        let mut told = all(jobs, None, 1).expect("they run");
+        told.failed.sort();
+        assert_eq!(told.failed, ["bad", "lost"]);
+        let counts = told.counts;
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (4, 2, 2));
+        assert!(
+            told.summary(Duration::ZERO)
+                .ends_with("\ntests: 4 passed, 2 failed, 2 skipped")
+        );
+    }
+
+    #[test]
+    fn what_is_made_later_runs_too_and_a_failure_to_make_it_is_told() {
+        let first = || vec![job("first", Kind::Compute, "true")];
+        let later: Later<'_> = Box::new(|| Ok(vec![job("bad", Kind::Lab, "false")]));
+        let told = all(first(), Some(later), 1).expect("they run");
+        assert_eq!(told.failed, ["bad"]);
+        let later: Later<'_> = Box::new(|| bail!("no host image"));
+        let error = all(first(), Some(later), 1).expect_err("it is told");
+        assert_eq!(error.to_string(), "no host image");
+    }
+
+    #[test]
+    fn a_job_that_hangs_is_ended() {
+        let mut hangs = job("hangs", Kind::Lab, "sleep 60");
+        hangs.limit = Duration::from_millis(200);
+        let told = all(vec![hangs], None, 1).expect("it runs");
+        assert_eq!(told.failed, ["hangs"]);
+    }
+}

@@ -1,0 +1,62 @@
+//! Which job runs next: pure decisions over what waits and what runs.
+
+use std::thread;
+
+use super::job::Kind;
+
+/// How many suites on lab hosts run at a time unless the command line says otherwise: they wait most of the time, so twice as many as there are
+/// processors.
+pub(super) fn lab_workers() -> usize {
+    2 * processors()
+}
+
+pub(super) fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many jobs of each kind run at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Suites on lab hosts.
+    pub(super) lab: usize,
+    /// Test programs that compute.
+    pub(super) compute: usize,
+}
+
+/// What an emulated machine costs, in suites: it keeps two processors busy.
+const MICRO_COST: usize = 2;
+
+impl Limits {
+    /// Whether a job of this kind may begin beside those that run.
+    pub(super) fn allow(self, kind: Kind, running: &[Kind]) -> bool {
+        let count = |kind: Kind| running.iter().filter(|one| **one == kind).count();
+        let hosts = count(Kind::Lab) + MICRO_COST * count(Kind::Micro);
+        match kind {
+            Kind::Lab => hosts < self.lab,
+            Kind::Micro => hosts + MICRO_COST <= self.lab.max(MICRO_COST),
+            Kind::Compute => count(Kind::Compute) < self.compute,
+            Kind::Cargo => count(Kind::Cargo) == 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { lab: 3, compute: 1 };
+
+    #[test]
+    fn kinds_do_not_wait_for_each_other_but_for_a_machine() {
+        use Kind::{Cargo, Compute, Lab, Micro};
+        assert!(LIMITS.allow(Lab, &[Lab, Lab, Compute, Cargo]));
+        assert!(!LIMITS.allow(Lab, &[Lab, Lab, Lab]));
+        assert!(!LIMITS.allow(Lab, &[Micro, Lab]));
+        assert!(!LIMITS.allow(Micro, &[Lab, Lab]));
+        assert!(LIMITS.allow(Micro, &[Lab]));
+        assert!(!LIMITS.allow(Compute, &[Compute]));
+        assert!(!LIMITS.allow(Cargo, &[Cargo]));
+        let one = Limits { lab: 1, ..LIMITS };
+        assert!(one.allow(Micro, &[]), "it can always run alone");
+    }
+}
