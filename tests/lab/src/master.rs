@@ -19,6 +19,8 @@ const EMULATED: Duration = Duration::from_secs(1800);
 const SHORT: Duration = Duration::from_secs(120);
 
 const MASTER: &str = "master-1";
+/// A bare host beside the shared masters with a virtual IP.
+pub const CLIENT: &str = "client";
 const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 const PHASES: &str = "/opt/pf9/roles/pf9-kube/current/phases";
 
@@ -33,8 +35,8 @@ pub struct Master {
     shared: Option<Place>,
 }
 
-/// How many masters suites share. Each costs a bring-up; the suites that use one wait for their turn.
-const SHARED: usize = 2;
+/// How many masters suites share of each kind. Each costs a bring-up; the suites that use one wait for their turn.
+const SHARED: usize = 3;
 /// Longer than all suites that share a master take together.
 const TURN: Duration = Duration::from_secs(3000);
 
@@ -44,12 +46,22 @@ const TURN: Duration = Duration::from_secs(3000);
 /// its turn.
 #[must_use]
 pub fn shared() -> Option<Master> {
+    take_turn("shared", false, &[])
+}
+
+/// The same with a virtual IP, and with a bare host beside it, the neighbour [`CLIENT`].
+#[must_use]
+pub fn shared_with_vip() -> Option<Master> {
+    take_turn("vip", true, &[CLIENT])
+}
+
+fn take_turn(kind: &str, vip: bool, others: &[&str]) -> Option<Master> {
     let suites = Suites::from_environment().expect("the environment of a run is whole")?;
     let cache = Cache::locate().expect("the cache has a place");
-    let place = suites.place(&cache, "shared", SHARED, TURN);
+    let place = suites.place(&cache, kind, SHARED, TURN);
     let place = place.expect("a shared host becomes free");
     let stands = Lab::stands(&cache, &format!("{}-{}", suites.run, place.name));
-    let mut master = Master::open(&place.name, Image::Bare, false, &[])?;
+    let mut master = Master::open(&place.name, Image::Bare, vip, others)?;
     master.shared = Some(place);
     if stands {
         master.configure(&[]);
@@ -323,7 +335,8 @@ impl Drop for Master {
                 );
             }
         }
-        if self.shared.is_none()
+        // What a failed suite leaves is no host for the next one.
+        if (self.shared.is_none() || thread::panicking())
             && !Suites::keep()
             && let Err(error) = self.lab.destroy()
         {

@@ -64,7 +64,7 @@ pub(super) type Later<'a> = Box<dyn FnOnce() -> Result<Vec<Job>> + Send + 'a>;
 enum Message {
     /// These jobs can be run as well.
     Jobs(Result<Vec<Job>>),
-    Ended(Job, Result<Output>, Duration),
+    Ended(Box<Job>, Result<Output>, Duration),
 }
 
 /// Runs all jobs, and those that `later` makes, each as soon as the machine has room for it. A failure is told at once and holds up no
@@ -112,7 +112,7 @@ pub(super) fn all(
                 scope.spawn(move || {
                     let began = Instant::now();
                     let output = execute(&job, yields);
-                    drop(tell.send(Message::Ended(job, output, began.elapsed())));
+                    drop(tell.send(Message::Ended(Box::new(job), output, began.elapsed())));
                 });
             }
             if running.is_empty() && !preparing {

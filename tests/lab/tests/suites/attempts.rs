@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use engine::exec::{Event, Verb};
-use lab_suites::{Image, Master, Watch};
+use lab_suites::{Master, Watch, shared};
 use serde_json::Value;
 
 /// Intervals by which twelve attempts take minutes and not hours.
@@ -30,12 +30,12 @@ fn states(master: &Master, watch: &Watch<'_>) -> BTreeMap<u64, String> {
 
 #[test]
 fn the_tenth_attempt_cleans_and_keeps_the_data() {
-    let Some(master) = Master::create("attempts", Image::Bare, false) else {
+    let Some(master) = shared() else {
         return;
     };
     master.configure(QUICK);
     master.apply(&[]).exits(0);
-    master.kubectl("create configmap remembered --from-literal=word=swordfish");
+    master.kubectl("create configmap tenth-attempt --from-literal=word=swordfish");
     let authorities = "sha256sum /etc/pf9/kube.d/ca/*/ca.crt";
     let before = master.sh(authorities);
     let watch = Watch::start(&master);
@@ -85,7 +85,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     assert_eq!((master.sh(identity), master.kubectl(address)), stands);
     master.sh("ip link delete tunnel0");
     assert_eq!(
-        master.kubectl("get configmap remembered --output jsonpath='{.data.word}'"),
+        master.kubectl("get configmap tenth-attempt --output jsonpath='{.data.word}'"),
         "swordfish",
         "etcd's data are kept"
     );
@@ -99,4 +99,5 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
         .nodelet(&["diff", "--afresh"])
         .exits(1)
         .says(&["10256", "perl"]);
+    master.sh(&format!("systemctl stop squatter-{PROXY_HEALTH}"));
 }

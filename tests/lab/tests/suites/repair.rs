@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab_suites::{FAULTS, Fault, Image, Master, SCALED, Standing, Watch, restarted};
+use lab_suites::{FAULTS, Fault, Master, SCALED, Standing, Watch, restarted, shared_with_vip};
 
 /// No fault takes longer to be mended.
 const MENDED: Duration = Duration::from_secs(150);
@@ -72,21 +72,49 @@ const RESTARTS: &[(&str, &str)] = &[
     ("bridge-deleted", "cni kubernetes-ready drain"),
 ];
 
+/// The faults are divided among tests, which run side by side on hosts of their own.
+const PARTS: usize = 3;
+
 #[test]
-fn every_fault_is_repaired_and_nothing_else_is_touched() {
-    let Some(master) = Master::create("repair", Image::Bare, true) else {
+fn faults_are_repaired_and_nothing_else_is_touched_1_of_3() {
+    every_fault_is_repaired(0);
+}
+
+#[test]
+fn faults_are_repaired_and_nothing_else_is_touched_2_of_3() {
+    every_fault_is_repaired(1);
+}
+
+#[test]
+fn faults_are_repaired_and_nothing_else_is_touched_3_of_3() {
+    every_fault_is_repaired(2);
+}
+
+/// Each fault of a part of them.
+fn every_fault_is_repaired(part: usize) {
+    let Some(master) = shared_with_vip() else {
         return;
     };
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     master.load_toolbox();
     let watch = Watch::start(&master);
-    another_interface(&master, &watch);
     let mut wrong = Vec::new();
-    for fault in FAULTS {
+    for fault in FAULTS.iter().skip(part).step_by(PARTS) {
         wrong.extend(strikes(&master, &watch, fault));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn another_interface_is_refused_and_keepalived_keeps_the_address() {
+    let Some(master) = shared_with_vip() else {
+        return;
+    };
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    another_interface(&master, &watch);
 }
 
 /// One that is not there is told, and keepalived keeps the address where it is.

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use lab_suites::{Image, Master, Run, Standing};
+use lab_suites::{CLIENT, Run, Standing, shared_with_vip};
 
 /// The role's name.
 const ROLE: &str = "pf9-kube";
 
 #[test]
 fn the_api_answers_on_the_virtual_ip() {
-    let Some(master) = Master::with_neighbours("vip", Image::Bare, true, &["client"]) else {
+    let Some(master) = shared_with_vip() else {
         return;
     };
-    master.apply(&[]).exits(0);
     let vip = master.vip();
     master.wait_for(
         "the master takes the address",
@@ -20,7 +19,7 @@ fn the_api_answers_on_the_virtual_ip() {
         Duration::from_secs(15),
     );
 
-    let client = master.neighbour("client");
+    let client = master.neighbour(CLIENT);
     let authority = master
         .host()
         .get("/etc/pf9/kube.d/ca/cluster/ca.crt")
@@ -116,10 +115,9 @@ fn the_api_answers_on_the_virtual_ip() {
 
 #[test]
 fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
-    let Some(mut master) = Master::create("vip-gone", Image::Bare, true) else {
+    let Some(mut master) = shared_with_vip() else {
         return;
     };
-    master.apply(&[]).exits(0);
     let vip = master.vip();
     let held = format!("ip -o address show dev eth0 | grep -qw {vip}");
     master.wait_for(
