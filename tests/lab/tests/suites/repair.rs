@@ -143,8 +143,9 @@ fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
             .is_whole(master.host(), &vip)
             .expect("the host answers")
     };
+    // Either the host is broken now, or nodeletd was quicker than this look and is repairing it already.
     assert!(
-        !whole() || WAITED_OUT.contains(&fault.name),
+        !whole() || WAITED_OUT.contains(&fault.name) || !watch.recorded().is_empty(),
         "{}: the host is broken now",
         fault.name
     );
