@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::gate::FakeHost;
 use super::tree::{Node, NodeKind};
+use super::world::World;
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SURVIVORS, Space};
 
 /// File calls have no deadline of their own; a hanging disk is given up after this.
@@ -62,27 +63,11 @@ impl Files for FakeHost {
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        if let Some(written) = self.held_up("write", path, content, attributes).await {
+            return written;
+        }
         self.mutate("write", show(path), DEADLINE, |world| {
-            let refused = |source| file_error("write", path, source);
-            world.writable(path).map_err(refused)?;
-            let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
-            if in_kernel_tree {
-                return Err(file_error(
-                    "write",
-                    path,
-                    ErrorKind::PermissionDenied.into(),
-                ));
-            }
-            let kind = NodeKind::File(content.to_vec());
-            let node = Node {
-                kind,
-                attributes,
-                modified: world.now(),
-            };
-            world
-                .tree
-                .put(path, node)
-                .map_err(|source| file_error("write", path, source))
+            write_file(world, path, content, attributes)
         })
         .await
     }
@@ -108,29 +93,11 @@ impl Files for FakeHost {
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        if let Some(written) = self.held_up("append", path, content, attributes).await {
+            return written;
+        }
         self.mutate("append", show(path), DEADLINE, |world| {
-            let refused = |source| file_error("append to", path, source);
-            world.writable(path).map_err(refused)?;
-            let mut whole = world
-                .tree
-                .content(path)
-                .map(|bytes| bytes.to_vec())
-                .unwrap_or_default();
-            let arrives = if world.tears_appends {
-                content.len() / 2
-            } else {
-                content.len()
-            };
-            whole.extend_from_slice(&content[..arrives]);
-            let node = Node {
-                kind: NodeKind::File(whole),
-                attributes,
-                modified: world.now(),
-            };
-            world
-                .tree
-                .put(path, node)
-                .map_err(|source| file_error("append to", path, source))
+            append_file(world, path, content, attributes)
         })
         .await
     }
@@ -260,6 +227,67 @@ pub(crate) fn file_error(action: &'static str, path: &Path, source: Error) -> Ho
         path: path.to_owned(),
         source,
     }
+}
+
+/// Replaces or creates a file.
+pub(super) fn write_file(
+    world: &mut World,
+    path: &Path,
+    content: &[u8],
+    attributes: Attributes,
+) -> HostResult<()> {
+    world
+        .writable(path)
+        .map_err(|source| file_error("write", path, source))?;
+    let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
+    if in_kernel_tree {
+        return Err(file_error(
+            "write",
+            path,
+            ErrorKind::PermissionDenied.into(),
+        ));
+    }
+    let node = Node {
+        kind: NodeKind::File(content.to_vec()),
+        attributes,
+        modified: world.now(),
+    };
+    world
+        .tree
+        .put(path, node)
+        .map_err(|source| file_error("write", path, source))
+}
+
+/// Adds to the end of a file, or makes one.
+pub(super) fn append_file(
+    world: &mut World,
+    path: &Path,
+    content: &[u8],
+    attributes: Attributes,
+) -> HostResult<()> {
+    world
+        .writable(path)
+        .map_err(|source| file_error("append to", path, source))?;
+    let mut whole = world
+        .tree
+        .content(path)
+        .map(|bytes| bytes.to_vec())
+        .unwrap_or_default();
+    let arrives = if world.tears_appends {
+        content.len() / 2
+    } else {
+        content.len()
+    };
+    whole.extend_from_slice(&content[..arrives]);
+    let node = Node {
+        kind: NodeKind::File(whole),
+        attributes,
+        modified: world.now(),
+    };
+    world
+        .tree
+        .put(path, node)
+        .map_err(|source| file_error("append to", path, source))
 }
 
 #[cfg(test)]

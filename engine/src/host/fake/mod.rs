@@ -18,6 +18,7 @@ mod from_facts;
 mod gate;
 mod kernel;
 mod kubernetes;
+mod late;
 mod network;
 mod packages;
 mod processes;
