@@ -58,7 +58,9 @@ fn a_name_means_no_directory_at_hand() {
         let answer = Program::nodelet(&named).answer();
         assert_eq!(answer.code, 1, "{}", answer.out);
         assert!(
-            answer.err.contains("looked in /opt/pf9/roles/pf9-kube/current")
+            answer
+                .err
+                .contains("looked in /opt/pf9/roles/pf9-kube/current")
                 && answer.err.contains("./roles/pf9-kube"),
             "{}",
             answer.err
@@ -151,12 +153,7 @@ fn wrong_inputs_end_with_1_and_are_named() {
     for (role, config, facts, expect) in [
         (ROLE, &no_file, &host, "none is not there"),
         (ROLE, &settings, &host, "settings.yaml:3"),
-        (
-            ROLE,
-            &worker,
-            &host,
-            "no phases for node kind `worker`",
-        ),
+        (ROLE, &worker, &host, "no phases for node kind `worker`"),
         (
             "pf9-cube",
             &right,
@@ -186,9 +183,7 @@ fn a_host_without_a_role_is_told_so() {
         fixtures("hosts/cp-1.yaml").display().to_string(),
     );
     for verb in ["plan", "diff"] {
-        let arguments = [
-            verb, "--role", ROLE, "--config", &config, "--facts", &host,
-        ];
+        let arguments = [verb, "--role", ROLE, "--config", &config, "--facts", &host];
         let answer = Program::nodelet(&arguments).answer();
         assert_eq!(answer.code, 0, "{verb}: {}", answer.err);
         let told = "nothing to do: ROLE is none";
@@ -201,7 +196,14 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
     let path = |path: &str| fixtures(path).display().to_string();
     let (settings, host) = (path("settings/unfit.yaml"), path("hosts/unfit.yaml"));
     let arguments = [
-        "plan", "--dry-run", "--role", ROLE, "--config", &settings, "--facts", &host,
+        "plan",
+        "--dry-run",
+        "--role",
+        ROLE,
+        "--config",
+        &settings,
+        "--facts",
+        &host,
     ];
     let answer = Program::nodelet(&arguments).answer();
     assert_eq!(answer.code, 1, "{}", answer.out);

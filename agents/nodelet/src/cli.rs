@@ -48,6 +48,11 @@ pub(crate) enum Command {
     Pass(PassArgs),
     /// Take the role off this host: all is as it was before, but for what is kept.
     Clean(CleanArgs),
+    /// Recover the ledger of a host where the role runs and the ledger was lost, damaged or replaced. Changes nothing else.
+    ///
+    /// The copy of the ledger is used where it is complete. Otherwise what stands on the host as the role makes it is recorded as the
+    /// role's, and what cannot be known (values from before the role) is listed.
+    Recover(RecoverArgs),
     /// Show every certificate: its end, when it is due for renewal, who uses it. Reads files and nothing else.
     ///
     /// Exit codes: 0 all are valid; 2 one is over or cannot be read, or there are more than are read.
@@ -64,7 +69,7 @@ pub(crate) enum Command {
     Etcd(EtcdCommand),
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
     History(HistoryArgs),
-    /// Say what brought a thing about, what failed there, and what happens next. Reads nothing but the ledger.
+    /// Say what brought a thing about, what failed there, and what happens next. Changes nothing.
     Why(WhyArgs),
 }
 
@@ -80,9 +85,10 @@ impl Command {
             Self::Repair(args) => args.role.json,
             Self::Pass(args) => args.role.json,
             Self::Clean(args) => args.role.json,
+            Self::Recover(args) => args.role.json,
             Self::Phases(role) => role.json,
             Self::History(args) => args.json,
-            Self::Why(args) => args.json,
+            Self::Why(args) => args.role.json,
             Self::Certs(args) => match &args.command {
                 Some(CertsCommand::Renew(args)) => args.role.json,
                 Some(CertsCommand::Rotate(args)) => args.role.json,
@@ -167,6 +173,19 @@ pub(crate) struct RoleArgs {
     /// The settings are complete: kube_override.env has been merged into them already.
     #[arg(long, hide = true)]
     pub(crate) settled: bool,
+}
+
+impl RoleArgs {
+    /// The installed role with the host's own settings, for commands that take neither.
+    pub(crate) fn usual() -> Self {
+        Self {
+            role: "pf9-kube".to_owned(),
+            config: PathBuf::from("/etc/pf9/nodelet"),
+            facts: None,
+            json: false,
+            settled: false,
+        }
+    }
 }
 
 /// Which phases.
@@ -387,12 +406,21 @@ pub(crate) struct HistoryArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
     /// A phase, a step, a path, or the name of a container, unit, image, package or kernel setting.
     pub(crate) thing: String,
+}
 
-    /// Write JSON.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Show what would be recovered, and write nothing.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

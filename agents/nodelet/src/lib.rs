@@ -19,6 +19,7 @@ mod nodeletd;
 mod output;
 mod pass;
 mod priority;
+mod private_state;
 mod settled;
 mod signals;
 mod trouble;
@@ -113,6 +114,7 @@ pub fn command_line() -> ExitCode {
             Command::Repair(args) => commands::repair(args).await,
             Command::Pass(args) => commands::pass(args).await,
             Command::Clean(args) => commands::clean(args).await,
+            Command::Recover(args) => commands::recover(args).await,
             Command::Certs(args) => commands::certs(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::Etcd(command) => commands::etcd(command).await,

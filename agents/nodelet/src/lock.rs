@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,9 +31,13 @@ const GIVES_WAY: &str = "`nodelet etcd ";
 /// What such an owner is given to end: it takes a container away first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Held until dropped.
+/// Held until the process ends. A thread that hangs in a write outlives the command, and with it the process, the lock: no other
+/// command begins before the write has come to its end.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "holding it is its use")] Flock<File>);
+pub(crate) struct Lock(
+    #[cfg_attr(not(test), expect(dead_code, reason = "holding it is its use"))]
+    ManuallyDrop<Flock<File>>,
+);
 
 impl Lock {
     /// Takes the lock for `verb`, or says who holds it. Waits for an owner that gives way, at most 30 s.
@@ -86,7 +91,7 @@ impl Lock {
                 )
             })
             .with_context(|| format!("write the owner into the lock {}", path.display()))?;
-        Ok(Self(lock))
+        Ok(Self(ManuallyDrop::new(lock)))
     }
 }
 
@@ -148,7 +153,11 @@ mod tests {
         let refused = Lock::take_at(&path, "etcd backup", PATIENCE).expect_err("it is held");
         assert!(refused.to_string().contains("`nodelet apply`"), "{refused}");
         assert!(before.elapsed() < PATIENCE);
+        drop(ManuallyDrop::into_inner(held.0));
+        let held = Lock::take_at(&path, "repair", PATIENCE).expect("it is free again");
         drop(held);
-        Lock::take_at(&path, "repair", PATIENCE).expect("it is free again");
+        // A command that has returned may have left a write behind.
+        let refused = Lock::take_at(&path, "apply", PATIENCE).expect_err("it is held still");
+        assert!(refused.is::<Busy>(), "{refused}");
     }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
 use engine::exec::{
-    PhaseHealth, Recording, Runner, Status, Streaks, failed_phases, left_over_phases, restart_set,
+    PhaseHealth, Recording, Runner, STATE, Status, Streaks, failed_phases, left_over_phases,
+    restart_set,
 };
 use engine::host::live::LiveHost;
+use engine::ledger::Ledger;
 use engine::plan::{PhaseName, Plan};
 use engine::resource::Spec;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use crate::cli::RoleArgs;
 use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
 use crate::inputs::{Inputs, Role, current, settings, told};
+use crate::private_state;
 use crate::settled::{self, last_good, last_good_if_any};
 
 /// What nodeletd has to know after a pass.
@@ -33,6 +36,12 @@ pub(crate) struct Pass {
     pub(crate) role_problems: Vec<String>,
     /// Why this host may not be worked on with these settings.
     pub(crate) refused: Option<String>,
+    /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
+    #[serde(default)]
+    pub(crate) ledger_lost: String,
+    /// What else is wrong with what a clean would need; empty if nothing is.
+    #[serde(default)]
+    pub(crate) ledger_problem: String,
     /// Digest of the plan.
     pub(crate) digest: String,
     /// Conditions of all phases, in the plan's order.
@@ -276,6 +285,11 @@ impl Pass {
         if stands && refused.is_none() && !inputs.are_of_no_role() {
             remember(&inputs.identity, &health);
         }
+        let (ledger_lost, ledger_problem) = match inputs.are_of_no_role() {
+            true => (String::new(), String::new()),
+            false => ledger(&runner).await,
+        };
+        protect_state();
         let mut desired = Desired::of(&settings);
         desired.service_state = service_state.unwrap_or(desired.service_state);
         let runs = if desired.service_state == ServiceState::False {
@@ -289,6 +303,8 @@ impl Pass {
             settings_problems,
             role_problems,
             refused,
+            ledger_lost,
+            ledger_problem,
             digest: inputs.plan.digest(),
             interests: PassInterests::of(&inputs.plan, &args.config),
             restart_set: repaired,
@@ -299,6 +315,41 @@ impl Pass {
             runs,
             lacks_backup: lacks_backup(&settings).await,
         })
+    }
+}
+
+/// Whether the ledger can be relied on: why it cannot, and what else is wrong with it. What is kept beside it is written anew where it
+/// was lost.
+async fn ledger(runner: &Runner<'_>) -> (String, String) {
+    let told = |error: &(dyn std::error::Error + 'static)| {
+        format!("could not {}", engine::exec::chain(error).join(": "))
+    };
+    if let Some(lost) = runner.lost_ledger().await {
+        return (told(&lost), String::new());
+    }
+    match Ledger::renew_copies(runner.host).await {
+        Ok(true) => tracing::warn!(
+            "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written anew"
+        ),
+        Ok(false) => {}
+        Err(error) => return (String::new(), told(&error)),
+    }
+    match Ledger::damaged_contents(runner.host).await {
+        Ok(problems) => (String::new(), problems.join("; ")),
+        Err(error) => (String::new(), told(&error)),
+    }
+}
+
+/// Sets back mode and owner of our own files.
+fn protect_state() {
+    match private_state::protect(Path::new(STATE)) {
+        Ok(changed) => {
+            for path in changed {
+                let path = path.display();
+                tracing::warn!("mode and owner of {path} are set back: it belongs to root alone");
+            }
+        }
+        Err(error) => tracing::warn!("could not protect {STATE}: {error}"),
     }
 }
 

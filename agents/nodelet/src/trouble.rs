@@ -78,7 +78,7 @@ fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
     } else if says("open the lock") && says("Too many levels of symbolic links") {
         "a link stands where the lock belongs; remove it (`rm /run/pf9-nodelet.lock`)"
     } else if says("the ledger") && says("Is a directory") {
-        "a directory stands where the ledger belongs; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`) and bring the ledger back from a backup if there is one"
+        "a directory stands where the ledger belongs; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
     } else if says("Read-only file system") && says("/run/") {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
     } else if says("Read-only file system") {
@@ -130,14 +130,18 @@ mod tests {
                     "Is a directory (os error 21)",
                 ],
                 true,
-                "bring the ledger back",
+                "brings the ledger back",
             ),
             (
                 &["write the ledger", "No space left on device (os error 28)"],
                 true,
                 "make room",
             ),
-            (&["find role `x`: looked in /opt/pf9/roles/x/current"], true, "--role PATH"),
+            (
+                &["find role `x`: looked in /opt/pf9/roles/x/current"],
+                true,
+                "--role PATH",
+            ),
             (
                 &["open the lock", "Permission denied (os error 13)"],
                 false,

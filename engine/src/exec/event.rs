@@ -23,6 +23,8 @@ pub enum Verb {
     Renew,
     /// Take a step of replacing an authority.
     Rotate,
+    /// Write a lost ledger anew.
+    Recover,
 }
 
 /// Something that happened.

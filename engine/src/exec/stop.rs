@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::advice::chain;
-use super::event::{Event, Outcome, Verb};
+use super::event::{Event, Failure, Outcome, Verb};
 use super::session::Session;
 use super::start_again::Ended;
 use super::step::{Done, millis};
@@ -296,6 +296,7 @@ impl Runner<'_> {
     ) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
+        let mut why = None;
         if !self.has_begun(phase, begun).await {
             return (0, false);
         }
@@ -310,6 +311,7 @@ impl Runner<'_> {
                 .map(|(thing, error)| format!("{thing}: {}", chain(error).join(": ")));
             for error in problems.into_iter().chain(left) {
                 failed = true;
+                why.get_or_insert_with(|| not_ended(step, &error));
                 self.events.emit(Event::StopFailed {
                     phase: phase.name.clone(),
                     step: step.id.clone(),
@@ -361,6 +363,7 @@ impl Runner<'_> {
                 ),
             };
             failed = true;
+            why.get_or_insert_with(|| not_ended(step, &error));
             self.events.emit(Event::StopFailed {
                 phase: phase.name.clone(),
                 step: step.id.clone(),
@@ -374,16 +377,36 @@ impl Runner<'_> {
                 Ok(Done::Unchanged) => {}
                 Err(error) => {
                     // Draining is a courtesy to others: what it could not do is told, and is no failure.
-                    failed |= step.spec.kind() != "drain";
+                    let error = chain(&error).join(": ");
+                    if step.spec.kind() != "drain" {
+                        failed = true;
+                        why.get_or_insert_with(|| not_ended(step, &error));
+                    }
                     self.events.emit(Event::StopFailed {
                         phase: phase.name.clone(),
                         step: step.id.clone(),
-                        error: chain(&error).join(": "),
+                        error,
                     });
                 }
             }
         }
+        if let Some(failure) = why
+            && let Err(error) = session.failed(&phase.name, &failure).await
+        {
+            tracing::warn!("could not {}", chain(&error).join(": "));
+        }
         (ended, failed)
+    }
+}
+
+/// What `nodelet history` says of what could not be ended.
+fn not_ended(step: &PlannedStep, error: &str) -> Failure {
+    Failure {
+        what: format!("stop {} {}", step.spec.kind(), step.spec.label()),
+        span: step.span.clone(),
+        chain: vec![error.to_owned()],
+        found: Vec::new(),
+        next: "see what keeps it from ending, then `nodelet stop` again".to_owned(),
     }
 }
 

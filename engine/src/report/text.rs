@@ -81,6 +81,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 Verb::Restart => "restart",
                 Verb::Renew => "renew",
                 Verb::Rotate => "rotate",
+                Verb::Recover => "recover",
             };
             let role = if role.is_empty() {
                 String::new()

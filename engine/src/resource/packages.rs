@@ -93,7 +93,34 @@ impl Resource for PackagesSpec {
     }
 }
 
+/// A package that the role's payload brings, and what is installed of it.
+pub(crate) struct BroughtPackage {
+    pub(crate) name: String,
+    /// The version that the payload has.
+    pub(crate) version: String,
+    pub(crate) installed: Option<String>,
+}
+
 impl PackagesSpec {
+    /// The packages that the payload brings for these, and what is installed of them on this host.
+    pub(crate) async fn on_host(&self, cx: &Context<'_>) -> ResourceResult<Vec<BroughtPackage>> {
+        let mut files = BTreeSet::new();
+        for name in &self.names {
+            files.extend(self.closure(name, cx).await?);
+        }
+        let mut found = Vec::new();
+        for file in files {
+            let (name, version) = cx.host.package_file(&self.directory.join(file)).await?;
+            let installed = cx.host.package_version(&name).await?;
+            found.push(BroughtPackage {
+                name,
+                version,
+                installed,
+            });
+        }
+        Ok(found)
+    }
+
     async fn closure(&self, name: &str, cx: &Context<'_>) -> ResourceResult<Vec<String>> {
         let list = self.directory.join(format!("{name}.list"));
         let content =

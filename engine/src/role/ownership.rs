@@ -259,7 +259,10 @@ mod tests {
             .await
             .expect("it is there");
         let error = load(&host, "r").await.expect_err("a user's directory");
-        assert!(error.contains("/home/u: it belongs to user 1000"), "{error}");
+        assert!(
+            error.contains("/home/u: it belongs to user 1000"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

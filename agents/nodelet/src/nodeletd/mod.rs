@@ -122,7 +122,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
     }
-    let _alone = alone::only_one().await?;
+    let alone = alone::only_one().await?;
+    tokio::spawn(alone.stay());
     let signals = shutdown::listen()?;
     let worker = Worker {
         nodelet: sibling()?,

@@ -245,6 +245,7 @@ impl<H: Hands> Supervisor<H> {
         if decide::has_become(&pass.desired, pass.stands, down) {
             self.has_become(&pass);
         }
+        self.doubt(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
@@ -257,7 +258,7 @@ impl<H: Hands> Supervisor<H> {
             .next(&due, pass.desired.loop_interval, Instant::now());
         let action = decide::decide(&Situation {
             desired: &pass.desired,
-            refused: pass.refused.is_some(),
+            refused: pass.refused.is_some() || !pass.ledger_lost.is_empty(),
             paused: self.paused(),
             failing,
             due: next.is_some(),
@@ -278,7 +279,8 @@ impl<H: Hands> Supervisor<H> {
             hurry: self.hurry || !self.wanted.is_empty(),
         });
         self.write_status();
-        if !self.unwritten.memory.problem().is_empty() {
+        if !self.unwritten.memory.problem().is_empty() || !self.state.stands_in(&self.memory.state)
+        {
             // A pause that is in force must outlive us, and one that has ended must not.
             self.remember();
         }

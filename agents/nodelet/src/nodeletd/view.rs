@@ -136,6 +136,10 @@ impl Now<'_> {
                     String::new()
                 }
             }),
+            told("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
+                "" => pass.ledger_problem.clone(),
+                lost => format!("{lost}; until then what runs is watched, and nothing is changed"),
+            }),
             told("HostFits", &|_| self.unfit.to_owned()),
             told("RoleStops", &|_| self.unstopped.to_owned()),
             known("ChangesComplete", self.cut_short),

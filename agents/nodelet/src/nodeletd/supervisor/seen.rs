@@ -24,6 +24,11 @@ impl<H: Hands> Supervisor<H> {
         if let Some(refused) = &pass.refused {
             tracing::warn!("touching nothing: could not {refused}");
         }
+        for problem in [&pass.ledger_lost, &pass.ledger_problem] {
+            if !problem.is_empty() {
+                tracing::warn!("{problem}");
+            }
+        }
         if pass.desired != self.desired {
             // New settings are new hope: nobody waits for the next attempt.
             self.hurry |= self.settings_in_use > 0;
@@ -111,6 +116,19 @@ impl<H: Hands> Supervisor<H> {
         if self.state.attempts != counted || self.state.up_in != up_before {
             self.remember();
         }
+    }
+
+    /// Where the ledger is lost or damaged, nobody may say of the host that it is as it should be, whatever its checks say.
+    pub(super) fn doubt(&mut self, pass: &Pass) {
+        let good = pass.ledger_lost.is_empty() && pass.ledger_problem.is_empty();
+        if good {
+            return;
+        }
+        if self.status.pf9_kube_node_state == NodeState::Ok {
+            self.status.pf9_kube_node_state = NodeState::Converging;
+        }
+        "ledger".clone_into(&mut self.status.last_failed_status_check);
+        self.status.last_failed_status_time = unix_now();
     }
 
     /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.

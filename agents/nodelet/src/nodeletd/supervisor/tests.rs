@@ -2,6 +2,7 @@
 
 mod asked;
 mod attempts;
+mod ledger;
 mod renewals;
 mod told;
 
@@ -56,6 +57,8 @@ struct Broken {
     bare: Arc<AtomicBool>,
     /// Whether no pass comes to its end.
     unseen: Arc<AtomicBool>,
+    /// Why its ledger cannot be used; empty if it can.
+    ledger_lost: Arc<Mutex<String>>,
     /// Components with a certificate that is due.
     due: Arc<Mutex<Vec<String>>>,
     /// Whether something of the role runs, though it was stopped.
@@ -100,6 +103,7 @@ impl Broken {
             cluster: Arc::new(Mutex::new("c".to_owned())),
             bare: Arc::default(),
             unseen: Arc::default(),
+            ledger_lost: Arc::default(),
             due: Arc::default(),
             runs: Arc::default(),
             untold: Arc::default(),
@@ -170,6 +174,8 @@ impl Hands for Broken {
             settings_problems: Vec::new(),
             role_problems: self.role_problems.lock().expect("no test panicked").clone(),
             refused: None,
+            ledger_lost: self.ledger_lost.lock().expect("nobody panicked").clone(),
+            ledger_problem: String::new(),
             digest: self.digest.lock().expect("nobody panicked").clone(),
             health: vec![PhaseHealth {
                 phase: etcd,
