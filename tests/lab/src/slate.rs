@@ -29,12 +29,25 @@ impl Slate {
     /// Asserts that the host is as it was.
     #[track_caller]
     pub fn assert_same(&self, master: &Master, after: After, what: &str) {
+        self.assert_same_but(master, after, what, |_| false);
+    }
+
+    /// The same but for differences that were told.
+    #[track_caller]
+    pub fn assert_same_but(
+        &self,
+        master: &Master,
+        after: After,
+        what: &str,
+        told: impl Fn(&str) -> bool,
+    ) {
         let kept = match after {
             After::Clean => KEPT,
             After::Purge => &[],
         };
         let now = Self::of(master).0.without(kept);
-        let lines = difference(&self.0.clone().without(kept), &now);
+        let mut lines = difference(&self.0.clone().without(kept), &now);
+        lines.retain(|line| !told(line));
         assert!(
             lines.is_empty(),
             "{what}: {} differences:\n{}",
