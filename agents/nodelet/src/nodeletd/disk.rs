@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::BoxFuture;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 /// How long the loop waits for the disk. Afterwards it goes on, and says that the disk stalls.
@@ -70,6 +71,27 @@ impl Writes {
     pub(super) fn put(&mut self, write: Write) {
         self.waiting = Some(write);
         self.begin();
+    }
+
+    /// Writes each content that `contents` has, while `work` goes on; the last one may still wait when it ends.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time, as far as `work` may.
+    pub(super) async fn beside<C, T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        contents: &mut mpsc::UnboundedReceiver<C>,
+        write: impl Fn(C) -> Write,
+    ) -> T {
+        tokio::pin!(work);
+        loop {
+            let until = Instant::now() + PATIENCE;
+            tokio::select! {
+                done = &mut work => return done,
+                Some(content) = contents.recv() => self.put(write(content)),
+                () = self.settle(until), if self.writing.is_some() => {}
+            }
+        }
     }
 
     fn begin(&mut self) {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use engine::exec::{Event, Outcome, Verb};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{CHANGING, Supervisor, problem, unix_now};
+use super::{CHANGING, Supervisor, unix_now};
 use crate::nodeletd::attempts::Attempts;
+use crate::nodeletd::disk;
 use crate::nodeletd::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::worker::{Change, Hands};
 use crate::pass::Pass;
@@ -217,48 +219,53 @@ impl<H: Hands> Supervisor<H> {
         let beat = &self.beat;
         beat.within(CHANGING);
         let (status, file) = (&mut self.status, &self.memory.status);
-        let unwritten = &mut self.unwritten.status;
+        let writes = &mut self.unwritten.status;
+        let (tell, mut followed) = mpsc::unbounded_channel::<KubeStatus>();
         let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
         let mut ran_in_vain = false;
         let mut unended = None;
-        let changed = self
-            .hands
-            .change(words, last_good, |line| {
-                beat.within(CHANGING);
-                if let Ok(event) = serde_json::from_str::<Event>(&line) {
-                    if follow(status, &event) {
-                        *unwritten = problem(file.write(status));
-                    }
-                    if let Event::PhaseFailed { phase, failure, .. } = &event {
-                        tracing::warn!(
-                            "{phase} failed at {}: could not {}; next: {}",
-                            failure.span,
-                            failure.chain.join(": "),
-                            failure.next
-                        );
-                    }
-                    if let Event::StopFailed { phase, error, .. } = &event {
-                        unended = Some(format!("{phase}: {error}"));
-                    }
-                    if let Event::StepStartedAgain { step, .. } = &event {
-                        tracing::info!("{step} was started again as it was");
-                    }
-                    if let Event::StartFailed { step, error, .. } = &event {
-                        tracing::warn!("{step} was stopped and not started again: {error}");
-                    }
-                    refused = event.refusal().or(refused.take());
-                    if let Event::RunFinished { outcome, .. } = &event {
-                        ran_in_vain = *outcome == Outcome::Failed;
-                    }
-                    if let Event::RunStarted { verb, .. } = event {
-                        begun = true;
-                        cleaned |= verb == Verb::Clean;
-                    }
+        let changing = self.hands.change(words, last_good, |line| {
+            beat.within(CHANGING);
+            if let Ok(event) = serde_json::from_str::<Event>(&line) {
+                if follow(status, &event) {
+                    // Read below, as long as the change goes on.
+                    let _ = tell.send(status.clone());
                 }
-                // Nobody listening is no error.
-                let _ = events.send(line.into());
-            })
-            .await;
+                if let Event::PhaseFailed { phase, failure, .. } = &event {
+                    tracing::warn!(
+                        "{phase} failed at {}: could not {}; next: {}",
+                        failure.span,
+                        failure.chain.join(": "),
+                        failure.next
+                    );
+                }
+                if let Event::StopFailed { phase, error, .. } = &event {
+                    unended = Some(format!("{phase}: {error}"));
+                }
+                if let Event::StepStartedAgain { step, .. } = &event {
+                    tracing::info!("{step} was started again as it was");
+                }
+                if let Event::StartFailed { step, error, .. } = &event {
+                    tracing::warn!("{step} was stopped and not started again: {error}");
+                }
+                refused = event.refusal().or(refused.take());
+                if let Event::RunFinished { outcome, .. } = &event {
+                    ran_in_vain = *outcome == Outcome::Failed;
+                }
+                if let Event::RunStarted { verb, .. } = event {
+                    begun = true;
+                    cleaned |= verb == Verb::Clean;
+                }
+            }
+            // Nobody listening is no error.
+            let _ = events.send(line.into());
+        });
+        // Readers of the file follow the change, phase by phase.
+        let write = |status: KubeStatus| {
+            let file = file.clone();
+            Box::new(move || file.write(&status)) as disk::Write
+        };
+        let changed = writes.beside(changing, &mut followed, write).await;
         self.status.current_task.clear();
         self.write_status();
         self.counters.full_cleans += u64::from(cleaned);
