@@ -273,10 +273,6 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
             "dns_service_ip".to_owned(),
             Value::from(settings.dns_service_ip().to_string()),
         ),
-        (
-            "first_pod_subnet".to_owned(),
-            Value::from(first_pod_subnet(settings)),
-        ),
         ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
         ("other_masters".to_owned(), Value::List(Vec::new())),
     ])
@@ -287,19 +283,6 @@ fn cluster_id(settings: &KubeEnv) -> String {
     match text(settings, "CLUSTER_ID") {
         id if id.is_empty() => text(settings, "MASTER_IP"),
         id => id,
-    }
-}
-
-/// The first of the subnets that the controller-manager divides the pods' network into.
-fn first_pod_subnet(settings: &KubeEnv) -> String {
-    match (
-        settings.get("CONTAINERS_CIDR"),
-        settings.get("NODE_CIDR_MASK_SIZE"),
-    ) {
-        (Some(env::Value::Cidr(network)), Some(env::Value::Integer(mask))) => {
-            format!("{}/{mask}", network.network())
-        }
-        _ => String::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::resource::{FileSource, Spec};
 #[must_use]
 pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
     let mut host = FakeHost::from_facts(facts).with_kubernetes(|rules| {
-        // Which subnet the node will get is the controller-manager's to decide: known after apply.
+        // A node registers without a subnet.
         rules.pod_cidr.clear();
     });
     for path in &plan.payload {

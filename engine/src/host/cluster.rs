@@ -19,6 +19,8 @@ pub struct ClusterAccess {
 /// A node object, as far as we read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterNode {
+    /// Its uid.
+    pub uid: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
@@ -30,7 +32,7 @@ pub struct ClusterNode {
     /// Name of the client that cordoned it, as the API server keeps it (`metadata.managedFields`); empty if it is not
     /// cordoned, or if the API server does not tell.
     pub cordoned_by: String,
-    /// The pods' subnet that the controller-manager gave it.
+    /// The pods' subnet of the node, once it has one.
     pub pod_cidr: Option<String>,
     /// Condition `Ready`: `Some(true)`, `Some(false)`, or `None` for unknown or absent.
     pub ready: Option<bool>,

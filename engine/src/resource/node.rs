@@ -17,6 +17,7 @@ use serde_json::{Value as Json, json};
 use super::change::Differences;
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo};
 use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, RemainingPod, Taint};
+use crate::kubernetes::{PodSubnetError, SubnetPool, allocate};
 
 /// Annotation with which an operator keeps a node cordoned, even if the cordon was ours.
 const USER_CORDON: &str = "UserNodeCordon";
@@ -26,7 +27,7 @@ const SHUT_DOWN: &str = "KubeStackShutDown";
 const NAMED: usize = 10;
 
 /// A node object with these labels and taints. Its output `pod_cidr` is the pods' subnet of the node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
     /// Its name.
     pub name: String,
@@ -40,8 +41,8 @@ pub struct NodeSpec {
     pub untainted: Vec<String>,
     /// Whether a cordon of ours is lifted.
     pub schedulable: bool,
-    /// The pods' subnet to give it where it has none yet; otherwise the controller-manager chooses.
-    pub pod_cidr: Option<String>,
+    /// What its pods' subnet is allocated from; without, something else gives the node its subnet.
+    pub pod_subnets: Option<SubnetPool>,
 }
 
 #[async_trait]
@@ -62,7 +63,10 @@ impl Resource for NodeSpec {
         };
         let mut differences = Differences::default();
         if node.pod_cidr.is_none() {
-            let after = self.pod_cidr.as_deref().unwrap_or("known after apply");
+            let after = match self.pod_subnets {
+                Some(pool) => pool.to_string(),
+                None => "known after apply".to_owned(),
+            };
             differences.note("pods' subnet", "none yet", after);
         }
         for (label, value) in &self.labels {
@@ -91,8 +95,7 @@ impl Resource for NodeSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        // The kubelet registers it and the controller-manager gives it a subnet: the runner's retries wait for
-        // both, so that a deadline stands in one place.
+        // The kubelet registers it: the runner's retries wait for that, so that a deadline stands in one place.
         let node = observed
             .as_ref()
             .ok_or_else(|| ResourceError::NotConverged {
@@ -129,11 +132,6 @@ impl Resource for NodeSpec {
                 back["metadata"]["annotations"] = json!({ SHUT_DOWN: "true" });
             }
         }
-        if let (None, Some(cidr)) = (&node.pod_cidr, &self.pod_cidr) {
-            // No way back: a node's subnet cannot be changed once it is set.
-            patch["spec"]["podCIDR"] = json!(cidr);
-            patch["spec"]["podCIDRs"] = json!([cidr]);
-        }
         receipt
             .push(Undo::PatchNode {
                 access: self.access(),
@@ -144,15 +142,20 @@ impl Resource for NodeSpec {
         cx.host
             .patch_node(&self.access(), &self.name, &patch)
             .await?;
-        if node.pod_cidr.is_none() && self.pod_cidr.is_none() {
-            return Err(ResourceError::NotConverged {
+        match (&node.pod_cidr, self.pod_subnets) {
+            (Some(_), _) => Ok(()),
+            // No way back: a node's subnet cannot be changed once it is set.
+            (None, Some(pool)) => allocate(cx.host, &self.access(), &self.name, pool)
+                .await
+                .map(drop)
+                .map_err(ResourceError::from),
+            (None, None) => Err(ResourceError::NotConverged {
                 what: format!(
-                    "find the pods' subnet of node {}: the controller-manager has not given it one; see its log",
+                    "find the pods' subnet of node {}: nothing has given it one",
                     self.name
                 ),
-            });
+            }),
         }
-        Ok(())
     }
 
     fn outputs(&self, observed: &Self::Observed) -> BTreeMap<String, Json> {
@@ -174,6 +177,23 @@ impl Resource for NodeSpec {
                 name = self.name
             )
         })
+    }
+}
+
+impl From<PodSubnetError> for ResourceError {
+    fn from(error: PodSubnetError) -> Self {
+        match error {
+            PodSubnetError::Api(error) => Self::Host(error),
+            PodSubnetError::Exhausted { .. } => Self::Unmet {
+                what: error.to_string(),
+                next: "remove nodes that are gone (`kubectl delete node`); their claims follow (`kubectl --namespace kube-system get leases`)".to_owned(),
+            },
+            PodSubnetError::NoNode { .. } | PodSubnetError::Contended { .. } => {
+                Self::NotConverged {
+                    what: error.to_string(),
+                }
+            }
+        }
     }
 }
 
@@ -364,7 +384,7 @@ mod tests {
             taints: Vec::new(),
             untainted: Vec::new(),
             schedulable: true,
-            pod_cidr: None,
+            pod_subnets: None,
         }
     }
 

@@ -457,9 +457,9 @@ pub static WORDS: &[Word] = &[
                 "A cordon that a drain of ours has set is lifted; an operator's stays.",
             ),
             modifier(
-                "pod_cidr",
-                &[p("subnet", Arg::Text)],
-                "The pods' subnet to give it where it has none; by default the controller-manager chooses.",
+                "pod_subnet_of",
+                &[p("network", Arg::Text), p("prefix", Arg::Integer(1))],
+                "Where the node has no pods' subnet it is given a free one, of this prefix length, of this network; nodeletd does the same for other nodes.",
             ),
         ],
         "This host's node object, registered and with its pods' subnet (output `pod_cidr`).",

@@ -135,6 +135,10 @@ impl World {
 
     /// Puts a node into the cluster.
     pub fn node(&mut self, name: &str, node: ClusterNode) {
+        let mut node = node;
+        if node.uid.is_empty() {
+            node.uid = self.cluster.next_uid();
+        }
         self.cluster.nodes.insert(name.to_owned(), node);
     }
 
@@ -151,7 +155,7 @@ impl World {
     }
 
     /// Whether the API server can be reached with this access.
-    fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
+    pub(super) fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
         if self.tree.content(&access.kubeconfig).is_none() {
             return Err(file_error(
                 "read",

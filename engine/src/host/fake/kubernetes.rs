@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::world::World;
-use crate::host::{ClusterNode, RemainingPod, Transport, VirtualService};
+use crate::host::{ClusterNode, RemainingPod, SubnetClaim, Transport, VirtualService};
 
 /// Names, ports and paths the rules go by. The defaults are the role's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub struct KubernetesRules {
     pub proxy_container: String,
     /// Container that runs the webhook.
     pub bouncer_container: String,
-    /// Subnet that the controller-manager gives to this host's node.
+    /// Subnet that this host's node registers with, as if the controller-manager had given it one; empty for none.
     pub pod_cidr: String,
     /// Whether a new node starts cordoned.
     pub cordoned: bool,
@@ -70,12 +71,24 @@ impl Default for KubernetesRules {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClusterState {
     pub(crate) nodes: BTreeMap<String, ClusterNode>,
+    /// Claims of pod subnets, at most one of each.
+    pub(crate) subnet_claims: BTreeMap<IpNet, SubnetClaim>,
+    /// Nodes registered so far: each has an uid of its own.
+    registered: u64,
     /// Objects by `apiVersion/kind/namespace/name`.
     pub(crate) objects: BTreeMap<String, serde_json::Value>,
     /// Where etcd was last seen to keep its data.
     data: Option<PathBuf>,
     /// The certificates that the parts of the control plane have read, by port, and when.
     served: BTreeMap<u16, (Vec<u8>, SystemTime)>,
+}
+
+impl ClusterState {
+    /// The uid of the next node.
+    pub(crate) fn next_uid(&mut self) -> String {
+        self.registered += 1;
+        format!("node-{}", self.registered)
+    }
 }
 
 /// Stands for the API server's port, which is a setting.
@@ -274,6 +287,7 @@ impl World {
         let registers = self.unit_active(&self.kubernetes.kubelet_unit) && self.api_up();
         if registers && !self.cluster.nodes.contains_key(&name) {
             let node = ClusterNode {
+                uid: self.cluster.next_uid(),
                 labels: BTreeMap::from([("kubernetes.io/hostname".to_owned(), name.clone())]),
                 unschedulable: self.kubernetes.cordoned,
                 pod_cidr: Some(self.kubernetes.pod_cidr.clone()).filter(|cidr| !cidr.is_empty()),
@@ -332,7 +346,7 @@ impl World {
                 }
             }
             if !self.links.contains_key("cni0") {
-                self.link("cni0", true, &[]);
+                self.link("cni0", true, &[(IpAddr::from([10, 20, 0, 1]), 24)]);
             }
             self.firewall_rule("iptables", "filter", "KUBE-FIREWALL", "-j DROP");
             self.firewall_rule("iptables", "filter", "INPUT", "-j KUBE-FIREWALL");

@@ -21,6 +21,7 @@ mod kubernetes;
 mod late;
 mod network;
 mod packages;
+mod pod_subnets;
 mod processes;
 mod services;
 mod setup;

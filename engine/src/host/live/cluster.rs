@@ -187,7 +187,7 @@ fn meaning(object: &DynamicObject) -> Value {
     value
 }
 
-fn node(object: Node) -> ClusterNode {
+pub(super) fn node(object: Node) -> ClusterNode {
     let cordoned_by = manager_of(&object, "/f:spec/f:unschedulable").unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
@@ -201,6 +201,7 @@ fn node(object: Node) -> ClusterNode {
         parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
     };
     ClusterNode {
+        uid: object.metadata.uid.unwrap_or_default(),
         labels: object.metadata.labels.unwrap_or_default(),
         annotations: object.metadata.annotations.unwrap_or_default(),
         taints: spec

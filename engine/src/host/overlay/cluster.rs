@@ -166,7 +166,7 @@ impl OverlayHost<'_> {
     }
 
     /// A containers' engine that would not talk to us says nothing about an API server that does.
-    async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
+    pub(super) async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
         match self.learn_servers(access).await {
             Err(HostError::Service { .. }) => Ok(()),
             other => other,
@@ -174,13 +174,13 @@ impl OverlayHost<'_> {
     }
 
     /// An API server that was silent once is not waited for again.
-    fn silence(&self, action: &str) -> Option<HostError> {
+    pub(super) fn silence(&self, action: &str) -> Option<HostError> {
         let silent = self.known().silent.clone()?;
         Some(HostError::service(action, silent))
     }
 
     /// One that answers without this host's own being up stands elsewhere.
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         self.upper.meddle(|world| {
             if !world.local_api_up() {
                 world.kubernetes.remote_api = true;

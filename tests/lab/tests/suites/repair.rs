@@ -16,15 +16,15 @@ const RESTARTS: &[(&str, &str)] = &[
     ("docker-killed", ""),
     (
         "docker-stopped",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "docker-hung",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "daemon-json-edited",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "etcd-removed",
@@ -68,8 +68,12 @@ const RESTARTS: &[(&str, &str)] = &[
     // Written anew after each pass.
     ("status-deleted", ""),
     ("status-garbage", ""),
-    ("image-deleted", "images"),
+    ("image-deleted", "etcd-image"),
     ("bridge-deleted", "cni kubernetes-ready drain"),
+    ("bridge-address-deleted", "cni kubernetes-ready drain"),
+    ("bridge-route-deleted", "cni kubernetes-ready drain"),
+    // keepalived puts it back by itself.
+    ("virtual-ip-deleted", ""),
 ];
 
 /// The faults are divided among tests, which run side by side on hosts of their own.

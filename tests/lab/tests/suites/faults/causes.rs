@@ -86,7 +86,7 @@ pub(super) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
-        phase: "images",
+        phase: "kube-proxy-image",
         about: "an image is named that the payload does not have",
         settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
         says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
@@ -159,7 +159,7 @@ pub(super) const CAUSES: &[Cause] = &[
         about: "its image is gone",
         breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
         says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
-        mend: "nodelet apply --only images > /dev/null",
+        mend: "nodelet apply --only kube-proxy-image > /dev/null",
         ..NONE
     },
     Cause {
