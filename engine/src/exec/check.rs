@@ -468,6 +468,10 @@ impl Runner<'_> {
         if condition.status != Status::False || !check.probe.asks() {
             return condition;
         }
+        if self.is_stopped(phase).await {
+            condition.reason += "; its process was stopped by a signal";
+            return condition;
+        }
         self.host.pause(AGAIN).await;
         if matches!(check.probe, Probe::ContainerEngine) {
             return judged(check, self.engine_answers(ENGINE).await);

@@ -35,6 +35,7 @@ mod simulated;
 mod start_again;
 mod step;
 mod stop;
+mod stopped;
 mod streaks;
 pub mod throwaway;
 mod unfinished;

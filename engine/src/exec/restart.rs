@@ -118,6 +118,7 @@ impl Runner<'_> {
                     self.events.emit(Event::PreflightFailed { problems });
                     return Ok(Outcome::Refused);
                 }
+                self.revive_engine().await;
             }
             let quiesced = self.quiesce(mode, &mut ended).await;
             if !matches!(quiesced, Ok(Outcome::Stopped | Outcome::Failed)) {

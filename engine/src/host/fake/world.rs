@@ -52,6 +52,8 @@ pub struct World {
     pub(crate) immutable: BTreeSet<PathBuf>,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
+    /// Control groups of stopped processes.
+    pub(crate) stopped: BTreeSet<String>,
     start: SystemTime,
     elapsed: Duration,
     /// When it booted; before anybody looked, if nobody says.
@@ -88,6 +90,7 @@ impl World {
             ports: BTreeSet::new(),
             immutable: BTreeSet::new(),
             tears_appends: false,
+            stopped: BTreeSet::new(),
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
             booted: None,

@@ -150,7 +150,7 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
     let _ = refused.says(&["nothing was taken back", "container etcd"]);
     let recovered = master.nodelet(&["recover"]).exits(0);
-    let _ = recovered.says(&["from the plan and from what stands", "net.ipv4.ip_forward"]);
+    let recovered = recovered.says(&["from the plan and from what stands", "net.ipv4.ip_forward"]);
     let told = recovered.text();
     let _ = master.apply(&[]).exits(0);
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
