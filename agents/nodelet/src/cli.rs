@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// One status pass, as nodeletd makes it.
     #[command(hide = true)]
     Pass(PassArgs),
+    /// Give each node of the cluster that has no pods' subnet a free one, as nodeletd does on masters.
+    #[command(hide = true)]
+    PodSubnets(PodSubnetsArgs),
     /// Take the role off this host: all is as it was before, but for what is kept.
     Clean(CleanArgs),
     /// Recover the ledger of a host where the role runs and the ledger was lost, damaged or replaced. Changes nothing else.
@@ -97,7 +100,7 @@ impl Command {
             Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
             Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.role.json,
             Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
-            Self::Pause(_) | Self::Resume | Self::Facts => false,
+            Self::Pause(_) | Self::Resume | Self::Facts | Self::PodSubnets(_) => false,
         }
     }
 }
@@ -342,6 +345,21 @@ pub(crate) struct PassArgs {
     /// Failures in a row before this pass, as the pass before has told, in JSON.
     #[arg(long, value_name = "JSON", value_parser = streaks)]
     pub(crate) before: Option<Streaks>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PodSubnetsArgs {
+    /// The pods' network of the cluster.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) network: ipnet::IpNet,
+
+    /// The prefix length of a node's subnet.
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) prefix: u8,
+
+    /// How the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
 }
 
 fn streaks(json: &str) -> Result<Streaks, serde_json::Error> {

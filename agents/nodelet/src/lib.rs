@@ -113,6 +113,7 @@ pub fn command_line() -> ExitCode {
             Command::Drain(args) => commands::drain(args).await,
             Command::Repair(args) => commands::repair(args).await,
             Command::Pass(args) => commands::pass(args).await,
+            Command::PodSubnets(args) => commands::pod_subnets(args).await,
             Command::Clean(args) => commands::clean(args).await,
             Command::Recover(args) => commands::recover(args).await,
             Command::Certs(args) => commands::certs(args).await,

@@ -1,6 +1,7 @@
 //! A status pass: what is wanted, how the host is, and what a repair would restart.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use engine::exec::{
 };
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
-use engine::plan::{PhaseName, Plan};
-use engine::resource::Spec;
+use engine::plan::{PhaseName, Plan, Probe};
+use engine::resource::{NodeSpec, Spec};
 use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
 
@@ -23,6 +24,7 @@ use crate::commands::say;
 use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
 use crate::inputs::{Inputs, Role, current, settings, told};
+use crate::nodeletd::pod_subnets::Allocation;
 use crate::private_state;
 use crate::settled::{self, last_good, last_good_if_any};
 
@@ -71,6 +73,15 @@ pub(crate) struct PassInterests {
     pub(crate) containers: Vec<String>,
     pub(crate) units: Vec<String>,
     pub(crate) directories: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) links: Vec<String>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<IpAddr>,
+    #[serde(default)]
+    pub(crate) nodes: Vec<NodeSpec>,
+    /// How nodes of the cluster are given their pods' subnets; none where this host is not to be at its role.
+    #[serde(default)]
+    pub(crate) allocation: Option<Allocation>,
     /// The directory with the settings, one of them.
     pub(crate) settings: PathBuf,
 }
@@ -79,11 +90,17 @@ impl PassInterests {
     fn of(plan: &Plan, config: &Path) -> Self {
         let mut containers = Vec::new();
         let mut units = Vec::new();
+        let mut links = BTreeSet::new();
+        let mut nodes = Vec::new();
         let mut directories = BTreeSet::from([config.to_path_buf()]);
         for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
                 Spec::Container(container) => containers.push(container.name.clone()),
                 Spec::Service(service) => units.push(service.unit.clone()),
+                Spec::Link(link) if link.carries_pods => {
+                    links.insert(link.name.clone());
+                }
+                Spec::Node(node) => nodes.push(node.clone()),
                 _ => {}
             }
             let files = step.spec.paths();
@@ -94,7 +111,28 @@ impl PassInterests {
                     .map(Path::to_path_buf),
             );
         }
+        let mut addresses = BTreeSet::new();
+        for check in plan.phases.iter().flat_map(|phase| &phase.checks) {
+            match &check.probe {
+                Probe::LinkUp(link) => {
+                    links.insert(link.clone());
+                }
+                Probe::VirtualIp { address, .. } | Probe::AddressHeld(address) => {
+                    addresses.insert(*address);
+                }
+                _ => {}
+            }
+        }
+        let allocations = nodes.iter().filter_map(|node: &NodeSpec| {
+            let kubeconfig = node.kubeconfig.clone();
+            let pool = node.pod_subnets?;
+            Some(Allocation { pool, kubeconfig })
+        });
         Self {
+            allocation: allocations.last(),
+            links: links.into_iter().collect(),
+            addresses: addresses.into_iter().collect(),
+            nodes,
             containers,
             units,
             directories: directories.into_iter().collect(),
@@ -302,6 +340,10 @@ impl Pass {
         } else {
             None
         };
+        let mut interests = PassInterests::of(&inputs.plan, &args.config);
+        if desired.service_state != ServiceState::True || refused.is_some() {
+            interests.allocation = None;
+        }
         Ok(Self {
             desired,
             settings_problems,
@@ -310,7 +352,7 @@ impl Pass {
             ledger_lost,
             ledger_problem,
             digest: inputs.plan.digest(),
-            interests: PassInterests::of(&inputs.plan, &args.config),
+            interests,
             restart_set: repaired,
             failed: failed.into_iter().collect(),
             due: due.components.into_iter().map(str::to_owned).collect(),

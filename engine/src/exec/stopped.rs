@@ -11,7 +11,7 @@ use super::advice::chain;
 use super::event::Event;
 use crate::host::ContainerState;
 use crate::plan::{PlannedPhase, PlannedStep, Probe};
-use crate::resource::pod_container::{is_of_pod, of_pods};
+use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Spec, engine};
 
 /// For one answer on the way: a container engine that is stopped gives none.
@@ -113,9 +113,10 @@ impl Runner<'_> {
         let Ok(Ok(mut all)) = all else {
             return Vec::new();
         };
+        let statics = StaticPods::among(&all);
         all.retain(|container| {
             let is_theirs = |(pod, names): &(&String, &Vec<String>)| {
-                names.iter().any(|name| is_of_pod(container, pod, name))
+                names.iter().any(|name| statics.has(container, pod, name))
             };
             container.running && is_container(groups, &container.id) && pods.iter().any(is_theirs)
         });
@@ -175,23 +176,18 @@ mod tests {
     }
 
     /// A host on which a container of this pod runs.
-    async fn host(pod: &str) -> FakeHost {
+    fn host(pod: &str) -> FakeHost {
         let host = FakeHost::new().with_docker().with_image("image:1");
-        let labels = [
-            ("io.kubernetes.pod.name", format!("{pod}-cp-1")),
-            ("io.kubernetes.container.name", "kube-apiserver".to_owned()),
-        ];
-        let config = ContainerConfig {
-            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-            ..ContainerConfig::bare("api", "image:1")
-        };
-        host.create_container(&config).await.expect("it is made");
-        host.start_container("api").await.expect("it starts");
+        host.meddle(|world| world.static_pod(&format!("{pod}-cp-1"), "kube-apiserver", "image:1"));
         host
     }
 
-    async fn stop(host: &FakeHost) {
-        let state = host.container("api").await.expect("it answers");
+    fn name(pod: &str) -> String {
+        format!("k8s_kube-apiserver_{pod}-cp-1")
+    }
+
+    async fn stop(host: &FakeHost, pod: &str) {
+        let state = host.container(&name(pod)).await.expect("it answers");
         let id = state.expect("it is there").id;
         host.meddle(|world| world.stop_process(&format!("4:cpu:/kubepods/pod1/{id}\n0::/\n")));
     }
@@ -203,9 +199,9 @@ mod tests {
             ("k8s-master", false, false),
             ("coredns", true, false),
         ] {
-            let host = host(pod).await;
+            let host = host(pod);
             if stopped {
-                stop(&host).await;
+                stop(&host, pod).await;
             }
             let (plan, facts, heard) = (plan(), Facts::nothing_about("cp-1"), Recording::default());
             let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
@@ -213,9 +209,9 @@ mod tests {
             // Nothing here starts it again as kubelet does, nor another pod of that name.
             let well = pod == "k8s-master" && !ended;
             assert_eq!(outcome == Outcome::Converged, well);
-            assert_eq!(host.look(|world| world.container_runs("api")), !ended);
+            assert_eq!(host.look(|world| world.container_runs(&name(pod))), !ended);
             let told = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ThingRestarted { thing, .. } if thing == "container api")
+                matches!(event, Event::ThingRestarted { thing, .. } if thing == format!("container {}", name(pod)))
             });
             assert_eq!(told, ended);
         }
@@ -225,9 +221,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_stopped_is_not_asked_twice() {
         for (stopped, quick) in [(true, true), (false, false)] {
-            let host = host("k8s-master").await;
+            let host = host("k8s-master");
             if stopped {
-                stop(&host).await;
+                stop(&host, "k8s-master").await;
             }
             let engine = check(Probe::ContainerEngine);
             let mut plan = plan();

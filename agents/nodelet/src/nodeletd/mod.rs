@@ -3,11 +3,12 @@
 //! ```text
 //!  settings ──▶ pass (a child, in the status cgroup) ──▶ decide ──▶ change (a child) ──▶ kube_status, events
 //!                 ▲                                        pure                              │
-//!                 └── time, or a hint (docker, systemd, files), or a request ◀───────────────┘
+//!                 └── time, or a hint (docker, systemd, files, links, node), or a request ◀──┘
 //! ```
 //!
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
-//! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs backups.
+//! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs
+//! backups, and `pod_subnets` gives nodes of the cluster their pods' subnets.
 
 mod alone;
 mod api;
@@ -21,6 +22,7 @@ mod disk;
 mod kube_status;
 mod metrics;
 mod pause;
+pub(crate) mod pod_subnets;
 mod renewal;
 mod state;
 mod supervisor;

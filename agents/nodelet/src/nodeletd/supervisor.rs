@@ -398,6 +398,10 @@ impl<H: Hands> Supervisor<H> {
             containers: pass.interests.containers.clone(),
             units: pass.interests.units.clone(),
             directories: pass.interests.directories.clone(),
+            links: pass.interests.links.clone(),
+            addresses: pass.interests.addresses.clone(),
+            nodes: pass.interests.nodes.clone(),
+            allocation: pass.interests.allocation.clone(),
             settings: pass.interests.settings.clone(),
         };
         if self

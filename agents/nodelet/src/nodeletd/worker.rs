@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
 use super::kube_status::StatusFile;
+use super::pod_subnets::{self, Allocation};
 use super::wake::{self, Interests, Wake};
 use crate::exit::Exit;
 use crate::pass::{Pass, Progress};
@@ -35,6 +36,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(90);
 pub(super) const BACKUP: Duration = Duration::from_secs(2400);
 /// What a backup is given to take its container away.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
+
+/// Bound on giving all nodes their pods' subnets.
+const SUBNETS: Duration = Duration::from_secs(120);
 
 /// How `nodelet` is called.
 #[derive(Debug, Clone)]
@@ -156,6 +160,16 @@ impl Hands for Worker {
         end: &CancellationToken,
     ) {
         wake::listen(interests, status, wake, end);
+        if let Some(allocation) = interests.allocation.clone() {
+            let (worker, end) = (self.clone(), end.clone());
+            tokio::spawn(async move {
+                let give = || worker.give_subnets(&allocation);
+                tokio::select! {
+                    () = end.cancelled() => {}
+                    () = pod_subnets::keep(&allocation, give) => {}
+                }
+            });
+        }
     }
 }
 
@@ -229,6 +243,29 @@ impl Worker {
             change => change,
         };
         (change, told(&ended))
+    }
+
+    /// Gives nodes without pods' subnets one. Whether all have one now.
+    async fn give_subnets(&self, allocation: &Allocation) -> bool {
+        let mut argv = vec![self.nodelet.display().to_string()];
+        argv.extend(allocation.words());
+        let child = Child {
+            argv,
+            limit: SUBNETS,
+            grace: Duration::from_secs(2),
+            cancel: self.shutdown.clone(),
+        };
+        match child.run(|line| tracing::info!("{line}")).await {
+            Ok(ended) if ended.code == Some(0) => true,
+            Ok(ended) => {
+                tracing::warn!("not all nodes have a pod subnet: {}", told(&ended));
+                false
+            }
+            Err(error) => {
+                tracing::warn!("could not give nodes their pod subnets: {error:#}");
+                false
+            }
+        }
     }
 
     /// Says in the journal what a pass that came to its end has warned of, once.
