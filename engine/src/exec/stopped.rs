@@ -147,7 +147,7 @@ mod tests {
     use crate::exec::{Outcome, Recording, Status};
     use crate::facts::Facts;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::host::{ContainerConfig, Containers as _};
+    use crate::host::Containers as _;
     use crate::plan::{PhaseName, Plan, PlannedCheck, Span, StepId, StepPolicy};
     use crate::resource::{NoSecrets, ServiceSpec};
 
