@@ -224,6 +224,26 @@ impl Runner<'_> {
             Probe::RoomForBackup { directory, file } => {
                 backups::room_beside(host, directory, file).await
             }
+            Probe::TokenAccepted {
+                namespace,
+                account,
+                kubeconfig,
+            } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                let whose = format!("service account {namespace}/{account}");
+                match host.accepts_token_of(&access, namespace, account).await? {
+                    Some(true) => Ok(None),
+                    Some(false) => no(format!(
+                        "the API server refuses the token of {whose}: it has read another service-account key than the one that signed it"
+                    )),
+                    None => Err(ResourceError::Missing {
+                        what: format!("find a token of {whose}: the cluster has given it none yet"),
+                    }),
+                }
+            }
+            Probe::KeysKept => self.keys_kept(phase).await,
             Probe::AsPlanned => self.as_planned(phase, &mut Vec::new()).await,
         }
     }
@@ -254,6 +274,24 @@ impl Runner<'_> {
                 .any(|container| container.running && pods.has(container, pod, name));
             if !running {
                 return Ok(Some(format!("container {name} of pod {pod} does not run")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is wrong with the authorities and keys that a phase makes.
+    async fn keys_kept(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+        for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+            let problem = match pki::key_problem(self.host, &step.spec).await {
+                Ok(problem) => problem,
+                // It has been read, and is not what it should be.
+                Err(error @ ResourceError::Pki { .. }) => {
+                    Some(super::advice::chain(&error).join(": "))
+                }
+                Err(error) => return Err(error),
+            };
+            if problem.is_some() {
+                return Ok(problem);
             }
         }
         Ok(None)

@@ -146,8 +146,8 @@ mod tests {
     use super::*;
     use crate::exec::{Outcome, Recording, Status};
     use crate::facts::Facts;
-    use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::Containers as _;
+    use crate::host::fake::{FakeHost, FaultPlan};
     use crate::plan::{PhaseName, Plan, PlannedCheck, Span, StepId, StepPolicy};
     use crate::resource::{NoSecrets, ServiceSpec};
 

@@ -127,6 +127,15 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<()>;
 
+    /// Whether the API server accepts the token that the cluster gave to a service account; `None` where it has given none.
+    /// Changes nothing in the cluster. Cancel safe.
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>>;
+
     /// Evicts the pods of a node and waits for them to go. Returns the pods that are still there when `timeout` passes,
     /// so an empty list means that no evictable pod is left. Static pods, pods of daemon sets and finished pods are not
     /// evicted and do not count.

@@ -123,6 +123,10 @@ impl ResourceError {
         match self {
             Self::Host(error) => error.is_permanent(),
             Self::Unmet { .. } | Self::Render(_) => true,
+            // A key that is lost does not come back by itself.
+            Self::Pki { source, .. } => source
+                .downcast_ref::<pki::PkiError>()
+                .is_some_and(|error| matches!(error, pki::PkiError::Precious { .. })),
             _ => false,
         }
     }

@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs, pods};
+use super::{
+    Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs, pki, pods,
+};
 use crate::host::ContainerState;
 
 /// Label with the pod's name.
@@ -71,6 +73,8 @@ impl Resource for PodContainerSpec {
         }
         if !outdated.is_empty() {
             inputs::settled(cx.host, &self.inputs).await?;
+            // A restart would have it read a foreign key.
+            pki::may_be_read(cx.host, &self.inputs).await?;
         }
         Ok(Observed { outdated })
     }

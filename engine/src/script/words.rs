@@ -610,6 +610,16 @@ pub static WORDS: &[Word] = &[
                 "There is room in a directory for a backup of etcd's store, and for its copy where it is proven.",
             ),
             modifier(
+                "token_accepted",
+                &[p("namespace", Arg::Text), p("account", Arg::Text)],
+                "The API server accepts the token that the cluster gave to a service account; asked as the admin of this host's own API server. Not known while the account has no token.",
+            ),
+            modifier(
+                "keys_kept",
+                &[],
+                "The authorities and the service-account key of this phase are there, and are those that this host keeps.",
+            ),
+            modifier(
                 "as_planned",
                 &[],
                 "No step of this phase would change anything.",

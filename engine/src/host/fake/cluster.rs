@@ -109,6 +109,20 @@ impl Cluster for FakeHost {
         .await
     }
 
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        let whose = format!("{namespace}/{account}");
+        self.observe("accepts_token_of", &whose, DEADLINE, |world| {
+            world.reach(access, &format!("try the token of {whose}"))?;
+            Ok(world.accepts_tokens())
+        })
+        .await
+    }
+
     async fn evict_pods(
         &self,
         access: &ClusterAccess,

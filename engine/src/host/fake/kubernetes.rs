@@ -79,6 +79,10 @@ pub(crate) struct ClusterState {
     pub(crate) objects: BTreeMap<String, serde_json::Value>,
     /// Where etcd was last seen to keep its data.
     data: Option<PathBuf>,
+    /// What verifies the tokens of service accounts that the cluster has given.
+    tokens: Option<Vec<u8>>,
+    /// What the API server verifies tokens with, and when it was started: it reads that once.
+    verifies: Option<(Vec<u8>, Option<SystemTime>)>,
     /// The certificates that the parts of the control plane have read, by port, and when.
     served: BTreeMap<u16, (Vec<u8>, SystemTime)>,
 }
@@ -110,6 +114,8 @@ const ETCD: &[(u16, &str)] = &[
     (4001, "/etc/pf9/kube.d/certs/etcd/client/request.crt"),
     (2380, "/etc/pf9/kube.d/certs/etcd/peer/request.crt"),
 ];
+/// The API server verifies the tokens of service accounts with it.
+const TOKENS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 /// How often the control plane looks whether there is another.
 const LOOKS: Duration = Duration::from_secs(60);
 
@@ -218,6 +224,32 @@ impl World {
         }
     }
 
+    /// The API server reads at its start what it verifies tokens with, and the controller-manager gives each namespace its
+    /// tokens once.
+    fn settle_tokens(&mut self) {
+        if !self.local_api_up() {
+            return;
+        }
+        let Some(public) = self.tree.content(Path::new(TOKENS)).map(<[u8]>::to_vec) else {
+            return;
+        };
+        let mut containers = self.containers.iter();
+        let server = containers.find(|(name, _)| name.starts_with("k8s_kube-apiserver_"));
+        let started = server.and_then(|(_, container)| container.started_at);
+        let has_read = self.cluster.verifies.as_ref();
+        if has_read.is_none_or(|(_, since)| *since != started) {
+            self.cluster.verifies = Some((public.clone(), started));
+        }
+        self.cluster.tokens.get_or_insert(public);
+    }
+
+    /// Whether the API server accepts the tokens that the cluster has given; `None` while there are none.
+    pub(crate) fn accepts_tokens(&self) -> Option<bool> {
+        let given = self.cluster.tokens.as_ref()?;
+        let verifies = self.cluster.verifies.as_ref();
+        Some(verifies.is_some_and(|(read, _)| read == given))
+    }
+
     /// The name of this host's node object.
     pub(crate) fn node_name(&self) -> &str {
         self.kubernetes
@@ -252,6 +284,7 @@ impl World {
     /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
     pub(crate) fn settle_cluster(&mut self) {
         self.settle_certificates();
+        self.settle_tokens();
         if self.container_runs(&self.kubernetes.proxy_container) {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
             for (table, chain, to) in [

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint as ApiTaint};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount, Taint as ApiTaint};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Client, ResourceExt};
@@ -16,6 +17,9 @@ use crate::host::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
     RemainingPod, Taint,
 };
+
+/// Secrets of a service account that are looked at for a token.
+const SECRETS: usize = 4;
 
 #[async_trait::async_trait]
 impl Cluster for LiveHost {
@@ -121,6 +125,43 @@ impl Cluster for LiveHost {
                 };
                 // What belongs to it goes too, as with `kubectl delete`.
                 if_there(api.delete(&name, &DeleteParams::background()).await).map(drop)
+            })
+            .await
+    }
+
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        let action = format!("try the token of service account {namespace}/{account}");
+        self.clusters
+            .call(access, action, |client| async move {
+                let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+                let found = accounts.get_opt(account).await?;
+                let names = found.and_then(|its| its.secrets).unwrap_or_default();
+                let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+                for name in names.into_iter().take(SECRETS).filter_map(|its| its.name) {
+                    let secret = secrets.get_opt(&name).await?;
+                    let token = secret.and_then(|its| its.data?.remove("token"));
+                    let Some(token) = token.and_then(|its| String::from_utf8(its.0).ok()) else {
+                        continue;
+                    };
+                    let review = TokenReview {
+                        spec: TokenReviewSpec {
+                            token,
+                            ..TokenReviewSpec::default()
+                        },
+                        ..TokenReview::default()
+                    };
+                    // The server keeps no such object: it answers, and that is all.
+                    let reviews = Api::<TokenReview>::all(client);
+                    let answer = reviews.create(&PostParams::default(), &review).await?;
+                    let accepted = answer.status.and_then(|its| its.authenticated);
+                    return Ok(Some(accepted == Some(true)));
+                }
+                Ok(None)
             })
             .await
     }

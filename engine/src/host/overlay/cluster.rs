@@ -72,6 +72,18 @@ impl Cluster for OverlayHost<'_> {
         self.upper.delete_object(access, object).await
     }
 
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        self.unchanged(&format!("try the token of {namespace}/{account}"))?;
+        self.lower
+            .accepts_token_of(access, namespace, account)
+            .await
+    }
+
     async fn evict_pods(
         &self,
         access: &ClusterAccess,

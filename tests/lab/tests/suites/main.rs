@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod bitrot;
 mod bitrot_state;
 mod certificates;
 mod clean;
