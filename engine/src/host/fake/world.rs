@@ -50,6 +50,8 @@ pub struct World {
     pub(crate) ports: BTreeSet<u16>,
     /// Files that nobody can change, and directories in which nobody can make or replace one (`chattr +i`).
     pub(crate) immutable: BTreeSet<PathBuf>,
+    /// Whether the role's payload is a stand-in whose content says nothing.
+    pub(crate) payload_unread: bool,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
     /// Control groups of stopped processes.
@@ -89,6 +91,7 @@ impl World {
             firewall: Firewall::default(),
             ports: BTreeSet::new(),
             immutable: BTreeSet::new(),
+            payload_unread: false,
             tears_appends: false,
             stopped: BTreeSet::new(),
             start: SystemTime::UNIX_EPOCH + START,
