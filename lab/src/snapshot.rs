@@ -49,6 +49,8 @@ pub const KEPT: &[&str] = &[
     "/etc/pf9/kube.d/ca",
     "/etc/pf9/kube.d/certs/apiserver/svcacct.key",
     "/etc/pf9/kube.d/certs/apiserver/svcacct.pub",
+    "/etc/pf9/kube.d/encryption",
+    "/var/log/pf9/kube-audit",
     "/var/opt/pf9/kube/etcd/data",
 ];
 

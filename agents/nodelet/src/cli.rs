@@ -265,7 +265,7 @@ pub(crate) struct RotateArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// The authority: cluster, etcd or front-proxy.
+    /// The authority: cluster, etcd or front-proxy; or `encryption`, the key that encrypts Secrets in etcd.
     pub(crate) authority: String,
 
     /// The step to take.
@@ -279,11 +279,11 @@ pub(crate) struct RotateArgs {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum RotateStep {
-    /// Make a successor, and have it trusted beside the present one.
+    /// Make a successor, and have it trusted beside the present one; make the next encryption key, and have it read.
     Begin,
-    /// Have the successor sign, and renew all that its predecessor signed.
+    /// Have the successor sign, and renew all that its predecessor signed; have the next key encrypt, and store all Secrets anew.
     Switch,
-    /// Have the predecessor trusted no more.
+    /// Have the predecessor trusted no more; have the previous key retired.
     Finish,
 }
 

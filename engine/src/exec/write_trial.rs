@@ -147,7 +147,9 @@ impl Runner<'_> {
             Spec::Service(service) if service.started => vec![(service.stamp_path(), SMALL)],
             Spec::File(file) => {
                 let source = match &file.source {
-                    FileSource::Payload(source) => self.host.entry(source).await.ok().flatten(),
+                    FileSource::Payload(source) | FileSource::Copy(source) => {
+                        self.host.entry(source).await.ok().flatten()
+                    }
                     FileSource::Text(_) => None,
                 };
                 // That a file of the payload is missing is told as a precondition.

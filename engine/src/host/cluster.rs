@@ -81,7 +81,8 @@ pub struct RemainingPod {
     pub reason: String,
 }
 
-/// Calls on the API server. Each carries the implementation's own deadline (10 s; `evict_pods` its argument).
+/// Calls on the API server. Each carries the implementation's own deadline (10 s; `evict_pods` its argument;
+/// `rewrite_secrets` 10 s for each request).
 #[async_trait::async_trait]
 pub trait Cluster {
     /// A node object; `None` if there is none. Cancel safe.
@@ -126,6 +127,10 @@ pub trait Cluster {
         access: &ClusterAccess,
         object: &serde_json::Value,
     ) -> HostResult<()>;
+
+    /// Writes every Secret again as it is, so that the API server stores it with the key that encrypts now. Returns their number.
+    /// When cancelled or cut, some are written.
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64>;
 
     /// Whether the API server accepts the token that the cluster gave to a service account; `None` where it has given none.
     /// Changes nothing in the cluster. Cancel safe.

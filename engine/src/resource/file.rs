@@ -1,4 +1,4 @@
-//! A file: fixed text, a rendered template, or a copy from the role's payload.
+//! A file: fixed text, a rendered template, or a copy from the role's payload or of another file.
 
 use std::path::PathBuf;
 
@@ -40,6 +40,8 @@ pub enum FileSource {
     Text(Text),
     /// A file of the role's payload on the host.
     Payload(PathBuf),
+    /// Another file of the host.
+    Copy(PathBuf),
 }
 
 /// A file as it stands, and the content it should have.
@@ -86,6 +88,13 @@ impl Resource for FileSpec {
                             next: "install the role's package again".to_owned(),
                         }
                     })?)
+                }
+                FileSource::Copy(path) if cx.host.is_late(path).await? => {
+                    Err(format!("{} is known after apply", path.display()))
+                }
+                FileSource::Copy(path) => {
+                    let content = cx.host.read(path, READ_LIMIT).await?;
+                    content.ok_or_else(|| format!("{} is not there yet", path.display()))
                 }
             };
         let stale = match (&entry, self.unit) {
@@ -216,7 +225,7 @@ impl FileSpec {
     fn is_secret(&self) -> bool {
         let secret = match &self.source {
             FileSource::Text(text) => text.is_secret(),
-            FileSource::Payload(_) => false,
+            FileSource::Payload(_) | FileSource::Copy(_) => false,
         };
         self.secret || secret
     }

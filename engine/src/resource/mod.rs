@@ -52,7 +52,9 @@ pub use link::LinkSpec;
 pub use manifest::ManifestSpec;
 pub use node::{DrainSpec, NodeSpec};
 pub use packages::PackagesSpec;
-pub use pki::{AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec};
+pub use pki::{
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec,
+};
 pub use pod_container::PodContainerSpec;
 pub use pods::PodsSpec;
 pub use service::ServiceSpec;
@@ -295,6 +297,7 @@ macro_rules! with_resource {
             Spec::EnvFile($resource) => $body,
             Spec::Authority($resource) => $body,
             Spec::ServiceAccountKey($resource) => $body,
+            Spec::EncryptionKeys($resource) => $body,
             Spec::Certificate($resource) => $body,
             Spec::Kubeconfig($resource) => $body,
             Spec::Image($resource) => $body,
@@ -333,6 +336,7 @@ pub enum Spec {
     EnvFile(EnvFileSpec),
     Authority(AuthoritySpec),
     ServiceAccountKey(ServiceAccountKeySpec),
+    EncryptionKeys(EncryptionKeysSpec),
     Certificate(CertificateSpec),
     Kubeconfig(KubeconfigSpec),
     Image(ImageSpec),
@@ -386,6 +390,7 @@ impl Spec {
             Self::EnvFile(_) => "env_file",
             Self::Authority(_) => "certificate_authority",
             Self::ServiceAccountKey(_) => "service_account_key",
+            Self::EncryptionKeys(_) => "encryption_keys",
             Self::Certificate(_) => "certificate",
             Self::Kubeconfig(_) => "kubeconfig",
             Self::Image(_) => "image",

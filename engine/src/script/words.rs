@@ -114,6 +114,11 @@ pub static WORDS: &[Word] = &[
                 "A file of the role's payload to copy.",
             ),
             modifier(
+                "copy_of",
+                &[p("path", Arg::Path)],
+                "A file of the host to copy; an earlier step may make it.",
+            ),
+            modifier(
                 "once",
                 &[],
                 "Written when it is not there, and never again.",
@@ -264,7 +269,7 @@ pub static WORDS: &[Word] = &[
                 "Name the files of certificate and key instead of embedding them: a client that looks at them again takes up a renewed one by itself.",
             ),
         ],
-        "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded.",
+        "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded; a name may be a path.",
         r#"kubeconfig("example").server("https://localhost:443").certificate("example").user("example");"#,
         "Removed, or written back as it was.",
     ),
@@ -832,6 +837,15 @@ pub static WORDS: &[Word] = &[
         "A container of a static pod that kubelet runs: one that started before its files were written is ended.",
         r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#,
         "Nothing.",
+    ),
+    word(
+        "encryption_keys",
+        Role::Resource,
+        &[],
+        &[],
+        "The keys with which the API server encrypts Secrets in etcd, in `/etc/pf9/kube.d/encryption/config.yaml`. Never replaced while they can be read; `nodelet certs rotate encryption` replaces one.",
+        "encryption_keys();",
+        "Removed if they were created, unless they are to be kept.",
     ),
 ];
 

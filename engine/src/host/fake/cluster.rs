@@ -109,6 +109,15 @@ impl Cluster for FakeHost {
         .await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.mutate("rewrite_secrets", "all", DEADLINE, |world| {
+            world.reach(access, "list Secrets")?;
+            let of_secrets = |key: &&String| key.starts_with("v1/Secret/");
+            Ok(world.cluster.objects.keys().filter(of_secrets).count() as u64)
+        })
+        .await
+    }
+
     async fn accepts_token_of(
         &self,
         access: &ClusterAccess,

@@ -129,6 +129,10 @@ impl Cluster for LiveHost {
             .await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.store_secrets_anew(access).await
+    }
+
     async fn accepts_token_of(
         &self,
         access: &ClusterAccess,

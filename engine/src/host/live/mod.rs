@@ -38,6 +38,7 @@ mod packages;
 mod pod_subnets;
 mod process_age;
 mod processes;
+mod secrets;
 mod services;
 mod stopped;
 mod tail;

@@ -72,6 +72,10 @@ impl Cluster for OverlayHost<'_> {
         self.upper.delete_object(access, object).await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.upper.rewrite_secrets(access).await
+    }
+
     async fn accepts_token_of(
         &self,
         access: &ClusterAccess,

@@ -8,7 +8,7 @@ use crate::exec::STATE;
 pub const BASE: &str = "/etc/pf9/kube.d";
 
 /// Directories below [`BASE`] that only root enters.
-const PRIVATE: [&str; 3] = ["ca", "certs", "kubeconfigs"];
+const PRIVATE: [&str; 4] = ["ca", "certs", "encryption", "kubeconfigs"];
 
 /// Files of an authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub fn service_account_record() -> PathBuf {
     Path::new(RECORDS).join("service-account.json")
 }
 
-/// The kubeconfig of this name.
+/// The kubeconfig at this path below `kubeconfigs`, for example `admin` or `kube-proxy/kubeconfig`.
 #[must_use]
 pub fn kubeconfig_path(name: &str) -> PathBuf {
     Path::new(BASE)

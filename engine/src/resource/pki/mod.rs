@@ -16,6 +16,7 @@ mod authority;
 mod authority_files;
 mod certificate;
 mod document;
+mod encryption;
 mod error;
 mod evidence;
 mod facts;
@@ -41,6 +42,10 @@ mod tests;
 
 pub use authority::{AuthoritySpec, authority_expiry};
 pub use certificate::{CertificateSpec, Usage};
+pub use encryption::{
+    ENCRYPTION, EncryptionKeysSpec, encryption_directories, encryption_key_ids, encryption_stage,
+    stored_prefix,
+};
 pub use error::PkiError;
 pub use facts::CertificateFacts;
 pub use issue::Issued;

@@ -2,6 +2,7 @@
 
 mod authorities;
 mod certificates;
+mod encryption_keys;
 mod every_resource;
 mod handshakes;
 mod kept;
