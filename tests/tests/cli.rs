@@ -49,6 +49,56 @@ fn a_role_that_another_user_can_change_is_refused_by_root() {
     assert_eq!((answer.code, answer.err.as_str()), (0, ""));
 }
 
+/// An installed package names its checksums.
+#[test]
+fn what_a_sealed_role_brings_is_compared_with_its_checksums() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    copy(&repository().join("phases"), &folder.path().join("phases"));
+    let role = folder.path().join("roles/pf9-kube");
+    copy(&repository().join("roles/pf9-kube"), &role);
+    let (file, digest) = (role.join("role.yaml"), "0f".repeat(32));
+    let plan = |checksums: &str| {
+        let text = text(repository().join("roles/pf9-kube/role.yaml"));
+        let sealed = text.replace("\npayload:", &format!("\nchecksums: {checksums}\npayload:"));
+        std::fs::write(&file, sealed).expect("a file of our own");
+        let (role, settings, facts) = (
+            role.display().to_string(),
+            fixtures("settings/cp-1.yaml").display().to_string(),
+            fixtures("hosts/cp-1.yaml").display().to_string(),
+        );
+        let arguments = [
+            "plan", "--json", "--role", &role, "--config", &settings, "--facts", &facts,
+        ];
+        Program::nodelet(&arguments).answer()
+    };
+    let answer = plan(&digest);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let planned: Value = serde_json::from_str(&answer.out).expect("one JSON value");
+    let (mut compared, mut brought) = (0, 0);
+    for phase in planned["phases"].as_array().expect("phases") {
+        for step in phase["steps"].as_array().expect("steps") {
+            if matches!(step["spec"]["kind"].as_str(), Some("image" | "packages")) {
+                brought += 1;
+                let its = &step["spec"]["checksums"];
+                assert_eq!(its["sha256"], digest.as_str(), "{step}");
+                assert_eq!(its["file"], "/opt/pf9/roles/pf9-kube/current/SHA256SUMS");
+                compared += 1;
+            }
+        }
+    }
+    assert!(
+        brought > 8 && compared == brought,
+        "{compared} of {brought}"
+    );
+    let answer = plan("none");
+    assert_eq!(answer.code, 1, "{}", answer.out);
+    assert!(
+        answer.err.contains("`none` is no SHA-256"),
+        "{}",
+        answer.err
+    );
+}
+
 /// The directory at hand may be another user's.
 #[test]
 fn a_name_means_no_directory_at_hand() {

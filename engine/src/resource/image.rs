@@ -154,6 +154,8 @@ fn familiar(reference: &str) -> String {
 mod tests {
     use std::path::Path;
 
+    use sha2::Digest as _;
+
     use super::*;
     use crate::host::Services as _;
     use crate::host::fake::FakeHost;
@@ -202,6 +204,40 @@ mod tests {
             )
         );
         assert_eq!(undos, []);
+        assert_eq!(host.snapshot(), before, "nothing was loaded");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_archive_is_not_loaded() {
+        let host = host(&["app:1"]).await;
+        let sums = format!("{}  images/app.tar\n", "0".repeat(64));
+        let file = "/opt/SHA256SUMS";
+        host.meddle(|world| world.file(file, &sums));
+        let image = ImageSpec {
+            reference: "app:1".to_owned(),
+            archive: ARCHIVE.into(),
+            checksums: Some(Checksums {
+                file: file.into(),
+                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+            }),
+        };
+        let before = host.snapshot();
+        let outputs = Outputs::default();
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = image.observe(&cx).await.expect("docker answers");
+        let change = image.diff(&observed).expect("it is not there");
+        let mut receipt = Receipt::default();
+        let result = image.converge(&observed, &change, &cx, &mut receipt).await;
+        let error = result.expect_err("it is refused").to_string();
+        assert!(
+            error.contains("app.tar of the role's package: it is damaged"),
+            "{error}"
+        );
         assert_eq!(host.snapshot(), before, "nothing was loaded");
     }
 

@@ -19,4 +19,5 @@ mod live;
 mod preflight;
 mod refusal;
 mod repair;
+mod security;
 mod virtual_ip;
