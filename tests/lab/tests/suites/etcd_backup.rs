@@ -59,6 +59,7 @@ fn nothing_left(master: &Master) {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_backup_is_proven_and_every_bad_one_is_named() {
     let Some(master) = shared() else { return };
     without_backups(&master);
@@ -155,6 +156,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn etcd_stays_healthy_under_load_while_a_snapshot_is_proven() {
     let Some(master) = shared() else { return };
     without_backups(&master);

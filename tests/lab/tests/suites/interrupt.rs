@@ -64,6 +64,7 @@ fn interrupted(told: &(String, String), phase: &str) {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     let Some(master) = Master::create("cut", Image::Bare, false) else {
         return;
