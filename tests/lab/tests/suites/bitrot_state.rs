@@ -155,7 +155,7 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     let _ = master.apply(&[]).exits(0);
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
     // What could not be known was named.
-    before.assert_same_but(&master, After::Purge, "recovered and cleaned", |line| {
+    let _ = before.assert_same_but(&master, After::Purge, "recovered and cleaned", |line| {
         line.split([' ', '=', '/'])
             .any(|word| word.len() > 4 && told.contains(word))
     });
