@@ -568,6 +568,31 @@ mod tests {
         }
     }
 
+    /// Of a master with a virtual IP.
+    #[tokio::test]
+    async fn what_changes_without_a_file_or_a_unit_is_listened_to() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let facts = repository.join("tests/fixtures/hosts/cp-1.yaml");
+        let facts = std::fs::read_to_string(facts).expect("a fixture");
+        let facts = engine::facts::Facts::from_yaml(&facts).expect("facts");
+        let role = repository.join("roles/pf9-kube").display().to_string();
+        let role = engine::role::RolePackage::load(&LiveHost::new(), &role).await;
+        let settings = repository.join("tests/fixtures/settings/cp-1-vip.yaml");
+        let settings = std::fs::read(settings).expect("a fixture");
+        let settings = KubeEnv::resolve(vec![("a.yaml".to_owned(), settings)]);
+        let settings = settings.expect("good settings");
+        let plan = engine::planner::plan(&role.expect("the role"), &settings, &facts);
+        let found = PassInterests::of(&plan.expect("a plan"), Path::new("/etc/pf9/nodelet"));
+        assert_eq!(found.links, ["cni0", "eth0"]);
+        let virtual_ip: IpAddr = "172.30.0.100".parse().expect("an address");
+        assert_eq!(found.addresses, [virtual_ip]);
+        let nodes: Vec<&str> = found.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(nodes, ["cp-1"]);
+        let allocation = found.allocation.expect("subnets are given");
+        assert_eq!(allocation.pool.to_string(), "a /24 of 10.20.0.0/16");
+        assert!(allocation.kubeconfig.ends_with("local-admin.yaml"));
+    }
+
     #[test]
     fn settings_are_at_fault_for_nothing_that_was_so_before_them() {
         let all =

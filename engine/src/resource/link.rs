@@ -16,8 +16,8 @@ use crate::host::{ContainerState, Link};
 /// How long a sandbox, which does nothing, may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A sandbox that is younger may still be waiting for its plugin to make the bridge.
-const CONNECTED: Duration = Duration::from_secs(10);
+/// Where all sandboxes are younger, the first plugin may still be making the bridge: it is given that long.
+const CONNECTED: Duration = Duration::from_secs(5);
 
 /// A link, for example the bridge of the pods' network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,22 +50,29 @@ impl Resource for LinkSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<LinkState> {
-        let link = cx.host.link(&self.name).await?;
-        let lacks = link.as_ref().map_or("the link", lacks).to_owned();
-        let stranded = if self.carries_pods && !cx.absent && !lacks.is_empty() {
-            let mut sandboxes = pods::networked_sandboxes(cx.host).await?;
+        let mut link = cx.host.link(&self.name).await?;
+        let mut stranded = Vec::new();
+        if self.carries_pods && !cx.absent && !lacks(link.as_ref()).is_empty() {
+            stranded = pods::networked_sandboxes(cx.host).await?;
             let now = cx.host.now();
-            sandboxes.retain(|sandbox| {
-                let age = sandbox.started_at.map(|start| now.duration_since(start));
-                age.is_none_or(|age| age.unwrap_or_default() >= CONNECTED)
+            let ages = stranded.iter().map(|sandbox| {
+                let start = sandbox.started_at;
+                start.map_or(CONNECTED, |start| {
+                    now.duration_since(start).unwrap_or_default()
+                })
             });
-            sandboxes
-        } else {
-            Vec::new()
-        };
+            if let Some(left) = ages.max().and_then(|age| CONNECTED.checked_sub(age)) {
+                cx.host.pause(left).await;
+                link = cx.host.link(&self.name).await?;
+            }
+        }
+        let lacks = lacks(link.as_ref());
+        if lacks.is_empty() {
+            stranded.clear();
+        }
         Ok(LinkState {
             there: link.is_some(),
-            lacks,
+            lacks: lacks.to_owned(),
             unwanted: cx.absent,
             stranded,
         })
@@ -106,7 +113,10 @@ impl Resource for LinkSpec {
 }
 
 /// What keeps a link from carrying pods; empty for nothing.
-fn lacks(link: &Link) -> &'static str {
+fn lacks(link: Option<&Link>) -> &'static str {
+    let Some(link) = link else {
+        return "the link";
+    };
     let local = |address: &IpAddr| match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -126,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::host::fake::{FakeHost, World};
-    use crate::host::{ContainerConfig, Containers as _, Network as _};
+    use crate::host::{Clock as _, ContainerConfig, Containers as _, Network as _};
     use crate::resource::{NoSecrets, Outputs};
 
     const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 20, 0, 1));
@@ -210,18 +220,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pod_that_is_being_connected_is_left_alone() {
+    async fn a_pod_that_is_being_connected_is_given_its_time() {
         let host = with_a_pod().await;
         host.meddle(|world| world.remove_link("cni0"));
         host.stop_container("k8s_POD_a", GRACE)
             .await
             .expect("it ends");
         host.start_container("k8s_POD_a").await.expect("it starts");
-        assert_eq!(mended(&host).await, (None, None));
-        host.meddle(|world| world.advance(CONNECTED));
-        assert_eq!(
-            mended(&host).await.0.as_deref(),
-            Some("pods without the link")
-        );
+        let began = host.elapsed();
+        let found = mended(&host).await.0;
+        assert_eq!(found.as_deref(), Some("pods without the link"));
+        let waited = host.elapsed() - began;
+        assert!(waited >= CONNECTED, "{waited:?}");
+        // One that has run for a while is not waited for.
+        let host = with_a_pod().await;
+        host.meddle(|world| world.remove_link("cni0"));
+        let began = host.elapsed();
+        assert!(mended(&host).await.0.is_some());
+        let waited = host.elapsed() - began;
+        assert!(waited < CONNECTED, "{waited:?}");
     }
 }

@@ -6,8 +6,9 @@ use lab_suites::{FAULTS, Fault, Master, SCALED, Standing, Watch, restarted, shar
 
 /// No fault takes longer to be mended.
 const MENDED: Duration = Duration::from_secs(150);
-/// Whoever asks docker waits at its socket until it is back, so the first look finds it whole.
-const WAITED_OUT: &[&str] = &["docker-killed"];
+/// Whoever asks docker waits at its socket until it is back, and keepalived puts its address back within moments, so the first look may find
+/// the host whole.
+const WAITED_OUT: &[&str] = &["docker-killed", "virtual-ip-deleted"];
 const CALM: Duration = Duration::from_secs(90);
 
 /// What each fault makes a repair restart, in order; nothing where it is healed by itself or by the pass alone.
