@@ -109,7 +109,11 @@ impl Files {
     ///
     /// # Errors
     /// A recorded certificate is not there, or is another one.
-    pub(super) fn as_recorded(mut self, name: &str, record: &KeyRecord) -> Result<Self, PkiError> {
+    pub(super) fn only_recorded(
+        mut self,
+        name: &str,
+        record: &KeyRecord,
+    ) -> Result<Self, PkiError> {
         for (file, (_, content)) in &mut self.0 {
             let path = authority_paths(name).directory.join(*file);
             match record.judge(file, content) {

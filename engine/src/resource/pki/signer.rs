@@ -49,7 +49,7 @@ impl Authority {
         let record = KeyRecord::read(host, &authority_record(name)).await?;
         let mut files = Ok(Files::read(host, name).await?);
         if record.names(CERTIFICATE) {
-            files = files.and_then(|files| files.as_recorded(name, &record));
+            files = files.and_then(|files| files.only_recorded(name, &record));
         }
         files
             .and_then(|files| Self::of(name, &files))
