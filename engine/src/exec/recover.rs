@@ -267,9 +267,9 @@ impl Runner<'_> {
                 match package.installed {
                     Some(version) if version == package.version => {
                         // What an earlier step has brought along is that one's.
-                        if all.insert(package.name.clone()) {
-                            brought.entry(step.id.clone()).or_default().push(package.name);
-                        }
+                        let new = all.insert(package.name.clone());
+                        let its = brought.entry(step.id.clone()).or_default();
+                        its.extend(new.then_some(package.name));
                     }
                     Some(version) if packages.names.contains(&package.name) => unknown.push(format!(
                         "package {}: version {version} is installed and the role brings {}, so it was there before the role, \
@@ -303,6 +303,19 @@ impl Runner<'_> {
             let of_engine = engine_is_ours && engine::is_unit(unit);
             !of_engine && !of_packages(unit) && !of_plan(unit)
         });
+        let directories: BTreeSet<&Path> = steps()
+            .filter_map(|step| match &step.spec {
+                Spec::Directory(directory) => Some(directory.path.as_path()),
+                _ => None,
+            })
+            .collect();
+        for disk in &mut facts.disks {
+            let path = Path::new(&disk.path);
+            // In a directory of ours the role has made it, unless it is a disk of its own.
+            if is_ours(path) && directories.contains(path) && !self.is_mounted(path).await? {
+                disk.mode = None;
+            }
+        }
         facts
             .files
             .retain(|path, _| !planned.contains(Path::new(path)));
@@ -320,6 +333,12 @@ impl Runner<'_> {
             all.retain(|link| !links.contains(link.name.as_str()));
         }
         Ok(Bare { facts, brought })
+    }
+
+    async fn is_mounted(&self, path: &Path) -> ResourceResult<bool> {
+        let above = path.parent().unwrap_or(path);
+        let (its, above) = (self.host.space(path).await?, self.host.space(above).await?);
+        Ok(its.device != above.device)
     }
 
     /// What an apply writes down on a simulated host like this.

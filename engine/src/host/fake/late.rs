@@ -100,7 +100,7 @@ mod tests {
         let host = FakeHost::new().with_faults(FaultPlan::none().late("append", "*"));
         let write = host.append(path, b"x", Attributes::root(0o644));
         let arrive = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::task::yield_now().await;
             host.late_writes_arrive();
         };
         let (written, ()) = tokio::join!(write, arrive);
