@@ -75,7 +75,7 @@ fn what_a_sealed_role_brings_is_compared_with_its_checksums() {
     assert_eq!(answer.code, 0, "{}", answer.err);
     let planned: Value = serde_json::from_str(&answer.out).expect("one JSON value");
     let (mut compared, mut brought) = (0, 0);
-    for phase in planned["phases"].as_array().expect("phases") {
+    for phase in planned["plan"]["phases"].as_array().expect("phases") {
         for step in phase["steps"].as_array().expect("steps") {
             if matches!(step["spec"]["kind"].as_str(), Some("image" | "packages")) {
                 brought += 1;

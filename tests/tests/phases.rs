@@ -192,14 +192,18 @@ fn a_restart_ends_an_engine_that_hangs() {
     let set = restart_set(&bringup.plan, &failed_phases(&health));
     assert_eq!(set.first().map(PhaseName::as_str), Some("configure-docker"));
 
-    // Until docker is ended it is asked for each of its containers: etcd and kube-proxy.
-    let hangs = FaultPlan::none().hang("container_engine", "*").times(2);
+    // Until docker is ended it is asked about each of its containers, etcd and kube-proxy: once for what is to be written, once to end it.
+    let hangs = FaultPlan::none().hang("container_engine", "*").times(4);
     host.set_faults(hangs);
     let heard = Recording::default();
     let outcome = block_on(runner(&heard).restart(&set, &[])).expect("it is written down");
     assert_eq!(outcome, Outcome::Converged);
-    let left = |event: &Event| matches!(event, Event::StopFailed { .. });
-    assert_eq!(heard.events().into_iter().filter(left).count(), 2);
+    let left = |event: &Event| match event {
+        Event::StopFailed { step, error, .. } => Some(format!("{step}: {error}")),
+        _ => None,
+    };
+    let left: Vec<String> = heard.events().iter().filter_map(left).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
     assert_ne!(engine().expect("it runs"), engine_before);
     assert_eq!(etcd().expect("it runs"), etcd_before);
     let health = bringup.check(&host);

@@ -76,14 +76,15 @@ impl<'a> Ledger<'a> {
             }),
         };
         let mut pages = ledger.pages.lock().await;
-        if pages.records.is_empty() {
+        let is_new = pages.records.is_empty();
+        if is_new {
             pages.records.push(Record::Header {
                 version: VERSION,
                 id: Some(new_id(host).await?),
             });
         }
         ledger.repair(&mut pages).await?;
-        if book.copies_due
+        if (book.copies_due || is_new)
             && let Err(error) = ledger.keep_copies(&mut pages).await
         {
             // The ledger itself is good; a status pass tries again.

@@ -22,6 +22,7 @@ fn status(master: &Master) -> String {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     let Some(master) = shared() else { return };
     master.configure(SCALED);
@@ -190,6 +191,7 @@ impl Drop for Pods<'_> {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_drain_evicts_what_it_can_and_names_what_stays() {
     let Some(master) = shared() else { return };
     let pods = Pods::on(&master);
@@ -236,6 +238,7 @@ fn a_drain_evicts_what_it_can_and_names_what_stays() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_pod_of_a_tenant_with_the_names_of_the_control_plane_is_not_taken_for_it() {
     let Some(master) = shared() else { return };
     master.load_toolbox();

@@ -33,6 +33,7 @@ fn put_program(master: &Master) {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn units_containers_packages_and_mounts_are_handled_as_the_fake_host_promises() {
     let Some(master) = Master::create("live", Image::Bare, false) else {
         return;
@@ -62,6 +63,7 @@ fn units_containers_packages_and_mounts_are_handled_as_the_fake_host_promises() 
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn objects_and_nodes_are_handled_by_a_real_api_server() {
     let Some(master) = shared() else { return };
     put_program(&master);

@@ -6,6 +6,7 @@ use lab_suites::shared;
 const STORED: &str = "docker exec -e ETCDCTL_API=3 etcd etcdctl --endpoints https://127.0.0.1:4001 --cacert /certs/client/ca.crt --cert /certs/client/request.crt --key /certs/client/request.key get --print-value-only";
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_secret_is_encrypted_and_who_asked_for_it_is_logged() {
     let Some(master) = shared() else { return };
     master.kubectl("create secret generic sesame --from-literal=word=swordfish");
@@ -36,6 +37,7 @@ fn a_secret_is_encrypted_and_who_asked_for_it_is_logged() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_container_of_the_control_plane_sees_its_own_directories_alone() {
     let Some(master) = shared() else { return };
     let mounts = |container: &str| {
