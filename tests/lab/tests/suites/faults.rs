@@ -141,7 +141,9 @@ fn an_incomplete_payload_is_refused() {
         return;
     };
     let images = "/opt/pf9/roles/pf9-kube/current/payload/images";
-    master.sh(&format!("mount -t tmpfs none $(readlink -f {images})"));
+    master.sh(&format!(
+        "mount -t tmpfs -o mode=755 none $(readlink -f {images})"
+    ));
     let run = master.nodelet(&["apply"]);
     master.sh(&format!("umount $(readlink -f {images})"));
     run.exits(1).says(&[
