@@ -57,10 +57,11 @@ fn secrets(plan: &Plan) -> BTreeSet<PathBuf> {
             Spec::Kubeconfig(spec) => {
                 files.insert(kubeconfig_path(&spec.name));
             }
-            Spec::File(spec) if matches!(spec.source, FileSource::Copy(_)) => {
-                if spec.attributes.mode & 0o077 == 0 {
-                    files.insert(spec.path.clone());
-                }
+            Spec::File(spec)
+                if matches!(spec.source, FileSource::Copy(_))
+                    && spec.attributes.mode & 0o077 == 0 =>
+            {
+                files.insert(spec.path.clone());
             }
             _ => {}
         }

@@ -68,8 +68,11 @@ fn refused(bringup: &Bringup, host: &FakeHost, what: &str) {
     assert_eq!(host.mutating_calls(), vec![], "{what}");
 }
 
+/// Does damage to the first host, with the second for what is to come from another.
+type Damage = fn(&FakeHost, &FakeHost);
+
 /// Damage to the ledger alone; what is kept beside it is as it was.
-fn damages() -> Vec<(&'static str, fn(&FakeHost, &FakeHost))> {
+fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("deleted", |host, _| {
             host.meddle(|world| world.remove(at("ledger.jsonl")));

@@ -154,8 +154,7 @@ mod tests {
         assert!(refused.to_string().contains("`nodelet apply`"), "{refused}");
         assert!(before.elapsed() < PATIENCE);
         drop(ManuallyDrop::into_inner(held.0));
-        let held = Lock::take_at(&path, "repair", PATIENCE).expect("it is free again");
-        drop(held);
+        let _ = Lock::take_at(&path, "repair", PATIENCE).expect("it is free again");
         // A command that has returned may have left a write behind.
         let refused = Lock::take_at(&path, "apply", PATIENCE).expect_err("it is held still");
         assert!(refused.is::<Busy>(), "{refused}");

@@ -123,13 +123,13 @@ impl PassInterests {
                 _ => {}
             }
         }
-        let allocations = nodes.iter().filter_map(|node: &NodeSpec| {
+        let mut allocations = nodes.iter().filter_map(|node: &NodeSpec| {
             let kubeconfig = node.kubeconfig.clone();
             let pool = node.pod_subnets?;
             Some(Allocation { pool, kubeconfig })
         });
         Self {
-            allocation: allocations.last(),
+            allocation: allocations.next_back(),
             links: links.into_iter().collect(),
             addresses: addresses.into_iter().collect(),
             nodes,

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check of the project. Everything is built once, then the checks run side by side.
 //!
-//! [`job`] says what there is to run, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`run`] runs it and
+//! [`job`] says what there is to run, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`mod@run`] runs it and
 //! reports. Suites on lab hosts mostly wait, so several of them run at a time; what needs the processor fills the gaps at idle
 //! priority, and therefore delays no deadline of a suite.
 

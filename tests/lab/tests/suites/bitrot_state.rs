@@ -143,7 +143,7 @@ fn files_of_nodeletd_are_repaired_or_reported_by_name() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_role_without_any_record_is_recovered_and_cleaned() {
-    let Some(master) = Master::create("recover", Image::Bare, false) else {
+    let Some(master) = Master::create("recover", Image::NoDocker, false) else {
         return;
     };
     let before = Slate::of(&master);
