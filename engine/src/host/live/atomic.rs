@@ -35,7 +35,7 @@ pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::
     sync_directory(directory)
 }
 
-/// Tries whether [`write`] could put `room` bytes at `path`, and leaves it as it is.
+/// Tries whether [`write()`] could put `room` bytes at `path`, and leaves it as it is.
 pub(super) fn try_write(path: &Path, room: u64) -> io::Result<()> {
     // The kernel refuses to open a file for writing that it would refuse to replace: an immutable one, one that only grows. It
     // also refuses a program that runs, which can be replaced.

@@ -2,8 +2,6 @@
 
 mod again;
 mod attempts;
-mod bitrot;
-mod bitrot_state;
 mod certificates;
 mod clean;
 mod cluster;

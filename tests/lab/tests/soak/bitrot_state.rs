@@ -124,7 +124,7 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
 }
 
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
+#[ignore = "cargo xtask soak runs it"]
 fn files_of_nodeletd_are_repaired_or_reported_by_name() {
     let Some(master) = shared() else { return };
     master.configure(SCALED);
@@ -141,7 +141,7 @@ fn files_of_nodeletd_are_repaired_or_reported_by_name() {
 
 /// With nothing left of the ledger and of what is kept beside it, the host itself is asked.
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
+#[ignore = "cargo xtask soak runs it"]
 fn a_role_without_any_record_is_recovered_and_cleaned() {
     let Some(master) = Master::create("recover", Image::NoDocker, false) else {
         return;
