@@ -25,8 +25,7 @@ pub struct Filter(String);
 
 impl Default for Filter {
     fn default() -> Self {
-        // A connection that ends is told by whoever has it, if it matters.
-        Self("info,kube_client=off".to_owned())
+        Self("info".to_owned())
     }
 }
 

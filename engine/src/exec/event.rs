@@ -23,8 +23,6 @@ pub enum Verb {
     Renew,
     /// Take a step of replacing an authority.
     Rotate,
-    /// Write a lost ledger anew.
-    Recover,
 }
 
 /// Something that happened.
@@ -118,14 +116,6 @@ pub enum Event {
         step: StepId,
         error: String,
     },
-    /// A repair that did not come to its end has started again what it had stopped, as it was before.
-    StepStartedAgain { phase: PhaseName, step: StepId },
-    /// It could not.
-    StartFailed {
-        phase: PhaseName,
-        step: StepId,
-        error: String,
-    },
     /// A thing is as it was before the role came.
     ThingRestored {
         phase: Option<PhaseName>,
@@ -202,8 +192,6 @@ impl Event {
             | Self::StepStopped { phase, .. }
             | Self::ThingRestarted { phase, .. }
             | Self::StopFailed { phase, .. }
-            | Self::StepStartedAgain { phase, .. }
-            | Self::StartFailed { phase, .. }
             | Self::PhaseFinished { phase, .. } => Some(phase),
         }
     }

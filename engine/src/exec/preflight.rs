@@ -126,9 +126,6 @@ impl Runner<'_> {
                 });
             }
         }
-        if self.afresh {
-            problems.extend(self.unwritable_afresh().await);
-        }
         Ok((problems, evaluated, record))
     }
 

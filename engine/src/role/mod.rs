@@ -4,7 +4,6 @@
 //! shared by all roles and stand two levels up.
 
 mod manifest;
-mod ownership;
 mod package;
 
 pub use manifest::{Parameter, ParameterKind, RoleManifest};

@@ -1,6 +1,8 @@
 //! A host is compared with what it was.
 
-use lab::snapshot::{Comparison, HostSnapshot, KEPT, compare};
+use std::collections::BTreeMap;
+
+use lab::snapshot::{HostSnapshot, KEPT, difference};
 
 use crate::master::Master;
 
@@ -24,34 +26,26 @@ impl Slate {
         Self(HostSnapshot::of(master.host()).expect("a snapshot"))
     }
 
-    /// Asserts that the host is as it was, and gives what was compared.
+    /// Asserts that the host is as it was.
     #[track_caller]
-    pub fn assert_same(&self, master: &Master, after: After, what: &str) -> Comparison {
-        self.assert_same_but(master, after, what, |_| false)
-    }
-
-    /// The same but for differences that nodelet told.
-    #[track_caller]
-    pub fn assert_same_but(
-        &self,
-        master: &Master,
-        after: After,
-        what: &str,
-        told: impl Fn(&str) -> bool,
-    ) -> Comparison {
+    pub fn assert_same(&self, master: &Master, after: After, what: &str) {
         let kept = match after {
             After::Clean => KEPT,
             After::Purge => &[],
         };
         let now = Self::of(master).0.without(kept);
-        let mut compared = compare(&self.0.clone().without(kept), &now);
-        compared.differences.retain(|line| !told(line));
+        let lines = difference(&self.0.clone().without(kept), &now);
         assert!(
-            compared.differences.is_empty(),
+            lines.is_empty(),
             "{what}: {} differences:\n{}",
-            compared.differences.len(),
-            compared.differences.join("\n")
+            lines.len(),
+            lines.join("\n")
         );
-        compared
+    }
+
+    /// How many things were compared, by section: what a page says of it.
+    #[must_use]
+    pub fn things(&self) -> BTreeMap<&str, usize> {
+        self.0.counts()
     }
 }

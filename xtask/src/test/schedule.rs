@@ -4,10 +4,10 @@ use std::thread;
 
 use super::job::Kind;
 
-/// How many suites on lab hosts run at a time unless the command line says otherwise: they wait most of the time, so twice as many as there are
+/// How many suites on lab hosts run at a time unless the command line says otherwise: they wait most of the time, so one more than there are
 /// processors.
 pub(super) fn lab_workers() -> usize {
-    2 * processors()
+    processors() + 1
 }
 
 pub(super) fn processors() -> usize {

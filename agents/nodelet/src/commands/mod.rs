@@ -10,8 +10,6 @@ mod history;
 mod pass;
 mod phases;
 mod plan;
-mod pod_subnets;
-mod recover;
 mod repair;
 mod rotate;
 mod run;
@@ -28,8 +26,6 @@ pub(crate) use history::history;
 pub(crate) use pass::{join_cgroup, pass};
 pub(crate) use phases::phases;
 pub(crate) use plan::{diff, plan};
-pub(crate) use pod_subnets::pod_subnets;
-pub(crate) use recover::recover;
 pub(crate) use repair::repair;
 pub(crate) use run::{apply, stop};
 pub(crate) use status::{pause, resume, status};
@@ -40,7 +36,7 @@ use std::io::Write as _;
 use crate::output::Out;
 
 /// Writes to standard output. What goes wrong there is told at the end.
-pub(crate) fn say(text: &str) {
+fn say(text: &str) {
     let _ = is_heard(text);
 }
 

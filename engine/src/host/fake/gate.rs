@@ -4,7 +4,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::fault::{FaultPlan, Mischief};
-use super::late::LateWrites;
 use super::snapshot::WorldSnapshot;
 use super::world::World;
 use crate::host::{HostError, HostResult};
@@ -19,11 +18,9 @@ pub struct FakeHost {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct State {
-    pub(super) world: World,
-    pub(super) faults: FaultPlan,
-    /// Writes that have begun and not arrived.
-    pub(super) late: LateWrites,
+struct State {
+    world: World,
+    faults: FaultPlan,
     /// Mutating calls since the fault plan was set.
     struck: usize,
     journal: Vec<Call>,
@@ -54,7 +51,6 @@ impl FakeHost {
         let state = State {
             world,
             faults: FaultPlan::none(),
-            late: LateWrites::default(),
             struck: 0,
             journal: Vec::new(),
             crashed: false,
@@ -216,7 +212,7 @@ impl FakeHost {
         result
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // A panicking test must not hide its own message behind a poisoned lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -278,7 +274,7 @@ impl State {
                 self.crashed = true;
                 performed.and(Err(injected()))
             }
-            Some(Mischief::Stall | Mischief::Late) => return None,
+            Some(Mischief::Stall) => return None,
             Some(Mischief::StallAfter) => {
                 self.perform(mutating, effect).ok()?;
                 return None;

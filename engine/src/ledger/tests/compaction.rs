@@ -156,10 +156,7 @@ fn record(run: RunId, deed: &Deed) -> Record {
 }
 
 fn ledger(records: Vec<Record>) -> Vec<Record> {
-    let mut all = vec![Record::Header {
-        version: VERSION,
-        id: None,
-    }];
+    let mut all = vec![Record::Header { version: VERSION }];
     all.extend(records);
     all
 }

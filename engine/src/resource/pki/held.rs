@@ -83,11 +83,6 @@ impl Held {
         })
     }
 
-    /// Its path.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Whether anything stands there.
     pub(super) fn is_there(&self) -> bool {
         self.entry.is_some()

@@ -3,7 +3,6 @@
 use lab_suites::shared;
 
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn only_root_may_apply_and_stop() {
     let Some(master) = shared() else { return };
     for verb in ["apply", "stop"] {
@@ -17,7 +16,6 @@ fn only_root_may_apply_and_stop() {
 }
 
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_words_are_usage_errors() {
     let Some(master) = shared() else { return };
     master
@@ -28,7 +26,6 @@ fn wrong_words_are_usage_errors() {
 }
 
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_settings_are_refused_with_their_place() {
     let Some(master) = shared() else { return };
     master.configure(&[
@@ -46,7 +43,6 @@ fn wrong_settings_are_refused_with_their_place() {
 }
 
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_the_host_stands_with_is_refused_with_the_way_out() {
     let Some(master) = shared() else { return };
     for (key, value, way_out) in [
