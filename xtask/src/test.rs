@@ -36,6 +36,8 @@ struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
     Nothing,
+    /// Packages of this machine.
+    Packages,
     /// An emulator and a kernel.
     Micro,
     /// All that labs are made of.
@@ -82,11 +84,12 @@ const STEPS: &[Step] = &[
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
     // Snapshots are reviewed by people; a test run never writes one.
-    step(
-        "tests",
-        &["test", "--quiet", "--workspace", "--exclude", LAB_SUITES],
-        &[("INSTA_UPDATE", "no")],
-    ),
+    Step {
+        name: "tests",
+        cargo: &["test", "--quiet", "--workspace", "--exclude", LAB_SUITES],
+        environment: &[("INSTA_UPDATE", "no")],
+        needs: Needs::Packages,
+    },
     Step {
         name: "micro",
         cargo: &[
@@ -124,6 +127,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let began = Instant::now();
         let passed = match step.needs {
             Needs::Nothing => passes(&mut cargo(step))?,
+            Needs::Packages => {
+                lab::install_packages_for_tests(&Cache::locate()?)?;
+                passes(&mut cargo(step))?
+            }
             Needs::Micro => in_micro_machines(step)?,
             Needs::Lab => in_labs(step, &arguments.suites)?,
         };
