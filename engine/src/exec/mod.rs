@@ -45,6 +45,7 @@ pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use missing::NotStanding;
 pub use overlay::overlay_host;
+pub use preflight::unmet;
 pub(crate) use preflight::{met_before, record_path as met_path, record_text as met_text};
 pub use renew::{Due, Renewals, phases_renewed_with};
 pub use restart::{failed_phases, left_over_phases, restart_set};

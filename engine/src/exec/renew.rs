@@ -175,10 +175,9 @@ impl Runner<'_> {
             return Ok(());
         };
         let containers = self.host.containers(&of_pods()).await?;
-        for container in containers
-            .iter()
-            .filter(|container| container.running && is_of_pod(container, CONTROL_PLANE, name))
-        {
+        for container in containers.iter().filter(|container| {
+            container.running && is_of_pod(&container.labels, CONTROL_PLANE, name)
+        }) {
             self.events.emit(Event::ThingRestarted {
                 phase: phase.name.clone(),
                 thing: format!("container {name}"),

@@ -21,12 +21,14 @@ pub mod overlay;
 mod packages;
 mod processes;
 mod services;
+mod view;
 mod virtual_service;
 
 pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
-    ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,
+    ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount, PRESENCE,
+    RestartPolicy,
 };
 pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
@@ -35,6 +37,7 @@ pub use network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use packages::Packages;
 pub use processes::{CommandOutput, CommandSpec, Processes};
 pub use services::{Services, UnitState};
+pub use view::View;
 pub use virtual_service::{Transport, VirtualService};
 
 use std::time::{Duration, SystemTime};

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult, pods};
-use crate::host::ContainerState;
+use crate::host::ListedContainer;
 
 /// How long a sandbox, which does nothing, may take to end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ pub struct LinkState {
     /// Whether it is to be absent.
     unwanted: bool,
     /// Sandboxes of pods that have lost it.
-    stranded: Vec<ContainerState>,
+    stranded: Vec<ListedContainer>,
 }
 
 #[async_trait]

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs};
-use crate::host::ContainerState;
 
 /// Label with the pod's name.
 const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -52,10 +51,15 @@ impl Resource for PodContainerSpec {
             let after = |since: Option<SystemTime>| {
                 inputs::written_after_start(written, since, cx.host.now())
             };
-            for container in cx.host.containers(&of_pods()).await? {
-                let its = container.running && is_of_pod(&container, &self.pod, &self.container);
-                if its && after(container.started_at) {
-                    outdated.push(container.name);
+            for listed in cx.host.containers(&of_pods()).await? {
+                if !listed.running || !is_of_pod(&listed.labels, &self.pod, &self.container) {
+                    continue;
+                }
+                let Some(state) = cx.host.container(&listed.name).await? else {
+                    continue;
+                };
+                if state.running && after(state.started_at) {
+                    outdated.push(state.name);
                 }
             }
         }
@@ -89,9 +93,9 @@ pub(crate) fn of_pods() -> BTreeMap<String, String> {
     BTreeMap::from([(POD_NAME.to_owned(), String::new())])
 }
 
-/// Whether this is the container of that name in that pod. A static pod's own name ends in the node's.
-pub(crate) fn is_of_pod(container: &ContainerState, pod: &str, name: &str) -> bool {
-    let label = |key: &str| container.labels.get(key).map(String::as_str);
+/// Whether a container with these labels is the one of that name in that pod. A static pod's own name ends in the node's.
+pub(crate) fn is_of_pod(labels: &BTreeMap<String, String>, pod: &str, name: &str) -> bool {
+    let label = |key: &str| labels.get(key).map(String::as_str);
     label(CONTAINER_NAME) == Some(name)
         && label(POD_NAME).is_some_and(|its| its == pod || its.starts_with(&format!("{pod}-")))
 }
