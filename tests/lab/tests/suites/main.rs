@@ -12,6 +12,7 @@ mod foretold;
 mod health;
 mod held;
 mod interrupt;
+mod live;
 mod preflight;
 mod refusal;
 mod repair;

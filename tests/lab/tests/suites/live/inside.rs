@@ -1,15 +1,5 @@
-//! `LiveHost` on a real host: docker, systemd, dpkg, the kernel. Needs root on a machine that may be broken, so it
-//! only runs inside a lab host, where `NODELET_LIVE_TESTS=1` says that it may; copy the test binary there.
-//!
-//! `NODELET_LIVE_IMAGE` names an archive of `docker save` of a pause image and `NODELET_LIVE_IMAGE_REF` its
-//! reference, `NODELET_LIVE_DEBS` package files that are not installed yet, separated by spaces, and
-//! `NODELET_LIVE_DEBS_UNIT` a service that they bring. `NODELET_LIVE_RESTART=1` lets docker be restarted.
-//! `NODELET_LIVE_KUBECONFIG` reaches an API server without nodes and without admission of service accounts.
-
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a test looks at the machine itself"
-)]
+//! What runs inside a lab host: `LiveHost` against its docker, systemd, dpkg, kernel and API server. The module above copies
+//! this program there and runs these tests one by one; where it was not, they are ignored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,22 +12,9 @@ use engine::host::{
 };
 use serde_json::json;
 
-/// Whether the tests may run here.
-fn allowed() -> bool {
-    let allowed = std::env::var_os("NODELET_LIVE_TESTS").is_some_and(|value| value == "1");
-    if !allowed {
-        println!("skipped: set NODELET_LIVE_TESTS=1 inside a lab host");
-    }
-    allowed
-}
-
-/// A value that some of the tests need.
-fn given(name: &str) -> Option<String> {
-    let value = std::env::var(name).ok().filter(|_| allowed());
-    if value.is_none() {
-        println!("skipped: {name} is not set");
-    }
-    value
+/// A value that the suite outside gives to a test.
+fn given(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("the suite that starts this sets {name}"))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -51,10 +28,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[tokio::test]
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
 async fn a_unit_goes_through_its_life() {
-    if !allowed() {
-        return;
-    }
     let host = LiveHost::new();
     let (unit, path) = (
         "nodelet-live.service",
@@ -157,12 +132,9 @@ fn config(image: &str) -> ContainerConfig {
 }
 
 #[tokio::test]
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
 async fn a_container_goes_through_its_life() {
-    let (Some(archive), Some(image)) =
-        (given("NODELET_LIVE_IMAGE"), given("NODELET_LIVE_IMAGE_REF"))
-    else {
-        return;
-    };
+    let (archive, image) = (given("LIVE_ARCHIVE"), given("LIVE_IMAGE"));
     let host = LiveHost::new();
     println!(
         "docker {}",
@@ -284,11 +256,8 @@ async fn a_container_goes_through_its_life() {
 }
 
 #[tokio::test]
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
 async fn the_engine_may_go_and_come_back() {
-    // Restarting docker would disturb the other test; alone only.
-    if given("NODELET_LIVE_RESTART").is_none() {
-        return;
-    }
     let host = LiveHost::new();
     host.container_engine().await.expect("version");
     for unit in ["docker.service", "docker.socket"] {
@@ -303,11 +272,10 @@ async fn the_engine_may_go_and_come_back() {
 }
 
 #[tokio::test]
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
 async fn packages_are_installed_without_starting_their_services() {
-    let Some(files) = given("NODELET_LIVE_DEBS") else {
-        return;
-    };
-    let files: Vec<PathBuf> = files.split(' ').map(PathBuf::from).collect();
+    let files: Vec<PathBuf> = given("LIVE_DEBS").lines().map(PathBuf::from).collect();
+    let unit = given("LIVE_DEBS_UNIT");
     let host = LiveHost::new();
     let policy = Path::new("/usr/sbin/policy-rc.d");
     let before = host.read(policy, 10_000).await.expect("read");
@@ -325,10 +293,8 @@ async fn packages_are_installed_without_starting_their_services() {
             Some(version)
         );
     }
-    if let Some(unit) = given("NODELET_LIVE_DEBS_UNIT") {
-        assert!(host.unit(&unit).await.expect("unit").loaded);
-        assert!(!started(&unit).await, "{unit} was started");
-    }
+    assert!(host.unit(&unit).await.expect("unit").loaded);
+    assert!(!started(&unit).await, "{unit} was started");
     assert_eq!(host.read(policy, 10_000).await.expect("read"), before);
     let names: Vec<String> = wanted
         .into_keys()
@@ -347,10 +313,8 @@ async fn packages_are_installed_without_starting_their_services() {
 }
 
 #[tokio::test]
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
 async fn the_kernel_answers() {
-    if !allowed() {
-        return;
-    }
     let host = LiveHost::new();
     assert_eq!(host.sysctl("net.no.such").await.expect("sysctl"), None);
     let key = "net.ipv4.ip_forward";
@@ -382,10 +346,8 @@ async fn the_kernel_answers() {
 }
 
 #[tokio::test]
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
 async fn mounts_are_left_alone() {
-    if !allowed() {
-        return;
-    }
     let host = LiveHost::new();
     let tree = Path::new("/var/tmp/nodelet live");
     let run = async |words: &[&str]| {
@@ -412,10 +374,9 @@ async fn mounts_are_left_alone() {
 }
 
 #[tokio::test]
-async fn the_cluster_takes_objects_and_gives_up_pods() {
-    let Some(kubeconfig) = given("NODELET_LIVE_KUBECONFIG").map(PathBuf::from) else {
-        return;
-    };
+#[ignore = "it runs inside a lab host, where the suite `live` starts it"]
+async fn the_cluster_takes_objects_and_gives_them_back() {
+    let kubeconfig = PathBuf::from(given("LIVE_KUBECONFIG"));
     let (host, access) = (LiveHost::new(), ClusterAccess { kubeconfig });
     let name = "live-node";
     host.delete_node(&access, name).await.expect("delete none");
@@ -487,41 +448,6 @@ async fn the_cluster_takes_objects_and_gives_up_pods() {
         )
     );
 
-    let pod = |pod: &str, grace: u32, metadata: serde_json::Value| {
-        let mut object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": {
-            "nodeName": name, "terminationGracePeriodSeconds": grace,
-            "containers": [{"name": "c", "image": "none"}]}});
-        for (key, value) in metadata.as_object().expect("an object") {
-            object["metadata"][key] = value.clone();
-        }
-        object
-    };
-    let owner = json!({"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "1", "controller": true}]});
-    let pods = [
-        pod("plain", 0, json!({})),
-        pod("slow", 3600, json!({})),
-        pod("daemon", 0, owner),
-    ];
-    for pod in &pods {
-        host.apply_object(&access, pod).await.expect("apply");
-    }
-    let left = host
-        .evict_pods(&access, name, Duration::from_secs(3))
-        .await
-        .expect("evict");
-    assert_eq!(left, ["default/slow"]);
-    assert_eq!(
-        host.compare_object(&access, &pods[0])
-            .await
-            .expect("compare"),
-        None
-    );
-    assert!(
-        host.compare_object(&access, &pods[2])
-            .await
-            .expect("compare")
-            .is_some()
-    );
     host.delete_node(&access, name).await.expect("delete");
     assert_eq!(host.node(&access, name).await.expect("get"), None);
 
