@@ -39,7 +39,7 @@ pub struct Condition {
     pub span: Span,
     /// Whether it holds.
     pub status: Status,
-    /// Why not, or why that is not known; empty when it holds.
+    /// Why not, or why that is not known. If it holds: what people should know all the same, mostly nothing.
     pub reason: String,
     /// It is for people to know: nothing is restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -490,10 +490,21 @@ impl Runner<'_> {
     }
 
     async fn condition(&self, phase: &PlannedPhase, check: &PlannedCheck) -> Condition {
-        match tokio::time::timeout(BOUND, self.probe(phase, &check.probe)).await {
+        let mut notes = Vec::new();
+        let look = async {
+            match &check.probe {
+                Probe::AsPlanned => self.as_planned(phase, &mut notes).await,
+                probe => self.probe(phase, probe).await,
+            }
+        };
+        let mut condition = match tokio::time::timeout(BOUND, look).await {
             Ok(looked) => judged(check, looked),
             Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
+        };
+        if condition.status == Status::True {
+            condition.reason = notes.join("; ");
         }
+        condition
     }
 
     /// Makes a check that nobody waits for.

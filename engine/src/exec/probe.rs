@@ -224,7 +224,7 @@ impl Runner<'_> {
             Probe::RoomForBackup { directory, file } => {
                 backups::room_beside(host, directory, file).await
             }
-            Probe::AsPlanned => self.as_planned(phase).await,
+            Probe::AsPlanned => self.as_planned(phase, &mut Vec::new()).await,
         }
     }
 
@@ -258,8 +258,13 @@ impl Runner<'_> {
         Ok(None)
     }
 
-    /// No step of the phase would change anything. Commands are left out: asking them may run something.
-    async fn as_planned(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+    /// No step of the phase would change anything. Commands are left out: asking them may run something. What people
+    /// should know of the steps' resources is added to `notes`.
+    pub(super) async fn as_planned(
+        &self,
+        phase: &PlannedPhase,
+        notes: &mut Vec<String>,
+    ) -> ResourceResult<Option<String>> {
         for step in phase
             .steps
             .iter()
@@ -271,8 +276,10 @@ impl Runner<'_> {
                 secrets: self.secrets,
                 absent: step.policy.absent,
             };
+            let (change, note) = step.spec.look(&cx).await?;
+            notes.extend(note);
             // What is merely due is as planned until it is renewed.
-            if let Some(change) = step.spec.pending(&cx).await?
+            if let Some(change) = change
                 && change.action != Action::Renew
             {
                 let fields: Vec<&str> = change

@@ -274,9 +274,17 @@ impl Spec {
     /// # Errors
     /// It cannot be observed.
     pub async fn pending(&self, cx: &Context<'_>) -> ResourceResult<Option<Change>> {
+        Ok(self.look(cx).await?.0)
+    }
+
+    /// The same, and what people should know of the resource although that would not be changed.
+    pub(super) async fn look(
+        &self,
+        cx: &Context<'_>,
+    ) -> ResourceResult<(Option<Change>, Option<String>)> {
         with_resource!(self, resource => {
             let observed = resource.observe(cx).await?;
-            Ok(resource.diff(&observed))
+            Ok((resource.diff(&observed), resource.note(&observed)))
         })
     }
 }

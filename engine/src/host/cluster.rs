@@ -27,6 +27,9 @@ pub struct ClusterNode {
     pub taints: Vec<Taint>,
     /// Cordoned.
     pub unschedulable: bool,
+    /// Name of the client that cordoned it, as the API server keeps it (`metadata.managedFields`); empty if it is not
+    /// cordoned, or if the API server does not tell.
+    pub cordoned_by: String,
     /// The pods' subnet that the controller-manager gave it.
     pub pod_cidr: Option<String>,
     /// Condition `Ready`: `Some(true)`, `Some(false)`, or `None` for unknown or absent.
@@ -62,6 +65,18 @@ pub struct Taint {
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     pub effect: String,
+}
+
+/// The name under which we change objects: the field manager that the API server notes beside each field.
+pub const FIELD_MANAGER: &str = "nodelet";
+
+/// A pod that a drain left on its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemainingPod {
+    /// `namespace/name`.
+    pub name: String,
+    /// Why it is still there.
+    pub reason: String,
 }
 
 /// Calls on the API server. Each carries the implementation's own deadline (10 s; `evict_pods` its argument).
@@ -110,12 +125,13 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<()>;
 
-    /// Evicts the pods of a node, those of daemon sets and static pods aside, and waits for them to go. Returns the
-    /// names of those still there when `timeout` passes.
+    /// Evicts the pods of a node and waits for them to go. Returns the pods that are still there when `timeout` passes,
+    /// so an empty list means that no evictable pod is left. Static pods, pods of daemon sets and finished pods are not
+    /// evicted and do not count.
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>>;
+    ) -> HostResult<Vec<RemainingPod>>;
 }

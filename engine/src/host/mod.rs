@@ -23,7 +23,9 @@ mod processes;
 mod services;
 mod virtual_service;
 
-pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
+pub use cluster::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,
+};
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
     ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,

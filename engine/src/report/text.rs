@@ -351,6 +351,11 @@ pub fn conditions(health: &[PhaseHealth]) -> String {
             None => format!("{} checks", phase.conditions.len()),
         };
         let _ = writeln!(text, "{sign} {:<18} {what}", phase.phase);
+        for note in phase.conditions.iter().filter(|c| c.status == Status::True) {
+            if !note.reason.is_empty() {
+                let _ = writeln!(text, "    note: {}", note.reason);
+            }
+        }
         for condition in phase.conditions.iter().filter(|c| c.status != Status::True) {
             let _ = writeln!(
                 text,

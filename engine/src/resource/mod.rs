@@ -262,6 +262,11 @@ pub trait Resource: Send + Sync {
         BTreeMap::new()
     }
 
+    /// What people should know of it although nothing of it would be changed.
+    fn note(&self, _observed: &Self::Observed) -> Option<String> {
+        None
+    }
+
     /// Files whose content a consumer of this step takes in (`restart_on`, `env_from`).
     fn paths(&self) -> Vec<PathBuf> {
         Vec::new()

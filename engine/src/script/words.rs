@@ -454,7 +454,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "schedulable",
                 &[],
-                "Our own cordon is lifted; an operator's stays.",
+                "A cordon that a drain of ours has set is lifted; an operator's stays.",
             ),
             modifier(
                 "pod_cidr",
@@ -478,7 +478,7 @@ pub static WORDS: &[Word] = &[
                 "How long pods may take to go. Default 30s.",
             ),
         ],
-        "Cordons the node and evicts its pods, best effort. For the stop lane.",
+        "Cordons the node and evicts its pods, best effort. Done if no evictable pod is left; pods that stay are named with the reason. For the stop lane.",
         r#"on_stop(|| { drain(host.name).within("20s"); });"#,
         "Nothing; the next bring-up lifts the cordon.",
     ),

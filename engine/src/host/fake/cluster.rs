@@ -9,7 +9,8 @@ use super::files::file_error;
 use super::gate::FakeHost;
 use super::world::World;
 use crate::host::{
-    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, Taint,
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
+    RemainingPod, Taint,
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -113,10 +114,10 @@ impl Cluster for FakeHost {
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.mutate("evict_pods", node, timeout, |world| {
             world.reach(access, &format!("list the pods of node {node}"))?;
-            Ok(Vec::new())
+            Ok(world.kubernetes.unevictable.clone())
         })
         .await
     }
@@ -135,6 +136,18 @@ impl World {
     /// Puts a node into the cluster.
     pub fn node(&mut self, name: &str, node: ClusterNode) {
         self.cluster.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Cordons a node as `kubectl cordon` does, which changes nothing on a node that is cordoned already; or uncordons it.
+    ///
+    /// # Panics
+    /// There is no such node.
+    pub fn kubectl_cordon(&mut self, name: &str, cordoned: bool) {
+        let node = self.cluster.nodes.get_mut(name).expect("the node is there");
+        if node.unschedulable != cordoned {
+            node.unschedulable = cordoned;
+            node.cordoned_by = if cordoned { "kubectl-cordon" } else { "" }.to_owned();
+        }
     }
 
     /// Whether the API server can be reached with this access.
@@ -197,6 +210,10 @@ fn patch_node(node: &mut ClusterNode, patch: &Value) {
     }
     if let Some(value) = patch.pointer("/spec/unschedulable") {
         node.unschedulable = value.as_bool().unwrap_or(false);
+        node.cordoned_by = match node.unschedulable {
+            true => FIELD_MANAGER.to_owned(),
+            false => String::new(),
+        };
     }
     if let Some(cidr) = patch.pointer("/spec/podCIDR").and_then(Value::as_str) {
         node.pod_cidr = Some(cidr.to_owned());

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::world::World;
-use crate::host::{ClusterNode, Transport, VirtualService};
+use crate::host::{ClusterNode, RemainingPod, Transport, VirtualService};
 
 /// Names, ports and paths the rules go by. The defaults are the role's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct KubernetesRules {
     pub pod_cidr: String,
     /// Whether a new node starts cordoned.
     pub cordoned: bool,
+    /// Pods that an eviction does not remove.
+    pub unevictable: Vec<RemainingPod>,
     /// Name under which kubelet registers; the host name if `None`.
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
@@ -56,6 +58,7 @@ impl Default for KubernetesRules {
             bouncer_container: "bouncer".to_owned(),
             pod_cidr: "10.20.0.0/24".to_owned(),
             cordoned: false,
+            unevictable: Vec::new(),
             node_name: None,
             remote_api: false,
             leaves_traces: false,

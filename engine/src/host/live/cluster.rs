@@ -13,11 +13,9 @@ use serde_json::Value;
 use super::LiveHost;
 use super::kubeconfig::if_there;
 use crate::host::{
-    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, Taint,
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
+    RemainingPod, Taint,
 };
-
-/// Who we are in the managed fields of an object.
-const MANAGER: &str = "nodelet";
 
 #[async_trait::async_trait]
 impl Cluster for LiveHost {
@@ -40,9 +38,11 @@ impl Cluster for LiveHost {
         self.clusters
             .call(access, format!("patch node {name}"), |client| async move {
                 let patch = Patch::Merge(patch);
-                Api::<Node>::all(client)
-                    .patch(name, &PatchParams::default(), &patch)
-                    .await
+                let params = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                Api::<Node>::all(client).patch(name, &params, &patch).await
             })
             .await
             .map(drop)
@@ -89,7 +89,7 @@ impl Cluster for LiveHost {
                 let Some(present) = api.get_opt(&name).await? else {
                     return Ok(None);
                 };
-                let params = PatchParams::apply(MANAGER).force().dry_run();
+                let params = PatchParams::apply(FIELD_MANAGER).force().dry_run();
                 let would_be = api.patch(&name, &params, &Patch::Apply(object)).await?;
                 let present = meaning(&present);
                 let differs = present != meaning(&would_be);
@@ -103,7 +103,7 @@ impl Cluster for LiveHost {
         let action = format!("apply {} {name}", kind.kind);
         self.clusters
             .call(access, action, |client| async move {
-                let params = PatchParams::apply(MANAGER).force();
+                let params = PatchParams::apply(FIELD_MANAGER).force();
                 let api = api(client, &kind, &typed).await?;
                 api.patch(&name, &params, &Patch::Apply(object)).await
             })
@@ -130,7 +130,7 @@ impl Cluster for LiveHost {
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.drain(access, node, timeout).await
     }
 }
@@ -188,6 +188,7 @@ fn meaning(object: &DynamicObject) -> Value {
 }
 
 fn node(object: Node) -> ClusterNode {
+    let cordoned_by = manager_of(&object, "/f:spec/f:unschedulable").unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
     let ready = status
@@ -209,6 +210,7 @@ fn node(object: Node) -> ClusterNode {
             .map(taint)
             .collect(),
         unschedulable: spec.unschedulable.unwrap_or(false),
+        cordoned_by,
         pod_cidr: spec.pod_cidr.filter(|cidr| !cidr.is_empty()),
         ready: match ready.as_ref().map(|condition| condition.status.as_str()) {
             Some("True") => Some(true),
@@ -217,6 +219,16 @@ fn node(object: Node) -> ClusterNode {
         },
         ready_message: ready.as_ref().map(words).unwrap_or_default(),
     }
+}
+
+/// The client that set this field of the node last, as the API server notes it.
+fn manager_of(object: &Node, field: &str) -> Option<String> {
+    let entries = object.metadata.managed_fields.as_ref()?;
+    let owner = entries.iter().find(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|fields| fields.0.pointer(field).is_some())
+    })?;
+    owner.manager.clone()
 }
 
 fn taint(taint: ApiTaint) -> Taint {

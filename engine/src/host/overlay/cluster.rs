@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::{OverlayHost, Remembered};
 use crate::host::fake::key;
-use crate::host::{Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult};
+use crate::host::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, RemainingPod,
+};
 
 #[async_trait::async_trait]
 impl Cluster for OverlayHost<'_> {
@@ -75,7 +77,7 @@ impl Cluster for OverlayHost<'_> {
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.changes();
         self.learn_node(access, node).await?;
         self.upper.evict_pods(access, node, timeout).await
