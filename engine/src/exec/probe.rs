@@ -8,7 +8,7 @@ use super::virtual_ip::VirtualIp;
 use super::{Runner, backups};
 use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{is_of_pod, of_pods};
+use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
 
 /// Bound on one observation.
@@ -247,10 +247,11 @@ impl Runner<'_> {
 
     async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {
         let all = self.host.containers(&of_pods()).await?;
+        let pods = StaticPods::among(&all);
         for name in names {
             let running = all
                 .iter()
-                .any(|container| container.running && is_of_pod(container, pod, name));
+                .any(|container| container.running && pods.has(container, pod, name));
             if !running {
                 return Ok(Some(format!("container {name} of pod {pod} does not run")));
             }
