@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
 use engine::exec::{
-    PhaseHealth, Recording, Runner, Status, Streaks, failed_phases, left_over_phases, restart_set,
+    ChecksInProgress, PhaseHealth, Recording, Runner, Status, Streaks, failed_phases,
+    left_over_phases, restart_set,
 };
 use engine::host::live::LiveHost;
 use engine::plan::{PhaseName, Plan};
@@ -17,6 +18,7 @@ use tokio::time::error::Elapsed;
 
 use crate::bound::{bound_to, stands};
 use crate::cli::RoleArgs;
+use crate::commands::say;
 use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
 use crate::inputs::{Inputs, Refused, current};
@@ -120,6 +122,8 @@ pub(crate) enum ServiceState {
 
 /// For a directory to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long checks may take before it is told which ones these are, and after which that is looked at again.
+const TELL: Duration = Duration::from_millis(500);
 /// What checks are given to end after one has failed: enough for those that answer at all.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -233,7 +237,8 @@ impl Pass {
             .map(|changed| changed.to_string());
         let unheard = Recording::default();
         let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
-        let health = runner.check_again(SETTLE, before).await;
+        let in_progress = runner.checks_in_progress.clone();
+        let health = told(in_progress, runner.check_again(SETTLE, before)).await;
         let failed = failed_phases(&health);
         let due = runner.due().await;
         for problem in &due.problems {
@@ -272,6 +277,36 @@ impl Pass {
             runs,
             lacks_backup: lacks_backup(&settings).await,
         })
+    }
+}
+
+/// What a pass says while it looks: the phase whose checks it waits for. One JSON line each, before that of the pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    pub(crate) checking: PhaseName,
+}
+
+/// Tells what a look waits for, whenever that is another phase than before. A look that is quick says nothing.
+async fn told<T>(in_progress: ChecksInProgress, look: impl Future<Output = T>) -> T {
+    let mut look = std::pin::pin!(look);
+    let mut said = None;
+    loop {
+        let tick = tokio::time::sleep(TELL);
+        tokio::select! {
+            looked = &mut look => return looked,
+            () = tick => {}
+        }
+        let Some(checking) = in_progress.first() else {
+            continue;
+        };
+        if said.as_ref() == Some(&checking) {
+            continue;
+        }
+        said = Some(checking.clone());
+        if let Ok(line) = serde_json::to_string(&Progress { checking }) {
+            say(&format!("{line}\n"));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Conditions: whether phases do their work. Read-only, bounded, and honest about what is not known.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,30 @@ impl PhaseHealth {
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.conditions.iter().all(|c| c.status == Status::True)
+    }
+}
+
+/// The phases whose checks a look has begun and not ended, in the plan's order. Clones are about the same look.
+#[derive(Debug, Clone, Default)]
+pub struct ChecksInProgress(Arc<Mutex<Vec<PhaseName>>>);
+
+impl ChecksInProgress {
+    /// The first of them.
+    #[must_use]
+    pub fn first(&self) -> Option<PhaseName> {
+        self.lock().first().cloned()
+    }
+
+    fn begin(&self, phase: &PhaseName) {
+        self.lock().push(phase.clone());
+    }
+
+    fn end(&self, phase: &PhaseName) {
+        self.lock().retain(|other| other != phase);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PhaseName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -393,6 +418,7 @@ impl Runner<'_> {
     ) -> PhaseHealth {
         let mut conditions = Vec::new();
         if phase.skipped.is_none() {
+            self.checks_in_progress.begin(&phase.name);
             for check in &phase.checks {
                 let condition = tokio::select! {
                     condition = self.confirmed(phase, check, asked) => condition,
@@ -414,6 +440,7 @@ impl Runner<'_> {
                 }
                 conditions.push(condition);
             }
+            self.checks_in_progress.end(&phase.name);
         }
         PhaseHealth {
             phase: phase.name.clone(),

@@ -39,7 +39,7 @@ mod withdraw;
 
 pub use advice::{advice, chain};
 pub use backups::room_for_backup;
-pub use check::{Condition, LEFT_OVER, PhaseHealth, Status};
+pub use check::{ChecksInProgress, Condition, LEFT_OVER, PhaseHealth, Status};
 pub use clean::clean;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
@@ -96,6 +96,8 @@ pub struct Runner<'a> {
     pub afresh: bool,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
+    /// What a look is about at the moment.
+    pub checks_in_progress: ChecksInProgress,
 }
 
 impl<'a> Runner<'a> {
@@ -119,6 +121,7 @@ impl<'a> Runner<'a> {
             renewals: Renewals::All,
             afresh: false,
             outputs: Outputs::default(),
+            checks_in_progress: ChecksInProgress::default(),
         }
     }
 }

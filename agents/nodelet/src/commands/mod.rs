@@ -36,7 +36,7 @@ use std::io::Write as _;
 use crate::output::Out;
 
 /// Writes to standard output. What goes wrong there is told at the end.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = is_heard(text);
 }
 

@@ -8,20 +8,24 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use daemon::child::{Child, Ended};
 use engine::exec::Streaks;
+use engine::plan::PhaseName;
 use serde::Deserialize;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
 use super::kube_status::StatusFile;
 use super::wake::{self, Interests, Wake};
 use crate::exit::Exit;
-use crate::pass::Pass;
+use crate::pass::{Pass, Progress};
 use crate::settled;
 
 /// A status pass ends by itself long before: each of its looks has a bound.
 pub(super) const PASS: Duration = Duration::from_secs(120);
 /// Bound on anything that changes the host. The phases have their own, which add up to less.
 pub(super) const CHANGE: Duration = Duration::from_secs(3600);
+/// Bound on a line of progress, in bytes. The line of the pass itself is longer.
+const PROGRESS: usize = 256;
 /// Bound on what would change, in bytes.
 const DIFF: usize = 32 << 20;
 /// What a change is given to reach its next safe point.
@@ -59,11 +63,17 @@ pub(super) enum Change {
 
 /// What the daemon has done for it. One implementation runs `nodelet`; that of the tests plays on a clock of its own.
 pub(super) trait Hands {
-    /// Makes a status pass, in `cgroup` or with lowered priority, which goes on from what failed in a row `before` it.
+    /// Makes a status pass, in `cgroup` or with lowered priority, which goes on from what failed in a row `before` it. The
+    /// phase whose checks it waits for goes to `progress`.
     ///
     /// # Errors
     /// It did not come to its end, which says nothing about the host.
-    async fn pass(&self, cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass>;
+    async fn pass(
+        &self,
+        cgroup: Option<&Leaf>,
+        before: &Streaks,
+        progress: UnboundedSender<PhaseName>,
+    ) -> Result<Pass>;
 
     /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
     /// `event` as it comes. Also gives what `nodelet` said of an error.
@@ -88,7 +98,12 @@ pub(super) trait Hands {
 }
 
 impl Hands for Worker {
-    async fn pass(&self, cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass> {
+    async fn pass(
+        &self,
+        cgroup: Option<&Leaf>,
+        before: &Streaks,
+        progress: UnboundedSender<PhaseName>,
+    ) -> Result<Pass> {
         let mut argv = self.nodelet(&["pass"], false);
         if !before.is_empty() {
             argv.extend(["--before".to_owned(), serde_json::to_string(before)?]);
@@ -101,7 +116,13 @@ impl Hands for Worker {
             cancel: self.shutdown.clone(),
         };
         let mut last = String::new();
-        let ended = child.run(|line| last = line).await?;
+        let ended = child
+            .run(|line| match checking(&line) {
+                // A pass goes on without a listener.
+                Some(phase) => drop(progress.send(phase)),
+                None => last = line,
+            })
+            .await?;
         if ended.code != Some(0) {
             bail!("make a status pass: {}", told(&ended));
         }
@@ -245,6 +266,15 @@ impl Worker {
     }
 }
 
+/// The phase that a pass waits for, if this line tells of that.
+fn checking(line: &str) -> Option<PhaseName> {
+    if line.len() > PROGRESS {
+        return None;
+    }
+    let progress: Progress = serde_json::from_str(line).ok()?;
+    Some(progress.checking)
+}
+
 /// A line of a log without the time at its beginning.
 fn without_time(line: &str) -> &str {
     let line = line.trim();
@@ -352,6 +382,20 @@ mod tests {
             limited(asked.clone(), Some(&leaf)),
             [asked, joins.to_vec()].concat()
         );
+    }
+
+    #[test]
+    fn what_a_pass_waits_for_is_told_from_the_pass_itself() {
+        let name = |line| checking(line).map(|phase| phase.to_string());
+        assert_eq!(name(r#"{"checking":"etcd"}"#).as_deref(), Some("etcd"));
+        for other in [
+            "",
+            "{}",
+            r#"{"checking":"etcd","health":[]}"#,
+            r#"{"checking":7}"#,
+        ] {
+            assert_eq!(name(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use engine::exec::{Event, Outcome, Verb};
 use tokio::time::Instant;
 
-use super::{CHANGING, Supervisor, unix_now};
+use super::{CHANGING, Supervisor, problem, unix_now};
 use crate::nodeletd::attempts::Attempts;
 use crate::nodeletd::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::worker::{Change, Hands};
@@ -57,7 +57,6 @@ impl<H: Hands> Supervisor<H> {
             self.unfit = unfit_for_clean.unwrap_or_default();
         }
         let Carried { change, begun, .. } = carried;
-        self.status.current_task.clear();
         // What we did ourselves is no news.
         self.wake.forget_our_own();
         match change {
@@ -168,7 +167,6 @@ impl<H: Hands> Supervisor<H> {
             .change(&words, !pass.settings_problems.is_empty())
             .await;
         self.renewals.ended(component, change, Instant::now());
-        self.status.current_task.clear();
         self.wake.forget_our_own();
         self.write_status();
         match change {
@@ -185,7 +183,6 @@ impl<H: Hands> Supervisor<H> {
         let last_good = !pass.settings_problems.is_empty();
         let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
         self.wake.forget_our_own();
-        self.status.current_task.clear();
         self.status.pf9_kube_start_attempt = 0;
         match change {
             Change::Done => {
@@ -221,7 +218,8 @@ impl<H: Hands> Supervisor<H> {
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);
-        let status = &mut self.status;
+        let (status, file) = (&mut self.status, &self.memory.status);
+        let unwritten = &mut self.unwritten.status;
         let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
         let mut unended = None;
         let changed = self
@@ -229,7 +227,9 @@ impl<H: Hands> Supervisor<H> {
             .change(words, last_good, |line| {
                 beat.within(CHANGING);
                 if let Ok(event) = serde_json::from_str::<Event>(&line) {
-                    follow(status, &event);
+                    if follow(status, &event) {
+                        *unwritten = problem(file.write(status));
+                    }
                     if let Event::PhaseFailed { phase, failure, .. } = &event {
                         tracing::warn!(
                             "{phase} failed at {}: could not {}; next: {}",
@@ -251,6 +251,8 @@ impl<H: Hands> Supervisor<H> {
                 let _ = events.send(line.into());
             })
             .await;
+        self.status.current_task.clear();
+        self.write_status();
         self.counters.full_cleans += u64::from(cleaned);
         let (mut change, mut said) =
             changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
@@ -318,10 +320,13 @@ fn still_failing(pass: &Pass) -> impl Iterator<Item = &str> {
     phases.flat_map(|phase| ["--if-failing", phase.as_str()])
 }
 
-/// Takes an event of a change into the status file's fields.
-fn follow(status: &mut KubeStatus, event: &Event) {
+/// Takes an event of a change into the status file's fields. Says whether readers should see that.
+fn follow(status: &mut KubeStatus, event: &Event) -> bool {
     match event {
-        Event::PhaseStarted { phase, .. } => status.current_task = phase.to_string(),
+        Event::PhaseStarted { phase, .. } => {
+            status.current_task = phase.to_string();
+            true
+        }
         Event::PhaseFinished { phase, outcome, .. } => {
             let name = phase.to_string();
             match outcome {
@@ -331,7 +336,8 @@ fn follow(status: &mut KubeStatus, event: &Event) {
                 }
                 _ => {}
             }
+            false
         }
-        _ => {}
+        _ => false,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Supervisor, unix_now};
@@ -54,11 +54,13 @@ impl<H: Hands> Supervisor<H> {
         let hands = Arc::clone(&self.hands);
         let group = self.group.joined().cloned();
         let before = self.streaks.clone();
-        let looking = hands.pass(group.as_ref(), &before);
+        let (progress, mut checking) = mpsc::unbounded_channel();
+        let looking = hands.pass(group.as_ref(), &before, progress);
         tokio::pin!(looking);
         let pass = loop {
             tokio::select! {
                 Some(asked) = self.requests.recv() => self.take_request(asked),
+                Some(phase) = checking.recv() => self.is_checking(&phase),
                 pass = &mut looking => break pass,
             }
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use daemon::systemd;
 use engine::exec::{PhaseHealth, Status, Streaks};
+use engine::plan::PhaseName;
 
 use super::{BLIND, Supervisor, unix_now};
 use crate::nodeletd::kube_status::NodeState;
@@ -58,6 +59,12 @@ impl<H: Hands> Supervisor<H> {
             status.last_failed_status_time = now;
         }
         status.forget_old_failure();
+    }
+
+    /// A pass waits for the checks of this phase.
+    pub(super) fn is_checking(&mut self, phase: &PhaseName) {
+        self.status.current_status_check = phase.to_string();
+        self.write_status();
     }
 
     /// Nobody may say of it that it is up, nor, unless it is to be down, that it is as it should be.
@@ -127,6 +134,7 @@ impl<H: Hands> Supervisor<H> {
     /// A pass that did not come to its end says nothing about the host, so nothing is done to it, not even what was asked.
     pub(super) fn pass_failed(&mut self, error: &str) -> Duration {
         self.keep_pause();
+        self.status.current_status_check.clear();
         self.wanted.clear();
         self.counters.failed_passes += 1;
         self.blind = self.blind.saturating_add(1);

@@ -133,7 +133,12 @@ impl Broken {
 }
 
 impl Hands for Broken {
-    async fn pass(&self, _cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass> {
+    async fn pass(
+        &self,
+        _cgroup: Option<&Leaf>,
+        before: &Streaks,
+        progress: mpsc::UnboundedSender<PhaseName>,
+    ) -> Result<Pass> {
         self.before
             .lock()
             .expect("nobody panicked")
@@ -141,6 +146,9 @@ impl Hands for Broken {
         let looks = *self.looks.lock().expect("nobody panicked");
         // It reads the settings first.
         let wanted = *self.wanted.lock().expect("nobody panicked");
+        if !looks.is_zero() {
+            progress.send("etcd".parse()?)?;
+        }
         tokio::time::sleep(looks).await;
         if self.unseen.load(Ordering::Relaxed) {
             bail!("make a status pass: it was killed");
@@ -248,6 +256,10 @@ impl Hands for Broken {
             due.retain(|other| other != component);
             return Ok((Change::Done, String::new()));
         }
+        event(serde_json::to_string(&Event::PhaseStarted {
+            phase: "etcd".parse()?,
+            about: String::new(),
+        })?);
         let silent = *self.silent.lock().expect("nobody panicked");
         tokio::time::sleep(silent).await;
         let change = if self.interrupts.load(Ordering::Relaxed) {

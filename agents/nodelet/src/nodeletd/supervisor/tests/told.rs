@@ -270,3 +270,29 @@ async fn a_role_that_does_not_stop_is_told() {
     })
     .await;
 }
+
+/// A reader of the file sees how far a pass or a change is.
+#[tokio::test(start_paused = true)]
+async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(10);
+    *host.silent.lock().expect("nobody panicked") = Duration::from_secs(30);
+    let shown = || {
+        let status = kept(directory.path());
+        (status.current_status_check, status.current_task)
+    };
+    let says = |check: &str, task: &str| (check.to_owned(), task.to_owned());
+    beside(&host, directory.path(), async |_outside| {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(shown(), says("etcd", ""), "during the pass");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(shown(), says("", "etcd"), "during the repair");
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(shown(), says("etcd", ""), "during the pass after it");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(shown(), says("", ""), "at rest");
+    })
+    .await;
+}
