@@ -149,6 +149,11 @@ impl World {
         self.tree.plant(path.as_ref(), node);
     }
 
+    /// Gives what stands at `path`, which may be a link, another mode and owner.
+    pub fn own(&mut self, path: impl AsRef<Path>, attributes: Attributes) {
+        self.tree.set_own_attributes(path.as_ref(), attributes);
+    }
+
     /// A file is going to be written with content that nobody can tell yet. What else stands there stays.
     pub(crate) fn mark_late(&mut self, path: &Path, why: &str) {
         let at = self.tree.resolve(path, false);
