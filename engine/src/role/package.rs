@@ -287,6 +287,15 @@ fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) 
             );
         }
     }
+    if let Some(digest) = &manifest.checksums
+        && (digest.len() != 64
+            || !digest
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    {
+        let message = format!("`{digest}` is no SHA-256 in lower-case hexadecimal");
+        findings.push(Diagnostic::new("P0614", place(text, "checksums"), message));
+    }
     for path in &manifest.payload {
         if Path::new(path)
             .components()
