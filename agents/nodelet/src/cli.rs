@@ -141,8 +141,9 @@ pub(crate) struct EtcdVerifyArgs {
 /// Which role, with which settings, for which host.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
-    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path. Its scripts are read from there; the packages,
-    /// programs and images that it brings are those of the installed role, in /opt/pf9/roles.
+    /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash (./roles/pf9-kube). Its scripts
+    /// are read from there; the packages, programs and images that it brings are those of the installed role. On the live host,
+    /// only root may be able to change its files.
     #[arg(
         long,
         value_name = "NAME|PATH",

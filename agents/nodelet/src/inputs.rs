@@ -122,13 +122,28 @@ pub(crate) async fn learn(host: &LiveHost, interests: &Interests) -> Result<Fact
 }
 
 async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
-    match RolePackage::load(host, &args.role).await {
+    // What a role says is carried out as root, unless the plan is for the host of a facts file.
+    let as_root = args.facts.is_none() && nix::unistd::Uid::effective().is_root();
+    let loaded = if as_root {
+        let place = RolePackage::place(&args.role);
+        let place = std::path::absolute(&place)
+            .with_context(|| format!("find the directory {}", place.display()))?;
+        RolePackage::load_owned_by_root(host, &place.to_string_lossy()).await
+    } else {
+        RolePackage::load(host, &args.role).await
+    };
+    match loaded {
         Ok(role) => Ok(role),
         Err(RoleError::Invalid { name, findings }) => {
             bail!(Refused {
                 what: format!("use role {name}: {}", count(findings.len(), "mistake")),
                 problems: vec![engine::diagnostic::Sources::default().render(&findings)],
             })
+        }
+        Err(RoleError::NotFound { place, .. }) => {
+            // The name that was given, which may be a path by now.
+            let name = args.role.clone();
+            Err(RoleError::NotFound { name, place }).context(format!("load role {}", args.role))
         }
         Err(error) => Err(error).context(format!("load role {}", args.role)),
     }

@@ -70,7 +70,7 @@ pub(crate) fn say(line: &str) {
 fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
     let says = |text: &str| chain.iter().any(|cause| cause.contains(text));
     Some(if says("find role `") {
-        "install the role's package, or name its directory with --role PATH"
+        "install the role's package, or name its directory with --role PATH; a path contains a slash, as in ./roles/pf9-kube"
     } else if says("Permission denied") && !root {
         "only root may; try again with sudo"
     } else if says("open the lock") && says("Is a directory") {
@@ -137,7 +137,11 @@ mod tests {
                 true,
                 "make room",
             ),
-            (&["find role `x`: looked in roles/x"], true, "--role PATH"),
+            (
+                &["find role `x`: looked in /opt/pf9/roles/x/current"],
+                true,
+                "--role PATH",
+            ),
             (
                 &["open the lock", "Permission denied (os error 13)"],
                 false,

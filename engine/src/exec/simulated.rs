@@ -17,6 +17,7 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
         // Which subnet the node will get is the controller-manager's to decide: known after apply.
         rules.pod_cidr.clear();
     });
+    host.meddle(|world| world.payload_unread = true);
     for path in &plan.payload {
         // A program or archive; the others are directories.
         if path.extension().is_some() || path.parent().is_some_and(|p| p.ends_with("bin")) {

@@ -75,6 +75,14 @@ pub trait Files {
     /// The content of the file at `path` (links are followed), at most `limit` bytes. Cancel safe.
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>>;
 
+    /// SHA-256 of the file at `path` (links are followed), however large, in hexadecimal; `None` where there is no file. Cancel safe.
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>>;
+
+    /// Whether what the role's payload holds is really read. A dry run reads none of it.
+    fn reads_payload(&self) -> bool {
+        true
+    }
+
     /// Names in a directory, sorted; empty where there is none. Cancel safe.
     async fn list(&self, path: &Path) -> HostResult<Vec<String>>;
 

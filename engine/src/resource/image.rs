@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, engine,
+    Action, Change, Checksums, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    engine,
 };
 
 /// An image. Nothing is pulled: what the role needs comes with the role.
@@ -16,6 +17,9 @@ pub struct ImageSpec {
     pub reference: String,
     /// Archive as `docker save` writes it.
     pub archive: PathBuf,
+    /// What the archive is compared with before it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksums: Option<Checksums>,
 }
 
 /// What the engine has.
@@ -81,6 +85,9 @@ impl Resource for ImageSpec {
                 next: "install the role's package again, or name an image that the host has"
                     .to_owned(),
             });
+        }
+        if let Some(checksums) = &self.checksums {
+            checksums.verify(cx.host, &self.archive).await?;
         }
         // An archive brings all its images, so it is looked into before anything is loaded.
         let brings = cx.host.archived_images(&self.archive).await?;
@@ -167,6 +174,7 @@ mod tests {
         let image = ImageSpec {
             reference: "app:1".to_owned(),
             archive: ARCHIVE.into(),
+            checksums: None,
         };
         let outputs = Outputs::default();
         let cx = Context {

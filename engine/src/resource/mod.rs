@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod change;
+mod checksums;
 mod claims;
 mod command;
 mod container;
@@ -35,6 +36,7 @@ mod undo;
 
 pub use cgroup::CgroupSpec;
 pub use change::{Action, Change, Difference, TextDiff};
+pub use checksums::Checksums;
 pub use command::CommandStep;
 pub use container::ContainerSpec;
 pub use directory::DirectorySpec;

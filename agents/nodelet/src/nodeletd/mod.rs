@@ -52,7 +52,7 @@ pub(crate) use view::View;
 #[derive(Debug, Parser)]
 #[command(name = "nodeletd", version, max_term_width = 100)]
 struct Arguments {
-    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
+    /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash.
     #[arg(long, value_name = "NAME|PATH", default_value = "pf9-kube")]
     role: String,
 

@@ -4,6 +4,8 @@ use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use super::gate::FakeHost;
 use super::tree::{Node, NodeKind};
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SURVIVORS, Space};
@@ -46,6 +48,15 @@ impl Files for FakeHost {
             }
         })
         .await
+    }
+
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
+        let content = self.read(path, u64::MAX).await?;
+        Ok(content.map(|content| crate::plan::hex(&Sha256::digest(&content))))
+    }
+
+    fn reads_payload(&self) -> bool {
+        self.look(|world| !world.payload_unread)
     }
 
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {

@@ -48,6 +48,8 @@ pub struct World {
     pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
+    /// Whether the role's payload is a stand-in whose content says nothing.
+    pub(crate) payload_unread: bool,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
     start: SystemTime,
@@ -84,6 +86,7 @@ impl World {
             mounts: BTreeSet::new(),
             firewall: Firewall::default(),
             ports: BTreeSet::new(),
+            payload_unread: false,
             tears_appends: false,
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
@@ -147,6 +150,11 @@ impl World {
             modified: self.now(),
         };
         self.tree.plant(path.as_ref(), node);
+    }
+
+    /// Gives what stands at `path`, which may be a link, another mode and owner.
+    pub fn own(&mut self, path: impl AsRef<Path>, attributes: Attributes) {
+        self.tree.set_own_attributes(path.as_ref(), attributes);
     }
 
     /// A file is going to be written with content that nobody can tell yet. What else stands there stays.

@@ -26,6 +26,14 @@ impl Files for OverlayHost<'_> {
         }
     }
 
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
+        self.lower.digest(path).await
+    }
+
+    fn reads_payload(&self) -> bool {
+        false
+    }
+
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
         let real = self.learn(path, true).await?;
         let mut names = self.upper.list(&real).await?;
