@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use engine::host::live::LiveHost;
 use engine::host::{
-    Attributes, Cluster, ClusterAccess, ClusterNode, CommandSpec, ContainerConfig, Containers, FIELD_MANAGER, Files, Kernel,
-    Mount, Packages, Processes, RestartPolicy, Services, Taint,
+    Attributes, Cluster, ClusterAccess, ClusterNode, CommandSpec, ContainerConfig, Containers,
+    FIELD_MANAGER, Files, Kernel, Mount, Packages, Processes, RestartPolicy, Services, Taint,
 };
 use serde_json::json;
 
