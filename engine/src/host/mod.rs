@@ -28,7 +28,8 @@ pub use cluster::{
 };
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
-    ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,
+    ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE,
+    RestartPolicy,
 };
 pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};

@@ -823,6 +823,15 @@ pub static WORDS: &[Word] = &[
         r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#,
         "Nothing.",
     ),
+    word(
+        "image_directory",
+        Role::Resource,
+        &[p("path", Arg::Path)],
+        &[],
+        "Image archives (`docker save`) that an operator has put into a directory: each is compared with its line in `checksum/sha256sums.txt` there and loaded. The directory need not be there.",
+        r#"image_directory("/var/opt/pf9/images");"#,
+        "Its images are removed, or are as they were before.",
+    ),
 ];
 
 #[cfg(test)]

@@ -17,4 +17,5 @@ mod live;
 mod preflight;
 mod refusal;
 mod repair;
+mod user_images;
 mod virtual_ip;
