@@ -116,6 +116,14 @@ pub enum Event {
         step: StepId,
         error: String,
     },
+    /// A repair that did not come to its end has started again what it had stopped, as it was before.
+    StepStartedAgain { phase: PhaseName, step: StepId },
+    /// It could not.
+    StartFailed {
+        phase: PhaseName,
+        step: StepId,
+        error: String,
+    },
     /// A thing is as it was before the role came.
     ThingRestored {
         phase: Option<PhaseName>,
@@ -192,6 +200,8 @@ impl Event {
             | Self::StepStopped { phase, .. }
             | Self::ThingRestarted { phase, .. }
             | Self::StopFailed { phase, .. }
+            | Self::StepStartedAgain { phase, .. }
+            | Self::StartFailed { phase, .. }
             | Self::PhaseFinished { phase, .. } => Some(phase),
         }
     }

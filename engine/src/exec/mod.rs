@@ -29,6 +29,7 @@ mod rotate;
 mod selection;
 mod session;
 mod simulated;
+mod start_again;
 mod step;
 mod stop;
 mod streaks;
@@ -36,6 +37,7 @@ pub mod throwaway;
 mod unfinished;
 mod virtual_ip;
 mod withdraw;
+mod write_trial;
 
 pub use advice::{advice, chain};
 pub use backups::room_for_backup;

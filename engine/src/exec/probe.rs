@@ -9,7 +9,7 @@ use super::{Runner, backups};
 use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{is_of_pod, of_pods};
-use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
+use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -284,12 +284,20 @@ impl Runner<'_> {
                     "{} {} would be {} ({})",
                     step.spec.kind(),
                     step.spec.label(),
-                    change.action.participle(),
+                    would_be(&step.spec, change.action),
                     fields.join(", ")
                 )));
             }
         }
         Ok(None)
+    }
+}
+
+/// What would happen to a resource: a unit that does not run is there, and is started.
+fn would_be(spec: &Spec, action: Action) -> &'static str {
+    match (spec, action) {
+        (Spec::Service(_), Action::Create) => "started",
+        (_, action) => action.participle(),
     }
 }
 

@@ -83,6 +83,10 @@ pub trait Files {
     /// sibling may stay; `path` is old or new.
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
 
+    /// Tries whether a file at `path` could be replaced, or created, and hold `room` bytes: a temporary sibling is made, filled and removed
+    /// again, and `path` stays as it is. Where its directory is not there yet, the nearest ancestor that is takes the trial.
+    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()>;
+
     /// Adds to the end of a file, created with these attributes if need be, and returns once it would survive a power
     /// cut. When cancelled, cut or failed, part of the content may stand at the end.
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;

@@ -193,6 +193,16 @@ pub fn render(event: &Event, detail: Detail) -> String {
         }
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
+        Event::StepStartedAgain { step, .. } => writeln!(
+            text,
+            "  ↻ {} started again as it was: the repair did not come to its end",
+            short(step)
+        ),
+        Event::StartFailed { step, error, .. } => writeln!(
+            text,
+            "  ✗ {} was stopped and could not be started again: {error}",
+            short(step)
+        ),
         Event::ThingRestored { thing, .. } => writeln!(text, "  - {thing}"),
         Event::ThingRestarted { thing, reason, .. } => {
             writeln!(text, "  ↻ {thing} restarted: {reason}")

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::RoleManifest;
 use crate::diagnostic::Diagnostic;
 use crate::host::{EntryKind, Files, HostError};
@@ -17,7 +19,7 @@ const DEPTH: usize = 4;
 const MISSING: &str = "P0611";
 
 /// A role with its scripts and templates.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolePackage {
     /// `role.yaml`.
     pub manifest: RoleManifest,

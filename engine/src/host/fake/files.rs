@@ -11,6 +11,9 @@ use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SU
 /// File calls have no deadline of their own; a hanging disk is given up after this.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// `ENOSPC` of Linux.
+const NO_SPACE: i32 = 28;
+
 /// Room on a file system that nobody set.
 const DEFAULT_SPACE: Space = Space {
     free: 80 << 30,
@@ -60,6 +63,8 @@ impl Files for FakeHost {
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         self.mutate("write", show(path), DEADLINE, |world| {
+            let refused = |source| file_error("write", path, source);
+            world.writable(path).map_err(refused)?;
             let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
             if in_kernel_tree {
                 return Err(file_error(
@@ -82,8 +87,30 @@ impl Files for FakeHost {
         .await
     }
 
+    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        self.observe("try_write", show(path), DEADLINE, |world| {
+            let failed = |source| file_error("write", path, source);
+            let standing = path.ancestors().skip(1);
+            let mut standing = standing.filter(|directory| world.tree.entry(directory).is_some());
+            let directory = standing.next().unwrap_or(Path::new("/"));
+            if !world.tree.is_directory(directory) {
+                return Err(failed(ErrorKind::NotADirectory.into()));
+            }
+            world.writable(path).map_err(failed)?;
+            world.writable(&directory.join("trial")).map_err(failed)?;
+            let set = path.ancestors().find_map(|above| world.space.get(above));
+            match set.copied().unwrap_or(DEFAULT_SPACE).free < room {
+                true => Err(failed(Error::from_raw_os_error(NO_SPACE))),
+                false => Ok(()),
+            }
+        })
+        .await
+    }
+
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         self.mutate("append", show(path), DEADLINE, |world| {
+            let refused = |source| file_error("append to", path, source);
+            world.writable(path).map_err(refused)?;
             let mut whole = world
                 .tree
                 .content(path)
@@ -135,6 +162,7 @@ impl Files for FakeHost {
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
         self.mutate("symlink", show(path), DEADLINE, |world| {
             let failed = |source| file_error("link", path, source);
+            world.writable(path).map_err(failed)?;
             let replaceable = match world.tree.entry(path).map(|entry| entry.kind) {
                 None | Some(EntryKind::Symlink(_)) => true,
                 Some(_) => false,
@@ -155,7 +183,8 @@ impl Files for FakeHost {
 
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
         self.mutate("set_attributes", show(path), DEADLINE, |world| {
-            let changed = world.tree.set_attributes(path, attributes);
+            let changed = world.writable(path);
+            let changed = changed.and_then(|()| world.tree.set_attributes(path, attributes));
             changed.map_err(|source| file_error("set attributes of", path, source))
         })
         .await
@@ -163,6 +192,10 @@ impl Files for FakeHost {
 
     async fn remove(&self, path: &Path) -> HostResult<()> {
         self.mutate("remove", show(path), DEADLINE, |world| {
+            let refused = |source| file_error("remove", path, source);
+            if world.tree.entry(path).is_some() {
+                world.writable(path).map_err(refused)?;
+            }
             world.empty_cgroup(path);
             world
                 .tree

@@ -48,6 +48,8 @@ pub struct World {
     pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
+    /// Files that nobody can change, and directories in which nobody can make or replace one (`chattr +i`).
+    pub(crate) immutable: BTreeSet<PathBuf>,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
     start: SystemTime,
@@ -84,6 +86,7 @@ impl World {
             mounts: BTreeSet::new(),
             firewall: Firewall::default(),
             ports: BTreeSet::new(),
+            immutable: BTreeSet::new(),
             tears_appends: false,
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
@@ -98,6 +101,32 @@ impl World {
     #[must_use]
     pub fn now(&self) -> SystemTime {
         self.start + self.elapsed
+    }
+
+    /// Sets the room on the file system of what is below `path`.
+    pub fn set_space(&mut self, path: impl Into<PathBuf>, space: crate::host::Space) {
+        self.space.insert(path.into(), space);
+    }
+
+    /// Protects the file or directory at `path` from every change, as `chattr +i` does.
+    pub fn protect(&mut self, path: impl Into<PathBuf>) {
+        self.immutable.insert(path.into());
+    }
+
+    /// Ends the protection of `path`.
+    pub fn release(&mut self, path: impl AsRef<Path>) {
+        self.immutable.remove(path.as_ref());
+    }
+
+    /// Whether what stands at `path` may be replaced, or made where nothing stands.
+    pub(crate) fn writable(&self, path: &Path) -> Result<(), std::io::Error> {
+        // `EPERM` of Linux.
+        let refused = || std::io::Error::from_raw_os_error(1);
+        let its = [Some(path), path.parent()].into_iter().flatten();
+        match its.into_iter().any(|one| self.immutable.contains(one)) {
+            true => Err(refused()),
+            false => Ok(()),
+        }
     }
 
     /// Sets the time at which the world began.

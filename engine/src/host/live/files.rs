@@ -40,6 +40,10 @@ impl Files for LiveHost {
         .await
     }
 
+    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        on_path("write", path, move |path| atomic::try_write(path, room)).await
+    }
+
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         let content = content.to_vec();
         on_path("append to", path, move |path| {
