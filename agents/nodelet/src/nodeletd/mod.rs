@@ -17,6 +17,7 @@ pub(crate) mod client;
 mod connections;
 mod cut_short;
 mod decide;
+mod disk;
 mod kube_status;
 mod metrics;
 mod pause;
@@ -133,6 +134,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let memory = Memory {
         status: StatusFile::at(PathBuf::from(kube_status::PATH)),
         state: state::path(),
+        disk: disk::Disk::live(),
     };
     for file in [memory.status.path(), memory.state.as_path()] {
         let directory = file.parent().filter(|directory| directory.is_dir());
@@ -156,10 +158,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     });
     let shutdown = signals.shutdown.clone();
     tokio::spawn(api::serve(worker, outside, health.clone(), shutdown));
-    tokio::spawn(systemd::feed_watchdog(
-        signals.shutdown.clone(),
-        health.clone(),
-    ));
+    systemd::feed_watchdog(signals.shutdown.clone(), health.clone())?;
     systemd::ready();
     // It ends by itself, at a safe point of what it has begun.
     supervisor.run(arguments.once).await;

@@ -218,6 +218,8 @@ impl<H: Hands> Supervisor<H> {
     /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
     /// touched nothing, whatever the reason, and counts as refused.
     async fn carry_out(&mut self, words: &[&str], last_good: bool) -> Carried {
+        // What is counted is on disk before it is done.
+        self.settle().await;
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);

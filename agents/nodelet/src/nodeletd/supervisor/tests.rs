@@ -68,6 +68,12 @@ struct Broken {
     before: Arc<Mutex<Streaks>>,
     /// The one of them that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
+    /// What is wrong with the role that is installed.
+    role_problems: Arc<Mutex<Vec<String>>>,
+    /// Whether the last change was asked to go by the last good settings and role.
+    went_by_last_good: Arc<AtomicBool>,
+    /// Where the daemon writes.
+    disk: Disk,
     /// Where it hears of what happens.
     wake: Arc<Mutex<Wake>>,
     began: Instant,
@@ -100,6 +106,9 @@ impl Broken {
             streak: Arc::default(),
             before: Arc::default(),
             unrenewable: Arc::default(),
+            role_problems: Arc::default(),
+            went_by_last_good: Arc::default(),
+            disk: Disk::live(),
             wake: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
@@ -293,6 +302,7 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     let memory = Memory {
         status: StatusFile::at(directory.join("kube_status")),
         state: directory.join("nodeletd.json"),
+        disk: host.disk.clone(),
     };
     let shutdown = CancellationToken::new();
     let (_reload, hup) = watch::channel(0);
