@@ -13,6 +13,7 @@ mod etcd;
 mod exit;
 mod identity;
 mod inputs;
+mod limits;
 mod lock;
 mod nodeletd;
 mod output;

@@ -11,6 +11,7 @@ use super::say;
 use crate::cli::RunArgs;
 use crate::exit::Exit;
 use crate::inputs;
+use crate::limits::Limits;
 
 pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -24,6 +25,9 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
+    if args.role.facts.is_none() {
+        Limits::for_good(&inputs.secrets.0).await;
+    }
     let unheard = Recording::default();
     let mut runner = Runner::new(
         &inputs.plan,

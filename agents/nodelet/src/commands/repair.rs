@@ -24,6 +24,7 @@ use crate::bound::bound_to;
 use crate::cli::{RepairArgs, RoleArgs};
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
+use crate::limits::Limits;
 use crate::{output, signals};
 
 /// Bound on a second look at what a pass saw failing. Nobody waits for what hangs: it counts as it was seen.
@@ -38,6 +39,8 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         ..Selection::default()
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
+    let looks = args.phases.is_empty() || !args.if_failing.is_empty();
+    let limits = looks.then(|| Limits::enter(&inputs.secrets.0));
     let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Also where somebody has decided already: the host may have come to itself, or have been mended, meanwhile.
         let unheard = Recording::default();
@@ -50,6 +53,9 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         failed.extend(chosen(&inputs, &args.phases));
         (failed, Vec::new())
     };
+    if let Some(limits) = limits {
+        limits.leave()?;
+    }
     let set = match args.left_over {
         true => Vec::new(),
         false => restart_set(&inputs.plan, &failed),

@@ -12,7 +12,7 @@
 mod alone;
 mod api;
 mod attempts;
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod client;
 mod connections;
 mod cut_short;
