@@ -204,8 +204,10 @@ impl Identity {
             let stands = self.settings.get(*name)?;
             let wanted = wanted.settings.get(*name)?;
             // Identifiers are the same in capitals.
-            let same =
-                stands == wanted || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
+            // One that was applied without an id may be given one: nothing on it hangs on that.
+            let same = *name == "CLUSTER_ID" && stands.is_empty()
+                || stands == wanted
+                || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
             (!same).then(|| Changed {
                 name: (*name).to_owned(),
                 stands: stands.clone(),

@@ -19,7 +19,7 @@ use crate::bound::{bound_to, stands};
 use crate::cli::RoleArgs;
 use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
-use crate::inputs::{Inputs, Refused, current};
+use crate::inputs::{Inputs, Role, current, settings, told};
 use crate::settled::{self, last_good, last_good_if_any};
 
 /// What nodeletd has to know after a pass.
@@ -28,6 +28,9 @@ pub(crate) struct Pass {
     pub(crate) desired: Desired,
     /// Why the settings in use are the last good ones and not those that stand in the files; empty if they are.
     pub(crate) settings_problems: Vec<String>,
+    /// Why the role in use is the last good one and not the one that is installed; empty if it is that one.
+    #[serde(default)]
+    pub(crate) role_problems: Vec<String>,
     /// Why this host may not be worked on with these settings.
     pub(crate) refused: Option<String>,
     /// Digest of the plan.
@@ -141,6 +144,13 @@ impl Default for Desired {
 }
 
 impl Desired {
+    /// Whether the role is to be up, and nothing says in which cluster.
+    pub(crate) fn lacks_cluster(&self) -> bool {
+        self.service_state == ServiceState::True
+            && self.node != "none"
+            && self.cluster_id.is_empty()
+    }
+
     fn of(settings: &KubeEnv) -> Self {
         let text = |name: &str| {
             settings
@@ -176,6 +186,11 @@ impl Desired {
 }
 
 impl Pass {
+    /// Whether what changes the host goes by the last good settings, and by the last good role where the installed one cannot be used.
+    pub(crate) fn goes_by_last_good(&self) -> bool {
+        !self.settings_problems.is_empty() || !self.role_problems.is_empty()
+    }
+
     /// Reads the settings, or takes the last good ones; plans; makes every check once. What failed in a row `before` it is taken into
     /// account.
     ///
@@ -189,6 +204,7 @@ impl Pass {
         }
         let bound = bound_to(args, host).await?;
         let bound = bound.as_ref();
+        let mut service_state = None;
         let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
                 let now = obstacles(bound, &inputs, host).await?;
@@ -209,7 +225,7 @@ impl Pass {
                     }
                     (verdict, _) => {
                         if verdict == Verdict::Good {
-                            keep(&settings);
+                            keep(args, &settings, &inputs);
                         }
                         (settings, inputs, Vec::new())
                     }
@@ -217,16 +233,25 @@ impl Pass {
             }
             Err(error) if error.is::<Elapsed>() => return Err(error),
             Err(error) => {
-                let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
-                if let Some(refused) = error.downcast_ref::<Refused>() {
-                    problems.extend(refused.problems.iter().map(|p| p.trim_end().to_owned()));
-                }
+                let problems = told(&error);
                 // Settings that are not there any more are wrong settings like any other.
-                let Ok((settings, inputs)) = last_good(args, host).await else {
+                let Ok((good, inputs)) = last_good(args, host).await else {
                     return Err(error);
                 };
-                (settings, inputs, problems)
+                let readable = settings(args, host).await.ok();
+                match (&inputs.role, readable) {
+                    // The role alone is at fault. Whether the host is to be kept at all is still for the settings to say.
+                    (Role::LastGood(_), Some(settings)) => {
+                        service_state = Some(Desired::of(&settings).service_state);
+                        (good, inputs, Vec::new())
+                    }
+                    _ => (good, inputs, problems),
+                }
             }
+        };
+        let role_problems = match &inputs.role {
+            Role::LastGood(problems) => problems.clone(),
+            Role::Installed(_) => Vec::new(),
         };
         let refused = bound
             .and_then(|stands| stands.changed_by(&inputs.identity))
@@ -251,7 +276,8 @@ impl Pass {
         if stands && refused.is_none() && !inputs.are_of_no_role() {
             remember(&inputs.identity, &health);
         }
-        let desired = Desired::of(&settings);
+        let mut desired = Desired::of(&settings);
+        desired.service_state = service_state.unwrap_or(desired.service_state);
         let runs = if desired.service_state == ServiceState::False {
             let looked = tokio::time::timeout(PATIENCE, runner.runs()).await;
             looked.unwrap_or_default()
@@ -261,6 +287,7 @@ impl Pass {
         Ok(Self {
             desired,
             settings_problems,
+            role_problems,
             refused,
             digest: inputs.plan.digest(),
             interests: PassInterests::of(&inputs.plan, &args.config),
@@ -295,10 +322,15 @@ async fn lacks_backup(settings: &KubeEnv) -> bool {
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
 }
 
-/// Settings that are in force are what a host goes on with when they are spoilt.
-fn keep(settings: &KubeEnv) {
+/// Settings and a role that are in force are what a host goes on with when they are spoilt.
+fn keep(args: &RoleArgs, settings: &KubeEnv, inputs: &Inputs) {
     if let Err(error) = settled::keep(settings) {
         tracing::warn!("the settings are not kept for bad times: {error:#}");
+    }
+    if let Role::Installed(role) = &inputs.role
+        && let Err(error) = settled::keep_role(&args.role, role)
+    {
+        tracing::warn!("the role is not kept for bad times: {error:#}");
     }
 }
 

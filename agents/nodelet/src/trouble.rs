@@ -84,7 +84,7 @@ fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
     } else if says("Read-only file system") {
         "the file system is read-only, often after a disk error: see `dmesg | tail` and `findmnt -o TARGET,OPTIONS`, then mount it writable again"
     } else if says("No space left on device") || says("Disk quota exceeded") {
-        "nothing is done that cannot be written down: make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9`), then try again"
+        "nothing is done that cannot be written down: make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9` shows bytes, `df -i /var/opt/pf9` inodes), then try again"
     } else {
         return None;
     })

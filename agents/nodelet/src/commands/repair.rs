@@ -77,6 +77,17 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
             runner.restart(set, left_over).await
         };
         let mut outcome = restart(&set, &left_over).await?;
+        if outcome == Outcome::Refused {
+            // What cannot be written keeps its own phase from being repaired, and no other.
+            let runner = runner(&inputs, &host, sink.as_ref());
+            let (others, problems) = runner.restartable(&failed).await;
+            if !problems.is_empty() && !(others.is_empty() && left_over.is_empty()) {
+                outcome = match restart(&others, &left_over).await? {
+                    Outcome::Converged => Outcome::Refused,
+                    outcome => outcome,
+                };
+            }
+        }
         // Whoever has named phases gets those.
         if outcome == Outcome::Converged && args.phases.is_empty() && !set.is_empty() {
             let readers = readers(&inputs, &host, &set).await;
@@ -187,7 +198,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Identity;
-    use crate::inputs::SettingSecrets;
+    use crate::inputs::{Role, SettingSecrets};
 
     /// A phase that is well while its file is there.
     fn phase(name: &str) -> PlannedPhase {
@@ -217,6 +228,7 @@ mod tests {
             identity: Identity::of(&settings, &facts),
             facts,
             secrets: SettingSecrets(settings),
+            role: Role::LastGood(Vec::new()),
         }
     }
 

@@ -273,6 +273,7 @@ impl<H: Hands> Supervisor<H> {
                 .state
                 .attempts
                 .clean_is_due(pass.desired.full_retry_count),
+            by_last_good: pass.goes_by_last_good(),
             tried_here: self.state.attempts.tried_here(),
             hurry: self.hurry || !self.wanted.is_empty(),
         });

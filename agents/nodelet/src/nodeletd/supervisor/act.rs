@@ -26,7 +26,7 @@ impl<H: Hands> Supervisor<H> {
         // What merely stands in for the full clean leaves it its turn.
         self.begin(pass, everything || !before.0.clean_is_due(every));
         let number = self.state.attempts.count();
-        let last_good = !pass.settings_problems.is_empty();
+        let last_good = pass.goes_by_last_good();
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let mut carried = Carried::REFUSED;
@@ -147,9 +147,7 @@ impl<H: Hands> Supervisor<H> {
         let doing = "taking back what the plan does not have";
         self.publish(pass, doing, pass.desired.loop_interval, None);
         let words = ["repair", "--left-over"];
-        let change = self
-            .change(&words, !pass.settings_problems.is_empty())
-            .await;
+        let change = self.change(&words, pass.goes_by_last_good()).await;
         self.take_backs.ended(change, Instant::now());
         self.wake.forget_our_own();
         match change {
@@ -164,9 +162,7 @@ impl<H: Hands> Supervisor<H> {
         let doing = format!("renewing the certificates of {component}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let words = ["certs", "renew", component];
-        let change = self
-            .change(&words, !pass.settings_problems.is_empty())
-            .await;
+        let change = self.change(&words, pass.goes_by_last_good()).await;
         self.renewals.ended(component, change, Instant::now());
         self.status.current_task.clear();
         self.wake.forget_our_own();
@@ -182,7 +178,7 @@ impl<H: Hands> Supervisor<H> {
         let again = self.state.is_stopped();
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
-        let last_good = !pass.settings_problems.is_empty();
+        let last_good = pass.goes_by_last_good();
         let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
         self.wake.forget_our_own();
         self.status.current_task.clear();
@@ -225,6 +221,7 @@ impl<H: Hands> Supervisor<H> {
         beat.within(CHANGING);
         let status = &mut self.status;
         let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
+        let mut ran_in_vain = false;
         let mut unended = None;
         let changed = self
             .hands
@@ -243,7 +240,16 @@ impl<H: Hands> Supervisor<H> {
                     if let Event::StopFailed { phase, error, .. } = &event {
                         unended = Some(format!("{phase}: {error}"));
                     }
+                    if let Event::StepStartedAgain { step, .. } = &event {
+                        tracing::info!("{step} was started again as it was");
+                    }
+                    if let Event::StartFailed { step, error, .. } = &event {
+                        tracing::warn!("{step} was stopped and not started again: {error}");
+                    }
                     refused = event.refusal().or(refused.take());
+                    if let Event::RunFinished { outcome, .. } = &event {
+                        ran_in_vain = *outcome == Outcome::Failed;
+                    }
                     if let Event::RunStarted { verb, .. } = event {
                         begun = true;
                         cleaned |= verb == Verb::Clean;
@@ -273,6 +279,11 @@ impl<H: Hands> Supervisor<H> {
                         tracing::warn!("{}: {said}", words.join(" "));
                     }
                     said = unended.unwrap_or(said);
+                }
+                // Part of it was refused, and the rest has failed: that is an attempt like any other.
+                Some(why) if ran_in_vain && !cleaned => {
+                    self.unfit = why;
+                    fits = false;
                 }
                 why => {
                     self.unfit = why.unwrap_or_else(|| said.clone());

@@ -18,6 +18,9 @@ impl<H: Hands> Supervisor<H> {
         for problem in &pass.settings_problems {
             tracing::warn!("keeping the last good settings: {problem}");
         }
+        for problem in &pass.role_problems {
+            tracing::warn!("keeping the last good role: {problem}");
+        }
         if let Some(refused) = &pass.refused {
             tracing::warn!("touching nothing: could not {refused}");
         }

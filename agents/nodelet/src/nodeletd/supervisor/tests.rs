@@ -168,6 +168,7 @@ impl Hands for Broken {
                 ..Desired::default()
             },
             settings_problems: Vec::new(),
+            role_problems: self.role_problems.lock().expect("no test panicked").clone(),
             refused: None,
             digest: self.digest.lock().expect("nobody panicked").clone(),
             health: vec![PhaseHealth {
@@ -200,9 +201,10 @@ impl Hands for Broken {
     async fn change(
         &self,
         words: &[&str],
-        _last_good: bool,
+        last_good: bool,
         mut event: impl FnMut(String),
     ) -> Result<(Change, String)> {
+        self.went_by_last_good.store(last_good, Ordering::Relaxed);
         if self.unable.load(Ordering::Relaxed) {
             bail!("run nodelet: no memory");
         }
