@@ -11,8 +11,8 @@ pub(crate) fn lower() {
 pub(crate) fn own() -> Option<i32> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name in parentheses may have blanks in it; the priority is the 17th field after it (`proc(5)`).
-    let fields = stat.rsplit(')').next()?.split_whitespace();
-    fields.skip(16).next()?.parse().ok()
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    fields.nth(16)?.parse().ok()
 }
 
 /// Gives this process the priority back that it had, for what it starts from now on.

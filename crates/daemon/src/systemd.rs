@@ -93,10 +93,10 @@ mod tests {
         let (health, shutdown) = (Health::default(), CancellationToken::new());
         let beat = health.part("the loop", Duration::from_secs(3600));
         let (fed, feeds) = mpsc::channel();
-        let (watched, ends) = (health.clone(), shutdown.clone());
+        let ends = shutdown.clone();
         let watchdog = std::thread::spawn(move || {
             // Nobody listens any more at the end.
-            feed(SOON, &ends, &watched, |state| {
+            feed(SOON, &ends, &health, |state| {
                 let _ = fed.send(name(state));
             });
         });

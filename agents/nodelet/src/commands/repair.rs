@@ -81,7 +81,8 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
             // What cannot be written keeps its own phase from being repaired, and no other.
             let runner = runner(&inputs, &host, sink.as_ref());
             let (others, problems) = runner.restartable(&failed).await;
-            if !problems.is_empty() && !(others.is_empty() && left_over.is_empty()) {
+            let nothing_else = others.is_empty() && left_over.is_empty();
+            if !problems.is_empty() && !nothing_else {
                 outcome = match restart(&others, &left_over).await? {
                     Outcome::Converged => Outcome::Refused,
                     outcome => outcome,
