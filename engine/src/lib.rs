@@ -15,6 +15,7 @@ pub mod env;
 pub mod exec;
 pub mod facts;
 pub mod host;
+pub mod kubernetes;
 pub mod ledger;
 pub mod plan;
 pub mod planner;

@@ -7,6 +7,7 @@ use crate::diagnostic::{Diagnostic, Sources, closest};
 use crate::env::{self, KubeEnv};
 use crate::facts::{CgroupVersion, Facts, Requirement, Verdict};
 use crate::plan::{self, Graph, Plan, SecretRef, Span, Value};
+use crate::resource::{Checksums, Spec};
 use crate::role::RolePackage;
 use crate::script::Surroundings;
 
@@ -68,6 +69,21 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
     let mut phases = scripts
         .evaluate(&around, &payload)
         .map_err(|findings| fail(blame_host_name(findings, facts)))?;
+    if let Some(sha256) = &role.manifest.checksums {
+        let checksums = Checksums {
+            file: payload.with_file_name("SHA256SUMS"),
+            sha256: sha256.clone(),
+        };
+        for step in phases.iter_mut().flat_map(|phase| &mut phase.steps) {
+            match &mut step.spec {
+                Spec::Image(image) if image.archive.starts_with(&payload) => {
+                    image.checksums = Some(checksums.clone());
+                }
+                Spec::Packages(packages) => packages.checksums = Some(checksums.clone()),
+                _ => {}
+            }
+        }
+    }
     let mut graph = Graph::default();
     for phase in &phases {
         graph.add(&phase.name, &phase.requires, &phase.after);
@@ -273,10 +289,6 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
             "dns_service_ip".to_owned(),
             Value::from(settings.dns_service_ip().to_string()),
         ),
-        (
-            "first_pod_subnet".to_owned(),
-            Value::from(first_pod_subnet(settings)),
-        ),
         ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
         ("other_masters".to_owned(), Value::List(Vec::new())),
     ])
@@ -287,19 +299,6 @@ fn cluster_id(settings: &KubeEnv) -> String {
     match text(settings, "CLUSTER_ID") {
         id if id.is_empty() => text(settings, "MASTER_IP"),
         id => id,
-    }
-}
-
-/// The first of the subnets that the controller-manager divides the pods' network into.
-fn first_pod_subnet(settings: &KubeEnv) -> String {
-    match (
-        settings.get("CONTAINERS_CIDR"),
-        settings.get("NODE_CIDR_MASK_SIZE"),
-    ) {
-        (Some(env::Value::Cidr(network)), Some(env::Value::Integer(mask))) => {
-            format!("{}/{mask}", network.network())
-        }
-        _ => String::new(),
     }
 }
 

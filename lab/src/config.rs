@@ -34,13 +34,10 @@ impl Config {
         self.0.insert(key.to_owned(), value.to_owned());
     }
 
-    /// Sets what the user wrote as `KEY=VALUE`.
-    pub fn set_pair(&mut self, pair: &str) -> Result<()> {
-        let (key, value) = pair
-            .split_once('=')
-            .with_context(|| format!("`{pair}` is not of the form KEY=VALUE"))?;
-        self.set(key, value);
-        Ok(())
+    /// Splits what the user wrote as `KEY=VALUE`.
+    pub fn pair(text: &str) -> Result<(&str, &str)> {
+        text.split_once('=')
+            .with_context(|| format!("`{text}` is not of the form KEY=VALUE"))
     }
 
     /// The file's text. A JSON string is a YAML string that no reader takes for a number or a truth value.
@@ -90,10 +87,10 @@ mod tests {
             Ipv4Addr::new(172, 30, 1, 11),
             Some(Ipv4Addr::new(172, 30, 1, 100)),
         );
-        config
-            .set_pair("SERVICES_CIDR=10.9.0.0/16")
-            .expect("a pair");
-        config.set_pair("NOTE=a=\"b\"").expect("a pair");
+        for text in ["SERVICES_CIDR=10.9.0.0/16", "NOTE=a=\"b\""] {
+            let (key, value) = Config::pair(text).expect("a pair");
+            config.set(key, value);
+        }
         let text = config.render();
         for line in [
             "MASTER_IP: \"172.30.1.100\"",
@@ -106,6 +103,6 @@ mod tests {
                 "{line} is missing in\n{text}"
             );
         }
-        config.set_pair("NOTE").expect_err("no value");
+        Config::pair("NOTE").expect_err("no value");
     }
 }

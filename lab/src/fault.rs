@@ -83,6 +83,17 @@ const NONE: Fault = Fault::NONE;
 
 const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
 
+/// A pod on the pods' bridge that answers.
+const BRIDGED: &str = "kubectl get pod bridged --output name 2> /dev/null || kubectl create -f - <<'POD'
+{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"bridged\"}, \"spec\": {\"terminationGracePeriodSeconds\": 1,
+ \"tolerations\": [{\"operator\": \"Exists\"}],
+ \"containers\": [{\"name\": \"c\", \"image\": \"@TOOLBOX@\", \"imagePullPolicy\": \"Never\", \"command\": [\"sleep\", \"86400\"]}]}}
+POD
+            for n in $(seq 240); do kubectl get pod bridged --no-headers | grep -q Running && break; sleep 0.25; done
+            ping -c 1 -W 2 $(kubectl get pod bridged --output jsonpath='{.status.podIP}')";
+const POD_ANSWERS: &str =
+    "ping -c 1 -W 1 $(kubectl get pod bridged --output jsonpath='{.status.podIP}') > /dev/null";
+
 /// Of what is on the host: nodeletd restarts what broke, and nothing else.
 pub const FAULTS: &[Fault] = &[
     Fault {
@@ -264,15 +275,33 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "bridge-deleted",
         about: "the pods' bridge is deleted under running pods",
-        prepares: "kubectl get pod bridged --output name 2> /dev/null || kubectl create -f - <<'POD'
-{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"bridged\"}, \"spec\": {\"terminationGracePeriodSeconds\": 1,
- \"tolerations\": [{\"operator\": \"Exists\"}],
- \"containers\": [{\"name\": \"c\", \"image\": \"@TOOLBOX@\", \"imagePullPolicy\": \"Never\", \"command\": [\"sleep\", \"86400\"]}]}}
-POD
-            for n in $(seq 240); do kubectl get pod bridged --no-headers | grep -q Running && break; sleep 0.25; done
-            ping -c 1 -W 2 $(kubectl get pod bridged --output jsonpath='{.status.podIP}')",
+        prepares: BRIDGED,
         breaks: "ip link delete cni0",
-        whole: "ping -c 1 -W 1 $(kubectl get pod bridged --output jsonpath='{.status.podIP}') > /dev/null",
+        whole: POD_ANSWERS,
+        ..NONE
+    },
+    Fault {
+        name: "bridge-address-deleted",
+        about: "the address of the pods' bridge is deleted under running pods",
+        prepares: BRIDGED,
+        breaks: "ip -4 address flush dev cni0",
+        whole: POD_ANSWERS,
+        ..NONE
+    },
+    Fault {
+        name: "bridge-route-deleted",
+        about: "the route to the pods' network is deleted under running pods",
+        prepares: BRIDGED,
+        breaks: "ip -4 route flush dev cni0",
+        whole: POD_ANSWERS,
+        ..NONE
+    },
+    Fault {
+        name: "virtual-ip-deleted",
+        about: "the virtual IP is deleted from its interface",
+        breaks: "ip address delete \"$VIP/32\" dev eth0",
+        whole: "ip -o address show dev eth0 | grep -qw \"$VIP\"",
+        vip: true,
         ..NONE
     },
 ];

@@ -320,7 +320,7 @@ impl Host {
     pub fn put_directory(&self, source: &Path, path: &str) -> Result<()> {
         self.text(&["mkdir", "-p", path])?;
         let mut tar = Command::new("tar");
-        tar.args(["--owner=0", "--group=0", "-C"])
+        tar.args(["--owner=0", "--group=0", "--mode=go-w", "-C"])
             .arg(source)
             .args(["-cf", "-", "."])
             .stdout(Stdio::piped());

@@ -1,7 +1,8 @@
 //! Everything about a host that a role may change, as text, so that two moments can be compared.
 //!
 //! One script runs in the host and prints one thing a line; nothing is installed there. What changes by itself is left
-//! out by the script, what may differ by [`EXCEPTIONS`], which each say why.
+//! out by the script, what may differ by [`EXCEPTIONS`], which each say why. Not compared: extended attributes, and the content of
+//! packages' own files below /usr.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +13,14 @@ use crate::Host;
 
 const SCRIPT: &str = include_str!("snapshot.sh");
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// What is compared, in the order of the snapshot.
+const SECTIONS: &[&str] = &[
+    "files", "contents", "links", "docker", "mounts", "network", "firewall", "nftables", "ipsets",
+    "ipvs", "sysctls", "modules", "packages", "accounts", "units", "cgroups", "crontabs",
+];
+/// Sections whose lines have an order.
+const ORDERED: &[&str] = &["firewall", "nftables"];
 
 /// Paths that may differ, and why.
 pub const EXCEPTIONS: &[(&str, &str)] = &[
@@ -32,6 +41,8 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "/var/lib/docker",
         "its content is compared through docker; where there was none it is a volume of the lab",
     ),
+    ("/var/lib/containerd", "containerd's own content"),
+    ("/opt/pf9/roles", "the installed role, which the lab mounts"),
     ("/etc/group-", "the account tools' own copy"),
     ("/etc/gshadow-", "the account tools' own copy"),
     ("/etc/passwd-", "the account tools' own copy"),
@@ -41,6 +52,31 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("/var/opt/pf9/nodelet", "history"),
     ("/var/tmp", "temporary files of services"),
     ("/root/.bash_history", "the operator's"),
+    (
+        "/run/pf9-nodelet.lock",
+        "remains: nodelet's lock, an empty file that goes with the next boot",
+    ),
+    (
+        "/run/dockershim.sock",
+        "remains: kubelet's socket, which it does not remove at its end; it goes with the next boot",
+    ),
+    (
+        "/run/xtables.lock",
+        "remains where no program used iptables before: the lock of iptables; it goes with the next boot",
+    ),
+    ("/run/docker", "docker's run time state"),
+    ("/run/containerd", "containerd's run time state"),
+    ("/run/log", "the journal"),
+    ("/run/udev", "udev's run time state"),
+    ("/run/user", "sessions of users"),
+    ("/run/systemd/journal", "the journal's streams"),
+    ("/run/systemd/units", "systemd's notes of invocations"),
+    (
+        "/run/systemd/propagate",
+        "systemd's folders of services that run",
+    ),
+    ("/run/systemd/sessions", "sessions of users"),
+    ("/run/systemd/users", "sessions of users"),
 ];
 
 /// Data that a clean keeps and a purge does not.
@@ -49,13 +85,25 @@ pub const KEPT: &[&str] = &[
     "/etc/pf9/kube.d/ca",
     "/etc/pf9/kube.d/certs/apiserver/svcacct.key",
     "/etc/pf9/kube.d/certs/apiserver/svcacct.pub",
+    "/etc/pf9/kube.d/encryption",
+    "/var/log/pf9/kube-audit",
     "/var/opt/pf9/kube/etcd/data",
 ];
 
 /// A host at one moment: its things by section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSnapshot {
-    sections: BTreeMap<String, BTreeSet<String>>,
+    sections: BTreeMap<String, Section>,
+    /// Paths that may be there afterwards; so may directories that lead to them.
+    may_appear: Vec<String>,
+}
+
+/// The things of one section, in the order of the script.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Section {
+    lines: Vec<String>,
+    /// Why some of it cannot be read.
+    unread: Vec<String>,
 }
 
 impl HostSnapshot {
@@ -64,7 +112,12 @@ impl HostSnapshot {
     /// # Errors
     /// The script does not come to its end.
     pub fn of(host: &Host) -> Result<Self> {
-        let output = host.exec_within(&["bash", "-s"], Some(SCRIPT.as_bytes()), LIMIT)?;
+        let words: Vec<&str> = ["bash", "-s", "--"]
+            .iter()
+            .chain(SECTIONS)
+            .copied()
+            .collect();
+        let output = host.exec_within(&words, Some(SCRIPT.as_bytes()), LIMIT)?;
         let text = String::from_utf8_lossy(&output.stdout);
         if !text.ends_with("#end\n") {
             let error = String::from_utf8_lossy(&output.stderr);
@@ -78,89 +131,175 @@ impl HostSnapshot {
     }
 
     fn parse(text: &str) -> Self {
-        let mut sections: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let mut section = String::new();
-        for line in text.lines() {
-            if let Some(name) = line.strip_prefix('#') {
-                name.clone_into(&mut section);
-            } else if !line.is_empty()
-                && !EXCEPTIONS
-                    .iter()
-                    .any(|(path, _)| is_about(line, path) || leads_to(line, path))
-            {
-                sections
-                    .entry(section.clone())
-                    .or_default()
-                    .insert(line.to_owned());
+        let mut sections: BTreeMap<String, Section> = BTreeMap::new();
+        let mut name = String::new();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if let Some(next) = line.strip_prefix('#') {
+                next.clone_into(&mut name);
+                if name != "end" {
+                    sections.entry(name.clone()).or_default();
+                }
+                continue;
+            }
+            let section = sections.entry(name.clone()).or_default();
+            match line.strip_prefix('!') {
+                Some(why) => section.unread.push(why.to_owned()),
+                None => section.lines.push(line.to_owned()),
             }
         }
-        Self { sections }
+        let all = Self {
+            sections,
+            may_appear: Vec::new(),
+        };
+        let excepted: Vec<&str> = EXCEPTIONS.iter().map(|(path, _)| *path).collect();
+        all.without(&excepted)
     }
 
-    /// How many things each section has.
-    #[must_use]
-    pub fn counts(&self) -> BTreeMap<&str, usize> {
-        self.sections
-            .iter()
-            .map(|(name, lines)| (name.as_str(), lines.len()))
-            .collect()
-    }
-
-    /// The same without what is about these paths and what leads to them.
+    /// The same without what lies at or below these paths. Directories on the way to them stay, but may be new.
     #[must_use]
     pub fn without(mut self, paths: &[&str]) -> Self {
-        for lines in self.sections.values_mut() {
-            lines.retain(|line| {
-                !paths
-                    .iter()
-                    .any(|path| is_about(line, path) || leads_to(line, path))
+        for (name, section) in &mut self.sections {
+            section.lines.retain(|line| {
+                let at = path_of(name, line);
+                !at.is_some_and(|at| paths.iter().any(|path| is_within(at, path)))
             });
         }
+        self.may_appear
+            .extend(paths.iter().map(|&path| path.to_owned()));
         self
     }
 }
 
-/// What is different in `after`, a line each: `+` new, `-` gone. Empty if the host is the same.
+/// Two moments of a host, compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// How many things the host had before.
+    pub things: usize,
+    /// What is different now, a line each: `+` new, `-` gone.
+    pub differences: Vec<String>,
+    /// Sections without a thing at either time, with the reason where they could not be read: nothing was compared there.
+    pub empty: Vec<String>,
+}
+
+/// Compares a host with what it was.
 #[must_use]
-pub fn difference(before: &HostSnapshot, after: &HostSnapshot) -> Vec<String> {
-    let none = BTreeSet::new();
+pub fn compare(before: &HostSnapshot, after: &HostSnapshot) -> Comparison {
+    let none = Section::default();
     let names: BTreeSet<&String> = before
         .sections
         .keys()
         .chain(after.sections.keys())
         .collect();
-    let mut lines = Vec::new();
+    let (mut things, mut differences, mut empty) = (0, Vec::new(), Vec::new());
     for name in names {
         let (old, new) = (
             before.sections.get(name).unwrap_or(&none),
             after.sections.get(name).unwrap_or(&none),
         );
-        lines.extend(old.difference(new).map(|line| format!("{name}: - {line}")));
-        lines.extend(new.difference(old).map(|line| format!("{name}: + {line}")));
+        things += old.lines.len();
+        if old.lines.is_empty() && new.lines.is_empty() {
+            empty.push(match old.unread.as_slice() {
+                [] => name.clone(),
+                unread => format!("{name} ({})", unread.join(", ")),
+            });
+        }
+        if old.unread != new.unread {
+            differences.push(format!(
+                "{name}: cannot be read alike: before {:?}, now {:?}",
+                old.unread, new.unread
+            ));
+        }
+        let (gone, mut added) = (
+            surplus(&old.lines, &new.lines),
+            surplus(&new.lines, &old.lines),
+        );
+        added.retain(|line| !is_way_to_what_may_appear(name, line, before, after));
+        if gone.is_empty() && added.is_empty() && ORDERED.contains(&name.as_str()) {
+            let moved = old
+                .lines
+                .iter()
+                .zip(&new.lines)
+                .find(|(old, new)| old != new);
+            differences.extend(
+                moved.map(|(old, new)| format!("{name}: another order: `{new}` where `{old}` was")),
+            );
+        }
+        differences.extend(gone.iter().map(|line| format!("{name}: - {line}")));
+        differences.extend(added.iter().map(|line| format!("{name}: + {line}")));
     }
-    lines
+    Comparison {
+        things,
+        differences,
+        empty,
+    }
 }
 
-/// Whether a line is about `path` or something in it.
-fn is_about(line: &str, path: &str) -> bool {
-    line.split(' ').any(|word| {
-        word.strip_prefix(path)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+/// The lines of `these` that `those` do not have, or not as often.
+fn surplus(these: &[String], those: &[String]) -> Vec<String> {
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in those {
+        *left.entry(line).or_default() += 1;
+    }
+    let mut surplus = Vec::new();
+    for line in these {
+        match left.get_mut(line.as_str()) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => surplus.push(line.clone()),
+        }
+    }
+    surplus
 }
 
-/// Whether a line is about a directory on the way to `path`.
-fn leads_to(line: &str, path: &str) -> bool {
-    line.starts_with("directory ")
-        && line.rsplit(' ').next().is_some_and(|directory| {
-            path.strip_prefix(directory)
-                .is_some_and(|rest| rest.starts_with('/'))
-        })
+/// The path that a line is about, in the sections that list paths.
+fn path_of<'a>(section: &str, line: &'a str) -> Option<&'a str> {
+    match section {
+        // Mode, owner and kind, or a digest, have no slash.
+        "files" | "contents" => line.find(" /").map(|at| &line[at + 1..]),
+        "links" => line.split_once(" -> ").map(|(path, _)| path),
+        "mounts" => line.rsplit_once(' ').map(|(path, _)| path),
+        _ => None,
+    }
+}
+
+/// Whether something lies at `path` or below it.
+fn is_within(at: &str, path: &str) -> bool {
+    at.strip_prefix(path)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a new line is a directory that was not there, on the way to a path that may appear.
+fn is_way_to_what_may_appear(
+    section: &str,
+    line: &str,
+    before: &HostSnapshot,
+    after: &HostSnapshot,
+) -> bool {
+    if section != "files" || !line.starts_with("directory ") {
+        return false;
+    }
+    let Some(at) = path_of(section, line) else {
+        return false;
+    };
+    let leads = after
+        .may_appear
+        .iter()
+        .any(|path| is_within(path, at) && path != at);
+    let files = before.sections.get(section).map(|files| &files.lines);
+    let was_there = |line: &String| path_of(section, line) == Some(at);
+    leads && !files.is_some_and(|lines| lines.iter().any(was_there))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
+
     use super::*;
+
+    fn differences(before: &str, after: &str) -> Vec<String> {
+        compare(&HostSnapshot::parse(before), &HostSnapshot::parse(after)).differences
+    }
 
     #[test]
     fn differences_name_section_and_thing_and_exceptions_stay_out() {
@@ -169,14 +308,146 @@ mod tests {
         );
         let after = HostSnapshot::parse(
             "#files\nregular file 600 0:0 /etc/a\nregular file 644 0:0 /var/log/x\ndirectory 755 0:0 /etc/pf9\n\
-             directory 755 0:0 /etc/pf9/kube.d/ca\n#units\nunit x active\n#end\n",
+             directory 755 0:0 /etc/pf9/kube.d\ndirectory 755 0:0 /etc/pf9/kube.d/ca\n#units\nunit x active\n#end\n",
         );
+        let kept = &["/etc/pf9/kube.d/ca"];
+        let compared = compare(&before.without(kept), &after.without(kept));
         assert_eq!(
-            difference(&before, &after.without(&["/etc/pf9/kube.d/ca"])),
+            compared.differences,
             [
                 "files: - regular file 644 0:0 /etc/a",
                 "files: + regular file 600 0:0 /etc/a"
             ]
         );
+        assert_eq!(compared.things, 2);
+    }
+
+    #[test]
+    fn a_directory_that_leads_to_an_exception_may_be_new_and_not_differ() {
+        let was = "#files\ndirectory 755 0:0 /var\n#end\n";
+        let now = "#files\ndirectory 777 0:0 /var\ndirectory 755 0:0 /var/opt/pf9\n#end\n";
+        assert_eq!(
+            differences(was, now),
+            [
+                "files: - directory 755 0:0 /var",
+                "files: + directory 777 0:0 /var"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_line_that_only_mentions_an_exception_is_compared() {
+        let before = "#files\n#links\n#contents\n#units\n#end\n";
+        let after = "#files\nregular file 644 0:0 /etc/x /var/log\n#links\n/etc/logs -> /var/log\n\
+            #contents\n00  /var/logs\n#units\nunit x /var/log\n#end\n";
+        assert_eq!(differences(before, after).len(), 4);
+    }
+
+    #[test]
+    fn rules_are_compared_in_order_and_with_duplicates() {
+        let rules = |lines: &str| format!("#firewall\n{lines}#end\n");
+        let was = rules("a\nb\n");
+        assert_eq!(differences(&was, &was), [""; 0]);
+        assert_eq!(
+            differences(&was, &rules("b\na\n")),
+            ["firewall: another order: `b` where `a` was"]
+        );
+        assert_eq!(differences(&was, &rules("a\na\nb\n")), ["firewall: + a"]);
+        // Elsewhere the order says nothing, and a duplicate does.
+        assert_eq!(
+            differences("#units\na\nb\n#end\n", "#units\nb\na\nb\n#end\n"),
+            ["units: + b"]
+        );
+    }
+
+    #[test]
+    fn what_is_empty_or_cannot_be_read_is_named() {
+        let before = "#modules\n#nftables\n!nft is not installed\n#ipsets\nx\n#end\n";
+        let snapshot = HostSnapshot::parse(before);
+        let compared = compare(&snapshot, &snapshot);
+        assert_eq!(
+            compared.empty,
+            ["modules", "nftables (nft is not installed)"]
+        );
+        let after = "#modules\n#nftables\n#ipsets\nx\n#end\n";
+        assert_eq!(differences(before, after).len(), 1);
+    }
+
+    /// Runs sections of the script with these programs in front of the machine's.
+    fn sections(names: &[&str], programs: &[(&str, &str)]) -> String {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, text) in programs {
+            let path = directory.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        }
+        let path = format!("{}:/usr/bin:/bin", directory.path().display());
+        let output = Command::new("bash")
+            .args(["-c", SCRIPT, "snapshot"])
+            .args(names)
+            .env("PATH", path)
+            .output()
+            .expect("bash runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    #[test]
+    fn the_script_reads_every_rule_of_both_families_and_of_nft() {
+        let save = |rule: &str| {
+            format!(
+                "printf '%s\\n' '# comment' '*filter' ':INPUT ACCEPT [5:300]' ':FORWARD DROP [0:0]' ':THEIRS - [0:0]' \
+                 '-A THEIRS -s 10.0.0.2/32 -j {rule}' '-A INPUT -j THEIRS' '-A THEIRS -j {rule}' '-A THEIRS -j {rule}' COMMIT"
+            )
+        };
+        let text = sections(
+            &["firewall", "nftables"],
+            &[
+                ("iptables-save", &save("ACCEPT")),
+                ("ip6tables-save", &save("DROP")),
+                ("nft", "echo table inet theirs; echo \"$@\""),
+            ],
+        );
+        let family = |name: &str, rule: &str| {
+            format!(
+                "{name} *filter chain FORWARD DROP\n{name} *filter chain THEIRS -\n{name} *filter rule INPUT -j THEIRS\n\
+                 {name} *filter rule THEIRS -s 10.0.0.2/32 -j {rule}\n{name} *filter rule THEIRS -j {rule}\n{name} *filter rule THEIRS -j {rule}\n"
+            )
+        };
+        assert_eq!(
+            text,
+            format!(
+                "#firewall\n{}{}#nftables\ntable inet theirs\n--stateless list ruleset\n#end\n",
+                family("iptables-save", "ACCEPT"),
+                family("ip6tables-save", "DROP")
+            )
+        );
+    }
+
+    #[test]
+    fn a_section_that_cannot_be_read_says_so_and_an_unknown_one_ends_the_script() {
+        assert_eq!(
+            sections(&["ipvs"], &[("ipvsadm", "echo '-A -t 10.0.0.1:80 -s rr'")]),
+            "#ipvs\n-A -t 10.0.0.1:80 -s rr\n#end\n"
+        );
+        if !std::path::Path::new("/usr/bin/ipvsadm").exists() {
+            assert_eq!(
+                sections(&["ipvs"], &[]),
+                "#ipvs\n!ipvsadm is not installed\n#end\n"
+            );
+        }
+        assert_eq!(sections(&["sunshine"], &[]), "#sunshine\n");
+    }
+
+    #[test]
+    fn the_script_has_every_section_and_leaves_out_nothing_in_silence() {
+        for name in SECTIONS {
+            assert!(SCRIPT.contains(&format!("section_{name}() {{")), "{name}");
+        }
+        assert_eq!(SCRIPT.matches("\nsection_").count(), SECTIONS.len());
+        let pruned = SCRIPT.split("-path ").skip(1);
+        for path in pruned.filter_map(|rest| rest.split_whitespace().next()) {
+            let named = EXCEPTIONS.iter().any(|(named, _)| is_within(path, named));
+            assert!(named, "{path} is left out and EXCEPTIONS does not say why");
+        }
     }
 }

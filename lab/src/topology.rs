@@ -1,6 +1,6 @@
 //! A lab: hosts on a network of their own, and the record of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,16 @@ pub(crate) struct HostState {
     pub(crate) image: Image,
 }
 
+/// What the user chose for a host's settings, in all calls of `up` together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choices {
+    /// The API server has the lab's virtual address.
+    pub vip: bool,
+    /// Settings by name.
+    pub settings: BTreeMap<String, String>,
+}
+
 /// The record of a lab, `<cache>/labs/<name>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +80,9 @@ struct State {
     subnet: Ipv4Addr,
     hosts: Vec<HostState>,
     mounts: Vec<Mount>,
+    /// By host. Not there in a lab for which nothing was chosen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    choices: BTreeMap<String, Choices>,
     /// False until every host has started; what an interrupted creation left says so and is replaced by the next one.
     ready: bool,
 }
@@ -166,6 +179,7 @@ impl Lab {
             subnet,
             hosts,
             mounts: mounts.to_vec(),
+            choices: BTreeMap::new(),
             ready: false,
         };
         let mut lab = Self {
@@ -282,6 +296,17 @@ impl Lab {
         &self.state.mounts
     }
 
+    /// What was chosen for this host so far.
+    pub fn choices(&self, host: &str) -> Choices {
+        self.state.choices.get(host).cloned().unwrap_or_default()
+    }
+
+    /// Records what was chosen for a host.
+    pub fn choose(&mut self, host: &str, choices: Choices) -> Result<()> {
+        self.state.choices.insert(host.to_owned(), choices);
+        self.save()
+    }
+
     /// Removes containers, volumes and network by label, so also what the record does not know, then the record and
     /// the lock, which stays where we hold it.
     pub fn destroy(&self) -> Result<()> {
@@ -330,6 +355,25 @@ pub(crate) fn labelled(docker: &Docker) -> Result<BTreeSet<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn choices_are_kept_in_the_record_and_records_without_them_are_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = Cache::at(directory.path());
+        fs::create_dir_all(directory.path().join("labs")).expect("made");
+        let record = r#"{"version": 1, "name": "x", "network": "n", "subnet": "172.30.1.0", "hosts": [], "mounts": [], "ready": true}"#;
+        fs::write(file(&cache, "x"), record).expect("written");
+        let mut lab = Lab::open(&cache, "x").expect("a record of before");
+        assert_eq!(lab.choices("master-1"), Choices::default());
+        let choices = Choices {
+            vip: true,
+            settings: BTreeMap::from([("MAX_PODS".to_owned(), "20".to_owned())]),
+        };
+        lab.choose("master-1", choices.clone()).expect("written");
+        let lab = Lab::open(&cache, "x").expect("the new record");
+        assert_eq!(lab.choices("master-1"), choices);
+        assert_eq!(lab.choices("master-2"), Choices::default());
+    }
 
     #[test]
     fn names_are_host_names() {

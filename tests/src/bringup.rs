@@ -369,6 +369,7 @@ fn kept_by(phase: &PlannedPhase) -> Vec<PathBuf> {
     steps
         .flat_map(|step| match &step.spec {
             Spec::Directory(directory) => vec![directory.path.clone()],
+            Spec::EncryptionKeys(_) => engine::resource::pki::encryption_directories().to_vec(),
             Spec::Authority(_) | Spec::ServiceAccountKey(_) => step
                 .spec
                 .paths()

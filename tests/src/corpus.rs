@@ -89,6 +89,7 @@ impl Scripts {
             about: "Scripts of a test.".to_owned(),
             nodes: BTreeMap::from([("master".to_owned(), self.phases.keys().cloned().collect())]),
             parameters: BTreeMap::new(),
+            checksums: None,
             payload: Vec::new(),
         };
         let role = RolePackage {

@@ -322,7 +322,7 @@ fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
         let its = |cause: &Cause| cause.step.phase() == Some(phase) && cause.span.is_some();
         assert!(why.causes.iter().any(its), "{thing}: {why:#?}");
         assert!(
-            report::why(&why).contains("next: `nodelet clean` takes it back"),
+            report::why(&why, None).contains("next: `nodelet clean` takes it back"),
             "{thing}"
         );
     }

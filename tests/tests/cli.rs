@@ -1,7 +1,122 @@
 //! How the program answers: exit codes, messages, JSON, help.
 
-use behaviour::{Answer, Program, fixtures, golden, text};
+use behaviour::{Answer, Program, fixtures, golden, repository, text};
 use serde_json::Value;
+
+/// The role of the checkout: a name means an installed one.
+const ROLE: &str = "./roles/pf9-kube";
+
+/// Copies a directory with all that is in it; the copy belongs to us.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a directory of our own");
+    for entry in std::fs::read_dir(from).expect("a directory of the checkout") {
+        let entry = entry.expect("an entry");
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            let text = std::fs::read(&path).expect("a file of the checkout");
+            std::fs::write(to, text).expect("a file of our own");
+        }
+    }
+}
+
+/// Who can write to a role's files decides what runs as root.
+#[test]
+fn a_role_that_another_user_can_change_is_refused_by_root() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    copy(&repository().join("phases"), &folder.path().join("phases"));
+    let role = folder.path().join("roles/pf9-kube");
+    copy(&repository().join("roles/pf9-kube"), &role);
+    let script = folder.path().join("phases/etcd.rhai");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&script, open).expect("it is ours");
+    let (role, settings, facts) = (
+        role.display().to_string(),
+        fixtures("settings/cp-1.yaml").display().to_string(),
+        fixtures("hosts/cp-1.yaml").display().to_string(),
+    );
+    let live = ["phases", "--role", &role, "--config", &settings];
+    let answer = Program::nodelet(&live).answer();
+    if nix::unistd::Uid::effective().is_root() {
+        let fix = format!("`chmod go-w {}`", script.display());
+        assert_eq!(answer.code, 1, "{}", answer.out);
+        assert!(answer.err.contains(&fix), "{}", answer.err);
+    }
+    // A plan for another host changes nothing here.
+    let elsewhere = [&live[..], &["--facts", &facts]].concat();
+    let answer = Program::nodelet(&elsewhere).answer();
+    assert_eq!((answer.code, answer.err.as_str()), (0, ""));
+}
+
+/// An installed package names its checksums.
+#[test]
+fn what_a_sealed_role_brings_is_compared_with_its_checksums() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    copy(&repository().join("phases"), &folder.path().join("phases"));
+    let role = folder.path().join("roles/pf9-kube");
+    copy(&repository().join("roles/pf9-kube"), &role);
+    let (file, digest) = (role.join("role.yaml"), "0f".repeat(32));
+    let plan = |checksums: &str| {
+        let text = text(repository().join("roles/pf9-kube/role.yaml"));
+        let sealed = text.replace("\npayload:", &format!("\nchecksums: {checksums}\npayload:"));
+        std::fs::write(&file, sealed).expect("a file of our own");
+        let (role, settings, facts) = (
+            role.display().to_string(),
+            fixtures("settings/cp-1.yaml").display().to_string(),
+            fixtures("hosts/cp-1.yaml").display().to_string(),
+        );
+        let arguments = [
+            "plan", "--json", "--role", &role, "--config", &settings, "--facts", &facts,
+        ];
+        Program::nodelet(&arguments).answer()
+    };
+    let answer = plan(&digest);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let planned: Value = serde_json::from_str(&answer.out).expect("one JSON value");
+    let (mut compared, mut brought) = (0, 0);
+    for phase in planned["plan"]["phases"].as_array().expect("phases") {
+        for step in phase["steps"].as_array().expect("steps") {
+            if matches!(step["spec"]["kind"].as_str(), Some("image" | "packages")) {
+                brought += 1;
+                let its = &step["spec"]["checksums"];
+                assert_eq!(its["sha256"], digest.as_str(), "{step}");
+                assert_eq!(its["file"], "/opt/pf9/roles/pf9-kube/current/SHA256SUMS");
+                compared += 1;
+            }
+        }
+    }
+    assert!(
+        brought > 8 && compared == brought,
+        "{compared} of {brought}"
+    );
+    let answer = plan("none");
+    assert_eq!(answer.code, 1, "{}", answer.out);
+    assert!(
+        answer.err.contains("`none` is no SHA-256"),
+        "{}",
+        answer.err
+    );
+}
+
+/// The directory at hand may be another user's.
+#[test]
+fn a_name_means_no_directory_at_hand() {
+    let settings = fixtures("settings/cp-1.yaml").display().to_string();
+    for facts in [&[][..], &["--facts", "tests/fixtures/hosts/cp-1.yaml"]] {
+        let named = [&["phases", "--config", &settings][..], facts].concat();
+        let answer = Program::nodelet(&named).answer();
+        assert_eq!(answer.code, 1, "{}", answer.out);
+        assert!(
+            answer
+                .err
+                .contains("looked in /opt/pf9/roles/pf9-kube/current")
+                && answer.err.contains("./roles/pf9-kube"),
+            "{}",
+            answer.err
+        );
+    }
+}
 
 #[test]
 fn reading_commands_end_with_0() {
@@ -86,24 +201,19 @@ fn wrong_inputs_end_with_1_and_are_named() {
         fixtures("hosts/cp-1.yaml").display().to_string(),
     );
     for (role, config, facts, expect) in [
-        ("pf9-kube", &no_file, &host, "none is not there"),
-        ("pf9-kube", &settings, &host, "settings.yaml:3"),
-        (
-            "pf9-kube",
-            &worker,
-            &host,
-            "no phases for node kind `worker`",
-        ),
+        (ROLE, &no_file, &host, "none is not there"),
+        (ROLE, &settings, &host, "settings.yaml:3"),
+        (ROLE, &worker, &host, "no phases for node kind `worker`"),
         (
             "pf9-cube",
             &right,
             &host,
-            "find role `pf9-cube`: looked in roles/pf9-cube",
+            "find role `pf9-cube`: looked in /opt/pf9/roles/pf9-cube/current",
         ),
-        ("pf9-kube", &right, &no_file, "none is not there"),
-        ("pf9-kube", &right, &facts, "line 3"),
-        ("pf9-kube", &right, &newer, "they are of version 2"),
-        ("pf9-kube", &right, &bytes, "bytes.yaml is no text"),
+        (ROLE, &right, &no_file, "none is not there"),
+        (ROLE, &right, &facts, "line 3"),
+        (ROLE, &right, &newer, "they are of version 2"),
+        (ROLE, &right, &bytes, "bytes.yaml is no text"),
     ] {
         let arguments = ["plan", "--role", role, "--config", config, "--facts", facts];
         let answer = Program::nodelet(&arguments).answer();
@@ -123,7 +233,7 @@ fn a_host_without_a_role_is_told_so() {
         fixtures("hosts/cp-1.yaml").display().to_string(),
     );
     for verb in ["plan", "diff"] {
-        let arguments = [verb, "--config", &config, "--facts", &host];
+        let arguments = [verb, "--role", ROLE, "--config", &config, "--facts", &host];
         let answer = Program::nodelet(&arguments).answer();
         assert_eq!(answer.code, 0, "{verb}: {}", answer.err);
         let told = "nothing to do: ROLE is none";
@@ -135,8 +245,17 @@ fn a_host_without_a_role_is_told_so() {
 fn an_unfit_host_fails_the_dry_run_with_1() {
     let path = |path: &str| fixtures(path).display().to_string();
     let (settings, host) = (path("settings/unfit.yaml"), path("hosts/unfit.yaml"));
-    let answer =
-        Program::nodelet(&["plan", "--dry-run", "--config", &settings, "--facts", &host]).answer();
+    let arguments = [
+        "plan",
+        "--dry-run",
+        "--role",
+        ROLE,
+        "--config",
+        &settings,
+        "--facts",
+        &host,
+    ];
+    let answer = Program::nodelet(&arguments).answer();
     assert_eq!(answer.code, 1, "{}", answer.out);
     assert!(
         answer.out.contains("preconditions that do not hold"),
@@ -159,7 +278,7 @@ fn facts_of_a_host_at_its_role_are_warned_of() {
     let config = fixtures("settings/cp-1.yaml").display().to_string();
     for verb in ["plan", "diff"] {
         let arguments = [
-            verb, "--role", "pf9-kube", "--config", &config, "--facts", &standing,
+            verb, "--role", ROLE, "--config", &config, "--facts", &standing,
         ];
         let answer = Program::nodelet(&arguments).answer();
         assert!(
@@ -447,7 +566,7 @@ fn hidden_files_are_no_settings_and_none_is_passed_over_for_its_capitals() {
         Program::nodelet(&[
             "phases", "--role", ".", "--config", &config, "--facts", &facts,
         ])
-        .in_directory(behaviour::repository().join("roles/pf9-kube"))
+        .in_directory(repository().join("roles/pf9-kube"))
         .answer()
     };
     let answer = plan();
@@ -479,9 +598,15 @@ fn a_log_in_a_file_has_no_colours() {
 #[test]
 fn a_phase_that_could_not_be_applied_alone_is_not_predicted_alone() {
     let settings = fixtures("settings/cp-1.yaml").display().to_string();
+    // As root, only a role that belongs to root is read for this machine.
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    copy(&repository().join("phases"), &folder.path().join("phases"));
+    let role = folder.path().join("roles/pf9-kube");
+    copy(&repository().join("roles/pf9-kube"), &role);
+    let role = role.display().to_string();
     for verb in ["plan", "diff"] {
         let only = [
-            verb, "--role", "pf9-kube", "--config", &settings, "--only", "kubelet",
+            verb, "--role", &role, "--config", &settings, "--only", "kubelet",
         ];
         let answer = Program::nodelet(&only).answer();
         assert_eq!(answer.code, 1, "{}", answer.err);

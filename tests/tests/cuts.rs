@@ -50,7 +50,11 @@ impl Work<'_> {
             host.clear_journal();
             let second = self.apply(&host);
             if host.mutations() > 0 {
-                problems.push(format!("not settled: {}", second.text()));
+                problems.push(format!(
+                    "not settled: {:?}, {}",
+                    host.mutating_calls(),
+                    second.text()
+                ));
             }
         }
         problems.extend(self.cleaned(&cut.host));

@@ -331,31 +331,38 @@ fn chosen_phases_run_in_order_also_where_what_lies_between_is_not_chosen() {
 
 #[test]
 fn a_drain_that_did_not_come_to_its_end_is_tried_again() {
-    const DONE: &str = "KubeStackShutDown";
+    const MARK: &str = "KubeStackShutDown";
     let bringup = Bringup::of("cp-1");
     let healthy = bringup.bare_host();
     let run = bringup.apply(&healthy);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-    let is_done = |host: &FakeHost| {
+    // Whether the node is cordoned, and whether the cordon is marked as ours.
+    let cordon = |host: &FakeHost| {
         let snapshot = host.snapshot();
         let mut nodes = snapshot
             .things()
             .filter(|(thing, _)| thing.starts_with("node "));
-        nodes.any(|(_, state)| state.contains(DONE))
+        let (_, state) = nodes.next().expect("there is a node");
+        (state.contains("unschedulable: true"), state.contains(MARK))
     };
     for faults in [
         FaultPlan::none().fail("evict_pods", "*"),
         FaultPlan::none().stall("evict_pods", "*"),
+        call("patch_node", "*", Mischief::Fail),
         call("patch_node", "*", Mischief::CrashAfter),
     ] {
         let host = healthy.fork().with_faults(faults.clone());
         let _ = bringup.stop_phase(&host, "drain");
         host.revive();
         host.clear_journal();
-        assert!(!is_done(&host), "{faults:?}");
+        let (cordoned, marked) = cordon(&host);
+        assert_eq!(
+            cordoned, marked,
+            "a cordon of ours has its mark: {faults:?}"
+        );
         let run = bringup.stop_phase(&host, "drain");
         assert_eq!(run.outcome, Outcome::Stopped, "{}", run.text());
-        assert!(is_done(&host), "{faults:?}");
+        assert_eq!(cordon(&host), (true, true), "{faults:?}");
         assert!(host.journal().iter().any(|call| call.name == "evict_pods"));
     }
 }

@@ -11,7 +11,10 @@ use engine::exec::{
 };
 use engine::host::fake::FakeHost;
 use engine::plan::Plan;
-use engine::resource::pki::{Authority, Rotation, Stage, USES, certificate_in, certificate_paths};
+use engine::resource::pki::{
+    Authority, ENCRYPTION, Rotation, Stage, USES, certificate_in, certificate_paths,
+    encryption_key_ids, encryption_stage,
+};
 use engine::resource::{NoSecrets, ResourceError};
 
 const STEPS: [Rotation; 3] = [Rotation::Begin, Rotation::Switch, Rotation::Finish];
@@ -105,9 +108,9 @@ fn each_authority_is_replaced_and_everybody_follows() {
     let (bringup, host) = standing();
     assert_eq!(
         authorities(&bringup.plan),
-        ["cluster", "etcd", "front-proxy"]
+        ["cluster", "etcd", "front-proxy", ENCRYPTION]
     );
-    for authority in authorities(&bringup.plan) {
+    for authority in ["cluster", "etcd", "front-proxy"] {
         let before = read(&host, authority).facts().serial.clone();
         for (step, stage, trusted) in [
             (Rotation::Begin, Stage::Begun, 2),
@@ -214,12 +217,65 @@ fn a_step_is_foretold() {
     }
 }
 
+/// The key that encrypts Secrets: the API server has read each step before the next is taken.
+#[test]
+fn the_encryption_key_is_replaced_and_the_api_server_follows() {
+    let (bringup, host) = standing();
+    let ids = |host: &FakeHost| block_on(encryption_key_ids(host)).expect("they can be read");
+    let [old] = ids(&host).try_into().expect("one key");
+    for (step, because) in [
+        (Rotation::Switch, "there is one key at present"),
+        (Rotation::Finish, "there is one key at present"),
+    ] {
+        let error = refusal(&bringup, &host, ENCRYPTION, step).expect("it is refused");
+        assert!(error.to_string().contains(because), "{error}");
+    }
+    for (step, stage, keys) in [
+        (Rotation::Begin, Stage::Begun, 2),
+        (Rotation::Switch, Stage::Switched, 2),
+        (Rotation::Finish, Stage::Settled, 1),
+    ] {
+        let changed = take(&bringup, &host, ENCRYPTION, step);
+        let restarts = "control-plane/pod_container:k8s-master/kube-apiserver";
+        assert!(
+            changed.iter().any(|id| id == restarts),
+            "{step:?}: {changed:?}"
+        );
+        assert_eq!(
+            block_on(encryption_stage(&host)).expect("it is there"),
+            stage
+        );
+        assert_eq!(ids(&host).len(), keys, "{step:?}");
+        host.meddle(|world| world.advance(10 * MINUTE));
+        let settled = bringup.apply(&host).changes();
+        assert_eq!(settled, Vec::<String>::new(), "{step:?}");
+        if step == Rotation::Begin {
+            let error = refusal(&bringup, &host, ENCRYPTION, Rotation::Finish);
+            let error = error.expect("it is refused").to_string();
+            assert!(error.contains("does not encrypt yet"), "{error}");
+        }
+    }
+    assert!(
+        !ids(&host).contains(&old),
+        "it encrypts and decrypts no more"
+    );
+}
+
+#[test]
+fn a_step_of_the_encryption_key_cut_anywhere_is_made_good() {
+    cut_anywhere(ENCRYPTION);
+}
+
 #[test]
 fn a_step_cut_anywhere_is_made_good() {
+    cut_anywhere("etcd");
+}
+
+fn cut_anywhere(authority: &str) {
     let (bringup, host) = standing();
     let bare = bringup.bare_host().snapshot();
     for step in STEPS {
-        let plan = rotating(&bringup.plan, "etcd", step).expect("the role has it");
+        let plan = rotating(&bringup.plan, authority, step).expect("the role has it");
         let whole = host.fork().keeping_past();
         let events = Recording::default();
         let outcome = block_on(runner(&bringup, &plan, &whole, &events).rotate());
@@ -259,7 +315,7 @@ fn a_step_cut_anywhere_is_made_good() {
             let left = bringup.not_cleaned(&bare, &again, true);
             assert_eq!(left, Vec::<String>::new(), "{step:?}, {cut:?}");
         }
-        take(&bringup, &host, "etcd", step);
+        take(&bringup, &host, authority, step);
         host.meddle(|world| world.advance(10 * MINUTE));
         host.clear_journal();
     }

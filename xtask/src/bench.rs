@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{self, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::{Cache, Setup, down};
 
@@ -26,17 +26,20 @@ use figures::Figure;
 
 /// Where `--write` puts the figures.
 const PAGE: &str = "docs/benchmarks.md";
+/// Figures of fewer repetitions are not published: times of kubeadm have clusters, and the spread has to show.
+const PUBLISHED: u8 = 7;
 
 /// The options of `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// How often everything is measured; the medians count.
-    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, default_value_t = PUBLISHED, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=50))]
     repetitions: u8,
     /// Measure this part alone.
     #[arg(long, value_enum)]
     only: Option<Part>,
-    /// Write the figures to docs/benchmarks.md; parts that were not measured stay as they are there.
+    /// Write the figures to docs/benchmarks.md; parts that were not measured stay as they are there. Needs a quiet machine: no other
+    /// lab, and at least seven repetitions.
     #[arg(long)]
     write: bool,
 }
@@ -70,20 +73,32 @@ impl Part {
         }
     }
 
-    fn measure(self, nodelet: &Path, repetitions: usize) -> Result<Vec<Figure>> {
+    /// With `quiet`, no other lab may stand.
+    fn measure(self, nodelet: &Path, repetitions: usize, quiet: bool) -> Result<Vec<Figure>> {
         match self {
-            Self::Hosts => {
-                on_hosts(|setup, run| bringup::measure(setup, nodelet, run, repetitions))
-            }
+            Self::Hosts => on_hosts(quiet, |setup, run| {
+                bringup::measure(setup, nodelet, run, repetitions)
+            }),
             Self::Plans => plans::measure(nodelet, repetitions),
-            Self::Repairs => {
-                on_hosts(|setup, run| repairs::measure(setup, nodelet, run, repetitions))
-            }
+            Self::Repairs => on_hosts(quiet, |setup, run| {
+                repairs::measure(setup, nodelet, run, repetitions)
+            }),
         }
     }
 }
 
 impl Arguments {
+    /// Refuses to publish what fewer repetitions than [`PUBLISHED`] say.
+    fn check(&self) -> Result<()> {
+        if self.write && self.repetitions < PUBLISHED {
+            bail!(
+                "--write needs at least {PUBLISHED} repetitions, and {} were asked for",
+                self.repetitions
+            );
+        }
+        Ok(())
+    }
+
     fn measures(&self, part: Part) -> bool {
         self.only.is_none_or(|only| only == part)
     }
@@ -100,12 +115,13 @@ impl Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    arguments.check()?;
     let nodelet = nodelet::build(Profile::Release)?;
     let repetitions = usize::from(arguments.repetitions);
     let parts = Part::value_variants().iter();
     for part in parts.filter(|part| arguments.measures(**part)) {
         let machine = Machine::now();
-        let figures = part.measure(&nodelet, repetitions)?;
+        let figures = part.measure(&nodelet, repetitions, arguments.write)?;
         let section = format!(
             "{}\n{}\n{}\n{}",
             part.about(),
@@ -125,11 +141,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn on_hosts(measure: impl FnOnce(&Setup, &str) -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
+fn on_hosts(
+    quiet: bool,
+    measure: impl FnOnce(&Setup, &str) -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
     let cache = Cache::locate()?;
     let setup = Setup::run(&cache)?;
     let others: Vec<String> = down::labs(&cache)?.into_iter().collect();
     if !others.is_empty() {
+        if quiet {
+            bail!(
+                "--write needs a quiet machine, and these labs stand: {}; take them down with `cargo xtask down --lab NAME`",
+                others.join(", ")
+            );
+        }
         println!(
             "These labs stand beside the bench and may slow it: {}.",
             others.join(", ")
@@ -140,16 +165,18 @@ fn on_hosts(measure: impl FnOnce(&Setup, &str) -> Result<Vec<Figure>>) -> Result
 }
 
 fn verdict(figures: &[Figure]) -> String {
+    let count = |met| figures.iter().filter(|figure| figure.met() == met).count();
     let missed: Vec<&str> = figures
         .iter()
         .filter(|figure| figure.met() == Some(false))
         .map(|figure| figure.name.as_str())
         .collect();
-    if missed.is_empty() {
-        "All targets are met.".to_owned()
-    } else {
-        format!("Missed: {}.", missed.join("; "))
-    }
+    let (met, without) = (count(Some(true)), count(None));
+    let missed = match missed.as_slice() {
+        [] => "none missed".to_owned(),
+        missed => format!("missed: {}", missed.join("; ")),
+    };
+    format!("Targets: {met} met, {missed}; {without} figures have none.")
 }
 
 /// The page with this section anew, and the others as they were.
@@ -181,37 +208,55 @@ fn rewritten(page: &str, part: Part, section: &str) -> String {
 }
 
 const INTRODUCTION: &str = "\
-Written by `cargo xtask bench --write`, part by part. The peer is `kubeadm` 1.20.2, built from the same Debian source as the role's
-Kubernetes. nodelet is a release build.
+Each section names the command that measured it; `cargo xtask bench --write` writes all but those that name a soak. nodelet is a release build. The
+peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes.
 
-Ratios are those of the medians; figures without a target are only told. The machine may do other things meanwhile, as the load average
-shows: times vary with it, ratios of interleaved runs much less.
+Rows show the median with minimum and maximum, and below all values. kubeadm's times have clusters: a node becomes Ready with a status
+report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than 3 seconds between two
+neighbours, or all values where there is no such gap; the number of values in it stands beside its median. Ratios are our median divided by kubeadm's median, and
+by the median of its fast cluster. A ratio's target is judged by the fast cluster. A row without a target says so. The load average shows whether the machine
+was quiet.
 ";
 
 const HOSTS: &str = "\
-Every repetition has a lab of its own with four hosts of the same image. All have a running docker, the control plane's images loaded,
-and conntrack, socat, ipset and the CNI plugins installed; all but one have the role's `daemon.json`, so that docker need not restart;
-the one without shows what that costs. They are measured one after the other, each switched off when it is done, and nodelet and
-kubeadm take turns at being first. Times are taken on the host, from the start of the command until `kubectl wait`, which runs beside it,
-has seen the node Ready. `nodelet apply` goes on after that, until the controller-manager has made the account that pods need; that has
-its own line. kubeadm is given what serves it best: no DNS add-on, which the role does not bring either, and a CNI file with the node's subnet
-in it. With the role's very file, which leaves the subnet to the controller-manager, kubeadm's node is Ready later; that has its own line.
-`init --dry-run` is kubeadm's nearest thing to a plan. `clean --purge` is what `kubeadm reset` does: the cluster's data and its
-authorities go too. Unlike `reset` it leaves nothing; see [clean-slate.md](clean-slate.md).
+Every repetition has a lab of its own with six hosts of the same image. All have a running docker and conntrack, socat, ipset and the CNI
+plugins installed. They are measured one after the other, each switched off when it is done, and the order rotates. All but two have the role's
+`daemon.json`: the stock one, and one where nodelet configures and restarts docker as part of its command.
+
+Three moments are taken on the host, from the start of the command. Node Ready: `kubectl wait`, which runs beside the command, has seen it.
+First pod Running: a pod that tolerates the master's taint is created as soon as the API server accepts it, with the same manifest on all hosts and
+an image that docker has already. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is Ready and
+pods can be created; kubeadm does not wait for its node.
+
+Images are preloaded, or come from archives: then `nodelet apply` loads them, and on kubeadm's host `docker load`, two archives at a time, is part of the
+measured command.
+
+kubeadm's kubelet has the unit, the flags and the configuration of our kubelet, read from a host that nodelet brought up: among them
+`nodeStatusUpdateFrequency: 4s` and `AWS_EC2_METADATA_DISABLED=true`, without which kubelet asks for cloud credentials and waits six seconds on a network that drops
+such packets. Only paths of files that kubeadm makes differ. It has no DNS add-on, which the role does not bring either, and a CNI file with the node's subnet in it.
+Stock kubeadm has kubelet as upstream packages it and docker as Debian ships it, on the same network and with the same CNI file.
+
+`clean --purge` and `reset` begin when the first pod has been removed. `clean --purge` is what `kubeadm reset` does: the cluster's data and its authorities go too.
+`init --dry-run` is kubeadm's nearest equivalent of a plan; it leaves files, `plan` does not.
 ";
 
 const PLANS: &str = "\
 Planning needs no host: `plan` plays the role on a host that a file describes. The synthetic roles have ten steps in each phase, and each
-phase needs the one before it. Peak memory has a floor of a few MB, which is that of the process that measures.
+phase needs the one before it. Peak memory has a floor of a few MB, which is that of the process that measures. kubeadm has no part in it.
 ";
 
 const REPAIRS: &str = "\
-A master with a virtual IP that nodeletd keeps, at the usual interval of a minute between passes: what an event tells of is repaired at
-once, the rest by the next pass. Times are taken on the host, from the fault until the host is whole and stays so for a second; what
-that means is beside each fault (`lab/src/fault.rs`). What kubeadm's master comes back from by itself is measured there too, in turn, on
-a host with docker as Debian ships it, and on one with the role's configuration of docker, which lets containers outlive dockerd. A kubelet
-that was stopped stays stopped there. What has no peer and no target was measured once.
+A master with a virtual IP that nodeletd keeps, at the usual interval of a minute between passes: an event is acted on at once, the rest by the next
+pass. Times are taken on the host, from the fault until the host is whole and stays so for a second; what that means is beside each fault
+(`lab/src/fault.rs`). What kubeadm's master comes back from by itself is measured there too, in turn. Both are asked the same questions, equally often.
+kubeadm's host has our kubelet's settings and the role's configuration of docker, which lets containers outlive dockerd; stock kubeadm and stock docker
+have rows of their own. When dockerd dies, systemd starts it again on each host, and nodelet does nothing: that row compares configurations, and has
+no target. A kubelet that was stopped stays stopped on kubeadm's host. What has no peer and no target was measured once.
 ";
+
+/// What stands in place of figures that this method has not measured.
+#[cfg(test)]
+const UNMEASURED: &str = "Not measured yet with this method";
 
 #[cfg(test)]
 mod tests {
@@ -222,7 +267,7 @@ mod tests {
         let page = rewritten("", Part::Plans, "plans, first");
         let page = rewritten(&page, Part::Hosts, "hosts");
         let page = rewritten(&page, Part::Plans, "plans, again\n");
-        assert!(page.starts_with("# Benchmarks\n\nWritten by"), "{page}");
+        assert!(page.starts_with("# Benchmarks\n\nEach section"), "{page}");
         assert!(
             page.ends_with("\n## Bring-up and clean\n\nhosts\n\n## Planning\n\nplans, again\n"),
             "{page}"
@@ -236,5 +281,38 @@ mod tests {
             page.ends_with("\n\nanew\n\n## Planning\n\nplans, again\n\n## At rest\n\nlittle\n"),
             "{page}"
         );
+    }
+
+    /// A method that changes takes its old figures along: the page describes the method that measured what stands below.
+    #[test]
+    fn the_page_describes_the_present_method() {
+        let page = fs::read_to_string(checkout().join(PAGE)).expect("the page is checked in");
+        assert!(page.starts_with(&format!("# Benchmarks\n\n{INTRODUCTION}")));
+        for part in Part::value_variants() {
+            let heading = format!("\n## {}\n\n", part.title());
+            let (_, section) = page.split_once(&heading).expect(&heading);
+            let figures = section.strip_prefix(part.about());
+            let figures = figures.unwrap_or_else(|| panic!("{heading} has another method"));
+            let says = |words: &str| figures.trim_start().starts_with(words);
+            assert!(
+                says(UNMEASURED) || says("- date: "),
+                "{heading} has neither figures nor says so"
+            );
+        }
+    }
+
+    #[test]
+    fn few_repetitions_are_not_published() {
+        let mut arguments = Arguments {
+            repetitions: 6,
+            only: None,
+            write: true,
+        };
+        arguments.check().expect_err("too few");
+        arguments.write = false;
+        arguments.check().expect("they may be looked at");
+        arguments.write = true;
+        arguments.repetitions = 7;
+        arguments.check().expect("enough");
     }
 }

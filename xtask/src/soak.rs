@@ -1,5 +1,6 @@
 //! `cargo xtask soak`: the suites that take minutes each, and the page of what they saw.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -131,14 +132,33 @@ fn render(machine: &str, record: &Path) -> Result<String> {
     let mut text = format!(
         "# Clean slate\n\n{INTRODUCTION}\n{machine}\n| scenario | things compared | differences |\n|---|---:|---:|\n"
     );
+    let mut empty = BTreeSet::new();
     for line in lines.lines() {
         let value: serde_json::Value =
             serde_json::from_str(line).with_context(|| format!("`{line}` is no record"))?;
         let scenario = value["scenario"]
             .as_str()
             .context("a record without name")?;
-        let _ = writeln!(text, "| {scenario} | {} | 0 |", value["things"]);
+        let _ = writeln!(
+            text,
+            "| {scenario} | {} | {} |",
+            value["things"], value["differences"]
+        );
+        let sections = value["empty"].as_array().into_iter().flatten();
+        empty.extend(sections.filter_map(|section| section.as_str().map(str::to_owned)));
     }
+    text.push_str("\n## What was not compared\n\n");
+    if !empty.is_empty() {
+        let empty: Vec<String> = empty.into_iter().collect();
+        let _ = writeln!(
+            text,
+            "Empty before and after in at least one scenario, so nothing was compared there: {}.\n",
+            empty.join(", ")
+        );
+    }
+    text.push_str(
+        "Extended attributes are not compared, nor the content of packages' own files below /usr and of files in /run.\n",
+    );
     text.push_str("\n## What may differ\n\n");
     for (path, why) in EXCEPTIONS {
         let _ = writeln!(text, "- `{path}`: {why}");
@@ -151,13 +171,13 @@ fn render(machine: &str, record: &Path) -> Result<String> {
 }
 
 const INTRODUCTION: &str = "\
-A host before `nodelet apply` is the same host after `apply` and `clean`. Written by `cargo xtask soak --write`, which fails where a
-single line differs; `cargo xtask test` asserts the bare host too.
+A host before `nodelet apply` is compared with the same host after `apply` and `clean`. Written by `cargo xtask soak --write`, which fails where a
+single line differs; so a page with another number than 0 is never written. `cargo xtask test` asserts the bare host too.
 
-Compared are, on real lab hosts: files below /etc, /usr, /opt, /var, /root and systemd's folders in /run with kind, mode and owner, their
-content but for packages' own, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
-rules and network namespaces; iptables and ip6tables, ipsets and IPVS where their tools are installed; kernel settings and modules; packages, accounts, unit files and units with
-their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
+Compared are, on lab hosts: files below /etc, /usr, /opt, /var, /root, /run, /tmp, /home, /srv and /boot with kind, mode and owner, their
+content but for packages' own and /run, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
+rules and network namespaces; iptables and ip6tables rules in their order and with duplicates; nftables, ipsets and IPVS where their tools are installed;
+kernel settings and modules; packages, accounts, unit files and units with their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 
 #[cfg(test)]
@@ -165,14 +185,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_describes_the_present_comparison() {
+        let page = fs::read_to_string(checkout().join(PAGE)).expect("the page is checked in");
+        assert!(page.starts_with(&format!("# Clean slate\n\n{INTRODUCTION}")));
+        for (path, why) in EXCEPTIONS {
+            assert!(page.contains(&format!("- `{path}`: {why}\n")), "{path}");
+        }
+    }
+
+    #[test]
     fn a_page_has_a_line_for_each_scenario() {
         let directory = std::env::temp_dir().join(format!("soak-page-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("made");
         let record = directory.join("record.jsonl");
-        fs::write(&record, "{\"scenario\": \"bare\", \"things\": 7}\n").expect("written");
+        fs::write(&record, "{\"scenario\": \"bare\", \"things\": 7, \"differences\": 2, \"empty\": [\"modules\"]}\n").expect("written");
         let text = render("- machine: m\n", &record).expect("rendered");
         fs::remove_dir_all(directory).expect("removed");
-        assert!(text.contains("| bare | 7 | 0 |"), "{text}");
+        assert!(
+            text.contains("| bare | 7 | 2 |"),
+            "what was counted: {text}"
+        );
+        assert!(
+            text.contains("nothing was compared there: modules."),
+            "{text}"
+        );
         assert!(text.contains("- `/var/log`: logs"), "{text}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::package::{self, ROLE};
+use lab::topology::Choices;
 use lab::{Cache, Config, Host, HostSpec, Image, Lab, Mount, Setup, command, machine_mount};
 
 use crate::enter::kubectl_words;
@@ -16,6 +17,13 @@ use crate::{checkout, nodelet};
 const READY: Duration = Duration::from_secs(300);
 /// How long an apply that somebody else started may take.
 const OTHERS: Duration = Duration::from_secs(600);
+/// nodeletd's unit, and what its start or stop takes at most: a change reaches its next safe point first.
+const NODELETD: &str = "pf9-nodeletd.service";
+const DAEMON: Duration = Duration::from_secs(150);
+/// Until nodeletd has read its settings.
+const HELD: Duration = Duration::from_secs(60);
+/// Where settings lie while nodelet judges them.
+const CANDIDATE: &str = "/run/nodelet-lab-settings.yaml";
 
 /// The options of `up`.
 #[derive(Debug, clap::Args)]
@@ -32,12 +40,18 @@ pub(crate) struct Arguments {
     /// Make the new host a virtual machine: with a kernel of its own, and slower.
     #[arg(long, conflicts_with = "image")]
     vm: bool,
-    /// Give the API server a virtual address.
+    /// Give the API server a virtual address. Like `--set`, it stays chosen for this host until the lab is taken down.
     #[arg(long)]
     vip: bool,
-    /// A value for the operator's configuration; may be repeated.
+    /// Take back an earlier `--vip`.
+    #[arg(long, conflicts_with = "vip")]
+    no_vip: bool,
+    /// A value for the operator's configuration; may be repeated. With KUBE_SERVICE_STATE=true nodeletd is started and keeps the host.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     values: Vec<String>,
+    /// Take back an earlier `--set` of this key; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
     /// Make what labs are made of, and no lab.
     #[arg(long)]
     only_setup: bool,
@@ -48,7 +62,7 @@ pub(crate) struct Arguments {
 
 /// A pair, looked at before anything is started.
 fn pair(text: &str) -> Result<String> {
-    Config::default().set_pair(text)?;
+    Config::pair(text)?;
     Ok(text.to_owned())
 }
 
@@ -82,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let nodelet = nodelet::build(Profile::Dev)?;
     let stood = Lab::stands(&cache, &arguments.lab);
-    let (lab, host) = if stood {
+    let (mut lab, host) = if stood {
         reopen(arguments, &setup)?
     } else {
         create(arguments, &setup)?
@@ -97,29 +111,60 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     );
     wait_for_others(&host)?;
     package::install(&host, checkout(), &nodelet)?;
-    if stood && !arguments.chooses() && package::is_configured(&host)? {
-        println!("Its configuration stays; --vip and --set make a new one.");
+    let chosen = arguments.choices(lab.choices(host.name()))?;
+    let stays = stood && !arguments.chooses() && package::is_configured(&host)?;
+    let config = config(&chosen, &lab, &host);
+    if !stays {
+        validate(&host, &config)?;
+    }
+    let daemon = Daemon::stop(&host)?;
+    if stays {
+        println!("Its configuration stays; --vip, --no-vip, --set and --unset change it.");
     } else {
-        package::configure(&host, &config(arguments, &lab, &host)?)?;
+        package::configure(&host, &config)?;
+        lab.choose(host.name(), chosen.clone())?;
     }
     if arguments.no_apply {
+        daemon.restore()?;
         println!(
             "The role is installed; apply it with `cargo xtask shell --lab {} -- nodelet apply --role {ROLE}`.",
             lab.name()
         );
         return Ok(ExitCode::SUCCESS);
     }
-    apply(&lab, &host)?;
-    wait_until_ready(&host)?;
+    let applied = apply(&lab, &host).and_then(|()| wait_until_ready(&host));
+    if applied.is_ok() && keeps(&chosen) {
+        daemon.keep()?;
+    } else {
+        daemon.restore()?;
+    }
+    applied?;
     // Something to run: a lab reaches no registry.
     host.load_image(&setup.toolbox)?;
     explain(&lab, &host, began)
 }
 
 impl Arguments {
-    /// True if the user asked for a configuration of their own.
+    /// True if this call changes the configuration.
     fn chooses(&self) -> bool {
-        self.vip || !self.values.is_empty()
+        self.vip || self.no_vip || !self.values.is_empty() || !self.unset.is_empty()
+    }
+
+    /// What earlier calls chose, with what this one changes.
+    fn choices(&self, mut earlier: Choices) -> Result<Choices> {
+        earlier.vip = (earlier.vip || self.vip) && !self.no_vip;
+        for key in &self.unset {
+            if earlier.settings.remove(key).is_none() {
+                bail!(
+                    "no earlier `up` of this lab set {key}, so --unset {key} has nothing to take back"
+                );
+            }
+        }
+        for text in &self.values {
+            let (key, value) = Config::pair(text)?;
+            earlier.settings.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(earlier)
     }
 
     /// The image that the user asked for.
@@ -192,13 +237,105 @@ fn wait_for_others(host: &Host) -> Result<()> {
     })
 }
 
-fn config(arguments: &Arguments, lab: &Lab, host: &Host) -> Result<Config> {
-    let mut config = Config::master(lab.name(), host.address(), arguments.vip.then(|| lab.vip()));
-    arguments
-        .values
-        .iter()
-        .try_for_each(|pair| config.set_pair(pair))?;
-    Ok(config)
+fn config(chosen: &Choices, lab: &Lab, host: &Host) -> Config {
+    let mut config = Config::master(lab.name(), host.address(), chosen.vip.then(|| lab.vip()));
+    for (key, value) in &chosen.settings {
+        config.set(key, value);
+    }
+    config
+}
+
+/// Lets nodelet judge settings before they are written: it reads them, plans with them, and touches nothing.
+fn validate(host: &Host, config: &Config) -> Result<()> {
+    host.put(config.render().as_bytes(), CANDIDATE, 0o600)?;
+    let output = host.exec(&[
+        "nodelet", "plan", "--full", "--role", ROLE, "--config", CANDIDATE,
+    ]);
+    host.text(&["rm", CANDIDATE])?;
+    let output = output?;
+    if output.status.success() {
+        return Ok(());
+    }
+    bail!(
+        "nodelet refuses these settings, so they were not written:\n{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    )
+}
+
+/// Whether nodeletd is to keep the host.
+fn keeps(chosen: &Choices) -> bool {
+    chosen
+        .settings
+        .get("KUBE_SERVICE_STATE")
+        .is_some_and(|state| state == "true")
+}
+
+/// nodeletd on a host. It rests while `up` changes the host, and takes up the new program when it starts again.
+struct Daemon<'a> {
+    host: &'a Host,
+    ran: bool,
+}
+
+impl<'a> Daemon<'a> {
+    fn stop(host: &'a Host) -> Result<Self> {
+        let active = host.exec(&["systemctl", "is-active", "--quiet", NODELETD])?;
+        let daemon = Self {
+            host,
+            ran: active.status.success(),
+        };
+        if daemon.ran {
+            println!("nodeletd runs on the host; it is stopped until this is done.");
+            daemon.systemctl(&["stop"])?;
+        }
+        Ok(daemon)
+    }
+
+    /// As it was.
+    fn restore(&self) -> Result<()> {
+        if self.ran {
+            self.systemctl(&["start"])?;
+        }
+        Ok(())
+    }
+
+    /// Starts it, now and after each boot, and waits until it holds the host at its role.
+    fn keep(&self) -> Result<()> {
+        self.systemctl(&["enable", "--now"])?;
+        let mut last = String::new();
+        command::poll(HELD, || {
+            let output = self.host.exec(&["nodelet", "status", "--json"]).ok()?;
+            let view: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            last = format!("desired {}, doing {}", view["desired"], view["doing"]);
+            (view["desired"] == "true").then_some(())
+        })
+        .with_context(|| {
+            format!(
+                "nodeletd does not hold the host at its role after {} s: {last}",
+                HELD.as_secs()
+            )
+        })?;
+        println!("nodeletd keeps the host from now on.");
+        Ok(())
+    }
+
+    fn systemctl(&self, verb: &[&str]) -> Result<()> {
+        let words: Vec<&str> = ["systemctl"]
+            .iter()
+            .chain(verb)
+            .copied()
+            .chain([NODELETD])
+            .collect();
+        let output = self.host.exec_within(&words, None, DAEMON)?;
+        if !output.status.success() {
+            bail!(
+                "`{}` failed on {}: {}",
+                words.join(" "),
+                self.host.name(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
 }
 
 fn apply(lab: &Lab, host: &Host) -> Result<()> {
@@ -269,6 +406,26 @@ mod tests {
     struct Line {
         #[command(flatten)]
         arguments: Arguments,
+    }
+
+    fn choices(earlier: &Choices, words: &[&str]) -> Result<Choices> {
+        let line = Line::try_parse_from(["up"].iter().chain(words)).expect("words");
+        line.arguments.choices(earlier.clone())
+    }
+
+    #[test]
+    fn earlier_choices_stay_until_they_are_taken_back() {
+        let first = choices(&Choices::default(), &["--vip", "--set", "MAX_PODS=20"]);
+        let first = first.expect("choices");
+        let second = choices(&first, &["--set", "KUBE_SERVICE_STATE=true"]).expect("choices");
+        assert!(second.vip && keeps(&second) && !keeps(&first));
+        assert_eq!(second.settings["MAX_PODS"], "20");
+        assert_eq!(choices(&second, &[]).expect("nothing new"), second);
+        let third = choices(&second, &["--no-vip", "--unset", "MAX_PODS"]).expect("choices");
+        assert!(!third.vip && keeps(&third) && third.settings.len() == 1);
+        choices(&third, &["--unset", "MAX_PODS"]).expect_err("it is not set");
+        let changed = choices(&third, &["--set", "KUBE_SERVICE_STATE=ignore"]).expect("choices");
+        assert!(!keeps(&changed));
     }
 
     #[test]

@@ -46,8 +46,16 @@ pub(crate) enum Command {
     /// One status pass, as nodeletd makes it.
     #[command(hide = true)]
     Pass(PassArgs),
+    /// Give each node of the cluster that has no pods' subnet a free one, as nodeletd does on masters.
+    #[command(hide = true)]
+    PodSubnets(PodSubnetsArgs),
     /// Take the role off this host: all is as it was before, but for what is kept.
     Clean(CleanArgs),
+    /// Recover the ledger of a host where the role runs and the ledger was lost, damaged or replaced. Changes nothing else.
+    ///
+    /// The copy of the ledger is used where it is complete. Otherwise what stands on the host as the role makes it is recorded as the
+    /// role's, and what cannot be known (values from before the role) is listed.
+    Recover(RecoverArgs),
     /// Show every certificate: its end, when it is due for renewal, who uses it. Reads files and nothing else.
     ///
     /// Exit codes: 0 all are valid; 2 one is over or cannot be read, or there are more than are read.
@@ -64,7 +72,7 @@ pub(crate) enum Command {
     Etcd(EtcdCommand),
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
     History(HistoryArgs),
-    /// Say what brought a thing about, what failed there, and what happens next. Reads nothing but the ledger.
+    /// Say what brought a thing about, what failed there, and what happens next. Changes nothing.
     Why(WhyArgs),
 }
 
@@ -80,9 +88,10 @@ impl Command {
             Self::Repair(args) => args.role.json,
             Self::Pass(args) => args.role.json,
             Self::Clean(args) => args.role.json,
+            Self::Recover(args) => args.role.json,
             Self::Phases(role) => role.json,
             Self::History(args) => args.json,
-            Self::Why(args) => args.json,
+            Self::Why(args) => args.role.json,
             Self::Certs(args) => match &args.command {
                 Some(CertsCommand::Renew(args)) => args.role.json,
                 Some(CertsCommand::Rotate(args)) => args.role.json,
@@ -91,7 +100,7 @@ impl Command {
             Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
             Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.role.json,
             Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
-            Self::Pause(_) | Self::Resume | Self::Facts => false,
+            Self::Pause(_) | Self::Resume | Self::Facts | Self::PodSubnets(_) => false,
         }
     }
 }
@@ -141,8 +150,9 @@ pub(crate) struct EtcdVerifyArgs {
 /// Which role, with which settings, for which host.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
-    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path. Its scripts are read from there; the packages,
-    /// programs and images that it brings are those of the installed role, in /opt/pf9/roles.
+    /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash (./roles/pf9-kube). Its scripts
+    /// are read from there; the packages, programs and images that it brings are those of the installed role. On the live host,
+    /// only root may be able to change its files.
     #[arg(
         long,
         value_name = "NAME|PATH",
@@ -166,6 +176,19 @@ pub(crate) struct RoleArgs {
     /// The settings are complete: kube_override.env has been merged into them already.
     #[arg(long, hide = true)]
     pub(crate) settled: bool,
+}
+
+impl RoleArgs {
+    /// The installed role with the host's own settings, for commands that take neither.
+    pub(crate) fn usual() -> Self {
+        Self {
+            role: "pf9-kube".to_owned(),
+            config: PathBuf::from("/etc/pf9/nodelet"),
+            facts: None,
+            json: false,
+            settled: false,
+        }
+    }
 }
 
 /// Which phases.
@@ -242,7 +265,7 @@ pub(crate) struct RotateArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// The authority: cluster, etcd or front-proxy.
+    /// The authority: cluster, etcd or front-proxy; or `encryption`, the key that encrypts Secrets in etcd.
     pub(crate) authority: String,
 
     /// The step to take.
@@ -256,11 +279,11 @@ pub(crate) struct RotateArgs {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum RotateStep {
-    /// Make a successor, and have it trusted beside the present one.
+    /// Make a successor, and have it trusted beside the present one; make the next encryption key, and have it read.
     Begin,
-    /// Have the successor sign, and renew all that its predecessor signed.
+    /// Have the successor sign, and renew all that its predecessor signed; have the next key encrypt, and store all Secrets anew.
     Switch,
-    /// Have the predecessor trusted no more.
+    /// Have the predecessor trusted no more; have the previous key retired.
     Finish,
 }
 
@@ -322,6 +345,21 @@ pub(crate) struct PassArgs {
     /// Failures in a row before this pass, as the pass before has told, in JSON.
     #[arg(long, value_name = "JSON", value_parser = streaks)]
     pub(crate) before: Option<Streaks>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PodSubnetsArgs {
+    /// The pods' network of the cluster.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) network: ipnet::IpNet,
+
+    /// The prefix length of a node's subnet.
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) prefix: u8,
+
+    /// How the API server is reached.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
 }
 
 fn streaks(json: &str) -> Result<Streaks, serde_json::Error> {
@@ -386,12 +424,21 @@ pub(crate) struct HistoryArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
     /// A phase, a step, a path, or the name of a container, unit, image, package or kernel setting.
     pub(crate) thing: String,
+}
 
-    /// Write JSON.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Show what would be recovered, and write nothing.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
 use engine::exec::STATE;
 use engine::facts::Facts;
+use engine::ledger::Ledger;
 use engine::planner;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,9 @@ const LIMIT: u64 = 64 * 1024;
 /// Older releases wrote the host's name and no node's name or address, and read no more than they wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
+    /// In the file: the id of the ledger beside it, which tells another host's file from ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger: Option<String>,
     host: String,
     /// The node's name: the host's, or its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +92,12 @@ fn path() -> PathBuf {
     PathBuf::from(STATE).join("identity.json")
 }
 
+/// The id of this host's ledger, if it can be read.
+fn ledger_id() -> Option<String> {
+    let tip = daemon::files::read(&PathBuf::from(STATE).join("ledger.tip"), LIMIT);
+    Ledger::id_in_tip(&tip.ok()??)
+}
+
 fn is_forbidden(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<Error>();
     cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied)
@@ -103,6 +113,7 @@ impl Identity {
             .iter()
             .filter_map(|(name, _)| Some(((*name).to_owned(), text(name)?)));
         Self {
+            ledger: None,
             host: facts.hostname.clone(),
             node: planner::node_name(settings, facts),
             address: facts.address,
@@ -113,10 +124,10 @@ impl Identity {
     /// What the host stands with; `None` on a host without a role. A file that cannot be read or understood counts as none: what
     /// it was for is a refusal, and a host must never be refused for our own loss.
     pub(crate) fn recorded() -> Option<Self> {
-        Self::recorded_at(&path())
+        Self::recorded_at(&path(), ledger_id().as_deref())
     }
 
-    fn recorded_at(path: &Path) -> Option<Self> {
+    fn recorded_at(path: &Path, ledger: Option<&str>) -> Option<Self> {
         let lost = |error: &anyhow::Error| {
             tracing::warn!(
                 "{} cannot be read and counts as lost: {error:#}; move away what stands there, a status pass writes it anew",
@@ -128,8 +139,16 @@ impl Identity {
             Err(error) if is_forbidden(&error) => return None,
             read => read.inspect_err(lost).ok()??,
         };
-        let identity = serde_json::from_slice(&content).context("understand it");
-        identity.inspect_err(lost).ok()
+        let identity = serde_json::from_slice::<Self>(&content).context("understand it");
+        let mut identity = identity.inspect_err(lost).ok()?;
+        let its = identity.ledger.take();
+        if its.is_some() && ledger.is_some() && its.as_deref() != ledger {
+            lost(&anyhow::anyhow!(
+                "it is the file of another host, or of an earlier life of this one"
+            ));
+            return None;
+        }
+        Some(identity)
     }
 
     /// The same without the address, where nobody can tell whether that is the one it stands with.
@@ -204,8 +223,10 @@ impl Identity {
             let stands = self.settings.get(*name)?;
             let wanted = wanted.settings.get(*name)?;
             // Identifiers are the same in capitals.
-            let same =
-                stands == wanted || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
+            // One that was applied without an id may be given one: nothing on it hangs on that.
+            let same = *name == "CLUSTER_ID" && stands.is_empty()
+                || stands == wanted
+                || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
             (!same).then(|| Changed {
                 name: (*name).to_owned(),
                 stands: stands.clone(),
@@ -233,7 +254,9 @@ impl Identity {
 
     pub(crate) fn write(&self) -> Result<()> {
         std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
-        daemon::files::replace(&path(), &serde_json::to_vec_pretty(self)?, 0o600)
+        let mut file = self.clone();
+        file.ledger = ledger_id();
+        daemon::files::replace(&path(), &serde_json::to_vec_pretty(&file)?, 0o600)
     }
 
     pub(crate) fn forget() -> Result<()> {
@@ -254,6 +277,7 @@ mod tests {
 
     fn identity(host: &str, pairs: &[(&str, &str)]) -> Identity {
         Identity {
+            ledger: None,
             host: host.to_owned(),
             node: Some(host.to_owned()),
             address: ADDRESS.parse().ok(),
@@ -406,9 +430,23 @@ mod tests {
         let whole = serde_json::to_vec(&seen("m-1", ADDRESS, "true")).expect("JSON");
         std::fs::write(at("whole"), whole).expect("it is written");
         for name in ["directory", "large", "garbage", "nowhere"] {
-            assert_eq!(Identity::recorded_at(&at(name)), None, "{name}");
+            assert_eq!(Identity::recorded_at(&at(name), None), None, "{name}");
         }
-        assert!(Identity::recorded_at(&at("whole")).is_some());
+        assert!(Identity::recorded_at(&at("whole"), None).is_some());
+        // One that was written beside another ledger says nothing of this host.
+        let mut file = identity("cp-1", &[("ROLE", "master")]);
+        file.ledger = Some("ours".to_owned());
+        let text = serde_json::to_vec(&file).expect("JSON");
+        std::fs::write(at("whole"), text).expect("it is written");
+        file.ledger = None;
+        for (ledger, recorded) in [
+            (Some("ours"), Some(&file)),
+            (None, Some(&file)),
+            (Some("another"), None),
+        ] {
+            let read = Identity::recorded_at(&at("whole"), ledger);
+            assert_eq!(read.as_ref(), recorded, "{ledger:?}");
+        }
     }
 
     #[test]

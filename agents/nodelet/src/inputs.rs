@@ -15,6 +15,7 @@ use engine::role::{RoleError, RolePackage};
 
 use crate::cli::RoleArgs;
 use crate::identity::Identity;
+use crate::settled;
 
 /// Wins over the settings directory where it is present.
 const OVERRIDE: &str = "/etc/pf9/kube_override.env";
@@ -34,6 +35,15 @@ pub(crate) struct Inputs {
     pub(crate) facts: Facts,
     pub(crate) secrets: SettingSecrets,
     pub(crate) identity: Identity,
+    pub(crate) role: Role,
+}
+
+/// The role package that a plan was made from.
+pub(crate) enum Role {
+    /// The one that is installed.
+    Installed(Box<RolePackage>),
+    /// The last good one, for these problems of the one that is installed.
+    LastGood(Vec<String>),
 }
 
 /// Input that is refused, with every problem of its kind.
@@ -76,14 +86,18 @@ pub(crate) async fn from_settings(
     settings: KubeEnv,
     host: &LiveHost,
 ) -> Result<Inputs> {
-    let role = role(args, host).await?;
+    let role = role(args, host).await;
     let facts = match &args.facts {
         Some(path) => read_facts(path, host).await?,
         None => learn(host, &Interests::default().and_disks(settings.paths())).await?,
     };
     let identity = Identity::of(&settings, &facts);
-    let plan = match planner::plan(&role, &settings, &facts) {
-        Ok(plan) => plan,
+    let planned = role.and_then(|role| {
+        let plan = plan(&role, &settings, &facts)?;
+        Ok((plan, Role::Installed(Box::new(role))))
+    });
+    let (plan, role) = match planned {
+        Ok(planned) => planned,
         Err(error) => {
             // What may not change says better why nothing can be planned.
             if args.facts.is_none()
@@ -92,10 +106,14 @@ pub(crate) async fn from_settings(
             {
                 return Err(changed.into());
             }
-            bail!(Refused {
-                what: format!("plan the role: {}", count(error.findings.len(), "mistake")),
-                problems: vec![error.sources.render(&error.findings)],
-            });
+            // With the last good settings a host goes on, be the role spoilt meanwhile.
+            let Some(last) = args.settled.then(|| settled::role(&args.role)).flatten() else {
+                return Err(error);
+            };
+            let Ok(plan) = plan(&last, &settings, &facts) else {
+                return Err(error);
+            };
+            (plan, Role::LastGood(told(&error)))
         }
     };
     Ok(Inputs {
@@ -103,7 +121,27 @@ pub(crate) async fn from_settings(
         identity,
         facts,
         secrets: SettingSecrets(settings),
+        role,
     })
+}
+
+fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan> {
+    planner::plan(role, settings, facts).map_err(|error| {
+        Refused {
+            what: format!("plan the role: {}", count(error.findings.len(), "mistake")),
+            problems: vec![error.sources.render(&error.findings)],
+        }
+        .into()
+    })
+}
+
+/// What is wrong with input, for people: the error, then each of its problems with its place.
+pub(crate) fn told(error: &anyhow::Error) -> Vec<String> {
+    let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        problems.extend(refused.problems.iter().map(|p| p.trim_end().to_owned()));
+    }
+    problems
 }
 
 /// What this host is. It has the address that it stands with for as long as one of its links does: a plan by hand and one by
@@ -122,13 +160,28 @@ pub(crate) async fn learn(host: &LiveHost, interests: &Interests) -> Result<Fact
 }
 
 async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
-    match RolePackage::load(host, &args.role).await {
+    // What a role says is carried out as root, unless the plan is for the host of a facts file.
+    let as_root = args.facts.is_none() && nix::unistd::Uid::effective().is_root();
+    let loaded = if as_root {
+        let place = RolePackage::place(&args.role);
+        let place = std::path::absolute(&place)
+            .with_context(|| format!("find the directory {}", place.display()))?;
+        RolePackage::load_owned_by_root(host, &place.to_string_lossy()).await
+    } else {
+        RolePackage::load(host, &args.role).await
+    };
+    match loaded {
         Ok(role) => Ok(role),
         Err(RoleError::Invalid { name, findings }) => {
             bail!(Refused {
                 what: format!("use role {name}: {}", count(findings.len(), "mistake")),
                 problems: vec![engine::diagnostic::Sources::default().render(&findings)],
             })
+        }
+        Err(RoleError::NotFound { place, .. }) => {
+            // The name that was given, which may be a path by now.
+            let name = args.role.clone();
+            Err(RoleError::NotFound { name, place }).context(format!("load role {}", args.role))
         }
         Err(error) => Err(error).context(format!("load role {}", args.role)),
     }

@@ -13,11 +13,13 @@ mod etcd;
 mod exit;
 mod identity;
 mod inputs;
+mod limits;
 mod lock;
 mod nodeletd;
 mod output;
 mod pass;
 mod priority;
+mod private_state;
 mod settled;
 mod signals;
 mod trouble;
@@ -111,7 +113,9 @@ pub fn command_line() -> ExitCode {
             Command::Drain(args) => commands::drain(args).await,
             Command::Repair(args) => commands::repair(args).await,
             Command::Pass(args) => commands::pass(args).await,
+            Command::PodSubnets(args) => commands::pod_subnets(args).await,
             Command::Clean(args) => commands::clean(args).await,
+            Command::Recover(args) => commands::recover(args).await,
             Command::Certs(args) => commands::certs(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::Etcd(command) => commands::etcd(command).await,

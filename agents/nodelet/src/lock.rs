@@ -30,9 +30,22 @@ const GIVES_WAY: &str = "`nodelet etcd ";
 /// What such an owner is given to end: it takes a container away first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Held until dropped.
+/// Held until the process ends. A thread that hangs in a write outlives the command, and with it the process, the lock: no other
+/// command begins before the write has come to its end. A backup of etcd releases it when the command returns: what may still hang
+/// then is a write to the directory of backups, which no other command uses.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "holding it is its use")] Flock<File>);
+pub(crate) struct Lock {
+    held: Option<Flock<File>>,
+    gives_way: bool,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.gives_way {
+            std::mem::forget(self.held.take());
+        }
+    }
+}
 
 impl Lock {
     /// Takes the lock for `verb`, or says who holds it. Waits for an owner that gives way, at most 30 s.
@@ -56,8 +69,7 @@ impl Lock {
             let _ = std::io::Read::by_ref(&mut file)
                 .take(200)
                 .read_to_string(&mut owner);
-            let gives_way = !format!("`nodelet {verb}").starts_with(GIVES_WAY);
-            match gives_way.then(|| yielding(&owner)).flatten() {
+            match (!gives_way(verb)).then(|| yielding(&owner)).flatten() {
                 Some(process) if Instant::now() < until => {
                     if asked != Some(process) && is_nodelet(process) {
                         let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
@@ -86,8 +98,16 @@ impl Lock {
                 )
             })
             .with_context(|| format!("write the owner into the lock {}", path.display()))?;
-        Ok(Self(lock))
+        Ok(Self {
+            held: Some(lock),
+            gives_way: gives_way(verb),
+        })
     }
+}
+
+/// Whether this command ends when another one asks it to.
+fn gives_way(verb: &str) -> bool {
+    format!("`nodelet {verb}").starts_with(GIVES_WAY)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -141,14 +161,20 @@ mod tests {
     fn an_owner_that_does_not_give_way_refuses_at_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
-        let held = Lock::take_at(&path, "apply", PATIENCE).expect("it is free");
+        let mut held = Lock::take_at(&path, "apply", PATIENCE).expect("it is free");
         let before = Instant::now();
         let refused = Lock::take_at(&path, "repair", PATIENCE).expect_err("it is held");
         assert!(refused.is::<Busy>(), "{refused}");
         let refused = Lock::take_at(&path, "etcd backup", PATIENCE).expect_err("it is held");
         assert!(refused.to_string().contains("`nodelet apply`"), "{refused}");
         assert!(before.elapsed() < PATIENCE);
-        drop(held);
-        Lock::take_at(&path, "repair", PATIENCE).expect("it is free again");
+        drop(held.held.take());
+        let backup = Lock::take_at(&path, "etcd backup", PATIENCE).expect("it is free again");
+        drop(backup);
+        let repair = Lock::take_at(&path, "repair", PATIENCE).expect("a backup releases it");
+        drop(repair);
+        // A command that has returned may have left a write behind.
+        let refused = Lock::take_at(&path, "apply", PATIENCE).expect_err("it is held still");
+        assert!(refused.is::<Busy>(), "{refused}");
     }
 }

@@ -1,25 +1,31 @@
 //! A status pass: what is wanted, how the host is, and what a repair would restart.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
 use engine::exec::{
-    PhaseHealth, Recording, Runner, Status, Streaks, failed_phases, left_over_phases, restart_set,
+    ChecksInProgress, PhaseHealth, Recording, Runner, STATE, Status, Streaks, failed_phases,
+    left_over_phases, restart_set,
 };
 use engine::host::live::LiveHost;
-use engine::plan::{PhaseName, Plan};
-use engine::resource::Spec;
+use engine::ledger::Ledger;
+use engine::plan::{PhaseName, Plan, Probe};
+use engine::resource::{NodeSpec, Spec};
 use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
 
 use crate::bound::{bound_to, stands};
 use crate::cli::RoleArgs;
+use crate::commands::say;
 use crate::etcd::{self, Backups, Stored};
 use crate::identity::Identity;
-use crate::inputs::{Inputs, Refused, current};
+use crate::inputs::{Inputs, Role, current, settings, told};
+use crate::nodeletd::pod_subnets::Allocation;
+use crate::private_state;
 use crate::settled::{self, last_good, last_good_if_any};
 
 /// What nodeletd has to know after a pass.
@@ -28,8 +34,17 @@ pub(crate) struct Pass {
     pub(crate) desired: Desired,
     /// Why the settings in use are the last good ones and not those that stand in the files; empty if they are.
     pub(crate) settings_problems: Vec<String>,
+    /// Why the role in use is the last good one and not the one that is installed; empty if it is that one.
+    #[serde(default)]
+    pub(crate) role_problems: Vec<String>,
     /// Why this host may not be worked on with these settings.
     pub(crate) refused: Option<String>,
+    /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
+    #[serde(default)]
+    pub(crate) ledger_lost: String,
+    /// What else is wrong with what a clean would need; empty if nothing is.
+    #[serde(default)]
+    pub(crate) ledger_problem: String,
     /// Digest of the plan.
     pub(crate) digest: String,
     /// Conditions of all phases, in the plan's order.
@@ -58,6 +73,15 @@ pub(crate) struct PassInterests {
     pub(crate) containers: Vec<String>,
     pub(crate) units: Vec<String>,
     pub(crate) directories: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) links: Vec<String>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<IpAddr>,
+    #[serde(default)]
+    pub(crate) nodes: Vec<NodeSpec>,
+    /// How nodes of the cluster are given their pods' subnets; none where this host is not to be at its role.
+    #[serde(default)]
+    pub(crate) allocation: Option<Allocation>,
     /// The directory with the settings, one of them.
     pub(crate) settings: PathBuf,
 }
@@ -66,11 +90,17 @@ impl PassInterests {
     fn of(plan: &Plan, config: &Path) -> Self {
         let mut containers = Vec::new();
         let mut units = Vec::new();
+        let mut links = BTreeSet::new();
+        let mut nodes = Vec::new();
         let mut directories = BTreeSet::from([config.to_path_buf()]);
         for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
                 Spec::Container(container) => containers.push(container.name.clone()),
                 Spec::Service(service) => units.push(service.unit.clone()),
+                Spec::Link(link) if link.carries_pods => {
+                    links.insert(link.name.clone());
+                }
+                Spec::Node(node) => nodes.push(node.clone()),
                 _ => {}
             }
             let files = step.spec.paths();
@@ -81,7 +111,28 @@ impl PassInterests {
                     .map(Path::to_path_buf),
             );
         }
+        let mut addresses = BTreeSet::new();
+        for check in plan.phases.iter().flat_map(|phase| &phase.checks) {
+            match &check.probe {
+                Probe::LinkUp(link) => {
+                    links.insert(link.clone());
+                }
+                Probe::VirtualIp { address, .. } | Probe::AddressHeld(address) => {
+                    addresses.insert(*address);
+                }
+                _ => {}
+            }
+        }
+        let mut allocations = nodes.iter().filter_map(|node: &NodeSpec| {
+            let kubeconfig = node.kubeconfig.clone();
+            let pool = node.pod_subnets?;
+            Some(Allocation { pool, kubeconfig })
+        });
         Self {
+            allocation: allocations.next_back(),
+            links: links.into_iter().collect(),
+            addresses: addresses.into_iter().collect(),
+            nodes,
             containers,
             units,
             directories: directories.into_iter().collect(),
@@ -120,6 +171,8 @@ pub(crate) enum ServiceState {
 
 /// For a directory to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long checks may take before it is told which ones these are, and after which that is looked at again.
+const TELL: Duration = Duration::from_millis(500);
 /// What checks are given to end after one has failed: enough for those that answer at all.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -141,6 +194,13 @@ impl Default for Desired {
 }
 
 impl Desired {
+    /// Whether the role is to be up, and nothing says in which cluster.
+    pub(crate) fn lacks_cluster(&self) -> bool {
+        self.service_state == ServiceState::True
+            && self.node != "none"
+            && self.cluster_id.is_empty()
+    }
+
     fn of(settings: &KubeEnv) -> Self {
         let text = |name: &str| {
             settings
@@ -176,6 +236,11 @@ impl Desired {
 }
 
 impl Pass {
+    /// Whether what changes the host goes by the last good settings, and by the last good role where the installed one cannot be used.
+    pub(crate) fn goes_by_last_good(&self) -> bool {
+        !self.settings_problems.is_empty() || !self.role_problems.is_empty()
+    }
+
     /// Reads the settings, or takes the last good ones; plans; makes every check once. What failed in a row `before` it is taken into
     /// account.
     ///
@@ -189,6 +254,7 @@ impl Pass {
         }
         let bound = bound_to(args, host).await?;
         let bound = bound.as_ref();
+        let mut service_state = None;
         let (settings, inputs, settings_problems) = match now {
             Ok((settings, inputs)) => {
                 let now = obstacles(bound, &inputs, host).await?;
@@ -209,7 +275,7 @@ impl Pass {
                     }
                     (verdict, _) => {
                         if verdict == Verdict::Good {
-                            keep(&settings);
+                            keep(args, &settings, &inputs);
                         }
                         (settings, inputs, Vec::new())
                     }
@@ -217,23 +283,33 @@ impl Pass {
             }
             Err(error) if error.is::<Elapsed>() => return Err(error),
             Err(error) => {
-                let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
-                if let Some(refused) = error.downcast_ref::<Refused>() {
-                    problems.extend(refused.problems.iter().map(|p| p.trim_end().to_owned()));
-                }
+                let problems = told(&error);
                 // Settings that are not there any more are wrong settings like any other.
-                let Ok((settings, inputs)) = last_good(args, host).await else {
+                let Ok((good, inputs)) = last_good(args, host).await else {
                     return Err(error);
                 };
-                (settings, inputs, problems)
+                let readable = settings(args, host).await.ok();
+                match (&inputs.role, readable) {
+                    // The role alone is at fault. Whether the host is to be kept at all is still for the settings to say.
+                    (Role::LastGood(_), Some(settings)) => {
+                        service_state = Some(Desired::of(&settings).service_state);
+                        (good, inputs, Vec::new())
+                    }
+                    _ => (good, inputs, problems),
+                }
             }
+        };
+        let role_problems = match &inputs.role {
+            Role::LastGood(problems) => problems.clone(),
+            Role::Installed(_) => Vec::new(),
         };
         let refused = bound
             .and_then(|stands| stands.changed_by(&inputs.identity))
             .map(|changed| changed.to_string());
         let unheard = Recording::default();
         let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
-        let health = runner.check_again(SETTLE, before).await;
+        let in_progress = runner.checks_in_progress.clone();
+        let health = tell_progress(in_progress, runner.check_again(SETTLE, before)).await;
         let failed = failed_phases(&health);
         let due = runner.due().await;
         for problem in &due.problems {
@@ -251,19 +327,32 @@ impl Pass {
         if stands && refused.is_none() && !inputs.are_of_no_role() {
             remember(&inputs.identity, &health);
         }
-        let desired = Desired::of(&settings);
+        let (ledger_lost, ledger_problem) = match inputs.are_of_no_role() {
+            true => (String::new(), String::new()),
+            false => ledger(&runner).await,
+        };
+        protect_state();
+        let mut desired = Desired::of(&settings);
+        desired.service_state = service_state.unwrap_or(desired.service_state);
         let runs = if desired.service_state == ServiceState::False {
             let looked = tokio::time::timeout(PATIENCE, runner.runs()).await;
             looked.unwrap_or_default()
         } else {
             None
         };
+        let mut interests = PassInterests::of(&inputs.plan, &args.config);
+        if desired.service_state != ServiceState::True || refused.is_some() {
+            interests.allocation = None;
+        }
         Ok(Self {
             desired,
             settings_problems,
+            role_problems,
             refused,
+            ledger_lost,
+            ledger_problem,
             digest: inputs.plan.digest(),
-            interests: PassInterests::of(&inputs.plan, &args.config),
+            interests,
             restart_set: repaired,
             failed: failed.into_iter().collect(),
             due: due.components.into_iter().map(str::to_owned).collect(),
@@ -272,6 +361,71 @@ impl Pass {
             runs,
             lacks_backup: lacks_backup(&settings).await,
         })
+    }
+}
+
+/// Whether the ledger can be relied on: why it cannot, and what else is wrong with it. What is kept beside it is written anew where it
+/// was lost.
+async fn ledger(runner: &Runner<'_>) -> (String, String) {
+    let told = |error: &(dyn std::error::Error + 'static)| {
+        format!("could not {}", engine::exec::chain(error).join(": "))
+    };
+    if let Some(lost) = runner.lost_ledger().await {
+        return (told(&lost), String::new());
+    }
+    match Ledger::renew_copies(runner.host).await {
+        Ok(true) => tracing::warn!(
+            "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written anew"
+        ),
+        Ok(false) => {}
+        Err(error) => return (String::new(), told(&error)),
+    }
+    match Ledger::damaged_contents(runner.host).await {
+        Ok(problems) => (String::new(), problems.join("; ")),
+        Err(error) => (String::new(), told(&error)),
+    }
+}
+
+/// Sets back mode and owner of our own files.
+fn protect_state() {
+    match private_state::protect(Path::new(STATE)) {
+        Ok(changed) => {
+            for path in changed {
+                let path = path.display();
+                tracing::warn!("mode and owner of {path} are set back: it belongs to root alone");
+            }
+        }
+        Err(error) => tracing::warn!("could not protect {STATE}: {error}"),
+    }
+}
+
+/// What a pass says while it looks: the phase whose checks it waits for. One JSON line each, before that of the pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    pub(crate) checking: PhaseName,
+}
+
+/// Tells what a look waits for, whenever that is another phase than before. A look that is quick says nothing.
+async fn tell_progress<T>(in_progress: ChecksInProgress, look: impl Future<Output = T>) -> T {
+    let mut look = std::pin::pin!(look);
+    let mut said = None;
+    loop {
+        let tick = tokio::time::sleep(TELL);
+        tokio::select! {
+            looked = &mut look => return looked,
+            () = tick => {}
+        }
+        let Some(checking) = in_progress.first() else {
+            continue;
+        };
+        if said.as_ref() == Some(&checking) {
+            continue;
+        }
+        said = Some(checking.clone());
+        if let Ok(line) = serde_json::to_string(&Progress { checking }) {
+            say(&format!("{line}\n"));
+        }
     }
 }
 
@@ -295,10 +449,15 @@ async fn lacks_backup(settings: &KubeEnv) -> bool {
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
 }
 
-/// Settings that are in force are what a host goes on with when they are spoilt.
-fn keep(settings: &KubeEnv) {
+/// Settings and a role that are in force are what a host goes on with when they are spoilt.
+fn keep(args: &RoleArgs, settings: &KubeEnv, inputs: &Inputs) {
     if let Err(error) = settled::keep(settings) {
         tracing::warn!("the settings are not kept for bad times: {error:#}");
+    }
+    if let Role::Installed(role) = &inputs.role
+        && let Err(error) = settled::keep_role(&args.role, role)
+    {
+        tracing::warn!("the role is not kept for bad times: {error:#}");
     }
 }
 
@@ -407,6 +566,31 @@ mod tests {
             why: why.to_owned(),
             about: about.to_owned(),
         }
+    }
+
+    /// Of a master with a virtual IP.
+    #[tokio::test]
+    async fn what_changes_without_a_file_or_a_unit_is_listened_to() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let facts = repository.join("tests/fixtures/hosts/cp-1.yaml");
+        let facts = std::fs::read_to_string(facts).expect("a fixture");
+        let facts = engine::facts::Facts::from_yaml(&facts).expect("facts");
+        let role = repository.join("roles/pf9-kube").display().to_string();
+        let role = engine::role::RolePackage::load(&LiveHost::new(), &role).await;
+        let settings = repository.join("tests/fixtures/settings/cp-1-vip.yaml");
+        let settings = std::fs::read(settings).expect("a fixture");
+        let settings = KubeEnv::resolve(vec![("a.yaml".to_owned(), settings)]);
+        let settings = settings.expect("good settings");
+        let plan = engine::planner::plan(&role.expect("the role"), &settings, &facts);
+        let found = PassInterests::of(&plan.expect("a plan"), Path::new("/etc/pf9/nodelet"));
+        assert_eq!(found.links, ["cni0", "eth0"]);
+        let virtual_ip: IpAddr = "172.30.0.100".parse().expect("an address");
+        assert_eq!(found.addresses, [virtual_ip]);
+        let nodes: Vec<&str> = found.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(nodes, ["cp-1"]);
+        let allocation = found.allocation.expect("subnets are given");
+        assert_eq!(allocation.pool.to_string(), "a /24 of 10.20.0.0/16");
+        assert!(allocation.kubeconfig.ends_with("local-admin.yaml"));
     }
 
     #[test]

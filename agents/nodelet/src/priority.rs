@@ -4,14 +4,33 @@ use std::process::{Command, Stdio};
 
 /// Lowers the priority of this process and of what it starts from now on. What cannot be lowered stays as it is.
 pub(crate) fn lower() {
-    let own = std::process::id().to_string();
+    set("10", "3");
+}
+
+/// The priority of this process, by `nice`; `None` where the kernel does not tell.
+pub(crate) fn own() -> Option<i32> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may have blanks in it; the priority is the 17th field after it (`proc(5)`).
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    fields.nth(16)?.parse().ok()
+}
+
+/// Gives this process the priority back that it had, for what it starts from now on.
+pub(crate) fn restore(priority: i32) {
+    set(&priority.to_string(), "0");
+}
+
+fn set(nice: &str, class: &str) {
+    // Each thread has its own, and hands it down to what it starts.
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let own: Vec<_> = threads.flatten().map(|thread| thread.file_name()).collect();
     for words in [
-        ["renice", "-n", "10", "-p"].as_slice(),
-        ["ionice", "-c", "3", "-p"].as_slice(),
+        ["renice", "-n", nice, "-p"].as_slice(),
+        ["ionice", "-c", class, "-p"].as_slice(),
     ] {
         let _ = Command::new(words[0])
             .args(&words[1..])
-            .arg(&own)
+            .args(&own)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

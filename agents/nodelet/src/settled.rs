@@ -1,11 +1,15 @@
-//! The last settings that were good: complete, in one file of ours, for the time when somebody writes wrong ones.
+//! The last settings and the last role package that were good: complete, in files of ours, for the time when the files that people or
+//! packages write are wrong.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Source, Value};
 use engine::exec::STATE;
 use engine::host::live::LiveHost;
+use engine::role::RolePackage;
+use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
 
 use crate::cli::RoleArgs;
@@ -32,6 +36,52 @@ pub(crate) fn keep(settings: &KubeEnv) -> Result<()> {
     }
     std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
     daemon::files::replace(&path(), text.as_bytes(), 0o600)
+}
+
+/// Bound on the file with the role package: a thousand scripts and templates of usual size.
+const ROLE_LIMIT: u64 = 32 * 1024 * 1024;
+
+/// The last good role package, under the name or path that it is asked for by. Its payload is not in it: that stands where it stood.
+#[derive(Serialize, Deserialize)]
+struct KeptRole<'a> {
+    /// Of this form.
+    version: u32,
+    asked: Cow<'a, str>,
+    role: Cow<'a, RolePackage>,
+}
+
+fn role_path() -> PathBuf {
+    PathBuf::from(STATE).join("role.json")
+}
+
+/// Keeps this role package; does nothing if it is kept already. There are no secrets in it.
+pub(crate) fn keep_role(asked: &str, role: &RolePackage) -> Result<()> {
+    std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
+    keep_role_at(&role_path(), asked, role)
+}
+
+fn keep_role_at(path: &Path, asked: &str, role: &RolePackage) -> Result<()> {
+    let kept = serde_json::to_vec(&KeptRole {
+        version: 1,
+        asked: Cow::Borrowed(asked),
+        role: Cow::Borrowed(role),
+    })?;
+    let before = daemon::files::read(path, ROLE_LIMIT).ok().flatten();
+    if before.as_deref() == Some(kept.as_slice()) {
+        return Ok(());
+    }
+    daemon::files::replace(path, &kept, 0o600)
+}
+
+/// The last good role package that was asked for by this name or path; `None` where none is kept, or what is kept cannot be read.
+pub(crate) fn role(asked: &str) -> Option<RolePackage> {
+    role_at(&role_path(), asked)
+}
+
+fn role_at(path: &Path, asked: &str) -> Option<RolePackage> {
+    let content = daemon::files::read(path, ROLE_LIMIT).ok().flatten()?;
+    let kept: KeptRole<'_> = serde_json::from_slice(&content).ok()?;
+    (kept.version == 1 && kept.asked == asked).then(|| kept.role.into_owned())
 }
 
 /// Whatever somebody has decided; defaults stay free to change with a new release.
@@ -99,6 +149,26 @@ mod tests {
         let lacking = anyhow::anyhow!("there is no file");
         assert_eq!(known::<()>(Err(lacking)).expect("that is known"), None);
         assert_eq!(known(Ok(1)).expect("it is there"), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_kept_role_reads_back_as_it_was_and_for_whom_it_was_kept() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let asked = repository.join("roles/pf9-kube").display().to_string();
+        let role = RolePackage::load(&LiveHost::new(), &asked).await;
+        let role = role.expect("the role");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("role.json");
+        keep_role_at(&path, &asked, &role).expect("it is kept");
+        let written = path.metadata().expect("it is there").modified();
+        assert_eq!(role_at(&path, &asked).as_ref(), Some(&role));
+        assert_eq!(role_at(&path, "another"), None);
+        // A pass that finds it kept writes nothing.
+        keep_role_at(&path, &asked, &role).expect("it is kept");
+        let again = path.metadata().expect("it is there").modified();
+        assert_eq!(written.ok(), again.ok());
+        std::fs::write(&path, "{\"version\":1").expect("it is cut short");
+        assert_eq!(role_at(&path, &asked), None);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) fn say(line: &str) {
 fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
     let says = |text: &str| chain.iter().any(|cause| cause.contains(text));
     Some(if says("find role `") {
-        "install the role's package, or name its directory with --role PATH"
+        "install the role's package, or name its directory with --role PATH; a path contains a slash, as in ./roles/pf9-kube"
     } else if says("Permission denied") && !root {
         "only root may; try again with sudo"
     } else if says("open the lock") && says("Is a directory") {
@@ -78,13 +78,13 @@ fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
     } else if says("open the lock") && says("Too many levels of symbolic links") {
         "a link stands where the lock belongs; remove it (`rm /run/pf9-nodelet.lock`)"
     } else if says("the ledger") && says("Is a directory") {
-        "a directory stands where the ledger belongs; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`) and bring the ledger back from a backup if there is one"
+        "a directory stands where the ledger belongs; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
     } else if says("Read-only file system") && says("/run/") {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
     } else if says("Read-only file system") {
         "the file system is read-only, often after a disk error: see `dmesg | tail` and `findmnt -o TARGET,OPTIONS`, then mount it writable again"
     } else if says("No space left on device") || says("Disk quota exceeded") {
-        "nothing is done that cannot be written down: make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9`), then try again"
+        "nothing is done that cannot be written down: make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9` shows bytes, `df -i /var/opt/pf9` inodes), then try again"
     } else {
         return None;
     })
@@ -130,14 +130,18 @@ mod tests {
                     "Is a directory (os error 21)",
                 ],
                 true,
-                "bring the ledger back",
+                "brings the ledger back",
             ),
             (
                 &["write the ledger", "No space left on device (os error 28)"],
                 true,
                 "make room",
             ),
-            (&["find role `x`: looked in roles/x"], true, "--role PATH"),
+            (
+                &["find role `x`: looked in /opt/pf9/roles/x/current"],
+                true,
+                "--role PATH",
+            ),
             (
                 &["open the lock", "Permission denied (os error 13)"],
                 false,

@@ -25,7 +25,8 @@ pub struct Filter(String);
 
 impl Default for Filter {
     fn default() -> Self {
-        Self("info".to_owned())
+        // A connection that ends is told by whoever has it, if it matters.
+        Self("info,kube_client=off".to_owned())
     }
 }
 

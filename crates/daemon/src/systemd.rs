@@ -23,43 +23,107 @@ pub fn status(line: &str) {
 }
 
 /// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as no part of the daemon hangs. A part that has ended
-/// can be had again by a new start alone, but what is at work is not killed for it: `shutdown` is cancelled. Returns at once where no
-/// watchdog is asked for, and when `shutdown` is cancelled.
+/// can be had again by a new start alone, but what is at work is not killed for it: `shutdown` is cancelled. Does nothing where no
+/// watchdog is asked for, and ends when `shutdown` is cancelled.
 ///
-/// # Cancel safety
-/// May be dropped at any time.
-pub async fn feed_watchdog(shutdown: CancellationToken, health: Health) {
+/// It has a thread of its own: a write to a disk that stalls, or a log that is not taken, may hold up any other for longer than systemd
+/// waits. Whether the daemon moves is told by `health`, whose bounds are those of its work.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn feed_watchdog(shutdown: CancellationToken, health: Health) -> std::io::Result<()> {
     let Some(limit) = sd_notify::watchdog_enabled() else {
-        return;
+        return Ok(());
     };
-    let mut beat = tokio::time::interval((limit / 2).max(Duration::from_millis(100)));
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = beat.tick() => {}
-        }
+    let every = (limit / 2).max(Duration::from_millis(100));
+    std::thread::Builder::new()
+        .name("watchdog".to_owned())
+        .spawn(move || feed(every, &shutdown, &health, tell))
+        .map(drop)
+}
+
+fn feed(
+    every: Duration,
+    shutdown: &CancellationToken,
+    health: &Health,
+    mut tell: impl FnMut(&[NotifyState<'_>]),
+) {
+    while !shutdown.is_cancelled() {
         let ended = health.ended();
         if !ended.is_empty() {
-            tracing::error!("{} ended by itself; starting anew", ended.join(", "));
-            stopping();
+            tell(&[NotifyState::Stopping]);
             shutdown.cancel();
+            tracing::error!("{} ended by itself; starting anew", ended.join(", "));
             return;
         }
         let problems = health.problems();
-        if problems.is_empty() {
-            tell(&[NotifyState::Watchdog]);
-        } else {
+        if !problems.is_empty() {
             tracing::error!(
                 "{}; leaving the rest to systemd's watchdog",
                 problems.join("; ")
             );
             return;
         }
+        tell(&[NotifyState::Watchdog]);
+        std::thread::sleep(every);
     }
 }
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    fn name(state: &[NotifyState<'_>]) -> String {
+        state.iter().map(ToString::to_string).collect()
+    }
+
+    /// The thread of the daemon's work hangs in a write: here it waits for the watchdog to be fed, and does nothing else.
+    #[test]
+    fn the_watchdog_is_fed_while_the_daemon_waits_for_a_disk() {
+        let (health, shutdown) = (Health::default(), CancellationToken::new());
+        let beat = health.part("the loop", Duration::from_secs(3600));
+        let (fed, feeds) = mpsc::channel();
+        let ends = shutdown.clone();
+        let watchdog = std::thread::spawn(move || {
+            // Nobody listens any more at the end.
+            feed(SOON, &ends, &health, |state| {
+                let _ = fed.send(name(state));
+            });
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            for _ in 0..5 {
+                assert_eq!(feeds.recv().expect("it is fed"), "WATCHDOG=1");
+            }
+        });
+        shutdown.cancel();
+        watchdog.join().expect("it ends");
+        beat.finish();
+    }
+
+    #[test]
+    fn a_part_that_hangs_starves_it_and_one_that_has_ended_ends_the_daemon() {
+        let (health, shutdown) = (Health::default(), CancellationToken::new());
+        let mut told = Vec::new();
+        let beat = health.part("the loop", Duration::ZERO);
+        feed(SOON, &shutdown, &health, |state| told.push(name(state)));
+        assert!(!shutdown.is_cancelled());
+        beat.within(Duration::from_secs(3600));
+        drop(beat);
+        feed(SOON, &shutdown, &health, |state| told.push(name(state)));
+        assert!(shutdown.is_cancelled());
+        assert_eq!(told, ["STOPPING=1"]);
     }
 }

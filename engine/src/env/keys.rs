@@ -57,8 +57,18 @@ const TABLE: &[Key] = table! {
             "Allow privileged containers.";
         API_SERVER_FLAGS: FlagList => Value(""),
             "Further flags of the API server.";
+        API_SERVER_EXTRA_DIR: Path => Value(""),
+            "Directory, made if need be and readable by root alone, that API_SERVER_FLAGS may name files in; the API server sees it read-only under the same path.";
+        AUDIT_LOG_MAX_AGE: Integer { min: 1, max: 3_650 } => Value("30"),
+            "Days that a rotated audit log of the API server is kept.";
+        AUDIT_LOG_MAX_BACKUPS: Integer { min: 1, max: 1_000 } => Value("10"),
+            "How many rotated audit logs of the API server are kept.";
+        AUDIT_LOG_MAX_SIZE: Integer { min: 1, max: 10_000 } => Value("100"),
+            "Size in megabytes at which the API server's audit log is rotated.";
         CONTROLLER_MANAGER_FLAGS: FlagList => Value(""),
             "Further flags of the controller-manager.";
+        TERMINATED_POD_GC_THRESHOLD: Integer { min: 1, max: 1_000_000 } => Value("2000"),
+            "How many finished pods the cluster keeps; the controller-manager removes the oldest beyond that.";
         SCHEDULER_FLAGS: FlagList => Value(""),
             "Further flags of the scheduler.";
     }
@@ -154,6 +164,8 @@ const TABLE: &[Key] = table! {
     "kubelet" {
         KUBELET_FLAGS: FlagList => Value(""),
             "Further flags of the kubelet.";
+        PROTECT_KERNEL_DEFAULTS: Bool => Value("false"),
+            "The role sets the kernel settings that the kubelet needs, and the kubelet ends where one differs; otherwise it sets them itself at its start.";
         MAX_PODS: Integer { min: 1, max: 5_000 } => Value("200"),
             "Most pods on this node.";
         RESERVED_CPUS: CpuSet => Value(""),

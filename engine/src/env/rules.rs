@@ -295,7 +295,12 @@ fn election(settings: Settings<'_>) -> Option<EnvError> {
 }
 
 /// Settings that name a directory which becomes a program's alone.
-const DIRECTORIES: [&str; 3] = ["DOCKER_ROOT", "ETCD_DATA_DIR", "ETCD_BACKUP_DIR"];
+const DIRECTORIES: [&str; 4] = [
+    "API_SERVER_EXTRA_DIR",
+    "DOCKER_ROOT",
+    "ETCD_DATA_DIR",
+    "ETCD_BACKUP_DIR",
+];
 
 /// Trees in which nobody may keep data: they belong to the system, to a package or to us.
 const TAKEN: [&str; 28] = [

@@ -3,7 +3,7 @@
 use super::remedy::remedy;
 use crate::host::{ContainerState, Host};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{is_of_pod, of_pods};
+use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, Spec};
 
 /// An error and its causes, outermost first; a cause that its effect already quotes is left out.
@@ -103,9 +103,10 @@ async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<S
 async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let all = host.containers(&of_pods()).await.unwrap_or_default();
+    let pods = StaticPods::among(&all);
     for name in names {
         let mut of_name: Vec<&ContainerState> =
-            all.iter().filter(|one| is_of_pod(one, pod, name)).collect();
+            all.iter().filter(|one| pods.has(one, pod, name)).collect();
         if of_name.iter().any(|one| one.running) {
             continue;
         }

@@ -2,7 +2,8 @@
 //!
 //! A full clean forgets which preconditions were met. Who asks only then learns too late that a port has gone to somebody
 //! else meanwhile or that there is swap again, and has turned a node that half worked into none. So all are asked before that can be:
-//! what of ours listens on a port will be gone, what else does will not.
+//! what of ours listens on a port will be gone, what else does will not. For the same reason each file that an apply would write is tried
+//! (`write_trial`).
 
 use std::collections::BTreeSet;
 

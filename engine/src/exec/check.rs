@@ -1,6 +1,7 @@
 //! Conditions: whether phases do their work. Read-only, bounded, and honest about what is not known.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ pub struct Condition {
     pub span: Span,
     /// Whether it holds.
     pub status: Status,
-    /// Why not, or why that is not known; empty when it holds.
+    /// Why not, or why that is not known. If it holds: what people should know all the same, mostly nothing.
     pub reason: String,
     /// It is for people to know: nothing is restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -105,6 +106,30 @@ impl PhaseHealth {
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.conditions.iter().all(|c| c.status == Status::True)
+    }
+}
+
+/// The phases whose checks a look has begun and not ended, in the plan's order. Clones are about the same look.
+#[derive(Debug, Clone, Default)]
+pub struct ChecksInProgress(Arc<Mutex<Vec<PhaseName>>>);
+
+impl ChecksInProgress {
+    /// The first of them.
+    #[must_use]
+    pub fn first(&self) -> Option<PhaseName> {
+        self.lock().first().cloned()
+    }
+
+    fn begin(&self, phase: &PhaseName) {
+        self.lock().push(phase.clone());
+    }
+
+    fn end(&self, phase: &PhaseName) {
+        self.lock().retain(|other| other != phase);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PhaseName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -393,6 +418,7 @@ impl Runner<'_> {
     ) -> PhaseHealth {
         let mut conditions = Vec::new();
         if phase.skipped.is_none() {
+            self.checks_in_progress.begin(&phase.name);
             for check in &phase.checks {
                 let condition = tokio::select! {
                     condition = self.confirmed(phase, check, asked) => condition,
@@ -414,6 +440,7 @@ impl Runner<'_> {
                 }
                 conditions.push(condition);
             }
+            self.checks_in_progress.end(&phase.name);
         }
         PhaseHealth {
             phase: phase.name.clone(),
@@ -439,6 +466,10 @@ impl Runner<'_> {
             condition = self.condition(phase, check).await;
         }
         if condition.status != Status::False || !check.probe.asks() {
+            return condition;
+        }
+        if self.is_stopped(phase).await {
+            condition.reason += "; its process was stopped by a signal";
             return condition;
         }
         self.host.pause(AGAIN).await;
@@ -490,10 +521,21 @@ impl Runner<'_> {
     }
 
     async fn condition(&self, phase: &PlannedPhase, check: &PlannedCheck) -> Condition {
-        match tokio::time::timeout(BOUND, self.probe(phase, &check.probe)).await {
+        let mut notes = Vec::new();
+        let look = async {
+            match &check.probe {
+                Probe::AsPlanned => self.as_planned(phase, &mut notes).await,
+                probe => self.probe(phase, probe).await,
+            }
+        };
+        let mut condition = match tokio::time::timeout(BOUND, look).await {
             Ok(looked) => judged(check, looked),
             Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
+        };
+        if condition.status == Status::True {
+            condition.reason = notes.join("; ");
         }
+        condition
     }
 
     /// Makes a check that nobody waits for.

@@ -12,27 +12,29 @@ use tokio_util::sync::CancellationToken;
 
 use super::STATE;
 use super::advice::chain;
-use super::event::{Event, EventSink, Outcome, Verb};
+use super::event::{Event, EventSink, Failure, Outcome, Verb};
 use super::step::millis;
 use super::throwaway;
 use super::unfinished::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
-use crate::plan::{PhaseName, PlannedStep};
+use crate::plan::{PhaseName, PlannedStep, Span};
 use crate::resource::{
     Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
     Spec, Undo, engine, with_resource,
 };
 
 /// What a clean works on.
-struct Clean<'a> {
+struct Clean<'a, 'h> {
     host: &'a dyn Host,
     /// Where each thing that is gone is written down: what comes to stand in its place is somebody else's.
-    book: Option<(&'a Ledger<'a>, RunId)>,
+    book: Option<(&'a Ledger<'h>, RunId)>,
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     undone: usize,
     failed: usize,
+    /// The first failure of each phase, to be written down.
+    failures: Vec<(PhaseName, Failure)>,
     /// Directories that were not empty when their turn came.
     full: Vec<LiveUndo>,
     /// Something in the container engine could not be taken back, or may not be.
@@ -74,6 +76,7 @@ pub async fn clean(
         cancel,
         undone: 0,
         failed: 0,
+        failures: Vec::new(),
         full: Vec::new(),
         containers_left: false,
         strangers: Some(Vec::new()),
@@ -98,6 +101,9 @@ pub async fn clean(
             }
             Outcome::Cleaned
         };
+        for (phase, failure) in &clean.failures {
+            ledger.failed(run, phase, failure).await?;
+        }
         ledger.end(run, outcome, (clean.undone, 0)).await?;
         if outcome == Outcome::Cleaned {
             // What stood before is back, so nobody needs the copies, which may hold secrets.
@@ -178,7 +184,7 @@ impl Work {
     }
 }
 
-impl Clean<'_> {
+impl Clean<'_, '_> {
     async fn everything(&mut self, work: &Work) {
         if work.is_about_containers()
             && let Err(error) = engine::wake(self.host).await
@@ -436,6 +442,18 @@ impl Clean<'_> {
 
     fn fail(&mut self, phase: Option<&PhaseName>, thing: &str, error: &ResourceError) {
         self.failed += 1;
+        if let Some(phase) = phase
+            && self.failures.iter().all(|(known, _)| known != phase)
+        {
+            let failure = Failure {
+                what: format!("taking back {thing}"),
+                span: Span::file(format!("phases/{phase}.rhai")),
+                chain: chain(error),
+                found: Vec::new(),
+                next: "mend what the reason names, then `nodelet clean` again".to_owned(),
+            };
+            self.failures.push((phase.clone(), failure));
+        }
         self.events.emit(Event::CleanFailed {
             phase: phase.cloned(),
             thing: thing.to_owned(),

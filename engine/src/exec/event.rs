@@ -23,6 +23,8 @@ pub enum Verb {
     Renew,
     /// Take a step of replacing an authority.
     Rotate,
+    /// Write a lost ledger anew.
+    Recover,
 }
 
 /// Something that happened.
@@ -116,6 +118,14 @@ pub enum Event {
         step: StepId,
         error: String,
     },
+    /// A repair that did not come to its end has started again what it had stopped, as it was before.
+    StepStartedAgain { phase: PhaseName, step: StepId },
+    /// It could not.
+    StartFailed {
+        phase: PhaseName,
+        step: StepId,
+        error: String,
+    },
     /// A thing is as it was before the role came.
     ThingRestored {
         phase: Option<PhaseName>,
@@ -192,6 +202,8 @@ impl Event {
             | Self::StepStopped { phase, .. }
             | Self::ThingRestarted { phase, .. }
             | Self::StopFailed { phase, .. }
+            | Self::StepStartedAgain { phase, .. }
+            | Self::StartFailed { phase, .. }
             | Self::PhaseFinished { phase, .. } => Some(phase),
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Both are event streams, of a dry run and of an apply. A step agrees when both say the same action and, for a file
 //! whose content may be shown, the same content. A step that the prediction called known after apply agrees with
-//! nothing. In a restart, what a step's thing is stopped is compared by itself, beside what becomes of it. `command` steps are counted apart: nobody can tell beforehand what a program will do.
+//! nothing. What was done is what the run announced before it converged the step; a run that then still sees a difference fails, and
+//! the streams of a run that failed are not compared. Fields other than action and content (mode, owner, image, flags) are not compared.
+//! In a restart, what a step's thing is stopped is compared by itself, beside what becomes of it. `command` steps are counted apart:
+//! their effect cannot be known beforehand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,30 +125,33 @@ impl Fidelity {
         fidelity
     }
 
-    /// Of all steps, the share that was predicted rightly, in percent.
+    /// Of all steps, the share that was predicted rightly, in percent; `None` without steps.
     #[must_use]
-    pub fn of_steps(&self) -> f64 {
+    pub fn of_steps(&self) -> Option<f64> {
         share(self.steps - self.misses.len(), self.steps)
     }
 
-    /// Of the changes that were predicted, the share that was done so, in percent.
+    /// Of the changes that were predicted, the share that was done so, in percent; `None` if none was predicted.
     #[must_use]
-    pub fn of_predicted(&self) -> f64 {
+    pub fn of_predicted(&self) -> Option<f64> {
         let wrong = self.misses.iter().filter(|miss| miss.predicts()).count();
         share(self.predicted - wrong, self.predicted)
     }
 
-    /// Of the changes that were done, the share that had been predicted so, in percent.
+    /// Of the changes that were done, the share that had been predicted so, in percent; `None` if none was done.
     #[must_use]
-    pub fn of_done(&self) -> f64 {
+    pub fn of_done(&self) -> Option<f64> {
         let wrong = self.misses.iter().filter(|miss| miss.does()).count();
         share(self.done - wrong, self.done)
     }
 
-    /// The worst of the three.
+    /// The worst of those of the three that count something; `None` without steps.
     #[must_use]
-    pub fn score(&self) -> f64 {
-        self.of_steps().min(self.of_predicted()).min(self.of_done())
+    pub fn score(&self) -> Option<f64> {
+        [self.of_steps(), self.of_predicted(), self.of_done()]
+            .into_iter()
+            .flatten()
+            .reduce(f64::min)
     }
 }
 
@@ -163,12 +169,10 @@ impl Miss {
     }
 }
 
-fn share(part: usize, whole: usize) -> f64 {
-    if whole == 0 {
-        return 100.0;
-    }
+/// Nothing of nothing is no share.
+fn share(part: usize, whole: usize) -> Option<f64> {
     let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
-    100.0 * count(part) / count(whole)
+    (whole > 0).then(|| 100.0 * count(part) / count(whole))
 }
 
 /// Of a restart, which half.
@@ -271,14 +275,26 @@ mod tests {
                 "etcd/node:e: predicted known after apply, done unchanged",
             ]
         );
-        assert!((fidelity.of_steps() - 20.0).abs() < 0.1);
-        assert!((fidelity.of_predicted() - 25.0).abs() < 0.1);
-        assert!((fidelity.of_done() - 33.3).abs() < 0.1);
+        let shown = |share: Option<f64>| share.map(|share| format!("{share:.1}"));
+        assert_eq!(shown(fidelity.of_steps()).as_deref(), Some("20.0"));
+        assert_eq!(shown(fidelity.of_predicted()).as_deref(), Some("25.0"));
+        assert_eq!(shown(fidelity.of_done()).as_deref(), Some("33.3"));
+        assert_eq!(shown(fidelity.score()).as_deref(), Some("20.0"));
     }
 
     #[test]
-    fn nothing_to_do_and_nothing_done_is_right() {
-        let fidelity = Fidelity::of(&[unchanged("file:a")], &[unchanged("file:a")]);
-        assert!((fidelity.score() - 100.0).abs() < f64::EPSILON);
+    fn nothing_of_nothing_is_no_share() {
+        let unchanged = [unchanged("file:a")];
+        let idle = Fidelity::of(&unchanged, &unchanged);
+        assert_eq!((idle.of_predicted(), idle.of_done()), (None, None));
+        assert_eq!(idle.of_steps(), Some(100.0), "the step stays as it is");
+        let nothing = Fidelity::of(&[], &[]);
+        assert_eq!((nothing.of_steps(), nothing.score()), (None, None));
+        // What is done without a prediction has no share of predictions, and a bad one of what is done.
+        let surprise = Fidelity::of(&[], &[changing("file:a", Change::new(Action::Create))]);
+        assert_eq!(
+            (surprise.of_predicted(), surprise.score()),
+            (None, Some(0.0))
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::advice::chain;
 use super::event::Event;
 use crate::host::ContainerState;
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{GRACE, is_of_pod, of_pods};
+use crate::resource::pod_container::{GRACE, StaticPods, of_pods};
 
 /// So long a phase has waited that does so, and so long before that a container must have been started: kubelet gives one as long to start.
 /// `api-ready` may wait just so long; it does to the end where its API server does not answer at all.
@@ -37,13 +37,14 @@ impl Runner<'_> {
                 return;
             }
         };
+        let statics = StaticPods::among(&all);
         // A clock that was put right since it started makes it look older, but not older than the boot.
         let (now, up) = (self.host.now(), self.host.up());
         let hangs = |container: &&ContainerState| {
             let since = container.started_at;
             let age = since.and_then(|since| now.duration_since(since).ok());
             let is_theirs = |(pod, names): &(&String, &Vec<String>)| {
-                names.iter().any(|name| is_of_pod(container, pod, name))
+                names.iter().any(|name| statics.has(container, pod, name))
             };
             container.running
                 && age.is_some_and(|age| age.min(up) >= waited + LONG)
@@ -71,7 +72,7 @@ mod tests {
     use crate::exec::{Outcome, Recording};
     use crate::facts::Facts;
     use crate::host::fake::FakeHost;
-    use crate::host::{Clock as _, ContainerConfig, Containers as _};
+    use crate::host::{Clock as _, Containers as _};
     use crate::plan::{Plan, PlannedCheck, Span};
     use crate::resource::NoSecrets;
 
@@ -110,18 +111,11 @@ mod tests {
         Plan::bare(vec![phase])
     }
 
-    async fn run(host: &FakeHost, pod: &str, container: &str) -> String {
-        let labels = [
-            ("io.kubernetes.pod.name", format!("{pod}-cp-1")),
-            ("io.kubernetes.container.name", container.to_owned()),
-        ];
-        let config = ContainerConfig {
-            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-            ..ContainerConfig::bare(format!("k8s_{container}_{pod}"), "image:1")
-        };
-        host.create_container(&config).await.expect("it is made");
-        host.start_container(&config.name).await.expect("it starts");
-        config.name
+    /// Runs a static pod with this container, whose name it gives.
+    fn run(host: &FakeHost, pod: &str, container: &str) -> String {
+        let pod = format!("{pod}-cp-1");
+        host.meddle(|world| world.static_pod(&pod, container, "image:1"));
+        format!("k8s_{container}_{pod}")
     }
 
     #[tokio::test(start_paused = true)]
@@ -136,8 +130,11 @@ mod tests {
             (minutes(4), false, minutes(5), false),
         ] {
             let host = FakeHost::new().with_docker().with_image("image:1");
-            let api = run(&host, "k8s-master", "kube-apiserver").await;
-            let other = run(&host, "coredns", "kube-apiserver").await;
+            let api = run(&host, "k8s-master", "kube-apiserver");
+            let other = run(&host, "coredns", "kube-apiserver");
+            // One of the name and the container of ours, but of a tenant.
+            host.meddle(|world| world.tenants_pod("k8s-master-x", "kube-apiserver", "image:1"));
+            let tenants = "k8s_kube-apiserver_k8s-master-x_tenant";
             host.meddle(|world| {
                 world.advance(before);
                 if booted {
@@ -154,7 +151,7 @@ mod tests {
             assert_eq!(outcome, Outcome::Failed);
             let runs = |name: &str| host.look(|world| world.container_runs(name));
             assert_eq!(runs(&api), !ended, "after {waits:?}");
-            assert!(runs(&other));
+            assert!(runs(&other) && runs(tenants));
             let told = heard.events().into_iter().any(|event| {
                 matches!(event, Event::ThingRestarted { thing, .. } if thing.ends_with(&api))
             });
@@ -165,7 +162,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_was_started_meanwhile_has_its_time() {
         let host = FakeHost::new().with_docker().with_image("image:1");
-        let api = run(&host, "k8s-master", "kube-apiserver").await;
+        let api = run(&host, "k8s-master", "kube-apiserver");
         let plan = plan(Duration::from_secs(300));
         let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
         host.meddle(|world| world.advance(Duration::from_secs(3600)));

@@ -14,13 +14,16 @@ mod clean;
 mod event;
 mod fidelity;
 mod in_vain;
+mod installed;
 mod lasting;
 mod leftovers;
 mod missing;
 mod overlay;
 mod phase;
+mod planned;
 mod preflight;
 mod probe;
+mod recover;
 mod remedy;
 mod renew;
 mod restart;
@@ -29,23 +32,28 @@ mod rotate;
 mod selection;
 mod session;
 mod simulated;
+mod start_again;
 mod step;
 mod stop;
+mod stopped;
 mod streaks;
 pub mod throwaway;
 mod unfinished;
 mod virtual_ip;
 mod withdraw;
+mod write_trial;
 
 pub use advice::{advice, chain};
 pub use backups::room_for_backup;
-pub use check::{Condition, LEFT_OVER, PhaseHealth, Status};
+pub use check::{ChecksInProgress, Condition, LEFT_OVER, PhaseHealth, Status};
 pub use clean::clean;
 pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use missing::NotStanding;
 pub use overlay::overlay_host;
+pub use planned::Planned;
 pub(crate) use preflight::{met_before, record_path as met_path, record_text as met_text};
+pub use recover::{Recovered, RecoveredFrom};
 pub use renew::{Due, Renewals, phases_renewed_with};
 pub use restart::{failed_phases, left_over_phases, restart_set};
 pub use rotate::{authorities, rotating};
@@ -96,6 +104,8 @@ pub struct Runner<'a> {
     pub afresh: bool,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
+    /// What a look is about at the moment.
+    pub checks_in_progress: ChecksInProgress,
 }
 
 impl<'a> Runner<'a> {
@@ -119,6 +129,7 @@ impl<'a> Runner<'a> {
             renewals: Renewals::All,
             afresh: false,
             outputs: Outputs::default(),
+            checks_in_progress: ChecksInProgress::default(),
         }
     }
 }

@@ -14,7 +14,7 @@ pub async fn overlay_host<'a>(lower: &'a dyn Host, plan: &Plan) -> OverlayHost<'
     let mut host = OverlayHost::new(lower)
         .with_memory(memory)
         .with_kubernetes(|rules| {
-            // Which subnet the node will get is the controller-manager's to decide: known after apply.
+            // A node registers without a subnet.
             rules.pod_cidr.clear();
             rules.node_name = steps(plan).find_map(|step| match &step.spec {
                 Spec::Node(node) => Some(node.name.clone()),
@@ -114,11 +114,7 @@ fn planned_node(node: &NodeSpec) -> ClusterNode {
     ClusterNode {
         labels: node.labels.clone(),
         taints: node.taints.clone(),
-        pod_cidr: Some(
-            node.pod_cidr
-                .clone()
-                .unwrap_or_else(|| "known after apply".to_owned()),
-        ),
+        pod_cidr: Some("known after apply".to_owned()),
         ..ClusterNode::default()
     }
 }

@@ -52,6 +52,9 @@ impl Runner<'_> {
             phase: name.clone(),
             about: phase.about.clone(),
         });
+        if session.mode == Mode::Apply {
+            self.end_stopped_pods(phase).await;
+        }
         // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
         let ways_back = OnceLock::new();

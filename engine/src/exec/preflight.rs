@@ -126,6 +126,9 @@ impl Runner<'_> {
                 });
             }
         }
+        if self.afresh {
+            problems.extend(self.unwritable_afresh().await);
+        }
         Ok((problems, evaluated, record))
     }
 

@@ -8,8 +8,8 @@ use super::virtual_ip::VirtualIp;
 use super::{Runner, backups};
 use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{is_of_pod, of_pods};
-use crate::resource::{Action, Context, ResourceError, ResourceResult, pki};
+use crate::resource::pod_container::{StaticPods, of_pods};
+use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -224,7 +224,27 @@ impl Runner<'_> {
             Probe::RoomForBackup { directory, file } => {
                 backups::room_beside(host, directory, file).await
             }
-            Probe::AsPlanned => self.as_planned(phase).await,
+            Probe::TokenAccepted {
+                namespace,
+                account,
+                kubeconfig,
+            } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                let whose = format!("service account {namespace}/{account}");
+                match host.accepts_token_of(&access, namespace, account).await? {
+                    Some(true) => Ok(None),
+                    Some(false) => no(format!(
+                        "the API server refuses the token of {whose}: it has read another service-account key than the one that signed it"
+                    )),
+                    None => Err(ResourceError::Missing {
+                        what: format!("find a token of {whose}: the cluster has given it none yet"),
+                    }),
+                }
+            }
+            Probe::KeysKept => self.keys_kept(phase).await,
+            Probe::AsPlanned => self.as_planned(phase, &mut Vec::new()).await,
         }
     }
 
@@ -247,10 +267,11 @@ impl Runner<'_> {
 
     async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {
         let all = self.host.containers(&of_pods()).await?;
+        let pods = StaticPods::among(&all);
         for name in names {
             let running = all
                 .iter()
-                .any(|container| container.running && is_of_pod(container, pod, name));
+                .any(|container| container.running && pods.has(container, pod, name));
             if !running {
                 return Ok(Some(format!("container {name} of pod {pod} does not run")));
             }
@@ -258,8 +279,31 @@ impl Runner<'_> {
         Ok(None)
     }
 
-    /// No step of the phase would change anything. Commands are left out: asking them may run something.
-    async fn as_planned(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+    /// What is wrong with the authorities and keys that a phase makes.
+    async fn keys_kept(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+        for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+            let problem = match pki::key_problem(self.host, &step.spec).await {
+                Ok(problem) => problem,
+                // It has been read, and is not what it should be.
+                Err(error @ ResourceError::Pki { .. }) => {
+                    Some(super::advice::chain(&error).join(": "))
+                }
+                Err(error) => return Err(error),
+            };
+            if problem.is_some() {
+                return Ok(problem);
+            }
+        }
+        Ok(None)
+    }
+
+    /// No step of the phase would change anything. Commands are left out: asking them may run something. What people
+    /// should know of the steps' resources is added to `notes`.
+    pub(super) async fn as_planned(
+        &self,
+        phase: &PlannedPhase,
+        notes: &mut Vec<String>,
+    ) -> ResourceResult<Option<String>> {
         for step in phase
             .steps
             .iter()
@@ -271,8 +315,10 @@ impl Runner<'_> {
                 secrets: self.secrets,
                 absent: step.policy.absent,
             };
+            let (change, note) = step.spec.look(&cx).await?;
+            notes.extend(note);
             // What is merely due is as planned until it is renewed.
-            if let Some(change) = step.spec.pending(&cx).await?
+            if let Some(change) = change
                 && change.action != Action::Renew
             {
                 let fields: Vec<&str> = change
@@ -284,12 +330,20 @@ impl Runner<'_> {
                     "{} {} would be {} ({})",
                     step.spec.kind(),
                     step.spec.label(),
-                    change.action.participle(),
+                    would_be(&step.spec, change.action),
                     fields.join(", ")
                 )));
             }
         }
         Ok(None)
+    }
+}
+
+/// What would happen to a resource: a unit that does not run is there, and is started.
+fn would_be(spec: &Spec, action: Action) -> &'static str {
+    match (spec, action) {
+        (Spec::Service(_), Action::Create) => "started",
+        (_, action) => action.participle(),
     }
 }
 

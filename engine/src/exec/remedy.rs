@@ -106,7 +106,7 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
     ),
     (
         &[&["no such image"]],
-        "bring the image back (`nodelet apply --only images`), or name one that is there (`docker images`)",
+        "bring the image back (`nodelet apply`), or name one that is there (`docker images`)",
     ),
     (
         &[

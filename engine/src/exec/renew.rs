@@ -13,7 +13,7 @@ use super::event::{Event, Outcome, Verb};
 use super::{Mode, Runner, Selection};
 use crate::plan::{PlannedStep, StepId};
 use crate::resource::pki::{self, Uptake, uses_of};
-use crate::resource::pod_container::{is_of_pod, of_pods};
+use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Which certificates that are merely due a run renews.
@@ -175,9 +175,10 @@ impl Runner<'_> {
             return Ok(());
         };
         let containers = self.host.containers(&of_pods()).await?;
+        let pods = StaticPods::among(&containers);
         for container in containers
             .iter()
-            .filter(|container| container.running && is_of_pod(container, CONTROL_PLANE, name))
+            .filter(|container| container.running && pods.has(container, CONTROL_PLANE, name))
         {
             self.events.emit(Event::ThingRestarted {
                 phase: phase.name.clone(),

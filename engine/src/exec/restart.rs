@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::{LEFT_OVER, PhaseHealth, Status};
-use super::event::{Outcome, Verb};
+use super::event::{Event, Outcome, Verb};
 use super::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
 use crate::plan::{Graph, PhaseName, Plan};
@@ -57,6 +57,10 @@ impl Runner<'_> {
     ///
     /// What cannot be ended is told and holds up nothing: it may well be what is broken.
     ///
+    /// Before anything is ended, each file that the phases are going to write is tried. Where one cannot be written, nothing is touched and
+    /// the outcome is [`Outcome::Refused`]. What was ended and does not run when the restart has failed or was interrupted, is started again
+    /// as it was.
+    ///
     /// Phases in `left_over` lose what the plan does not have; nothing of them is ended.
     ///
     /// # Errors
@@ -105,14 +109,29 @@ impl Runner<'_> {
             Ledger::has_room(self.host, verb).await?;
         }
         // A host that is refused is not touched: `run` says why, and nothing was ended before.
-        if !phases.is_empty()
-            && self.fits(mode).await?
-            && self.quiesce(mode).await? == Outcome::Interrupted
-        {
-            return Ok(Outcome::Interrupted);
+        let mut ended = Vec::new();
+        if !phases.is_empty() && self.fits(mode).await? {
+            if mode == Mode::Apply {
+                let problems = self.unwritable(phases).await;
+                if !problems.is_empty() {
+                    let problems = problems.into_iter().map(|one| one.problem).collect();
+                    self.events.emit(Event::PreflightFailed { problems });
+                    return Ok(Outcome::Refused);
+                }
+                self.revive_engine().await;
+            }
+            let quiesced = self.quiesce(mode, &mut ended).await;
+            if !matches!(quiesced, Ok(Outcome::Stopped | Outcome::Failed)) {
+                self.start_again(ended).await;
+                return quiesced;
+            }
         }
         self.selection = only(&[phases, left_over].concat());
-        self.run(verb, mode).await
+        let outcome = self.run(verb, mode).await;
+        if mode == Mode::Apply && !matches!(outcome, Ok(Outcome::Converged)) {
+            self.start_again(ended).await;
+        }
+        outcome
     }
 }
 

@@ -7,9 +7,10 @@
 use super::check::Status;
 use super::event::{Outcome, Verb};
 use super::{Mode, Renewals, Runner};
+use crate::host::ClusterAccess;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
-use crate::resource::pki::{Authority, Rotation, Stage};
+use crate::resource::pki::{Authority, ENCRYPTION, Rotation, Stage, encryption_stage};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
 /// The same plan with this step of replacing an authority; `None` if no phase that does something here makes it.
@@ -20,14 +21,15 @@ pub fn rotating(plan: &Plan, authority: &str, step: Rotation) -> Option<Plan> {
     let found = phases
         .flat_map(|phase| &mut phase.steps)
         .find_map(|its| match &mut its.spec {
-            Spec::Authority(spec) if spec.name == authority => Some(spec),
+            Spec::Authority(spec) if spec.name == authority => Some(&mut spec.rotation),
+            Spec::EncryptionKeys(spec) if authority == ENCRYPTION => Some(&mut spec.rotation),
             _ => None,
         });
-    found?.rotation = Some(step);
+    *found? = Some(step);
     Some(plan)
 }
 
-/// The authorities that a plan makes.
+/// The authorities that a plan makes, and its encryption keys.
 #[must_use]
 pub fn authorities(plan: &Plan) -> Vec<&str> {
     let phases = plan.phases.iter().filter(|p| p.skipped.is_none());
@@ -35,6 +37,7 @@ pub fn authorities(plan: &Plan) -> Vec<&str> {
         .flat_map(|phase| &phase.steps)
         .filter_map(|step| match &step.spec {
             Spec::Authority(spec) => Some(spec.name.as_str()),
+            Spec::EncryptionKeys(_) => Some(ENCRYPTION),
             _ => None,
         })
         .collect()
@@ -46,6 +49,9 @@ impl Runner<'_> {
     /// # Errors
     /// It is not, with what to do instead; or the authority cannot be read.
     pub async fn its_turn(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
+        if authority == ENCRYPTION {
+            return encryption_turn(step, encryption_stage(self.host).await?);
+        }
         let stands = Authority::read(self.host, authority).await?;
         let stands = stands.ok_or_else(|| ResourceError::Unmet {
             what: format!("replace authority `{authority}`: it has not been made yet"),
@@ -106,7 +112,7 @@ impl Runner<'_> {
                 return Err(unmet(format!("{name}: {check}: {}", bad.reason)));
             }
         }
-        if step == Rotation::Finish {
+        if step == Rotation::Finish && authority != ENCRYPTION {
             let due = self.due().await;
             if let Some(problem) = due.problems.into_iter().next() {
                 return Err(problem);
@@ -116,6 +122,14 @@ impl Runner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Has the API server store every Secret anew, with the key that encrypts now; gives their number.
+    ///
+    /// # Errors
+    /// The API server cannot be asked, or refuses. What has been stored anew stays so.
+    pub async fn rewrite_secrets(&self, access: &ClusterAccess) -> ResourceResult<u64> {
+        Ok(self.host.rewrite_secrets(access).await?)
     }
 
     /// Takes the step that this runner's plan has ([`rotating`]). What is merely due is left to [`Runner::renew`].
@@ -134,4 +148,28 @@ impl Runner<'_> {
         }
         Ok(outcome)
     }
+}
+
+/// Whether it is this step's turn for the encryption keys.
+fn encryption_turn(step: Rotation, stage: Stage) -> ResourceResult<()> {
+    let next = match (step, stage) {
+        (Rotation::Begin, Stage::Switched) => {
+            "end the last one first: `nodelet certs rotate encryption finish`"
+        }
+        (Rotation::Switch, Stage::Settled) => "begin with `nodelet certs rotate encryption begin`",
+        (Rotation::Finish, Stage::Settled) => "there is nothing to finish: there is one key",
+        (Rotation::Finish, Stage::Begun) => {
+            "switch first: `nodelet certs rotate encryption switch`"
+        }
+        _ => return Ok(()),
+    };
+    let stands = match stage {
+        Stage::Settled => "there is one key",
+        Stage::Begun => "the next key is read and does not encrypt yet",
+        Stage::Switched => "the next key encrypts, and the previous one is still read",
+    };
+    Err(ResourceError::Unmet {
+        what: format!("replace the encryption key: {stands} at present"),
+        next: next.to_owned(),
+    })
 }

@@ -14,9 +14,10 @@ use crate::resource::{FileSource, Spec};
 #[must_use]
 pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
     let mut host = FakeHost::from_facts(facts).with_kubernetes(|rules| {
-        // Which subnet the node will get is the controller-manager's to decide: known after apply.
+        // A node registers without a subnet.
         rules.pod_cidr.clear();
     });
+    host.meddle(|world| world.payload_unread = true);
     for path in &plan.payload {
         // A program or archive; the others are directories.
         if path.extension().is_some() || path.parent().is_some_and(|p| p.ends_with("bin")) {

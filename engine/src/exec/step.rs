@@ -177,16 +177,16 @@ impl Runner<'_> {
 }
 
 /// What a step's verbs tell others about.
-struct About<'a> {
+struct About<'a, 's> {
     events: &'a dyn EventSink,
-    session: &'a Session<'a>,
+    session: &'a Session<'s>,
     phase: &'a PhaseName,
     step: &'a PlannedStep,
     /// Whether it is renewed if it is merely due.
     renews: bool,
 }
 
-impl About<'_> {
+impl About<'_, '_> {
     /// Tells of a change that is about to happen, once per step, and writes the intent down.
     async fn intend(&self, change: &Change, told: &mut Option<Change>) -> ResourceResult<()> {
         if told.as_ref() == Some(change) {
@@ -211,7 +211,7 @@ async fn drive<R: Resource>(
     resource: &R,
     cx: &Context<'_>,
     receipt: &mut Receipt<'_>,
-    about: &About<'_>,
+    about: &About<'_, '_>,
     told: &mut Option<Change>,
 ) -> ResourceResult<Try> {
     let observed = resource.observe(cx).await?;
@@ -274,9 +274,17 @@ impl Spec {
     /// # Errors
     /// It cannot be observed.
     pub async fn pending(&self, cx: &Context<'_>) -> ResourceResult<Option<Change>> {
+        Ok(self.look(cx).await?.0)
+    }
+
+    /// The same, and what people should know of the resource although that would not be changed.
+    pub(super) async fn look(
+        &self,
+        cx: &Context<'_>,
+    ) -> ResourceResult<(Option<Change>, Option<String>)> {
         with_resource!(self, resource => {
             let observed = resource.observe(cx).await?;
-            Ok(resource.diff(&observed))
+            Ok((resource.diff(&observed), resource.note(&observed)))
         })
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::advice::chain;
-use super::event::{Event, Outcome, Verb};
+use super::event::{Event, Failure, Outcome, Verb};
 use super::session::Session;
+use super::start_again::Ended;
 use super::step::{Done, millis};
 use super::throwaway;
 use super::{Mode, Runner};
@@ -43,7 +44,9 @@ impl Runner<'_> {
     /// The run could not be written down; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
-        self.stop_but(&session, &BTreeSet::new(), Lanes::Run).await
+        let unused = &mut Vec::new();
+        self.stop_but(&session, &BTreeSet::new(), Lanes::Run, unused)
+            .await
     }
 
     /// The stop before a clean: units that ran before us go on running, for the clean needs them and what they run is
@@ -72,17 +75,23 @@ impl Runner<'_> {
             .filter(|unit| !ours.contains(unit) || stays(unit))
             .collect();
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
-        self.stop_but(&session, &theirs, Lanes::Run).await
+        self.stop_but(&session, &theirs, Lanes::Run, &mut Vec::new())
+            .await
     }
 
-    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. A dry run of it is played on
-    /// a simulated host and written down nowhere.
-    pub(super) async fn quiesce(&self, mode: Mode) -> ResourceResult<Outcome> {
+    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. What was ended goes to `ended`. A dry run of it
+    /// is played on a simulated host and written down nowhere.
+    pub(super) async fn quiesce(
+        &self,
+        mode: Mode,
+        ended: &mut Vec<Ended>,
+    ) -> ResourceResult<Outcome> {
         let session = match mode {
             Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
             Mode::DryRun => Session::simulated(),
         };
-        self.stop_but(&session, &BTreeSet::new(), Lanes::Skip).await
+        self.stop_but(&session, &BTreeSet::new(), Lanes::Skip, ended)
+            .await
     }
 
     async fn stop_but(
@@ -90,6 +99,7 @@ impl Runner<'_> {
         session: &Session<'_>,
         running: &BTreeSet<String>,
         lanes: Lanes,
+        all_ended: &mut Vec<Ended>,
     ) -> ResourceResult<Outcome> {
         let begun = self.begun().await?;
         let started = self.host.elapsed();
@@ -116,7 +126,15 @@ impl Runner<'_> {
                 about: phase.about.clone(),
             });
             let (ended, failed) = self
-                .stop_phase(phase, session, running, &begun, lanes, &mut sweeps)
+                .stop_phase(
+                    phase,
+                    session,
+                    running,
+                    &begun,
+                    lanes,
+                    &mut sweeps,
+                    all_ended,
+                )
                 .await;
             stopped += ended;
             let one = if failed {
@@ -261,6 +279,10 @@ impl Runner<'_> {
         false
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are what one stop shares among its phases"
+    )]
     /// Steps in reverse, then what the script adds. The first phase of containers `sweeps`: whatever runs in the engine is still there.
     async fn stop_phase(
         &self,
@@ -270,9 +292,11 @@ impl Runner<'_> {
         begun: &BTreeSet<PhaseName>,
         lanes: Lanes,
         sweeps: &mut bool,
+        all_ended: &mut Vec<Ended>,
     ) -> (usize, bool) {
         let mut ended = 0;
         let mut failed = false;
+        let mut why = None;
         if !self.has_begun(phase, begun).await {
             return (0, false);
         }
@@ -287,6 +311,7 @@ impl Runner<'_> {
                 .map(|(thing, error)| format!("{thing}: {}", chain(error).join(": ")));
             for error in problems.into_iter().chain(left) {
                 failed = true;
+                why.get_or_insert_with(|| not_ended(step, &error));
                 self.events.emit(Event::StopFailed {
                     phase: phase.name.clone(),
                     step: step.id.clone(),
@@ -305,9 +330,22 @@ impl Runner<'_> {
             // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
             let unused = Mutex::default();
             let mut receipt = session.receipt(&phase.name, step, &unused);
+            let container = match lanes {
+                Lanes::Skip => self.container_as_it_runs(step).await,
+                Lanes::Run => None,
+            };
             let quiesced =
                 tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx, &mut receipt))
                     .await;
+            if !matches!(quiesced, Ok(Ok(false))) {
+                // A unit that ran has noted its start; what ended late counts as ended.
+                let units = receipt.undos.iter().cloned();
+                all_ended.extend(units.chain(container).map(|way_back| Ended {
+                    phase: phase.name.clone(),
+                    step: step.id.clone(),
+                    way_back,
+                }));
+            }
             let error = match quiesced {
                 Ok(Ok(true)) => {
                     ended += 1;
@@ -325,6 +363,7 @@ impl Runner<'_> {
                 ),
             };
             failed = true;
+            why.get_or_insert_with(|| not_ended(step, &error));
             self.events.emit(Event::StopFailed {
                 phase: phase.name.clone(),
                 step: step.id.clone(),
@@ -338,16 +377,36 @@ impl Runner<'_> {
                 Ok(Done::Unchanged) => {}
                 Err(error) => {
                     // Draining is a courtesy to others: what it could not do is told, and is no failure.
-                    failed |= step.spec.kind() != "drain";
+                    let error = chain(&error).join(": ");
+                    if step.spec.kind() != "drain" {
+                        failed = true;
+                        why.get_or_insert_with(|| not_ended(step, &error));
+                    }
                     self.events.emit(Event::StopFailed {
                         phase: phase.name.clone(),
                         step: step.id.clone(),
-                        error: chain(&error).join(": "),
+                        error,
                     });
                 }
             }
         }
+        if let Some(failure) = why
+            && let Err(error) = session.failed(&phase.name, &failure).await
+        {
+            tracing::warn!("could not {}", chain(&error).join(": "));
+        }
         (ended, failed)
+    }
+}
+
+/// What `nodelet history` says of what could not be ended.
+fn not_ended(step: &PlannedStep, error: &str) -> Failure {
+    Failure {
+        what: format!("stop {} {}", step.spec.kind(), step.spec.label()),
+        span: step.span.clone(),
+        chain: vec![error.to_owned()],
+        found: Vec::new(),
+        next: "see what keeps it from ending, then `nodelet stop` again".to_owned(),
     }
 }
 

@@ -65,6 +65,8 @@ impl Default for Interests {
                 "umount",
             ]),
             sysctls: all(&[
+                "kernel.keys.root_maxbytes",
+                "kernel.keys.root_maxkeys",
                 "kernel.panic",
                 "kernel.panic_on_oops",
                 "net.bridge.bridge-nf-call-ip6tables",
@@ -74,6 +76,7 @@ impl Default for Interests {
                 "net.ipv4.ip_nonlocal_bind",
                 "net.ipv6.conf.all.forwarding",
                 "vm.overcommit_memory",
+                "vm.panic_on_oom",
             ]),
             units: all(&[
                 "apparmor.service",

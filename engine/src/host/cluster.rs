@@ -19,6 +19,8 @@ pub struct ClusterAccess {
 /// A node object, as far as we read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterNode {
+    /// Its uid.
+    pub uid: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
@@ -27,7 +29,10 @@ pub struct ClusterNode {
     pub taints: Vec<Taint>,
     /// Cordoned.
     pub unschedulable: bool,
-    /// The pods' subnet that the controller-manager gave it.
+    /// Name of the client that cordoned it, as the API server keeps it (`metadata.managedFields`); empty if it is not
+    /// cordoned, or if the API server does not tell.
+    pub cordoned_by: String,
+    /// The pods' subnet of the node, once it has one.
     pub pod_cidr: Option<String>,
     /// Condition `Ready`: `Some(true)`, `Some(false)`, or `None` for unknown or absent.
     pub ready: Option<bool>,
@@ -64,7 +69,20 @@ pub struct Taint {
     pub effect: String,
 }
 
-/// Calls on the API server. Each carries the implementation's own deadline (10 s; `evict_pods` its argument).
+/// The name under which we change objects: the field manager that the API server notes beside each field.
+pub const FIELD_MANAGER: &str = "nodelet";
+
+/// A pod that a drain left on its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemainingPod {
+    /// `namespace/name`.
+    pub name: String,
+    /// Why it is still there.
+    pub reason: String,
+}
+
+/// Calls on the API server. Each carries the implementation's own deadline (10 s; `evict_pods` its argument;
+/// `rewrite_secrets` 10 s for each request).
 #[async_trait::async_trait]
 pub trait Cluster {
     /// A node object; `None` if there is none. Cancel safe.
@@ -110,12 +128,26 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<()>;
 
-    /// Evicts the pods of a node, those of daemon sets and static pods aside, and waits for them to go. Returns the
-    /// names of those still there when `timeout` passes.
+    /// Writes every Secret again as it is, so that the API server stores it with the key that encrypts now. Returns their number.
+    /// When cancelled or cut, some are written.
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64>;
+
+    /// Whether the API server accepts the token that the cluster gave to a service account; `None` where it has given none.
+    /// Changes nothing in the cluster. Cancel safe.
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>>;
+
+    /// Evicts the pods of a node and waits for them to go. Returns the pods that are still there when `timeout` passes,
+    /// so an empty list means that no evictable pod is left. Static pods, pods of daemon sets and finished pods are not
+    /// evicted and do not count.
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>>;
+    ) -> HostResult<Vec<RemainingPod>>;
 }

@@ -75,6 +75,14 @@ pub trait Files {
     /// The content of the file at `path` (links are followed), at most `limit` bytes. Cancel safe.
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>>;
 
+    /// SHA-256 of the file at `path` (links are followed), however large, in hexadecimal; `None` where there is no file. Cancel safe.
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>>;
+
+    /// Whether what the role's payload holds is really read. A dry run reads none of it.
+    fn reads_payload(&self) -> bool {
+        true
+    }
+
     /// Names in a directory, sorted; empty where there is none. Cancel safe.
     async fn list(&self, path: &Path) -> HostResult<Vec<String>>;
 
@@ -82,6 +90,10 @@ pub trait Files {
     /// fsync of the directory. Never leaves a half-written file under `path`. When cancelled, a temporary
     /// sibling may stay; `path` is old or new.
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
+
+    /// Tries whether a file at `path` could be replaced, or created, and hold `room` bytes: a temporary sibling is made, filled and removed
+    /// again, and `path` stays as it is. Where its directory is not there yet, the nearest ancestor that is takes the trial.
+    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()>;
 
     /// Adds to the end of a file, created with these attributes if need be, and returns once it would survive a power
     /// cut. When cancelled, cut or failed, part of the content may stand at the end.

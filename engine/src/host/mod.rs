@@ -19,11 +19,14 @@ pub mod live;
 mod network;
 pub mod overlay;
 mod packages;
+mod pod_subnets;
 mod processes;
 mod services;
 mod virtual_service;
 
-pub use cluster::{Cluster, ClusterAccess, ClusterNode, ClusterObject, Taint};
+pub use cluster::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,
+};
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
     ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,
@@ -33,6 +36,7 @@ pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
 pub use kernel::Kernel;
 pub use network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use packages::Packages;
+pub use pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
 pub use processes::{CommandOutput, CommandSpec, Processes};
 pub use services::{Services, UnitState};
 pub use virtual_service::{Transport, VirtualService};
@@ -51,6 +55,7 @@ pub trait Host:
     + Kernel
     + Packages
     + Cluster
+    + PodSubnets
     + Clock
     + Send
     + Sync
@@ -66,6 +71,7 @@ impl<T> Host for T where
         + Kernel
         + Packages
         + Cluster
+        + PodSubnets
         + Clock
         + Send
         + Sync

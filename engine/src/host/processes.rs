@@ -96,6 +96,10 @@ pub trait Processes {
         })
     }
 
+    /// The control groups of processes that a signal has stopped (SIGSTOP), each as `/proc/PID/cgroup` has it: these answer nothing until
+    /// they are continued or killed. Cancel safe.
+    async fn stopped_processes(&self) -> HostResult<Vec<String>>;
+
     /// Whether a program of this name stands on the fixed PATH.
     async fn has_program(&self, name: &str) -> HostResult<bool>;
 }

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use crate::host::HostError;
 
+/// What to do about a ledger that was lost or damaged.
+pub const RECOVER: &str =
+    "`nodelet recover --dry-run` shows what can be recovered, `nodelet recover` recovers it";
+
 /// A ledger that cannot be used. `Display` completes "failed to …".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,8 +37,24 @@ pub enum LedgerError {
         /// Ours.
         known: u32,
     },
-    /// A line is not the one that comes next: somebody or something has changed the file.
-    #[error("read the ledger {}:{line}: {problem}; bring it back from a backup, or move it away (`mv {p} {p}.away`) to go on without what it knows: then a clean is refused, and what was here before us has to be brought back by hand", path.display(), p = path.display())]
+    /// There is none where there was one, or where a role is installed. A new one would take nothing of that back.
+    #[error("use the ledger {}: it is missing or empty, but this host has {}; {RECOVER}", path.display(), evidence.join(", "))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What says that there was one.
+        evidence: Vec<String>,
+    },
+    /// It says nothing of things on this host that the role has made.
+    #[error("use the ledger {}: it does not know {}, which the role made on this host; {RECOVER}", path.display(), evidence.join(", "))]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// What it does not know.
+        evidence: Vec<String>,
+    },
+    /// A line is not the one that comes next: the file was changed, truncated or replaced.
+    #[error("read the ledger {}:{line}: {problem}; {RECOVER}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,

@@ -265,7 +265,7 @@ fn failed_at(failure: &Failure, thing: &str) -> bool {
 }
 
 /// `file /etc/x` is about `/etc/x`; `packages a b` is about `a`; `running unit docker.service` about `docker`.
-fn is_about(about: &str, thing: &str) -> bool {
+pub(crate) fn is_about(about: &str, thing: &str) -> bool {
     about == thing
         || about
             .split(' ')
@@ -274,7 +274,7 @@ fn is_about(about: &str, thing: &str) -> bool {
 }
 
 /// A step by its id, or by its id without the phase, or by its label alone.
-fn is_step(step: &StepId, thing: &str) -> bool {
+pub(crate) fn is_step(step: &StepId, thing: &str) -> bool {
     let id = step.as_str();
     let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
     let label = rest.split_once(':').map_or(rest, |(_, label)| label);

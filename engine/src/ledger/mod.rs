@@ -8,6 +8,7 @@
 //! it holds the host's lock. Reading needs no lock: a last line that is half written counts as not written. Whatever else is
 //! wrong with the file is refused with its line (`seal`): half a ledger would take half a role off the host.
 
+mod book;
 mod error;
 mod history;
 mod record;
@@ -16,10 +17,13 @@ mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tip;
 mod told;
 
-pub use error::LedgerError;
+pub(crate) use book::Recoverable;
+pub use error::{LedgerError, RECOVER};
 pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
+pub(crate) use history::{is_about, is_step};
 pub use record::{Record, RunId};
 pub use standing::{LiveUndo, StandingThing};
 pub(crate) use store::in_time;

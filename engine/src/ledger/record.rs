@@ -17,8 +17,12 @@ pub type RunId = u64;
     reason = "the fields repeat from record to record and say what they are"
 )]
 pub enum Record {
-    /// The first line.
-    Header { version: u32 },
+    /// The first line. `id` tells the ledgers of two hosts apart.
+    Header {
+        version: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
     /// A run begins. `at` is RFC 3339.
     Run {
         run: RunId,

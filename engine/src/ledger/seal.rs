@@ -58,7 +58,7 @@ impl Chain {
         if older || line.starts_with("{\"r\":") {
             let record = parse(line)?;
             let form = match &record {
-                Record::Header { version } => Some(*version),
+                Record::Header { version, .. } => Some(*version),
                 // Where there is a chain, what has no place in it is not ours.
                 _ if !older => {
                     return Err(format!(

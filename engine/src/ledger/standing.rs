@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::tip::id_of;
 use super::{Record, RunId, VERSION};
 use crate::exec::{Outcome, Verb};
 use crate::plan::{PhaseName, PlannedStep, Span, StepId};
@@ -394,7 +395,10 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
         .copied()
         .unwrap_or(0);
     let standing = Standing::of(records).into_records(records);
-    let mut kept = vec![Record::Header { version: VERSION }];
+    let mut kept = vec![Record::Header {
+        version: VERSION,
+        id: id_of(records),
+    }];
     // Which line of a script a thing is owed to can be asked for as long as it stands.
     let mut older: BTreeMap<&StepId, &Record> = BTreeMap::new();
     let mut recent = Vec::new();

@@ -333,6 +333,17 @@ pub enum Probe {
         /// etcd's store.
         file: PathBuf,
     },
+    /// The API server accepts the token that the cluster gave to a service account.
+    TokenAccepted {
+        /// Namespace of the account.
+        namespace: String,
+        /// Its name.
+        account: String,
+        /// Kubeconfig to ask with.
+        kubeconfig: PathBuf,
+    },
+    /// The authorities and keys of the phase are those that this host keeps.
+    KeysKept,
     /// No step of the phase would change anything.
     AsPlanned,
 }
@@ -349,7 +360,8 @@ impl Probe {
             | Self::ContainerEngine
             | Self::PodRunning { .. }
             | Self::NodeReady { .. }
-            | Self::ObjectExists { .. } => true,
+            | Self::ObjectExists { .. }
+            | Self::TokenAccepted { .. } => true,
             Self::FileExists(_)
             | Self::ServiceActive(_)
             | Self::ContainerRunning(_)
@@ -358,6 +370,7 @@ impl Probe {
             | Self::CertificatesValid { .. }
             | Self::BackupYoungerThan { .. }
             | Self::RoomForBackup { .. }
+            | Self::KeysKept
             | Self::AsPlanned => false,
         }
     }

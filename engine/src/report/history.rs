@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::exec::{Outcome, Verb};
+use crate::exec::{Outcome, Planned, Verb};
 use crate::ledger::{History, Run, Why};
 use crate::plan::StepId;
 use crate::resource::Action;
@@ -61,16 +61,12 @@ pub fn run_in_full(run: &Run) -> String {
     text
 }
 
-/// Why a thing is as it is.
+/// Why a thing is as it is. `planned` are the steps of the plan that are about it; `None` where there is no plan to look at.
 #[must_use]
-pub fn why(why: &Why) -> String {
+pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     let mut text = String::new();
     if !why.is_known() {
-        let _ = writeln!(
-            text,
-            "the ledger knows nothing about {}: it was there before, or it is not ours",
-            why.thing
-        );
+        unknown(&mut text, &why.thing, planned);
         return text;
     }
     if why.causes.is_empty() {
@@ -122,6 +118,34 @@ pub fn why(why: &Why) -> String {
     text
 }
 
+/// Of what the ledger does not know, the plan may.
+fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
+    let _ = write!(text, "the ledger has no change of {thing}: ");
+    text.push_str(match planned {
+        None => {
+            "it was there before the role, or it is not the role's (the plan could not be read)\n"
+        }
+        Some([]) => "no step of the plan is about it, so it is not the role's\n",
+        Some(_) => "",
+    });
+    for (n, planned) in planned.unwrap_or_default().iter().enumerate() {
+        let how = match (&planned.skipped, planned.as_planned) {
+            (Some(reason), _) => format!("but its phase is skipped: {reason}"),
+            (None, Some(true)) => "and it was like that before the role".to_owned(),
+            (None, Some(false)) => {
+                "and not applied yet: `nodelet apply` brings it about".to_owned()
+            }
+            (None, None) => "and how it stands cannot be told".to_owned(),
+        };
+        let also = if n == 0 { "" } else { "  " };
+        let _ = writeln!(
+            text,
+            "{also}it is planned by {} ({}), {how}",
+            planned.step, planned.span
+        );
+    }
+}
+
 fn line(run: &Run) -> String {
     let verb = match run.verb {
         Verb::Apply => "apply",
@@ -131,6 +155,7 @@ fn line(run: &Run) -> String {
         Verb::Restart => "restart",
         Verb::Renew => "renew",
         Verb::Rotate => "rotate",
+        Verb::Recover => "recover",
     };
     let outcome = match run.outcome {
         None => "cut short",

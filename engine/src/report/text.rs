@@ -81,6 +81,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 Verb::Restart => "restart",
                 Verb::Renew => "renew",
                 Verb::Rotate => "rotate",
+                Verb::Recover => "recover",
             };
             let role = if role.is_empty() {
                 String::new()
@@ -193,6 +194,16 @@ pub fn render(event: &Event, detail: Detail) -> String {
         }
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
+        Event::StepStartedAgain { step, .. } => writeln!(
+            text,
+            "  ↻ {} started again as it was: the repair did not come to its end",
+            short(step)
+        ),
+        Event::StartFailed { step, error, .. } => writeln!(
+            text,
+            "  ✗ {} was stopped and could not be started again: {error}",
+            short(step)
+        ),
         Event::ThingRestored { thing, .. } => writeln!(text, "  - {thing}"),
         Event::ThingRestarted { thing, reason, .. } => {
             writeln!(text, "  ↻ {thing} restarted: {reason}")
@@ -351,6 +362,11 @@ pub fn conditions(health: &[PhaseHealth]) -> String {
             None => format!("{} checks", phase.conditions.len()),
         };
         let _ = writeln!(text, "{sign} {:<18} {what}", phase.phase);
+        for note in phase.conditions.iter().filter(|c| c.status == Status::True) {
+            if !note.reason.is_empty() {
+                let _ = writeln!(text, "    note: {}", note.reason);
+            }
+        }
         for condition in phase.conditions.iter().filter(|c| c.status != Status::True) {
             let _ = writeln!(
                 text,

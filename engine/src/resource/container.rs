@@ -232,6 +232,22 @@ fn other_image(state: &ContainerState, desired: &ContainerConfig) -> bool {
 }
 
 impl ContainerSpec {
+    /// What brings it back as it runs now; `None` where no container of ours runs under its name.
+    pub(crate) async fn as_it_runs(&self, host: &dyn Host) -> ResourceResult<Option<Undo>> {
+        if !engine::runs(host).await? {
+            return Ok(None);
+        }
+        let state = host.container(&self.name).await?;
+        if !state.is_some_and(|state| is_ours(&state) && state.running) {
+            return Ok(None);
+        }
+        let config = host.container_config(&self.name).await?;
+        Ok(config.map(|config| Undo::RecreateContainer {
+            config: Box::new(config),
+            running: true,
+        }))
+    }
+
     /// Whether a container of ours has this name.
     pub(crate) async fn stands(&self, host: &dyn Host) -> bool {
         self.id_of_ours(host).await.is_some()

@@ -11,6 +11,8 @@ use crate::host::{ContainerState, Host, HostError, SURVIVORS};
 pub(crate) const UNIT: &str = "docker.service";
 /// Stands where the unit was masked, in which case systemd does not load it although it is installed.
 const MASK: &str = "/etc/systemd/system/docker.service";
+/// The link that an engine makes for its own network.
+pub(crate) const LINK: &str = "docker0";
 /// Units of an engine.
 const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
 /// Label on containers that a role has made.

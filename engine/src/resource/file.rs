@@ -1,4 +1,4 @@
-//! A file: fixed text, a rendered template, or a copy from the role's payload.
+//! A file: fixed text, a rendered template, or a copy from the role's payload or of another file.
 
 use std::path::PathBuf;
 
@@ -40,6 +40,8 @@ pub enum FileSource {
     Text(Text),
     /// A file of the role's payload on the host.
     Payload(PathBuf),
+    /// Another file of the host.
+    Copy(PathBuf),
 }
 
 /// A file as it stands, and the content it should have.
@@ -86,6 +88,13 @@ impl Resource for FileSpec {
                             next: "install the role's package again".to_owned(),
                         }
                     })?)
+                }
+                FileSource::Copy(path) if cx.host.is_late(path).await? => {
+                    Err(format!("{} is known after apply", path.display()))
+                }
+                FileSource::Copy(path) => {
+                    let content = cx.host.read(path, READ_LIMIT).await?;
+                    content.ok_or_else(|| format!("{} is not there yet", path.display()))
                 }
             };
         let stale = match (&entry, self.unit) {
@@ -216,7 +225,7 @@ impl FileSpec {
     fn is_secret(&self) -> bool {
         let secret = match &self.source {
             FileSource::Text(text) => text.is_secret(),
-            FileSource::Payload(_) => false,
+            FileSource::Payload(_) | FileSource::Copy(_) => false,
         };
         self.secret || secret
     }
@@ -273,3 +282,66 @@ pub(super) async fn remember(
 
 /// Attributes of a file that only root reads.
 pub(super) const PRIVATE: Attributes = Attributes::root(0o600);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::host::Files as _;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    /// Converges a copy of `/etc/a`; gives what was told of the change.
+    async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
+        let file = FileSpec {
+            path: "/etc/b".into(),
+            source: FileSource::Copy("/etc/a".into()),
+            attributes: PRIVATE,
+            once: false,
+            secret: true,
+            unit: false,
+        };
+        let outputs = Outputs::default();
+        let cx = Context {
+            host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = file.observe(&cx).await?;
+        let change = file.diff(&observed);
+        if let Some(change) = &change {
+            let mut receipt = Receipt::default();
+            file.converge(&observed, change, &cx, &mut receipt).await?;
+        }
+        Ok(change)
+    }
+
+    #[tokio::test]
+    async fn a_copy_follows_its_source_and_shows_no_secret() {
+        let host = FakeHost::new().with_file("/etc/a", "one");
+        let text = |host: &FakeHost| host.look(|world| world.text("/etc/b"));
+        copy(&host).await.expect("it is copied");
+        assert_eq!(text(&host).as_deref(), Some("one"));
+        assert_eq!(copy(&host).await.expect("it is the same"), None);
+        host.meddle(|world| world.file("/etc/a", "two"));
+        let change = copy(&host).await.expect("it is copied").expect("a change");
+        assert_eq!(text(&host).as_deref(), Some("two"));
+        assert!(
+            change.text.is_none() && change.digest.is_none(),
+            "{change:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
+        let host = FakeHost::new();
+        let error = copy(&host).await.expect_err("there is none").to_string();
+        assert!(error.contains("/etc/a is not there yet"), "{error}");
+        let marked = host.mark_late(Path::new("/etc/a"), "a key is random").await;
+        marked.expect("it is simulated");
+        let error = copy(&host).await.expect_err("not known").to_string();
+        assert!(error.contains("/etc/a is known after apply"), "{error}");
+    }
+}

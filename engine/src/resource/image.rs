@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, engine,
+    Action, Change, Checksums, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    engine,
 };
 
 /// An image. Nothing is pulled: what the role needs comes with the role.
@@ -16,6 +17,9 @@ pub struct ImageSpec {
     pub reference: String,
     /// Archive as `docker save` writes it.
     pub archive: PathBuf,
+    /// What the archive is compared with before it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksums: Option<Checksums>,
 }
 
 /// What the engine has.
@@ -82,6 +86,9 @@ impl Resource for ImageSpec {
                     .to_owned(),
             });
         }
+        if let Some(checksums) = &self.checksums {
+            checksums.verify(cx.host, &self.archive).await?;
+        }
         // An archive brings all its images, so it is looked into before anything is loaded.
         let brings = cx.host.archived_images(&self.archive).await?;
         if let Some(brings) = &brings
@@ -147,6 +154,8 @@ fn familiar(reference: &str) -> String {
 mod tests {
     use std::path::Path;
 
+    use sha2::Digest as _;
+
     use super::*;
     use crate::host::Services as _;
     use crate::host::fake::FakeHost;
@@ -167,6 +176,7 @@ mod tests {
         let image = ImageSpec {
             reference: "app:1".to_owned(),
             archive: ARCHIVE.into(),
+            checksums: None,
         };
         let outputs = Outputs::default();
         let cx = Context {
@@ -194,6 +204,40 @@ mod tests {
             )
         );
         assert_eq!(undos, []);
+        assert_eq!(host.snapshot(), before, "nothing was loaded");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_archive_is_not_loaded() {
+        let host = host(&["app:1"]).await;
+        let sums = format!("{}  images/app.tar\n", "0".repeat(64));
+        let file = "/opt/SHA256SUMS";
+        host.meddle(|world| world.file(file, &sums));
+        let image = ImageSpec {
+            reference: "app:1".to_owned(),
+            archive: ARCHIVE.into(),
+            checksums: Some(Checksums {
+                file: file.into(),
+                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+            }),
+        };
+        let before = host.snapshot();
+        let outputs = Outputs::default();
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = image.observe(&cx).await.expect("docker answers");
+        let change = image.diff(&observed).expect("it is not there");
+        let mut receipt = Receipt::default();
+        let result = image.converge(&observed, &change, &cx, &mut receipt).await;
+        let error = result.expect_err("it is refused").to_string();
+        assert!(
+            error.contains("app.tar of the role's package: it is damaged"),
+            "{error}"
+        );
         assert_eq!(host.snapshot(), before, "nothing was loaded");
     }
 

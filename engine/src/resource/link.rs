@@ -1,16 +1,23 @@
 //! A network link that something else makes: it has to go when it is no longer wanted, or pods have to be made anew that
 //! lost theirs.
+//!
+//! A bridge without its address, or without the route to its network, is as good as none: pods do not reach the host. Its plugin gives it
+//! both only when it makes the bridge, so such a bridge is removed and made anew with the pods.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult, pods};
-use crate::host::ContainerState;
+use crate::host::{ContainerState, Link};
 
 /// How long a sandbox, which does nothing, may take to end.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Where all sandboxes are younger, the first plugin may still be making the bridge: it is given that long.
+const CONNECTED: Duration = Duration::from_secs(5);
 
 /// A link, for example the bridge of the pods' network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +33,8 @@ pub struct LinkSpec {
 #[derive(Debug)]
 pub struct LinkState {
     there: bool,
+    /// What it lacks to carry pods; empty for nothing.
+    lacks: String,
     /// Whether it is to be absent.
     unwanted: bool,
     /// Sandboxes of pods that have lost it.
@@ -41,14 +50,29 @@ impl Resource for LinkSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<LinkState> {
-        let there = cx.host.link(&self.name).await?.is_some();
-        let stranded = if self.carries_pods && !cx.absent && !there {
-            pods::networked_sandboxes(cx.host).await?
-        } else {
-            Vec::new()
-        };
+        let mut link = cx.host.link(&self.name).await?;
+        let mut stranded = Vec::new();
+        if self.carries_pods && !cx.absent && !lacks(link.as_ref()).is_empty() {
+            stranded = pods::networked_sandboxes(cx.host).await?;
+            let now = cx.host.now();
+            let ages = stranded.iter().map(|sandbox| {
+                let start = sandbox.started_at;
+                start.map_or(CONNECTED, |start| {
+                    now.duration_since(start).unwrap_or_default()
+                })
+            });
+            if let Some(left) = ages.max().and_then(|age| CONNECTED.checked_sub(age)) {
+                cx.host.pause(left).await;
+                link = cx.host.link(&self.name).await?;
+            }
+        }
+        let lacks = lacks(link.as_ref());
+        if lacks.is_empty() {
+            stranded.clear();
+        }
         Ok(LinkState {
-            there,
+            there: link.is_some(),
+            lacks: lacks.to_owned(),
             unwanted: cx.absent,
             stranded,
         })
@@ -60,7 +84,8 @@ impl Resource for LinkSpec {
         }
         // Without pods nobody needs it; the first one's plugin makes it.
         (!observed.stranded.is_empty()).then(|| {
-            Change::new(Action::Restart).with("pods without it", observed.stranded.len(), 0)
+            let field = format!("pods without {}", observed.lacks);
+            Change::new(Action::Restart).with(&field, observed.stranded.len(), 0)
         })
     }
 
@@ -75,11 +100,144 @@ impl Resource for LinkSpec {
             cx.host.remove_link(&self.name).await?;
             return Ok(());
         }
+        if observed.there {
+            cx.host.remove_link(&self.name).await?;
+        }
         let ends = observed
             .stranded
             .iter()
             .map(|sandbox| cx.host.stop_container(&sandbox.name, GRACE));
         futures::future::try_join_all(ends).await?;
         Ok(())
+    }
+}
+
+/// What keeps a link from carrying pods; empty for nothing.
+fn lacks(link: Option<&Link>) -> &'static str {
+    let Some(link) = link else {
+        return "the link";
+    };
+    let local = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if link.addresses.iter().all(|(address, _)| local(address)) {
+        "its address"
+    } else if link.unrouted.is_empty() {
+        ""
+    } else {
+        "its route"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::host::fake::{FakeHost, World};
+    use crate::host::{Clock as _, ContainerConfig, Containers as _, Network as _};
+    use crate::resource::{NoSecrets, Outputs};
+
+    const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 20, 0, 1));
+
+    /// A host on which one pod with a network of its own has run for a minute.
+    async fn with_a_pod() -> FakeHost {
+        let host = FakeHost::new();
+        host.meddle(|world| {
+            world.image("pause:1");
+            world.link("cni0", true, &[(GATEWAY, 24)]);
+        });
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let sandbox = ContainerConfig {
+            labels: BTreeMap::from([
+                label("io.kubernetes.pod.uid", "a"),
+                label("io.kubernetes.docker.type", "podsandbox"),
+            ]),
+            ..ContainerConfig::bare("k8s_POD_a", "pause:1")
+        };
+        host.create_container(&sandbox).await.expect("it is made");
+        host.start_container("k8s_POD_a").await.expect("it starts");
+        host.meddle(|world| world.advance(Duration::from_secs(60)));
+        host
+    }
+
+    /// What would be changed, before and after the change is made.
+    async fn mended(host: &FakeHost) -> (Option<String>, Option<String>) {
+        let link = LinkSpec {
+            name: "cni0".to_owned(),
+            carries_pods: true,
+        };
+        let outputs = Outputs::default();
+        let cx = Context {
+            host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let field = |change: &Change| change.differences[0].field.clone();
+        let before = link.observe(&cx).await.expect("it can be told");
+        let change = link.diff(&before);
+        if let Some(change) = &change {
+            let mut receipt = Receipt::default();
+            let done = link.converge(&before, change, &cx, &mut receipt).await;
+            done.expect("it is done");
+        }
+        let after = link.observe(&cx).await.expect("it can be told");
+        (
+            change.as_ref().map(field),
+            link.diff(&after).as_ref().map(field),
+        )
+    }
+
+    #[tokio::test]
+    async fn pods_are_made_anew_that_lost_their_bridge_its_address_or_its_route() {
+        type Breaks = fn(&mut World);
+        let cases: [(Option<&str>, Breaks); 4] = [
+            (None, |_| ()),
+            (Some("pods without the link"), |world| {
+                world.remove_link("cni0")
+            }),
+            (Some("pods without its address"), |world| {
+                let local = "fe80::1".parse().expect("an address");
+                world.link("cni0", true, &[(local, 64)]);
+            }),
+            (Some("pods without its route"), |world| {
+                world.remove_route("cni0", GATEWAY);
+            }),
+        ];
+        for (expected, breaks) in cases {
+            let host = with_a_pod().await;
+            host.meddle(breaks);
+            let (found, left) = mended(&host).await;
+            assert_eq!((found.as_deref(), left), (expected, None));
+            let sandbox = host.container("k8s_POD_a").await.expect("it answers");
+            let runs = sandbox.is_some_and(|sandbox| sandbox.running);
+            assert_eq!(runs, expected.is_none(), "{expected:?}");
+            let bridge = host.link("cni0").await.expect("it answers");
+            assert_eq!(bridge.is_some(), expected.is_none(), "{expected:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_being_connected_is_given_its_time() {
+        let host = with_a_pod().await;
+        host.meddle(|world| world.remove_link("cni0"));
+        host.stop_container("k8s_POD_a", GRACE)
+            .await
+            .expect("it ends");
+        host.start_container("k8s_POD_a").await.expect("it starts");
+        let began = host.elapsed();
+        let found = mended(&host).await.0;
+        assert_eq!(found.as_deref(), Some("pods without the link"));
+        let waited = host.elapsed() - began;
+        assert!(waited >= CONNECTED, "{waited:?}");
+        // One that has run for a while is not waited for.
+        let host = with_a_pod().await;
+        host.meddle(|world| world.remove_link("cni0"));
+        let began = host.elapsed();
+        assert!(mended(&host).await.0.is_some());
+        let waited = host.elapsed() - began;
+        assert!(waited < CONNECTED, "{waited:?}");
     }
 }

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod change;
+mod checksums;
 mod claims;
 mod command;
 mod container;
@@ -35,6 +36,7 @@ mod undo;
 
 pub use cgroup::CgroupSpec;
 pub use change::{Action, Change, Difference, TextDiff};
+pub use checksums::Checksums;
 pub use command::CommandStep;
 pub use container::ContainerSpec;
 pub use directory::DirectorySpec;
@@ -50,7 +52,9 @@ pub use link::LinkSpec;
 pub use manifest::ManifestSpec;
 pub use node::{DrainSpec, NodeSpec};
 pub use packages::PackagesSpec;
-pub use pki::{AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec};
+pub use pki::{
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec,
+};
 pub use pod_container::PodContainerSpec;
 pub use pods::PodsSpec;
 pub use service::ServiceSpec;
@@ -123,6 +127,10 @@ impl ResourceError {
         match self {
             Self::Host(error) => error.is_permanent(),
             Self::Unmet { .. } | Self::Render(_) => true,
+            // A key that is lost does not come back by itself.
+            Self::Pki { source, .. } => source
+                .downcast_ref::<pki::PkiError>()
+                .is_some_and(|error| matches!(error, pki::PkiError::Precious { .. })),
             _ => false,
         }
     }
@@ -262,6 +270,11 @@ pub trait Resource: Send + Sync {
         BTreeMap::new()
     }
 
+    /// What people should know of it although nothing of it would be changed.
+    fn note(&self, _observed: &Self::Observed) -> Option<String> {
+        None
+    }
+
     /// Files whose content a consumer of this step takes in (`restart_on`, `env_from`).
     fn paths(&self) -> Vec<PathBuf> {
         Vec::new()
@@ -284,6 +297,7 @@ macro_rules! with_resource {
             Spec::EnvFile($resource) => $body,
             Spec::Authority($resource) => $body,
             Spec::ServiceAccountKey($resource) => $body,
+            Spec::EncryptionKeys($resource) => $body,
             Spec::Certificate($resource) => $body,
             Spec::Kubeconfig($resource) => $body,
             Spec::Image($resource) => $body,
@@ -322,6 +336,7 @@ pub enum Spec {
     EnvFile(EnvFileSpec),
     Authority(AuthoritySpec),
     ServiceAccountKey(ServiceAccountKeySpec),
+    EncryptionKeys(EncryptionKeysSpec),
     Certificate(CertificateSpec),
     Kubeconfig(KubeconfigSpec),
     Image(ImageSpec),
@@ -375,6 +390,7 @@ impl Spec {
             Self::EnvFile(_) => "env_file",
             Self::Authority(_) => "certificate_authority",
             Self::ServiceAccountKey(_) => "service_account_key",
+            Self::EncryptionKeys(_) => "encryption_keys",
             Self::Certificate(_) => "certificate",
             Self::Kubeconfig(_) => "kubeconfig",
             Self::Image(_) => "image",

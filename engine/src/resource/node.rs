@@ -1,4 +1,10 @@
 //! This host's node object: registered, labelled, tainted, schedulable; and drained when the host stops.
+//!
+//! A cordon has an owner. The drain cordons the node and marks the cordon as ours in the same patch; an apply lifts that
+//! one. Each other cordon is an operator's and stays until the operator lifts it. A drain of a node that an operator has
+//! cordoned evicts the pods and leaves the cordon the operator's. `kubectl cordon` does not change a node that is cordoned
+//! already, so our cordon stays ours; the annotation `UserNodeCordon=true` makes it the operator's. A node that an operator
+//! uncordons during a drain is not cordoned again, and the drain fails.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,15 +16,18 @@ use serde_json::{Value as Json, json};
 
 use super::change::Differences;
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo};
-use crate::host::{ClusterAccess, ClusterNode, Taint};
+use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, RemainingPod, Taint};
+use crate::kubernetes::{PodSubnetError, SubnetPool, allocate};
 
-/// Annotation on a node that somebody cordoned on purpose: it stays cordoned.
+/// Annotation with which an operator keeps a node cordoned, even if the cordon was ours.
 const USER_CORDON: &str = "UserNodeCordon";
-/// Annotation on a node that we drained.
+/// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
 const SHUT_DOWN: &str = "KubeStackShutDown";
+/// Pods that are named if a drain leaves some.
+const NAMED: usize = 10;
 
 /// A node object with these labels and taints. Its output `pod_cidr` is the pods' subnet of the node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
     /// Its name.
     pub name: String,
@@ -32,8 +41,8 @@ pub struct NodeSpec {
     pub untainted: Vec<String>,
     /// Whether a cordon of ours is lifted.
     pub schedulable: bool,
-    /// The pods' subnet to give it where it has none yet; otherwise the controller-manager chooses.
-    pub pod_cidr: Option<String>,
+    /// What its pods' subnet is allocated from; without, something else gives the node its subnet.
+    pub pod_subnets: Option<SubnetPool>,
 }
 
 #[async_trait]
@@ -54,7 +63,10 @@ impl Resource for NodeSpec {
         };
         let mut differences = Differences::default();
         if node.pod_cidr.is_none() {
-            let after = self.pod_cidr.as_deref().unwrap_or("known after apply");
+            let after = match self.pod_subnets {
+                Some(pool) => pool.to_string(),
+                None => "known after apply".to_owned(),
+            };
             differences.note("pods' subnet", "none yet", after);
         }
         for (label, value) in &self.labels {
@@ -67,7 +79,7 @@ impl Resource for NodeSpec {
         if wanted != sorted(node.taints.clone()) {
             differences.note("taints", list(&node.taints), list(&wanted));
         }
-        if self.schedulable && node.unschedulable && !held(node) {
+        if self.schedulable && Cordon::of(node) == Cordon::Ours {
             differences.note("cordoned", "yes", "no");
         }
         if self.schedulable && node.annotations.contains_key(SHUT_DOWN) {
@@ -83,8 +95,7 @@ impl Resource for NodeSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        // The kubelet registers it and the controller-manager gives it a subnet: the runner's retries wait for
-        // both, so that a deadline stands in one place.
+        // The kubelet registers it: the runner's retries wait for that, so that a deadline stands in one place.
         let node = observed
             .as_ref()
             .ok_or_else(|| ResourceError::NotConverged {
@@ -112,16 +123,14 @@ impl Resource for NodeSpec {
             "spec": { "taints": taints(&node.taints) },
         });
         if self.schedulable {
+            // A mark that is left over from a cordon which an operator has lifted goes, too: it must not be taken for one on
+            // the operator's next cordon.
             patch["metadata"]["annotations"] = json!({ SHUT_DOWN: null });
-            if !held(node) {
+            if Cordon::of(node) == Cordon::Ours {
                 patch["spec"]["unschedulable"] = json!(false);
-                back["spec"]["unschedulable"] = json!(node.unschedulable);
+                back["spec"]["unschedulable"] = json!(true);
+                back["metadata"]["annotations"] = json!({ SHUT_DOWN: "true" });
             }
-        }
-        if let (None, Some(cidr)) = (&node.pod_cidr, &self.pod_cidr) {
-            // No way back: a node's subnet cannot be changed once it is set.
-            patch["spec"]["podCIDR"] = json!(cidr);
-            patch["spec"]["podCIDRs"] = json!([cidr]);
         }
         receipt
             .push(Undo::PatchNode {
@@ -133,15 +142,20 @@ impl Resource for NodeSpec {
         cx.host
             .patch_node(&self.access(), &self.name, &patch)
             .await?;
-        if node.pod_cidr.is_none() && self.pod_cidr.is_none() {
-            return Err(ResourceError::NotConverged {
+        match (&node.pod_cidr, self.pod_subnets) {
+            (Some(_), _) => Ok(()),
+            // No way back: a node's subnet cannot be changed once it is set.
+            (None, Some(pool)) => allocate(cx.host, &self.access(), &self.name, pool)
+                .await
+                .map(drop)
+                .map_err(ResourceError::from),
+            (None, None) => Err(ResourceError::NotConverged {
                 what: format!(
-                    "find the pods' subnet of node {}: the controller-manager has not given it one; see its log",
+                    "find the pods' subnet of node {}: nothing has given it one",
                     self.name
                 ),
-            });
+            }),
         }
-        Ok(())
     }
 
     fn outputs(&self, observed: &Self::Observed) -> BTreeMap<String, Json> {
@@ -149,6 +163,37 @@ impl Resource for NodeSpec {
         cidr.map(|cidr| ("pod_cidr".to_owned(), Json::from(cidr)))
             .into_iter()
             .collect()
+    }
+
+    fn note(&self, observed: &Self::Observed) -> Option<String> {
+        let node = observed.as_ref()?;
+        (Cordon::of(node) == Cordon::Operators).then(|| {
+            let client = match node.cordoned_by.as_str() {
+                "" => String::new(),
+                client => format!(" with {client}"),
+            };
+            format!(
+                "node {name} is cordoned by an operator{client}; `kubectl uncordon {name}` lets pods be scheduled to it again",
+                name = self.name
+            )
+        })
+    }
+}
+
+impl From<PodSubnetError> for ResourceError {
+    fn from(error: PodSubnetError) -> Self {
+        match error {
+            PodSubnetError::Api(error) => Self::Host(error),
+            PodSubnetError::Exhausted { .. } => Self::Unmet {
+                what: error.to_string(),
+                next: "remove nodes that are gone (`kubectl delete node`); their claims follow (`kubectl --namespace kube-system get leases`)".to_owned(),
+            },
+            PodSubnetError::NoNode { .. } | PodSubnetError::Contended { .. } => {
+                Self::NotConverged {
+                    what: error.to_string(),
+                }
+            }
+        }
     }
 }
 
@@ -173,11 +218,33 @@ impl NodeSpec {
     }
 }
 
-/// Somebody cordoned it on purpose.
-fn held(node: &ClusterNode) -> bool {
-    node.annotations
-        .get(USER_CORDON)
-        .is_some_and(|value| value == "true")
+/// Who cordoned a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cordon {
+    /// It is not cordoned.
+    None,
+    /// We did, for a drain. The next apply lifts it.
+    Ours,
+    /// An operator did. It stays.
+    Operators,
+}
+
+impl Cordon {
+    fn of(node: &ClusterNode) -> Self {
+        let annotated = |key| {
+            node.annotations
+                .get(key)
+                .is_some_and(|value| value == "true")
+        };
+        // The mark alone does not do: it stays behind if an operator lifts our cordon, and the next cordon may be the
+        // operator's. The API server notes who set the field; what was drained before we gave our name has no name there.
+        let set_by_us = ["", FIELD_MANAGER].contains(&node.cordoned_by.as_str());
+        match (node.unschedulable, annotated(USER_CORDON)) {
+            (false, _) => Self::None,
+            (true, false) if annotated(SHUT_DOWN) && set_by_us => Self::Ours,
+            (true, _) => Self::Operators,
+        }
+    }
 }
 
 fn sorted(mut taints: Vec<Taint>) -> Vec<Taint> {
@@ -230,14 +297,15 @@ impl Resource for DrainSpec {
     }
 
     fn diff(&self, observed: &Self::Observed) -> Option<Change> {
-        let node = observed.as_ref()?;
-        (!node.annotations.contains_key(SHUT_DOWN))
+        // Also of a node that was drained before: whether a pod is left there only a look at its pods says.
+        observed
+            .is_some()
             .then(|| Change::new(Action::Run).with("pods", "running", "evicted"))
     }
 
     async fn converge(
         &self,
-        _observed: &Self::Observed,
+        observed: &Self::Observed,
         _change: &Change,
         cx: &Context<'_>,
         _receipt: &mut Receipt<'_>,
@@ -245,20 +313,216 @@ impl Resource for DrainSpec {
         let access = ClusterAccess {
             kubeconfig: self.kubeconfig.clone(),
         };
-        let cordon = json!({ "spec": { "unschedulable": true } });
-        cx.host.patch_node(&access, &self.node, &cordon).await?;
+        let cordoned = observed.as_ref().is_some_and(|node| node.unschedulable);
+        if !cordoned {
+            // In one patch, so that a cordon of ours is never without its mark.
+            let cordon = json!({
+                "metadata": { "annotations": { SHUT_DOWN: "true" } },
+                "spec": { "unschedulable": true },
+            });
+            cx.host.patch_node(&access, &self.node, &cordon).await?;
+        }
         let left = cx
             .host
             .evict_pods(&access, &self.node, Duration::from_secs(self.seconds))
             .await?;
         if !left.is_empty() {
             return Err(ResourceError::NotConverged {
-                what: format!("evict all pods in time; still there: {}", left.join(", ")),
+                what: format!("evict all pods in time; still there: {}", named(&left)),
             });
         }
-        // Only now is it done: a drain that was cut or left pods is to be tried again.
-        let done = json!({ "metadata": { "annotations": { SHUT_DOWN: "true" } } });
-        cx.host.patch_node(&access, &self.node, &done).await?;
+        let node = cx.host.node(&access, &self.node).await?;
+        if node.is_some_and(|node| !node.unschedulable) {
+            return Err(ResourceError::NotConverged {
+                what: format!(
+                    "keep node {} cordoned: an operator has uncordoned it during the drain",
+                    self.node
+                ),
+            });
+        }
         Ok(())
+    }
+}
+
+/// The pods that are left, each with its reason.
+fn named(left: &[RemainingPod]) -> String {
+    let first = left.iter().take(NAMED);
+    let mut text = first
+        .map(|pod| format!("{} ({})", pod.name, pod.reason))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if left.len() > NAMED {
+        text += &format!(" and {} more", left.len() - NAMED);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Cluster as _;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    const KUBECONFIG: &str = "/etc/kubeconfig";
+
+    fn worker() -> FakeHost {
+        let host = FakeHost::new()
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file(KUBECONFIG, "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.meddle(|world| world.start_unit("pf9-kubelet.service"))
+            .unwrap();
+        host
+    }
+
+    fn spec() -> NodeSpec {
+        NodeSpec {
+            name: "cp-1".to_owned(),
+            kubeconfig: KUBECONFIG.into(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            untainted: Vec::new(),
+            schedulable: true,
+            pod_subnets: None,
+        }
+    }
+
+    /// Observes, compares and converges. Gives the fields that were changed, the undos and the note.
+    async fn apply<R: Resource>(
+        resource: &R,
+        host: &FakeHost,
+    ) -> ResourceResult<(Vec<String>, Vec<Undo>, Option<String>)> {
+        let cx = Context {
+            host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = resource.observe(&cx).await?;
+        let mut receipt = Receipt::default();
+        let mut fields = Vec::new();
+        if let Some(change) = resource.diff(&observed) {
+            fields.extend(change.differences.iter().map(|one| one.field.clone()));
+            resource
+                .converge(&observed, &change, &cx, &mut receipt)
+                .await?;
+        }
+        Ok((fields, receipt.undos, resource.note(&observed)))
+    }
+
+    async fn drain(host: &FakeHost) -> ResourceResult<()> {
+        let drain = DrainSpec {
+            node: "cp-1".to_owned(),
+            kubeconfig: KUBECONFIG.into(),
+            seconds: 1,
+        };
+        apply(&drain, host).await.map(drop)
+    }
+
+    async fn node(host: &FakeHost) -> ClusterNode {
+        let access = spec().access();
+        host.node(&access, "cp-1").await.unwrap().unwrap()
+    }
+
+    async fn is_marked(host: &FakeHost) -> bool {
+        node(host).await.annotations.contains_key(SHUT_DOWN)
+    }
+
+    #[tokio::test]
+    async fn a_cordon_of_an_operator_stays_and_is_told() {
+        let host = worker();
+        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        let (fields, _, note) = apply(&spec(), &host).await.unwrap();
+        assert_eq!(fields, [""; 0]);
+        let note = note.expect("a note");
+        assert!(
+            note.starts_with("node cp-1 is cordoned by an operator with kubectl-cordon"),
+            "{note}"
+        );
+        // Nor do the node's other differences take it along, forth or back.
+        let labelled = NodeSpec {
+            labels: BTreeMap::from([("tier".to_owned(), "one".to_owned())]),
+            ..spec()
+        };
+        let (fields, undos, _) = apply(&labelled, &host).await.unwrap();
+        assert_eq!(fields, ["label tier"]);
+        assert!(node(&host).await.unschedulable);
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn a_cordon_of_a_drain_is_lifted() {
+        let host = worker();
+        drain(&host).await.unwrap();
+        assert!(node(&host).await.unschedulable && is_marked(&host).await);
+        let (fields, undos, note) = apply(&spec(), &host).await.unwrap();
+        assert_eq!(fields, ["cordoned", "annotation KubeStackShutDown"]);
+        assert_eq!(note, None);
+        assert!(!node(&host).await.unschedulable && !is_marked(&host).await);
+        assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
+        // Taken back, it is ours as before.
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert!(node(&host).await.unschedulable && is_marked(&host).await);
+    }
+
+    #[tokio::test]
+    async fn a_drain_leaves_the_cordon_of_an_operator_to_the_operator() {
+        let host = worker();
+        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        drain(&host).await.unwrap();
+        assert!(!is_marked(&host).await);
+        assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
+        assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_stayed_behind_makes_no_later_cordon_ours() {
+        let host = worker();
+        drain(&host).await.unwrap();
+        host.meddle(|world| {
+            world.kubectl_cordon("cp-1", false);
+            world.kubectl_cordon("cp-1", true);
+        });
+        let (fields, _, note) = apply(&spec(), &host).await.unwrap();
+        assert_eq!(fields, ["annotation KubeStackShutDown"]);
+        assert!(note.is_some_and(|note| note.contains("by an operator")));
+        assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn an_operator_keeps_a_cordon_of_ours_with_an_annotation() {
+        let host = worker();
+        drain(&host).await.unwrap();
+        let keep = json!({ "metadata": { "annotations": { USER_CORDON: "true" } } });
+        let access = spec().access();
+        host.patch_node(&access, "cp-1", &keep).await.unwrap();
+        apply(&spec(), &host).await.unwrap();
+        assert!(node(&host).await.unschedulable && !is_marked(&host).await);
+    }
+
+    #[tokio::test]
+    async fn a_drain_names_the_pods_that_stay_and_why() {
+        let host = worker().with_kubernetes(|rules| {
+            let pods = (0..12).map(|number| RemainingPod {
+                name: format!("shop/web-{number}"),
+                reason: "a budget".to_owned(),
+            });
+            rules.unevictable = pods.collect();
+        });
+        let error = drain(&host).await.expect_err("pods are left").to_string();
+        assert!(
+            error.contains("shop/web-0 (a budget), shop/web-1"),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("shop/web-9 (a budget) and 2 more"),
+            "{error}"
+        );
+        // Later everything went: a drain looks again, whatever was drained before.
+        drain(&host).await.expect_err("pods are left still");
+        host.meddle(|world| world.kubernetes.unevictable.clear());
+        drain(&host).await.unwrap();
     }
 }

@@ -4,13 +4,14 @@
 //! everything it needs beyond a minimal system. Nothing comes from a network.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    Action, Change, Checksums, Context, READ_LIMIT, Receipt, Resource, ResourceError,
+    ResourceResult, Undo,
 };
 
 /// Packages that are installed, in whatever version is there.
@@ -20,6 +21,9 @@ pub struct PackagesSpec {
     pub names: Vec<String>,
     /// Directory of the payload with the `.deb` files.
     pub directory: PathBuf,
+    /// What lists and package files are compared with before they are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksums: Option<Checksums>,
 }
 
 /// Versions by name; `None` for what is not installed.
@@ -72,6 +76,7 @@ impl Resource for PackagesSpec {
         let mut missing = Vec::new();
         for file in files {
             let path = self.directory.join(file);
+            self.verify(&path, cx).await?;
             let (name, _) = cx.host.package_file(&path).await?;
             if cx.host.package_version(&name).await?.is_none() {
                 names.push(name);
@@ -93,7 +98,42 @@ impl Resource for PackagesSpec {
     }
 }
 
+/// A package that the role's payload brings, and what is installed of it.
+pub(crate) struct BroughtPackage {
+    pub(crate) name: String,
+    /// The version that the payload has.
+    pub(crate) version: String,
+    pub(crate) installed: Option<String>,
+}
+
 impl PackagesSpec {
+    /// The packages that the payload brings for these, and what is installed of them on this host.
+    pub(crate) async fn on_host(&self, cx: &Context<'_>) -> ResourceResult<Vec<BroughtPackage>> {
+        let mut files = BTreeSet::new();
+        for name in &self.names {
+            files.extend(self.closure(name, cx).await?);
+        }
+        let mut found = Vec::new();
+        for file in files {
+            let (name, version) = cx.host.package_file(&self.directory.join(file)).await?;
+            let installed = cx.host.package_version(&name).await?;
+            found.push(BroughtPackage {
+                name,
+                version,
+                installed,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Whether a file of the payload is what was packed.
+    async fn verify(&self, path: &Path, cx: &Context<'_>) -> ResourceResult<()> {
+        match &self.checksums {
+            Some(checksums) => checksums.verify(cx.host, path).await,
+            None => Ok(()),
+        }
+    }
+
     async fn closure(&self, name: &str, cx: &Context<'_>) -> ResourceResult<Vec<String>> {
         let list = self.directory.join(format!("{name}.list"));
         let content =
@@ -109,6 +149,7 @@ impl PackagesSpec {
                         "install the role's package again, or install {name} yourself (`apt-get install {name}`)"
                     ),
                 })?;
+        self.verify(&list, cx).await?;
         let text = String::from_utf8_lossy(&content);
         Ok(text
             .lines()

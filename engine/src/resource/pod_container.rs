@@ -2,21 +2,31 @@
 //!
 //! kubelet starts it, and starts it anew when it ends. Some files are read at the start alone and are no part of the
 //! pod's manifest; where one of them was written after the container started, the container is ended.
+//!
+//! A name tells nothing: a tenant may give a pod the name and containers of a static pod. kubelet itself notes on a pod's
+//! sandbox where it read the pod and, of a file, the hash of it, which is the pod's uid; see [`StaticPods`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs};
+use super::{
+    Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs, pki, pods,
+};
 use crate::host::ContainerState;
 
 /// Label with the pod's name.
 const POD_NAME: &str = "io.kubernetes.pod.name";
 /// Label with the container's name in its pod.
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// Label of a sandbox with the place where kubelet read the pod: `file` for static pods, `api` for all of the API server.
+/// kubelet overwrites what the pod itself says there.
+const SOURCE: &str = "annotation.kubernetes.io/config.source";
+/// Label of a sandbox with the hash of the static pod's manifest, which is its uid.
+const HASH: &str = "annotation.kubernetes.io/config.hash";
 /// What it is given to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
@@ -52,8 +62,10 @@ impl Resource for PodContainerSpec {
             let after = |since: Option<SystemTime>| {
                 inputs::written_after_start(written, since, cx.host.now())
             };
-            for container in cx.host.containers(&of_pods()).await? {
-                let its = container.running && is_of_pod(&container, &self.pod, &self.container);
+            let all = cx.host.containers(&of_pods()).await?;
+            let pods = StaticPods::among(&all);
+            for container in all {
+                let its = container.running && pods.has(&container, &self.pod, &self.container);
                 if its && after(container.started_at) {
                     outdated.push(container.name);
                 }
@@ -61,6 +73,8 @@ impl Resource for PodContainerSpec {
         }
         if !outdated.is_empty() {
             inputs::settled(cx.host, &self.inputs).await?;
+            // A restart would have it read a foreign key.
+            pki::may_be_read(cx.host, &self.inputs).await?;
         }
         Ok(Observed { outdated })
     }
@@ -89,11 +103,30 @@ pub(crate) fn of_pods() -> BTreeMap<String, String> {
     BTreeMap::from([(POD_NAME.to_owned(), String::new())])
 }
 
-/// Whether this is the container of that name in that pod. A static pod's own name ends in the node's.
-pub(crate) fn is_of_pod(container: &ContainerState, pod: &str, name: &str) -> bool {
-    let label = |key: &str| container.labels.get(key).map(String::as_str);
-    label(CONTAINER_NAME) == Some(name)
-        && label(POD_NAME).is_some_and(|its| its == pod || its.starts_with(&format!("{pod}-")))
+/// The static pods of a host, by uid.
+#[derive(Debug)]
+pub(crate) struct StaticPods(BTreeSet<String>);
+
+impl StaticPods {
+    /// Those among all containers of pods. The uid of a pod of the API server is none of them: that server chooses it.
+    pub(crate) fn among(containers: &[ContainerState]) -> Self {
+        let uids = containers.iter().filter_map(|container| {
+            let label = |key: &str| container.labels.get(key).map(String::as_str);
+            let uid = label(engine::POD)?;
+            let is_sandbox = label(pods::TYPE_LABEL) == Some("podsandbox");
+            (is_sandbox && label(SOURCE) == Some("file") && label(HASH) == Some(uid))
+                .then(|| uid.to_owned())
+        });
+        Self(uids.collect())
+    }
+
+    /// Whether this is the container of that name in that static pod, whose own name ends in the node's.
+    pub(crate) fn has(&self, container: &ContainerState, pod: &str, name: &str) -> bool {
+        let label = |key: &str| container.labels.get(key).map(String::as_str);
+        label(CONTAINER_NAME) == Some(name)
+            && label(POD_NAME).is_some_and(|its| its == pod || its.starts_with(&format!("{pod}-")))
+            && label(engine::POD).is_some_and(|uid| self.0.contains(uid))
+    }
 }
 
 #[cfg(test)]
@@ -150,5 +183,25 @@ mod tests {
         let runs = host.containers(&of_pods()).await.unwrap();
         assert!(runs.iter().any(|one| one.running), "{runs:?}");
         assert_eq!(host.mutations(), 1, "{:?}", host.journal());
+    }
+
+    #[tokio::test]
+    async fn a_tenants_pod_of_the_same_name_is_left_alone() {
+        let host = FakeHost::new()
+            .with_docker()
+            .with_image("a:1")
+            .with_file(TRUST, "one");
+        host.meddle(|world| world.tenants_pod("k8s-master-cp-1", "kube-apiserver", "a:1"));
+        host.meddle(|world| {
+            world.advance(Duration::from_secs(60));
+            world.file(TRUST, "two");
+            world.advance(Duration::from_secs(60));
+        });
+        assert_eq!(pending(&host).await, None);
+        let all = host.containers(&of_pods()).await.unwrap();
+        assert_eq!(all.iter().filter(|one| one.running).count(), 2, "{all:?}");
+        let pods = StaticPods::among(&all);
+        let is_ours = |one: &ContainerState| pods.has(one, "k8s-master", "kube-apiserver");
+        assert!(!all.iter().any(is_ours), "{all:?}");
     }
 }

@@ -13,7 +13,7 @@ use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceR
 use crate::host::{ContainerState, Host};
 
 /// Label that tells a sandbox (`podsandbox`) from a container (`container`).
-const TYPE_LABEL: &str = "io.kubernetes.docker.type";
+pub(super) const TYPE_LABEL: &str = "io.kubernetes.docker.type";
 
 /// All containers of pods. They can only be made absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

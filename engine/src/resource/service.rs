@@ -203,7 +203,7 @@ impl Resource for ServiceSpec {
 }
 
 impl ServiceSpec {
-    pub(super) fn stamp_path(&self) -> PathBuf {
+    pub(crate) fn stamp_path(&self) -> PathBuf {
         PathBuf::from(STAMPS).join(format!("{}.json", self.unit))
     }
 

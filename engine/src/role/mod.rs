@@ -4,6 +4,7 @@
 //! shared by all roles and stand two levels up.
 
 mod manifest;
+mod ownership;
 mod package;
 
 pub use manifest::{Parameter, ParameterKind, RoleManifest};

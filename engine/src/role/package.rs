@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::RoleManifest;
+use super::ownership::Ownership;
 use crate::diagnostic::Diagnostic;
 use crate::host::{EntryKind, Files, HostError};
 use crate::plan::{Span, Value};
@@ -17,7 +20,7 @@ const DEPTH: usize = 4;
 const MISSING: &str = "P0611";
 
 /// A role with its scripts and templates.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolePackage {
     /// `role.yaml`.
     pub manifest: RoleManifest,
@@ -34,12 +37,33 @@ pub struct RolePackage {
 #[non_exhaustive]
 pub enum RoleError {
     /// No directory holds a role of this name.
-    #[error("find role `{name}`: looked in {}", places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("find role `{name}`: looked in {}", place.display())]
     NotFound {
         /// The name or path.
         name: String,
         /// Where it was looked for.
-        places: Vec<PathBuf>,
+        place: PathBuf,
+    },
+    /// A user other than root can change a part of the package, whose programs run as root.
+    #[error(
+        "use a role that only root can change: {}: {problem}; install the role's package again, or see who has changed it \
+         and set it right (`{fix} {}`)",
+        path.display(),
+        path.display()
+    )]
+    Untrusted {
+        /// The file or directory.
+        path: PathBuf,
+        /// Who else can change it.
+        problem: String,
+        /// Command that takes this away, without the path.
+        fix: &'static str,
+    },
+    /// The package has more files, directories or links than a role needs.
+    #[error("look through the role's package: it holds too much, or its links lead in a circle, at {}", path.display())]
+    TooLarge {
+        /// Where it was given up.
+        path: PathBuf,
     },
     /// A file cannot be read.
     #[error(transparent)]
@@ -55,16 +79,13 @@ pub enum RoleError {
 }
 
 impl RolePackage {
-    /// Where a role of this name may stand: as a path, in `./roles`, installed under `/opt/pf9/roles`.
+    /// Where a role stands: a name means the installed role; a path contains a slash, or is `.` or `..`.
     #[must_use]
-    pub fn places(name: &str) -> Vec<PathBuf> {
+    pub fn place(name: &str) -> PathBuf {
         if name.contains('/') || matches!(name, "." | "..") {
-            return vec![PathBuf::from(name)];
+            return PathBuf::from(name);
         }
-        vec![
-            Path::new("roles").join(name),
-            Path::new("/opt/pf9/roles").join(name).join("current"),
-        ]
+        Path::new("/opt/pf9/roles").join(name).join("current")
     }
 
     /// Where a role's payload stands on a host.
@@ -80,17 +101,36 @@ impl RolePackage {
     /// # Errors
     /// It is not there, cannot be read, or has mistakes.
     pub async fn load(files: &(dyn Files + Sync), name: &str) -> Result<Self, RoleError> {
-        let places = Self::places(name);
-        for directory in &places {
-            let file = directory.join("role.yaml");
-            if files.entry(&file).await?.is_some() {
-                return Self::read(files, directory).await;
-            }
+        let place = Self::place(name);
+        if files.entry(&place.join("role.yaml")).await?.is_some() {
+            return Self::read(files, &place).await;
         }
         Err(RoleError::NotFound {
             name: name.to_owned(),
-            places,
+            place,
         })
+    }
+
+    /// As [`RolePackage::load`], for a role that is carried out on this host as root: only root can change the package, its payload
+    /// and the directories on the way to them. A path is absolute here.
+    ///
+    /// # Errors
+    /// As [`RolePackage::load`], or a user other than root can change a part of it.
+    pub async fn load_owned_by_root(
+        files: &(dyn Files + Sync),
+        name: &str,
+    ) -> Result<Self, RoleError> {
+        let place = Self::place(name);
+        let mut ownership = Ownership::new(files);
+        ownership.verify(&place).await?;
+        ownership
+            .verify(&phases_directory(files, &place).await?)
+            .await?;
+        let role = Self::load(files, name).await?;
+        ownership
+            .verify(&Self::payload(&role.manifest.name))
+            .await?;
+        Ok(role)
     }
 
     async fn read(files: &(dyn Files + Sync), directory: &Path) -> Result<Self, RoleError> {
@@ -248,6 +288,15 @@ fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) 
                 Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
             );
         }
+    }
+    if let Some(digest) = &manifest.checksums
+        && (digest.len() != 64
+            || !digest
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    {
+        let message = format!("`{digest}` is no SHA-256 in lower-case hexadecimal");
+        findings.push(Diagnostic::new("P0614", place(text, "checksums"), message));
     }
     for path in &manifest.payload {
         if Path::new(path)

@@ -114,6 +114,11 @@ pub static WORDS: &[Word] = &[
                 "A file of the role's payload to copy.",
             ),
             modifier(
+                "copy_of",
+                &[p("path", Arg::Path)],
+                "A file of the host to copy; an earlier step may make it.",
+            ),
+            modifier(
                 "once",
                 &[],
                 "Written when it is not there, and never again.",
@@ -264,7 +269,7 @@ pub static WORDS: &[Word] = &[
                 "Name the files of certificate and key instead of embedding them: a client that looks at them again takes up a renewed one by itself.",
             ),
         ],
-        "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded.",
+        "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded; a name may be a path.",
         r#"kubeconfig("example").server("https://localhost:443").certificate("example").user("example");"#,
         "Removed, or written back as it was.",
     ),
@@ -454,12 +459,12 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "schedulable",
                 &[],
-                "Our own cordon is lifted; an operator's stays.",
+                "A cordon that a drain of ours has set is lifted; an operator's stays.",
             ),
             modifier(
-                "pod_cidr",
-                &[p("subnet", Arg::Text)],
-                "The pods' subnet to give it where it has none; by default the controller-manager chooses.",
+                "pod_subnet_of",
+                &[p("network", Arg::Text), p("prefix", Arg::Integer(1))],
+                "Where the node has no pods' subnet it is given a free one, of this prefix length, of this network; nodeletd does the same for other nodes.",
             ),
         ],
         "This host's node object, registered and with its pods' subnet (output `pod_cidr`).",
@@ -478,7 +483,7 @@ pub static WORDS: &[Word] = &[
                 "How long pods may take to go. Default 30s.",
             ),
         ],
-        "Cordons the node and evicts its pods, best effort. For the stop lane.",
+        "Cordons the node and evicts its pods, best effort. Done if no evictable pod is left; pods that stay are named with the reason. For the stop lane.",
         r#"on_stop(|| { drain(host.name).within("20s"); });"#,
         "Nothing; the next bring-up lifts the cordon.",
     ),
@@ -608,6 +613,16 @@ pub static WORDS: &[Word] = &[
                 "room_for_backup",
                 &[p("directory", Arg::Path), p("store", Arg::Path)],
                 "There is room in a directory for a backup of etcd's store, and for its copy where it is proven.",
+            ),
+            modifier(
+                "token_accepted",
+                &[p("namespace", Arg::Text), p("account", Arg::Text)],
+                "The API server accepts the token that the cluster gave to a service account; asked as the admin of this host's own API server. Not known while the account has no token.",
+            ),
+            modifier(
+                "keys_kept",
+                &[],
+                "The authorities and the service-account key of this phase are there, and are those that this host keeps.",
             ),
             modifier(
                 "as_planned",
@@ -822,6 +837,15 @@ pub static WORDS: &[Word] = &[
         "A container of a static pod that kubelet runs: one that started before its files were written is ended.",
         r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#,
         "Nothing.",
+    ),
+    word(
+        "encryption_keys",
+        Role::Resource,
+        &[],
+        &[],
+        "The keys with which the API server encrypts Secrets in etcd, in `/etc/pf9/kube.d/encryption/config.yaml`. Never replaced while they can be read; `nodelet certs rotate encryption` replaces one.",
+        "encryption_keys();",
+        "Removed if they were created, unless they are to be kept.",
     ),
 ];
 

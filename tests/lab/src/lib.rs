@@ -1,7 +1,7 @@
 //! What the suites share: hosts with nodelet on them, runs of nodelet, and ways to look at a host before and after.
 //!
 //! The suites themselves are in `tests/suites`, a file for each group of behaviour. They run on real hosts (see the crate `lab`), so
-//! they need what `cargo xtask test` sets up; started without it, each says that it is skipped and passes. Helpers panic with all
+//! they need what `cargo xtask test` sets up, and are marked `ignore`: without it they are reported as ignored, not as passed. Helpers panic with all
 //! that the host said: a suite is a test, and its reader wants the words of the host.
 //!
 //! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay for a look. Those in `tests/soak`
@@ -30,3 +30,39 @@ pub use run::Run;
 pub use slate::{After, Slate};
 pub use standing::{Standing, changes, listing};
 pub use watch::{SCALED, Watch, restarted};
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Without a lab a suite would have nothing to look at, and would pass.
+    #[test]
+    fn every_test_that_needs_a_lab_is_marked_ignore() {
+        let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suites")];
+        let mut count = 0;
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).expect("a directory") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    directories.push(path);
+                    continue;
+                }
+                let text = fs::read_to_string(&path).expect("a source file");
+                let mut lines = text.lines();
+                while let Some(line) = lines.next() {
+                    if line.trim() == "#[test]" {
+                        count += 1;
+                        let next = lines.next().unwrap_or_default();
+                        assert!(
+                            next.trim().starts_with("#[ignore = \"needs a lab: "),
+                            "{}: `{next}` follows #[test]",
+                            path.display()
+                        );
+                    }
+                }
+            }
+        }
+        assert!(count > 30, "{count} suites were found");
+    }
+}

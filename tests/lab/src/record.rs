@@ -4,17 +4,25 @@ use std::fs::File;
 use std::io::Write;
 
 use lab::Suites;
+use lab::snapshot::Comparison;
 
-use crate::slate::Slate;
-
-/// Notes that a host was the same after this as before. A scenario that fails panics and notes nothing.
-pub fn record(scenario: &str, before: &Slate) {
-    let things: usize = before.things().values().sum();
-    println!("{scenario}: the host is as it was, {things} things compared");
+/// Notes how a host compared after this with what it was before. A scenario that fails panics before that and notes nothing.
+pub fn record(scenario: &str, compared: &Comparison) {
+    println!(
+        "{scenario}: {} things compared, {} differences; empty both times: {}",
+        compared.things,
+        compared.differences.len(),
+        compared.empty.join(", ")
+    );
     let Some(path) = Suites::record_file() else {
         return;
     };
-    let line = serde_json::json!({ "scenario": scenario, "things": things });
+    let line = serde_json::json!({
+        "scenario": scenario,
+        "things": compared.things,
+        "differences": compared.differences.len(),
+        "empty": compared.empty,
+    });
     let mut file = File::options()
         .create(true)
         .append(true)

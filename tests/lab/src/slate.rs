@@ -1,8 +1,6 @@
 //! A host is compared with what it was.
 
-use std::collections::BTreeMap;
-
-use lab::snapshot::{HostSnapshot, KEPT, difference};
+use lab::snapshot::{Comparison, HostSnapshot, KEPT, compare};
 
 use crate::master::Master;
 
@@ -26,26 +24,34 @@ impl Slate {
         Self(HostSnapshot::of(master.host()).expect("a snapshot"))
     }
 
-    /// Asserts that the host is as it was.
+    /// Asserts that the host is as it was, and gives what was compared.
     #[track_caller]
-    pub fn assert_same(&self, master: &Master, after: After, what: &str) {
+    pub fn assert_same(&self, master: &Master, after: After, what: &str) -> Comparison {
+        self.assert_same_but(master, after, what, |_| false)
+    }
+
+    /// The same but for differences that nodelet told.
+    #[track_caller]
+    pub fn assert_same_but(
+        &self,
+        master: &Master,
+        after: After,
+        what: &str,
+        told: impl Fn(&str) -> bool,
+    ) -> Comparison {
         let kept = match after {
             After::Clean => KEPT,
             After::Purge => &[],
         };
         let now = Self::of(master).0.without(kept);
-        let lines = difference(&self.0.clone().without(kept), &now);
+        let mut compared = compare(&self.0.clone().without(kept), &now);
+        compared.differences.retain(|line| !told(line));
         assert!(
-            lines.is_empty(),
+            compared.differences.is_empty(),
             "{what}: {} differences:\n{}",
-            lines.len(),
-            lines.join("\n")
+            compared.differences.len(),
+            compared.differences.join("\n")
         );
-    }
-
-    /// How many things were compared, by section: what a page says of it.
-    #[must_use]
-    pub fn things(&self) -> BTreeMap<&str, usize> {
-        self.0.counts()
+        compared
     }
 }

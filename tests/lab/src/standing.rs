@@ -33,7 +33,7 @@ pub fn listing(master: &Master) -> BTreeSet<String> {
     let text = master.sh(
         r#"{
             find /etc /opt /usr/local /var/opt /var/lib/kubelet /var/lib/etcd /etc/systemd -xdev \
-                \( -path /var/opt/pf9/nodelet -o -path /etc/pf9/kube.d/ca -o -path '/etc/pf9/kube.d/certs/*/svcacct.*' \
+                \( -path /var/opt/pf9/nodelet -o -path /etc/pf9/kube.d/ca -o -path /etc/pf9/kube.d/encryption -o -path '/etc/pf9/kube.d/certs/*/svcacct.*' \
                    -o -path /var/opt/pf9/kube -o -path /var/lib/kubelet/pods -o -path /etc/ld.so.cache \) -prune \
                 -o \( -type d \( -path /etc/cni -o -path /etc/cni/net.d \) \) \
                 -o \( -type f -printf 'file %m %u:%g %p ' -exec sh -c 'sha256sum < "$1" | cut -c1-12' sh {} \; \) \

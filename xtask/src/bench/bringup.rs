@@ -1,7 +1,7 @@
-//! The figures that need hosts: bring-up, second apply, prediction and clean, each beside what the peer does there.
+//! The figures that need hosts: bring-up, second apply, prediction and clean, each beside what the peers do there.
 //!
 //! A repetition has a lab of its own. Its hosts are made and prepared together and then worked on one after the other, each switched
-//! off when it is done; who begins changes from repetition to repetition.
+//! off when it is done; the order changes from repetition to repetition.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,59 +11,76 @@ use anyhow::{Context, Result, bail};
 use lab::{Host, Lab, Setup};
 
 use super::figures::{Figure, Target, Unit};
-use super::hosts::{Took, timed};
+use super::hosts::{Images, Took, timed};
+use super::peer::Kubelet;
 use super::{hosts, peer};
 
 /// The port of our API server, and its administrator's kubeconfig.
-const PORT: u16 = 443;
-const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+pub(super) const PORT: u16 = 443;
+pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 
-/// The hosts of a repetition.
+/// Ours, with docker configured and images loaded.
 const OURS: &str = "nodelet";
 /// Where docker is not configured yet.
 const OURS_DOCKER: &str = "nodelet-docker";
+/// Where images are in their archives.
+const OURS_ARCHIVES: &str = "nodelet-archives";
+/// kubeadm, with docker configured, images loaded and our kubelet's settings.
 const THEIRS: &str = "kubeadm";
-/// With the role's CNI file as it is.
-const THEIRS_SAME: &str = "kubeadm-same";
+/// The same where images are in their archives.
+const THEIRS_ARCHIVES: &str = "kubeadm-archives";
+/// kubeadm as upstream and Debian ship it.
+const STOCK: &str = "kubeadm-stock";
 
-/// What is measured, in seconds.
+/// The hosts of a repetition; each pair that is compared stands side by side.
+const ORDER: [&str; 6] = [
+    OURS,
+    THEIRS,
+    STOCK,
+    OURS_ARCHIVES,
+    THEIRS_ARCHIVES,
+    OURS_DOCKER,
+];
+
+/// What is measured on a host, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Plan,
-    DryRun,
     Ready,
-    Whole,
-    WholeProcessor,
-    ReadyWithDocker,
-    PeerReady,
-    PeerWhole,
-    PeerWholeProcessor,
-    PeerReadySame,
+    Pod,
+    Command,
+    Processor,
     Again,
     Clean,
-    CleanWithDocker,
-    Reset,
 }
 
-/// Every repetition's values.
+/// Every repetition's values, by host.
 #[derive(Debug, Default)]
-struct Samples(BTreeMap<What, Vec<f64>>);
+struct Samples(BTreeMap<(&'static str, What), Vec<f64>>);
 
 impl Samples {
-    fn add(&mut self, what: What, seconds: f64) {
-        self.0.entry(what).or_default().push(seconds);
+    fn add(&mut self, host: &'static str, what: What, seconds: f64) {
+        self.0.entry((host, what)).or_default().push(seconds);
     }
 
-    fn of(&self, what: What) -> Vec<f64> {
-        self.0.get(&what).cloned().unwrap_or_default()
+    fn of(&self, host: &'static str, what: What) -> Vec<f64> {
+        self.0.get(&(host, what)).cloned().unwrap_or_default()
+    }
+
+    /// The three moments of a bring-up, and what it cost.
+    fn bring_up(&mut self, host: &'static str, took: &Took) {
+        self.add(host, What::Ready, took.ready);
+        self.add(host, What::Pod, took.pod);
+        self.add(host, What::Command, took.wall);
+        self.add(host, What::Processor, took.processor);
     }
 }
 
-/// What a bring-up writes that a host is given beforehand.
+/// What a bring-up of ours writes that other hosts are given beforehand.
 struct Model {
     daemon: Vec<u8>,
     cni: Vec<u8>,
-    cni_with_subnet: Vec<u8>,
+    kubelet: Kubelet,
 }
 
 /// Measures so many repetitions; `run` begins the labs' names.
@@ -87,17 +104,23 @@ pub(super) fn measure(
 fn model(setup: &Setup, nodelet: &Path, run: &str) -> Result<Model> {
     let lab = hosts::create(setup, &format!("{run}-model"), &[OURS])?;
     let host = lab.host(OURS)?;
-    hosts::prepare(setup, &host)?;
+    hosts::prepare(setup, &host, Images::Loaded)?;
     hosts::install(&lab, &host, nodelet)?;
     timed(&host, &hosts::nodelet("apply"))?;
-    let cni = host.get(peer::CNI)?;
     let model = Model {
         daemon: hosts::docker_configuration(&host)?,
-        cni_with_subnet: peer::with_subnet(&cni)?,
-        cni,
+        cni: peer::with_subnet(&host.get(peer::CNI)?)?,
+        kubelet: Kubelet::as_ours(&host)?,
     };
     lab.destroy()?;
     Ok(model)
+}
+
+/// The order of a repetition: each host takes each place in turn.
+fn order(number: usize) -> [&'static str; ORDER.len()] {
+    let mut order = ORDER;
+    order.rotate_left(number % ORDER.len());
+    order
 }
 
 fn repetition(
@@ -108,11 +131,7 @@ fn repetition(
     model: &Model,
     samples: &mut Samples,
 ) -> Result<()> {
-    let mut order = [OURS, THEIRS, OURS_DOCKER, THEIRS_SAME];
-    if number.is_multiple_of(2) {
-        order = [THEIRS, OURS, THEIRS_SAME, OURS_DOCKER];
-    }
-    let lab = hosts::create(setup, &format!("{run}-{number}"), &order)?;
+    let lab = hosts::create(setup, &format!("{run}-{number}"), &ORDER)?;
     thread::scope(|scope| {
         let prepared: Vec<_> = lab
             .hosts()
@@ -125,13 +144,16 @@ fn repetition(
                 .unwrap_or_else(|_| bail!("the preparation panicked"))
         })
     })?;
-    for name in order {
+    for name in order(number) {
         let host = lab.host(name)?;
         match name {
             OURS => ours(&host, samples),
-            OURS_DOCKER => ours_with_docker(&host, samples),
             THEIRS => theirs(&host, samples),
-            _ => theirs_same(&host, samples),
+            OURS_DOCKER => ours_with_docker(&host, samples),
+            OURS_ARCHIVES => ours_bring_up(&host).map(|took| samples.bring_up(name, &took)),
+            STOCK => their_bring_up(&host, "").map(|took| samples.bring_up(name, &took)),
+            _ => their_bring_up(&host, &format!("{} && ", hosts::load(setup)))
+                .map(|took| samples.bring_up(name, &took)),
         }
         .with_context(|| {
             format!(
@@ -151,65 +173,62 @@ fn ready_to_begin(
     nodelet: &Path,
     model: &Model,
 ) -> Result<()> {
-    hosts::prepare(setup, &host)?;
-    if host.name() != OURS_DOCKER {
+    let images = match host.name() {
+        OURS_ARCHIVES | THEIRS_ARCHIVES => Images::Archived,
+        _ => Images::Loaded,
+    };
+    hosts::prepare(setup, &host, images)?;
+    if !matches!(host.name(), OURS_DOCKER | STOCK) {
         hosts::configure_docker(&host, &model.daemon)?;
     }
     match host.name() {
-        THEIRS => peer::install(&host, &model.cni_with_subnet),
-        THEIRS_SAME => peer::install(&host, &model.cni),
+        THEIRS | THEIRS_ARCHIVES => peer::install(&host, &model.kubelet, &model.cni),
+        STOCK => peer::install(&host, &Kubelet::stock()?, &model.cni),
         _ => hosts::install(lab, &host, nodelet),
     }
 }
 
-fn bring_up(host: &Host) -> Result<Took> {
-    let apply = hosts::nodelet("apply");
-    timed(host, &hosts::until_ready(&apply, PORT, ADMIN))
+fn ours_bring_up(host: &Host) -> Result<Took> {
+    hosts::bring_up(host, &hosts::nodelet("apply"), PORT, ADMIN)
 }
 
-fn peer_bring_up(host: &Host) -> Result<Took> {
-    let ready = hosts::until_ready(peer::INIT, peer::PORT, peer::KUBECONFIG);
-    timed(host, &ready)
+/// kubeadm's, after a command that is part of it.
+fn their_bring_up(host: &Host, before: &str) -> Result<Took> {
+    let command = format!("{before}{}", peer::INIT);
+    hosts::bring_up(host, &command, peer::PORT, peer::KUBECONFIG)
 }
 
 fn ours(host: &Host, samples: &mut Samples) -> Result<()> {
-    samples.add(What::Plan, timed(host, &hosts::nodelet("plan"))?.wall);
-    let ready = bring_up(host)?;
-    samples.add(What::Ready, ready.ready);
-    samples.add(What::Whole, ready.wall);
-    samples.add(What::WholeProcessor, ready.processor);
+    samples.add(OURS, What::Plan, timed(host, &hosts::nodelet("plan"))?.wall);
+    samples.bring_up(OURS, &ours_bring_up(host)?);
+    hosts::remove_first_pod(host, ADMIN)?;
     let again = timed(host, &hosts::nodelet("apply --json"))?;
-    samples.add(What::Again, again.wall);
+    samples.add(OURS, What::Again, again.wall);
     let said = hosts::said(host)?;
     if said.contains(r#""event":"step_changing""#) {
         bail!("the second apply changed something: {said}");
     }
     let clean = timed(host, &hosts::nodelet("clean --purge"))?;
-    samples.add(What::Clean, clean.wall);
+    samples.add(OURS, What::Clean, clean.wall);
     Ok(())
 }
 
 fn ours_with_docker(host: &Host, samples: &mut Samples) -> Result<()> {
-    samples.add(What::ReadyWithDocker, bring_up(host)?.ready);
+    samples.bring_up(OURS_DOCKER, &ours_bring_up(host)?);
+    hosts::remove_first_pod(host, ADMIN)?;
     let clean = timed(host, &hosts::nodelet("clean --purge"))?;
-    samples.add(What::CleanWithDocker, clean.wall);
+    samples.add(OURS_DOCKER, What::Clean, clean.wall);
     Ok(())
 }
 
 fn theirs(host: &Host, samples: &mut Samples) -> Result<()> {
     let dry_run = timed(host, &format!("{} --dry-run", peer::INIT))?;
-    samples.add(What::DryRun, dry_run.wall);
+    samples.add(THEIRS, What::Plan, dry_run.wall);
     host.text(&["rm", "-r", peer::DRY_RUN_FILES])?;
-    let ready = peer_bring_up(host)?;
-    samples.add(What::PeerReady, ready.ready);
-    samples.add(What::PeerWhole, ready.wall);
-    samples.add(What::PeerWholeProcessor, ready.processor);
-    samples.add(What::Reset, timed(host, "kubeadm reset --force")?.wall);
-    Ok(())
-}
-
-fn theirs_same(host: &Host, samples: &mut Samples) -> Result<()> {
-    samples.add(What::PeerReadySame, peer_bring_up(host)?.ready);
+    samples.bring_up(THEIRS, &their_bring_up(host, "")?);
+    hosts::remove_first_pod(host, peer::KUBECONFIG)?;
+    let reset = timed(host, "kubeadm reset --force")?;
+    samples.add(THEIRS, What::Clean, reset.wall);
     Ok(())
 }
 
@@ -218,76 +237,148 @@ fn last(samples: &Samples) -> String {
     let parts: Vec<String> = samples
         .0
         .iter()
-        .filter_map(|(what, values)| Some(format!("{what:?} {:.1} s", values.last()?)))
+        .filter_map(|((host, what), values)| {
+            Some(format!("{host} {what:?} {:.1} s", values.last()?))
+        })
         .collect();
     parts.join(", ")
 }
 
+const READY: Target = Target::Ratio {
+    at_most: 0.65,
+    goal: Some(0.5),
+};
+const POD: Target = Target::Ratio {
+    at_most: 0.65,
+    goal: Some(0.45),
+};
+const CLEAN: Target = Target::Ratio {
+    at_most: 0.7,
+    goal: None,
+};
+
 fn figures(samples: &Samples) -> Vec<Figure> {
-    let figure = |name: &str, ours: What, theirs: Option<What>, target| Figure {
+    let figure = |name: &str, ours: (&'static str, What), theirs: Option<_>, target| Figure {
         name: name.to_owned(),
         unit: Unit::Seconds,
-        ours: samples.of(ours),
-        theirs: theirs.map(|what| samples.of(what)).unwrap_or_default(),
+        ours: samples.of(ours.0, ours.1),
+        theirs: theirs
+            .map(|(host, what)| samples.of(host, what))
+            .unwrap_or_default(),
         target,
     };
-    let ready = Target::Ratio {
-        at_most: 1.0,
-        aim: Some(0.7),
-    };
-    let clean = Target::Ratio {
-        at_most: 0.7,
-        aim: None,
-    };
-    vec![
-        figure(
-            "host to node Ready",
-            What::Ready,
-            Some(What::PeerReady),
-            ready,
+    let mut all = Vec::new();
+    for (how, ours, theirs, targets) in [
+        ("images preloaded", OURS, THEIRS, [READY, POD]),
+        (
+            "images from archives",
+            OURS_ARCHIVES,
+            THEIRS_ARCHIVES,
+            [READY, POD],
         ),
-        figure(
-            "until the command is over as well (nodelet: pods can be created)",
-            What::Whole,
-            Some(What::PeerWhole),
-            Target::None,
+        (
+            "images preloaded, **stock kubeadm**",
+            OURS,
+            STOCK,
+            [Target::None; 2],
         ),
-        figure(
-            "processor time of the whole host meanwhile",
-            What::WholeProcessor,
-            Some(What::PeerWholeProcessor),
-            Target::None,
+        (
+            "images preloaded, docker configured and restarted by nodelet",
+            OURS_DOCKER,
+            THEIRS,
+            [Target::None; 2],
         ),
-        figure(
-            "host to node Ready, docker configured and restarted as well",
-            What::ReadyWithDocker,
-            Some(What::PeerReady),
-            Target::None,
-        ),
-        figure(
-            "host to node Ready, kubeadm with the role's very CNI file",
-            What::Ready,
-            Some(What::PeerReadySame),
-            Target::None,
-        ),
+    ] {
+        let [ready, pod] = targets;
+        for (name, what, target) in [
+            ("node Ready", What::Ready, ready),
+            ("first pod Running", What::Pod, pod),
+            ("command finished", What::Command, Target::None),
+            (
+                "processor time of the host until all three",
+                What::Processor,
+                Target::None,
+            ),
+        ] {
+            let name = format!("{name}, {how}");
+            all.push(figure(&name, (ours, what), Some((theirs, what)), target));
+        }
+    }
+    all.extend([
         figure(
             "`clean --purge`, `reset`",
-            What::Clean,
-            Some(What::Reset),
-            clean,
+            (OURS, What::Clean),
+            Some((THEIRS, What::Clean)),
+            CLEAN,
         ),
         figure(
-            "`clean --purge`, docker set back and restarted as well",
-            What::CleanWithDocker,
-            Some(What::Reset),
+            "`clean --purge`, docker set back and restarted as well, `reset`",
+            (OURS_DOCKER, What::Clean),
+            Some((THEIRS, What::Clean)),
             Target::None,
         ),
-        figure("second apply", What::Again, None, Target::AtMost(2.0)),
+        figure(
+            "second apply",
+            (OURS, What::Again),
+            None,
+            Target::AtMost(2.0),
+        ),
         figure(
             "`plan` on the host, `init --dry-run`",
-            What::Plan,
-            Some(What::DryRun),
+            (OURS, What::Plan),
+            Some((THEIRS, What::Plan)),
             Target::None,
         ),
-    ]
+    ]);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_host_takes_every_place() {
+        for name in ORDER {
+            for place in 0..ORDER.len() {
+                let there = |number: &usize| order(*number)[place] == name;
+                assert_eq!((1..=ORDER.len()).filter(there).count(), 1, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_compared_is_measured_on_both_and_only_equals_have_targets() {
+        let mut samples = Samples::default();
+        let took = Took {
+            wall: 20.0,
+            processor: 8.0,
+            ready: 6.0,
+            pod: 9.0,
+        };
+        for name in ORDER {
+            samples.bring_up(name, &took);
+        }
+        let figures = figures(&samples);
+        for figure in figures.iter().take(16) {
+            assert_eq!(figure.ours.len(), 1, "{}", figure.name);
+            assert_eq!(figure.theirs, figure.ours, "{}", figure.name);
+        }
+        let with_target = figures
+            .iter()
+            .filter(|figure| figure.target != Target::None)
+            .map(|figure| figure.name.as_str())
+            .collect::<Vec<_>>();
+        assert_eq!(
+            with_target,
+            [
+                "node Ready, images preloaded",
+                "first pod Running, images preloaded",
+                "node Ready, images from archives",
+                "first pod Running, images from archives",
+                "`clean --purge`, `reset`",
+                "second apply",
+            ]
+        );
+    }
 }

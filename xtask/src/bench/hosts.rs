@@ -1,6 +1,7 @@
 //! The hosts of a repetition: alike in all that both bring-ups begin with.
 //!
-//! Each has a running docker, the images of the control plane in it, the packages that both need, and the same Kubernetes programs.
+//! Each has a running docker, the packages that both need, the same Kubernetes programs and the first pod's image. The images of the
+//! control plane are in docker already, or in archives, as the measurement says.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lab::package::{self, ROLE};
 use lab::topology::Mount;
-use lab::{Config, Host, HostSpec, Image, Lab, Setup};
+use lab::{Config, Host, HostSpec, Image, Lab, Setup, TOOLBOX_IMAGE};
+use serde_json::{Value, json};
 
 use crate::checkout;
 
@@ -26,36 +28,84 @@ const PREPARATION: Duration = Duration::from_secs(300);
 /// What kubelet and the pods' network need of Debian. kubeadm's own package depends on them; nodelet would bring them along.
 const PACKAGES: &str = "conntrack socat ipset containernetworking-plugins";
 
-/// The peer looks for an image of DNS even when it is told to leave DNS out; nobody runs this one.
+/// Installs the packages that both need.
 const PREPARE: &str = r#"set -e
 cd "$1"
 for package in $2; do (cd debs && dpkg -i $(cat "$package.list")); done
-for image in images/*.tar; do docker load --quiet --input "$image"; done
-docker tag k8s.gcr.io/pause:3.2 k8s.gcr.io/coredns:1.7.0
 sync"#;
 
-/// Measured on the host, so that no client's way there counts. Prints nanoseconds: those that passed until the command ended, those of
-/// processor time that the whole host took, which depend much less on what else the machine does, and those that passed until
-/// [`WATCH`] saw the node Ready, if it watched.
+/// Loads the control plane's images from their archives, two at a time. The peer looks for an image of DNS even when it is told to leave
+/// DNS out; nothing runs this one.
+const LOAD: &str = "cd @PAYLOAD@ && ls images/*.tar | xargs --max-procs 2 --max-args 1 docker load --quiet --input && \
+    docker tag k8s.gcr.io/pause:3.2 k8s.gcr.io/coredns:1.7.0";
+
+/// Measured on the host, so that no client's way there counts. Runs a command and, beside it, a watch. Prints nanoseconds: those until
+/// the command ended; those of processor time that the whole host took until command and watch had ended, which depend much less on
+/// what else the machine does; those until the watch saw the node Ready, and the first pod Running.
 const TIMED: &str = r#"processor() {
     cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2>/dev/null || awk '/^usage_usec/ { print $2 "000" }' /sys/fs/cgroup/cpu.stat
 }
-rm -f /run/bench.ready
+rm -f /run/bench.ready /run/bench.pod
 used=$(processor); began=$(date +%s%N)
-"$@" >/run/bench.out 2>&1; code=$?
-ended=$(date +%s%N); now=$(processor)
+if [ -n "$2" ]; then bash -c "$2" >/run/bench.watch 2>&1 & watch=$!; fi
+bash -c "$1" >/run/bench.out 2>&1; code=$?
+ended=$(date +%s%N)
+if [ -n "$2" ]; then
+    [ $code -eq 0 ] || kill $watch
+    wait $watch
+fi
+now=$(processor)
 ready=$(cat /run/bench.ready 2>/dev/null)
-echo $((ended - began)) $((now - used)) $((${ready:-$began} - began))
+pod=$(cat /run/bench.pod 2>/dev/null)
+echo $((ended - began)) $((now - used)) $((${ready:-$began} - began)) $((${pod:-$began} - began))
 [ $code -eq 0 ] || tail -n 15 /run/bench.out >&2
 exit $code"#;
 
-/// Looks from outside when the node is Ready: nodelet goes on after that until pods can be created, kubeadm ends before it. Until the API
-/// server answers, a small question each tenth of a second; then one that waits for the answer.
-const WATCH: &str = r#"(
-    until curl --insecure --silent --fail --max-time 2 --output /dev/null "$API/readyz"; do sleep 0.1; done
-    until "$KUBECTL" wait --for=condition=Ready node --all --timeout=120s; do sleep 0.1; done
+/// Looks from outside when the node is Ready and when the first pod runs: the commands end before or after that. Until the API server
+/// answers, a small question each tenth of a second. Then the pod is created as soon as the API server accepts it, and two questions
+/// wait for their answers. The pod has no probe, so its condition Ready is set together with its phase Running.
+const WATCH: &str = r#"
+until curl --insecure --silent --fail --max-time 2 --output /dev/null "@API@/readyz"; do sleep 0.1; done
+(
+    until @KUBECTL@ wait --for=condition=Ready node --all --timeout=120s; do sleep 0.1; done
     date +%s%N >/run/bench.ready
-) & "#;
+) &
+until @KUBECTL@ create --raw /api/v1/namespaces/default/pods --filename @POD@; do sleep 0.2; done
+until @KUBECTL@ wait --for=condition=Ready pod/first --timeout=120s; do sleep 0.1; done
+date +%s%N >/run/bench.pod
+wait"#;
+
+/// Where the first pod's manifest lies on the hosts.
+const POD: &str = "/root/first-pod.json";
+
+/// The first pod. It tolerates the masters' taint with any value, and no other taint: so it runs once the node is Ready.
+fn first_pod() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "first"},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{"key": "node-role.kubernetes.io/master", "operator": "Exists"}],
+            "containers": [{
+                "name": "first",
+                "image": TOOLBOX_IMAGE,
+                "imagePullPolicy": "Never",
+                "command": ["sleep", "86400"],
+            }],
+        },
+    })
+}
+
+/// The command that loads the control plane's images.
+pub(super) fn load(setup: &Setup) -> String {
+    LOAD.replace("@PAYLOAD@", &payload(setup))
+}
+
+fn payload(setup: &Setup) -> String {
+    let target = package::payload_mount(&setup.payload).target;
+    target.to_string_lossy().into_owned()
+}
 
 /// Hosts of these names on one network.
 pub(super) fn create(setup: &Setup, lab: &str, names: &[&str]) -> Result<Lab> {
@@ -74,26 +124,34 @@ pub(super) fn create(setup: &Setup, lab: &str, names: &[&str]) -> Result<Lab> {
     Lab::create(&setup.cache, lab, &specs, &mounts)
 }
 
-/// Installs packages and loads images, as either bring-up finds them.
-pub(super) fn prepare(setup: &Setup, host: &Host) -> Result<()> {
-    let payload = package::payload_mount(&setup.payload).target;
-    let words = [
-        "bash",
-        "-c",
-        PREPARE,
-        "prepare",
-        &payload.to_string_lossy(),
-        PACKAGES,
-    ];
-    let output = host.exec_within(&words, None, PREPARATION)?;
-    if !output.status.success() {
-        bail!(
-            "cannot prepare the host `{}`: {}",
-            host.name(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+/// Where the control plane's images are when a bring-up begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Images {
+    /// In docker.
+    Loaded,
+    /// In their archives.
+    Archived,
+}
+
+/// Installs packages, and makes images ready as either bring-up finds them.
+pub(super) fn prepare(setup: &Setup, host: &Host, images: Images) -> Result<()> {
+    let prepared = |words: &[&str]| -> Result<()> {
+        let output = host.exec_within(words, None, PREPARATION)?;
+        if !output.status.success() {
+            bail!(
+                "cannot prepare the host `{}`: {}",
+                host.name(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    };
+    prepared(&["bash", "-c", PREPARE, "prepare", &payload(setup), PACKAGES])?;
+    if images == Images::Loaded {
+        prepared(&["bash", "-c", &format!("{} && sync", load(setup))])?;
     }
-    Ok(())
+    host.load_image(&setup.toolbox)?;
+    host.put(first_pod().to_string().as_bytes(), POD, 0o644)
 }
 
 /// Installs nodelet, the role and its settings.
@@ -122,8 +180,10 @@ pub(super) struct Took {
     pub(super) wall: f64,
     /// Of all processors, for everything that ran on the host meanwhile.
     pub(super) processor: f64,
-    /// On the clock, until the node was Ready; 0 where nobody looked.
+    /// On the clock, until the node was Ready; 0 without a watch.
     pub(super) ready: f64,
+    /// On the clock, until the first pod ran; 0 without a watch.
+    pub(super) pod: f64,
 }
 
 impl Took {
@@ -134,10 +194,11 @@ impl Took {
             .collect::<std::result::Result<_, _>>()
             .with_context(|| format!("`{}` are no times", text.trim()))?;
         match numbers.as_slice() {
-            [wall, processor, ready] => Ok(Self {
+            [wall, processor, ready, pod] => Ok(Self {
                 wall: wall / 1e9,
                 processor: processor / 1e9,
                 ready: ready / 1e9,
+                pod: pod / 1e9,
             }),
             _ => bail!("`{}` are no times", text.trim()),
         }
@@ -146,7 +207,34 @@ impl Took {
 
 /// Runs a shell command on the host that must succeed.
 pub(super) fn timed(host: &Host, command: &str) -> Result<Took> {
-    let words = ["bash", "-c", TIMED, "timed", "sh", "-c", command];
+    watched(host, command, "")
+}
+
+/// Runs a bring-up, and measures until its command has ended, until the node is Ready and until the first pod runs.
+pub(super) fn bring_up(host: &Host, command: &str, port: u16, kubeconfig: &str) -> Result<Took> {
+    let took = watched(host, command, &watch(port, kubeconfig))?;
+    if took.ready <= 0.0 || took.pod <= 0.0 {
+        let said = host.get("/run/bench.watch").unwrap_or_default();
+        bail!(
+            "the watch on the host `{}` ended early: {}",
+            host.name(),
+            String::from_utf8_lossy(&said).trim()
+        );
+    }
+    Ok(took)
+}
+
+/// Removes the first pod, so that a clean has nothing to wait for but the role.
+pub(super) fn remove_first_pod(host: &Host, kubeconfig: &str) -> Result<()> {
+    let script =
+        format!("{PROGRAMS}/kubectl --kubeconfig {kubeconfig} delete pod first --timeout=60s");
+    host.text(&["sh", "-c", &script])
+        .context("cannot remove the first pod")
+        .map(drop)
+}
+
+fn watched(host: &Host, command: &str, watch: &str) -> Result<Took> {
+    let words = ["bash", "-c", TIMED, "timed", command, watch];
     let output = host.exec_within(&words, None, LIMIT)?;
     if !output.status.success() {
         bail!(
@@ -159,20 +247,20 @@ pub(super) fn timed(host: &Host, command: &str) -> Result<Took> {
     Took::parse(&String::from_utf8_lossy(&output.stdout))
 }
 
+/// Asks the API server at this port, as this administrator: the same words for all.
+fn watch(port: u16, kubeconfig: &str) -> String {
+    WATCH
+        .replace("@API@", &format!("https://127.0.0.1:{port}"))
+        .replace(
+            "@KUBECTL@",
+            &format!("{PROGRAMS}/kubectl --kubeconfig {kubeconfig}"),
+        )
+        .replace("@POD@", POD)
+}
+
 /// What the last measured command said.
 pub(super) fn said(host: &Host) -> Result<String> {
     Ok(String::from_utf8_lossy(&host.get(OUTPUT)?).into_owned())
-}
-
-/// A bring-up that ends when the API server, asked at this port, calls the node Ready: the same words for both.
-pub(super) fn until_ready(bring_up: &str, port: u16, kubeconfig: &str) -> String {
-    let watch = WATCH
-        .replace("$API", &format!("https://127.0.0.1:{port}"))
-        .replace(
-            "\"$KUBECTL\"",
-            &format!("{PROGRAMS}/kubectl --kubeconfig {kubeconfig}"),
-        );
-    format!("{watch} watch=$!; {bring_up} && wait $watch")
 }
 
 /// nodelet with this verb.
@@ -185,24 +273,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_measurement_has_three_times() {
-        let took = Took::parse("1500000000 250000000 1000000000\n").expect("three numbers");
-        assert_eq!((took.wall, took.processor, took.ready), (1.5, 0.25, 1.0));
+    fn a_measurement_has_four_times() {
+        let took = Took::parse("1500000000 250000000 1000000000 2000000000\n").expect("numbers");
+        assert_eq!(
+            (took.wall, took.processor, took.ready, took.pod),
+            (1.5, 0.25, 1.0, 2.0)
+        );
         Took::parse("1500000000").expect_err("one number");
-        Took::parse("1500000000 1 ?").expect_err("no number");
+        Took::parse("1500000000 1 1 ?").expect_err("no number");
     }
 
     #[test]
-    fn a_watch_knows_where_to_look() {
-        let script = until_ready("up", 6443, "/admin.conf");
+    fn a_watch_asks_all_the_same_questions() {
+        let ours = watch(443, "/admin.yaml");
+        let theirs = watch(6443, "/admin.conf");
+        assert!(ours.contains("\"https://127.0.0.1:443/readyz\""), "{ours}");
         assert!(
-            script.contains("\"https://127.0.0.1:6443/readyz\""),
-            "{script}"
+            ours.contains("kubectl --kubeconfig /admin.yaml wait"),
+            "{ours}"
         );
-        assert!(
-            script.contains("kubectl --kubeconfig /admin.conf wait"),
-            "{script}"
-        );
-        assert!(script.ends_with("up && wait $watch"), "{script}");
+        assert!(!ours.contains('@'), "{ours}");
+        let same = theirs
+            .replace(":6443/", ":443/")
+            .replace("/admin.conf", "/admin.yaml");
+        assert_eq!(ours, same);
+    }
+
+    /// A command that ends before the watch, and one that fails: the watch is waited for, or ended.
+    #[test]
+    fn the_command_and_the_watch_are_timed_apart() {
+        let directory = std::env::temp_dir().join(format!("bench-timed-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("made");
+        let timed = TIMED.replace("/run/", &format!("{}/", directory.display()));
+        let run = |command: &str, watch: &str| {
+            let watch = watch.replace("/run/", &format!("{}/", directory.display()));
+            std::process::Command::new("bash")
+                .args(["-c", &timed, "timed", command, &watch])
+                .output()
+                .expect("bash runs")
+        };
+        let watch = "until [ -e /run/bench.out ]; do :; done; date +%s%N > /run/bench.ready; date +%s%N > /run/bench.pod";
+        let output = run("true", watch);
+        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("four numbers");
+        assert!(took.ready > 0.0 && took.pod >= took.ready, "{took:?}");
+        let output = run("exit 3", "until [ -e /run/never ]; do :; done");
+        assert_eq!(output.status.code(), Some(3), "the watch is ended");
+        let output = run("true", "");
+        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("four numbers");
+        assert_eq!((took.ready, took.pod), (0.0, 0.0));
+        std::fs::remove_dir_all(directory).expect("removed");
     }
 }

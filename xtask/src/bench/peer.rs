@@ -1,12 +1,19 @@
 //! `kubeadm` of the same source, set up as its documentation says, with what a lab host asks for.
+//!
+//! The peer gets our kubelet's unit, flags and configuration, read from a host that we brought up: so the two cannot diverge. Only
+//! what `kubeadm` chooses by itself is left to it ([`ITS_OWN_KEYS`], [`ITS_OWN_FLAGS`]). A stock `kubeadm` is a peer of its own.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, bail};
 use lab::Host;
 use serde_json::{Value, json};
+use serde_yaml::Mapping;
 
 use super::hosts::PROGRAMS;
 
-/// The pods' network, which both are given.
+/// The pods' network, which all are given.
 pub(super) const CNI: &str = "/etc/cni/net.d/10-bridge.conflist";
 /// The port of its API server.
 pub(super) const PORT: u16 = 6443;
@@ -29,35 +36,126 @@ ExecStart=
 ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS
 "#;
 
-/// The same networks, etcd, thresholds of eviction and conntrack settings as the role has.
-fn configuration(host: &Host) -> String {
-    format!(
-        "apiVersion: kubeadm.k8s.io/v1beta2\nkind: InitConfiguration\n\
-         localAPIEndpoint: {{advertiseAddress: {}, bindPort: {PORT}}}\n\
-         nodeRegistration: {{kubeletExtraArgs: {{cni-bin-dir: /usr/lib/cni}}}}\n---\n\
-         apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nkubernetesVersion: v{}\n\
-         networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
-         etcd: {{local: {{imageTag: 3.4.23-0}}}}\n---\n\
-         apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
-         evictionHard: {{memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 2Gi}}\n---\n\
-         apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-         conntrack: {{maxPerCore: 0, min: 0}}\n",
-        host.address(),
-        lab::KUBERNETES_VERSION
-    )
+/// Our kubelet's unit, and its configuration, on a host that we brought up.
+const OUR_UNIT: &str = "pf9-kubelet.service";
+const OUR_CONFIGURATION: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
+
+/// Keys of kubelet's configuration that name files which kubeadm makes: its manifests, its certificates.
+const ITS_OWN_KEYS: &[&str] = &[
+    "staticPodPath",
+    "authentication",
+    "tlsCertFile",
+    "tlsPrivateKeyFile",
+];
+/// Flags of kubelet that name such files, and the node's name, which is the host's with both.
+const ITS_OWN_FLAGS: &[&str] = &["config", "kubeconfig", "hostname-override"];
+/// The flag with the host's address.
+const NODE_IP: &str = "node-ip";
+
+/// How a peer's kubelet runs.
+#[derive(Clone, Debug)]
+pub(super) struct Kubelet {
+    unit: String,
+    flags: BTreeMap<String, String>,
+    configuration: Mapping,
 }
 
-/// Installs it with this CNI file, ready for [`INIT`].
-pub(super) fn install(host: &Host, cni: &[u8]) -> Result<()> {
+impl Kubelet {
+    /// As upstream packages it. The thresholds of eviction are those of the role: a lab host's disk may be fuller than upstream's
+    /// allow.
+    pub(super) fn stock() -> Result<Self> {
+        let configuration = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+             evictionHard: {memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 2Gi}\n";
+        Ok(Self {
+            unit: KUBELET.to_owned(),
+            flags: BTreeMap::from([("cni-bin-dir".to_owned(), "/usr/lib/cni".to_owned())]),
+            configuration: serde_yaml::from_str(configuration)?,
+        })
+    }
+
+    /// With every setting of ours, from a host that we brought up.
+    pub(super) fn as_ours(host: &Host) -> Result<Self> {
+        let path = host.text(&[
+            "systemctl",
+            "show",
+            "--value",
+            "--property=FragmentPath",
+            OUR_UNIT,
+        ])?;
+        let unit = String::from_utf8(host.get(&path)?).context("our kubelet's unit is no text")?;
+        let configuration = String::from_utf8(host.get(OUR_CONFIGURATION)?)
+            .context("our kubelet's configuration is no text")?;
+        Self::derived(&unit, &configuration)
+            .context("cannot give kubeadm's kubelet the settings of ours")
+    }
+
+    fn derived(unit: &str, configuration: &str) -> Result<Self> {
+        let mut configuration: Mapping =
+            serde_yaml::from_str(configuration).context("its configuration is no YAML")?;
+        for key in ITS_OWN_KEYS {
+            configuration.remove(*key);
+        }
+        let unit = unit.replace("\\\n", " ");
+        let (command, rest): (Vec<&str>, Vec<&str>) = unit
+            .lines()
+            .partition(|line| line.starts_with("ExecStart="));
+        let [command] = command.as_slice() else {
+            bail!("its unit has {} commands, not one", command.len());
+        };
+        let mut flags = BTreeMap::new();
+        for word in command.split_whitespace().skip(1) {
+            let flag = word.strip_prefix("--").and_then(|it| it.split_once('='));
+            let (name, value) =
+                flag.with_context(|| format!("`{word}` is not of the form --FLAG=VALUE"))?;
+            if !ITS_OWN_FLAGS.contains(&name) {
+                flags.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        let mut unit = rest.join("\n");
+        // kubeadm's own file beside the unit says what is run.
+        unit = unit.replacen("[Service]", "[Service]\nExecStart=/usr/bin/kubelet", 1);
+        unit.push('\n');
+        Ok(Self {
+            unit,
+            flags,
+            configuration,
+        })
+    }
+
+    /// The same networks, etcd and conntrack settings as the role has.
+    fn configuration(&self, address: Ipv4Addr) -> Result<String> {
+        let mut flags = self.flags.clone();
+        if let Some(own) = flags.get_mut(NODE_IP) {
+            *own = address.to_string();
+        }
+        Ok(format!(
+            "apiVersion: kubeadm.k8s.io/v1beta2\nkind: InitConfiguration\n\
+             localAPIEndpoint: {{advertiseAddress: {address}, bindPort: {PORT}}}\n\
+             nodeRegistration: {{kubeletExtraArgs: {flags}}}\n---\n\
+             apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nkubernetesVersion: v{version}\n\
+             networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
+             etcd: {{local: {{imageTag: 3.4.23-0}}}}\n---\n\
+             {kubelet}---\n\
+             apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+             conntrack: {{maxPerCore: 0, min: 0}}\n",
+            flags = json!(flags),
+            version = lab::KUBERNETES_VERSION,
+            kubelet = serde_yaml::to_string(&self.configuration)?,
+        ))
+    }
+}
+
+/// Installs it with this kubelet and this CNI file, ready for [`INIT`].
+pub(super) fn install(host: &Host, kubelet: &Kubelet, cni: &[u8]) -> Result<()> {
     let units = "/etc/systemd/system";
     for (text, path) in [
-        (KUBELET.as_bytes(), format!("{units}/kubelet.service")),
+        (kubelet.unit.as_bytes(), format!("{units}/kubelet.service")),
         (
             KUBEADM_CONF.as_bytes(),
             format!("{units}/kubelet.service.d/10-kubeadm.conf"),
         ),
         (
-            configuration(host).as_bytes(),
+            kubelet.configuration(host.address())?.as_bytes(),
             "/root/kubeadm.yaml".to_owned(),
         ),
         (cni, CNI.to_owned()),
@@ -76,7 +174,7 @@ pub(super) fn install(host: &Host, cni: &[u8]) -> Result<()> {
 /// The role's CNI file with the node's subnet written in, which the role has handed to the plugins by kubelet.
 ///
 /// With the file as it is, kubeadm's node waits for the controller-manager to allot the subnet, for ten seconds and more. The file
-/// with the subnet is what serves kubeadm best, so it is what nodelet is measured against.
+/// with the subnet is what serves kubeadm best, so every peer has it.
 pub(super) fn with_subnet(cni: &[u8]) -> Result<Vec<u8>> {
     let mut list: Value = serde_json::from_slice(cni).context("the role's CNI file is no JSON")?;
     let bridge = list
@@ -93,7 +191,10 @@ pub(super) fn with_subnet(cni: &[u8]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::checkout;
 
     #[test]
     fn the_subnet_is_written_in() {
@@ -105,5 +206,65 @@ mod tests {
             json!({"plugins": [{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.20.0.0/24"}]]}}]})
         );
         with_subnet(b"{}").expect_err("no plugins");
+    }
+
+    const UNIT: &str = "[Unit]\nAfter=docker.service\n\n[Service]\nEnvironment=AWS_EC2_METADATA_DISABLED=true\n\
+        ExecStart=/opt/bin/kubelet \\\n    --config=/c --kubeconfig=/k \\\n    --hostname-override=nodelet --node-ip=172.30.1.11 \\\n    \
+        --cni-bin-dir=/usr/lib/cni\nRestart=always\nRestartSec=2\n";
+
+    #[test]
+    fn the_peers_kubelet_has_the_settings_of_ours() {
+        let configuration = "kind: KubeletConfiguration\nstaticPodPath: /m\ntlsCertFile: /t\nnodeStatusUpdateFrequency: 4s\n\
+            evictionHard:\n  nodefs.available: 1Gi\n";
+        let kubelet = Kubelet::derived(UNIT, configuration).expect("a unit and YAML");
+        for line in [
+            "After=docker.service",
+            "Environment=AWS_EC2_METADATA_DISABLED=true",
+            "ExecStart=/usr/bin/kubelet",
+            "RestartSec=2",
+        ] {
+            assert!(
+                kubelet.unit.lines().any(|its| its == line),
+                "{line}: {}",
+                kubelet.unit
+            );
+        }
+        let text = kubelet
+            .configuration(Ipv4Addr::new(172, 30, 1, 12))
+            .expect("YAML");
+        assert!(text.contains("nodeStatusUpdateFrequency: 4s\n"), "{text}");
+        assert!(text.contains("nodefs.available: 1Gi\n"), "{text}");
+        assert!(
+            text.contains(
+                r#"kubeletExtraArgs: {"cni-bin-dir":"/usr/lib/cni","node-ip":"172.30.1.12"}"#
+            ),
+            "{text}"
+        );
+        assert!(!text.contains("staticPodPath"), "{text}");
+        for document in text.split("---\n") {
+            serde_yaml::from_str::<Mapping>(document).expect(document);
+        }
+        Kubelet::derived("[Service]\n", configuration).expect_err("no command");
+        Kubelet::derived(&UNIT.replace("--config=/c", "-v 3"), configuration).expect_err("a word");
+    }
+
+    #[test]
+    fn what_the_role_gives_its_kubelet_is_what_is_read() {
+        let templates = checkout().join("phases/templates/kubelet");
+        let script = fs::read_to_string(checkout().join("phases/kubelet.rhai")).expect("read");
+        assert!(script.contains(&format!("unit(\"{OUR_UNIT}\"")), "{script}");
+        assert!(
+            script.contains(&format!("\"{OUR_CONFIGURATION}\"")),
+            "{script}"
+        );
+        let configuration =
+            fs::read_to_string(templates.join("config.yaml.tmpl")).expect("the template is read");
+        for key in ITS_OWN_KEYS {
+            let line = format!("{key}:");
+            assert!(
+                configuration.lines().any(|its| its.starts_with(&line)),
+                "{key} is left to kubeadm, and the role does not set it"
+            );
+        }
     }
 }

@@ -6,11 +6,12 @@ use engine::host::live::LiveHost;
 use engine::report;
 
 use super::plan::nothing;
-use super::run::unchanged;
+use super::run::{lost_ledger, unchanged};
 use super::say;
 use crate::cli::RunArgs;
 use crate::exit::Exit;
 use crate::inputs;
+use crate::limits::Limits;
 
 pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -24,6 +25,9 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
+    if args.role.facts.is_none() {
+        Limits::for_good(&inputs.secrets.0).await;
+    }
     let unheard = Recording::default();
     let mut runner = Runner::new(
         &inputs.plan,
@@ -38,6 +42,10 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
         say(&format!("{:#}\n", serde_json::to_value(&health)?));
     } else {
         say(&report::conditions(&health));
+    }
+    if args.role.facts.is_none() {
+        // What runs has been told; but what changes it would refuse.
+        lost_ledger(&inputs, &host).await?;
     }
     let healthy = health.iter().all(PhaseHealth::is_well);
     Ok(if healthy { Exit::Ok } else { Exit::Pending })

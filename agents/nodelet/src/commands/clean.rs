@@ -1,19 +1,18 @@
 //! `nodelet clean`: the host as it was before the role came.
 
 use anyhow::{Context as _, Result, bail};
-use engine::exec::{self, EventSink, Outcome, Recording, Runner, STATE};
+use engine::exec::{self, EventSink, Outcome, Recording, Runner};
 use engine::host::live::LiveHost;
-use engine::ledger::Ledger;
+use engine::ledger::{Ledger, RECOVER};
 use tokio_util::sync::CancellationToken;
 
-use super::run::exit;
+use super::run::{exit, has_ledger, standing_inputs};
 use crate::cli::{CleanArgs, RoleArgs};
 use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
-use crate::inputs::{self, Inputs};
+use crate::inputs::Inputs;
 use crate::lock::Lock;
 use crate::nodeletd::client;
-use crate::settled::last_good;
 use crate::{output, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
@@ -80,15 +79,19 @@ pub(super) async fn take_off(
     cancel: &CancellationToken,
     purpose: Purpose,
 ) -> Result<Outcome> {
-    let live = Ledger::live_in(&Ledger::read(host).await?);
+    let records = Ledger::read(host).await;
+    let inputs = standing_inputs(role, host).await;
+    if let Ok(inputs) = &inputs {
+        has_ledger_to_clean(inputs, host).await?;
+    }
+    let live = Ledger::live_in(&records?);
     if live.iter().any(|live| !live.keep) {
-        stop(role, host, sink, cancel).await;
-    } else if stands(role, host).await {
-        bail!(
-            "clean this host: the role runs here, but the ledger ({STATE}/ledger.jsonl) that says what was here before it is lost or empty; bring it back from a backup, or end what runs with `nodelet stop` and remove the rest by hand"
-        );
+        stop(inputs.as_ref(), host, sink, cancel).await;
     }
     let outcome = exec::clean(host, sink, cancel, purpose == Purpose::Purge).await?;
+    if let (Outcome::Cleaned, Ok(inputs)) = (outcome, &inputs) {
+        is_gone(inputs, host).await?;
+    }
     match (outcome, purpose) {
         // Nothing of the cluster is left, so the host is nobody's.
         (Outcome::Cleaned, Purpose::Purge) => Identity::forget()?,
@@ -98,34 +101,50 @@ pub(super) async fn take_off(
     Ok(outcome)
 }
 
-/// Whether the role runs on this host whatever the ledger says. Without good settings nobody can tell; there is nothing to
-/// clean from either.
-async fn stands(args: &RoleArgs, host: &LiveHost) -> bool {
-    let Ok(inputs) = planned(args, host).await else {
-        return false;
+/// Refuses a clean that would take back a part of the role at most.
+async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    let Err(lost) = has_ledger(inputs, host).await else {
+        return Ok(());
     };
-    let unheard = Recording::default();
-    Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard)
-        .stands()
-        .await
+    let stands = installed(inputs, host, true).await;
+    Err(lost.context(if stands.is_empty() {
+        "clean this host: nothing was taken back".to_owned()
+    } else {
+        format!(
+            "clean this host: nothing was taken back, and this stands on it: {}",
+            stands.join(", ")
+        )
+    }))
 }
 
-/// The role as it stands here. Somebody may have said already that this host is to be nothing: what it still is, the last good settings
-/// say.
-async fn planned(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
-    let inputs = inputs::read(args, host).await?;
-    if inputs.are_of_no_role()
-        && let Ok((_, last)) = last_good(args, host).await
-    {
-        return Ok(last);
+/// Fails where something of the role stands after a clean: the ledger did not know it.
+async fn is_gone(inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    let left = installed(inputs, host, false).await;
+    if left.is_empty() {
+        return Ok(());
     }
-    Ok(inputs)
+    bail!(
+        "clean this host: what the ledger knows was taken back, but it did not know {}, which still stand; {RECOVER}, then clean again",
+        left.join(", ")
+    );
+}
+
+/// What of the role stands here beyond doubt; with `files` also its files, which may have been there before it.
+async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String> {
+    let unheard = Recording::default();
+    let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+    runner.installed(files).await
 }
 
 /// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,
 /// so a role or settings that are gone keep nobody from cleaning.
-async fn stop(args: &RoleArgs, host: &LiveHost, sink: &dyn EventSink, cancel: &CancellationToken) {
-    let inputs = match planned(args, host).await {
+async fn stop(
+    inputs: Result<&Inputs, &anyhow::Error>,
+    host: &LiveHost,
+    sink: &dyn EventSink,
+    cancel: &CancellationToken,
+) {
+    let inputs = match inputs {
         Ok(inputs) => inputs,
         Err(error) => {
             tracing::warn!(

@@ -86,9 +86,11 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     }
     if !args.role.json {
         say(match paused {
-            Pause::Nobody => "nodeletd does not run here; pods come back with `nodelet apply`\n",
+            Pause::Nobody => {
+                "nodeletd does not run here; pods come back with `nodelet apply`, unless an operator has cordoned the node\n"
+            }
             Pause::Ours { .. } | Pause::Longer => {
-                "pods come back with `nodelet resume`, or by themselves when the time is over\n"
+                "pods come back with `nodelet resume`, or by themselves when the time is over, unless an operator has cordoned the node\n"
             }
         });
     }

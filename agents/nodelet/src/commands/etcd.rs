@@ -106,8 +106,17 @@ async fn list(args: &EtcdListArgs) -> Result<Exit> {
 fn line(one: &Stored) -> String {
     match &one.manifest {
         Ok(manifest) => format!(
-            "{}  {:>10} bytes  {:>8} keys  revision {}  proven {}  cluster {}\n",
-            one.name, one.size, manifest.keys, manifest.revision, manifest.proven, manifest.cluster
+            "{}  {:>10} bytes  {:>8} keys  revision {}  proven {}  cluster {}{}\n",
+            one.name,
+            one.size,
+            manifest.keys,
+            manifest.revision,
+            manifest.proven,
+            manifest.cluster,
+            match manifest.encryption_keys.as_slice() {
+                [] => String::new(),
+                keys => format!("  needs encryption key {}", keys.join(" and ")),
+            }
         ),
         Err(why) => format!("{}  {:>10} bytes  not proven: {why}\n", one.name, one.size),
     }

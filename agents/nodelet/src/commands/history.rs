@@ -5,8 +5,9 @@ use engine::host::live::LiveHost;
 use engine::ledger::{History, Ledger};
 use engine::report;
 
+use super::run::{lost_ledger, standing_inputs};
 use super::say;
-use crate::cli::HistoryArgs;
+use crate::cli::{HistoryArgs, RoleArgs};
 use crate::exit::Exit;
 
 pub(crate) async fn history(args: &HistoryArgs) -> Result<Exit> {
@@ -15,6 +16,12 @@ pub(crate) async fn history(args: &HistoryArgs) -> Result<Exit> {
         .await
         .context("tell the history of this host")?;
     let mut history = History::of(&records);
+    if history.runs.is_empty()
+        && let Ok(inputs) = standing_inputs(&RoleArgs::usual(), &host).await
+    {
+        // A host where the role is installed has a history.
+        lost_ledger(&inputs, &host).await?;
+    }
     if let Some(number) = args.run {
         history.runs.retain(|run| run.run == number);
         if history.runs.is_empty() {

@@ -10,6 +10,8 @@ mod history;
 mod pass;
 mod phases;
 mod plan;
+mod pod_subnets;
+mod recover;
 mod repair;
 mod rotate;
 mod run;
@@ -26,6 +28,8 @@ pub(crate) use history::history;
 pub(crate) use pass::{join_cgroup, pass};
 pub(crate) use phases::phases;
 pub(crate) use plan::{diff, plan};
+pub(crate) use pod_subnets::pod_subnets;
+pub(crate) use recover::recover;
 pub(crate) use repair::repair;
 pub(crate) use run::{apply, stop};
 pub(crate) use status::{pause, resume, status};
@@ -36,7 +40,7 @@ use std::io::Write as _;
 use crate::output::Out;
 
 /// Writes to standard output. What goes wrong there is told at the end.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = is_heard(text);
 }
 

@@ -15,7 +15,7 @@ use engine::report::{self, JsonReport, Review};
 use engine::resource::{MaskedSecrets, SecretStore};
 
 use super::repair::{SETTLE, readers};
-use super::run::unchanged;
+use super::run::{lost_ledger, unchanged};
 use super::say;
 use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, RunArgs};
 use crate::exit::Exit;
@@ -102,6 +102,7 @@ async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<In
     // As an apply would. Who may not read what stands is told the rest.
     if role.facts.is_none() {
         unchanged(role, host, &inputs).await?;
+        lost_ledger(&inputs, host).await?;
     }
     if !inputs.are_of_no_role() {
         phases.selection().validate(&inputs.plan)?;

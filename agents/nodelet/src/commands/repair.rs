@@ -24,6 +24,7 @@ use crate::bound::bound_to;
 use crate::cli::{RepairArgs, RoleArgs};
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
+use crate::limits::Limits;
 use crate::{output, signals};
 
 /// Bound on a second look at what a pass saw failing. Nobody waits for what hangs: it counts as it was seen.
@@ -38,6 +39,8 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         ..Selection::default()
     };
     let (inputs, _lock) = prepare("repair", &args.role, &named, &host).await?;
+    let looks = args.phases.is_empty() || !args.if_failing.is_empty();
+    let limits = looks.then(|| Limits::enter(&inputs.secrets.0));
     let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Also where somebody has decided already: the host may have come to itself, or have been mended, meanwhile.
         let unheard = Recording::default();
@@ -50,6 +53,9 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         failed.extend(chosen(&inputs, &args.phases));
         (failed, Vec::new())
     };
+    if let Some(limits) = limits {
+        limits.leave()?;
+    }
     let set = match args.left_over {
         true => Vec::new(),
         false => restart_set(&inputs.plan, &failed),
@@ -71,6 +77,18 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
             runner.restart(set, left_over).await
         };
         let mut outcome = restart(&set, &left_over).await?;
+        if outcome == Outcome::Refused {
+            // What cannot be written keeps its own phase from being repaired, and no other.
+            let runner = runner(&inputs, &host, sink.as_ref());
+            let (others, problems) = runner.restartable(&failed).await;
+            let nothing_else = others.is_empty() && left_over.is_empty();
+            if !problems.is_empty() && !nothing_else {
+                outcome = match restart(&others, &left_over).await? {
+                    Outcome::Converged => Outcome::Refused,
+                    outcome => outcome,
+                };
+            }
+        }
         // Whoever has named phases gets those.
         if outcome == Outcome::Converged && args.phases.is_empty() && !set.is_empty() {
             let readers = readers(&inputs, &host, &set).await;
@@ -181,7 +199,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Identity;
-    use crate::inputs::SettingSecrets;
+    use crate::inputs::{Role, SettingSecrets};
 
     /// A phase that is well while its file is there.
     fn phase(name: &str) -> PlannedPhase {
@@ -211,6 +229,7 @@ mod tests {
             identity: Identity::of(&settings, &facts),
             facts,
             secrets: SettingSecrets(settings),
+            role: Role::LastGood(Vec::new()),
         }
     }
 

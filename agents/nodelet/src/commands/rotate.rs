@@ -2,18 +2,24 @@
 
 use anyhow::{Result, bail};
 use engine::exec::{Outcome, Recording, Runner, Selection, authorities, overlay_host, rotating};
+use engine::host::ClusterAccess;
 use engine::host::live::LiveHost;
 use engine::plan::Plan;
 use engine::report::Review;
-use engine::resource::pki::Rotation;
+use engine::resource::ResourceError;
+use engine::resource::pki::{ENCRYPTION, Rotation, encryption_key_ids, stored_prefix};
 
 use super::plan::lines;
 use super::run::{exit, prepare};
 use super::say;
 use crate::cli::{RotateArgs, RotateStep};
+use crate::etcd::Etcd;
 use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
 use crate::{output, signals};
+
+/// Reaches the API server of this host.
+const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
 pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -39,7 +45,21 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     runner(&inputs.plan)
         .has_settled(&args.authority, step)
         .await?;
+    if args.authority == ENCRYPTION && step == Rotation::Finish {
+        none_with_the_previous_key(&host).await?;
+    }
     let outcome = runner(&plan).rotate().await?;
+    if args.authority == ENCRYPTION && step == Rotation::Switch && outcome == Outcome::Converged {
+        let access = ClusterAccess {
+            kubeconfig: LOCAL_ADMIN.into(),
+        };
+        let written = runner(&plan).rewrite_secrets(&access).await?;
+        none_with_the_previous_key(&host).await?;
+        if !args.role.json {
+            say(&format!("{written} Secrets are stored with the new key\n"));
+        }
+        return Ok(exit(outcome));
+    }
     if outcome != Outcome::Converged || step != Rotation::Switch {
         return Ok(exit(outcome));
     }
@@ -53,6 +73,26 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
     // Told when all others are renewed.
     let rest = due.problems.into_iter().next();
     rest.map_or(Ok(Exit::Ok), |problem| Err(problem.into()))
+}
+
+/// Every Secret is stored with the key that encrypts now: another key could be missing tomorrow.
+async fn none_with_the_previous_key(host: &LiveHost) -> Result<()> {
+    let ids = encryption_key_ids(host).await?;
+    let Some(id) = ids.first() else {
+        bail!("replace the encryption key: there is none");
+    };
+    let etcd = Etcd::member().await?;
+    let others = etcd.secrets_stored_otherwise(&stored_prefix(id)).await?;
+    if others == 0 {
+        return Ok(());
+    }
+    Err(ResourceError::Unmet {
+        what: format!(
+            "replace the encryption key: {others} Secrets are not stored with the new key {id}"
+        ),
+        next: "store them anew: `nodelet certs rotate encryption switch`".to_owned(),
+    }
+    .into())
 }
 
 fn planned(args: &RotateArgs, step: Rotation, inputs: &Inputs) -> Result<Plan> {

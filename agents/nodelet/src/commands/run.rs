@@ -1,9 +1,9 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
 use anyhow::{Result, bail};
-use engine::exec::{Outcome, Runner, Selection};
+use engine::exec::{Outcome, Recording, Runner, Selection};
 use engine::host::live::LiveHost;
-use engine::ledger::Ledger;
+use engine::ledger::{Ledger, LedgerError};
 
 use crate::bound::bound_to;
 use crate::cli::{RoleArgs, RunArgs};
@@ -11,6 +11,7 @@ use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
 use crate::inputs::{self, Inputs, NO_ROLE};
 use crate::lock::Lock;
+use crate::settled::last_good;
 use crate::{output, signals};
 
 pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
@@ -93,14 +94,7 @@ pub(super) async fn prepare(
     selection: &Selection,
     host: &LiveHost,
 ) -> Result<(Inputs, Lock)> {
-    if args.facts.is_some() {
-        bail!(WrongUsage(format!(
-            "{verb} on a host that a file describes: --facts is for `nodelet plan`"
-        )));
-    }
-    if !nix::unistd::Uid::effective().is_root() {
-        bail!("{verb} a role: only root can; try again with sudo");
-    }
+    refuse_unfit(verb, args)?;
     let lock = Lock::take(verb)?;
     let inputs = inputs::read(args, host).await?;
     unchanged(args, host, &inputs).await?;
@@ -109,7 +103,52 @@ pub(super) async fn prepare(
         return Err(NoRole::told(verb, standing).into());
     }
     selection.validate(&inputs.plan)?;
+    has_ledger(&inputs, host).await?;
     Ok((inputs, lock))
+}
+
+/// Refuses what cannot change this host.
+pub(super) fn refuse_unfit(verb: &str, args: &RoleArgs) -> Result<()> {
+    if args.facts.is_some() {
+        bail!(WrongUsage(format!(
+            "{verb} on a host that a file describes: --facts is for `nodelet plan`"
+        )));
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("{verb} a role: only root can; try again with sudo");
+    }
+    Ok(())
+}
+
+/// Refuses a host where the role is installed and the ledger does not know it: nothing that is done there could be taken back.
+pub(super) async fn has_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    let unheard = Recording::default();
+    let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+    match runner.lost_ledger().await {
+        Some(lost) => Err(lost.into()),
+        None => Ok(()),
+    }
+}
+
+/// The same for commands that only look: what they may not read, they go without.
+pub(super) async fn lost_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    match has_ledger(inputs, host).await {
+        Err(error) if matches!(error.downcast_ref(), Some(LedgerError::Host { .. })) => Ok(()),
+        looked => looked,
+    }
+}
+
+/// The role as it stands here. The settings may say already that this host is to be nothing: what it still is, the last good settings
+/// say.
+pub(super) async fn standing_inputs(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
+    let inputs = match inputs::read(args, host).await {
+        Ok(inputs) if !inputs.are_of_no_role() => return Ok(inputs),
+        inputs => inputs,
+    };
+    match last_good(args, host).await {
+        Ok((_, last)) if !last.are_of_no_role() => Ok(last),
+        _ => inputs,
+    }
 }
 
 /// Refuses settings that cannot change while the host stands.

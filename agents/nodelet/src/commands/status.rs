@@ -31,7 +31,8 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
             }
         }
         if !args.watch || !heard {
-            let well = view.phases.iter().all(PhaseHealth::is_well)
+            let well = view.failed_in_a_row == 0
+                && view.phases.iter().all(PhaseHealth::is_well)
                 && view.conditions.iter().all(|c| c.status == Status::True);
             return Ok(if well { Exit::Ok } else { Exit::Pending });
         }
@@ -76,7 +77,13 @@ fn screen(view: &View, now: i64) -> String {
         text,
         "{} {}, desired {}; {}",
         view.role,
-        state.as_str().unwrap_or_default(),
+        match view.failed_in_a_row {
+            0 => state.as_str().unwrap_or_default().to_owned(),
+            _ => format!(
+                "unknown ({} at the last check)",
+                state.as_str().unwrap_or_default()
+            ),
+        },
         view.desired,
         view.doing
     );
@@ -112,14 +119,41 @@ fn screen(view: &View, now: i64) -> String {
     }
     text.push_str("\n\n");
     for condition in view.conditions.iter().filter(|c| c.status != Status::True) {
-        let _ = writeln!(text, "✗ {}: {}", condition.name, condition.reason);
+        let sign = match condition.status {
+            Status::Unknown => '?',
+            _ => '✗',
+        };
+        let _ = writeln!(text, "{sign} {}: {}", condition.name, condition.reason);
     }
-    text.push_str(&engine::report::conditions(&view.phases));
+    text.push_str(&engine::report::conditions(&known_now(view)));
     if !view.restart_set.is_empty() {
         let names: Vec<&str> = view.restart_set.iter().map(|name| name.as_str()).collect();
         let _ = writeln!(text, "\na repair touches: {}", names.join(", "));
     }
     text
+}
+
+/// The phases as far as they are known: what was seen before a status pass failed need not be so any more.
+fn known_now(view: &View) -> Vec<PhaseHealth> {
+    let mut phases = view.phases.clone();
+    if view.failed_in_a_row > 0 {
+        for condition in phases.iter_mut().flat_map(|phase| &mut phase.conditions) {
+            let before = match condition.status {
+                Status::True => "it held",
+                Status::Unknown => "it was not known either",
+                Status::False => "it did not hold",
+            };
+            let why = std::mem::take(&mut condition.reason);
+            let why = match why.is_empty() {
+                true => String::new(),
+                false => format!(": {why}"),
+            };
+            condition.reason =
+                format!("the last status pass failed; at the one before, {before}{why}");
+            condition.status = Status::Unknown;
+        }
+    }
+    phases
 }
 
 fn span(seconds: i64) -> String {
@@ -159,5 +193,32 @@ mod tests {
         let told = "last check 3m 22s ago, all below as it was then; the next is due\n";
         assert!(text.contains(told), "{text}");
         assert!(text.ends_with("a repair touches: etcd-backup\n"), "{text}");
+    }
+
+    /// With a broken role.yaml and no good copy of it, say.
+    #[test]
+    fn what_a_failed_pass_could_not_look_at_is_unknown() {
+        let mut view = View::at_rest();
+        view.failed_in_a_row = 1;
+        view.phases[0].conditions.push(engine::exec::Condition {
+            check: "a backup is there".to_owned(),
+            span: engine::plan::Span::file("phases/etcd-backup.rhai"),
+            status: Status::True,
+            reason: String::new(),
+            warns: false,
+            failed_in_a_row: 0,
+            put_off: false,
+        });
+        view.conditions[0].status = Status::Unknown;
+        "the last status pass failed".clone_into(&mut view.conditions[0].reason);
+        let text = screen(&view, 1);
+        assert!(
+            text.starts_with("master unknown (ok at the last check), desired true;"),
+            "{text}"
+        );
+        for wanted in ["? SettingsValid: the last", "? etcd-backup", "it held\n"] {
+            assert!(text.contains(wanted), "`{wanted}`: {text}");
+        }
+        assert!(!text.contains('✗') && !text.contains('✓'), "{text}");
     }
 }

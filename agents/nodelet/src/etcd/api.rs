@@ -15,8 +15,8 @@ use tonic::{Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::messages::{
-    AlarmRequest, AlarmResponse, KUBE_SYSTEM, RangeRequest, RangeResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse, uid,
+    AlarmRequest, AlarmResponse, KUBE_SYSTEM, RangeRequest, RangeResponse, SECRETS,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, uid,
 };
 
 /// This host's own member.
@@ -27,6 +27,9 @@ const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
 const PEM: u64 = 1024 * 1024;
 /// For a connection, and for a small answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Values asked for at once where they may be large, and how large the answer may be: etcd takes 1.5 MiB for one by default.
+const PAGE: i64 = 16;
+const ANSWER: usize = 64 * 1024 * 1024;
 /// For an answer that needs a walk over all keys.
 const WALK: Duration = Duration::from_secs(60);
 
@@ -145,6 +148,7 @@ impl Etcd {
             range_end: vec![0],
             revision,
             count_only: true,
+            ..RangeRequest::default()
         };
         let answer = self
             .range(request, WALK)
@@ -164,6 +168,34 @@ impl Etcd {
             .await
             .context("read the cluster's identity")?;
         Ok(answer.kvs.first().and_then(|pair| uid(&pair.value)))
+    }
+
+    /// How many Secrets are stored otherwise than with what begins so.
+    pub(crate) async fn secrets_stored_otherwise(&self, prefix: &str) -> Result<u64> {
+        let (mut from, end) = (SECRETS.0.to_vec(), SECRETS.1.to_vec());
+        let mut others = 0;
+        loop {
+            let request = RangeRequest {
+                key: from,
+                range_end: end.clone(),
+                limit: PAGE,
+                ..RangeRequest::default()
+            };
+            let answer = self
+                .range(request, WALK)
+                .await
+                .context("see how Secrets are stored")?;
+            let is_other = |value: &[u8]| !value.starts_with(prefix.as_bytes());
+            others += answer.kvs.iter().filter(|one| is_other(&one.value)).count() as u64;
+            match answer.kvs.last() {
+                Some(last) if answer.more => {
+                    // The next key in etcd's order.
+                    from = last.key.clone();
+                    from.push(0);
+                }
+                _ => return Ok(others),
+            }
+        }
     }
 
     /// A snapshot as a stream of pieces. It goes on as long as it is read.
@@ -194,7 +226,8 @@ impl Etcd {
         A: Message + Default + 'static,
     {
         let work = async {
-            let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+            let mut grpc =
+                tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(ANSWER);
             grpc.ready().await.context("reach it")?;
             let answer = grpc
                 .unary(

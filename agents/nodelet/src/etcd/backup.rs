@@ -129,6 +129,10 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
         bail!("make room for the next backup: {why}");
     }
 
+    // A key that comes meanwhile encrypts nothing of the snapshot: it is read beside the present one first.
+    let encryption_keys = engine::resource::pki::encryption_key_ids(&host)
+        .await
+        .context("name the encryption keys that a restore needs")?;
     let taken = SystemTime::now();
     let name = store::name(taken);
     let part = store::part(&backups.directory, &name);
@@ -160,6 +164,7 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
         content,
         cluster,
         cluster_id: backups.cluster_id.clone(),
+        encryption_keys,
         host: nix::unistd::gethostname()
             .context("ask for the host's name")?
             .to_string_lossy()

@@ -30,6 +30,9 @@ pub(crate) struct Manifest {
     pub(crate) cluster: String,
     /// `CLUSTER_ID` of the host; empty if it has none.
     pub(crate) cluster_id: String,
+    /// Names of the keys with which Secrets in it may be encrypted; the values stand on the host that took it and in no backup.
+    #[serde(default)]
+    pub(crate) encryption_keys: Vec<String>,
     /// The host that took it.
     pub(crate) host: String,
     pub(crate) versions: Versions,

@@ -7,6 +7,8 @@ use prost::Message;
 
 /// The key of the namespace whose UID is the cluster's identity.
 pub(super) const KUBE_SYSTEM: &[u8] = b"/registry/namespaces/kube-system";
+/// Where Secrets begin and end.
+pub(super) const SECRETS: (&[u8], &[u8]) = (b"/registry/secrets/", b"/registry/secrets0");
 /// What stands before a protobuf object of Kubernetes.
 const MAGIC: &[u8] = b"k8s\0";
 
@@ -24,6 +26,8 @@ pub(super) struct RangeRequest {
     pub(super) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) range_end: Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub(super) limit: i64,
     #[prost(int64, tag = "4")]
     pub(super) revision: i64,
     #[prost(bool, tag = "9")]
@@ -36,12 +40,16 @@ pub(super) struct RangeResponse {
     pub(super) header: Option<Header>,
     #[prost(message, repeated, tag = "2")]
     pub(super) kvs: Vec<KeyValue>,
+    #[prost(bool, tag = "3")]
+    pub(super) more: bool,
     #[prost(int64, tag = "4")]
     pub(super) count: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct KeyValue {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) value: Vec<u8>,
 }

@@ -199,6 +199,7 @@ pub(super) mod tests {
             },
             cluster: "u".to_owned(),
             cluster_id: String::new(),
+            encryption_keys: Vec::new(),
             host: "h".to_owned(),
             versions: Versions {
                 etcd: "3.4.23".to_owned(),

@@ -1,8 +1,8 @@
 //! One daemon on a host: two would undo each other's work, and take each other's socket.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -15,12 +15,54 @@ const LOCK: &str = "/run/pf9-nodeletd.lock";
 const MOMENT: Duration = Duration::from_millis(50);
 const MOMENTS: u32 = 5;
 
-/// Takes the lock, for as long as what is given lives.
+/// How often the file of the lock is looked for.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The lock, held for as long as it lives.
+pub(super) struct Alone {
+    lock: Flock<File>,
+    path: PathBuf,
+}
+
+/// Takes the lock.
 ///
 /// # Errors
 /// Another daemon has it.
-pub(super) async fn only_one() -> Result<Flock<File>> {
-    take(Path::new(LOCK)).await
+pub(super) async fn only_one() -> Result<Alone> {
+    let path = PathBuf::from(LOCK);
+    let lock = take(&path).await?;
+    Ok(Alone { lock, path })
+}
+
+impl Alone {
+    /// Looks after the file until the end of the program: where it was deleted or replaced, a second daemon could begin, and nobody
+    /// would see that this one runs.
+    pub(super) async fn stay(mut self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.renew().await {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(
+                        "{} had been removed or replaced; it is made anew",
+                        self.path.display()
+                    );
+                }
+                Err(error) => tracing::error!("could not {error:#}"),
+            }
+        }
+    }
+
+    /// Takes the lock anew where its file is not the one that it was taken on. Gives whether it was.
+    async fn renew(&mut self) -> Result<bool> {
+        let own = self.lock.metadata().context("look at the lock")?;
+        let is_own = |there: Metadata| (there.dev(), there.ino()) == (own.dev(), own.ino());
+        if self.path.symlink_metadata().is_ok_and(is_own) {
+            return Ok(false);
+        }
+        self.lock = take(&self.path).await?;
+        Ok(true)
+    }
 }
 
 async fn take(path: &Path) -> Result<Flock<File>> {
@@ -77,5 +119,30 @@ mod tests {
         drop(one);
         assert!(!is_held(&path));
         take(&path).await.expect("it is free again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_whose_file_was_removed_is_made_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lock");
+        let lock = take(&path).await.expect("it is free");
+        let mut alone = Alone {
+            lock,
+            path: path.clone(),
+        };
+        assert!(!alone.renew().await.expect("it is there"));
+        for replaced in [false, true] {
+            std::fs::remove_file(&path).expect("it is removed");
+            if replaced {
+                std::fs::write(&path, "").expect("another is put there");
+            }
+            assert!(!is_held(&path), "nobody sees the daemon");
+            assert!(alone.renew().await.expect("it can be made"));
+            assert!(is_held(&path));
+        }
+        std::fs::remove_file(&path).expect("it is removed");
+        let _second = take(&path).await.expect("nothing stops a second one");
+        let error = alone.renew().await.expect_err("it is held");
+        assert!(error.to_string().contains("another nodeletd"), "{error}");
     }
 }

@@ -18,18 +18,19 @@ const BACKUP: &str = "pf9-etcd-backup";
 const BACKUP_CPU: u32 = 50;
 /// What limits CPU time and memory in version 2.
 const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
-const MOUNT: &str = "/sys/fs/cgroup";
+/// Where the hierarchies are.
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 /// In which the CPU limit is reckoned, in microseconds.
 const PERIOD: u32 = 100_000;
 /// Memory of one pass or backup with everything it starts, in bytes.
-const MEMORY: u64 = 256 * 1024 * 1024;
+pub(crate) const MEMORY: u64 = 256 * 1024 * 1024;
 
 /// Before a group that could not be made is tried again: what was busy or full at the start need not stay so.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// A group that is ready to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Leaf {
+pub(crate) struct Leaf {
     /// The `cgroup.procs` of each hierarchy.
     pub(super) procs: Vec<PathBuf>,
 }
@@ -106,6 +107,43 @@ impl StatusGroup {
 impl Leaf {
     fn stands(&self) -> bool {
         self.procs.iter().all(|file| file.exists())
+    }
+
+    /// Makes the group of status passes, or sets its limits anew, for a command that makes the same checks.
+    ///
+    /// # Errors
+    /// As [`Leaf::for_backups`].
+    pub(crate) fn for_status(cpu_limit: u32) -> Result<Self> {
+        Self::prepare_in(Path::new(MOUNT), STATUS, cpu_limit)
+    }
+
+    /// The same with links on the way followed: with version 1, `cpu` may be one.
+    fn resolved(&self) -> Vec<PathBuf> {
+        let resolve = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        self.procs.iter().map(resolve).collect()
+    }
+
+    /// Moves this process into it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn join(&self) -> Result<()> {
+        join(&self.procs)
+    }
+
+    /// The `cgroup.procs` of the groups that this process would leave by joining.
+    ///
+    /// # Errors
+    /// They cannot be found.
+    pub(crate) fn ways_back(&self) -> Result<Vec<PathBuf>> {
+        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
+        let (groups, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
+        let backs = self.resolved().into_iter().map(|procs| {
+            let back = way_back(&procs, &groups, &mounts).filter(|back| back.is_file());
+            let shown = procs.display();
+            back.with_context(|| format!("find the control group that joining {shown} would leave"))
+        });
+        backs.collect()
     }
 
     /// Makes the group of backups, or sets its limits anew.
@@ -193,6 +231,43 @@ fn enable(group: &Path) -> Result<()> {
     write(&path, &missing.join(" "))
 }
 
+/// Moves this process, with all its threads, into the groups of these `cgroup.procs`.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) fn join(procs: &[PathBuf]) -> Result<()> {
+    procs.iter().try_for_each(|file| write(file, "0"))
+}
+
+/// The `cgroup.procs` of the group in which this process is, in the hierarchy of `procs`, by `/proc/self/cgroup` and
+/// `/proc/self/mountinfo`.
+fn way_back(procs: &Path, groups: &str, mounts: &str) -> Option<PathBuf> {
+    // The longest mount point is the hierarchy's own: mount point and root are the fifth field and the fourth.
+    let mounted = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let root = Path::new(fields.next()?);
+        let point = Path::new(fields.next()?);
+        let kind = line.split(" - ").nth(1)?.split(' ').next()?;
+        (matches!(kind, "cgroup" | "cgroup2") && procs.starts_with(point)).then_some((point, root))
+    });
+    let (point, root) = mounted.max_by_key(|(point, _)| point.as_os_str().len())?;
+    let name = point.file_name()?.to_str()?;
+    let own = groups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let its = match Path::new(MOUNT) == point {
+            true => controllers.is_empty(),
+            false => controllers
+                .split(',')
+                .any(|one| name.split(',').any(|part| part == one)),
+        };
+        its.then_some(path)
+    })?;
+    let below = Path::new(own).strip_prefix(root).ok()?;
+    let upwards = |part| matches!(part, std::path::Component::ParentDir);
+    (!below.components().any(upwards)).then(|| point.join(below).join("cgroup.procs"))
+}
+
 /// The group below `parent`, made if it is not there.
 fn group(parent: &Path, name: &str) -> Result<PathBuf> {
     if !parent.is_dir() {
@@ -274,5 +349,38 @@ mod tests {
         let mount = tempfile::tempdir().expect("a directory");
         let error = Leaf::prepare_in(mount.path(), BACKUP, 40).expect_err("there is no cpu");
         assert!(error.to_string().contains("cpu"), "{error:#}");
+    }
+
+    #[test]
+    fn the_group_that_is_left_is_found_again() {
+        let version_1 = "4:memory:/docker/abc/system.slice\n2:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n0::/\n";
+        let mounts =
+            "30 29 0:26 /docker/abc /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+31 29 0:27 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+29 28 0:25 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n";
+        let leaf = |below: &str| {
+            Path::new(MOUNT)
+                .join(below)
+                .join("pf9-kube-status/cgroup.procs")
+        };
+        let back = |below: &str| way_back(&leaf(below), version_1, mounts);
+        let memory = Path::new(MOUNT).join("memory/system.slice/cgroup.procs");
+        assert_eq!(back("memory"), Some(memory));
+        let cpu = Path::new(MOUNT).join("cpu,cpuacct/cgroup.procs");
+        assert_eq!(back("cpu,cpuacct"), Some(cpu));
+        assert_eq!(back("pids"), None);
+        let version_2 = "0::/system.slice/pf9-nodeletd.service/supervisor\n";
+        let mounts = "29 28 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let unit = Path::new(MOUNT).join("system.slice/pf9-nodeletd.service");
+        assert_eq!(
+            way_back(
+                &leaf("system.slice/pf9-nodeletd.service"),
+                version_2,
+                mounts
+            ),
+            Some(unit.join("supervisor/cgroup.procs"))
+        );
+        let outside = "0::/../elsewhere\n";
+        assert_eq!(way_back(&leaf("x"), outside, mounts), None);
     }
 }

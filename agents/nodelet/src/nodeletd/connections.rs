@@ -1,12 +1,16 @@
 //! Connections to the local API: a few at a time, and none is held for nothing. Whoever opens many of them waits, and takes no
-//! descriptor that a pass or a change needs.
+//! descriptor that a pass or a change needs. Where all places are taken, the oldest connection that has asked for nothing yet is closed:
+//! many that say nothing do not keep others from being answered.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
@@ -24,10 +28,17 @@ pub(super) async fn serve<L: Listener>(
     longest: Duration,
     end: CancellationToken,
 ) {
+    let mut silent: VecDeque<Silent> = VecDeque::new();
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
             let (stream, _) = listener.accept().await;
+            silent.retain(Silent::is_one);
+            if places.available_permits() == 0
+                && let Some(oldest) = silent.pop_front()
+            {
+                oldest.close.cancel();
+            }
+            let place = Arc::clone(&places).acquire_owned().await;
             (place, stream)
         };
         let (place, stream) = tokio::select! {
@@ -35,23 +46,48 @@ pub(super) async fn serve<L: Listener>(
             next = next => next,
         };
         let app = TowerToHyperService::new(app.clone());
+        let its = Silent::default();
+        silent.push_back(its.clone());
         tokio::spawn(async move {
+            let asked = Arc::clone(&its.asked);
+            let app = service_fn(move |request| {
+                asked.store(true, Ordering::Relaxed);
+                app.call(request)
+            });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), app);
             // Who goes away, or takes too long, is no news.
-            let _ = tokio::time::timeout(longest, serving).await;
+            tokio::select! {
+                () = its.close.cancelled() => {}
+                _ = tokio::time::timeout(longest, serving) => {}
+            }
+            its.asked.store(true, Ordering::Relaxed);
             drop(place);
         });
+    }
+}
+
+/// A connection that may not have asked for anything yet.
+#[derive(Debug, Clone, Default)]
+struct Silent {
+    /// It has, or it is over.
+    asked: Arc<AtomicBool>,
+    close: CancellationToken,
+}
+
+impl Silent {
+    fn is_one(&self) -> bool {
+        !self.asked.load(Ordering::Relaxed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -106,16 +142,21 @@ mod tests {
             let mut asking = connect();
             let asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
             asking.write_all(asked).await.expect("it is sent");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            assert_eq!(accepted.load(Ordering::Relaxed), 2);
             let mut answer = String::new();
             let answered = asking.read_to_string(&mut answer);
-            tokio::time::timeout(Duration::from_secs(300), answered)
+            tokio::time::timeout(Duration::from_secs(1), answered)
                 .await
-                .expect("its turn comes")
+                .expect("its turn comes at once")
                 .expect("it is answered");
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            drop(silent);
+            assert_eq!(accepted.load(Ordering::Relaxed), 21);
+            let mut open = 0;
+            for mut one in silent {
+                let ends = one.read_u8();
+                let moment = Duration::from_millis(1);
+                open += usize::from(tokio::time::timeout(moment, ends).await.is_err());
+            }
+            assert!(open <= 2, "{open}");
             end.cancel();
             serving.await.expect("it ends");
         }

@@ -28,6 +28,8 @@ pub(super) struct Situation<'a> {
     pub(super) hurry: bool,
     /// The next attempt is the one that takes everything off.
     pub(super) clean_is_due: bool,
+    /// Settings or role are wrong, and the last good ones are in force: what a clean takes off might not come back.
+    pub(super) by_last_good: bool,
     /// This daemon has tried in vain since it saw the host well.
     pub(super) tried_here: bool,
 }
@@ -64,7 +66,7 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
     }
     match s.desired.service_state {
         ServiceState::Ignore => Action::Nothing,
-        ServiceState::True if is_nobodys(s.desired) => Action::Nothing,
+        ServiceState::True if is_unassigned(s.desired, s.stands) => Action::Nothing,
         ServiceState::False if s.stands && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
         // No failure of the node: it is never a reason to clean it.
@@ -80,7 +82,7 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
                 return Action::Wait(s.pause_left);
             }
             // Nobody's haste takes a host down, and nothing that this daemon has not seen for itself.
-            if s.clean_is_due && s.tried_here && !s.hurry {
+            if s.clean_is_due && s.tried_here && !s.hurry && !s.by_last_good {
                 Action::CleanAndApply
             } else {
                 Action::Repair
@@ -89,15 +91,15 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
     }
 }
 
-/// A host that belongs to no cluster has nothing to become.
-fn is_nobodys(desired: &Desired) -> bool {
-    desired.cluster_id.is_empty() || desired.node == "none"
+/// A bare host that belongs to no cluster has nothing to become. One on which a role stands is kept, whatever its cluster is called.
+fn is_unassigned(desired: &Desired, stands: bool) -> bool {
+    desired.node == "none" || desired.cluster_id.is_empty() && !stands
 }
 
 /// Whether a host is what it is to be without being a node: nothing is to run on it and nothing does, or nobody has said whose it is.
 pub(super) fn has_become(desired: &Desired, stands: bool, stopped: bool) -> bool {
     match desired.service_state {
-        ServiceState::True => is_nobodys(desired),
+        ServiceState::True => is_unassigned(desired, stands),
         ServiceState::False => !stands || stopped,
         ServiceState::Ignore => false,
     }
@@ -140,6 +142,7 @@ mod tests {
             pause_left: Duration::ZERO,
             hurry: false,
             clean_is_due: false,
+            by_last_good: false,
             tried_here: true,
         }
     }
@@ -191,14 +194,16 @@ mod tests {
     #[test]
     fn a_clean_needs_its_turn_and_a_try_of_our_own_and_nobodys_haste() {
         let desired = desired(ServiceState::True);
-        for (clean_is_due, tried_here, hurry, wanted) in [
-            (true, true, false, Action::CleanAndApply),
-            (false, true, false, Action::Repair),
-            (true, false, false, Action::Repair),
-            (true, true, true, Action::Repair),
+        for (clean_is_due, tried_here, hurry, by_last_good, wanted) in [
+            (true, true, false, false, Action::CleanAndApply),
+            (false, true, false, false, Action::Repair),
+            (true, false, false, false, Action::Repair),
+            (true, true, true, false, Action::Repair),
+            (true, true, false, true, Action::Repair),
         ] {
             let s = Situation {
                 clean_is_due,
+                by_last_good,
                 tried_here,
                 hurry,
                 ..situation(&desired)
@@ -225,11 +230,14 @@ mod tests {
         }
         let watched = desired(ServiceState::Ignore);
         assert_eq!(decide(&situation(&watched)), Action::Nothing);
-        let nobodys = Desired {
+        let unassigned = Desired {
             cluster_id: String::new(),
             ..desired(ServiceState::True)
         };
-        assert_eq!(decide(&situation(&nobodys)), Action::Nothing);
+        let mut s = situation(&unassigned);
+        assert_eq!(decide(&s), Action::Repair, "what stands is kept");
+        s.stands = false;
+        assert_eq!(decide(&s), Action::Nothing);
     }
 
     #[test]
@@ -259,6 +267,7 @@ mod tests {
             ..desired(ServiceState::True)
         };
         assert!(has_become(&nobodys, false, false));
+        assert!(!has_become(&nobodys, true, false), "it is kept");
         for state in [ServiceState::True, ServiceState::Ignore] {
             assert!(!has_become(&desired(state), false, false));
         }

@@ -3,23 +3,26 @@
 //! ```text
 //!  settings ──▶ pass (a child, in the status cgroup) ──▶ decide ──▶ change (a child) ──▶ kube_status, events
 //!                 ▲                                        pure                              │
-//!                 └── time, or a hint (docker, systemd, files), or a request ◀───────────────┘
+//!                 └── time, or a hint (docker, systemd, files, links, node), or a request ◀──┘
 //! ```
 //!
 //! The daemon is small and changes nothing by itself: `worker` runs `nodelet pass`, `repair`, `apply`, `clean` and `stop`,
-//! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs backups.
+//! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs
+//! backups, and `pod_subnets` gives nodes of the cluster their pods' subnets.
 
 mod alone;
 mod api;
 mod attempts;
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod client;
 mod connections;
 mod cut_short;
 mod decide;
+mod disk;
 mod kube_status;
 mod metrics;
 mod pause;
+pub(crate) mod pod_subnets;
 mod renewal;
 mod state;
 mod supervisor;
@@ -52,7 +55,7 @@ pub(crate) use view::View;
 #[derive(Debug, Parser)]
 #[command(name = "nodeletd", version, max_term_width = 100)]
 struct Arguments {
-    /// Role: a name (looked for in ./roles, then /opt/pf9/roles) or a path.
+    /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash.
     #[arg(long, value_name = "NAME|PATH", default_value = "pf9-kube")]
     role: String,
 
@@ -121,7 +124,8 @@ async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
     }
-    let _alone = alone::only_one().await?;
+    let alone = alone::only_one().await?;
+    tokio::spawn(alone.stay());
     let signals = shutdown::listen()?;
     let worker = Worker {
         nodelet: sibling()?,
@@ -133,6 +137,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     let memory = Memory {
         status: StatusFile::at(PathBuf::from(kube_status::PATH)),
         state: state::path(),
+        disk: disk::Disk::live(),
     };
     for file in [memory.status.path(), memory.state.as_path()] {
         let directory = file.parent().filter(|directory| directory.is_dir());
@@ -156,10 +161,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     });
     let shutdown = signals.shutdown.clone();
     tokio::spawn(api::serve(worker, outside, health.clone(), shutdown));
-    tokio::spawn(systemd::feed_watchdog(
-        signals.shutdown.clone(),
-        health.clone(),
-    ));
+    systemd::feed_watchdog(signals.shutdown.clone(), health.clone())?;
     systemd::ready();
     // It ends by itself, at a safe point of what it has begun.
     supervisor.run(arguments.once).await;

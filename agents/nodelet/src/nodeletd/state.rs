@@ -95,6 +95,15 @@ impl State {
         })
     }
 
+    /// Whether the file says this; where nothing is remembered, there need be none.
+    pub(super) fn stands_in(&self, path: &Path) -> bool {
+        match daemon::files::read(path, LIMIT) {
+            Ok(Some(stands)) => serde_json::to_vec_pretty(self).is_ok_and(|ours| ours == stands),
+            Ok(None) => *self == Self::default(),
+            Err(_) => false,
+        }
+    }
+
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)

@@ -4,7 +4,7 @@ mod act;
 mod asked;
 mod seen;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::StatusGroup;
 use super::cut_short::CutShort;
 use super::decide::{self, Action, Situation};
+use super::disk::{self, Disk, Writes};
 use super::kube_status::{KubeStatus, StatusFile};
 use super::pause::Pause;
 use super::renewal::RenewalQueue;
@@ -67,6 +68,8 @@ pub(super) struct Memory {
     pub(super) status: StatusFile,
     /// For the daemon alone.
     pub(super) state: PathBuf,
+    /// Where both are written.
+    pub(super) disk: Disk,
 }
 
 /// The daemon.
@@ -143,6 +146,11 @@ impl<H: Hands> Supervisor<H> {
         let mut status = memory.status.read();
         // Others write that file; what is counted is in ours.
         status.pf9_kube_start_attempt = state.attempts.count();
+        let writes = |path: &Path| Writes::of(&memory.disk, path.display().to_string());
+        let unwritten = Unwritten {
+            status: writes(memory.status.path()),
+            memory: writes(&memory.state),
+        };
         let mut supervisor = Self {
             hands: Arc::new(hands),
             memory,
@@ -171,7 +179,7 @@ impl<H: Hands> Supervisor<H> {
             unstopped: String::new(),
             left_to_next: 0,
             streaks: Streaks::default(),
-            unwritten: Unwritten::default(),
+            unwritten,
             blind: 0,
             settings_in_use: 0,
             group: StatusGroup::default(),
@@ -195,6 +203,7 @@ impl<H: Hands> Supervisor<H> {
     async fn rounds(&mut self, once: bool) {
         loop {
             let mut next = self.round().await;
+            self.settle().await;
             if std::mem::take(&mut self.again) {
                 next = Duration::ZERO;
             }
@@ -236,6 +245,7 @@ impl<H: Hands> Supervisor<H> {
         if decide::has_become(&pass.desired, pass.stands, down) {
             self.has_become(&pass);
         }
+        self.doubt(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
@@ -248,7 +258,7 @@ impl<H: Hands> Supervisor<H> {
             .next(&due, pass.desired.loop_interval, Instant::now());
         let action = decide::decide(&Situation {
             desired: &pass.desired,
-            refused: pass.refused.is_some(),
+            refused: pass.refused.is_some() || !pass.ledger_lost.is_empty(),
             paused: self.paused(),
             failing,
             due: next.is_some(),
@@ -264,14 +274,17 @@ impl<H: Hands> Supervisor<H> {
                 .state
                 .attempts
                 .clean_is_due(pass.desired.full_retry_count),
+            by_last_good: pass.goes_by_last_good(),
             tried_here: self.state.attempts.tried_here(),
             hurry: self.hurry || !self.wanted.is_empty(),
         });
         self.write_status();
-        if !self.unwritten.memory.is_empty() {
+        if !self.unwritten.memory.problem().is_empty() || !self.state.stands_in(&self.memory.state)
+        {
             // A pause that is in force must outlive us, and one that has ended must not.
             self.remember();
         }
+        self.settle().await;
         let interval = pass.desired.loop_interval;
         if action.changes_the_host()
             && self.wake.settings_changed()
@@ -326,7 +339,7 @@ impl<H: Hands> Supervisor<H> {
                 tracing::info!("asked to look again");
                 self.hurry = true;
             }
-            Some(asked) = self.requests.recv() => self.take_request(asked),
+            Some(asked) = self.requests.recv() => self.take_request(asked).await,
             () = async {
                 self.wake.wait().await;
                 // Hints of one event come together, and a storm of them must not become one of passes.
@@ -334,7 +347,7 @@ impl<H: Hands> Supervisor<H> {
                 tokio::time::sleep_until(earliest.min(until)).await;
             } => {}
         }
-        self.take_waiting();
+        self.take_waiting().await;
     }
 
     fn publish(&mut self, pass: &Pass, doing: &str, next: Duration, attempt: Option<Duration>) {
@@ -385,6 +398,10 @@ impl<H: Hands> Supervisor<H> {
             containers: pass.interests.containers.clone(),
             units: pass.interests.units.clone(),
             directories: pass.interests.directories.clone(),
+            links: pass.interests.links.clone(),
+            addresses: pass.interests.addresses.clone(),
+            nodes: pass.interests.nodes.clone(),
+            allocation: pass.interests.allocation.clone(),
             settings: pass.interests.settings.clone(),
         };
         if self
@@ -403,14 +420,25 @@ impl<H: Hands> Supervisor<H> {
         self.listening = Some((interests, end));
     }
 
+    /// Begins to write what others read; see [`Self::settle`].
     fn write_status(&mut self) {
-        let written = self.memory.status.write(&self.status);
-        self.unwritten.status = problem(written);
+        let (file, status) = (self.memory.status.clone(), self.status.clone());
+        let write = move || file.write(&status);
+        self.unwritten.status.put(Box::new(write));
     }
 
+    /// Begins to write what must not be forgotten; see [`Self::settle`].
     fn remember(&mut self) {
-        let written = self.state.write(&self.memory.state);
-        self.unwritten.memory = problem(written);
+        let (path, state) = (self.memory.state.clone(), self.state.clone());
+        let write = move || state.write(&path);
+        self.unwritten.memory.put(Box::new(write));
+    }
+
+    /// Waits until both files are on disk, for a moment: a disk that stalls is told, and holds up nothing that does not need it.
+    async fn settle(&mut self) {
+        let until = Instant::now() + disk::PATIENCE;
+        self.unwritten.status.settle(until).await;
+        self.unwritten.memory.settle(until).await;
     }
 
     fn moved(&self) {
@@ -418,28 +446,18 @@ impl<H: Hands> Supervisor<H> {
     }
 }
 
-/// What could not be written, and why; empty for what was.
-#[derive(Debug, Default)]
+/// The two files on their way to the disk.
 struct Unwritten {
-    status: String,
-    memory: String,
+    status: Writes,
+    memory: Writes,
 }
 
 impl Unwritten {
     fn problem(&self) -> String {
-        let both = [self.status.as_str(), &self.memory];
+        let both = [self.status.problem(), self.memory.problem()];
         let problems: Vec<&str> = both.into_iter().filter(|why| !why.is_empty()).collect();
         problems.join("; ")
     }
-}
-
-/// What is wrong, told in the journal.
-fn problem(written: anyhow::Result<()>) -> String {
-    let problem = written.err().map(|error| format!("could not {error:#}"));
-    if let Some(problem) = &problem {
-        tracing::error!("{problem}");
-    }
-    problem.unwrap_or_default()
 }
 
 /// Components with something due whose own phases are well: what else is wrong keeps no certificate from its renewal.

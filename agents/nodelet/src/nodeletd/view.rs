@@ -31,7 +31,7 @@ pub(crate) struct View {
     /// Until when nobody is to touch the host, seconds since 1970.
     pub(crate) paused_until: Option<i64>,
     pub(crate) paused_because: String,
-    /// The settings in use are the last good ones, since those that stand in the files are wrong.
+    /// The settings and the role in use are the last good ones, since those that stand in the files are wrong.
     #[serde(default)]
     pub(crate) keeps_last_good: bool,
     /// Why the host may not be worked on with the settings in use.
@@ -122,8 +122,23 @@ impl Now<'_> {
                 [] => String::new(),
                 problems => format!("{}; the last good ones are in force", problems.join("; ")),
             }),
+            told("RoleValid", &|pass| match &pass.role_problems[..] {
+                [] => String::new(),
+                problems => format!("{}; the last good role is in force", problems.join("; ")),
+            }),
             told("SettingsAllowed", &|pass| {
                 pass.refused.clone().unwrap_or_default()
+            }),
+            told("ClusterIdSet", &|pass| {
+                if pass.stands && pass.desired.lacks_cluster() {
+                    "CLUSTER_ID is not set in the settings, although a role stands here that is to be up: it is repaired all the same, but its backups do not say whose they are; set CLUSTER_ID".to_owned()
+                } else {
+                    String::new()
+                }
+            }),
+            told("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
+                "" => pass.ledger_problem.clone(),
+                lost => format!("{lost}; until then what runs is watched, and nothing is changed"),
             }),
             told("HostFits", &|_| self.unfit.to_owned()),
             told("RoleStops", &|_| self.unstopped.to_owned()),
@@ -204,7 +219,7 @@ impl View {
             next_attempt: attempt.map(|time| now.after(time)),
             paused_until: now.paused_until(),
             paused_because: now.paused_because.to_owned(),
-            keeps_last_good: !pass.settings_problems.is_empty(),
+            keeps_last_good: pass.goes_by_last_good(),
             refused: pass.refused.clone(),
             failed_in_a_row: 0,
             conditions: now.conditions(Some(pass)),

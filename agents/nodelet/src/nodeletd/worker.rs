@@ -8,20 +8,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use daemon::child::{Child, Ended};
 use engine::exec::Streaks;
+use engine::plan::PhaseName;
 use serde::Deserialize;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Leaf;
 use super::kube_status::StatusFile;
+use super::pod_subnets::{self, Allocation};
 use super::wake::{self, Interests, Wake};
 use crate::exit::Exit;
-use crate::pass::Pass;
+use crate::pass::{Pass, Progress};
 use crate::settled;
 
 /// A status pass ends by itself long before: each of its looks has a bound.
 pub(super) const PASS: Duration = Duration::from_secs(120);
 /// Bound on anything that changes the host. The phases have their own, which add up to less.
 pub(super) const CHANGE: Duration = Duration::from_secs(3600);
+/// Bound on a line of progress, in bytes. The line of the pass itself is longer.
+const PROGRESS: usize = 256;
 /// Bound on what would change, in bytes.
 const DIFF: usize = 32 << 20;
 /// What a change is given to reach its next safe point.
@@ -31,6 +36,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(90);
 pub(super) const BACKUP: Duration = Duration::from_secs(2400);
 /// What a backup is given to take its container away.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
+
+/// Bound on giving all nodes their pods' subnets.
+const SUBNETS: Duration = Duration::from_secs(120);
 
 /// How `nodelet` is called.
 #[derive(Debug, Clone)]
@@ -59,11 +67,17 @@ pub(super) enum Change {
 
 /// What the daemon has done for it. One implementation runs `nodelet`; that of the tests plays on a clock of its own.
 pub(super) trait Hands {
-    /// Makes a status pass, in `cgroup` or with lowered priority, which goes on from what failed in a row `before` it.
+    /// Makes a status pass, in `cgroup` or with lowered priority, which goes on from what failed in a row `before` it. The
+    /// phase whose checks it waits for goes to `progress`.
     ///
     /// # Errors
     /// It did not come to its end, which says nothing about the host.
-    async fn pass(&self, cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass>;
+    async fn pass(
+        &self,
+        cgroup: Option<&Leaf>,
+        before: &Streaks,
+        progress: UnboundedSender<PhaseName>,
+    ) -> Result<Pass>;
 
     /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
     /// `event` as it comes. Also gives what `nodelet` said of an error.
@@ -88,7 +102,12 @@ pub(super) trait Hands {
 }
 
 impl Hands for Worker {
-    async fn pass(&self, cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass> {
+    async fn pass(
+        &self,
+        cgroup: Option<&Leaf>,
+        before: &Streaks,
+        progress: UnboundedSender<PhaseName>,
+    ) -> Result<Pass> {
         let mut argv = self.nodelet(&["pass"], false);
         if !before.is_empty() {
             argv.extend(["--before".to_owned(), serde_json::to_string(before)?]);
@@ -101,7 +120,13 @@ impl Hands for Worker {
             cancel: self.shutdown.clone(),
         };
         let mut last = String::new();
-        let ended = child.run(|line| last = line).await?;
+        let ended = child
+            .run(|line| match checking(&line) {
+                // A pass goes on without a listener.
+                Some(phase) => drop(progress.send(phase)),
+                None => last = line,
+            })
+            .await?;
         if ended.code != Some(0) {
             bail!("make a status pass: {}", told(&ended));
         }
@@ -135,6 +160,16 @@ impl Hands for Worker {
         end: &CancellationToken,
     ) {
         wake::listen(interests, status, wake, end);
+        if let Some(allocation) = interests.allocation.clone() {
+            let (worker, end) = (self.clone(), end.clone());
+            tokio::spawn(async move {
+                let give = || worker.give_subnets(&allocation);
+                tokio::select! {
+                    () = end.cancelled() => {}
+                    () = pod_subnets::keep(&allocation, give) => {}
+                }
+            });
+        }
     }
 }
 
@@ -210,6 +245,29 @@ impl Worker {
         (change, told(&ended))
     }
 
+    /// Gives nodes without pods' subnets one. Whether all have one now.
+    async fn give_subnets(&self, allocation: &Allocation) -> bool {
+        let mut argv = vec![self.nodelet.display().to_string()];
+        argv.extend(allocation.words());
+        let child = Child {
+            argv,
+            limit: SUBNETS,
+            grace: Duration::from_secs(2),
+            cancel: self.shutdown.clone(),
+        };
+        match child.run(|line| tracing::info!("{line}")).await {
+            Ok(ended) if ended.code == Some(0) => true,
+            Ok(ended) => {
+                tracing::warn!("not all nodes have a pod subnet: {}", told(&ended));
+                false
+            }
+            Err(error) => {
+                tracing::warn!("could not give nodes their pod subnets: {error:#}");
+                false
+            }
+        }
+    }
+
     /// Says in the journal what a pass that came to its end has warned of, once.
     fn warned_of(&self, errors: &str) {
         // A line says when it was written, too.
@@ -243,6 +301,15 @@ impl Worker {
         argv.extend(last_good.then(|| "--settled".to_owned()));
         argv
     }
+}
+
+/// The phase that a pass waits for, if this line tells of that.
+fn checking(line: &str) -> Option<PhaseName> {
+    if line.len() > PROGRESS {
+        return None;
+    }
+    let progress: Progress = serde_json::from_str(line).ok()?;
+    Some(progress.checking)
 }
 
 /// A line of a log without the time at its beginning.
@@ -352,6 +419,20 @@ mod tests {
             limited(asked.clone(), Some(&leaf)),
             [asked, joins.to_vec()].concat()
         );
+    }
+
+    #[test]
+    fn what_a_pass_waits_for_is_told_from_the_pass_itself() {
+        let name = |line| checking(line).map(|phase| phase.to_string());
+        assert_eq!(name(r#"{"checking":"etcd"}"#).as_deref(), Some("etcd"));
+        for other in [
+            "",
+            "{}",
+            r#"{"checking":"etcd","health":[]}"#,
+            r#"{"checking":7}"#,
+        ] {
+            assert_eq!(name(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::files::file_error;
 use super::gate::FakeHost;
 use super::world::World;
 use crate::host::{
-    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, Taint,
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
+    RemainingPod, Taint,
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -108,15 +109,38 @@ impl Cluster for FakeHost {
         .await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.mutate("rewrite_secrets", "all", DEADLINE, |world| {
+            world.reach(access, "list Secrets")?;
+            let of_secrets = |key: &&String| key.starts_with("v1/Secret/");
+            Ok(world.cluster.objects.keys().filter(of_secrets).count() as u64)
+        })
+        .await
+    }
+
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        let whose = format!("{namespace}/{account}");
+        self.observe("accepts_token_of", &whose, DEADLINE, |world| {
+            world.reach(access, &format!("try the token of {whose}"))?;
+            Ok(world.accepts_tokens())
+        })
+        .await
+    }
+
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.mutate("evict_pods", node, timeout, |world| {
             world.reach(access, &format!("list the pods of node {node}"))?;
-            Ok(Vec::new())
+            Ok(world.kubernetes.unevictable.clone())
         })
         .await
     }
@@ -134,11 +158,27 @@ impl World {
 
     /// Puts a node into the cluster.
     pub fn node(&mut self, name: &str, node: ClusterNode) {
+        let mut node = node;
+        if node.uid.is_empty() {
+            node.uid = self.cluster.next_uid();
+        }
         self.cluster.nodes.insert(name.to_owned(), node);
     }
 
+    /// Cordons a node as `kubectl cordon` does, which changes nothing on a node that is cordoned already; or uncordons it.
+    ///
+    /// # Panics
+    /// There is no such node.
+    pub fn kubectl_cordon(&mut self, name: &str, cordoned: bool) {
+        let node = self.cluster.nodes.get_mut(name).expect("the node is there");
+        if node.unschedulable != cordoned {
+            node.unschedulable = cordoned;
+            node.cordoned_by = if cordoned { "kubectl-cordon" } else { "" }.to_owned();
+        }
+    }
+
     /// Whether the API server can be reached with this access.
-    fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
+    pub(super) fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
         if self.tree.content(&access.kubeconfig).is_none() {
             return Err(file_error(
                 "read",
@@ -197,6 +237,10 @@ fn patch_node(node: &mut ClusterNode, patch: &Value) {
     }
     if let Some(value) = patch.pointer("/spec/unschedulable") {
         node.unschedulable = value.as_bool().unwrap_or(false);
+        node.cordoned_by = match node.unschedulable {
+            true => FIELD_MANAGER.to_owned(),
+            false => String::new(),
+        };
     }
     if let Some(cidr) = patch.pointer("/spec/podCIDR").and_then(Value::as_str) {
         node.pod_cidr = Some(cidr.to_owned());

@@ -57,6 +57,9 @@ pub enum Mischief {
     Stall,
     /// It has its effect and never returns.
     StallAfter,
+    /// A write of a file that neither returns nor has its effect before `FakeHost::late_writes_arrive`, and then has it even where
+    /// its caller gave up. Strikes calls by name alone.
+    Late,
     /// Half of what is to be appended arrives, and the call fails, as on a disk that is full. Calls that append
     /// nothing fail without effect.
     Tear,
@@ -136,6 +139,12 @@ impl FaultPlan {
         self.with(named(name, argument, Mischief::Stall, None))
     }
 
+    /// Every write of this name (`write`, `append`) and path is held up, and arrives late.
+    #[must_use]
+    pub fn late(self, name: &str, argument: &str) -> Self {
+        self.with(named(name, argument, Mischief::Late, None))
+    }
+
     /// Every call of this name and argument appends half of what it should, and fails.
     #[must_use]
     pub fn tear(self, name: &str, argument: &str) -> Self {
@@ -157,6 +166,25 @@ impl FaultPlan {
         self
     }
 
+    /// Whether this mischief is the one that strikes such a call; uses it up then.
+    pub(crate) fn strikes(&mut self, name: &str, argument: &str, mischief: Mischief) -> bool {
+        let first = self.faults.iter_mut().find(|fault| {
+            let named = match &fault.trigger {
+                Trigger::Mutation(_) => false,
+                Trigger::Call {
+                    name: wanted,
+                    argument: pattern,
+                } => wanted == name && matches(pattern, argument),
+            };
+            named && fault.remaining != Some(0)
+        });
+        let Some(fault) = first.filter(|fault| fault.mischief == mischief) else {
+            return false;
+        };
+        fault.remaining = fault.remaining.map(|n| n - 1);
+        true
+    }
+
     /// The mischief for a call, if any; uses it up. `mutation` is the call's number when it changes something.
     pub(crate) fn strike(
         &mut self,
@@ -168,6 +196,7 @@ impl FaultPlan {
             fault.remaining != Some(0)
                 // Observations have no effect that could be left out.
                 && (fault.mischief != Mischief::Lie || mutation.is_some())
+                && fault.mischief != Mischief::Late
                 && match &fault.trigger {
                     Trigger::Mutation(n) => mutation == Some(*n),
                     Trigger::Call { name: wanted, argument: pattern } => {

@@ -4,12 +4,18 @@ use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use super::gate::FakeHost;
 use super::tree::{Node, NodeKind};
+use super::world::World;
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SURVIVORS, Space};
 
 /// File calls have no deadline of their own; a hanging disk is given up after this.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// `ENOSPC` of Linux.
+const NO_SPACE: i32 = 28;
 
 /// Room on a file system that nobody set.
 const DEFAULT_SPACE: Space = Space {
@@ -48,6 +54,15 @@ impl Files for FakeHost {
         .await
     }
 
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
+        let content = self.read(path, u64::MAX).await?;
+        Ok(content.map(|content| crate::plan::hex(&Sha256::digest(&content))))
+    }
+
+    fn reads_payload(&self) -> bool {
+        self.look(|world| !world.payload_unread)
+    }
+
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
         self.observe("list", show(path), DEADLINE, |world| {
             if path == Path::new(SURVIVORS) {
@@ -59,51 +74,41 @@ impl Files for FakeHost {
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        if let Some(written) = self.held_up("write", path, content, attributes).await {
+            return written;
+        }
         self.mutate("write", show(path), DEADLINE, |world| {
-            let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
-            if in_kernel_tree {
-                return Err(file_error(
-                    "write",
-                    path,
-                    ErrorKind::PermissionDenied.into(),
-                ));
+            write_file(world, path, content, attributes)
+        })
+        .await
+    }
+
+    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        self.observe("try_write", show(path), DEADLINE, |world| {
+            let failed = |source| file_error("write", path, source);
+            let standing = path.ancestors().skip(1);
+            let mut standing = standing.filter(|directory| world.tree.entry(directory).is_some());
+            let directory = standing.next().unwrap_or(Path::new("/"));
+            if !world.tree.is_directory(directory) {
+                return Err(failed(ErrorKind::NotADirectory.into()));
             }
-            let kind = NodeKind::File(content.to_vec());
-            let node = Node {
-                kind,
-                attributes,
-                modified: world.now(),
-            };
-            world
-                .tree
-                .put(path, node)
-                .map_err(|source| file_error("write", path, source))
+            world.writable(path).map_err(failed)?;
+            world.writable(&directory.join("trial")).map_err(failed)?;
+            let set = path.ancestors().find_map(|above| world.space.get(above));
+            match set.copied().unwrap_or(DEFAULT_SPACE).free < room {
+                true => Err(failed(Error::from_raw_os_error(NO_SPACE))),
+                false => Ok(()),
+            }
         })
         .await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
+        if let Some(written) = self.held_up("append", path, content, attributes).await {
+            return written;
+        }
         self.mutate("append", show(path), DEADLINE, |world| {
-            let mut whole = world
-                .tree
-                .content(path)
-                .map(|bytes| bytes.to_vec())
-                .unwrap_or_default();
-            let arrives = if world.tears_appends {
-                content.len() / 2
-            } else {
-                content.len()
-            };
-            whole.extend_from_slice(&content[..arrives]);
-            let node = Node {
-                kind: NodeKind::File(whole),
-                attributes,
-                modified: world.now(),
-            };
-            world
-                .tree
-                .put(path, node)
-                .map_err(|source| file_error("append to", path, source))
+            append_file(world, path, content, attributes)
         })
         .await
     }
@@ -135,6 +140,7 @@ impl Files for FakeHost {
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
         self.mutate("symlink", show(path), DEADLINE, |world| {
             let failed = |source| file_error("link", path, source);
+            world.writable(path).map_err(failed)?;
             let replaceable = match world.tree.entry(path).map(|entry| entry.kind) {
                 None | Some(EntryKind::Symlink(_)) => true,
                 Some(_) => false,
@@ -155,7 +161,8 @@ impl Files for FakeHost {
 
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
         self.mutate("set_attributes", show(path), DEADLINE, |world| {
-            let changed = world.tree.set_attributes(path, attributes);
+            let changed = world.writable(path);
+            let changed = changed.and_then(|()| world.tree.set_attributes(path, attributes));
             changed.map_err(|source| file_error("set attributes of", path, source))
         })
         .await
@@ -163,6 +170,10 @@ impl Files for FakeHost {
 
     async fn remove(&self, path: &Path) -> HostResult<()> {
         self.mutate("remove", show(path), DEADLINE, |world| {
+            let refused = |source| file_error("remove", path, source);
+            if world.tree.entry(path).is_some() {
+                world.writable(path).map_err(refused)?;
+            }
             world.empty_cgroup(path);
             world
                 .tree
@@ -227,6 +238,67 @@ pub(crate) fn file_error(action: &'static str, path: &Path, source: Error) -> Ho
         path: path.to_owned(),
         source,
     }
+}
+
+/// Replaces or creates a file.
+pub(super) fn write_file(
+    world: &mut World,
+    path: &Path,
+    content: &[u8],
+    attributes: Attributes,
+) -> HostResult<()> {
+    world
+        .writable(path)
+        .map_err(|source| file_error("write", path, source))?;
+    let in_kernel_tree = is_kernel_tree(path) && world.tree.content(path).is_none();
+    if in_kernel_tree {
+        return Err(file_error(
+            "write",
+            path,
+            ErrorKind::PermissionDenied.into(),
+        ));
+    }
+    let node = Node {
+        kind: NodeKind::File(content.to_vec()),
+        attributes,
+        modified: world.now(),
+    };
+    world
+        .tree
+        .put(path, node)
+        .map_err(|source| file_error("write", path, source))
+}
+
+/// Adds to the end of a file, or makes one.
+pub(super) fn append_file(
+    world: &mut World,
+    path: &Path,
+    content: &[u8],
+    attributes: Attributes,
+) -> HostResult<()> {
+    world
+        .writable(path)
+        .map_err(|source| file_error("append to", path, source))?;
+    let mut whole = world
+        .tree
+        .content(path)
+        .map(|bytes| bytes.to_vec())
+        .unwrap_or_default();
+    let arrives = if world.tears_appends {
+        content.len() / 2
+    } else {
+        content.len()
+    };
+    whole.extend_from_slice(&content[..arrives]);
+    let node = Node {
+        kind: NodeKind::File(whole),
+        attributes,
+        modified: world.now(),
+    };
+    world
+        .tree
+        .put(path, node)
+        .map_err(|source| file_error("append to", path, source))
 }
 
 #[cfg(test)]

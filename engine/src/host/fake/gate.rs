@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::fault::{FaultPlan, Mischief};
+use super::late::LateWrites;
 use super::snapshot::WorldSnapshot;
 use super::world::World;
 use crate::host::{HostError, HostResult};
@@ -18,9 +19,11 @@ pub struct FakeHost {
 }
 
 #[derive(Debug, Clone)]
-struct State {
-    world: World,
-    faults: FaultPlan,
+pub(super) struct State {
+    pub(super) world: World,
+    pub(super) faults: FaultPlan,
+    /// Writes that have begun and not arrived.
+    pub(super) late: LateWrites,
     /// Mutating calls since the fault plan was set.
     struck: usize,
     journal: Vec<Call>,
@@ -51,6 +54,7 @@ impl FakeHost {
         let state = State {
             world,
             faults: FaultPlan::none(),
+            late: LateWrites::default(),
             struck: 0,
             journal: Vec::new(),
             crashed: false,
@@ -212,7 +216,7 @@ impl FakeHost {
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panicking test must not hide its own message behind a poisoned lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -274,7 +278,7 @@ impl State {
                 self.crashed = true;
                 performed.and(Err(injected()))
             }
-            Some(Mischief::Stall) => return None,
+            Some(Mischief::Stall | Mischief::Late) => return None,
             Some(Mischief::StallAfter) => {
                 self.perform(mutating, effect).ok()?;
                 return None;

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::world::World;
-use crate::host::{ClusterNode, Transport, VirtualService};
+use crate::host::{ClusterNode, RemainingPod, SubnetClaim, Transport, VirtualService};
 
 /// Names, ports and paths the rules go by. The defaults are the role's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,10 +32,12 @@ pub struct KubernetesRules {
     pub proxy_container: String,
     /// Container that runs the webhook.
     pub bouncer_container: String,
-    /// Subnet that the controller-manager gives to this host's node.
+    /// Subnet that this host's node registers with, as if the controller-manager had given it one; empty for none.
     pub pod_cidr: String,
     /// Whether a new node starts cordoned.
     pub cordoned: bool,
+    /// Pods that an eviction does not remove.
+    pub unevictable: Vec<RemainingPod>,
     /// Name under which kubelet registers; the host name if `None`.
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
@@ -56,6 +59,7 @@ impl Default for KubernetesRules {
             bouncer_container: "bouncer".to_owned(),
             pod_cidr: "10.20.0.0/24".to_owned(),
             cordoned: false,
+            unevictable: Vec::new(),
             node_name: None,
             remote_api: false,
             leaves_traces: false,
@@ -67,12 +71,28 @@ impl Default for KubernetesRules {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClusterState {
     pub(crate) nodes: BTreeMap<String, ClusterNode>,
+    /// Claims of pod subnets, at most one of each.
+    pub(crate) subnet_claims: BTreeMap<IpNet, SubnetClaim>,
+    /// Nodes registered so far: each has an uid of its own.
+    registered: u64,
     /// Objects by `apiVersion/kind/namespace/name`.
     pub(crate) objects: BTreeMap<String, serde_json::Value>,
     /// Where etcd was last seen to keep its data.
     data: Option<PathBuf>,
+    /// What verifies the tokens of service accounts that the cluster has given.
+    tokens: Option<Vec<u8>>,
+    /// What the API server verifies tokens with, and when it was started: it reads that once.
+    verifies: Option<(Vec<u8>, Option<SystemTime>)>,
     /// The certificates that the parts of the control plane have read, by port, and when.
     served: BTreeMap<u16, (Vec<u8>, SystemTime)>,
+}
+
+impl ClusterState {
+    /// The uid of the next node.
+    pub(crate) fn next_uid(&mut self) -> String {
+        self.registered += 1;
+        format!("node-{}", self.registered)
+    }
 }
 
 /// Stands for the API server's port, which is a setting.
@@ -94,6 +114,8 @@ const ETCD: &[(u16, &str)] = &[
     (4001, "/etc/pf9/kube.d/certs/etcd/client/request.crt"),
     (2380, "/etc/pf9/kube.d/certs/etcd/peer/request.crt"),
 ];
+/// The API server verifies the tokens of service accounts with it.
+const TOKENS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 /// How often the control plane looks whether there is another.
 const LOOKS: Duration = Duration::from_secs(60);
 
@@ -202,6 +224,32 @@ impl World {
         }
     }
 
+    /// The API server reads at its start what it verifies tokens with, and the controller-manager gives each namespace its
+    /// tokens once.
+    fn settle_tokens(&mut self) {
+        if !self.local_api_up() {
+            return;
+        }
+        let Some(public) = self.tree.content(Path::new(TOKENS)).map(<[u8]>::to_vec) else {
+            return;
+        };
+        let mut containers = self.containers.iter();
+        let server = containers.find(|(name, _)| name.starts_with("k8s_kube-apiserver_"));
+        let started = server.and_then(|(_, container)| container.started_at);
+        let has_read = self.cluster.verifies.as_ref();
+        if has_read.is_none_or(|(_, since)| *since != started) {
+            self.cluster.verifies = Some((public.clone(), started));
+        }
+        self.cluster.tokens.get_or_insert(public);
+    }
+
+    /// Whether the API server accepts the tokens that the cluster has given; `None` while there are none.
+    pub(crate) fn accepts_tokens(&self) -> Option<bool> {
+        let given = self.cluster.tokens.as_ref()?;
+        let verifies = self.cluster.verifies.as_ref();
+        Some(verifies.is_some_and(|(read, _)| read == given))
+    }
+
     /// The name of this host's node object.
     pub(crate) fn node_name(&self) -> &str {
         self.kubernetes
@@ -236,6 +284,7 @@ impl World {
     /// kubelet registers its node; a cluster whose etcd lost its data forgets everything.
     pub(crate) fn settle_cluster(&mut self) {
         self.settle_certificates();
+        self.settle_tokens();
         if self.container_runs(&self.kubernetes.proxy_container) {
             self.firewall_rule("iptables", "nat", "KUBE-SERVICES", "-j RETURN");
             for (table, chain, to) in [
@@ -271,6 +320,7 @@ impl World {
         let registers = self.unit_active(&self.kubernetes.kubelet_unit) && self.api_up();
         if registers && !self.cluster.nodes.contains_key(&name) {
             let node = ClusterNode {
+                uid: self.cluster.next_uid(),
                 labels: BTreeMap::from([("kubernetes.io/hostname".to_owned(), name.clone())]),
                 unschedulable: self.kubernetes.cordoned,
                 pod_cidr: Some(self.kubernetes.pod_cidr.clone()).filter(|cidr| !cidr.is_empty()),
@@ -329,7 +379,7 @@ impl World {
                 }
             }
             if !self.links.contains_key("cni0") {
-                self.link("cni0", true, &[]);
+                self.link("cni0", true, &[(IpAddr::from([10, 20, 0, 1]), 24)]);
             }
             self.firewall_rule("iptables", "filter", "KUBE-FIREWALL", "-j DROP");
             self.firewall_rule("iptables", "filter", "INPUT", "-j KUBE-FIREWALL");

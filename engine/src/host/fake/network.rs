@@ -112,6 +112,7 @@ impl World {
             name: name.to_owned(),
             up,
             addresses: addresses.to_vec(),
+            unrouted: Vec::new(),
         };
         self.links.insert(name.to_owned(), link);
         self.directory(Path::new("/sys/class/net").join(name));
@@ -149,6 +150,13 @@ impl World {
     pub fn balance(&mut self, service: &VirtualService) {
         self.load_module("ip_vs");
         self.virtual_services.insert(service.clone());
+    }
+
+    /// Deletes the route that the kernel made for an address of a link.
+    pub fn remove_route(&mut self, name: &str, address: IpAddr) {
+        if let Some(link) = self.links.get_mut(name) {
+            link.unrouted.push(address);
+        }
     }
 
     /// Removes a link.

@@ -101,6 +101,14 @@ impl Processes for FakeHost {
         }
     }
 
+    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+        let deadline = std::time::Duration::from_secs(30);
+        self.observe("stopped_processes", "all", deadline, |world| {
+            Ok(world.stopped.iter().cloned().collect())
+        })
+        .await
+    }
+
     async fn has_program(&self, name: &str) -> HostResult<bool> {
         self.observe(
             "has_program",
@@ -113,6 +121,12 @@ impl Processes for FakeHost {
 }
 
 impl World {
+    /// Stops a process by a signal. It stands for one in this control group, as `/proc/PID/cgroup` has it, and changes nothing else: what it
+    /// does not answer any more is a matter of a fault plan.
+    pub fn stop_process(&mut self, group: &str) {
+        self.stopped.insert(group.to_owned());
+    }
+
     /// Registers what a program does, by the name or path it is called with.
     pub fn program_does(&mut self, name: &str, program: Program) {
         self.programs.insert(name.to_owned(), program);

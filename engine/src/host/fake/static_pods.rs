@@ -13,8 +13,83 @@ use crate::host::ContainerConfig;
 const POD_UID: &str = "io.kubernetes.pod.uid";
 const POD_NAME: &str = "io.kubernetes.pod.name";
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+const TYPE: &str = "io.kubernetes.docker.type";
+/// Where kubelet read the pod, on its sandbox; and of a file, its hash.
+const SOURCE: &str = "annotation.kubernetes.io/config.source";
+const HASH: &str = "annotation.kubernetes.io/config.hash";
+/// What sandboxes are made from.
+const PAUSE: &str = "k8s.gcr.io/pause:3.2";
+
+/// The containers of a static pod with these containers and images, its sandbox first, labelled as kubelet does it.
+fn static_pod(pod: &str, containers: &[(&str, &str)]) -> Vec<ContainerConfig> {
+    let origin = [(SOURCE, "file"), (HASH, "4f5e6d7c")];
+    pod_containers(pod, "4f5e6d7c", &origin, "", containers)
+}
+
+/// Those of any pod. `end` tells the containers of pods of one name apart.
+fn pod_containers(
+    pod: &str,
+    uid: &str,
+    origin: &[(&str, &str)],
+    end: &str,
+    containers: &[(&str, &str)],
+) -> Vec<ContainerConfig> {
+    let one = |name: &str, image: &str, kind: &str, more: &[(&str, &str)]| {
+        let usual = [
+            (POD_UID, uid),
+            (POD_NAME, pod),
+            (CONTAINER_NAME, name),
+            (TYPE, kind),
+        ];
+        let labels = usual.iter().chain(more);
+        ContainerConfig {
+            host_network: true,
+            labels: labels
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..ContainerConfig::bare(format!("k8s_{name}_{pod}{end}"), image)
+        }
+    };
+    let sandbox = one("POD", PAUSE, "podsandbox", origin);
+    let inside = containers
+        .iter()
+        .map(|(name, image)| one(name, image, "container", &[]));
+    std::iter::once(sandbox).chain(inside).collect()
+}
 
 impl World {
+    /// Runs a static pod, as kubelet does.
+    pub fn static_pod(&mut self, pod: &str, container: &str, image: &str) {
+        for config in static_pod(pod, &[(container, image)]) {
+            self.run_pod_container(config);
+        }
+    }
+
+    /// Runs a pod that a tenant has created through the API server: it may have any name and any container.
+    pub fn tenants_pod(&mut self, pod: &str, container: &str, image: &str) {
+        let origin = [(SOURCE, "api")];
+        let uid = "0b57a1de-0000-4000-8000-000000000001";
+        for config in pod_containers(pod, uid, &origin, "_tenant", &[(container, image)]) {
+            self.run_pod_container(config);
+        }
+    }
+
+    fn run_pod_container(&mut self, config: ContainerConfig) {
+        let name = config.name.clone();
+        let id = self.next_id();
+        let container = FakeContainer {
+            config,
+            id,
+            running: false,
+            exit_code: 0,
+            started_at: None,
+            restarts: 0,
+            stopped: false,
+        };
+        self.containers.insert(name.clone(), container);
+        self.run_container(&name);
+    }
+
     /// kubelet makes the containers be as the control plane's manifest says.
     pub(crate) fn settle_static_pods(&mut self) {
         if self.pods_below
@@ -25,24 +100,17 @@ impl World {
         }
         let wanted = self.static_containers();
         self.containers.retain(|name, container| {
-            wanted.contains_key(name) || !container.config.labels.contains_key(POD_NAME)
+            // Pods of the API server are no business of a manifest; their uid is a UUID.
+            let labels = &container.config.labels;
+            wanted.contains_key(name)
+                || !labels.contains_key(POD_NAME)
+                || labels.get(POD_UID).is_some_and(|uid| uid.contains('-'))
         });
         for (name, config) in wanted {
             if self.containers.contains_key(&name) {
                 self.run_container(&name);
-            } else if self.images.contains_key(&config.image) {
-                let id = self.next_id();
-                let container = FakeContainer {
-                    config,
-                    id,
-                    running: false,
-                    exit_code: 0,
-                    started_at: None,
-                    restarts: 0,
-                    stopped: false,
-                };
-                self.containers.insert(name.clone(), container);
-                self.run_container(&name);
+            } else if config.image == PAUSE || self.images.contains_key(&config.image) {
+                self.run_pod_container(config);
             }
         }
     }
@@ -61,28 +129,17 @@ impl World {
             return BTreeMap::new();
         };
         let pod = format!("{pod}-{}", self.node_name());
-        let containers = manifest["spec"]["containers"].as_sequence();
-        containers
+        let containers: Vec<(&str, &str)> = manifest["spec"]["containers"]
+            .as_sequence()
             .into_iter()
             .flatten()
             .filter_map(|container| {
                 Some((container["name"].as_str()?, container["image"].as_str()?))
             })
-            .map(|(name, image)| {
-                let labels = [
-                    (POD_UID, "of-a-file"),
-                    (POD_NAME, pod.as_str()),
-                    (CONTAINER_NAME, name),
-                ];
-                let config = ContainerConfig {
-                    host_network: true,
-                    labels: labels
-                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                        .into(),
-                    ..ContainerConfig::bare(format!("k8s_{name}_{pod}"), image)
-                };
-                (config.name.clone(), config)
-            })
+            .collect();
+        static_pod(&pod, &containers)
+            .into_iter()
+            .map(|config| (config.name.clone(), config))
             .collect()
     }
 }

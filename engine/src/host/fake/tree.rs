@@ -240,6 +240,15 @@ impl Tree {
         Ok(())
     }
 
+    /// Changes the attributes of what stands at `path` itself, which may be a link.
+    pub(crate) fn set_own_attributes(&mut self, path: &Path, attributes: Attributes) {
+        if let Ok(path) = self.resolve(path, false)
+            && let Some(node) = self.nodes.get_mut(&path)
+        {
+            node.attributes = attributes;
+        }
+    }
+
     /// Removes one entry; a directory must be empty. Fine if there is none.
     pub(crate) fn remove(&mut self, path: &Path) -> Result<(), Error> {
         let Ok(path) = self.resolve(path, false) else {

@@ -48,8 +48,14 @@ pub struct World {
     pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
+    /// Files that nobody can change, and directories in which nobody can make or replace one (`chattr +i`).
+    pub(crate) immutable: BTreeSet<PathBuf>,
+    /// Whether the role's payload is a stand-in whose content says nothing.
+    pub(crate) payload_unread: bool,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
+    /// Control groups of stopped processes.
+    pub(crate) stopped: BTreeSet<String>,
     start: SystemTime,
     elapsed: Duration,
     /// When it booted; before anybody looked, if nobody says.
@@ -84,7 +90,10 @@ impl World {
             mounts: BTreeSet::new(),
             firewall: Firewall::default(),
             ports: BTreeSet::new(),
+            immutable: BTreeSet::new(),
+            payload_unread: false,
             tears_appends: false,
+            stopped: BTreeSet::new(),
             start: SystemTime::UNIX_EPOCH + START,
             elapsed: Duration::ZERO,
             booted: None,
@@ -98,6 +107,32 @@ impl World {
     #[must_use]
     pub fn now(&self) -> SystemTime {
         self.start + self.elapsed
+    }
+
+    /// Sets the room on the file system of what is below `path`.
+    pub fn set_space(&mut self, path: impl Into<PathBuf>, space: crate::host::Space) {
+        self.space.insert(path.into(), space);
+    }
+
+    /// Protects the file or directory at `path` from every change, as `chattr +i` does.
+    pub fn protect(&mut self, path: impl Into<PathBuf>) {
+        self.immutable.insert(path.into());
+    }
+
+    /// Ends the protection of `path`.
+    pub fn release(&mut self, path: impl AsRef<Path>) {
+        self.immutable.remove(path.as_ref());
+    }
+
+    /// Whether what stands at `path` may be replaced, or made where nothing stands.
+    pub(crate) fn writable(&self, path: &Path) -> Result<(), std::io::Error> {
+        // `EPERM` of Linux.
+        let refused = || std::io::Error::from_raw_os_error(1);
+        let its = [Some(path), path.parent()].into_iter().flatten();
+        match its.into_iter().any(|one| self.immutable.contains(one)) {
+            true => Err(refused()),
+            false => Ok(()),
+        }
     }
 
     /// Sets the time at which the world began.
@@ -147,6 +182,11 @@ impl World {
             modified: self.now(),
         };
         self.tree.plant(path.as_ref(), node);
+    }
+
+    /// Gives what stands at `path`, which may be a link, another mode and owner.
+    pub fn own(&mut self, path: impl AsRef<Path>, attributes: Attributes) {
+        self.tree.set_own_attributes(path.as_ref(), attributes);
     }
 
     /// A file is going to be written with content that nobody can tell yet. What else stands there stays.

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::posix_fallocate;
+use nix::libc::{EPERM, EROFS, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
 
 use crate::host::{Attributes, unfinished};
@@ -31,6 +33,48 @@ pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::
     file.sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_directory(directory)
+}
+
+/// Tries whether [`write()`] could put `room` bytes at `path`, and leaves it as it is.
+pub(super) fn try_write(path: &Path, room: u64) -> io::Result<()> {
+    // The kernel refuses to open a file for writing that it would refuse to replace: an immutable one, one that only grows. It
+    // also refuses a program that runs, which can be replaced.
+    let opened = OpenOptions::new()
+        .write(true)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+        .open(path);
+    if let Err(error) = opened
+        && matches!(error.raw_os_error(), Some(EPERM | EROFS))
+    {
+        return Err(error);
+    }
+    let missing = |directory: &&Path| !directory.is_dir();
+    let (made, path) = match path.ancestors().skip(1).take_while(missing).last() {
+        Some(first) if first.symlink_metadata().is_ok() => {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        // The topmost directory that has to be made.
+        Some(first) => (first, first),
+        None => (path, path),
+    };
+    if super::tree::is_mount_point(path)? {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
+    let trial = sibling(made)?.make(|sibling| {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(sibling)
+    })?;
+    let length = i64::try_from(room).unwrap_or(i64::MAX);
+    let filled = match length {
+        0 => Ok(()),
+        length => posix_fallocate(trial.as_file(), 0, length),
+    };
+    // A directory in which names can be added and not removed cannot take a new file in an old one's place either.
+    trial.close()?;
+    Ok(filled?)
 }
 
 /// Adds to the end of a file, and makes it survive a power cut.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint as ApiTaint};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount, Taint as ApiTaint};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Client, ResourceExt};
@@ -13,11 +14,12 @@ use serde_json::Value;
 use super::LiveHost;
 use super::kubeconfig::if_there;
 use crate::host::{
-    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, Taint,
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
+    RemainingPod, Taint,
 };
 
-/// Who we are in the managed fields of an object.
-const MANAGER: &str = "nodelet";
+/// Secrets of a service account that are looked at for a token.
+const SECRETS: usize = 4;
 
 #[async_trait::async_trait]
 impl Cluster for LiveHost {
@@ -40,9 +42,11 @@ impl Cluster for LiveHost {
         self.clusters
             .call(access, format!("patch node {name}"), |client| async move {
                 let patch = Patch::Merge(patch);
-                Api::<Node>::all(client)
-                    .patch(name, &PatchParams::default(), &patch)
-                    .await
+                let params = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PatchParams::default()
+                };
+                Api::<Node>::all(client).patch(name, &params, &patch).await
             })
             .await
             .map(drop)
@@ -89,7 +93,7 @@ impl Cluster for LiveHost {
                 let Some(present) = api.get_opt(&name).await? else {
                     return Ok(None);
                 };
-                let params = PatchParams::apply(MANAGER).force().dry_run();
+                let params = PatchParams::apply(FIELD_MANAGER).force().dry_run();
                 let would_be = api.patch(&name, &params, &Patch::Apply(object)).await?;
                 let present = meaning(&present);
                 let differs = present != meaning(&would_be);
@@ -103,7 +107,7 @@ impl Cluster for LiveHost {
         let action = format!("apply {} {name}", kind.kind);
         self.clusters
             .call(access, action, |client| async move {
-                let params = PatchParams::apply(MANAGER).force();
+                let params = PatchParams::apply(FIELD_MANAGER).force();
                 let api = api(client, &kind, &typed).await?;
                 api.patch(&name, &params, &Patch::Apply(object)).await
             })
@@ -125,12 +129,53 @@ impl Cluster for LiveHost {
             .await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.store_secrets_anew(access).await
+    }
+
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        let action = format!("try the token of service account {namespace}/{account}");
+        self.clusters
+            .call(access, action, |client| async move {
+                let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+                let found = accounts.get_opt(account).await?;
+                let names = found.and_then(|its| its.secrets).unwrap_or_default();
+                let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+                for name in names.into_iter().take(SECRETS).filter_map(|its| its.name) {
+                    let secret = secrets.get_opt(&name).await?;
+                    let token = secret.and_then(|its| its.data?.remove("token"));
+                    let Some(token) = token.and_then(|its| String::from_utf8(its.0).ok()) else {
+                        continue;
+                    };
+                    let review = TokenReview {
+                        spec: TokenReviewSpec {
+                            token,
+                            ..TokenReviewSpec::default()
+                        },
+                        ..TokenReview::default()
+                    };
+                    // The server keeps no such object: it answers, and that is all.
+                    let reviews = Api::<TokenReview>::all(client);
+                    let answer = reviews.create(&PostParams::default(), &review).await?;
+                    let accepted = answer.status.and_then(|its| its.authenticated);
+                    return Ok(Some(accepted == Some(true)));
+                }
+                Ok(None)
+            })
+            .await
+    }
+
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.drain(access, node, timeout).await
     }
 }
@@ -187,7 +232,8 @@ fn meaning(object: &DynamicObject) -> Value {
     value
 }
 
-fn node(object: Node) -> ClusterNode {
+pub(super) fn node(object: Node) -> ClusterNode {
+    let cordoned_by = manager_of(&object, "/f:spec/f:unschedulable").unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
     let ready = status
@@ -200,6 +246,7 @@ fn node(object: Node) -> ClusterNode {
         parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
     };
     ClusterNode {
+        uid: object.metadata.uid.unwrap_or_default(),
         labels: object.metadata.labels.unwrap_or_default(),
         annotations: object.metadata.annotations.unwrap_or_default(),
         taints: spec
@@ -209,6 +256,7 @@ fn node(object: Node) -> ClusterNode {
             .map(taint)
             .collect(),
         unschedulable: spec.unschedulable.unwrap_or(false),
+        cordoned_by,
         pod_cidr: spec.pod_cidr.filter(|cidr| !cidr.is_empty()),
         ready: match ready.as_ref().map(|condition| condition.status.as_str()) {
             Some("True") => Some(true),
@@ -217,6 +265,16 @@ fn node(object: Node) -> ClusterNode {
         },
         ready_message: ready.as_ref().map(words).unwrap_or_default(),
     }
+}
+
+/// The client that set this field of the node last, as the API server notes it.
+fn manager_of(object: &Node, field: &str) -> Option<String> {
+    let entries = object.metadata.managed_fields.as_ref()?;
+    let owner = entries.iter().find(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|fields| fields.0.pointer(field).is_some())
+    })?;
+    owner.manager.clone()
 }
 
 fn taint(taint: ApiTaint) -> Taint {

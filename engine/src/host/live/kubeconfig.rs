@@ -101,7 +101,7 @@ fn modified(path: &Path) -> HostResult<SystemTime> {
     metadata.modified().map_err(failed())
 }
 
-async fn connect(path: &Path) -> HostResult<Client> {
+pub(super) async fn connect(path: &Path) -> HostResult<Client> {
     let action = || format!("use kubeconfig {}", path.display());
     let owned = path.to_owned();
     let kubeconfig = blocking(move || {

@@ -35,13 +35,20 @@ mod lasting;
 mod loading;
 mod network;
 mod packages;
+mod pod_subnets;
 mod process_age;
 mod processes;
+mod secrets;
 mod services;
+mod stopped;
 mod tail;
 mod tree;
+mod watch;
 
 use std::time::Instant;
+
+pub use stopped::stopped_processes;
+pub use watch::{NodeEvent, watch_nodes};
 
 /// The machine we run on. Make one per process and share it.
 #[derive(Debug)]

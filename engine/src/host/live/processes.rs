@@ -56,6 +56,14 @@ impl Processes for LiveHost {
         }
     }
 
+    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+        blocking(|| {
+            super::stopped::stopped_processes()
+                .map_err(|error| HostError::service("list the processes of this host", error))
+        })
+        .await
+    }
+
     async fn has_program(&self, name: &str) -> HostResult<bool> {
         let name = name.to_owned();
         blocking(move || Ok(find(&name).is_some())).await

@@ -72,6 +72,13 @@ pub(super) fn unmount(path: &Path) -> io::Result<()> {
 /// How often the mount table is read again.
 const ROUNDS: usize = 16;
 
+/// Whether something is mounted at `path` itself.
+pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let name = path.file_name().unwrap_or_default();
+    let real = parent(path)?.canonicalize()?.join(name);
+    Ok(mounts_below(path)?.contains(&real))
+}
+
 /// The first mount point at or below `path`.
 fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(mounts_below(path)?.into_iter().next())

@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::{OverlayHost, Remembered};
 use crate::host::fake::key;
-use crate::host::{Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult};
+use crate::host::{
+    Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, RemainingPod,
+};
 
 #[async_trait::async_trait]
 impl Cluster for OverlayHost<'_> {
@@ -70,12 +72,28 @@ impl Cluster for OverlayHost<'_> {
         self.upper.delete_object(access, object).await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.upper.rewrite_secrets(access).await
+    }
+
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        self.unchanged(&format!("try the token of {namespace}/{account}"))?;
+        self.lower
+            .accepts_token_of(access, namespace, account)
+            .await
+    }
+
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.changes();
         self.learn_node(access, node).await?;
         self.upper.evict_pods(access, node, timeout).await
@@ -164,7 +182,7 @@ impl OverlayHost<'_> {
     }
 
     /// A containers' engine that would not talk to us says nothing about an API server that does.
-    async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
+    pub(super) async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
         match self.learn_servers(access).await {
             Err(HostError::Service { .. }) => Ok(()),
             other => other,
@@ -172,13 +190,13 @@ impl OverlayHost<'_> {
     }
 
     /// An API server that was silent once is not waited for again.
-    fn silence(&self, action: &str) -> Option<HostError> {
+    pub(super) fn silence(&self, action: &str) -> Option<HostError> {
         let silent = self.known().silent.clone()?;
         Some(HostError::service(action, silent))
     }
 
     /// One that answers without this host's own being up stands elsewhere.
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         self.upper.meddle(|world| {
             if !world.local_api_up() {
                 world.kubernetes.remote_api = true;

@@ -26,6 +26,14 @@ impl Files for OverlayHost<'_> {
         }
     }
 
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
+        self.lower.digest(path).await
+    }
+
+    fn reads_payload(&self) -> bool {
+        false
+    }
+
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
         let real = self.learn(path, true).await?;
         let mut names = self.upper.list(&real).await?;
@@ -47,6 +55,11 @@ impl Files for OverlayHost<'_> {
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         self.before_change(path).await?;
         self.upper.write(path, content, attributes).await
+    }
+
+    async fn try_write(&self, _path: &Path, _room: u64) -> HostResult<()> {
+        // A trial would leave its trace below, if only for a moment.
+        Ok(())
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {

@@ -18,6 +18,7 @@ mod learn;
 mod memory;
 mod network;
 mod packages;
+mod pod_subnets;
 mod processes;
 mod services;
 
@@ -59,6 +60,8 @@ struct Known {
     modules: BTreeSet<String>,
     settings: BTreeSet<String>,
     nodes: BTreeSet<String>,
+    /// Pod subnets of all nodes, with the claims of them.
+    subnets: bool,
     /// Objects that were compared below, and those that were applied here.
     objects: BTreeSet<String>,
     /// Why the API server below did not answer.

@@ -23,6 +23,10 @@ impl Processes for OverlayHost<'_> {
         ))
     }
 
+    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+        self.lower.stopped_processes().await
+    }
+
     async fn has_program(&self, name: &str) -> HostResult<bool> {
         for directory in PATH {
             let real = self

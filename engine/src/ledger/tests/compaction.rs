@@ -156,7 +156,10 @@ fn record(run: RunId, deed: &Deed) -> Record {
 }
 
 fn ledger(records: Vec<Record>) -> Vec<Record> {
-    let mut all = vec![Record::Header { version: VERSION }];
+    let mut all = vec![Record::Header {
+        version: VERSION,
+        id: None,
+    }];
     all.extend(records);
     all
 }

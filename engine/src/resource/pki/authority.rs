@@ -6,18 +6,22 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::held::{Content, Held, PUBLIC};
-use super::rotation::{self, Files, Rotation};
-use super::{Authority, PkiError, PrivateKey, authority_paths, issue, key, validate};
+use super::authority_files::{CERTIFICATE, Files, KEY};
+use super::held::{Content, Held};
+use super::record::{KeptFiles, KeyRecord};
+use super::rotation::{self, Rotation};
+use super::standing::Standing;
+use super::{
+    Authority, PkiError, PrivateKey, authority_paths, authority_record, issue, key, validate,
+};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
-use crate::resource::file::PRIVATE;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
 
-/// A certificate authority. It is made where there is none, and replaced step by step where that is asked for
-/// ([`Rotation`]) alone: an unreadable one is an error that
-/// says what to do. A certificate without its key (as a worker has it) is left as it is; a key without a
-/// certificate (a crash between the two) gets a certificate, for nothing can have been signed with it.
+/// A certificate authority. It is made where there is none and none is recorded, and replaced step by step where that is asked for
+/// ([`Rotation`]) alone. What is lost or replaced of it is restored from the copy that the host keeps; where there is none, it is an
+/// error that says what to do. A certificate without its key (as a worker has it) is left as it is; a key without a certificate, of
+/// which nothing says that it signed anything, gets a certificate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthoritySpec {
@@ -38,7 +42,34 @@ pub struct Observed {
     absent: bool,
     directory: Held,
     files: Files,
-    has_certificate: bool,
+    record: KeyRecord,
+    standing: Standing,
+}
+
+impl Observed {
+    /// The first file that is not as this host keeps it, and what to do about it.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        let Standing::Whole {
+            files,
+            lost,
+            strays,
+        } = &self.standing
+        else {
+            return None;
+        };
+        if let Some((file, problem)) = lost.first() {
+            let told = format!("it is {problem}; `nodelet apply` restores it from its copy");
+            return Some((file, told));
+        }
+        if let Some(file) = strays.first() {
+            let told = "it is not of this authority; `nodelet apply` removes it".to_owned();
+            return Some((file, told));
+        }
+        (!files.contains_key(KEY)).then(|| {
+            let told = "it is missing, and there is no copy of it; put it back from a backup or another master, or nothing can be signed";
+            (KEY, told.to_owned())
+        })
+    }
 }
 
 /// Only root enters the directory of an authority.
@@ -69,38 +100,57 @@ impl Resource for AuthoritySpec {
             .map_err(|error| error.at(self.action("plan")))?;
         let directory = Held::look(cx.host, &authority_paths(&self.name).directory).await?;
         let files = Files::read(cx.host, &self.name).await?;
-        let has_certificate = !cx.absent
-            && Authority::of(&self.name, &files)
-                .map_err(|error| error.at(self.action("read")))?
-                .is_some();
+        let record = KeyRecord::read(cx.host, &authority_record(&self.name)).await?;
+        let standing = match cx.absent {
+            true => Standing::Nothing,
+            false => Standing::of(&self.name, &files, &record, cx.host).await?,
+        };
         Ok(Observed {
             absent: cx.absent,
             directory,
             files,
-            has_certificate,
+            record,
+            standing,
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
-        let files = &observed.files;
+        let (files, record) = (&observed.files, &observed.record);
         if observed.absent {
-            let there = files.all().iter().any(|(file, _)| file.is_there());
+            let there = files.all().any(Held::is_there) || record.is_there();
             return there.then(|| Change::new(Action::Remove));
         }
         let mut differences = Differences::default();
-        if !observed.has_certificate {
+        let describe = |differences: &mut Differences| {
             differences.note("common name", "", &self.common_name);
             differences.note("valid for", "", format!("{} years", self.years));
-            if !files.key.0.is_there() {
+        };
+        match &observed.standing {
+            Standing::Nothing => {
+                describe(&mut differences);
                 return differences.into_change(Action::Create);
             }
-            differences.note("certificate", "missing", "made for the key that is there");
+            Standing::KeyAlone(key) => {
+                describe(&mut differences);
+                differences.note("certificate", "missing", "made for the key that is there");
+                Self::compare_modes(observed, key, &mut differences);
+            }
+            Standing::Whole {
+                files,
+                lost,
+                strays,
+            } => {
+                for (name, problem) in lost {
+                    differences.note(name, problem, "restored from its copy");
+                }
+                for name in strays {
+                    differences.note(name, "not of this authority", "removed");
+                }
+                record.compare(files, &mut differences);
+                Self::compare_modes(observed, files, &mut differences);
+                rotation::note(self.rotation, files, &mut differences);
+            }
         }
-        observed.directory.compare(&mut differences, DIRECTORY);
-        for (file, attributes) in files.all() {
-            file.compare(&mut differences, attributes);
-        }
-        rotation::note(self.rotation, files, &mut differences);
         differences.into_change(Action::Change)
     }
 
@@ -111,40 +161,25 @@ impl Resource for AuthoritySpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        let files = &observed.files;
+        let (files, record) = (&observed.files, &observed.record);
         if observed.absent {
-            for (file, _) in files.all() {
-                file.remove(cx.host, receipt).await?;
-            }
-            return Ok(());
+            files.align(cx.host, &KeptFiles::new(), receipt).await?;
+            return record.remove(cx.host, receipt).await;
         }
+        let failed = |error: PkiError| error.at(self.action("make"));
+        let wanted = match &observed.standing {
+            Standing::Nothing => self.made(None, cx.host).map_err(failed)?,
+            Standing::KeyAlone(key) => self.made(key.get(KEY), cx.host).map_err(failed)?,
+            Standing::Whole { files, .. } => rotation::after(self, files.clone(), cx.host.now())
+                .map_err(|error| error.at(self.action("replace")))?,
+        };
         observed
             .directory
             .repair(cx.host, DIRECTORY, receipt)
             .await?;
-        for (file, attributes) in files.all() {
-            file.repair(cx.host, attributes, receipt).await?;
-        }
-        if observed.has_certificate {
-            return rotation::carry_out(self, files, cx, receipt).await;
-        }
-        let failed = |error: PkiError| error.at(self.action("make"));
-        let (place, present) = &files.key;
-        let key = match Authority::parse_key(&self.name, present).map_err(failed)? {
-            Some(key) => key,
-            None => key::generate().map_err(failed)?,
-        };
-        let certificate = issue::self_signed(self, &key, cx.host.now()).map_err(failed)?;
-        if matches!(present, Content::Missing) {
-            let pem = PrivateKey::from(&key);
-            place
-                .put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt)
-                .await?;
-        }
-        let (place, _) = &files.certificate;
-        place
-            .put(cx.host, certificate.as_bytes(), PUBLIC, receipt)
-            .await
+        // The record first: a run that is cut between the two is finished from it.
+        record.put(cx.host, &wanted, receipt).await?;
+        files.align(cx.host, &wanted, receipt).await
     }
 
     fn paths(&self) -> Vec<PathBuf> {
@@ -153,6 +188,32 @@ impl Resource for AuthoritySpec {
 }
 
 impl AuthoritySpec {
+    /// Notes modes and owners that differ.
+    fn compare_modes(observed: &Observed, wanted: &KeptFiles, differences: &mut Differences) {
+        observed.directory.compare(differences, DIRECTORY);
+        for (file, attributes) in observed.files.attributes(wanted) {
+            file.compare(differences, attributes);
+        }
+    }
+
+    /// A new authority, with this key if there is one.
+    fn made(&self, key: Option<&Vec<u8>>, host: &dyn Host) -> Result<KeptFiles, PkiError> {
+        let present = key.map_or(Content::Missing, |pem| Content::Bytes(pem.clone()));
+        let pair = match Authority::parse_key(&self.name, &present)? {
+            Some(pair) => pair,
+            None => key::generate()?,
+        };
+        let certificate = issue::self_signed(self, &pair, host.now())?;
+        let pem = match present {
+            Content::Bytes(bytes) => bytes,
+            _ => PrivateKey::from(&pair).expose_pem().as_bytes().to_vec(),
+        };
+        Ok(KeptFiles::from([
+            (KEY, pem),
+            (CERTIFICATE, certificate.into_bytes()),
+        ]))
+    }
+
     fn action(&self, verb: &str) -> String {
         format!("{verb} authority `{}`", self.name)
     }

@@ -83,6 +83,11 @@ impl Held {
         })
     }
 
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether anything stands there.
     pub(super) fn is_there(&self) -> bool {
         self.entry.is_some()

@@ -17,7 +17,7 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KubeconfigSpec {
-    /// `admin`, `kubelet`, `kube-proxy`, `kube-controller-manager` or `kube-scheduler`.
+    /// Its path below `kubeconfigs` without `.yaml`, for example `admin` or `kube-proxy/kubeconfig`.
     pub name: String,
     /// URL of the API server.
     pub server: String,
@@ -58,7 +58,7 @@ impl KubeconfigSpec {
     /// # Errors
     /// The field that cannot, and why.
     pub fn validate(&self) -> Result<(), PkiError> {
-        validate::component("name", &self.name)?;
+        validate::path("name", &self.name)?;
         validate::server("server", &self.server)?;
         validate::path("certificate", &self.certificate)?;
         validate::component("authority", &self.authority)?;

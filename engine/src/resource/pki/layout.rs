@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::exec::STATE;
+
 /// Directory of everything that belongs to the node's Kubernetes configuration.
 pub const BASE: &str = "/etc/pf9/kube.d";
 
 /// Directories below [`BASE`] that only root enters.
-const PRIVATE: [&str; 3] = ["ca", "certs", "kubeconfigs"];
+const PRIVATE: [&str; 4] = ["ca", "certs", "encryption", "kubeconfigs"];
 
 /// Files of an authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +73,22 @@ pub fn service_account_paths() -> (PathBuf, PathBuf) {
     (directory.join("svcacct.key"), directory.join("svcacct.pub"))
 }
 
-/// The kubeconfig of this name.
+/// Where this host remembers which keys it keeps, with a copy of each. Nothing in it is ever printed, logged or bundled.
+pub const RECORDS: &str = "/var/opt/pf9/nodelet/kept";
+
+/// The record of an authority: which certificates and keys it has, with a copy of each.
+#[must_use]
+pub fn authority_record(name: &str) -> PathBuf {
+    Path::new(RECORDS).join(format!("authority-{name}.json"))
+}
+
+/// The record of the key that signs service-account tokens, with a copy of it.
+#[must_use]
+pub fn service_account_record() -> PathBuf {
+    Path::new(RECORDS).join("service-account.json")
+}
+
+/// The kubeconfig at this path below `kubeconfigs`, for example `admin` or `kube-proxy/kubeconfig`.
 #[must_use]
 pub fn kubeconfig_path(name: &str) -> PathBuf {
     Path::new(BASE)
@@ -81,8 +98,8 @@ pub fn kubeconfig_path(name: &str) -> PathBuf {
 
 /// Mode of a directory that has to be created on the way to one of our files.
 pub(super) fn directory_mode(directory: &Path) -> u32 {
-    let private = PRIVATE
-        .iter()
-        .any(|name| directory.starts_with(Path::new(BASE).join(name)));
+    let mut named = PRIVATE.iter().map(|name| Path::new(BASE).join(name));
+    let private =
+        named.any(|private| directory.starts_with(private)) || directory.starts_with(STATE);
     if private { 0o700 } else { 0o755 }
 }

@@ -10,7 +10,7 @@ use super::document::Document;
 use super::facts::{Certificate, rfc3339};
 use super::held::{Content, Held};
 use super::{BASE, CertificateFacts, certificates_in, uses_of};
-use crate::host::Host;
+use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
 
 /// What kind of file a certificate stands in.
@@ -81,7 +81,7 @@ pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
             .push(Listed::of(kind, name, facts, now));
     }
     let directory = Path::new(BASE).join("kubeconfigs");
-    for file in host.list(&directory).await? {
+    for file in kubeconfigs(host, &directory).await? {
         let path = directory.join(&file);
         let Some(name) = file.strip_suffix(".yaml") else {
             continue;
@@ -101,6 +101,22 @@ pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
         .certificates
         .sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     Ok(listing)
+}
+
+/// Names of files in `directory` and in the directories in it.
+async fn kubeconfigs(host: &dyn Host, directory: &Path) -> ResourceResult<Vec<String>> {
+    let mut names = Vec::new();
+    for name in host.list(directory).await? {
+        let path = directory.join(&name);
+        let entry = host.entry(&path).await?;
+        if entry.is_some_and(|entry| entry.kind == EntryKind::Directory) {
+            let below = host.list(&path).await?;
+            names.extend(below.iter().map(|file| format!("{name}/{file}")));
+        } else {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 impl Listed {

@@ -3,7 +3,9 @@
 //! Three authorities (`cluster`, `etcd`, `front-proxy`) sign one certificate per purpose, as
 //! <https://kubernetes.io/docs/setup/best-practices/certificates/> asks for; the key that signs service-account
 //! tokens is its own. Authorities and that key are precious: they are made once and never replaced unasked, not even
-//! when they cannot be read. Everything else is cheap: at any doubt it is issued again with a new key.
+//! when they cannot be read. The host remembers which ones it has, with a copy of each (`record.rs`): one that is lost or
+//! replaced is restored from its copy, or told; nothing is derived from a foreign one. Everything else is cheap: at any doubt it is
+//! issued again with a new key.
 //!
 //! Files are the only state, and all of them are reached through [`Host`](crate::host::Host); time is the host's
 //! clock. Certificates follow RFC 5280: version 3, ECDSA P-256, critical basic constraints and key usage, key
@@ -11,20 +13,26 @@
 //! remote authority.
 
 mod authority;
+mod authority_files;
 mod certificate;
 mod document;
+mod encryption;
 mod error;
+mod evidence;
 mod facts;
 mod held;
 mod issue;
 mod key;
+mod key_problem;
 mod kubeconfig;
 mod layout;
 mod listing;
 mod reasons;
+mod record;
 mod rotation;
 mod service_account_key;
 mod signer;
+mod standing;
 mod survey;
 mod uses;
 mod validate;
@@ -34,14 +42,20 @@ mod tests;
 
 pub use authority::{AuthoritySpec, authority_expiry};
 pub use certificate::{CertificateSpec, Usage};
+pub use encryption::{
+    ENCRYPTION, EncryptionKeysSpec, encryption_directories, encryption_key_ids, encryption_stage,
+    stored_prefix,
+};
 pub use error::PkiError;
 pub use facts::CertificateFacts;
 pub use issue::Issued;
 pub use key::PrivateKey;
+pub use key_problem::key_problem;
+pub(crate) use key_problem::may_be_read;
 pub use kubeconfig::KubeconfigSpec;
 pub use layout::{
-    AuthorityPaths, BASE, CertificatePaths, authority_paths, certificate_paths, kubeconfig_path,
-    service_account_paths,
+    AuthorityPaths, BASE, CertificatePaths, RECORDS, authority_paths, authority_record,
+    certificate_paths, kubeconfig_path, service_account_paths, service_account_record,
 };
 pub use listing::{Kind, Listed, Listing, listing};
 pub use rotation::{Rotation, Stage};

@@ -4,20 +4,21 @@
 //! the present authority; it signs, and what its predecessor signed is renewed; the predecessor is trusted no more.
 //! (<https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/> has the same order.)
 //!
-//! The files in the authority's directory are the only state. `next.crt` is there from the first step on, `previous.crt`
-//! from the second; both of them together are a switch that was cut: the successor signs from the moment `previous.crt`
-//! is there, and whoever converges next puts the rest in place.
+//! Which files the authority has is the only state: `next.crt` from the first step on, `previous.crt` from the second. A step
+//! changes the authority's record first ([`super::record`]), in one write; the files follow it. So a step that is cut has happened or
+//! has not, and any later run brings the files in line.
+
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::authority::AuthoritySpec;
+use super::authority_files::{CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS};
 use super::facts::Certificate;
-use super::held::{Content, Held, PUBLIC};
-use super::{Authority, PkiError, PrivateKey, authority_paths, issue, key};
-use crate::host::{Attributes, Host};
+use super::held::Content;
+use super::record::KeptFiles;
+use super::{Authority, PkiError, PrivateKey, issue, key};
 use crate::resource::change::Differences;
-use crate::resource::file::PRIVATE;
-use crate::resource::{Context, Receipt, ResourceResult};
 
 /// A step of replacing an authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,92 +54,20 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// The files of an authority, with what is in them.
-pub(super) struct Files {
-    pub(super) certificate: (Held, Content),
-    pub(super) key: (Held, Content),
-    next_certificate: (Held, Content),
-    next_key: (Held, Content),
-    previous: (Held, Content),
-}
-
-/// Without what is in them: there are keys among them.
-impl std::fmt::Debug for Files {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Files")
-            .field("stage", &self.stage())
-            .finish_non_exhaustive()
+/// How far an authority with these files is in being replaced.
+pub(super) fn stage_of(has: impl Fn(&str) -> bool) -> Stage {
+    if has(PREVIOUS) {
+        Stage::Switched
+    } else if has(NEXT_CERTIFICATE) {
+        Stage::Begun
+    } else {
+        Stage::Settled
     }
 }
 
-impl Files {
-    /// Reads them. Cancel safe.
-    pub(super) async fn read(host: &dyn Host, name: &str) -> ResourceResult<Self> {
-        let paths = authority_paths(name);
-        Ok(Self {
-            certificate: Held::read(host, &paths.certificate).await?,
-            key: Held::read(host, &paths.key).await?,
-            next_certificate: Held::read(host, &paths.next_certificate).await?,
-            next_key: Held::read(host, &paths.next_key).await?,
-            previous: Held::read(host, &paths.previous).await?,
-        })
-    }
-
-    /// Whether a switch was cut.
-    pub(super) fn is_cut(&self) -> bool {
-        self.next_certificate.0.is_there() && self.previous.0.is_there()
-    }
-
-    pub(super) fn stage(&self) -> Stage {
-        if self.previous.0.is_there() {
-            Stage::Switched
-        } else if self.next_certificate.0.is_there() {
-            Stage::Begun
-        } else {
-            Stage::Settled
-        }
-    }
-
-    /// Certificate and key of the one that signs.
-    pub(super) fn signer(&self) -> (&Content, &Content) {
-        if !self.is_cut() {
-            return (&self.certificate.1, &self.key.1);
-        }
-        let key = match self.next_key.1 {
-            // It has been put in place already.
-            Content::Missing => &self.key.1,
-            _ => &self.next_key.1,
-        };
-        (&self.next_certificate.1, key)
-    }
-
-    /// The other one that is trusted: the successor, or the predecessor.
-    pub(super) fn other(&self) -> &Content {
-        match self.stage() {
-            Stage::Switched => &self.previous.1,
-            Stage::Begun | Stage::Settled => &self.next_certificate.1,
-        }
-    }
-
-    /// All of them, each with the mode and owner that it should have.
-    pub(super) fn all(&self) -> [(&Held, Attributes); 5] {
-        [
-            (&self.certificate.0, PUBLIC),
-            (&self.key.0, PRIVATE),
-            (&self.next_certificate.0, PUBLIC),
-            (&self.next_key.0, PRIVATE),
-            (&self.previous.0, PUBLIC),
-        ]
-    }
-}
-
-/// Notes what a step would do to an authority that stands; a switch that was cut is finished by any run.
-pub(super) fn note(wanted: Option<Rotation>, files: &Files, differences: &mut Differences) {
-    if files.is_cut() {
-        differences.note("signs", "its successor, not all in place", "its successor");
-        return;
-    }
-    match (wanted, files.stage()) {
+/// Notes what a step would do to an authority that has these files.
+pub(super) fn note(wanted: Option<Rotation>, files: &KeptFiles, differences: &mut Differences) {
+    match (wanted, stage_of(|name| files.contains_key(name))) {
         (Some(Rotation::Begin), Stage::Settled) => {
             differences.note("successor", "", "made, and trusted beside it");
         }
@@ -152,63 +81,37 @@ pub(super) fn note(wanted: Option<Rotation>, files: &Files, differences: &mut Di
     }
 }
 
-/// Does what [`note`] said.
-pub(super) async fn carry_out(
+/// The files that an authority has after the step that is wanted of it: what [`note`] said.
+pub(super) fn after(
     spec: &AuthoritySpec,
-    files: &Files,
-    cx: &Context<'_>,
-    receipt: &mut Receipt<'_>,
-) -> ResourceResult<()> {
-    let failed = |error: PkiError| error.at(format!("replace authority `{}`", spec.name));
-    match (spec.rotation, files.stage()) {
-        _ if files.is_cut() => switch(files, cx, receipt).await,
+    mut files: KeptFiles,
+    now: SystemTime,
+) -> Result<KeptFiles, PkiError> {
+    match (spec.rotation, stage_of(|name| files.contains_key(name))) {
         (Some(Rotation::Begin), Stage::Settled) => {
-            let key = key::generate().map_err(failed)?;
-            let certificate = issue::self_signed(spec, &key, cx.host.now()).map_err(failed)?;
+            let key = key::generate()?;
+            let certificate = issue::self_signed(spec, &key, now)?;
             let pem = PrivateKey::from(&key);
-            // The key first: with its certificate the successor is there.
-            let next = &files.next_key.0;
-            next.put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt)
-                .await?;
-            let next = &files.next_certificate.0;
-            next.put(cx.host, certificate.as_bytes(), PUBLIC, receipt)
-                .await
+            files.insert(NEXT_KEY, pem.expose_pem().as_bytes().to_vec());
+            files.insert(NEXT_CERTIFICATE, certificate.into_bytes());
         }
         (Some(Rotation::Switch), Stage::Begun) => {
-            let (next, key) = (&files.next_certificate.1, &files.next_key.1);
-            Authority::can_succeed(&spec.name, next, key, cx.host.now()).map_err(failed)?;
-            switch(files, cx, receipt).await
+            let next = files.remove(NEXT_CERTIFICATE);
+            let key = files.remove(NEXT_KEY);
+            let content =
+                |bytes: &Option<Vec<u8>>| bytes.clone().map_or(Content::Missing, Content::Bytes);
+            Authority::can_succeed(&spec.name, &content(&next), &content(&key), now)?;
+            // What it replaces is trusted until the last step.
+            let present = next.and_then(|next| files.insert(CERTIFICATE, next));
+            files.extend(present.map(|present| (PREVIOUS, present)));
+            files.extend(key.map(|key| (KEY, key)));
         }
         (Some(Rotation::Finish), Stage::Switched) => {
-            files.previous.0.remove(cx.host, receipt).await
+            files.remove(PREVIOUS);
         }
-        _ => Ok(()),
+        _ => {}
     }
-}
-
-/// Puts the successor in its predecessor's place. It signs as soon as `previous.crt` is there; the rest may be cut anywhere.
-async fn switch(files: &Files, cx: &Context<'_>, receipt: &mut Receipt<'_>) -> ResourceResult<()> {
-    let present = files.certificate.1.bytes();
-    if let Some(present) = present
-        && !files.previous.0.is_there()
-    {
-        let previous = &files.previous.0;
-        previous.put(cx.host, present, PUBLIC, receipt).await?;
-    }
-    // What a cut has left undone.
-    if let Some(next) = files.next_key.1.bytes()
-        && files.key.1.bytes() != Some(next)
-    {
-        files.key.0.put(cx.host, next, PRIVATE, receipt).await?;
-    }
-    if let Some(next) = files.next_certificate.1.bytes()
-        && present != Some(next)
-    {
-        let certificate = &files.certificate.0;
-        certificate.put(cx.host, next, PUBLIC, receipt).await?;
-    }
-    files.next_key.0.remove(cx.host, receipt).await?;
-    files.next_certificate.0.remove(cx.host, receipt).await
+    Ok(files)
 }
 
 /// The certificates that are trusted, the older first, so that a switch changes nothing for those who trust them.

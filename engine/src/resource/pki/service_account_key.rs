@@ -11,14 +11,22 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::held::{Content, Held, PUBLIC};
-use super::{PkiError, PrivateKey, key, service_account_paths};
+use super::record::{KeptFiles, KeyRecord, Stands};
+use super::{
+    PkiError, PrivateKey, certificate_paths, key, service_account_paths, service_account_record,
+};
+use crate::host::Host;
 use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
-use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
-/// The key that signs service-account tokens. It is made where there is none and never replaced, because every
-/// token it signed would end with it; an unreadable one is an error that says what to do. The public half is
-/// derived from it, and put right whenever it differs.
+/// Name of the key in its record.
+const KEY: &str = "svcacct.key";
+
+/// The key that signs service-account tokens. It is made where there is none and none is recorded, and never replaced, because every
+/// token it signed would end with it. One that is lost or replaced is restored from the copy that the host keeps; where there is none,
+/// it is an error that says what to do, and nothing is derived from another key. The public half is derived from the key, and put
+/// right whenever it differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceAccountKeySpec {}
@@ -29,10 +37,60 @@ pub struct Observed {
     absent: bool,
     key: Held,
     public: Held,
-    /// The public half as it should be; `None` while there is no key.
-    should: Option<String>,
-    /// Whether it is as it should be.
+    record: KeyRecord,
+    /// The pair as it should be; `None` while there is no key.
+    pair: Option<Pair>,
+    /// Whether the public half is as it should be.
     matches: bool,
+}
+
+impl Observed {
+    /// Whether both halves are there and as they should be; there may be none yet.
+    pub(super) fn is_whole(&self) -> bool {
+        let restored = |pair: &Pair| pair.lost.is_some() || !self.matches;
+        !self.pair.as_ref().is_some_and(restored)
+    }
+
+    /// What is wrong with the key, and what to do about it.
+    pub(super) fn problem(&self) -> Option<String> {
+        let problem = self.pair.as_ref()?.lost.as_ref()?;
+        Some(format!(
+            "it is {problem}; `nodelet apply` restores it from its copy"
+        ))
+    }
+}
+
+/// A key with its public half.
+struct Pair {
+    files: KeptFiles,
+    public: String,
+    /// What is wrong with the file of the key, if it is to be restored.
+    lost: Option<String>,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair")
+            .field("public", &self.public)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pair {
+    fn new(pem: Vec<u8>, lost: Option<String>) -> ResourceResult<Self> {
+        let parsed = key::parse(&pem).map_err(|problem| precious(KeyFile::Key, &problem))?;
+        Ok(Self {
+            public: parsed.public_key_pem(),
+            files: KeptFiles::from([(KEY, pem)]),
+            lost,
+        })
+    }
+
+    fn pem(&self) -> &[u8] {
+        self.files.get(KEY).map_or(&[], Vec::as_slice)
+    }
 }
 
 #[async_trait]
@@ -47,33 +105,35 @@ impl Resource for ServiceAccountKeySpec {
         let (key_path, public_path) = service_account_paths();
         let (key, content) = Held::read(cx.host, &key_path).await?;
         let (public, public_content) = Held::read(cx.host, &public_path).await?;
-        let should = if cx.absent {
-            None
-        } else {
-            public_half(&content)?
+        let record = KeyRecord::read(cx.host, &service_account_record()).await?;
+        let pair = match cx.absent {
+            true => None,
+            false => pair(cx.host, &record, &content, &public_content).await?,
         };
-        let matches = matches!(
-            (&should, public_content.bytes()),
-            (Some(should), Some(is)) if should.as_bytes() == is
-        );
+        let is_its = |pair: &Pair| public_content.bytes() == Some(pair.public.as_bytes());
         Ok(Observed {
             absent: cx.absent,
             key,
             public,
-            should,
-            matches,
+            record,
+            matches: pair.as_ref().is_some_and(is_its),
+            pair,
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
+        let record = &observed.record;
         if observed.absent {
-            let there = observed.key.is_there() || observed.public.is_there();
-            return there.then(|| Change::new(Action::Remove));
+            let files = observed.key.is_there() || observed.public.is_there();
+            return (files || record.is_there()).then(|| Change::new(Action::Remove));
         }
-        if !observed.key.is_there() {
+        let Some(pair) = &observed.pair else {
             return Some(Change::new(Action::Create).with("kind", "", "ECDSA P-256"));
-        }
+        };
         let mut differences = Differences::default();
+        if let Some(problem) = &pair.lost {
+            differences.note("key", problem, "restored from its copy");
+        }
         if !observed.matches {
             let before = if observed.public.is_there() {
                 "of another key"
@@ -82,6 +142,7 @@ impl Resource for ServiceAccountKeySpec {
             };
             differences.note("public half", before, "derived from the key");
         }
+        record.compare(&pair.files, &mut differences);
         observed.key.compare(&mut differences, PRIVATE);
         observed.public.compare(&mut differences, PUBLIC);
         differences.into_change(Action::Change)
@@ -94,31 +155,34 @@ impl Resource for ServiceAccountKeySpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        let (key, public, record) = (&observed.key, &observed.public, &observed.record);
         if observed.absent {
-            observed.key.remove(cx.host, receipt).await?;
-            return observed.public.remove(cx.host, receipt).await;
+            key.remove(cx.host, receipt).await?;
+            public.remove(cx.host, receipt).await?;
+            return record.remove(cx.host, receipt).await;
         }
-        let should = match &observed.should {
-            Some(should) => {
-                observed.key.repair(cx.host, PRIVATE, receipt).await?;
-                should.clone()
-            }
+        let made;
+        let pair = match &observed.pair {
+            Some(pair) => pair,
             None => {
-                let pair = key::generate().map_err(|error| error.at(action("make")))?;
-                let pem = PrivateKey::from(&pair);
-                observed
-                    .key
-                    .put(cx.host, pem.expose_pem().as_bytes(), PRIVATE, receipt)
-                    .await?;
-                pair.public_key_pem()
+                let new = key::generate().map_err(|error| error.at(action("make")))?;
+                let pem = PrivateKey::from(&new);
+                made = Pair::new(pem.expose_pem().as_bytes().to_vec(), None)?;
+                &made
             }
         };
-        if observed.matches {
-            return observed.public.repair(cx.host, PUBLIC, receipt).await;
+        // The record first: a run that is cut between the two is finished from it.
+        record.put(cx.host, &pair.files, receipt).await?;
+        if observed.pair.is_none() || pair.lost.is_some() {
+            key.put(cx.host, pair.pem(), PRIVATE, receipt).await?;
+        } else {
+            key.repair(cx.host, PRIVATE, receipt).await?;
         }
-        observed
-            .public
-            .put(cx.host, should.as_bytes(), PUBLIC, receipt)
+        if observed.matches {
+            return public.repair(cx.host, PUBLIC, receipt).await;
+        }
+        public
+            .put(cx.host, pair.public.as_bytes(), PUBLIC, receipt)
             .await
     }
 
@@ -128,21 +192,103 @@ impl Resource for ServiceAccountKeySpec {
     }
 }
 
-/// The public half of the key that stands there.
-fn public_half(content: &Content) -> ResourceResult<Option<String>> {
-    let parsed = content
-        .parse(|pem| key::parse(pem).map(|pair| pair.public_key_pem()))
-        .transpose();
-    parsed.map_err(|problem| {
-        let path = service_account_paths().0;
-        let error = PkiError::Precious {
-            problem: format!("{}: {problem}", path.display()),
-            help: "nothing was changed. Put the right key back from a backup or another master; if it is lost, \
-                   move the file away: a new key is made then, and every service-account token has to be renewed"
-                .to_owned(),
-        };
-        error.at(action("read"))
-    })
+/// The pair as it should be, by its record; on a host without one, by the public half, which is what the API server verifies with.
+async fn pair(
+    host: &dyn Host,
+    record: &KeyRecord,
+    key: &Content,
+    public: &Content,
+) -> ResourceResult<Option<Pair>> {
+    let live = || key.bytes().unwrap_or_default().to_vec();
+    match record.judge(KEY, key) {
+        Stands::AsRecorded => {
+            return Pair::new(record.copy(KEY).unwrap_or_else(live), None).map(Some);
+        }
+        // The record may be the wrong one: two files say so, and one says otherwise.
+        Stands::Restorable { .. } if is_pair(key, public) => {
+            let problem = format!(
+                "it is that of the public half beside it, and {} has another key; where that is the wrong one, move it away",
+                service_account_record().display()
+            );
+            return Err(precious(KeyFile::Key, &problem));
+        }
+        Stands::Restorable { problem, copy } => return Pair::new(copy, Some(problem)).map(Some),
+        Stands::Lost { problem } => {
+            let problem = format!("it is {problem}, and there is no whole copy of it");
+            return Err(precious(KeyFile::Key, &problem));
+        }
+        Stands::Unrecorded => {}
+    }
+    match (key, public) {
+        (Content::Missing, Content::Missing) => return Ok(None),
+        (Content::Missing, _) => {
+            return Err(precious(
+                KeyFile::Key,
+                "it is missing, and its public half is there",
+            ));
+        }
+        (Content::Unfit(problem), _) => return Err(precious(KeyFile::Key, problem)),
+        (Content::Bytes(_), _) => {}
+    }
+    let pair = Pair::new(live(), None)?;
+    let proven = match public {
+        Content::Bytes(bytes) => bytes == pair.public.as_bytes(),
+        // The API server's certificate is made after it: a host without one has never used the key.
+        _ => {
+            let used = certificate_paths("apiserver").certificate;
+            host.entry(&used).await?.is_none()
+        }
+    };
+    if !proven {
+        return Err(precious(
+            KeyFile::Public,
+            "it is not the public half of the key beside it, and nothing says which of the two is the cluster's",
+        ));
+    }
+    Ok(Some(pair))
+}
+
+/// Whether the public half is that of the key.
+fn is_pair(key: &Content, public: &Content) -> bool {
+    let derived = key.parse(|pem| key::parse(pem).map(|pair| pair.public_key_pem()));
+    matches!((derived, public), (Some(Ok(pem)), Content::Bytes(is)) if pem.as_bytes() == is)
+}
+
+/// The file that something is wrong with.
+#[derive(Clone, Copy)]
+enum KeyFile {
+    Key,
+    Public,
+}
+
+/// Something is wrong with the pair that nothing here can put right.
+fn precious(file: KeyFile, problem: &str) -> ResourceError {
+    let (key, public) = service_account_paths();
+    let (path, help) = match file {
+        KeyFile::Key => (
+            &key,
+            format!(
+                "Put the right key back from a backup or another master; if it is lost, move it, {} and {} away: a new \
+                 key is made then, and every service-account token has to be renewed",
+                public.display(),
+                service_account_record().display()
+            ),
+        ),
+        KeyFile::Public => (
+            &public,
+            format!(
+                "Put the right files back from a backup or another master; where the key is right, derive the public half \
+                 from it: `openssl pkey -in {} -pubout -out {}`",
+                key.display(),
+                public.display()
+            ),
+        ),
+    };
+    let error = PkiError::Precious {
+        problem: format!("{}: {problem}", path.display()),
+        help: format!("nothing was changed. {help}"),
+    };
+    error.at(action("read"))
 }
 
 fn action(verb: &str) -> String {

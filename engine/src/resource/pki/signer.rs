@@ -6,10 +6,15 @@ use std::time::SystemTime;
 use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::CertificateDer;
 
+use super::authority_files::{CERTIFICATE, Files};
 use super::facts::{Certificate, show};
 use super::held::Content;
-use super::rotation::{Files, Stage, trusted};
-use super::{CertificateFacts, CertificateSpec, Issued, PkiError, authority_paths, issue, key};
+use super::record::KeyRecord;
+use super::rotation::{Stage, trusted};
+use super::{
+    BASE, CertificateFacts, CertificateSpec, Issued, PkiError, authority_paths, authority_record,
+    issue, key,
+};
 use crate::host::Host;
 use crate::resource::ResourceResult;
 
@@ -35,13 +40,20 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// The authority of this name; `None` while it has no certificate. Cancel safe.
+    /// The authority of this name; `None` while it has no certificate. Where the host has a record of it, a key that is another
+    /// one does not sign, and a certificate that is not recorded is not trusted. Cancel safe.
     ///
     /// # Errors
-    /// Its files are there and cannot be used: it is precious, so that is for a person to solve.
+    /// Its files are there and cannot be used, or its certificate is not the recorded one.
     pub async fn read(host: &dyn Host, name: &str) -> ResourceResult<Option<Self>> {
-        let files = Files::read(host, name).await?;
-        Self::of(name, &files).map_err(|error| error.at(format!("read authority `{name}`")))
+        let record = KeyRecord::read(host, &authority_record(name)).await?;
+        let mut files = Ok(Files::read(host, name).await?);
+        if record.names(CERTIFICATE) {
+            files = files.and_then(|files| files.only_recorded(name, &record));
+        }
+        files
+            .and_then(|files| Self::of(name, &files))
+            .map_err(|error| error.at(format!("read authority `{name}`")))
     }
 
     /// The authority that these files make.
@@ -88,7 +100,8 @@ impl Authority {
         }
     }
 
-    fn from_contents(
+    /// The authority that this certificate and this key make.
+    pub(super) fn from_contents(
         name: &str,
         certificate: &Content,
         key: &Content,
@@ -198,13 +211,16 @@ impl Authority {
     }
 }
 
-fn precious(name: &str, path: &Path, problem: &str) -> PkiError {
+/// Something is wrong with a file of an authority that nothing here can put right.
+pub(super) fn precious(name: &str, path: &Path, problem: &str) -> PkiError {
     PkiError::Precious {
         problem: format!("{}: {problem}", path.display()),
         help: format!(
             "nothing was changed. Put the right file back from a backup or another master; if it is lost, \
-             move {} away: a new authority is made then and everything it signed is issued again",
-            authority_paths(name).directory.display()
+             move {} away, and with it {} and {BASE}/certs: a new authority is made then and everything it signed is \
+             issued again",
+            authority_paths(name).directory.display(),
+            authority_record(name).display()
         ),
     }
 }

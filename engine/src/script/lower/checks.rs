@@ -205,6 +205,18 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 file: file.into(),
             }
         }
+        "token_accepted" => {
+            let values = options.values(name);
+            let [Value::Text(namespace), Value::Text(account)] = values.as_slice() else {
+                return None;
+            };
+            Probe::TokenAccepted {
+                namespace: namespace.clone(),
+                account: account.clone(),
+                kubeconfig: super::cluster::ADMIN.into(),
+            }
+        }
+        "keys_kept" => Probe::KeysKept,
         _ => Probe::AsPlanned,
     })
 }

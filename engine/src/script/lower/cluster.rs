@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::files::template;
 use super::{Options, Surroundings};
 use crate::diagnostic::Diagnostic;
 use crate::host::Taint;
+use crate::kubernetes::SubnetPool;
+use crate::plan::Value;
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::recorder::Call;
 
@@ -74,8 +78,35 @@ pub(super) fn lower(
                     .flatten()
                     .collect(),
                 schedulable: options.has("schedulable"),
-                pod_cidr: options.text("pod_cidr"),
+                pod_subnets: pod_subnets(options, findings),
             }))
         }
     }
+}
+
+/// `.pod_subnet_of(network, prefix)`.
+fn pod_subnets(options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<SubnetPool> {
+    let values = options.values("pod_subnet_of");
+    let [Value::Text(network), Value::Integer(prefix)] = values.as_slice() else {
+        return None;
+    };
+    let pool = network.parse::<IpNet>().ok().and_then(|network| {
+        let prefix = u8::try_from(*prefix).ok()?;
+        let fits = (network.prefix_len()..=network.max_prefix_len()).contains(&prefix);
+        fits.then(|| SubnetPool {
+            network: network.trunc(),
+            prefix,
+        })
+    });
+    if pool.is_none() {
+        findings.push(
+            Diagnostic::new(
+                "P0329",
+                options.span("pod_subnet_of"),
+                format!("`{network}` has no subnets of length {prefix}"),
+            )
+            .help("name a network such as \"10.20.0.0/16\" and a longer prefix, for example 24"),
+        );
+    }
+    pool
 }

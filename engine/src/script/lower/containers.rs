@@ -30,6 +30,7 @@ pub(super) fn lower(
             Some(Spec::Image(ImageSpec {
                 reference: options.text_argument(0)?,
                 archive: archive.into(),
+                checksums: None,
             }))
         }
         "pods" => {

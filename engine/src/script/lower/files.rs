@@ -40,10 +40,12 @@ pub(super) fn lower(
             target: options.text_argument(1)?,
         })),
         "file" => {
-            let source = match (options.text("content"), options.text("payload")) {
-                (Some(text), None) => FileSource::Text(Text::Known(text)),
-                (None, Some(path)) => FileSource::Payload(path.into()),
-                (None, None) if options.has("absent") => {
+            let said = ["content", "payload", "copy_of"].map(|name| options.text(name));
+            let source = match said {
+                [Some(text), None, None] => FileSource::Text(Text::Known(text)),
+                [None, Some(path), None] => FileSource::Payload(path.into()),
+                [None, None, Some(path)] => FileSource::Copy(path.into()),
+                [None, None, None] if options.has("absent") => {
                     FileSource::Text(Text::Known(String::new()))
                 }
                 _ => {
@@ -51,7 +53,7 @@ pub(super) fn lower(
                         Diagnostic::new(
                             "P0306",
                             call.span.clone(),
-                            "a file has either `.content` or `.payload`",
+                            "a file has one of `.content`, `.payload` and `.copy_of`",
                         )
                         .help("or say `.absent()`"),
                     );

@@ -136,9 +136,11 @@ impl Lowering<'_> {
             "directory" | "file" | "template" | "symlink" | "unit" | "env_file" => {
                 files::lower(call, options, self.around, &mut self.findings)
             }
-            "certificate_authority" | "service_account_key" | "certificate" | "kubeconfig" => {
-                pki::lower(call, options, &mut self.findings)
-            }
+            "certificate_authority"
+            | "service_account_key"
+            | "encryption_keys"
+            | "certificate"
+            | "kubeconfig" => pki::lower(call, options, &mut self.findings),
             "image" | "container" | "pods" | "pod_container" => {
                 containers::lower(call, options, &mut self.findings)
             }

@@ -6,7 +6,7 @@ use super::Options;
 use crate::diagnostic::Diagnostic;
 use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
-    AuthoritySpec, CertificateSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
+    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
 };
 use crate::script::recorder::Call;
 
@@ -34,6 +34,7 @@ pub(super) fn lower(
     };
     match call.word.name {
         "service_account_key" => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
+        "encryption_keys" => Some(Spec::EncryptionKeys(EncryptionKeysSpec { rotation: None })),
         "certificate_authority" => {
             let name = options.text_argument(0)?;
             let spec = AuthoritySpec {

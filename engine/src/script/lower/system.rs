@@ -28,6 +28,7 @@ pub(super) fn lower(
         "packages" => Some(Spec::Packages(PackagesSpec {
             names: options.texts_argument(0)?,
             directory: around.payload.join("debs"),
+            checksums: None,
         })),
         "firewall_chains" => {
             only_absent(call, options, findings)?;

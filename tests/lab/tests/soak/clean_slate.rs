@@ -42,15 +42,15 @@ fn bare_host_twice() {
     let before = Slate::of(&master);
     converges(&master);
     clean(&master, &[]);
-    before.assert_same(&master, After::Clean, "clean");
+    let compared = before.assert_same(&master, After::Clean, "clean");
     let second = clean(&master, &[]);
     assert!(second.contains("nothing of ours"), "{second}");
-    record("bare host with docker: apply, clean", &before);
+    record("bare host with docker: apply, clean", &compared);
 
     converges(&master);
     clean(&master, &["--purge"]);
-    before.assert_same(&master, After::Purge, "purge after a second apply");
-    record("then apply converges, check, clean --purge", &before);
+    let compared = before.assert_same(&master, After::Purge, "purge after a second apply");
+    record("then apply converges, check, clean --purge", &compared);
 }
 
 #[test]
@@ -69,10 +69,10 @@ fn inhabited_host() {
         assert_eq!(runs, "true", "{name} runs beside the role");
     }
     clean(&master, &["--purge"]);
-    before.assert_same(&master, After::Purge, "clean");
+    let compared = before.assert_same(&master, After::Purge, "clean");
     record(
         "host with a daemon.json, containers, a volume and firewall rules of others: apply, clean --purge",
-        &before,
+        &compared,
     );
 }
 
@@ -85,11 +85,11 @@ fn host_without_docker() {
     let before = Slate::of(&master);
     converges(&master);
     clean(&master, &["--purge"]);
-    before.assert_same(&master, After::Purge, "clean");
+    let compared = before.assert_same(&master, After::Purge, "clean");
     converges(&master);
     record(
         "host without docker: apply, clean --purge, apply converges",
-        &before,
+        &compared,
     );
 }
 
@@ -102,8 +102,8 @@ fn virtual_ip() {
     let before = Slate::of(&master);
     converges(&master);
     clean(&master, &["--purge"]);
-    before.assert_same(&master, After::Purge, "clean");
-    record("host with a virtual IP: apply, clean --purge", &before);
+    let compared = before.assert_same(&master, After::Purge, "clean");
+    record("host with a virtual IP: apply, clean --purge", &compared);
 }
 
 /// kube-proxy would say no more than a line of its log, and write iptables' rules. With IPVS: soak `vm_master`.
@@ -120,9 +120,9 @@ fn kube_proxy_with_ipvs_where_the_kernel_has_none() {
         refused.contains("the kernel can balance as kube-proxy is told to"),
         "{refused}"
     );
-    before.assert_same(&master, After::Purge, "refusal");
+    let compared = before.assert_same(&master, After::Purge, "refusal");
     record(
         "KUBE_PROXY_MODE=ipvs, where the kernel has no IPVS: refused",
-        &before,
+        &compared,
     );
 }

@@ -18,9 +18,9 @@ pub(crate) fn cut(master: &Master, steps: usize) -> String {
     // The shell waits for `read` and not for what feeds it, so the kill comes at once. It reaches nodelet alone: what nodelet has
     // started is left to itself.
     let script = format!(
-        "rm -f /run/cut.jsonl; touch /run/cut.jsonl
-         nodelet apply --json > /run/cut.jsonl 2> /run/cut.err & apply=$!
-         read -r -t 300 step < <(tail --pid=$apply -n +1 -f /run/cut.jsonl |
+        "rm -f /var/tmp/cut.jsonl; touch /var/tmp/cut.jsonl
+         nodelet apply --json > /var/tmp/cut.jsonl 2> /var/tmp/cut.err & apply=$!
+         read -r -t 300 step < <(tail --pid=$apply -n +1 -f /var/tmp/cut.jsonl |
              grep --line-buffered '\"event\":\"step_changing\"' | sed -u -n {steps}p)
          kill -KILL $apply
          wait $apply && exit 9
@@ -63,7 +63,7 @@ fn ten_cuts_of_a_bring_up() {
     };
     let before = Slate::of(&master);
     let steps = steps_of_a_bring_up(&master);
-    before.assert_same(&master, After::Purge, "before the first cut");
+    let mut compared = before.assert_same(&master, After::Purge, "before the first cut");
     for (number, point) in points(steps).into_iter().enumerate() {
         let at = cut(&master, point);
         println!("cut {number}, at step {point} of {steps}: {at}");
@@ -76,7 +76,7 @@ fn ten_cuts_of_a_bring_up() {
         let _ = master
             .nodelet(&["clean", "--purge", "--role", "/none"])
             .exits(0);
-        before.assert_same(
+        compared = before.assert_same(
             &master,
             After::Purge,
             &format!("cut {number}, at step {point} of {steps}: {at}"),
@@ -87,7 +87,7 @@ fn ten_cuts_of_a_bring_up() {
             "kill -9 of an apply at {POINTS} points from step 1 to step {steps}: in turn an apply converges (check holds, the next changes \
              nothing) or a clean takes it back; clean --purge after each"
         ),
-        &before,
+        &compared,
     );
 }
 

@@ -19,24 +19,10 @@ pub(crate) struct Figures {
 impl Figures {
     /// Adds a line.
     pub(crate) fn take(&mut self, name: &str, fidelity: &Fidelity) {
-        let named: Vec<String> = fidelity.misses.iter().map(ToString::to_string).collect();
-        let misses = if named.is_empty() {
-            "none".to_owned()
-        } else {
-            named.join("; ")
-        };
-        let line = format!(
-            "| {name} | {} | {} | {} | {:.1} % | {:.1} % | {:.1} % | {misses} |",
-            fidelity.steps,
-            fidelity.predicted,
-            fidelity.done,
-            fidelity.of_predicted(),
-            fidelity.of_done(),
-            fidelity.of_steps(),
-        );
+        let line = line(name, fidelity);
         println!("{line}");
         let _ = writeln!(self.table, "{line}");
-        if fidelity.score() < WANTED {
+        if fidelity.score().is_some_and(|score| score < WANTED) {
             self.blame(&line);
         }
     }
@@ -65,6 +51,48 @@ impl Figures {
         );
         fs::write(path, with_section(&page, title, &section)).expect("the page can be written");
     }
+}
+
+/// A line of the table. Where there is nothing to divide by, it says so.
+fn line(name: &str, fidelity: &Fidelity) -> String {
+    if fidelity.steps == 0 {
+        return format!("| {name} | 0 | 0 | 0 | nothing predicted | nothing done | — | none |");
+    }
+    let named: Vec<String> = fidelity.misses.iter().map(ToString::to_string).collect();
+    let misses = if named.is_empty() {
+        "none".to_owned()
+    } else {
+        named.join("; ")
+    };
+    let share = |share: Option<f64>, nothing: &str| {
+        share.map_or(nothing.to_owned(), |share| format!("{share:.1} %"))
+    };
+    format!(
+        "| {name} | {} | {} | {} | {} | {} | {} | {misses} |",
+        fidelity.steps,
+        fidelity.predicted,
+        fidelity.done,
+        share(fidelity.of_predicted(), "nothing predicted"),
+        share(fidelity.of_done(), "nothing done"),
+        share(fidelity.of_steps(), "—"),
+    )
+}
+
+#[test]
+fn nothing_of_nothing_is_no_percentage() {
+    let nothing = Fidelity::of(&[], &[]);
+    assert_eq!(
+        line("idle", &nothing),
+        "| idle | 0 | 0 | 0 | nothing predicted | nothing done | — | none |"
+    );
+    let idle = Fidelity {
+        steps: 3,
+        ..nothing
+    };
+    assert_eq!(
+        line("idle", &idle),
+        "| idle | 3 | 0 | 0 | nothing predicted | nothing done | 100.0 % | none |"
+    );
 }
 
 /// The page with this section anew: in its place, or at the end.

@@ -40,8 +40,8 @@ fn every_repair_is_predicted() {
     figures.publish(
         "Repairs",
         "A fault is brought about on a master with a virtual IP while nodeletd looks on; its repair is predicted (`nodelet diff --repair`), then \
-         made by nodeletd,\nand the two are compared step by step. Where a host comes back by itself, none may be predicted and none made: a line \
-         of no steps.\n`docker-hung` is left out: what an engine holds that does not answer is known after apply. Written and asserted by\n\
+         made by nodeletd,\nand the two are compared step by step. Where a host comes back by itself, none may be predicted and none made: such a \
+         line has no steps and no percentage.\n`docker-hung` is left out: what an engine holds that does not answer is known after apply. Written and asserted by\n\
          `cargo xtask soak --write every_repair_is_predicted`.",
     );
 }

@@ -3,6 +3,7 @@
 use lab_suites::{Standing, changes, listing, shared};
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_second_apply_leaves_everything_as_it_was() {
     let Some(master) = shared() else { return };
     let (before, running) = (listing(&master), Standing::of(&master));
@@ -17,6 +18,7 @@ fn a_second_apply_leaves_everything_as_it_was() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn kube_env_is_for_the_group_and_for_shells() {
     let Some(master) = shared() else { return };
     assert_eq!(
@@ -35,6 +37,7 @@ fn kube_env_is_for_the_group_and_for_shells() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn without_a_virtual_ip_keepalived_is_not_even_installed() {
     let Some(master) = shared() else { return };
     assert!(
@@ -52,6 +55,7 @@ fn without_a_virtual_ip_keepalived_is_not_even_installed() {
 
 /// What a dry run would not tell, nobody could believe it for.
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn settings_that_cannot_change_are_refused_by_prediction_and_apply_alike() {
     let Some(master) = shared() else {
         return;

@@ -16,6 +16,7 @@ const RENEWED: Duration = Duration::from_secs(400);
 const REPAIRED: Duration = Duration::from_secs(120);
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn certificates_are_renewed_and_repaired_under_load() {
     let Some(master) = Master::create("certificates", Image::Bare, false) else {
         return;
@@ -83,6 +84,7 @@ fn serves(master: &Master, kubeconfig: &str) -> bool {
 
 /// Copies of the admin's kubeconfig from before, and from between the steps, show who is trusted and who signs.
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn authorities_are_replaced() {
     let Some(master) = shared() else { return };
     let master = &master;

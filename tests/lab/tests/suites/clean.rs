@@ -3,6 +3,7 @@
 use lab_suites::{After, Image, Master, Slate};
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_bare_host_is_as_it_was_after_apply_and_clean() {
     let Some(master) = Master::create("clean", Image::Bare, false) else {
         return;

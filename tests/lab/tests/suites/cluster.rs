@@ -52,6 +52,7 @@ fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_pod_has_its_address_and_reaches_the_api_by_its_service() {
     let Some(master) = shared() else { return };
     let web = Web::run(&master);
@@ -72,6 +73,7 @@ fn a_pod_has_its_address_and_reaches_the_api_by_its_service() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn exec_logs_and_port_forward_work() {
     let Some(master) = shared() else { return };
     let web = Web::run(&master);
@@ -97,6 +99,7 @@ fn exec_logs_and_port_forward_work() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_node_port_answers_outside_the_host() {
     let Some(master) = shared() else { return };
     let _web = Web::run(&master);

@@ -3,6 +3,7 @@
 use lab_suites::{FAULTS, SCALED, Watch, predicted_repair, prediction, shared};
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_lost_container_is_foretold() {
     let Some(master) = shared() else { return };
     master.sh("docker rm --force etcd");
@@ -20,6 +21,7 @@ fn a_lost_container_is_foretold() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn repairs_are_foretold() {
     let Some(master) = shared() else { return };
     master.configure(SCALED);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lab_suites::shared;
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn check_names_what_is_wrong_within_bounded_time() {
     let Some(master) = shared() else { return };
     let healthy = master.check(&[]).exits(0);
@@ -37,6 +38,7 @@ fn check_names_what_is_wrong_within_bounded_time() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn stop_ends_what_runs_and_keeps_files_and_data() {
     let Some(master) = shared() else { return };
     master.kubectl("create configmap remembered --from-literal=word=swordfish --dry-run=client --output yaml | kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml apply -f -");

@@ -3,6 +3,7 @@
 use lab_suites::shared;
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn only_root_may_apply_and_stop() {
     let Some(master) = shared() else { return };
     for verb in ["apply", "stop"] {
@@ -16,6 +17,7 @@ fn only_root_may_apply_and_stop() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_words_are_usage_errors() {
     let Some(master) = shared() else { return };
     master
@@ -26,6 +28,7 @@ fn wrong_words_are_usage_errors() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_settings_are_refused_with_their_place() {
     let Some(master) = shared() else { return };
     master.configure(&[
@@ -43,6 +46,7 @@ fn wrong_settings_are_refused_with_their_place() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_the_host_stands_with_is_refused_with_the_way_out() {
     let Some(master) = shared() else { return };
     for (key, value, way_out) in [

@@ -6,8 +6,9 @@ use lab_suites::{FAULTS, Fault, Master, SCALED, Standing, Watch, restarted, shar
 
 /// No fault takes longer to be mended.
 const MENDED: Duration = Duration::from_secs(150);
-/// Whoever asks docker waits at its socket until it is back, so the first look finds it whole.
-const WAITED_OUT: &[&str] = &["docker-killed"];
+/// Whoever asks docker waits at its socket until it is back, and keepalived puts its address back within moments, so the first look may find
+/// the host whole.
+const WAITED_OUT: &[&str] = &["docker-killed", "virtual-ip-deleted"];
 const CALM: Duration = Duration::from_secs(90);
 
 /// What each fault makes a repair restart, in order; nothing where it is healed by itself or by the pass alone.
@@ -16,15 +17,15 @@ const RESTARTS: &[(&str, &str)] = &[
     ("docker-killed", ""),
     (
         "docker-stopped",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "docker-hung",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "daemon-json-edited",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "etcd-removed",
@@ -68,24 +69,31 @@ const RESTARTS: &[(&str, &str)] = &[
     // Written anew after each pass.
     ("status-deleted", ""),
     ("status-garbage", ""),
-    ("image-deleted", "images"),
+    ("image-deleted", "etcd-image"),
     ("bridge-deleted", "cni kubernetes-ready drain"),
+    ("bridge-address-deleted", "cni kubernetes-ready drain"),
+    ("bridge-route-deleted", "cni kubernetes-ready drain"),
+    // keepalived puts it back by itself.
+    ("virtual-ip-deleted", ""),
 ];
 
 /// The faults are divided among tests, which run side by side on hosts of their own.
 const PARTS: usize = 3;
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn faults_are_repaired_and_nothing_else_is_touched_1_of_3() {
     every_fault_is_repaired(0);
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn faults_are_repaired_and_nothing_else_is_touched_2_of_3() {
     every_fault_is_repaired(1);
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn faults_are_repaired_and_nothing_else_is_touched_3_of_3() {
     every_fault_is_repaired(2);
 }
@@ -107,6 +115,7 @@ fn every_fault_is_repaired(part: usize) {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn another_interface_is_refused_and_keepalived_keeps_the_address() {
     let Some(master) = shared_with_vip() else {
         return;

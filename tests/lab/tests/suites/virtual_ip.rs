@@ -8,6 +8,7 @@ use lab_suites::{CLIENT, Run, Standing, shared_with_vip};
 const ROLE: &str = "pf9-kube";
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn the_api_answers_on_the_virtual_ip() {
     let Some(master) = shared_with_vip() else {
         return;
@@ -114,6 +115,7 @@ fn the_api_answers_on_the_virtual_ip() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
     let Some(mut master) = shared_with_vip() else {
         return;

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use engine::exec::{Event, Outcome, Verb};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{CHANGING, Supervisor, unix_now};
 use crate::nodeletd::attempts::Attempts;
+use crate::nodeletd::disk;
 use crate::nodeletd::kube_status::{KubeStatus, NodeState};
 use crate::nodeletd::worker::{Change, Hands};
 use crate::pass::Pass;
@@ -26,7 +28,7 @@ impl<H: Hands> Supervisor<H> {
         // What merely stands in for the full clean leaves it its turn.
         self.begin(pass, everything || !before.0.clean_is_due(every));
         let number = self.state.attempts.count();
-        let last_good = !pass.settings_problems.is_empty();
+        let last_good = pass.goes_by_last_good();
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let mut carried = Carried::REFUSED;
@@ -57,7 +59,6 @@ impl<H: Hands> Supervisor<H> {
             self.unfit = unfit_for_clean.unwrap_or_default();
         }
         let Carried { change, begun, .. } = carried;
-        self.status.current_task.clear();
         // What we did ourselves is no news.
         self.wake.forget_our_own();
         match change {
@@ -147,9 +148,7 @@ impl<H: Hands> Supervisor<H> {
         let doing = "taking back what the plan does not have";
         self.publish(pass, doing, pass.desired.loop_interval, None);
         let words = ["repair", "--left-over"];
-        let change = self
-            .change(&words, !pass.settings_problems.is_empty())
-            .await;
+        let change = self.change(&words, pass.goes_by_last_good()).await;
         self.take_backs.ended(change, Instant::now());
         self.wake.forget_our_own();
         match change {
@@ -164,11 +163,8 @@ impl<H: Hands> Supervisor<H> {
         let doing = format!("renewing the certificates of {component}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let words = ["certs", "renew", component];
-        let change = self
-            .change(&words, !pass.settings_problems.is_empty())
-            .await;
+        let change = self.change(&words, pass.goes_by_last_good()).await;
         self.renewals.ended(component, change, Instant::now());
-        self.status.current_task.clear();
         self.wake.forget_our_own();
         self.write_status();
         match change {
@@ -182,10 +178,9 @@ impl<H: Hands> Supervisor<H> {
         let again = self.state.is_stopped();
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
-        let last_good = !pass.settings_problems.is_empty();
+        let last_good = pass.goes_by_last_good();
         let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
         self.wake.forget_our_own();
-        self.status.current_task.clear();
         self.status.pf9_kube_start_attempt = 0;
         match change {
             Change::Done => {
@@ -218,39 +213,61 @@ impl<H: Hands> Supervisor<H> {
     /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
     /// touched nothing, whatever the reason, and counts as refused.
     async fn carry_out(&mut self, words: &[&str], last_good: bool) -> Carried {
+        // What is counted is on disk before it is done.
+        self.settle().await;
         let events = self.events.clone();
         let beat = &self.beat;
         beat.within(CHANGING);
-        let status = &mut self.status;
+        let (status, file) = (&mut self.status, &self.memory.status);
+        let writes = &mut self.unwritten.status;
+        let (tell, mut followed) = mpsc::unbounded_channel::<KubeStatus>();
         let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
+        let mut ran_in_vain = false;
         let mut unended = None;
-        let changed = self
-            .hands
-            .change(words, last_good, |line| {
-                beat.within(CHANGING);
-                if let Ok(event) = serde_json::from_str::<Event>(&line) {
-                    follow(status, &event);
-                    if let Event::PhaseFailed { phase, failure, .. } = &event {
-                        tracing::warn!(
-                            "{phase} failed at {}: could not {}; next: {}",
-                            failure.span,
-                            failure.chain.join(": "),
-                            failure.next
-                        );
-                    }
-                    if let Event::StopFailed { phase, error, .. } = &event {
-                        unended = Some(format!("{phase}: {error}"));
-                    }
-                    refused = event.refusal().or(refused.take());
-                    if let Event::RunStarted { verb, .. } = event {
-                        begun = true;
-                        cleaned |= verb == Verb::Clean;
-                    }
+        let changing = self.hands.change(words, last_good, |line| {
+            beat.within(CHANGING);
+            if let Ok(event) = serde_json::from_str::<Event>(&line) {
+                if follow(status, &event) {
+                    // Read below, as long as the change goes on.
+                    let _ = tell.send(status.clone());
                 }
-                // Nobody listening is no error.
-                let _ = events.send(line.into());
-            })
-            .await;
+                if let Event::PhaseFailed { phase, failure, .. } = &event {
+                    tracing::warn!(
+                        "{phase} failed at {}: could not {}; next: {}",
+                        failure.span,
+                        failure.chain.join(": "),
+                        failure.next
+                    );
+                }
+                if let Event::StopFailed { phase, error, .. } = &event {
+                    unended = Some(format!("{phase}: {error}"));
+                }
+                if let Event::StepStartedAgain { step, .. } = &event {
+                    tracing::info!("{step} was started again as it was");
+                }
+                if let Event::StartFailed { step, error, .. } = &event {
+                    tracing::warn!("{step} was stopped and not started again: {error}");
+                }
+                refused = event.refusal().or(refused.take());
+                if let Event::RunFinished { outcome, .. } = &event {
+                    ran_in_vain = *outcome == Outcome::Failed;
+                }
+                if let Event::RunStarted { verb, .. } = event {
+                    begun = true;
+                    cleaned |= verb == Verb::Clean;
+                }
+            }
+            // Nobody listening is no error.
+            let _ = events.send(line.into());
+        });
+        // Readers of the file follow the change, phase by phase.
+        let write = |status: KubeStatus| {
+            let file = file.clone();
+            Box::new(move || file.write(&status)) as disk::Write
+        };
+        let changed = writes.beside(changing, &mut followed, write).await;
+        self.status.current_task.clear();
+        self.write_status();
         self.counters.full_cleans += u64::from(cleaned);
         let (mut change, mut said) =
             changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
@@ -271,6 +288,11 @@ impl<H: Hands> Supervisor<H> {
                         tracing::warn!("{}: {said}", words.join(" "));
                     }
                     said = unended.unwrap_or(said);
+                }
+                // Part of it was refused, and the rest has failed: that is an attempt like any other.
+                Some(why) if ran_in_vain && !cleaned => {
+                    self.unfit = why;
+                    fits = false;
                 }
                 why => {
                     self.unfit = why.unwrap_or_else(|| said.clone());
@@ -318,10 +340,13 @@ fn still_failing(pass: &Pass) -> impl Iterator<Item = &str> {
     phases.flat_map(|phase| ["--if-failing", phase.as_str()])
 }
 
-/// Takes an event of a change into the status file's fields.
-fn follow(status: &mut KubeStatus, event: &Event) {
+/// Takes an event of a change into the status file's fields. Says whether readers should see that.
+fn follow(status: &mut KubeStatus, event: &Event) -> bool {
     match event {
-        Event::PhaseStarted { phase, .. } => status.current_task = phase.to_string(),
+        Event::PhaseStarted { phase, .. } => {
+            status.current_task = phase.to_string();
+            true
+        }
         Event::PhaseFinished { phase, outcome, .. } => {
             let name = phase.to_string();
             match outcome {
@@ -331,7 +356,8 @@ fn follow(status: &mut KubeStatus, event: &Event) {
                 }
                 _ => {}
             }
+            false
         }
-        _ => {}
+        _ => false,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Supervisor, unix_now};
@@ -54,26 +54,28 @@ impl<H: Hands> Supervisor<H> {
         let hands = Arc::clone(&self.hands);
         let group = self.group.joined().cloned();
         let before = self.streaks.clone();
-        let looking = hands.pass(group.as_ref(), &before);
+        let (progress, mut checking) = mpsc::unbounded_channel();
+        let looking = hands.pass(group.as_ref(), &before, progress);
         tokio::pin!(looking);
         let pass = loop {
             tokio::select! {
-                Some(asked) = self.requests.recv() => self.take_request(asked),
+                Some(asked) = self.requests.recv() => self.take_request(asked).await,
+                Some(phase) = checking.recv() => self.is_checking(&phase),
                 pass = &mut looking => break pass,
             }
         };
-        self.take_waiting();
+        self.take_waiting().await;
         pass
     }
 
     /// Takes what has been asked by now.
-    pub(super) fn take_waiting(&mut self) {
+    pub(super) async fn take_waiting(&mut self) {
         while let Ok(asked) = self.requests.try_recv() {
-            self.take_request(asked);
+            self.take_request(asked).await;
         }
     }
 
-    pub(super) fn take_request(&mut self, asked: Asked) {
+    pub(super) async fn take_request(&mut self, asked: Asked) {
         match asked.request {
             Request::Now => self.ask_again(),
             Request::Repair(phases) => {
@@ -88,6 +90,7 @@ impl<H: Hands> Supervisor<H> {
                 self.pause
                     .begin(state, time, because, unix_now(), Instant::now());
                 self.remember();
+                self.settle().await;
                 self.show_pause();
             }
             Request::Resume => {
@@ -96,6 +99,7 @@ impl<H: Hands> Supervisor<H> {
                 self.forget_attempts();
                 self.ask_again();
                 self.remember();
+                self.settle().await;
                 self.show_pause();
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use daemon::systemd;
 use engine::exec::{PhaseHealth, Status, Streaks};
+use engine::plan::PhaseName;
 
 use super::{BLIND, Supervisor, unix_now};
 use crate::nodeletd::kube_status::NodeState;
@@ -18,8 +19,16 @@ impl<H: Hands> Supervisor<H> {
         for problem in &pass.settings_problems {
             tracing::warn!("keeping the last good settings: {problem}");
         }
+        for problem in &pass.role_problems {
+            tracing::warn!("keeping the last good role: {problem}");
+        }
         if let Some(refused) = &pass.refused {
             tracing::warn!("touching nothing: could not {refused}");
+        }
+        for problem in [&pass.ledger_lost, &pass.ledger_problem] {
+            if !problem.is_empty() {
+                tracing::warn!("{problem}");
+            }
         }
         if pass.desired != self.desired {
             // New settings are new hope: nobody waits for the next attempt.
@@ -58,6 +67,12 @@ impl<H: Hands> Supervisor<H> {
             status.last_failed_status_time = now;
         }
         status.forget_old_failure();
+    }
+
+    /// A pass waits for the checks of this phase.
+    pub(super) fn is_checking(&mut self, phase: &PhaseName) {
+        self.status.current_status_check = phase.to_string();
+        self.write_status();
     }
 
     /// Nobody may say of it that it is up, nor, unless it is to be down, that it is as it should be.
@@ -110,6 +125,19 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
+    /// Where the ledger is lost or damaged, nobody may say of the host that it is as it should be, whatever its checks say.
+    pub(super) fn doubt(&mut self, pass: &Pass) {
+        let good = pass.ledger_lost.is_empty() && pass.ledger_problem.is_empty();
+        if good {
+            return;
+        }
+        if self.status.pf9_kube_node_state == NodeState::Ok {
+            self.status.pf9_kube_node_state = NodeState::Converging;
+        }
+        "ledger".clone_into(&mut self.status.last_failed_status_check);
+        self.status.last_failed_status_time = unix_now();
+    }
+
     /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.
     pub(super) fn has_become(&mut self, pass: &Pass) {
         self.status.pf9_kube_node_state = NodeState::Ok;
@@ -127,6 +155,7 @@ impl<H: Hands> Supervisor<H> {
     /// A pass that did not come to its end says nothing about the host, so nothing is done to it, not even what was asked.
     pub(super) fn pass_failed(&mut self, error: &str) -> Duration {
         self.keep_pause();
+        self.status.current_status_check.clear();
         self.wanted.clear();
         self.counters.failed_passes += 1;
         self.blind = self.blind.saturating_add(1);

@@ -2,6 +2,7 @@
 
 mod asked;
 mod attempts;
+mod ledger;
 mod renewals;
 mod told;
 
@@ -56,6 +57,8 @@ struct Broken {
     bare: Arc<AtomicBool>,
     /// Whether no pass comes to its end.
     unseen: Arc<AtomicBool>,
+    /// Why its ledger cannot be used; empty if it can.
+    ledger_lost: Arc<Mutex<String>>,
     /// Components with a certificate that is due.
     due: Arc<Mutex<Vec<String>>>,
     /// Whether something of the role runs, though it was stopped.
@@ -68,6 +71,12 @@ struct Broken {
     before: Arc<Mutex<Streaks>>,
     /// The one of them that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
+    /// What is wrong with the role that is installed.
+    role_problems: Arc<Mutex<Vec<String>>>,
+    /// Whether the last change was asked to go by the last good settings and role.
+    went_by_last_good: Arc<AtomicBool>,
+    /// Where the daemon writes.
+    disk: Disk,
     /// Where it hears of what happens.
     wake: Arc<Mutex<Wake>>,
     began: Instant,
@@ -94,12 +103,16 @@ impl Broken {
             cluster: Arc::new(Mutex::new("c".to_owned())),
             bare: Arc::default(),
             unseen: Arc::default(),
+            ledger_lost: Arc::default(),
             due: Arc::default(),
             runs: Arc::default(),
             untold: Arc::default(),
             streak: Arc::default(),
             before: Arc::default(),
             unrenewable: Arc::default(),
+            role_problems: Arc::default(),
+            went_by_last_good: Arc::default(),
+            disk: Disk::live(),
             wake: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
@@ -133,7 +146,12 @@ impl Broken {
 }
 
 impl Hands for Broken {
-    async fn pass(&self, _cgroup: Option<&Leaf>, before: &Streaks) -> Result<Pass> {
+    async fn pass(
+        &self,
+        _cgroup: Option<&Leaf>,
+        before: &Streaks,
+        progress: mpsc::UnboundedSender<PhaseName>,
+    ) -> Result<Pass> {
         self.before
             .lock()
             .expect("nobody panicked")
@@ -141,6 +159,9 @@ impl Hands for Broken {
         let looks = *self.looks.lock().expect("nobody panicked");
         // It reads the settings first.
         let wanted = *self.wanted.lock().expect("nobody panicked");
+        if !looks.is_zero() {
+            progress.send("etcd".parse()?)?;
+        }
         tokio::time::sleep(looks).await;
         if self.unseen.load(Ordering::Relaxed) {
             bail!("make a status pass: it was killed");
@@ -159,7 +180,10 @@ impl Hands for Broken {
                 ..Desired::default()
             },
             settings_problems: Vec::new(),
+            role_problems: self.role_problems.lock().expect("no test panicked").clone(),
             refused: None,
+            ledger_lost: self.ledger_lost.lock().expect("nobody panicked").clone(),
+            ledger_problem: String::new(),
             digest: self.digest.lock().expect("nobody panicked").clone(),
             health: vec![PhaseHealth {
                 phase: etcd,
@@ -191,9 +215,10 @@ impl Hands for Broken {
     async fn change(
         &self,
         words: &[&str],
-        _last_good: bool,
+        last_good: bool,
         mut event: impl FnMut(String),
     ) -> Result<(Change, String)> {
+        self.went_by_last_good.store(last_good, Ordering::Relaxed);
         if self.unable.load(Ordering::Relaxed) {
             bail!("run nodelet: no memory");
         }
@@ -248,6 +273,10 @@ impl Hands for Broken {
             due.retain(|other| other != component);
             return Ok((Change::Done, String::new()));
         }
+        event(serde_json::to_string(&Event::PhaseStarted {
+            phase: "etcd".parse()?,
+            about: String::new(),
+        })?);
         let silent = *self.silent.lock().expect("nobody panicked");
         tokio::time::sleep(silent).await;
         let change = if self.interrupts.load(Ordering::Relaxed) {
@@ -293,6 +322,7 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     let memory = Memory {
         status: StatusFile::at(directory.join("kube_status")),
         state: directory.join("nodeletd.json"),
+        disk: host.disk.clone(),
     };
     let shutdown = CancellationToken::new();
     let (_reload, hup) = watch::channel(0);

@@ -105,6 +105,9 @@ fn is_paused(view: &Option<Arc<View>>) -> bool {
         .is_some_and(|view| view.paused_until.is_some())
 }
 
+/// For the disk to take a small file.
+const DISK: Duration = Duration::from_secs(30);
+
 /// What is backed up. Whatever else fails, for months perhaps, is no reason to have no backups: not even where a repair of it would restart
 /// this as well.
 const SOURCE: &str = "etcd";
@@ -142,7 +145,7 @@ async fn carry_out(
 ) -> Result<()> {
     let began = Utc::now();
     runs.begin(began);
-    record(name, &runs)?;
+    record(name, &runs).await?;
     tracing::info!("timer {name}: due; `nodelet etcd backup` runs");
     let end = worker.shutdown.child_token();
     let mut view = view.clone();
@@ -175,7 +178,7 @@ async fn carry_out(
             runs.failed(now, reason);
         }
     }
-    record(name, &runs)
+    record(name, &runs).await
 }
 
 /// The timers on this host; one that cannot be understood is told, once.
@@ -244,8 +247,14 @@ pub(crate) fn recorded(name: &str) -> Runs {
         .unwrap_or_default()
 }
 
-fn record(name: &str, runs: &Runs) -> Result<()> {
-    daemon::files::replace(&runs_path(name), &serde_json::to_vec_pretty(runs)?, 0o600)
+/// Beside the daemon's thread, for a disk may stall.
+async fn record(name: &str, runs: &Runs) -> Result<()> {
+    let (path, content) = (runs_path(name), serde_json::to_vec_pretty(runs)?);
+    let shown = path.display().to_string();
+    let writing =
+        tokio::task::spawn_blocking(move || daemon::files::replace(&path, &content, 0o600));
+    let written = tokio::time::timeout(DISK, writing).await;
+    written.with_context(|| format!("write {shown} within {} s", DISK.as_secs()))??
 }
 
 /// When the timer of this name is due next, if it is on this host.

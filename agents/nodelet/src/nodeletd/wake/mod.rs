@@ -5,18 +5,24 @@
 
 mod docker;
 mod files;
+mod links;
+mod node;
 mod status;
+mod stopped;
 mod systemd;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use engine::resource::NodeSpec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::kube_status::StatusFile;
+use super::pod_subnets::Allocation;
 
 /// Hints that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
@@ -35,6 +41,14 @@ pub(super) struct Interests {
     pub(super) units: Vec<String>,
     /// Directories whose files are ours.
     pub(super) directories: Vec<std::path::PathBuf>,
+    /// Names of links, of which the link itself, its addresses and the routes over it count.
+    pub(super) links: Vec<String>,
+    /// Addresses, on whichever link they are.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Nodes of the cluster, as steps of the role make them.
+    pub(super) nodes: Vec<NodeSpec>,
+    /// How nodes of the cluster are given their pods' subnets, if that is ours to do.
+    pub(super) allocation: Option<Allocation>,
     /// The one of these that people write settings to, and the daemon nothing.
     pub(super) settings: std::path::PathBuf,
 }
@@ -49,6 +63,8 @@ struct Inner {
     hints: Mutex<Vec<String>>,
     settings: AtomicBool,
     told: Mutex<BTreeSet<String>>,
+    /// How things were last seen to be, by name, of sources that tell again what was told.
+    states: Mutex<BTreeMap<String, String>>,
 }
 
 impl Wake {
@@ -98,6 +114,15 @@ impl Wake {
         }
     }
 
+    /// Notes how a thing is; empty for as it should be, which all are at first. Gives whether that is news. It outlives a source that connects
+    /// again.
+    fn is_news(&self, thing: &str, state: String) -> bool {
+        let states = &self.0.states;
+        let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = states.insert(thing.to_owned(), state.clone());
+        before.unwrap_or_default() != state
+    }
+
     /// Tells people what cannot be listened to and why, once. The minute pass sees what no hint is given of.
     fn warn_once(&self, deaf: String) {
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,6 +151,10 @@ pub(super) fn listen(
         again("systemd", false, systemd::listen, interests, wake),
     );
     spawn(end, again("files", true, files::listen, interests, wake));
+    spawn(end, again("links", true, links::listen, interests, wake));
+    spawn(end, again("the node", false, node::listen, interests, wake));
+    let name = "stopped processes";
+    spawn(end, again(name, true, stopped::listen, interests, wake));
     let name = "the status file";
     spawn(end, again(name, true, status::listen, status, wake));
 }

@@ -115,6 +115,7 @@ async fn an_unusable_one_is_an_error_that_says_what_to_do_and_changes_nothing() 
         ),
     ] {
         let host = with_authority().await;
+        forget(&host);
         put(&host, path, &content, 0o600);
         let before = host.snapshot();
         let error = failure(&host, &cluster()).await;
@@ -136,6 +137,7 @@ async fn an_unusable_one_is_an_error_that_says_what_to_do_and_changes_nothing() 
 async fn a_leaf_is_no_authority() {
     let host = with_certificate().await;
     let leaf = text(&host, CRT);
+    forget(&host);
     put(&host, CA, &leaf, 0o644);
     assert!(
         failure(&host, &cluster())
@@ -148,6 +150,7 @@ async fn a_leaf_is_no_authority() {
 async fn a_key_without_a_certificate_gets_one_and_stays() {
     let host = with_authority().await;
     let key = text(&host, CA_KEY);
+    forget(&host);
     host.meddle(|world| world.remove(CA));
     let change = apply(&host, &cluster())
         .await
@@ -160,7 +163,13 @@ async fn a_key_without_a_certificate_gets_one_and_stays() {
 #[tokio::test]
 async fn a_certificate_without_a_key_is_left_alone_and_signs_nothing() {
     let host = with_certificate().await;
+    forget(&host);
     host.meddle(|world| world.remove(CA_KEY));
+    assert_eq!(
+        reasons(&host, &cluster()).await,
+        ["record of its keys: missing → made, with copies"]
+    );
+    apply(&host, &cluster()).await;
     assert_eq!(apply(&host, &cluster()).await, None);
     assert_eq!(
         apply(&host, &apiserver()).await,

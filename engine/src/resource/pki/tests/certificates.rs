@@ -195,6 +195,7 @@ async fn damaged_files_are_a_reason() {
 #[tokio::test]
 async fn a_new_authority_issues_everything_again() {
     let host = with_certificate().await;
+    forget(&host);
     host.meddle(|world| world.remove("/etc/pf9/kube.d/ca"));
     assert_eq!(
         reasons(&host, &apiserver()).await,
@@ -205,6 +206,14 @@ async fn a_new_authority_issues_everything_again() {
         error,
         "find authority `cluster` that signs certificate `apiserver`: make or import it first"
     );
+    // A new one, with its record, as an import brings it.
+    let new = with_authority().await;
+    for (path, mode) in [(CA, 0o644), (CA_KEY, 0o600)] {
+        put(&host, path, &text(&new, path), mode);
+    }
+    let record = crate::resource::pki::authority_record("cluster");
+    let record = record.to_str().expect("a path in ASCII");
+    put(&host, record, &text(&new, record), 0o600);
     apply(&host, &cluster()).await;
     assert_eq!(
         reasons(&host, &apiserver()).await,

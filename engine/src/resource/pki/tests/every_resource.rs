@@ -3,7 +3,7 @@
 use super::*;
 use crate::host::fake::FaultPlan;
 use crate::resource::Spec;
-use crate::resource::pki::ServiceAccountKeySpec;
+use crate::resource::pki::{EncryptionKeysSpec, Rotation, ServiceAccountKeySpec};
 
 /// A resource, and a host on which it has something to do.
 async fn cases() -> Vec<(&'static str, FakeHost, Spec)> {
@@ -24,6 +24,9 @@ async fn cases() -> Vec<(&'static str, FakeHost, Spec)> {
     let half = FakeHost::new();
     put(&half, CA_KEY, &text(&ready, CA_KEY), 0o644);
     let key = || Spec::ServiceAccountKey(ServiceAccountKeySpec {});
+    let encryption = |rotation| Spec::EncryptionKeys(EncryptionKeysSpec { rotation });
+    let encrypting = FakeHost::new();
+    apply(&encrypting, &EncryptionKeysSpec { rotation: None }).await;
     let kubeconfig = || Spec::Kubeconfig(admin_kubeconfig());
     vec![
         (
@@ -53,6 +56,12 @@ async fn cases() -> Vec<(&'static str, FakeHost, Spec)> {
             Spec::Certificate(apiserver()),
         ),
         ("a new service-account key", FakeHost::new(), key()),
+        ("new encryption keys", FakeHost::new(), encryption(None)),
+        (
+            "the next encryption key",
+            encrypting,
+            encryption(Some(Rotation::Begin)),
+        ),
         ("a new kubeconfig", ready, kubeconfig()),
         ("a damaged kubeconfig", outdated, kubeconfig()),
     ]
@@ -68,6 +77,7 @@ async fn run_spec(
         Spec::Authority(resource) => run(host, resource, absent, receipt).await,
         Spec::Certificate(resource) => run(host, resource, absent, receipt).await,
         Spec::ServiceAccountKey(resource) => run(host, resource, absent, receipt).await,
+        Spec::EncryptionKeys(resource) => run(host, resource, absent, receipt).await,
         Spec::Kubeconfig(resource) => run(host, resource, absent, receipt).await,
         _ => unreachable!("no other resource is tested here"),
     }

@@ -2,8 +2,10 @@
 
 mod authorities;
 mod certificates;
+mod encryption_keys;
 mod every_resource;
 mod handshakes;
+mod kept;
 mod kubeconfigs;
 mod listings;
 mod service_account_keys;
@@ -156,6 +158,11 @@ fn text(host: &FakeHost, path: &str) -> String {
 
 fn put(host: &FakeHost, path: &str, content: &str, mode: u32) {
     host.meddle(|world| world.file_with_mode(path, content, mode));
+}
+
+/// A host without its records, as one that was brought up before there were any.
+fn forget(host: &FakeHost) {
+    host.meddle(|world| world.remove(super::RECORDS));
 }
 
 fn advance(host: &FakeHost, by: Duration) {

@@ -101,12 +101,13 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
 #[tokio::test]
 async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed() {
     let host = with_authority().await;
-    let ahead = with_authority().await;
+    let ahead = FakeHost::new();
     for path in [CA, CA_KEY] {
         let mode = if path.ends_with("key") { 0o600 } else { 0o644 };
         put(&ahead, path, &text(&host, path), mode);
     }
     advance(&ahead, DAY * 700);
+    apply(&ahead, &cluster()).await;
     apply(&ahead, &apiserver()).await;
     for path in [CRT, KEY, TRUST] {
         let mode = if path.ends_with("key") { 0o600 } else { 0o644 };

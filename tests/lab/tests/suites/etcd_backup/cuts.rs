@@ -21,6 +21,7 @@ fn begin(master: &Master, config: &str, at: &str) {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_cut_leaves_older_backups_and_no_half_one() {
     let Some(master) = shared() else { return };
     without_backups(&master);
@@ -58,6 +59,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
 
 /// A large store is restored for longer than the API server lets etcd keep a revision.
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
     let Some(master) = shared() else { return };
     without_backups(&master);
@@ -78,6 +80,7 @@ fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_directory_that_fills_up_in_the_middle_keeps_what_it_has() {
     let Some(master) = shared() else { return };
     without_backups(&master);
@@ -145,6 +148,7 @@ END
 
 /// A disk that does not answer any more, as one of another host may: a backup waits for it, and nobody waits for the backup.
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_directory_that_hangs_holds_up_nobody() {
     let Some(master) = shared() else { return };
     without_backups(&master);
@@ -183,6 +187,7 @@ fn a_directory_that_hangs_holds_up_nobody() {
 }
 
 #[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_the_node_untouched() {
     let Some(master) = shared() else { return };
     for (schedule, why) in [

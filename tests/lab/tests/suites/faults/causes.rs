@@ -61,7 +61,7 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause {
         phase: "configure-docker",
         about: "the payload lacks docker's packages",
-        breaks: "mount -t tmpfs none /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
+        breaks: "mount -t tmpfs -o mode=755 none /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
         says: &["docker.io.list", "install the role's package again"],
         mend: "umount /opt/pf9/roles/pf9-kube/1.20.2/payload/debs",
         ..NONE
@@ -86,7 +86,21 @@ pub(super) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
+        phase: "etcd-image",
+        about: "an image is named that the payload does not have",
+        settings: &[("ETCD_IMAGE", "k8s.gcr.io/etcd:9.9.9-9")],
+        says: &["k8s.gcr.io/etcd:9.9.9-9", "holds other images (k8s.gcr.io/etcd:3.4.23-0)", "name an image that the archive holds"],
+        ..NONE
+    },
+    Cause {
         phase: "images",
+        about: "an image is named that the payload does not have",
+        settings: &[("KUBE_SCHEDULER_IMAGE", "k8s.gcr.io/kube-scheduler:v9.9.9")],
+        says: &["k8s.gcr.io/kube-scheduler:v9.9.9", "holds other images (k8s.gcr.io/kube-scheduler:v1.20.2)", "name an image that the archive holds"],
+        ..NONE
+    },
+    Cause {
+        phase: "kube-proxy-image",
         about: "an image is named that the payload does not have",
         settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
         says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
@@ -159,7 +173,7 @@ pub(super) const CAUSES: &[Cause] = &[
         about: "its image is gone",
         breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
         says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
-        mend: "nodelet apply --only images > /dev/null",
+        mend: "nodelet apply --only kube-proxy-image > /dev/null",
         ..NONE
     },
     Cause {

@@ -203,6 +203,7 @@ async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.cluster.lock().expect("nobody panicked").clear();
+    host.bare.store(true, Ordering::Relaxed);
     beside(&host, directory.path(), async |_| {
         tokio::time::sleep(Duration::from_secs(600)).await;
         let status = kept(directory.path());
@@ -267,6 +268,119 @@ async fn a_role_that_does_not_stop_is_told() {
         let done = host.done().len();
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(host.done().len(), done, "it is down");
+    })
+    .await;
+}
+
+/// A disk that takes nothing for a minute, during a change too: the daemon goes on, answers, and says so.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut host = Broken::new();
+    let (stalls, stalled) = watch::channel(false);
+    host.disk = Disk::of(move |write| {
+        let mut stalled = stalled.clone();
+        Box::pin(async move {
+            stalled.wait_for(|stalls| !stalls).await?;
+            write()
+        })
+    });
+    let says = |outside: &Outside| {
+        let view = outside.view.borrow().clone().expect("it looks");
+        let mut conditions = view.conditions.iter();
+        let written = conditions.find(|one| one.name == "StateWritten");
+        written.map(|one| (one.status, one.reason.clone()))
+    };
+    // `beside` looks each second whether the watchdog has a reason to let the daemon be killed.
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        stalls.send_replace(true);
+        let before = host.attempts().len();
+        attempts(&host, before + 3).await;
+        let (status, reason) = says(outside).expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert!(reason.contains("the disk has not taken it"), "{reason}");
+        // Who asks is answered.
+        outside.ask(pause()).await;
+        stalls.send_replace(false);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(says(outside), Some((Status::True, String::new())));
+        let state = State::read(&directory.path().join("nodeletd.json"));
+        assert_eq!(state.paused_because, "a look");
+    })
+    .await;
+}
+
+/// Somebody has applied the role by hand, without a CLUSTER_ID, and wants it to be kept.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_stands_is_repaired_without_a_cluster_id_and_that_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.cluster.lock().expect("no test panicked").clear();
+    beside(&host, directory.path(), async |outside| {
+        attempts(&host, 1).await;
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert_ne!(view.node_state, NodeState::Ok);
+        let mut conditions = view.conditions.iter();
+        let told = conditions.find(|one| one.name == "ClusterIdSet");
+        let told = told.expect("it is a condition");
+        assert_eq!(told.status, Status::False);
+        assert!(told.reason.starts_with("CLUSTER_ID is not set"), "{told:?}");
+    })
+    .await;
+}
+
+/// With an invalid script nothing may be taken off: whether it would come back is not known. What is down is restarted all the same.
+#[tokio::test(start_paused = true)]
+async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    let wrong = "phases/etcd.rhai:3:5: unknown word".to_owned();
+    host.role_problems
+        .lock()
+        .expect("no test panicked")
+        .push(wrong);
+    beside(&host, directory.path(), async |outside| {
+        // More than FULL_RETRY_COUNT.
+        attempts(&host, 15).await;
+        assert_eq!(host.cleans(), 0);
+        assert!(host.went_by_last_good.load(Ordering::Relaxed));
+        let view = outside.view.borrow().clone().expect("it looks");
+        assert!(view.keeps_last_good());
+        let mut conditions = view.conditions.iter();
+        let told = conditions.find(|one| one.name == "RoleValid");
+        let told = told.expect("it is a condition");
+        assert!(told.reason.contains("phases/etcd.rhai:3:5"), "{told:?}");
+        // Once it is valid again, the clean has its turn.
+        host.role_problems.lock().expect("no test panicked").clear();
+        attempts(&host, 30).await;
+        assert!(host.cleans() > 0);
+    })
+    .await;
+}
+
+/// A reader of the file sees how far a pass or a change is.
+#[tokio::test(start_paused = true)]
+async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(10);
+    *host.silent.lock().expect("nobody panicked") = Duration::from_secs(30);
+    let shown = || {
+        let status = kept(directory.path());
+        (status.current_status_check, status.current_task)
+    };
+    let says = |check: &str, task: &str| (check.to_owned(), task.to_owned());
+    beside(&host, directory.path(), async |_outside| {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(shown(), says("etcd", ""), "during the pass");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(shown(), says("", "etcd"), "during the repair");
+        host.broken.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(shown(), says("etcd", ""), "during the pass after it");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(shown(), says("", ""), "at rest");
     })
     .await;
 }

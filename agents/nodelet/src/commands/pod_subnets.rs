@@ -1,0 +1,33 @@
+//! `nodelet pod-subnets`: gives each node of the cluster that has no pods' subnet one; for nodeletd.
+
+use anyhow::Result;
+use engine::host::ClusterAccess;
+use engine::host::live::LiveHost;
+use engine::kubernetes::{SubnetPool, allocate_all};
+
+use super::say;
+use crate::cli::PodSubnetsArgs;
+use crate::exit::Exit;
+use crate::trouble;
+
+pub(crate) async fn pod_subnets(args: &PodSubnetsArgs) -> Result<Exit> {
+    let access = ClusterAccess {
+        kubeconfig: args.kubeconfig.clone(),
+    };
+    let pool = SubnetPool {
+        network: args.network.trunc(),
+        prefix: args.prefix,
+    };
+    let mut exit = Exit::Ok;
+    for (node, result) in allocate_all(&LiveHost::new(), &access, pool).await? {
+        match result {
+            Ok(subnet) => say(&format!("node {node} has the pod subnet {subnet}\n")),
+            Err(error) => {
+                let chain = engine::exec::chain(&error).join(": ");
+                trouble::say(&format!("nodelet: could not {chain}"));
+                exit = Exit::Failed;
+            }
+        }
+    }
+    Ok(exit)
+}

@@ -1,0 +1,199 @@
+//! Pod subnets for the nodes of the cluster: as soon as a node has none, `nodelet pod-subnets` gives it one.
+//!
+//! On the masters, in place of the controller-manager's `nodeipam`. A pause of this host does not end it: other hosts need it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use engine::host::ClusterAccess;
+use engine::host::live::{NodeEvent, watch_nodes};
+use engine::kubernetes::SubnetPool;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// Pauses between attempts that did not give each node a subnet, and between watches.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Nodes without a subnet that are remembered: one is as good a reason to allocate as many.
+const REMEMBERED: usize = 1000;
+
+/// Where subnets come from, and how the API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Allocation {
+    pub(crate) pool: SubnetPool,
+    pub(crate) kubeconfig: PathBuf,
+}
+
+impl Allocation {
+    /// The command that allocates.
+    pub(super) fn words(&self) -> Vec<String> {
+        let words = [
+            "pod-subnets",
+            "--network",
+            &self.pool.network.to_string(),
+            "--prefix",
+            &self.pool.prefix.to_string(),
+            "--kubeconfig",
+            &self.kubeconfig.display().to_string(),
+        ];
+        words.map(str::to_owned).to_vec()
+    }
+}
+
+/// Allocates until it is dropped. `give` runs the command and tells whether all nodes have a subnet.
+pub(super) async fn keep<F: Future<Output = bool>>(
+    allocation: &Allocation,
+    give: impl FnMut() -> F,
+) {
+    let (lacking, lacks) = watch::channel(BTreeSet::new());
+    tokio::select! {
+        () = watched(allocation, &lacking) => {}
+        () = given(lacks, give) => {}
+    }
+}
+
+/// Keeps the names of the nodes without a subnet.
+async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<String>>) {
+    let access = ClusterAccess {
+        kubeconfig: allocation.kubeconfig.clone(),
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let began = tokio::time::Instant::now();
+        // What was known before counts no more: the list tells all.
+        lacking.send_if_modified(|lacking| !std::mem::take(lacking).is_empty());
+        let ended = watch_nodes(&access, None, |event| note(lacking, event)).await;
+        if let Err(error) = ended {
+            tracing::debug!("not watching the nodes: {error}");
+        }
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn note(lacking: &watch::Sender<BTreeSet<String>>, event: NodeEvent) {
+    lacking.send_if_modified(|lacking| match event {
+        NodeEvent::Seen { name, node } if node.pod_cidr.is_none() => {
+            lacking.len() < REMEMBERED && lacking.insert(name)
+        }
+        NodeEvent::Seen { name, .. } | NodeEvent::Gone { name } => lacking.remove(&name),
+        NodeEvent::Listed => false,
+    });
+}
+
+/// Allocates while a node lacks a subnet, with a backoff where that does not help.
+async fn given<F: Future<Output = bool>>(
+    mut lacks: watch::Receiver<BTreeSet<String>>,
+    mut give: impl FnMut() -> F,
+) {
+    let mut pause = FIRST_PAUSE;
+    while lacks.wait_for(|lacking| !lacking.is_empty()).await.is_ok() {
+        if give().await {
+            // The watch says so in a moment.
+            let told = lacks.wait_for(BTreeSet::is_empty);
+            if tokio::time::timeout(pause, told).await.is_ok() {
+                pause = FIRST_PAUSE;
+                continue;
+            }
+        } else {
+            tokio::time::sleep(pause).await;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use engine::host::ClusterNode;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn seen(name: &str, subnet: Option<&str>) -> NodeEvent {
+        NodeEvent::Seen {
+            name: name.to_owned(),
+            node: ClusterNode {
+                pod_cidr: subnet.map(str::to_owned),
+                ..ClusterNode::default()
+            },
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_a_subnet_is_given_one_at_once_and_again_with_longer_and_longer_pauses()
+    {
+        let (lacking, lacks) = watch::channel(BTreeSet::new());
+        let began = Instant::now();
+        let given_at = Mutex::new(Vec::new());
+        let give = || {
+            given_at.lock().unwrap().push(began.elapsed().as_secs());
+            std::future::ready(false)
+        };
+        let work = given(lacks, give);
+        let events = async {
+            note(&lacking, seen("a", Some("10.20.0.0/24")));
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            note(&lacking, seen("b", None));
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            note(&lacking, seen("b", Some("10.20.1.0/24")));
+            tokio::time::sleep(Duration::from_secs(300)).await;
+        };
+        tokio::select! {
+            () = work => panic!("it ends"),
+            () = events => {}
+        }
+        let at = given_at.into_inner().unwrap();
+        assert_eq!(at, [10, 11, 13, 17, 25, 41, 73, 133, 193, 253]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_it_helps_the_next_node_waits_for_nothing() {
+        let (lacking, lacks) = watch::channel(BTreeSet::new());
+        let given_to = Mutex::new(Vec::new());
+        let give = || {
+            let nodes: Vec<String> = lacking.borrow().iter().cloned().collect();
+            for node in &nodes {
+                note(&lacking, seen(node, Some("10.20.1.0/24")));
+            }
+            given_to.lock().unwrap().extend(nodes);
+            std::future::ready(true)
+        };
+        let began = Instant::now();
+        let work = given(lacks, give);
+        let events = async {
+            for name in ["a", "b", "c"] {
+                note(&lacking, seen(name, None));
+                while !lacking.borrow().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = work => panic!("it ends"),
+            () = events => {}
+        }
+        assert_eq!(given_to.into_inner().unwrap(), ["a", "b", "c"]);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_node_that_is_deleted_lacks_nothing() {
+        let (lacking, lacks) = watch::channel(BTreeSet::new());
+        note(&lacking, seen("a", None));
+        note(&lacking, NodeEvent::Listed);
+        assert_eq!(lacks.borrow().len(), 1);
+        note(
+            &lacking,
+            NodeEvent::Gone {
+                name: "a".to_owned(),
+            },
+        );
+        assert!(lacks.borrow().is_empty());
+    }
+}

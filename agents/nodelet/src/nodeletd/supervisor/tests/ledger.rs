@@ -1,0 +1,73 @@
+//! A host whose ledger was lost, and a daemon whose own file was.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use engine::exec::Status;
+
+use super::{Broken, beside, kept};
+use crate::nodeletd::kube_status::NodeState;
+use crate::nodeletd::state::State;
+
+/// What fails meanwhile is told, and not repaired: a repair that is written down nowhere could not be taken back.
+#[tokio::test(start_paused = true)]
+async fn without_its_ledger_a_host_is_watched_and_not_changed_and_never_ok() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let says = |lost: &str| {
+        lost.clone_into(&mut host.ledger_lost.lock().expect("nobody panicked"));
+    };
+    says("could not use the ledger: it is missing");
+    beside(&host, directory.path(), async |outside| {
+        let condition = || {
+            let view = outside.view.borrow().clone().expect("a pass was made");
+            let mut all = view.conditions.iter();
+            let ledger = all.find(|one| one.name == "LedgerValid").cloned();
+            (ledger.expect("it is told"), view.counters.passes)
+        };
+        for broken in [false, true] {
+            host.broken.store(broken, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(130)).await;
+            let (ledger, _) = condition();
+            assert_eq!(ledger.status, Status::False);
+            assert!(ledger.reason.contains("it is missing"), "{ledger:?}");
+            let status = kept(directory.path());
+            assert_ne!(status.pf9_kube_node_state, NodeState::Ok);
+            assert_eq!(status.last_failed_status_check, "ledger");
+            assert_eq!(host.done(), [], "nothing is changed");
+        }
+        let (_, passes) = condition();
+        assert!(passes >= 4, "it goes on looking: {passes}");
+        host.broken.store(false, Ordering::Relaxed);
+        says("");
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        assert_eq!(condition().0.status, Status::True);
+        assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
+    })
+    .await;
+}
+
+/// A pause among it: the next daemon would not know of it.
+#[tokio::test(start_paused = true)]
+async fn what_the_daemon_remembers_is_written_anew_where_the_file_was_changed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("nodeletd.json");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        outside.ask(super::pause()).await;
+        let paused = || State::read(&path).paused_because;
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(paused(), "a look");
+        for content in ["", "rubbish", "{\"paused_because\": \"another host\"}"] {
+            std::fs::write(&path, content).expect("it is changed");
+            tokio::time::sleep(Duration::from_secs(61)).await;
+            assert_eq!(paused(), "a look", "after {content:?}");
+        }
+        std::fs::remove_file(&path).expect("it is removed");
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(paused(), "a look");
+    })
+    .await;
+}

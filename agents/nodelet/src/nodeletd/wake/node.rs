@@ -1,0 +1,101 @@
+//! The role's node in the cluster, where others change its labels, its taints or its cordon.
+//!
+//! kubelet writes to the node all the time, so what counts is whether a step of the role would change something on it.
+
+use anyhow::{Context as _, Result};
+use engine::host::live::{NodeEvent, watch_nodes};
+use engine::host::{ClusterAccess, ClusterNode};
+use engine::resource::{NodeSpec, Resource as _};
+
+use super::{Interests, Wake};
+
+pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
+    if interests.nodes.is_empty() {
+        return std::future::pending().await;
+    }
+    let watches = interests.nodes.iter().map(|spec| {
+        let wake = wake.clone();
+        async move {
+            let access = ClusterAccess {
+                kubeconfig: spec.kubeconfig.clone(),
+            };
+            watch_nodes(&access, Some(&spec.name), |event| tell(spec, event, &wake)).await
+        }
+    });
+    futures::future::try_join_all(watches)
+        .await
+        .context("listen to the API server")?;
+    Ok(())
+}
+
+fn tell(spec: &NodeSpec, event: NodeEvent, wake: &Wake) {
+    match event {
+        NodeEvent::Seen { name, node } if name == spec.name => {
+            let differs = differences(spec, node);
+            let hint = format!("node {name}: {}", differs.join(", "));
+            // What was told already is not told again with each heartbeat of kubelet.
+            if wake.is_news(&format!("node {name}"), differs.join(", ")) && !differs.is_empty() {
+                wake.hint(hint);
+            }
+        }
+        NodeEvent::Gone { name } if name == spec.name => {
+            wake.is_news(&format!("node {name}"), "deleted".to_owned());
+            wake.hint(format!("node {name}: deleted"));
+        }
+        _ => {}
+    }
+}
+
+/// What a step of the role would change on the node.
+fn differences(spec: &NodeSpec, node: ClusterNode) -> Vec<String> {
+    let change = spec.diff(&Some(node));
+    let differences = change.into_iter().flat_map(|change| change.differences);
+    differences.map(|one| one.field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_label_that_goes_is_told_once_and_a_heartbeat_never() {
+        let label = |value: &str| BTreeMap::from([("role".to_owned(), value.to_owned())]);
+        let spec = NodeSpec {
+            name: "cp-1".to_owned(),
+            kubeconfig: "/etc/kubeconfig".into(),
+            labels: label("master"),
+            taints: Vec::new(),
+            untainted: Vec::new(),
+            schedulable: true,
+            pod_subnets: None,
+        };
+        let seen = |labels: BTreeMap<String, String>, message: &str| NodeEvent::Seen {
+            name: "cp-1".to_owned(),
+            node: ClusterNode {
+                labels,
+                pod_cidr: Some("10.20.0.0/24".to_owned()),
+                ready_message: message.to_owned(),
+                ..ClusterNode::default()
+            },
+        };
+        let wake = Wake::default();
+        let told = |event: NodeEvent| {
+            tell(&spec, event, &wake);
+            wake.take()
+        };
+        assert_eq!(told(seen(label("master"), "1")), [""; 0]);
+        assert_eq!(told(seen(label("master"), "2")), [""; 0]);
+        assert_eq!(told(seen(BTreeMap::new(), "2")), ["node cp-1: label role"]);
+        assert_eq!(told(seen(BTreeMap::new(), "3")), [""; 0]);
+        assert_eq!(told(seen(label("master"), "3")), [""; 0]);
+        assert_eq!(told(seen(label("worker"), "3")), ["node cp-1: label role"]);
+        let gone = |name: &str| NodeEvent::Gone {
+            name: name.to_owned(),
+        };
+        assert_eq!(told(gone("cp-1")), ["node cp-1: deleted"]);
+        assert_eq!(told(gone("cp-2")), [""; 0]);
+        assert_eq!(told(NodeEvent::Listed), [""; 0]);
+    }
+}

@@ -1,0 +1,121 @@
+//! The state directory belongs to root alone: mode and owner of what is in it are set back where they were changed.
+//!
+//! The files hold settings, secrets among them, and previous contents of files. Whoever may write them decides what a clean does.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::path::{Path, PathBuf};
+
+/// Directories in it whose files are private as well.
+const WITHIN: [&str; 3] = ["content", "services", "timers"];
+/// Most files of a directory that are looked at.
+const MOST: usize = 10_000;
+
+/// Sets mode and owner back. Gives the paths where they had been changed.
+///
+/// # Errors
+/// Something in it cannot be looked at or changed; all else is set back.
+pub(crate) fn protect(state: &Path) -> io::Result<Vec<PathBuf>> {
+    protect_for(state, 0, 0)
+}
+
+fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
+    let mut changed = Vec::new();
+    let mut failed = None;
+    let mut directories = vec![state.to_path_buf()];
+    directories.extend(WITHIN.iter().map(|name| state.join(name)));
+    for directory in directories {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                failed = failed.or(Some(error));
+                continue;
+            }
+        };
+        let paths = entries.take(MOST).flatten().map(|entry| entry.path());
+        for path in paths.chain([directory.clone()]) {
+            match set_back(&path, state, (uid, gid)) {
+                Ok(true) => changed.push(path),
+                Ok(false) => {}
+                // It may have been a temporary file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+    }
+    failed.map_or(Ok(changed), Err)
+}
+
+/// Sets one file or directory back. A directory below may be read by others: the state directory itself hides all in it.
+fn set_back(path: &Path, state: &Path, owner: (u32, u32)) -> io::Result<bool> {
+    let said = path.symlink_metadata()?;
+    let is = said.mode() & 0o7777;
+    let wanted = match said.file_type() {
+        kind if kind.is_file() => 0o600,
+        kind if kind.is_dir() && path == state => 0o700,
+        kind if kind.is_dir() => (is & 0o755) | 0o700,
+        _ => return Ok(false),
+    };
+    let mut changed = false;
+    if (said.uid(), said.gid()) != owner {
+        lchown(path, Some(owner.0), Some(owner.1))?;
+        changed = true;
+    }
+    if is != wanted {
+        fs::set_permissions(path, Permissions::from_mode(wanted))?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_may_read_or_write_is_set_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = directory.path().join("nodelet");
+        let own = directory.path().metadata().expect("it is there");
+        let owner = (own.uid(), own.gid());
+        fs::create_dir_all(state.join("content")).expect("it is made");
+        let (settings, saved) = (state.join("settings.yaml"), state.join("content/ab"));
+        for path in [&settings, &saved] {
+            fs::write(path, "x").expect("it is written");
+        }
+        let mode = |path: &Path, mode: u32| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is set");
+        };
+        mode(&settings, 0o644);
+        mode(&saved, 0o660);
+        mode(&state.join("content"), 0o777);
+        mode(&state, 0o755);
+        let protect = || protect_for(&state, owner.0, owner.1).expect("it can be");
+        let mut changed = protect();
+        changed.sort();
+        let all = [
+            state.clone(),
+            state.join("content"),
+            saved.clone(),
+            settings.clone(),
+        ];
+        assert_eq!(changed, all);
+        let is = |path: &Path| path.metadata().expect("it is there").mode() & 0o7777;
+        assert_eq!((is(&settings), is(&saved)), (0o600, 0o600));
+        assert_eq!((is(&state), is(&state.join("content"))), (0o700, 0o755));
+        assert_eq!(
+            protect(),
+            [""; 0].map(PathBuf::from),
+            "nothing is left to do"
+        );
+    }
+
+    #[test]
+    fn a_host_without_state_has_nothing_to_protect() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let nothing = protect(&directory.path().join("nowhere")).expect("no error");
+        assert_eq!(nothing, [""; 0].map(PathBuf::from));
+    }
+}

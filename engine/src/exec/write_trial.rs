@@ -1,0 +1,304 @@
+//! Whether a restart can write what it is going to write, tried before it stops anything.
+//!
+//! An immutable file, a file system that is read-only or full, or something that stands in the way fails the restart after it has stopped
+//! services that worked. Another try, or a full clean, would meet the same.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::event::Problem;
+use super::remedy::remedy;
+use super::restart::restart_set;
+use super::{Runner, STATE, chain};
+use crate::host::{EntryKind, HostError};
+use crate::plan::{Graph, PhaseName, Plan, PlannedPhase, PlannedStep, Span};
+use crate::resource::{Action, FileSource, ResourceError, Spec};
+
+/// Bound on one trial, and on finding out whether it is needed. A disk that does not take a small file in this time takes no repair.
+const BOUND: Duration = Duration::from_secs(10);
+/// Room for a configuration file, a certificate or a stamp, in bytes.
+const SMALL: u64 = 64 * 1024;
+
+/// A file that a phase is going to write and cannot.
+#[derive(Debug)]
+pub(super) struct Unwritable {
+    /// `None` for our own records, which every phase needs.
+    pub(super) phase: Option<PhaseName>,
+    pub(super) problem: Problem,
+}
+
+impl Runner<'_> {
+    /// What a restart of these phases would fail to write. Tried, but for a moment without a trace: what stands stays as it is.
+    pub(super) async fn unwritable(&self, phases: &[PhaseName]) -> Vec<Unwritable> {
+        let mut found = Vec::new();
+        found.extend(self.unwritable_record().await);
+        for phase in &self.plan.phases {
+            if phases.contains(&phase.name) && phase.skipped.is_none() {
+                self.unwritable_of(phase, Written::Pending, &mut found)
+                    .await;
+            }
+        }
+        found
+    }
+
+    /// The same for all that an apply writes on a host from which everything was taken off.
+    pub(super) async fn unwritable_afresh(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        found.extend(self.unwritable_record().await);
+        for phase in &self.plan.phases {
+            if phase.skipped.is_none() {
+                self.unwritable_of(phase, Written::All, &mut found).await;
+            }
+        }
+        found.into_iter().map(|one| one.problem).collect()
+    }
+
+    /// What can be restarted for these failed phases although some of it cannot be written, in the plan's order; and what cannot be
+    /// written. A phase with such a file is left as it is. What needs it is left, too, unless it failed itself while that phase runs.
+    pub async fn restartable(
+        &self,
+        failed: &BTreeSet<PhaseName>,
+    ) -> (Vec<PhaseName>, Vec<Problem>) {
+        let all = restart_set(self.plan, failed);
+        let unwritable = self.unwritable(&all).await;
+        let mut blocked = BTreeSet::new();
+        let mut down = BTreeSet::new();
+        for one in &unwritable {
+            match &one.phase {
+                Some(phase) => blocked.insert(phase.clone()),
+                None => return (Vec::new(), problems(unwritable)),
+            };
+        }
+        for phase in self
+            .plan
+            .phases
+            .iter()
+            .filter(|p| blocked.contains(&p.name))
+        {
+            if self.is_down(phase).await {
+                down.insert(phase.name.clone());
+            }
+        }
+        let set = without(self.plan, failed, &blocked, &down);
+        (set, problems(unwritable))
+    }
+
+    /// Our own records are written all the time, and replaced now and then.
+    async fn unwritable_record(&self) -> Option<Unwritable> {
+        let ledger = Path::new(STATE).join("ledger.jsonl");
+        let problem = self.trial(&ledger, SMALL, Span::file("role.yaml")).await?;
+        Some(Unwritable {
+            phase: None,
+            problem,
+        })
+    }
+
+    async fn unwritable_of(
+        &self,
+        phase: &PlannedPhase,
+        written: Written,
+        found: &mut Vec<Unwritable>,
+    ) {
+        // Keys and certificates are made from those before them.
+        let mut made_anew = false;
+        for step in &phase.steps {
+            let files = self.files_of(step).await;
+            let kept = step.policy.keep;
+            let due = match (&step.spec, written) {
+                // It is started anew, and what it has taken in is written down then.
+                (Spec::Service(_), _) => true,
+                (_, Written::All) if !kept => true,
+                _ if files.is_empty() => false,
+                (spec, _) if made_anew && is_of_pki(spec) => true,
+                _ => self.is_pending(step).await,
+            };
+            if !due {
+                continue;
+            }
+            made_anew |= is_of_pki(&step.spec);
+            for (path, room) in files {
+                if let Some(problem) = self.trial(&path, room, step.span.clone()).await {
+                    found.push(Unwritable {
+                        phase: Some(phase.name.clone()),
+                        problem,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Whether a step would change something; what cannot be told counts as a change.
+    async fn is_pending(&self, step: &PlannedStep) -> bool {
+        let cx = self.context(step.policy.absent);
+        match tokio::time::timeout(BOUND, step.spec.pending(&cx)).await {
+            // What is merely due is not renewed by a restart.
+            Ok(Ok(change)) => change.is_some_and(|change| change.action != Action::Renew),
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
+    /// The files that a step writes, and the room for each.
+    async fn files_of(&self, step: &PlannedStep) -> Vec<(PathBuf, u64)> {
+        match &step.spec {
+            Spec::Directory(directory) => vec![(directory.path.clone(), 0)],
+            Spec::Symlink(link) => vec![(link.path.clone(), 0)],
+            Spec::Service(service) if service.started => vec![(service.stamp_path(), SMALL)],
+            Spec::File(file) => {
+                let source = match &file.source {
+                    FileSource::Payload(source) | FileSource::Copy(source) => {
+                        self.host.entry(source).await.ok().flatten()
+                    }
+                    FileSource::Text(_) => None,
+                };
+                // That a file of the payload is missing is told as a precondition.
+                let room = match source.map(|entry| entry.kind) {
+                    Some(EntryKind::File(size)) => size.max(SMALL),
+                    _ => SMALL,
+                };
+                vec![(file.path.clone(), room)]
+            }
+            spec => spec.paths().into_iter().map(|path| (path, SMALL)).collect(),
+        }
+    }
+
+    /// Why a file cannot be written; `None` if it can.
+    async fn trial(&self, path: &Path, room: u64, span: Span) -> Option<Problem> {
+        let tried = tokio::time::timeout(BOUND, self.host.try_write(path, room)).await;
+        let error = match tried {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error,
+            Err(_) => HostError::Deadline {
+                action: format!("write {}", path.display()),
+                after: BOUND,
+            },
+        };
+        let no_space = matches!(
+            &error,
+            HostError::File { source, .. } if source.kind() == ErrorKind::StorageFull
+        );
+        let error = ResourceError::Host(error);
+        let free = self.host.space(path).await.map(|space| space.free);
+        Some(Problem {
+            requirement: "what is to be written can be written".to_owned(),
+            span,
+            problem: format!("could not {}", chain(&error).join(": ")),
+            remedy: match free {
+                Ok(free) if no_space && free > room => format!(
+                    "remove files: the file system of {0} has {free} bytes free and no inodes left (`df -i`, `du --inodes -xd1`)",
+                    path.display()
+                ),
+                _ => remedy(&error, &[]),
+            },
+        })
+    }
+
+    /// Whether something that a phase starts does not run, or cannot be looked at.
+    async fn is_down(&self, phase: &PlannedPhase) -> bool {
+        for step in &phase.steps {
+            let runs = match &step.spec {
+                Spec::Service(service) if service.started => {
+                    let unit = self.host.unit(&service.unit).await;
+                    unit.is_ok_and(|unit| unit.is_active())
+                }
+                Spec::Container(container) => container.runs(self.host).await.unwrap_or_default(),
+                _ => true,
+            };
+            if !runs {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Which steps are going to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// Those that would change something now.
+    Pending,
+    /// All, but for what is kept and as it should be.
+    All,
+}
+
+fn problems(unwritable: Vec<Unwritable>) -> Vec<Problem> {
+    unwritable.into_iter().map(|one| one.problem).collect()
+}
+
+fn is_of_pki(spec: &Spec) -> bool {
+    matches!(
+        spec,
+        Spec::Authority(_)
+            | Spec::ServiceAccountKey(_)
+            | Spec::Certificate(_)
+            | Spec::Kubeconfig(_)
+    )
+}
+
+/// The restart set of `failed` without the `blocked` phases and what needs them. What failed itself is in it all the same, unless it
+/// needs a blocked phase that is `down`: it would wait in vain.
+fn without(
+    plan: &Plan,
+    failed: &BTreeSet<PhaseName>,
+    blocked: &BTreeSet<PhaseName>,
+    down: &BTreeSet<PhaseName>,
+) -> Vec<PhaseName> {
+    let graph = Graph::of(plan);
+    let needs = |one: &PhaseName, of: &BTreeSet<PhaseName>| {
+        of.iter().any(|other| graph.dependents(other).contains(one))
+    };
+    let from = |name: &PhaseName| {
+        let phase = plan.phases.iter().find(|phase| phase.name == *name);
+        phase.and_then(|phase| phase.restart_from.clone())
+    };
+    let free = |name: &&PhaseName| {
+        let starts = from(name).is_some_and(|first| blocked.contains(&first));
+        !blocked.contains(*name) && !starts && !needs(name, down)
+    };
+    let failed: BTreeSet<PhaseName> = failed.iter().filter(free).cloned().collect();
+    let mut set = restart_set(plan, &failed);
+    set.retain(|one| !blocked.contains(one) && (failed.contains(one) || !needs(one, blocked)));
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<PhaseName> {
+        names.iter().map(|n| n.parse().expect("a name")).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_written_holds_up_no_other_phase() {
+        let phase = |name: &str, requires: &[&str]| PlannedPhase {
+            requires: requires
+                .iter()
+                .map(|n| n.parse().expect("a name"))
+                .collect(),
+            ..PlannedPhase::bare(name.parse().expect("a name"))
+        };
+        let plan = Plan::bare(vec![
+            phase("docker", &[]),
+            phase("etcd", &["docker"]),
+            phase("kubelet", &["docker"]),
+            phase("api-ready", &["kubelet", "etcd"]),
+            phase("keepalived", &[]),
+        ]);
+        for (failed, blocked, down, restarted) in [
+            (&["kubelet"][..], &["kubelet"][..], &[][..], ""),
+            (&["kubelet", "keepalived"], &["kubelet"], &[], "keepalived"),
+            (&["kubelet", "etcd"], &["kubelet"], &[], "etcd"),
+            (&["etcd", "docker"], &["docker"], &[], "etcd"),
+            (&["etcd", "docker"], &["docker"], &["docker"], ""),
+            (&["docker"], &["kubelet"], &[], "docker etcd"),
+            (&["api-ready", "kubelet"], &["kubelet"], &["kubelet"], ""),
+            (&["api-ready", "kubelet"], &["kubelet"], &[], "api-ready"),
+        ] {
+            let left = without(&plan, &set(failed), &set(blocked), &set(down));
+            let left: Vec<&str> = left.iter().map(PhaseName::as_str).collect();
+            assert_eq!(left.join(" "), restarted, "{failed:?}, {blocked:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Pod subnets: the nodes and claims below are learned together, the first time that either is asked for.
+
+use super::OverlayHost;
+use crate::host::{
+    ClusterAccess, ClusterNode, HostError, HostResult, PodSubnets, SubnetClaim, SubnetNode,
+};
+
+#[async_trait::async_trait]
+impl PodSubnets for OverlayHost<'_> {
+    async fn subnet_nodes(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetNode>> {
+        self.learn_subnets(access).await?;
+        self.upper.subnet_nodes(access).await
+    }
+
+    async fn subnet_claims(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetClaim>> {
+        self.learn_subnets(access).await?;
+        self.upper.subnet_claims(access).await
+    }
+
+    async fn claim_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
+        self.changes();
+        self.learn_subnets(access).await?;
+        self.upper.claim_subnet(access, claim).await
+    }
+
+    async fn release_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<()> {
+        self.changes();
+        self.learn_subnets(access).await?;
+        self.upper.release_subnet(access, claim).await
+    }
+
+    async fn assign_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
+        self.changes();
+        self.learn_subnets(access).await?;
+        self.upper.assign_subnet(access, claim).await
+    }
+}
+
+impl OverlayHost<'_> {
+    async fn learn_subnets(&self, access: &ClusterAccess) -> HostResult<()> {
+        self.learn_servers_or_know(access).await?;
+        if self.known().subnets {
+            return Ok(());
+        }
+        let action = "list the pod subnets of all nodes";
+        let asked = match self.silence(action) {
+            Some(silent) => Err(silent),
+            None => self.ask_below(access).await,
+        };
+        match asked {
+            Ok((nodes, claims)) => {
+                self.answered();
+                self.upper.meddle(|world| {
+                    for node in nodes {
+                        // What is known of a node already counts.
+                        let subnet = node.subnets.first().map(ToString::to_string);
+                        let entry = world.cluster.nodes.entry(node.name);
+                        let entry = entry.or_insert_with(|| ClusterNode {
+                            pod_cidr: subnet,
+                            ..ClusterNode::default()
+                        });
+                        entry.uid = node.uid;
+                    }
+                    let claims = claims.into_iter().map(|claim| (claim.subnet, claim));
+                    world.cluster.subnet_claims.extend(claims);
+                });
+            }
+            // A cluster without data begins without claims.
+            Err(_) if self.memory.empty => {}
+            Err(error) => return Err(HostError::service(action, error)),
+        }
+        self.known().subnets = true;
+        Ok(())
+    }
+
+    async fn ask_below(
+        &self,
+        access: &ClusterAccess,
+    ) -> HostResult<(Vec<SubnetNode>, Vec<SubnetClaim>)> {
+        let nodes = self.lower.subnet_nodes(access).await?;
+        Ok((nodes, self.lower.subnet_claims(access).await?))
+    }
+}

@@ -1,0 +1,137 @@
+//! The checksums of a role package: what of its payload is about to be used is what was packed.
+//!
+//! `SHA256SUMS` beside `role.yaml` names the digest of each file of the payload, and `role.yaml` that of `SHA256SUMS`. Only what a
+//! step is about to use is read for it, so a run that changes nothing reads nothing.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{READ_LIMIT, ResourceError, ResourceResult};
+use crate::host::Host;
+
+/// The file of checksums, and its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checksums {
+    /// Lines as `sha256sum` writes them; paths are relative to the file's directory.
+    pub file: PathBuf,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl Checksums {
+    /// Whether the file at `path` is what was packed. A dry run reads no payload and takes its word for it.
+    ///
+    /// # Errors
+    /// It differs, or cannot be told.
+    pub(crate) async fn verify(&self, host: &dyn Host, path: &Path) -> ResourceResult<()> {
+        if !host.reads_payload() {
+            return Ok(());
+        }
+        let sums = host.read(&self.file, READ_LIMIT).await?;
+        let sums = sums.ok_or_else(|| damaged(&self.file, "it is not there"))?;
+        if crate::plan::hex(&Sha256::digest(&sums)) != self.sha256 {
+            return Err(damaged(
+                &self.file,
+                "it is not the one that role.yaml names",
+            ));
+        }
+        let sums = String::from_utf8_lossy(&sums);
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        let name = path.strip_prefix(root).unwrap_or(path);
+        let Some(packed) = digest_of(&sums, name) else {
+            let problem = format!("{} does not name it", self.file.display());
+            return Err(damaged(path, &problem));
+        };
+        match host.digest(path).await? {
+            Some(is) if is == packed => Ok(()),
+            Some(_) => Err(damaged(path, "its checksum is not the one of the package")),
+            None => Err(damaged(path, "it is not there")),
+        }
+    }
+}
+
+/// The digest that a line of `sha256sum` names for this file.
+fn digest_of<'a>(sums: &'a str, name: &Path) -> Option<&'a str> {
+    sums.lines().find_map(|line| {
+        let (digest, its) = line.split_once("  ")?;
+        (Path::new(its) == name).then_some(digest)
+    })
+}
+
+fn damaged(path: &Path, problem: &str) -> ResourceError {
+    ResourceError::Unmet {
+        what: format!(
+            "use {} of the role's package: it is damaged: {problem}",
+            path.display()
+        ),
+        next: "install the role's package again".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    const SUMS: &str = "/opt/r/SHA256SUMS";
+    const FILE: &str = "/opt/r/payload/debs/a b.deb";
+
+    fn packed() -> (FakeHost, Checksums) {
+        let digest = crate::plan::hex(&Sha256::digest("content"));
+        let text = format!("{digest}  payload/debs/a b.deb\n");
+        let sums = Checksums {
+            file: SUMS.into(),
+            sha256: crate::plan::hex(&Sha256::digest(&text)),
+        };
+        let host = FakeHost::new().with_file(SUMS, text);
+        (host.with_file(FILE, "content"), sums)
+    }
+
+    async fn verdict(host: &FakeHost, sums: &Checksums, path: &str) -> String {
+        match sums.verify(host, Path::new(path)).await {
+            Ok(()) => "as packed".to_owned(),
+            Err(error) => {
+                assert!(error.is_permanent(), "trying again does not help: {error}");
+                error.to_string()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_differs_from_what_was_packed_is_refused() {
+        let (host, sums) = packed();
+        assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+        let other = verdict(&host, &sums, "/opt/r/payload/debs/b.deb").await;
+        assert!(other.contains("does not name it"), "{other}");
+        host.meddle(|world| world.file(FILE, "kontent"));
+        let differs = verdict(&host, &sums, FILE).await;
+        assert!(
+            differs.contains("a b.deb of the role's package: it is damaged"),
+            "{differs}"
+        );
+        host.meddle(|world| world.remove(FILE));
+        let gone = verdict(&host, &sums, FILE).await;
+        assert!(gone.contains("it is not there"), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn the_checksums_themselves_are_those_that_the_role_names() {
+        let (host, sums) = packed();
+        let forged = crate::plan::hex(&Sha256::digest("kontent"));
+        host.meddle(|world| {
+            world.file(FILE, "kontent");
+            world.file(SUMS, format!("{forged}  payload/debs/a b.deb\n"));
+        });
+        let told = verdict(&host, &sums, FILE).await;
+        assert!(
+            told.contains("SHA256SUMS") && told.contains("role.yaml"),
+            "{told}"
+        );
+        host.meddle(|world| world.remove(SUMS));
+        let told = verdict(&host, &sums, FILE).await;
+        assert!(told.contains("it is not there"), "{told}");
+    }
+}

@@ -1,0 +1,191 @@
+//! The files of an authority as they stand, and how they are brought in line with what they should be.
+
+use std::collections::BTreeMap;
+
+use super::held::{Content, Held, PUBLIC};
+use super::record::{KeptFiles, KeyRecord, Stands, identity, is_key};
+use super::rotation::{Stage, stage_of};
+use super::{PkiError, authority_paths, signer};
+use crate::host::{Attributes, Host};
+use crate::resource::file::PRIVATE;
+use crate::resource::{Receipt, ResourceResult};
+
+/// Its certificate.
+pub(super) const CERTIFICATE: &str = "ca.crt";
+/// Its key.
+pub(super) const KEY: &str = "ca.key";
+/// The certificate of a successor that is trusted and does not sign yet.
+pub(super) const NEXT_CERTIFICATE: &str = "next.crt";
+/// The key of that successor.
+pub(super) const NEXT_KEY: &str = "next.key";
+/// The certificate of a predecessor that is still trusted.
+pub(super) const PREVIOUS: &str = "previous.crt";
+
+/// All of them, in the order in which they are put in place: what is trusted first, each key before its certificate.
+pub(super) const NAMES: [&str; 5] = [PREVIOUS, KEY, CERTIFICATE, NEXT_KEY, NEXT_CERTIFICATE];
+
+/// The files of an authority, with what is in them.
+pub(super) struct Files(BTreeMap<&'static str, (Held, Content)>);
+
+/// Without what is in them.
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.present()).finish()
+    }
+}
+
+impl Files {
+    /// Reads them. Cancel safe.
+    pub(super) async fn read(host: &dyn Host, name: &str) -> ResourceResult<Self> {
+        let directory = authority_paths(name).directory;
+        let mut files = BTreeMap::new();
+        for name in NAMES {
+            files.insert(name, Held::read(host, &directory.join(name)).await?);
+        }
+        Ok(Self(files))
+    }
+
+    /// What is in one of them.
+    pub(super) fn content(&self, name: &str) -> &Content {
+        self.0
+            .get(name)
+            .map_or(&Content::Missing, |(_, content)| content)
+    }
+
+    /// Whether one of them is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        !matches!(self.content(name), Content::Missing)
+    }
+
+    /// Those that are there.
+    pub(super) fn present(&self) -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter().filter(|name| self.has(name))
+    }
+
+    /// How far the authority is in being replaced.
+    pub(super) fn stage(&self) -> Stage {
+        stage_of(|name| self.has(name))
+    }
+
+    /// Certificate and key of the one that signs. On a host without a record a switch may have been cut: the successor signs from
+    /// the moment that `previous.crt` is there.
+    pub(super) fn signer(&self) -> (&Content, &Content) {
+        if !self.is_cut() {
+            return (self.content(CERTIFICATE), self.content(KEY));
+        }
+        let key = match self.content(NEXT_KEY) {
+            // It has been put in place already.
+            Content::Missing => self.content(KEY),
+            next => next,
+        };
+        (self.content(NEXT_CERTIFICATE), key)
+    }
+
+    /// The other one that is trusted: the successor, or the predecessor.
+    pub(super) fn other(&self) -> &Content {
+        match self.stage() {
+            Stage::Switched => self.content(PREVIOUS),
+            Stage::Begun | Stage::Settled => self.content(NEXT_CERTIFICATE),
+        }
+    }
+
+    /// What they are on a host without a record. A switch that was cut has happened; a successor without its certificate is none.
+    pub(super) fn adopted(&self) -> KeptFiles {
+        let (certificate, key) = self.signer();
+        let mut all = vec![
+            (CERTIFICATE, certificate),
+            (KEY, key),
+            (PREVIOUS, self.content(PREVIOUS)),
+        ];
+        if self.stage() == Stage::Begun {
+            all.push((NEXT_CERTIFICATE, self.content(NEXT_CERTIFICATE)));
+            all.push((NEXT_KEY, self.content(NEXT_KEY)));
+        }
+        let bytes = |(name, content): (_, &Content)| Some((name, content.bytes()?.to_vec()));
+        all.into_iter().filter_map(bytes).collect()
+    }
+
+    /// Only what the record names: a key that is another one does not sign, and a certificate that is not recorded is not trusted.
+    ///
+    /// # Errors
+    /// A recorded certificate is not there, or is another one.
+    pub(super) fn only_recorded(
+        mut self,
+        name: &str,
+        record: &KeyRecord,
+    ) -> Result<Self, PkiError> {
+        for (file, (_, content)) in &mut self.0 {
+            let path = authority_paths(name).directory.join(*file);
+            match record.judge(file, content) {
+                Stands::AsRecorded => continue,
+                Stands::Restorable { problem, .. } if !is_key(file) => {
+                    return Err(PkiError::Precious {
+                        problem: format!("{}: it is {problem}", path.display()),
+                        help: "`nodelet apply` restores it from its copy".to_owned(),
+                    });
+                }
+                Stands::Lost { problem } if !is_key(file) => {
+                    return Err(signer::precious(name, &path, &format!("it is {problem}")));
+                }
+                _ => *content = Content::Missing,
+            }
+        }
+        Ok(self)
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Held> {
+        self.0.values().map(|(held, _)| held)
+    }
+
+    /// Mode and owner that each of those that should be there should have.
+    pub(super) fn attributes<'f>(
+        &'f self,
+        wanted: &'f KeptFiles,
+    ) -> impl Iterator<Item = (&'f Held, Attributes)> {
+        let its = self.0.iter().filter(|(name, _)| wanted.contains_key(*name));
+        its.map(|(name, (held, _))| (held, attributes(name)))
+    }
+
+    /// Puts in place what differs from the wanted files, and removes what is not among them.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) async fn align(
+        &self,
+        host: &dyn Host,
+        wanted: &KeptFiles,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        for name in NAMES {
+            let (Some((held, content)), Some(bytes)) = (self.0.get(name), wanted.get(name)) else {
+                continue;
+            };
+            if is_same(name, content, bytes) {
+                held.repair(host, attributes(name), receipt).await?;
+            } else {
+                held.put(host, bytes, attributes(name), receipt).await?;
+            }
+        }
+        for (name, (held, _)) in &self.0 {
+            if !wanted.contains_key(name) {
+                held.remove(host, receipt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_cut(&self) -> bool {
+        self.has(NEXT_CERTIFICATE) && self.has(PREVIOUS)
+    }
+}
+
+/// A key that is written in another form is the same one.
+fn is_same(name: &str, content: &Content, wanted: &[u8]) -> bool {
+    let is = content.parse(|bytes| identity(name, bytes));
+    matches!((is, identity(name, wanted)), (Some(Ok(is)), Ok(should)) if is == should)
+}
+
+fn attributes(name: &str) -> Attributes {
+    if is_key(name) { PRIVATE } else { PUBLIC }
+}

@@ -1,0 +1,472 @@
+//! The keys with which the API server encrypts Secrets in etcd, and how one replaces another.
+//!
+//! Two files hold them, both as the API server reads them (`EncryptionConfiguration`): `encryption/config.yaml` is mounted into the
+//! API server and into nothing else, `ca/encryption/keys.yaml` is our own copy. A file that is lost or damaged is written again
+//! from the other; two files without a common key mean that one was exchanged, which only a person can put right. What is
+//! stored without encryption stays readable: `identity` is the last provider.
+//!
+//! A key is named for its number and a digest of it, so an exchanged one is noticed, and what a backup needs can be told without
+//! showing it. The first key encrypts, every key decrypts. A replaced key is not forgotten: `retired/` has it for older backups.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rand::TryRngCore as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::held::{Content, Held};
+use super::rotation::{Rotation, Stage};
+use super::{BASE, PkiError};
+use crate::host::{Attributes, Host};
+use crate::resource::change::Differences;
+use crate::resource::file::PRIVATE;
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+
+/// What `nodelet certs rotate` calls these keys.
+pub const ENCRYPTION: &str = "encryption";
+
+/// Only root enters it.
+const DIRECTORY: Attributes = Attributes::root(0o700);
+/// Length that secretbox takes.
+const LENGTH: usize = 32;
+
+/// The files. The two copies do not share a directory, so that a removed directory takes one of them at most.
+struct Places {
+    /// The API server's directory.
+    its: PathBuf,
+    config: PathBuf,
+    /// Our own directory.
+    ours: PathBuf,
+    copy: PathBuf,
+    retired: PathBuf,
+}
+
+fn places() -> Places {
+    let its = Path::new(BASE).join("encryption");
+    let ours = Path::new(BASE).join("ca/encryption");
+    Places {
+        config: its.join("config.yaml"),
+        copy: ours.join("keys.yaml"),
+        retired: ours.join("retired"),
+        its,
+        ours,
+    }
+}
+
+/// The directories that hold encryption keys.
+#[must_use]
+pub fn encryption_directories() -> [PathBuf; 2] {
+    let places = places();
+    [places.its, places.ours]
+}
+
+/// The keys. They are made where there are none, and replaced where that is asked for alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptionKeysSpec {
+    /// What is to be done to replace the key; a plan that a script made says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+}
+
+/// One key. Has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    number: u32,
+    secret: [u8; LENGTH],
+}
+
+/// One or two keys, the one that encrypts first.
+#[derive(Clone, PartialEq, Eq)]
+struct Keys(Vec<Key>);
+
+/// The keys as they stand.
+pub struct Observed {
+    absent: bool,
+    directories: Vec<Held>,
+    config: (Held, Content),
+    copy: (Held, Content),
+    /// The right ones; `None` while there are none.
+    keys: Option<Keys>,
+    retired: Vec<Held>,
+}
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed")
+            .field("keys", &self.keys.as_ref().map(Keys::ids))
+            .finish_non_exhaustive()
+    }
+}
+
+// ---- the document
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    api_version: String,
+    kind: String,
+    resources: Vec<Encrypted>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Encrypted {
+    resources: Vec<String>,
+    providers: Vec<Provider>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Provider {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secretbox: Option<Secretbox>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Secretbox {
+    keys: Vec<Named>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: String,
+    secret: String,
+}
+
+impl Key {
+    fn new(number: u32) -> ResourceResult<Self> {
+        let mut secret = [0; LENGTH];
+        rand::rngs::OsRng
+            .try_fill_bytes(&mut secret)
+            .map_err(|error| PkiError::Build(error.to_string()).at("make an encryption key"))?;
+        Ok(Self { number, secret })
+    }
+
+    /// Its name: says nothing that helps to find the key, for a key is 32 random bytes.
+    fn id(&self) -> String {
+        let digest = Sha256::new()
+            .chain_update(b"nodelet encryption key\0")
+            .chain_update(self.secret)
+            .finalize();
+        format!("{}-{}", self.number, crate::plan::hex(&digest[..8]))
+    }
+
+    fn encoded(&self) -> String {
+        STANDARD.encode(self.secret)
+    }
+
+    fn read(named: &Named) -> Result<Self, String> {
+        let number = named.name.split_once('-').and_then(|(n, _)| n.parse().ok());
+        let bytes = STANDARD.decode(&named.secret).ok();
+        let key = number
+            .zip(bytes.and_then(|bytes| bytes.try_into().ok()))
+            .map(|(number, secret)| Self { number, secret })
+            .ok_or("it holds something else than a key of ours")?;
+        if key.id() == named.name {
+            Ok(key)
+        } else {
+            Err(format!(
+                "the key `{}` is not the one of that name",
+                named.name
+            ))
+        }
+    }
+}
+
+impl Keys {
+    fn ids(&self) -> Vec<String> {
+        self.0.iter().map(Key::id).collect()
+    }
+
+    fn stage(&self) -> Stage {
+        match self.0.as_slice() {
+            [first, second] if first.number > second.number => Stage::Switched,
+            [_, _] => Stage::Begun,
+            _ => Stage::Settled,
+        }
+    }
+
+    fn text(&self) -> String {
+        let keys = self.0.iter().map(|key| Named {
+            name: key.id(),
+            secret: key.encoded(),
+        });
+        let document = Document {
+            api_version: "apiserver.config.k8s.io/v1".to_owned(),
+            kind: "EncryptionConfiguration".to_owned(),
+            resources: vec![Encrypted {
+                resources: vec!["secrets".to_owned()],
+                providers: vec![
+                    Provider {
+                        secretbox: Some(Secretbox {
+                            keys: keys.collect(),
+                        }),
+                        identity: None,
+                    },
+                    Provider {
+                        secretbox: None,
+                        identity: Some(serde_json::Map::new()),
+                    },
+                ],
+            }],
+        };
+        serde_yaml::to_string(&document).expect("texts are YAML")
+    }
+
+    /// The error says what is wrong in our own words: those of a parser could quote a key.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let foreign = || "it is no configuration of ours, or was cut short".to_owned();
+        let document: Document = serde_yaml::from_slice(text).map_err(|_| foreign())?;
+        let [encrypted] = document.resources.as_slice() else {
+            return Err(foreign());
+        };
+        let [
+            Provider {
+                secretbox: Some(keys),
+                identity: None,
+            },
+            Provider {
+                secretbox: None,
+                identity: Some(_),
+            },
+        ] = encrypted.providers.as_slice()
+        else {
+            return Err(foreign());
+        };
+        let keys: Vec<Key> = keys.keys.iter().map(Key::read).collect::<Result<_, _>>()?;
+        let keys = Self(keys);
+        // Whatever else it says, it is not what we write.
+        if matches!(keys.0.len(), 1 | 2) && keys.text().as_bytes() == text {
+            Ok(keys)
+        } else {
+            Err(foreign())
+        }
+    }
+
+    fn shares_with(&self, other: &Self) -> bool {
+        self.0.iter().any(|key| other.0.contains(key))
+    }
+
+    /// The keys after a step, if it is that step's turn, and the key that is not used any more.
+    fn after(&self, step: Rotation) -> ResourceResult<Option<(Self, Option<Key>)>> {
+        Ok(match (step, self.0.as_slice()) {
+            (Rotation::Begin, [only]) => {
+                let next = Key::new(only.number.saturating_add(1))?;
+                Some((Self(vec![only.clone(), next]), None))
+            }
+            (Rotation::Switch, [old, new]) if self.stage() == Stage::Begun => {
+                Some((Self(vec![new.clone(), old.clone()]), None))
+            }
+            (Rotation::Finish, [new, old]) if self.stage() == Stage::Switched => {
+                Some((Self(vec![new.clone()]), Some(old.clone())))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// The keys that stand there, from the file that can be used.
+fn right(config: &Content, copy: &Content) -> ResourceResult<Option<Keys>> {
+    let places = places();
+    let precious = |problem: String| {
+        let error = PkiError::Precious {
+            problem,
+            help: "nothing was changed. Put the right file back from another master or from a copy of the host; without its key, Secrets \
+                   in etcd cannot be read"
+                .to_owned(),
+        };
+        error.at("read the encryption keys")
+    };
+    let named = |path: &Path, problem: &str| format!("{}: {problem}", path.display());
+    match (config.parse(Keys::parse), copy.parse(Keys::parse)) {
+        (None, None) => Ok(None),
+        (Some(Ok(keys)), None | Some(Err(_))) | (None | Some(Err(_)), Some(Ok(keys))) => {
+            Ok(Some(keys))
+        }
+        // Our own file is written first: where a step was cut it is ahead.
+        (Some(Ok(config)), Some(Ok(copy))) if config.shares_with(&copy) => Ok(Some(copy)),
+        (Some(Ok(_)), Some(Ok(_))) => Err(precious(format!(
+            "{} and {} hold different keys, so one of them was exchanged",
+            places.config.display(),
+            places.copy.display()
+        ))),
+        (Some(Err(problem)), None) => Err(precious(named(&places.config, &problem))),
+        (_, Some(Err(problem))) => Err(precious(named(&places.copy, &problem))),
+    }
+}
+
+#[async_trait]
+impl Resource for EncryptionKeysSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        "secrets".to_owned()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let places = places();
+        let config = Held::read(cx.host, &places.config).await?;
+        let copy = Held::read(cx.host, &places.copy).await?;
+        let mut directories = Vec::new();
+        for directory in [&places.its, &places.ours] {
+            directories.push(Held::look(cx.host, directory).await?);
+        }
+        let mut retired = Vec::new();
+        for name in cx.host.list(&places.retired).await? {
+            retired.push(Held::look(cx.host, &places.retired.join(name)).await?);
+        }
+        let keys = if cx.absent {
+            None
+        } else {
+            right(&config.1, &copy.1)?
+        };
+        Ok(Observed {
+            absent: cx.absent,
+            directories,
+            config,
+            copy,
+            keys,
+            retired,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let files = [&observed.config, &observed.copy];
+        if observed.absent {
+            let there = files.iter().any(|(file, _)| file.is_there());
+            return (there || !observed.retired.is_empty()).then(|| Change::new(Action::Remove));
+        }
+        let Some(keys) = &observed.keys else {
+            return Some(Change::new(Action::Create).with("cipher", "", "secretbox"));
+        };
+        let mut differences = Differences::default();
+        let text = keys.text();
+        for (file, content) in files {
+            if content.bytes() != Some(text.as_bytes()) {
+                let before = match content {
+                    Content::Missing => "missing",
+                    _ => "of other keys, or damaged",
+                };
+                let name = file.path().file_name().unwrap_or_default();
+                differences.note(
+                    &name.to_string_lossy(),
+                    before,
+                    "with the keys that are known",
+                );
+            }
+            file.compare(&mut differences, PRIVATE);
+        }
+        for directory in &observed.directories {
+            directory.compare(&mut differences, DIRECTORY);
+        }
+        match (self.rotation, keys.stage()) {
+            (Some(Rotation::Begin), Stage::Settled) => {
+                differences.note("next key", "", "made, and read beside the present one");
+            }
+            (Some(Rotation::Switch), Stage::Begun) => {
+                differences.note("encrypts", "the present key", "the next key");
+            }
+            (Some(Rotation::Finish), Stage::Switched) => {
+                differences.note("previous key", "read", "retired");
+            }
+            _ => {}
+        }
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let (config, copy) = (&observed.config, &observed.copy);
+        if observed.absent {
+            config.0.remove(cx.host, receipt).await?;
+            copy.0.remove(cx.host, receipt).await?;
+            for file in &observed.retired {
+                file.remove(cx.host, receipt).await?;
+            }
+            return Ok(());
+        }
+        for directory in &observed.directories {
+            directory.repair(cx.host, DIRECTORY, receipt).await?;
+        }
+        let keys = match &observed.keys {
+            None => Keys(vec![Key::new(1)?]),
+            Some(keys) => {
+                let step = self.rotation.map(|step| keys.after(step)).transpose()?;
+                match step.flatten() {
+                    None => keys.clone(),
+                    Some((after, retired)) => {
+                        if let Some(key) = retired {
+                            let path = places().retired.join(key.id());
+                            let file = Held::look(cx.host, &path).await?;
+                            let text = format!("{}\n", key.encoded());
+                            file.put(cx.host, text.as_bytes(), PRIVATE, receipt).await?;
+                        }
+                        after
+                    }
+                }
+            }
+        };
+        let text = keys.text();
+        // Our own first, so that the API server never has a key that is not written down.
+        for (file, content) in [copy, config] {
+            if content.bytes() == Some(text.as_bytes()) {
+                file.repair(cx.host, PRIVATE, receipt).await?;
+            } else {
+                file.put(cx.host, text.as_bytes(), PRIVATE, receipt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![places().config]
+    }
+}
+
+async fn read(host: &dyn Host) -> ResourceResult<Option<Keys>> {
+    let places = places();
+    let config = Held::read(host, &places.config).await?.1;
+    let copy = Held::read(host, &places.copy).await?.1;
+    right(&config, &copy)
+}
+
+/// The names of the keys with which Secrets may be stored, the one that encrypts first; empty where there is none. Cancel safe.
+///
+/// # Errors
+/// The files are there and cannot be used.
+pub async fn encryption_key_ids(host: &dyn Host) -> ResourceResult<Vec<String>> {
+    Ok(read(host).await?.map_or_else(Vec::new, |keys| keys.ids()))
+}
+
+/// How far the keys are in being replaced. Cancel safe.
+///
+/// # Errors
+/// There are none yet, or the files cannot be used.
+pub async fn encryption_stage(host: &dyn Host) -> ResourceResult<Stage> {
+    match read(host).await? {
+        Some(keys) => Ok(keys.stage()),
+        None => Err(ResourceError::Unmet {
+            what: "replace the encryption key: it has not been made yet".to_owned(),
+            next: "run `nodelet apply` first".to_owned(),
+        }),
+    }
+}
+
+/// What stands before a value in etcd that the key of this name has encrypted.
+#[must_use]
+pub fn stored_prefix(id: &str) -> String {
+    format!("k8s:enc:secretbox:v1:{id}:")
+}

@@ -1,0 +1,181 @@
+//! What an authority is by its record, and by the certificates on disk where there is none.
+
+use super::authority_files::{CERTIFICATE, Files, KEY, NEXT_CERTIFICATE, PREVIOUS};
+use super::evidence::Evidence;
+use super::facts::Certificate;
+use super::held::Content;
+use super::record::{KeptFiles, KeyRecord, Stands};
+use super::signer::precious;
+use super::{Authority, PkiError, authority_paths, authority_record};
+use crate::host::Host;
+use crate::resource::{ResourceError, ResourceResult};
+
+/// What an authority is.
+pub(super) enum Standing {
+    /// There is none, and no record says that there was one.
+    Nothing,
+    /// A key without a certificate. The key is the only one of these files.
+    KeyAlone(KeptFiles),
+    /// An authority.
+    Whole {
+        /// Its files as they should be.
+        files: KeptFiles,
+        /// Files that are not there or are others, and what is wrong with each. They are restored.
+        lost: Vec<(&'static str, String)>,
+        /// Files beside them that are not of it. They are removed.
+        strays: Vec<&'static str>,
+    },
+}
+
+/// Without what is in its files: there are keys among them.
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::KeyAlone(_) => "KeyAlone",
+            Self::Whole { .. } => "Whole",
+        })
+    }
+}
+
+impl Standing {
+    /// What the authority of this name is.
+    ///
+    /// # Errors
+    /// It is lost or not ours, with what to do; or the host cannot be read.
+    pub(super) async fn of(
+        name: &str,
+        files: &Files,
+        record: &KeyRecord,
+        host: &dyn Host,
+    ) -> ResourceResult<Self> {
+        if record.names(CERTIFICATE) {
+            Self::recorded(name, files, record, host).await
+        } else {
+            Self::on_first_sight(name, files, host).await
+        }
+    }
+
+    /// By its record.
+    async fn recorded(
+        name: &str,
+        files: &Files,
+        record: &KeyRecord,
+        host: &dyn Host,
+    ) -> ResourceResult<Self> {
+        let (mut wanted, mut lost, mut strays) = (KeptFiles::new(), Vec::new(), Vec::new());
+        let mut imported = None;
+        for file in super::authority_files::NAMES {
+            let content = files.content(file);
+            match record.judge(file, content) {
+                Stands::AsRecorded => {
+                    let live = || content.bytes().unwrap_or_default().to_vec();
+                    wanted.insert(file, record.copy(file).unwrap_or_else(live));
+                }
+                Stands::Restorable { problem, copy } => {
+                    wanted.insert(file, copy);
+                    lost.push((file, problem));
+                }
+                Stands::Lost { problem } => {
+                    let problem = format!("it is {problem}, and there is no whole copy of it");
+                    return Err(unusable(name, file, &problem));
+                }
+                Stands::Unrecorded if !files.has(file) => {}
+                // The key of an authority of which this host had the certificate alone.
+                Stands::Unrecorded if file == KEY => imported = content.bytes(),
+                Stands::Unrecorded => strays.push(file),
+            }
+        }
+        if let Some(key) = imported {
+            wanted.insert(KEY, key.to_vec());
+        }
+        // Certificate and key fit together; of an imported key that is not said yet.
+        let of = |file| {
+            let bytes = wanted.get(file).cloned();
+            bytes.map_or(Content::Missing, Content::Bytes)
+        };
+        Authority::from_contents(name, &of(CERTIFICATE), &of(KEY))
+            .map_err(|error| at(name, error))?;
+        let present = files.content(CERTIFICATE);
+        // A step of a replacement that was cut leaves one that the record has under another name.
+        if lost.iter().any(|(file, _)| *file == CERTIFICATE) && !record.has(CERTIFICATE, present) {
+            Self::is_not_in_use(name, present, host).await?;
+        }
+        Ok(Self::Whole {
+            files: wanted,
+            lost,
+            strays,
+        })
+    }
+
+    /// A record may be older than what it is about, or another host's, for example after a disk was restored in part: then there are
+    /// certificates on disk that are of the authority that stands there.
+    async fn is_not_in_use(name: &str, present: &Content, host: &dyn Host) -> ResourceResult<()> {
+        let parsed = present.parse(|pem| Certificate::parse("", pem));
+        let Some(Ok(present)) = parsed else {
+            return Ok(());
+        };
+        if present.is_authority() && Evidence::gather(host).await?.proves(&present) {
+            let problem = format!(
+                "certificates on this host are of this authority, and {} has another one; where that is the wrong one, move \
+                 it away",
+                authority_record(name).display()
+            );
+            return Err(unusable(name, CERTIFICATE, &problem));
+        }
+        Ok(())
+    }
+
+    /// Of a host without a record.
+    async fn on_first_sight(name: &str, files: &Files, host: &dyn Host) -> ResourceResult<Self> {
+        let authority = Authority::of(name, files).map_err(|error| at(name, error))?;
+        let key =
+            Authority::parse_key(name, files.content(KEY)).map_err(|error| at(name, error))?;
+        let evidence = Evidence::gather(host).await?;
+        let trusted = [CERTIFICATE, NEXT_CERTIFICATE, PREVIOUS];
+        let mut trusted = trusted.iter().filter_map(|file| {
+            let parsed = files
+                .content(file)
+                .parse(|pem| Certificate::parse("", pem))?;
+            parsed.ok()
+        });
+        let proven = trusted.any(|its| evidence.proves(&its));
+        if !proven && evidence.has_orphans() {
+            let problem = match authority {
+                Some(_) => {
+                    "no certificate on this host is of this authority, and there are some of another one"
+                }
+                None => {
+                    "it is missing, and there are certificates of an authority that is not on this host"
+                }
+            };
+            return Err(unusable(name, CERTIFICATE, problem));
+        }
+        let adopted = files.adopted();
+        Ok(match (authority, key) {
+            (Some(_), _) => {
+                let strays = files.present();
+                let strays = strays.filter(|name| !adopted.contains_key(name)).collect();
+                Self::Whole {
+                    files: adopted,
+                    lost: Vec::new(),
+                    strays,
+                }
+            }
+            (None, Some(_)) => {
+                let key = files.content(KEY).bytes().unwrap_or_default();
+                Self::KeyAlone(KeptFiles::from([(KEY, key.to_vec())]))
+            }
+            (None, None) => Self::Nothing,
+        })
+    }
+}
+
+fn unusable(name: &str, file: &str, problem: &str) -> ResourceError {
+    let path = authority_paths(name).directory.join(file);
+    at(name, precious(name, &path, problem))
+}
+
+fn at(name: &str, error: PkiError) -> ResourceError {
+    error.at(format!("read authority `{name}`"))
+}

@@ -1,0 +1,155 @@
+//! The keys that encrypt Secrets in etcd.
+
+use std::path::Path;
+
+use super::*;
+use crate::host::Files as _;
+use crate::resource::pki::{
+    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage,
+};
+
+const CONFIG: &str = "/etc/pf9/kube.d/encryption/config.yaml";
+const COPY: &str = "/etc/pf9/kube.d/ca/encryption/keys.yaml";
+
+const HOLD: EncryptionKeysSpec = EncryptionKeysSpec { rotation: None };
+
+fn step(step: Rotation) -> EncryptionKeysSpec {
+    EncryptionKeysSpec {
+        rotation: Some(step),
+    }
+}
+
+async fn with_keys() -> FakeHost {
+    let host = FakeHost::new();
+    apply(&host, &HOLD).await;
+    host
+}
+
+async fn ids(host: &FakeHost) -> Vec<String> {
+    encryption_key_ids(host).await.expect("they can be read")
+}
+
+#[tokio::test]
+async fn a_key_is_made_once_in_the_form_that_the_api_server_reads() {
+    let host = with_keys().await;
+    assert_eq!(apply(&host, &HOLD).await, None);
+    let [id] = ids(&host).await.try_into().expect("one key");
+    let written = text(&host, CONFIG);
+    assert_eq!(written, text(&host, COPY));
+    let secret = written
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("secret: "))
+        .expect("a key");
+    assert_eq!(
+        written.replace(secret, "…").replace(&id, "ID"),
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources:\n  - secrets\n  \
+         providers:\n  - secretbox:\n      keys:\n      - name: ID\n        secret: …\n  - identity: {}\n"
+    );
+    assert!(id.starts_with("1-") && secret.len() == 44, "{id}");
+    assert_ne!(
+        ids(&with_keys().await).await,
+        [id],
+        "another host's is another"
+    );
+    for path in [CONFIG, COPY] {
+        let entry = host.entry(Path::new(path)).await.expect("it answers");
+        let mode = entry.expect("it is there").attributes.mode;
+        assert_eq!(mode, 0o600, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_or_damaged_file_is_written_again_from_the_other() {
+    for path in [CONFIG, COPY] {
+        for damage in [None, Some(""), Some("garbage"), Some("cut")] {
+            let host = with_keys().await;
+            let before = text(&host, path);
+            match damage {
+                None => host.meddle(|world| world.remove(path)),
+                Some("cut") => put(&host, path, &before[..before.len() / 2], 0o600),
+                Some(other) => put(&host, path, other, 0o600),
+            }
+            apply(&host, &HOLD).await.expect("it differs");
+            assert_eq!(text(&host, path), before, "{path} {damage:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exchanged_key_is_never_adopted() {
+    let other = text(&with_keys().await, CONFIG);
+    for path in [CONFIG, COPY] {
+        let host = with_keys().await;
+        put(&host, path, &other, 0o600);
+        let error = failure(&host, &HOLD).await;
+        assert!(error.contains("one of them was exchanged"), "{error}");
+        assert_eq!(text(&host, path), other, "nothing was changed");
+    }
+    // Nor another secret under the known name.
+    let host = with_keys().await;
+    let secret = |text: &str| {
+        let line = text.lines().find(|line| line.contains("secret: "));
+        line.expect("a key").to_owned()
+    };
+    let mine = text(&host, CONFIG);
+    let forged = mine.replace(&secret(&mine), &secret(&other));
+    put(&host, CONFIG, &forged, 0o600);
+    put(&host, COPY, &forged, 0o600);
+    let error = failure(&host, &HOLD).await;
+    assert!(error.contains("is not the one of that name"), "{error}");
+    assert!(!error.contains(secret(&other).trim()), "no key is told");
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_in_three_steps() {
+    let host = with_keys().await;
+    let [old] = ids(&host).await.try_into().expect("one key");
+    for early in [Rotation::Switch, Rotation::Finish] {
+        assert_eq!(apply(&host, &step(early)).await, None, "{early:?}");
+    }
+    apply(&host, &step(Rotation::Begin))
+        .await
+        .expect("a change");
+    assert_eq!(apply(&host, &step(Rotation::Begin)).await, None, "once");
+    let [first, new] = ids(&host).await.try_into().expect("two keys");
+    assert_eq!(first, old, "the present key encrypts still");
+    assert!(new.starts_with("2-"), "{new}");
+    assert_eq!(encryption_stage(&host).await.unwrap(), Stage::Begun);
+    apply(&host, &step(Rotation::Switch))
+        .await
+        .expect("a change");
+    assert_eq!(ids(&host).await, [new.clone(), old.clone()]);
+    assert_eq!(encryption_stage(&host).await.unwrap(), Stage::Switched);
+    apply(&host, &step(Rotation::Finish))
+        .await
+        .expect("a change");
+    assert_eq!(ids(&host).await, [new]);
+    assert_eq!(encryption_stage(&host).await.unwrap(), Stage::Settled);
+    let retired = text(
+        &host,
+        &format!("/etc/pf9/kube.d/ca/encryption/retired/{old}"),
+    );
+    assert_eq!(retired.trim().len(), 44, "older backups need it");
+    assert_eq!(apply(&host, &HOLD).await, None);
+}
+
+/// Our own file is written first.
+#[tokio::test]
+async fn a_step_that_was_cut_between_the_files_is_carried_on() {
+    for steps in [
+        &[Rotation::Begin][..],
+        &[Rotation::Begin, Rotation::Switch],
+        &[Rotation::Begin, Rotation::Switch, Rotation::Finish],
+    ] {
+        let host = with_keys().await;
+        let mut before = String::new();
+        for one in steps {
+            before = text(&host, CONFIG);
+            apply(&host, &step(*one)).await.expect("a change");
+        }
+        let after = text(&host, CONFIG);
+        put(&host, CONFIG, &before, 0o600);
+        apply(&host, &HOLD).await.expect("it differs");
+        assert_eq!(text(&host, CONFIG), after, "{steps:?}");
+    }
+}

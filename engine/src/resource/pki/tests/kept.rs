@@ -1,0 +1,365 @@
+//! Keys and authorities that are lost or replaced: restored from their copies, or held and told.
+
+use super::*;
+use crate::resource::Action;
+use crate::resource::pki::{
+    Authority, RECORDS, Rotation, ServiceAccountKeySpec, Stage, authority_record,
+    service_account_record,
+};
+
+const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";
+const VERIFIES: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
+const NEXT: &str = "/etc/pf9/kube.d/ca/cluster/next.crt";
+const NEXT_KEY: &str = "/etc/pf9/kube.d/ca/cluster/next.key";
+const PREVIOUS: &str = "/etc/pf9/kube.d/ca/cluster/previous.crt";
+
+/// What can become of a file: it is gone, empty, cut short, garbage, or another one of its kind.
+fn damages(host: &FakeHost, other: &FakeHost, path: &str) -> Vec<Option<String>> {
+    let whole = text(host, path);
+    vec![
+        None,
+        Some(String::new()),
+        Some(whole[..whole.len() / 2].to_owned()),
+        Some("garbage".to_owned()),
+        Some(text(other, path)),
+    ]
+}
+
+fn damage(host: &FakeHost, path: &str, content: Option<&str>) {
+    host.meddle(|world| match content {
+        Some(content) => world.file_with_mode(path, content, 0o600),
+        None => world.remove(path),
+    });
+}
+
+async fn read(host: &FakeHost) -> Authority {
+    let its = Authority::read(host, "cluster").await;
+    its.expect("it can be read").expect("it is there")
+}
+
+#[tokio::test]
+async fn what_is_lost_of_an_authority_is_restored() {
+    let (start, other) = (with_certificate().await, with_certificate().await);
+    for (path, name) in [(CA, "ca.crt"), (CA_KEY, "ca.key")] {
+        for content in damages(&start, &other, path) {
+            let host = start.fork();
+            damage(&host, path, content.as_deref());
+            let change = apply(&host, &cluster()).await.expect("it differs");
+            assert_eq!(change.action, Action::Change);
+            let restored = |d: &crate::resource::Difference| {
+                d.field == name && d.after == "restored from its copy"
+            };
+            assert!(change.differences.iter().any(restored), "{change:?}");
+            assert_eq!(text(&host, path), text(&start, path), "{content:?}");
+            assert_eq!(apply(&host, &cluster()).await, None);
+            assert_eq!(apply(&host, &apiserver()).await, None);
+            assert!(host.snapshot() == start.snapshot(), "{path} {content:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_authority_signs_nothing_and_is_not_trusted() {
+    let (start, other) = (with_certificate().await, with_certificate().await);
+    let host = start.fork();
+    for path in [CA, CA_KEY] {
+        damage(&host, path, Some(&text(&other, path)));
+    }
+    // Nothing is derived from it, be it asked for alone.
+    damage(&host, CRT, None);
+    let error = failure(&host, &apiserver()).await;
+    assert!(
+        error.contains("ca/cluster/ca.crt: it is another certificate"),
+        "{error}"
+    );
+    assert!(error.contains("`nodelet apply` restores it"), "{error}");
+    apply(&host, &cluster()).await;
+    apply(&host, &apiserver()).await;
+    assert_eq!(text(&host, CA), text(&start, CA));
+    assert_eq!(text(&host, TRUST), text(&start, TRUST));
+
+    // A key alone that is another one, or none, keeps nobody from trusting the certificate.
+    let host = start.fork();
+    damage(&host, CA_KEY, Some(&text(&other, CA_KEY)));
+    assert!(!read(&host).await.can_sign());
+    assert_eq!(apply(&host, &apiserver()).await, None);
+    damage(&host, CRT, None);
+    let error = failure(&host, &apiserver()).await;
+    assert!(error.contains("but not its key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_beside_the_authority_is_not_trusted_and_goes() {
+    let (start, other) = (with_certificate().await, with_certificate().await);
+    for name in [NEXT, PREVIOUS] {
+        let host = start.fork();
+        damage(&host, name, Some(&text(&other, CA)));
+        assert_eq!(read(&host).await.stage(), Stage::Settled);
+        assert_eq!(apply(&host, &apiserver()).await, None);
+        let change = apply(&host, &cluster()).await.expect("it differs");
+        assert!(
+            change.differences.iter().any(|d| d.after == "removed"),
+            "{change:?}"
+        );
+        assert!(host.snapshot() == start.snapshot());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
+    let (start, other) = (with_certificate().await, with_certificate().await);
+    let record = authority_record("cluster");
+    let json = start
+        .look(|world| world.text(&record))
+        .expect("it is there");
+    // The copy of the key, damaged in its middle.
+    let parsed: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    let copy = parsed["files"]["ca.key"]["content"].as_str().expect("text");
+    let damaged = json.replace(copy, &copy[..copy.len() / 2]);
+    for content in damages(&start, &other, CA_KEY) {
+        let host = start.fork();
+        host.meddle(|world| world.file_with_mode(&record, &damaged, 0o600));
+        damage(&host, CA_KEY, content.as_deref());
+        let before = host.snapshot();
+        let error = failure(&host, &cluster()).await;
+        assert!(
+            error
+                .starts_with("read authority `cluster`: /etc/pf9/kube.d/ca/cluster/ca.key: it is "),
+            "{error}"
+        );
+        assert!(error.contains("no whole copy"), "{error}");
+        assert!(error.contains("Put the right file back"), "{error}");
+        assert!(host.snapshot() == before);
+    }
+    // A damaged copy beside a whole key is made anew, and so is a record whose other half is damaged.
+    let identity = parsed["files"]["ca.key"]["identity"]
+        .as_str()
+        .expect("text");
+    for damaged in [damaged, json.replace(identity, "00"), json[..90].to_owned()] {
+        let host = start.fork();
+        host.meddle(|world| world.file_with_mode(&record, &damaged, 0o600));
+        assert!(apply(&host, &cluster()).await.is_some());
+        assert!(host.snapshot() == start.snapshot());
+    }
+}
+
+#[tokio::test]
+async fn a_host_without_a_record_takes_what_its_certificates_prove() {
+    let (start, other) = (with_certificate().await, with_certificate().await);
+    forget(&start);
+    let host = start.fork();
+    assert_eq!(
+        reasons(&host, &cluster()).await,
+        ["record of its keys: missing → made, with copies"]
+    );
+    apply(&host, &cluster()).await;
+    assert_eq!(apply(&host, &cluster()).await, None);
+    damage(&host, CA_KEY, None);
+    apply(&host, &cluster()).await;
+    assert_eq!(text(&host, CA_KEY), text(&start, CA_KEY));
+
+    // Another authority, or none at all, beside certificates of the one that was there.
+    for (certificate, key) in [
+        (Some(text(&other, CA)), Some(text(&other, CA_KEY))),
+        (None, Some(text(&other, CA_KEY))),
+        (None, None),
+    ] {
+        let host = start.fork();
+        damage(&host, CA, certificate.as_deref());
+        damage(&host, CA_KEY, key.as_deref());
+        let before = host.snapshot();
+        let error = failure(&host, &cluster()).await;
+        assert!(error.contains("ca/cluster/ca.crt: "), "{error}");
+        assert!(error.contains("there are "), "{error}");
+        assert!(
+            error.contains("move /etc/pf9/kube.d/ca/cluster away"),
+            "{error}"
+        );
+        assert!(host.snapshot() == before);
+        // The way out that it names.
+        for path in [CA, CA_KEY, CRT, KEY, TRUST] {
+            host.meddle(|world| world.remove(path));
+        }
+        apply(&host, &cluster()).await;
+        apply(&host, &apiserver()).await;
+    }
+}
+
+/// A disk that was restored in part: the record is older than the authority.
+#[tokio::test]
+async fn an_older_record_takes_no_authority_away_that_is_in_use() {
+    let (host, other) = (with_certificate().await, with_certificate().await);
+    let record = authority_record("cluster");
+    let older = other
+        .look(|world| world.text(&record))
+        .expect("it is there");
+    host.meddle(|world| world.file_with_mode(&record, &older, 0o600));
+    let before = host.snapshot();
+    let error = failure(&host, &cluster()).await;
+    assert!(
+        error.contains("authority-cluster.json has another"),
+        "{error}"
+    );
+    assert!(host.snapshot() == before);
+    // One that was put in another's place is none.
+    let misplaced = older.replace("authority-cluster", "authority-etcd");
+    host.meddle(|world| world.file_with_mode(&record, &misplaced, 0o600));
+    assert_eq!(
+        reasons(&host, &cluster()).await,
+        ["record of its keys: it is that of authority-etcd → made, with copies"]
+    );
+    forget(&host);
+    apply(&host, &cluster()).await;
+    assert_eq!(apply(&host, &apiserver()).await, None);
+}
+
+#[tokio::test]
+async fn the_record_follows_a_replacement() {
+    let host = with_certificate().await;
+    let old = text(&host, CA_KEY);
+    let step = |rotation| AuthoritySpec {
+        rotation: Some(rotation),
+        ..cluster()
+    };
+    for (rotation, files) in [
+        (Rotation::Begin, &[CA, CA_KEY, NEXT, NEXT_KEY][..]),
+        (Rotation::Switch, &[CA, CA_KEY, PREVIOUS]),
+        (Rotation::Finish, &[CA, CA_KEY]),
+    ] {
+        apply(&host, &step(rotation)).await.expect("it is its turn");
+        apply(&host, &apiserver()).await;
+        for path in files {
+            let lost = host.fork();
+            damage(&lost, path, None);
+            apply(&lost, &cluster()).await.expect("it is restored");
+            assert!(lost.snapshot() == host.snapshot(), "{rotation:?}: {path}");
+        }
+        // What the step has taken away does not come back.
+        assert_eq!(apply(&host, &cluster()).await, None, "{rotation:?}");
+    }
+    assert_ne!(text(&host, CA_KEY), old);
+    // And its key is nowhere in the record.
+    use base64::Engine as _;
+    let copy = base64::engine::general_purpose::STANDARD.encode(&old);
+    let record = host.look(|world| world.text(authority_record("cluster")));
+    assert!(!record.expect("it is there").contains(&copy));
+}
+
+#[tokio::test]
+async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
+    let spec = ServiceAccountKeySpec {};
+    let (start, other) = (FakeHost::new(), FakeHost::new());
+    apply(&start, &spec).await;
+    apply(&other, &spec).await;
+    for (path, field) in [(SIGNS, "key"), (VERIFIES, "public half")] {
+        for content in damages(&start, &other, path) {
+            let host = start.fork();
+            damage(&host, path, content.as_deref());
+            let change = apply(&host, &spec).await.expect("it differs");
+            assert!(
+                change.differences.iter().any(|d| d.field == field),
+                "{change:?}"
+            );
+            for path in [SIGNS, VERIFIES] {
+                assert_eq!(text(&host, path), text(&start, path), "{content:?}");
+            }
+            assert_eq!(apply(&host, &spec).await, None);
+        }
+    }
+    // Another host's record, or both halves of another pair: which of the two is right, no file says.
+    let record = service_account_record();
+    for paths in [&[SIGNS, VERIFIES][..], &[record.to_str().expect("ASCII")]] {
+        let host = start.fork();
+        for path in paths {
+            damage(&host, path, Some(&text(&other, path)));
+        }
+        let before = host.snapshot();
+        let error = failure(&host, &spec).await;
+        assert!(
+            error.contains("service-account.json has another key"),
+            "{error}"
+        );
+        assert!(host.snapshot() == before);
+        // One of the files put back is enough.
+        damage(&host, paths[0], Some(&text(&start, paths[0])));
+        apply(&host, &spec).await;
+        assert!(host.snapshot() == start.snapshot());
+    }
+    // Without a copy it is held.
+    let host = start.fork();
+    let json = start
+        .look(|world| world.text(&record))
+        .expect("it is there");
+    let parsed: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    let copy = parsed["files"]["svcacct.key"]["content"]
+        .as_str()
+        .expect("text");
+    host.meddle(|world| world.file_with_mode(&record, json.replace(copy, ""), 0o600));
+    damage(&host, SIGNS, Some(&text(&other, SIGNS)));
+    let before = host.snapshot();
+    let error = failure(&host, &spec).await;
+    assert!(
+        error.contains("svcacct.key: it is another key, and there is no whole copy of it"),
+        "{error}"
+    );
+    assert!(host.snapshot() == before, "no public half of it is derived");
+}
+
+#[tokio::test]
+async fn a_service_account_key_without_a_record_is_proven_by_its_public_half() {
+    let spec = ServiceAccountKeySpec {};
+    let other = FakeHost::new();
+    apply(&other, &spec).await;
+    let start = with_certificate().await;
+    apply(&start, &spec).await;
+    forget(&start);
+    let host = start.fork();
+    assert_eq!(
+        reasons(&host, &spec).await,
+        ["record of its keys: missing → made, with copies"]
+    );
+    apply(&host, &spec).await;
+    assert_eq!(text(&host, SIGNS), text(&start, SIGNS));
+    for (path, content, problem) in [
+        (SIGNS, Some(text(&other, SIGNS)), "svcacct.pub: it is not"),
+        (
+            VERIFIES,
+            Some(text(&other, VERIFIES)),
+            "svcacct.pub: it is not",
+        ),
+        (VERIFIES, None, "svcacct.pub: it is not"),
+        (SIGNS, None, "svcacct.key: it is missing"),
+    ] {
+        let host = start.fork();
+        damage(&host, path, content.as_deref());
+        let before = host.snapshot();
+        let error = failure(&host, &spec).await;
+        assert!(error.contains(problem), "{error}");
+        assert!(host.snapshot() == before);
+    }
+    // A bring-up that was cut between the two, before anything used the key.
+    let host = FakeHost::new();
+    put(&host, SIGNS, &text(&other, SIGNS), 0o600);
+    apply(&host, &spec).await;
+    assert_eq!(text(&host, VERIFIES), text(&other, VERIFIES));
+}
+
+#[tokio::test]
+async fn records_are_for_root_alone() {
+    let host = with_authority().await;
+    let record = authority_record("cluster");
+    let json = host.look(|world| world.text(&record)).expect("it is there");
+    host.meddle(|world| world.file_with_mode(&record, &json, 0o644));
+    assert_eq!(
+        reasons(&host, &cluster()).await,
+        ["mode: authority-cluster.json 0644 → authority-cluster.json 0600"]
+    );
+    apply(&host, &cluster()).await;
+    assert_eq!(apply(&host, &cluster()).await, None);
+    use crate::host::Files as _;
+    for directory in [RECORDS, "/var/opt/pf9/nodelet"] {
+        let entry = host.entry(std::path::Path::new(directory)).await;
+        let entry = entry.expect("it can be seen").expect("it is there");
+        assert_eq!(entry.attributes.mode, 0o700, "{directory}");
+    }
+}

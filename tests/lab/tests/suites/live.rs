@@ -1,0 +1,76 @@
+//! `LiveHost` on a real host. What it needs (docker, systemd, dpkg, a kernel that it may change) no machine of a developer
+//! has to offer, so this very program is copied into a lab host, and the tests of `inside` run there.
+
+mod inside;
+
+use std::time::Duration;
+
+use lab_suites::{Image, Master, shared};
+
+/// Where the copy stands.
+const PROGRAM: &str = "/usr/local/lib/suites";
+const PAYLOAD: &str = "/opt/pf9/roles/pf9-kube/current/payload";
+
+/// Runs a test inside the host, with these variables.
+fn run_inside(master: &Master, test: &str, variables: &str) {
+    let output = master.try_sh(&format!(
+        "export {variables} RUST_BACKTRACE=1
+         timeout 110 {PROGRAM} --ignored --exact live::inside::{test} --nocapture"
+    ));
+    let told = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{test} inside of the host:\n{told}\n{failed}"
+    );
+}
+
+fn put_program(master: &Master) {
+    let program = std::env::current_exe().expect("this program stands somewhere");
+    let host = master.host();
+    host.put_file(&program, PROGRAM, 0o755)
+        .expect("it is copied");
+}
+
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn units_containers_packages_and_mounts_are_handled_as_the_fake_host_promises() {
+    let Some(master) = Master::create("live", Image::Bare, false) else {
+        return;
+    };
+    put_program(&master);
+    let docker = "docker info > /dev/null";
+    master.wait_for("docker answers", docker, Duration::from_secs(60));
+    run_inside(&master, "a_unit_goes_through_its_life", "A=");
+    // Containers that others have made, too, with what we cannot say.
+    run_inside(
+        &master,
+        "a_container_goes_through_its_life",
+        &format!("LIVE_ARCHIVE={PAYLOAD}/images/pause.tar LIVE_IMAGE=k8s.gcr.io/pause:3.2"),
+    );
+    // Services of packages are not started while these are installed.
+    let debs = master.sh(&format!(
+        "cd {PAYLOAD}/debs; sed \"s|^|$PWD/|\" keepalived.list"
+    ));
+    run_inside(
+        &master,
+        "packages_are_installed_without_starting_their_services",
+        &format!("LIVE_DEBS='{debs}' LIVE_DEBS_UNIT=keepalived.service"),
+    );
+    run_inside(&master, "the_kernel_answers", "A=");
+    run_inside(&master, "mounts_are_left_alone", "A=");
+    run_inside(&master, "the_engine_may_go_and_come_back", "A=");
+}
+
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn objects_and_nodes_are_handled_by_a_real_api_server() {
+    let Some(master) = shared() else { return };
+    put_program(&master);
+    run_inside(
+        &master,
+        "the_cluster_takes_objects_and_gives_them_back",
+        "LIVE_KUBECONFIG=/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+    );
+    master.sh(&format!("rm {PROGRAM}"));
+}
