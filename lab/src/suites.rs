@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, process};
@@ -26,11 +27,39 @@ const RECORD: &str = "NODELET_LAB_RECORD";
 const PLACES: &str = "suites";
 
 /// A place that is taken until this is dropped, or until the process ends.
+///
+/// Only [`Place::give_back`] leaves what stands there to the next one: after a suite that failed or was killed, the place has a new name,
+/// so that nothing of that suite is used again.
 #[derive(Debug)]
 pub struct Place {
-    /// The kind and a number.
+    /// The kind, a number, and how many suites have not given the place back.
     pub name: String,
-    _lock: File,
+    /// Holds the lock. It has a byte for each suite that has not given the place back.
+    file: File,
+    failures: u64,
+}
+
+impl Place {
+    fn take(kind: &str, number: usize, file: File) -> Result<Self> {
+        let failures = file.metadata().context("cannot read a place")?.len();
+        // Here and not at the end: a process that is killed says nothing.
+        (&file).write_all(b"x").context("cannot take a place")?;
+        Ok(Self {
+            name: format!("{kind}-{number}-{failures}"),
+            file,
+            failures,
+        })
+    }
+
+    /// Leaves the place, and what stands there, to the next one.
+    ///
+    /// # Errors
+    /// The file of the place cannot be written.
+    pub fn give_back(self) -> Result<()> {
+        self.file
+            .set_len(self.failures)
+            .with_context(|| format!("cannot give back {}", self.name))
+    }
 }
 
 /// The lock on a file, if no other process holds it.
@@ -83,23 +112,28 @@ impl Suites {
         all
     }
 
-    /// What the variables say; `None` where no run is named, so that a plain `cargo test` needs no lab.
-    pub fn from_environment() -> Result<Option<Self>> {
-        let Some(run) = env::var_os(RUN) else {
-            return Ok(None);
-        };
+    /// What the variables say.
+    ///
+    /// # Errors
+    /// A variable is missing, as it is in a plain `cargo test`.
+    pub fn from_environment() -> Result<Self> {
+        let run = env::var_os(RUN).with_context(|| {
+            format!(
+                "{RUN} is not set: this test needs a lab; `cargo xtask test --only lab` or `cargo xtask soak` runs it"
+            )
+        })?;
         let path = |name| {
             env::var_os(name)
                 .map(PathBuf::from)
                 .with_context(|| format!("{RUN} is set but {name} is not"))
         };
-        Ok(Some(Self {
+        Ok(Self {
             run: run.to_string_lossy().into_owned(),
             nodelet: path(NODELET)?,
             payload: path(PAYLOAD)?,
             toolbox: path(TOOLBOX)?,
             machine: env::var_os(MACHINE).map(PathBuf::from),
-        }))
+        })
     }
 
     /// Takes one of `count` places of this kind in the run, which suites in other processes take in turns; waits for one to become
@@ -115,11 +149,10 @@ impl Suites {
         let place = command::poll(limit, || {
             (0..count).find_map(|number| {
                 let path = directory.join(format!("{kind}-{number}"));
-                match lock_if_free(&path) {
-                    Ok(lock) => lock.map(|lock| Place {
-                        name: format!("{kind}-{number}"),
-                        _lock: lock,
-                    }),
+                let taken = lock_if_free(&path)
+                    .and_then(|file| file.map(|file| Place::take(kind, number, file)).transpose());
+                match taken {
+                    Ok(place) => place,
                     Err(error) => {
                         failure = Some(error);
                         None
@@ -200,10 +233,14 @@ mod tests {
         let second = take().expect("the other one is free");
         assert_eq!(
             (first.name.as_str(), second.name.as_str()),
-            ("shared-0", "shared-1")
+            ("shared-0-0", "shared-1-0")
         );
         take().expect_err("both are taken");
-        drop(first);
-        assert_eq!(take().expect("it is free again").name, "shared-0");
+        first.give_back().expect("it is given back");
+        let again = take().expect("it is free again");
+        assert_eq!(again.name, "shared-0-0");
+        // What a suite that failed leaves is not used again.
+        drop(again);
+        assert_eq!(take().expect("it is free again").name, "shared-0-1");
     }
 }

@@ -139,6 +139,11 @@ fn a_ledger_that_was_lost_is_recovered_from_its_copy_and_nothing_is_missing() {
     }
 }
 
+fn packages_of(host: &FakeHost) -> Vec<String> {
+    let facts = block_on(gather(host)).expect("facts");
+    facts.packages.into_keys().collect()
+}
+
 /// With all that was kept beside it, what stands is the only witness.
 #[test]
 fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
@@ -181,8 +186,15 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
             ];
             let lost_too = if state { &in_state[..] } else { &[] };
             assert_eq!(again.changes(), lost_too, "{what}");
+            let packages = packages_of(&host);
             let clean = Bringup::clean(&host, true);
             assert_eq!(clean.outcome, Outcome::Cleaned, "{what}: {}", clean.text());
+            // Their versions do not tell who has installed them.
+            assert_eq!(packages_of(&host), packages, "{what}");
+            for name in &packages {
+                let brought = ["docker.io", "containerd", "runc"].contains(&name.as_str());
+                assert!(!brought || told(name), "{what}: {name}: {recovered:#?}");
+            }
             let mut left = bringup.not_cleaned(&before, &host, true);
             // What could not be known was named.
             left.retain(|line| {

@@ -5,7 +5,7 @@
 //! this host, thing by thing. What stands here is recorded as the role's. What the host was like before the role cannot be read
 //! off it; each such thing is named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -14,7 +14,6 @@ use super::event::{Event, Outcome, Recording, Verb};
 use super::installed::is_ours;
 use super::{Runner, simulated_host};
 use crate::facts::Facts;
-use crate::host::fake::FakeHost;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
 use crate::plan::{Plan, StepId};
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
@@ -159,8 +158,7 @@ impl Runner<'_> {
                         continue;
                     }
                     things.insert(undo.about());
-                    let brought = bare.brought.get(&step).cloned().unwrap_or_default();
-                    match self.found(&undo, brought, on_top).await? {
+                    match self.found(&undo, on_top).await? {
                         Found::Stands(undo) => {
                             wanted.insert(step.clone());
                             if undo != Undo::ReloadUnits {
@@ -255,29 +253,35 @@ impl Runner<'_> {
     }
 
     /// This host as it was before the role, as far as that can be told.
-    async fn as_before(&self, unknown: &mut Vec<String>) -> ResourceResult<Bare> {
-        let mut brought: BTreeMap<StepId, Vec<String>> = BTreeMap::new();
-        let mut all = BTreeSet::new();
+    async fn as_before(&self, unknown: &mut Vec<String>) -> ResourceResult<Facts> {
         let steps = || self.plan.phases.iter().flat_map(|phase| &phase.steps);
         for step in steps() {
             let Spec::Packages(packages) = &step.spec else {
                 continue;
             };
             for package in packages.on_host(&self.context(false)).await? {
-                match package.installed {
-                    Some(version) if version == package.version => {
-                        // What an earlier step has brought along is that one's.
-                        let new = all.insert(package.name.clone());
-                        let its = brought.entry(step.id.clone()).or_default();
-                        its.extend(new.then_some(package.name));
-                    }
-                    Some(version) if packages.names.contains(&package.name) => unknown.push(format!(
-                        "package {}: version {version} is installed and the role brings {}, so it was there before the role, \
-                         or was upgraded since; it stays",
-                        package.name, package.version
-                    )),
-                    _ => {}
-                }
+                let whose = match package.installed {
+                    Some(version) if version == package.version => format!(
+                        "version {version} is installed, as the role brings it; whether it was there before the role is not known"
+                    ),
+                    Some(version) if packages.names.contains(&package.name) => format!(
+                        "version {version} is installed and the role brings {}, so it was there before the role, or was upgraded since",
+                        package.version
+                    ),
+                    _ => continue,
+                };
+                unknown.push(format!("package {}: {whose}; it stays", package.name));
+            }
+        }
+        // A container engine that stays keeps its images.
+        for step in steps() {
+            if let Spec::Image(image) = &step.spec
+                && self.facts.images.contains(&image.reference)
+            {
+                unknown.push(format!(
+                    "image {}: whether it was there before the role is not known; it stays",
+                    image.reference
+                ));
             }
         }
         let mut facts = self.facts.clone();
@@ -286,23 +290,9 @@ impl Runner<'_> {
         facts.earlier_clusters.clear();
         facts.virtual_services.clear();
         facts.stands = None;
-        facts.packages.retain(|name, _| !all.contains(name));
-        let names: Vec<String> = all.iter().cloned().collect();
-        let engine_is_ours = engine::is_engine(&names);
-        if engine_is_ours {
-            facts.docker = None;
-            facts.images.clear();
-        }
-        let of_packages = |unit: &str| {
-            let mut items = all.iter().flat_map(|name| FakeHost::package_items(name));
-            items.any(|item| item.strip_prefix("unit=") == Some(unit))
-        };
         let planned: BTreeSet<PathBuf> = steps().flat_map(|step| step.spec.paths()).collect();
         let of_plan = |unit: &str| planned.iter().any(|path| path.ends_with(unit));
-        facts.units.retain(|unit, _| {
-            let of_engine = engine_is_ours && engine::is_unit(unit);
-            !of_engine && !of_packages(unit) && !of_plan(unit)
-        });
+        facts.units.retain(|unit, _| !of_plan(unit));
         let directories: BTreeSet<&Path> = steps()
             .filter_map(|step| match &step.spec {
                 Spec::Directory(directory) => Some(directory.path.as_path()),
@@ -326,13 +316,13 @@ impl Runner<'_> {
                 Spec::Link(link) => Some(link.name.as_str()),
                 _ => None,
             })
-            // A container engine that was there before the role had its link.
-            .filter(|name| engine_is_ours || *name != engine::LINK)
+            // A container engine that stays keeps its link.
+            .filter(|name| *name != engine::LINK)
             .collect();
         if let Some(all) = &mut facts.links {
             all.retain(|link| !links.contains(link.name.as_str()));
         }
-        Ok(Bare { facts, brought })
+        Ok(facts)
     }
 
     async fn is_mounted(&self, path: &Path) -> ResourceResult<bool> {
@@ -344,7 +334,7 @@ impl Runner<'_> {
     /// What an apply writes down on a simulated host like this.
     async fn applied_to_bare(
         &self,
-        bare: &Bare,
+        bare: &Facts,
         unknown: &mut Vec<String>,
     ) -> ResourceResult<Vec<Record>> {
         let mut plan: Plan = self.plan.clone();
@@ -353,10 +343,10 @@ impl Runner<'_> {
             phase.checks.clear();
             phase.requirements.clear();
         }
-        let host = simulated_host(&bare.facts, &plan)
+        let host = simulated_host(bare, &plan)
             .with_kubernetes(|rules| rules.pod_cidr = "10.0.0.0/24".to_owned());
         let events = Recording::default();
-        let runner = Runner::new(&plan, &host, &bare.facts, self.secrets, &events);
+        let runner = Runner::new(&plan, &host, bare, self.secrets, &events);
         // It is a future of its own kind within itself: without a box its size would have no end.
         let outcome = Box::pin(runner.apply()).await?;
         if outcome != Outcome::Converged {
@@ -377,7 +367,6 @@ impl Runner<'_> {
     async fn found(
         &self,
         undo: &Undo,
-        brought: Vec<String>,
         on_top: bool,
     ) -> ResourceResult<Found> {
         let host = self.host;
@@ -418,15 +407,8 @@ impl Runner<'_> {
                     false => stands(there),
                 }
             }
-            Undo::PurgePackages { .. } => match (brought.is_empty(), on_top) {
-                (true, _) => Found::Nothing,
-                (false, true) => Found::Unknown(format!(
-                    "packages {}: they are installed, and the saved records do not name them; they may have been there before the \
-                     role and stay",
-                    brought.join(" ")
-                )),
-                (false, false) => Found::Stands(Undo::PurgePackages { names: brought }),
-            },
+            // Each of them is named already.
+            Undo::PurgePackages { .. } => Found::Nothing,
             Undo::StopUnit { name } | Undo::RestartUnit { name } => {
                 let loaded = host.unit(name).await?.loaded;
                 match on_top && engine::is_unit(name) {
@@ -451,13 +433,6 @@ impl Runner<'_> {
             _ => Found::Nothing,
         })
     }
-}
-
-/// A host as it was before the role.
-struct Bare {
-    facts: Facts,
-    /// Packages whose version is the one that the role brings, by the step that brings them first.
-    brought: BTreeMap<StepId, Vec<String>>,
 }
 
 /// A recovery on its way.
@@ -494,11 +469,6 @@ impl Recovered {
                     path.display()
                 ));
             }
-            Undo::PurgePackages { names } => self.note(format!(
-                "packages {}: their versions are those that the role brings; whether they were installed before it is not \
-                 known, a clean removes them",
-                names.join(" ")
-            )),
             _ => {}
         }
     }

@@ -45,23 +45,23 @@ const TURN: Duration = Duration::from_secs(3000);
 /// The first suite to ask makes it; it is taken down with the run. Suites run side by side, in processes of their own, so each waits for
 /// its turn.
 #[must_use]
-pub fn shared() -> Option<Master> {
+pub fn shared() -> Master {
     take_turn("shared", false, &[])
 }
 
 /// The same with a virtual IP, and with a bare host beside it, the neighbour [`CLIENT`].
 #[must_use]
-pub fn shared_with_vip() -> Option<Master> {
+pub fn shared_with_vip() -> Master {
     take_turn("vip", true, &[CLIENT])
 }
 
-fn take_turn(kind: &str, vip: bool, others: &[&str]) -> Option<Master> {
-    let suites = Suites::from_environment().expect("the environment of a run is whole")?;
+fn take_turn(kind: &str, vip: bool, others: &[&str]) -> Master {
+    let suites = Suites::from_environment().expect("the environment of a run");
     let cache = Cache::locate().expect("the cache has a place");
     let place = suites.place(&cache, kind, SHARED, TURN);
     let place = place.expect("a shared host becomes free");
     let stands = Lab::stands(&cache, &format!("{}-{}", suites.run, place.name));
-    let mut master = Master::open(&place.name, Image::Bare, vip, others)?;
+    let mut master = Master::open(&place.name, Image::Bare, vip, others);
     master.shared = Some(place);
     if stands {
         master.configure(&[]);
@@ -70,30 +70,29 @@ fn take_turn(kind: &str, vip: bool, others: &[&str]) -> Option<Master> {
     }
     // What an earlier suite changed, or left in the middle when it failed, this brings back.
     master.apply(&[]).exits(0);
-    Some(master)
+    master
 }
 
 impl Master {
-    /// A new host in a lab of its own, with the role installed and not applied. `None` where suites are skipped.
+    /// A new host in a lab of its own, with the role installed and not applied.
+    ///
+    /// # Panics
+    /// There is no lab: a suite that cannot run has not passed.
     #[must_use]
-    pub fn create(lab: &str, image: Image, vip: bool) -> Option<Self> {
+    pub fn create(lab: &str, image: Image, vip: bool) -> Self {
         Self::with_neighbours(lab, image, vip, &[])
     }
 
     /// The same with bare hosts beside it, on the same network.
     #[must_use]
-    pub fn with_neighbours(lab: &str, image: Image, vip: bool, others: &[&str]) -> Option<Self> {
-        let master = Self::open(lab, image, vip, others)?;
+    pub fn with_neighbours(lab: &str, image: Image, vip: bool, others: &[&str]) -> Self {
+        let master = Self::open(lab, image, vip, others);
         master.install(&[]);
-        Some(master)
+        master
     }
 
-    fn open(lab: &str, image: Image, vip: bool, others: &[&str]) -> Option<Self> {
-        let Some(suites) = Suites::from_environment().expect("the environment of a run is whole")
-        else {
-            println!("skipped: it needs a lab; `cargo xtask test --only lab` runs it");
-            return None;
-        };
+    fn open(lab: &str, image: Image, vip: bool, others: &[&str]) -> Self {
+        let suites = Suites::from_environment().expect("the environment of a run");
         let cache = Cache::locate().expect("the cache has a place");
         let name = format!("{}-{lab}", suites.run);
         let lab = if Lab::stands(&cache, &name) {
@@ -115,13 +114,13 @@ impl Master {
         }
         .expect("the lab comes up");
         let host = lab.host(MASTER).expect("the master is there");
-        Some(Self {
+        Self {
             lab,
             host,
             suites,
             vip,
             shared: None,
-        })
+        }
     }
 
     /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, and these.
@@ -335,9 +334,15 @@ impl Drop for Master {
                 );
             }
         }
-        // What a failed suite leaves is no host for the next one.
-        if (self.shared.is_none() || thread::panicking())
-            && !Suites::keep()
+        // Held until the host is gone: the next suite makes its own then.
+        let mut place = self.shared.take();
+        if !thread::panicking()
+            && let Some(place) = place.take()
+        {
+            place.give_back().expect("the cache can be written");
+            return;
+        }
+        if !Suites::keep()
             && let Err(error) = self.lab.destroy()
         {
             eprintln!("the lab {} is not gone: {error:#}", self.lab.name());

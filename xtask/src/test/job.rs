@@ -15,6 +15,9 @@ const LAB_SUITES: &str = "lab-suites";
 const SUITES: &str = "suites";
 const MICRO: &str = "micro";
 
+/// Tests of the program with the suites that run inside a lab host alone, where the suite `live` starts them.
+const INSIDE: &str = "live::inside::";
+
 /// No job takes longer than this. A suite that hangs is ended, and its host is told about.
 const LIMIT: Duration = Duration::from_secs(1500);
 /// A test program lists its tests at once.
@@ -171,6 +174,7 @@ pub(super) fn lab(programs: &[Program], suites: &Suites, names: &[String]) -> Re
     list.args(["--list", "--format", "terse"]);
     let listing = command::text(&mut list, LISTS)?;
     let jobs: Vec<Job> = listed(&listing)
+        .filter(|suite| !suite.starts_with(INSIDE))
         .filter(|suite| names.is_empty() || names.iter().any(|name| suite.contains(name.as_str())))
         .map(|suite| {
             let mut job = Job::of(program, format!("lab: {suite}"), Kind::Lab);

@@ -126,7 +126,7 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn files_of_nodeletd_are_repaired_or_reported_by_name() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
@@ -143,9 +143,7 @@ fn files_of_nodeletd_are_repaired_or_reported_by_name() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn a_role_without_any_record_is_recovered_and_cleaned() {
-    let Some(master) = Master::create("recover", Image::NoDocker, false) else {
-        return;
-    };
+    let master = Master::create("recover", Image::NoDocker, false);
     let before = Slate::of(&master);
     let _ = master.apply(&[]).exits(0);
     master.sh(&format!("rm -r {STATE}"));

@@ -36,9 +36,7 @@ fn converges(master: &Master) {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn bare_host_twice() {
-    let Some(master) = Master::create("bare", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("bare", Image::Bare, false);
     let before = Slate::of(&master);
     converges(&master);
     clean(&master, &[]);
@@ -56,9 +54,7 @@ fn bare_host_twice() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn inhabited_host() {
-    let Some(master) = Master::create("inhabited", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("inhabited", Image::Bare, false);
     inhabit(&master);
     let before = Slate::of(&master);
     converges(&master);
@@ -79,9 +75,7 @@ fn inhabited_host() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn host_without_docker() {
-    let Some(master) = Master::create("nodocker", Image::NoDocker, false) else {
-        return;
-    };
+    let master = Master::create("nodocker", Image::NoDocker, false);
     let before = Slate::of(&master);
     converges(&master);
     clean(&master, &["--purge"]);
@@ -96,9 +90,7 @@ fn host_without_docker() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn virtual_ip() {
-    let Some(master) = Master::create("vip", Image::Bare, true) else {
-        return;
-    };
+    let master = Master::create("vip", Image::Bare, true);
     let before = Slate::of(&master);
     converges(&master);
     clean(&master, &["--purge"]);
@@ -110,9 +102,7 @@ fn virtual_ip() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn kube_proxy_with_ipvs_where_the_kernel_has_none() {
-    let Some(master) = Master::create("ipvs", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("ipvs", Image::Bare, false);
     let before = Slate::of(&master);
     master.configure(&[("KUBE_PROXY_MODE", "ipvs")]);
     let refused = master.apply(&[]).exits(1).text();

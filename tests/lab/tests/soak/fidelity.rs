@@ -14,23 +14,17 @@ const CUT_AFTER: usize = 20;
 fn predictions_on_a_real_host_are_what_apply_does() {
     let mut figures = Figures::default();
 
-    let Some(master) = Master::create("fidelity-cut", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("fidelity-cut", Image::Bare, false);
     cut(&master, CUT_AFTER);
     let mut take = |name, master: &Master| figures.take(name, &prediction(master));
     take("half-finished apply", &master);
     drop(master);
 
-    let Some(master) = Master::create("fidelity-none", Image::NoDocker, false) else {
-        return;
-    };
+    let master = Master::create("fidelity-none", Image::NoDocker, false);
     take("bare host without docker", &master);
     drop(master);
 
-    let Some(master) = Master::create("fidelity", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("fidelity", Image::Bare, false);
     take("bare host", &master);
     take("healthy host", &master);
     let newer = newer_after_looking(&master);

@@ -37,9 +37,7 @@ kill $!
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
-    let Some(master) = Master::create("power", Image::Machine, false) else {
-        return;
-    };
+    let master = Master::create("power", Image::Machine, false);
     // An emulated processor is slow enough without a limit.
     master.configure(&[("KUBE_SERVICE_STATE", "true"), ("CPU_LIMIT", "100")]);
     let predicted = master.nodelet(&["diff", "--json"]).exits(2);

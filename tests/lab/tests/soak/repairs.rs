@@ -20,9 +20,7 @@ const UNTOLD: &[&str] = &["docker-hung"];
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn every_repair_is_predicted() {
-    let Some(master) = Master::create("repairs", Image::Bare, true) else {
-        return;
-    };
+    let master = Master::create("repairs", Image::Bare, true);
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     master.load_toolbox();
@@ -75,9 +73,7 @@ const RUNS: &str = "nodelet history --last 1000 | wc -l";
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn trials_are_outlived_and_nothing_else_is_touched() {
-    let Some(master) = Master::create("trials", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("trials", Image::Bare, false);
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
@@ -134,9 +130,7 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
 #[ignore = "cargo xtask soak runs it"]
 fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
     const PROCESS: &str = "pgrep -x kube-apiserver || true";
-    let Some(master) = Master::create("two-faults", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("two-faults", Image::Bare, false);
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
@@ -161,9 +155,7 @@ fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn repairs_take_seconds_at_the_usual_interval() {
-    let Some(master) = Master::create("repair-times", Image::Bare, true) else {
-        return;
-    };
+    let master = Master::create("repair-times", Image::Bare, true);
     master.configure(&[("KUBE_SERVICE_STATE", "true")]);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);

@@ -18,9 +18,7 @@ const MINUTES: f64 = 5.0;
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn steady_state_costs_next_to_nothing() {
-    let Some(master) = Master::create("steady", Image::Bare, false) else {
-        return;
-    };
+    let master = Master::create("steady", Image::Bare, false);
     master.configure(&[("KUBE_SERVICE_STATE", "true")]);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);

@@ -24,9 +24,7 @@ fn identity(master: &Master) -> String {
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn vm_master_on_version_2_comes_back_after_a_reboot() {
-    let Some(master) = Master::create("vm", Image::Machine, false) else {
-        return;
-    };
+    let master = Master::create("vm", Image::Machine, false);
     master.configure(&[("KUBE_PROXY_MODE", "ipvs"), ("KUBE_SERVICE_STATE", "true")]);
     assert_eq!(
         master.sh("stat --file-system --format=%T /sys/fs/cgroup"),

@@ -54,7 +54,7 @@ fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_pod_has_its_address_and_reaches_the_api_by_its_service() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     let web = Web::run(&master);
     let address: Ipv4Addr = web.at(".status.podIP").parse().expect("an address");
     assert!(
@@ -75,7 +75,7 @@ fn a_pod_has_its_address_and_reaches_the_api_by_its_service() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn exec_logs_and_port_forward_work() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     let web = Web::run(&master);
     assert_eq!(master.kubectl("exec web -- sh -c 'echo $((6*7))'"), "42");
     let refused = master.try_sh(
@@ -101,7 +101,7 @@ fn exec_logs_and_port_forward_work() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_node_port_answers_outside_the_host() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     let _web = Web::run(&master);
     master.kubectl("expose pod/web --type=NodePort --port=80 --target-port=8080");
     let port = master.kubectl("get service/web --output jsonpath='{.spec.ports[0].nodePort}'");

@@ -61,7 +61,7 @@ fn nothing_left(master: &Master) {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_backup_is_proven_and_every_bad_one_is_named() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     without_backups(&master);
     master.check(&["--only", "etcd-backup"]).exits(0);
 
@@ -158,7 +158,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn etcd_stays_healthy_under_load_while_a_snapshot_is_proven() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     without_backups(&master);
     // 20 MB of data, written over and over, and a look at etcd's health every 200 ms.
     master.sh(&format!(

@@ -24,7 +24,7 @@ fn status(master: &Master) -> String {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
@@ -193,7 +193,7 @@ impl Drop for Pods<'_> {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_drain_evicts_what_it_can_and_names_what_stays() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     let pods = Pods::on(&master);
     pods.finish(FINISHED);
     for name in ["plain-1", "plain-2", "plain-3"] {
@@ -240,7 +240,7 @@ fn a_drain_evicts_what_it_can_and_names_what_stays() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_pod_of_a_tenant_with_the_names_of_the_control_plane_is_not_taken_for_it() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.load_toolbox();
     let pods = Pods::on(&master);
     pods.apply(&format!(

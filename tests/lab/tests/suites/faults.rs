@@ -97,9 +97,7 @@ fn earlier(phase: &str) -> Option<&'static str> {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn every_phase_fails_well_and_converges_when_mended() {
-    let Some(master) = Master::create("faults", Image::NoDocker, true) else {
-        return;
-    };
+    let master = Master::create("faults", Image::NoDocker, true);
     master.apply(&["--only", "preflight"]).exits(0);
 
     let mut wrong = Vec::new();
@@ -137,9 +135,7 @@ fn every_phase_with_steps_has_a_cause(master: &Master) {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn an_incomplete_payload_is_refused() {
-    let Some(master) = lab_suites::shared() else {
-        return;
-    };
+    let master = lab_suites::shared();
     let images = "/opt/pf9/roles/pf9-kube/current/payload/images";
     master.sh(&format!(
         "mount -t tmpfs -o mode=755 none $(readlink -f {images})"

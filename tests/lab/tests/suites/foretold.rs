@@ -5,7 +5,7 @@ use lab_suites::{FAULTS, SCALED, Watch, predicted_repair, prediction, shared};
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_lost_container_is_foretold() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.sh("docker rm --force etcd");
     let fidelity = prediction(&master);
     assert_eq!(fidelity.done, 1, "one step brings it back");
@@ -23,7 +23,7 @@ fn a_lost_container_is_foretold() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn repairs_are_foretold() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);

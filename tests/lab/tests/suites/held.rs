@@ -25,7 +25,7 @@ fn takes_pods(master: &Master) -> bool {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_held_host_is_drained_asked_and_not_cleaned() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.configure(&[SCALED, &[("METRICS_PORT", "9753")]].concat());
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);

@@ -5,7 +5,7 @@ use lab_suites::shared;
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn only_root_may_apply_and_stop() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     for verb in ["apply", "stop"] {
         let run = master.try_sh(&format!(
             "setpriv --reuid=65534 --regid=65534 --clear-groups nodelet {verb}"
@@ -19,7 +19,7 @@ fn only_root_may_apply_and_stop() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_words_are_usage_errors() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master
         .nodelet(&["apply", "--only", "etdc"])
         .exits(64)
@@ -30,7 +30,7 @@ fn wrong_words_are_usage_errors() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_settings_are_refused_with_their_place() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     master.configure(&[
         ("MASTER_IP", "not an address"),
         ("CONTAINERS_CIDR", "10.20.0.0/33"),
@@ -48,7 +48,7 @@ fn wrong_settings_are_refused_with_their_place() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_the_host_stands_with_is_refused_with_the_way_out() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     for (key, value, way_out) in [
         ("ROLE", "none", "take the role off first: `nodelet clean`"),
         ("ROLE", "worker", "take the role off first: `nodelet clean`"),

@@ -23,7 +23,7 @@ fn begin(master: &Master, config: &str, at: &str) {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_cut_leaves_older_backups_and_no_half_one() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     without_backups(&master);
     master.nodelet(&["etcd", "backup"]).exits(0);
     let older = proven(&master);
@@ -61,7 +61,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     without_backups(&master);
     begin(&master, "/etc/pf9/nodelet", SERVES);
     master.sh(&format!(
@@ -82,7 +82,7 @@ fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_directory_that_fills_up_in_the_middle_keeps_what_it_has() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     without_backups(&master);
     // A store large enough that the end of a snapshot is far from its beginning, and a disk of 256 MiB.
     master.sh(&format!(
@@ -150,7 +150,7 @@ END
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_directory_that_hangs_holds_up_nobody() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     without_backups(&master);
     master.sh(
         "truncate --size 512M /var/tmp/hangs.img; mkfs.ext4 -q -m 0 /var/tmp/hangs.img
@@ -189,7 +189,7 @@ fn a_directory_that_hangs_holds_up_nobody() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_the_node_untouched() {
-    let Some(master) = shared() else { return };
+    let master = shared();
     for (schedule, why) in [
         ("0 0 30 2 *", "it never comes"),
         ("0 3 * *", "4 fields instead of five"),
