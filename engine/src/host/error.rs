@@ -29,6 +29,31 @@ pub enum HostError {
         /// The bound.
         limit: u64,
     },
+    /// Somebody says more than we are willing to take in. Nothing is concluded from a part of it.
+    #[error("take in what {who} says: it is more than {limit} bytes")]
+    TooMuch {
+        /// Who says it, for example `` `iptables-save` ``.
+        who: String,
+        /// The bound.
+        limit: usize,
+    },
+    /// An earlier change was given up and has not come to its end: the file system hangs. Whether it takes effect is not known.
+    #[error(
+        "{action} {}: an earlier `{earlier} {}`, which was given up, has not come to its end within {}, so what will stand there is not known",
+        path.display(), earlier_path.display(), humantime::format_duration(*.after)
+    )]
+    InProgress {
+        /// What was to be done, for example `remove`.
+        action: &'static str,
+        /// The path it was about.
+        path: PathBuf,
+        /// What is still being done.
+        earlier: &'static str,
+        /// The path that is about.
+        earlier_path: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// A process could not be started.
     #[error("start `{program}`")]
     Spawn {
@@ -138,6 +163,7 @@ impl HostError {
                 | Self::Clock { .. }
                 | Self::Damaged { .. }
                 | Self::TooLarge { .. }
+                | Self::TooMuch { .. }
         )
     }
 }

@@ -10,13 +10,25 @@ use nix::fcntl::posix_fallocate;
 use nix::libc::{EPERM, EROFS, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
 
+use super::effects::Fence;
 use crate::host::{Attributes, unfinished};
 
 /// The bits of a mode that [`Attributes`] can say.
 pub(super) const MODE_BITS: u32 = 0o7777;
 
-/// Replaces or creates `path`: temporary sibling, content, owner, mode, fsync, rename, fsync of the directory.
+/// As [`write_fenced`], for what nobody takes back.
 pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::Result<()> {
+    write_fenced(path, content, attributes, &Fence::open())
+}
+
+/// Replaces or creates `path`: temporary sibling, content, owner, mode, fsync, rename, fsync of the directory. Nothing is renamed once
+/// whoever wanted it has given up.
+pub(super) fn write_fenced(
+    path: &Path,
+    content: &[u8],
+    attributes: Attributes,
+    fence: &Fence,
+) -> io::Result<()> {
     let directory = parent(path)?;
     let mut temporary = sibling(path)?.make(|sibling| {
         OpenOptions::new()
@@ -31,6 +43,9 @@ pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::
     fchown(file, Some(attributes.uid), Some(attributes.gid))?;
     file.set_permissions(Permissions::from_mode(attributes.mode & MODE_BITS))?;
     file.sync_all()?;
+    #[cfg(test)]
+    super::durable::before_rename(path);
+    fence.pass()?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_directory(directory)
 }
@@ -101,7 +116,7 @@ pub(super) fn append(path: &Path, content: &[u8], attributes: Attributes) -> io:
 }
 
 /// Makes `path` a link to `target`, in place of a link that is there, never in place of anything else.
-pub(super) fn link(path: &Path, target: &str) -> io::Result<()> {
+pub(super) fn link(path: &Path, target: &str, fence: &Fence) -> io::Result<()> {
     let directory = parent(path)?;
     match path.symlink_metadata() {
         Ok(there) if !there.is_symlink() => {
@@ -114,9 +129,9 @@ pub(super) fn link(path: &Path, target: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    sibling(path)?
-        .make(|sibling| symlink(target, sibling))?
-        .into_temp_path()
+    let made = sibling(path)?.make(|sibling| symlink(target, sibling))?;
+    fence.pass()?;
+    made.into_temp_path()
         .persist(path)
         .map_err(|error| error.error)?;
     sync_directory(directory)

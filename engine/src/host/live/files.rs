@@ -12,6 +12,7 @@ use nix::sys::statvfs::statvfs;
 use sha2::{Digest as _, Sha256};
 
 use super::blocking::{blocking, file_error, if_there};
+use super::effects::{Fence, Purpose};
 use super::{LiveHost, atomic, tree};
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, Space};
 
@@ -23,10 +24,11 @@ const PIECE: usize = 256 * 1024;
 #[async_trait::async_trait]
 impl Files for LiveHost {
     async fn entry(&self, path: &Path) -> HostResult<Option<Entry>> {
-        on_path("look at", path, entry).await
+        self.looked("look at", path, entry).await
     }
 
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
+        self.effects.wait("read", path, Purpose::Touch).await?;
         let path = path.to_owned();
         blocking(move || read(&path, limit)).await
     }
@@ -36,15 +38,17 @@ impl Files for LiveHost {
     }
 
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
-        on_path("list", path, list).await
+        self.looked("list", path, list).await
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         let content = content.to_vec();
-        on_path("write", path, move |path| {
-            atomic::write(path, &content, attributes)
-        })
-        .await
+        let work = move |path: &Path, fence: &Fence| {
+            atomic::write_fenced(path, &content, attributes, fence)
+        };
+        self.effects
+            .make("write", path, Purpose::Replace, work)
+            .await
     }
 
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
@@ -53,14 +57,14 @@ impl Files for LiveHost {
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         let content = content.to_vec();
-        on_path("append to", path, move |path| {
+        self.changed("append to", path, move |path| {
             atomic::append(path, &content, attributes)
         })
         .await
     }
 
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
-        on_path("create directory", path, move |path| {
+        self.changed("create directory", path, move |path| {
             create_directory(path, attributes)
         })
         .await
@@ -68,33 +72,62 @@ impl Files for LiveHost {
 
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
         let target = target.to_owned();
-        on_path("make a link at", path, move |path| {
-            atomic::link(path, &target)
-        })
-        .await
+        let work = move |path: &Path, fence: &Fence| atomic::link(path, &target, fence);
+        let made = self
+            .effects
+            .make("make a link at", path, Purpose::Replace, work);
+        made.await
     }
 
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
-        on_path("set mode and owner of", path, move |path| {
+        self.changed("set mode and owner of", path, move |path| {
             set_attributes(path, attributes)
         })
         .await
     }
 
     async fn remove(&self, path: &Path) -> HostResult<()> {
-        on_path("remove", path, remove).await
+        self.changed("remove", path, remove).await
     }
 
     async fn remove_tree(&self, path: &Path) -> HostResult<()> {
-        on_path("remove", path, tree::remove).await
+        self.changed("remove", path, tree::remove).await
     }
 
     async fn unmount_below(&self, path: &Path) -> HostResult<()> {
-        on_path("unmount what is below", path, tree::unmount).await
+        self.changed("unmount what is below", path, tree::unmount)
+            .await
     }
 
     async fn space(&self, path: &Path) -> HostResult<Space> {
         on_path("measure the file system of", path, space).await
+    }
+}
+
+impl LiveHost {
+    /// Looks at a path, once nothing that was given up may still change what stands there.
+    async fn looked<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> HostResult<T> {
+        self.effects.wait(action, path, Purpose::Touch).await?;
+        on_path(action, path, look).await
+    }
+
+    /// Makes a change that takes effect from its first call on.
+    async fn changed<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        change: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> HostResult<T> {
+        let work = move |path: &Path, fence: &Fence| {
+            fence.pass()?;
+            change(path)
+        };
+        self.effects.make(action, path, Purpose::Touch, work).await
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::LiveHost;
 use super::blocking::{blocking, file_error};
+use super::effects::{Fence, Purpose};
 use super::files;
 use crate::host::{CommandSpec, HostError, HostResult, Kernel, Processes};
 
@@ -39,15 +40,14 @@ impl Kernel for LiveHost {
     async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()> {
         let path = setting(key)?;
         let value = value.to_owned();
-        blocking(move || {
+        let work = move |path: &Path, fence: &Fence| {
+            let mut file = OpenOptions::new().write(true).open(path)?;
+            fence.pass()?;
             // One write, because the kernel takes each as a whole value; and never a new file.
-            OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .and_then(|mut file| file.write_all(value.as_bytes()))
-                .map_err(file_error("set kernel setting", &path))
-        })
-        .await
+            file.write_all(value.as_bytes())
+        };
+        let action = "set kernel setting";
+        self.effects.make(action, &path, Purpose::Touch, work).await
     }
 
     async fn module_loaded(&self, name: &str) -> HostResult<bool> {

@@ -30,7 +30,11 @@ pub(super) fn begin(archive: &Path, references: &[String]) -> io::Result<Vec<Str
     begin_in(Path::new(STATE), archive, references)
 }
 
-fn begin_in(directory: &Path, archive: &Path, references: &[String]) -> io::Result<Vec<String>> {
+pub(super) fn begin_in(
+    directory: &Path,
+    archive: &Path,
+    references: &[String],
+) -> io::Result<Vec<String>> {
     let place = place(directory, archive);
     let half = read(&place).map_or_else(Vec::new, |mark| mark.references);
     let mark = Mark {
@@ -44,8 +48,12 @@ fn begin_in(directory: &Path, archive: &Path, references: &[String]) -> io::Resu
 
 /// Notes that all of it is there: first what docker has written is brought to the disk, then the mark goes.
 pub(super) fn end(archive: &Path, docker_root: &Path) -> io::Result<()> {
+    end_in(Path::new(STATE), archive, docker_root)
+}
+
+pub(super) fn end_in(directory: &Path, archive: &Path, docker_root: &Path) -> io::Result<()> {
     nix::unistd::syncfs(File::open(docker_root)?)?;
-    gone(&place(Path::new(STATE), archive))
+    gone(&place(directory, archive))
 }
 
 /// Notes that an image has been removed: what may have been half of it is no more.

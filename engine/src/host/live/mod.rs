@@ -2,7 +2,7 @@
 //!
 //! [`LiveHost`] implements every capability of [`Host`](super::Host) with the real thing: system calls, child
 //! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One file per capability; the helpers
-//! that two of them share stand in `blocking`, `backoff`, `engine` and `bus`.
+//! that two of them share stand in `blocking`, `effects`, `backoff`, `engine` and `bus`.
 //!
 //! Two rules hold everywhere. Whatever comes from outside is bounded in size and in time. And a connection is
 //! made when it is first needed and made again after it failed, because the plan itself may install, start or
@@ -21,6 +21,9 @@ mod container_config;
 mod containers;
 mod dpkg_run;
 mod drain;
+#[cfg(test)]
+mod durable;
+mod effects;
 mod engine;
 mod files;
 mod foreign_container;
@@ -54,6 +57,7 @@ pub use watch::{NodeEvent, watch_nodes};
 #[derive(Debug)]
 pub struct LiveHost {
     started: Instant,
+    effects: effects::Effects,
     engine: engine::Engine,
     bus: bus::Bus,
     clusters: kubeconfig::Clients,
@@ -69,6 +73,7 @@ impl LiveHost {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         Self {
             started: Instant::now(),
+            effects: effects::Effects::default(),
             engine: engine::Engine::default(),
             bus: bus::Bus::default(),
             clusters: kubeconfig::Clients::default(),

@@ -92,13 +92,17 @@ fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     // Only the parent is resolved: `path` itself is known not to be a link.
     let name = path.file_name().unwrap_or_default();
     let real = parent(path)?.canonicalize()?.join(name);
-    let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table
+    Ok(listed_below(&fs::read("/proc/self/mountinfo")?, &real))
+}
+
+/// The mount points of a table that are at or below `real`.
+fn listed_below(table: &[u8], real: &Path) -> Vec<PathBuf> {
+    table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
-        .filter(|mount| mount.starts_with(&real))
-        .collect())
+        .filter(|mount| mount.starts_with(real))
+        .collect()
 }
 
 /// A path as the mount table writes it, with `\040` for a space and the like.
@@ -134,6 +138,24 @@ mod tests {
         assert_eq!(unescape(b"/mnt/a\\040b"), Path::new("/mnt/a b"));
         assert_eq!(unescape(b"/mnt/a\\"), Path::new("/mnt/a\\"));
         assert_eq!(unescape(b"/plain"), Path::new("/plain"));
+    }
+
+    #[test]
+    fn mounts_below_a_directory_count_as_those_at_it_do() {
+        let table = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            30 22 0:40 / /var/lib/kubelet/pods/a/volumes/b rw - tmpfs tmpfs rw\n\
+            31 22 0:41 / /var/lib/kubelet rw shared:9 - tmpfs tmpfs rw\n\
+            32 22 0:42 / /var/lib/kubelet2 rw - tmpfs tmpfs rw\n";
+        let below = |path: &str| {
+            let found = listed_below(table, Path::new(path)).into_iter();
+            found
+                .map(|mount| mount.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        let deep = "/var/lib/kubelet/pods/a/volumes/b";
+        assert_eq!(below("/var/lib/kubelet"), [deep, "/var/lib/kubelet"]);
+        assert_eq!(below("/var/lib/kubelet/pods"), [deep]);
+        assert_eq!(below("/etc"), [""; 0]);
     }
 
     #[test]

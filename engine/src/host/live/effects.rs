@@ -1,0 +1,330 @@
+//! Changes of files that cannot be cancelled: what was given up takes no effect later, or is known to be still going on.
+//!
+//! A system call on a disk that hangs goes on in its thread when its caller has long given up and is taking back what was done. So each
+//! change asks its [`Fence`] right before it takes effect. One whose caller is gone by then has none. One that had begun by then is in
+//! progress: until it ends, nothing else is done at its path and nothing is said of what stands there. Whoever asks waits for a bounded
+//! time and is told so ([`HostError::InProgress`]); a way back that fails with it stays in the ledger, and the next run looks anew.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::blocking::{blocking, file_error};
+use crate::host::{HostError, HostResult};
+
+/// How long an earlier change is waited for: shorter than a way back may take (`Undo::patience`), so that it is told what is wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Changes that were given up and have not ended.
+#[derive(Debug)]
+pub(super) struct Effects {
+    going_on: Arc<Mutex<Vec<Arc<Effect>>>>,
+    patience: Duration,
+}
+
+impl Default for Effects {
+    fn default() -> Self {
+        Self {
+            going_on: Arc::default(),
+            patience: PATIENCE,
+        }
+    }
+}
+
+/// One change.
+#[derive(Debug)]
+struct Effect {
+    action: &'static str,
+    path: PathBuf,
+    stage: Mutex<Stage>,
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Stage {
+    /// It takes effect, now or soon.
+    begun: bool,
+    /// Its caller is gone.
+    given_up: bool,
+}
+
+impl Effect {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is in the way of something at `path`.
+    fn is_in_the_way(&self, path: &Path, to: Purpose) -> bool {
+        let Stage { begun, given_up } = *self.stage();
+        let overlaps = self.path.starts_with(path) || path.starts_with(&self.path);
+        // One that will take no effect may still hold the name under which a file is made before it takes its own.
+        let shares_sibling = to == Purpose::Replace && self.path == path;
+        given_up && overlaps && (begun || shares_sibling)
+    }
+}
+
+/// What is to be done at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To say what stands there, or to change it in place.
+    Touch,
+    /// To put something there that is made under another name first.
+    Replace,
+}
+
+/// Asked right before a change takes effect.
+#[derive(Debug)]
+pub(super) struct Fence(Arc<Effect>);
+
+impl Fence {
+    /// From here on the change counts as made.
+    ///
+    /// # Errors
+    /// Whoever wanted it has given up.
+    pub(super) fn pass(&self) -> io::Result<()> {
+        let mut stage = self.0.stage();
+        if stage.given_up {
+            return Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "it was given up before it took effect",
+            ));
+        }
+        stage.begun = true;
+        Ok(())
+    }
+
+    /// One that lets everything pass, for changes that nobody takes back.
+    pub(super) fn open() -> Self {
+        Self(Arc::new(Effect::new("", Path::new(""))))
+    }
+}
+
+impl Effect {
+    fn new(action: &'static str, path: &Path) -> Self {
+        Self {
+            action,
+            path: path.to_owned(),
+            stage: Mutex::default(),
+            ended: watch::Sender::new(false),
+        }
+    }
+}
+
+/// Dropped in the thread that makes the change, at its end.
+struct End {
+    effect: Arc<Effect>,
+    going_on: Arc<Mutex<Vec<Arc<Effect>>>>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut going_on = self.going_on.lock().unwrap_or_else(PoisonError::into_inner);
+        going_on.retain(|one| !Arc::ptr_eq(one, &self.effect));
+        self.effect.ended.send_replace(true);
+    }
+}
+
+/// Dropped by the caller: once it has its answer, or when it gives up.
+struct Caller(Arc<Effect>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.stage().given_up = true;
+    }
+}
+
+impl Effects {
+    /// The same with another patience.
+    #[cfg(test)]
+    pub(super) fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Makes a change at `path` where it may block. When the caller is dropped, it takes no effect any more, or is known to be going on.
+    pub(super) async fn make<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        to: Purpose,
+        work: impl FnOnce(&Path, &Fence) -> io::Result<T> + Send + 'static,
+    ) -> HostResult<T> {
+        self.wait(action, path, to).await?;
+        let effect = Arc::new(Effect::new(action, path));
+        self.all().push(Arc::clone(&effect));
+        let end = End {
+            effect: Arc::clone(&effect),
+            going_on: Arc::clone(&self.going_on),
+        };
+        let fence = Fence(Arc::clone(&effect));
+        let _caller = Caller(effect);
+        let path = path.to_owned();
+        blocking(move || {
+            let _end = end;
+            work(&path, &fence).map_err(file_error(action, &path))
+        })
+        .await
+    }
+
+    /// Waits until nothing that was given up is going on at `path`, above it or below it.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub(super) async fn wait(
+        &self,
+        action: &'static str,
+        path: &Path,
+        to: Purpose,
+    ) -> HostResult<()> {
+        let waiting = async {
+            while let Some(effect) = self.in_the_way(path, to) {
+                // The sender lives as long as the effect that we hold.
+                let _ = effect.ended.subscribe().wait_for(|ended| *ended).await;
+            }
+        };
+        if self.in_the_way(path, to).is_none()
+            || tokio::time::timeout(self.patience, waiting).await.is_ok()
+        {
+            return Ok(());
+        }
+        match self.in_the_way(path, to) {
+            None => Ok(()),
+            Some(earlier) => Err(HostError::InProgress {
+                action,
+                path: path.to_owned(),
+                earlier: earlier.action,
+                earlier_path: earlier.path.clone(),
+                after: self.patience,
+            }),
+        }
+    }
+
+    fn in_the_way(&self, path: &Path, to: Purpose) -> Option<Arc<Effect>> {
+        let all = self.all();
+        all.iter().find(|one| one.is_in_the_way(path, to)).cloned()
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Effect>>> {
+        self.going_on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Short, for it passes where a change hangs.
+    const SHORT: Duration = Duration::from_millis(20);
+
+    /// A change that waits, before its fence or behind it, until it is let go. Gives how to let it go, and what it said of itself.
+    struct Played {
+        go: mpsc::Sender<()>,
+        told: mpsc::Receiver<&'static str>,
+    }
+
+    impl Played {
+        fn new(behind: bool) -> (Self, impl FnOnce(&Path, &Fence) -> io::Result<()> + Send) {
+            let (go, gone) = mpsc::channel();
+            let (tell, told) = mpsc::channel();
+            let work = move |_: &Path, fence: &Fence| {
+                if behind {
+                    fence.pass()?;
+                }
+                tell.send("hangs").expect("the test listens");
+                gone.recv().expect("the test lets it go");
+                let passed = behind || fence.pass().is_ok();
+                let took = if passed {
+                    "took effect"
+                } else {
+                    "had no effect"
+                };
+                tell.send(took).expect("the test listens");
+                Ok(())
+            };
+            (Self { go, told }, work)
+        }
+
+        /// Gives it up while it hangs.
+        async fn given_up(effects: &Effects, path: &str, behind: bool) -> Self {
+            let (played, work) = Self::new(behind);
+            let change = effects.make("write", Path::new(path), Purpose::Replace, work);
+            let given_up = tokio::time::timeout(SHORT, change).await;
+            assert!(given_up.is_err(), "it hangs");
+            assert_eq!(played.told.recv(), Ok("hangs"));
+            played
+        }
+
+        fn let_go(&self) -> &'static str {
+            self.go.send(()).expect("it waits");
+            self.told.recv().expect("it tells")
+        }
+    }
+
+    async fn free(effects: &Effects, path: &str, to: Purpose) -> bool {
+        effects.wait("remove", Path::new(path), to).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_before_it_took_effect_has_none_and_keeps_nobody_waiting() {
+        let effects = Effects::default().patient_for(SHORT);
+        let played = Played::given_up(&effects, "/a/b", false).await;
+        assert!(free(&effects, "/a/b", Purpose::Touch).await);
+        // The sibling is still its own.
+        assert!(!free(&effects, "/a/b", Purpose::Replace).await);
+        assert!(free(&effects, "/a/c", Purpose::Replace).await);
+        assert_eq!(played.let_go(), "had no effect");
+        let effects = effects.patient_for(PATIENCE);
+        assert!(
+            free(&effects, "/a/b", Purpose::Replace).await,
+            "it has ended"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_had_begun_is_waited_for_and_told_to_be_going_on() {
+        let effects = Effects::default().patient_for(SHORT);
+        let played = Played::given_up(&effects, "/a/b", true).await;
+        for (path, is_free) in [
+            ("/a/b", false),
+            ("/a", false),
+            ("/a/b/c", false),
+            ("/a/bc", true),
+        ] {
+            assert_eq!(
+                free(&effects, path, Purpose::Touch).await,
+                is_free,
+                "{path}"
+            );
+        }
+        let asked = effects.wait("remove", Path::new("/a/b"), Purpose::Touch);
+        let told = asked.await.expect_err("it goes on").to_string();
+        let wanted = "remove /a/b: an earlier `write /a/b`, which was given up, has not come to its end within 20ms, so what will stand there is not known";
+        assert_eq!(told, wanted);
+        let effects = effects.patient_for(PATIENCE);
+        let (waited, took) = tokio::join!(free(&effects, "/a/b", Purpose::Touch), async {
+            played.let_go()
+        });
+        assert_eq!((waited, took), (true, "took effect"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_given_up_is_in_nobodys_way() {
+        let effects = Effects::default().patient_for(SHORT);
+        let (played, work) = Played::new(true);
+        let change = effects.make("write", Path::new("/a"), Purpose::Replace, work);
+        let beside = async {
+            tokio::task::yield_now().await;
+            let is_free = free(&effects, "/a", Purpose::Replace).await;
+            played.go.send(()).expect("it waits");
+            is_free
+        };
+        let (made, is_free) = tokio::join!(change, beside);
+        made.expect("it is made");
+        assert!(is_free);
+        assert!(effects.all().is_empty());
+    }
+}
