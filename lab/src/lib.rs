@@ -43,5 +43,6 @@ pub use setup::Setup;
 pub use snapshot::HostSnapshot;
 pub use steps::images::TOOLBOX_IMAGE;
 pub use steps::kubernetes::VERSION as KUBERNETES_VERSION;
+pub use steps::packages::for_tests as install_packages_for_tests;
 pub use suites::Suites;
 pub use topology::{HostSpec, Lab, Mount, machine_mount};

@@ -29,8 +29,21 @@ pub(crate) const LABS: &[&str] = &[
 ];
 /// What virtual machines are made with: an emulator, a shell that needs no library, and `strip`.
 pub(crate) const MACHINES: &[&str] = &["binutils", "busybox-static", "qemu-system-x86"];
+/// What tests look at their own system calls with.
+pub(crate) const TESTS: &[&str] = &["strace"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INSTALL: Duration = Duration::from_secs(1800);
+
+/// Installs what tests without a lab need.
+///
+/// # Errors
+/// apt cannot install it.
+pub fn for_tests(cache: &Cache) -> Result<()> {
+    fs::create_dir_all(cache.root())?;
+    install(cache, TESTS, &|what| {
+        println!("packages of the tests: {what}")
+    })
+}
 
 /// Refreshes apt's lists once a day and installs what is missing of `needed`.
 pub(crate) fn install(

@@ -77,7 +77,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         Built::default()
     };
+    let cache = Cache::locate()?;
     if steps.contains(&Step::Tests) {
+        lab::install_packages_for_tests(&cache)?;
         jobs.extend(job::tests(&built.tests, &arguments.names));
     }
     if steps.contains(&Step::Clippy) {
@@ -86,7 +88,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if steps.contains(&Step::Rustdoc) {
         jobs.push(Job::rustdoc());
     }
-    let cache = Cache::locate()?;
     if steps.contains(&Step::Micro) {
         let micro = Micro {
             kernel: Micro::prepare(&cache)?,

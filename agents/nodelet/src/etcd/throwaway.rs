@@ -95,33 +95,7 @@ impl Throwaway {
     /// # Cancel safety
     /// When dropped, it is started all the same; [`Throwaway::remove`] waits for that.
     pub(super) async fn start(&self, command: &[&str], mounts: &[Mounted]) -> Result<()> {
-        let host = HostConfig {
-            network_mode: Some("none".to_owned()),
-            nano_cpus: Some(CPU),
-            memory: Some(MEMORY),
-            memory_swap: Some(MEMORY),
-            pids_limit: Some(TASKS),
-            // When memory is short on the host, this is the first to go.
-            oom_score_adj: Some(1000),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            readonly_rootfs: Some(true),
-            mounts: Some(mounts.iter().map(mount).collect()),
-            ..HostConfig::default()
-        };
-        let body = ContainerCreateBody {
-            image: Some(self.image.clone()),
-            user: Some("0:0".to_owned()),
-            working_dir: mounts.first().map(|mounted| mounted.target.to_owned()),
-            entrypoint: command.first().map(|program| vec![(*program).to_owned()]),
-            cmd: command
-                .get(1..)
-                .map(|rest| rest.iter().map(|word| (*word).to_owned()).collect()),
-            env: Some(vec!["ETCDCTL_API=3".to_owned()]),
-            labels: Some([(OWNER.0.to_owned(), OWNER.1.to_owned())].into()),
-            host_config: Some(host),
-            ..ContainerCreateBody::default()
-        };
+        let body = body(&self.image, command, mounts);
         let making = MAKING.lock().await;
         let this = self.clone();
         // A task of its own, which goes on when we are dropped.
@@ -226,6 +200,37 @@ fn judges(code: Option<i64>, text: &str) -> bool {
     code.is_some_and(|code| code != 137) && !hindered.iter().any(|words| text.contains(words))
 }
 
+/// What docker makes: a container that reaches nobody, can do nothing to the host, and takes no more than its share.
+fn body(image: &str, command: &[&str], mounts: &[Mounted]) -> ContainerCreateBody {
+    let host = HostConfig {
+        network_mode: Some("none".to_owned()),
+        nano_cpus: Some(CPU),
+        memory: Some(MEMORY),
+        memory_swap: Some(MEMORY),
+        pids_limit: Some(TASKS),
+        // When memory is short on the host, this is the first to go.
+        oom_score_adj: Some(1000),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        readonly_rootfs: Some(true),
+        mounts: Some(mounts.iter().map(mount).collect()),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        user: Some("0:0".to_owned()),
+        working_dir: mounts.first().map(|mounted| mounted.target.to_owned()),
+        entrypoint: command.first().map(|program| vec![(*program).to_owned()]),
+        cmd: command
+            .get(1..)
+            .map(|rest| rest.iter().map(|word| (*word).to_owned()).collect()),
+        env: Some(vec!["ETCDCTL_API=3".to_owned()]),
+        labels: Some([(OWNER.0.to_owned(), OWNER.1.to_owned())].into()),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
 fn mount(mounted: &Mounted) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
@@ -250,6 +255,45 @@ fn status(error: &bollard::errors::Error) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It runs on a copy of everything that the cluster holds, secrets among it.
+    #[test]
+    fn it_reaches_nobody_and_can_do_nothing_to_the_host() {
+        let mounts = [Mounted {
+            source: "/copy".into(),
+            target: "/data",
+            read_only: true,
+        }];
+        let made = body("etcd:1", &["etcdctl", "snapshot"], &mounts);
+        let host = made.host_config.expect("it has limits");
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(host.cap_add, None);
+        assert_ne!(host.privileged, Some(true));
+        assert_eq!(
+            (host.pid_mode, host.ipc_mode, host.devices),
+            (None, None, None)
+        );
+        assert_eq!(
+            host.security_opt,
+            Some(vec!["no-new-privileges".to_owned()])
+        );
+        assert_eq!(host.readonly_rootfs, Some(true));
+        for (limit, name) in [
+            (host.memory, "memory"),
+            (host.memory_swap, "memory and swap"),
+            (host.nano_cpus, "processors"),
+            (host.pids_limit, "processes"),
+        ] {
+            assert!(limit.is_some_and(|limit| limit > 0), "{name}");
+        }
+        let [only] = host.mounts.as_deref().unwrap_or_default() else {
+            panic!("it sees what it is given, and no more");
+        };
+        assert_eq!(only.source.as_deref(), Some("/copy"));
+        assert_eq!(only.read_only, Some(true));
+        assert_eq!(host.binds, None);
+    }
 
     #[test]
     fn who_was_hindered_has_not_judged() {

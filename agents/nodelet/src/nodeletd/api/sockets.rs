@@ -173,6 +173,16 @@ mod tests {
     use super::super::tests::Played;
     use super::*;
 
+    /// Whoever can write to it can stop and start this host's node.
+    #[tokio::test]
+    async fn the_socket_is_for_its_owner_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("nodeletd.sock");
+        let _listener = bind(&path).expect("it listens");
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
     /// A full /run, or a directory where the socket belongs: the daemon goes on, and its API comes when it can.
     #[tokio::test(start_paused = true)]
     async fn a_socket_that_cannot_be_made_is_told_and_made_later() {

@@ -1,0 +1,59 @@
+//! What nodeletd's unit promises.
+
+const UNIT: &str = include_str!("../pf9-nodeletd.service");
+
+/// The values of a setting in a section, in order.
+fn values(section: &str, name: &str) -> Vec<&'static str> {
+    let mut now = "";
+    let mut found = Vec::new();
+    for line in UNIT.lines().map(str::trim) {
+        if let Some(begun) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            now = begun;
+        } else if let Some((key, value)) = line.split_once('=')
+            && now == section
+            && !line.starts_with('#')
+            && key.trim() == name
+        {
+            found.push(value.trim());
+        }
+    }
+    found
+}
+
+fn seconds(text: &str) -> u64 {
+    let text = text.trim_end_matches('s');
+    text.parse().expect("a number of seconds")
+}
+
+/// One that hangs is killed and comes again; one that is killed takes along what it has started to look at the host.
+#[test]
+fn a_daemon_that_hangs_or_ends_comes_again() {
+    assert_eq!(values("Service", "Type"), ["notify"]);
+    let [watchdog] = values("Service", "WatchdogSec")[..] else {
+        panic!("a daemon that hangs is not noticed");
+    };
+    assert!((1..=300).contains(&seconds(watchdog)), "{watchdog}");
+    assert_eq!(values("Service", "Restart"), ["always"]);
+    // The daemon ends its own workers in order first, and what is left of the group is killed.
+    assert_eq!(values("Service", "KillMode"), ["mixed"]);
+    let [patience] = values("Service", "TimeoutStopSec")[..] else {
+        panic!("a change in progress is cut");
+    };
+    assert!(
+        seconds(patience) >= 120,
+        "a change reaches its next safe point in 90 s"
+    );
+}
+
+#[test]
+fn it_gains_no_privileges_and_what_it_writes_is_not_for_everybody() {
+    assert_eq!(values("Service", "NoNewPrivileges"), ["yes"]);
+    let [mask] = values("Service", "UMask")[..] else {
+        panic!("what it writes may be read by everybody");
+    };
+    let mask = u32::from_str_radix(mask, 8).expect("an octal number");
+    assert_eq!(mask & 0o027, 0o027, "{mask:o}");
+}
