@@ -190,6 +190,13 @@ pub const FAULTS: &[Fault] = &[
         ..NONE
     },
     Fault {
+        name: "docker-bridge-deleted",
+        about: "docker's bridge is deleted: containers with a network of their own cannot start",
+        breaks: "ip link delete docker0",
+        whole: "ip -4 -o address show dev docker0 | grep -q inet",
+        ..NONE
+    },
+    Fault {
         name: "cni-deleted",
         about: "the pods' network configuration is deleted",
         breaks: "rm /etc/cni/net.d/*",

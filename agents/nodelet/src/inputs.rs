@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use engine::env::{KubeEnv, Value};
+use engine::exec::unmet;
 use engine::facts::{self, Facts, Interests};
 use engine::host::live::LiveHost;
 use engine::host::{EntryKind, Files};
@@ -91,6 +92,37 @@ pub(crate) async fn from_settings(
         Some(path) => read_facts(path, host).await?,
         None => learn(host, &Interests::default().and_disks(settings.paths())).await?,
     };
+    planned(args, role, settings, facts)
+}
+
+/// The same for a status pass, which comes every minute: of the facts, what a plan is made from, and what it takes to judge the
+/// preconditions that were not met before.
+pub(crate) async fn for_a_pass(
+    args: &RoleArgs,
+    settings: KubeEnv,
+    host: &LiveHost,
+) -> Result<Inputs> {
+    if args.facts.is_some() {
+        return from_settings(args, settings, host).await;
+    }
+    let role = role(args, host).await;
+    let facts = learn(host, &Interests::for_a_plan()).await?;
+    let mut inputs = planned(args, role, settings, facts)?;
+    let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
+    let asked = Interests::for_a_plan().and_requirements(unmet);
+    if asked != Interests::for_a_plan() {
+        inputs.facts = learn(host, &asked).await?;
+    }
+    Ok(inputs)
+}
+
+/// Plans.
+fn planned(
+    args: &RoleArgs,
+    role: Result<RolePackage>,
+    settings: KubeEnv,
+    facts: Facts,
+) -> Result<Inputs> {
     let identity = Identity::of(&settings, &facts);
     let planned = role.and_then(|role| {
         let plan = plan(&role, &settings, &facts)?;
@@ -285,12 +317,13 @@ fn count(number: usize, what: &str) -> String {
         format!("{number} {what}s")
     }
 }
-/// The settings in use, and what they make of the host.
+
+/// The settings in use, and what they make of the host, as a status pass sees it.
 ///
 /// # Errors
-/// As [`settings`] and [`from_settings`].
+/// As [`settings`] and [`for_a_pass`].
 pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
     let settings = settings(args, host).await?;
-    let inputs = from_settings(args, settings.clone(), host).await?;
+    let inputs = for_a_pass(args, settings.clone(), host).await?;
     Ok((settings, inputs))
 }

@@ -1,7 +1,7 @@
 //! What a failure message says beyond the error: its causes, what was found nearby, and the next thing to try.
 
 use super::remedy::remedy;
-use crate::host::{ContainerState, Host};
+use crate::host::{ContainerState, Host, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, Spec};
@@ -105,7 +105,7 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
     let all = host.containers(&of_pods()).await.unwrap_or_default();
     let pods = StaticPods::among(&all);
     for name in names {
-        let mut of_name: Vec<&ContainerState> =
+        let mut of_name: Vec<&ListedContainer> =
             all.iter().filter(|one| pods.has(one, pod, name)).collect();
         if of_name.iter().any(|one| one.running) {
             continue;
@@ -118,7 +118,11 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
                 .and_then(|n| n.parse::<u32>().ok())
         });
         match of_name.last() {
-            Some(last) => found.extend(container(host, last, name).await),
+            Some(last) => {
+                if let Ok(Some(last)) = host.container(&last.name).await {
+                    found.extend(container(host, &last, name).await);
+                }
+            }
             None => found.push(format!("there is no container {name} of pod {pod}")),
         }
     }

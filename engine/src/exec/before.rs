@@ -4,8 +4,9 @@ use std::sync::{Mutex, OnceLock};
 
 use super::session::Session;
 use super::{Mode, Runner};
+use crate::host::{Host, View};
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::{DirectorySpec, ResourceResult, Spec, Undo, directory};
+use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo, directory};
 
 impl Runner<'_> {
     /// Notes which `on_rollback` steps a failure will call for: those of a phase that begins here, but for what they
@@ -73,19 +74,24 @@ impl Runner<'_> {
             return Ok(());
         };
         let mut ours = Vec::new();
+        // Nothing changes meanwhile, so that the rules of the packet filter, which may be many, are read once for all steps.
+        let view = View::of(self.host);
         for step in phase
             .on_clean
             .iter()
             .filter(|step| !known.contains(&step.id))
         {
-            let cx = self.context(true);
+            let cx = Context {
+                host: &view,
+                ..self.context(true)
+            };
             if let Spec::SysctlBefore(setting) = &step.spec {
                 let mut step = step.clone();
                 step.spec = Spec::SysctlBefore(setting.noted(self.host).await?);
                 ours.push(step);
             } else if step.spec.pending(&cx).await?.is_none() {
                 ours.push(step.clone());
-            } else if let Some(spec) = self.beside_what_stands(&step.spec).await? {
+            } else if let Some(spec) = beside_what_stands(&view, &step.spec).await? {
                 let mut step = step.clone();
                 step.spec = spec;
                 ours.push(step);
@@ -93,27 +99,27 @@ impl Runner<'_> {
         }
         Ok(session.clean_lane(&phase.name, ours).await?)
     }
+}
 
-    /// Of what stands already: how to remove what comes beside it, where that can be told apart.
-    async fn beside_what_stands(&self, spec: &Spec) -> ResourceResult<Option<Spec>> {
-        Ok(match spec {
-            // An empty directory may be a disk of its own. What is in one that is not empty, and comes to be there, may be
-            // somebody else's.
-            Spec::Directory(its) => {
-                let names = directory::names(self.host, &its.path).await?;
-                let empty = names.filter(Vec::is_empty);
-                empty.map(|spared| {
-                    Spec::Directory(DirectorySpec {
-                        spared: Some(spared),
-                        ..its.clone()
-                    })
+/// Of what stands already: how to remove what comes beside it, where that can be told apart.
+async fn beside_what_stands(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<Spec>> {
+    Ok(match spec {
+        // An empty directory may be a disk of its own. What is in one that is not empty, and comes to be there, may be
+        // somebody else's.
+        Spec::Directory(its) => {
+            let names = directory::names(host, &its.path).await?;
+            let empty = names.filter(Vec::is_empty);
+            empty.map(|spared| {
+                Spec::Directory(DirectorySpec {
+                    spared: Some(spared),
+                    ..its.clone()
                 })
-            }
-            Spec::FirewallChains(its) if its.spares_earlier => {
-                Some(Spec::FirewallChains(its.sparing(self.host).await?))
-            }
-            Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.sparing(self.host).await?)),
-            _ => None,
-        })
-    }
+            })
+        }
+        Spec::FirewallChains(its) if its.spares_earlier => {
+            Some(Spec::FirewallChains(its.sparing(host).await?))
+        }
+        Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.sparing(host).await?)),
+        _ => None,
+    })
 }

@@ -16,7 +16,7 @@ use super::lasting::Lasting;
 use super::leftovers::leftovers;
 use super::step::{backoff, millis};
 use super::streaks::Streaks;
-use crate::host::{HostError, UnitState};
+use crate::host::{Host, HostError, UnitState, View};
 use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Probe, Span};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
@@ -260,7 +260,7 @@ impl Runner<'_> {
             for check in &phase.checks {
                 if matches!(check.probe, Probe::AsPlanned)
                     && !check.warns
-                    && self.confirmed(phase, check, asked).await.status == Status::False
+                    && self.confirmed(self.host, phase, check, asked).await.status == Status::False
                 {
                     return Some(phase.name.clone());
                 }
@@ -379,11 +379,12 @@ impl Runner<'_> {
         let phases = self.selection.phases(self.plan);
         let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
         let (failed, mut seen) = watch::channel(BTreeSet::new());
+        let view = View::of(self.host);
         let all = futures::future::join_all(
             phases
                 .iter()
                 .zip(&looks)
-                .map(|(phase, look)| self.look_at(phase, look, asked, &failed)),
+                .map(|(phase, look)| self.look_at(&view, phase, look, asked, &failed)),
         );
         if matches!(asked, Asked::Once) {
             return all.await;
@@ -411,6 +412,7 @@ impl Runner<'_> {
 
     async fn look_at(
         &self,
+        view: &View<'_>,
         phase: &PlannedPhase,
         look: &Look,
         asked: Asked<'_>,
@@ -421,7 +423,7 @@ impl Runner<'_> {
             self.checks_in_progress.begin(&phase.name);
             for check in &phase.checks {
                 let condition = tokio::select! {
-                    condition = self.confirmed(phase, check, asked) => condition,
+                    condition = self.confirmed(view, phase, check, asked) => condition,
                     () = look.cut.cancelled() => {
                         unknown(check, "not looked at to the end: something else failed".to_owned())
                     }
@@ -449,13 +451,15 @@ impl Runner<'_> {
         }
     }
 
+    /// The first look is at what all others of this pass see, too; whatever is to be acted on is looked at anew.
     async fn confirmed(
         &self,
+        view: &dyn Host,
         phase: &PlannedPhase,
         check: &PlannedCheck,
         asked: Asked<'_>,
     ) -> Condition {
-        let mut condition = self.condition(phase, check).await;
+        let mut condition = self.condition(view, phase, check).await;
         let Asked::Twice { until, .. } = asked else {
             return condition;
         };
@@ -463,7 +467,7 @@ impl Runner<'_> {
             return condition;
         }
         if self.waited(phase, &check.probe, until).await {
-            condition = self.condition(phase, check).await;
+            condition = self.condition(self.host, phase, check).await;
         }
         if condition.status != Status::False || !check.probe.asks() {
             return condition;
@@ -476,7 +480,7 @@ impl Runner<'_> {
         if matches!(check.probe, Probe::ContainerEngine) {
             return judged(check, self.engine_answers(ENGINE).await);
         }
-        let mut condition = self.condition(phase, check).await;
+        let mut condition = self.condition(self.host, phase, check).await;
         // At boot all starts at once and by itself, and has as long for that as after a start of ours.
         let up = self.host.up();
         if condition.status == Status::False && up < check.timeout {
@@ -520,12 +524,17 @@ impl Runner<'_> {
         waited
     }
 
-    async fn condition(&self, phase: &PlannedPhase, check: &PlannedCheck) -> Condition {
+    async fn condition(
+        &self,
+        host: &dyn Host,
+        phase: &PlannedPhase,
+        check: &PlannedCheck,
+    ) -> Condition {
         let mut notes = Vec::new();
         let look = async {
             match &check.probe {
-                Probe::AsPlanned => self.as_planned(phase, &mut notes).await,
-                probe => self.probe(phase, probe).await,
+                Probe::AsPlanned => self.as_planned(host, phase, &mut notes).await,
+                probe => self.probe(host, phase, probe).await,
             }
         };
         let mut condition = match tokio::time::timeout(BOUND, look).await {
@@ -541,7 +550,7 @@ impl Runner<'_> {
     /// Makes a check that nobody waits for.
     pub(super) async fn warn_of(&self, phase: &PlannedPhase, check: &PlannedCheck) {
         let started = self.host.elapsed();
-        let seen = self.condition(phase, check).await;
+        let seen = self.condition(self.host, phase, check).await;
         self.events.emit(if seen.status == Status::True {
             Event::CheckPassed {
                 phase: phase.name.clone(),
@@ -570,7 +579,7 @@ impl Runner<'_> {
         loop {
             let mut permanent = false;
             let asked = self.host.elapsed();
-            let reason = match self.probe(phase, &check.probe).await {
+            let reason = match self.probe(self.host, phase, &check.probe).await {
                 Ok(None) => {
                     self.events.emit(Event::CheckPassed {
                         phase: phase.name.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Runner;
 use super::advice::chain;
 use super::event::Event;
-use crate::host::ContainerState;
+use crate::host::{ContainerState, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{GRACE, StaticPods, of_pods};
 
@@ -40,17 +40,26 @@ impl Runner<'_> {
         let statics = StaticPods::among(&all);
         // A clock that was put right since it started makes it look older, but not older than the boot.
         let (now, up) = (self.host.now(), self.host.up());
-        let hangs = |container: &&ContainerState| {
+        let theirs = |listed: &&ListedContainer| {
+            let is_one = |(pod, names): &(&String, &Vec<String>)| {
+                names.iter().any(|name| statics.has(listed, pod, name))
+            };
+            listed.running && pods.iter().any(is_one)
+        };
+        let hangs = |container: &ContainerState| {
             let since = container.started_at;
             let age = since.and_then(|since| now.duration_since(since).ok());
-            let is_theirs = |(pod, names): &(&String, &Vec<String>)| {
-                names.iter().any(|name| statics.has(container, pod, name))
-            };
-            container.running
-                && age.is_some_and(|age| age.min(up) >= waited + LONG)
-                && pods.iter().any(is_theirs)
+            container.running && age.is_some_and(|age| age.min(up) >= waited + LONG)
         };
-        for container in all.iter().filter(hangs) {
+        for listed in all.iter().filter(theirs) {
+            let container = match self.host.container(&listed.name).await {
+                Ok(Some(container)) if hangs(&container) => container,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::warn!("could not {}", chain(&error).join(": "));
+                    continue;
+                }
+            };
             match self.host.stop_container(&container.name, GRACE).await {
                 Ok(()) => self.events.emit(Event::ThingRestarted {
                     phase: phase.name.clone(),

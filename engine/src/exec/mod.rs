@@ -52,6 +52,7 @@ pub use fidelity::{Fidelity, Miss, Seen};
 pub use missing::NotStanding;
 pub use overlay::overlay_host;
 pub use planned::Planned;
+pub use preflight::unmet;
 pub(crate) use preflight::{met_before, record_path as met_path, record_text as met_text};
 pub use recover::{Recovered, RecoveredFrom};
 pub use renew::{Due, Renewals, phases_renewed_with};

@@ -13,10 +13,10 @@ use sha2::Digest as _;
 use super::advice::chain;
 use super::event::{Event, Problem};
 use super::{Mode, Runner, STATE, Selection};
-use crate::facts::Verdict;
+use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
-use crate::plan::{PlannedRequirement, Span};
+use crate::plan::{Plan, PlannedRequirement, Span};
 use crate::resource::ResourceResult;
 
 /// What is written down.
@@ -242,6 +242,15 @@ fn unreadable(error: &crate::resource::ResourceError) -> Problem {
 fn hidden(error: &(dyn std::error::Error + 'static)) -> (String, String) {
     let problem = format!("could not {}", super::chain(error).join(": "));
     (problem, "try again with sudo".to_owned())
+}
+
+/// The preconditions of a plan that were not met before, as far as it is written down: those that an apply would have to ask.
+#[must_use]
+pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requirement> {
+    let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
+    let all = phases.flat_map(|phase| &phase.requirements);
+    let unmet = all.filter(|requirement| !met_before.contains(&digest(requirement)));
+    unmet.map(|requirement| &requirement.requirement).collect()
 }
 
 /// Where it is written down which preconditions were met.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::virtual_ip::VirtualIp;
 use super::{Runner, backups};
-use crate::host::{ClusterAccess, CommandSpec, HostError, HttpsRequest};
+use crate::host::{ClusterAccess, CommandSpec, Host, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{StaticPods, of_pods};
-use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
+use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, firewall, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,12 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TRANSITION: Duration = Duration::from_secs(2);
 
 impl Runner<'_> {
+    /// What `host` says of a probe: the host itself, or one [`View`](crate::host::View) of it for many probes.
     pub(super) async fn probe(
         &self,
+        host: &dyn Host,
         phase: &PlannedPhase,
         probe: &Probe,
     ) -> ResourceResult<Option<String>> {
-        let host = self.host;
         let no = |reason: String| Ok(Some(reason));
         match probe {
             Probe::Https {
@@ -73,9 +74,11 @@ impl Runner<'_> {
                 Err(error) => no(super::advice::chain(&error).join(": ")),
             },
             Probe::Run { argv, expect } => {
-                let output = host
-                    .run(&CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE))
-                    .await?;
+                let mut command = CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE);
+                if !expect.is_empty() {
+                    command = command.whole();
+                }
+                let output = host.run(&command).await?;
                 if !output.success() {
                     return no(format!(
                         "`{}` ended with {}: {}",
@@ -119,7 +122,7 @@ impl Runner<'_> {
                 Some(_) => None,
             }),
             Probe::ContainerEngine => self.engine_answers(PATIENCE).await,
-            Probe::PodRunning { pod, containers } => self.pod_running(pod, containers).await,
+            Probe::PodRunning { pod, containers } => pod_running(host, pod, containers).await,
             Probe::NodeReady { node, kubeconfig } => {
                 let access = ClusterAccess {
                     kubeconfig: kubeconfig.clone(),
@@ -160,13 +163,33 @@ impl Runner<'_> {
                 Some(link) if !link.up => Some(format!("interface {name} is down")),
                 Some(_) => None,
             }),
+            Probe::LinkAddressed(name) => Ok(match host.link(name).await? {
+                None => Some(format!("there is no interface {name}")),
+                Some(link) if !link.up => Some(format!("interface {name} is down")),
+                Some(link) if link.addresses.iter().all(|(ip, _)| ip.is_ipv6()) => {
+                    Some(format!("interface {name} has no IPv4 address"))
+                }
+                Some(_) => None,
+            }),
+            Probe::FirewallRule {
+                table,
+                chain,
+                target,
+            } => {
+                let asked = (table.as_str(), chain.as_str(), target.as_str());
+                let leads = firewall::leads_to(host, asked, PATIENCE).await?;
+                let of = format!("chain {chain} of the table {table}");
+                Ok(match (leads, target.as_str()) {
+                    (Some(true), _) => None,
+                    (None, _) => Some(format!("there is no {of}")),
+                    (Some(false), "") => Some(format!("{of} has no rule")),
+                    (Some(false), target) => Some(format!("{of} does not lead to {target}")),
+                })
+            }
             Probe::AddressHeld(address) => {
-                let output = host
-                    .run(&CommandSpec::new(["ip", "-o", "address", "show"]).timeout(PATIENCE))
-                    .await?;
-                let held = output.stdout.split_whitespace().any(|word| {
-                    word.split('/').next().and_then(|a| a.parse().ok()) == Some(*address)
-                });
+                let links = host.links().await?;
+                let mut all = links.iter().flat_map(|link| &link.addresses);
+                let held = all.any(|(ip, _)| ip == address);
                 Ok((!held).then(|| format!("{address} is on no interface of this host")))
             }
             Probe::VirtualIp {
@@ -243,8 +266,8 @@ impl Runner<'_> {
                     }),
                 }
             }
-            Probe::KeysKept => self.keys_kept(phase).await,
-            Probe::AsPlanned => self.as_planned(phase, &mut Vec::new()).await,
+            Probe::KeysKept => keys_kept(host, phase).await,
+            Probe::AsPlanned => self.as_planned(host, phase, &mut Vec::new()).await,
         }
     }
 
@@ -265,42 +288,11 @@ impl Runner<'_> {
         })
     }
 
-    async fn pod_running(&self, pod: &str, names: &[String]) -> ResourceResult<Option<String>> {
-        let all = self.host.containers(&of_pods()).await?;
-        let pods = StaticPods::among(&all);
-        for name in names {
-            let running = all
-                .iter()
-                .any(|container| container.running && pods.has(container, pod, name));
-            if !running {
-                return Ok(Some(format!("container {name} of pod {pod} does not run")));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What is wrong with the authorities and keys that a phase makes.
-    async fn keys_kept(&self, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
-        for step in phase.steps.iter().filter(|step| !step.policy.absent) {
-            let problem = match pki::key_problem(self.host, &step.spec).await {
-                Ok(problem) => problem,
-                // It has been read, and is not what it should be.
-                Err(error @ ResourceError::Pki { .. }) => {
-                    Some(super::advice::chain(&error).join(": "))
-                }
-                Err(error) => return Err(error),
-            };
-            if problem.is_some() {
-                return Ok(problem);
-            }
-        }
-        Ok(None)
-    }
-
     /// No step of the phase would change anything. Commands are left out: asking them may run something. What people
     /// should know of the steps' resources is added to `notes`.
     pub(super) async fn as_planned(
         &self,
+        host: &dyn Host,
         phase: &PlannedPhase,
         notes: &mut Vec<String>,
     ) -> ResourceResult<Option<String>> {
@@ -310,7 +302,7 @@ impl Runner<'_> {
             .filter(|step| step.spec.kind() != "command")
         {
             let cx = Context {
-                host: self.host,
+                host,
                 outputs: &self.outputs,
                 secrets: self.secrets,
                 absent: step.policy.absent,
@@ -339,12 +331,46 @@ impl Runner<'_> {
     }
 }
 
+/// What is wrong with the authorities and keys that a phase makes.
+async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+    for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+        let problem = match pki::key_problem(host, &step.spec).await {
+            Ok(problem) => problem,
+            // It has been read, and is not what it should be.
+            Err(error @ ResourceError::Pki { .. }) => Some(super::advice::chain(&error).join(": ")),
+            Err(error) => return Err(error),
+        };
+        if problem.is_some() {
+            return Ok(problem);
+        }
+    }
+    Ok(None)
+}
+
 /// What would happen to a resource: a unit that does not run is there, and is started.
 fn would_be(spec: &Spec, action: Action) -> &'static str {
     match (spec, action) {
         (Spec::Service(_), Action::Create) => "started",
         (_, action) => action.participle(),
     }
+}
+
+async fn pod_running(
+    host: &dyn Host,
+    pod: &str,
+    names: &[String],
+) -> ResourceResult<Option<String>> {
+    let all = host.containers(&of_pods()).await?;
+    let pods = StaticPods::among(&all);
+    for name in names {
+        let running = all
+            .iter()
+            .any(|container| container.running && pods.has(container, pod, name));
+        if !running {
+            return Ok(Some(format!("container {name} of pod {pod} does not run")));
+        }
+    }
+    Ok(None)
 }
 
 /// The start of a text, on one line.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::host::{ContainerState, Host};
+use crate::host::{Host, ListedContainer};
 use crate::resource::{ResourceError, engine};
 
 /// Label and value on a container of that kind: an etcd on which a backup is proven.
@@ -41,7 +41,7 @@ async fn containers(host: &dyn Host) -> Vec<(String, ResourceError)> {
 }
 
 /// Whether a container is of that kind.
-fn is_throwaway(container: &ContainerState) -> bool {
+fn is_throwaway(container: &ListedContainer) -> bool {
     let (label, value) = LABEL;
     container.labels.get(label).is_some_and(|its| its == value)
 }

@@ -19,8 +19,8 @@ use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES
 use super::parse;
 use crate::host::{CommandSpec, Entry, EntryKind, Host, HostError, HostResult};
 
-/// Bound for the files of /proc and the like; socket tables and module lists are the large ones.
-const SYSTEM_FILE: u64 = 8 << 20;
+/// Bound for the files of /proc and the like. Socket tables are the large ones: a line of 150 bytes for each connection.
+const SYSTEM_FILE: u64 = 64 << 20;
 /// Bound for files whose content goes into the facts.
 const FILE_OF_INTEREST: u64 = 64 << 10;
 /// What the container engine is given for an answer: one that hangs keeps nobody from learning all else, and no plan is made
@@ -35,7 +35,7 @@ pub async fn gather(host: &dyn Host) -> HostResult<Facts> {
     gather_with(host, &Interests::default()).await
 }
 
-/// Takes the facts, asking by name for what `interests` lists. Cancel safe.
+/// Takes the facts, asking for what `interests` lists; what it leaves out is unknown. Cancel safe.
 ///
 /// # Errors
 /// The host's name cannot be learnt; every other failure is an entry of `unknown`.
@@ -79,13 +79,17 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
             (facts.default_route, facts.routes) =
                 routes.map_or((None, None), |(way, rest)| (way, Some(rest)));
         },
-        async { facts.listening = ask.listening().await },
+        async {
+            if interests.listeners {
+                facts.listening = ask.listening().await;
+            }
+        },
         async { facts.disks = ask.disks(&interests.disks, &mount_table).await },
         async {
-            facts.programs = Some(
-                ask.names(&interests.programs, |name| host.has_program(name))
-                    .await,
-            )
+            if !interests.programs.is_empty() {
+                let there = ask.names(&interests.programs, |name| host.has_program(name));
+                facts.programs = Some(there.await);
+            }
         },
         async {
             let unified = match unified_mount(&mount_table) {
@@ -94,14 +98,20 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
             };
             facts.cgroups = cgroups(&mount_table, unified.as_deref());
         },
-        async { facts.kernel_features = ask.features().await },
+        async {
+            if interests.kernel_features {
+                facts.kernel_features = ask.features().await;
+            }
+        },
         async { facts.sysctls = ask.values(&interests.sysctls, |key| host.sysctl(key)).await },
         async {
-            let version = patiently(
-                "ask docker for its version",
-                host.container_engine_version(),
-            );
-            facts.docker = ask.answer("docker", version).await;
+            if interests.engine {
+                let version = patiently(
+                    "ask docker for its version",
+                    host.container_engine_version(),
+                );
+                facts.docker = ask.answer("docker", version).await;
+            }
             // Without an engine there is nothing to ask about images.
             if facts.docker.is_some() {
                 let present = |name| async move {
@@ -126,9 +136,11 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
                 .collect();
         },
         async {
-            let services = ask.answer(VIRTUAL_SERVICES, host.virtual_services()).await;
-            let services = services.unwrap_or_default();
-            facts.virtual_services = services.iter().map(ToString::to_string).collect();
+            if interests.virtual_services {
+                let services = ask.answer(VIRTUAL_SERVICES, host.virtual_services()).await;
+                let services = services.unwrap_or_default();
+                facts.virtual_services = services.iter().map(ToString::to_string).collect();
+            }
         },
         async {
             let path = crate::exec::met_path().display().to_string();
@@ -146,7 +158,27 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
         .as_ref()
         .and_then(|way| global_address(facts.link(&way.link)?));
     facts.unknown = asking.unknown.into_inner().unwrap_or_default();
+    for item in unasked(interests) {
+        facts.unknown.insert(item, "it was not asked".to_owned());
+    }
     Ok(facts)
+}
+
+/// What was left out of which nothing else says that it is unknown: whose absence from the facts would be an answer.
+fn unasked(interests: &Interests) -> Vec<String> {
+    let usual = Interests::default();
+    let mut unasked = Vec::new();
+    for (all, asked) in [
+        (usual.units, &interests.units),
+        (usual.earlier_clusters, &interests.earlier_clusters),
+    ] {
+        let asked: BTreeSet<&String> = asked.iter().collect();
+        unasked.extend(all.into_iter().filter(|item| !asked.contains(item)));
+    }
+    if !interests.virtual_services {
+        unasked.push(VIRTUAL_SERVICES.to_owned());
+    }
+    unasked
 }
 
 /// A host being asked, and what it could not tell.
@@ -251,7 +283,7 @@ impl Asking<'_> {
             Some(text) => word(&text),
             // Kernels before 6.1 do not show it.
             None => {
-                let command = CommandSpec::new(["uname", "-m"]);
+                let command = CommandSpec::new(["uname", "-m"]).whole();
                 let output = self
                     .answer("architecture", self.host.run_ok(&command))
                     .await;
@@ -277,17 +309,9 @@ impl Asking<'_> {
     }
 
     async fn links(&self) -> Option<Vec<LinkFacts>> {
-        let names = self
-            .answer("links", self.host.list(Path::new("/sys/class/net")))
-            .await?;
-        let links = names
-            .iter()
-            .map(|name| self.answer(name, self.host.link(name)));
-        let mut links: Vec<LinkFacts> = join_all(links)
-            .await
+        let links = self.answer("links", self.host.links()).await?;
+        let mut links: Vec<LinkFacts> = links
             .into_iter()
-            .flatten()
-            .flatten()
             .map(|link| LinkFacts {
                 name: link.name,
                 up: link.up,
@@ -303,7 +327,7 @@ impl Asking<'_> {
     }
 
     async fn listening(&self) -> Option<Vec<Listener>> {
-        let ss = CommandSpec::new(["ss", "-Hltnp"]);
+        let ss = CommandSpec::new(["ss", "-Hltnp"]).whole();
         let (four, six, names) = join!(
             self.text("/proc/net/tcp"),
             self.optional("/proc/net/tcp6"),

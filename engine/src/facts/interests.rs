@@ -1,4 +1,6 @@
-//! What gathering asks about by name.
+//! What gathering asks about: by name, or at all.
+
+use super::preflight::Requirement;
 
 /// What is asked about by name, because it cannot be listed or because the whole list would be too long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +21,76 @@ pub struct Interests {
     pub disks: Vec<String>,
     /// Paths that only another cluster's software makes.
     pub earlier_clusters: Vec<String>,
+    /// Who listens on which port: `ss` looks through the open files of all processes.
+    pub listeners: bool,
+    /// What the kernel can do: the list of its modules is long.
+    pub kernel_features: bool,
+    /// What IPVS balances.
+    pub virtual_services: bool,
+    /// The container engine's version.
+    pub engine: bool,
 }
 
 impl Interests {
+    /// What a plan is made from, and no more: the host's name, links, routes, processors and control groups, and a few small files. What
+    /// is not asked is unknown.
+    #[must_use]
+    pub fn for_a_plan() -> Self {
+        Self {
+            programs: Vec::new(),
+            sysctls: Vec::new(),
+            units: Vec::new(),
+            packages: Vec::new(),
+            images: Vec::new(),
+            files: Vec::new(),
+            disks: Vec::new(),
+            earlier_clusters: Vec::new(),
+            listeners: false,
+            kernel_features: false,
+            virtual_services: false,
+            engine: false,
+        }
+    }
+
+    /// The same, and what it takes to judge these preconditions.
+    #[must_use]
+    pub fn and_requirements<'r>(
+        mut self,
+        requirements: impl IntoIterator<Item = &'r Requirement>,
+    ) -> Self {
+        let usual = Self::default();
+        for requirement in requirements {
+            match requirement {
+                Requirement::PortsFree(_) => self.listeners = true,
+                Requirement::Programs(names) => self.programs.extend_from_slice(names),
+                Requirement::MinDisk { path, .. } | Requirement::LastingDirectory { path, .. } => {
+                    self = self.and_disks([path.clone()]);
+                }
+                Requirement::NoForeignRuntime => self.units.clone_from(&usual.units),
+                Requirement::NoEarlierCluster => {
+                    self.earlier_clusters.clone_from(&usual.earlier_clusters);
+                }
+                Requirement::NoVirtualServices => self.virtual_services = true,
+                Requirement::KernelFeatures(_) => self.kernel_features = true,
+                // Of what is always asked.
+                Requirement::NoSwap { .. }
+                | Requirement::MinMemory(_)
+                | Requirement::MinCpus(_)
+                | Requirement::CgroupControllers(_)
+                | Requirement::HostNameValid
+                | Requirement::CidrsDisjoint { .. }
+                | Requirement::Interface { .. }
+                | Requirement::VirtualIp { .. }
+                | Requirement::SupportedSystem(_)
+                | Requirement::Architecture(_)
+                | Requirement::Systemd
+                | Requirement::Root
+                | Requirement::ClockSane => {}
+            }
+        }
+        self
+    }
+
     /// The same, and these directories' room.
     #[must_use]
     pub fn and_disks(mut self, paths: impl IntoIterator<Item = String>) -> Self {
@@ -132,6 +201,73 @@ impl Default for Interests {
                 "/var/lib/rancher/rke2",
                 "/var/snap/microk8s",
             ]),
+            listeners: true,
+            kernel_features: true,
+            virtual_services: true,
+            engine: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{NamedCidr, SupportedSystem, Verdict, gather_with};
+    use crate::host::fake::FakeHost;
+
+    fn every_requirement() -> Vec<Requirement> {
+        let text = |text: &str| text.to_owned();
+        let path = || text("/var/opt/pf9");
+        vec![
+            Requirement::NoSwap { allowed: false },
+            Requirement::PortsFree(vec![443]),
+            Requirement::Programs(vec![text("ip")]),
+            Requirement::MinMemory(1),
+            Requirement::MinCpus(1),
+            Requirement::MinDisk {
+                path: path(),
+                bytes: 1,
+            },
+            Requirement::LastingDirectory {
+                path: path(),
+                bytes: 1,
+            },
+            Requirement::CgroupControllers(vec![text("cpu")]),
+            Requirement::NoForeignRuntime,
+            Requirement::NoEarlierCluster,
+            Requirement::NoVirtualServices,
+            Requirement::HostNameValid,
+            Requirement::CidrsDisjoint {
+                named: vec![NamedCidr::new("CONTAINERS_CIDR", "10.20.0.0/22")],
+            },
+            Requirement::KernelFeatures(vec![text("overlay")]),
+            Requirement::Interface { name: text("eth0") },
+            Requirement::SupportedSystem(vec![SupportedSystem {
+                id: text("debian"),
+                versions: Vec::new(),
+            }]),
+            Requirement::Architecture(vec![text("x86_64")]),
+            Requirement::Systemd,
+            Requirement::Root,
+            Requirement::ClockSane,
+        ]
+    }
+
+    /// What was not asked is never taken for absent, and what is asked for one precondition judges it as all facts do.
+    #[tokio::test]
+    async fn a_precondition_is_judged_by_what_it_asks_for_and_is_unknown_without() {
+        let host = FakeHost::new().with_docker();
+        let all = gather_with(&host, &Interests::default()).await.unwrap();
+        let bare = gather_with(&host, &Interests::for_a_plan()).await.unwrap();
+        for requirement in every_requirement() {
+            let asked = Interests::for_a_plan().and_requirements([&requirement]);
+            let some = gather_with(&host, &asked).await.unwrap();
+            assert_eq!(requirement.check(&some), requirement.check(&all));
+            if asked != Interests::for_a_plan() {
+                let told = requirement.check(&bare);
+                let unknown = matches!(told, Verdict::Unknown { .. });
+                assert!(unknown, "{requirement:?}: {told}");
+            }
         }
     }
 }

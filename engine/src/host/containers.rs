@@ -112,6 +112,26 @@ pub struct ContainerState {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A container as the engine's list has it: one question for all of them, however many others run on the host. What only a look at the one
+/// container tells is in its [`ContainerState`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedContainer {
+    /// Its id.
+    pub id: String,
+    /// Its name, without the leading slash.
+    pub name: String,
+    /// Image reference it was made from.
+    pub image: String,
+    /// Whether a process runs in it.
+    pub running: bool,
+    /// Whether that process is paused.
+    pub paused: bool,
+    /// Whether it shares the host's network.
+    pub host_network: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// An image as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageState {
@@ -152,11 +172,12 @@ pub trait Containers {
     /// The container of this name. Cancel safe.
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>>;
 
-    /// Containers, running or not, that carry all these labels (an empty value matches any). Cancel safe.
+    /// Containers, running or not, that carry all these labels (an empty value matches any), by name. One question to the engine. Cancel
+    /// safe.
     async fn containers(
         &self,
         labels: &BTreeMap<String, String>,
-    ) -> HostResult<Vec<ContainerState>>;
+    ) -> HostResult<Vec<ListedContainer>>;
 
     /// Creates, but does not start, a container and returns its id.
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String>;

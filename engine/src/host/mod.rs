@@ -22,6 +22,7 @@ mod packages;
 mod pod_subnets;
 mod processes;
 mod services;
+mod view;
 mod virtual_service;
 
 pub use cluster::{
@@ -29,7 +30,8 @@ pub use cluster::{
 };
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
-    ContainerConfig, ContainerState, Containers, ImageState, Mount, PRESENCE, RestartPolicy,
+    ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount, PRESENCE,
+    RestartPolicy,
 };
 pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
@@ -39,6 +41,7 @@ pub use packages::Packages;
 pub use pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
 pub use processes::{CommandOutput, CommandSpec, Processes};
 pub use services::{Services, UnitState};
+pub use view::View;
 pub use virtual_service::{Transport, VirtualService};
 
 use std::time::{Duration, SystemTime};

@@ -19,12 +19,12 @@ pub struct HttpsRequest {
     pub timeout: Duration,
 }
 
-/// The answer, its body bounded to 64 KiB.
+/// The answer. A body of more than 1 MiB is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsResponse {
     /// Status code.
     pub status: u16,
-    /// Start of the body.
+    /// The body.
     pub body: String,
     /// The certificate that the server showed, in DER; none without TLS.
     pub certificate: Option<Vec<u8>>,
@@ -51,6 +51,9 @@ pub trait Network {
 
     /// Opens and closes a TCP connection. Cancel safe.
     async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()>;
+
+    /// All links, sorted by name. Cancel safe.
+    async fn links(&self) -> HostResult<Vec<Link>>;
 
     /// The link of this name. Cancel safe.
     async fn link(&self, name: &str) -> HostResult<Option<Link>>;

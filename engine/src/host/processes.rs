@@ -18,6 +18,13 @@ pub struct CommandSpec {
     pub stdin: Vec<u8>,
     /// After this long its whole process group is killed.
     pub timeout: Duration,
+    /// Standard output of more than this many bytes is an error. Without it the end of the output is kept: for messages alone, for what
+    /// has no beginning cannot be evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<usize>,
+    /// It only looks, and what it says holds for as long as one look at the host: a [`View`](super::View) runs it once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once_a_look: bool,
 }
 
 impl CommandSpec {
@@ -28,7 +35,23 @@ impl CommandSpec {
             env: BTreeMap::new(),
             stdin: Vec::new(),
             timeout: Duration::from_secs(60),
+            whole: None,
+            once_a_look: false,
         }
+    }
+
+    /// The same, with its output to be evaluated: all of it is there, or it is an error.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.whole = Some(CommandOutput::WHOLE);
+        self
+    }
+
+    /// The same, run once for all that ask in one look at the host.
+    #[must_use]
+    pub fn once_a_look(mut self) -> Self {
+        self.once_a_look = true;
+        self
     }
 
     /// The same with another time to live.
@@ -45,12 +68,13 @@ impl CommandSpec {
     }
 }
 
-/// What a command left behind. Output beyond [`CommandOutput::LIMIT`] per stream is dropped from the front.
+/// What a command left behind. Output beyond [`CommandOutput::LIMIT`] per stream is dropped from the front, unless the command said that it
+/// is to be [whole](CommandSpec::whole).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandOutput {
     /// Exit status; negative is the signal that ended it.
     pub status: i32,
-    /// Tail of standard output.
+    /// Standard output, or its tail.
     pub stdout: String,
     /// Tail of standard error.
     pub stderr: String,
@@ -59,6 +83,9 @@ pub struct CommandOutput {
 impl CommandOutput {
     /// Bytes kept of each stream.
     pub const LIMIT: usize = 256 * 1024;
+
+    /// Most bytes of an output that is evaluated: several hundred thousand rules of the packet filter.
+    pub const WHOLE: usize = 64 * 1024 * 1024;
 
     /// Whether the command said it did its work.
     #[must_use]

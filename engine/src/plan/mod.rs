@@ -295,6 +295,17 @@ pub enum Probe {
     },
     /// A link is up.
     LinkUp(String),
+    /// A link is up and has an IPv4 address.
+    LinkAddressed(String),
+    /// A chain of the IPv4 packet filter has a rule that leads to a target, or any rule.
+    FirewallRule {
+        /// The table, for example `nat`.
+        table: String,
+        /// The chain.
+        chain: String,
+        /// Where a rule of it leads to; empty for any rule.
+        target: String,
+    },
     /// An address is on some link of this host.
     AddressHeld(std::net::IpAddr),
     /// A virtual address does its work as far as this host goes. Where this host holds it, the API answers over it; where
@@ -357,6 +368,7 @@ impl Probe {
             | Self::VirtualIp { .. }
             | Self::Tcp(_)
             | Self::Run { .. }
+            | Self::FirewallRule { .. }
             | Self::ContainerEngine
             | Self::PodRunning { .. }
             | Self::NodeReady { .. }
@@ -366,6 +378,7 @@ impl Probe {
             | Self::ServiceActive(_)
             | Self::ContainerRunning(_)
             | Self::LinkUp(_)
+            | Self::LinkAddressed(_)
             | Self::AddressHeld(_)
             | Self::CertificatesValid { .. }
             | Self::BackupYoungerThan { .. }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{ResourceError, ResourceResult, Undo};
-use crate::host::{ContainerState, Host, HostError, SURVIVORS};
+use crate::host::{Host, HostError, ListedContainer, SURVIVORS};
 
 /// The unit that runs the engine.
 pub(crate) const UNIT: &str = "docker.service";
@@ -179,7 +179,7 @@ pub(crate) async fn strangers(host: &dyn Host) -> ResourceResult<Vec<String>> {
     }
     let all = host.containers(&BTreeMap::new()).await?;
     let foreign =
-        |one: &ContainerState| !one.labels.contains_key(OWNER) && !one.labels.contains_key(POD);
+        |one: &ListedContainer| !one.labels.contains_key(OWNER) && !one.labels.contains_key(POD);
     let strangers = all.into_iter().filter(foreign);
     Ok(strangers.map(|one| one.name).collect())
 }

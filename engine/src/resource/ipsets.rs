@@ -27,7 +27,7 @@ impl Resource for IpsetsSpec {
         if cx.host.has_program("ipset").await? {
             let output = cx
                 .host
-                .run(&CommandSpec::new(["ipset", "list", "-name"]))
+                .run(&CommandSpec::new(["ipset", "list", "-name"]).whole())
                 .await?;
             // A kernel without sets has none of them.
             if output.success() {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -46,7 +45,8 @@ impl Resource for IpvsServicesSpec {
         }
         let mut services = cx.host.virtual_services().await?;
         let held = addresses(cx.host).await?;
-        services.retain(|one| held.contains(&one.at.ip()) && !self.spared.contains(one));
+        let spared: BTreeSet<&VirtualService> = self.spared.iter().collect();
+        services.retain(|one| held.contains(&one.at.ip()) && !spared.contains(one));
         Ok((services, cx.absent))
     }
 
@@ -71,14 +71,7 @@ impl Resource for IpvsServicesSpec {
 
 /// All addresses of this host, the link's among them.
 async fn addresses(host: &dyn Host) -> ResourceResult<BTreeSet<IpAddr>> {
-    let mut held = BTreeSet::new();
-    for name in host.list(Path::new("/sys/class/net")).await? {
-        let link = host.link(&name).await?;
-        held.extend(
-            link.iter()
-                .flat_map(|link| &link.addresses)
-                .map(|(address, _)| *address),
-        );
-    }
-    Ok(held)
+    let links = host.links().await?;
+    let all = links.iter().flat_map(|link| &link.addresses);
+    Ok(all.map(|(address, _)| *address).collect())
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult, pods};
-use crate::host::{ContainerState, Link};
+use crate::host::{Link, ListedContainer};
 
 /// How long a sandbox, which does nothing, may take to end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ pub struct LinkState {
     /// Whether it is to be absent.
     unwanted: bool,
     /// Sandboxes of pods that have lost it.
-    stranded: Vec<ContainerState>,
+    stranded: Vec<ListedContainer>,
 }
 
 #[async_trait]

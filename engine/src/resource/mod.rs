@@ -14,7 +14,7 @@ pub(crate) mod directory;
 pub(crate) mod engine;
 mod env_file;
 mod file;
-mod firewall;
+pub(crate) mod firewall;
 mod group;
 mod image;
 mod inputs;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Action, Change, Context, Receipt, Resource, ResourceResult, engine, inputs, pki, pods,
 };
-use crate::host::ContainerState;
+use crate::host::ListedContainer;
 
 /// Label with the pod's name.
 const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -64,10 +64,15 @@ impl Resource for PodContainerSpec {
             };
             let all = cx.host.containers(&of_pods()).await?;
             let pods = StaticPods::among(&all);
-            for container in all {
-                let its = container.running && pods.has(&container, &self.pod, &self.container);
-                if its && after(container.started_at) {
-                    outdated.push(container.name);
+            for listed in all {
+                if !listed.running || !pods.has(&listed, &self.pod, &self.container) {
+                    continue;
+                }
+                let Some(state) = cx.host.container(&listed.name).await? else {
+                    continue;
+                };
+                if state.running && after(state.started_at) {
+                    outdated.push(state.name);
                 }
             }
         }
@@ -109,7 +114,7 @@ pub(crate) struct StaticPods(BTreeSet<String>);
 
 impl StaticPods {
     /// Those among all containers of pods. The uid of a pod of the API server is none of them: that server chooses it.
-    pub(crate) fn among(containers: &[ContainerState]) -> Self {
+    pub(crate) fn among(containers: &[ListedContainer]) -> Self {
         let uids = containers.iter().filter_map(|container| {
             let label = |key: &str| container.labels.get(key).map(String::as_str);
             let uid = label(engine::POD)?;
@@ -121,7 +126,7 @@ impl StaticPods {
     }
 
     /// Whether this is the container of that name in that static pod, whose own name ends in the node's.
-    pub(crate) fn has(&self, container: &ContainerState, pod: &str, name: &str) -> bool {
+    pub(crate) fn has(&self, container: &ListedContainer, pod: &str, name: &str) -> bool {
         let label = |key: &str| container.labels.get(key).map(String::as_str);
         label(CONTAINER_NAME) == Some(name)
             && label(POD_NAME).is_some_and(|its| its == pod || its.starts_with(&format!("{pod}-")))

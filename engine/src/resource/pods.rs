@@ -3,14 +3,16 @@
 //! Stopping kubelet leaves them running, on purpose: an upgrade of kubelet must not touch workloads. When the
 //! node is stopped, they have to be ended by the one who ends kubelet.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
-use crate::host::{ContainerState, Host};
+use super::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine,
+    pod_container,
+};
+use crate::host::{Host, ListedContainer};
 
 /// Label that tells a sandbox (`podsandbox`) from a container (`container`).
 pub(super) const TYPE_LABEL: &str = "io.kubernetes.docker.type";
@@ -24,7 +26,7 @@ pub struct PodsSpec {
 
 #[async_trait]
 impl Resource for PodsSpec {
-    type Observed = (Vec<ContainerState>, bool);
+    type Observed = (Vec<ListedContainer>, bool);
 
     fn label(&self) -> String {
         "all".to_owned()
@@ -65,15 +67,15 @@ impl Resource for PodsSpec {
 }
 
 /// Containers of pods, running or not; none where no engine runs.
-async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ContainerState>> {
+async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
     if !engine::runs(host).await? {
         return Ok(Vec::new());
     }
-    let labels = BTreeMap::from([(engine::POD.to_owned(), String::new())]);
-    Ok(host.containers(&labels).await?)
+    // By the label that all ask for, so that they share one answer in a look.
+    Ok(host.containers(&pod_container::of_pods()).await?)
 }
 
-fn is_sandbox(container: &ContainerState) -> bool {
+fn is_sandbox(container: &ListedContainer) -> bool {
     container
         .labels
         .get(TYPE_LABEL)
@@ -81,7 +83,7 @@ fn is_sandbox(container: &ContainerState) -> bool {
 }
 
 /// Sandboxes that run and have a network of their own: kubelet makes a pod anew whose sandbox has ended.
-pub(super) async fn networked_sandboxes(host: &dyn Host) -> ResourceResult<Vec<ContainerState>> {
+pub(super) async fn networked_sandboxes(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
     let mut sandboxes = of_pods(host).await?;
     sandboxes.retain(|c| is_sandbox(c) && c.running && !c.host_network);
     Ok(sandboxes)

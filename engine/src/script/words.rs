@@ -577,6 +577,25 @@ pub static WORDS: &[Word] = &[
             ),
             modifier("link_up", &[p("link", Arg::Text)], "A network link is up."),
             modifier(
+                "link_addressed",
+                &[p("link", Arg::Text)],
+                "A network link is up and has an IPv4 address.",
+            ),
+            modifier(
+                "firewall_rules",
+                &[p("table", Arg::Text), p("chain", Arg::Text)],
+                "A chain of the IPv4 packet filter has a rule, whatever it says. All such checks of one look read the rules once.",
+            ),
+            modifier(
+                "firewall_jump",
+                &[
+                    p("table", Arg::Text),
+                    p("chain", Arg::Text),
+                    p("target", Arg::Text),
+                ],
+                "A chain of the IPv4 packet filter has a rule that leads to this target (`-j` or `-g`).",
+            ),
+            modifier(
                 "address_held",
                 &[p("address", Arg::Address)],
                 "An address is on some link of this host.",

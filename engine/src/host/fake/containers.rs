@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use super::files::file_error;
 use super::gate::FakeHost;
 use crate::host::{
-    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState, PRESENCE,
+    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
+    ListedContainer, PRESENCE,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -119,7 +120,7 @@ impl Containers for FakeHost {
     async fn containers(
         &self,
         labels: &BTreeMap<String, String>,
-    ) -> HostResult<Vec<ContainerState>> {
+    ) -> HostResult<Vec<ListedContainer>> {
         self.observe("containers", format!("{labels:?}"), DEADLINE, |world| {
             world.engine("list containers")?;
             let carries = |container: &&FakeContainer| {
@@ -135,7 +136,7 @@ impl Containers for FakeHost {
                 .containers
                 .values()
                 .filter(carries)
-                .map(FakeContainer::state)
+                .map(FakeContainer::listed)
                 .collect())
         })
         .await
@@ -243,6 +244,18 @@ impl Containers for FakeHost {
 }
 
 impl FakeContainer {
+    fn listed(&self) -> ListedContainer {
+        ListedContainer {
+            id: self.id.clone(),
+            name: self.config.name.clone(),
+            image: self.config.image.clone(),
+            running: self.running,
+            paused: false,
+            host_network: self.config.host_network,
+            labels: self.config.labels.clone(),
+        }
+    }
+
     fn state(&self) -> ContainerState {
         ContainerState {
             id: self.id.clone(),

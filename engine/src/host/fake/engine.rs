@@ -3,8 +3,9 @@
 
 use sha2::{Digest, Sha256};
 
+use super::containers::FakeContainer;
 use super::world::World;
-use crate::host::{HostError, HostResult, RestartPolicy};
+use crate::host::{ContainerConfig, HostError, HostResult, RestartPolicy};
 
 impl World {
     /// Puts an image.
@@ -54,9 +55,31 @@ impl World {
         }
     }
 
+    /// Puts a container that runs, as somebody with docker's own client would.
+    pub fn container(&mut self, config: ContainerConfig) {
+        let container = FakeContainer {
+            id: self.next_id(),
+            running: true,
+            exit_code: 0,
+            started_at: Some(self.now()),
+            restarts: 0,
+            stopped: false,
+            config,
+        };
+        self.image(&container.config.image);
+        self.containers
+            .insert(container.config.name.clone(), container);
+    }
+
     /// Removes a container, as somebody with docker's own client would.
     pub fn remove_container(&mut self, name: &str) {
         self.containers.remove(name);
+    }
+
+    /// The names of all containers.
+    #[must_use]
+    pub fn container_names(&self) -> Vec<String> {
+        self.containers.keys().cloned().collect()
     }
 
     /// Whether a container's process runs.
@@ -103,8 +126,12 @@ impl World {
         running.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What docker does when it starts: containers come back as their policy says.
+    /// What docker does when it starts: its bridge stands, and containers come back as their policy says.
     pub(crate) fn engine_started(&mut self) {
+        let without = self.engine_configuration()["bridge"] == "none";
+        if !without && !self.links.contains_key("docker0") {
+            self.link("docker0", true, &[([172, 17, 0, 1].into(), 16)]);
+        }
         let back: Vec<String> = self
             .containers
             .iter()
@@ -120,15 +147,14 @@ impl World {
         }
     }
 
+    fn engine_configuration(&self) -> serde_json::Value {
+        let text = self.tree.text("/etc/docker/daemon.json");
+        serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
+    }
+
     /// What docker does when it stops: its containers end with it, unless live-restore is on.
     pub(crate) fn engine_stopped(&mut self) {
-        let configuration = self
-            .tree
-            .text("/etc/docker/daemon.json")
-            .unwrap_or_default();
-        let configuration: serde_json::Value =
-            serde_json::from_str(&configuration).unwrap_or_default();
-        if configuration.get("live-restore") == Some(&serde_json::Value::Bool(true)) {
+        if self.engine_configuration()["live-restore"] == true {
             return;
         }
         for container in self.containers.values_mut() {

@@ -129,6 +129,31 @@ impl World {
         }
     }
 
+    /// Adds many rules to the end of a chain, as they are: no rule is looked for among those that stand.
+    pub fn firewall_rules(&mut self, family: &str, table: &str, chain: &str, rules: Vec<String>) {
+        let Some((last, others)) = rules.split_last() else {
+            return;
+        };
+        // The last makes the table and the chain.
+        self.firewall_rule(family, table, chain, last);
+        let at = (family.to_owned(), table.to_owned());
+        if let Some(its) = self
+            .firewall
+            .rules
+            .get_mut(&at)
+            .and_then(|it| it.get_mut(chain))
+        {
+            its.extend_from_slice(others);
+        }
+    }
+
+    /// How many rules there are in all.
+    #[must_use]
+    pub fn firewall_count(&self) -> usize {
+        let tables = self.firewall.rules.values();
+        tables.flat_map(BTreeMap::values).map(Vec::len).sum()
+    }
+
     /// The programs of both families.
     pub(crate) fn install_firewall_programs(&mut self) {
         for family in ["iptables", "ip6tables"] {

@@ -63,6 +63,10 @@ impl FakeHost {
         world.describe_network(facts);
         world.describe_storage(facts);
         world.describe_software(facts);
+        if facts.links.is_some() && facts.link("docker0").is_none() {
+            // A docker that runs, and somebody has removed its bridge.
+            world.remove_link("docker0");
+        }
         if !facts.met_before.is_empty() {
             let path = crate::exec::met_path();
             world.file_with_mode(path, crate::exec::met_text(&facts.met_before), 0o600);

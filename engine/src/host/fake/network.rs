@@ -63,6 +63,11 @@ impl Network for FakeHost {
         .await
     }
 
+    async fn links(&self) -> HostResult<Vec<Link>> {
+        self.observe("links", "all", DEADLINE, |world| Ok(world.held_links()))
+            .await
+    }
+
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         self.observe("link", name, DEADLINE, |world| {
             let mut link = world.links.get(name).cloned();
@@ -116,6 +121,17 @@ impl World {
         };
         self.links.insert(name.to_owned(), link);
         self.directory(Path::new("/sys/class/net").join(name));
+    }
+
+    /// All links with their addresses, what keepalived holds among them.
+    fn held_links(&self) -> Vec<Link> {
+        let mut links: Vec<Link> = self.links.values().cloned().collect();
+        if let Some((on, address)) = self.virtual_ip() {
+            for link in links.iter_mut().filter(|link| link.name == on) {
+                link.addresses.push((address, 32));
+            }
+        }
+        links
     }
 
     /// Of ip(8), the list of addresses.

@@ -22,13 +22,14 @@ const PATH: [&str; 6] = [
     "/bin",
 ];
 
-type Behaviour = dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync;
-
 /// What a program does to a fake world.
 #[derive(Clone)]
-pub struct Program {
-    behaviour: Arc<Behaviour>,
-    mutating: bool,
+pub struct Program(Behaviour);
+
+#[derive(Clone)]
+enum Behaviour {
+    Changes(Arc<dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync>),
+    Looks(Arc<dyn Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync>),
 }
 
 impl Program {
@@ -36,21 +37,14 @@ impl Program {
     pub fn new(
         behaviour: impl Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            behaviour: Arc::new(behaviour),
-            mutating: true,
-        }
+        Self(Behaviour::Changes(Arc::new(behaviour)))
     }
 
     /// A program that only looks; its calls do not count as mutations.
     pub fn probe(
         behaviour: impl Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync + 'static,
     ) -> Self {
-        let behaviour = move |command: &CommandSpec, world: &mut World| behaviour(command, world);
-        Self {
-            behaviour: Arc::new(behaviour),
-            mutating: false,
-        }
+        Self(Behaviour::Looks(Arc::new(behaviour)))
     }
 
     /// A probe that always ends like this.
@@ -68,7 +62,7 @@ impl Program {
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program")
-            .field("mutating", &self.mutating)
+            .field("mutating", &matches!(self.0, Behaviour::Changes(_)))
             .finish_non_exhaustive()
     }
 }
@@ -87,18 +81,21 @@ impl Processes for FakeHost {
                 })
                 .await;
         };
-        if program.mutating {
-            self.mutate("run", command.display(), command.timeout, |world| {
-                Ok((program.behaviour)(command, world))
-            })
-            .await
-        } else {
-            self.observe("run", command.display(), command.timeout, |world| {
-                // A probe gets the world read-only, so the copy can be thrown away.
-                Ok((program.behaviour)(command, &mut world.clone()))
-            })
-            .await
-        }
+        let output = match program.0 {
+            Behaviour::Changes(change) => {
+                self.mutate("run", command.display(), command.timeout, |world| {
+                    Ok(change(command, world))
+                })
+                .await
+            }
+            Behaviour::Looks(look) => {
+                self.observe("run", command.display(), command.timeout, |world| {
+                    Ok(look(command, world))
+                })
+                .await
+            }
+        };
+        bounded(command, output?)
     }
 
     async fn stopped_processes(&self) -> HostResult<Vec<String>> {
@@ -118,6 +115,25 @@ impl Processes for FakeHost {
         )
         .await
     }
+}
+
+/// As much of the output as a real host would give.
+fn bounded(command: &CommandSpec, mut output: CommandOutput) -> HostResult<CommandOutput> {
+    if let Some(limit) = command.whole {
+        return match output.stdout.len() > limit {
+            true => Err(HostError::TooMuch {
+                who: format!("`{}`", command.display()),
+                limit,
+            }),
+            false => Ok(output),
+        };
+    }
+    let mut start = output.stdout.len().saturating_sub(CommandOutput::LIMIT);
+    while !output.stdout.is_char_boundary(start) {
+        start += 1;
+    }
+    output.stdout.drain(..start);
+    Ok(output)
 }
 
 impl World {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bollard::container::LogOutput;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ImportImageOptionsBuilder, ListContainersOptionsBuilder,
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
@@ -26,7 +26,7 @@ use super::tail::Tail;
 use super::{LiveHost, container_config, foreign_container, image_archive, loading, process_age};
 use crate::host::{
     CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
-    PRESENCE,
+    ListedContainer, PRESENCE,
 };
 
 /// Deadline for loading an image.
@@ -135,7 +135,7 @@ impl Containers for LiveHost {
     async fn containers(
         &self,
         labels: &BTreeMap<String, String>,
-    ) -> HostResult<Vec<ContainerState>> {
+    ) -> HostResult<Vec<ListedContainer>> {
         let wanted = labels
             .iter()
             .map(|(key, value)| match value.as_str() {
@@ -154,14 +154,7 @@ impl Containers for LiveHost {
                 docker.list_containers(Some(options)).await
             })
             .await?;
-        let mut found = Vec::with_capacity(listed.len());
-        for summary in listed {
-            // One that was removed meanwhile is not an error.
-            found.extend(
-                self.container(summary.id.as_deref().unwrap_or_default())
-                    .await?,
-            );
-        }
+        let mut found: Vec<ListedContainer> = listed.into_iter().map(summary).collect();
         found.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(found)
     }
@@ -384,6 +377,33 @@ fn chunks(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static 
         chunk.truncate(length);
         Ok((length > 0).then(|| (Bytes::from(chunk), file)))
     })
+}
+
+fn summary(listed: ContainerSummary) -> ListedContainer {
+    // One that is linked to others has their names for it, too, with two slashes.
+    let names = listed.names.unwrap_or_default();
+    let own = |name: &String| name.matches('/').count() == 1;
+    let name = names.iter().find(|name| own(name)).or(names.first());
+    ListedContainer {
+        id: listed.id.unwrap_or_default(),
+        name: name.map_or_else(String::new, |name| name.trim_start_matches('/').to_owned()),
+        image: listed.image.unwrap_or_default(),
+        // Between two attempts nothing runs, and the engine says `restarting`.
+        running: matches!(
+            listed.state,
+            Some(
+                ContainerSummaryStateEnum::RUNNING
+                    | ContainerSummaryStateEnum::PAUSED
+                    | ContainerSummaryStateEnum::STOPPING
+            )
+        ),
+        paused: listed.state == Some(ContainerSummaryStateEnum::PAUSED),
+        host_network: listed
+            .host_config
+            .and_then(|config| config.network_mode)
+            .is_some_and(|mode| mode == "host"),
+        labels: container_config::labels(listed.labels.as_ref()),
+    }
 }
 
 fn state(reported: ContainerInspectResponse) -> ContainerState {

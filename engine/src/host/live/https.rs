@@ -22,8 +22,8 @@ use super::files;
 use super::lasting::classified;
 use crate::host::{HostError, HostResult, HttpsRequest, HttpsResponse};
 
-/// Body beyond this is not read.
-const MAX_BODY: usize = 64 * 1024;
+/// A longer body is an error: nothing is concluded from a part of it.
+const MAX_BODY: usize = 1024 * 1024;
 
 /// PEM files larger than this are refused.
 const MAX_PEM: u64 = 1024 * 1024;
@@ -61,7 +61,11 @@ pub(super) async fn get(request: &HttpsRequest) -> HostResult<HttpsResponse> {
         status: answer.status().as_u16(),
         body: body(answer.into_body())
             .await
-            .map_err(|error| HostError::service(failed(), error))?,
+            .map_err(|error| HostError::service(failed(), error))?
+            .ok_or_else(|| HostError::TooMuch {
+                who: request.url.clone(),
+                limit: MAX_BODY,
+            })?,
         certificate: shown.get().cloned(),
     })
 }
@@ -113,17 +117,18 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-async fn body(mut incoming: Incoming) -> Result<String, hyper::Error> {
+/// The body; `None` of one that is too long.
+async fn body(mut incoming: Incoming) -> Result<Option<String>, hyper::Error> {
     let mut read = Vec::new();
-    while read.len() < MAX_BODY
-        && let Some(frame) = incoming.frame().await
-    {
+    while let Some(frame) = incoming.frame().await {
         if let Ok(data) = frame?.into_data() {
             read.extend_from_slice(&data);
         }
+        if read.len() > MAX_BODY {
+            return Ok(None);
+        }
     }
-    read.truncate(MAX_BODY);
-    Ok(String::from_utf8_lossy(&read).into_owned())
+    Ok(Some(String::from_utf8_lossy(&read).into_owned()))
 }
 
 /// Trusts the given roots and nobody else. Read anew for every request, because certificates are rotated.

@@ -1,5 +1,6 @@
 //! Probes from the machine, and its links.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -41,13 +42,15 @@ impl Network for LiveHost {
         .await
     }
 
+    async fn links(&self) -> HostResult<Vec<Link>> {
+        blocking(|| Ok(links(listed()?))).await
+    }
+
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         let name = name.to_owned();
         blocking(move || {
-            let all = getifaddrs().map_err(|errno| {
-                HostError::service("list the network links", io::Error::from(errno))
-            })?;
-            let Some(mut link) = link(&name, all) else {
+            let ours = listed()?.filter(|entry| link_name(entry) == name);
+            let Some(mut link) = links(ours).pop() else {
                 return Ok(None);
             };
             let routes = files::read(Path::new(ROUTES), MAX)?.unwrap_or_default();
@@ -78,14 +81,23 @@ impl Network for LiveHost {
     }
 }
 
-/// The link of this name among all addresses. Every link has at least its hardware address in the list; an
-/// address with a label of its own stands there as `link:label`.
-fn link(name: &str, all: impl Iterator<Item = InterfaceAddress>) -> Option<Link> {
-    let is_ours = |entry: &InterfaceAddress| entry.interface_name.split(':').next() == Some(name);
-    let mut found: Option<Link> = None;
-    for entry in all.filter(is_ours) {
-        let link = found.get_or_insert_with(|| Link {
-            name: name.to_owned(),
+fn listed() -> HostResult<impl Iterator<Item = InterfaceAddress>> {
+    getifaddrs()
+        .map_err(|errno| HostError::service("list the network links", io::Error::from(errno)))
+}
+
+/// The name of the link that an address is on; an address with a label of its own stands there as `link:label`.
+fn link_name(entry: &InterfaceAddress) -> &str {
+    entry.interface_name.split(':').next().unwrap_or_default()
+}
+
+/// The links among all addresses, by name. Every link has at least its hardware address in the list.
+fn links(all: impl Iterator<Item = InterfaceAddress>) -> Vec<Link> {
+    let mut found: BTreeMap<String, Link> = BTreeMap::new();
+    for entry in all {
+        let name = link_name(&entry).to_owned();
+        let link = found.entry(name.clone()).or_insert_with(|| Link {
+            name,
             up: false,
             addresses: Vec::new(),
             unrouted: Vec::new(),
@@ -96,7 +108,7 @@ fn link(name: &str, all: impl Iterator<Item = InterfaceAddress>) -> Option<Link>
             link.addresses.push((address, prefix(mask)));
         }
     }
-    found
+    found.into_values().collect()
 }
 
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {

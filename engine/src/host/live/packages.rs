@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::LiveHost;
 use super::blocking::blocking;
 use super::dpkg_run::{self, Lock, NO_SERVICES, NoServices};
-use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Packages, Processes};
+use crate::host::{CommandSpec, HostError, HostResult, Packages, Processes};
 
 /// How long one run of dpkg may take.
 const RUN: Duration = Duration::from_secs(10 * 60);
@@ -37,7 +37,7 @@ impl Installed {
         if known.as_ref().is_none_or(|(then, _)| *then != now) {
             *known = None;
             let output = host.run(&versions(None)).await.ok()?;
-            if output.status != 0 || output.stdout.len() >= CommandOutput::LIMIT {
+            if output.status != 0 {
                 return None;
             }
             *known = Some((now, by_name(&output.stdout)));
@@ -60,7 +60,7 @@ fn versions(name: Option<&str>) -> CommandSpec {
     let format = "--showformat=${Package}\t${Architecture}\t${db:Status-Abbrev}\t${Version}\n";
     let mut argv = vec!["dpkg-query", "--show", format];
     argv.extend(name.into_iter().flat_map(|name| ["--", name]));
-    CommandSpec::new(argv)
+    CommandSpec::new(argv).whole()
 }
 
 /// Name, architecture and version, of a line about a package that is installed and configured.
@@ -100,7 +100,8 @@ impl Packages for LiveHost {
 
     async fn package_file(&self, file: &Path) -> HostResult<(String, String)> {
         let path = file.to_string_lossy();
-        let command = CommandSpec::new(["dpkg-deb", "--field", &path, "Package", "Version"]);
+        let command =
+            CommandSpec::new(["dpkg-deb", "--field", &path, "Package", "Version"]).whole();
         let output = self
             .run_ok(&command)
             .await

@@ -29,7 +29,7 @@ impl Processes for LiveHost {
         let spec = command.clone();
         // Dropping us meanwhile drops what the task returns, and with it the group.
         let (mut group, pipes) = blocking(move || start(&spec)).await?;
-        let mut stdout = Tail::new(CommandOutput::LIMIT);
+        let mut stdout = Tail::new(command.whole.unwrap_or(CommandOutput::LIMIT));
         let mut stderr = Tail::new(CommandOutput::LIMIT);
         let ended = tokio::time::timeout(
             command.timeout,
@@ -42,6 +42,10 @@ impl Processes for LiveHost {
             stderr: stderr.text(),
         };
         match ended {
+            Ok(Ok(_)) if command.whole.is_some() && stdout.is_cut() => Err(HostError::TooMuch {
+                who: format!("`{}`", command.display()),
+                limit: command.whole.unwrap_or_default(),
+            }),
             Ok(Ok(status)) => Ok(output(status)),
             Ok(Err(source)) => Err(HostError::service(
                 format!("wait for `{}`", command.display()),

@@ -5,6 +5,8 @@
 pub(super) struct Tail {
     limit: usize,
     bytes: Vec<u8>,
+    /// Whether bytes were dropped.
+    cut: bool,
 }
 
 impl Tail {
@@ -12,7 +14,13 @@ impl Tail {
         Self {
             limit,
             bytes: Vec::new(),
+            cut: false,
         }
+    }
+
+    /// Whether more was pushed than is kept.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut || self.bytes.len() > self.limit
     }
 
     pub(super) fn push(&mut self, more: &[u8]) {
@@ -21,6 +29,7 @@ impl Tail {
         if self.bytes.len() > 2 * self.limit {
             let surplus = self.bytes.len() - self.limit;
             self.bytes.drain(..surplus);
+            self.cut = true;
         }
     }
 
@@ -48,6 +57,17 @@ mod tests {
             tail.push(chunk.as_bytes());
         }
         assert_eq!(tail.text(), "lmno");
+    }
+
+    #[test]
+    fn it_knows_whether_it_is_all_there_was() {
+        for (limit, pushed, cut) in [(4, 4, false), (4, 5, true), (4, 50, true), (0, 0, false)] {
+            let mut tail = Tail::new(limit);
+            for _ in 0..pushed {
+                tail.push(b"x");
+            }
+            assert_eq!(tail.is_cut(), cut, "{pushed} bytes into {limit}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::services::DOCKER;
 use super::{Engine, OverlayHost};
 use crate::host::fake::{FakeContainer, file_error};
 use crate::host::{
-    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState, RestartPolicy,
+    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
+    ListedContainer, RestartPolicy,
 };
 
 #[async_trait::async_trait]
@@ -88,12 +89,10 @@ impl Containers for OverlayHost<'_> {
     async fn containers(
         &self,
         labels: &BTreeMap<String, String>,
-    ) -> HostResult<Vec<ContainerState>> {
+    ) -> HostResult<Vec<ListedContainer>> {
         self.learn_engine().await?;
         if self.engine_answers()? {
-            for state in self.lower.containers(labels).await? {
-                self.learn_container(&state.name).await?;
-            }
+            self.learn_listed(labels).await?;
         }
         self.upper.containers(labels).await
     }
@@ -264,11 +263,12 @@ impl OverlayHost<'_> {
             return Ok(());
         }
         let mut below = None;
+        let listed = self.known().listed.remove(name);
         if self.engine_answers()? {
             below = self.lower.container(name).await?;
             if let Some(state) = &below {
                 let config = self.lower.container_config(name).await?;
-                let container = FakeContainer {
+                let mut container = FakeContainer {
                     config: config.unwrap_or_else(|| sketch(state)),
                     id: state.id.clone(),
                     running: runs(state),
@@ -277,8 +277,18 @@ impl OverlayHost<'_> {
                     restarts: state.restarts,
                     stopped: !state.running,
                 };
-                self.upper
-                    .meddle(|world| world.containers.insert(name.to_owned(), container));
+                self.upper.meddle(|world| {
+                    let above = world.containers.get(name);
+                    // What was done to it above since it was listed counts: its engine's end or start.
+                    if let (Some(listed), Some(above)) = (listed, above)
+                        && (above.running != listed || above.started_at.is_some())
+                    {
+                        container.running = above.running;
+                        container.started_at = above.started_at;
+                        container.stopped = above.stopped;
+                    }
+                    world.containers.insert(name.to_owned(), container);
+                });
             }
         }
         self.known().containers.insert(name.to_owned(), below);
@@ -289,8 +299,31 @@ impl OverlayHost<'_> {
     pub(super) async fn learn_all_containers(&self) -> HostResult<()> {
         self.learn_engine().await?;
         if matches!(self.known().engine, Some(Engine::Answers)) {
-            for state in self.lower.containers(&BTreeMap::new()).await? {
-                self.learn_container(&state.name).await?;
+            self.learn_listed(&BTreeMap::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Learns what the list of the containers with these labels says. Thousands of them may be others', so none is looked at by itself
+    /// before somebody asks for it.
+    async fn learn_listed(&self, labels: &BTreeMap<String, String>) -> HostResult<()> {
+        for listed in self.lower.containers(labels).await? {
+            let is_new = {
+                let mut known = self.known();
+                let is_new = !known.containers.contains_key(&listed.name)
+                    && !known.listed.contains_key(&listed.name);
+                if is_new {
+                    let runs = listed.running && !listed.paused;
+                    known.listed.insert(listed.name.clone(), runs);
+                }
+                is_new
+            };
+            if is_new {
+                self.upper.meddle(|world| {
+                    world
+                        .containers
+                        .insert(listed.name.clone(), outlined(&listed))
+                });
             }
         }
         Ok(())
@@ -339,6 +372,24 @@ impl OverlayHost<'_> {
 /// Whether its process makes progress.
 fn runs(state: &ContainerState) -> bool {
     state.running && !state.paused
+}
+
+/// As much of a container as the list of all tells.
+fn outlined(listed: &ListedContainer) -> FakeContainer {
+    FakeContainer {
+        config: ContainerConfig {
+            host_network: listed.host_network,
+            restart: RestartPolicy::Always,
+            labels: listed.labels.clone(),
+            ..ContainerConfig::bare(&listed.name, &listed.image)
+        },
+        id: listed.id.clone(),
+        running: listed.running && !listed.paused,
+        exit_code: 0,
+        started_at: None,
+        restarts: 0,
+        stopped: !listed.running,
+    }
 }
 
 /// As much of a configuration as the state tells, for a container that our terms cannot describe.

@@ -53,6 +53,8 @@ struct Known {
     images: BTreeSet<String>,
     /// As they were below.
     containers: BTreeMap<String, Option<ContainerState>>,
+    /// Those of which no more is known than the list of all says: names, and whether they ran.
+    listed: BTreeMap<String, bool>,
     packages: BTreeSet<String>,
     links: BTreeSet<String>,
     /// All of them, or none yet.

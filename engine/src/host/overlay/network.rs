@@ -20,6 +20,16 @@ impl Network for OverlayHost<'_> {
         self.lower.tcp_connect(address, timeout).await
     }
 
+    async fn links(&self) -> HostResult<Vec<Link>> {
+        for link in self.lower.links().await? {
+            if self.known().links.insert(link.name.clone()) {
+                self.upper
+                    .meddle(|world| world.links.insert(link.name.clone(), link));
+            }
+        }
+        self.upper.links().await
+    }
+
     async fn link(&self, name: &str) -> HostResult<Option<Link>> {
         self.learn_link(name).await?;
         self.upper.link(name).await

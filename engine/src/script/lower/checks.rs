@@ -157,6 +157,18 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             }
         }
         "link_up" => Probe::LinkUp(text()?),
+        "link_addressed" => Probe::LinkAddressed(text()?),
+        "firewall_rules" | "firewall_jump" => {
+            let values = options.values(name);
+            let [Value::Text(table), Value::Text(chain), rest @ ..] = values.as_slice() else {
+                return None;
+            };
+            Probe::FirewallRule {
+                table: table.clone(),
+                chain: chain.clone(),
+                target: rest.first().map(ToString::to_string).unwrap_or_default(),
+            }
+        }
         "address_held" => Probe::AddressHeld(text()?.parse().ok()?),
         "virtual_ip" => {
             let values = options.values(name);

@@ -52,6 +52,10 @@ const RESTARTS: &[(&str, &str)] = &[
     ("proxy-removed", "kube-proxy kubernetes-ready drain"),
     ("rules-flushed", "kube-proxy kubernetes-ready drain"),
     ("jump-deleted", "kube-proxy kubernetes-ready drain"),
+    (
+        "docker-bridge-deleted",
+        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+    ),
     ("cni-deleted", "cni kubernetes-ready drain"),
     (
         "kubeconfig-truncated",

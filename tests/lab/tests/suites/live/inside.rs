@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use engine::host::live::LiveHost;
 use engine::host::{
     Attributes, Cluster, ClusterAccess, ClusterNode, CommandSpec, ContainerConfig, Containers,
-    FIELD_MANAGER, Files, Kernel, Mount, Packages, Processes, RestartPolicy, Services, Taint,
+    FIELD_MANAGER, Files, Kernel, ListedContainer, Mount, Packages, Processes, RestartPolicy,
+    Services, Taint,
 };
 use serde_json::json;
 
@@ -195,7 +196,16 @@ async fn a_container_goes_through_its_life() {
     );
     let any = BTreeMap::from([("pf9.io/role".to_owned(), String::new())]);
     let other = BTreeMap::from([("pf9.io/role".to_owned(), "other".to_owned())]);
-    assert_eq!(host.containers(&any).await.expect("list"), [running]);
+    let listed = ListedContainer {
+        id: running.id,
+        name: running.name,
+        image: running.image,
+        running: true,
+        paused: false,
+        host_network: running.host_network,
+        labels: running.labels,
+    };
+    assert_eq!(host.containers(&any).await.expect("list"), [listed]);
     assert_eq!(host.containers(&other).await.expect("list"), []);
     host.container_log(name, 5).await.expect("log");
     let refused = host.remove_image(&image).await.expect_err("in use");

@@ -1,0 +1,244 @@
+//! A host on which others have much: the role comes, stands and goes as on any other, touches nothing of theirs, and asks the host no more
+//! than it does of one with nothing else on it.
+//!
+//! Calls are counted, and no time is measured: whoever asks about each of ten thousand things is found out by that.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use behaviour::{Bringup, block_on, somebody_elses};
+use engine::exec::{Outcome, PhaseHealth, Recording, Runner, Streaks, unmet};
+use engine::facts::{Interests, gather_with};
+use engine::host::fake::FakeHost;
+use engine::host::{ContainerConfig, RestartPolicy, Transport, VirtualService};
+use engine::resource::MaskedSecrets;
+
+const RULES: usize = 20_000;
+const ADDRESSES: usize = 1_000;
+const CONTAINERS: usize = 10_000;
+
+fn address(number: usize) -> Ipv4Addr {
+    let number = u32::try_from(number).expect("a small number");
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number)
+}
+
+fn services(port: u16) -> impl Iterator<Item = VirtualService> {
+    (0..ADDRESSES).map(move |number| VirtualService {
+        transport: Transport::Tcp,
+        at: SocketAddr::new(address(number).into(), port),
+    })
+}
+
+/// A link with a thousand addresses, and what IPVS balances there.
+fn balance(host: &FakeHost, link: &str, port: u16) {
+    host.meddle(|world| {
+        let held: Vec<(IpAddr, u8)> = (0..ADDRESSES).map(|n| (address(n).into(), 32)).collect();
+        world.link(link, true, &held);
+        for service in services(port) {
+            world.balance(&service);
+        }
+    });
+}
+
+/// Rules of others, as of a blocklist.
+fn block(host: &FakeHost) {
+    host.meddle(|world| {
+        let rule = |n: usize| {
+            format!(
+                "-s {}/32 -m comment --comment \"blocked -j KUBE-X\" -j DROP",
+                address(n)
+            )
+        };
+        let half = RULES / 2;
+        for (from, chain) in [(0, "FORWARD"), (half, "BLOCKLIST")] {
+            let rules = (from..from + half).map(rule).collect();
+            world.firewall_rules("iptables", "filter", chain, rules);
+        }
+    });
+}
+
+/// Containers of others.
+fn settle(host: &FakeHost) {
+    host.meddle(|world| {
+        for number in 0..CONTAINERS {
+            world.container(ContainerConfig {
+                restart: RestartPolicy::UnlessStopped,
+                labels: BTreeMap::from([("team".to_owned(), format!("{}", number % 7))]),
+                ..somebody_elses(&format!("theirs-{number}"))
+            });
+        }
+    });
+}
+
+type Counts = BTreeMap<&'static str, usize>;
+
+/// The calls that `work` makes, by name.
+fn calls<T>(host: &FakeHost, work: impl FnOnce() -> T) -> (Counts, T) {
+    host.clear_journal();
+    let done = work();
+    let mut counts = Counts::new();
+    for call in host.journal() {
+        *counts.entry(call.name).or_default() += 1;
+    }
+    (counts, done)
+}
+
+/// A status pass: what nodeletd asks of the host every minute.
+fn pass(bringup: &Bringup, host: &FakeHost) -> Vec<PhaseHealth> {
+    block_on(async {
+        let usual = Interests::for_a_plan();
+        let facts = gather_with(host, &usual)
+            .await
+            .expect("the host has a name");
+        let asked = usual.and_requirements(unmet(&bringup.plan, &facts.met_before));
+        assert_eq!(asked, Interests::for_a_plan(), "all was met when it came");
+        let unheard = Recording::default();
+        let runner = Runner::new(&bringup.plan, host, &facts, &MaskedSecrets, &unheard);
+        let misfits = runner.misfits().await.expect("the host tells");
+        assert!(misfits.is_empty(), "{misfits:?}");
+        let health = runner
+            .check_again(Duration::ZERO, &Streaks::default())
+            .await;
+        assert!(runner.due().await.problems.is_empty());
+        health
+    })
+}
+
+/// How often each is asked on a host with much on it, and how often on one with nothing else.
+fn no_more_than(what: &str, much: &Counts, little: &Counts) {
+    for (name, count) in much {
+        let usual = little.get(name).copied().unwrap_or(0);
+        assert!(
+            *count <= usual + 2,
+            "{what}: {count} times `{name}`, and {usual} times on a host with nothing else"
+        );
+    }
+}
+
+fn verbs(bringup: &Bringup, host: &FakeHost) -> Vec<(&'static str, Counts)> {
+    let before = host.snapshot();
+    let mut seen = Vec::new();
+    let (counts, plan) = calls(host, || bringup.predict(host));
+    assert_eq!(plan.outcome, Outcome::Predicted, "{}", plan.text());
+    seen.push(("plan", counts));
+    let (counts, apply) = calls(host, || bringup.apply(host));
+    assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
+    seen.push(("apply", counts));
+    let (counts, health) = calls(host, || pass(bringup, host));
+    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    seen.push(("pass", counts));
+    let (counts, again) = calls(host, || bringup.apply(host));
+    assert_eq!(again.changes(), [""; 0]);
+    seen.push(("a second apply", counts));
+    let (counts, clean) = calls(host, || Bringup::clean(host, false));
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    seen.push(("clean", counts));
+    let left = bringup.not_cleaned(&before, host, false);
+    assert_eq!(left, [""; 0]);
+    seen
+}
+
+#[test]
+fn much_of_others_is_asked_about_as_little_as_nothing_and_stays() {
+    let bringup = Bringup::of("cp-1");
+    let host = |settled: bool| {
+        let host = bringup
+            .bare_host()
+            .with_kubernetes(|rules| rules.leaves_traces = true);
+        if settled {
+            block(&host);
+            settle(&host);
+            balance(&host, "lb0", 80);
+        }
+        host
+    };
+    let (much, little) = (host(true), host(false));
+    let of_others = much.look(|world| world.firewall_count());
+    assert_eq!(of_others, RULES);
+    let seen = verbs(&bringup, &much);
+    for ((what, counts), (_, usual)) in seen.iter().zip(verbs(&bringup, &little)) {
+        no_more_than(what, counts, &usual);
+    }
+    assert_eq!(much.look(|world| world.firewall_count()), RULES);
+    let runs =
+        (0..CONTAINERS).all(|n| much.look(|world| world.container_runs(&format!("theirs-{n}"))));
+    assert!(runs, "theirs go on");
+}
+
+/// What kube-proxy itself has brought is much, too, where there are many Services.
+#[test]
+fn a_thousand_virtual_services_go_with_kube_proxy_and_those_of_others_stay() {
+    let bringup = Bringup::of("cp-2-ipvs");
+    let host = bringup.bare_host();
+    let before = host.snapshot();
+    let apply = bringup.apply(&host);
+    assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
+    block(&host);
+    // It has ended by itself, so that the fake one does not put its rules in order again.
+    host.meddle(|world| world.remove_container("proxy"));
+    balance(&host, "kube-ipvs0", 443);
+    // The API's own Service, which is there from the beginning.
+    host.meddle(|world| {
+        let mut held: Vec<(IpAddr, u8)> = (0..ADDRESSES).map(|n| (address(n).into(), 32)).collect();
+        held.push(([10, 21, 0, 1].into(), 32));
+        world.link("kube-ipvs0", true, &held);
+    });
+    let elsewhere: SocketAddr = "203.0.113.1:80".parse().expect("an address");
+    let theirs = VirtualService {
+        transport: Transport::Tcp,
+        at: elsewhere,
+    };
+    host.meddle(|world| world.balance(&theirs));
+    let (counts, clean) = calls(&host, || Bringup::clean(&host, false));
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    let left = bringup.not_cleaned(&before, &host, false).into_iter();
+    let left: Vec<String> = left
+        .filter(|line| !line.contains("BLOCKLIST") && !line.contains("filter FORWARD"))
+        .filter(|line| !line.contains("module ip_vs"))
+        .collect();
+    assert_eq!(left, ["+ virtual service TCP 203.0.113.1:80: balanced"]);
+    let removals = counts["remove_virtual_service"];
+    assert!(
+        (ADDRESSES..ADDRESSES + 10).contains(&removals),
+        "{removals}"
+    );
+    let lists = counts.get("virtual_services").copied().unwrap_or(0);
+    assert!(lists < 10, "{lists} lists of all virtual services");
+}
+
+/// One list of containers for all checks of a pass; no look at a container that is not ours; three programs at most.
+#[test]
+fn a_pass_asks_each_dear_question_once() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let apply = bringup.apply(&host);
+    assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
+    let ours: Vec<String> = host.look(|world| {
+        let all = world.container_names();
+        all.into_iter()
+            .filter(|name| world.container_runs(name))
+            .collect()
+    });
+    let (counts, health) = calls(&host, || pass(&bringup, &host));
+    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+    assert_eq!(count("containers"), 1, "{counts:#?}");
+    // Each of ours may be a container of a check, and of a step that is to be as planned.
+    assert!(
+        count("container") <= 2 * ours.len(),
+        "{ours:?}: {counts:#?}"
+    );
+    let inspected = host.journal();
+    let mut inspected = inspected.iter().filter(|call| call.name == "container");
+    assert!(
+        inspected.all(|call| ours.contains(&call.argument)),
+        "{ours:?}"
+    );
+    // The live host asks dpkg once for all packages.
+    let programs = count("run") + usize::from(count("package_version") > 0);
+    assert!(programs <= 3, "{:#?}", host.journal());
+    for dear in ["virtual_services", "package_file"] {
+        assert_eq!(count(dear), 0, "{dear}");
+    }
+}
