@@ -57,6 +57,24 @@ async fn output_status_and_environment_are_as_said() {
     assert_eq!(output.status, -15);
 }
 
+/// More than is kept for messages; and more than was asked for in full, of which no part is handed on.
+#[tokio::test]
+async fn output_that_is_evaluated_is_there_in_full_or_is_an_error() {
+    let host = LiveHost::new();
+    let long = CommandOutput::LIMIT + 10;
+    let command = sh(&format!("printf begin; head -c {long} /dev/zero | tr '\\0' x"));
+    let tail = host.run(&command).await.expect("run").stdout;
+    assert_eq!(tail.len(), CommandOutput::LIMIT);
+    assert!(!tail.starts_with("begin"));
+    let whole = host.run(&command.clone().whole()).await.expect("run").stdout;
+    assert_eq!(whole.len(), long + "begin".len());
+    assert!(whole.starts_with("begin"));
+    let mut bounded = command.whole();
+    bounded.whole = Some(long);
+    let error = host.run(&bounded).await.expect_err("it is too much");
+    assert!(matches!(error, HostError::TooMuch { .. }), "{error}");
+}
+
 #[tokio::test]
 async fn an_error_carries_the_end_of_stderr() {
     let error = LiveHost::new()
