@@ -62,11 +62,17 @@ async fn output_status_and_environment_are_as_said() {
 async fn output_that_is_evaluated_is_there_in_full_or_is_an_error() {
     let host = LiveHost::new();
     let long = CommandOutput::LIMIT + 10;
-    let command = sh(&format!("printf begin; head -c {long} /dev/zero | tr '\\0' x"));
+    let command = sh(&format!(
+        "printf begin; head -c {long} /dev/zero | tr '\\0' x"
+    ));
     let tail = host.run(&command).await.expect("run").stdout;
     assert_eq!(tail.len(), CommandOutput::LIMIT);
     assert!(!tail.starts_with("begin"));
-    let whole = host.run(&command.clone().whole()).await.expect("run").stdout;
+    let whole = host
+        .run(&command.clone().whole())
+        .await
+        .expect("run")
+        .stdout;
     assert_eq!(whole.len(), long + "begin".len());
     assert!(whole.starts_with("begin"));
     let mut bounded = command.whole();

@@ -1,10 +1,11 @@
 //! What is on a host and not ours: it is not ended, not replaced, not removed, whatever its name.
 
 use behaviour::{Bringup, block_on, somebody_elses};
-use engine::exec::{Event, Outcome, Recording, Runner};
+use engine::exec::{Event, Outcome, Recording, Runner, failed_phases, restart_set};
 use engine::facts::{Disk, Facts, Listener, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
+use engine::plan::PhaseName;
 use engine::resource::MaskedSecrets;
 
 /// A host with docker, where somebody runs containers with the names that the role uses.
@@ -51,6 +52,36 @@ fn a_container_of_somebody_else_is_not_replaced() {
     }
     let state = block_on(host.container("etcd")).expect("docker answers");
     assert_eq!(state.expect("it is there").image, "somebody/else:1");
+}
+
+/// Docker makes it at its start and not again: containers with a network of their own cannot start without.
+#[test]
+fn dockers_bridge_that_somebody_deletes_comes_back_with_docker() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host.meddle(|world| world.remove_link("docker0"));
+    let health = bringup.check(&host);
+    let failed = failed_phases(&health);
+    let names: Vec<&str> = failed.iter().map(PhaseName::as_str).collect();
+    assert_eq!(names, ["docker"], "{health:#?}");
+    let set = restart_set(&bringup.plan, &failed);
+    assert_eq!(
+        set[..2],
+        ["configure-docker", "docker"].map(|name| name.parse().expect("a name"))
+    );
+    let unheard = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        &host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &unheard,
+    );
+    let outcome = block_on(runner.restart(&set, &[])).expect("it is written down");
+    assert_eq!(outcome, Outcome::Converged);
+    assert_eq!(failed_phases(&bringup.check(&host)).len(), 0);
 }
 
 #[test]
