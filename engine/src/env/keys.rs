@@ -160,6 +160,8 @@ const TABLE: &[Key] = table! {
             "Image of the scheduler.";
         KUBE_PROXY_IMAGE: ImageReference => Derived("${K8S_PRIVATE_REGISTRY}/kube-proxy:${K8S_VERSION}"),
             "Image of kube-proxy.";
+        USER_IMAGES_DIR: Path => Value("/var/opt/pf9/images"),
+            "Directory of image archives that are loaded as well, named in checksum/sha256sums.txt there; it need not be there.";
     }
     "kubelet" {
         KUBELET_FLAGS: FlagList => Value(""),

@@ -553,6 +553,7 @@ pub(super) fn is_about_containers(undo: &Undo) -> bool {
             | Undo::RecreateContainer { .. }
             | Undo::StopContainer { .. }
             | Undo::RemoveImage { .. }
+            | Undo::RestoreImage { .. }
     )
 }
 

@@ -139,6 +139,15 @@ pub struct ImageState {
     pub id: String,
 }
 
+/// An image in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchivedImage {
+    /// Its reference.
+    pub reference: String,
+    /// Content id (`sha256:…`), which it has after it was loaded; empty if the archive does not tell.
+    pub id: String,
+}
+
 /// What the engine is given to say whether it answers at all: that waits for no container, and where it hangs whoever asks has to go on.
 pub const PRESENCE: Duration = Duration::from_secs(10);
 
@@ -161,7 +170,10 @@ pub trait Containers {
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
 
     /// The references in an archive as `docker save` writes it; `None` where it does not say. Cancel safe.
-    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>>;
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>>;
+
+    /// Gives an image, named by its content id, another reference. An image that had this reference before loses it.
+    async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()>;
 
     /// Loads the images of an archive as `docker save` writes it. When cancelled, it may still be loaded.
     async fn load_image(&self, archive: &Path) -> HostResult<()>;

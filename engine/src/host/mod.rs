@@ -30,7 +30,8 @@ pub use cluster::{
 };
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
-    ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount, PRESENCE,
+    ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
+    PRESENCE,
     RestartPolicy,
 };
 pub use error::{HostError, HostResult};

@@ -1,4 +1,8 @@
 //! A container image that is on the host, loaded from an archive of the role's payload.
+//!
+//! A reference does not tell one build from another, so the content id is compared: an archive that has changed under the
+//! same reference is loaded again. The image that it replaces keeps a reference of its own until a rollback or a clean, so
+//! that it can be put back.
 
 use std::path::PathBuf;
 
@@ -9,6 +13,13 @@ use super::{
     Action, Change, Checksums, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     engine,
 };
+use crate::exec::chain;
+use crate::host::{ArchivedImage, HostResult};
+
+/// The name of images that were replaced; the tag is the beginning of their content id.
+const REPLACED: &str = "pf9-replaced";
+/// Digits of a content id that people are shown.
+const SHOWN: usize = 12;
 
 /// An image. Nothing is pulled: what the role needs comes with the role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,11 +33,25 @@ pub struct ImageSpec {
     pub checksums: Option<Checksums>,
 }
 
-/// What the engine has.
+/// What the engine has, and the archive.
 #[derive(Debug)]
 pub struct Observed {
-    present: bool,
+    /// Content id of the image with this reference, if there is one.
+    present: Option<String>,
+    /// Content id of the one in the archive; empty if that is not known.
+    archived: String,
+    /// Why it is not known, of an archive that is there.
+    unread: Option<String>,
     absent: bool,
+}
+
+impl Observed {
+    /// The ids, if the engine has another build than the archive.
+    fn replaced(&self) -> Option<(&str, &str)> {
+        let present = self.present.as_deref()?;
+        let both_known = !present.is_empty() && !self.archived.is_empty();
+        (both_known && present != self.archived).then_some((present, &self.archived))
+    }
 }
 
 #[async_trait]
@@ -38,18 +63,31 @@ impl Resource for ImageSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        // An engine that is not there has no images; which ones a silent one has, nobody can tell.
-        let present =
-            engine::has(cx.host).await? && cx.host.image(&self.reference).await?.is_some();
-        Ok(Observed {
-            present,
+        // An engine that is not there has no images; which ones a silent one has, nothing tells.
+        let present = if engine::has(cx.host).await? {
+            cx.host.image(&self.reference).await?
+        } else {
+            None
+        };
+        let mut observed = Observed {
+            present: present.map(|image| image.id),
+            archived: String::new(),
+            unread: None,
             absent: cx.absent,
-        })
+        };
+        if observed.present.is_some() && !cx.absent {
+            match self.archived(cx).await {
+                Ok(id) => observed.archived = id,
+                // An image that is there does not need its archive.
+                Err(error) => observed.unread = Some(chain(&error).join(": ")),
+            }
+        }
+        Ok(observed)
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
-        match (observed.present, observed.absent) {
-            (false, false) => Some(
+        match (&observed.present, observed.absent) {
+            (None, false) => Some(
                 Change::new(Action::Create).with(
                     "archive",
                     "",
@@ -59,8 +97,11 @@ impl Resource for ImageSpec {
                         .to_string_lossy(),
                 ),
             ),
-            (true, true) => Some(Change::new(Action::Remove)),
-            _ => None,
+            (Some(_), true) => Some(Change::new(Action::Remove)),
+            (Some(_), false) => observed.replaced().map(|(present, archived)| {
+                Change::new(Action::Change).with("content id", short(present), short(archived))
+            }),
+            (None, true) => None,
         }
     }
 
@@ -92,17 +133,27 @@ impl Resource for ImageSpec {
         // An archive brings all its images, so it is looked into before anything is loaded.
         let brings = cx.host.archived_images(&self.archive).await?;
         if let Some(brings) = &brings
-            && !brings.iter().any(|one| same(one, &self.reference))
+            && !brings
+                .iter()
+                .any(|one| same(&one.reference, &self.reference))
         {
-            return Err(self.other_images(brings));
+            let others = brings.iter().map(|one| one.reference.clone());
+            return Err(self.other_images(&others.collect::<Vec<_>>()));
         }
         let mut comes = brings.unwrap_or_default();
-        comes.retain(|one| !same(one, &self.reference));
-        comes.push(self.reference.clone());
-        for reference in comes {
-            if cx.host.image(&reference).await?.is_none() {
-                receipt.push(Undo::RemoveImage { reference }).await?;
+        for image in &mut comes {
+            if same(&image.reference, &self.reference) {
+                image.reference.clone_from(&self.reference);
             }
+        }
+        if comes.is_empty() {
+            comes.push(ArchivedImage {
+                reference: self.reference.clone(),
+                id: String::new(),
+            });
+        }
+        for image in comes {
+            make_way(&image, cx, receipt).await?;
         }
         cx.host.load_image(&self.archive).await?;
         if cx.host.image(&self.reference).await?.is_none() {
@@ -110,9 +161,64 @@ impl Resource for ImageSpec {
         }
         Ok(())
     }
+
+    fn note(&self, observed: &Observed) -> Option<String> {
+        observed.unread.as_ref().map(|why| {
+            format!(
+                "whether image {} is that of its archive is not known: could not {why}",
+                self.reference
+            )
+        })
+    }
+}
+
+/// Notes how to take back that an image is loaded. One that has its reference gets another, so that it stays.
+pub(super) async fn make_way(
+    image: &ArchivedImage,
+    cx: &Context<'_>,
+    receipt: &mut Receipt<'_>,
+) -> ResourceResult<()> {
+    let reference = image.reference.clone();
+    let Some(there) = cx.host.image(&reference).await? else {
+        return receipt.push(Undo::RemoveImage { reference }).await;
+    };
+    if there.id.is_empty() || image.id.is_empty() || there.id == image.id {
+        return Ok(());
+    }
+    let hex = there.id.trim_start_matches("sha256:");
+    let kept = format!("{REPLACED}:{}", &hex[..hex.len().min(32)]);
+    if cx.host.image(&kept).await?.is_none() {
+        let reference = kept.clone();
+        receipt.push(Undo::RemoveImage { reference }).await?;
+        cx.host.tag_image(&there.id, &kept).await?;
+    }
+    let id = there.id;
+    receipt.push(Undo::RestoreImage { reference, id }).await
+}
+
+/// The beginning of a content id.
+fn short(id: &str) -> &str {
+    let hex = id.trim_start_matches("sha256:");
+    hex.get(..SHOWN).unwrap_or(hex)
 }
 
 impl ImageSpec {
+    /// Content id of the image in the archive; empty where there is no archive, or where it does not tell.
+    async fn archived(&self, cx: &Context<'_>) -> HostResult<String> {
+        if cx.host.entry(&self.archive).await?.is_none() {
+            return Ok(String::new());
+        }
+        let brings = cx
+            .host
+            .archived_images(&self.archive)
+            .await?
+            .unwrap_or_default();
+        let its = brings
+            .into_iter()
+            .find(|one| same(&one.reference, &self.reference));
+        Ok(its.map(|its| its.id).unwrap_or_default())
+    }
+
     fn other_images(&self, brings: &[String]) -> ResourceError {
         let brings = match brings {
             [] => String::new(),
@@ -186,7 +292,7 @@ mod tests {
             absent: false,
         };
         let observed = image.observe(&cx).await.expect("docker answers");
-        let change = image.diff(&observed).expect("it is not there");
+        let change = image.diff(&observed).expect("it differs");
         let mut receipt = Receipt::default();
         let result = image.converge(&observed, &change, &cx, &mut receipt).await;
         (result.err(), receipt.undos)
@@ -260,6 +366,65 @@ mod tests {
         assert!(crate::resource::revert(&undos, &host).await.is_empty());
         let images = host.look(|world| world.images.keys().cloned().collect::<Vec<_>>());
         assert_eq!(images, ["other:1"]);
+    }
+
+    #[tokio::test]
+    async fn a_changed_archive_of_the_same_reference_is_loaded_and_can_be_taken_back() {
+        let host = host(&["app:1", "other:1"]).await;
+        let (error, first) = converge(&host).await;
+        assert!(error.is_none(), "{error:?}");
+        let before = host.snapshot();
+        let id = |host: &FakeHost| host.look(|world| world.images["app:1"].clone());
+        let old = id(&host);
+        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1,other:1\nbuild 2"));
+        let (error, second) = converge(&host).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_ne!(id(&host), old);
+        let known = host.look(|world| world.images.values().any(|one| *one == old));
+        assert!(known, "it can be put back");
+        // Back to the other build, and from there to none.
+        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1,other:1"));
+        assert!(crate::resource::revert(&second, &host).await.is_empty());
+        assert_eq!(host.snapshot(), before);
+        assert!(crate::resource::revert(&first, &host).await.is_empty());
+        assert!(host.look(|world| world.images.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn an_image_whose_archive_cannot_be_read_stays_and_that_is_told() {
+        let host = host(&["app:1"]).await;
+        host.meddle(|world| {
+            world.image("app:1");
+            world.remove(ARCHIVE);
+        });
+        let (pending, note) = look(&host).await;
+        assert_eq!(
+            (pending, note),
+            (None, None),
+            "without an archive nothing is compared"
+        );
+        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1"));
+        let host =
+            host.with_faults(crate::host::fake::FaultPlan::none().fail("archived_images", "*"));
+        let (pending, note) = look(&host).await;
+        assert_eq!(pending, None);
+        assert!(note.is_some_and(|note| note.contains("is not known")));
+    }
+
+    async fn look(host: &FakeHost) -> (Option<Change>, Option<String>) {
+        let image = ImageSpec {
+            reference: "app:1".to_owned(),
+            archive: ARCHIVE.into(),
+            checksums: None,
+        };
+        let cx = Context {
+            host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = image.observe(&cx).await.expect("docker answers");
+        (image.diff(&observed), image.note(&observed))
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod file;
 pub(crate) mod firewall;
 mod group;
 mod image;
+mod image_directory;
 mod inputs;
 mod ipsets;
 mod ipvs;
@@ -45,6 +46,7 @@ pub use file::{FileSource, FileSpec};
 pub use firewall::FirewallChainsSpec;
 pub use group::GroupSpec;
 pub use image::ImageSpec;
+pub use image_directory::ImageDirectorySpec;
 pub use ipsets::IpsetsSpec;
 pub use ipvs::IpvsServicesSpec;
 pub use kernel::{KernelModuleSpec, SysctlSpec};
@@ -301,6 +303,7 @@ macro_rules! with_resource {
             Spec::Certificate($resource) => $body,
             Spec::Kubeconfig($resource) => $body,
             Spec::Image($resource) => $body,
+            Spec::ImageDirectory($resource) => $body,
             Spec::Container($resource) => $body,
             Spec::Service($resource) => $body,
             Spec::Sysctl($resource) => $body,
@@ -340,6 +343,7 @@ pub enum Spec {
     Certificate(CertificateSpec),
     Kubeconfig(KubeconfigSpec),
     Image(ImageSpec),
+    ImageDirectory(ImageDirectorySpec),
     Container(ContainerSpec),
     Service(ServiceSpec),
     Sysctl(SysctlSpec),
@@ -369,6 +373,7 @@ impl Spec {
             self,
             Self::Directory(_)
                 | Self::Image(_)
+                | Self::ImageDirectory(_)
                 | Self::Link(_)
                 | Self::Pods(_)
                 | Self::PodContainer(_)
@@ -394,6 +399,7 @@ impl Spec {
             Self::Certificate(_) => "certificate",
             Self::Kubeconfig(_) => "kubeconfig",
             Self::Image(_) => "image",
+            Self::ImageDirectory(_) => "image_directory",
             Self::Container(_) => "container",
             Self::Service(_) => "service",
             Self::Sysctl(_) => "sysctl",

@@ -181,6 +181,13 @@ pub enum Undo {
         /// Its reference.
         reference: String,
     },
+    /// An image was loaded in the place of another one of the same reference.
+    RestoreImage {
+        /// The reference.
+        reference: String,
+        /// Content id of the one that had it.
+        id: String,
+    },
     /// A unit was started.
     StopUnit {
         /// Its name.
@@ -352,7 +359,9 @@ impl Undo {
             Self::RemoveContainer { name } => format!("container {name}"),
             Self::RecreateContainer { config, .. } => format!("container {}", config.name),
             Self::StopContainer { name } => format!("running container {name}"),
-            Self::RemoveImage { reference } => format!("image {reference}"),
+            Self::RemoveImage { reference } | Self::RestoreImage { reference, .. } => {
+                format!("image {reference}")
+            }
             Self::StopUnit { name } | Self::StartUnit { name } | Self::RestartUnit { name } => {
                 format!("running unit {name}")
             }
@@ -478,6 +487,16 @@ impl Undo {
             Self::RemoveImage { reference } => {
                 if engine::is_there(host, &self.about()).await? {
                     host.remove_image(reference).await?;
+                }
+            }
+            Self::RestoreImage { reference, id } => {
+                let now = host.image(reference).await?;
+                host.tag_image(id, reference).await?;
+                // The one that loses the reference goes, if nothing else needs it.
+                if let Some(now) = now.filter(|now| now.id != *id && !now.id.is_empty())
+                    && let Err(error) = host.remove_image(&now.id).await
+                {
+                    tracing::warn!("an image stays: {error}");
                 }
             }
             Self::StopUnit { name } => host.stop_unit(name).await?,

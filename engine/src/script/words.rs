@@ -866,6 +866,15 @@ pub static WORDS: &[Word] = &[
         "encryption_keys();",
         "Removed if they were created, unless they are to be kept.",
     ),
+    word(
+        "image_directory",
+        Role::Resource,
+        &[p("path", Arg::Path)],
+        &[],
+        "Image archives (`docker save`) that an operator has put into a directory: each is compared with its line in `checksum/sha256sums.txt` there and loaded. The directory need not be there.",
+        r#"image_directory("/var/opt/pf9/images");"#,
+        "Its images are removed, or are as they were before.",
+    ),
 ];
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::engine::images_in;
 use super::files::file_error;
 use super::gate::FakeHost;
 use crate::host::{
-    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
+    ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
     ListedContainer, PRESENCE,
 };
 
@@ -58,13 +59,25 @@ impl Containers for FakeHost {
         .await
     }
 
-    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
         let name = archive.display().to_string();
         self.observe("archived_images", name, DEADLINE, |world| {
             let missing = || file_error("open", archive, std::io::ErrorKind::NotFound.into());
             let content = world.tree.text(archive).ok_or_else(missing)?;
-            let references = content.trim().strip_prefix("fake-image:");
-            Ok(references.map(|list| list.split(',').map(str::to_owned).collect()))
+            Ok(images_in(&content))
+        })
+        .await
+    }
+
+    async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
+        self.mutate("tag_image", reference, DEADLINE, |world| {
+            let action = format!("give image {id} the reference {reference}");
+            world.engine(&action)?;
+            if !world.images.values().any(|one| one == id) {
+                return Err(HostError::service(action, "no such image"));
+            }
+            world.images.insert(reference.to_owned(), id.to_owned());
+            Ok(())
         })
         .await
     }
@@ -79,11 +92,11 @@ impl Containers for FakeHost {
                 world.engine(&action)?;
                 let missing = || file_error("read", archive, std::io::ErrorKind::NotFound.into());
                 let content = world.tree.text(archive).ok_or_else(missing)?;
-                let references = content.trim().strip_prefix("fake-image:");
-                let references =
-                    references.ok_or_else(|| HostError::service(action, "invalid tar header"))?;
-                for reference in references.split(',') {
-                    world.image(reference);
+                let images = images_in(&content);
+                let images =
+                    images.ok_or_else(|| HostError::service(action, "invalid tar header"))?;
+                for image in images {
+                    world.images.insert(image.reference, image.id);
                 }
                 Ok(())
             },

@@ -5,15 +5,32 @@ use sha2::{Digest, Sha256};
 
 use super::containers::FakeContainer;
 use super::world::World;
-use crate::host::{ContainerConfig, HostError, HostResult, RestartPolicy};
+use crate::host::{ArchivedImage, ContainerConfig, HostError, HostResult, RestartPolicy};
+
+/// The content id of an image in one of its builds.
+fn image_id(reference: &str, build: &str) -> String {
+    let digest = Sha256::digest(format!("{reference}{build}").as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// The images in a file of a fake host that stands for an archive: `fake-image:REFERENCE,…`, and on further lines what tells
+/// one build of them from another.
+pub(super) fn images_in(content: &str) -> Option<Vec<ArchivedImage>> {
+    let content = content.trim().strip_prefix("fake-image:")?;
+    let (references, build) = content.split_once('\n').unwrap_or((content, ""));
+    let image = |reference: &str| ArchivedImage {
+        reference: reference.to_owned(),
+        id: image_id(reference, build),
+    };
+    Some(references.split(',').map(image).collect())
+}
 
 impl World {
     /// Puts an image.
     pub fn image(&mut self, reference: &str) {
-        let digest = Sha256::digest(reference.as_bytes());
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         self.images
-            .insert(reference.to_owned(), format!("sha256:{hex}"));
+            .insert(reference.to_owned(), image_id(reference, ""));
     }
 
     /// An image is gone, also where a container was made from it.

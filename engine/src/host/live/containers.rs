@@ -10,7 +10,7 @@ use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSumma
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ImportImageOptionsBuilder, ListContainersOptionsBuilder,
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
-    StopContainerOptionsBuilder,
+    StopContainerOptionsBuilder, TagImageOptionsBuilder,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -25,8 +25,8 @@ use super::engine::{USUAL, status};
 use super::tail::Tail;
 use super::{LiveHost, container_config, foreign_container, image_archive, loading, process_age};
 use crate::host::{
-    CommandOutput, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
-    ListedContainer, PRESENCE,
+    ArchivedImage, CommandOutput, ContainerConfig, ContainerState, Containers, HostError,
+    HostResult, ImageState, ListedContainer, PRESENCE,
 };
 
 /// Deadline for loading an image.
@@ -77,9 +77,29 @@ impl Containers for LiveHost {
         }))
     }
 
-    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
         let archive = archive.to_owned();
-        blocking(move || image_archive::references(&archive)).await
+        blocking(move || image_archive::images(&archive)).await
+    }
+
+    async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
+        let (id, reference) = (plain(id, ":")?, plain(reference, ":@/")?);
+        let (name, tag) = match reference.rsplit_once(':') {
+            // A colon before a slash stands before a port.
+            Some((name, tag)) if !tag.contains('/') => (name, tag),
+            _ => (reference.as_str(), "latest"),
+        };
+        let options = TagImageOptionsBuilder::default()
+            .repo(name)
+            .tag(tag)
+            .build();
+        self.engine
+            .call(
+                format!("give image {id} the reference {reference}"),
+                USUAL,
+                |docker| async move { docker.tag_image(&id, Some(options)).await },
+            )
+            .await
     }
 
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
@@ -88,6 +108,7 @@ impl Containers for LiveHost {
             .map_err(file_error("open", archive))?;
         let root = self.docker_root().await?;
         let brings = self.archived_images(archive).await?.unwrap_or_default();
+        let brings: Vec<String> = brings.into_iter().map(|image| image.reference).collect();
         let begun = archive.to_owned();
         let half = blocking(move || {
             loading::begin(&begun, &brings).map_err(file_error("note the load of", &begun))

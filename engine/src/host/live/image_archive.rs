@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::blocking::file_error;
-use crate::host::{HostError, HostResult};
+use crate::host::{ArchivedImage, HostError, HostResult};
 
 /// A tar consists of blocks of this size.
 const BLOCK: usize = 512;
@@ -24,10 +24,27 @@ const MANIFEST: u64 = 1024 * 1024;
 struct Image {
     #[serde(rename = "RepoTags")]
     references: Option<Vec<String>>,
+    /// Where the image's configuration is in the archive: `HEX.json`, in newer archives `blobs/sha256/HEX`.
+    #[serde(rename = "Config", default)]
+    config: String,
 }
 
-/// The references in an archive; `None` where it has no table of contents, or is compressed. Blocks.
-pub(super) fn references(archive: &Path) -> HostResult<Option<Vec<String>>> {
+impl Image {
+    /// docker's id of an image is the digest of its configuration.
+    fn id(&self) -> String {
+        let name = self.config.rsplit('/').next().unwrap_or_default();
+        let hex = name.strip_suffix(".json").unwrap_or(name);
+        let is_digest = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_digest {
+            format!("sha256:{}", hex.to_ascii_lowercase())
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// The images in an archive, one for each reference; `None` where it has no table of contents, or is compressed. Blocks.
+pub(super) fn images(archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
     let mut file = File::open(archive).map_err(file_error("open", archive))?;
     let Some(manifest) = manifest(&mut file).map_err(file_error("read", archive))? else {
         return Ok(None);
@@ -41,7 +58,14 @@ pub(super) fn references(archive: &Path) -> HostResult<Option<Vec<String>>> {
     Ok(Some(
         images
             .into_iter()
-            .flat_map(|image| image.references.unwrap_or_default())
+            .flat_map(|image| {
+                let id = image.id();
+                let references = image.references.unwrap_or_default().into_iter();
+                references.map(move |reference| ArchivedImage {
+                    reference,
+                    id: id.clone(),
+                })
+            })
             .collect(),
     ))
 }
@@ -162,17 +186,29 @@ mod tests {
     }
 
     #[test]
-    fn references_come_from_every_image() {
+    fn references_and_ids_come_from_every_image() {
         let directory = tempfile::tempdir().expect("a directory");
         let archive = directory.path().join("images.tar");
-        let manifest =
-            r#"[{"Config":"a","RepoTags":["a:1","a:2"]},{"Config":"b","RepoTags":null}]"#;
-        std::fs::write(&archive, tar(&[("manifest.json", manifest)])).expect("a file");
-        let found = references(&archive).expect("it can be read");
-        assert_eq!(found, Some(vec!["a:1".to_owned(), "a:2".to_owned()]));
+        let (one, two) = ("0a".repeat(32), "1b".repeat(32));
+        let manifest = format!(
+            r#"[{{"Config":"{one}.json","RepoTags":["a:1","a:2"]}},{{"Config":"b","RepoTags":null}},
+                {{"Config":"blobs/sha256/{two}","RepoTags":["c:1"]}},{{"Config":"d.json","RepoTags":["d:1"]}}]"#
+        );
+        std::fs::write(&archive, tar(&[("manifest.json", &manifest)])).expect("a file");
+        let found = images(&archive).expect("it can be read").expect("a table");
+        let found: Vec<(&str, &str)> = found
+            .iter()
+            .map(|image| (image.reference.as_str(), image.id.as_str()))
+            .collect();
+        let (one, two) = (format!("sha256:{one}"), format!("sha256:{two}"));
+        let (one, two) = (one.as_str(), two.as_str());
+        assert_eq!(
+            found,
+            [("a:1", one), ("a:2", one), ("c:1", two), ("d:1", "")]
+        );
 
         std::fs::write(&archive, tar(&[("manifest.json", "{")])).expect("a file");
-        let error = references(&archive).expect_err("it is broken");
+        let error = images(&archive).expect_err("it is broken");
         assert!(error.to_string().contains("manifest.json in"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use super::services::DOCKER;
 use super::{Engine, OverlayHost};
 use crate::host::fake::{FakeContainer, file_error};
 use crate::host::{
-    ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
+    ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
     ListedContainer, RestartPolicy,
 };
 
@@ -30,8 +30,14 @@ impl Containers for OverlayHost<'_> {
         self.upper.image(reference).await
     }
 
-    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
         self.lower.archived_images(archive).await
+    }
+
+    async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
+        self.changes();
+        self.learn_image(reference).await?;
+        self.upper.tag_image(id, reference).await
     }
 
     async fn load_image(&self, archive: &Path) -> HostResult<()> {

@@ -6,7 +6,9 @@ use super::Options;
 use super::system::only_absent;
 use crate::diagnostic::Diagnostic;
 use crate::host::{Mount, RestartPolicy};
-use crate::resource::{ContainerSpec, ImageSpec, PodContainerSpec, PodsSpec, Spec};
+use crate::resource::{
+    ContainerSpec, ImageDirectorySpec, ImageSpec, PodContainerSpec, PodsSpec, Spec,
+};
 use crate::script::recorder::Call;
 
 pub(super) fn lower(
@@ -33,6 +35,9 @@ pub(super) fn lower(
                 checksums: None,
             }))
         }
+        "image_directory" => Some(Spec::ImageDirectory(ImageDirectorySpec {
+            path: options.text_argument(0)?.into(),
+        })),
         "pods" => {
             only_absent(call, options, findings)?;
             Some(Spec::Pods(PodsSpec {

@@ -141,7 +141,7 @@ impl Lowering<'_> {
             | "encryption_keys"
             | "certificate"
             | "kubeconfig" => pki::lower(call, options, &mut self.findings),
-            "image" | "container" | "pods" | "pod_container" => {
+            "image" | "image_directory" | "container" | "pods" | "pod_container" => {
                 containers::lower(call, options, &mut self.findings)
             }
             "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"

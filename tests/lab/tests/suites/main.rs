@@ -18,4 +18,5 @@ mod preflight;
 mod refusal;
 mod repair;
 mod security;
+mod user_images;
 mod virtual_ip;

@@ -1,0 +1,379 @@
+//! Images that an operator has put on a host: archives in one directory, for sites without a registry.
+//!
+//! `checksum/sha256sums.txt` in the directory names the checksum of each archive, as `sha256sum` writes it. An archive is read
+//! whole only before it is loaded; whether its images are loaded is told by the content ids in its table of contents. An
+//! archive that cannot be used is named, and keeps no other archive from being loaded. Only root may be able to change what
+//! is loaded: the checksums lie beside the archives, so they tell damage and not intent.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::image::make_way;
+use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
+use crate::exec::chain;
+use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
+
+/// The file of checksums, in the directory.
+const SUMS: &str = "checksum/sha256sums.txt";
+/// Bound on that file.
+const SUMS_LIMIT: u64 = 1024 * 1024;
+/// More archives than this are refused.
+const MOST: usize = 500;
+/// Bits of a mode that let others than the owner write.
+const WRITABLE: u32 = 0o022;
+
+/// A directory of image archives as `docker save` writes them. It need not be there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageDirectorySpec {
+    /// The directory.
+    pub path: PathBuf,
+}
+
+/// What is to be loaded, and what cannot be.
+#[derive(Debug, Default)]
+pub struct Observed {
+    pending: Vec<Archive>,
+    /// What is wrong with the directory and with archives, a sentence each.
+    problems: Vec<String>,
+}
+
+/// An archive with an image that the engine does not have.
+#[derive(Debug)]
+struct Archive {
+    name: String,
+    sha256: String,
+    images: Vec<ArchivedImage>,
+}
+
+#[async_trait]
+impl Resource for ImageDirectorySpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let mut observed = Observed::default();
+        if cx.absent || cx.host.entry(&self.path).await?.is_none() {
+            return Ok(observed);
+        }
+        for path in [PathBuf::new(), "checksum".into(), SUMS.into()] {
+            observed
+                .problems
+                .extend(self.unsafe_entry(cx.host, &path).await?);
+        }
+        let mut names = cx.host.list(&self.path).await?;
+        names.retain(|name| name != "checksum" && !name.starts_with('.'));
+        if names.len() > MOST {
+            observed.problems.push(format!(
+                "{} has {} entries, more than {MOST}",
+                self.path.display(),
+                names.len()
+            ));
+        }
+        if names.is_empty() || !observed.problems.is_empty() {
+            return Ok(observed);
+        }
+        let file = self.path.join(SUMS);
+        let Some(sums) = cx.host.read(&file, SUMS_LIMIT).await? else {
+            observed.problems.push(format!(
+                "{0} is not there: `cd {1} && sha256sum *.tar > {SUMS}` writes it",
+                file.display(),
+                self.path.display()
+            ));
+            return Ok(observed);
+        };
+        let mut sums = parse(&String::from_utf8_lossy(&sums));
+        let engine = engine::has(cx.host).await?;
+        for name in names {
+            let sum = sums.remove(&name);
+            match self.archive(cx.host, &name, sum, engine).await? {
+                Ok(archive) => observed.pending.extend(archive),
+                Err(problem) => observed.problems.push(format!("{name}: {problem}")),
+            }
+        }
+        let gone = sums.into_keys();
+        let gone = gone.map(|name| format!("{name}: {SUMS} names it, and it is not there"));
+        observed.problems.extend(gone);
+        Ok(observed)
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        if observed.pending.is_empty() && observed.problems.is_empty() {
+            return None;
+        }
+        let mut change = Change::new(Action::Change);
+        for archive in &observed.pending {
+            change = change.with(&format!("archive {}", archive.name), "not loaded", "loaded");
+        }
+        for problem in &observed.problems {
+            change = change.with(problem, "so it is", "to be mended");
+        }
+        Some(change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        // A dry run tells that they would be loaded, and reads none of them.
+        if !cx.host.reads_payload() {
+            return Ok(());
+        }
+        let mut problems = observed.problems.clone();
+        for archive in &observed.pending {
+            if let Some(problem) = self.load(archive, cx, receipt).await? {
+                problems.push(format!("{}: {problem}", archive.name));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ResourceError::Unmet {
+            what: format!(
+                "load all images of {}: {}",
+                self.path.display(),
+                problems.join("; ")
+            ),
+            next: "put the archive there again, with its line in checksum/sha256sums.txt, or remove both; then `nodelet apply`"
+                .to_owned(),
+        })
+    }
+}
+
+impl ImageDirectorySpec {
+    /// What of the archive is to be loaded, or why it cannot be used.
+    async fn archive(
+        &self,
+        host: &dyn Host,
+        name: &str,
+        sha256: Option<String>,
+        engine: bool,
+    ) -> HostResult<Result<Option<Archive>, String>> {
+        let Some(sha256) = sha256 else {
+            return Ok(Err(format!("{SUMS} does not name it")));
+        };
+        if let Some(problem) = self.unsafe_entry(host, Path::new(name)).await? {
+            return Ok(Err(problem));
+        }
+        let images = match host.archived_images(&self.path.join(name)).await {
+            Ok(Some(images)) if !images.is_empty() => images,
+            Ok(_) => {
+                let told = "it names no images: it has to be as `docker save` writes it, and not compressed";
+                return Ok(Err(told.to_owned()));
+            }
+            Err(error) => return Ok(Err(format!("could not {}", chain(&error).join(": ")))),
+        };
+        for image in &images {
+            if !engine || !is_loaded(host, image).await? {
+                return Ok(Ok(Some(Archive {
+                    name: name.to_owned(),
+                    sha256,
+                    images,
+                })));
+            }
+        }
+        Ok(Ok(None))
+    }
+
+    /// Loads an archive. `Some` is why not.
+    async fn load(
+        &self,
+        archive: &Archive,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<Option<String>> {
+        let path = self.path.join(&archive.name);
+        if cx.host.digest(&path).await?.as_deref() != Some(archive.sha256.as_str()) {
+            return Ok(Some(format!("its checksum is not the one in {SUMS}")));
+        }
+        for image in &archive.images {
+            make_way(image, cx, receipt).await?;
+        }
+        if let Err(error) = cx.host.load_image(&path).await {
+            return Ok(Some(format!("could not {}", chain(&error).join(": "))));
+        }
+        for image in &archive.images {
+            if !is_loaded(cx.host, image).await? {
+                return Ok(Some(format!(
+                    "docker has loaded it, and has no image {} of it",
+                    image.reference
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why a path in the directory is not trusted, if it is there.
+    async fn unsafe_entry(&self, host: &dyn Host, inside: &Path) -> HostResult<Option<String>> {
+        let path = self.path.join(inside);
+        let Some(entry) = host.entry(&path).await? else {
+            return Ok(None);
+        };
+        let is_directory = inside.as_os_str().is_empty() || inside == Path::new("checksum");
+        let kind_fits = match entry.kind {
+            EntryKind::Directory => is_directory,
+            EntryKind::File(_) => !is_directory,
+            EntryKind::Symlink(_) | EntryKind::Other => false,
+        };
+        let path = path.display();
+        Ok(if !kind_fits {
+            let wanted = if is_directory {
+                "directory"
+            } else {
+                "regular file"
+            };
+            Some(format!("{path} is no {wanted}"))
+        } else if entry.attributes.uid != 0 || entry.attributes.mode & WRITABLE != 0 {
+            Some(format!(
+                "{path} can be changed by others than root: `chown root {path}; chmod go-w {path}`"
+            ))
+        } else {
+            None
+        })
+    }
+}
+
+/// Whether the engine has exactly this image.
+async fn is_loaded(host: &dyn Host, image: &ArchivedImage) -> HostResult<bool> {
+    let there = host.image(&image.reference).await?;
+    Ok(there
+        .is_some_and(|there| image.id.is_empty() || there.id.is_empty() || there.id == image.id))
+}
+
+/// Checksums by name. Lines of another form name no file.
+fn parse(sums: &str) -> BTreeMap<String, String> {
+    let line = |line: &str| {
+        let (digest, name) = line.split_once(' ')?;
+        // After one blank comes the mode: a blank or an asterisk.
+        let name = name.strip_prefix([' ', '*'])?;
+        let name = name.strip_prefix("./").unwrap_or(name);
+        let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (is_digest && !name.is_empty() && !name.contains('/'))
+            .then(|| (name.to_owned(), digest.to_ascii_lowercase()))
+    };
+    sums.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs, Undo};
+
+    const DIRECTORY: &str = "/var/opt/pf9/images";
+
+    /// A host with these archives, each with its checksum.
+    fn host(archives: &[(&str, &str)]) -> FakeHost {
+        let mut host = FakeHost::new().with_docker();
+        let mut sums = String::new();
+        for (name, content) in archives {
+            host = host.with_file(format!("{DIRECTORY}/{name}"), *content);
+            let digest = crate::plan::hex(&Sha256::digest(content));
+            sums += &format!("{digest}  {name}\n");
+        }
+        host.with_file(format!("{DIRECTORY}/{SUMS}"), sums)
+    }
+
+    /// Loads what there is to load. Gives the fields of the change, the error and the undos.
+    async fn apply(host: &FakeHost) -> (Vec<String>, String, Vec<Undo>) {
+        let spec = ImageDirectorySpec {
+            path: DIRECTORY.into(),
+        };
+        let cx = Context {
+            host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = spec.observe(&cx).await.expect("the host answers");
+        let mut receipt = Receipt::default();
+        let Some(change) = spec.diff(&observed) else {
+            return (Vec::new(), String::new(), Vec::new());
+        };
+        let done = spec.converge(&observed, &change, &cx, &mut receipt).await;
+        let fields = change.differences.into_iter().map(|one| one.field);
+        let error = done.err().map(|error| error.to_string());
+        (fields.collect(), error.unwrap_or_default(), receipt.undos)
+    }
+
+    fn images(host: &FakeHost) -> Vec<String> {
+        host.look(|world| world.images.keys().cloned().collect())
+    }
+
+    #[tokio::test]
+    async fn each_archive_is_loaded_once_and_again_when_it_changes() {
+        let host = host(&[("a.tar", "fake-image:a:1,b:1"), ("c.tar", "fake-image:c:1")]);
+        let before = host.snapshot();
+        let (fields, error, undos) = apply(&host).await;
+        assert_eq!(fields, ["archive a.tar", "archive c.tar"]);
+        assert_eq!((error.as_str(), images(&host).len()), ("", 3));
+        assert_eq!(apply(&host).await.0, [""; 0]);
+        host.meddle(|world| world.forget_image("b:1"));
+        assert_eq!(apply(&host).await.0, ["archive a.tar"]);
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert_eq!(host.snapshot(), before);
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_cannot_be_used_is_named_and_stops_no_other() {
+        let host = host(&[
+            ("a.tar", "fake-image:a:1"),
+            ("b.tar", "fake-image:b:1"),
+            ("junk.tar", "junk"),
+            ("z.tar", "fake-image:z:1"),
+        ]);
+        host.meddle(|world| {
+            world.file(format!("{DIRECTORY}/b.tar"), "fake-image:b:1,evil:1");
+            world.file(format!("{DIRECTORY}/unnamed.tar"), "fake-image:u:1");
+            world.file_with_mode(format!("{DIRECTORY}/z.tar"), "fake-image:z:1", 0o666);
+        });
+        let (_, error, _) = apply(&host).await;
+        for part in [
+            "b.tar: its checksum is not the one in checksum/sha256sums.txt",
+            "junk.tar: it names no images",
+            "unnamed.tar: checksum/sha256sums.txt does not name it",
+            "z.tar can be changed by others than root",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        assert_eq!(images(&host), ["a:1"]);
+        host.meddle(|world| world.remove(format!("{DIRECTORY}/a.tar")));
+        let (_, error, _) = apply(&host).await;
+        assert!(
+            error.contains("a.tar: checksum/sha256sums.txt names it, and it is not there"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_checksums_is_told_and_none_is_fine() {
+        let none = FakeHost::new().with_docker();
+        assert_eq!(apply(&none).await.0, [""; 0]);
+        let host = none.with_file(format!("{DIRECTORY}/a.tar"), "fake-image:a:1");
+        let (_, error, _) = apply(&host).await;
+        assert!(
+            error.contains("sha256sums.txt is not there: `cd /var/opt"),
+            "{error}"
+        );
+        assert_eq!(images(&host), [""; 0]);
+    }
+
+    #[test]
+    fn lines_of_both_modes_name_files_of_the_directory_alone() {
+        let (one, two) = ("a1".repeat(32), "B2".repeat(32));
+        let text = format!("{one}  a.tar\n{two} *./b c.tar\n{one}  ../d.tar\nrubbish\n\n{one}\n");
+        let names: Vec<(String, String)> = parse(&text).into_iter().collect();
+        let expected = [("a.tar", one), ("b c.tar", two.to_lowercase())];
+        assert_eq!(names, expected.map(|(name, sum)| (name.to_owned(), sum)));
+    }
+}
