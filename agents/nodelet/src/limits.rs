@@ -1,5 +1,5 @@
 //! The limits of status passes, for commands that make the same checks: looking at a node must not cost what the node is there for,
-//! whoever looks.
+//! be it nodeletd or a person.
 //!
 //! With control groups of version 1, and below nodeletd's unit with version 2, this process joins the group that nodeletd's passes run
 //! in. Elsewhere with version 2 it gets a transient scope from systemd, for processes do not move between the units of others. Where

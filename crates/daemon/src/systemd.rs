@@ -95,7 +95,7 @@ mod tests {
         let (fed, feeds) = mpsc::channel();
         let ends = shutdown.clone();
         let watchdog = std::thread::spawn(move || {
-            // Nobody listens any more at the end.
+            // At the end the test listens no more.
             feed(SOON, &ends, &health, |state| {
                 let _ = fed.send(name(state));
             });

@@ -30,7 +30,7 @@ pub(super) struct Unwritable {
 }
 
 impl Runner<'_> {
-    /// What a restart of these phases would fail to write. Tried, but for a moment without a trace: what stands stays as it is.
+    /// What a restart of these phases would fail to write. What stands at those places stays as it is.
     pub(super) async fn unwritable(&self, phases: &[PhaseName]) -> Vec<Unwritable> {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);

@@ -87,15 +87,26 @@ impl<'a> Watch<'a> {
     #[track_caller]
     pub fn refuses(&self, key: &str, value: &str, limit: Duration) {
         self.until(&format!("{key}={value} is told"), limit, || {
-            let view = self.view().unwrap_or_default();
-            let conditions = view["conditions"].as_array().cloned().unwrap_or_default();
-            conditions.iter().any(|one| {
-                let reason = one["reason"].as_str().unwrap_or_default();
-                one["name"] == "SettingsValid"
-                    && one["status"] == "False"
-                    && (reason.contains(key) || reason.contains(value))
-            })
+            self.wrong("SettingsValid")
+                .is_some_and(|reason| reason.contains(key) || reason.contains(value))
         });
+    }
+
+    /// Waits until this condition of nodeletd's own is False, for a reason with these words.
+    #[track_caller]
+    pub fn tells(&self, condition: &str, words: &str, limit: Duration) {
+        self.until(&format!("{condition} says {words}"), limit, || {
+            self.wrong(condition)
+                .is_some_and(|reason| reason.contains(words))
+        });
+    }
+
+    /// Why this condition of nodeletd's own is False; `None` where it is not.
+    fn wrong(&self, condition: &str) -> Option<String> {
+        let view = self.view()?;
+        let mut conditions = view["conditions"].as_array()?.iter();
+        let its = conditions.find(|one| one["name"] == condition && one["status"] == "False")?;
+        its["reason"].as_str().map(str::to_owned)
     }
 
     /// The last of what nodeletd has said.

@@ -78,6 +78,11 @@ fn screen(view: &View, now: i64) -> String {
         "{} {}, desired {}; {}",
         view.role,
         match view.failed_in_a_row {
+            // The node is as it was planned last, and not as its files say now.
+            0 if view.keeps_last_good() => format!(
+                "{} by its last good settings and role",
+                state.as_str().unwrap_or_default()
+            ),
             0 => state.as_str().unwrap_or_default().to_owned(),
             _ => format!(
                 "unknown ({} at the last check)",
@@ -180,6 +185,13 @@ mod tests {
             "{text}"
         );
         assert_eq!(second(&text), "last check 0s ago, next in 1s");
+        view.keeps_last_good = true;
+        let by_last_good = screen(&view, 1);
+        assert!(
+            by_last_good.starts_with("master ok by its last good settings and role, desired true;"),
+            "{by_last_good}"
+        );
+        view.keeps_last_good = false;
         assert!(text.contains("✓ etcd-backup"), "{text}");
         view.doing = "attempt 1".to_owned();
         view.attempts = 1;

@@ -91,7 +91,7 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
     }
 }
 
-/// A bare host that belongs to no cluster has nothing to become. One on which a role stands is kept, whatever its cluster is called.
+/// A bare host that belongs to no cluster has nothing to become. One on which a role stands is kept also without an id.
 fn is_unassigned(desired: &Desired, stands: bool) -> bool {
     desired.node == "none" || desired.cluster_id.is_empty() && !stands
 }

@@ -32,7 +32,7 @@ impl Disk {
     /// The machine's: each write has a thread of its own.
     pub(super) fn live() -> Self {
         Self::of(|write| {
-            // Begun at once, whether somebody waits for it or not.
+            // Begun at once, whether the loop waits for it or not.
             let writing = tokio::task::spawn_blocking(write);
             Box::pin(async move { writing.await? })
         })
@@ -179,7 +179,7 @@ mod tests {
             put(&mut writes, &written, number);
             let began = Instant::now();
             writes.settle(began + PATIENCE).await;
-            assert_eq!(began.elapsed(), PATIENCE, "nobody waits for longer");
+            assert_eq!(began.elapsed(), PATIENCE, "the loop waits no longer");
         }
         assert_eq!(begun.load(Ordering::Relaxed), 1, "one at a time");
         assert_eq!(

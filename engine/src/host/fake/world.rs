@@ -48,7 +48,7 @@ pub struct World {
     pub(crate) firewall: Firewall,
     /// TCP ports that something else on this host listens on.
     pub(crate) ports: BTreeSet<u16>,
-    /// Files that nobody can change, and directories in which nobody can make or replace one (`chattr +i`).
+    /// Files that cannot be changed, and directories in which none can be made or replaced (`chattr +i`).
     pub(crate) immutable: BTreeSet<PathBuf>,
     /// Whether the role's payload is a stand-in whose content says nothing.
     pub(crate) payload_unread: bool,

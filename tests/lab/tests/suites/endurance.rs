@@ -41,6 +41,10 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
     killed_in_the_middle(&master, &watch);
     stopped_in_the_middle(&master, &watch);
     without_its_socket(&master, &watch);
+    restarted_quickly(&master, &watch);
+    another_host_name(&master, &watch);
+    a_role_that_is_invalid(&master, &watch);
+    what_cannot_be_written(&master, &watch);
     a_clock_that_is_wrong(&master, &watch);
     assert_eq!(cleans(&master), 0, "nothing was ever cleaned");
     without_its_ledger(&master, &watch);
@@ -81,6 +85,72 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
     master.check(&[]).exits(0);
     let restarted = restarted(&watch.recorded()).join(" ");
     assert_eq!(restarted, "etcd api-ready node-role kubernetes-ready drain");
+}
+
+/// systemd counts the starts that a person asks for as well.
+fn restarted_quickly(master: &Master, watch: &Watch<'_>) {
+    master.sh("for n in 1 2 3 4 5 6; do systemctl restart pf9-nodeletd; done");
+    master.sh("systemctl is-active --quiet pf9-nodeletd");
+    watch.calm(CALM);
+}
+
+/// The daemon sees it as `nodelet check` does, and also that it is set back.
+fn another_host_name(master: &Master, watch: &Watch<'_>) {
+    let before = Standing::of(master);
+    let name = master.sh("hostname").trim().to_owned();
+    master.sh("hostname another-name");
+    watch.tells("SettingsAllowed", "another-name", CALM);
+    master.check(&[]).exits(1).says(&["another-name"]);
+    master.sh(&format!("hostname {name}"));
+    watch.calm(CALM);
+    assert_eq!(Standing::of(master), before);
+}
+
+/// It is told with its place at once, and what is down comes up by the last good one.
+fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
+    const ROLE: &str = "$(readlink -f /opt/pf9/roles/pf9-kube/current)";
+    for (what, spoil, told) in [
+        (
+            "role.yaml",
+            "truncate --size=200 role.yaml",
+            "role.yaml:",
+        ),
+        (
+            "phases/kubelet.rhai",
+            "echo 'nonsense(' >> phases/kubelet.rhai",
+            "phases/kubelet.rhai:",
+        ),
+    ] {
+        master.sh(&format!("cd {ROLE}; cp {what} /root/spoilt; {spoil}"));
+        watch.tells("RoleValid", told, CALM);
+        master.sh("systemctl stop pf9-kubelet; docker rm --force etcd");
+        let back = "systemctl is-active --quiet pf9-kubelet && [ $(docker inspect --format '{{.State.Running}}' etcd) = true ]";
+        master.wait_for("kubelet and etcd are back", back, CALM);
+        master.sh(&format!("cd {ROLE}; cp /root/spoilt {what}"));
+        watch.calm(CALM);
+    }
+}
+
+/// A kubelet that works is not stopped for what cannot be written, and nothing is cleaned for it.
+fn what_cannot_be_written(master: &Master, watch: &Watch<'_>) {
+    const CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
+    master.configure(&[SCALED, &[("FULL_RETRY_COUNT", "2")]].concat());
+    watch.calm(CALM);
+    let kubelet = || master.sh("systemctl show --value --property InvocationID pf9-kubelet");
+    let before = kubelet();
+    master.sh(&format!("echo '# edited' >> {CONFIG}; chattr +i {CONFIG}"));
+    watch.tells("HostFits", CONFIG, CALM);
+    // Nor does it hold up what has nothing to do with it.
+    master.sh("docker rm --force proxy");
+    let back = "[ $(docker inspect --format '{{.State.Running}}' proxy) = true ]";
+    master.wait_for("kube-proxy is back", back, CALM);
+    watch.passes(5, CALM);
+    assert_eq!(kubelet(), before);
+    master.sh(&format!("chattr -i {CONFIG}"));
+    watch.calm(CALM);
+    assert_ne!(kubelet(), before, "it has read what it is to read");
+    master.configure(SCALED);
+    watch.calm(CALM);
 }
 
 /// A stop lets what is at work reach a safe point, and writes down how far it came. Who listens to events does not keep the daemon from

@@ -311,7 +311,7 @@ async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
     .await;
 }
 
-/// Somebody has applied the role by hand, without a CLUSTER_ID, and wants it to be kept.
+/// The role was applied by hand, without a CLUSTER_ID, and is to be kept.
 #[tokio::test(start_paused = true)]
 async fn a_role_that_stands_is_repaired_without_a_cluster_id_and_that_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
