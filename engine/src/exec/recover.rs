@@ -364,11 +364,7 @@ impl Runner<'_> {
 
     /// What there is on this host of a thing that a bring-up has recorded. `on_top` says that saved records name other things of the
     /// role: what they do not name may have been there before it.
-    async fn found(
-        &self,
-        undo: &Undo,
-        on_top: bool,
-    ) -> ResourceResult<Found> {
+    async fn found(&self, undo: &Undo, on_top: bool) -> ResourceResult<Found> {
         let host = self.host;
         let about = undo.about();
         let not_named = |there: bool| match there {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Runner;
 use super::advice::chain;
 use super::event::Event;
-use crate::host::ContainerState;
+use crate::host::ListedContainer;
 use crate::plan::{PlannedPhase, PlannedStep, Probe};
 use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Spec, engine};
@@ -99,7 +99,7 @@ impl Runner<'_> {
         }
     }
 
-    async fn stopped_pods(&self, phase: &PlannedPhase, groups: &[String]) -> Vec<ContainerState> {
+    async fn stopped_pods(&self, phase: &PlannedPhase, groups: &[String]) -> Vec<ListedContainer> {
         let pods = phase.checks.iter().filter_map(|check| match &check.probe {
             Probe::PodRunning { pod, containers } => Some((pod, containers)),
             _ => None,

@@ -31,8 +31,7 @@ pub use cluster::{
 pub(crate) use containers::SURVIVORS;
 pub use containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
-    PRESENCE,
-    RestartPolicy,
+    PRESENCE, RestartPolicy,
 };
 pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};

@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
 
 use super::{
-    Attributes, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject, CommandOutput,
-    CommandSpec, ContainerConfig, ContainerState, Containers, Entry, Files, Host, HostResult,
-    HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, Network, Packages,
-    Processes, Services, Space, UnitState, VirtualService,
+    ArchivedImage, Attributes, Clock, Cluster, ClusterAccess, ClusterNode, ClusterObject,
+    CommandOutput, CommandSpec, ContainerConfig, ContainerState, Containers, Entry, Files, Host,
+    HostResult, HttpsRequest, HttpsResponse, ImageState, Kernel, Link, ListedContainer, Network,
+    Packages, PodSubnets, Processes, RemainingPod, Services, Space, SubnetClaim, SubnetNode,
+    UnitState, VirtualService,
 };
 
 /// A host as it is seen in one look.
@@ -82,8 +83,12 @@ impl Containers for View<'_> {
         self.host.image(reference).await
     }
 
-    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<String>>> {
+    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
         self.host.archived_images(archive).await
+    }
+
+    async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
+        self.to_change().tag_image(id, reference).await
     }
 
     async fn load_image(&self, archive: &Path) -> HostResult<()> {
@@ -134,6 +139,10 @@ impl Processes for View<'_> {
         output.await.cloned()
     }
 
+    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
+        self.host.stopped_processes().await
+    }
+
     async fn has_program(&self, name: &str) -> HostResult<bool> {
         self.host.has_program(name).await
     }
@@ -149,12 +158,24 @@ impl Files for View<'_> {
         self.host.read(path, limit).await
     }
 
+    async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
+        self.host.digest(path).await
+    }
+
+    fn reads_payload(&self) -> bool {
+        self.host.reads_payload()
+    }
+
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
         self.host.list(path).await
     }
 
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
         self.to_change().write(path, content, attributes).await
+    }
+
+    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
+        self.to_change().try_write(path, room).await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
@@ -365,13 +386,49 @@ impl Cluster for View<'_> {
         self.to_change().delete_object(access, object).await
     }
 
+    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
+        self.to_change().rewrite_secrets(access).await
+    }
+
+    async fn accepts_token_of(
+        &self,
+        access: &ClusterAccess,
+        namespace: &str,
+        account: &str,
+    ) -> HostResult<Option<bool>> {
+        self.host.accepts_token_of(access, namespace, account).await
+    }
+
     async fn evict_pods(
         &self,
         access: &ClusterAccess,
         node: &str,
         timeout: Duration,
-    ) -> HostResult<Vec<String>> {
+    ) -> HostResult<Vec<RemainingPod>> {
         self.to_change().evict_pods(access, node, timeout).await
+    }
+}
+
+#[async_trait::async_trait]
+impl PodSubnets for View<'_> {
+    async fn subnet_nodes(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetNode>> {
+        self.host.subnet_nodes(access).await
+    }
+
+    async fn subnet_claims(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetClaim>> {
+        self.host.subnet_claims(access).await
+    }
+
+    async fn claim_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
+        self.to_change().claim_subnet(access, claim).await
+    }
+
+    async fn release_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<()> {
+        self.to_change().release_subnet(access, claim).await
+    }
+
+    async fn assign_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
+        self.to_change().assign_subnet(access, claim).await
     }
 }
 

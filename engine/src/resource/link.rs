@@ -5,7 +5,7 @@
 //! both only when it makes the bridge, so such a bridge is removed and made anew with the pods.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -54,14 +54,7 @@ impl Resource for LinkSpec {
         let mut stranded = Vec::new();
         if self.carries_pods && !cx.absent && !lacks(link.as_ref()).is_empty() {
             stranded = pods::networked_sandboxes(cx.host).await?;
-            let now = cx.host.now();
-            let ages = stranded.iter().map(|sandbox| {
-                let start = sandbox.started_at;
-                start.map_or(CONNECTED, |start| {
-                    now.duration_since(start).unwrap_or_default()
-                })
-            });
-            if let Some(left) = ages.max().and_then(|age| CONNECTED.checked_sub(age)) {
+            if let Some(left) = until_connected(cx, &stranded).await? {
                 cx.host.pause(left).await;
                 link = cx.host.link(&self.name).await?;
             }
@@ -110,6 +103,27 @@ impl Resource for LinkSpec {
         futures::future::try_join_all(ends).await?;
         Ok(())
     }
+}
+
+/// How long to wait until the first plugin has had [`CONNECTED`] to make the bridge; `None` where one of these sandboxes is that old,
+/// and where there are none.
+async fn until_connected(
+    cx: &Context<'_>,
+    sandboxes: &[ListedContainer],
+) -> ResourceResult<Option<Duration>> {
+    let now = cx.host.now();
+    let mut left = None;
+    for listed in sandboxes {
+        let Some(sandbox) = cx.host.container(&listed.name).await? else {
+            continue;
+        };
+        let age = |start: SystemTime| now.duration_since(start).unwrap_or_default();
+        let Some(its) = CONNECTED.checked_sub(sandbox.started_at.map_or(CONNECTED, age)) else {
+            return Ok(None);
+        };
+        left = Some(left.map_or(its, |left: Duration| left.min(its)));
+    }
+    Ok(left)
 }
 
 /// What keeps a link from carrying pods; empty for nothing.

@@ -206,7 +206,7 @@ mod tests {
         let all = host.containers(&of_pods()).await.unwrap();
         assert_eq!(all.iter().filter(|one| one.running).count(), 2, "{all:?}");
         let pods = StaticPods::among(&all);
-        let is_ours = |one: &ContainerState| pods.has(one, "k8s-master", "kube-apiserver");
+        let is_ours = |one: &ListedContainer| pods.has(one, "k8s-master", "kube-apiserver");
         assert!(!all.iter().any(is_ours), "{all:?}");
     }
 }

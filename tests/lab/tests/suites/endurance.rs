@@ -110,11 +110,7 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
 fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
     const ROLE: &str = "$(readlink -f /opt/pf9/roles/pf9-kube/current)";
     for (what, spoil, told) in [
-        (
-            "role.yaml",
-            "truncate --size=200 role.yaml",
-            "role.yaml:",
-        ),
+        ("role.yaml", "truncate --size=200 role.yaml", "role.yaml:"),
         (
             "phases/kubelet.rhai",
             "echo 'nonsense(' >> phases/kubelet.rhai",
