@@ -165,6 +165,7 @@ mod tests {
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let sandbox = ContainerConfig {
             labels: BTreeMap::from([
+                label("io.kubernetes.pod.name", "a"),
                 label("io.kubernetes.pod.uid", "a"),
                 label("io.kubernetes.docker.type", "podsandbox"),
             ]),

@@ -10,6 +10,7 @@ mod checksums;
 mod claims;
 mod command;
 mod container;
+mod data_id;
 pub(crate) mod directory;
 pub(crate) mod engine;
 mod env_file;
@@ -40,6 +41,7 @@ pub use change::{Action, Change, Difference, TextDiff};
 pub use checksums::Checksums;
 pub use command::CommandStep;
 pub use container::ContainerSpec;
+pub use data_id::DataIdSpec;
 pub use directory::DirectorySpec;
 pub use env_file::EnvFileSpec;
 pub use file::{FileSource, FileSpec};
@@ -300,6 +302,7 @@ macro_rules! with_resource {
             Spec::Authority($resource) => $body,
             Spec::ServiceAccountKey($resource) => $body,
             Spec::EncryptionKeys($resource) => $body,
+            Spec::DataId($resource) => $body,
             Spec::Certificate($resource) => $body,
             Spec::Kubeconfig($resource) => $body,
             Spec::Image($resource) => $body,
@@ -340,6 +343,7 @@ pub enum Spec {
     Authority(AuthoritySpec),
     ServiceAccountKey(ServiceAccountKeySpec),
     EncryptionKeys(EncryptionKeysSpec),
+    DataId(DataIdSpec),
     Certificate(CertificateSpec),
     Kubeconfig(KubeconfigSpec),
     Image(ImageSpec),
@@ -396,6 +400,7 @@ impl Spec {
             Self::Authority(_) => "certificate_authority",
             Self::ServiceAccountKey(_) => "service_account_key",
             Self::EncryptionKeys(_) => "encryption_keys",
+            Self::DataId(_) => "data_id",
             Self::Certificate(_) => "certificate",
             Self::Kubeconfig(_) => "kubeconfig",
             Self::Image(_) => "image",

@@ -641,7 +641,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "keys_kept",
                 &[],
-                "The authorities and the service-account key of this phase are there, and are those that this host keeps.",
+                "The authorities, keys and data ids of this phase are there, and are those that this host keeps.",
             ),
             modifier(
                 "as_planned",
@@ -856,6 +856,15 @@ pub static WORDS: &[Word] = &[
         "A container of a static pod that kubelet runs: one that started before its files were written is ended.",
         r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#,
         "Nothing.",
+    ),
+    word(
+        "data_id",
+        Role::Resource,
+        &[p("name", Arg::Text), p("path", Arg::Path)],
+        &[],
+        "A file with a random id that lies with data and identifies it. The engine records the id under this name; where the file is missing or another one later, the phase fails before anything starts on the data. Mount the file into the container that uses the data.",
+        r#"data_id("example", "/var/opt/pf9/example/data/id").keep();"#,
+        "Removed, unless it is to be kept.",
     ),
     word(
         "encryption_keys",

@@ -1,9 +1,9 @@
 //! The keys with which the API server encrypts Secrets in etcd, and how one replaces another.
 //!
-//! Two files hold them, both as the API server reads them (`EncryptionConfiguration`): `encryption/config.yaml` is mounted into the
-//! API server and into nothing else, `ca/encryption/keys.yaml` is our own copy. A file that is lost or damaged is written again
-//! from the other; two files without a common key mean that one was exchanged, which only a person can put right. What is
-//! stored without encryption stays readable: `identity` is the last provider.
+//! Three files hold them, all as the API server reads them (`EncryptionConfiguration`): `encryption/config.yaml` is mounted into the
+//! API server and into nothing else, `ca/encryption/keys.yaml` is our own copy, and the third is kept beside the records of the other
+//! keys. A file that is lost, damaged or exchanged is written again from the others. Where no two of them agree, only a person can
+//! put them right. What is stored without encryption stays readable: `identity` is the last provider.
 //!
 //! A key is named for its number and a digest of it, so an exchanged one is noticed, and what a backup needs can be told without
 //! showing it. The first key encrypts, every key decrypts. A replaced key is not forgotten: `retired/` has it for older backups.
@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::held::{Content, Held};
 use super::rotation::{Rotation, Stage};
-use super::{BASE, PkiError};
+use super::{BASE, PkiError, RECORDS};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
@@ -33,7 +33,7 @@ const DIRECTORY: Attributes = Attributes::root(0o700);
 /// Length that secretbox takes.
 const LENGTH: usize = 32;
 
-/// The files. The two copies do not share a directory, so that a removed directory takes one of them at most.
+/// The files. No two copies share a directory, so that a removed directory takes one of them at most.
 struct Places {
     /// The API server's directory.
     its: PathBuf,
@@ -42,6 +42,8 @@ struct Places {
     ours: PathBuf,
     copy: PathBuf,
     retired: PathBuf,
+    records: PathBuf,
+    record: PathBuf,
 }
 
 fn places() -> Places {
@@ -51,6 +53,8 @@ fn places() -> Places {
         config: its.join("config.yaml"),
         copy: ours.join("keys.yaml"),
         retired: ours.join("retired"),
+        record: Path::new(RECORDS).join("encryption.yaml"),
+        records: RECORDS.into(),
         its,
         ours,
     }
@@ -87,11 +91,29 @@ struct Keys(Vec<Key>);
 pub struct Observed {
     absent: bool,
     directories: Vec<Held>,
-    config: (Held, Content),
-    copy: (Held, Content),
+    /// In the order in which they are written.
+    copies: [(Held, Content); 3],
     /// The right ones; `None` while there are none.
     keys: Option<Keys>,
     retired: Vec<Held>,
+}
+
+impl Observed {
+    /// What is wrong with a copy of the keys, and what to do about it.
+    pub(super) fn problem(&self) -> Option<String> {
+        let text = self.keys.as_ref()?.text();
+        let mut copies = self.copies.iter();
+        let (file, content) =
+            copies.find(|(_, content)| content.bytes() != Some(text.as_bytes()))?;
+        let is = match content {
+            Content::Missing => "missing",
+            _ => "damaged, or of other keys",
+        };
+        Some(format!(
+            "{}: it is {is}; `nodelet apply` restores it from its copies",
+            file.path().display()
+        ))
+    }
 }
 
 impl std::fmt::Debug for Observed {
@@ -273,34 +295,53 @@ impl Keys {
     }
 }
 
-/// The keys that stand there, from the file that can be used.
-fn right(config: &Content, copy: &Content) -> ResourceResult<Option<Keys>> {
+/// The copies of the keys, in the order in which they are written: ours first, so that the API server never has a key that is not
+/// written down.
+async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
     let places = places();
-    let precious = |problem: String| {
-        let error = PkiError::Precious {
-            problem,
-            help: "nothing was changed. Put the right file back from another master or from a copy of the host; without its key, Secrets \
-                   in etcd cannot be read"
-                .to_owned(),
-        };
-        error.at("read the encryption keys")
-    };
-    let named = |path: &Path, problem: &str| format!("{}: {problem}", path.display());
-    match (config.parse(Keys::parse), copy.parse(Keys::parse)) {
-        (None, None) => Ok(None),
-        (Some(Ok(keys)), None | Some(Err(_))) | (None | Some(Err(_)), Some(Ok(keys))) => {
-            Ok(Some(keys))
+    Ok([
+        Held::read(host, &places.record).await?,
+        Held::read(host, &places.copy).await?,
+        Held::read(host, &places.config).await?,
+    ])
+}
+
+/// The keys that stand there. Where a step was cut, the copy that is written first is ahead, so it counts; a second one has to agree.
+fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
+    let mut valid: Vec<(&Path, Keys)> = Vec::new();
+    let mut damaged = Vec::new();
+    for (file, content) in copies {
+        match content.parse(Keys::parse) {
+            Some(Ok(keys)) => valid.push((file.path(), keys)),
+            Some(Err(problem)) => damaged.push(format!("{}: {problem}", file.path().display())),
+            None => {}
         }
-        // Our own file is written first: where a step was cut it is ahead.
-        (Some(Ok(config)), Some(Ok(copy))) if config.shares_with(&copy) => Ok(Some(copy)),
-        (Some(Ok(_)), Some(Ok(_))) => Err(precious(format!(
-            "{} and {} hold different keys, so one of them was exchanged",
-            places.config.display(),
-            places.copy.display()
-        ))),
-        (Some(Err(problem)), None) => Err(precious(named(&places.config, &problem))),
-        (_, Some(Err(problem))) => Err(precious(named(&places.copy, &problem))),
     }
+    if let Some((_, keys)) = valid.first()
+        && (valid.len() == 1 || valid.iter().skip(1).any(|(_, its)| keys.shares_with(its)))
+    {
+        return Ok(Some(keys.clone()));
+    }
+    if valid.is_empty() && damaged.is_empty() {
+        return Ok(None);
+    }
+    let names: Vec<String> = (valid.iter())
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    let error = PkiError::Precious {
+        problem: if names.is_empty() {
+            damaged.join("; ")
+        } else {
+            format!(
+                "{} hold different keys, so some of them were exchanged",
+                names.join(" and ")
+            )
+        },
+        help: "nothing was changed. Put the right file back from another master or from a copy of the host, or move the wrong one \
+               away; without the right key, Secrets in etcd cannot be read"
+            .to_owned(),
+    };
+    Err(error.at("read the encryption keys"))
 }
 
 #[async_trait]
@@ -313,33 +354,27 @@ impl Resource for EncryptionKeysSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let places = places();
-        let config = Held::read(cx.host, &places.config).await?;
-        let copy = Held::read(cx.host, &places.copy).await?;
+        let copies = copies(cx.host).await?;
         let mut directories = Vec::new();
-        for directory in [&places.its, &places.ours] {
+        for directory in [&places.its, &places.ours, &places.records] {
             directories.push(Held::look(cx.host, directory).await?);
         }
         let mut retired = Vec::new();
         for name in cx.host.list(&places.retired).await? {
             retired.push(Held::look(cx.host, &places.retired.join(name)).await?);
         }
-        let keys = if cx.absent {
-            None
-        } else {
-            right(&config.1, &copy.1)?
-        };
+        let keys = if cx.absent { None } else { right(&copies)? };
         Ok(Observed {
             absent: cx.absent,
             directories,
-            config,
-            copy,
+            copies,
             keys,
             retired,
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
-        let files = [&observed.config, &observed.copy];
+        let files = &observed.copies;
         if observed.absent {
             let there = files.iter().any(|(file, _)| file.is_there());
             return (there || !observed.retired.is_empty()).then(|| Change::new(Action::Remove));
@@ -389,10 +424,10 @@ impl Resource for EncryptionKeysSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        let (config, copy) = (&observed.config, &observed.copy);
         if observed.absent {
-            config.0.remove(cx.host, receipt).await?;
-            copy.0.remove(cx.host, receipt).await?;
+            for (file, _) in observed.copies.iter().rev() {
+                file.remove(cx.host, receipt).await?;
+            }
             for file in &observed.retired {
                 file.remove(cx.host, receipt).await?;
             }
@@ -420,8 +455,7 @@ impl Resource for EncryptionKeysSpec {
             }
         };
         let text = keys.text();
-        // Our own first, so that the API server never has a key that is not written down.
-        for (file, content) in [copy, config] {
+        for (file, content) in &observed.copies {
             if content.bytes() == Some(text.as_bytes()) {
                 file.repair(cx.host, PRIVATE, receipt).await?;
             } else {
@@ -437,10 +471,7 @@ impl Resource for EncryptionKeysSpec {
 }
 
 async fn read(host: &dyn Host) -> ResourceResult<Option<Keys>> {
-    let places = places();
-    let config = Held::read(host, &places.config).await?.1;
-    let copy = Held::read(host, &places.copy).await?.1;
-    right(&config, &copy)
+    right(&copies(host).await?)
 }
 
 /// The names of the keys with which Secrets may be stored, the one that encrypts first; empty where there is none. Cancel safe.

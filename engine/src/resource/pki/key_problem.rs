@@ -1,4 +1,4 @@
-//! What a status says of the keys and authorities that a host keeps.
+//! What a status says of the keys, authorities and data that a host keeps.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::resource::{
     Context, NoSecrets, Outputs, Resource as _, ResourceError, ResourceResult, Spec,
 };
 
-/// What is wrong with the authority or service-account key that a step makes, by the name of the file and with what to do; `None`
+/// What is wrong with the authority, service-account key encryption keys or data id that a step makes, by the name of the file and with what to do; `None`
 /// where all is as the host keeps it, and for any other step. Cancel safe.
 ///
 /// # Errors
@@ -31,6 +31,8 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
             let found = spec.observe(&cx).await?.problem();
             found.map(|problem| format!("{}: {problem}", path.display()))
         }
+        Spec::EncryptionKeys(spec) => spec.observe(&cx).await?.problem(),
+        Spec::DataId(spec) => spec.problem(&cx).await?,
         _ => None,
     })
 }

@@ -139,6 +139,7 @@ impl Lowering<'_> {
             "certificate_authority"
             | "service_account_key"
             | "encryption_keys"
+            | "data_id"
             | "certificate"
             | "kubeconfig" => pki::lower(call, options, &mut self.findings),
             "image" | "image_directory" | "container" | "pods" | "pod_container" => {

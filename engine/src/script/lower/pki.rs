@@ -6,7 +6,8 @@ use super::Options;
 use crate::diagnostic::Diagnostic;
 use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
-    AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec, Spec,
+    AuthoritySpec, CertificateSpec, DataIdSpec, EncryptionKeysSpec, KubeconfigSpec,
+    ServiceAccountKeySpec, Spec,
 };
 use crate::script::recorder::Call;
 
@@ -35,6 +36,21 @@ pub(super) fn lower(
     match call.word.name {
         "service_account_key" => Some(Spec::ServiceAccountKey(ServiceAccountKeySpec {})),
         "encryption_keys" => Some(Spec::EncryptionKeys(EncryptionKeysSpec { rotation: None })),
+        "data_id" => {
+            let name = options.text_argument(0)?;
+            // It is part of a file's name.
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+                findings.push(
+                    Diagnostic::new("P0330", call.span.clone(), format!("`{name}` is no name"))
+                        .help("use letters, digits and `-`, for example \"etcd\""),
+                );
+                return None;
+            }
+            Some(Spec::DataId(DataIdSpec {
+                name,
+                path: options.text_argument(1)?.into(),
+            }))
+        }
         "certificate_authority" => {
             let name = options.text_argument(0)?;
             let spec = AuthoritySpec {

@@ -10,6 +10,8 @@ use crate::resource::pki::{
 
 const CONFIG: &str = "/etc/pf9/kube.d/encryption/config.yaml";
 const COPY: &str = "/etc/pf9/kube.d/ca/encryption/keys.yaml";
+const RECORD: &str = "/var/opt/pf9/nodelet/kept/encryption.yaml";
+const ALL: [&str; 3] = [RECORD, COPY, CONFIG];
 
 const HOLD: EncryptionKeysSpec = EncryptionKeysSpec { rotation: None };
 
@@ -36,6 +38,7 @@ async fn a_key_is_made_once_in_the_form_that_the_api_server_reads() {
     let [id] = ids(&host).await.try_into().expect("one key");
     let written = text(&host, CONFIG);
     assert_eq!(written, text(&host, COPY));
+    assert_eq!(written, text(&host, RECORD));
     let secret = written
         .lines()
         .find_map(|line| line.trim().strip_prefix("secret: "))
@@ -59,18 +62,22 @@ async fn a_key_is_made_once_in_the_form_that_the_api_server_reads() {
 }
 
 #[tokio::test]
-async fn a_lost_or_damaged_file_is_written_again_from_the_other() {
-    for path in [CONFIG, COPY] {
+async fn lost_and_damaged_files_are_written_again_from_one_that_is_left() {
+    for left in ALL {
         for damage in [None, Some(""), Some("garbage"), Some("cut")] {
             let host = with_keys().await;
-            let before = text(&host, path);
-            match damage {
-                None => host.meddle(|world| world.remove(path)),
-                Some("cut") => put(&host, path, &before[..before.len() / 2], 0o600),
-                Some(other) => put(&host, path, other, 0o600),
+            let before = text(&host, left);
+            for path in ALL.iter().filter(|path| **path != left) {
+                match damage {
+                    None => host.meddle(|world| world.remove(path)),
+                    Some("cut") => put(&host, path, &before[..before.len() / 2], 0o600),
+                    Some(other) => put(&host, path, other, 0o600),
+                }
             }
             apply(&host, &HOLD).await.expect("it differs");
-            assert_eq!(text(&host, path), before, "{path} {damage:?}");
+            for path in ALL {
+                assert_eq!(text(&host, path), before, "{path} from {left} {damage:?}");
+            }
         }
     }
 }
@@ -78,12 +85,34 @@ async fn a_lost_or_damaged_file_is_written_again_from_the_other() {
 #[tokio::test]
 async fn an_exchanged_key_is_never_adopted() {
     let other = text(&with_keys().await, CONFIG);
-    for path in [CONFIG, COPY] {
+    // Where two agree, the third one is restored.
+    for path in [COPY, CONFIG] {
         let host = with_keys().await;
+        let before = text(&host, path);
         put(&host, path, &other, 0o600);
+        apply(&host, &HOLD).await.expect("it differs");
+        assert_eq!(text(&host, path), before);
+    }
+    // Where they do not, or the record has another key, a person has to say which is right.
+    for (lost, exchanged) in [
+        (Some(RECORD), &[COPY][..]),
+        (Some(COPY), &[CONFIG]),
+        (Some(CONFIG), &[RECORD]),
+        (None, &[RECORD]),
+        (None, &[COPY, CONFIG]),
+    ] {
+        let host = with_keys().await;
+        if let Some(path) = lost {
+            host.meddle(|world| world.remove(path));
+        }
+        for path in exchanged {
+            put(&host, path, &other, 0o600);
+        }
         let error = failure(&host, &HOLD).await;
-        assert!(error.contains("one of them was exchanged"), "{error}");
-        assert_eq!(text(&host, path), other, "nothing was changed");
+        assert!(error.contains("some of them were exchanged"), "{error}");
+        for path in exchanged {
+            assert_eq!(text(&host, path), other, "nothing was changed");
+        }
     }
     // Nor another secret under the known name.
     let host = with_keys().await;
@@ -93,8 +122,9 @@ async fn an_exchanged_key_is_never_adopted() {
     };
     let mine = text(&host, CONFIG);
     let forged = mine.replace(&secret(&mine), &secret(&other));
-    put(&host, CONFIG, &forged, 0o600);
-    put(&host, COPY, &forged, 0o600);
+    for path in ALL {
+        put(&host, path, &forged, 0o600);
+    }
     let error = failure(&host, &HOLD).await;
     assert!(error.contains("is not the one of that name"), "{error}");
     assert!(!error.contains(secret(&other).trim()), "no key is told");
@@ -148,8 +178,14 @@ async fn a_step_that_was_cut_between_the_files_is_carried_on() {
             apply(&host, &step(*one)).await.expect("a change");
         }
         let after = text(&host, CONFIG);
-        put(&host, CONFIG, &before, 0o600);
-        apply(&host, &HOLD).await.expect("it differs");
-        assert_eq!(text(&host, CONFIG), after, "{steps:?}");
+        for cut in [&[CONFIG][..], &[COPY, CONFIG]] {
+            for path in cut {
+                put(&host, path, &before, 0o600);
+            }
+            apply(&host, &HOLD).await.expect("it differs");
+            for path in ALL {
+                assert_eq!(text(&host, path), after, "{path} {steps:?}");
+            }
+        }
     }
 }

@@ -1,0 +1,339 @@
+//! A file that identifies the data in its directory, so that data which was lost or exchanged is noticed before anything starts on it.
+//!
+//! The file holds a random id and lies with the data; a record below the engine's state says which id the data of this name has. A
+//! program that is to start on nothing else mounts the file: the container engine refuses to start it where the file is missing.
+//!
+//! Data without a record is taken as it is, for a host from before there were records. The file is written before the record, so a
+//! run that is cut between the two leaves data without a record.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use rand::TryRngCore as _;
+use serde::{Deserialize, Serialize};
+
+use super::file::{PRIVATE, remember};
+use super::pki::RECORDS;
+use super::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    missing_parents,
+};
+use crate::host::{Attributes, Entry, EntryKind, Host};
+
+/// Of the file and of the record. Both are far smaller.
+const LIMIT: u64 = 4096;
+/// Of the directories that lead to the file.
+const DIRECTORY: Attributes = Attributes::root(0o700);
+/// Form of the record.
+const VERSION: u32 = 1;
+
+/// The file, and the name of the data in its record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataIdSpec {
+    /// What the data is called: a file name.
+    pub name: String,
+    /// Where the file is.
+    pub path: PathBuf,
+}
+
+/// A file or record as it stands.
+#[derive(Debug)]
+struct Stands {
+    entry: Option<Entry>,
+    /// The id in it; the error says why there is none.
+    id: Result<String, &'static str>,
+}
+
+/// What stands.
+#[derive(Debug)]
+pub struct Observed {
+    absent: bool,
+    file: Stands,
+    record: Stands,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    version: u32,
+    id: String,
+}
+
+impl Stands {
+    async fn read(
+        host: &dyn Host,
+        path: &Path,
+        parse: impl Fn(&[u8]) -> Option<String>,
+    ) -> ResourceResult<Self> {
+        let entry = host.entry(path).await?;
+        let id = match entry.as_ref().map(|entry| &entry.kind) {
+            None => Err("missing"),
+            Some(EntryKind::File(size)) if *size <= LIMIT => {
+                let content = host.read(path, LIMIT).await?.unwrap_or_default();
+                let id = parse(&content).filter(|id| is_id(id));
+                id.ok_or("damaged or cut short")
+            }
+            Some(_) => Err("no file of ours"),
+        };
+        Ok(Self { entry, id })
+    }
+
+    fn differs_in_attributes(&self) -> bool {
+        (self.entry.as_ref()).is_some_and(|entry| entry.attributes != PRIVATE)
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn new_id() -> ResourceResult<String> {
+    let mut bytes = [0; 16];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|error| ResourceError::NotConverged {
+            what: format!("the system gives no random numbers: {error}"),
+        })?;
+    Ok(crate::plan::hex(&bytes))
+}
+
+impl DataIdSpec {
+    /// Where the record is.
+    fn record(&self) -> PathBuf {
+        Path::new(RECORDS).join(format!("data-{}.json", self.name))
+    }
+
+    fn of_other_data(&self, problem: &str) -> ResourceError {
+        ResourceError::Unmet {
+            what: format!(
+                "use the data of {}: {} is {problem}, so the data was lost or exchanged; nothing was changed",
+                self.name,
+                self.path.display()
+            ),
+            next: format!(
+                "put the right data back with this file in it, or restore a backup and copy this file from the data before; only to \
+                 begin without any data, move {} away",
+                self.record().display()
+            ),
+        }
+    }
+
+    /// What is wrong with the data; `None` where it is as recorded. Cancel safe.
+    ///
+    /// # Errors
+    /// The data was lost or exchanged, or the host cannot be read.
+    pub(crate) async fn problem(&self, cx: &Context<'_>) -> ResourceResult<Option<String>> {
+        match self.observe(cx).await {
+            Ok(_) => Ok(None),
+            Err(error @ ResourceError::Unmet { .. }) => Ok(Some(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Resource for DataIdSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).trim_end().to_owned());
+        let file = Stands::read(cx.host, &self.path, text).await?;
+        let recorded = |bytes: &[u8]| {
+            let record: Record = serde_json::from_slice(bytes).ok()?;
+            (record.version == VERSION).then_some(record.id)
+        };
+        let record = Stands::read(cx.host, &self.record(), recorded).await?;
+        if !cx.absent
+            && let Ok(known) = &record.id
+        {
+            match &file.id {
+                Ok(id) if id == known => {}
+                Ok(_) => return Err(self.of_other_data("that of other data")),
+                Err(problem) => return Err(self.of_other_data(problem)),
+            }
+        }
+        Ok(Observed {
+            absent: cx.absent,
+            file,
+            record,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let Observed { file, record, .. } = observed;
+        if observed.absent {
+            let there = file.entry.is_some() || record.entry.is_some();
+            return there.then(|| Change::new(Action::Remove));
+        }
+        match (&file.id, &record.id) {
+            (Err(_), _) => Some(Change::new(Action::Create).with("id", "", "random")),
+            (Ok(_), Err(problem)) => {
+                Some(Change::new(Action::Change).with("record", *problem, "made"))
+            }
+            (Ok(_), Ok(_)) => (file.differs_in_attributes() || record.differs_in_attributes())
+                .then(|| {
+                    Change::new(Action::Change).with("mode and owner", "others", "root, 0600")
+                }),
+        }
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let paths = [
+            (self.path.clone(), &observed.file),
+            (self.record(), &observed.record),
+        ];
+        if observed.absent {
+            for (path, stands) in paths {
+                if stands.entry.is_some() {
+                    remember(cx.host, &path, stands.entry.as_ref(), "a file", receipt).await?;
+                    cx.host.remove(&path).await?;
+                }
+            }
+            return Ok(());
+        }
+        let id = match &observed.file.id {
+            Ok(id) => id.clone(),
+            Err(_) => new_id()?,
+        };
+        let record = Record {
+            version: VERSION,
+            id: id.clone(),
+        };
+        let contents = [
+            format!("{id}\n").into_bytes(),
+            serde_json::to_vec(&record).expect("texts and numbers can be written"),
+        ];
+        for ((path, stands), content) in paths.into_iter().zip(contents) {
+            if stands.id.as_ref() == Ok(&id) && !stands.differs_in_attributes() {
+                continue;
+            }
+            for directory in missing_parents(cx.host, &path).await? {
+                let path = directory.clone();
+                receipt.push(Undo::RemoveDirectory { path }).await?;
+                cx.host.create_directory(&directory, DIRECTORY).await?;
+            }
+            remember(cx.host, &path, stands.entry.as_ref(), "a file", receipt).await?;
+            cx.host.write(&path, &content, PRIVATE).await?;
+        }
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Files as _;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    const FILE: &str = "/data/member/id";
+    const RECORD: &str = "/var/opt/pf9/nodelet/kept/data-etcd.json";
+
+    fn spec() -> DataIdSpec {
+        DataIdSpec {
+            name: "etcd".to_owned(),
+            path: FILE.into(),
+        }
+    }
+
+    async fn apply(host: &FakeHost) -> ResourceResult<Option<Change>> {
+        let cx = Context {
+            host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = spec().observe(&cx).await?;
+        let change = spec().diff(&observed);
+        if let Some(change) = &change {
+            spec()
+                .converge(&observed, change, &cx, &mut Receipt::default())
+                .await?;
+        }
+        Ok(change)
+    }
+
+    fn text(host: &FakeHost, path: &str) -> Option<String> {
+        host.look(|world| world.text(path))
+    }
+
+    async fn marked() -> FakeHost {
+        let host = FakeHost::new();
+        apply(&host).await.unwrap().expect("it is made");
+        assert_eq!(apply(&host).await.unwrap(), None, "once");
+        host
+    }
+
+    #[tokio::test]
+    async fn lost_and_exchanged_data_is_refused_and_stays_as_it_is() {
+        let other = text(&marked().await, FILE).unwrap();
+        for content in [None, Some(""), Some("garbage"), Some(other.as_str())] {
+            let host = marked().await;
+            let before = text(&host, FILE).unwrap();
+            match content {
+                None => host.meddle(|world| world.remove("/data")),
+                Some(content) => host.meddle(|world| world.file(FILE, content)),
+            }
+            host.clear_journal();
+            let error = apply(&host).await.expect_err("it is other data");
+            assert!(error.is_permanent(), "{error}");
+            assert!(error.to_string().contains(FILE), "{error}");
+            assert_eq!(host.mutations(), 0, "{content:?}");
+            host.meddle(|world| world.file(FILE, &before));
+            apply(&host).await.expect("the right data is back");
+            assert_eq!(text(&host, FILE).unwrap(), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_record_is_made_again_and_a_new_begin_can_be_asked_for() {
+        for content in [None, Some(""), Some("{}")] {
+            let host = marked().await;
+            let (file, record) = (text(&host, FILE), text(&host, RECORD));
+            match content {
+                None => host.meddle(|world| world.remove(RECORD)),
+                Some(content) => host.meddle(|world| world.file(RECORD, content)),
+            }
+            apply(&host).await.unwrap().expect("it differs");
+            assert_eq!((text(&host, FILE), text(&host, RECORD)), (file, record));
+        }
+        let host = marked().await;
+        let before = text(&host, FILE);
+        host.meddle(|world| {
+            world.remove("/data");
+            world.remove(RECORD);
+        });
+        apply(&host).await.unwrap().expect("it is made");
+        assert_ne!(text(&host, FILE), before);
+    }
+
+    #[tokio::test]
+    async fn mode_and_owner_are_put_right() {
+        let host = marked().await;
+        for path in [FILE, RECORD] {
+            let wrong = Attributes {
+                mode: 0o666,
+                uid: 1,
+                gid: 1,
+            };
+            host.set_attributes(Path::new(path), wrong).await.unwrap();
+            apply(&host).await.unwrap().expect("it differs");
+            let entry = host.entry(Path::new(path)).await.unwrap().unwrap();
+            assert_eq!(entry.attributes, PRIVATE, "{path}");
+        }
+    }
+}
