@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 
 use engine::resource::ResourceError;
 use serde::Serialize;
@@ -29,7 +30,7 @@ impl Trouble {
         let refused = error.downcast_ref::<Refused>();
         let known = || next_step(&chain, nix::unistd::Uid::effective().is_root());
         Self {
-            next: its_own(error).or_else(|| known().map(Cow::from)),
+            next: its_own(error).or_else(known),
             error: chain,
             problems: refused.map_or_else(Vec::new, |refused| refused.problems.clone()),
         }
@@ -67,9 +68,17 @@ pub(crate) fn say(line: &str) {
 }
 
 /// The next thing to try, by what the system said and about what.
-fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
+fn next_step(chain: &[String], root: bool) -> Option<Cow<'static, str>> {
     let says = |text: &str| chain.iter().any(|cause| cause.contains(text));
-    Some(if says("find role `") {
+    if says("No space left on device") || says("Disk quota exceeded") {
+        let place = written(chain)
+            .unwrap_or(Path::new("/var/opt/pf9"))
+            .display();
+        return Some(Cow::from(format!(
+            "make room on the file system of {place} (`df -h {place}` shows bytes, `df -i {place}` inodes), then try again"
+        )));
+    }
+    let next = if says("find role `") {
         "install the role's package, or name its directory with --role PATH; a path contains a slash, as in ./roles/pf9-kube"
     } else if says("Permission denied") && !root {
         "only root may; try again with sudo"
@@ -83,11 +92,19 @@ fn next_step(chain: &[String], root: bool) -> Option<&'static str> {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
     } else if says("Read-only file system") {
         "the file system is read-only, often after a disk error: see `dmesg | tail` and `findmnt -o TARGET,OPTIONS`, then mount it writable again"
-    } else if says("No space left on device") || says("Disk quota exceeded") {
-        "nothing is done that cannot be written down: make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9` shows bytes, `df -i /var/opt/pf9` inodes), then try again"
     } else {
         return None;
-    })
+    };
+    Some(next.into())
+}
+
+/// The directory of the file that could not be written, where an error names one.
+fn written(chain: &[String]) -> Option<&Path> {
+    let mut files = chain
+        .iter()
+        .filter_map(|cause| cause.strip_prefix("write "));
+    let path = files.find(|path| path.starts_with('/'))?;
+    Path::new(path).parent()
 }
 
 #[cfg(test)]
@@ -135,7 +152,15 @@ mod tests {
             (
                 &["write the ledger", "No space left on device (os error 28)"],
                 true,
-                "make room",
+                "make room on the file system of /var/opt/pf9 ",
+            ),
+            (
+                &[
+                    "write /mnt/backups/.etcd-1.db.part",
+                    "No space left on device (os error 28)",
+                ],
+                true,
+                "make room on the file system of /mnt/backups ",
             ),
             (
                 &["find role `x`: looked in /opt/pf9/roles/x/current"],

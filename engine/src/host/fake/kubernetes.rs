@@ -67,6 +67,9 @@ impl Default for KubernetesRules {
     }
 }
 
+/// The store, in etcd's data directory.
+const STORE: &str = "member/snap/db";
+
 /// What the API server remembers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClusterState {
@@ -312,7 +315,7 @@ impl World {
             .cluster
             .data
             .as_ref()
-            .is_some_and(|data| !self.tree.is_directory(&data.join("member")));
+            .is_some_and(|data| self.tree.get(&data.join(STORE), true).is_none());
         if etcd_gone && data_gone {
             self.cluster = ClusterState::default();
         }
@@ -405,13 +408,13 @@ impl World {
         let Some(data) = data.map(|mount| mount.source.clone()) else {
             return;
         };
-        if self.tree.get(&data.join("member"), true).is_none() {
+        if self.tree.get(&data.join(STORE), true).is_none() {
             // Resolved, because the mount's source may be a link.
             let real = self
                 .tree
                 .resolve(&data, true)
                 .unwrap_or_else(|_| data.clone());
-            self.file_with_mode(real.join("member/snap/db"), "fake etcd data", 0o600);
+            self.file_with_mode(real.join(STORE), "fake etcd data", 0o600);
             // An empty data directory is a new cluster.
             self.cluster = ClusterState::default();
         }

@@ -115,6 +115,13 @@ fn a_node_port_answers_outside_the_host() {
             .ok()
             .filter(|page| page.contains("200 OK"))
     });
-    let page = page.unwrap_or_else(|| panic!("port {port} does not answer outside: {last}"));
+    let page = page.unwrap_or_else(|| {
+        let output = master.try_sh(&format!(
+            "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml get service,endpoints,endpointslices,pods --output wide
+             iptables-save | grep -- {port}; ss -ltnp sport = :{port}; docker logs --tail 30 proxy 2>&1"
+        ));
+        let text = String::from_utf8_lossy(&output.stdout);
+        panic!("port {port} does not answer outside: {last}\n{text}")
+    });
     assert!(page.contains("hello from the toolbox"), "{page}");
 }

@@ -54,7 +54,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ("jump-deleted", "kube-proxy kubernetes-ready drain"),
     (
         "docker-bridge-deleted",
-        "configure-docker docker images etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     ("cni-deleted", "cni kubernetes-ready drain"),
     (

@@ -126,7 +126,10 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause {
         phase: "etcd",
         about: "its disk is full",
-        breaks: "mkdir -p /var/opt/pf9/kube/etcd/data; mount -t tmpfs -o size=1m,mode=700 none /var/opt/pf9/kube/etcd/data",
+        // With the id of the data, without which nothing would start there.
+        breaks: "cd /var/opt/pf9/kube/etcd/data/member; cp -a nodelet-data-id /tmp/; cd /
+            mount -t tmpfs -o size=1m,mode=700 none /var/opt/pf9/kube/etcd/data
+            install -d -m 0700 /var/opt/pf9/kube/etcd/data/member; mv /tmp/nodelet-data-id /var/opt/pf9/kube/etcd/data/member/",
         hurry: HURRY,
         says: &["no space left on device", "make room"],
         mend: "umount /var/opt/pf9/kube/etcd/data",
