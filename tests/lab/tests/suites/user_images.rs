@@ -24,7 +24,7 @@ fn images_of_an_operator_are_verified_and_loaded() {
     master.sh(&format!(
         "mkdir -p {DIRECTORY} /tmp/builds
          docker save {TOOLBOX_IMAGE} > /tmp/builds/1.tar
-         docker create --name build {TOOLBOX_IMAGE} > /dev/null
+         docker create --name build {TOOLBOX_IMAGE} none > /dev/null
          docker commit --change 'LABEL build=2' build {TOOLBOX_IMAGE} > /dev/null
          docker rm build > /dev/null
          docker save {TOOLBOX_IMAGE} > /tmp/builds/2.tar
