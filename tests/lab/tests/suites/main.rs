@@ -7,6 +7,7 @@ mod clean;
 mod cluster;
 mod endurance;
 mod etcd_backup;
+mod etcd_data;
 mod eviction;
 mod faults;
 mod foretold;
