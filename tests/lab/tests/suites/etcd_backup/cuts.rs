@@ -103,7 +103,8 @@ fn a_directory_that_fills_up_in_the_middle_keeps_what_it_has() {
     // It begins, and somebody takes all room before it has ended.
     master.sh(r#"cat > /tmp/fill <<'END'
         until ls /mnt/small/backups/.etcd-*.part >/dev/null 2>&1; do :; done
-        dd if=/dev/zero of=/mnt/small/filler bs=64K 2>/dev/null
+        fallocate --length $(df --output=avail --block-size=1 /mnt/small | tail -1) /mnt/small/filler
+        dd if=/dev/zero of=/mnt/small/last bs=4K 2>/dev/null
 END
         systemd-run --quiet --unit=fill sh /tmp/fill"#);
     let filled = master.nodelet(&backup);
@@ -129,7 +130,7 @@ END
     master
         .nodelet(&["etcd", "verify", "--config", "/tmp/small"])
         .exits(0);
-    master.sh("rm /mnt/small/filler /mnt/small/rest");
+    master.sh("rm -f /mnt/small/filler /mnt/small/last /mnt/small/rest");
     master.nodelet(&backup).exits(0);
 
     // And places that are none.
