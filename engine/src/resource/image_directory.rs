@@ -108,7 +108,7 @@ impl Resource for ImageDirectorySpec {
         }
         let mut change = Change::new(Action::Change);
         for archive in &observed.pending {
-            change = change.with(&format!("archive {}", archive.name), "not loaded", "loaded");
+            change = change.with(format!("archive {}", archive.name), "not loaded", "loaded");
         }
         for problem in &observed.problems {
             change = change.with(problem, "so it is", "to be mended");

@@ -26,10 +26,13 @@ const PATH: [&str; 6] = [
 #[derive(Clone)]
 pub struct Program(Behaviour);
 
+type Changes = dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync;
+type Looks = dyn Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync;
+
 #[derive(Clone)]
 enum Behaviour {
-    Changes(Arc<dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync>),
-    Looks(Arc<dyn Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync>),
+    Changes(Arc<Changes>),
+    Looks(Arc<Looks>),
 }
 
 impl Program {
