@@ -359,6 +359,8 @@ impl Bringup {
             // kubelet registers the node by itself, and etcd's data, which is kept, remembers it.
             lines.retain(|line| !line.starts_with("+ node "));
         }
+        // Docker's bridge outlives docker; the phase that configures docker takes it back.
+        lines.retain(|line| !line.starts_with("+ link docker0"));
         lines
     }
 }

@@ -526,13 +526,7 @@ impl Undo {
                 }
             }
             Self::UnloadModule { name, stay } => host.unload_module(name, stay).await?,
-            Self::PurgePackages { names } => {
-                host.purge_packages(names).await?;
-                // An engine that is gone leaves its link.
-                if engine::is_engine(names) && host.link(engine::LINK).await?.is_some() {
-                    host.remove_link(engine::LINK).await?;
-                }
-            }
+            Self::PurgePackages { names } => host.purge_packages(names).await?,
             Self::DeleteObject { access, object } => host.delete_object(access, object).await?,
             Self::RestoreObject {
                 access, content, ..
