@@ -17,7 +17,7 @@ use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
 use crate::plan::{Plan, PlannedRequirement, Span};
-use crate::resource::ResourceResult;
+use crate::resource::{ResourceResult, pki};
 
 /// What is written down.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -128,8 +128,32 @@ impl Runner<'_> {
         }
         if self.afresh {
             problems.extend(self.unwritable_afresh().await);
+            problems.extend(self.lost_for_good().await);
         }
         Ok((problems, evaluated, record))
+    }
+
+    /// Keys, authorities and data that no apply brings back: what is taken off would not come up again.
+    async fn lost_for_good(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let phases = self.plan.phases.iter();
+        let steps = phases
+            .filter(|phase| phase.skipped.is_none())
+            .flat_map(|phase| &phase.steps);
+        for step in steps.filter(|step| !step.policy.absent) {
+            let problem = match pki::key_problem(self.host, &step.spec).await {
+                Err(error) if error.is_permanent() => chain(&error).join(": "),
+                _ => continue,
+            };
+            problems.push(Problem {
+                requirement: "keys and data are those that this host keeps".to_owned(),
+                span: step.span.clone(),
+                problem,
+                remedy: "put the right files back; `nodelet check` names each with what to do"
+                    .to_owned(),
+            });
+        }
+        problems
     }
 
     /// What has to stand of the payload: all of it for a whole run. A repair of some phases needs what their steps name and no more, so that

@@ -312,6 +312,7 @@ impl Runner<'_> {
             // What is merely due is as planned until it is renewed.
             if let Some(change) = change
                 && change.action != Action::Renew
+                && !step.spec.can_wait(&change)
             {
                 let fields: Vec<&str> = change
                     .differences
@@ -337,7 +338,9 @@ async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Opti
         let problem = match pki::key_problem(host, &step.spec).await {
             Ok(problem) => problem,
             // It has been read, and is not what it should be.
-            Err(error @ ResourceError::Pki { .. }) => Some(super::advice::chain(&error).join(": ")),
+            Err(error @ (ResourceError::Pki { .. } | ResourceError::Unmet { .. })) => {
+                Some(super::advice::chain(&error).join(": "))
+            }
             Err(error) => return Err(error),
         };
         if problem.is_some() {

@@ -141,6 +141,17 @@ impl Runner<'_> {
         let applied = self
             .applied_to_bare(&bare, &mut rebuilt.result.unknown)
             .await?;
+        // What saved records name is known.
+        let names = |undo: &Undo| match undo {
+            Undo::PurgePackages { names } => names.clone(),
+            _ => Vec::new(),
+        };
+        let purged: BTreeSet<String> = live.iter().flat_map(|live| names(&live.undo)).collect();
+        rebuilt.result.unknown.retain(|line| {
+            let (thing, _) = line.split_once(": ").unwrap_or((line, ""));
+            let package = thing.strip_prefix("package ");
+            !known.contains(thing) && !package.is_some_and(|name| purged.contains(name))
+        });
         rebuilt.records.push(self.begins(run));
         let mut wanted: BTreeSet<StepId> = BTreeSet::new();
         let mut things = BTreeSet::new();

@@ -124,8 +124,11 @@ impl DataIdSpec {
     /// The data was lost or exchanged, or the host cannot be read.
     pub(crate) async fn problem(&self, cx: &Context<'_>) -> ResourceResult<Option<String>> {
         match self.observe(cx).await {
-            Ok(_) => Ok(None),
-            Err(error @ ResourceError::Unmet { .. }) => Ok(Some(error.to_string())),
+            Ok(observed) => Ok(self.diff(&observed).map(|_| {
+                let (path, record) = (self.path.display(), self.record());
+                let record = record.display();
+                format!("{path} or its record {record} is missing, damaged or open to others; `nodelet apply` puts it right")
+            })),
             Err(error) => Err(error),
         }
     }
@@ -155,6 +158,13 @@ impl Resource for DataIdSpec {
                 Ok(_) => return Err(self.of_other_data("that of other data")),
                 Err(problem) => return Err(self.of_other_data(problem)),
             }
+        }
+        // A record that cannot be read says that there was data all the same.
+        if !cx.absent
+            && record.entry.is_some()
+            && let (Err(_), Err(problem)) = (&record.id, &file.id)
+        {
+            return Err(self.of_other_data(problem));
         }
         Ok(Observed {
             absent: cx.absent,
@@ -315,8 +325,12 @@ mod tests {
         let before = text(&host, FILE);
         host.meddle(|world| {
             world.remove("/data");
-            world.remove(RECORD);
+            world.file(RECORD, "damaged");
         });
+        apply(&host)
+            .await
+            .expect_err("a damaged record says that there was data");
+        host.meddle(|world| world.remove(RECORD));
         apply(&host).await.unwrap().expect("it is made");
         assert_ne!(text(&host, FILE), before);
     }

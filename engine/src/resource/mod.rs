@@ -389,6 +389,12 @@ impl Spec {
         )
     }
 
+    /// Whether this change is no reason to restart what uses the thing: the next apply makes it, and the check `keys_kept` names it.
+    #[must_use]
+    pub fn can_wait(&self, change: &Change) -> bool {
+        matches!(self, Self::DataId(_)) && change.action == Action::Change
+    }
+
     /// The kind as people and step ids name it.
     #[must_use]
     pub fn kind(&self) -> &'static str {

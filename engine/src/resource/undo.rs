@@ -490,6 +490,14 @@ impl Undo {
                 }
             }
             Self::RestoreImage { reference, id } => {
+                if !engine::is_there(host, &self.about()).await? {
+                    return Ok(());
+                }
+                // Others may have removed it as one that nothing uses.
+                if host.image(id).await?.is_none() {
+                    tracing::warn!("image {reference} stays: the one before it is gone");
+                    return Ok(());
+                }
                 let now = host.image(reference).await?;
                 host.tag_image(id, reference).await?;
                 // The one that loses the reference goes, if nothing else needs it.

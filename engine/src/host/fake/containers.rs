@@ -51,10 +51,10 @@ impl Containers for FakeHost {
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         self.observe("image", reference, DEADLINE, |world| {
             world.engine("inspect an image")?;
-            Ok(world
-                .images
-                .get(reference)
-                .map(|id| ImageState { id: id.clone() }))
+            // An id names an image as a reference does.
+            let by_id = || world.images.values().find(|id| *id == reference);
+            let id = world.images.get(reference).or_else(by_id);
+            Ok(id.map(|id| ImageState { id: id.clone() }))
         })
         .await
     }

@@ -306,7 +306,8 @@ async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
     ])
 }
 
-/// The keys that stand there. Where a step was cut, the copy that is written first is ahead, so it counts; a second one has to agree.
+/// The keys that stand there: those of two equal files, and otherwise those of the file that is written first, with which a second one
+/// has to share a key. So a step that was cut is either carried on or as if it had not begun.
 fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
     let mut valid: Vec<(&Path, Keys)> = Vec::new();
     let mut damaged = Vec::new();
@@ -316,6 +317,13 @@ fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
             Some(Err(problem)) => damaged.push(format!("{}: {problem}", file.path().display())),
             None => {}
         }
+    }
+    // A record from an older backup of the host shares a key with the two others, and lacks the one that encrypts.
+    if let [(_, record), (_, copy), (_, config)] = valid.as_slice()
+        && copy == config
+        && copy.shares_with(record)
+    {
+        return Ok(Some(copy.clone()));
     }
     if let Some((_, keys)) = valid.first()
         && (valid.len() == 1 || valid.iter().skip(1).any(|(_, its)| keys.shares_with(its)))

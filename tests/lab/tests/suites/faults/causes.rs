@@ -107,14 +107,6 @@ pub(super) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
-        phase: "user-images",
-        about: "an archive is not named in the checksums",
-        breaks: "mkdir -p /var/opt/pf9/images/checksum; cd /var/opt/pf9/images; : > checksum/sha256sums.txt; echo junk > app.tar",
-        says: &["app.tar: checksum/sha256sums.txt does not name it", "put the archive there again"],
-        mend: "rm -r /var/opt/pf9/images",
-        ..NONE
-    },
-    Cause {
         phase: "etcd",
         about: "its port is taken",
         port: Some(4001),
@@ -219,6 +211,14 @@ pub(super) const CAUSES: &[Cause] = &[
         breaks: "touch /etc/pf9/etcd-backup",
         says: &["/etc/pf9/etcd-backup", "a file stands there", "move it away"],
         mend: "rm /etc/pf9/etcd-backup",
+        ..NONE
+    },
+    Cause {
+        phase: "user-images",
+        about: "an archive is not named in the checksums",
+        breaks: "mkdir -p /var/opt/pf9/images/checksum; cd /var/opt/pf9/images; : > checksum/sha256sums.txt; echo junk > app.tar",
+        says: &["app.tar: checksum/sha256sums.txt does not name it", "put the archive there again"],
+        mend: "rm -r /var/opt/pf9/images",
         ..NONE
     },
 ];
