@@ -21,6 +21,9 @@ const NODE: &str = "master-1";
 const LONG: Duration = Duration::from_secs(60);
 /// For tests in which a pod stays.
 const SHORT: Duration = Duration::from_millis(400);
+
+/// Enough to ask twice for two dozen pods on a busy machine.
+const TWO_TURNS: Duration = Duration::from_secs(6);
 const BUDGET: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 const TWO_BUDGETS: &str = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
 
@@ -296,7 +299,7 @@ async fn one_eviction_that_fails_keeps_no_other_pod_from_being_evicted() {
         pod("d-forbidden", Fate::Refused(403, "not for you")),
     ];
     let server = Server::with(stuck.into_iter().chain(others));
-    let left = server.drain(SHORT).await.expect("the pods are known");
+    let left = server.drain(TWO_TURNS).await.expect("the pods are known");
     let told: Vec<String> = left
         .iter()
         .map(|pod| format!("{}: {}", pod.name, pod.reason))

@@ -142,17 +142,25 @@ async fn a_known_server_answers_whatever_the_status() {
     }
 }
 
+/// Nothing is concluded from a part of an answer.
 #[tokio::test]
-async fn a_large_body_is_cut() {
+async fn a_body_is_whole_or_an_error() {
     let pki = Pki::new();
-    let address = pki.serve(http("200 OK", &"x".repeat(300_000)));
-    let request = request(
-        format!("https://{address}/"),
-        Some(pki.ca()),
-        Some(pki.client()),
-    );
-    let answer = LiveHost::new().https_get(&request).await.expect("get");
-    assert_eq!(answer.body.len(), 64 * 1024);
+    let get = async |length: usize| {
+        let address = pki.serve(http("200 OK", &"x".repeat(length)));
+        let request = request(
+            format!("https://{address}/"),
+            Some(pki.ca()),
+            Some(pki.client()),
+        );
+        LiveHost::new().https_get(&request).await
+    };
+    let answer = get(1024 * 1024)
+        .await
+        .expect("a body of the longest length");
+    assert_eq!(answer.body.len(), 1024 * 1024);
+    let error = get(1024 * 1024 + 1).await.expect_err("a longer one");
+    assert!(chain(&error).contains("1048576"), "{}", chain(&error));
 }
 
 #[tokio::test]

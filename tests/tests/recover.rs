@@ -182,6 +182,8 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
                 "certs/certificate_authority:etcd",
                 "certs/certificate_authority:front-proxy",
                 "certs/service_account_key:service-account",
+                "certs/encryption_keys:secrets",
+                "etcd/data_id:etcd",
                 "etcd-backup/timer:etcd-backup",
             ];
             let lost_too = if state { &in_state[..] } else { &[] };
