@@ -238,11 +238,12 @@ impl ImageSpec {
 
 /// Whether two references name the same image. Docker leaves out its own registry and the tag `latest`, and so do
 /// the archives that it writes.
-fn same(one: &str, other: &str) -> bool {
+pub(super) fn same(one: &str, other: &str) -> bool {
     familiar(one) == familiar(other)
 }
 
-fn familiar(reference: &str) -> String {
+/// A reference as docker shows it.
+pub(super) fn familiar(reference: &str) -> String {
     let short = ["index.docker.io/", "docker.io/"]
         .iter()
         .find_map(|registry| reference.strip_prefix(registry))
@@ -388,6 +389,22 @@ mod tests {
         assert_eq!(host.snapshot(), before);
         assert!(crate::resource::revert(&first, &host).await.is_empty());
         assert!(host.look(|world| world.images.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_others_gave_to_a_loaded_image_outlives_its_rollback() {
+        let host = host(&["app:1"]).await;
+        let _ = converge(&host).await;
+        let id = |host: &FakeHost| host.look(|world| world.images["app:1"].clone());
+        let old = id(&host);
+        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
+        let (error, undos) = converge(&host).await;
+        assert!(error.is_none(), "{error:?}");
+        let new = id(&host);
+        host.meddle(|world| drop(world.images.insert("mine:1".to_owned(), new.clone())));
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert_eq!(id(&host), old);
+        assert_eq!(host.look(|world| world.images["mine:1"].clone()), new);
     }
 
     #[tokio::test]

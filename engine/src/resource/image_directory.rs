@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::image::make_way;
+use super::image::{familiar, make_way, same};
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
 use crate::exec::chain;
 use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
@@ -30,6 +30,9 @@ const WRITABLE: u32 = 0o022;
 pub struct ImageDirectorySpec {
     /// The directory.
     pub path: PathBuf,
+    /// References whose images come from elsewhere: an archive with another image of one of them is not loaded.
+    #[serde(default)]
+    pub except: Vec<String>,
 }
 
 /// What is to be loaded, and what cannot be.
@@ -40,12 +43,32 @@ pub struct Observed {
     problems: Vec<String>,
 }
 
-/// An archive with an image that the engine does not have.
+/// An archive that can be used, as far as its table of contents tells.
 #[derive(Debug)]
 struct Archive {
     name: String,
     sha256: String,
     images: Vec<ArchivedImage>,
+}
+
+/// Which archive brings which image, by reference: its name and the image's content id.
+#[derive(Debug, Default)]
+struct Brought(BTreeMap<String, (String, String)>);
+
+impl Brought {
+    /// Adds an archive. `Some` is why it cannot be loaded beside an earlier one: each would take the other's place at each apply.
+    fn conflict(&mut self, archive: &Archive) -> Option<String> {
+        for image in &archive.images {
+            let (other, id) = self
+                .0
+                .entry(familiar(&image.reference))
+                .or_insert_with(|| (archive.name.clone(), image.id.clone()));
+            if *id != image.id {
+                return Some(format!("{other} has another image {}", image.reference));
+            }
+        }
+        None
+    }
 }
 
 #[async_trait]
@@ -89,12 +112,26 @@ impl Resource for ImageDirectorySpec {
         };
         let mut sums = parse(&String::from_utf8_lossy(&sums));
         let engine = engine::has(cx.host).await?;
+        let mut brought = Brought::default();
         for name in names {
             let sum = sums.remove(&name);
-            match self.archive(cx.host, &name, sum, engine).await? {
-                Ok(archive) => observed.pending.extend(archive),
-                Err(problem) => observed.problems.push(format!("{name}: {problem}")),
-            }
+            let problem = match self.archive(cx.host, &name, sum).await? {
+                Ok(archive) => {
+                    let problem = brought.conflict(&archive);
+                    let problem = match problem {
+                        None if engine => self.taken(cx.host, &archive).await?,
+                        other => other,
+                    };
+                    if problem.is_none() && !(engine && all_loaded(cx.host, &archive).await?) {
+                        observed.pending.push(archive);
+                    }
+                    problem
+                }
+                Err(problem) => Some(problem),
+            };
+            observed
+                .problems
+                .extend(problem.map(|problem| format!("{name}: {problem}")));
         }
         let gone = sums.into_keys();
         let gone = gone.map(|name| format!("{name}: {SUMS} names it, and it is not there"));
@@ -149,14 +186,13 @@ impl Resource for ImageDirectorySpec {
 }
 
 impl ImageDirectorySpec {
-    /// What of the archive is to be loaded, or why it cannot be used.
+    /// The archive, or why it cannot be used.
     async fn archive(
         &self,
         host: &dyn Host,
         name: &str,
         sha256: Option<String>,
-        engine: bool,
-    ) -> HostResult<Result<Option<Archive>, String>> {
+    ) -> HostResult<Result<Archive, String>> {
         let Some(sha256) = sha256 else {
             return Ok(Err(format!("{SUMS} does not name it")));
         };
@@ -171,16 +207,28 @@ impl ImageDirectorySpec {
             }
             Err(error) => return Ok(Err(format!("could not {}", chain(&error).join(": ")))),
         };
-        for image in &images {
-            if !engine || !is_loaded(host, image).await? {
-                return Ok(Ok(Some(Archive {
-                    name: name.to_owned(),
-                    sha256,
-                    images,
-                })));
+        Ok(Ok(Archive {
+            name: name.to_owned(),
+            sha256,
+            images,
+        }))
+    }
+
+    /// Why an archive is not to be loaded though it can be: it would replace an image that comes from elsewhere.
+    async fn taken(&self, host: &dyn Host, archive: &Archive) -> HostResult<Option<String>> {
+        for image in &archive.images {
+            let excepted = self.except.iter().any(|one| same(one, &image.reference));
+            if excepted
+                && host.image(&image.reference).await?.is_some()
+                && !is_loaded(host, image).await?
+            {
+                return Ok(Some(format!(
+                    "its image {} is another one than the role's: give it another name",
+                    image.reference
+                )));
             }
         }
-        Ok(Ok(None))
+        Ok(None)
     }
 
     /// Loads an archive. `Some` is why not.
@@ -241,6 +289,16 @@ impl ImageDirectorySpec {
     }
 }
 
+/// Whether the engine has exactly these images.
+async fn all_loaded(host: &dyn Host, archive: &Archive) -> HostResult<bool> {
+    for image in &archive.images {
+        if !is_loaded(host, image).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether the engine has exactly this image.
 async fn is_loaded(host: &dyn Host, image: &ArchivedImage) -> HostResult<bool> {
     let there = host.image(&image.reference).await?;
@@ -288,6 +346,7 @@ mod tests {
     async fn apply(host: &FakeHost) -> (Vec<String>, String, Vec<Undo>) {
         let spec = ImageDirectorySpec {
             path: DIRECTORY.into(),
+            except: vec!["role:1".to_owned()],
         };
         let cx = Context {
             host,
@@ -353,6 +412,37 @@ mod tests {
             error.contains("a.tar: checksum/sha256sums.txt names it, and it is not there"),
             "{error}"
         );
+    }
+
+    /// Without that each apply would load one in the place of the other.
+    #[tokio::test]
+    async fn an_image_has_one_origin() {
+        let host = host(&[
+            ("a.tar", "fake-image:a:1"),
+            ("b.tar", "fake-image:docker.io/a:1"),
+            ("c.tar", "fake-image:role:1"),
+            ("d.tar", "fake-image:d:1"),
+        ]);
+        host.meddle(|world| {
+            world
+                .images
+                .insert("role:1".to_owned(), "sha256:role".to_owned());
+        });
+        for changes in [true, false] {
+            let (fields, error, _) = apply(&host).await;
+            let loaded = ["archive a.tar", "archive d.tar"];
+            assert_eq!(
+                loaded.iter().all(|one| fields.iter().any(|f| f == one)),
+                changes
+            );
+            for part in [
+                "b.tar: a.tar has another image docker.io/a:1",
+                "c.tar: its image role:1 is another one than the role's",
+            ] {
+                assert!(error.contains(part), "{part} in {error}");
+            }
+        }
+        assert_eq!(images(&host), ["a:1", "d:1", "role:1"]);
     }
 
     #[tokio::test]

@@ -498,14 +498,16 @@ impl Undo {
                     tracing::warn!("image {reference} stays: the one before it is gone");
                     return Ok(());
                 }
-                let now = host.image(reference).await?;
-                host.tag_image(id, reference).await?;
-                // The one that loses the reference goes, if nothing else needs it.
-                if let Some(now) = now.filter(|now| now.id != *id && !now.id.is_empty())
-                    && let Err(error) = host.remove_image(&now.id).await
+                // The one that has the reference now goes with it, unless it has another name or a container uses it.
+                if host
+                    .image(reference)
+                    .await?
+                    .is_some_and(|now| now.id != *id)
+                    && let Err(error) = host.remove_image(reference).await
                 {
                     tracing::warn!("an image stays: {error}");
                 }
+                host.tag_image(id, reference).await?;
             }
             Self::StopUnit { name } => host.stop_unit(name).await?,
             Self::StartUnit { name } => {

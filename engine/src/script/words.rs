@@ -879,7 +879,11 @@ pub static WORDS: &[Word] = &[
         "image_directory",
         Role::Resource,
         &[p("path", Arg::Path)],
-        &[],
+        &[modifier(
+            "except",
+            &[p("references", Arg::Texts)],
+            "References whose images come from elsewhere: an archive with another image of one of them is not loaded, and named.",
+        )],
         "Image archives (`docker save`) that an operator has put into a directory: each is compared with its line in `checksum/sha256sums.txt` there and loaded. The directory need not be there.",
         r#"image_directory("/var/opt/pf9/images");"#,
         "Its images are removed, or are as they were before.",

@@ -35,6 +35,12 @@ impl<'a> Watch<'a> {
         watch
     }
 
+    /// nodeletd as it is, in the middle of something or not. It is stopped at the end.
+    #[must_use]
+    pub fn of(master: &'a Master) -> Self {
+        Self { master }
+    }
+
     /// How nodeletd sees the host; `None` if it does not answer.
     #[must_use]
     pub fn view(&self) -> Option<Value> {

@@ -116,7 +116,18 @@ impl Containers for FakeHost {
                 let reason = format!("container {} uses it", container.config.name);
                 return Err(HostError::service(action, reason));
             }
-            world.images.remove(reference);
+            // By its id, the one name that it has goes with it.
+            let named: Vec<String> = world
+                .images
+                .iter()
+                .filter(|(_, id)| *id == reference)
+                .map(|(name, _)| name.clone())
+                .collect();
+            match &named[..] {
+                [] => drop(world.images.remove(reference)),
+                [only] => drop(world.images.remove(only)),
+                _ => return Err(HostError::service(action, "it has several names")),
+            }
             Ok(())
         })
         .await

@@ -376,7 +376,7 @@ fn damaged(archive: &Path, error: HostError) -> HostError {
 }
 
 /// A name that cannot change the meaning of the URL it becomes part of.
-fn plain(name: &str, also: &str) -> HostResult<String> {
+pub(super) fn plain(name: &str, also: &str) -> HostResult<String> {
     let fits = |one: char| one.is_ascii_alphanumeric() || "_.-".contains(one) || also.contains(one);
     let relative = name
         .split('/')

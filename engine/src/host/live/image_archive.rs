@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::blocking::file_error;
+use super::containers::plain;
 use crate::host::{ArchivedImage, HostError, HostResult};
 
 /// A tar consists of blocks of this size.
@@ -43,7 +44,8 @@ impl Image {
     }
 }
 
-/// The images in an archive, one for each reference; `None` where it has no table of contents, or is compressed. Blocks.
+/// The images in an archive, one for each reference; `None` where it has no table of contents, or is compressed. A reference that
+/// docker cannot be asked for is an error. Blocks.
 pub(super) fn images(archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
     let mut file = File::open(archive).map_err(file_error("open", archive))?;
     let Some(manifest) = manifest(&mut file).map_err(file_error("read", archive))? else {
@@ -55,19 +57,21 @@ pub(super) fn images(archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
             error,
         )
     })?;
-    Ok(Some(
-        images
-            .into_iter()
-            .flat_map(|image| {
-                let id = image.id();
-                let references = image.references.unwrap_or_default().into_iter();
-                references.map(move |reference| ArchivedImage {
-                    reference,
-                    id: id.clone(),
-                })
+    let images: Vec<ArchivedImage> = images
+        .into_iter()
+        .flat_map(|image| {
+            let id = image.id();
+            let references = image.references.unwrap_or_default().into_iter();
+            references.map(move |reference| ArchivedImage {
+                reference,
+                id: id.clone(),
             })
-            .collect(),
-    ))
+        })
+        .collect();
+    for image in &images {
+        plain(&image.reference, ":@/")?;
+    }
+    Ok(Some(images))
 }
 
 /// The content of `manifest.json`, if these bytes are a tar that has one.
@@ -210,5 +214,10 @@ mod tests {
         std::fs::write(&archive, tar(&[("manifest.json", "{")])).expect("a file");
         let error = images(&archive).expect_err("it is broken");
         assert!(error.to_string().contains("manifest.json in"), "{error}");
+
+        let strange = tar(&[("manifest.json", r#"[{"RepoTags":["a:1","../b?c=1"]}]"#)]);
+        std::fs::write(&archive, strange).expect("a file");
+        let error = images(&archive).expect_err("no reference is like that");
+        assert!(error.to_string().contains("../b?c=1"), "{error}");
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn lower(
         }
         "image_directory" => Some(Spec::ImageDirectory(ImageDirectorySpec {
             path: options.text_argument(0)?.into(),
+            except: options.texts("except").unwrap_or_default(),
         })),
         "pods" => {
             only_absent(call, options, findings)?;
