@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::diagnostic::{Diagnostic, Sources, closest};
 use crate::env::{self, KubeEnv};
 use crate::facts::{CgroupVersion, Facts, Requirement, Verdict};
-use crate::plan::{self, Graph, Plan, SecretRef, Span, Value};
+use crate::plan::{self, Graph, Plan, Probe, SecretRef, Span, Value};
 use crate::resource::{Checksums, Spec};
 use crate::role::RolePackage;
 use crate::script::Surroundings;
@@ -80,7 +80,15 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
                     image.checksums = Some(checksums.clone());
                 }
                 Spec::Packages(packages) => packages.checksums = Some(checksums.clone()),
+                Spec::Service(service) if !service.runs.is_empty() => {
+                    service.checksums = Some(checksums.clone());
+                }
                 _ => {}
+            }
+        }
+        for check in phases.iter_mut().flat_map(|phase| &mut phase.checks) {
+            if let Probe::PackageIntact { checksums: its } = &mut check.probe {
+                *its = Some(checksums.clone());
             }
         }
     }

@@ -267,6 +267,10 @@ impl Runner<'_> {
                 }
             }
             Probe::KeysKept => keys_kept(host, phase).await,
+            Probe::PackageIntact { checksums: None } => Ok(None),
+            Probe::PackageIntact {
+                checksums: Some(checksums),
+            } => checksums.problem(host).await,
             Probe::AsPlanned => self.as_planned(host, phase, &mut Vec::new()).await,
         }
     }

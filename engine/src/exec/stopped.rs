@@ -257,6 +257,8 @@ mod tests {
                     enabled: None,
                     restart_inputs: Vec::new(),
                     reload_inputs: Vec::new(),
+                    runs: Vec::new(),
+                    checksums: None,
                 }),
                 policy: StepPolicy::default(),
             };

@@ -104,6 +104,19 @@ impl Runner<'_> {
         // Keys and certificates are made from those before them.
         let mut made_anew = false;
         for step in &phase.steps {
+            if let Spec::Service(service) = &step.spec
+                && let Err(error) = service.verify_programs(self.host).await
+            {
+                found.push(Unwritable {
+                    phase: Some(phase.name.clone()),
+                    problem: Problem {
+                        requirement: "what is to be started is what was packed".to_owned(),
+                        span: step.span.clone(),
+                        problem: format!("could not {}", chain(&error).join(": ")),
+                        remedy: remedy(&error, &[]),
+                    },
+                });
+            }
             let files = self.files_of(step).await;
             let kept = step.policy.keep;
             let due = match (&step.spec, written) {

@@ -162,6 +162,10 @@ impl Files for View<'_> {
         self.host.digest(path).await
     }
 
+    async fn remembered_digest(&self, path: &Path) -> HostResult<Option<String>> {
+        self.host.remembered_digest(path).await
+    }
+
     fn reads_payload(&self) -> bool {
         self.host.reads_payload()
     }

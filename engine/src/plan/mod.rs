@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::facts::Requirement;
-use crate::resource::Spec;
+use crate::resource::{Checksums, Spec};
 
 /// Version of the serialized form. A reader refuses a newer one.
 pub const VERSION: u32 = 1;
@@ -355,6 +355,12 @@ pub enum Probe {
     },
     /// The authorities and keys of the phase are those that this host keeps.
     KeysKept,
+    /// The files of the role's package are those that were packed.
+    PackageIntact {
+        /// What they are compared with; `None` of a package without checksums, of which nothing can be told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checksums: Option<Checksums>,
+    },
     /// No step of the phase would change anything.
     AsPlanned,
 }
@@ -384,6 +390,7 @@ impl Probe {
             | Self::BackupYoungerThan { .. }
             | Self::RoomForBackup { .. }
             | Self::KeysKept
+            | Self::PackageIntact { .. }
             | Self::AsPlanned => false,
         }
     }

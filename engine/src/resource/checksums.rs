@@ -11,6 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::{READ_LIMIT, ResourceError, ResourceResult};
 use crate::host::Host;
 
+const GONE: &str = "it is not there";
+const OTHER: &str = "its checksum is not the one of the package";
+
 /// The file of checksums, and its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,15 +33,7 @@ impl Checksums {
         if !host.reads_payload() {
             return Ok(());
         }
-        let sums = host.read(&self.file, READ_LIMIT).await?;
-        let sums = sums.ok_or_else(|| damaged(&self.file, "it is not there"))?;
-        if crate::plan::hex(&Sha256::digest(&sums)) != self.sha256 {
-            return Err(damaged(
-                &self.file,
-                "it is not the one that role.yaml names",
-            ));
-        }
-        let sums = String::from_utf8_lossy(&sums);
+        let sums = self.packed(host).await?;
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let name = path.strip_prefix(root).unwrap_or(path);
         let Some(packed) = digest_of(&sums, name) else {
@@ -47,9 +42,52 @@ impl Checksums {
         };
         match host.digest(path).await? {
             Some(is) if is == packed => Ok(()),
-            Some(_) => Err(damaged(path, "its checksum is not the one of the package")),
-            None => Err(damaged(path, "it is not there")),
+            Some(_) => Err(damaged(path, OTHER)),
+            None => Err(damaged(path, GONE)),
         }
+    }
+
+    /// What is wrong with the files of the package, a sentence for the first; `None` if all are what was packed. Large files are read
+    /// when they have changed. Cancel safe: what was read is remembered.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) async fn problem(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+        if !host.reads_payload() {
+            return Ok(None);
+        }
+        let told = |error: ResourceError| match error {
+            ResourceError::Unmet { what, next } => Ok(Some(format!("could not {what}; {next}"))),
+            other => Err(other),
+        };
+        let sums = match self.packed(host).await {
+            Ok(sums) => sums,
+            Err(error) => return told(error),
+        };
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        for (packed, name) in sums.lines().filter_map(|line| line.split_once("  ")) {
+            let path = root.join(name);
+            let problem = match host.remembered_digest(&path).await? {
+                Some(is) if is == packed => continue,
+                Some(_) => OTHER,
+                None => GONE,
+            };
+            return told(damaged(&path, problem));
+        }
+        Ok(None)
+    }
+
+    /// The lines of the file, which is the one that the role names.
+    async fn packed(&self, host: &dyn Host) -> ResourceResult<String> {
+        let sums = host.read(&self.file, READ_LIMIT).await?;
+        let sums = sums.ok_or_else(|| damaged(&self.file, GONE))?;
+        if crate::plan::hex(&Sha256::digest(&sums)) != self.sha256 {
+            return Err(damaged(
+                &self.file,
+                "it is not the one that role.yaml names",
+            ));
+        }
+        Ok(String::from_utf8_lossy(&sums).into_owned())
     }
 }
 
@@ -115,6 +153,27 @@ mod tests {
         host.meddle(|world| world.remove(FILE));
         let gone = verdict(&host, &sums, FILE).await;
         assert!(gone.contains("it is not there"), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn the_first_damaged_file_of_a_package_is_named() {
+        let (host, sums) = packed();
+        let asked = async || sums.problem(&host).await.expect("the host is read");
+        assert_eq!(asked().await, None);
+        for damage in ["kontent", ""] {
+            host.meddle(|world| world.file(FILE, damage));
+            let told = asked().await.expect("it is damaged");
+            assert!(
+                told.contains("a b.deb of the role's package: it is damaged"),
+                "{told}"
+            );
+        }
+        host.meddle(|world| world.remove(FILE));
+        let told = asked().await.expect("it is gone");
+        assert!(told.contains("it is not there"), "{told}");
+        host.meddle(|world| world.file(SUMS, ""));
+        let told = asked().await.expect("nothing is known");
+        assert!(told.contains("SHA256SUMS"), "{told}");
     }
 
     #[tokio::test]

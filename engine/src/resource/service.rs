@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::change::Differences;
 use super::file::PRIVATE;
 use super::{
-    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
-    create_parents, engine, inputs,
+    Action, Change, Checksums, Context, READ_LIMIT, Receipt, Resource, ResourceError,
+    ResourceResult, Undo, create_parents, engine, inputs,
 };
 use crate::host::{Host, UnitState};
 
@@ -34,6 +34,12 @@ pub struct ServiceSpec {
     pub restart_inputs: Vec<PathBuf>,
     /// Files whose change needs a reload.
     pub reload_inputs: Vec<PathBuf>,
+    /// Programs of the role's package that it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<PathBuf>,
+    /// What they are compared with before it is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksums: Option<Checksums>,
 }
 
 /// What a run of a unit has taken in.
@@ -150,12 +156,14 @@ impl Resource for ServiceSpec {
                 return Ok(());
             }
             Action::Create => {
+                self.verify_programs(cx.host).await?;
                 receipt.push(Undo::StopUnit { name: name() }).await?;
                 // A unit that ran into its start limit refuses every start until it is forgiven.
                 cx.host.reset_failed_unit(&self.unit).await?;
                 cx.host.start_unit(&self.unit).await?;
             }
             Action::Restart => {
+                self.verify_programs(cx.host).await?;
                 receipt.push(Undo::RestartUnit { name: name() }).await?;
                 engine::restart(cx.host, &self.unit).await?;
             }
@@ -203,6 +211,19 @@ impl Resource for ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Whether the programs that the unit runs are those of the package. Cancel safe.
+    ///
+    /// # Errors
+    /// One is not, or cannot be read.
+    pub(crate) async fn verify_programs(&self, host: &dyn Host) -> ResourceResult<()> {
+        if let Some(checksums) = &self.checksums {
+            for program in &self.runs {
+                checksums.verify(host, program).await?;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn stamp_path(&self) -> PathBuf {
         PathBuf::from(STAMPS).join(format!("{}.json", self.unit))
     }

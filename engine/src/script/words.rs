@@ -349,6 +349,11 @@ pub static WORDS: &[Word] = &[
             modifier("stopped", &[], "It does not run."),
             modifier("enabled", &[], "It starts at boot."),
             modifier("disabled", &[], "It does not start at boot."),
+            modifier(
+                "runs",
+                &[p("programs", Arg::Texts)],
+                "Programs of the role's package that it runs: each is compared with its checksum before a start.",
+            ),
             repeatable(
                 "restart_on",
                 &[p("steps", Arg::Steps)],
@@ -642,6 +647,11 @@ pub static WORDS: &[Word] = &[
                 "keys_kept",
                 &[],
                 "The authorities, keys and data ids of this phase are there, and are those that this host keeps.",
+            ),
+            modifier(
+                "package_intact",
+                &[],
+                "The files of the role's package are those that were packed, as its SHA256SUMS tells; a package without that file is not compared. A large file is read when its inode, size or times have changed.",
             ),
             modifier(
                 "as_planned",

@@ -78,7 +78,7 @@ impl Samples {
 
 /// What a bring-up of ours writes that other hosts are given beforehand.
 struct Model {
-    daemon: Vec<u8>,
+    daemon: hosts::DockerConfiguration,
     cni: Vec<u8>,
     kubelet: Kubelet,
 }

@@ -16,8 +16,14 @@ use crate::checkout;
 
 /// Where the hosts see the Kubernetes programs, `kubeadm` among them.
 pub(super) const PROGRAMS: &str = "/opt/kubernetes";
-/// docker's configuration.
-const DAEMON: &str = "/etc/docker/daemon.json";
+/// What the role writes of docker's configuration.
+const DOCKER_FILES: [&str; 2] = [
+    "/etc/docker/daemon.json",
+    "/etc/systemd/system/docker.service.d/20-pf9-shutdown.conf",
+];
+
+/// docker's configuration as the role has it: paths with contents.
+pub(super) type DockerConfiguration = Vec<(&'static str, Vec<u8>)>;
 /// What a measured command says.
 const OUTPUT: &str = "/run/bench.out";
 /// Bound on one measured command.
@@ -161,16 +167,20 @@ pub(super) fn install(lab: &Lab, host: &Host, nodelet: &Path) -> Result<()> {
 }
 
 /// Gives docker this configuration and starts it with it.
-pub(super) fn configure_docker(host: &Host, daemon: &[u8]) -> Result<()> {
-    host.put(daemon, DAEMON, 0o644)?;
+pub(super) fn configure_docker(host: &Host, files: &DockerConfiguration) -> Result<()> {
+    for (path, content) in files {
+        host.put(content, path, 0o644)?;
+    }
+    host.text(&["systemctl", "daemon-reload"])?;
     host.text(&["systemctl", "restart", "docker"])
         .context("docker does not start with the role's configuration")
         .map(drop)
 }
 
-/// docker's configuration as an apply has left it.
-pub(super) fn docker_configuration(host: &Host) -> Result<Vec<u8>> {
-    host.get(DAEMON)
+/// docker's configuration as an apply has left it: files with their content.
+pub(super) fn docker_configuration(host: &Host) -> Result<DockerConfiguration> {
+    let get = |path| Ok((path, host.get(path)?));
+    DOCKER_FILES.into_iter().map(get).collect()
 }
 
 /// What a command took, in seconds.

@@ -20,6 +20,8 @@ const INSIDE: &str = "live::inside::";
 
 /// No job takes longer than this. A suite that hangs is ended, and its host is told about.
 const LIMIT: Duration = Duration::from_secs(1500);
+/// The same for what computes, and gets the processor when no suite wants it.
+const IDLE_LIMIT: Duration = Duration::from_secs(3000);
 /// A test program lists its tests at once.
 const LISTS: Duration = Duration::from_secs(30);
 
@@ -121,7 +123,11 @@ impl Job {
             name,
             kind,
             command,
-            limit: LIMIT,
+            limit: if kind == Kind::Compute {
+                IDLE_LIMIT
+            } else {
+                LIMIT
+            },
             again: format!(
                 "cargo test --package {} --test {}",
                 program.package, program.target

@@ -11,6 +11,7 @@ mod schedule;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -98,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let told = if steps.contains(&Step::Lab) {
         with_suites(&cache, &built, jobs, arguments)?
     } else {
-        run::all(jobs, None, arguments.lab_workers)?
+        run::all(jobs, None, None, arguments.lab_workers)?
     };
     println!("{}", told.summary(began.elapsed()));
     if told.failed.is_empty() {
@@ -118,17 +119,24 @@ fn with_suites(
     command::outlive_interrupts();
     let nodelet = built.nodelet()?;
     let run = Suites::run_name();
-    let mut setup = None;
+    let made = Mutex::new(None);
+    let place = || made.lock().unwrap_or_else(PoisonError::into_inner);
     let prepare = || {
-        let made = setup.insert(Setup::run(cache)?);
-        let suites = suites(made, nodelet);
+        let setup = Setup::run(cache)?;
+        let suites = suites(&setup, nodelet);
+        *place() = Some(setup);
         job::lab(&built.tests, &suites, &arguments.names)
     };
-    let told = run::all(jobs, Some(Box::new(prepare)), arguments.lab_workers);
-    match setup {
-        Some(setup) => with_labs(setup, &run, |_| told),
-        None => told,
-    }
+    let take_down = || {
+        let setup = place().take();
+        setup.map_or(Ok(()), |setup| with_labs(setup, &run, |_| Ok(())))
+    };
+    run::all(
+        jobs,
+        Some(Box::new(prepare)),
+        Some(Box::new(take_down)),
+        arguments.lab_workers,
+    )
 }
 
 /// The steps to run.

@@ -60,21 +60,27 @@ pub(super) fn at_once(job: &Job) -> Result<()> {
 /// Makes more jobs, while others run already.
 pub(super) type Later<'a> = Box<dyn FnOnce() -> Result<Vec<Job>> + Send + 'a>;
 
+/// What is to be done when the last suite on a lab host has ended: the hosts need not rest beside what still computes.
+pub(super) type Over<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
+
 /// What the threads tell.
 enum Message {
     /// These jobs can be run as well.
     Jobs(Result<Vec<Job>>),
     Ended(Box<Job>, Result<Output>, Duration),
+    /// What follows the last suite is done.
+    Over(Result<()>),
 }
 
 /// Runs all jobs, and those that `later` makes, each as soon as the machine has room for it. A failure is told at once and holds up no
 /// other job.
 ///
 /// # Errors
-/// `later` failed, or there was an interrupt.
+/// `later` or `over` failed, or there was an interrupt.
 pub(super) fn all(
     mut jobs: Vec<Job>,
     later: Option<Later<'_>>,
+    mut over: Option<Over<'_>>,
     lab_workers: usize,
 ) -> Result<Told> {
     let limits = Limits {
@@ -90,6 +96,7 @@ pub(super) fn all(
     let mut told = Told::default();
     let mut ended = 0;
     let mut preparing = later.is_some();
+    let mut ending = false;
     let mut failure = Ok(());
     let (tell, messages) = mpsc::channel();
     thread::scope(|scope| {
@@ -115,7 +122,17 @@ pub(super) fn all(
                     drop(tell.send(Message::Ended(Box::new(job), output, began.elapsed())));
                 });
             }
-            if running.is_empty() && !preparing {
+            let has_suites =
+                pending.iter().any(|job| job.kind == Kind::Lab) || running.contains(&Kind::Lab);
+            if !preparing
+                && !has_suites
+                && let Some(over) = over.take()
+            {
+                ending = true;
+                let tell = tell.clone();
+                scope.spawn(move || drop(tell.send(Message::Over(over()))));
+            }
+            if running.is_empty() && !preparing && !ending {
                 break;
             }
             match messages.recv().context("a job ended without a word")? {
@@ -128,6 +145,10 @@ pub(super) fn all(
                 Message::Jobs(Err(error)) => {
                     preparing = false;
                     failure = Err(error);
+                }
+                Message::Over(result) => {
+                    ending = false;
+                    failure = failure.and(result);
                 }
                 Message::Ended(job, output, took) => {
                     let place = running.iter().position(|kind| *kind == job.kind);
@@ -273,7 +294,7 @@ mod tests {
             job("late", Kind::Compute, passing),
             job("lost", Kind::Compute, "kill -9 $$"),
         ];
-        let mut told = all(jobs, None, 1).expect("they run");
+        let mut told = all(jobs, None, None, 1).expect("they run");
         told.failed.sort();
         assert_eq!(told.failed, ["bad", "lost"]);
         let counts = told.counts;
@@ -288,18 +309,41 @@ mod tests {
     fn what_is_made_later_runs_too_and_a_failure_to_make_it_is_told() {
         let first = || vec![job("first", Kind::Compute, "true")];
         let later: Later<'_> = Box::new(|| Ok(vec![job("bad", Kind::Lab, "false")]));
-        let told = all(first(), Some(later), 1).expect("they run");
+        let told = all(first(), Some(later), None, 1).expect("they run");
         assert_eq!(told.failed, ["bad"]);
         let later: Later<'_> = Box::new(|| bail!("no host image"));
-        let error = all(first(), Some(later), 1).expect_err("it is told");
+        let error = all(first(), Some(later), None, 1).expect_err("it is told");
         assert_eq!(error.to_string(), "no host image");
+    }
+
+    #[test]
+    fn what_follows_the_last_suite_waits_for_nothing_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mark = directory.path().join("over");
+        let waits = format!("until test -e {}; do sleep 0.05; done", mark.display());
+        let jobs = vec![
+            job("computes", Kind::Compute, &waits),
+            job("suite", Kind::Lab, ""),
+            job(
+                "other suite",
+                Kind::Lab,
+                &format!("! test -e {}", mark.display()),
+            ),
+        ];
+        let over: Over<'_> = Box::new(|| std::fs::write(&mark, "").context("the mark"));
+        let told = all(jobs, None, Some(over), 1).expect("they run");
+        assert_eq!(told.failed, [""; 0]);
+        let over: Over<'_> = Box::new(|| bail!("hosts stay"));
+        let error = all(vec![job("suite", Kind::Lab, "")], None, Some(over), 1);
+        let error = error.expect_err("it is told").to_string();
+        assert!(error.contains("hosts stay"), "{error}");
     }
 
     #[test]
     fn a_job_that_hangs_is_ended() {
         let mut hangs = job("hangs", Kind::Lab, "sleep 60");
         hangs.limit = Duration::from_millis(200);
-        let told = all(vec![hangs], None, 1).expect("it runs");
+        let told = all(vec![hangs], None, None, 1).expect("it runs");
         assert_eq!(told.failed, ["hangs"]);
     }
 }

@@ -36,6 +36,8 @@ fn service(unit: &str) -> PlannedStep {
             enabled: None,
             restart_inputs: Vec::new(),
             reload_inputs: Vec::new(),
+            runs: Vec::new(),
+            checksums: None,
         }),
         policy: StepPolicy::default(),
     }

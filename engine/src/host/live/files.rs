@@ -9,17 +9,14 @@ use std::path::Path;
 
 use nix::libc::O_NONBLOCK;
 use nix::sys::statvfs::statvfs;
-use sha2::{Digest as _, Sha256};
 
 use super::blocking::{blocking, file_error, if_there};
 use super::effects::{Fence, Purpose};
-use super::{LiveHost, atomic, tree};
+use super::{LiveHost, atomic, digests, tree};
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, Space};
 
 /// More names than this in one directory are refused.
 const MAX_NAMES: usize = 100_000;
-/// How much of a file is read at once for its digest.
-const PIECE: usize = 256 * 1024;
 
 #[async_trait::async_trait]
 impl Files for LiveHost {
@@ -34,7 +31,11 @@ impl Files for LiveHost {
     }
 
     async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
-        on_path("read", path, digest).await
+        on_path("read", path, digests::digest).await
+    }
+
+    async fn remembered_digest(&self, path: &Path) -> HostResult<Option<String>> {
+        on_path("read", path, digests::remembered).await
     }
 
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
@@ -192,30 +193,6 @@ pub(super) fn read(path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Reads a file piece by piece; what is no file is an error.
-fn digest(path: &Path) -> io::Result<Option<String>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path);
-    let Some(mut file) = if_there(opened)? else {
-        return Ok(None);
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
-    }
-    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(Some(crate::plan::hex(&hash.finalize()))),
-            length => hash.update(&piece[..length]),
-        }
-    }
-}
-
 fn list(path: &Path) -> io::Result<Vec<String>> {
     let Some(entries) = if_there(fs::read_dir(path))? else {
         return Ok(Vec::new());
@@ -311,18 +288,6 @@ mod tests {
         // As seen on a full one of 640 MiB: 3276 blocks free, and not one to be had but for what was counted on other processors.
         assert_eq!(kept_by_ext4(156_931), 3138);
         assert_eq!(kept_by_ext4(66_000_000), 4096);
-    }
-
-    #[test]
-    fn a_digest_is_that_of_the_whole_file() {
-        let folder = tempfile::tempdir().expect("a directory");
-        let path = folder.path().join("large");
-        let content = vec![7; 3 * PIECE + 5];
-        std::fs::write(&path, &content).expect("a file of our own");
-        let expected = crate::plan::hex(&Sha256::digest(&content));
-        assert_eq!(digest(&path).expect("it is read"), Some(expected));
-        assert_eq!(digest(&folder.path().join("none")).expect("told"), None);
-        digest(folder.path()).expect_err("a directory has none");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod clock;
 mod cluster;
 mod container_config;
 mod containers;
+mod digests;
 mod dpkg_run;
 mod drain;
 #[cfg(test)]

@@ -30,6 +30,10 @@ impl Files for OverlayHost<'_> {
         self.lower.digest(path).await
     }
 
+    async fn remembered_digest(&self, path: &Path) -> HostResult<Option<String>> {
+        self.lower.remembered_digest(path).await
+    }
+
     fn reads_payload(&self) -> bool {
         false
     }

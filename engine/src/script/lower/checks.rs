@@ -229,6 +229,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             }
         }
         "keys_kept" => Probe::KeysKept,
+        "package_intact" => Probe::PackageIntact { checksums: None },
         _ => Probe::AsPlanned,
     })
 }

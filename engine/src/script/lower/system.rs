@@ -212,5 +212,12 @@ fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -
         enabled,
         restart_inputs: options.restart_inputs(),
         reload_inputs: options.step_paths("reload_on"),
+        runs: options
+            .texts("runs")
+            .unwrap_or_default()
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+        checksums: None,
     }))
 }

@@ -1,7 +1,5 @@
 //! The suites that take minutes each: `cargo xtask soak` runs them, `cargo xtask test` does not.
 
-mod bitrot;
-mod bitrot_state;
 mod certificates;
 mod clean_slate;
 mod cuts;

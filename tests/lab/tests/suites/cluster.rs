@@ -107,9 +107,9 @@ fn a_node_port_answers_outside_the_host() {
     let port = master.kubectl("get service/web --output jsonpath='{.spec.ports[0].nodePort}'");
     let port: u16 = port.parse().expect("a port");
     let mut last = String::new();
-    // kube-proxy writes the rule a moment after the Service is there; where an earlier suite has stopped etcd, it may wait up to 30 s
-    // before it watches Services again.
-    let page = lab_suites::poll(Duration::from_secs(60), || {
+    // kube-proxy writes the rule a moment after the Service is there; where an earlier suite has stopped etcd, the API server may wait
+    // up to 30 s before it watches it again, and so may kube-proxy then.
+    let page = lab_suites::poll(Duration::from_secs(180), || {
         let answer = page_from_outside(master.host().address(), port);
         answer
             .inspect_err(|error| last = error.to_string())

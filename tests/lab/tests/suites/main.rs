@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod bitrot;
 mod certificates;
 mod clean;
 mod cluster;

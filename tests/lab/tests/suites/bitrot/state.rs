@@ -80,6 +80,9 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
         "nodeletd.json",
         "preflight.json",
         "timer-etcd-backup.json",
+        "digests.json",
+        "services/pf9-kubelet.service.json",
+        "services/docker.service.json",
         "../kube_status",
     ] {
         let file = format!("{STATE}/{name}");
@@ -124,7 +127,7 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
 }
 
 #[test]
-#[ignore = "cargo xtask soak runs it"]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn files_of_nodeletd_are_repaired_or_reported_by_name() {
     let master = shared();
     master.configure(SCALED);
@@ -141,7 +144,7 @@ fn files_of_nodeletd_are_repaired_or_reported_by_name() {
 
 /// With nothing left of the ledger and of what is kept beside it, the host itself is asked.
 #[test]
-#[ignore = "cargo xtask soak runs it"]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_role_without_any_record_is_recovered_and_cleaned() {
     let master = Master::create("recover", Image::NoDocker, false);
     let before = Slate::of(&master);
