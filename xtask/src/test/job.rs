@@ -30,6 +30,7 @@ const LISTS: Duration = Duration::from_secs(30);
 const LONG: &[&str] = &[
     // No suite runs beside it, so it is over before the first.
     "micro",
+    "lab: bitrot",
     "lab: certificates",
     "lab: faults::every_phase",
     "lab: endurance",
@@ -42,6 +43,10 @@ const LONG: &[&str] = &[
     "lab: interrupt",
     "lab: preflight",
     "behaviour: cuts",
+    "behaviour: rotation",
+    "behaviour: kept",
+    "behaviour: phases",
+    "nodelet: nodelet",
     "behaviour: properties",
     "engine: engine",
 ];
