@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::file::PRIVATE;
 use super::{READ_LIMIT, ResourceError, ResourceResult};
 use crate::host::Host;
 
+/// Our copy of the file. What it says counts for nothing but by its own checksum.
+const COPY: &str = "/var/opt/pf9/nodelet/SHA256SUMS";
 const GONE: &str = "it is not there";
 const OTHER: &str = "its checksum is not the one of the package";
 
@@ -33,7 +36,11 @@ impl Checksums {
         if !host.reads_payload() {
             return Ok(());
         }
-        let sums = self.packed(host).await?;
+        let sums = match self.packed(host).await {
+            Ok(sums) => sums,
+            // A program that is as it was packed is started though the file that says so is damaged.
+            Err(error) => self.copy(host).await?.ok_or(error)?,
+        };
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let name = path.strip_prefix(root).unwrap_or(path);
         let Some(packed) = digest_of(&sums, name) else {
@@ -41,7 +48,7 @@ impl Checksums {
             return Err(damaged(path, &problem));
         };
         match host.digest(path).await? {
-            Some(is) if is == packed => Ok(()),
+            Some(is) if is == packed => self.remember(host, &sums).await,
             Some(_) => Err(damaged(path, OTHER)),
             None => Err(damaged(path, GONE)),
         }
@@ -81,13 +88,30 @@ impl Checksums {
     async fn packed(&self, host: &dyn Host) -> ResourceResult<String> {
         let sums = host.read(&self.file, READ_LIMIT).await?;
         let sums = sums.ok_or_else(|| damaged(&self.file, GONE))?;
-        if crate::plan::hex(&Sha256::digest(&sums)) != self.sha256 {
-            return Err(damaged(
-                &self.file,
-                "it is not the one that role.yaml names",
-            ));
+        self.named(sums)
+            .ok_or_else(|| damaged(&self.file, "it is not the one that role.yaml names"))
+    }
+
+    /// The text, if it is the one that the role names.
+    fn named(&self, sums: Vec<u8>) -> Option<String> {
+        let is = crate::plan::hex(&Sha256::digest(&sums));
+        (is == self.sha256).then(|| String::from_utf8_lossy(&sums).into_owned())
+    }
+
+    /// Our copy of the file, if it is the one that the role names.
+    async fn copy(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+        let copy = host.read(Path::new(COPY), READ_LIMIT).await?;
+        Ok(copy.and_then(|sums| self.named(sums)))
+    }
+
+    /// Keeps a copy of the file, where it helps when the file is damaged.
+    async fn remember(&self, host: &dyn Host, sums: &str) -> ResourceResult<()> {
+        if self.copy(host).await?.is_none()
+            && let Err(error) = host.write(Path::new(COPY), sums.as_bytes(), PRIVATE).await
+        {
+            tracing::warn!("there is no copy of the package's checksums: {error}");
         }
-        Ok(String::from_utf8_lossy(&sums).into_owned())
+        Ok(())
     }
 }
 
@@ -192,5 +216,25 @@ mod tests {
         host.meddle(|world| world.remove(SUMS));
         let told = verdict(&host, &sums, FILE).await;
         assert!(told.contains("it is not there"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_copy_says_what_was_packed_where_the_checksums_are_damaged() {
+        let (host, sums) = packed();
+        assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+        for damage in ["", "rubbish"] {
+            host.meddle(|world| world.file(SUMS, damage));
+            assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+            let told = sums.problem(&host).await.expect("the host is read");
+            assert!(told.expect("it is told").contains("SHA256SUMS"));
+        }
+        host.meddle(|world| world.file(FILE, "kontent"));
+        assert!(verdict(&host, &sums, FILE).await.contains("damaged"));
+        host.meddle(|world| {
+            world.file(FILE, "content");
+            world.file(COPY, "rubbish");
+        });
+        let told = verdict(&host, &sums, FILE).await;
+        assert!(told.contains("SHA256SUMS"), "{told}");
     }
 }

@@ -239,6 +239,9 @@ impl<'a> Rot<'a> {
 
     /// Strikes these files, and waits until nodeletd has repaired them. Says what is wrong then.
     fn strikes(&self, watch: &Watch<'_>, struck: &[Struck], readers: &[&str]) -> Vec<String> {
+        // Where the API server was away a few times, kubelet waits for minutes before it starts those that ended meanwhile; a new one
+        // does not.
+        self.master.sh("systemctl restart pf9-kubelet");
         watch.calm(REPAIRED);
         watch.record();
         let before = self.started();
