@@ -6,6 +6,7 @@ use std::path::Path;
 use behaviour::{Bringup, block_on};
 use engine::exec::{Outcome, Recording, Recovered, RecoveredFrom, Runner, STATE};
 use engine::facts::gather;
+use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan, WorldSnapshot};
 use engine::ledger::LedgerError;
 use engine::resource::{MaskedSecrets, ResourceError, ResourceResult};
@@ -151,7 +152,9 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
         for state in [false, true] {
             let (bringup, host, before) = standing(case);
             let what = format!("{case}, state directory {state}");
+            let others = "/var/lib/docker/volumes/others/data";
             host.meddle(|world| {
+                world.file(others, "precious");
                 if state {
                     world.remove(STATE);
                 } else {
@@ -194,6 +197,10 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
             // Their versions do not tell who has installed them.
             assert_eq!(packages_of(&host), packages, "{what}");
             assert!(told("package docker.io"), "{what}: {recovered:#?}");
+            // Nor do they tell who has what docker keeps.
+            let kept = block_on(host.read(Path::new(others), 100)).expect("it can be read");
+            assert_eq!(kept.as_deref(), Some(&b"precious"[..]), "{what}");
+            assert!(told("directory /var/lib/docker:"), "{what}: {recovered:#?}");
             let mut left = bringup.not_cleaned(&before, &host, true);
             // Packages that stay keep what they brought, and docker its bridge.
             left.retain(|line| !line.starts_with("+ path /usr/lib/") && !line.contains("docker"));

@@ -16,7 +16,7 @@ use super::{Runner, simulated_host};
 use crate::facts::Facts;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
 use crate::plan::{Plan, StepId};
-use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo, directory, engine};
 
 /// What became of a recovery, or would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -189,15 +189,15 @@ impl Runner<'_> {
                     }
                 }
                 Record::CleanLane {
-                    phase, mut steps, ..
+                    phase, steps: all, ..
                 } if !lanes.contains(phase.as_str()) => {
-                    steps.retain(|step| match &step.spec {
-                        Spec::SysctlBefore(setting) => {
-                            rebuilt.result.note(unknown_setting(&setting.key));
-                            false
+                    let mut steps = Vec::new();
+                    for step in all {
+                        match self.in_doubt(&step.spec).await? {
+                            Some(why) => rebuilt.result.note(why),
+                            None => steps.push(step),
                         }
-                        _ => true,
-                    });
+                    }
                     let holes = false;
                     mapped.push(Record::CleanLane {
                         run,
@@ -235,6 +235,24 @@ impl Runner<'_> {
         });
         rebuilt.records.extend(mapped);
         Ok(rebuilt)
+    }
+
+    /// Why a clean is not to remove what the role's things leave behind: it stands, and it may have been there before the role. A
+    /// container engine that was there first has everything in such a directory.
+    async fn in_doubt(&self, left_behind: &Spec) -> ResourceResult<Option<String>> {
+        let stands = match left_behind {
+            Spec::SysctlBefore(setting) => return Ok(Some(unknown_setting(&setting.key))),
+            Spec::Directory(its) if !is_ours(&its.path) => {
+                let names = directory::names(self.host, &its.path).await?;
+                names.is_some_and(|names| !names.is_empty())
+            }
+            Spec::Group(_) => left_behind.pending(&self.context(true)).await?.is_some(),
+            _ => false,
+        };
+        let (kind, name) = (left_behind.kind(), left_behind.label());
+        Ok(stands.then(|| {
+            format!("{kind} {name}: whether it was there before the role is not known; it stays")
+        }))
     }
 
     /// Names settings and modules of the kernel that the plan is about and that are not among the `known` things: they stay as they are.

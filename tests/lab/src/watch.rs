@@ -206,7 +206,7 @@ pub fn restarted(events: &[Event]) -> Vec<String> {
         if let Event::PhaseStarted { phase, .. } = event {
             assert!(
                 names.iter().any(|name| name == phase.as_str()),
-                "{phase} was touched without being announced"
+                "{phase} was touched without being announced: {events:?}"
             );
         }
     }

@@ -152,7 +152,7 @@ pub(super) fn template(
                 Diagnostic::new(
                     "P0504",
                     options.span("vars"),
-                    format!("the template does not use `{name}`"),
+                    format!("the template {place} does not use `{name}`"),
                 )
                 .help("take it out, or use it"),
             );

@@ -1,5 +1,6 @@
 //! The suites that take minutes each: `cargo xtask soak` runs them, `cargo xtask test` does not.
 
+mod bitrot;
 mod certificates;
 mod clean_slate;
 mod cuts;

@@ -1,6 +1,5 @@
-//! Files of a running master that are deleted, truncated, replaced by another valid file of their kind, or given another mode and
-//! owner, one at a time: each is repaired with exactly its readers restarted, or reported by name while the rest runs on.
+//! Files of nodeletd and of the installed role on a running master that are deleted, truncated, replaced by another valid file of their
+//! kind, or given another mode and owner: each is repaired, or reported by name while the rest runs on. Keys and authorities are a soak.
 
-mod kept;
 mod role;
 mod state;

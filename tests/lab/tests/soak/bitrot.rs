@@ -76,7 +76,7 @@ fn another(path: &str) -> String {
 }
 
 #[test]
-#[ignore = "needs a lab: cargo xtask test --only lab"]
+#[ignore = "cargo xtask soak runs it"]
 fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     let master = shared();
     master.configure(SCALED);
