@@ -249,7 +249,7 @@ const REPAIRS: &str = "\
 A master with a virtual IP that nodeletd keeps, at the usual interval of a minute between passes: an event is acted on at once, the rest by the next
 pass. Times are taken on the host, from the fault until the host is whole and stays so for a second; what that means is beside each fault
 (`lab/src/fault.rs`). What kubeadm's master comes back from by itself is measured there too, in turn. Both are asked the same questions, equally often.
-kubeadm's host has our kubelet's settings and the role's configuration of docker, which lets containers outlive dockerd; stock kubeadm and stock docker
+kubeadm's host has our kubelet's settings and the role's configuration of docker, which lets containers outlive dockerd and ends them at a shutdown; stock kubeadm and stock docker
 have rows of their own. When dockerd dies, systemd starts it again on each host, and nodelet does nothing: that row compares configurations, and has
 no target. A kubelet that was stopped stays stopped on kubeadm's host. What has no peer and no target was measured once.
 ";

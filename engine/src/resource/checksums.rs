@@ -221,6 +221,8 @@ mod tests {
     #[tokio::test]
     async fn a_copy_says_what_was_packed_where_the_checksums_are_damaged() {
         let (host, sums) = packed();
+        // An apply makes its state's directory first.
+        host.meddle(|world| world.file("/var/opt/pf9/nodelet/ledger.jsonl", ""));
         assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
         for damage in ["", "rubbish"] {
             host.meddle(|world| world.file(SUMS, damage));
