@@ -83,7 +83,7 @@ impl Job {
             name: name.to_owned(),
             kind: Kind::Cargo,
             command,
-            limit: LIMIT,
+            limit: IDLE_LIMIT,
             again: format!("cargo xtask test --only {name}"),
         }
     }

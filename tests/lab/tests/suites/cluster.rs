@@ -119,7 +119,8 @@ fn a_node_port_answers_outside_the_host() {
     let page = page.unwrap_or_else(|| {
         let output = master.try_sh(&format!(
             "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml get service,endpoints,endpointslices,pods --output wide
-             iptables-save | grep -- {port}; ss -ltnp sport = :{port}; docker logs --tail 30 proxy 2>&1"
+             iptables-save | grep -- {port}; ss -ltnp sport = :{port}; docker logs --tail 30 proxy 2>&1
+             docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs -n 1 docker logs --since 10m 2>&1 | tail -150"
         ));
         let text = String::from_utf8_lossy(&output.stdout);
         panic!("port {port} does not answer outside: {last}\n{text}")

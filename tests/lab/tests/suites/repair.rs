@@ -81,6 +81,9 @@ const RESTARTS: &[(&str, &str)] = &[
     ("virtual-ip-deleted", ""),
 ];
 
+/// What is restarted where a pass had looked at the readers already when the fault came: the next one finds their file as they read it.
+const MIDWAY: &[(&str, &str)] = &[("kubeconfig-truncated", "kubeconfigs")];
+
 /// The faults are divided among tests, which run side by side on hosts of their own.
 const PARTS: usize = 3;
 
@@ -178,7 +181,8 @@ fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
         .iter()
         .find(|(name, _)| *name == fault.name)
         .map(|(_, phases)| *phases);
-    (expected != Some(&restarted)).then(|| {
+    let midway = MIDWAY.contains(&(fault.name, &restarted));
+    (expected != Some(&restarted) && !midway).then(|| {
         format!(
             "{}: restarted `{restarted}`, expected {expected:?}",
             fault.name

@@ -82,7 +82,7 @@ pub(super) const CAUSES: &[Cause] = &[
             printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/dockerd -H fd:// --log-driver=journald\\n' > /etc/systemd/system/docker.service.d/own.conf
             systemctl daemon-reload",
         says: &["log-driver", "docker.service"],
-        mend: "rm -r /etc/systemd/system/docker.service.d; systemctl daemon-reload",
+        mend: "rm /etc/systemd/system/docker.service.d/own.conf; systemctl daemon-reload",
         ..NONE
     },
     Cause {
