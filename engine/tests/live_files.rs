@@ -153,6 +153,37 @@ async fn a_directory_is_created_once_and_its_attributes_are_kept_right() {
     );
 }
 
+/// A user who owns the parent directory can put such a link there at any time.
+#[tokio::test]
+async fn mode_and_owner_are_not_set_through_a_link() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (target, link) = (directory.path().join("etc"), directory.path().join("link"));
+    let host = LiveHost::new();
+    host.create_directory(&target, own(0o700))
+        .await
+        .expect("create");
+    symlink("etc", &link).expect("symlink");
+    let of = |path: &Path| {
+        let metadata = fs::symlink_metadata(path).expect("it is there");
+        (metadata.mode() & 0o7777, metadata.uid())
+    };
+    let before = of(&target);
+    let mut asked = own(0o755);
+    if asked.uid == 0 {
+        // Others cannot give their files away.
+        asked.uid = 1000;
+    }
+    host.set_attributes(&link, asked).await.expect("set");
+    assert_eq!(of(&target), before);
+    assert_eq!(of(&link).1, asked.uid);
+    host.create_directory(&link, asked).await.expect("there");
+    assert_eq!(of(&target), before);
+    host.set_attributes(&target, asked).await.expect("set");
+    assert_eq!(of(&target), (0o755, asked.uid));
+    let nothing = directory.path().join("nothing");
+    assert!(host.set_attributes(&nothing, asked).await.is_err());
+}
+
 #[tokio::test]
 async fn a_link_takes_the_place_of_a_link_only() {
     let directory = tempfile::tempdir().expect("tempdir");

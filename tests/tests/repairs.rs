@@ -12,7 +12,7 @@ use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::host::{Containers as _, Files as _, Services as _, Space};
 use engine::plan::PhaseName;
 use engine::report::{Detail, render};
-use engine::resource::MaskedSecrets;
+use engine::resource::{MaskedSecrets, Spec};
 use tokio_util::sync::CancellationToken;
 
 const KUBELET: &str = "pf9-kubelet.service";
@@ -20,7 +20,11 @@ const KUBELET_CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
 const ETCD_CONFIG: &str = "/etc/pf9/kube.d/etcd/etcd.env";
 
 fn standing() -> (Bringup, FakeHost) {
-    let bringup = Bringup::of("cp-1");
+    brought_up("cp-1")
+}
+
+fn brought_up(case: &str) -> (Bringup, FakeHost) {
+    let bringup = Bringup::of(case);
     let host = bringup.bare_host();
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
@@ -203,6 +207,285 @@ fn what_was_stopped_in_vain_runs_again() {
         assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
         let left = bringup.not_cleaned(&bare, &host, false);
         assert_eq!(left, Vec::<String>::new());
+    }
+}
+
+/// The id of a container that runs.
+fn running(host: &FakeHost, name: &str) -> Option<String> {
+    let state = block_on(host.container(name)).expect("docker answers");
+    state.filter(|state| state.running).map(|state| state.id)
+}
+
+/// It serves from files that are gone, or has them open: no apply would start it again.
+#[test]
+fn what_runs_on_lost_data_goes_on_running() {
+    const DATA: &str = "/var/opt/pf9/kube/etcd/data";
+    const ID: &str = "/var/opt/pf9/kube/etcd/data/member/nodelet-data-id";
+    let (bringup, standing) = standing();
+    for lost in [DATA, ID] {
+        let host = standing.fork();
+        let etcd = running(&host, "etcd");
+        assert!(etcd.is_some());
+        host.meddle(|world| {
+            world.remove(lost);
+            world.remove_container("proxy");
+        });
+        host.clear_journal();
+        let mut failed = failed(&bringup, &host);
+        // As where etcd does not answer for a moment.
+        failed.insert("etcd".parse().expect("a name"));
+        let set = restart_set(&bringup.plan, &failed);
+        let events = Recording::default();
+        let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+        let told = text(&events.events());
+        assert_eq!(outcome.ok(), Some(Outcome::Refused), "{lost}: {told}");
+        assert_eq!(host.mutating_calls(), vec![], "{lost}");
+        for wanted in [
+            ID,
+            "lost or exchanged",
+            "put the right data back",
+            "phases/etcd.rhai:",
+        ] {
+            assert!(told.contains(wanted), "{lost}: `{wanted}`: {told}");
+        }
+        // What needs none of it is repaired.
+        let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
+        assert!(
+            problems.iter().all(|one| one.problem.contains(ID)),
+            "{problems:?}"
+        );
+        assert!(!names(set.clone()).contains(&"etcd".to_owned()), "{set:?}");
+        let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+        assert_eq!(
+            outcome.ok(),
+            Some(Outcome::Converged),
+            "{}",
+            text(&events.events())
+        );
+        assert_eq!(running(&host, "etcd"), etcd, "{lost}");
+        assert!(running(&host, "proxy").is_some(), "{lost}");
+    }
+}
+
+/// Neither a restart nor a full clean brings up what systemd is told not to start.
+#[test]
+fn a_masked_unit_is_not_ended() {
+    let (bringup, host) = brought_up("cp-1-vip");
+    let mask = Path::new("/etc/systemd/system/keepalived.service");
+    block_on(host.symlink(mask, "/dev/null")).expect("a link");
+    edit(&host, "/etc/keepalived/keepalived.conf");
+    host.clear_journal();
+    let (outcome, told) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Refused, "{told}");
+    assert_eq!(host.mutating_calls(), vec![]);
+    for wanted in [
+        "keepalived.service",
+        "masked",
+        "systemctl unmask",
+        "phases/keepalived.rhai:",
+    ] {
+        assert!(told.contains(wanted), "`{wanted}`: {told}");
+    }
+    let events = Recording::default();
+    let mut clean = runner(&bringup, &host, &events);
+    clean.afresh = true;
+    let misfits = block_on(clean.misfits()).expect("the host tells");
+    assert!(
+        misfits.iter().any(|one| one.problem.contains("masked")),
+        "{misfits:?}"
+    );
+}
+
+#[test]
+fn a_container_that_could_not_be_made_again_is_not_removed() {
+    let (bringup, standing) = standing();
+    let image = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
+    let mut image = image.filter_map(|step| match &step.spec {
+        Spec::Image(image) if image.archive.ends_with("etcd.tar") => Some(image.clone()),
+        _ => None,
+    });
+    let image = image.next_back().expect("it has one");
+    let full = Space {
+        free: 1024,
+        total: 1 << 30,
+        device: 7,
+    };
+    type Spoil<'a> = (&'a str, &'a dyn Fn(&FakeHost), &'a [&'a str]);
+    let ways: [Spoil<'_>; 4] = [
+        (
+            "docker's disk is full",
+            &|host| host.meddle(|world| world.set_space("/var/lib/docker", full)),
+            &["/var/lib/docker", "df -h"],
+        ),
+        (
+            "docker's disk is read-only",
+            &|host| host.meddle(|world| world.protect("/var/lib/docker/nodelet-trial")),
+            &["/var/lib/docker", "lsattr"],
+        ),
+        (
+            "the image is gone, and its archive is of others",
+            &|host| {
+                host.meddle(|world| {
+                    world.forget_image(&image.reference);
+                    world.file(&image.archive, "fake-image:other:1");
+                });
+            },
+            &["holds other images (other:1)"],
+        ),
+        (
+            "the image is gone, and its archive is empty",
+            &|host| {
+                host.meddle(|world| {
+                    world.forget_image(&image.reference);
+                    world.file(&image.archive, "");
+                });
+            },
+            &["etcd.tar is empty", "install the role's package again"],
+        ),
+    ];
+    for (what, spoil, wanted) in ways {
+        let host = standing.fork();
+        edit(&host, ETCD_CONFIG);
+        spoil(&host);
+        let etcd = running(&host, "etcd");
+        host.clear_journal();
+        let (outcome, told) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Refused, "{what}: {told}");
+        assert_eq!(host.mutating_calls(), vec![], "{what}");
+        assert!(etcd.is_some() && running(&host, "etcd") == etcd, "{what}");
+        for wanted in wanted {
+            assert!(told.contains(wanted), "{what}: `{wanted}`: {told}");
+        }
+        let unheard = Recording::default();
+        let failed = failed(&bringup, &host);
+        let (set, problems) = block_on(runner(&bringup, &host, &unheard).restartable(&failed));
+        assert!(!names(set).contains(&"etcd".to_owned()), "{what}");
+        assert!(!problems.is_empty(), "{what}");
+    }
+    // An image that the same run loads is no obstacle, and one that another run would load is.
+    let host = standing.fork();
+    host.meddle(|world| world.forget_image(&image.reference));
+    let of = |phases: &[&str]| -> Vec<PhaseName> {
+        let names = phases.iter().map(|name| name.parse().expect("a name"));
+        names.collect()
+    };
+    let events = Recording::default();
+    let alone = block_on(runner(&bringup, &host, &events).restart(&of(&["etcd"]), &[]));
+    assert_eq!(alone.ok(), Some(Outcome::Refused));
+    let told = text(&events.events());
+    assert!(told.contains("this run does not load it"), "{told}");
+    assert!(running(&host, "etcd").is_some());
+    let both = of(&["etcd-image", "etcd"]);
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&both, &[]));
+    assert_eq!(outcome.ok(), Some(Outcome::Converged));
+    assert!(running(&host, "etcd").is_some());
+}
+
+/// A disk that fails under one file of the package.
+#[test]
+fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
+    let (bringup, host) = standing();
+    let mut archive = bringup.plan.payload.iter();
+    let archive = archive.rfind(|path| path.ends_with("images/etcd.tar"));
+    let archive = archive.expect("it brings one").display().to_string();
+    host.meddle(|world| world.remove_container("proxy"));
+    host.set_faults(FaultPlan::none().fail("entry", &archive));
+    let events = Recording::default();
+    let problems = block_on(runner(&bringup, &host, &events).misfits()).expect("it is told");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].problem.contains(&archive), "{problems:?}");
+    assert!(
+        problems[0]
+            .remedy
+            .contains("install the role's package again"),
+        "{problems:?}"
+    );
+    let mut failed = failed(&bringup, &host);
+    failed.insert("etcd-image".parse().expect("a name"));
+    let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
+    assert!(
+        problems.iter().any(|one| one.problem.contains(&archive)),
+        "{problems:?}"
+    );
+    let left = names(set.clone());
+    assert!(left.contains(&"kube-proxy".to_owned()), "{left:?}");
+    assert!(!left.contains(&"etcd-image".to_owned()), "{left:?}");
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+    assert_eq!(outcome.ok(), Some(Outcome::Converged));
+}
+
+/// Spoils something as soon as a thing is stopped.
+struct Spoiler<'a> {
+    /// Part of the step's name.
+    stopped: &'a str,
+    spoil: &'a (dyn Fn() + Sync),
+    events: Recording,
+}
+
+impl EventSink for Spoiler<'_> {
+    fn emit(&self, event: Event) {
+        if let Event::StepStopped { step, .. } = &event
+            && step.as_str().contains(self.stopped)
+        {
+            (self.spoil)();
+        }
+        self.events.emit(event);
+    }
+}
+
+#[test]
+fn what_does_not_run_was_not_started_again() {
+    let (bringup, standing) = standing();
+    type Spoil<'a> = (&'a str, &'a str, &'a (dyn Fn(&FakeHost) + Sync), &'a str);
+    let ways: [Spoil<'_>; 2] = [
+        (
+            KUBELET,
+            KUBELET_CONFIG,
+            &|host| {
+                host.meddle(|world| {
+                    for directory in ["/etc/systemd/system", "/lib/systemd/system"] {
+                        world.remove(Path::new(directory).join(KUBELET));
+                    }
+                });
+                // The sink is called inside of a runtime.
+                std::thread::scope(|scope| {
+                    let reload = scope.spawn(|| block_on(host.reload_units()));
+                    let reloaded = reload.join().expect("it comes to its end");
+                    reloaded.expect("systemd answers");
+                });
+            },
+            "systemd has no unit of this name",
+        ),
+        (
+            "container:etcd",
+            ETCD_CONFIG,
+            &|host| host.meddle(|world| world.break_container("etcd", true)),
+            "exited with 1; see `docker logs etcd`",
+        ),
+    ];
+    for (thing, path, spoil, why) in ways {
+        let host = standing.fork();
+        edit(&host, path);
+        host.set_faults(FaultPlan::none().fail("write", path));
+        let sink = Spoiler {
+            stopped: thing,
+            spoil: &|| spoil(&host),
+            events: Recording::default(),
+        };
+        let set = restart_set(&bringup.plan, &failed(&bringup, &host));
+        let outcome = block_on(runner(&bringup, &host, &sink).restart(&set, &[]));
+        let told = text(&sink.events.events());
+        assert_eq!(outcome.ok(), Some(Outcome::Failed), "{told}");
+        let events = sink.events.events();
+        let mut failures = events.iter().filter_map(|event| match event {
+            Event::StartFailed { step, error, .. } if step.as_str().contains(thing) => Some(error),
+            _ => None,
+        });
+        assert!(failures.any(|error| error.contains(why)), "{thing}: {told}");
+        let claims = events.iter().any(|event| {
+            matches!(event, Event::StepStartedAgain { step, .. } if step.as_str().contains(thing))
+        });
+        assert!(!claims, "{thing}: {told}");
     }
 }
 

@@ -65,6 +65,9 @@ pub(crate) struct Pass {
     /// No proven backup of this cluster is where backups are kept, though they are wanted.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
+    /// Phases with an authority, a key or data that this host keeps, and that is lost or another's. Nothing is restarted for it.
+    #[serde(default)]
+    pub(crate) not_kept: Vec<PhaseName>,
 }
 
 /// Names of what a plan has on its host.
@@ -114,7 +117,7 @@ impl PassInterests {
         let mut addresses = BTreeSet::new();
         for check in plan.phases.iter().flat_map(|phase| &phase.checks) {
             match &check.probe {
-                Probe::LinkUp(link) => {
+                Probe::LinkUp(link) | Probe::LinkAddressed(link) => {
                     links.insert(link.clone());
                 }
                 Probe::VirtualIp { address, .. } | Probe::AddressHeld(address) => {
@@ -355,6 +358,7 @@ impl Pass {
             interests,
             restart_set: repaired,
             failed: failed.into_iter().collect(),
+            not_kept: not_kept(&inputs.plan, &health),
             due: due.components.into_iter().map(str::to_owned).collect(),
             health,
             stands,
@@ -362,6 +366,21 @@ impl Pass {
             lacks_backup: lacks_backup(&settings).await,
         })
     }
+}
+
+/// The phases with something that this host keeps and that is known to be lost or another's, in the plan's order.
+fn not_kept(plan: &Plan, health: &[PhaseHealth]) -> Vec<PhaseName> {
+    let lost = |its: &&PhaseHealth| {
+        let phase = plan.phases.iter().find(|phase| phase.name == its.phase);
+        let checks = phase.into_iter().flat_map(|phase| &phase.checks);
+        let mut about_kept = checks.filter(|check| matches!(check.probe, Probe::KeysKept));
+        about_kept.any(|check| {
+            let mut conditions = its.conditions.iter();
+            conditions.any(|one| one.check == check.name && one.status == Status::False)
+        })
+    };
+    let phases = health.iter().filter(lost);
+    phases.map(|phase| phase.phase.clone()).collect()
 }
 
 /// Whether the ledger can be relied on: why it cannot, and what else is wrong with it. What is kept beside it is written anew where it
@@ -569,8 +588,7 @@ mod tests {
     }
 
     /// Of a master with a virtual IP.
-    #[tokio::test]
-    async fn what_changes_without_a_file_or_a_unit_is_listened_to() {
+    async fn plan_of_master() -> Plan {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let facts = repository.join("tests/fixtures/hosts/cp-1.yaml");
         let facts = std::fs::read_to_string(facts).expect("a fixture");
@@ -582,8 +600,49 @@ mod tests {
         let settings = KubeEnv::resolve(vec![("a.yaml".to_owned(), settings)]);
         let settings = settings.expect("good settings");
         let plan = engine::planner::plan(&role.expect("the role"), &settings, &facts);
-        let found = PassInterests::of(&plan.expect("a plan"), Path::new("/etc/pf9/nodelet"));
-        assert_eq!(found.links, ["cni0", "eth0"]);
+        plan.expect("a plan")
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_and_lost_is_told_by_its_phase() {
+        let plan = plan_of_master().await;
+        let health = |failing: fn(&Probe) -> bool, status: Status| -> Vec<PhaseHealth> {
+            let phases = plan.phases.iter().map(|phase| PhaseHealth {
+                phase: phase.name.clone(),
+                skipped: None,
+                conditions: phase
+                    .checks
+                    .iter()
+                    .map(|check| engine::exec::Condition {
+                        check: check.name.clone(),
+                        span: check.span.clone(),
+                        status: match failing(&check.probe) {
+                            true => status,
+                            false => Status::True,
+                        },
+                        reason: String::new(),
+                        warns: check.warns,
+                        failed_in_a_row: 0,
+                        put_off: false,
+                    })
+                    .collect(),
+            });
+            phases.collect()
+        };
+        let of_kept = |probe: &Probe| matches!(probe, Probe::KeysKept);
+        let lost = not_kept(&plan, &health(of_kept, Status::False));
+        let lost: Vec<&str> = lost.iter().map(PhaseName::as_str).collect();
+        assert_eq!(lost, ["certs", "etcd"]);
+        assert!(not_kept(&plan, &health(of_kept, Status::Unknown)).is_empty());
+        let others = health(|probe| !matches!(probe, Probe::KeysKept), Status::False);
+        assert!(not_kept(&plan, &others).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_changes_without_a_file_or_a_unit_is_listened_to() {
+        let plan = plan_of_master().await;
+        let found = PassInterests::of(&plan, Path::new("/etc/pf9/nodelet"));
+        assert_eq!(found.links, ["cni0", "docker0", "eth0"]);
         let virtual_ip: IpAddr = "172.30.0.100".parse().expect("an address");
         assert_eq!(found.addresses, [virtual_ip]);
         let nodes: Vec<&str> = found.nodes.iter().map(|node| node.name.as_str()).collect();

@@ -11,6 +11,7 @@ mod backups;
 mod before;
 mod check;
 mod clean;
+mod damaged;
 mod event;
 mod fidelity;
 mod in_vain;

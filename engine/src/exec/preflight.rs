@@ -12,12 +12,13 @@ use sha2::Digest as _;
 
 use super::advice::chain;
 use super::event::{Event, Problem};
+use super::remedy::remedy;
 use super::{Mode, Runner, STATE, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
-use crate::plan::{Plan, PlannedRequirement, Span};
-use crate::resource::{ResourceResult, pki};
+use crate::plan::{Plan, PlannedPhase, PlannedRequirement, Span};
+use crate::resource::{ResourceError, ResourceResult};
 
 /// What is written down.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -111,70 +112,62 @@ impl Runner<'_> {
                 });
             }
         }
+        let mut unfit = BTreeSet::new();
         for path in self.needed_payload() {
-            let found = match self.host.entry(path).await {
-                Ok(entry) => payload_problem(path, entry),
-                Err(error) if mode == Mode::DryRun => Some(hidden(&error)),
-                Err(error) => return Err(error.into()),
-            };
-            if let Some((problem, remedy)) = found {
-                problems.push(Problem {
-                    requirement: "the role's payload is complete".to_owned(),
-                    span: Span::file("role.yaml"),
-                    problem,
-                    remedy,
-                });
+            if let Some(problem) = self.payload_problem(path, mode).await {
+                problems.push(problem);
+                unfit.insert(path.clone());
             }
         }
         if self.afresh {
-            problems.extend(self.unwritable_afresh().await);
-            problems.extend(self.lost_for_good().await);
+            problems.extend(self.damaged_afresh(&unfit).await);
+            for one in self.unwritable_afresh().await {
+                // A damaged program is found by both.
+                if problems.iter().all(|other| other.problem != one.problem) {
+                    problems.push(one);
+                }
+            }
         }
         Ok((problems, evaluated, record))
     }
 
-    /// Keys, authorities and data that no apply brings back: what is taken off would not come up again.
-    async fn lost_for_good(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let phases = self.plan.phases.iter();
-        let steps = phases
-            .filter(|phase| phase.skipped.is_none())
-            .flat_map(|phase| &phase.steps);
-        for step in steps.filter(|step| !step.policy.absent) {
-            let problem = match pki::key_problem(self.host, &step.spec).await {
-                Err(error) if error.is_permanent() => chain(&error).join(": "),
-                _ => continue,
-            };
-            problems.push(Problem {
-                requirement: "keys and data are those that this host keeps".to_owned(),
-                span: step.span.clone(),
-                problem,
-                remedy: "put the right files back; `nodelet check` names each with what to do"
-                    .to_owned(),
-            });
-        }
-        problems
+    /// Why a part of the payload cannot serve, as its entry tells.
+    pub(super) async fn payload_problem(&self, path: &Path, mode: Mode) -> Option<Problem> {
+        let (problem, remedy) = match self.host.entry(path).await {
+            Ok(entry) => payload_problem(path, entry)?,
+            Err(error) if mode == Mode::DryRun && is_forbidden(&error) => hidden(&error),
+            Err(error) => unseen(error),
+        };
+        Some(Problem {
+            requirement: "the role's payload is complete".to_owned(),
+            span: Span::file("role.yaml"),
+            problem,
+            remedy,
+        })
     }
 
     /// What has to stand of the payload: all of it for a whole run. A repair of some phases needs what their steps name and no more, so that
     /// an archive that is damaged, though its image was loaded long ago, keeps no kubelet from being started.
     fn needed_payload(&self) -> Vec<&PathBuf> {
-        let all = self.plan.payload.iter();
         if self.selection == Selection::default() {
-            return all.collect();
+            return self.plan.payload.iter().collect();
         }
-        let chosen = self.selection.phases(self.plan);
-        let specs: Vec<String> = chosen
+        self.payload_of(&self.selection.phases(self.plan))
+    }
+
+    /// What the steps of these phases name of the payload.
+    pub(super) fn payload_of(&self, phases: &[&PlannedPhase]) -> Vec<&PathBuf> {
+        let specs: Vec<String> = phases
             .iter()
             .flat_map(|phase| &phase.steps)
             .map(|step| serde_json::to_string(&step.spec).expect("a step is JSON"))
             .collect();
-        all.filter(|path| {
+        let named = |path: &&PathBuf| {
             specs
                 .iter()
                 .any(|spec| spec.contains(&*path.to_string_lossy()))
-        })
-        .collect()
+        };
+        self.plan.payload.iter().filter(named).collect()
     }
 
     async fn read_record(&self) -> ResourceResult<Record> {
@@ -223,9 +216,23 @@ impl Runner<'_> {
 fn is_damaged(error: &HostError) -> bool {
     match error {
         HostError::TooLarge { .. } => true,
-        HostError::File { source, .. } => source.kind() != std::io::ErrorKind::PermissionDenied,
+        HostError::File { .. } => !is_forbidden(error),
         _ => false,
     }
+}
+
+fn is_forbidden(error: &HostError) -> bool {
+    matches!(error, HostError::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// What keeps a part of the payload from being looked at, and what to do about it.
+fn unseen(error: HostError) -> (String, String) {
+    let error = ResourceError::Host(error);
+    let next = remedy(&error, &[]);
+    (
+        format!("could not {}", chain(&error).join(": ")),
+        format!("{next}; if the file is damaged, install the role's package again"),
+    )
 }
 
 /// What is wrong with a part of the payload, and what to do about it.

@@ -57,9 +57,9 @@ impl Runner<'_> {
     ///
     /// What cannot be ended is told and holds up nothing: it may well be what is broken.
     ///
-    /// Before anything is ended, each file that the phases are going to write is tried. Where one cannot be written, nothing is touched and
-    /// the outcome is [`Outcome::Refused`]. What was ended and does not run when the restart has failed or was interrupted, is started again
-    /// as it was.
+    /// Before anything is ended, each file that the phases are going to write is tried, and keys, data and images that they need are looked
+    /// for. Where one cannot be written or is lost, nothing is touched and the outcome is [`Outcome::Refused`]. What was ended and does not
+    /// run when the restart has failed or was interrupted, is started again as it was.
     ///
     /// Phases in `left_over` lose what the plan does not have; nothing of them is ended.
     ///

@@ -12,6 +12,8 @@ use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
 
 /// For the container engine to say how a container is configured.
 const LOOK: Duration = Duration::from_secs(10);
+/// What is started is given to show that it goes on running: a program that refuses its configuration ends at once.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Something that a restart has stopped.
 #[derive(Debug)]
@@ -20,6 +22,24 @@ pub(super) struct Ended {
     pub(super) step: StepId,
     /// What starts it as it ran.
     pub(super) way_back: Undo,
+}
+
+/// A look at something that a restart has stopped.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    /// Why it does not run; `None` if it does.
+    down: Option<String>,
+    /// Which start of it this is.
+    start: String,
+}
+
+impl Look {
+    fn new(runs: bool, is: String, start: String) -> Self {
+        Self {
+            down: (!runs).then_some(is),
+            start,
+        }
+    }
 }
 
 impl Runner<'_> {
@@ -33,33 +53,50 @@ impl Runner<'_> {
     }
 
     /// Starts what was stopped and does not run now, the last one that was stopped first: what others build on was stopped after them.
-    /// A failure keeps none of the others from being tried, and each is told.
+    /// A failure keeps none of the others from being tried, and each is told. What was started and does not run a moment later counts as
+    /// a failure.
     pub(super) async fn start_again(&self, ended: Vec<Ended>) {
-        for Ended {
-            phase,
-            step,
-            way_back,
-        } in ended.into_iter().rev()
-        {
-            let after = way_back.patience();
-            let started = tokio::time::timeout(after, self.start_unless_it_runs(&way_back)).await;
-            let started = started.unwrap_or_else(|_| {
-                let action = format!("start {}", way_back.about());
-                Err(ResourceError::Host(HostError::Deadline { action, after }))
-            });
-            match started {
-                Ok(false) => {}
-                Ok(true) => self.events.emit(Event::StepStartedAgain { phase, step }),
-                Err(error) => {
-                    let error = format!("could not {}", chain(&error).join(": "));
-                    self.events.emit(Event::StartFailed { phase, step, error });
+        let mut started = Vec::new();
+        for one in ended.into_iter().rev() {
+            let after = one.way_back.patience();
+            let start = tokio::time::timeout(after, self.start_unless_it_runs(&one.way_back)).await;
+            match start.unwrap_or_else(|_| Err(late("start", &one.way_back, after))) {
+                Ok(None) => {}
+                Ok(Some(look)) => started.push((one, look)),
+                Err(error) => self.start_failed(one, &chain(&error).join(": ")),
+            }
+        }
+        if started.is_empty() {
+            return;
+        }
+        self.host.pause(SETTLE).await;
+        for (one, first) in started {
+            let look = tokio::time::timeout(LOOK, self.how_it_is(&one.way_back)).await;
+            match look.unwrap_or_else(|_| Err(late("look at", &one.way_back, LOOK))) {
+                Ok(Look { down: None, start }) if start == first.start => {
+                    let Ended { phase, step, .. } = one;
+                    self.events.emit(Event::StepStartedAgain { phase, step });
                 }
+                Ok(look) => {
+                    let why = look.down.or(first.down);
+                    let why =
+                        why.unwrap_or_else(|| "it ended, and was started once more".to_owned());
+                    let about = one.way_back.about();
+                    self.start_failed(one, &format!("start {about}: {why}"));
+                }
+                Err(error) => self.start_failed(one, &chain(&error).join(": ")),
             }
         }
     }
 
-    /// Whether it had to be started.
-    async fn start_unless_it_runs(&self, way_back: &Undo) -> ResourceResult<bool> {
+    fn start_failed(&self, ended: Ended, why: &str) {
+        let Ended { phase, step, .. } = ended;
+        let error = format!("could not {why}");
+        self.events.emit(Event::StartFailed { phase, step, error });
+    }
+
+    /// How it looks after its start; `None` if it did not have to be started.
+    async fn start_unless_it_runs(&self, way_back: &Undo) -> ResourceResult<Option<Look>> {
         let runs = match way_back {
             Undo::StartUnit { name } => {
                 let unit = self.host.unit(name).await?;
@@ -72,9 +109,54 @@ impl Runner<'_> {
             // Nothing else is noted by a stop.
             _ => true,
         };
-        if !runs {
-            way_back.carry_out(self.host).await?;
+        if runs {
+            return Ok(None);
         }
-        Ok(!runs)
+        way_back.carry_out(self.host).await?;
+        self.how_it_is(way_back).await.map(Some)
     }
+
+    /// How something that a stop has noted looks now.
+    async fn how_it_is(&self, way_back: &Undo) -> ResourceResult<Look> {
+        Ok(match way_back {
+            Undo::StartUnit { name } => {
+                let unit = self.host.unit(name).await?;
+                let is = if unit.loaded {
+                    format!(
+                        "it is {} ({}); see `journalctl -u {name}`",
+                        unit.active, unit.sub
+                    )
+                } else {
+                    format!(
+                        "systemd has no unit of this name any more; see `systemctl status {name}`, then `nodelet apply`"
+                    )
+                };
+                Look::new(unit.is_active(), is, unit.invocation)
+            }
+            Undo::RecreateContainer { config, .. } => {
+                let name = &config.name;
+                match self.host.container(name).await? {
+                    Some(state) => Look::new(
+                        state.running,
+                        format!(
+                            "it exited with {}; see `docker logs {name}`",
+                            state.exit_code
+                        ),
+                        format!("{} {}", state.id, state.restarts),
+                    ),
+                    None => Look::new(
+                        false,
+                        "docker has no container of this name; see `docker ps --all`".to_owned(),
+                        String::new(),
+                    ),
+                }
+            }
+            _ => Look::new(true, String::new(), String::new()),
+        })
+    }
+}
+
+fn late(action: &str, way_back: &Undo, after: Duration) -> ResourceError {
+    let action = format!("{action} {}", way_back.about());
+    ResourceError::Host(HostError::Deadline { action, after })
 }

@@ -1,7 +1,8 @@
 //! Whether a restart can write what it is going to write, tried before it stops anything.
 //!
 //! An immutable file, a file system that is read-only or full, or something that stands in the way fails the restart after it has stopped
-//! services that worked. Another try, or a full clean, would meet the same.
+//! services that worked. Another try, or a full clean, would meet the same. A key or data that is lost for good, a damaged program and an
+//! image that is gone have the same effect: a service that needs one of these goes on running.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -11,17 +12,23 @@ use std::time::Duration;
 use super::event::Problem;
 use super::remedy::remedy;
 use super::restart::restart_set;
-use super::{Runner, STATE, chain};
+use super::{Mode, Runner, STATE, chain};
 use crate::host::{EntryKind, HostError};
 use crate::plan::{Graph, PhaseName, Plan, PlannedPhase, PlannedStep, Span};
-use crate::resource::{Action, FileSource, ResourceError, Spec};
+use crate::resource::{
+    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, pki,
+};
 
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not take a small file in this time takes no repair.
 const BOUND: Duration = Duration::from_secs(10);
+/// Bound on reading an archive of images.
+const READING: Duration = Duration::from_secs(5 * 60);
+/// A name for a file in the engine's directory that stands for what a new container needs there.
+const TRIAL: &str = "nodelet-trial";
 /// Room for a configuration file, a certificate or a stamp, in bytes.
 const SMALL: u64 = 64 * 1024;
 
-/// A file that a phase is going to write and cannot.
+/// A file that a phase is going to write and cannot, or something else without which it would not come up again.
 #[derive(Debug)]
 pub(super) struct Unwritable {
     /// `None` for our own records, which every phase needs.
@@ -30,15 +37,23 @@ pub(super) struct Unwritable {
 }
 
 impl Runner<'_> {
-    /// What a restart of these phases would fail to write. What stands at those places stays as it is.
+    /// What a restart of these phases would fail to write, or would lack. What stands at those places stays as it is.
     pub(super) async fn unwritable(&self, phases: &[PhaseName]) -> Vec<Unwritable> {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
-        for phase in &self.plan.phases {
-            if phases.contains(&phase.name) && phase.skipped.is_none() {
-                self.unwritable_of(phase, Written::Pending, &mut found)
-                    .await;
+        let run = |phase: &&PlannedPhase| phases.contains(&phase.name) && phase.skipped.is_none();
+        let run: Vec<&PlannedPhase> = self.plan.phases.iter().filter(run).collect();
+        for phase in &run {
+            for path in self.payload_of(&[phase]) {
+                if let Some(problem) = self.payload_problem(path, Mode::Apply).await {
+                    found.push(Unwritable {
+                        phase: Some(phase.name.clone()),
+                        problem,
+                    });
+                }
             }
+            self.unwritable_of(phase, Written::Pending, &run, &mut found)
+                .await;
         }
         found
     }
@@ -47,16 +62,18 @@ impl Runner<'_> {
     pub(super) async fn unwritable_afresh(&self) -> Vec<Problem> {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
-        for phase in &self.plan.phases {
-            if phase.skipped.is_none() {
-                self.unwritable_of(phase, Written::All, &mut found).await;
-            }
+        let phases = self.plan.phases.iter();
+        let run: Vec<&PlannedPhase> = phases.filter(|phase| phase.skipped.is_none()).collect();
+        for phase in &run {
+            self.unwritable_of(phase, Written::All, &run, &mut found)
+                .await;
         }
         found.into_iter().map(|one| one.problem).collect()
     }
 
     /// What can be restarted for these failed phases although some of it cannot be written, in the plan's order; and what cannot be
-    /// written. A phase with such a file is left as it is. What needs it is left, too, unless it failed itself while that phase runs.
+    /// written, or is lost. A phase with such a file is left as it is. What needs it is left, too, unless it failed itself while that phase
+    /// runs.
     pub async fn restartable(
         &self,
         failed: &BTreeSet<PhaseName>,
@@ -99,29 +116,27 @@ impl Runner<'_> {
         &self,
         phase: &PlannedPhase,
         written: Written,
+        run: &[&PlannedPhase],
         found: &mut Vec<Unwritable>,
     ) {
         // Keys and certificates are made from those before them.
         let mut made_anew = false;
         for step in &phase.steps {
-            if let Spec::Service(service) = &step.spec
-                && let Err(error) = service.verify_programs(self.host).await
-            {
-                found.push(Unwritable {
-                    phase: Some(phase.name.clone()),
-                    problem: Problem {
-                        requirement: "what is to be started is what was packed".to_owned(),
-                        span: step.span.clone(),
-                        problem: format!("could not {}", chain(&error).join(": ")),
-                        remedy: remedy(&error, &[]),
-                    },
-                });
-            }
+            let lacks = match step.policy.absent {
+                true => None,
+                false => self.lacks(step, written, run).await,
+            };
+            found.extend(lacks.map(|problem| Unwritable {
+                phase: Some(phase.name.clone()),
+                problem,
+            }));
             let files = self.files_of(step).await;
             let kept = step.policy.keep;
             let due = match (&step.spec, written) {
                 // It is started anew, and what it has taken in is written down then.
                 (Spec::Service(_), _) => true,
+                // It is removed, and another one is made.
+                (Spec::Container(_), _) => !step.policy.absent,
                 (_, Written::All) if !kept => true,
                 _ if files.is_empty() => false,
                 (spec, _) if made_anew && is_of_pki(spec) => true,
@@ -142,6 +157,127 @@ impl Runner<'_> {
         }
     }
 
+    /// What a step needs, is not there, and does not come with the run.
+    async fn lacks(
+        &self,
+        step: &PlannedStep,
+        written: Written,
+        run: &[&PlannedPhase],
+    ) -> Option<Problem> {
+        let (requirement, error) = match &step.spec {
+            Spec::Service(service) => match service.verify_programs(self.host).await {
+                Err(error) => ("what is to be started is what was packed", error),
+                Ok(()) => (
+                    "what is to be started can be started",
+                    self.masked(service).await?,
+                ),
+            },
+            Spec::Container(container) => (
+                "another container can be made",
+                self.image_comes(&container.image, run).await.err()?,
+            ),
+            // After a full clean each archive is needed. That one is damaged is told with the rest of the payload.
+            Spec::Image(image) if written == Written::Pending => (
+                "an image that is gone can be loaded",
+                self.can_be_loaded(image).await.err()?,
+            ),
+            spec => (
+                "keys and data are those that this host keeps",
+                self.lost_for_good(spec).await?,
+            ),
+        };
+        Some(Problem {
+            requirement: requirement.to_owned(),
+            span: step.span.clone(),
+            problem: format!("could not {}", chain(&error).join(": ")),
+            remedy: match &error {
+                ResourceError::Pki { .. } => {
+                    "put the right files back; `nodelet check` names each with what to do"
+                        .to_owned()
+                }
+                error => remedy(error, &[]),
+            },
+        })
+    }
+
+    /// That a unit is masked and no step writes its file: systemd would not start it again.
+    async fn masked(&self, service: &ServiceSpec) -> Option<ResourceError> {
+        if !service.started {
+            return None;
+        }
+        for directory in ["/etc/systemd/system", "/run/systemd/system"] {
+            let mask = Path::new(directory).join(&service.unit);
+            let entry = tokio::time::timeout(BOUND, self.host.entry(&mask)).await;
+            let Ok(Ok(Some(entry))) = entry else { continue };
+            let mut steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
+            let is_mask = matches!(&entry.kind, EntryKind::Symlink(to) if to == "/dev/null");
+            if is_mask && !steps.any(|step| step.spec.paths().contains(&mask)) {
+                let unit = &service.unit;
+                return Some(ResourceError::Host(HostError::service(
+                    format!("start {unit}"),
+                    format!("Unit {unit} is masked."),
+                )));
+            }
+        }
+        None
+    }
+
+    /// Why no apply brings back the key, authority or data of a step. What is taken off would not come up again.
+    async fn lost_for_good(&self, spec: &Spec) -> Option<ResourceError> {
+        match tokio::time::timeout(BOUND, pki::key_problem(self.host, spec)).await {
+            Ok(Err(error)) if error.is_permanent() => Some(error),
+            Ok(_) => None,
+            Err(_) => Some(late(
+                format!("read {} {}", spec.kind(), spec.label()),
+                BOUND,
+            )),
+        }
+    }
+
+    /// Whether the engine has an image, or the run loads it. An engine that does not answer has no container that could be ended.
+    async fn image_comes(&self, reference: &str, run: &[&PlannedPhase]) -> ResourceResult<()> {
+        if !self.is_gone(reference).await {
+            return Ok(());
+        }
+        let mut directory = false;
+        for step in run.iter().flat_map(|phase| &phase.steps) {
+            match &step.spec {
+                Spec::Image(image) if !step.policy.absent && image.is_named(reference) => {
+                    return self.can_be_loaded(image).await;
+                }
+                Spec::ImageDirectory(_) => directory = true,
+                _ => {}
+            }
+        }
+        // Nothing is known of an image that people bring.
+        if directory {
+            return Ok(());
+        }
+        Err(ResourceError::Unmet {
+            what: format!(
+                "make another container of image {reference}: docker does not have the image any more, and this run does not load it"
+            ),
+            next: "load the image first (`nodelet apply`), or name an image that docker has (`docker images`)".to_owned(),
+        })
+    }
+
+    /// Whether the archive of an image serves, where it is needed.
+    async fn can_be_loaded(&self, image: &ImageSpec) -> ResourceResult<()> {
+        if !self.is_gone(&image.reference).await {
+            return Ok(());
+        }
+        match tokio::time::timeout(READING, image.verify_archive(self.host)).await {
+            Ok(brings) => brings.map(drop),
+            Err(_) => Err(late(format!("read {}", image.archive.display()), READING)),
+        }
+    }
+
+    /// Whether the engine says that it does not have an image.
+    async fn is_gone(&self, reference: &str) -> bool {
+        let image = tokio::time::timeout(BOUND, self.host.image(reference)).await;
+        matches!(image, Ok(Ok(None)))
+    }
+
     /// Whether a step would change something; what cannot be told counts as a change.
     async fn is_pending(&self, step: &PlannedStep) -> bool {
         let cx = self.context(step.policy.absent);
@@ -158,6 +294,12 @@ impl Runner<'_> {
             Spec::Directory(directory) => vec![(directory.path.clone(), 0)],
             Spec::Symlink(link) => vec![(link.path.clone(), 0)],
             Spec::Service(service) if service.started => vec![(service.stamp_path(), SMALL)],
+            // The engine writes it. One that does not answer ends no container.
+            Spec::Container(_) => {
+                let root = tokio::time::timeout(BOUND, self.host.container_engine_root()).await;
+                let root = root.into_iter().flatten();
+                root.map(|root| (root.join(TRIAL), SMALL)).collect()
+            }
             Spec::File(file) => {
                 let source = match &file.source {
                     FileSource::Payload(source) | FileSource::Copy(source) => {
@@ -233,6 +375,10 @@ enum Written {
     Pending,
     /// All, but for what is kept and as it should be.
     All,
+}
+
+fn late(action: String, after: Duration) -> ResourceError {
+    ResourceError::Host(HostError::Deadline { action, after })
 }
 
 fn problems(unwritable: Vec<Unwritable>) -> Vec<Problem> {

@@ -166,6 +166,9 @@ pub trait Containers {
     /// Its version, within [`PRESENCE`]. It asks others for theirs to say so: not a question to ask often. Cancel safe.
     async fn container_engine_version(&self) -> HostResult<String>;
 
+    /// The directory in which it keeps its images and containers. Cancel safe.
+    async fn container_engine_root(&self) -> HostResult<PathBuf>;
+
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
 

@@ -105,13 +105,14 @@ pub trait Files {
     /// cut. When cancelled, cut or failed, part of the content may stand at the end.
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
 
-    /// Creates one directory whose parent exists. Fine if it is there already; attributes are set either way.
+    /// Creates one directory whose parent exists. Fine if it is there already; attributes are set either way. Fine, too, if a link to a
+    /// directory is there: the owner of the link alone is set then.
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()>;
 
     /// Makes `path` a link to `target`, atomically replacing a link that is there.
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()>;
 
-    /// Sets permission bits and owner.
+    /// Sets permission bits and owner of what stands at `path` itself: of a link its own owner, and nothing of what it points to.
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()>;
 
     /// Removes a file, a link or an empty directory.

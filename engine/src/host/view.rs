@@ -79,6 +79,10 @@ impl Containers for View<'_> {
         self.host.container_engine_version().await
     }
 
+    async fn container_engine_root(&self) -> HostResult<PathBuf> {
+        self.host.container_engine_root().await
+    }
+
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         self.host.image(reference).await
     }

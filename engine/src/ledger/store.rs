@@ -22,7 +22,7 @@ use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
 use crate::plan::{PhaseName, PlannedStep, Span, StepId};
-use crate::resource::{Change, ResourceResult, Undo, UndoLog};
+use crate::resource::{Change, ResourceResult, Undo, UndoLog, engine};
 
 /// Largest ledger that is read; compaction keeps it far below.
 pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
@@ -31,6 +31,9 @@ const COMPACT_BEYOND: usize = 2_000;
 
 /// How long the disk may take for one of our own reads or writes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the container engine is given to name our containers.
+const ENGINE: Duration = Duration::from_secs(10);
 
 pub(super) const FILE: Attributes = Attributes::root(0o600);
 /// What a run may have to write, in bytes, copies of files included; the largest of the role writes a tenth of it.
@@ -116,6 +119,33 @@ impl<'a> Ledger<'a> {
         ledger.keep_copies(&mut pages).await?;
         drop(pages);
         Ok(true)
+    }
+
+    /// Why records that have nothing to take back are not all there was: containers of the role's stand on this host. Asks the container
+    /// engine, if it answers; needs neither settings nor a role.
+    pub async fn belied_by_containers(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
+        if live(records).iter().any(|live| !live.keep) {
+            return None;
+        }
+        let listing = async {
+            host.container_engine().await.ok()?;
+            // What an agent makes for a moment has another value there, and is in no ledger.
+            let ours = (engine::OWNER.to_owned(), engine::OURS.to_owned());
+            host.containers(&BTreeMap::from([ours])).await.ok()
+        };
+        let listed = tokio::time::timeout(ENGINE, listing).await.ok().flatten()?;
+        let evidence: Vec<String> = listed
+            .iter()
+            .map(|one| format!("container {}", one.name))
+            .collect();
+        if evidence.is_empty() {
+            return None;
+        }
+        let path = path();
+        Some(match records {
+            [] => LedgerError::Missing { path, evidence },
+            _ => LedgerError::Incomplete { path, evidence },
+        })
     }
 
     /// Where the ledger of a host stands.

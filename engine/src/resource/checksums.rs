@@ -1,7 +1,8 @@
 //! The checksums of a role package: what of its payload is about to be used is what was packed.
 //!
-//! `SHA256SUMS` beside `role.yaml` names the digest of each file of the payload, and `role.yaml` that of `SHA256SUMS`. Only what a
-//! step is about to use is read for it, so a run that changes nothing reads nothing.
+//! `SHA256SUMS` beside `role.yaml` names the digest of each file below `payload/` and `phases/`, and `role.yaml` that of `SHA256SUMS`. Of
+//! the payload only what a step is about to use is read for it, so a run that changes nothing reads nothing. Scripts and templates are
+//! compared when the role is loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -116,7 +117,7 @@ impl Checksums {
 }
 
 /// The digest that a line of `sha256sum` names for this file.
-fn digest_of<'a>(sums: &'a str, name: &Path) -> Option<&'a str> {
+pub(crate) fn digest_of<'a>(sums: &'a str, name: &Path) -> Option<&'a str> {
     sums.lines().find_map(|line| {
         let (digest, its) = line.split_once("  ")?;
         (Path::new(its) == name).then_some(digest)

@@ -104,12 +104,8 @@ impl Resource for DirectorySpec {
                     .await?;
             }
             Some(entry) if entry.kind == EntryKind::Directory => {
-                receipt
-                    .push(Undo::RestoreAttributes {
-                        path: self.path.clone(),
-                        attributes: entry.attributes,
-                    })
-                    .await?;
+                let undo = Undo::restore_attributes(&self.path, entry);
+                receipt.push(undo).await?;
                 cx.host.set_attributes(&self.path, self.attributes).await?;
             }
             Some(entry) => {

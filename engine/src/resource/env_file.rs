@@ -97,12 +97,8 @@ impl Resource for EnvFileSpec {
         create_parents(cx.host, &self.path, receipt).await?;
         if observed.content.as_deref() == Some(observed.desired.as_bytes()) {
             if let Some(entry) = &observed.entry {
-                receipt
-                    .push(Undo::RestoreAttributes {
-                        path: self.path.clone(),
-                        attributes: entry.attributes,
-                    })
-                    .await?;
+                let undo = Undo::restore_attributes(&self.path, entry);
+                receipt.push(undo).await?;
             }
             cx.host.set_attributes(&self.path, self.attributes).await?;
             return Ok(());

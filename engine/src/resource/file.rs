@@ -181,12 +181,8 @@ impl Resource for FileSpec {
             match &observed.entry {
                 Some(entry) if settled => {
                     if entry.attributes != self.attributes {
-                        receipt
-                            .push(Undo::RestoreAttributes {
-                                path: self.path.clone(),
-                                attributes: entry.attributes,
-                            })
-                            .await?;
+                        let undo = Undo::restore_attributes(&self.path, entry);
+                        receipt.push(undo).await?;
                         cx.host.set_attributes(&self.path, self.attributes).await?;
                     }
                 }

@@ -14,7 +14,7 @@ use super::{
     engine,
 };
 use crate::exec::chain;
-use crate::host::{ArchivedImage, HostResult};
+use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
 
 /// The name of images that were replaced; the tag is the beginning of their content id.
 const REPLACED: &str = "pf9-replaced";
@@ -116,31 +116,8 @@ impl Resource for ImageSpec {
             cx.host.remove_image(&self.reference).await?;
             return Ok(());
         }
-        if cx.host.entry(&self.archive).await?.is_none() {
-            return Err(ResourceError::Unmet {
-                what: format!(
-                    "find image {}: neither the container engine nor the role's payload ({}) has it",
-                    self.reference,
-                    self.archive.display()
-                ),
-                next: "install the role's package again, or name an image that the host has"
-                    .to_owned(),
-            });
-        }
-        if let Some(checksums) = &self.checksums {
-            checksums.verify(cx.host, &self.archive).await?;
-        }
         // An archive brings all its images, so it is looked into before anything is loaded.
-        let brings = cx.host.archived_images(&self.archive).await?;
-        if let Some(brings) = &brings
-            && !brings
-                .iter()
-                .any(|one| same(&one.reference, &self.reference))
-        {
-            let others = brings.iter().map(|one| one.reference.clone());
-            return Err(self.other_images(&others.collect::<Vec<_>>()));
-        }
-        let mut comes = brings.unwrap_or_default();
+        let mut comes = self.verify_archive(cx.host).await?.unwrap_or_default();
         for image in &mut comes {
             if same(&image.reference, &self.reference) {
                 image.reference.clone_from(&self.reference);
@@ -203,6 +180,60 @@ fn short(id: &str) -> &str {
 }
 
 impl ImageSpec {
+    /// Whether this reference names the image.
+    pub(crate) fn is_named(&self, reference: &str) -> bool {
+        same(&self.reference, reference)
+    }
+
+    /// What the archive brings, which has this image; `None` where the archive does not say. Cancel safe.
+    ///
+    /// # Errors
+    /// The archive is not there, is empty or damaged, or holds other images.
+    pub(crate) async fn verify_archive(
+        &self,
+        host: &dyn Host,
+    ) -> ResourceResult<Option<Vec<ArchivedImage>>> {
+        let archive = self.archive.display();
+        let problem = match host.entry(&self.archive).await?.map(|entry| entry.kind) {
+            None => Some(format!(
+                "find image {}: neither the container engine nor the role's payload ({archive}) has it",
+                self.reference
+            )),
+            Some(EntryKind::File(0)) => Some(format!(
+                "load image {}: the archive {archive} is empty",
+                self.reference
+            )),
+            Some(_) => None,
+        };
+        if let Some(what) = problem {
+            let next = "install the role's package again, or name an image that the host has";
+            let next = next.to_owned();
+            return Err(ResourceError::Unmet { what, next });
+        }
+        let brings = self.verify_content(host).await?;
+        if let Some(brings) = &brings
+            && !brings.iter().any(|one| self.is_named(&one.reference))
+        {
+            let others = brings.iter().map(|one| one.reference.clone());
+            return Err(self.other_images(&others.collect::<Vec<_>>()));
+        }
+        Ok(brings)
+    }
+
+    /// What an archive that is there brings; `None` where the archive does not say. Cancel safe.
+    ///
+    /// # Errors
+    /// The archive is damaged.
+    pub(crate) async fn verify_content(
+        &self,
+        host: &dyn Host,
+    ) -> ResourceResult<Option<Vec<ArchivedImage>>> {
+        if let Some(checksums) = &self.checksums {
+            checksums.verify(host, &self.archive).await?;
+        }
+        Ok(host.archived_images(&self.archive).await?)
+    }
+
     /// Content id of the image in the archive; empty where there is no archive, or where it does not tell.
     async fn archived(&self, cx: &Context<'_>) -> HostResult<String> {
         if cx.host.entry(&self.archive).await?.is_none() {

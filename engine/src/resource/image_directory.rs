@@ -3,7 +3,7 @@
 //! `checksum/sha256sums.txt` in the directory names the checksum of each archive, as `sha256sum` writes it. An archive is read
 //! whole only before it is loaded; whether its images are loaded is told by the content ids in its table of contents. An
 //! archive that cannot be used is named, and keeps no other archive from being loaded. Only root may be able to change what
-//! is loaded: the checksums lie beside the archives, so they tell damage and not intent.
+//! is loaded, and every directory on the way to it: the checksums lie beside the archives, so they tell damage and not intent.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use super::image::{familiar, make_way, same};
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
 use crate::exec::chain;
 use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
+use crate::role::changeable_way_to;
 
 /// The file of checksums, in the directory.
 const SUMS: &str = "checksum/sha256sums.txt";
@@ -83,6 +84,12 @@ impl Resource for ImageDirectorySpec {
         let mut observed = Observed::default();
         if cx.absent || cx.host.entry(&self.path).await?.is_none() {
             return Ok(observed);
+        }
+        // A user who can exchange the directory could do so between the comparison of an archive and its loading.
+        if let Some(problem) = changeable_way_to(cx.host, &self.path).await? {
+            let path = self.path.display();
+            let problem = format!("others than root can exchange {path}: {problem}");
+            observed.problems.push(problem);
         }
         for path in [PathBuf::new(), "checksum".into(), SUMS.into()] {
             observed
@@ -456,6 +463,31 @@ mod tests {
             "{error}"
         );
         assert_eq!(images(&host), [""; 0]);
+    }
+
+    /// A user who can rename the directory chooses what is loaded, though the archives are root's.
+    #[tokio::test]
+    async fn nothing_is_loaded_from_below_a_directory_of_another_user() {
+        use crate::host::Attributes;
+
+        let host = host(&[("a.tar", "fake-image:a:1")]);
+        for (mode, uid, told) in [
+            (0o755, 1000, "/var/opt: it belongs to user 1000"),
+            (0o777, 0, "`chmod go-w /var/opt`"),
+        ] {
+            let open = Attributes { mode, uid, gid: 0 };
+            host.meddle(|world| world.own(Path::new("/var/opt"), open));
+            let (_, error, _) = apply(&host).await;
+            assert!(
+                error.contains("others than root can exchange /var/opt/pf9/images")
+                    && error.contains(told),
+                "{error}"
+            );
+            assert_eq!(images(&host), [""; 0]);
+        }
+        let ours = Attributes::root(0o755);
+        host.meddle(|world| world.own(Path::new("/var/opt"), ours));
+        assert_eq!(apply(&host).await.0, ["archive a.tar"]);
     }
 
     #[test]

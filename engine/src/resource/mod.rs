@@ -39,6 +39,7 @@ mod undo;
 pub use cgroup::CgroupSpec;
 pub use change::{Action, Change, Difference, TextDiff};
 pub use checksums::Checksums;
+pub(crate) use checksums::digest_of;
 pub use command::CommandStep;
 pub use container::ContainerSpec;
 pub use data_id::DataIdSpec;
@@ -65,7 +66,7 @@ pub use service::ServiceSpec;
 pub use symlink::SymlinkSpec;
 pub use sysctl_before::SysctlBeforeSpec;
 pub use timer::{RUNNABLE, TIMERS, TimerFile, TimerSpec, timer_path};
-pub use undo::{Kept, Receipt, Undo, UndoLog, in_order, revert, revert_each};
+pub use undo::{EntryType, Kept, Receipt, Undo, UndoLog, in_order, revert, revert_each};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -278,7 +278,7 @@ pub struct DrainSpec {
 
 #[async_trait]
 impl Resource for DrainSpec {
-    /// The node, if the API server answers and has it.
+    /// The node, if this host has a cluster that has it.
     type Observed = Option<ClusterNode>;
 
     fn label(&self) -> String {
@@ -292,8 +292,8 @@ impl Resource for DrainSpec {
         if cx.host.entry(&self.kubeconfig).await?.is_none() {
             return Ok(None);
         }
-        // An API server that does not answer has no pods to hand over: that is no reason to stop the stop.
-        Ok(cx.host.node(&access, &self.node).await.ok().flatten())
+        // An API server that does not answer may have pods here, which then stay: the error is told. A stop goes on without the drain.
+        Ok(cx.host.node(&access, &self.node).await?)
     }
 
     fn diff(&self, observed: &Self::Observed) -> Option<Change> {
@@ -361,7 +361,7 @@ fn named(left: &[RemainingPod]) -> String {
 mod tests {
     use super::*;
     use crate::host::Cluster as _;
-    use crate::host::fake::FakeHost;
+    use crate::host::fake::{FakeHost, FaultPlan};
     use crate::resource::{NoSecrets, Outputs};
 
     const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -500,6 +500,17 @@ mod tests {
         host.patch_node(&access, "cp-1", &keep).await.unwrap();
         apply(&spec(), &host).await.unwrap();
         assert!(node(&host).await.unschedulable && !is_marked(&host).await);
+    }
+
+    /// It may have pods all the same, cordoned before or not.
+    #[tokio::test]
+    async fn a_drain_that_cannot_ask_for_the_node_has_failed() {
+        let host = worker();
+        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        host.set_faults(FaultPlan::none().fail("node", "cp-1").times(1));
+        let error = drain(&host).await.expect_err("it was not asked");
+        assert!(matches!(error, ResourceError::Host(_)), "{error}");
+        drain(&host).await.expect("it is asked for again");
     }
 
     #[tokio::test]

@@ -134,7 +134,15 @@ impl PackagesSpec {
         }
     }
 
-    async fn closure(&self, name: &str, cx: &Context<'_>) -> ResourceResult<Vec<String>> {
+    /// Names of the files that bring a package and all that it needs.
+    ///
+    /// # Errors
+    /// The list of them is not there, or is damaged.
+    pub(crate) async fn closure(
+        &self,
+        name: &str,
+        cx: &Context<'_>,
+    ) -> ResourceResult<Vec<String>> {
         let list = self.directory.join(format!("{name}.list"));
         let content =
             cx.host

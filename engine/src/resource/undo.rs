@@ -110,6 +110,33 @@ pub fn in_order(undos: &[Undo]) -> Vec<&Undo> {
     others.into_iter().rev().chain(last).collect()
 }
 
+/// What kind of thing stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryType {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A socket, device or pipe.
+    Other,
+}
+
+impl EntryType {
+    /// That of an entry.
+    #[must_use]
+    pub fn of(entry: &EntryKind) -> Self {
+        match entry {
+            EntryKind::File(_) => Self::File,
+            EntryKind::Directory => Self::Directory,
+            EntryKind::Symlink(_) => Self::Link,
+            EntryKind::Other => Self::Other,
+        }
+    }
+}
+
 /// One inverse operation. Each is idempotent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "undo", rename_all = "snake_case")]
@@ -158,6 +185,9 @@ pub enum Undo {
         path: PathBuf,
         /// As they were.
         attributes: Attributes,
+        /// What they were of. Records of earlier versions do not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<EntryType>,
     },
     /// A container was created.
     RemoveContainer {
@@ -377,6 +407,16 @@ impl Undo {
         }
     }
 
+    /// The inverse of a change of mode and owner of this entry at `path`.
+    #[must_use]
+    pub fn restore_attributes(path: &Path, entry: &Entry) -> Self {
+        Self::RestoreAttributes {
+            path: path.to_path_buf(),
+            attributes: entry.attributes,
+            kind: Some(EntryType::of(&entry.kind)),
+        }
+    }
+
     /// The file or link that it puts back or removes.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
@@ -453,9 +493,27 @@ impl Undo {
                 host.remove_tree(path).await?;
             }
             Self::ClearDirectory { path, spared } => directory::clear(host, path, spared).await?,
-            Self::RestoreAttributes { path, attributes } => {
-                if host.entry(path).await?.is_some() {
+            Self::RestoreAttributes {
+                path,
+                attributes,
+                kind,
+            } => {
+                let there = host.entry(path).await?;
+                let there = there.map(|entry| EntryType::of(&entry.kind));
+                let is_the_same = match (there, kind) {
+                    (None, _) => return Ok(()),
+                    (Some(there), Some(kind)) => there == *kind,
+                    // Attributes of links were hardly ever changed.
+                    (Some(there), None) => there != EntryType::Link,
+                };
+                // What has taken its place has attributes of its own.
+                if is_the_same {
                     host.set_attributes(path, *attributes).await?;
+                } else {
+                    let path = path.display();
+                    tracing::warn!(
+                        "{path} keeps its mode and owner: another thing stands there now"
+                    );
                 }
             }
             Self::RemoveContainer { name } => {
@@ -570,5 +628,64 @@ async fn holds(
             Ok(host.read(path, size).await?.as_deref() == Some(bytes))
         }
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    const PATH: &str = "/home/u/extra";
+
+    /// A user who owns the parent directory swaps the directory for something else before it is taken back.
+    #[tokio::test]
+    async fn attributes_are_given_back_to_the_thing_that_had_them_alone() {
+        let theirs = Attributes {
+            mode: 0o755,
+            uid: 1000,
+            gid: 1000,
+        };
+        let recorded = |kind| Undo::RestoreAttributes {
+            path: PATH.into(),
+            attributes: theirs,
+            kind,
+        };
+        for (kind, standing, restored) in [
+            (Some(EntryType::Directory), "directory", true),
+            (None, "directory", true),
+            (Some(EntryType::Directory), "link", false),
+            (None, "link", false),
+            (Some(EntryType::Directory), "file", false),
+            (Some(EntryType::File), "file", true),
+        ] {
+            let mut host = FakeHost::new().with_directory("/etc/cron.d");
+            host = match standing {
+                "directory" => host.with_directory(PATH),
+                "file" => host.with_file(PATH, "a setuid program of another user"),
+                _ => {
+                    let host = host.with_directory("/home/u");
+                    let made = crate::host::Files::symlink(&host, Path::new(PATH), "/etc/cron.d");
+                    made.await.expect("its directory is there");
+                    host
+                }
+            };
+            let before = host.snapshot();
+            let undone = recorded(kind).carry_out(&host).await;
+            undone.expect("the host does as it is told");
+            let case = format!("{kind:?} and a {standing}");
+            assert_eq!(host.snapshot() != before, restored, "{case}");
+            let etc = Path::new("/etc/cron.d");
+            let etc = crate::host::Files::entry(&host, etc).await;
+            let etc = etc.expect("the host answers").expect("it is there");
+            assert_eq!(etc.attributes.uid, 0, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let record = r#"{"undo":"restore_attributes","path":"/a","attributes":{"mode":493,"uid":0,"gid":0}}"#;
+        let undo: Undo = serde_json::from_str(record).expect("it is understood");
+        assert!(matches!(undo, Undo::RestoreAttributes { kind: None, .. }));
     }
 }

@@ -21,7 +21,8 @@ pub struct RoleManifest {
     /// Parameters by name: scripts read them as `role.NAME`.
     #[serde(default)]
     pub parameters: BTreeMap<String, Parameter>,
-    /// SHA-256 of `SHA256SUMS`, which stands beside this file in an installed package and has the digest of each file of the payload.
+    /// SHA-256 of `SHA256SUMS`, which stands beside this file in an installed package and has the digest of each file below `phases/`
+    /// and `payload/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<String>,
     /// What the payload must hold, relative to it. Always said, and last: a file that was cut short lacks it.

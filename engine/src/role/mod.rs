@@ -1,11 +1,13 @@
 //! Roles: what a host should be, as phases and typed parameters.
 //!
 //! A role package is a directory with `role.yaml`, `phases/` and `payload/`. In a checkout the phases are
-//! shared by all roles and stand two levels up.
+//! shared by all roles and stand two levels up. An installed package has `SHA256SUMS` as well, which names each file of the other two.
 
 mod manifest;
 mod ownership;
 mod package;
+mod packed;
 
 pub use manifest::{Parameter, ParameterKind, RoleManifest};
+pub use ownership::changeable_way_to;
 pub use package::{RoleError, RolePackage};

@@ -2,14 +2,15 @@
 //! host, and every directory on the way to it, belongs to root and is writable by nobody else.
 //!
 //! Links are followed: the directory of a link and the directory of its target are both looked at. Called before a package is
-//! read for the live host; a dry run from facts changes nothing and may use any directory.
+//! read for the live host; a dry run from facts changes nothing and may use any directory. The directories that settings name are
+//! held to the same on the way to them: [`changeable_way_to`].
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use super::RoleError;
-use crate::host::{Attributes, EntryKind, Files};
+use crate::host::{Attributes, EntryKind, Files, HostResult};
 
 /// Links on the way to one file, as the kernel allows.
 const LINKS: usize = 40;
@@ -129,6 +130,27 @@ impl<'a> Ownership<'a> {
         }
         self.safe.insert(path.to_path_buf());
         Ok(())
+    }
+}
+
+/// How a user other than root can change what stands on the way to `path`, `path` itself left out: a sentence that names the place and
+/// the command that sets it right. `None` if no other user can, or if the way ends before `path`.
+///
+/// # Errors
+/// The host says no.
+pub async fn changeable_way_to(
+    files: &(dyn Files + Sync),
+    path: &Path,
+) -> HostResult<Option<String>> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    match Ownership::new(files).resolve(parent).await {
+        Ok(_) => Ok(None),
+        Err(RoleError::Host(error)) => Err(error),
+        Err(RoleError::Untrusted { path, problem, fix }) => {
+            let path = path.display();
+            Ok(Some(format!("{path}: {problem} (`{fix} {path}`)")))
+        }
+        Err(other) => Ok(Some(format!("could not {other}"))),
     }
 }
 
@@ -281,6 +303,30 @@ mod tests {
         host.meddle(|world| world.own(link, theirs));
         let error = load(&host, "/tmp/r").await.expect_err("a user's link");
         assert!(error.contains("/tmp/r: it belongs to user 1000"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_way_to_a_directory_is_looked_at_without_the_directory_itself() {
+        let host = FakeHost::new().with_directory("/srv/u/images");
+        let theirs = Attributes {
+            uid: 1000,
+            ..Attributes::root(0o755)
+        };
+        let way = async |path: &str| {
+            let told = changeable_way_to(&host, Path::new(path)).await;
+            told.expect("the host answers")
+        };
+        assert_eq!(way("/srv/u/images").await, None);
+        host.meddle(|world| world.own(Path::new("/srv/u/images"), theirs));
+        assert_eq!(way("/srv/u/images").await, None);
+        assert_eq!(way("/srv/not/yet/there").await, None);
+        host.meddle(|world| world.own(Path::new("/srv/u"), theirs));
+        let told = way("/srv/u/images").await.expect("a user's directory");
+        assert_eq!(
+            told,
+            "/srv/u: it belongs to user 1000 (`chown --no-dereference root:root /srv/u`)"
+        );
+        assert_eq!(way("/srv/u").await, None);
     }
 
     #[tokio::test]

@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::RoleManifest;
 use super::ownership::Ownership;
+use super::{RoleManifest, packed};
 use crate::diagnostic::Diagnostic;
 use crate::host::{EntryKind, Files, HostError};
 use crate::plan::{Span, Value};
@@ -112,10 +112,11 @@ impl RolePackage {
     }
 
     /// As [`RolePackage::load`], for a role that is carried out on this host as root: only root can change the package, its payload
-    /// and the directories on the way to them. A path is absolute here.
+    /// and the directories on the way to them. Where `role.yaml` names checksums, scripts and templates are as they were packed. A path
+    /// is absolute here.
     ///
     /// # Errors
-    /// As [`RolePackage::load`], or a user other than root can change a part of it.
+    /// As [`RolePackage::load`], or a user other than root can change a part of it, or a script or template differs from its checksum.
     pub async fn load_owned_by_root(
         files: &(dyn Files + Sync),
         name: &str,
@@ -127,6 +128,7 @@ impl RolePackage {
             .verify(&phases_directory(files, &place).await?)
             .await?;
         let role = Self::load(files, name).await?;
+        packed::verify(files, &place, &role).await?;
         ownership
             .verify(&Self::payload(&role.manifest.name))
             .await?;

@@ -4,7 +4,7 @@
 //! `fake-image:REFERENCE[,REFERENCE]`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::engine::images_in;
@@ -44,6 +44,16 @@ impl Containers for FakeHost {
         self.observe("container_engine", "", PRESENCE, |world| {
             world.engine("ask docker for its version")?;
             Ok(world.engine_version.clone())
+        })
+        .await
+    }
+
+    async fn container_engine_root(&self) -> HostResult<PathBuf> {
+        self.observe("container_engine_root", "", DEADLINE, |world| {
+            world.engine("ask docker where it keeps images")?;
+            let configuration = world.engine_configuration();
+            let root = configuration["data-root"].as_str();
+            Ok(root.unwrap_or("/var/lib/docker").into())
         })
         .await
     }

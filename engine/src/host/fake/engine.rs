@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    fn engine_configuration(&self) -> serde_json::Value {
+    pub(super) fn engine_configuration(&self) -> serde_json::Value {
         let text = self.tree.text("/etc/docker/daemon.json");
         serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
     }

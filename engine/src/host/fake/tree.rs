@@ -226,17 +226,19 @@ impl Tree {
         at
     }
 
-    /// Changes the attributes of what stands at `path`, links followed.
+    /// Changes the attributes of what stands at `path` itself; a link has an owner and no mode.
     pub(crate) fn set_attributes(
         &mut self,
         path: &Path,
         attributes: Attributes,
     ) -> Result<(), Error> {
-        let path = self.resolve(path, true)?;
-        self.nodes
-            .get_mut(&path)
-            .ok_or(ErrorKind::NotFound)?
-            .attributes = attributes;
+        let path = self.resolve(path, false)?;
+        let node = self.nodes.get_mut(&path).ok_or(ErrorKind::NotFound)?;
+        let mode = match node.kind {
+            NodeKind::Symlink(_) => node.attributes.mode,
+            _ => attributes.mode,
+        };
+        node.attributes = Attributes { mode, ..attributes };
         Ok(())
     }
 

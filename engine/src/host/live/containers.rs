@@ -58,6 +58,19 @@ impl Containers for LiveHost {
         Ok(answer.version.unwrap_or_default())
     }
 
+    async fn container_engine_root(&self) -> HostResult<PathBuf> {
+        let told = self
+            .engine
+            .call(
+                "ask docker where it keeps images",
+                USUAL,
+                |docker| async move { docker.info().await },
+            )
+            .await?;
+        let root = told.docker_root_dir.filter(|root| !root.is_empty());
+        Ok(PathBuf::from(root.as_deref().unwrap_or("/var/lib/docker")))
+    }
+
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         let name = plain(reference, ":@/")?;
         let found = self
@@ -106,7 +119,7 @@ impl Containers for LiveHost {
         let file = File::open(archive)
             .await
             .map_err(file_error("open", archive))?;
-        let root = self.docker_root().await?;
+        let root = self.container_engine_root().await?;
         let brings = self.archived_images(archive).await?.unwrap_or_default();
         let brings: Vec<String> = brings.into_iter().map(|image| image.reference).collect();
         let begun = archive.to_owned();
@@ -312,20 +325,6 @@ enum InUse {
 }
 
 impl LiveHost {
-    /// Where docker keeps what it has.
-    async fn docker_root(&self) -> HostResult<PathBuf> {
-        let told = self
-            .engine
-            .call(
-                "ask docker where it keeps images",
-                USUAL,
-                |docker| async move { docker.info().await },
-            )
-            .await?;
-        let root = told.docker_root_dir.filter(|root| !root.is_empty());
-        Ok(PathBuf::from(root.as_deref().unwrap_or("/var/lib/docker")))
-    }
-
     /// Removes an image; fine if there is none.
     async fn drop_image(&self, reference: &str, in_use: InUse) -> HostResult<()> {
         let name = plain(reference, ":@/")?;

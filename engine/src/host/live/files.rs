@@ -2,13 +2,14 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown,
-};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use nix::libc::O_NONBLOCK;
+use nix::fcntl::AtFlags;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK, O_PATH};
 use nix::sys::statvfs::statvfs;
+use nix::unistd::{Gid, Uid, fchownat};
 
 use super::blocking::{blocking, file_error, if_there};
 use super::effects::{Fence, Purpose};
@@ -222,16 +223,22 @@ fn create_directory(path: &Path, attributes: Attributes) -> io::Result<()> {
     }
 }
 
+/// Of what stands at `path` itself, held open: a link that takes its place meanwhile leads nowhere else.
 fn set_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
-    let (uid, gid) = (Some(attributes.uid), Some(attributes.gid));
-    if path.symlink_metadata()?.is_symlink() && !path.is_dir() {
-        // A link has no mode of its own.
-        return lchown(path, uid, gid);
-    }
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_PATH | O_NOFOLLOW)
+        .open(path)?;
+    let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
     // The owner first: the kernel drops setuid bits when the owner changes.
-    chown(path, uid, gid)?;
+    fchownat(&held, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+    if held.metadata()?.is_symlink() {
+        // A link has no mode of its own.
+        return Ok(());
+    }
+    // A descriptor that only names a file takes no mode by itself; its name in /proc does, and leads to that very file.
     fs::set_permissions(
-        path,
+        format!("/proc/self/fd/{}", held.as_raw_fd()),
         Permissions::from_mode(attributes.mode & atomic::MODE_BITS),
     )
 }

@@ -25,6 +25,12 @@ impl Containers for OverlayHost<'_> {
         self.upper.container_engine_version().await
     }
 
+    async fn container_engine_root(&self) -> HostResult<PathBuf> {
+        self.learn_engine().await?;
+        self.upper.container_engine().await?;
+        Ok(self.engine_root().await)
+    }
+
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
         self.learn_image(reference).await?;
         self.upper.image(reference).await

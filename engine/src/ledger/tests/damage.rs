@@ -1,11 +1,14 @@
 //! Ledgers that were damaged: whatever is missing, repeated, moved or changed before the last line is noticed, and so is
 //! one of an older form, which is read and written anew.
 
+use std::collections::BTreeMap;
+
 use super::{file, live, note, removal};
-use crate::exec::Outcome;
-use crate::host::Files as _;
-use crate::host::fake::FakeHost;
+use crate::exec::{Outcome, throwaway};
+use crate::host::fake::{FakeHost, FaultPlan};
+use crate::host::{ContainerConfig, Containers as _, Files as _};
 use crate::ledger::{Ledger, LedgerError, Record, VERSION};
+use crate::resource::engine;
 
 async fn text(host: &FakeHost) -> String {
     let bytes = host.read(&file(), 1 << 20).await.unwrap().unwrap();
@@ -145,4 +148,44 @@ async fn one_of_the_first_form_is_read_and_written_anew() {
     assert!(text(&host).await.starts_with(&format!(
         "{{\"r\":\"header\",\"version\":{VERSION}}}\n{{\"n\":1,"
     )));
+}
+
+/// With the whole directory gone nothing else says that there was a ledger, and without settings no plan does.
+#[tokio::test(start_paused = true)]
+async fn containers_of_the_role_belie_a_ledger_with_nothing_to_take_back() {
+    let made = async |host: &FakeHost, name: &str, (label, value): (&str, &str)| {
+        let config = ContainerConfig {
+            labels: BTreeMap::from([(label.to_owned(), value.to_owned())]),
+            ..ContainerConfig::bare(name, "etcd:1")
+        };
+        host.create_container(&config).await.unwrap();
+    };
+    let said = async |host: &FakeHost| {
+        let records = Ledger::read(host).await.unwrap();
+        let belied = Ledger::belied_by_containers(host, &records).await;
+        belied.map(|error| error.to_string())
+    };
+    assert_eq!(said(&FakeHost::new()).await, None, "without an engine");
+    let host = FakeHost::new().with_docker().with_image("etcd:1");
+    made(&host, "theirs", ("app", engine::OURS)).await;
+    made(&host, "proof", throwaway::LABEL).await;
+    assert_eq!(said(&host).await, None, "none of them is the role's");
+    made(&host, "etcd", (engine::OWNER, engine::OURS)).await;
+    let missing = said(&host).await.expect("it is noticed");
+    assert!(
+        missing.contains("is missing or empty") && missing.contains("has container etcd; `nodelet"),
+        "{missing}"
+    );
+    host.set_faults(FaultPlan::none().stall("container_engine", "*"));
+    assert_eq!(said(&host).await, None, "an engine that hangs says nothing");
+    host.set_faults(FaultPlan::none());
+    // A ledger that was begun anew knows as little, and one that has things to take back is judged by its plan.
+    let ledger = Ledger::open(&host).await.unwrap();
+    let incomplete = said(&host).await.expect("it is noticed");
+    assert!(
+        incomplete.contains("does not know container etcd"),
+        "{incomplete}"
+    );
+    note(&ledger, removal("/etc/a")).await;
+    assert_eq!(said(&host).await, None);
 }

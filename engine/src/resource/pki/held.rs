@@ -111,13 +111,11 @@ impl Held {
         should: Attributes,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        if let Some(is) = self.attributes().filter(|is| *is != should) {
-            receipt
-                .push(Undo::RestoreAttributes {
-                    path: self.path.clone(),
-                    attributes: is,
-                })
-                .await?;
+        if let Some(entry) = &self.entry
+            && self.attributes().is_some_and(|is| is != should)
+        {
+            let undo = Undo::restore_attributes(&self.path, entry);
+            receipt.push(undo).await?;
             host.set_attributes(&self.path, should).await?;
         }
         Ok(())
