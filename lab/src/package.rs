@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
 use crate::host::Host;
@@ -49,7 +48,7 @@ pub fn install(host: &Host, checkout: &Path, nodelet: &Path) -> Result<()> {
     .context("cannot install the role")?;
     host.put_directory(&checkout.join("phases"), &inside("phases"))
         .context("cannot install the phases")?;
-    seal(host, checkout, &target).context("cannot seal the package")?;
+    seal(host, &target).context("cannot seal the package")?;
     let current = Path::new(ROLES).join(ROLE).join("current");
     host.text(&["ln", "-sfn", VERSION, &current.to_string_lossy()])?;
     host.put_file(nodelet, NODELET, 0o755)?;
@@ -77,7 +76,7 @@ struct PayloadFile {
 }
 
 /// Writes the package's checksums, and theirs into its `role.yaml`. A host without a payload has none.
-fn seal(host: &Host, checkout: &Path, target: &Path) -> Result<()> {
+fn seal(host: &Host, target: &Path) -> Result<()> {
     let manifest = target.join("payload/manifest.json");
     let manifest = manifest.to_string_lossy();
     if !host.exec(&["test", "-e", &manifest])?.status.success() {
@@ -85,17 +84,18 @@ fn seal(host: &Host, checkout: &Path, target: &Path) -> Result<()> {
     }
     let manifest: PayloadManifest = serde_json::from_str(&host.text(&["cat", &manifest])?)
         .context("cannot understand the payload's manifest")?;
-    let sums = checksums(&manifest);
-    let role = std::fs::read_to_string(checkout.join("roles").join(ROLE).join("role.yaml"))
-        .context("cannot read role.yaml")?;
-    let role = sealed(&role, &sums);
-    let inside = |name: &str| target.join(name).to_string_lossy().into_owned();
-    host.put(sums.as_bytes(), &inside("SHA256SUMS"), 0o644)?;
-    host.put(role.as_bytes(), &inside("role.yaml"), 0o644)
+    let sums = target.join("SHA256SUMS");
+    host.put(
+        payload_sums(&manifest).as_bytes(),
+        &sums.to_string_lossy(),
+        0o644,
+    )?;
+    host.text(&["sh", "-c", &seal_again(&target.to_string_lossy())])
+        .map(drop)
 }
 
 /// The lines of `sha256sum` for all files of the payload, with paths from the package's directory on.
-fn checksums(manifest: &PayloadManifest) -> String {
+fn payload_sums(manifest: &PayloadManifest) -> String {
     let mut sums = String::new();
     for (path, file) in &manifest.files {
         let _ = writeln!(sums, "{}  payload/{path}", file.sha256);
@@ -103,13 +103,19 @@ fn checksums(manifest: &PayloadManifest) -> String {
     sums
 }
 
-/// `role.yaml` with the digest of the checksums.
-fn sealed(role: &str, sums: &str) -> String {
-    let mut digest = String::new();
-    for byte in Sha256::digest(sums) {
-        let _ = write!(digest, "{byte:02x}");
-    }
-    role.replacen("\npayload:", &format!("\nchecksums: {digest}\npayload:"), 1)
+/// A shell script that seals the package in `directory` again, once its scripts or templates were changed on purpose. Payload and its
+/// checksums stay. It does nothing to a package without checksums.
+#[must_use]
+pub fn seal_again(directory: &str) -> String {
+    format!(
+        r#"(
+set -e; cd {directory}; [ -e SHA256SUMS ] || exit 0
+{{ grep '  payload/' SHA256SUMS || true; find phases -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; }} > .sums
+digest=$(sha256sum < .sums | cut -d ' ' -f 1)
+sed -e '/^checksums:/d' -e "s/^payload:/checksums: $digest\n&/" role.yaml > .role
+chmod 0644 .sums .role; mv .sums SHA256SUMS; mv .role role.yaml
+)"#
+    )
 }
 
 /// Writes the operator's configuration.
@@ -125,18 +131,50 @@ pub fn is_configured(host: &Host) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
+    /// Seals the package in `directory` as a host does, and gives what its two files say then.
+    fn sealed(directory: &Path) -> (String, String) {
+        let script = seal_again(&directory.to_string_lossy());
+        let output = Command::new("sh").args(["-c", &script]).output();
+        let output = output.expect("a shell");
+        assert!(output.status.success(), "{output:?}");
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect(name);
+        (read("SHA256SUMS"), read("role.yaml"))
+    }
+
     #[test]
-    fn the_role_names_the_digest_of_its_checksums() {
+    fn a_sealed_package_names_its_payload_its_phases_and_their_checksums() {
         let manifest =
             serde_json::from_str(r#"{"files": {"bin/a": {"sha256": "00ff", "size": 1}}}"#);
-        let sums = checksums(&manifest.expect("a manifest"));
+        let sums = payload_sums(&manifest.expect("a manifest"));
         assert_eq!(sums, "00ff  payload/bin/a\n");
-        let role = sealed("name: r\npayload:\n  - bin/a\n", "");
-        assert_eq!(
-            role,
-            "name: r\nchecksums: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\npayload:\n  - bin/a\n"
-        );
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).expect(name);
+        };
+        std::fs::create_dir_all(directory.path().join("phases/templates")).expect("directories");
+        write("SHA256SUMS", &sums);
+        write("role.yaml", "name: r\npayload:\n  - bin/a\n");
+        write("phases/b.rhai", "");
+        write("phases/templates/a.tmpl", "a");
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let a = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
+        let (sums, role) = sealed(directory.path());
+        let expected =
+            format!("00ff  payload/bin/a\n{empty}  phases/b.rhai\n{a}  phases/templates/a.tmpl\n");
+        assert_eq!(sums, expected);
+        let (begins, ends) = ("name: r\nchecksums: ", "\npayload:\n  - bin/a\n");
+        let digest = role.strip_prefix(begins).and_then(|r| r.strip_suffix(ends));
+        assert!(digest.is_some_and(|digest| digest.len() == 64), "{role}");
+        assert_eq!(sealed(directory.path()), (sums, role.clone()));
+        // A changed text has another digest.
+        write("phases/b.rhai", "a");
+        let (sums, other) = sealed(directory.path());
+        assert!(sums.contains(&format!("{a}  phases/b.rhai\n")), "{sums}");
+        assert_ne!(other, role);
+        assert_eq!(other.matches("checksums:").count(), 1, "{other}");
     }
 }

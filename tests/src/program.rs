@@ -78,24 +78,31 @@ impl Program {
         self
     }
 
-    /// The same as the user `nobody`, or why that is not possible here.
+    /// `nodelet` with arguments as the user `nobody`, in the root directory; where root does not run the test, as its user. `nobody` cannot
+    /// enter root's directories, so the program is copied to one that all users can enter; it lies in `place`.
     ///
-    /// # Errors
-    /// We are not root, or the program stands where others cannot reach it.
-    pub fn as_nobody(mut self) -> Result<Self, String> {
+    /// # Panics
+    /// It cannot be copied.
+    #[must_use]
+    pub fn as_nobody(place: &Path, arguments: &[&str]) -> Self {
         const NOBODY: u32 = 65534;
-        if !nix::unistd::Uid::effective().is_root() {
-            // Then we are somebody else already.
-            return Ok(self);
+        let mut its = Self::nodelet(arguments);
+        if nix::unistd::Uid::effective().is_root() {
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(place, open).expect("the directory is ours");
+            let program = place.join("nodelet");
+            std::fs::copy(built(), &program).expect("the program is copied");
+            let mut command = Command::new(program);
+            command
+                .args(arguments)
+                .env_clear()
+                .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+                .stdout(Stdio::piped());
+            command.uid(NOBODY).gid(NOBODY);
+            its = Self { command };
         }
-        self.command.uid(NOBODY).gid(NOBODY).current_dir("/");
-        match self.command.stdin(Stdio::null()).output() {
-            Ok(_) => Ok(self),
-            Err(error) => Err(format!(
-                "user {NOBODY} cannot run {}: {error}",
-                built().display()
-            )),
-        }
+        its.command.current_dir("/");
+        its
     }
 
     /// Runs it and says how much memory it had at most, in KiB, when it began to write its result.

@@ -105,6 +105,43 @@ impl Command {
     }
 }
 
+impl Command {
+    /// The verb, where it acts on this host or looks at it and `--facts` describes another one. A role may be any user's where it is
+    /// planned for a facts file; what a command does here, it does as root.
+    pub(crate) fn with_facts_of_another_host(&self) -> Option<&'static str> {
+        let (verb, role) = match self {
+            Self::Plan(_)
+            | Self::Diff(_)
+            | Self::Phases(_)
+            | Self::Status(_)
+            | Self::Pause(_)
+            | Self::Resume
+            | Self::PodSubnets(_)
+            | Self::Facts
+            | Self::History(_) => return None,
+            Self::Apply(args) => ("apply", &args.role),
+            Self::Check(args) => ("check", &args.role),
+            Self::Stop(args) => ("stop", &args.role),
+            Self::Drain(args) => ("drain", &args.role),
+            Self::Repair(args) => ("repair", &args.role),
+            Self::Pass(args) => ("pass", &args.role),
+            Self::Clean(args) => ("clean", &args.role),
+            Self::Recover(args) => ("recover", &args.role),
+            Self::Why(args) => ("why", &args.role),
+            Self::Certs(args) => match &args.command {
+                Some(CertsCommand::Renew(args)) => ("certs renew", &args.role),
+                Some(CertsCommand::Rotate(args)) => ("certs rotate", &args.role),
+                None => return None,
+            },
+            Self::Etcd(EtcdCommand::Backup(args)) => ("etcd backup", &args.role),
+            Self::Etcd(EtcdCommand::List(args)) => ("etcd list", &args.role),
+            Self::Etcd(EtcdCommand::Status(args)) => ("etcd status", &args.role),
+            Self::Etcd(EtcdCommand::Verify(args)) => ("etcd verify", &args.role),
+        };
+        role.facts.is_some().then_some(verb)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum EtcdCommand {
     /// Take a snapshot, prove it by a restore into a throw-away directory, and keep it.

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use engine::env::{KubeEnv, Value};
+use engine::env::{KubeEnv, Source, Value};
 use engine::exec::unmet;
 use engine::facts::{self, Facts, Interests};
 use engine::host::live::LiveHost;
-use engine::host::{EntryKind, Files};
+use engine::host::{EntryKind, Files, HostResult};
 use engine::plan::{Plan, SecretRef};
 use engine::planner;
 use engine::resource::SecretStore;
-use engine::role::{RoleError, RolePackage};
+use engine::role::{RoleError, RolePackage, changeable_way_to};
 
 use crate::cli::RoleArgs;
 use crate::identity::Identity;
@@ -20,6 +20,8 @@ use crate::settled;
 
 /// Wins over the settings directory where it is present.
 const OVERRIDE: &str = "/etc/pf9/kube_override.env";
+/// Where roles are installed.
+const ROLES: &str = "/opt/pf9/roles";
 /// Bound on a settings or facts file.
 const LIMIT: u64 = 1024 * 1024;
 /// Most files in a settings directory.
@@ -90,7 +92,10 @@ pub(crate) async fn from_settings(
     let role = role(args, host).await;
     let facts = match &args.facts {
         Some(path) => read_facts(path, host).await?,
-        None => learn(host, &Interests::default().and_disks(settings.paths())).await?,
+        None => {
+            lie_where_root_alone_puts_them(&settings, host).await?;
+            learn(host, &Interests::default().and_disks(settings.paths())).await?
+        }
     };
     planned(args, role, settings, facts)
 }
@@ -191,14 +196,73 @@ pub(crate) async fn learn(host: &LiveHost, interests: &Interests) -> Result<Fact
     Ok(facts)
 }
 
+/// Refuses directories that settings name where another user could put something else in their place: root makes them, gives them
+/// their owner, and empties them. A status pass does not ask: what it finds due, a command does that asks first.
+async fn lie_where_root_alone_puts_them(settings: &KubeEnv, host: &LiveHost) -> Result<()> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Ok(());
+    }
+    let looking = misplaced(settings, host);
+    let problems = tokio::time::timeout(LEARN, looking)
+        .await
+        .context("look at the directories that settings name within 30s")?
+        .context("look at the directories that settings name")?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    bail!(Refused {
+        what: format!(
+            "use the directories that settings name: {}",
+            count(problems.len(), "problem")
+        ),
+        problems,
+    })
+}
+
+/// What is wrong with the way to directories that settings name, a sentence each. The role's own places are not settings.
+async fn misplaced(settings: &KubeEnv, files: &(dyn Files + Sync)) -> HostResult<Vec<String>> {
+    let paths = settings.paths();
+    let mut problems = Vec::new();
+    for (name, value) in settings.iter() {
+        let (Value::Text(path), Some(source)) = (value, settings.source_of(name)) else {
+            continue;
+        };
+        if matches!(source, Source::Default) || !paths.contains(path) {
+            continue;
+        }
+        if let Some(problem) = changeable_way_to(files, Path::new(path)).await? {
+            problems.push(format!(
+                "{name}: others than root can exchange {path}: {problem}, or name another directory\n"
+            ));
+        }
+    }
+    Ok(problems)
+}
+
+/// Refuses an installed role that names no checksums where the one before it did: nothing of it could be compared any more.
+fn is_sealed_as_before(place: &Path, role: &RolePackage, was_sealed: bool) -> Result<()> {
+    if role.manifest.checksums.is_some() || !was_sealed || !place.starts_with(ROLES) {
+        return Ok(());
+    }
+    bail!(
+        "use the role in {0}: {0}/role.yaml names no checksums, and that of the last good role does; install the role's package again",
+        place.display()
+    );
+}
+
 async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
-    // What a role says is carried out as root, unless the plan is for the host of a facts file.
+    // What a role says is carried out as root. With a facts file there are only commands that plan for the host that it describes.
     let as_root = args.facts.is_none() && nix::unistd::Uid::effective().is_root();
     let loaded = if as_root {
         let place = RolePackage::place(&args.role);
         let place = std::path::absolute(&place)
             .with_context(|| format!("find the directory {}", place.display()))?;
-        RolePackage::load_owned_by_root(host, &place.to_string_lossy()).await
+        let loaded = RolePackage::load_owned_by_root(host, &place.to_string_lossy()).await;
+        if let Ok(role) = &loaded {
+            let was_sealed = settled::was_sealed(&role.manifest.name);
+            is_sealed_as_before(&place, role, was_sealed)?;
+        }
+        loaded
     } else {
         RolePackage::load(host, &args.role).await
     };
@@ -326,4 +390,72 @@ pub(crate) async fn current(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv
     let settings = settings(args, host).await?;
     let inputs = for_a_pass(args, settings.clone(), host).await?;
     Ok((settings, inputs))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::host::Attributes;
+    use engine::host::fake::FakeHost;
+
+    use super::*;
+
+    /// Who owns the parent directory chooses what stands at the path when root comes to it.
+    #[tokio::test]
+    async fn directories_of_settings_lie_where_only_root_can_exchange_them() {
+        let named = |name: &str, path: &str| {
+            let pairs = [("ROLE", "master"), ("MASTER_IP", "10.0.0.1"), (name, path)];
+            let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            KubeEnv::from_pairs(pairs).expect("good settings")
+        };
+        let host = FakeHost::new().with_directory("/srv/u");
+        let theirs = Attributes {
+            uid: 1000,
+            ..Attributes::root(0o755)
+        };
+        for name in [
+            "API_SERVER_EXTRA_DIR",
+            "USER_IMAGES_DIR",
+            "ETCD_BACKUP_DIR",
+            "ETCD_DATA_DIR",
+        ] {
+            let settings = named(name, "/srv/u/place");
+            host.meddle(|world| world.own(Path::new("/srv/u"), Attributes::root(0o755)));
+            let fine = misplaced(&settings, &host).await;
+            assert_eq!(fine.expect("the host answers"), [""; 0]);
+            host.meddle(|world| world.own(Path::new("/srv/u"), theirs));
+            let told = misplaced(&settings, &host).await;
+            let told = told.expect("the host answers").concat();
+            let parts = [name, "/srv/u/place", "/srv/u: it belongs to user 1000"];
+            assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        }
+        // The role's own places are not the operator's choice.
+        host.meddle(|world| world.file("/var/opt/pf9/a", ""));
+        host.meddle(|world| world.own(Path::new("/var/opt/pf9"), theirs));
+        let told = misplaced(&named("ETCD_BACKUP_DIR", "/mnt/backups"), &host).await;
+        assert_eq!(told.expect("the host answers"), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_role_without_checksums_does_not_take_the_place_of_one_with_them() {
+        let manifest = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";
+        let place = Path::new("/opt/pf9/roles/r/current");
+        let host = FakeHost::new()
+            .with_file(place.join("role.yaml"), manifest)
+            .with_file(place.join("phases/example.rhai"), "phase(\"example\");\n");
+        let role = RolePackage::load(&host, "r").await.expect("a role");
+        let told = is_sealed_as_before(place, &role, true).expect_err("its checksums are gone");
+        let told = told.to_string();
+        let parts = [
+            "/opt/pf9/roles/r/current/role.yaml names no checksums",
+            "install the role's package again",
+        ];
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        // A checkout has none, nor has a host where none were ever seen.
+        let checkout = Path::new("/root/checkout/roles/r");
+        is_sealed_as_before(checkout, &role, true).expect("it is a checkout");
+        is_sealed_as_before(place, &role, false).expect("nothing is known of another one");
+        let mut sealed = role;
+        sealed.manifest.checksums = Some("00".repeat(32));
+        is_sealed_as_before(place, &sealed, true).expect("it has them");
+    }
 }

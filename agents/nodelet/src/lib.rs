@@ -31,7 +31,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command, EtcdCommand};
-use exit::Exit;
+use exit::{Exit, WrongUsage};
 use trouble::Trouble;
 
 /// Runs `nodeletd` with the arguments of this process.
@@ -101,6 +101,12 @@ pub fn command_line() -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
+        if let Some(verb) = cli.command.with_facts_of_another_host() {
+            return Err(WrongUsage(format!(
+                "{verb} on a host that a file describes: --facts is for `nodelet plan`"
+            ))
+            .into());
+        }
         match &cli.command {
             Command::Plan(args) => commands::plan(args).await,
             Command::Diff(args) => commands::diff(args).await,

@@ -79,9 +79,25 @@ pub(crate) fn role(asked: &str) -> Option<RolePackage> {
 }
 
 fn role_at(path: &Path, asked: &str) -> Option<RolePackage> {
+    let kept = kept_at(path)?;
+    (kept.asked == asked).then(|| kept.role.into_owned())
+}
+
+/// Whether the last good role package is the one of this name and named its checksums.
+pub(crate) fn was_sealed(name: &str) -> bool {
+    was_sealed_at(&role_path(), name)
+}
+
+fn was_sealed_at(path: &Path, name: &str) -> bool {
+    kept_at(path).is_some_and(|kept| {
+        kept.role.manifest.name == name && kept.role.manifest.checksums.is_some()
+    })
+}
+
+fn kept_at(path: &Path) -> Option<KeptRole<'static>> {
     let content = daemon::files::read(path, ROLE_LIMIT).ok().flatten()?;
-    let kept: KeptRole<'_> = serde_json::from_slice(&content).ok()?;
-    (kept.version == 1 && kept.asked == asked).then(|| kept.role.into_owned())
+    let kept: KeptRole<'static> = serde_json::from_slice(&content).ok()?;
+    (kept.version == 1).then_some(kept)
 }
 
 /// Whatever somebody has decided; defaults stay free to change with a new release.
@@ -167,8 +183,15 @@ mod tests {
         keep_role_at(&path, &asked, &role).expect("it is kept");
         let again = path.metadata().expect("it is there").modified();
         assert_eq!(written.ok(), again.ok());
+        assert!(!was_sealed_at(&path, "pf9-kube"));
+        let mut sealed = role;
+        sealed.manifest.checksums = Some("00".repeat(32));
+        keep_role_at(&path, &asked, &sealed).expect("it is kept");
+        assert!(was_sealed_at(&path, "pf9-kube"));
+        assert!(!was_sealed_at(&path, "another"));
         std::fs::write(&path, "{\"version\":1").expect("it is cut short");
         assert_eq!(role_at(&path, &asked), None);
+        assert!(!was_sealed_at(&path, "pf9-kube"));
     }
 
     #[test]

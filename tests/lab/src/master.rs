@@ -22,6 +22,7 @@ const MASTER: &str = "master-1";
 /// A bare host beside the shared masters with a virtual IP.
 pub const CLIENT: &str = "client";
 const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+const PACKAGE: &str = "/opt/pf9/roles/pf9-kube/current";
 const PHASES: &str = "/opt/pf9/roles/pf9-kube/current/phases";
 
 /// The host, and the lab it is in, which goes with it unless it is shared.
@@ -150,7 +151,12 @@ impl Master {
         package::configure(&self.host, &config).expect("the settings are written");
     }
 
-    /// Puts a phase's script back as the checkout has it.
+    /// Seals the installed role's package again, whose scripts or templates the suite has changed: the changed role is a good one.
+    pub fn seal_again(&self) {
+        self.sh(&package::seal_again(PACKAGE));
+    }
+
+    /// Puts a phase's script back as the checkout has it, and seals the package again.
     pub fn restore_phase(&self, phase: &str) {
         let name = format!("{phase}.rhai");
         let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -159,14 +165,16 @@ impl Master {
         self.host
             .put_file(&checkout, &format!("{PHASES}/{name}"), 0o644)
             .expect("the script is written");
+        self.seal_again();
     }
 
-    /// Edits a phase's script with a sed expression, which must change it.
+    /// Edits a phase's script with a sed expression, which must change it, and seals the package again.
     pub fn edit_phase(&self, phase: &str, expression: &str) {
         let script = format!(
             "cd {PHASES} && cp {phase}.rhai /tmp/before && sed -i -E '{expression}' {phase}.rhai && ! cmp -s {phase}.rhai /tmp/before"
         );
-        self.sh(&script);
+        let seal = package::seal_again(PACKAGE);
+        self.sh(&format!("{script}\n{seal}"));
     }
 
     /// The host.

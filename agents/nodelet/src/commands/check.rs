@@ -17,17 +17,13 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let inputs = inputs::read(&args.role, &host).await?;
     // Of settings that the host does not stand with a check says nothing.
-    if args.role.facts.is_none() {
-        unchanged(&args.role, &host, &inputs).await?;
-    }
+    unchanged(&args.role, &host, &inputs).await?;
     if inputs.are_of_no_role() && !args.role.json {
         return Ok(nothing(&args.role));
     }
     let selection = args.phases.selection();
     selection.validate(&inputs.plan)?;
-    if args.role.facts.is_none() {
-        Limits::for_good(&inputs.secrets.0).await;
-    }
+    Limits::for_good(&inputs.secrets.0).await;
     let unheard = Recording::default();
     let mut runner = Runner::new(
         &inputs.plan,
@@ -43,10 +39,8 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     } else {
         say(&report::conditions(&health));
     }
-    if args.role.facts.is_none() {
-        // What runs has been told; but what changes it would refuse.
-        lost_ledger(&inputs, &host).await?;
-    }
+    // What runs has been told; but what changes it would refuse.
+    lost_ledger(&inputs, &host).await?;
     let healthy = health.iter().all(PhaseHealth::is_well);
     Ok(if healthy { Exit::Ok } else { Exit::Pending })
 }

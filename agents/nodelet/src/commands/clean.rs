@@ -2,8 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use engine::exec::{self, EventSink, Outcome, Recording, Runner};
+use engine::host::Host;
 use engine::host::live::LiveHost;
-use engine::ledger::{Ledger, RECOVER};
+use engine::ledger::{Ledger, RECOVER, Record};
 use tokio_util::sync::CancellationToken;
 
 use super::run::{exit, has_ledger, standing_inputs};
@@ -84,7 +85,9 @@ pub(super) async fn take_off(
     if let Ok(inputs) = &inputs {
         has_ledger_to_clean(inputs, host).await?;
     }
-    let live = Ledger::live_in(&records?);
+    let records = records?;
+    has_all_to_clean(&records, host).await?;
+    let live = Ledger::live_in(&records);
     if live.iter().any(|live| !live.keep) {
         stop(inputs.as_ref(), host, sink, cancel).await;
     }
@@ -115,6 +118,16 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
             stands.join(", ")
         )
     }))
+}
+
+/// Refuses an empty ledger on a host where containers of a role stand, whichever role that is: without settings or a package no plan tells.
+async fn has_all_to_clean(records: &[Record], host: &dyn Host) -> Result<()> {
+    match Ledger::belied_by_containers(host, records).await {
+        Some(lost) => Err(anyhow::Error::from(lost).context(
+            "clean this host: nothing was taken back; bring back this host's settings and role package first, a recovery needs them",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Fails where something of the role stands after a clean: the ledger did not know it.

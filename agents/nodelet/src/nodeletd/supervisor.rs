@@ -105,6 +105,8 @@ pub(super) struct Supervisor<H> {
     take_backs: TakeBacks,
     /// Why the host does not fit what it is to become; empty if it does, as far as is known.
     unfit: String,
+    /// Attempts in a row that were refused while something happened on the host.
+    refused_in_a_row: u32,
     /// Why the role does not stop, though it is to be down; empty if it does.
     unstopped: String,
     /// How many passes in a row have left their decision to the next one.
@@ -176,6 +178,7 @@ impl<H: Hands> Supervisor<H> {
             renewals: RenewalQueue::default(),
             take_backs: TakeBacks::default(),
             unfit: String::new(),
+            refused_in_a_row: 0,
             unstopped: String::new(),
             left_to_next: 0,
             streaks: Streaks::default(),
@@ -239,6 +242,8 @@ impl<H: Hands> Supervisor<H> {
         self.take_in(&pass);
         if pass.failed.is_empty() {
             self.healthy(&pass);
+        } else if self.state.attempts.see(&pass.failed) {
+            self.remember();
         }
         // What cannot be told is not ended again, and nobody says of it that it is down.
         let down = self.state.is_stopped() && pass.runs == Some(false);
@@ -246,6 +251,7 @@ impl<H: Hands> Supervisor<H> {
             self.has_become(&pass);
         }
         self.doubt(&pass);
+        self.miss_what_is_kept(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
@@ -273,7 +279,7 @@ impl<H: Hands> Supervisor<H> {
             clean_is_due: self
                 .state
                 .attempts
-                .clean_is_due(pass.desired.full_retry_count),
+                .clean_is_due(pass.desired.full_retry_count, &pass.failed),
             by_last_good: pass.goes_by_last_good(),
             tried_here: self.state.attempts.tried_here(),
             hurry: self.hurry || !self.wanted.is_empty(),
@@ -368,6 +374,7 @@ impl<H: Hands> Supervisor<H> {
             cut_short: self.cut_short.problem(),
             renewals: &self.renewals,
             unfit: &self.unfit,
+            attempts: &self.state.attempts,
             unstopped: &self.unstopped,
             hints: &self.hints,
             counters: self.counters,

@@ -6,6 +6,7 @@ use engine::exec::{PhaseHealth, Status};
 use engine::plan::PhaseName;
 use serde::{Deserialize, Serialize};
 
+use super::attempts::Attempts;
 use super::kube_status::{KubeStatus, NodeState};
 use super::renewal::RenewalQueue;
 use crate::pass::{Pass, ServiceState};
@@ -92,6 +93,7 @@ pub(super) struct Now<'a> {
     pub(super) renewals: &'a RenewalQueue,
     /// Why the host does not fit what it is to become; empty if it does.
     pub(super) unfit: &'a str,
+    pub(super) attempts: &'a Attempts,
     /// Why the role does not stop, though it is to be down; empty if it does.
     pub(super) unstopped: &'a str,
     pub(super) hints: &'a [String],
@@ -141,6 +143,10 @@ impl Now<'_> {
                 lost => format!("{lost}; until then what runs is watched, and nothing is changed"),
             }),
             told("HostFits", &|_| self.unfit.to_owned()),
+            told("FullCleanHelps", &|pass| {
+                let vain = self.attempts.vain_clean(&pass.failed);
+                vain.unwrap_or_default()
+            }),
             told("RoleStops", &|_| self.unstopped.to_owned()),
             known("ChangesComplete", self.cut_short),
             known("LocalApi", &self.api_problem),
@@ -317,6 +323,7 @@ mod tests {
         before.refused = Some("the cluster is another".to_owned());
         before.next_attempt = Some(3);
         let (status, renewals) = (KubeStatus::default(), RenewalQueue::default());
+        let attempts = Attempts::default();
         let mut now = Now {
             at: 1000,
             status: &status,
@@ -328,6 +335,7 @@ mod tests {
             cut_short: "",
             renewals: &renewals,
             unfit: "",
+            attempts: &attempts,
             unstopped: "",
             hints: &[],
             counters: Counters {

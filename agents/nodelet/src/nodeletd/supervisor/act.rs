@@ -15,6 +15,8 @@ use crate::pass::Pass;
 
 /// Pause between the renewals of two components.
 const AFTER_RENEWAL: Duration = Duration::from_secs(2);
+/// Pause after an attempt that was refused while something happened on the host; it doubles with each such attempt in a row.
+const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 /// Pause after somebody else was found working on the host.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -26,13 +28,19 @@ impl<H: Hands> Supervisor<H> {
         let before = (self.state.attempts.clone(), self.status.pf9_kube_node_state);
         let every = pass.desired.full_retry_count;
         // What merely stands in for the full clean leaves it its turn.
-        self.begin(pass, everything || !before.0.clean_is_due(every));
+        let due = before.0.clean_is_due(every, &pass.failed);
+        self.begin(pass, everything || !due);
         let number = self.state.attempts.count();
         let last_good = pass.goes_by_last_good();
         let doing = format!("attempt {number}");
         self.publish(pass, &doing, pass.desired.loop_interval, None);
         let mut carried = Carried::REFUSED;
         let mut unfit_for_clean = None;
+        if before.0.is_turn_of_clean(every)
+            && let Some(vain) = before.0.vain_clean(&pass.failed)
+        {
+            tracing::warn!("{doing}: no full clean: {vain}");
+        }
         if everything {
             tracing::info!("{doing}: a full clean and a start from the first phase");
             let mut words = vec!["repair", "--afresh"];
@@ -55,12 +63,17 @@ impl<H: Hands> Supervisor<H> {
             carried = self.carry_out(&words, last_good).await;
             self.counters.repairs += u64::from(carried.begun);
         }
+        let cleaned = everything && unfit_for_clean.is_none();
         if carried.begun && carried.fits {
             self.unfit = unfit_for_clean.unwrap_or_default();
         }
         let Carried { change, begun, .. } = carried;
-        // What we did ourselves is no news.
-        self.wake.forget_our_own();
+        // What we did ourselves is no news. What was refused has done nothing, so others did that.
+        let heard = self.wake.forget_our_own();
+        self.refused_in_a_row = match change {
+            Change::Refused if heard => self.refused_in_a_row.saturating_add(1),
+            _ => 0,
+        };
         match change {
             Change::Done if !begun => {
                 tracing::info!("{doing}: what failed is well again; nothing was restarted");
@@ -72,6 +85,9 @@ impl<H: Hands> Supervisor<H> {
             Change::Done | Change::Failed => {
                 self.counters.failed_attempts += u64::from(change == Change::Failed);
                 self.state.attempts.end(unix_now(), Instant::now());
+                if cleaned {
+                    self.state.attempts.has_cleaned();
+                }
                 self.remember();
                 Duration::ZERO
             }
@@ -91,9 +107,9 @@ impl<H: Hands> Supervisor<H> {
                     Change::Refused => {
                         tracing::warn!("touching nothing: {}", self.unfit);
                         let doing = "waiting until the host fits";
-                        let interval = pass.desired.loop_interval;
-                        self.publish(pass, doing, interval, None);
-                        interval
+                        let next = after_refusal(self.refused_in_a_row, pass.desired.loop_interval);
+                        self.publish(pass, doing, next, None);
+                        next
                     }
                     _ => Duration::ZERO,
                 }
@@ -332,6 +348,17 @@ impl Carried {
         fits: false,
         said: String::new(),
     };
+}
+
+/// Pause after an attempt that was refused, which so many in a row were while something happened: what happened is looked at soon, and a
+/// source that goes on and on makes no busy loop.
+fn after_refusal(in_a_row: u32, interval: Duration) -> Duration {
+    match in_a_row.checked_sub(1) {
+        None => interval,
+        Some(doublings) => AFTER_REFUSAL
+            .saturating_mul(1_u32 << doublings.min(10))
+            .min(interval),
+    }
 }
 
 /// What a pass saw failing, to be looked at again.

@@ -138,6 +138,19 @@ impl<H: Hands> Supervisor<H> {
         self.status.last_failed_status_time = unix_now();
     }
 
+    /// A host is not as it should be where a key, an authority or data that it keeps is lost or another's. A restart would not bring that
+    /// back, so nothing else follows from it.
+    pub(super) fn miss_what_is_kept(&mut self, pass: &Pass) {
+        let Some(phase) = pass.not_kept.first().filter(|_| pass.stands) else {
+            return;
+        };
+        if self.status.pf9_kube_node_state == NodeState::Ok {
+            self.status.pf9_kube_node_state = NodeState::Converging;
+        }
+        self.status.last_failed_status_check = phase.to_string();
+        self.status.last_failed_status_time = unix_now();
+    }
+
     /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.
     pub(super) fn has_become(&mut self, pass: &Pass) {
         self.status.pf9_kube_node_state = NodeState::Ok;

@@ -57,6 +57,12 @@ struct Broken {
     bare: Arc<AtomicBool>,
     /// Whether no pass comes to its end.
     unseen: Arc<AtomicBool>,
+    /// Whether a key that it keeps is lost.
+    keyless: Arc<AtomicBool>,
+    /// Which phases fail beside etcd while that is broken.
+    others: Arc<Mutex<Vec<PhaseName>>>,
+    /// Whether something happens on it during each change.
+    stirs: Arc<AtomicBool>,
     /// Why its ledger cannot be used; empty if it can.
     ledger_lost: Arc<Mutex<String>>,
     /// Components with a certificate that is due.
@@ -103,6 +109,9 @@ impl Broken {
             cluster: Arc::new(Mutex::new("c".to_owned())),
             bare: Arc::default(),
             unseen: Arc::default(),
+            keyless: Arc::default(),
+            others: Arc::default(),
+            stirs: Arc::default(),
             ledger_lost: Arc::default(),
             due: Arc::default(),
             runs: Arc::default(),
@@ -170,7 +179,17 @@ impl Hands for Broken {
         let booting = self.booting.load(Ordering::Relaxed);
         let broken = self.broken.load(Ordering::Relaxed) && !booting;
         let streak = self.streak.load(Ordering::Relaxed);
-        let failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
+        let mut failed: Vec<PhaseName> = broken.then(|| etcd.clone()).into_iter().collect();
+        if broken {
+            failed.extend(
+                self.others
+                    .lock()
+                    .expect("no test panicked")
+                    .iter()
+                    .cloned(),
+            );
+        }
+        let lost = self.keyless.load(Ordering::Relaxed);
         Ok(Pass {
             desired: Desired {
                 service_state: wanted,
@@ -208,6 +227,11 @@ impl Hands for Broken {
             stands: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
+            not_kept: lost
+                .then(|| "certs".parse())
+                .transpose()?
+                .into_iter()
+                .collect(),
             due: self.due.lock().expect("nobody panicked").clone(),
         })
     }
@@ -219,6 +243,10 @@ impl Hands for Broken {
         mut event: impl FnMut(String),
     ) -> Result<(Change, String)> {
         self.went_by_last_good.store(last_good, Ordering::Relaxed);
+        if self.stirs.load(Ordering::Relaxed) {
+            let wake = self.wake.lock().expect("no test panicked");
+            wake.hint("unit pf9-kubelet.service".to_owned());
+        }
         if self.unable.load(Ordering::Relaxed) {
             bail!("run nodelet: no memory");
         }

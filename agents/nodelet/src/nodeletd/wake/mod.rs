@@ -31,6 +31,8 @@ const TOLD: usize = 300;
 /// Pauses between attempts to listen to a source.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same for the node: its API server is on this host, or a virtual IP leads to it, and it comes up while the daemon waits.
+const LONGEST_PAUSE_OF_NODE: Duration = Duration::from_secs(3);
 
 /// What to listen for. Changes with the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,12 +108,15 @@ impl Wake {
     }
 
     /// Forgets what the daemon was told of its own doing. New settings are not.
-    pub(super) fn forget_our_own(&self) {
+    /// Gives whether there was anything to forget.
+    pub(super) fn forget_our_own(&self) -> bool {
         let mut hints = self.hints();
+        let heard = !hints.is_empty();
         hints.clear();
         if self.settings_changed() {
             hints.push("settings changed meanwhile".to_owned());
         }
+        heard
     }
 
     /// Notes how a thing is; empty for as it should be, which all are at first. Gives whether that is news. It outlives a source that connects
@@ -144,19 +149,55 @@ pub(super) fn listen(
     wake: &Wake,
     end: &CancellationToken,
 ) {
+    let (always, from_time_to_time) = (Source::always, Source::from_time_to_time);
     // Neither need be there before the role has come up.
-    spawn(end, again("docker", false, docker::listen, interests, wake));
-    spawn(
-        end,
-        again("systemd", false, systemd::listen, interests, wake),
-    );
-    spawn(end, again("files", true, files::listen, interests, wake));
-    spawn(end, again("links", true, links::listen, interests, wake));
-    spawn(end, again("the node", false, node::listen, interests, wake));
-    let name = "stopped processes";
-    spawn(end, again(name, true, stopped::listen, interests, wake));
-    let name = "the status file";
-    spawn(end, again(name, true, status::listen, status, wake));
+    let docker = from_time_to_time("docker");
+    spawn(end, again(docker, docker::listen, interests, wake));
+    let systemd = from_time_to_time("systemd");
+    spawn(end, again(systemd, systemd::listen, interests, wake));
+    let files = always("files");
+    spawn(end, again(files, files::listen, interests, wake));
+    let links = always("links");
+    spawn(end, again(links, links::listen, interests, wake));
+    spawn(end, again(Source::NODE, node::listen, interests, wake));
+    let processes = always("stopped processes");
+    spawn(end, again(processes, stopped::listen, interests, wake));
+    let file = always("the status file");
+    spawn(end, again(file, status::listen, status, wake));
+}
+
+/// What is listened to.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    name: &'static str,
+    /// It is there with and without the role, so people are told why it cannot be listened to.
+    always: bool,
+    /// Between two attempts.
+    longest_pause: Duration,
+}
+
+impl Source {
+    /// The role's node in the cluster.
+    const NODE: Self = Self {
+        name: "the node",
+        always: false,
+        longest_pause: LONGEST_PAUSE_OF_NODE,
+    };
+
+    fn always(name: &'static str) -> Self {
+        Self {
+            name,
+            always: true,
+            longest_pause: LONGEST_PAUSE,
+        }
+    }
+
+    fn from_time_to_time(name: &'static str) -> Self {
+        Self {
+            always: false,
+            ..Self::always(name)
+        }
+    }
 }
 
 fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
@@ -169,10 +210,9 @@ fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'stati
     });
 }
 
-/// Listens to a source again and again, and tells why it cannot where it `always` should; after a while that it could not be heard, whatever happened is hinted at.
+/// Listens to a source again and again, and tells why it cannot where it should. A source that goes away after a while is a hint itself.
 fn again<T, F>(
-    name: &'static str,
-    always: bool,
+    source: Source,
     listen: impl Fn(T, Wake) -> F + Send + 'static,
     about: &T,
     wake: &Wake,
@@ -182,6 +222,11 @@ where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let (about, wake) = (about.clone(), wake.clone());
+    let Source {
+        name,
+        always,
+        longest_pause,
+    } = source;
     async move {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -201,7 +246,7 @@ where
                 wake.hint(format!("{name} went away"));
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(longest_pause);
         }
     }
 }
@@ -221,11 +266,39 @@ mod tests {
         assert!(waited.is_err(), "there is no hint left");
     }
 
+    /// Its API server may take minutes to come up, and is to be heard at once then.
+    #[tokio::test(start_paused = true)]
+    async fn the_node_is_asked_for_again_soon_however_long_it_did_not_answer() {
+        let longest_of = async |source: Source| {
+            let times = Arc::new(Mutex::new(Vec::new()));
+            let heard = Arc::clone(&times);
+            let listen = move |_: (), _: Wake| {
+                let heard = Arc::clone(&heard);
+                async move {
+                    let mut heard = heard.lock().expect("no test panicked");
+                    heard.push(tokio::time::Instant::now());
+                    anyhow::bail!("connection refused")
+                }
+            };
+            let wake = Wake::default();
+            let listening = again(source, listen, &(), &wake);
+            let hour = Duration::from_secs(600);
+            assert!(tokio::time::timeout(hour, listening).await.is_err());
+            let times = times.lock().expect("no test panicked");
+            let pauses = times.windows(2).map(|pair| pair[1] - pair[0]);
+            pauses.max().expect("it tried again")
+        };
+        let seconds = |pause: Duration| pause.as_secs();
+        assert_eq!(seconds(longest_of(Source::NODE).await), 3);
+        assert_eq!(seconds(longest_of(Source::always("files")).await), 30);
+    }
+
     #[test]
     fn new_settings_are_nothing_of_ours() {
         let wake = Wake::default();
+        assert!(!wake.forget_our_own());
         wake.hint("unit pf9-kubelet.service".to_owned());
-        wake.forget_our_own();
+        assert!(wake.forget_our_own());
         assert_eq!(wake.take(), [""; 0]);
         wake.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
         wake.forget_our_own();

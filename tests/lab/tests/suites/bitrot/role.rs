@@ -14,7 +14,7 @@ const ROLE: &str = "/opt/pf9/roles/pf9-kube/current";
 /// Where the suite has its own files.
 const PLACE: &str = "/root/bitrot-role";
 
-/// A file of the role, in its directory; what prints another valid file of its kind; and what a report says, one of these.
+/// A file of the role, in its directory; what prints another file of its kind; and what a report says, one of these.
 struct Target {
     file: &'static str,
     another: &'static str,
@@ -42,6 +42,26 @@ const TARGETS: [Target; 4] = [
         file: "phases/templates/kubelet/config.yaml.tmpl",
         another: "cat phases/templates/docker/daemon.json.tmpl",
         told: &["kubelet/config.yaml.tmpl"],
+    },
+];
+
+/// Files that are as good as those that were packed: only a comparison tells them apart.
+const VARIANTS: [Target; 3] = [
+    Target {
+        file: "phases/templates/kubelet/config.yaml.tmpl",
+        another: "sed -E 's/^(nodeStatusReportFrequency:) .*/\\1 4m/' phases/templates/kubelet/config.yaml.tmpl",
+        told: &["kubelet/config.yaml.tmpl"],
+    },
+    Target {
+        file: "phases/kubelet.rhai",
+        another: "sed '1i // One line more.' phases/kubelet.rhai",
+        told: &["kubelet.rhai"],
+    },
+    Target {
+        file: "role.yaml",
+        // Nothing could be compared any more.
+        another: "sed '/^checksums:/d' role.yaml",
+        told: &["role.yaml names no checksums"],
     },
 ];
 
@@ -108,6 +128,30 @@ fn texts(master: &Master, watch: &Watch<'_>) {
     }
 }
 
+/// What plans as well as the package is no part of it: it is told, nothing is done by it, and commands refuse it.
+fn variants(master: &Master, watch: &Watch<'_>) {
+    for target in VARIANTS {
+        let (file, copy) = (target.file, format!("{PLACE}/original"));
+        let what = format!("a valid variant of {file}");
+        let before = Standing::of(master);
+        master.sh(&format!(
+            "set -e; cd {ROLE}; cp -p {file} {copy}; {} > {PLACE}/new; ! cmp -s {PLACE}/new {file}; cat {PLACE}/new > {file}",
+            target.another
+        ));
+        until_told(watch, &what, target.told);
+        for verb in ["check", "apply"] {
+            master.nodelet(&[verb]).exits(1).says(target.told);
+        }
+        watch.passes(3, SEEN);
+        let view = watch.view().unwrap_or_default();
+        assert!(told(&view, target.told), "{what} is never green: {view:#}");
+        assert_eq!(Standing::of(master), before, "{what}");
+        master.sh(&format!("cd {ROLE}; cp -p {copy} {file}"));
+        watch.calm(SEEN);
+        assert_eq!(Standing::of(master), before, "{what}, mended");
+    }
+}
+
 /// Programs, which the lab mounts: another file is mounted over each.
 fn programs(master: &Master, watch: &Watch<'_>) {
     for (program, damage, other) in [
@@ -161,6 +205,7 @@ fn files_of_the_installed_role_are_reported_by_name() {
     master.sh(&format!("rm -rf {PLACE}; install -d -m 0700 {PLACE}"));
     let watch = Watch::start(&master);
     texts(&master, &watch);
+    variants(&master, &watch);
     programs(&master, &watch);
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));

@@ -318,3 +318,74 @@ async fn failures_that_do_not_count_yet_go_from_pass_to_pass() {
     })
     .await;
 }
+
+/// A masked unit, say: the full clean of the tenth attempt cannot mend it, so the twentieth makes none. Another failure is another matter.
+#[tokio::test(start_paused = true)]
+async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    beside(&host, directory.path(), async |outside| {
+        let told = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let helps = conditions.find(|one| one.name == "FullCleanHelps");
+            helps.map(|one| (one.status, one.reason.clone()))
+        };
+        attempts(&host, 9).await;
+        assert_eq!(told(), Some((Status::True, String::new())));
+        attempts(&host, 25).await;
+        assert_eq!(host.cleans(), 1, "the tenth alone");
+        assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 25);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let (status, reason) = told().expect("it is a condition");
+        assert_eq!(status, Status::False);
+        assert!(reason.contains("attempt 10 did not mend etcd"), "{reason}");
+    })
+    .await;
+    // The next daemon knows of it, too.
+    beside(&host, directory.path(), async |_| {
+        attempts(&host, 35).await;
+        assert_eq!(host.cleans(), 1);
+        let kubelet = "kubelet".parse().expect("a name");
+        host.others.lock().expect("no test panicked").push(kubelet);
+        attempts(&host, 40).await;
+        let full = |(at, (_, cleans)): (usize, &(Duration, bool))| cleans.then_some(at + 1);
+        let all = host.attempts();
+        let full: Vec<usize> = all.iter().enumerate().filter_map(full).collect();
+        assert_eq!(full, [10, 40], "another phase fails");
+        // And with another plan it is counted anew.
+        "another plan".clone_into(&mut host.digest.lock().expect("no test panicked"));
+        attempts(&host, 50).await;
+        assert_eq!(host.cleans(), 3);
+    })
+    .await;
+}
+
+/// What it does not hear during a refused attempt it would see a minute later only.
+#[tokio::test(start_paused = true)]
+async fn what_happens_during_a_refused_attempt_is_looked_at_soon_and_in_no_hot_loop() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.refuses.store(true, Ordering::Relaxed);
+    host.stirs.store(true, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        let passes = || {
+            let view = outside.view.borrow().clone().expect("it looks");
+            view.counters.passes
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = passes();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(passes(), before + 1);
+        let before = passes();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!((55..=65).contains(&(passes() - before)), "{}", passes());
+        // Once nothing happens any more, the next one that does is looked at soon again.
+        host.stirs.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(125)).await;
+        let before = passes();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(passes() - before <= 1, "nothing has happened");
+    })
+    .await;
+}

@@ -388,3 +388,32 @@ async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
     })
     .await;
 }
+
+/// No restart would bring it back, and its checks warn only; all the same the host is not as it should be.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_has_lost_a_key_that_it_keeps_is_never_ok_and_not_repaired() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
+        host.keyless.store(true, Ordering::Relaxed);
+        // Also where what is planned cannot be told for want of the key.
+        for booting in [false, true] {
+            host.booting.store(booting, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(130)).await;
+            let status = kept(directory.path());
+            assert_eq!(status.pf9_kube_node_state, NodeState::Converging);
+            assert_eq!(status.last_failed_status_check, "certs");
+            let view = outside.view.borrow().clone().expect("it looks");
+            assert_eq!(view.node_state, NodeState::Converging);
+            assert_eq!(host.done(), [], "nothing is restarted for it");
+        }
+        host.booting.store(false, Ordering::Relaxed);
+        host.keyless.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(65)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
+    })
+    .await;
+}
