@@ -48,7 +48,7 @@ const RESTARTS: &[(&str, &str)] = &[
         "control-plane api-ready node-role kubernetes-ready drain",
     ),
     // kubelet's own probe ends it; the phase waits for the next one.
-    ("api-hung", "api-ready node-role kubernetes-ready drain"),
+    ("api-hung", "api-ready kubernetes-ready drain"),
     ("proxy-removed", "kube-proxy kubernetes-ready drain"),
     ("rules-flushed", "kube-proxy kubernetes-ready drain"),
     ("jump-deleted", "kube-proxy kubernetes-ready drain"),

@@ -31,7 +31,7 @@ const NONE: Cause = Cause {
 };
 
 /// Shortens every wait for a check and the tries of a step, but not the bound on the whole phase.
-const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\(240,/.retry(8,/ }"#;
+const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\((240|600),/.retry(8,/ }"#;
 
 pub(super) const CAUSES: &[Cause] = &[
     Cause {
