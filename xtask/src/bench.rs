@@ -18,11 +18,11 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::{Cache, Setup, down};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, wait_until_quiet};
 use crate::nodelet::Profile;
 use crate::transient::with_labs;
 use crate::{checkout, nodelet};
-use figures::Figure;
+use figures::{Figure, Target};
 
 /// Where `--write` puts the figures.
 const PAGE: &str = "docs/benchmarks.md";
@@ -38,8 +38,8 @@ pub(crate) struct Arguments {
     /// Measure this part alone.
     #[arg(long, value_enum)]
     only: Option<Part>,
-    /// Write the figures to docs/benchmarks.md; parts that were not measured stay as they are there. Needs a quiet machine: no other
-    /// lab, and at least seven repetitions.
+    /// Write the figures to docs/benchmarks.md; parts that were not measured stay as they are there. Needs a quiet machine, which it
+    /// waits for: no other lab and a load average below a half. Needs at least seven repetitions.
     #[arg(long)]
     write: bool,
 }
@@ -120,6 +120,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let repetitions = usize::from(arguments.repetitions);
     let parts = Part::value_variants().iter();
     for part in parts.filter(|part| arguments.measures(**part)) {
+        if arguments.write {
+            wait_until_quiet()?;
+        }
         let machine = Machine::now();
         let figures = part.measure(&nodelet, repetitions, arguments.write)?;
         let section = format!(
@@ -171,12 +174,22 @@ fn verdict(figures: &[Figure]) -> String {
         .filter(|figure| figure.met() == Some(false))
         .map(|figure| figure.name.as_str())
         .collect();
-    let (met, without) = (count(Some(true)), count(None));
+    // A target that was not measured is not met.
+    let unmeasured: Vec<&str> = figures
+        .iter()
+        .filter(|figure| figure.target != Target::None && figure.met().is_none())
+        .map(|figure| figure.name.as_str())
+        .collect();
+    let (met, without) = (count(Some(true)), count(None) - unmeasured.len());
     let missed = match missed.as_slice() {
         [] => "none missed".to_owned(),
         missed => format!("missed: {}", missed.join("; ")),
     };
-    format!("Targets: {met} met, {missed}; {without} figures have none.")
+    let unmeasured = match unmeasured.as_slice() {
+        [] => String::new(),
+        unmeasured => format!(" not measured: {};", unmeasured.join("; ")),
+    };
+    format!("Targets: {met} met, {missed};{unmeasured} {without} figures have none.")
 }
 
 /// The page with this section anew, and the others as they were.
@@ -219,13 +232,14 @@ was quiet.
 ";
 
 const HOSTS: &str = "\
-Every repetition has a lab of its own with six hosts of the same image. All have a running docker and conntrack, socat, ipset and the CNI
+Every repetition has a lab of its own with seven hosts of the same image. All have a running docker and conntrack, socat, ipset and the CNI
 plugins installed. They are measured one after the other, each switched off when it is done, and the order rotates. All but two have the role's
-`daemon.json`: the stock one, and one where nodelet configures and restarts docker as part of its command.
+configuration of docker: the stock one, and one where nodelet configures and restarts docker as part of its command. Before the first repetition nodelet and kubeadm
+each bring a host up that is not counted.
 
-Three moments are taken on the host, from the start of the command. Node Ready: `kubectl wait`, which runs beside the command, has seen it.
-First pod Running: a pod that tolerates the master's taint is created as soon as the API server accepts it, with the same manifest on all hosts and
-an image that docker has already. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is Ready and
+Three moments are taken on the host, from the start of the command. Node Ready: `kubectl wait`, which runs beside the command from the first answer of the API
+server, has seen it. First pod Running: a pod that tolerates the master's taint is created as soon as the API server accepts it, with the same manifest on all hosts
+and an image that docker has already. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is Ready and
 pods can be created; kubeadm does not wait for its node.
 
 Images are preloaded, or come from archives: then `nodelet apply` loads them, and on kubeadm's host `docker load`, two archives at a time, is part of the
@@ -233,8 +247,13 @@ measured command.
 
 kubeadm's kubelet has the unit, the flags and the configuration of our kubelet, read from a host that nodelet brought up: among them
 `nodeStatusUpdateFrequency: 4s` and `AWS_EC2_METADATA_DISABLED=true`, without which kubelet asks for cloud credentials and waits six seconds on a network that drops
-such packets. Only paths of files that kubeadm makes differ. It has no DNS add-on, which the role does not bring either, and a CNI file with the node's subnet in it.
-Stock kubeadm has kubelet as upstream packages it and docker as Debian ships it, on the same network and with the same CNI file.
+such packets. Its controller-manager has our `--kube-api-burst`, by which controllers start faster. Only paths of files that kubeadm makes differ. It has no DNS add-on, which
+the role does not bring either, and a CNI file with the node's subnet in it. Stock kubeadm has kubelet as upstream packages it and docker as Debian ships it, on the same network
+and with the same CNI file.
+
+One difference is left between the two that have targets. kubeadm's controller-manager gives nodes their pod subnets, and that part of it (`nodeipam`) delays all its other controllers
+by ten seconds: the first pod waits for them. nodelet has turned it off and gives the subnets itself. kubeadm has nothing else that would, and a second node of its cluster would get no
+subnet without it. A line of its own shows kubeadm without it all the same.
 
 `clean --purge` and `reset` begin when the first pod has been removed. `clean --purge` is what `kubeadm reset` does: the cluster's data and its authorities go too.
 `init --dry-run` is kubeadm's nearest equivalent of a plan; it leaves files, `plan` does not.

@@ -1,15 +1,27 @@
-//! What a published figure was taken on.
+//! What a published figure was taken on, and of which commit.
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
+
+use crate::checkout;
+
+/// The load average over a minute below which a machine is quiet.
+const QUIET: f64 = 0.5;
+/// How long a machine is given to become quiet: a build before it weighs on the average for minutes.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// The machine and the day, as the head of a page.
 #[derive(Debug)]
 pub(crate) struct Machine {
     date: String,
+    commit: String,
     processors: usize,
     memory: u64,
     kernel: String,
@@ -26,7 +38,8 @@ impl Machine {
             date: OffsetDateTime::now_utc()
                 .format(&day)
                 .unwrap_or_else(|_| unknown()),
-            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            commit: commit().unwrap_or_else(unknown),
+            processors: thread::available_parallelism().map_or(0, usize::from),
             memory: memory(&read("/proc/meminfo")),
             kernel: uname().unwrap_or_else(unknown),
             system: system(&read("/etc/os-release")).unwrap_or_else(unknown),
@@ -37,9 +50,10 @@ impl Machine {
     /// One line for each thing.
     pub(crate) fn describe(&self, command: &str) -> String {
         format!(
-            "- date: {}\n- command: `{command}`\n- machine: {} processors, {} GiB of memory, kernel {}, {}\n\
+            "- date: {}\n- commit: {}\n- command: `{command}`\n- machine: {} processors, {} GiB of memory, kernel {}, {}\n\
              - load average over a minute: {} at the beginning, {} at the end\n",
             self.date,
+            self.commit,
             self.processors,
             self.memory,
             self.kernel,
@@ -48,6 +62,47 @@ impl Machine {
             load()
         )
     }
+}
+
+/// Waits until the machine is quiet.
+///
+/// # Errors
+/// It is busy for longer than ten minutes.
+pub(crate) fn wait_until_quiet() -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let load = load();
+        if load.parse().is_ok_and(|load: f64| load < QUIET) {
+            return Ok(());
+        }
+        if began.elapsed() > PATIENCE {
+            bail!(
+                "the machine is busy: its load average is {load} and not below {QUIET}; end what runs beside the measurement"
+            );
+        }
+        println!("waiting until the load average is below {QUIET}: {load}");
+        thread::sleep(Duration::from_secs(10));
+    }
+}
+
+/// The commit that is checked out; with changes beside it where there are some.
+fn commit() -> Option<String> {
+    let git = |words: &[&str]| {
+        let output = Command::new("git")
+            .current_dir(checkout())
+            .args(words)
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=10", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changed.is_empty() {
+        commit
+    } else {
+        format!("{commit}, with changes")
+    })
 }
 
 fn unknown() -> String {

@@ -12,7 +12,7 @@ use lab::{Host, Lab, Setup};
 
 use super::figures::{Figure, Target, Unit};
 use super::hosts::{Images, Took, timed};
-use super::peer::Kubelet;
+use super::peer::Peer;
 use super::{hosts, peer};
 
 /// The port of our API server, and its administrator's kubeconfig.
@@ -29,13 +29,16 @@ const OURS_ARCHIVES: &str = "nodelet-archives";
 const THEIRS: &str = "kubeadm";
 /// The same where images are in their archives.
 const THEIRS_ARCHIVES: &str = "kubeadm-archives";
+/// kubeadm with our settings and without its allocator of pod subnets.
+const NO_ALLOCATOR: &str = "kubeadm-no-allocator";
 /// kubeadm as upstream and Debian ship it.
 const STOCK: &str = "kubeadm-stock";
 
 /// The hosts of a repetition; each pair that is compared stands side by side.
-const ORDER: [&str; 6] = [
+const ORDER: [&str; 7] = [
     OURS,
     THEIRS,
+    NO_ALLOCATOR,
     STOCK,
     OURS_ARCHIVES,
     THEIRS_ARCHIVES,
@@ -80,7 +83,7 @@ impl Samples {
 struct Model {
     daemon: hosts::DockerConfiguration,
     cni: Vec<u8>,
-    kubelet: Kubelet,
+    peer: Peer,
 }
 
 /// Measures so many repetitions; `run` begins the labs' names.
@@ -100,9 +103,9 @@ pub(super) fn measure(
     Ok(figures(&samples))
 }
 
-/// Brings a host up once, which also warms what the machine keeps in memory.
+/// Brings a host of each kind up once, which also warms what the machine keeps in memory.
 fn model(setup: &Setup, nodelet: &Path, run: &str) -> Result<Model> {
-    let lab = hosts::create(setup, &format!("{run}-model"), &[OURS])?;
+    let lab = hosts::create(setup, &format!("{run}-model"), &[OURS, THEIRS])?;
     let host = lab.host(OURS)?;
     hosts::prepare(setup, &host, Images::Loaded)?;
     hosts::install(&lab, &host, nodelet)?;
@@ -110,8 +113,13 @@ fn model(setup: &Setup, nodelet: &Path, run: &str) -> Result<Model> {
     let model = Model {
         daemon: hosts::docker_configuration(&host)?,
         cni: peer::with_subnet(&host.get(peer::CNI)?)?,
-        kubelet: Kubelet::as_ours(&host)?,
+        peer: Peer::as_ours(&host)?,
     };
+    host.kill()?;
+    let theirs = lab.host(THEIRS)?;
+    hosts::prepare(setup, &theirs, Images::Loaded)?;
+    peer::install(&theirs, &model.peer, &model.cni)?;
+    timed(&theirs, peer::INIT)?;
     lab.destroy()?;
     Ok(model)
 }
@@ -151,7 +159,9 @@ fn repetition(
             THEIRS => theirs(&host, samples),
             OURS_DOCKER => ours_with_docker(&host, samples),
             OURS_ARCHIVES => ours_bring_up(&host).map(|took| samples.bring_up(name, &took)),
-            STOCK => their_bring_up(&host, "").map(|took| samples.bring_up(name, &took)),
+            STOCK | NO_ALLOCATOR => {
+                their_bring_up(&host, "").map(|took| samples.bring_up(name, &took))
+            }
             _ => their_bring_up(&host, &format!("{} && ", hosts::load(setup)))
                 .map(|took| samples.bring_up(name, &took)),
         }
@@ -182,8 +192,12 @@ fn ready_to_begin(
         hosts::configure_docker(&host, &model.daemon)?;
     }
     match host.name() {
-        THEIRS | THEIRS_ARCHIVES => peer::install(&host, &model.kubelet, &model.cni),
-        STOCK => peer::install(&host, &Kubelet::stock()?, &model.cni),
+        THEIRS | THEIRS_ARCHIVES => peer::install(&host, &model.peer, &model.cni),
+        STOCK => peer::install(&host, &Peer::stock()?, &model.cni),
+        NO_ALLOCATOR => {
+            let peer = model.peer.clone().without_allocator();
+            peer::install(&host, &peer, &model.cni)
+        }
         _ => hosts::install(lab, &host, nodelet),
     }
 }
@@ -277,6 +291,12 @@ fn figures(samples: &Samples) -> Vec<Figure> {
             [READY, POD],
         ),
         (
+            "images preloaded, **kubeadm without its allocator of pod subnets**",
+            OURS,
+            NO_ALLOCATOR,
+            [Target::None; 2],
+        ),
+        (
             "images preloaded, **stock kubeadm**",
             OURS,
             STOCK,
@@ -360,7 +380,7 @@ mod tests {
             samples.bring_up(name, &took);
         }
         let figures = figures(&samples);
-        for figure in figures.iter().take(16) {
+        for figure in figures.iter().take(20) {
             assert_eq!(figure.ours.len(), 1, "{}", figure.name);
             assert_eq!(figure.theirs, figure.ours, "{}", figure.name);
         }

@@ -68,10 +68,10 @@ echo $((ended - began)) $((now - used)) $((${ready:-$began} - began)) $((${pod:-
 exit $code"#;
 
 /// Looks from outside when the node is Ready and when the first pod runs: the commands end before or after that. Until the API server
-/// answers, a small question each tenth of a second. Then the pod is created as soon as the API server accepts it, and two questions
+/// answers anything, a small question each tenth of a second. Then the pod is created as soon as the API server accepts it, and two questions
 /// wait for their answers. The pod has no probe, so its condition Ready is set together with its phase Running.
 const WATCH: &str = r#"
-until curl --insecure --silent --fail --max-time 2 --output /dev/null "@API@/readyz"; do sleep 0.1; done
+until curl --insecure --silent --max-time 2 --output /dev/null "@API@/livez"; do sleep 0.1; done
 (
     until @KUBECTL@ wait --for=condition=Ready node --all --timeout=120s; do sleep 0.1; done
     date +%s%N >/run/bench.ready
@@ -297,7 +297,7 @@ mod tests {
     fn a_watch_asks_all_the_same_questions() {
         let ours = watch(443, "/admin.yaml");
         let theirs = watch(6443, "/admin.conf");
-        assert!(ours.contains("\"https://127.0.0.1:443/readyz\""), "{ours}");
+        assert!(ours.contains("\"https://127.0.0.1:443/livez\""), "{ours}");
         assert!(
             ours.contains("kubectl --kubeconfig /admin.yaml wait"),
             "{ours}"

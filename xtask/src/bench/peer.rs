@@ -1,7 +1,8 @@
 //! `kubeadm` of the same source, set up as its documentation says, with what a lab host asks for.
 //!
-//! The peer gets our kubelet's unit, flags and configuration, read from a host that we brought up: so the two cannot diverge. Only
-//! what `kubeadm` chooses by itself is left to it ([`ITS_OWN_KEYS`], [`ITS_OWN_FLAGS`]). A stock `kubeadm` is a peer of its own.
+//! The peer gets our kubelet's unit, flags and configuration, and what hastens our controller-manager, read from a host that we brought
+//! up: so the two cannot diverge. Only what `kubeadm` chooses by itself is left to it ([`ITS_OWN_KEYS`], [`ITS_OWN_FLAGS`]). A stock
+//! `kubeadm` is a peer of its own, and so is one without the allocator of pod subnets that we have turned off.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,6 +40,9 @@ ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELE
 /// Our kubelet's unit, and its configuration, on a host that we brought up.
 const OUR_UNIT: &str = "pf9-kubelet.service";
 const OUR_CONFIGURATION: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
+/// Our static pod, and the flag of its controller-manager that lets it start faster.
+const OUR_POD: &str = "/etc/pf9/kube.d/manifests/k8s-master.yaml";
+const BURST: &str = "kube-api-burst";
 
 /// Keys of kubelet's configuration that name files which kubeadm makes: its manifests, its certificates.
 const ITS_OWN_KEYS: &[&str] = &[
@@ -52,15 +56,17 @@ const ITS_OWN_FLAGS: &[&str] = &["config", "kubeconfig", "hostname-override"];
 /// The flag with the host's address.
 const NODE_IP: &str = "node-ip";
 
-/// How a peer's kubelet runs.
+/// How a peer's kubelet and controller-manager run.
 #[derive(Clone, Debug)]
-pub(super) struct Kubelet {
+pub(super) struct Peer {
     unit: String,
     flags: BTreeMap<String, String>,
     configuration: Mapping,
+    /// Flags of the controller-manager.
+    controllers: BTreeMap<String, String>,
 }
 
-impl Kubelet {
+impl Peer {
     /// As upstream packages it. The thresholds of eviction are those of the role: a lab host's disk may be fuller than upstream's
     /// allow.
     pub(super) fn stock() -> Result<Self> {
@@ -70,6 +76,7 @@ impl Kubelet {
             unit: KUBELET.to_owned(),
             flags: BTreeMap::from([("cni-bin-dir".to_owned(), "/usr/lib/cni".to_owned())]),
             configuration: serde_yaml::from_str(configuration)?,
+            controllers: BTreeMap::new(),
         })
     }
 
@@ -85,11 +92,30 @@ impl Kubelet {
         let unit = String::from_utf8(host.get(&path)?).context("our kubelet's unit is no text")?;
         let configuration = String::from_utf8(host.get(OUR_CONFIGURATION)?)
             .context("our kubelet's configuration is no text")?;
-        Self::derived(&unit, &configuration)
+        let pod =
+            String::from_utf8(host.get(OUR_POD)?).context("our static pod's file is no text")?;
+        Self::derived(&unit, &configuration, &pod)
             .context("cannot give kubeadm's kubelet the settings of ours")
     }
 
-    fn derived(unit: &str, configuration: &str) -> Result<Self> {
+    /// The same without kubeadm's allocator of pod subnets, which delays all its other controllers by ten seconds. Nothing else gives
+    /// such a cluster's nodes their subnets: on the bench the file of the network plugins has it already.
+    pub(super) fn without_allocator(mut self) -> Self {
+        self.controllers.extend([
+            ("allocate-node-cidrs".to_owned(), "false".to_owned()),
+            (
+                "controllers".to_owned(),
+                "*,bootstrapsigner,tokencleaner,-nodeipam".to_owned(),
+            ),
+        ]);
+        self
+    }
+
+    fn derived(unit: &str, configuration: &str, pod: &str) -> Result<Self> {
+        let burst = pod
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(&format!("- --{BURST}=")))
+            .with_context(|| format!("our controller-manager has no --{BURST}"))?;
         let mut configuration: Mapping =
             serde_yaml::from_str(configuration).context("its configuration is no YAML")?;
         for key in ITS_OWN_KEYS {
@@ -119,6 +145,7 @@ impl Kubelet {
             unit,
             flags,
             configuration,
+            controllers: BTreeMap::from([(BURST.to_owned(), burst.to_owned())]),
         })
     }
 
@@ -134,28 +161,30 @@ impl Kubelet {
              nodeRegistration: {{kubeletExtraArgs: {flags}}}\n---\n\
              apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nkubernetesVersion: v{version}\n\
              networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
-             etcd: {{local: {{imageTag: 3.4.23-0}}}}\n---\n\
+             etcd: {{local: {{imageTag: 3.4.23-0}}}}\n\
+             controllerManager: {{extraArgs: {controllers}}}\n---\n\
              {kubelet}---\n\
              apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
              conntrack: {{maxPerCore: 0, min: 0}}\n",
             flags = json!(flags),
+            controllers = json!(self.controllers),
             version = lab::KUBERNETES_VERSION,
             kubelet = serde_yaml::to_string(&self.configuration)?,
         ))
     }
 }
 
-/// Installs it with this kubelet and this CNI file, ready for [`INIT`].
-pub(super) fn install(host: &Host, kubelet: &Kubelet, cni: &[u8]) -> Result<()> {
+/// Installs it with these settings and this CNI file, ready for [`INIT`].
+pub(super) fn install(host: &Host, peer: &Peer, cni: &[u8]) -> Result<()> {
     let units = "/etc/systemd/system";
     for (text, path) in [
-        (kubelet.unit.as_bytes(), format!("{units}/kubelet.service")),
+        (peer.unit.as_bytes(), format!("{units}/kubelet.service")),
         (
             KUBEADM_CONF.as_bytes(),
             format!("{units}/kubelet.service.d/10-kubeadm.conf"),
         ),
         (
-            kubelet.configuration(host.address())?.as_bytes(),
+            peer.configuration(host.address())?.as_bytes(),
             "/root/kubeadm.yaml".to_owned(),
         ),
         (cni, CNI.to_owned()),
@@ -212,11 +241,14 @@ mod tests {
         ExecStart=/opt/bin/kubelet \\\n    --config=/c --kubeconfig=/k \\\n    --hostname-override=nodelet --node-ip=172.30.1.11 \\\n    \
         --cni-bin-dir=/usr/lib/cni\nRestart=always\nRestartSec=2\n";
 
+    const POD: &str =
+        "spec:\n  - command:\n    - kube-controller-manager\n        - --kube-api-burst=100\n";
+
     #[test]
     fn the_peers_kubelet_has_the_settings_of_ours() {
         let configuration = "kind: KubeletConfiguration\nstaticPodPath: /m\ntlsCertFile: /t\nnodeStatusUpdateFrequency: 4s\n\
             evictionHard:\n  nodefs.available: 1Gi\n";
-        let kubelet = Kubelet::derived(UNIT, configuration).expect("a unit and YAML");
+        let kubelet = Peer::derived(UNIT, configuration, POD).expect("a unit and YAML");
         for line in [
             "After=docker.service",
             "Environment=AWS_EC2_METADATA_DISABLED=true",
@@ -244,8 +276,19 @@ mod tests {
         for document in text.split("---\n") {
             serde_yaml::from_str::<Mapping>(document).expect(document);
         }
-        Kubelet::derived("[Service]\n", configuration).expect_err("no command");
-        Kubelet::derived(&UNIT.replace("--config=/c", "-v 3"), configuration).expect_err("a word");
+        assert!(
+            text.contains(r#"controllerManager: {extraArgs: {"kube-api-burst":"100"}}"#),
+            "{text}"
+        );
+        let text = kubelet
+            .without_allocator()
+            .configuration(Ipv4Addr::new(172, 30, 1, 12))
+            .expect("YAML");
+        assert!(text.contains(r#""allocate-node-cidrs":"false""#), "{text}");
+        Peer::derived(UNIT, configuration, "").expect_err("no flag");
+        Peer::derived("[Service]\n", configuration, POD).expect_err("no command");
+        Peer::derived(&UNIT.replace("--config=/c", "-v 3"), configuration, POD)
+            .expect_err("a word");
     }
 
     #[test]
@@ -259,6 +302,9 @@ mod tests {
         );
         let configuration =
             fs::read_to_string(templates.join("config.yaml.tmpl")).expect("the template is read");
+        let pod = checkout().join("phases/templates/control-plane/k8s-master.yaml.tmpl");
+        let pod = fs::read_to_string(pod).expect("the template is read");
+        assert!(pod.contains(&format!("- --{BURST}=")), "{pod}");
         for key in ITS_OWN_KEYS {
             let line = format!("{key}:");
             assert!(

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::bringup::{ADMIN, PORT};
 use super::figures::{Figure, Target, Unit};
 use super::hosts::Images;
-use super::peer::Kubelet;
+use super::peer::Peer;
 use super::{hosts, peer};
 
 const OURS: &str = "nodelet";
@@ -47,6 +47,9 @@ const WANTED: &[(&str, Target)] = &[
     ("kubelet-stopped", Target::AtMost(5.0)),
     ("label-removed", Target::AtMost(5.0)),
     ("bridge-deleted", Target::AtMost(5.0)),
+    ("bridge-address-deleted", Target::AtMost(5.0)),
+    ("bridge-route-deleted", Target::AtMost(5.0)),
+    ("virtual-ip-deleted", Target::AtMost(5.0)),
 ];
 
 /// The words that say when a host is whole, for a master of kubeadm's: the faults' own words then ask the same questions of it, and as
@@ -105,14 +108,14 @@ pub(super) fn measure(
     ours.bring_up(setup, &lab, nodelet)?;
     let daemon = hosts::docker_configuration(&ours.host)?;
     let cni = peer::with_subnet(&ours.host.get(peer::CNI)?)?;
-    let same = Kubelet::as_ours(&ours.host)?;
+    let same = Peer::as_ours(&ours.host)?;
     let (theirs, stock) = (lab.host(THEIRS)?, lab.host(STOCK)?);
-    for (host, kubelet) in [(&theirs, &same), (&stock, &Kubelet::stock()?)] {
+    for (host, settings) in [(&theirs, &same), (&stock, &Peer::stock()?)] {
         hosts::prepare(setup, host, Images::Loaded)?;
         if host.name() == THEIRS {
             hosts::configure_docker(host, &daemon)?;
         }
-        peer::install(host, kubelet, &cni)?;
+        peer::install(host, settings, &cni)?;
         hosts::bring_up(host, peer::INIT, peer::PORT, peer::KUBECONFIG)?;
         hosts::remove_first_pod(host, peer::KUBECONFIG)?;
     }
