@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use engine::exec::Fidelity;
 
@@ -44,13 +45,32 @@ impl Figures {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fidelity.md");
         let page = fs::read_to_string(&path).expect("the page is checked in");
         let section = format!(
-            "## {title}\n\n{words}\n\n\
+            "## {title}\n\n{words}\n\n{}\n\n\
              | situation | steps | predicted to change | changed | of predictions done | of changes predicted | of all steps | misses |\n\
              |---|---:|---:|---:|---:|---:|---:|---|\n{}",
+            measured(),
             self.table
         );
         fs::write(path, with_section(&page, title, &section)).expect("the page can be written");
     }
+}
+
+/// When the figures were taken, and of which commit.
+fn measured() -> String {
+    let said = |program: &str, words: &[&str]| {
+        let output = Command::new(program)
+            .args(words)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect(program);
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    format!(
+        "- date: {}\n- commit: {}",
+        said("date", &["--utc", "+%F"]),
+        said("git", &["describe", "--always", "--dirty", "--abbrev=10"])
+    )
 }
 
 /// A line of the table. Where there is nothing to divide by, it says so.

@@ -3,10 +3,12 @@
 mod bitrot;
 mod certificates;
 mod clean_slate;
+mod crowded;
 mod cuts;
 mod endurance;
 mod fidelity;
 mod figures;
+mod loaded;
 mod power;
 mod repairs;
 mod steady;

@@ -1,0 +1,162 @@
+//! A master with as many pods as it may have, and many containers of others beside them: looking at it costs about as much as looking at an
+//! empty one.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use lab_suites::{Image, Master, Watch};
+
+/// Pods that a node may have here, the control plane's own among them.
+const MOST_PODS: &str = "250";
+const PODS: usize = 249;
+/// Containers of others, created and not started.
+const FOREIGN: usize = 500;
+/// Passes that are measured.
+const PASSES: usize = 10;
+/// The processor time of a pass, as a multiple of that on an empty host.
+const MOST: f64 = 2.0;
+/// Programs that a pass starts.
+const MOST_PROGRAMS: usize = 3;
+/// For all pods to run.
+const RUNNING: Duration = Duration::from_secs(1800);
+const CALM: Duration = Duration::from_secs(300);
+
+const KUBECTL: &str = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml";
+
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn a_crowded_master_is_looked_at_as_cheaply_as_an_empty_one() {
+    let master = Master::create("crowded", Image::Bare, false);
+    master.configure(&[
+        ("KUBE_SERVICE_STATE", "true"),
+        ("MAX_PODS", MOST_PODS),
+        ("ALLOW_WORKLOADS_ON_MASTER", "true"),
+        ("LOOP_INTERVAL", "10s"),
+    ]);
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    let empty = Cost::of(&master, &watch);
+    println!("an empty host: {empty:?}");
+
+    master.sh(&format!(
+        "{KUBECTL} create deployment crowd --image k8s.gcr.io/pause:3.2 --replicas {PODS}"
+    ));
+    master.wait_for(
+        "all pods run",
+        &format!("[ \"$({KUBECTL} get deployment crowd --output jsonpath='{{.status.readyReplicas}}')\" = {PODS} ]"),
+        RUNNING,
+    );
+    master.sh(&format!(
+        "for number in $(seq {FOREIGN}); do docker create --name foreign-$number k8s.gcr.io/pause:3.2 > /dev/null; done"
+    ));
+    watch.calm(CALM);
+    let crowded = Cost::of(&master, &watch);
+    println!("a crowded host: {crowded:?}");
+    let containers = master.sh("docker ps --all --quiet | wc -l");
+    assert!(
+        containers
+            .parse()
+            .is_ok_and(|count: usize| count >= FOREIGN + 2 * PODS),
+        "{containers} containers"
+    );
+    assert!(
+        crowded.processor <= MOST * empty.processor,
+        "{empty:?} {crowded:?}"
+    );
+    for cost in [&empty, &crowded] {
+        assert!(cost.programs <= MOST_PROGRAMS, "{cost:?}");
+    }
+}
+
+/// What passes cost.
+#[derive(Debug)]
+struct Cost {
+    /// The median of the passes, in seconds of one processor, with the daemon's own.
+    processor: f64,
+    /// Programs that the pass with the most of them started; the pass itself is one that nodeletd starts, and does not count.
+    programs: usize,
+}
+
+impl Cost {
+    fn of(master: &Master, watch: &Watch<'_>) -> Self {
+        let usage = || {
+            let metrics =
+                master.sh("curl -s --unix-socket /run/pf9/nodeletd.sock http://nodeletd/metrics");
+            let value = |name: &str| -> f64 {
+                let mut lines = metrics.lines();
+                let line = lines.find_map(|line| line.strip_prefix(&format!("{name} ")));
+                line.and_then(|value| value.parse().ok()).expect(name)
+            };
+            (
+                value("nodelet_passes_total"),
+                value("nodeletd_cpu_seconds_total") + value("nodeletd_children_cpu_seconds_total"),
+            )
+        };
+        let mut each = Vec::new();
+        watch.passes(1, CALM);
+        let mut before = usage();
+        while each.len() < PASSES {
+            watch.passes(1, CALM);
+            let now = usage();
+            each.push((now.1 - before.1) / (now.0 - before.0));
+            before = now;
+        }
+        each.sort_by(f64::total_cmp);
+        Self {
+            processor: each[each.len() / 2],
+            programs: programs(master, watch),
+        }
+    }
+}
+
+/// Counts the programs that each of some passes starts, with strace at nodeletd: a pass is a `nodelet` that it starts.
+fn programs(master: &Master, watch: &Watch<'_>) -> usize {
+    const TRACE: &str = "/run/nodelet-suite-trace";
+    bring_strace(master);
+    master.sh(&format!(
+        "rm -f {TRACE}; systemd-run --quiet --unit nodelet-suite-trace --setenv LD_LIBRARY_PATH={PLACE} \
+         {PLACE}/strace -f -qq -e trace=execve -e signal=none -o {TRACE} -p $(systemctl show pf9-nodeletd --property MainPID --value)"
+    ));
+    watch.passes(3, CALM);
+    master.sh("systemctl stop nodelet-suite-trace");
+    let trace = master.sh(&format!("grep ' = 0$' {TRACE} || true"));
+    let mut most = 0;
+    let mut of_this = 0;
+    let mut passes = 0;
+    for line in trace.lines() {
+        if line.contains("nodelet\"") {
+            passes += 1;
+            of_this = 0;
+        } else {
+            of_this += 1;
+            most = most.max(of_this);
+        }
+    }
+    assert!(passes >= 2, "no passes were seen:\n{trace}");
+    println!("{trace}");
+    most
+}
+
+/// Where strace is put, with the libraries that it needs and the host does not have.
+const PLACE: &str = "/opt/strace";
+
+/// Copies this machine's, which is of the same Debian.
+fn bring_strace(master: &Master) {
+    let linked = Command::new("ldd")
+        .arg("/usr/bin/strace")
+        .output()
+        .expect("ldd runs");
+    let linked = String::from_utf8_lossy(&linked.stdout).into_owned();
+    let libraries = linked
+        .lines()
+        .filter_map(|line| line.split_once("=> ")?.1.split(' ').next())
+        .filter(|path| path.contains("libunwind"));
+    for path in libraries.chain(["/usr/bin/strace"]) {
+        let name = Path::new(path).file_name().expect("a file").display();
+        let bytes = std::fs::read(path).expect("strace is installed on this machine");
+        let target = format!("{PLACE}/{name}");
+        let put = master.host().put(&bytes, &target, 0o755);
+        put.expect("the file is copied");
+    }
+}
