@@ -1,8 +1,10 @@
 //! Watching nodeletd at work: how it sees the host, and the events of what it does.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use engine::exec::{Event, Verb};
+use engine::plan::PhaseName;
 use serde_json::Value;
 
 use crate::master::Master;
@@ -144,6 +146,11 @@ impl<'a> Watch<'a> {
     #[must_use]
     pub fn recorded(&self) -> Vec<Event> {
         let text = self.master.sh(&format!("cat {RECORD}"));
+        assert!(
+            !text.contains("\"event\":\"missed\""),
+            "the recorder was too slow, and events were lost:\n{text}"
+        );
+        // A line may be half written: the last one, and one at which nodeletd ended.
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
@@ -184,12 +191,15 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// The phases that repairs restarted, in order and each once, as their first events say it; nothing else may have run.
+/// The phases that repairs restarted, in order and each once, as their first events say it; nothing else may have run. A repair that is
+/// still ending things has announced what it ends, and not yet what it restarts.
 #[must_use]
 pub fn restarted(events: &[Event]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
+    let mut announced: BTreeSet<&str> = BTreeSet::new();
     for event in events {
         if let Event::RunStarted { verb, phases, .. } = event {
+            announced.extend(phases.iter().map(PhaseName::as_str));
             assert!(
                 matches!(verb, Verb::Restart | Verb::Stop),
                 "a {verb:?} is no partial restart"
@@ -205,7 +215,7 @@ pub fn restarted(events: &[Event]) -> Vec<String> {
     for event in events {
         if let Event::PhaseStarted { phase, .. } = event {
             assert!(
-                names.iter().any(|name| name == phase.as_str()),
+                announced.contains(phase.as_str()),
                 "{phase} was touched without being announced: {events:?}"
             );
         }
