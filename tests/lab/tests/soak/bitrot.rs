@@ -19,6 +19,8 @@ const GIVEN: Duration = Duration::from_secs(60);
 
 const AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";
+/// The controller-manager has a copy of its own.
+const SIGNS_TOKENS: &str = "/etc/pf9/kube.d/certs/kube-controller-manager/svcacct.key";
 const VERIFIES: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 /// The keys that encrypt Secrets: the API server's file, and the copies.
 const ENCRYPTION: [&str; 3] = [
@@ -105,6 +107,9 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
                 .map(|(name, file)| (fault, format!("/etc/pf9/kube.d/ca/{name}/{file}")))
                 .collect();
             struck.push((fault, half.to_owned()));
+            if half == SIGNS {
+                struck.push((fault, SIGNS_TOKENS.to_owned()));
+            }
             struck.push((fault, encryption.to_owned()));
             wrong.extend(rot.strikes(&watch, &struck, readers));
         }
@@ -225,7 +230,7 @@ impl<'a> Rot<'a> {
     /// When each part was started.
     fn started(&self) -> BTreeMap<String, String> {
         let text = self.master.sh(
-            "docker ps --no-trunc --format '{{.ID}} {{.Names}}' | grep -v ' k8s_POD_' | while read id name; do
+            "docker ps --no-trunc --format '{{.ID}} {{.Names}}' | grep -v -e ' k8s_POD_' -e ' pf9-etcd-proof' | while read id name; do
                  echo $name $(docker inspect --format '{{.Id}}/{{.State.StartedAt}}' $id)
              done | sed -E 's/^k8s_([^_]*)_[^ ]*/\\1/'
              for unit in docker pf9-kubelet; do echo $unit $(systemctl show $unit --property InvocationID --value); done",
