@@ -34,7 +34,7 @@ pub(super) struct Attempts {
     jitter: f64,
     /// The last full clean in this row that came to its end.
     clean: Option<Clean>,
-    /// The same as `ended`, on a clock that nobody sets.
+    /// The same as `ended`, on a clock that is never set back or forward.
     #[serde(skip)]
     last: Option<Instant>,
     /// Whether one has ended in this daemon's life.
