@@ -1,6 +1,6 @@
 //! Watching nodeletd at work: how it sees the host, and the events of what it does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use engine::exec::{Event, Verb};
@@ -48,6 +48,19 @@ impl<'a> Watch<'a> {
     pub fn view(&self) -> Option<Value> {
         let output = self.master.try_sh("nodelet status --json");
         serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// What nodeletd counts and measures, by name; those with labels are left out.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let text = self
+            .master
+            .sh("curl -s --unix-socket /run/pf9/nodeletd.sock http://nodeletd/metrics");
+        let metric = |line: &str| {
+            let (name, value) = line.split_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        text.lines().filter_map(metric).collect()
     }
 
     /// Whether every condition holds and nothing is being done.

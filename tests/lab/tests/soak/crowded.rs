@@ -81,13 +81,8 @@ struct Cost {
 impl Cost {
     fn of(master: &Master, watch: &Watch<'_>) -> Self {
         let usage = || {
-            let metrics =
-                master.sh("curl -s --unix-socket /run/pf9/nodeletd.sock http://nodeletd/metrics");
-            let value = |name: &str| -> f64 {
-                let mut lines = metrics.lines();
-                let line = lines.find_map(|line| line.strip_prefix(&format!("{name} ")));
-                line.and_then(|value| value.parse().ok()).expect(name)
-            };
+            let metrics = watch.metrics();
+            let value = |name: &str| metrics[name];
             (
                 value("nodelet_passes_total"),
                 value("nodeletd_cpu_seconds_total") + value("nodeletd_children_cpu_seconds_total"),

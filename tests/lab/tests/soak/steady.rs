@@ -22,7 +22,7 @@ fn steady_state_costs_next_to_nothing() {
     master.configure(&[("KUBE_SERVICE_STATE", "true")]);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
-    let (first, began) = (Stock::of(&master), Instant::now());
+    let (first, began) = (Stock::of(&master, &watch), Instant::now());
     let last = after_passes(&master, &watch, first.passes + MINUTES);
     let together = last.most_resident + last.pass_resident;
     let share = (last.cpu - first.cpu) / began.elapsed().as_secs_f64();
@@ -40,7 +40,7 @@ fn steady_state_costs_next_to_nothing() {
 
     master.configure(&[("LOOP_INTERVAL", "1s"), SCALED[1]]);
     let watch = Watch::start(&master);
-    let begin = Stock::of(&master).passes;
+    let begin = Stock::of(&master, &watch).passes;
     let warm = after_passes(&master, &watch, begin + WARM);
     let end = after_passes(&master, &watch, begin + WARM + PASSES);
     println!(
@@ -73,16 +73,9 @@ struct Stock {
 }
 
 impl Stock {
-    fn of(master: &Master) -> Self {
-        let metrics =
-            master.sh("curl -s --unix-socket /run/pf9/nodeletd.sock http://nodeletd/metrics");
-        let value = |name: &str| -> f64 {
-            let line = metrics
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("{name} ")));
-            let value = line.and_then(|value| value.parse().ok());
-            value.unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
-        };
+    fn of(master: &Master, watch: &Watch<'_>) -> Self {
+        let metrics = watch.metrics();
+        let value = |name: &str| metrics[name];
         let zombies = master.sh("ps -eo stat= | grep -c ^Z || true");
         Self {
             passes: value("nodelet_passes_total"),
@@ -99,10 +92,10 @@ impl Stock {
 /// Its stock once it has made so many passes.
 fn after_passes(master: &Master, watch: &Watch<'_>, passes: f64) -> Stock {
     const LIMIT: Duration = Duration::from_secs(3000);
-    let mut stock = Stock::of(master);
+    let mut stock = Stock::of(master, watch);
     watch.until("the passes are made", LIMIT, || {
         let most = stock.most_resident;
-        stock = Stock::of(master);
+        stock = Stock::of(master, watch);
         stock.most_resident = stock.most_resident.max(most);
         stock.passes >= passes
     });

@@ -345,6 +345,14 @@ fn pause() -> Request {
     }
 }
 
+/// How a condition of the daemon's own stands, and why.
+fn condition(outside: &Outside, name: &str) -> Option<(Status, String)> {
+    let view = outside.view.borrow().clone().expect("it looks");
+    let mut conditions = view.conditions.iter();
+    let its = conditions.find(|one| one.name == name);
+    its.map(|one| (one.status, one.reason.clone()))
+}
+
 /// Runs `what` beside a daemon on `host` that remembers in `directory`, and ends with it.
 async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Outside)) {
     let memory = Memory {

@@ -219,12 +219,7 @@ async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
         attempts(&host, tried.len() + 1).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-        let told = || {
-            let view = outside.view.borrow().clone().expect("it looks");
-            let mut conditions = view.conditions.iter();
-            let changes = conditions.find(|one| one.name == "ChangesComplete");
-            changes.map(|one| (one.status, one.reason.clone()))
-        };
+        let told = || condition(outside, "ChangesComplete");
         let (status, reason) = told().expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.starts_with("`nodelet repair"), "{reason}");
@@ -325,12 +320,7 @@ async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |outside| {
-        let told = || {
-            let view = outside.view.borrow().clone().expect("it looks");
-            let mut conditions = view.conditions.iter();
-            let helps = conditions.find(|one| one.name == "FullCleanHelps");
-            helps.map(|one| (one.status, one.reason.clone()))
-        };
+        let told = || condition(outside, "FullCleanHelps");
         attempts(&host, 9).await;
         assert_eq!(told(), Some((Status::True, String::new())));
         attempts(&host, 25).await;

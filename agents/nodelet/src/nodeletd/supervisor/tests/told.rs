@@ -151,12 +151,7 @@ async fn a_status_file_that_cannot_be_written_is_told() {
     let in_its_place = directory.path().join("kube_status/somebody's");
     std::fs::create_dir_all(&in_its_place).expect("a directory in its place");
     beside(&host, directory.path(), async |outside| {
-        let told = || {
-            let view = outside.view.borrow().clone().expect("it looks");
-            let mut conditions = view.conditions.iter();
-            let written = conditions.find(|one| one.name == "StateWritten");
-            written.map(|one| (one.status, one.reason.clone()))
-        };
+        let told = || condition(outside, "StateWritten");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (status, reason) = told().expect("it is a condition");
         assert_eq!(status, Status::False);
@@ -252,12 +247,7 @@ async fn a_role_that_does_not_stop_is_told() {
     let host = Broken::new();
     *host.wanted.lock().expect("nobody panicked") = ServiceState::False;
     beside(&host, directory.path(), async |outside| {
-        let told = || {
-            let view = outside.view.borrow().clone().expect("it looks");
-            let mut conditions = view.conditions.iter();
-            let stops = conditions.find(|one| one.name == "RoleStops");
-            stops.map(|one| (one.status, one.reason.clone()))
-        };
+        let told = || condition(outside, "RoleStops");
         tokio::time::sleep(Duration::from_secs(90)).await;
         let (status, reason) = told().expect("it is a condition");
         assert_eq!(status, Status::False);
