@@ -23,7 +23,7 @@ pub use lab::command::poll;
 pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE, TRIALS};
 pub use leaves::Leaves;
 pub use load::{Asker, Load, Seen};
-pub use master::{CLIENT, Master, shared, shared_with_vip};
+pub use master::{CLIENT, Master, ready_with_vip, shared};
 pub use prediction::{no_repair, predicted_repair, prediction};
 pub use record::record;
 pub use run::Run;

@@ -19,7 +19,7 @@ const EMULATED: Duration = Duration::from_secs(1800);
 const SHORT: Duration = Duration::from_secs(120);
 
 const MASTER: &str = "master-1";
-/// A bare host beside the shared masters with a virtual IP.
+/// A bare host beside the masters with a virtual IP.
 pub const CLIENT: &str = "client";
 const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 const PACKAGE: &str = "/opt/pf9/roles/pf9-kube/current";
@@ -36,7 +36,7 @@ pub struct Master {
     shared: Option<Place>,
 }
 
-/// How many masters suites share of each kind. Each costs a bring-up; the suites that use one wait for their turn.
+/// How many masters suites share. Each costs a bring-up; the suites that use one wait for their turn.
 const SHARED: usize = 3;
 /// Longer than all suites that share a master take together.
 const TURN: Duration = Duration::from_secs(3000);
@@ -47,22 +47,12 @@ const TURN: Duration = Duration::from_secs(3000);
 /// its turn.
 #[must_use]
 pub fn shared() -> Master {
-    take_turn("shared", false, &[])
-}
-
-/// The same with a virtual IP, and with a bare host beside it, the neighbour [`CLIENT`].
-#[must_use]
-pub fn shared_with_vip() -> Master {
-    take_turn("vip", true, &[CLIENT])
-}
-
-fn take_turn(kind: &str, vip: bool, others: &[&str]) -> Master {
     let suites = Suites::from_environment().expect("the environment of a run");
     let cache = Cache::locate().expect("the cache has a place");
-    let place = suites.place(&cache, kind, SHARED, TURN);
+    let place = suites.place(&cache, "shared", SHARED, TURN);
     let place = place.expect("a shared host becomes free");
     let stands = Lab::stands(&cache, &format!("{}-{}", suites.run, place.name));
-    let mut master = Master::open(&place.name, Image::Bare, vip, others);
+    let mut master = Master::open(&place.name, Image::Bare, false, &[]);
     master.shared = Some(place);
     if stands {
         master.configure(&[]);
@@ -70,6 +60,16 @@ fn take_turn(kind: &str, vip: bool, others: &[&str]) -> Master {
         master.install(&[]);
     }
     // What an earlier suite changed, or left in the middle when it failed, this brings back.
+    master.apply(&[]).exits(0);
+    master
+}
+
+/// A master of its own with a virtual IP, Ready, and a bare host beside it, the neighbour [`CLIENT`].
+///
+/// It is not shared: a master that stands idle for the rest of a run costs more than another bring-up.
+#[must_use]
+pub fn ready_with_vip(lab: &str) -> Master {
+    let master = Master::with_neighbours(lab, Image::Bare, true, &[CLIENT]);
     master.apply(&[]).exits(0);
     master
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab_suites::{FAULTS, Fault, Master, SCALED, Standing, Watch, restarted, shared_with_vip};
+use lab_suites::{FAULTS, Fault, Master, SCALED, Standing, Watch, ready_with_vip, restarted};
 
 /// No fault takes longer to be mended.
 const MENDED: Duration = Duration::from_secs(150);
@@ -107,7 +107,7 @@ fn faults_are_repaired_and_nothing_else_is_touched_3_of_3() {
 
 /// Each fault of a part of them.
 fn every_fault_is_repaired(part: usize) {
-    let master = shared_with_vip();
+    let master = ready_with_vip(&format!("faults-{part}"));
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     master.load_toolbox();
@@ -122,7 +122,7 @@ fn every_fault_is_repaired(part: usize) {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn another_interface_is_refused_and_keepalived_keeps_the_address() {
-    let master = shared_with_vip();
+    let master = ready_with_vip("interface");
     master.configure(SCALED);
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);

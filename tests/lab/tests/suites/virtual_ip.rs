@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_suites::{CLIENT, Run, Standing, shared_with_vip};
+use lab_suites::{CLIENT, Run, Standing, ready_with_vip};
 
 /// The role's name.
 const ROLE: &str = "pf9-kube";
@@ -10,7 +10,7 @@ const ROLE: &str = "pf9-kube";
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn the_api_answers_on_the_virtual_ip() {
-    let master = shared_with_vip();
+    let master = ready_with_vip("vip");
     let vip = master.vip();
     master.wait_for(
         "the master takes the address",
@@ -115,7 +115,7 @@ fn the_api_answers_on_the_virtual_ip() {
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
-    let mut master = shared_with_vip();
+    let mut master = ready_with_vip("no-vip");
     let vip = master.vip();
     let held = format!("ip -o address show dev eth0 | grep -qw {vip}");
     master.wait_for(
