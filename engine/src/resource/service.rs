@@ -132,16 +132,8 @@ impl Resource for ServiceSpec {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let name = || self.unit.clone();
-        if let Some(enabled) = self.enabled
-            && observed.unit.enabled != enabled
-        {
-            receipt
-                .push(Undo::SetUnitEnabled {
-                    name: name(),
-                    enabled: observed.unit.enabled,
-                })
-                .await?;
-            cx.host.set_unit_enabled(&self.unit, enabled).await?;
+        if !self.started {
+            self.set_enabled(observed, cx.host, receipt).await?;
         }
         if observed.unit.stale {
             // A start would run what systemd loaded before the file changed.
@@ -173,6 +165,8 @@ impl Resource for ServiceSpec {
             }
             Action::Change | Action::Renew | Action::Run => {}
         }
+        // Not before the start: systemd loads all unit files anew for it, and the start would wait for that.
+        self.set_enabled(observed, cx.host, receipt).await?;
         let unit = cx.host.unit(&self.unit).await?;
         if !unit.is_active() {
             return Err(ResourceError::NotConverged {
@@ -221,6 +215,29 @@ impl ServiceSpec {
                 checksums.verify(host, program).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes the unit start at boot, or not, where that differs.
+    async fn set_enabled(
+        &self,
+        observed: &Observed,
+        host: &dyn Host,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let Some(enabled) = self.enabled else {
+            return Ok(());
+        };
+        if observed.unit.enabled == enabled {
+            return Ok(());
+        }
+        receipt
+            .push(Undo::SetUnitEnabled {
+                name: self.unit.clone(),
+                enabled: observed.unit.enabled,
+            })
+            .await?;
+        host.set_unit_enabled(&self.unit, enabled).await?;
         Ok(())
     }
 
