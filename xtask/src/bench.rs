@@ -237,10 +237,10 @@ plugins installed. They are measured one after the other, each switched off when
 configuration of docker: the stock one, and one where nodelet configures and restarts docker as part of its command. Before the first repetition nodelet and kubeadm
 each bring a host up that is not counted.
 
-Three moments are taken on the host, from the start of the command. Node Ready: `kubectl wait`, which runs beside the command from the first answer of the API
-server, has seen it. First pod Running: a pod that tolerates the master's taint is created as soon as the API server accepts it, with the same manifest on all hosts
-and an image that docker has already. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is Ready and
-pods can be created; kubeadm does not wait for its node.
+Three moments are taken on the host, from the start of the command. Node Ready: the API server says so to a question that is asked each tenth of a second from its
+first answer on. First pod Running: a pod that tolerates the master's taint is created as soon as the API server accepts it, with the same manifest on all hosts
+and an image that docker has already; it is asked for as often. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is
+Ready and pods can be created; kubeadm does not wait for its node. curl asks, for kubectl would take processor time from what it measures.
 
 Images are preloaded, or come from archives: then `nodelet apply` loads them, and on kubeadm's host `docker load`, two archives at a time, is part of the
 measured command.
