@@ -68,10 +68,10 @@ fn interrupted(told: &(String, String), phase: &str) {
 fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     let master = Master::create("cut", Image::Bare, false);
 
-    // The phases of images run side by side, and events come in the plan's order: while the first of these loads, so does `images`.
+    // The phases of images run side by side, and events come in the plan's order: while the first of these loads, so does `controller-images`.
     let first = Background::start(&master, "first", r#""step_changing","phase":"etcd-image""#);
     let told = first.end("INT");
-    interrupted(&told, "images");
+    interrupted(&told, "controller-images");
     // etcd may have begun: its image is loaded beside the others, and sooner.
     for later in ["kubelet", "api-ready", "kubernetes-ready"] {
         let begun = format!(r#""event":"phase_started","phase":"{later}""#);

@@ -95,6 +95,13 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause {
         phase: "images",
         about: "an image is named that the payload does not have",
+        settings: &[("KUBE_APISERVER_IMAGE", "k8s.gcr.io/kube-apiserver:v9.9.9")],
+        says: &["k8s.gcr.io/kube-apiserver:v9.9.9", "holds other images (k8s.gcr.io/kube-apiserver:v1.20.2)", "name an image that the archive holds"],
+        ..NONE
+    },
+    Cause {
+        phase: "controller-images",
+        about: "an image is named that the payload does not have",
         settings: &[("KUBE_SCHEDULER_IMAGE", "k8s.gcr.io/kube-scheduler:v9.9.9")],
         says: &["k8s.gcr.io/kube-scheduler:v9.9.9", "holds other images (k8s.gcr.io/kube-scheduler:v1.20.2)", "name an image that the archive holds"],
         ..NONE
