@@ -2,9 +2,10 @@
 //! vain.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-use behaviour::{Bringup, block_on};
+use behaviour::{Bringup, Case, block_on, fixtures};
 use engine::exec::{
     Event, EventSink, Outcome, Recording, Runner, STATE, failed_phases, restart_set,
 };
@@ -379,6 +380,34 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
     let outcome = block_on(runner(&bringup, &host, &events).restart(&both, &[]));
     assert_eq!(outcome.ok(), Some(Outcome::Converged));
     assert!(running(&host, "etcd").is_some());
+}
+
+/// kubelet ends what runs for a new manifest, and starts nothing where an image is wanting.
+#[test]
+fn the_static_pod_is_not_exchanged_for_one_whose_image_is_not_there() {
+    const MANIFEST: &str = "/etc/pf9/kube.d/manifests/k8s-master.yaml";
+    let (_, host) = standing();
+    let settings = fs::read_to_string(fixtures("settings/cp-1.yaml")).expect("the fixture");
+    for key in ["KUBE_APISERVER_IMAGE", "KUBE_SCHEDULER_IMAGE"] {
+        let wrong = format!("{settings}\n{key}: k8s.gcr.io/other:v9.9.9\n");
+        let bringup = Bringup::from_case(Case::of("cp-1", &wrong));
+        let manifest = || host.look(|world| world.text(MANIFEST));
+        let before = manifest();
+        let failed = failed(&bringup, &host);
+        assert!(names(failed.clone()).contains(&"control-plane".to_owned()));
+        let events = Recording::default();
+        let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
+        assert!(!problems.is_empty(), "{key}");
+        let left = names(set.clone());
+        assert!(!left.contains(&"control-plane".to_owned()), "{left:?}");
+        if !set.is_empty() {
+            let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+            outcome.expect("it is written down");
+        }
+        let applied = bringup.apply(&host);
+        assert_ne!(applied.outcome, Outcome::Converged, "{key}");
+        assert!(before.is_some() && manifest() == before, "{key}");
+    }
 }
 
 /// A disk that fails under one file of the package.

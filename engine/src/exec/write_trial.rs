@@ -349,7 +349,7 @@ impl Runner<'_> {
         })
     }
 
-    /// Whether something that a phase starts does not run, or cannot be looked at.
+    /// Whether something that a phase starts does not run, or cannot be looked at, or an image that it brings is gone.
     async fn is_down(&self, phase: &PlannedPhase) -> bool {
         for step in &phase.steps {
             let runs = match &step.spec {
@@ -358,6 +358,7 @@ impl Runner<'_> {
                     unit.is_ok_and(|unit| unit.is_active())
                 }
                 Spec::Container(container) => container.runs(self.host).await.unwrap_or_default(),
+                Spec::Image(image) => !self.is_gone(&image.reference).await,
                 _ => true,
             };
             if !runs {

@@ -17,15 +17,15 @@ const RESTARTS: &[(&str, &str)] = &[
     ("docker-killed", ""),
     (
         "docker-stopped",
-        "configure-docker docker etcd-image images controller-images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "docker-hung",
-        "configure-docker docker etcd-image images controller-images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "daemon-json-edited",
-        "configure-docker docker etcd-image images controller-images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     (
         "etcd-removed",
@@ -54,7 +54,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ("jump-deleted", "kube-proxy kubernetes-ready drain"),
     (
         "docker-bridge-deleted",
-        "configure-docker docker etcd-image images controller-images kube-proxy-image etcd kubelet api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
     ),
     ("cni-deleted", "cni kubernetes-ready drain"),
     (

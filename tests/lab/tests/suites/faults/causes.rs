@@ -107,13 +107,6 @@ pub(super) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
-        phase: "kube-proxy-image",
-        about: "an image is named that the payload does not have",
-        settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
-        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
-        ..NONE
-    },
-    Cause {
         phase: "etcd",
         about: "its port is taken",
         port: Some(4001),
@@ -166,6 +159,13 @@ pub(super) const CAUSES: &[Cause] = &[
         settings: &[("KUBELET_FLAGS", "--no-such-flag=1")],
         hurry: HURRY,
         says: &["unknown flag: --no-such-flag", "pf9-kubelet.service"],
+        ..NONE
+    },
+    Cause {
+        phase: "kube-proxy-image",
+        about: "an image is named that the payload does not have",
+        settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
+        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
         ..NONE
     },
     Cause {
