@@ -166,6 +166,12 @@ enum Asked<'a> {
     },
 }
 
+/// Whether a phase tells of damage to the role's package.
+fn compares_the_package(phase: &PlannedPhase) -> bool {
+    let compares = |check: &PlannedCheck| matches!(check.probe, Probe::PackageIntact { .. });
+    phase.checks.iter().any(compares)
+}
+
 fn unknown(check: &PlannedCheck, reason: String) -> Condition {
     Condition {
         check: check.name.clone(),
@@ -399,8 +405,11 @@ impl Runner<'_> {
                 .iter()
                 .flat_map(|phase| graph.before(phase))
                 .collect();
-            for look in looks.iter().filter(|look| !causes.contains(&look.phase)) {
-                look.cut.cancel();
+            for (look, phase) in looks.iter().zip(phases) {
+                // That a file of the package is damaged may be why the rest fails, and is told whatever else fails.
+                if !causes.contains(&look.phase) && !compares_the_package(phase) {
+                    look.cut.cancel();
+                }
             }
             std::future::pending::<()>().await;
         };

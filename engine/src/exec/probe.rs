@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::virtual_ip::VirtualIp;
-use super::{Runner, backups};
+use super::{Mode, Runner, backups};
 use crate::host::{ClusterAccess, CommandSpec, Host, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{StaticPods, of_pods};
@@ -270,9 +270,22 @@ impl Runner<'_> {
             Probe::PackageIntact { checksums: None } => Ok(None),
             Probe::PackageIntact {
                 checksums: Some(checksums),
-            } => checksums.problem(host).await,
+            } => match checksums.problem(host).await? {
+                None if host.reads_payload() => Ok(self.unfit_payload().await),
+                problem => Ok(problem),
+            },
             Probe::AsPlanned => self.as_planned(host, phase, &mut Vec::new()).await,
         }
+    }
+
+    /// What of the payload cannot serve though its content is what was packed: a program that has lost its mode.
+    async fn unfit_payload(&self) -> Option<String> {
+        for path in &self.plan.payload {
+            if let Some(unfit) = self.payload_problem(path, Mode::Apply).await {
+                return Some(format!("{}; {}", unfit.problem, unfit.remedy));
+            }
+        }
+        None
     }
 
     /// Here, too, silence is an answer: one that hangs ends nothing by itself and starts nothing.

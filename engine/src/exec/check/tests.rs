@@ -1,11 +1,13 @@
 //! What a look says, and how long it takes, on a fake host.
 
+use sha2::{Digest as _, Sha256};
+
 use super::*;
 use crate::exec::{Recording, failed_phases, restart_set};
 use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan, World};
 use crate::plan::{Plan, PlannedStep, StepId, StepPolicy};
-use crate::resource::{NoSecrets, ServiceSpec};
+use crate::resource::{Checksums, NoSecrets, ServiceSpec};
 
 fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
     let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
@@ -252,4 +254,59 @@ async fn whoever_is_slow_to_answer_is_asked_less_often() {
         let asked = calls.iter().filter(|call| call.name == "https_get").count();
         assert!((most / 2..=most).contains(&asked), "asked {asked} times");
     }
+}
+
+/// A package of one program, and the check that compares it.
+fn package(program: &str) -> (Plan, FakeHost) {
+    let digest = |text: &str| crate::plan::hex(&Sha256::digest(text));
+    let sums = format!("{}  payload/bin/kubelet\n", digest("a program"));
+    let file = "/opt/r/SHA256SUMS";
+    let checksums = Checksums {
+        file: file.into(),
+        sha256: digest(&sums),
+    };
+    let etcd = Probe::ContainerRunning("etcd".to_owned());
+    let compares = Probe::PackageIntact {
+        checksums: Some(checksums),
+    };
+    let mut plan = Plan::bare(vec![
+        phase("etcd", &[], etcd),
+        phase("package", &[], compares),
+    ]);
+    plan.payload = vec![program.into()];
+    let host = FakeHost::new().with_docker().with_file(file, sums);
+    host.meddle(|world| world.file_with_mode(program, "a program", 0o755));
+    (plan, host)
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_to_the_package_is_told_whatever_else_fails() {
+    let program = "/opt/r/payload/bin/kubelet";
+    let (plan, host) = package(program);
+    let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let look = || async {
+        let health = runner.check_until_failed(Duration::from_millis(250)).await;
+        assert_eq!(health[0].status(), Status::False, "{health:?}");
+        health[1].conditions[0].clone()
+    };
+    assert_eq!(look().await.status, Status::True);
+    // Its content is what was packed, and systemd could not start it.
+    host.meddle(|world| world.file_with_mode(program, "a program", 0o644));
+    let unfit = look().await;
+    assert_eq!(unfit.status, Status::False, "{unfit:?}");
+    assert!(unfit.reason.contains("its mode is 0644"), "{unfit:?}");
+    host.meddle(|world| world.file_with_mode(program, "another", 0o755));
+    let damaged = look().await;
+    assert!(
+        damaged.reason.contains("its checksum is not"),
+        "{damaged:?}"
+    );
+    // It takes longer than the others are waited for.
+    host.set_faults(FaultPlan::none().stall("read", "/opt/r/SHA256SUMS"));
+    let slow = look().await;
+    assert!(
+        !slow.reason.contains("not looked at to the end"),
+        "{slow:?}"
+    );
 }
