@@ -141,6 +141,7 @@ impl<'a> Review<'a> {
         let mut text = String::new();
         let mut page = Page::default();
         let mut failing: Vec<&str> = Vec::new();
+        let mut refusing: Vec<&str> = Vec::new();
         for event in self.events {
             match event {
                 Event::RunStarted {
@@ -152,7 +153,10 @@ impl<'a> Review<'a> {
                         &digest[..digest.len().min(12)]
                     );
                 }
-                Event::PreflightFailed { .. } => text.push_str(&render(event, DETAIL)),
+                Event::PreflightFailed { problems } => {
+                    refusing.extend(problems.iter().map(|one| one.problem.as_str()));
+                    text.push_str(&render(event, DETAIL));
+                }
                 Event::PreflightPassed { .. } if all => text.push_str(&render(event, DETAIL)),
                 Event::PhaseStarted { about, .. } => {
                     page = Page {
@@ -201,6 +205,17 @@ impl<'a> Review<'a> {
             let _ = writeln!(
                 text,
                 "an apply would fail in {first}; what comes after it is shown all the same"
+            );
+        }
+        // The reason stands far above, and the last line is what people read.
+        if let [first, others @ ..] = refusing.as_slice() {
+            let more = match others.len() {
+                0 => String::new(),
+                number => format!(" (and {number} more)"),
+            };
+            let _ = writeln!(
+                text,
+                "an apply would refuse this host and change nothing: {first}{more}"
             );
         }
         text
@@ -270,6 +285,7 @@ fn one(step: &crate::plan::StepId, span: &str, change: &Change) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Problem;
     use crate::plan::{PhaseName, Span, StepId};
     use crate::resource::TextDiff;
 
@@ -395,6 +411,27 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
             ),
             "{diff}"
         );
+    }
+
+    #[test]
+    fn a_refused_plan_ends_with_the_refusal() {
+        let problem = |problem: &str| Problem {
+            requirement: "the ports are free".to_owned(),
+            span: Span::file("role.yaml"),
+            problem: problem.to_owned(),
+            remedy: "stop what holds it".to_owned(),
+        };
+        let mut events = events();
+        let problems = vec![problem("port 443 is taken"), problem("port 2380 is taken")];
+        events.insert(0, Event::PreflightFailed { problems });
+        for text in [Review::of(&events).plan(), Review::of(&events).diff()] {
+            assert!(
+                text.ends_with(
+                    "\nan apply would refuse this host and change nothing: port 443 is taken (and 1 more)\n"
+                ),
+                "{text}"
+            );
+        }
     }
 
     #[test]
