@@ -242,12 +242,13 @@ first answer on. First pod Running: a pod that tolerates the master's taint is c
 and an image that docker has already; it is asked for as often. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is
 Ready and pods can be created; kubeadm does not wait for its node. curl asks, for kubectl would take processor time from what it measures.
 
-Images are preloaded, or come from archives: then `nodelet apply` loads them, and on kubeadm's host `docker load`, two archives at a time, is part of the
-measured command.
+Images are preloaded, or come from archives: then `nodelet apply` loads them, three at a time beside its other steps and kube-proxy's when kubelet has started, and on
+kubeadm's host `docker load`, three archives at a time, is part of the measured command. Processor time is that of the host without the questions.
 
 kubeadm's kubelet has the unit, the flags and the configuration of our kubelet, read from a host that nodelet brought up: among them
 `nodeStatusUpdateFrequency: 4s` and `AWS_EC2_METADATA_DISABLED=true`, without which kubelet asks for cloud credentials and waits six seconds on a network that drops
-such packets. Its controller-manager has our `--kube-api-burst`, by which controllers start faster. Only paths of files that kubeadm makes differ. It has no DNS add-on, which
+such packets. Its controller-manager has our `--kube-api-burst`, by which controllers start faster, and its keys are of elliptic curves as ours are
+(`PublicKeysECDSA`), which are made faster than RSA's. Only paths of files that kubeadm makes differ. It has no DNS add-on, which
 the role does not bring either, and a CNI file with the node's subnet in it. Stock kubeadm has kubelet as upstream packages it and docker as Debian ships it, on the same network
 and with the same CNI file.
 

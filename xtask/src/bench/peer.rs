@@ -64,6 +64,8 @@ pub(super) struct Peer {
     configuration: Mapping,
     /// Flags of the controller-manager.
     controllers: BTreeMap<String, String>,
+    /// Whether its keys are of elliptic curves, as ours are, which are made in no time.
+    elliptic_keys: bool,
 }
 
 impl Peer {
@@ -77,6 +79,7 @@ impl Peer {
             flags: BTreeMap::from([("cni-bin-dir".to_owned(), "/usr/lib/cni".to_owned())]),
             configuration: serde_yaml::from_str(configuration)?,
             controllers: BTreeMap::new(),
+            elliptic_keys: false,
         })
     }
 
@@ -146,6 +149,7 @@ impl Peer {
             flags,
             configuration,
             controllers: BTreeMap::from([(BURST.to_owned(), burst.to_owned())]),
+            elliptic_keys: true,
         })
     }
 
@@ -162,11 +166,13 @@ impl Peer {
              apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nkubernetesVersion: v{version}\n\
              networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
              etcd: {{local: {{imageTag: 3.4.23-0}}}}\n\
+             featureGates: {gates}\n\
              controllerManager: {{extraArgs: {controllers}}}\n---\n\
              {kubelet}---\n\
              apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
              conntrack: {{maxPerCore: 0, min: 0}}\n",
             flags = json!(flags),
+            gates = json!({"PublicKeysECDSA": self.elliptic_keys}),
             controllers = json!(self.controllers),
             version = lab::KUBERNETES_VERSION,
             kubelet = serde_yaml::to_string(&self.configuration)?,
