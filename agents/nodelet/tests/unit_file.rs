@@ -49,6 +49,18 @@ fn a_daemon_that_hangs_or_ends_comes_again() {
 }
 
 #[test]
+fn it_may_be_restarted_as_often_as_needed_and_sees_the_hosts_name() {
+    assert_eq!(values("Unit", "StartLimitIntervalSec"), ["0"]);
+    for own_namespace in ["ProtectHostname", "PrivateUsers"] {
+        assert_eq!(
+            values("Service", own_namespace),
+            [""; 0],
+            "{own_namespace}: a change of the host's own would not be seen"
+        );
+    }
+}
+
+#[test]
 fn it_gains_no_privileges_and_what_it_writes_is_not_for_everybody() {
     assert_eq!(values("Service", "NoNewPrivileges"), ["yes"]);
     let [mask] = values("Service", "UMask")[..] else {

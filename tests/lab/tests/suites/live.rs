@@ -46,7 +46,8 @@ fn units_containers_packages_and_mounts_are_handled_as_the_fake_host_promises() 
         "a_container_goes_through_its_life",
         &format!("LIVE_ARCHIVE={PAYLOAD}/images/pause.tar LIVE_IMAGE=k8s.gcr.io/pause:3.2"),
     );
-    // Services of packages are not started while these are installed.
+    // Services of packages are not started while these are installed. Without its configuration this one would not start anyhow.
+    master.sh("mkdir -p /etc/keepalived; echo 'global_defs { }' > /etc/keepalived/keepalived.conf");
     let debs = master.sh(&format!(
         "cd {PAYLOAD}/debs; sed \"s|^|$PWD/|\" keepalived.list"
     ));
