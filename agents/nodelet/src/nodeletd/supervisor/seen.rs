@@ -6,6 +6,7 @@ use std::time::Duration;
 use daemon::systemd;
 use engine::exec::{PhaseHealth, Status, Streaks};
 use engine::plan::PhaseName;
+use tokio::time::Instant;
 
 use super::{BLIND, Supervisor, unix_now};
 use crate::nodeletd::kube_status::NodeState;
@@ -53,6 +54,7 @@ impl<H: Hands> Supervisor<H> {
         self.streaks = Streaks::of(&pass.health);
         let now = unix_now();
         if !pass.failed.is_empty() {
+            self.unsure = None;
             // Nor is it so before an attempt, or where none may be made.
             self.is_not_up();
         }
@@ -91,7 +93,7 @@ impl<H: Hands> Supervisor<H> {
         if pass.desired.service_state == ServiceState::False {
             return;
         }
-        let known = pass.health.iter().all(PhaseHealth::works);
+        let unknown = pass.health.iter().find(|phase| !phase.works());
         let counted = self.state.attempts.clone();
         let up_before = self.state.up_in.clone();
         // What is merely not known is no failure, so attempts from here on are not in a row with those before; one that has failed, but not
@@ -100,7 +102,10 @@ impl<H: Hands> Supervisor<H> {
             self.state.attempts.break_the_row();
             self.status.pf9_kube_start_attempt = 0;
         }
-        if known {
+        if let Some(phase) = unknown {
+            self.is_unsure(&phase.phase);
+        } else {
+            self.unsure = None;
             if counted.count() > 0 {
                 tracing::info!("well again after attempt {}", counted.count());
             }
@@ -122,6 +127,17 @@ impl<H: Hands> Supervisor<H> {
         }
         if self.state.attempts != counted || self.state.up_in != up_before {
             self.remember();
+        }
+    }
+
+    /// What cannot be told for long is not as it should be, for all that is known; no repair follows.
+    fn is_unsure(&mut self, phase: &PhaseName) {
+        let now = Instant::now();
+        let since = *self.unsure.get_or_insert(now);
+        if now.duration_since(since) >= self.desired.loop_interval * BLIND {
+            self.is_not_up();
+            self.status.last_failed_status_check = phase.to_string();
+            self.status.last_failed_status_time = unix_now();
         }
     }
 

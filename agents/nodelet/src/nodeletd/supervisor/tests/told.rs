@@ -58,6 +58,34 @@ async fn the_third_pass_that_sees_nothing_is_told() {
     .await;
 }
 
+/// A check that can never be made is no reason for a repair, and none to call the host well.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_known_for_three_intervals_is_told_and_repairs_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    let says = || {
+        let status = kept(directory.path());
+        (status.pf9_kube_service_state, status.pf9_kube_node_state)
+    };
+    let up = || ("true".to_owned(), NodeState::Ok);
+    beside(&host, directory.path(), async |_outside| {
+        let interval = Duration::from_secs(60);
+        tokio::time::sleep(interval / 2).await;
+        host.streak.store(1, Ordering::Relaxed);
+        tokio::time::sleep(3 * interval).await;
+        assert_eq!(says(), up(), "it has not been so for long");
+        tokio::time::sleep(interval).await;
+        assert_eq!(says(), ("false".to_owned(), NodeState::Converging));
+        assert_eq!(kept(directory.path()).last_failed_status_check, "etcd");
+        host.streak.store(0, Ordering::Relaxed);
+        tokio::time::sleep(interval).await;
+        assert_eq!(says(), up());
+        assert!(host.done().is_empty(), "{:?}", host.done());
+    })
+    .await;
+}
+
 /// Nor is it shown while the daemon waits for its next attempt.
 #[tokio::test(start_paused = true)]
 async fn the_status_file_shows_what_the_daemon_has_counted() {
