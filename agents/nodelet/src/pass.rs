@@ -344,8 +344,12 @@ impl Pass {
             None
         };
         let mut interests = PassInterests::of(&inputs.plan, &args.config);
-        if desired.service_state != ServiceState::True || refused.is_some() {
-            interests.allocation = None;
+        if (desired.service_state != ServiceState::True || refused.is_some())
+            && interests.allocation.take().is_some()
+        {
+            tracing::warn!(
+                "nodes that join get no pod subnet from this host: it changes nothing while KUBE_SERVICE_STATE is not true or its settings are refused"
+            );
         }
         Ok(Self {
             desired,

@@ -2,10 +2,15 @@
 //!
 //! The files hold settings, secrets among them, and previous contents of files. Whoever may write them decides what a clean does.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::AtFlags;
+use nix::libc::{O_NOFOLLOW, O_PATH};
+use nix::unistd::{Gid, Uid, fchownat};
 
 /// Directories in it whose files are private as well.
 const WITHIN: [&str; 3] = ["content", "services", "timers"];
@@ -50,7 +55,12 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
 
 /// Sets one file or directory back. A directory below may be read by others: the state directory itself hides all in it.
 fn set_back(path: &Path, state: &Path, owner: (u32, u32)) -> io::Result<bool> {
-    let said = path.symlink_metadata()?;
+    // Held open: a link that takes its place meanwhile leads nowhere else.
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_PATH | O_NOFOLLOW)
+        .open(path)?;
+    let said = held.metadata()?;
     let is = said.mode() & 0o7777;
     let wanted = match said.file_type() {
         kind if kind.is_file() => 0o600,
@@ -60,11 +70,14 @@ fn set_back(path: &Path, state: &Path, owner: (u32, u32)) -> io::Result<bool> {
     };
     let mut changed = false;
     if (said.uid(), said.gid()) != owner {
-        lchown(path, Some(owner.0), Some(owner.1))?;
+        let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        fchownat(&held, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
         changed = true;
     }
     if is != wanted {
-        fs::set_permissions(path, Permissions::from_mode(wanted))?;
+        // A descriptor that only names a file takes no mode by itself; its name in /proc does.
+        let name = format!("/proc/self/fd/{}", held.as_raw_fd());
+        fs::set_permissions(name, Permissions::from_mode(wanted))?;
         changed = true;
     }
     Ok(changed)
