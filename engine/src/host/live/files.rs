@@ -54,7 +54,13 @@ impl Files for LiveHost {
     }
 
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
-        on_path("write", path, move |path| atomic::try_write(path, room)).await
+        let work = move |path: &Path, fence: &Fence| {
+            fence.pass()?;
+            atomic::try_write(path, room)
+        };
+        self.effects
+            .make("write", path, Purpose::Replace, work)
+            .await
     }
 
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
