@@ -77,6 +77,7 @@ impl World {
         let container = FakeContainer {
             id: self.next_id(),
             running: true,
+            unstarted: false,
             exit_code: 0,
             started_at: Some(self.now()),
             restarts: 0,
@@ -130,6 +131,7 @@ impl World {
             return;
         }
         container.running = !broken;
+        container.unstarted = false;
         container.exit_code = i64::from(broken);
         container.started_at = (!broken).then_some(now);
         if !broken {
