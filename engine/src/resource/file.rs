@@ -1,6 +1,6 @@
 //! A file: fixed text, a rendered template, or a copy from the role's payload or of another file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,7 @@ impl Resource for FileSpec {
         if self.unit {
             receipt.push(Undo::ReloadUnits).await?;
         }
+        let is_new_unit = self.is_new_unit(observed, cx.host).await?;
         if observed.absent {
             remember(
                 cx.host,
@@ -192,7 +193,7 @@ impl Resource for FileSpec {
                 }
             }
         }
-        if self.unit {
+        if self.unit && !(is_new_unit && cx.host.unit(&self.unit_name()).await?.loaded) {
             cx.host.reload_units().await?;
         }
         Ok(())
@@ -224,6 +225,16 @@ impl FileSpec {
             FileSource::Payload(_) | FileSource::Copy(_) => false,
         };
         self.secret || secret
+    }
+
+    /// Whether this is to be the file of a unit that the service manager does not know. It loads such a one when it is asked for it, and need
+    /// not load all others again. A drop-in changes one that it may know.
+    async fn is_new_unit(&self, observed: &Observed, host: &dyn Host) -> ResourceResult<bool> {
+        let is_drop_in = self.path.parent().and_then(Path::extension) == Some("d".as_ref());
+        if !self.unit || is_drop_in || observed.absent || observed.entry.is_some() {
+            return Ok(false);
+        }
+        Ok(!host.unit(&self.unit_name()).await?.loaded)
     }
 
     fn unit_name(&self) -> String {
