@@ -7,7 +7,7 @@ use std::path::Path;
 
 use behaviour::{Bringup, Case, block_on, fixtures};
 use engine::exec::{
-    Event, EventSink, Outcome, Recording, Runner, STATE, failed_phases, restart_set,
+    Event, EventSink, Outcome, Recording, Runner, STATE, Status, failed_phases, restart_set,
 };
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::host::{Containers as _, Files as _, Services as _, Space};
@@ -34,6 +34,31 @@ fn brought_up(case: &str) -> (Bringup, FakeHost) {
 
 fn runner<'a>(bringup: &'a Bringup, host: &'a FakeHost, events: &'a dyn EventSink) -> Runner<'a> {
     Runner::new(&bringup.plan, host, &bringup.facts, &MaskedSecrets, events)
+}
+
+/// kubelet evicts pods then, and no restart makes room.
+#[test]
+fn what_runs_short_on_the_node_is_told_and_restarts_nothing() {
+    let (bringup, host) = standing();
+    let name = "nothing runs short on the node";
+    let condition = || {
+        let health = bringup.check(&host);
+        let mut conditions = health.into_iter().flat_map(|phase| phase.conditions);
+        conditions
+            .find(|its| its.check == name)
+            .expect("the role checks it")
+    };
+    assert_eq!(condition().status, Status::True);
+    host.meddle(|world| world.node_reports("cp-1", "DiskPressure (kubelet has disk pressure)"));
+    let told = condition();
+    assert_eq!(told.status, Status::False);
+    assert!(
+        told.reason
+            .starts_with("node cp-1 reports DiskPressure (kubelet has disk pressure)"),
+        "{}",
+        told.reason
+    );
+    assert!(told.warns && failed(&bringup, &host).is_empty());
 }
 
 fn edit(host: &FakeHost, path: &str) {

@@ -138,6 +138,19 @@ impl Runner<'_> {
                     }
                 })
             }
+            Probe::NodeWithoutPressure { node, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                Ok(match host.node(&access, node).await? {
+                    None => Some(format!("there is no node {node}")),
+                    Some(state) if state.pressures.is_empty() => None,
+                    Some(state) => Some(format!(
+                        "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
+                        state.pressures.join(", ")
+                    )),
+                })
+            }
             Probe::ObjectExists { object, kubeconfig } => {
                 let access = ClusterAccess {
                     kubeconfig: kubeconfig.clone(),

@@ -38,6 +38,9 @@ pub struct ClusterNode {
     pub ready: Option<bool>,
     /// Reason and message of that condition.
     pub ready_message: String,
+    /// The conditions `MemoryPressure`, `DiskPressure` and `PIDPressure` that are true, each with its message.
+    /// Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions>.
+    pub pressures: Vec<String>,
 }
 
 /// An object that is there, beside what it is to be.

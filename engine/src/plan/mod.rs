@@ -286,6 +286,13 @@ pub enum Probe {
         /// Kubeconfig to ask with.
         kubeconfig: PathBuf,
     },
+    /// Neither memory, disk nor process ids run short on the node, as kubelet reports.
+    NodeWithoutPressure {
+        /// Node name.
+        node: String,
+        /// Kubeconfig to ask with.
+        kubeconfig: PathBuf,
+    },
     /// An object is in the cluster.
     ObjectExists {
         /// Enough of it to find it: apiVersion, kind, metadata.
@@ -378,6 +385,7 @@ impl Probe {
             | Self::ContainerEngine
             | Self::PodRunning { .. }
             | Self::NodeReady { .. }
+            | Self::NodeWithoutPressure { .. }
             | Self::ObjectExists { .. }
             | Self::TokenAccepted { .. } => true,
             Self::FileExists(_)

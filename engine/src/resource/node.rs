@@ -104,6 +104,11 @@ impl Resource for NodeSpec {
                     self.name
                 ),
             })?;
+        // First: kubelet waits for it before it calls the node Ready. There is no way back, for a node's subnet cannot be changed once it is
+        // set.
+        if let (None, Some(pool)) = (&node.pod_cidr, self.pod_subnets) {
+            allocate(cx.host, &self.access(), &self.name, pool).await?;
+        }
         let labels: serde_json::Map<String, Json> = self
             .labels
             .iter()
@@ -142,20 +147,15 @@ impl Resource for NodeSpec {
         cx.host
             .patch_node(&self.access(), &self.name, &patch)
             .await?;
-        match (&node.pod_cidr, self.pod_subnets) {
-            (Some(_), _) => Ok(()),
-            // No way back: a node's subnet cannot be changed once it is set.
-            (None, Some(pool)) => allocate(cx.host, &self.access(), &self.name, pool)
-                .await
-                .map(drop)
-                .map_err(ResourceError::from),
-            (None, None) => Err(ResourceError::NotConverged {
+        if node.pod_cidr.is_none() && self.pod_subnets.is_none() {
+            return Err(ResourceError::NotConverged {
                 what: format!(
                     "find the pods' subnet of node {}: nothing has given it one",
                     self.name
                 ),
-            }),
+            });
         }
+        Ok(())
     }
 
     fn outputs(&self, observed: &Self::Observed) -> BTreeMap<String, Json> {

@@ -571,6 +571,11 @@ pub static WORDS: &[Word] = &[
                 "The node's condition Ready is true.",
             ),
             modifier(
+                "node_without_pressure",
+                &[p("node", Arg::Text)],
+                "None of the node's conditions MemoryPressure, DiskPressure and PIDPressure is true.",
+            ),
+            modifier(
                 "object_exists",
                 &[
                     p("version", Arg::Text),

@@ -177,6 +177,15 @@ impl World {
         }
     }
 
+    /// Has kubelet report that something runs short on a node.
+    ///
+    /// # Panics
+    /// There is no such node.
+    pub fn node_reports(&mut self, name: &str, pressure: &str) {
+        let node = self.cluster.nodes.get_mut(name).expect("the node is there");
+        node.pressures.push(pressure.to_owned());
+    }
+
     /// Whether the API server can be reached with this access.
     pub(super) fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
         if self.tree.content(&access.kubeconfig).is_none() {

@@ -232,15 +232,23 @@ fn meaning(object: &DynamicObject) -> Value {
     value
 }
 
+/// Conditions of a node by which kubelet says that something runs short: it evicts pods then.
+const PRESSURES: [&str; 3] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
+
 pub(super) fn node(object: Node) -> ClusterNode {
     let cordoned_by = manager_of(&object, "/f:spec/f:unschedulable").unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
-    let ready = status
-        .conditions
-        .unwrap_or_default()
-        .into_iter()
-        .find(|condition| condition.type_ == "Ready");
+    let conditions = status.conditions.unwrap_or_default();
+    let pressures = conditions
+        .iter()
+        .filter(|its| PRESSURES.contains(&its.type_.as_str()) && its.status == "True")
+        .map(|its| match its.message.as_deref() {
+            None | Some("") => its.type_.clone(),
+            Some(message) => format!("{} ({message})", its.type_),
+        });
+    let pressures = pressures.collect();
+    let ready = conditions.into_iter().find(|its| its.type_ == "Ready");
     let words = |ready: &k8s_openapi::api::core::v1::NodeCondition| {
         let parts = [ready.reason.as_deref(), ready.message.as_deref()];
         parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
@@ -264,6 +272,7 @@ pub(super) fn node(object: Node) -> ClusterNode {
             _ => None,
         },
         ready_message: ready.as_ref().map(words).unwrap_or_default(),
+        pressures,
     }
 }
 
@@ -282,5 +291,33 @@ fn taint(taint: ApiTaint) -> Taint {
         key: taint.key,
         value: taint.value.unwrap_or_default(),
         effect: taint.effect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_runs_short_of_is_read_beside_whether_it_is_ready() {
+        let of = |kind: &str, status: &str| {
+            let message = format!("kubelet says {kind}");
+            serde_json::json!({"type": kind, "status": status, "message": message})
+        };
+        let reported = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": "cp-1"},
+            "status": {"conditions": [
+                of("NetworkUnavailable", "True"),
+                of("MemoryPressure", "False"),
+                of("DiskPressure", "True"),
+                of("PIDPressure", "Unknown"),
+                of("Ready", "True"),
+            ]},
+        });
+        let read = node(serde_json::from_value(reported).expect("a node"));
+        assert_eq!(read.ready, Some(true));
+        assert_eq!(read.pressures, ["DiskPressure (kubelet says DiskPressure)"]);
     }
 }

@@ -138,6 +138,10 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             node: text()?,
             kubeconfig: KUBELET.into(),
         },
+        "node_without_pressure" => Probe::NodeWithoutPressure {
+            node: text()?,
+            kubeconfig: KUBELET.into(),
+        },
         "object_exists" => {
             let values: Vec<String> = options
                 .values(name)
