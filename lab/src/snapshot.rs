@@ -29,6 +29,10 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "/var/cache",
         "caches of the package manager, of ldconfig, of man",
     ),
+    (
+        "/var/backups",
+        "copies that the package manager makes of its records each midnight",
+    ),
     ("/var/lib/apt", "the package manager's own lists"),
     (
         "/var/lib/dpkg",
