@@ -1,6 +1,7 @@
 //! `cargo xtask up`: from nothing to a Ready node; on a lab that stands, what is new in the checkout.
 
 use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,9 @@ pub(crate) struct Arguments {
     /// Make what labs are made of, and no lab.
     #[arg(long)]
     only_setup: bool,
+    /// Install this nodelet, and the nodeletd beside it, instead of building them from the checkout.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Bring up the host and install the role, but do not apply it.
     #[arg(long)]
     no_apply: bool,
@@ -94,7 +98,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let nodelet = nodelet::build(Profile::Dev)?;
+    let nodelet = match &arguments.program {
+        Some(program) => program.clone(),
+        None => nodelet::build(Profile::Dev)?,
+    };
     let stood = Lab::stands(&cache, &arguments.lab);
     let (mut lab, host) = if stood {
         reopen(arguments, &setup)?

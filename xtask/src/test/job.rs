@@ -36,6 +36,7 @@ const FIRST: &[&str] = &[
     "lab: endurance",
     "lab: certificates::certificates_are",
     "lab: repair",
+    "lab: up",
     "lab: virtual_ip",
     "lab: interrupt",
     "lab: preflight",

@@ -69,6 +69,10 @@ fn another(path: &str) -> String {
         "config.yaml" | "keys.yaml" | "encryption.yaml" => {
             format!("sed -E 's/secret: ..../secret: AAAA/' {path} > {PLACE}/other; cat {PLACE}/other")
         }
+        // A certificate that another authority has signed, and one with another identity.
+        "request.crt" => "openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=admin -days 365 2> /dev/null".to_owned(),
+        "kubelet.yaml" => "cat /etc/pf9/kube.d/kubeconfigs/admin.yaml".to_owned(),
+        _ if name.ends_with(".yaml") => "cat /etc/pf9/kube.d/kubeconfigs/kubelet.yaml".to_owned(),
         "svcacct.pub" => "openssl genrsa 2048 2> /dev/null | openssl pkey -pubout".to_owned(),
         // That of another authority.
         "authority-cluster.json" => "cat /var/opt/pf9/nodelet/kept/authority-etcd.json".to_owned(),
@@ -124,11 +128,29 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     let leaves = rot.leaf_keys.iter().zip(DAMAGES.iter().cycle());
     let leaves: Vec<Struck> = leaves.map(|(path, fault)| (*fault, path.clone())).collect();
     wrong.extend(rot.strikes(&watch, &leaves, &["pf9-kubelet", "proxy"]));
+    // The certificates themselves, and what clients find the API server by.
+    for (files, readers) in [
+        (&rot.leaves, &["pf9-kubelet", "proxy"][..]),
+        (
+            &rot.kubeconfigs,
+            &[
+                "kube-controller-manager",
+                "kube-scheduler",
+                "pf9-kubelet",
+                "proxy",
+            ],
+        ),
+    ] {
+        let all = files.iter().zip(DAMAGES.iter().cycle());
+        let all: Vec<Struck> = all.map(|(path, fault)| (*fault, path.clone())).collect();
+        wrong.extend(rot.strikes(&watch, &all, readers));
+    }
     // Modes and owners, of which no reader has to know.
     let all = rot
         .kept_files
         .iter()
         .chain(&rot.leaf_keys)
+        .chain(&rot.kubeconfigs)
         .chain(&rot.records)
         .map(String::as_str)
         .chain(ENCRYPTION);
@@ -166,6 +188,8 @@ struct Rot<'a> {
     kept: String,
     kept_files: Vec<String>,
     leaf_keys: Vec<String>,
+    leaves: Vec<String>,
+    kubeconfigs: Vec<String>,
     records: Vec<String>,
 }
 
@@ -185,10 +209,14 @@ impl<'a> Rot<'a> {
                 "ls /etc/pf9/kube.d/ca/*/ca.* /etc/pf9/kube.d/certs/apiserver/svcacct.*",
             ),
             leaf_keys: lines("find /etc/pf9/kube.d/certs -name request.key | sort"),
+            leaves: lines("find /etc/pf9/kube.d/certs -name request.crt | sort"),
+            kubeconfigs: lines("find /etc/pf9/kube.d/kubeconfigs -name '*.yaml' | sort"),
             // What etcd's data is known by is the matter of the suite etcd_data.
             records: lines("find /var/opt/pf9/nodelet/kept -name '*.json' ! -name 'data-*' | sort"),
         };
         assert!(its.leaf_keys.len() > 10, "{:?}", its.leaf_keys);
+        assert!(its.leaves.len() >= its.leaf_keys.len(), "{:?}", its.leaves);
+        assert!(its.kubeconfigs.len() > 4, "{:?}", its.kubeconfigs);
         assert_eq!(its.records.len(), 4, "{:?}", its.records);
         let modes = master
             .sh("stat -c '%a %U' /var/opt/pf9/nodelet/kept /var/opt/pf9/nodelet/kept/* | sort -u");

@@ -38,6 +38,49 @@ fn check_names_what_is_wrong_within_bounded_time() {
     }
 }
 
+/// Looking at a node costs no more by hand than in a status pass; what a repair starts must not inherit the limits of its look.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_look_by_hand_is_limited_and_a_repair_leaves_the_limits() {
+    let master = shared();
+    // Where the process is, as often as that changes, until it has ended.
+    let groups = |words: &str| {
+        master.sh(&format!(
+            "nodelet {words} > /tmp/said 2>&1 & its=/proc/$!; before=
+             while readlink $its/exe > /dev/null; do
+                 if grep -q -e pf9-kube-status -e nodelet-check- $its/cgroup; then now=limited; else now=free; fi
+                 if [ $now != \"$before\" ] && readlink $its/exe > /dev/null; then echo $now; before=$now; fi
+             done; wait $!; rm /tmp/said"
+        ))
+    };
+    assert_eq!(groups("check --role pf9-kube"), "free\nlimited");
+    master.sh("docker rm --force proxy");
+    let repaired = groups("repair --role pf9-kube");
+    assert_eq!(repaired, "free\nlimited\nfree");
+    master.check(&[]).exits(0);
+}
+
+/// Which ports are taken is asked before an apply, not in each minute.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_pass_asks_nothing_about_preconditions_that_were_met() {
+    let master = shared();
+    // Programs are looked for here first.
+    let started = master.sh(
+        "place=/usr/local/sbin
+         trap 'cd $place; rm -f ss dpkg-query iptables-save /tmp/started' EXIT
+         for program in ss dpkg-query iptables-save; do
+             real=$(command -v $program)
+             printf '#!/bin/sh\necho %s >> /tmp/started\nexec %s \"$@\"\n' $program $real > $place/$program
+             chmod 0755 $place/$program
+         done
+         nodelet pass --role pf9-kube > /dev/null
+         sort /tmp/started",
+    );
+    // The packages of phases, and the rules of kube-proxy.
+    assert_eq!(started, "dpkg-query\niptables-save");
+}
+
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn stop_ends_what_runs_and_keeps_files_and_data() {

@@ -20,5 +20,6 @@ mod preflight;
 mod refusal;
 mod repair;
 mod security;
+mod up;
 mod user_images;
 mod virtual_ip;

@@ -196,6 +196,26 @@ fn programs(master: &Master, watch: &Watch<'_>) {
     }
 }
 
+/// An archive of an image and a package: nothing is loaded or installed from a damaged one, and that it is damaged is told before it is
+/// wanted.
+fn archives_and_packages(master: &Master, watch: &Watch<'_>) {
+    let package = master.sh(&format!("head -n 1 {ROLE}/payload/debs/ipset.list"));
+    for (name, damage) in [
+        ("images/pause.tar".to_owned(), "truncate --size 100000"),
+        (format!("debs/{package}"), "sed -i 1d"),
+    ] {
+        let file = format!("payload/{name}");
+        let before = Standing::of(master);
+        master.sh(&format!(
+            "set -e; cd {ROLE}; cp {file} {PLACE}/other; {damage} {PLACE}/other; mount --bind {PLACE}/other {file}"
+        ));
+        until_told(watch, &name, &[&file]);
+        assert_eq!(Standing::of(master), before, "{name}");
+        master.sh(&format!("umount {ROLE}/{file}"));
+        watch.calm(SEEN);
+    }
+}
+
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn files_of_the_installed_role_are_reported_by_name() {
@@ -207,6 +227,7 @@ fn files_of_the_installed_role_are_reported_by_name() {
     texts(&master, &watch);
     variants(&master, &watch);
     programs(&master, &watch);
+    archives_and_packages(&master, &watch);
     drop(watch);
     master.sh(&format!("rm -rf {PLACE}"));
     master.configure(&[]);

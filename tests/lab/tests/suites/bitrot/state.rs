@@ -70,17 +70,19 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
 }
 
 /// Those that are written anew from what nodeletd knows; the others come with what they record.
-const RESTORED: [&str; 5] = [
+const RESTORED: [&str; 6] = [
     "ledger.tip",
     "ledger.backup.jsonl",
     "identity.json",
     "settings.yaml",
+    "role.json",
     "nodeletd.json",
 ];
-const RECORDS: [&str; 6] = [
+const RECORDS: [&str; 7] = [
     "preflight.json",
     "timer-etcd-backup.json",
     "digests.json",
+    "SHA256SUMS",
     "services/pf9-kubelet.service.json",
     "services/docker.service.json",
     "../kube_status",
