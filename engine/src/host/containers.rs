@@ -96,8 +96,6 @@ pub struct ContainerState {
     pub name: String,
     /// Whether a process runs in it.
     pub running: bool,
-    /// Whether it was made and never started.
-    pub unstarted: bool,
     /// Whether that process is paused.
     pub paused: bool,
     /// Exit code of the last run.

@@ -141,8 +141,6 @@ impl Resource for ContainerSpec {
         if !state.running || state.paused {
             let is = if state.paused {
                 "paused".to_owned()
-            } else if state.unstarted {
-                "never started".to_owned()
             } else {
                 format!("exited with {}", state.exit_code)
             };
@@ -159,10 +157,7 @@ impl Resource for ContainerSpec {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         if let Some(state) = &observed.state {
-            if state.unstarted {
-                // The engine made it after we had given up waiting for it, so no way back from it is known: it is made anew.
-                cx.host.remove_container(&self.name).await?;
-            } else if change.action == Action::Remove
+            if change.action == Action::Remove
                 || change.differences.iter().any(|d| d.field != "state")
             {
                 if let Some(config) = cx.host.container_config(&self.name).await? {
@@ -362,19 +357,16 @@ async fn read_env_file(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Containers as _;
     use crate::host::fake::FakeHost;
     use crate::resource::{NoSecrets, Outputs};
 
-    fn host() -> FakeHost {
-        FakeHost::new()
+    #[tokio::test]
+    async fn a_container_does_not_go_for_want_of_its_configuration() {
+        let host = FakeHost::new()
             .with_docker()
             .with_image("app:1")
-            .with_file("/etc/app.env", "A=1\n")
-    }
-
-    fn app() -> ContainerSpec {
-        ContainerSpec {
+            .with_file("/etc/app.env", "A=1\n");
+        let spec = ContainerSpec {
             name: "app".to_owned(),
             image: "app:1".to_owned(),
             command: Vec::new(),
@@ -386,40 +378,7 @@ mod tests {
             user: String::new(),
             restart: RestartPolicy::Always,
             inputs: Vec::new(),
-        }
-    }
-
-    /// An engine that is slow makes a container whose creation was given up, and taken back, minutes before.
-    #[tokio::test]
-    async fn a_container_that_was_never_started_is_made_anew_with_its_way_back() {
-        let (host, spec) = (host(), app());
-        let outputs = Outputs::default();
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
         };
-        let late = spec.config(&cx).await.unwrap();
-        let late = host.create_container(&late).await.unwrap();
-        let observed = spec.observe(&cx).await.unwrap();
-        let change = spec.diff(&observed).unwrap();
-        assert_eq!(change.differences[0].before, "never started");
-        let mut receipt = Receipt::default();
-        let made = spec.converge(&observed, &change, &cx, &mut receipt).await;
-        made.unwrap();
-        let state = host.container("app").await.unwrap().unwrap();
-        assert!(state.running && !state.unstarted && state.id != late);
-        let way_back = &receipt.undos;
-        assert!(
-            matches!(&way_back[..], [Undo::RemoveContainer { name }] if name == "app"),
-            "{way_back:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_container_does_not_go_for_want_of_its_configuration() {
-        let (host, spec) = (host(), app());
         let outputs = Outputs::default();
         let cx = Context {
             host: &host,

@@ -77,7 +77,6 @@ impl World {
         let container = FakeContainer {
             id: self.next_id(),
             running: true,
-            unstarted: false,
             exit_code: 0,
             started_at: Some(self.now()),
             restarts: 0,
@@ -131,7 +130,6 @@ impl World {
             return;
         }
         container.running = !broken;
-        container.unstarted = false;
         container.exit_code = i64::from(broken);
         container.started_at = (!broken).then_some(now);
         if !broken {

@@ -81,7 +81,6 @@ impl World {
             config,
             id,
             running: false,
-            unstarted: true,
             exit_code: 0,
             started_at: None,
             restarts: 0,

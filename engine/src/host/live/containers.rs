@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bollard::container::LogOutput;
-use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
-};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ImportImageOptionsBuilder, ListContainersOptionsBuilder,
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
@@ -441,7 +439,6 @@ fn state(reported: ContainerInspectResponse) -> ContainerState {
             .trim_start_matches('/')
             .to_owned(),
         running,
-        unstarted: run.status == Some(ContainerStateStatusEnum::CREATED),
         paused: run.paused.unwrap_or(false),
         exit_code: run.exit_code.unwrap_or(0),
         started_at: run

@@ -122,7 +122,6 @@ fn kept(its: Container, how: &HostConfig) -> Kept {
             id: its.id,
             name: its.name.trim_start_matches('/').to_owned(),
             running: its.state.running,
-            unstarted: false,
             paused: its.state.paused,
             exit_code: its.state.exit_code,
             started_at: None,
