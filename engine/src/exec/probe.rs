@@ -144,7 +144,17 @@ impl Runner<'_> {
                 };
                 Ok(match host.node(&access, node).await? {
                     None => Some(format!("there is no node {node}")),
-                    Some(state) if state.pressures.is_empty() => None,
+                    Some(state) if state.pressures.is_empty() => {
+                        if !state.unknown_pressures.is_empty() {
+                            return Err(ResourceError::Missing {
+                                what: format!(
+                                    "find {} of node {node}: kubelet has not reported it",
+                                    state.unknown_pressures.join(", ")
+                                ),
+                            });
+                        }
+                        None
+                    }
                     Some(state) => Some(format!(
                         "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
                         state.pressures.join(", ")

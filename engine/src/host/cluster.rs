@@ -41,6 +41,8 @@ pub struct ClusterNode {
     /// The conditions `MemoryPressure`, `DiskPressure` and `PIDPressure` that are true, each with its message.
     /// Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions>.
     pub pressures: Vec<String>,
+    /// Those of them of which nothing is known.
+    pub unknown_pressures: Vec<String>,
 }
 
 /// An object that is there, beside what it is to be.

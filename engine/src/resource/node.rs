@@ -106,8 +106,13 @@ impl Resource for NodeSpec {
             })?;
         // First: kubelet waits for it before it calls the node Ready. There is no way back, for a node's subnet cannot be changed once it is
         // set.
+        let seen_again;
+        let mut node = node;
         if let (None, Some(pool)) = (&node.pod_cidr, self.pod_subnets) {
             allocate(cx.host, &self.access(), &self.name, pool).await?;
+            // That takes a moment, and a taint that came meanwhile is not ours to drop.
+            seen_again = cx.host.node(&self.access(), &self.name).await?;
+            node = seen_again.as_ref().unwrap_or(node);
         }
         let labels: serde_json::Map<String, Json> = self
             .labels

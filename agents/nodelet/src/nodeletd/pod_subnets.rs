@@ -118,10 +118,10 @@ mod tests {
     fn seen(name: &str, subnet: Option<&str>) -> NodeEvent {
         NodeEvent::Seen {
             name: name.to_owned(),
-            node: ClusterNode {
+            node: Box::new(ClusterNode {
                 pod_cidr: subnet.map(str::to_owned),
                 ..ClusterNode::default()
-            },
+            }),
         }
     }
 

@@ -268,6 +268,9 @@ impl World {
             return Some(node);
         }
         (node.ready, node.ready_message) = if !self.unit_active(&self.kubernetes.kubelet_unit) {
+            // Nor does anything else hold any more that it has reported.
+            node.pressures.clear();
+            node.unknown_pressures = vec!["DiskPressure".to_owned()];
             (
                 None,
                 "NodeStatusUnknown: Kubelet stopped posting node status.".to_owned(),

@@ -248,6 +248,12 @@ pub(super) fn node(object: Node) -> ClusterNode {
             Some(message) => format!("{} ({message})", its.type_),
         });
     let pressures = pressures.collect();
+    let is_known = |kind: &&str| {
+        let mut its = conditions.iter().filter(|its| its.type_ == **kind);
+        its.any(|its| its.status == "True" || its.status == "False")
+    };
+    let unknown = PRESSURES.iter().filter(|kind| !is_known(kind));
+    let unknown_pressures = unknown.map(|kind| (*kind).to_owned()).collect();
     let ready = conditions.into_iter().find(|its| its.type_ == "Ready");
     let words = |ready: &k8s_openapi::api::core::v1::NodeCondition| {
         let parts = [ready.reason.as_deref(), ready.message.as_deref()];
@@ -273,6 +279,7 @@ pub(super) fn node(object: Node) -> ClusterNode {
         },
         ready_message: ready.as_ref().map(words).unwrap_or_default(),
         pressures,
+        unknown_pressures,
     }
 }
 
@@ -319,5 +326,6 @@ mod tests {
         let read = node(serde_json::from_value(reported).expect("a node"));
         assert_eq!(read.ready, Some(true));
         assert_eq!(read.pressures, ["DiskPressure (kubelet says DiskPressure)"]);
+        assert_eq!(read.unknown_pressures, ["PIDPressure"]);
     }
 }

@@ -31,7 +31,7 @@ pub enum NodeEvent {
         /// Its name.
         name: String,
         /// The node.
-        node: ClusterNode,
+        node: Box<ClusterNode>,
     },
     /// A node was deleted.
     Gone {
@@ -170,7 +170,7 @@ async fn follow(
 fn seen(object: Node) -> NodeEvent {
     NodeEvent::Seen {
         name: object.metadata.name.clone().unwrap_or_default(),
-        node: node(object),
+        node: Box::new(node(object)),
     }
 }
 

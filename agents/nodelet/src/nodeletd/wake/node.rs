@@ -31,7 +31,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
 fn tell(spec: &NodeSpec, event: NodeEvent, wake: &Wake) {
     match event {
         NodeEvent::Seen { name, node } if name == spec.name => {
-            let differs = differences(spec, node);
+            let differs = differences(spec, *node);
             let hint = format!("node {name}: {}", differs.join(", "));
             // What was told already is not told again with each heartbeat of kubelet.
             if wake.is_news(&format!("node {name}"), differs.join(", ")) && !differs.is_empty() {
@@ -73,12 +73,12 @@ mod tests {
         };
         let seen = |labels: BTreeMap<String, String>, message: &str| NodeEvent::Seen {
             name: "cp-1".to_owned(),
-            node: ClusterNode {
+            node: Box::new(ClusterNode {
                 labels,
                 pod_cidr: Some("10.20.0.0/24".to_owned()),
                 ready_message: message.to_owned(),
                 ..ClusterNode::default()
-            },
+            }),
         };
         let wake = Wake::default();
         let told = |event: NodeEvent| {
