@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AtFlags;
-use nix::libc::{O_NOFOLLOW, O_PATH};
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_PATH};
 use nix::unistd::{Gid, Uid, fchownat};
 
 /// Directories in it whose files are private as well.
@@ -31,17 +31,35 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
     let mut directories = vec![state.to_path_buf()];
     directories.extend(WITHIN.iter().map(|name| state.join(name)));
     for directory in directories {
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
+        // Held open, and no link where it is one of ours: what is listed is what is set back.
+        let flags = match directory == state {
+            true => O_DIRECTORY,
+            false => O_DIRECTORY | O_NOFOLLOW,
+        };
+        let held = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&directory);
+        let listed = held.and_then(|held| {
+            let place = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+            Ok((fs::read_dir(&place)?, place, held))
+        });
+        let (entries, place, _held) = match listed {
+            Ok(listed) => listed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
                 failed = failed.or(Some(error));
                 continue;
             }
         };
-        let paths = entries.take(MOST).flatten().map(|entry| entry.path());
-        for path in paths.chain([directory.clone()]) {
-            match set_back(&path, state, (uid, gid)) {
+        let names = entries.take(MOST).flatten().map(|entry| entry.file_name());
+        let below = names.map(|name| (directory.join(&name), place.join(&name)));
+        // The directory first: nobody else changes anything in it from then on.
+        for (path, held) in [(directory.clone(), directory.clone())]
+            .into_iter()
+            .chain(below)
+        {
+            match set_back(&held, path == state, (uid, gid)) {
                 Ok(true) => changed.push(path),
                 Ok(false) => {}
                 // It may have been a temporary file.
@@ -54,7 +72,7 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Sets one file or directory back. A directory below may be read by others: the state directory itself hides all in it.
-fn set_back(path: &Path, state: &Path, owner: (u32, u32)) -> io::Result<bool> {
+fn set_back(path: &Path, is_state: bool, owner: (u32, u32)) -> io::Result<bool> {
     // Held open: a link that takes its place meanwhile leads nowhere else.
     let held = OpenOptions::new()
         .read(true)
@@ -64,7 +82,7 @@ fn set_back(path: &Path, state: &Path, owner: (u32, u32)) -> io::Result<bool> {
     let is = said.mode() & 0o7777;
     let wanted = match said.file_type() {
         kind if kind.is_file() => 0o600,
-        kind if kind.is_dir() && path == state => 0o700,
+        kind if kind.is_dir() && is_state => 0o700,
         kind if kind.is_dir() => (is & 0o755) | 0o700,
         _ => return Ok(false),
     };
@@ -123,6 +141,26 @@ mod tests {
             [""; 0].map(PathBuf::from),
             "nothing is left to do"
         );
+    }
+
+    /// Who could write to the state directory may have put a link there.
+    #[test]
+    fn what_a_link_leads_to_is_left_alone_and_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (state, other) = (
+            directory.path().join("nodelet"),
+            directory.path().join("etc"),
+        );
+        fs::create_dir_all(&state).expect("it is made");
+        fs::create_dir_all(&other).expect("it is made");
+        let passwd = other.join("passwd");
+        fs::write(&passwd, "x").expect("it is written");
+        fs::set_permissions(&passwd, Permissions::from_mode(0o644)).expect("it is set");
+        std::os::unix::fs::symlink(&other, state.join("content")).expect("a link");
+        let own = directory.path().metadata().expect("it is there");
+        protect_for(&state, own.uid(), own.gid()).expect_err("content is no directory of ours");
+        let mode = passwd.metadata().expect("it is there").mode() & 0o7777;
+        assert_eq!(mode, 0o644);
     }
 
     #[test]

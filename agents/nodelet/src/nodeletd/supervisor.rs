@@ -39,7 +39,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// So many passes in a row leave their decision to the next one for settings that were written meanwhile: whoever writes them all the time
 /// keeps no host from being repaired.
 const LEFT_TO_NEXT: u32 = 3;
-/// Passes in a row that may fail before nothing is believed of the host any more; for as many intervals what is not known may be.
+/// Passes in a row that may fail before nothing is believed of the host any more; for as many passes and intervals something may be unknown.
 pub(super) const BLIND: u32 = 3;
 /// A round moves on within this time, or something is wrong with it; but where it changes something.
 const ROUND: Duration = PASS.saturating_add(Duration::from_secs(60));
@@ -116,8 +116,8 @@ pub(super) struct Supervisor<H> {
     unwritten: Unwritten,
     /// Passes in a row that did not come to their end.
     blind: u32,
-    /// Since when something is not known, of a host where nothing is known to fail.
-    unsure: Option<Instant>,
+    /// Since when something is not known, of a host where nothing is known to fail, and in how many passes since then.
+    unsure: Option<(Instant, u32)>,
     settings_in_use: u64,
     group: StatusGroup,
     counters: Counters,

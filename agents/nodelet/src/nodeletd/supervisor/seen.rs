@@ -133,8 +133,10 @@ impl<H: Hands> Supervisor<H> {
     /// What cannot be told for long is not as it should be, for all that is known; no repair follows.
     fn is_unsure(&mut self, phase: &PhaseName) {
         let now = Instant::now();
-        let since = *self.unsure.get_or_insert(now);
-        if now.duration_since(since) >= self.desired.loop_interval * BLIND {
+        let (since, passes) = self.unsure.get_or_insert((now, 0));
+        *passes = passes.saturating_add(1);
+        let is_long = now.duration_since(*since) >= self.desired.loop_interval * BLIND;
+        if is_long && *passes >= BLIND {
             self.is_not_up();
             self.status.last_failed_status_check = phase.to_string();
             self.status.last_failed_status_time = unix_now();
