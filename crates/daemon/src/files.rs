@@ -99,7 +99,35 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use traced::{RENAMES, SYNCS, is, position};
+
     use super::*;
+
+    #[test]
+    fn a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told() {
+        let test = "files::tests::a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told";
+        let Some(calls) = traced::calls(test) else {
+            let path = traced::directory().join("state.json");
+            replace(&path, b"content", 0o600).expect("it is written");
+            return;
+        };
+        let of_new = |names: &[&str], call: &str| {
+            let (name, paths) = call.split_once(' ').unwrap_or((call, ""));
+            names.contains(&name) && paths.starts_with(NEW)
+        };
+        let written = position(&calls, |call| of_new(&["write"], call), "write");
+        let synced = position(&calls, |call| of_new(SYNCS, call), "fsync of the file");
+        let renamed = position(&calls, |call| is(call, RENAMES, "state.json"), "rename");
+        let named = position(
+            &calls,
+            |call| is(call, &["fsync"], "."),
+            "fsync of the directory",
+        );
+        assert!(
+            written < synced && synced < renamed && renamed < named,
+            "{calls:#?}"
+        );
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_with_its_permissions() {

@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
+
+use traced::{RENAMES, SYNCS, is, position};
 
 use super::effects::{Effects, Fence};
 use super::{LiveHost, atomic, loading};
 use crate::host::{Attributes, Files as _, HostError};
 use crate::resource::{Undo, revert_each};
-
-/// Set in the traced process: the directory in which it works.
-const DIRECTORY: &str = "NODELET_TEST_TRACED_IN";
 
 fn own(mode: u32) -> Attributes {
     let here = fs::metadata("/proc/self").expect("procfs");
@@ -26,79 +24,11 @@ fn own(mode: u32) -> Attributes {
     }
 }
 
-/// The system calls that one of these tests makes on its own directory, once more in a process of its own: names and paths, in order.
-fn traced(test: &str) -> Option<Vec<String>> {
-    if std::env::var_os(DIRECTORY).is_some() {
-        return None;
-    }
-    let directory = tempfile::tempdir().expect("a directory");
-    let real = directory.path().canonicalize().expect("it is there");
-    let log = real.join("trace");
-    let output = Command::new("strace")
-        .args(["-f", "-y", "-qq", "-s", "0", "-o"])
-        .arg(&log)
-        .args([
-            "-e",
-            "trace=write,fsync,fdatasync,syncfs,rename,renameat,renameat2,unlink,unlinkat",
-        ])
-        .arg(std::env::current_exe().expect("a test knows its own path"))
-        .args(["--exact", test])
-        .env(DIRECTORY, &real)
-        .output()
-        .expect("strace is installed (`apt-get install strace`); `cargo xtask test` does that");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}"
-    );
-    let text = fs::read_to_string(&log).expect("a trace");
-    let within = format!("{}/", real.display());
-    let calls = text
-        .lines()
-        .filter(|line| line.contains(&*real.to_string_lossy()));
-    Some(
-        calls
-            .filter(|line| !line.contains("resumed>"))
-            .map(|line| told(line, &within))
-            .collect(),
-    )
-}
-
-/// `PID fsync(5</tmp/x/a>) = 0` as `fsync a`; the directory itself is `.`.
-fn told(line: &str, within: &str) -> String {
-    let call = line.trim_start_matches(|one: char| one.is_ascii_digit() || one == ' ');
-    let (name, arguments) = call.split_once('(').expect("a call");
-    let bare = within.trim_end_matches('/');
-    let mut paths = Vec::new();
-    for part in arguments.split(['<', '>', '"', ',']) {
-        if part == bare {
-            paths.push(".");
-        } else if let Some(path) = part.strip_prefix(within) {
-            paths.push(path);
-        }
-    }
-    // renameat2 and unlinkat say the directory, too, where a path is relative to it.
-    format!("{name} {}", paths.join(" "))
-}
-
-fn position(calls: &[String], wanted: impl Fn(&str) -> bool, what: &str) -> usize {
-    let at = calls.iter().position(|call| wanted(call));
-    at.unwrap_or_else(|| panic!("no {what} among {calls:#?}"))
-}
-
-fn is(call: &str, names: &[&str], path: &str) -> bool {
-    let (name, paths) = call.split_once(' ').unwrap_or((call, ""));
-    names.contains(&name) && paths.split(' ').any(|one| one == path)
-}
-
-const RENAMES: &[&str] = &["rename", "renameat", "renameat2"];
-const SYNCS: &[&str] = &["fsync", "fdatasync"];
-
 #[test]
 fn a_written_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told() {
     let test = "host::live::durable::a_written_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_is_told";
-    let Some(calls) = traced(test) else {
-        let path = PathBuf::from(std::env::var_os(DIRECTORY).expect("set")).join("a");
+    let Some(calls) = traced::calls(test) else {
+        let path = traced::directory().join("a");
         atomic::write(&path, b"content", own(0o600)).expect("it is written");
         return;
     };
@@ -120,8 +50,8 @@ fn a_written_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_it_i
 #[test]
 fn an_appended_line_is_on_the_disk_before_it_is_told() {
     let test = "host::live::durable::an_appended_line_is_on_the_disk_before_it_is_told";
-    let Some(calls) = traced(test) else {
-        let path = PathBuf::from(std::env::var_os(DIRECTORY).expect("set")).join("a");
+    let Some(calls) = traced::calls(test) else {
+        let path = traced::directory().join("a");
         atomic::append(&path, b"line", own(0o600)).expect("it is written");
         return;
     };
@@ -138,8 +68,8 @@ fn an_appended_line_is_on_the_disk_before_it_is_told() {
 #[test]
 fn a_link_has_its_name_on_the_disk_before_it_is_told() {
     let test = "host::live::durable::a_link_has_its_name_on_the_disk_before_it_is_told";
-    let Some(calls) = traced(test) else {
-        let path = PathBuf::from(std::env::var_os(DIRECTORY).expect("set")).join("a");
+    let Some(calls) = traced::calls(test) else {
+        let path = traced::directory().join("a");
         atomic::link(&path, "target", &Fence::open()).expect("it is made");
         return;
     };
@@ -155,8 +85,8 @@ fn a_link_has_its_name_on_the_disk_before_it_is_told() {
 #[test]
 fn an_image_is_on_the_disk_before_its_load_counts_as_whole() {
     let test = "host::live::durable::an_image_is_on_the_disk_before_its_load_counts_as_whole";
-    let Some(calls) = traced(test) else {
-        let state = PathBuf::from(std::env::var_os(DIRECTORY).expect("set"));
+    let Some(calls) = traced::calls(test) else {
+        let state = traced::directory();
         let archive = Path::new("/payload/etcd.tar");
         loading::begin_in(&state, archive, &["etcd:1".to_owned()]).expect("it is noted");
         loading::end_in(&state, archive, &state).expect("it is noted");
