@@ -106,7 +106,12 @@ fn what_cannot_be_written_stops_nothing() {
         device: 7,
     };
     type Spoil<'a> = (&'a str, &'a dyn Fn(&FakeHost), &'a str);
-    let ways: [Spoil<'_>; 4] = [
+    let ways: [Spoil<'_>; 5] = [
+        (
+            "no inodes are left",
+            &|host| host.meddle(|world| world.exhaust_inodes(directory)),
+            "no inodes left (`df -i`",
+        ),
         (
             "the file is immutable",
             &|host| host.meddle(|world| world.protect(KUBELET_CONFIG)),

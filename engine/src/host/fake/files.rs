@@ -94,6 +94,10 @@ impl Files for FakeHost {
             }
             world.writable(path).map_err(failed)?;
             world.writable(&directory.join("trial")).map_err(failed)?;
+            let mut above = path.ancestors();
+            if above.any(|above| world.without_inodes.contains(above)) {
+                return Err(failed(Error::from_raw_os_error(NO_SPACE)));
+            }
             let set = path.ancestors().find_map(|above| world.space.get(above));
             match set.copied().unwrap_or(DEFAULT_SPACE).free < room {
                 true => Err(failed(Error::from_raw_os_error(NO_SPACE))),

@@ -50,6 +50,8 @@ pub struct World {
     pub(crate) ports: BTreeSet<u16>,
     /// Files that cannot be changed, and directories in which none can be made or replaced (`chattr +i`).
     pub(crate) immutable: BTreeSet<PathBuf>,
+    /// Directories below which no file can be made: their file system has no inodes left.
+    pub(crate) without_inodes: BTreeSet<PathBuf>,
     /// Whether the role's payload is a stand-in whose content says nothing.
     pub(crate) payload_unread: bool,
     /// Whether only half of what is appended to a file arrives.
@@ -91,6 +93,7 @@ impl World {
             firewall: Firewall::default(),
             ports: BTreeSet::new(),
             immutable: BTreeSet::new(),
+            without_inodes: BTreeSet::new(),
             payload_unread: false,
             tears_appends: false,
             stopped: BTreeSet::new(),
@@ -112,6 +115,11 @@ impl World {
     /// Sets the room on the file system of what is below `path`.
     pub fn set_space(&mut self, path: impl Into<PathBuf>, space: crate::host::Space) {
         self.space.insert(path.into(), space);
+    }
+
+    /// Takes the last inode of the file system of a directory.
+    pub fn exhaust_inodes(&mut self, path: impl Into<PathBuf>) {
+        self.without_inodes.insert(path.into());
     }
 
     /// Protects the file or directory at `path` from every change, as `chattr +i` does.

@@ -71,8 +71,8 @@ fn another(path: &str) -> String {
         }
         // A certificate that another authority has signed, and one with another identity.
         "request.crt" => "openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=admin -days 365 2> /dev/null".to_owned(),
-        "kubelet.yaml" => "cat /etc/pf9/kube.d/kubeconfigs/admin.yaml".to_owned(),
-        _ if name.ends_with(".yaml") => "cat /etc/pf9/kube.d/kubeconfigs/kubelet.yaml".to_owned(),
+        "kubelet.yaml" => format!("cat {PLACE}/admin.yaml"),
+        _ if name.ends_with(".yaml") => format!("cat {PLACE}/kubelet.yaml"),
         "svcacct.pub" => "openssl genrsa 2048 2> /dev/null | openssl pkey -pubout".to_owned(),
         // That of another authority.
         "authority-cluster.json" => "cat /var/opt/pf9/nodelet/kept/authority-etcd.json".to_owned(),
@@ -223,7 +223,7 @@ impl<'a> Rot<'a> {
         assert_eq!(modes, "600 root\n700 root");
         assert_eq!(its.kept_files.len(), 8, "{:?}", its.kept_files);
         master.sh(&format!(
-            "cp /var/opt/pf9/nodelet/kept/authority-cluster.json {PLACE}"
+            "cp /var/opt/pf9/nodelet/kept/authority-cluster.json /etc/pf9/kube.d/kubeconfigs/admin.yaml /etc/pf9/kube.d/kubeconfigs/kubelet.yaml {PLACE}"
         ));
         its.new_token("old");
         its
@@ -289,7 +289,9 @@ impl<'a> Rot<'a> {
             let now = self.master.try_sh(KEPT);
             let kept = String::from_utf8_lossy(&now.stdout).trim() == self.kept;
             let repairs = restarted(&watch.recorded());
-            kept && repairs.iter().any(|phase| phase == "certs")
+            // Kubeconfigs have a phase of their own.
+            let its = ["certs", "kubeconfigs"];
+            kept && repairs.iter().any(|phase| its.contains(&phase.as_str()))
         });
         watch.calm(REPAIRED);
         let by_us = restarts(&watch.recorded());

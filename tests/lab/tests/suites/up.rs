@@ -9,6 +9,9 @@ use lab::{Cache, Host, Lab, Suites, command};
 /// For one `up`, on a machine that does other things besides.
 const LIMIT: Duration = Duration::from_secs(900);
 
+/// For a node that has come to be to get its pods' subnet.
+const GIVEN: Duration = Duration::from_secs(60);
+
 /// A lab as a user makes it.
 struct Users {
     lab: String,
@@ -68,6 +71,22 @@ fn up_makes_a_master_that_nodeletd_keeps_and_writes_no_settings_that_are_refused
     let settings = "cat /etc/pf9/nodelet/*.yaml";
     let before = text(&host, settings);
     assert!(before.contains("KUBE_SERVICE_STATE"), "{before}");
+
+    // A node that joins gets its pods' subnet from this master.
+    let kubectl =
+        "/opt/pf9/pf9-kube/bin/kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml";
+    let node = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"}}"#;
+    text(
+        &host,
+        &format!("echo '{node}' | {kubectl} apply --filename -"),
+    );
+    let subnets = format!("{kubectl} get nodes --output jsonpath='{{.items[*].spec.podCIDR}}'");
+    let given = command::poll(GIVEN, || {
+        let given = text(&host, &subnets);
+        (given.split_whitespace().count() == 2).then_some(given)
+    });
+    assert_eq!(given.as_deref(), Some("10.20.0.0/24 10.20.1.0/24"));
+    text(&host, &format!("{kubectl} delete node other"));
 
     // Judged before they are written; what keeps the host goes on.
     let (done, said) = users.up(&["--set", "NOSUCH=1"]);

@@ -169,10 +169,21 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     master.sh(&format!("rm -r {STATE}"));
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
     let _ = refused.says(&["nothing was taken back", "container etcd"]);
+    let stands = Standing::of(&master);
+    let refused = master.apply(&[]).exits(1);
+    let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
+    assert_eq!(Standing::of(&master), stands);
     let recovered = master.nodelet(&["recover"]).exits(0);
     let recovered = recovered.says(&["from the plan and from what stands", "net.ipv4.ip_forward"]);
     let told = recovered.text();
     let _ = master.apply(&[]).exits(0);
+    // A container of ours that the ledger does not know comes to be when the one it knows has gone: the clean does not call that clean.
+    master.sh("tar --create --files-from /dev/null | docker import - stub:1 > /dev/null
+         systemd-run --quiet --unit maker sh -c 'while :; do docker create --name etcd --label pf9.io/owner=nodelet stub:1 none; sleep 0.1; done'");
+    let refused = master.nodelet(&["clean", "--purge"]).exits(1);
+    let _ = refused.says(&["did not know container etcd", "still stand"]);
+    master
+        .sh("systemctl stop maker; docker rm etcd > /dev/null; docker image rm stub:1 > /dev/null");
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
     // What could not be known was named.
     let _ = before.assert_same_but(&master, After::Purge, "recovered and cleaned", |line| {
