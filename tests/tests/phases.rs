@@ -118,6 +118,32 @@ fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
     assert!(problems.is_empty(), "left behind:\n{}", problems.join("\n"));
 }
 
+/// A step is done when it is seen to be, not when nothing complained.
+#[test]
+fn a_host_that_says_done_and_does_nothing_is_not_believed() {
+    let bringup = Bringup::of("cp-1");
+    for (call, argument) in [
+        ("write", "/etc/pf9/kube.env"),
+        ("create_container", "etcd"),
+        ("start_unit", "pf9-kubelet.service"),
+    ] {
+        let host = bringup.bare_host();
+        host.set_faults(FaultPlan::none().lie(call, argument).times(100));
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Failed, "{call}: {}", run.text());
+        let named = argument.trim_end_matches(".service");
+        assert!(run.text().contains(named), "{call}: {}", run.text());
+        host.set_faults(FaultPlan::none());
+        let again = bringup.apply(&host);
+        assert_eq!(
+            again.outcome,
+            Outcome::Converged,
+            "{call}: {}",
+            again.text()
+        );
+    }
+}
+
 /// What a stop ends; each runs in at least one of the cases, so a unit that is renamed is missed here.
 const STOPPED: [&str; 4] = [
     "docker.service",

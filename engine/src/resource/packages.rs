@@ -167,3 +167,82 @@ impl PackagesSpec {
             .collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::Digest as _;
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    const FILE: &str = "/opt/r/payload/debs/tool_1.deb";
+    const LIST: &str = "/opt/r/payload/debs/tool.list";
+
+    /// A host with a package in a sealed payload.
+    fn sealed() -> (FakeHost, PackagesSpec) {
+        let host = FakeHost::new()
+            .with_package_file(FILE, "tool", "1", &[])
+            .with_file(LIST, "tool_1.deb\n");
+        let digest = |path: &str| {
+            let content = host.look(|world| world.text(path)).expect("it is there");
+            crate::plan::hex(&sha2::Sha256::digest(content))
+        };
+        let sums = format!(
+            "{}  payload/debs/tool_1.deb\n{}  payload/debs/tool.list\n",
+            digest(FILE),
+            digest(LIST)
+        );
+        let packages = PackagesSpec {
+            names: vec!["tool".to_owned()],
+            directory: "/opt/r/payload/debs".into(),
+            checksums: Some(Checksums {
+                file: "/opt/r/SHA256SUMS".into(),
+                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+            }),
+        };
+        (host.with_file("/opt/r/SHA256SUMS", sums), packages)
+    }
+
+    async fn converge(host: &FakeHost, packages: &PackagesSpec) -> ResourceResult<()> {
+        let outputs = Outputs::default();
+        let cx = Context {
+            host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = packages.observe(&cx).await?;
+        let change = packages.diff(&observed).expect("it is not installed");
+        let mut receipt = Receipt::default();
+        packages
+            .converge(&observed, &change, &cx, &mut receipt)
+            .await
+    }
+
+    /// A package that is as good as the one that was packed: only its checksum tells them apart.
+    #[tokio::test]
+    async fn a_package_or_list_that_is_another_than_was_packed_installs_nothing() {
+        let (host, packages) = sealed();
+        converge(&host.fork(), &packages)
+            .await
+            .expect("as packed, it is installed");
+        for (path, other) in [
+            (FILE, "fake-deb:tool:1:program=/usr/bin/evil"),
+            (LIST, "tool_1.deb\n\n"),
+        ] {
+            let host = host.fork();
+            host.meddle(|world| world.file(path, other));
+            host.clear_journal();
+            let error = converge(&host, &packages).await.expect_err("it is refused");
+            let told = error.to_string();
+            assert!(
+                told.contains(path) && told.contains("it is damaged"),
+                "{told}"
+            );
+            let calls = host.mutating_calls();
+            let installs = calls.iter().any(|call| call.name == "install_packages");
+            assert!(!installs, "{path}: {calls:?}");
+        }
+    }
+}

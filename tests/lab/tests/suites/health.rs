@@ -56,7 +56,13 @@ fn a_look_by_hand_is_limited_and_a_repair_leaves_the_limits() {
     assert_eq!(groups("check --role pf9-kube"), "free\nlimited");
     master.sh("docker rm --force proxy");
     let repaired = groups("repair --role pf9-kube");
-    assert_eq!(repaired, "free\nlimited\nfree");
+    // With version 2 of control groups a process outside nodeletd's unit only lowers its priority for a moment.
+    let is_version_2 = master
+        .try_sh("test -e /sys/fs/cgroup/cgroup.controllers")
+        .status
+        .success();
+    let looks = if is_version_2 { "" } else { "limited\nfree" };
+    assert_eq!(repaired, format!("free\n{looks}").trim_end());
     master.check(&[]).exits(0);
 }
 

@@ -43,10 +43,17 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
             })
         });
         assert_ne!(node_state(master), "ok", "{how}");
-        for verb in [
-            "apply", "repair", "stop", "plan", "diff", "check", "history",
+        for words in [
+            &["apply"][..],
+            &["repair"],
+            &["stop"],
+            &["plan"],
+            &["diff"],
+            &["check"],
+            &["history"],
+            &["why", "etcd"],
         ] {
-            let refused = master.nodelet(&[verb]).exits(1);
+            let refused = master.nodelet(words).exits(1);
             let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
         }
         // nodeletd holds the host, so a clean is refused for that; with a pause it is refused for its ledger.
