@@ -1,8 +1,10 @@
 //! Phases that are applied alone: what they require has to stand.
 
-use behaviour::{Bringup, Scripts};
+use behaviour::{Bringup, Case, Scripts, block_on, fixtures, text};
 use engine::exec::Outcome;
+use engine::host::Containers as _;
 use engine::host::fake::FakeHost;
+use engine::resource::Spec;
 
 #[test]
 fn a_phase_whose_requirements_are_not_there_is_refused_with_the_way_out() {
@@ -46,6 +48,34 @@ fn what_stands_is_enough_for_every_phase_alone() {
         let only = [phase.name.as_str()];
         assert_eq!(bringup.not_standing(&host, &only), None, "{only:?}");
     }
+}
+
+/// A container that would have to be made anew runs on where its image is gone and this run does not load it.
+#[test]
+fn a_container_is_not_ended_for_one_without_an_image() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let _ = bringup.apply(&host);
+    let id = || block_on(host.container("etcd")).map(|its| its.map(|its| (its.id, its.running)));
+    let before = id().expect("docker tells");
+    assert!(before.as_ref().is_some_and(|(_, running)| *running));
+    let steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
+    for step in steps {
+        if let Spec::Image(image) = &step.spec {
+            host.meddle(|world| world.forget_image(&image.reference));
+        }
+    }
+    // Another setting has it made anew.
+    let settings = text(fixtures("settings/cp-1.yaml"));
+    let settings = format!("{settings}ETCD_HEARTBEAT_INTERVAL: 200\n");
+    let bringup = Bringup::from_case(Case::of("cp-1", &settings));
+    let run = bringup.apply_only(&host, &["etcd"]);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    let told = run.text();
+    assert!(told.contains("docker does not have the image"), "{told}");
+    assert_eq!(id().expect("docker tells"), before, "{told}");
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
 
 #[test]

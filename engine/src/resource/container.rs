@@ -160,6 +160,10 @@ impl Resource for ContainerSpec {
             if change.action == Action::Remove
                 || change.differences.iter().any(|d| d.field != "state")
             {
+                // Before a way back is noted: going it would end the container, too.
+                if change.action != Action::Remove {
+                    self.has_image(cx).await?;
+                }
                 if let Some(config) = cx.host.container_config(&self.name).await? {
                     receipt
                         .push(Undo::RecreateContainer {
@@ -232,6 +236,20 @@ fn other_image(state: &ContainerState, desired: &ContainerConfig) -> bool {
 }
 
 impl ContainerSpec {
+    /// The container that runs goes on where no other one could be made.
+    async fn has_image(&self, cx: &Context<'_>) -> ResourceResult<()> {
+        match cx.host.image(&self.image).await? {
+            Some(_) => Ok(()),
+            None => Err(ResourceError::Unmet {
+                what: format!(
+                    "make another container {}: docker does not have the image {} any more",
+                    self.name, self.image
+                ),
+                next: "load the image first (a whole `nodelet apply` does), or name an image that docker has (`docker images`)".to_owned(),
+            }),
+        }
+    }
+
     /// What brings it back as it runs now; `None` where no container of ours runs under its name.
     pub(crate) async fn as_it_runs(&self, host: &dyn Host) -> ResourceResult<Option<Undo>> {
         if !engine::runs(host).await? {
