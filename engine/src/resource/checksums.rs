@@ -15,6 +15,8 @@ use crate::host::Host;
 
 /// Our copy of the file. What it says counts for nothing but by its own checksum.
 const COPY: &str = "/var/opt/pf9/nodelet/SHA256SUMS";
+/// Most damaged files that are named at once.
+const NAMED: usize = 10;
 const GONE: &str = "it is not there";
 const OTHER: &str = "its checksum is not the one of the package";
 
@@ -55,7 +57,7 @@ impl Checksums {
         }
     }
 
-    /// What is wrong with the files of the package, a sentence for the first; `None` if all are what was packed. Large files are read
+    /// What is wrong with the files of the package, a sentence for each of the first ten; `None` if all are what was packed. Large files are read
     /// when they have changed. Cancel safe: what was read is remembered.
     ///
     /// # Errors
@@ -73,6 +75,7 @@ impl Checksums {
             Err(error) => return told(error),
         };
         let root = self.file.parent().unwrap_or(Path::new("/"));
+        let mut problems = Vec::new();
         for (packed, name) in sums.lines().filter_map(|line| line.split_once("  ")) {
             let path = root.join(name);
             let problem = match host.remembered_digest(&path).await? {
@@ -80,9 +83,34 @@ impl Checksums {
                 Some(_) => OTHER,
                 None => GONE,
             };
-            return told(damaged(&path, problem));
+            problems.extend(told(damaged(&path, problem))?);
+            if problems.len() == NAMED {
+                break;
+            }
         }
-        Ok(None)
+        Ok((!problems.is_empty()).then(|| problems.join("; ")))
+    }
+
+    /// Whether one file is the one that was packed, by its remembered digest. Cancel safe.
+    ///
+    /// # Errors
+    /// It is another one, or damaged; or a file cannot be read.
+    pub(crate) async fn verify_remembered(
+        &self,
+        host: &dyn Host,
+        path: &Path,
+    ) -> ResourceResult<()> {
+        if !host.reads_payload() {
+            return Ok(());
+        }
+        let sums = self.packed(host).await?;
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        let name = path.strip_prefix(root).unwrap_or(path);
+        match host.remembered_digest(path).await? {
+            None => Err(damaged(path, GONE)),
+            is if is.as_deref() == digest_of(&sums, name) => Ok(()),
+            Some(_) => Err(damaged(path, OTHER)),
+        }
     }
 
     /// The lines of the file, which is the one that the role names.

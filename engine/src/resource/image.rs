@@ -14,7 +14,7 @@ use super::{
     engine,
 };
 use crate::exec::chain;
-use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
+use crate::host::{ArchivedImage, EntryKind, Host};
 
 /// The name of images that were replaced; the tag is the beginning of their content id.
 const REPLACED: &str = "pf9-replaced";
@@ -75,8 +75,10 @@ impl Resource for ImageSpec {
             unread: None,
             absent: cx.absent,
         };
-        if observed.present.is_some() && !cx.absent {
-            match self.archived(cx).await {
+        if let Some(present) = &observed.present
+            && !cx.absent
+        {
+            match self.archived(cx, present).await {
                 Ok(id) => observed.archived = id,
                 // An image that is there does not need its archive.
                 Err(error) => observed.unread = Some(chain(&error).join(": ")),
@@ -235,7 +237,10 @@ impl ImageSpec {
     }
 
     /// Content id of the image in the archive; empty where there is no archive, or where it does not tell.
-    async fn archived(&self, cx: &Context<'_>) -> HostResult<String> {
+    ///
+    /// # Errors
+    /// It has another image than the `present` one, and is not the archive that was packed: it would not be loaded.
+    async fn archived(&self, cx: &Context<'_>, present: &str) -> ResourceResult<String> {
         if cx.host.entry(&self.archive).await?.is_none() {
             return Ok(String::new());
         }
@@ -247,7 +252,13 @@ impl ImageSpec {
         let its = brings
             .into_iter()
             .find(|one| same(&one.reference, &self.reference));
-        Ok(its.map(|its| its.id).unwrap_or_default())
+        let id = its.map(|its| its.id).unwrap_or_default();
+        if id != present
+            && let Some(checksums) = &self.checksums
+        {
+            checksums.verify_remembered(cx.host, &self.archive).await?;
+        }
+        Ok(id)
     }
 
     fn other_images(&self, brings: &[String]) -> ResourceError {
@@ -377,6 +388,43 @@ mod tests {
             "{error}"
         );
         assert_eq!(host.snapshot(), before, "nothing was loaded");
+    }
+
+    /// Where the image is there, nothing is replaced by what would not be loaded; and it is told.
+    #[tokio::test]
+    async fn an_image_that_is_there_is_not_outdated_by_a_damaged_archive() {
+        let host = host(&["app:1"]).await;
+        let packed = crate::plan::hex(&sha2::Sha256::digest("fake-image:app:1"));
+        let (error, _) = converge(&host).await;
+        assert!(error.is_none(), "{error:?}");
+        let sums = format!("{packed}  images/app.tar\n");
+        let file = "/opt/SHA256SUMS";
+        host.meddle(|world| world.file(file, &sums));
+        let image = ImageSpec {
+            reference: "app:1".to_owned(),
+            archive: ARCHIVE.into(),
+            checksums: Some(Checksums {
+                file: file.into(),
+                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+            }),
+        };
+        let outputs = Outputs::default();
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = image.observe(&cx).await.expect("docker answers");
+        assert_eq!((image.diff(&observed), image.note(&observed)), (None, None));
+        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
+        let observed = image.observe(&cx).await.expect("docker answers");
+        assert_eq!(image.diff(&observed), None);
+        let note = image.note(&observed).expect("it is told");
+        assert!(
+            note.contains("app.tar of the role's package: it is damaged"),
+            "{note}"
+        );
     }
 
     #[tokio::test]
