@@ -256,6 +256,56 @@ fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
     }
 }
 
+/// It would sign tokens that the API server refuses. Where the phase that brings its key is blocked, a restart goes on without that phase.
+#[test]
+fn the_controller_manager_does_not_restart_onto_a_foreign_key() {
+    const COPY: &str = "/etc/pf9/kube.d/certs/kube-controller-manager/svcacct.key";
+    let bringup = Bringup::of("cp-1");
+    let (host, other) = (standing(&bringup), standing(&bringup));
+    host.meddle(|world| {
+        world.file_with_mode(COPY, text(&other, COPY), 0o600);
+        world.advance(MINUTE);
+    });
+    let before = started(&host);
+    let events = Recording::default();
+    let set = ["control-plane".parse().expect("a name")];
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+    assert_ne!(outcome.expect("it ends"), Outcome::Converged);
+    assert_eq!(started(&host), before);
+    // With the key restored it is restarted, if it can have read the other one.
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(text(&host, COPY), text(&host, SIGNS));
+}
+
+/// A directory that was copied from another host: two of three copies say the same, and are not this host's.
+#[test]
+fn the_api_server_does_not_restart_onto_foreign_encryption_keys() {
+    let bringup = Bringup::of("cp-1");
+    let (host, other) = (standing(&bringup), standing(&bringup));
+    host.meddle(|world| world.advance(std::time::Duration::from_secs(3600)));
+    for path in [
+        "/etc/pf9/kube.d/encryption/config.yaml",
+        "/etc/pf9/kube.d/ca/encryption/keys.yaml",
+    ] {
+        let theirs = text(&other, path);
+        assert_ne!(theirs, text(&host, path));
+        host.meddle(|world| world.file_with_mode(path, &theirs, 0o600));
+    }
+    let before = started(&host);
+    let health = bringup.check(&host);
+    assert!(failed_phases(&health).is_empty(), "{:?}", not_well(&health));
+    let told = not_well(&health);
+    assert!(
+        told.iter()
+            .any(|its| its.reason.contains("encryption/config.yaml")),
+        "{told:?}"
+    );
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert_eq!(started(&host), before);
+}
+
 #[test]
 fn the_keys_survive_a_clean_and_go_with_a_purge() {
     let bringup = Bringup::of("cp-1");

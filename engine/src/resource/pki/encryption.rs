@@ -67,6 +67,11 @@ pub fn encryption_directories() -> [PathBuf; 2] {
     [places.its, places.ours]
 }
 
+/// What the API server reads.
+pub(super) fn encryption_config() -> PathBuf {
+    places().config
+}
+
 /// The keys. They are made where there are none, and replaced where that is asked for alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,9 @@
 //! What a status says of the keys, authorities and data that a host keeps.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{ServiceAccountKeySpec, authority_paths, service_account_paths};
+use super::encryption::encryption_config;
+use super::{EncryptionKeysSpec, ServiceAccountKeySpec, authority_paths, service_account_paths};
 use crate::host::Host;
 use crate::resource::{
     Context, NoSecrets, Outputs, Resource as _, ResourceError, ResourceResult, Spec,
@@ -37,31 +38,54 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
     })
 }
 
-/// Whether what is about to read these files at its start may do so: the key of service-account tokens and its public half have to be
-/// those that the host keeps. Whoever started with others would refuse every token of the cluster. Cancel safe.
+/// Most bytes of a key.
+const MOST: u64 = 64 * 1024;
+
+/// Whether what is about to read these files at its start may do so: the key of service-account tokens, its copies and its public half, and
+/// the keys that encrypt Secrets, have to be those that the host keeps. An API server that starts with others refuses every token of the
+/// cluster, or cannot read a Secret; a controller-manager signs tokens that are refused. Cancel safe.
 ///
 /// # Errors
 /// They are not, with what to do; or the host cannot be read.
 pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceResult<()> {
-    let (key, public) = service_account_paths();
-    let Some(file) = files.iter().find(|file| **file == key || **file == public) else {
-        return Ok(());
-    };
     let cx = Context {
         host,
         outputs: &Outputs::default(),
         secrets: &NoSecrets,
         absent: false,
     };
-    let spec = ServiceAccountKeySpec {};
-    if spec.observe(&cx).await?.is_whole() {
-        return Ok(());
+    let (key, public) = service_account_paths();
+    let encrypts = encryption_config();
+    for file in files {
+        let is_copy = *file != key && file.file_name() == key.file_name();
+        let (what, is_ours) = if is_copy || *file == key || *file == public {
+            let observed = ServiceAccountKeySpec {}.observe(&cx).await?;
+            let is_same = !is_copy || is_same_file(host, file, &key).await?;
+            (
+                "the service-account key is not as this host keeps it",
+                observed.is_whole() && is_same,
+            )
+        } else if *file == encrypts {
+            let observed = EncryptionKeysSpec { rotation: None }.observe(&cx).await?;
+            (
+                "the encryption keys are not as this host keeps them",
+                observed.problem().is_none(),
+            )
+        } else {
+            continue;
+        };
+        if !is_ours {
+            return Err(ResourceError::Unmet {
+                what: format!("let {} be read: {what}", file.display()),
+                next: "run `nodelet apply`: it restores the right ones first".to_owned(),
+            });
+        }
     }
-    Err(ResourceError::Unmet {
-        what: format!(
-            "let {} be read: the service-account key is not as this host keeps it",
-            file.display()
-        ),
-        next: "run `nodelet apply`: it restores the key first".to_owned(),
-    })
+    Ok(())
+}
+
+/// Whether two files are there with the same content.
+async fn is_same_file(host: &dyn Host, one: &Path, other: &Path) -> ResourceResult<bool> {
+    let content = host.read(one, MOST).await?;
+    Ok(content.is_some() && content == host.read(other, MOST).await?)
 }

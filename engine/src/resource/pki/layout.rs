@@ -88,12 +88,15 @@ pub fn service_account_record() -> PathBuf {
     Path::new(RECORDS).join("service-account.json")
 }
 
+/// The directory of all kubeconfigs. A clean takes it away.
+pub(crate) fn kubeconfigs() -> PathBuf {
+    Path::new(BASE).join("kubeconfigs")
+}
+
 /// The kubeconfig at this path below `kubeconfigs`, for example `admin` or `kube-proxy/kubeconfig`.
 #[must_use]
 pub fn kubeconfig_path(name: &str) -> PathBuf {
-    Path::new(BASE)
-        .join("kubeconfigs")
-        .join(format!("{name}.yaml"))
+    kubeconfigs().join(format!("{name}.yaml"))
 }
 
 /// Mode of a directory that has to be created on the way to one of our files.
