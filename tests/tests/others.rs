@@ -153,6 +153,60 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
     }
 }
 
+/// A record of met preconditions that is a valid one, and says nothing of this host.
+#[test]
+fn a_master_that_stands_is_not_refused_for_another_hosts_record() {
+    const RECORD: &str = "/var/opt/pf9/nodelet/preflight.json";
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    let mut facts = bringup.facts.clone();
+    let listens = |group: &str| Listener {
+        address: "::".parse().expect("an address"),
+        port: 443,
+        program: Some("kube-apiserver".to_owned()),
+        cgroup: Some(group.to_owned()),
+    };
+    facts
+        .listening
+        .get_or_insert_default()
+        .push(listens("/kubepods/burstable/podabc/def"));
+    facts
+        .earlier_clusters
+        .push("/etc/pf9/kube.d/manifests".to_owned());
+    let mut stands = Bringup {
+        plan: bringup.plan,
+        facts,
+    };
+    let met = host
+        .look(|world| world.text(RECORD))
+        .expect("it is written down");
+    let mut older: serde_json::Value = serde_json::from_str(&met).expect("it is JSON");
+    older["met"] = serde_json::json!(["0"]);
+    host.meddle(|world| world.file(RECORD, older.to_string()));
+    let run = stands.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert_eq!(run.changes(), [""; 0]);
+    // One of older settings, which named another port: ports are judged without what is ours, and without nothing else.
+    stands.facts.earlier_clusters.clear();
+    let met: serde_json::Value = serde_json::from_str(&met).expect("it is JSON");
+    let met = met["met"].as_array().expect("a list");
+    for (group, refused) in [
+        ("/kubepods/burstable/podabc/def", 0),
+        ("/system.slice/apache2.service", 1),
+    ] {
+        stands.facts.listening = Some(vec![listens(group)]);
+        let refusals = (0..met.len()).filter(|&left_out| {
+            let mut others = met.clone();
+            let _ = others.remove(left_out);
+            older["met"] = others.into();
+            host.meddle(|world| world.file(RECORD, older.to_string()));
+            stands.apply(&host).outcome == Outcome::Refused
+        });
+        assert_eq!(refusals.count(), refused, "{group}");
+    }
+}
+
 #[test]
 fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     let bringup = Bringup::of("cp-1");

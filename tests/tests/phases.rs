@@ -218,8 +218,8 @@ fn a_restart_ends_an_engine_that_hangs() {
     let set = restart_set(&bringup.plan, &failed_phases(&health));
     assert_eq!(set.first().map(PhaseName::as_str), Some("configure-docker"));
 
-    // Until docker is ended it is asked about each of its containers, etcd and kube-proxy: once for what is to be written, once to end it.
-    let hangs = FaultPlan::none().hang("container_engine", "*").times(4);
+    // Until docker is ended it is asked twice whether it answers at all. Its containers, etcd and kube-proxy, are left alone.
+    let hangs = FaultPlan::none().hang("container_engine", "*").times(2);
     host.set_faults(hangs);
     let heard = Recording::default();
     let outcome = block_on(runner(&heard).restart(&set, &[])).expect("it is written down");
@@ -234,6 +234,43 @@ fn a_restart_ends_an_engine_that_hangs() {
     assert_eq!(etcd().expect("it runs"), etcd_before);
     let health = bringup.check(&host);
     assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+}
+
+/// An archive takes docker a second and more. What does not need its image goes on meanwhile.
+#[test]
+fn phases_that_do_not_wait_for_each_other_overlap() {
+    let bringup = Bringup::of("cp-1");
+    let archive = |name: &str| {
+        let mut payload = bringup.plan.payload.iter();
+        let found = payload.find(|path| path.ends_with(format!("images/{name}.tar")));
+        found.expect("the role brings it").display().to_string()
+    };
+    let host = bringup.bare_host();
+    // The first one in the plan's order: one phase after the other would end here.
+    host.set_faults(FaultPlan::none().hang("load_image", &archive("etcd")));
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    let journal = host.journal();
+    let called = |name: &str, argument: &str| {
+        let mut calls = journal.iter();
+        calls.any(|call| call.name == name && call.argument.contains(argument))
+    };
+    assert!(called("load_image", &archive("etcd")));
+    for image in [
+        "pause",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ] {
+        assert!(
+            called("load_image", &archive(image)),
+            "{image}: {journal:#?}"
+        );
+    }
+    assert!(
+        !called("create_container", "etcd"),
+        "etcd waits for its image"
+    );
 }
 
 #[test]

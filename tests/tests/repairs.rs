@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use behaviour::{Bringup, Case, block_on, fixtures};
 use engine::exec::{
@@ -14,6 +15,7 @@ use engine::host::{Containers as _, Files as _, Services as _, Space};
 use engine::plan::PhaseName;
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const KUBELET: &str = "pf9-kubelet.service";
@@ -392,6 +394,22 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
         let (set, problems) = block_on(runner(&bringup, &host, &unheard).restartable(&failed));
         assert!(!names(set).contains(&"etcd".to_owned()), "{what}");
         assert!(!problems.is_empty(), "{what}");
+        // An engine whose process was stopped says so when it is started again; one that only hangs is asked in vain.
+        for stopped in [true, false] {
+            if stopped {
+                host.meddle(|world| world.stop_process("/system.slice/docker.service"));
+            }
+            host.set_faults(FaultPlan::none().hang("container_engine", "*").times(2));
+            let docker: Vec<PhaseName> = ["configure-docker", "docker", "etcd"]
+                .map(|name| name.parse().expect("a name"))
+                .into();
+            let events = Recording::default();
+            let outcome = block_on(runner(&bringup, &host, &events).restart(&docker, &[]));
+            let told = text(&events.events());
+            assert!(outcome.is_ok(), "{what}: {told}");
+            assert_ne!(outcome.ok(), Some(Outcome::Converged), "{what}: {told}");
+            assert_eq!(running(&host, "etcd"), etcd, "{what}: {told}");
+        }
     }
     // An image that the same run loads is no obstacle, and one that another run would load is.
     let host = standing.fork();
@@ -461,6 +479,24 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
     );
     let mut failed = failed(&bringup, &host);
     failed.insert("etcd-image".parse().expect("a name"));
+    // Its image was loaded long ago.
+    let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
+    assert!(problems.is_empty(), "{problems:?}");
+    let all = names(set.clone());
+    for phase in ["etcd-image", "kube-proxy"] {
+        assert!(all.contains(&phase.to_owned()), "{all:?}");
+    }
+    let whole = host.fork();
+    whole.set_faults(FaultPlan::none().fail("entry", &archive));
+    let outcome = block_on(runner(&bringup, &whole, &events).restart(&set, &[]));
+    assert_eq!(outcome.ok(), Some(Outcome::Converged));
+    // It is needed where the image is gone.
+    let mut steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
+    let etcd = steps.find_map(|step| match &step.spec {
+        Spec::Image(image) if image.archive.ends_with("etcd.tar") => Some(image.reference.clone()),
+        _ => None,
+    });
+    host.meddle(|world| world.forget_image(&etcd.expect("the role loads it")));
     let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
     assert!(
         problems.iter().any(|one| one.problem.contains(&archive)),
@@ -471,6 +507,63 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
     assert!(!left.contains(&"etcd-image".to_owned()), "{left:?}");
     let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
     assert_eq!(outcome.ok(), Some(Outcome::Converged));
+}
+
+/// docker is slow just then: what it does not tell of could not be made again.
+#[test]
+fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
+    let (bringup, host) = standing();
+    let etcd = running(&host, "etcd");
+    let set: Vec<PhaseName> = vec!["etcd".parse().expect("a name")];
+    for faults in [
+        FaultPlan::none().stall("container_config", "etcd"),
+        FaultPlan::none().fail("container_config", "etcd"),
+    ] {
+        host.set_faults(faults);
+        let events = Recording::default();
+        let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+        outcome.expect("it is written down");
+        let told = events.events();
+        let left = told.iter().any(|event| {
+            matches!(event, Event::StopFailed { step, .. } if step.as_str().contains("container:etcd"))
+        });
+        assert!(left, "{}", text(&told));
+        assert!(etcd.is_some() && running(&host, "etcd") == etcd);
+    }
+}
+
+/// Each question to it lasts to its deadline, and the role has many images.
+#[test]
+fn an_engine_that_hangs_is_asked_once_before_a_repair() {
+    const LOOKS: Duration = Duration::from_secs(10);
+    let (bringup, host) = standing();
+    let failed = failed(&bringup, &host);
+    let all: BTreeSet<PhaseName> = bringup
+        .plan
+        .phases
+        .iter()
+        .map(|its| its.name.clone())
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let mut hangs = FaultPlan::none();
+    for call in [
+        "container_engine",
+        "container_engine_root",
+        "image",
+        "container",
+    ] {
+        hangs = hangs.stall(call, "*");
+    }
+    host.set_faults(hangs);
+    let events = Recording::default();
+    let (took, set, problems) = block_on(async {
+        let began = Instant::now();
+        let (set, problems) = runner(&bringup, &host, &events).restartable(&all).await;
+        (began.elapsed(), set, problems)
+    });
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(set, restart_set(&bringup.plan, &all));
+    assert!(took <= LOOKS, "{took:?}");
 }
 
 /// Spoils something as soon as a thing is stopped.

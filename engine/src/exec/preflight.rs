@@ -13,12 +13,13 @@ use sha2::Digest as _;
 use super::advice::chain;
 use super::event::{Event, Problem};
 use super::remedy::remedy;
+use super::write_trial::EngineState;
 use super::{Mode, Runner, STATE, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
-use crate::plan::{Plan, PlannedPhase, PlannedRequirement, Span};
-use crate::resource::{ResourceError, ResourceResult};
+use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep, Span};
+use crate::resource::{ResourceError, ResourceResult, Spec};
 
 /// What is written down.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -68,6 +69,12 @@ impl Runner<'_> {
             }
             record => record?,
         };
+        // Another host's, or damaged in a way that leaves it readable: it counts as lost.
+        let phases = self.plan.phases.iter();
+        let mut asked = phases.flat_map(|phase| &phase.requirements);
+        if !asked.any(|one| record.met.contains(&digest(one))) {
+            record.met.clear();
+        }
         // On a host that stands they were met; that this was written down may have been lost.
         let stands = record.met.is_empty() && self.stands().await;
         let without_ours = match self.afresh {
@@ -93,7 +100,18 @@ impl Runner<'_> {
                     _ => self.facts,
                 };
                 evaluated += 1;
-                let (problem, remedy) = match requirement.requirement.check(facts) {
+                let mut verdict = requirement.requirement.check(facts);
+                // A port that what is ours has is not taken by others.
+                if matches!(verdict, Verdict::NotMet { .. })
+                    && ahead
+                    && requirement.requirement.ends_with_the_role()
+                    && self.stands().await
+                {
+                    verdict = requirement
+                        .requirement
+                        .check(&self.facts_without_ours().await);
+                }
+                let (problem, remedy) = match verdict {
                     Verdict::Met => {
                         record.met.insert(digest);
                         continue;
@@ -113,7 +131,7 @@ impl Runner<'_> {
             }
         }
         let mut unfit = BTreeSet::new();
-        for path in self.needed_payload() {
+        for path in self.needed_payload().await {
             if let Some(problem) = self.payload_problem(path, mode).await {
                 problems.push(problem);
                 unfit.insert(path.clone());
@@ -148,18 +166,27 @@ impl Runner<'_> {
 
     /// What has to stand of the payload: all of it for a whole run. A repair of some phases needs what their steps name and no more, so that
     /// an archive that is damaged, though its image was loaded long ago, keeps no kubelet from being started.
-    fn needed_payload(&self) -> Vec<&PathBuf> {
+    async fn needed_payload(&self) -> Vec<&PathBuf> {
         if self.selection == Selection::default() {
             return self.plan.payload.iter().collect();
         }
-        self.payload_of(&self.selection.phases(self.plan))
+        let phases = self.selection.phases(self.plan);
+        self.payload_of(&phases, &self.engine_state(&phases).await)
     }
 
-    /// What the steps of these phases name of the payload.
-    pub(super) fn payload_of(&self, phases: &[&PlannedPhase]) -> Vec<&PathBuf> {
-        let specs: Vec<String> = phases
-            .iter()
-            .flat_map(|phase| &phase.steps)
+    /// What the steps of these phases name of the payload. An archive is needed only for an image that the container engine says it lacks.
+    pub(super) fn payload_of(
+        &self,
+        phases: &[&PlannedPhase],
+        engine: &EngineState,
+    ) -> Vec<&PathBuf> {
+        let steps = phases.iter().flat_map(|phase| &phase.steps);
+        let needs = |step: &&PlannedStep| match &step.spec {
+            Spec::Image(image) => engine.lacks(&image.reference),
+            _ => true,
+        };
+        let specs: Vec<String> = steps
+            .filter(needs)
             .map(|step| serde_json::to_string(&step.spec).expect("a step is JSON"))
             .collect();
         let named = |path: &&PathBuf| {

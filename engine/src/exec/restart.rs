@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::{LEFT_OVER, PhaseHealth, Status};
 use super::event::{Event, Outcome, Verb};
+use super::stop::Containers;
 use super::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
 use crate::plan::{Graph, PhaseName, Plan};
@@ -111,16 +112,23 @@ impl Runner<'_> {
         // A host that is refused is not touched: `run` says why, and nothing was ended before.
         let mut ended = Vec::new();
         if !phases.is_empty() && self.fits(mode).await? {
+            let mut containers = Containers::End;
             if mode == Mode::Apply {
-                let problems = self.unwritable(phases).await;
-                if !problems.is_empty() {
-                    let problems = problems.into_iter().map(|one| one.problem).collect();
+                let mut trial = self.unwritable(phases).await;
+                // Only an engine that answers says what a container lacks.
+                if trial.found.is_empty() && !trial.engine_answers && self.revive_engine().await {
+                    trial = self.unwritable(phases).await;
+                }
+                if !trial.found.is_empty() {
+                    let problems = trial.found.into_iter().map(|one| one.problem).collect();
                     self.events.emit(Event::PreflightFailed { problems });
                     return Ok(Outcome::Refused);
                 }
-                self.revive_engine().await;
+                if !trial.engine_answers {
+                    containers = Containers::Leave;
+                }
             }
-            let quiesced = self.quiesce(mode, &mut ended).await;
+            let quiesced = self.quiesce(mode, containers, &mut ended).await;
             if !matches!(quiesced, Ok(Outcome::Stopped | Outcome::Failed)) {
                 self.start_again(ended).await;
                 return quiesced;

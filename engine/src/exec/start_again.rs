@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Runner;
 use super::advice::chain;
 use super::event::Event;
+use super::stop::Containers;
 use crate::host::HostError;
 use crate::plan::{PhaseName, PlannedStep, StepId};
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
@@ -43,13 +44,36 @@ impl Look {
 }
 
 impl Runner<'_> {
-    /// What brings a step's container back as it runs now, where it is one and runs. What the engine does not tell is not brought back.
-    pub(super) async fn container_as_it_runs(&self, step: &PlannedStep) -> Option<Undo> {
+    /// What brings a step's container back as it runs now, where it is one and runs.
+    ///
+    /// # Errors
+    /// The engine does not tell within [`LOOK`], or did not answer before, so that the container might not be brought back.
+    pub(super) async fn container_as_it_runs(
+        &self,
+        step: &PlannedStep,
+        containers: Containers,
+    ) -> ResourceResult<Option<Undo>> {
         let Spec::Container(container) = &step.spec else {
-            return None;
+            return Ok(None);
         };
+        if containers == Containers::Leave {
+            return Err(ResourceError::Unmet {
+                what: format!(
+                    "end container {}: docker did not answer, so it is not known whether another one could be made",
+                    container.name
+                ),
+                next: "see `systemctl status docker`; the next attempt looks again".to_owned(),
+            });
+        }
         let looked = tokio::time::timeout(LOOK, container.as_it_runs(self.host)).await;
-        looked.ok()?.ok().flatten()
+        looked.unwrap_or_else(|_| {
+            let action = format!("tell how container {} runs", container.name);
+            Err(HostError::Deadline {
+                action,
+                after: LOOK,
+            }
+            .into())
+        })
     }
 
     /// Starts what was stopped and does not run now, the last one that was stopped first: what others build on was stopped after them.

@@ -15,13 +15,22 @@ use crate::ledger::Ledger;
 use crate::plan::{PhaseName, PlannedPhase, PlannedStep};
 use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo, engine};
 
-/// Whether `on_stop` steps are carried out.
+/// What follows a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lanes {
-    /// The stop is meant to last.
-    Run,
-    /// A start follows at once.
-    Skip,
+enum Purpose {
+    /// Nothing: `on_stop` steps are carried out.
+    Stop,
+    /// A start. What could not be started again goes on running.
+    Restart(Containers),
+}
+
+/// What a restart does with containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Containers {
+    /// They are ended.
+    End,
+    /// They go on running: the engine did not say whether others could be made.
+    Leave,
 }
 
 /// What the container engine is given to say that it is there.
@@ -45,7 +54,7 @@ impl Runner<'_> {
     pub async fn stop(&self) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         let unused = &mut Vec::new();
-        self.stop_but(&session, &BTreeSet::new(), Lanes::Run, unused)
+        self.stop_but(&session, &BTreeSet::new(), Purpose::Stop, unused)
             .await
     }
 
@@ -75,7 +84,7 @@ impl Runner<'_> {
             .filter(|unit| !ours.contains(unit) || stays(unit))
             .collect();
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
-        self.stop_but(&session, &theirs, Lanes::Run, &mut Vec::new())
+        self.stop_but(&session, &theirs, Purpose::Stop, &mut Vec::new())
             .await
     }
 
@@ -84,13 +93,15 @@ impl Runner<'_> {
     pub(super) async fn quiesce(
         &self,
         mode: Mode,
+        containers: Containers,
         ended: &mut Vec<Ended>,
     ) -> ResourceResult<Outcome> {
+        let purpose = Purpose::Restart(containers);
         let session = match mode {
             Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
             Mode::DryRun => Session::simulated(),
         };
-        self.stop_but(&session, &BTreeSet::new(), Lanes::Skip, ended)
+        self.stop_but(&session, &BTreeSet::new(), purpose, ended)
             .await
     }
 
@@ -98,7 +109,7 @@ impl Runner<'_> {
         &self,
         session: &Session<'_>,
         running: &BTreeSet<String>,
-        lanes: Lanes,
+        purpose: Purpose,
         all_ended: &mut Vec<Ended>,
     ) -> ResourceResult<Outcome> {
         let begun = self.begun().await?;
@@ -114,7 +125,7 @@ impl Runner<'_> {
         });
         let mut outcome = Outcome::Stopped;
         let mut stopped = 0;
-        let mut sweeps = lanes == Lanes::Run;
+        let mut sweeps = purpose == Purpose::Stop;
         for phase in phases {
             if self.cancel.is_cancelled() {
                 outcome = Outcome::Interrupted;
@@ -131,7 +142,7 @@ impl Runner<'_> {
                     session,
                     running,
                     &begun,
-                    lanes,
+                    purpose,
                     &mut sweeps,
                     all_ended,
                 )
@@ -290,7 +301,7 @@ impl Runner<'_> {
         session: &Session<'_>,
         running: &BTreeSet<String>,
         begun: &BTreeSet<PhaseName>,
-        lanes: Lanes,
+        purpose: Purpose,
         sweeps: &mut bool,
         all_ended: &mut Vec<Ended>,
     ) -> (usize, bool) {
@@ -330,13 +341,21 @@ impl Runner<'_> {
             // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
             let unused = Mutex::default();
             let mut receipt = session.receipt(&phase.name, step, &unused);
-            let container = match lanes {
-                Lanes::Skip => self.container_as_it_runs(step).await,
-                Lanes::Run => None,
+            let container = match purpose {
+                Purpose::Restart(containers) => self.container_as_it_runs(step, containers).await,
+                Purpose::Stop => Ok(None),
             };
-            let quiesced =
-                tokio::time::timeout(step.policy.timeout, step.spec.quiesce(&cx, &mut receipt))
-                    .await;
+            // What could not be brought back is not ended.
+            let (container, quiesced) = match container {
+                Ok(container) => {
+                    let quiesce = step.spec.quiesce(&cx, &mut receipt);
+                    (
+                        container,
+                        tokio::time::timeout(step.policy.timeout, quiesce).await,
+                    )
+                }
+                Err(error) => (None, Ok(Err(error))),
+            };
             if !matches!(quiesced, Ok(Ok(false))) {
                 // A unit that ran has noted its start; what ended late counts as ended.
                 let units = receipt.undos.iter().cloned();
@@ -370,7 +389,8 @@ impl Runner<'_> {
                 error,
             });
         }
-        for step in phase.on_stop.iter().filter(|_| lanes == Lanes::Run) {
+        let is_stop = purpose == Purpose::Stop;
+        for step in phase.on_stop.iter().filter(|_| is_stop) {
             let mut receipt = Receipt::default();
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => ended += 1,

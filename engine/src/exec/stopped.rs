@@ -68,16 +68,16 @@ impl Runner<'_> {
     }
 
     /// Restarts a container engine of the selected phases whose process is stopped: what runs in it has to be ended next, and only it can do
-    /// that.
-    pub(super) async fn revive_engine(&self) {
+    /// that. Gives whether it did.
+    pub(super) async fn revive_engine(&self) -> bool {
         let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == engine::UNIT);
         let phases = self.selection.phases(self.plan);
         let mut phases = phases.iter();
         let Some(phase) = phases.find(|phase| phase.steps.iter().any(is_its)) else {
-            return;
+            return false;
         };
         if !is_unit(&self.stopped_groups().await, engine::UNIT) {
-            return;
+            return false;
         }
         match self.host.restart_unit(engine::UNIT).await {
             Ok(()) => self.events.emit(Event::ThingRestarted {
@@ -87,8 +87,12 @@ impl Runner<'_> {
                     .to_owned(),
             }),
             // What it runs cannot be ended then, which the stop tells.
-            Err(error) => tracing::warn!("could not {}", chain(&error).join(": ")),
+            Err(error) => {
+                tracing::warn!("could not {}", chain(&error).join(": "));
+                return false;
+            }
         }
+        true
     }
 
     async fn stopped_groups(&self) -> Vec<String> {

@@ -21,6 +21,8 @@ use crate::resource::{
 
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not take a small file in this time takes no repair.
 const BOUND: Duration = Duration::from_secs(10);
+/// How long the container engine may take to answer at all.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Bound on reading an archive of images.
 const READING: Duration = Duration::from_secs(5 * 60);
 /// A name for a file in the engine's directory that stands for what a new container needs there.
@@ -36,15 +38,53 @@ pub(super) struct Unwritable {
     pub(super) problem: Problem,
 }
 
+/// What a trial has found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// What cannot be written, or is wanting.
+    pub(super) found: Vec<Unwritable>,
+    /// Whether the container engine answered. If it did not, nothing is known of images and of room for containers.
+    pub(super) engine_answers: bool,
+}
+
+/// What a trial is about, and what is known from its beginning.
+struct Trial<'a> {
+    written: Written,
+    /// All phases that run.
+    run: &'a [&'a PlannedPhase],
+    engine: &'a EngineState,
+}
+
+/// The container engine at the beginning of a trial.
+#[derive(Debug, Default)]
+pub(super) struct EngineState {
+    answers: bool,
+    /// Images that it says it does not have.
+    gone: BTreeSet<String>,
+}
+
+impl EngineState {
+    /// Whether it says that it does not have an image.
+    pub(super) fn lacks(&self, reference: &str) -> bool {
+        self.gone.contains(reference)
+    }
+}
+
 impl Runner<'_> {
     /// What a restart of these phases would fail to write, or would lack. What stands at those places stays as it is.
-    pub(super) async fn unwritable(&self, phases: &[PhaseName]) -> Vec<Unwritable> {
+    pub(super) async fn unwritable(&self, phases: &[PhaseName]) -> Found {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
         let run = |phase: &&PlannedPhase| phases.contains(&phase.name) && phase.skipped.is_none();
         let run: Vec<&PlannedPhase> = self.plan.phases.iter().filter(run).collect();
+        let engine = self.engine_state(&run).await;
+        let trial = Trial {
+            written: Written::Pending,
+            run: &run,
+            engine: &engine,
+        };
         for phase in &run {
-            for path in self.payload_of(&[phase]) {
+            for path in self.payload_of(&[phase], &engine) {
                 if let Some(problem) = self.payload_problem(path, Mode::Apply).await {
                     found.push(Unwritable {
                         phase: Some(phase.name.clone()),
@@ -52,10 +92,12 @@ impl Runner<'_> {
                     });
                 }
             }
-            self.unwritable_of(phase, Written::Pending, &run, &mut found)
-                .await;
+            self.unwritable_of(phase, &trial, &mut found).await;
         }
-        found
+        Found {
+            found,
+            engine_answers: engine.answers,
+        }
     }
 
     /// The same for all that an apply writes on a host from which everything was taken off.
@@ -64,9 +106,14 @@ impl Runner<'_> {
         found.extend(self.unwritable_record().await);
         let phases = self.plan.phases.iter();
         let run: Vec<&PlannedPhase> = phases.filter(|phase| phase.skipped.is_none()).collect();
+        let engine = self.engine_state(&run).await;
+        let trial = Trial {
+            written: Written::All,
+            run: &run,
+            engine: &engine,
+        };
         for phase in &run {
-            self.unwritable_of(phase, Written::All, &run, &mut found)
-                .await;
+            self.unwritable_of(phase, &trial, &mut found).await;
         }
         found.into_iter().map(|one| one.problem).collect()
     }
@@ -79,7 +126,7 @@ impl Runner<'_> {
         failed: &BTreeSet<PhaseName>,
     ) -> (Vec<PhaseName>, Vec<Problem>) {
         let all = restart_set(self.plan, failed);
-        let unwritable = self.unwritable(&all).await;
+        let unwritable = self.unwritable(&all).await.found;
         let mut blocked = BTreeSet::new();
         let mut down = BTreeSet::new();
         for one in &unwritable {
@@ -115,8 +162,7 @@ impl Runner<'_> {
     async fn unwritable_of(
         &self,
         phase: &PlannedPhase,
-        written: Written,
-        run: &[&PlannedPhase],
+        trial: &Trial<'_>,
         found: &mut Vec<Unwritable>,
     ) {
         // Keys and certificates are made from those before them.
@@ -124,15 +170,15 @@ impl Runner<'_> {
         for step in &phase.steps {
             let lacks = match step.policy.absent {
                 true => None,
-                false => self.lacks(step, written, run).await,
+                false => self.lacks(step, trial).await,
             };
             found.extend(lacks.map(|problem| Unwritable {
                 phase: Some(phase.name.clone()),
                 problem,
             }));
-            let files = self.files_of(step).await;
+            let files = self.files_of(step, trial.engine).await;
             let kept = step.policy.keep;
-            let due = match (&step.spec, written) {
+            let due = match (&step.spec, trial.written) {
                 // It is started anew, and what it has taken in is written down then.
                 (Spec::Service(_), _) => true,
                 // It is removed, and another one is made.
@@ -158,12 +204,7 @@ impl Runner<'_> {
     }
 
     /// What a step needs, is not there, and does not come with the run.
-    async fn lacks(
-        &self,
-        step: &PlannedStep,
-        written: Written,
-        run: &[&PlannedPhase],
-    ) -> Option<Problem> {
+    async fn lacks(&self, step: &PlannedStep, trial: &Trial<'_>) -> Option<Problem> {
         let (requirement, error) = match &step.spec {
             Spec::Service(service) => match service.verify_programs(self.host).await {
                 Err(error) => ("what is to be started is what was packed", error),
@@ -174,12 +215,12 @@ impl Runner<'_> {
             },
             Spec::Container(container) => (
                 "another container can be made",
-                self.image_comes(&container.image, run).await.err()?,
+                self.image_comes(&container.image, trial).await.err()?,
             ),
             // After a full clean each archive is needed. That one is damaged is told with the rest of the payload.
-            Spec::Image(image) if written == Written::Pending => (
+            Spec::Image(image) if trial.written == Written::Pending => (
                 "an image that is gone can be loaded",
-                self.can_be_loaded(image).await.err()?,
+                self.can_be_loaded(image, trial.engine).await.err()?,
             ),
             spec => (
                 "keys and data are those that this host keeps",
@@ -234,16 +275,16 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether the engine has an image, or the run loads it. An engine that does not answer has no container that could be ended.
-    async fn image_comes(&self, reference: &str, run: &[&PlannedPhase]) -> ResourceResult<()> {
-        if !self.is_gone(reference).await {
+    /// Whether the engine has an image, or the run loads it. Where the engine does not answer, a restart ends no container.
+    async fn image_comes(&self, reference: &str, trial: &Trial<'_>) -> ResourceResult<()> {
+        if !trial.engine.lacks(reference) {
             return Ok(());
         }
         let mut directory = false;
-        for step in run.iter().flat_map(|phase| &phase.steps) {
+        for step in trial.run.iter().flat_map(|phase| &phase.steps) {
             match &step.spec {
                 Spec::Image(image) if !step.policy.absent && image.is_named(reference) => {
-                    return self.can_be_loaded(image).await;
+                    return self.can_be_loaded(image, trial.engine).await;
                 }
                 Spec::ImageDirectory(_) => directory = true,
                 _ => {}
@@ -262,14 +303,40 @@ impl Runner<'_> {
     }
 
     /// Whether the archive of an image serves, where it is needed.
-    async fn can_be_loaded(&self, image: &ImageSpec) -> ResourceResult<()> {
-        if !self.is_gone(&image.reference).await {
+    async fn can_be_loaded(&self, image: &ImageSpec, engine: &EngineState) -> ResourceResult<()> {
+        if !engine.lacks(&image.reference) {
             return Ok(());
         }
         match tokio::time::timeout(READING, image.verify_archive(self.host)).await {
             Ok(brings) => brings.map(drop),
             Err(_) => Err(late(format!("read {}", image.archive.display()), READING)),
         }
+    }
+
+    /// What the container engine says of the images that these phases need. One that does not answer is asked nothing more: each question
+    /// would wait for its deadline, and the repair with it.
+    pub(super) async fn engine_state(&self, phases: &[&PlannedPhase]) -> EngineState {
+        let steps = phases.iter().flat_map(|phase| &phase.steps);
+        let references = steps.filter_map(|step| match &step.spec {
+            Spec::Image(image) => Some(&image.reference),
+            Spec::Container(container) => Some(&container.image),
+            _ => None,
+        });
+        let references: BTreeSet<&String> = references.collect();
+        let mut engine = EngineState::default();
+        if references.is_empty() {
+            return engine;
+        }
+        if !matches!(self.engine_answers(ANSWER).await, Ok(None)) {
+            return engine;
+        }
+        engine.answers = true;
+        for reference in references {
+            if self.is_gone(reference).await {
+                engine.gone.insert(reference.clone());
+            }
+        }
+        engine
     }
 
     /// Whether the engine says that it does not have an image.
@@ -289,12 +356,13 @@ impl Runner<'_> {
     }
 
     /// The files that a step writes, and the room for each.
-    async fn files_of(&self, step: &PlannedStep) -> Vec<(PathBuf, u64)> {
+    async fn files_of(&self, step: &PlannedStep, engine: &EngineState) -> Vec<(PathBuf, u64)> {
         match &step.spec {
             Spec::Directory(directory) => vec![(directory.path.clone(), 0)],
             Spec::Symlink(link) => vec![(link.path.clone(), 0)],
             Spec::Service(service) if service.started => vec![(service.stamp_path(), SMALL)],
-            // The engine writes it. One that does not answer ends no container.
+            // The engine writes it. Where it does not answer, a restart ends no container.
+            Spec::Container(_) if !engine.answers => Vec::new(),
             Spec::Container(_) => {
                 let root = tokio::time::timeout(BOUND, self.host.container_engine_root()).await;
                 let root = root.into_iter().flatten();
