@@ -22,7 +22,7 @@ use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
 use crate::plan::{PhaseName, PlannedStep, Span, StepId};
-use crate::resource::{Change, ResourceResult, Undo, UndoLog, engine};
+use crate::resource::{Change, ResourceResult, Undo, UndoLog, engine, pki};
 
 /// Largest ledger that is read; compaction keeps it far below.
 pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
@@ -121,9 +121,9 @@ impl<'a> Ledger<'a> {
         Ok(true)
     }
 
-    /// Why records that have nothing to take back are not all there was: containers of the role's stand on this host. Asks the container
-    /// engine, if it answers; needs neither settings nor a role.
-    pub async fn belied_by_containers(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
+    /// Why records that have nothing to take back are not all there was: containers or kubeconfigs of a role stand on this host. Asks the
+    /// container engine, if it answers; needs neither settings nor a role.
+    pub async fn belied_by_what_stands(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
         if live(records).iter().any(|live| !live.keep) {
             return None;
         }
@@ -133,11 +133,17 @@ impl<'a> Ledger<'a> {
             let ours = (engine::OWNER.to_owned(), engine::OURS.to_owned());
             host.containers(&BTreeMap::from([ours])).await.ok()
         };
-        let listed = tokio::time::timeout(ENGINE, listing).await.ok().flatten()?;
-        let evidence: Vec<String> = listed
+        let listed = tokio::time::timeout(ENGINE, listing).await.ok().flatten();
+        let mut evidence: Vec<String> = listed
             .iter()
+            .flatten()
             .map(|one| format!("container {}", one.name))
             .collect();
+        // A clean keeps none of them. An engine that is down or hangs tells of no container.
+        let kubeconfigs = pki::kubeconfigs();
+        if let Ok(Some(_)) = host.entry(&kubeconfigs).await {
+            evidence.push(format!("directory {}", kubeconfigs.display()));
+        }
         if evidence.is_empty() {
             return None;
         }

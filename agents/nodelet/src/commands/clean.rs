@@ -120,9 +120,10 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     }))
 }
 
-/// Refuses an empty ledger on a host where containers of a role stand, whichever role that is: without settings or a package no plan tells.
+/// Refuses an empty ledger on a host where containers or kubeconfigs of a role stand, whichever role that is: without settings or a package
+/// no plan tells.
 async fn has_all_to_clean(records: &[Record], host: &dyn Host) -> Result<()> {
-    match Ledger::belied_by_containers(host, records).await {
+    match Ledger::belied_by_what_stands(host, records).await {
         Some(lost) => Err(anyhow::Error::from(lost).context(
             "clean this host: nothing was taken back; bring back this host's settings and role package first, a recovery needs them",
         )),

@@ -152,7 +152,7 @@ async fn one_of_the_first_form_is_read_and_written_anew() {
 
 /// With the whole directory gone nothing else says that there was a ledger, and without settings no plan does.
 #[tokio::test(start_paused = true)]
-async fn containers_of_the_role_belie_a_ledger_with_nothing_to_take_back() {
+async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     let made = async |host: &FakeHost, name: &str, (label, value): (&str, &str)| {
         let config = ContainerConfig {
             labels: BTreeMap::from([(label.to_owned(), value.to_owned())]),
@@ -162,7 +162,7 @@ async fn containers_of_the_role_belie_a_ledger_with_nothing_to_take_back() {
     };
     let said = async |host: &FakeHost| {
         let records = Ledger::read(host).await.unwrap();
-        let belied = Ledger::belied_by_containers(host, &records).await;
+        let belied = Ledger::belied_by_what_stands(host, &records).await;
         belied.map(|error| error.to_string())
     };
     assert_eq!(said(&FakeHost::new()).await, None, "without an engine");
@@ -178,6 +178,14 @@ async fn containers_of_the_role_belie_a_ledger_with_nothing_to_take_back() {
     );
     host.set_faults(FaultPlan::none().stall("container_engine", "*"));
     assert_eq!(said(&host).await, None, "an engine that hangs says nothing");
+    host.meddle(|world| world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml", "kind: Config"));
+    let missing = said(&host).await.expect("it is noticed");
+    assert!(
+        missing.contains("has directory /etc/pf9/kube.d/kubeconfigs"),
+        "{missing}"
+    );
+    host.meddle(|world| world.remove("/etc/pf9/kube.d/kubeconfigs/admin.yaml"));
+    host.meddle(|world| world.remove("/etc/pf9/kube.d/kubeconfigs"));
     host.set_faults(FaultPlan::none());
     // A ledger that was begun anew knows as little, and one that has things to take back is judged by its plan.
     let ledger = Ledger::open(&host).await.unwrap();
