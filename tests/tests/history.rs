@@ -86,6 +86,13 @@ fn what_is_planned_and_not_applied_is_told_so() {
     let (planned, text) = why(&bringup, &host, "/etc/passwd");
     assert_eq!(planned, []);
     assert!(text.contains("no step of the plan is about it"), "{text}");
+    // Without a plan nothing is claimed.
+    let unknown = Why::of(&Bringup::records(&host), "/etc/passwd");
+    let text = report::why(&unknown, None);
+    assert!(
+        text.contains("cannot be told, for the plan could not be read"),
+        "{text}"
+    );
     // What was there like that is changed by no run.
     host.meddle(|world| {
         world.set_sysctl("net.ipv4.ip_forward", "1");

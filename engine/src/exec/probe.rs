@@ -282,7 +282,8 @@ impl Runner<'_> {
                 match host.accepts_token_of(&access, namespace, account).await? {
                     Some(true) => Ok(None),
                     Some(false) => no(format!(
-                        "the API server refuses the token of {whose}: it has read another service-account key than the one that signed it"
+                        "the API server refuses the token of {whose}: it has read another service-account key than the one that signed it; it reads the present one when it is started again: \
+                         `docker restart $(docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver)`"
                     )),
                     None => Err(ResourceError::Missing {
                         what: format!("find a token of {whose}: the cluster has given it none yet"),

@@ -122,9 +122,7 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
 fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
     let _ = write!(text, "the ledger has no change of {thing}: ");
     text.push_str(match planned {
-        None => {
-            "it was there before the role, or it is not the role's (the plan could not be read)\n"
-        }
+        None => "whether it is the role's cannot be told, for the plan could not be read\n",
         Some([]) => "no step of the plan is about it, so it is not the role's\n",
         Some(_) => "",
     });
