@@ -12,6 +12,7 @@ use engine::exec::{
     left_over_phases, restart_set,
 };
 use engine::host::live::LiveHost;
+use engine::host::{ClusterAccess, Host};
 use engine::ledger::Ledger;
 use engine::plan::{PhaseName, Plan, Probe};
 use engine::resource::{NodeSpec, Spec};
@@ -65,9 +66,12 @@ pub(crate) struct Pass {
     /// No proven backup of this cluster is where backups are kept, though they are wanted.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
-    /// Phases with an authority, a key or data that this host keeps, and that is lost or another's. Nothing is restarted for it.
+    /// Phases with damage that no restart of them mends: a lost key, a refused token, a damaged package. Nothing is restarted for it.
     #[serde(default)]
-    pub(crate) not_kept: Vec<PhaseName>,
+    pub(crate) damaged: Vec<PhaseName>,
+    /// Nodes of the cluster that have no pod subnet and get none from this host, which is not to change anything.
+    #[serde(default)]
+    pub(crate) without_subnet: Vec<String>,
 }
 
 /// Names of what a plan has on its host.
@@ -344,12 +348,12 @@ impl Pass {
             None
         };
         let mut interests = PassInterests::of(&inputs.plan, &args.config);
+        let mut without_subnet = Vec::new();
         if (desired.service_state != ServiceState::True || refused.is_some())
-            && interests.allocation.take().is_some()
+            && let Some(allocation) = interests.allocation.take()
+            && stands
         {
-            tracing::warn!(
-                "nodes that join get no pod subnet from this host: it changes nothing while KUBE_SERVICE_STATE is not true or its settings are refused"
-            );
+            without_subnet = nodes_without_subnet(host, allocation.kubeconfig).await;
         }
         Ok(Self {
             desired,
@@ -362,7 +366,8 @@ impl Pass {
             interests,
             restart_set: repaired,
             failed: failed.into_iter().collect(),
-            not_kept: not_kept(&inputs.plan, &health),
+            damaged: damaged(&inputs.plan, &health),
+            without_subnet,
             due: due.components.into_iter().map(str::to_owned).collect(),
             health,
             stands,
@@ -372,13 +377,20 @@ impl Pass {
     }
 }
 
-/// The phases with something that this host keeps and that is known to be lost or another's, in the plan's order.
-fn not_kept(plan: &Plan, health: &[PhaseHealth]) -> Vec<PhaseName> {
+/// The phases with damage that no restart of them mends, in the plan's order: something that this host keeps is lost or another's, the API
+/// server refuses the cluster's tokens, or the role's package is not as it was packed.
+fn damaged(plan: &Plan, health: &[PhaseHealth]) -> Vec<PhaseName> {
+    let is_about_damage = |probe: &Probe| {
+        matches!(
+            probe,
+            Probe::KeysKept | Probe::TokenAccepted { .. } | Probe::PackageIntact { .. }
+        )
+    };
     let lost = |its: &&PhaseHealth| {
         let phase = plan.phases.iter().find(|phase| phase.name == its.phase);
         let checks = phase.into_iter().flat_map(|phase| &phase.checks);
-        let mut about_kept = checks.filter(|check| matches!(check.probe, Probe::KeysKept));
-        about_kept.any(|check| {
+        let mut about_damage = checks.filter(|check| is_about_damage(&check.probe));
+        about_damage.any(|check| {
             let mut conditions = its.conditions.iter();
             conditions.any(|one| one.check == check.name && one.status == Status::False)
         })
@@ -407,6 +419,15 @@ async fn ledger(runner: &Runner<'_>) -> (String, String) {
         Ok(problems) => (String::new(), problems.join("; ")),
         Err(error) => (String::new(), told(&error)),
     }
+}
+
+/// The nodes that have no pod subnet; none where the API server does not tell.
+async fn nodes_without_subnet(host: &dyn Host, kubeconfig: PathBuf) -> Vec<String> {
+    let access = ClusterAccess { kubeconfig };
+    let asked = tokio::time::timeout(PATIENCE, host.subnet_nodes(&access)).await;
+    let nodes = asked.ok().and_then(Result::ok).unwrap_or_default();
+    let without = nodes.into_iter().filter(|node| node.subnets.is_empty());
+    without.map(|node| node.name).collect()
 }
 
 /// Sets back mode and owner of our own files.
@@ -608,7 +629,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_kept_and_lost_is_told_by_its_phase() {
+    async fn damage_that_no_restart_mends_is_told_by_its_phase() {
         let plan = plan_of_master().await;
         let health = |failing: fn(&Probe) -> bool, status: Status| -> Vec<PhaseHealth> {
             let phases = plan.phases.iter().map(|phase| PhaseHealth {
@@ -634,12 +655,27 @@ mod tests {
             phases.collect()
         };
         let of_kept = |probe: &Probe| matches!(probe, Probe::KeysKept);
-        let lost = not_kept(&plan, &health(of_kept, Status::False));
-        let lost: Vec<&str> = lost.iter().map(PhaseName::as_str).collect();
-        assert_eq!(lost, ["certs", "etcd"]);
-        assert!(not_kept(&plan, &health(of_kept, Status::Unknown)).is_empty());
-        let others = health(|probe| !matches!(probe, Probe::KeysKept), Status::False);
-        assert!(not_kept(&plan, &others).is_empty());
+        let of_token = |probe: &Probe| matches!(probe, Probe::TokenAccepted { .. });
+        let of_package = |probe: &Probe| matches!(probe, Probe::PackageIntact { .. });
+        type Fails = fn(&Probe) -> bool;
+        let cases: [(Fails, &[&str]); 3] = [
+            (of_kept, &["certs", "etcd"]),
+            (of_token, &["kubernetes-ready"]),
+            (of_package, &["package"]),
+        ];
+        for (failing, phases) in cases {
+            let lost = damaged(&plan, &health(failing, Status::False));
+            let lost: Vec<&str> = lost.iter().map(PhaseName::as_str).collect();
+            assert_eq!(lost, phases);
+            assert!(damaged(&plan, &health(failing, Status::Unknown)).is_empty());
+        }
+        let others = |probe: &Probe| {
+            !matches!(
+                probe,
+                Probe::KeysKept | Probe::TokenAccepted { .. } | Probe::PackageIntact { .. }
+            )
+        };
+        assert!(damaged(&plan, &health(others, Status::False)).is_empty());
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_PATH};
 use nix::unistd::{Gid, Uid, fchownat};
 
 /// Directories in it whose files are private as well.
-const WITHIN: [&str; 3] = ["content", "services", "timers"];
+const WITHIN: [&str; 4] = ["content", "kept", "services", "timers"];
 /// Most files of a directory that are looked at.
 const MOST: usize = 10_000;
 
@@ -111,9 +111,12 @@ mod tests {
         let state = directory.path().join("nodelet");
         let own = directory.path().metadata().expect("it is there");
         let owner = (own.uid(), own.gid());
-        fs::create_dir_all(state.join("content")).expect("it is made");
+        for name in WITHIN {
+            fs::create_dir_all(state.join(name)).expect("it is made");
+        }
         let (settings, saved) = (state.join("settings.yaml"), state.join("content/ab"));
-        for path in [&settings, &saved] {
+        let key = state.join("kept/authority-etcd.json");
+        for path in [&settings, &saved, &key] {
             fs::write(path, "x").expect("it is written");
         }
         let mode = |path: &Path, mode: u32| {
@@ -121,6 +124,7 @@ mod tests {
         };
         mode(&settings, 0o644);
         mode(&saved, 0o660);
+        mode(&key, 0o604);
         mode(&state.join("content"), 0o777);
         mode(&state, 0o755);
         let protect = || protect_for(&state, owner.0, owner.1).expect("it can be");
@@ -130,11 +134,14 @@ mod tests {
             state.clone(),
             state.join("content"),
             saved.clone(),
+            key.clone(),
             settings.clone(),
         ];
         assert_eq!(changed, all);
         let is = |path: &Path| path.metadata().expect("it is there").mode() & 0o7777;
-        assert_eq!((is(&settings), is(&saved)), (0o600, 0o600));
+        for path in [&settings, &saved, &key] {
+            assert_eq!(is(path), 0o600, "{}", path.display());
+        }
         assert_eq!((is(&state), is(&state.join("content"))), (0o700, 0o755));
         assert_eq!(
             protect(),

@@ -152,7 +152,7 @@ mod tests {
             (
                 &["write the ledger", "No space left on device (os error 28)"],
                 true,
-                "make room on the file system of /var/opt/pf9 ",
+                "make room on the file system of /var/opt/pf9 (`df -h /var/opt/pf9` shows bytes, `df -i /var/opt/pf9` inodes)",
             ),
             (
                 &[

@@ -254,7 +254,7 @@ impl<H: Hands> Supervisor<H> {
             self.has_become(&pass);
         }
         self.doubt(&pass);
-        self.miss_what_is_kept(&pass);
+        self.tell_damage(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();

@@ -142,6 +142,9 @@ impl Now<'_> {
                 "" => pass.ledger_problem.clone(),
                 lost => format!("{lost}; until then what runs is watched, and nothing is changed"),
             }),
+            told("NodesHaveSubnets", &|pass| {
+                nodes_without_subnet(&pass.without_subnet)
+            }),
             told("HostFits", &|_| self.unfit.to_owned()),
             told("FullCleanHelps", &|pass| {
                 let vain = self.attempts.vain_clean(&pass.failed);
@@ -161,6 +164,27 @@ impl Now<'_> {
     fn paused_until(&self) -> Option<i64> {
         self.paused.map(|left| self.after(left))
     }
+}
+
+/// Most names of nodes in a condition.
+const NAMED: usize = 5;
+
+fn nodes_without_subnet(nodes: &[String]) -> String {
+    let Some(named) = nodes
+        .get(..nodes.len().min(NAMED))
+        .filter(|named| !named.is_empty())
+    else {
+        return String::new();
+    };
+    let more = match nodes.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "no pods can run on {}{more}: a node gets its pod subnet from nodeletd on a master, and this one changes nothing while \
+         KUBE_SERVICE_STATE is not true or its settings are refused",
+        named.join(", ")
+    )
 }
 
 impl DaemonCondition {

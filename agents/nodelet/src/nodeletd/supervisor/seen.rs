@@ -143,29 +143,35 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Where the ledger is lost or damaged, nobody may say of the host that it is as it should be, whatever its checks say.
+    /// `kube_status` does not say `ok` where the ledger is lost or damaged, or where the settings or the role that stand on the host are
+    /// invalid and older ones are in force, whatever the checks say.
     pub(super) fn doubt(&mut self, pass: &Pass) {
-        let good = pass.ledger_lost.is_empty() && pass.ledger_problem.is_empty();
-        if good {
-            return;
-        }
-        if self.status.pf9_kube_node_state == NodeState::Ok {
-            self.status.pf9_kube_node_state = NodeState::Converging;
-        }
-        "ledger".clone_into(&mut self.status.last_failed_status_check);
-        self.status.last_failed_status_time = unix_now();
-    }
-
-    /// A host is not as it should be where a key, an authority or data that it keeps is lost or another's. A restart would not bring that
-    /// back, so nothing else follows from it.
-    pub(super) fn miss_what_is_kept(&mut self, pass: &Pass) {
-        let Some(phase) = pass.not_kept.first().filter(|_| pass.stands) else {
+        let doubtful = if !pass.ledger_lost.is_empty() || !pass.ledger_problem.is_empty() {
+            "ledger"
+        } else if !pass.role_problems.is_empty() {
+            "role"
+        } else if !pass.settings_problems.is_empty() {
+            "settings"
+        } else {
             return;
         };
+        self.is_not_ok(doubtful);
+    }
+
+    /// A host is not as it should be where a key, an authority or data that it keeps is lost or another's, where the API server refuses
+    /// the cluster's tokens, or where the role's package is damaged. A restart of the phase would not mend that, so nothing else follows
+    /// from it.
+    pub(super) fn tell_damage(&mut self, pass: &Pass) {
+        if let Some(phase) = pass.damaged.first().filter(|_| pass.stands) {
+            self.is_not_ok(phase.as_str());
+        }
+    }
+
+    fn is_not_ok(&mut self, failed: &str) {
         if self.status.pf9_kube_node_state == NodeState::Ok {
             self.status.pf9_kube_node_state = NodeState::Converging;
         }
-        self.status.last_failed_status_check = phase.to_string();
+        failed.clone_into(&mut self.status.last_failed_status_check);
         self.status.last_failed_status_time = unix_now();
     }
 

@@ -227,7 +227,8 @@ impl Hands for Broken {
             stands: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
-            not_kept: lost
+            without_subnet: Vec::new(),
+            damaged: lost
                 .then(|| "certs".parse())
                 .transpose()?
                 .into_iter()
