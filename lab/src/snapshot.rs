@@ -428,6 +428,38 @@ mod tests {
     }
 
     #[test]
+    fn the_script_looks_below_every_directory_that_a_role_may_write_to() {
+        // What `find` is asked about stands for what it would find there.
+        let programs = [
+            ("find", r#"printf '%s\0' "$@""#),
+            ("stat", r#"shift 2; printf 'thing %s\n' "$@""#),
+            ("sha256sum", r#"printf 'thing %s\n' "$@""#),
+        ];
+        let listed = |section: &str| sections(&[section], &programs).replace('\0', "\nthing ");
+        let everywhere = [
+            "/etc", "/opt", "/var", "/root", "/tmp", "/home", "/srv", "/boot",
+        ];
+        let more: [(&str, &[&str]); 3] = [
+            ("files", &["/usr", "/run"]),
+            (
+                "contents",
+                &["/usr/local", "/usr/libexec", "/run/systemd/system"],
+            ),
+            ("links", &["/usr", "/run/systemd/system"]),
+        ];
+        for (section, more) in more {
+            let text = listed(section).replace(&format!("#{section}\n"), "thing ");
+            for root in everywhere.iter().chain(more) {
+                let line = format!("thing {root}");
+                assert!(
+                    text.lines().any(|its| its == line),
+                    "{section}: {root}\n{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_section_that_cannot_be_read_says_so_and_an_unknown_one_ends_the_script() {
         assert_eq!(
             sections(&["ipvs"], &[("ipvsadm", "echo '-A -t 10.0.0.1:80 -s rr'")]),

@@ -73,16 +73,15 @@ impl Part {
         }
     }
 
-    /// With `quiet`, no other lab may stand.
-    fn measure(self, nodelet: &Path, repetitions: usize, quiet: bool) -> Result<Vec<Figure>> {
+    fn measure(self, nodelet: &Path, repetitions: usize) -> Result<Vec<Figure>> {
         match self {
-            Self::Hosts => on_hosts(quiet, |setup, run| {
-                bringup::measure(setup, nodelet, run, repetitions)
-            }),
+            Self::Hosts => {
+                on_hosts(|setup, run| bringup::measure(setup, nodelet, run, repetitions))
+            }
             Self::Plans => plans::measure(nodelet, repetitions),
-            Self::Repairs => on_hosts(quiet, |setup, run| {
-                repairs::measure(setup, nodelet, run, repetitions)
-            }),
+            Self::Repairs => {
+                on_hosts(|setup, run| repairs::measure(setup, nodelet, run, repetitions))
+            }
         }
     }
 }
@@ -116,6 +115,9 @@ impl Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.check()?;
+    if arguments.measures(Part::Hosts) || arguments.measures(Part::Repairs) {
+        look_for_labs(arguments.write)?;
+    }
     let nodelet = nodelet::build(Profile::Release)?;
     let repetitions = usize::from(arguments.repetitions);
     let parts = Part::value_variants().iter();
@@ -124,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             wait_until_quiet()?;
         }
         let machine = Machine::now();
-        let figures = part.measure(&nodelet, repetitions, arguments.write)?;
+        let figures = part.measure(&nodelet, repetitions)?;
         let section = format!(
             "{}\n{}\n{}\n{}",
             part.about(),
@@ -144,13 +146,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn on_hosts(
-    quiet: bool,
-    measure: impl FnOnce(&Setup, &str) -> Result<Vec<Figure>>,
-) -> Result<Vec<Figure>> {
-    let cache = Cache::locate()?;
-    let setup = Setup::run(&cache)?;
-    let others: Vec<String> = down::labs(&cache)?.into_iter().collect();
+/// Labs that stand beside the bench slow it. With `quiet` there may be none.
+fn look_for_labs(quiet: bool) -> Result<()> {
+    let others: Vec<String> = down::labs(&Cache::locate()?)?.into_iter().collect();
     if !others.is_empty() {
         if quiet {
             bail!(
@@ -163,6 +161,12 @@ fn on_hosts(
             others.join(", ")
         );
     }
+    Ok(())
+}
+
+fn on_hosts(measure: impl FnOnce(&Setup, &str) -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
+    let cache = Cache::locate()?;
+    let setup = Setup::run(&cache)?;
     let run = format!("bench-{}", process::id());
     with_labs(setup, &run, |setup| measure(setup, &run))
 }

@@ -156,9 +156,7 @@ fn render(machine: &str, record: &Path) -> Result<String> {
             empty.join(", ")
         );
     }
-    text.push_str(
-        "Extended attributes are not compared, nor the content of packages' own files below /usr and of files in /run.\n",
-    );
+    let _ = writeln!(text, "{NOT_COMPARED}");
     text.push_str("\n## What may differ\n\n");
     for (path, why) in EXCEPTIONS {
         let _ = writeln!(text, "- `{path}`: {why}");
@@ -180,6 +178,8 @@ rules and network namespaces; iptables and ip6tables rules in their order and wi
 kernel settings and modules; packages, accounts, unit files and units with their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 
+const NOT_COMPARED: &str = "Extended attributes are not compared, nor the content of packages' own files below /usr and of files in /run.";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +188,8 @@ mod tests {
     fn the_page_describes_the_present_comparison() {
         let page = fs::read_to_string(checkout().join(PAGE)).expect("the page is checked in");
         assert!(page.starts_with(&format!("# Clean slate\n\n{INTRODUCTION}")));
+        assert!(page.contains("\n## What was not compared\n"));
+        assert!(page.contains(&format!("\n{NOT_COMPARED}\n")));
         for (path, why) in EXCEPTIONS {
             assert!(page.contains(&format!("- `{path}`: {why}\n")), "{path}");
         }

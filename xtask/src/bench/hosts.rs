@@ -22,8 +22,17 @@ const DOCKER_FILES: [&str; 2] = [
     "/etc/systemd/system/docker.service.d/20-pf9-shutdown.conf",
 ];
 
-/// docker's configuration as the role has it: paths with contents.
-pub(super) type DockerConfiguration = Vec<(&'static str, Vec<u8>)>;
+/// docker's configuration as the role has it.
+pub(super) struct DockerConfiguration {
+    /// Paths with contents.
+    files: Vec<(&'static str, Vec<u8>)>,
+    /// What docker itself says of it.
+    said: String,
+}
+
+/// What docker says of its configuration.
+const SAYS: &str = "driver={{.Driver}} cgroups={{.CgroupDriver}} logs={{.LoggingDriver}} live-restore={{.LiveRestoreEnabled}} \
+    registries={{json .RegistryConfig.Mirrors}}";
 /// What a measured command says.
 const OUTPUT: &str = "/run/bench.out";
 /// Bound on one measured command.
@@ -180,20 +189,38 @@ pub(super) fn install(lab: &Lab, host: &Host, nodelet: &Path) -> Result<()> {
 }
 
 /// Gives docker this configuration and starts it with it.
-pub(super) fn configure_docker(host: &Host, files: &DockerConfiguration) -> Result<()> {
-    for (path, content) in files {
+pub(super) fn configure_docker(host: &Host, configuration: &DockerConfiguration) -> Result<()> {
+    for (path, content) in &configuration.files {
         host.put(content, path, 0o644)?;
     }
     host.text(&["systemctl", "daemon-reload"])?;
     host.text(&["systemctl", "restart", "docker"])
-        .context("docker does not start with the role's configuration")
-        .map(drop)
+        .context("docker does not start with the role's configuration")?;
+    let said = docker_says(host)?;
+    if said != configuration.said {
+        bail!(
+            "docker on `{}` says `{said}`, and `{}` on the role's host: the two cannot be compared",
+            host.name(),
+            configuration.said
+        );
+    }
+    Ok(())
+}
+
+fn docker_says(host: &Host) -> Result<String> {
+    Ok(host
+        .text(&["docker", "info", "--format", SAYS])?
+        .trim()
+        .to_owned())
 }
 
 /// docker's configuration as an apply has left it: files with their content.
 pub(super) fn docker_configuration(host: &Host) -> Result<DockerConfiguration> {
     let get = |path| Ok((path, host.get(path)?));
-    DOCKER_FILES.into_iter().map(get).collect()
+    Ok(DockerConfiguration {
+        files: DOCKER_FILES.into_iter().map(get).collect::<Result<_>>()?,
+        said: docker_says(host)?,
+    })
 }
 
 /// What a command took, in seconds.

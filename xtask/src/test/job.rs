@@ -35,7 +35,8 @@ const FIRST: &[&str] = &[
     "lab: faults::every_phase",
     "lab: endurance",
     "lab: certificates::certificates_are",
-    "lab: repair",
+    "lab: repair::faults",
+    "lab: repair::another",
     "lab: up",
     "lab: virtual_ip",
     "lab: interrupt",
@@ -266,6 +267,7 @@ mod tests {
         let rank = |name: &str| Job::cargo(name, &[]).rank();
         assert!(rank("micro") < rank("lab: certificates::x"));
         assert!(rank("lab: repair::faults_x") < rank("lab: bitrot::role::y"));
+        assert_eq!(rank("lab: repair::what"), rank("lab: again::y"));
         assert!(rank("lab: bitrot::role::y") < rank("lab: again::y"));
         assert_eq!(rank("lab: again::y"), rank("lab: refusal::z"));
     }
