@@ -274,7 +274,8 @@ The role has none.
 
 What was done is what `apply` announces before it converges a step. It then looks at the thing again and fails if it still differs
 from the plan; only applies that succeeded are compared. Mode, owner, image and flags are not compared with the prediction, and the host is not
-compared with it either.
+compared with it either: a prediction says what will be done, and holds no description of the whole host that could be compared with one afterwards. So
+the shares below tell that a prediction names the steps that change, not that each detail of the host will be as predicted.
 
 Three shares are told for real hosts: of the changes that were predicted, those that were done so; of the changes that were done, those
 that had been predicted so; and of all steps, those on which both agree. Each has to be 99 % or more. Where nothing was predicted or nothing done
