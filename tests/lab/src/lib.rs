@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bitrot;
 mod leaves;
 mod load;
 mod master;
@@ -19,6 +20,10 @@ mod slate;
 mod standing;
 mod watch;
 
+pub use bitrot::{
+    Damage, Group, PLACE, PayloadCopy, REPAIRED, REPORTED, ROLE, STATE, SecretFiles, Struck,
+    Target, another, are_reported, is_reported, make_place, until_reported,
+};
 pub use lab::command::poll;
 pub use lab::{FAULTS, Fault, HostSpec, Image, TOOLBOX_IMAGE, TRIALS};
 pub use leaves::Leaves;

@@ -1,10 +1,16 @@
-//! A full disk and a reboot take nothing from a node that is well.
+//! A full disk, a disk that stalls and a reboot take nothing from a node that is well.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab_suites::{Image, Master, SCALED, Watch};
 
 const CALM: Duration = Duration::from_secs(120);
+/// Where nodelet keeps its records.
+const RECORDS: &str = "/var/opt/pf9/nodelet";
+/// Longer than nodeletd's unit lets it be silent (`WatchdogSec`), and than a write may take.
+const STALLED: Duration = Duration::from_secs(90);
+/// After a stall the attempt that it cut short is made again.
+const REPAIRED: Duration = Duration::from_secs(240);
 
 #[test]
 #[ignore = "cargo xtask soak runs it"]
@@ -21,17 +27,96 @@ fn a_healthy_node_outlives_a_full_disk_and_a_reboot() {
     assert!(!history.contains("\"clean\""), "nothing was ever cleaned");
 }
 
-fn a_full_disk(master: &Master, watch: &Watch<'_>) {
-    // A file system of its own for nodelet's records, so that only this host is full; with room for the proof of a backup, or it warns.
-    master.sh(
-        "systemctl stop pf9-nodeletd
-         truncate --size 256M /tmp/var.ext4; mkfs.ext4 -q /tmp/var.ext4
-         mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a /var/opt/pf9/nodelet/. /tmp/var/; umount /tmp/var
-         mount -o loop /tmp/var.ext4 /var/opt/pf9/nodelet; systemctl start pf9-nodeletd",
+#[test]
+#[ignore = "cargo xtask soak runs it"]
+fn a_disk_that_stalls_during_a_change_ends_no_daemon() {
+    let master = Master::create("stalled-disk", Image::Bare, false);
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    let watch = Watch::start(&master);
+    on_a_disk_of_its_own(&master, &watch);
+    let daemon = "systemctl show --property MainPID,NRestarts pf9-nodeletd";
+    let before = master.sh(daemon);
+    assert!(before.contains("NRestarts=0"), "{before}");
+    let frozen = Frozen::in_the_middle_of_a_repair(&master);
+    let began = Instant::now();
+    // Of the repair: a process that waits for its disk cannot be ended.
+    let waits = "for one in $(pgrep -x nodelet); do grep -q ') D ' /proc/$one/task/*/stat && exit 0; done; exit 1";
+    master.wait_for("the repair waits for the disk", waits, CALM);
+    watch.until("the disk has stalled long enough", STALLED + CALM, || {
+        assert!(watch.view().is_some(), "nodeletd does not answer");
+        began.elapsed() >= STALLED
+    });
+    drop(frozen);
+    let stalled = began.elapsed();
+    let took = watch.until("the host is whole", REPAIRED, || {
+        watch.view().is_some_and(|view| Watch::is_calm(&view))
+    });
+    println!(
+        "stalled for {:.0} s, whole {:.1} s after it",
+        stalled.as_secs_f64(),
+        took.as_secs_f64()
     );
     watch.calm(CALM);
-    master
-        .sh("cat /dev/zero > /var/opt/pf9/nodelet/filler 2> /dev/null || true; systemctl stop pf9-kubelet");
+    master.sh("systemctl is-active --quiet pf9-kubelet");
+    assert_eq!(master.sh(daemon), before, "{}", watch.journal());
+    back_on_the_hosts_disk(&master, &watch);
+    master.check(&[]).exits(0);
+    let history = master.sh("nodelet history --json --last 1000");
+    assert!(!history.contains("\"clean\""), "nothing was ever cleaned");
+}
+
+/// The disk of nodelet's records takes no writes until this is dropped, also where a test fails: what waits for it could not even be killed.
+struct Frozen<'a>(&'a Master);
+
+impl<'a> Frozen<'a> {
+    /// Stops kubelet, and freezes the disk once its repair has written down the first step.
+    fn in_the_middle_of_a_repair(master: &'a Master) -> Self {
+        let frozen = Self(master);
+        // The timer thaws it where this program is killed.
+        master.sh(&format!(
+            r#"begun() {{ grep -c '"r":"intent"' {RECORDS}/ledger.jsonl; }}
+            before=$(begun); systemctl stop pf9-kubelet
+            for n in $(seq 3000); do [ $(begun) -gt $before ] && break; sleep 0.02; done
+            [ $(begun) -gt $before ]
+            systemd-run --quiet --on-active=300 --unit=thaw fsfreeze --unfreeze {RECORDS}
+            fsfreeze --freeze {RECORDS}"#
+        ));
+        frozen
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thaw = format!("fsfreeze --unfreeze {RECORDS}; systemctl stop thaw.timer");
+        let _ = self.0.try_sh(&thaw);
+    }
+}
+
+/// A file system of its own for nodelet's records, so that only this one is full or stalls; with room for the proof of a backup, or it warns.
+fn on_a_disk_of_its_own(master: &Master, watch: &Watch<'_>) {
+    master.sh(&format!(
+        "systemctl stop pf9-nodeletd
+         truncate --size 256M /tmp/var.ext4; mkfs.ext4 -q /tmp/var.ext4
+         mkdir /tmp/var; mount -o loop /tmp/var.ext4 /tmp/var; cp -a {RECORDS}/. /tmp/var/; umount /tmp/var
+         mount -o loop /tmp/var.ext4 {RECORDS}; systemctl start pf9-nodeletd"
+    ));
+    watch.calm(CALM);
+}
+
+fn back_on_the_hosts_disk(master: &Master, watch: &Watch<'_>) {
+    master.sh(&format!(
+        "systemctl stop pf9-nodeletd; cp -a {RECORDS}/. /tmp/var/; umount {RECORDS}
+         cp -a /tmp/var/. {RECORDS}/; rm -r {RECORDS}/lost+found /tmp/var /tmp/var.ext4; systemctl start pf9-nodeletd"
+    ));
+    watch.calm(CALM);
+}
+
+fn a_full_disk(master: &Master, watch: &Watch<'_>) {
+    on_a_disk_of_its_own(master, watch);
+    master.sh(&format!(
+        "cat /dev/zero > {RECORDS}/filler 2> /dev/null || true; systemctl stop pf9-kubelet"
+    ));
     let passes = || {
         let view = watch.view();
         view.and_then(|view| view["counters"]["passes"].as_u64())
@@ -45,14 +130,10 @@ fn a_full_disk(master: &Master, watch: &Watch<'_>) {
     let status = master.sh("cat /var/opt/pf9/kube_status");
     let status: serde_json::Value = serde_json::from_str(&status).expect("it is never half");
     assert!(status["pf9_kube_node_state"].is_string());
-    master.sh("rm /var/opt/pf9/nodelet/filler");
+    master.sh(&format!("rm {RECORDS}/filler"));
     watch.calm(CALM);
     master.sh("systemctl is-active --quiet pf9-kubelet");
-    master.sh(
-        "systemctl stop pf9-nodeletd; cp -a /var/opt/pf9/nodelet/. /tmp/var/; umount /var/opt/pf9/nodelet
-         cp -a /tmp/var/. /var/opt/pf9/nodelet/; rm -r /var/opt/pf9/nodelet/lost+found /tmp/var /tmp/var.ext4; systemctl start pf9-nodeletd",
-    );
-    watch.calm(CALM);
+    back_on_the_hosts_disk(master, watch);
 }
 
 fn a_reboot(master: &Master, watch: &Watch<'_>) {

@@ -7,6 +7,10 @@ use lab_suites::{Image, Master, SCALED, Watch};
 /// Shares of one processor, and bytes, of the daemon and its passes together.
 const MOST_CPU: f64 = 0.01;
 const MOST_RESIDENT: f64 = 30e6;
+/// Of one pass, in bytes: five pages of memory, for the kernel counts whole ones. Six were too many.
+const MOST_WRITTEN: f64 = 22e3;
+/// Of the periods in which the control group of passes ran, the share in which it reached its limit on CPU time.
+const MOST_THROTTLED: f64 = 0.5;
 /// What an allocator may keep; a leak of a few bytes in each pass would be seen all the same.
 const GROWTH: f64 = 1e6;
 const PASSES: f64 = 500.0;
@@ -26,15 +30,24 @@ fn steady_state_costs_next_to_nothing() {
     let last = after_passes(&master, &watch, first.passes + MINUTES);
     let together = last.most_resident + last.pass_resident;
     let share = (last.cpu - first.cpu) / began.elapsed().as_secs_f64();
+    let written = (last.written - first.written) / (last.passes - first.passes);
+    let periods = last.periods - first.periods;
+    let throttled = (last.throttled - first.throttled) / periods;
     println!(
-        "{:.0} passes in {:.0} s: {:.2} % of one processor, at most {:.1} MB resident, a pass at most {:.1} MB",
+        "{:.0} passes in {:.0} s: {:.2} % of one processor, at most {:.1} MB resident, a pass at most {:.1} MB; {:.1} KB written a pass; \
+         throttled in {:.0} % of {periods:.0} periods",
         last.passes - first.passes,
         began.elapsed().as_secs_f64(),
         share * 100.0,
         last.most_resident / 1e6,
         last.pass_resident / 1e6,
+        written / 1e3,
+        throttled * 100.0,
     );
     assert!(share <= MOST_CPU, "{share}");
+    assert!(written <= MOST_WRITTEN, "{written} bytes a pass");
+    assert!(periods > 0.0, "passes run in their control group");
+    assert!(throttled < MOST_THROTTLED, "{throttled} of {periods}");
     assert!(together <= MOST_RESIDENT, "{last:?}");
     drop(watch);
 
@@ -70,13 +83,28 @@ struct Stock {
     pass_resident: f64,
     descriptors: f64,
     zombies: usize,
+    /// Bytes for the disk, its passes' included (proc(5): `write_bytes`, whole pages).
+    written: f64,
+    /// Periods in which the control group of passes ran, and those of them in which it had to wait for the next one.
+    periods: f64,
+    throttled: f64,
 }
+
+/// Of the control group of passes, with version 1 of control groups or with version 2 (sched-bwc.rst, cgroup-v2.rst).
+const PERIODS: &str = "{ cat /sys/fs/cgroup/cpu/pf9-kube-status/cpu.stat 2> /dev/null ||
+    cat /sys/fs/cgroup/system.slice/pf9-nodeletd.service/pf9-kube-status/cpu.stat; } |
+    awk '/^nr_periods/ { periods = $2 } /^nr_throttled/ { throttled = $2 } END { print periods, throttled }'";
 
 impl Stock {
     fn of(master: &Master, watch: &Watch<'_>) -> Self {
         let metrics = watch.metrics();
         let value = |name: &str| metrics[name];
         let zombies = master.sh("ps -eo stat= | grep -c ^Z || true");
+        let written = master.sh(
+            "awk '/^write_bytes/ { print $2 }' /proc/$(systemctl show --value --property MainPID pf9-nodeletd)/io",
+        );
+        let periods = master.sh(PERIODS);
+        let (periods, throttled) = periods.split_once(' ').expect("two counts");
         Self {
             passes: value("nodelet_passes_total"),
             cpu: value("nodeletd_cpu_seconds_total") + value("nodeletd_children_cpu_seconds_total"),
@@ -85,6 +113,9 @@ impl Stock {
             pass_resident: value("nodeletd_children_peak_resident_bytes"),
             descriptors: value("nodeletd_open_fds"),
             zombies: zombies.parse().expect("a count"),
+            written: written.parse().expect("a number of bytes"),
+            periods: periods.parse().expect("a count"),
+            throttled: throttled.parse().expect("a count"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use lab_suites::{Master, TOOLBOX_IMAGE, shared};
+use lab_suites::{Master, SCALED, TOOLBOX_IMAGE, Watch, shared};
 
 /// A pod that serves a page at 8080, on a master that takes no workloads, and goes when it is told to.
 struct Web<'a>(&'a Master);
@@ -126,4 +126,24 @@ fn a_node_port_answers_outside_the_host() {
         panic!("port {port} does not answer outside: {last}\n{text}")
     });
     assert!(page.contains("hello from the toolbox"), "{page}");
+}
+
+/// A master that only watches gives nodes no pod subnets: without one no pod runs there, and the status names the node.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_node_without_a_pod_subnet_is_named_where_nothing_may_be_changed() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let master = shared();
+    master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "ignore")]].concat());
+    let watch = Watch::start(&master);
+    let node = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"}}"#;
+    let kubectl = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml";
+    master.sh(&format!("echo '{node}' | {kubectl} apply --filename -"));
+    watch.tells("NodesHaveSubnets", "other", LIMIT);
+    master.configure(SCALED);
+    let given =
+        format!("{kubectl} get node/other --output jsonpath='{{.spec.podCIDR}}' | grep -q ^10.20.");
+    master.wait_for("the node has its pod subnet", &given, LIMIT);
+    master.kubectl("delete node/other");
+    watch.calm(LIMIT);
 }

@@ -16,6 +16,44 @@ fn only_root_may_apply_and_stop() {
     }
 }
 
+/// Who can write to a role's files decides what runs as root.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_role_that_another_user_can_change_is_refused() {
+    let master = shared();
+    let script = master.sh("realpath /opt/pf9/roles/pf9-kube/current/phases/etcd.rhai");
+    let directory = master.sh(&format!("dirname {script}"));
+    for (spoils, fix) in [
+        ("chmod o+w", "chmod go-w"),
+        ("chown 65534", "chown --no-dereference root:root"),
+    ] {
+        for path in [&script, &directory] {
+            master.sh(&format!("{spoils} {path}"));
+            let fix = format!("{fix} {path}");
+            for verb in ["apply", "phases"] {
+                let run = master.nodelet(&[verb]).exits(1);
+                let run = run.says(&[&format!("`{fix}`")]);
+                assert!(run.events("run_started").is_empty(), "{}", run.text());
+            }
+            // It is all that was wrong.
+            master.sh(&fix);
+        }
+    }
+    master.apply(&[]).exits(0).changes_nothing();
+
+    // A name means the installed role, wherever root stands.
+    master.sh(
+        "mkdir -p /tmp/others/roles/pf9-kube; echo 'no role' > /tmp/others/roles/pf9-kube/role.yaml
+         chown -R 65534 /tmp/others",
+    );
+    master.sh("cd /tmp/others; nodelet check --role pf9-kube");
+    let run = master.try_sh("cd /tmp/others; nodelet check --role ./roles/pf9-kube");
+    let told = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(1), "{told}");
+    assert!(told.contains("it belongs to user 65534"), "{told}");
+    master.sh("rm -r /tmp/others");
+}
+
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn wrong_words_are_usage_errors() {

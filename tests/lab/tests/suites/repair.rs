@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lab_suites::{FAULTS, Fault, Master, SCALED, Standing, Watch, ready_with_vip, restarted};
+use lab_suites::{
+    FAULTS, Fault, Master, SCALED, Standing, Watch, ready_with_vip, restarted, shared,
+};
 
 /// No fault takes longer to be mended.
 const MENDED: Duration = Duration::from_secs(150);
@@ -141,6 +143,71 @@ fn another_interface(master: &Master, watch: &Watch<'_>) {
     master.configure(SCALED);
     watch.calm(CALM);
     assert_eq!(Standing::of(master), before);
+}
+
+/// Passes so far apart that none comes by itself while the test goes on.
+const SELDOM: &[(&str, &str)] = &[("LOOP_INTERVAL", "600s"), SCALED[1]];
+/// More than the event, the pass and the repair take together, on a machine that other suites use as well; much less than [`SELDOM`].
+const WATCHED: Duration = Duration::from_secs(60);
+
+/// Faults that the kernel or the API server tells of, and what nodeletd is told then, as its view has it.
+const TOLD: &[(&str, &str)] = &[
+    (
+        "bridge-address-deleted",
+        r#""address [0-9.]+ of cni0 deleted""#,
+    ),
+    ("bridge-route-deleted", r#""route over cni0 deleted""#),
+    (
+        "label-removed",
+        r#""node [^"]+: label node-role.kubernetes.io/master""#,
+    ),
+];
+
+/// The events alone make a pass: the next one by itself is minutes away.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn what_is_watched_is_repaired_long_before_the_next_pass() {
+    let master = shared();
+    master.configure(SELDOM);
+    master.apply(&[]).exits(0);
+    master.load_toolbox();
+    master.sh("systemctl start pf9-nodeletd");
+    let watch = Watch::of(&master);
+    let vip = master.vip();
+    for (name, hint) in TOLD {
+        let fault = Fault::named(name).expect("it is a fault");
+        fault.prepare(master.host(), &vip).expect("it can happen");
+        at_rest(&master, &watch);
+        fault.strike(master.host(), &vip).expect("it happens");
+        let began = Instant::now();
+        // The view has it until the pass after the repair, so it is looked at again and again.
+        let told = format!(
+            "for n in $(seq 20); do nodelet status --json | grep -qE '{hint}' && exit 0; done; exit 1"
+        );
+        master.wait_for(&format!("nodeletd is told of {name}"), &told, WATCHED);
+        watch.until(name, WATCHED, || {
+            fault.is_whole(master.host(), &vip).unwrap_or(false)
+        });
+        println!("{name:<24} {:>5.1} s", began.elapsed().as_secs_f64());
+    }
+    at_rest(&master, &watch);
+    master.kubectl("delete pod bridged");
+}
+
+/// Waits until nodeletd finds the host as it should be, no event has led to a pass for some seconds, and the next pass is minutes away.
+fn at_rest(master: &Master, watch: &Watch<'_>) {
+    const QUIET: i64 = 3;
+    const MINUTES: i64 = 300;
+    watch.until("nodeletd is at rest", CALM, || {
+        let Some(view) = watch.view() else {
+            return false;
+        };
+        let now: i64 = master.sh("date +%s").parse().expect("a time");
+        let time = |name: &str| view[name].as_i64().unwrap_or(now);
+        Watch::is_calm(&view)
+            && now - time("last_pass") >= QUIET
+            && time("next_pass") - now > MINUTES
+    });
 }
 
 /// Which file the status is. It is written again at once, and no event tells of that.

@@ -1,93 +1,36 @@
 //! Files of the installed role. nodeletd cannot repair them; it reports the damaged one by name, what runs goes on, and a unit that
 //! ends meanwhile is started again as the last good role has it, but never with a damaged program.
+//!
+//! Of each kind of file one is damaged in every way, and each script and template is replaced. Each file of the payload is a soak.
 
 use std::time::Duration;
 
-use lab_suites::{Master, SCALED, Standing, Watch, shared};
-use serde_json::Value;
+use lab_suites::{
+    Damage, Master, PLACE, PayloadCopy, REPORTED, ROLE, Standing, Target, Watch, are_reported,
+    is_reported, make_place, shared, until_reported,
+};
 
-/// Until damage is seen, and until it is seen that there is none.
-const SEEN: Duration = Duration::from_secs(90);
 /// For a unit that was stopped to run again.
 const STARTED: Duration = Duration::from_secs(120);
-const ROLE: &str = "/opt/pf9/roles/pf9-kube/current";
-/// Where the suite has its own files.
-const PLACE: &str = "/root/bitrot-role";
+/// A damaged file is seen by the next pass.
+const HASTENED: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
+/// The files that describe the package; while one of them is damaged, what else is damaged may go unseen.
+const DESCRIPTIONS: [&str; 2] = ["role.yaml", "SHA256SUMS"];
 
-/// A file of the role, in its directory; what prints another file of its kind; and what a report says, one of these.
-struct Target {
-    file: &'static str,
-    another: &'static str,
-    told: &'static [&'static str],
-}
-
-const TARGETS: [Target; 4] = [
-    Target {
-        file: "role.yaml",
-        // That of another build of the package.
-        another: "sed -E 's/^checksums: ..../checksums: 0000/' role.yaml",
-        told: &["role.yaml", "find role `pf9-kube`"],
-    },
-    Target {
-        file: "SHA256SUMS",
-        another: "sed -E '1s/^..../0000/' SHA256SUMS",
-        told: &["SHA256SUMS"],
-    },
-    Target {
-        file: "phases/kubelet.rhai",
-        another: "cat phases/etcd.rhai",
-        told: &["kubelet.rhai"],
-    },
-    Target {
-        file: "phases/templates/kubelet/config.yaml.tmpl",
-        another: "cat phases/templates/docker/daemon.json.tmpl",
-        told: &["kubelet/config.yaml.tmpl"],
-    },
-];
-
-/// Files that are as good as those that were packed: only a comparison tells them apart.
-const VARIANTS: [Target; 3] = [
-    Target {
-        file: "phases/templates/kubelet/config.yaml.tmpl",
-        another: "sed -E 's/^(nodeStatusReportFrequency:) .*/\\1 4m/' phases/templates/kubelet/config.yaml.tmpl",
-        told: &["kubelet/config.yaml.tmpl"],
-    },
-    Target {
-        file: "phases/kubelet.rhai",
-        another: "sed '1i // One line more.' phases/kubelet.rhai",
-        told: &["kubelet.rhai"],
-    },
-    Target {
-        file: "role.yaml",
-        // Nothing could be compared any more.
-        another: "sed '/^checksums:/d' role.yaml",
-        told: &["role.yaml names no checksums"],
-    },
-];
-
-const DAMAGES: [&str; 4] = ["deleted", "truncated", "replaced", "opened"];
-
-/// Whether a condition, of the role or of a phase, is False for a reason with one of these words.
-fn told(view: &Value, words: &[&str]) -> bool {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut conditions = list(&view["conditions"]);
-    for phase in list(&view["phases"]) {
-        conditions.extend(list(&phase["conditions"]));
-    }
-    conditions.iter().any(|one| {
-        let reason = one["reason"].as_str().unwrap_or_default();
-        one["status"] == "False" && words.iter().any(|word| reason.contains(word))
-    })
-}
-
-fn until_told(watch: &Watch<'_>, what: &str, words: &[&str]) {
-    watch.until(&format!("{what}: it is told by name"), SEEN, || {
-        watch.view().is_some_and(|view| told(&view, words))
-    });
-    // And not only once.
-    watch.passes(2, SEEN);
-    let view = watch.view().unwrap_or_default();
-    assert!(told(&view, words), "{what}: {view:#}");
+/// A master that nodeletd holds at its role, for one part of the suite.
+fn on_a_held_master(part: impl FnOnce(&Master, &Watch<'_>)) {
+    let master = shared();
+    master.configure(HASTENED);
+    master.apply(&[]).exits(0);
+    make_place(&master);
+    let watch = Watch::start(&master);
+    part(&master, &watch);
+    watch.calm(REPORTED);
+    drop(watch);
+    master.sh(&format!("rm -rf {PLACE}"));
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
 }
 
 /// Stops kubelet, which nodeletd starts again.
@@ -100,137 +43,200 @@ fn kubelet_is_started_again(master: &Master, what: &str) {
     );
 }
 
-/// Scripts, templates and the two files that describe the package.
-fn texts(master: &Master, watch: &Watch<'_>) {
-    for target in TARGETS {
-        let (file, copy) = (target.file, format!("{PLACE}/original"));
-        for damage in DAMAGES {
-            let what = format!("{file} {damage}");
-            let before = Standing::of(master);
-            let strike = match damage {
-                "deleted" => format!("rm {file}"),
-                "truncated" => format!("truncate --size 60 {file}"),
-                "replaced" => format!(
-                    "{} > {PLACE}/new; ! cmp -s {PLACE}/new {file}; cat {PLACE}/new > {file}",
-                    target.another
-                ),
-                _ => format!("chmod 0666 {file}; chown daemon:daemon {file}"),
-            };
-            master.sh(&format!("set -e; cd {ROLE}; cp -p {file} {copy}; {strike}"));
-            until_told(watch, &what, target.told);
-            assert_eq!(Standing::of(master), before, "{what}");
-            if damage == "deleted" {
-                kubelet_is_started_again(master, &what);
-            }
-            master.sh(&format!("cd {ROLE}; cp -p {copy} {file}"));
-            watch.calm(SEEN);
-        }
-    }
-}
-
-/// What plans as well as the package is no part of it: it is told, nothing is done by it, and commands refuse it.
-fn variants(master: &Master, watch: &Watch<'_>) {
-    for target in VARIANTS {
-        let (file, copy) = (target.file, format!("{PLACE}/original"));
-        let what = format!("a valid variant of {file}");
-        let before = Standing::of(master);
-        master.sh(&format!(
-            "set -e; cd {ROLE}; cp -p {file} {copy}; {} > {PLACE}/new; ! cmp -s {PLACE}/new {file}; cat {PLACE}/new > {file}",
-            target.another
-        ));
-        until_told(watch, &what, target.told);
-        for verb in ["check", "apply"] {
-            master.nodelet(&[verb]).exits(1).says(target.told);
-        }
-        watch.passes(3, SEEN);
-        let view = watch.view().unwrap_or_default();
-        assert!(told(&view, target.told), "{what} is never green: {view:#}");
-        assert_eq!(Standing::of(master), before, "{what}");
-        master.sh(&format!("cd {ROLE}; cp -p {copy} {file}"));
-        watch.calm(SEEN);
-        assert_eq!(Standing::of(master), before, "{what}, mended");
-    }
-}
-
-/// Programs, which the lab mounts: another file is mounted over each.
-fn programs(master: &Master, watch: &Watch<'_>) {
-    for (program, damage, other) in [
-        (
-            "bin/kubectl",
-            "truncated",
-            "head -c 2000000 payload/bin/kubectl",
-        ),
-        ("bin/kubectl", "replaced", "cat payload/bin/kubelet"),
-        ("bin/kubelet", "replaced", "cat payload/bin/kubectl"),
-    ] {
-        let (what, file) = (format!("{program} {damage}"), format!("payload/{program}"));
-        let before = Standing::of(master);
-        master.sh(&format!(
-            "set -e; cd {ROLE}; {other} > {PLACE}/other; chmod 0755 {PLACE}/other; mount --bind {PLACE}/other {file}"
-        ));
-        until_told(watch, &what, &[&file]);
-        assert_eq!(Standing::of(master), before, "{what}");
-        let is_kubelet = program == "bin/kubelet";
-        if is_kubelet {
-            let invocation = "systemctl show --value --property InvocationID pf9-kubelet";
-            let id = master.sh(invocation);
-            master.sh("systemctl stop pf9-kubelet");
-            watch.until("a damaged program is not started", SEEN, || {
-                watch
-                    .view()
-                    .is_some_and(|view| told(&view, &["kubelet is active", "pf9-kubelet"]))
-            });
-            watch.passes(3, SEEN);
-            assert_eq!(
-                master.sh(&format!(
-                    "{invocation}; systemctl is-active pf9-kubelet || true"
-                )),
-                format!("{id}\ninactive"),
-                "{what}"
-            );
-        } else {
-            kubelet_is_started_again(master, &what);
-        }
-        master.sh(&format!("umount {ROLE}/{file}"));
-        watch.calm(STARTED);
-    }
-}
-
-/// An archive of an image and a package: nothing is loaded or installed from a damaged one, and that it is damaged is told before it is
-/// wanted.
-fn archives_and_packages(master: &Master, watch: &Watch<'_>) {
-    let package = master.sh(&format!("head -n 1 {ROLE}/payload/debs/ipset.list"));
-    for (name, damage) in [
-        ("images/pause.tar".to_owned(), "truncate --size 100000"),
-        (format!("debs/{package}"), "sed -i 1d"),
-    ] {
-        let file = format!("payload/{name}");
-        let before = Standing::of(master);
-        master.sh(&format!(
-            "set -e; cd {ROLE}; cp {file} {PLACE}/other; {damage} {PLACE}/other; mount --bind {PLACE}/other {file}"
-        ));
-        until_told(watch, &name, &[&file]);
-        assert_eq!(Standing::of(master), before, "{name}");
-        master.sh(&format!("umount {ROLE}/{file}"));
-        watch.calm(SEEN);
-    }
+/// Those whose damage is reported together: one that describes the package hides the others.
+fn kinds() -> [Vec<Target>; 3] {
+    let (script, template) = (
+        "phases/kubelet.rhai",
+        "phases/templates/kubelet/config.yaml.tmpl",
+    );
+    let mut role = Target::of_role(
+        "role.yaml",
+        // That of another build of the package.
+        &format!("sed -E 's/^checksums: ..../checksums: 0000/' {ROLE}/role.yaml"),
+    );
+    role.words.push("find role `pf9-kube`".to_owned());
+    let sums = Target::of_role(
+        "SHA256SUMS",
+        &format!("sed -E '1s/^..../0000/' {ROLE}/SHA256SUMS"),
+    );
+    let script = Target::of_role(script, &format!("cat {ROLE}/phases/etcd.rhai"));
+    let other = format!("cat {ROLE}/phases/templates/docker/daemon.json.tmpl");
+    let template = Target::of_role(template, &other);
+    [vec![role], vec![sums], vec![script, template]]
 }
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
-fn files_of_the_installed_role_are_reported_by_name() {
-    let master = shared();
-    master.configure(SCALED);
-    master.apply(&[]).exits(0);
-    master.sh(&format!("rm -rf {PLACE}; install -d -m 0700 {PLACE}"));
-    let watch = Watch::start(&master);
-    texts(&master, &watch);
-    variants(&master, &watch);
-    programs(&master, &watch);
-    archives_and_packages(&master, &watch);
-    drop(watch);
-    master.sh(&format!("rm -rf {PLACE}"));
-    master.configure(&[]);
-    master.apply(&[]).exits(0);
-    master.check(&[]).exits(0);
+fn scripts_templates_and_descriptions_are_reported_by_name() {
+    on_a_held_master(|master, watch| {
+        for damage in Damage::ALL {
+            for kind in kinds() {
+                let what = format!("{} {damage:?}", kind[0].path);
+                let before = Standing::of(master);
+                are_reported(master, watch, damage, &kind, || {
+                    assert_eq!(Standing::of(master), before, "{what}");
+                    if damage == Damage::Delete {
+                        kubelet_is_started_again(master, &what);
+                    }
+                });
+                if damage != Damage::Delete {
+                    assert_eq!(Standing::of(master), before, "{what}");
+                }
+                // What is reported of one may name another.
+                watch.calm(REPORTED);
+            }
+        }
+    });
+}
+
+/// Files that are as good as those that were packed: only a comparison tells them apart. What plans as well as the package is no part of
+/// it: it is reported, nothing is done by it, and commands refuse it.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
+    on_a_held_master(|master, watch| {
+        let before = Standing::of(master);
+        let script = "phases/kubelet.rhai";
+        let template = "phases/templates/kubelet/config.yaml.tmpl";
+        for (file, another, words) in [
+            (
+                template,
+                "s/^(nodeStatusReportFrequency:) .*/\\1 4m/",
+                template,
+            ),
+            (script, "1i // One line more.", script),
+            // Nothing could be compared any more.
+            (
+                "role.yaml",
+                "/^checksums:/d",
+                "role.yaml names no checksums",
+            ),
+        ] {
+            let (path, what) = (
+                format!("{ROLE}/{file}"),
+                format!("a valid variant of {file}"),
+            );
+            let strike = Damage::Replace.script(&path, &format!("sed -E '{another}' {path}"));
+            master.sh(&format!("cp -p {path} {PLACE}/original; {strike}"));
+            until_reported(watch, &what, &[words]);
+            for verb in ["check", "apply"] {
+                let _ = master.nodelet(&[verb]).exits(1).says(&[words]);
+            }
+            until_reported(watch, &what, &[words]);
+            assert_eq!(Standing::of(master), before, "{what}");
+            master.sh(&format!("cp -p {PLACE}/original {path}"));
+            watch.calm(REPORTED);
+            assert_eq!(Standing::of(master), before, "{what}, mended");
+        }
+        let targets = texts(master);
+        are_reported(master, watch, Damage::Replace, &targets, || {});
+        watch.calm(REPORTED);
+        assert_eq!(Standing::of(master), before, "all of them");
+    });
+}
+
+/// All scripts and templates of the package, each to get one line more.
+fn texts(master: &Master) -> Vec<Target> {
+    let found = master.sh(&format!(
+        "cd {ROLE}; find . -path ./payload -prune -o -type f -printf '%P\\n' | sort"
+    ));
+    let texts = found.lines().filter(|file| !DESCRIPTIONS.contains(file));
+    let texts: Vec<Target> = texts
+        .map(|file| {
+            assert!(file.starts_with("phases/"), "{file} is damaged nowhere");
+            let path = format!("{ROLE}/{file}");
+            Target::of_role(file, &format!("sed '1i // One line more.' {path}"))
+        })
+        .collect();
+    let scripts = texts.iter().filter(|one| one.path.ends_with(".rhai"));
+    assert!(scripts.count() > 20 && texts.len() > 30, "{texts:?}");
+    texts
+}
+
+/// Programs, which the lab mounts: another file is mounted over each.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_unit_is_started_again_but_never_with_a_damaged_program() {
+    on_a_held_master(|master, watch| {
+        for (program, damage, other) in [
+            (
+                "bin/kubectl",
+                "truncated",
+                "head -c 2000000 payload/bin/kubectl",
+            ),
+            ("bin/kubelet", "replaced", "cat payload/bin/kubectl"),
+        ] {
+            let (what, file) = (format!("{program} {damage}"), format!("payload/{program}"));
+            let before = Standing::of(master);
+            master.sh(&format!(
+                "cd {ROLE}; {other} > {PLACE}/program; chmod 0755 {PLACE}/program; mount --bind {PLACE}/program {file}"
+            ));
+            until_reported(watch, &what, &[&file]);
+            assert_eq!(Standing::of(master), before, "{what}");
+            let is_kubelet = program == "bin/kubelet";
+            if is_kubelet {
+                let invocation = "systemctl show --value --property InvocationID pf9-kubelet";
+                let id = master.sh(invocation);
+                master.sh("systemctl stop pf9-kubelet");
+                watch.until("a damaged program is not started", REPORTED, || {
+                    watch.view().is_some_and(|view| {
+                        is_reported(&view, &["kubelet is active", "pf9-kubelet"])
+                    })
+                });
+                watch.passes(3, REPORTED);
+                assert_eq!(
+                    master.sh(&format!(
+                        "{invocation}; systemctl is-active pf9-kubelet || true"
+                    )),
+                    format!("{id}\ninactive"),
+                    "{what}"
+                );
+            } else {
+                kubelet_is_started_again(master, &what);
+            }
+            // A pass may be reading it at this moment.
+            master.sh(&format!("umount --lazy {ROLE}/{file}"));
+            watch.calm(STARTED);
+        }
+    });
+}
+
+/// A program, an archive of an image, a package and a list of packages: nothing is run, loaded or installed from a damaged one, and that it
+/// is damaged is reported before it is wanted.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn files_of_the_payload_are_reported_by_name() {
+    on_a_held_master(|master, watch| {
+        let copy = PayloadCopy::mount(master);
+        watch.calm(REPORTED);
+        let files = copy.files();
+        let first = |beginning: &str, end: &str| {
+            let mut its = files.iter();
+            let its = its.find(|file| file.starts_with(beginning) && file.ends_with(end));
+            its.unwrap_or_else(|| panic!("{beginning}…{end} is in none of {files:?}"))
+        };
+        let kinds = [
+            first("bin/", "kubectl"),
+            first("images/", "pause.tar"),
+            first("debs/ipset_", ".deb"),
+            first("debs/", ".list"),
+        ];
+        let kinds = kinds.map(|file| copy.target(file));
+        let before = Standing::of(master);
+        for damage in Damage::ALL {
+            are_reported(master, watch, damage, &kinds, || {});
+            assert_eq!(Standing::of(master), before, "{damage:?}");
+        }
+        // One that is as it was packed, and cannot be run.
+        let program = format!("{ROLE}/payload/bin/kubectl");
+        master.sh(&format!("chmod 0644 {program}"));
+        until_reported(
+            watch,
+            "a program's mode",
+            &["payload/bin/kubectl cannot be run"],
+        );
+        master.sh(&format!("chmod 0755 {program}"));
+        watch.calm(REPORTED);
+        assert_eq!(Standing::of(master), before);
+    });
 }

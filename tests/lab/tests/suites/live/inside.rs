@@ -446,6 +446,26 @@ async fn the_cluster_takes_objects_and_gives_them_back() {
     host.delete_object(&access, &strange)
         .await
         .expect("delete none");
+
+    // What is called a token is asked about, and not only looked at.
+    let refused = [
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "live-refused"}, "stringData": {"token": "no token"}}),
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "live-refused"}, "secrets": [{"name": "live-refused"}]}),
+    ];
+    for object in &refused {
+        host.apply_object(&access, object).await.expect("apply");
+    }
+    for (account, accepted) in [
+        ("default", Some(true)),
+        ("live-refused", Some(false)),
+        ("live-no-such-account", None),
+    ] {
+        let said = host.accepts_token_of(&access, "default", account).await;
+        assert_eq!(said.expect("the server answers"), accepted, "{account}");
+    }
+    for object in &refused {
+        host.delete_object(&access, object).await.expect("delete");
+    }
     println!(
         "{}",
         chain(

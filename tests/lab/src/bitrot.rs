@@ -1,0 +1,548 @@
+//! Files of a running master that are damaged, and what has to follow: a repair that restarts exactly the readers of the file, or a report
+//! that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use engine::exec::Event;
+use serde_json::Value;
+
+use crate::master::Master;
+use crate::watch::{Watch, restarted};
+
+/// The installed role.
+pub const ROLE: &str = "/opt/pf9/roles/pf9-kube/current";
+/// nodeletd's state.
+pub const STATE: &str = "/var/opt/pf9/nodelet";
+/// Where a suite has its own files while it damages others.
+pub const PLACE: &str = "/root/bitrot";
+
+/// Files of the payload that take the place of others.
+const OTHERS: &str = "/root/bitrot/others";
+
+/// No damage takes longer to be repaired. An API server takes its time to start, and then a minute to be quiet.
+pub const REPAIRED: Duration = Duration::from_secs(150);
+/// Until damage is reported, and until it is seen that there is none.
+pub const REPORTED: Duration = Duration::from_secs(90);
+/// For the cluster to give a token.
+const GIVEN: Duration = Duration::from_secs(60);
+/// Those that keep a lease at the API server.
+const LEADERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
+/// What befalls a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is removed.
+    Delete,
+    /// It is cut short.
+    Truncate,
+    /// Another valid file of the same kind takes its place.
+    Replace,
+    /// It has another owner and another mode.
+    Attributes,
+}
+
+impl Damage {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Delete,
+        Self::Truncate,
+        Self::Replace,
+        Self::Attributes,
+    ];
+    /// Those of the content.
+    pub const CONTENT: [Self; 3] = [Self::Delete, Self::Truncate, Self::Replace];
+
+    /// A shell script that damages the file at `path`. The command `another` prints another valid file of the same kind.
+    #[must_use]
+    pub fn script(self, path: &str, another: &str) -> String {
+        match self {
+            Self::Delete => format!("rm {path}"),
+            // All of them are longer.
+            Self::Truncate => format!("truncate --size 20 {path}"),
+            Self::Replace => format!(
+                "{{ {another}; }} > {PLACE}/other; if cmp -s {PLACE}/other {path}; then echo '{path} is the same'; exit 1; fi; cat {PLACE}/other > {path}"
+            ),
+            Self::Attributes => format!("chown 1000:1000 {path}; chmod 0666 {path}"),
+        }
+    }
+}
+
+/// Makes the suite's own directory anew.
+pub fn make_place(master: &Master) {
+    master.sh(&format!("rm -rf {PLACE}; install -d -m 0700 {PLACE}"));
+}
+
+/// A file that nodeletd cannot repair.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its path.
+    pub path: String,
+    /// Prints another valid file of the same kind.
+    pub another: String,
+    /// The report says one of these.
+    pub words: Vec<String>,
+}
+
+impl Target {
+    /// A file of the installed role, by its path in it. It is reported by this path.
+    #[must_use]
+    pub fn of_role(file: &str, another: &str) -> Self {
+        Self {
+            path: format!("{ROLE}/{file}"),
+            another: another.to_owned(),
+            words: vec![file.to_owned()],
+        }
+    }
+
+    fn is_reported(&self, view: &Value) -> bool {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        is_reported(view, &words)
+    }
+}
+
+/// Whether a condition, of nodeletd or of a phase, is False for a reason with one of these words.
+#[must_use]
+pub fn is_reported(view: &Value, words: &[&str]) -> bool {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut conditions = list(&view["conditions"]);
+    for phase in list(&view["phases"]) {
+        conditions.extend(list(&phase["conditions"]));
+    }
+    conditions.iter().any(|one| {
+        let reason = one["reason"].as_str().unwrap_or_default();
+        one["status"] == "False" && words.iter().any(|word| reason.contains(word))
+    })
+}
+
+/// Waits until a report has one of these words, in more than one pass. The state of the node is not `ok` then.
+#[track_caller]
+pub fn until_reported(watch: &Watch<'_>, what: &str, words: &[&str]) {
+    watch.until(&format!("{what}: it is reported by name"), REPORTED, || {
+        watch.view().is_some_and(|view| is_reported(&view, words))
+    });
+    watch.passes(2, REPORTED);
+    let view = watch.view().unwrap_or_default();
+    assert!(is_reported(&view, words), "{what}: {view:#}");
+    assert_ne!(view["node_state"], "ok", "{what}: {view:#}");
+}
+
+/// Damages all these files at once. Each is put back when it was reported by name in two passes; what hides behind it is reported then.
+/// Calls `meanwhile` when the first is reported.
+#[track_caller]
+pub fn are_reported(
+    master: &Master,
+    watch: &Watch<'_>,
+    damage: Damage,
+    targets: &[Target],
+    mut meanwhile: impl FnMut(),
+) {
+    let saved = format!("{PLACE}/saved");
+    let mut script = format!("rm -rf {saved}; install -d -m 0700 {saved}\n");
+    for (index, target) in targets.iter().enumerate() {
+        let _ = writeln!(script, "cp -p {} {saved}/{index}", target.path);
+    }
+    for target in targets {
+        let _ = writeln!(script, "{}", damage.script(&target.path, &target.another));
+    }
+    master.sh(&script);
+    let mut left: Vec<(usize, &Target)> = targets.iter().enumerate().collect();
+    let mut rounds = 0;
+    while !left.is_empty() {
+        // A pass that saw half of the damage may report another file than the next one.
+        assert!(
+            rounds < 2 * targets.len() + 2,
+            "they are reported in no two passes: {left:?}"
+        );
+        let names: Vec<&str> = left.iter().map(|(_, one)| one.path.as_str()).collect();
+        let what = format!("{damage:?} {}", names.join(" "));
+        let mut seen = BTreeSet::new();
+        watch.until(
+            &format!("{what}: one is reported by name"),
+            REPORTED,
+            || {
+                let view = watch.view().unwrap_or_default();
+                let reported = left.iter().filter(|(_, one)| one.is_reported(&view));
+                seen = reported.map(|(index, _)| *index).collect();
+                !seen.is_empty()
+            },
+        );
+        if rounds == 0 {
+            meanwhile();
+        }
+        rounds += 1;
+        // And not only once.
+        watch.passes(1, REPORTED);
+        let view = watch.view().unwrap_or_default();
+        assert_ne!(view["node_state"], "ok", "{what}: {view:#}");
+        let mut script = String::new();
+        left.retain(|(index, one)| {
+            let is_twice = seen.contains(index) && one.is_reported(&view);
+            if is_twice {
+                // A program that runs cannot be written to.
+                let _ = writeln!(script, "rm -f {0}; cp -p {saved}/{index} {0}", one.path);
+            }
+            !is_twice
+        });
+        master.sh(&script);
+    }
+}
+
+/// A copy of the role's payload in the place of it, for the lab's own is mounted and shared with other hosts. It goes with this value.
+#[derive(Debug)]
+pub struct PayloadCopy<'a> {
+    master: &'a Master,
+}
+
+impl<'a> PayloadCopy<'a> {
+    /// Puts the copy in place.
+    #[must_use]
+    pub fn mount(master: &'a Master) -> Self {
+        master.sh(&format!(
+            "cp -a {ROLE}/payload {PLACE}/payload
+             install -d {OTHERS}
+             cd {PLACE}/payload
+             cp -p bin/* images/pause.tar images/kube-scheduler.tar debs/socat* debs/conntrack* debs/ipset.list {OTHERS}
+             mount --bind {PLACE}/payload {ROLE}/payload"
+        ));
+        Self { master }
+    }
+
+    /// The files that the package names, by their paths in the payload.
+    ///
+    /// # Panics
+    /// One is neither named nor known to be none of the package.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        let found = self.master.sh(&format!(
+            "cd {ROLE}/payload; find . -type f -printf '%P\\n' | sort"
+        ));
+        let named = self.master.sh(&format!(
+            "sed -n 's|^[0-9a-f]*  payload/||p' {ROLE}/SHA256SUMS"
+        ));
+        let named: BTreeSet<&str> = named.lines().collect();
+        let files: Vec<String> = found
+            .lines()
+            // The lab's own list, from which it makes the checksums; no package has it.
+            .filter(|name| *name != "manifest.json")
+            .map(str::to_owned)
+            .collect();
+        for file in &files {
+            assert!(named.contains(file.as_str()), "{file} has no checksum");
+        }
+        files
+    }
+
+    /// A file of the payload, by its path in it, to be replaced by another of its kind.
+    ///
+    /// # Panics
+    /// It is of no known kind.
+    #[must_use]
+    pub fn target(&self, file: &str) -> Target {
+        let (directory, name) = file.split_once('/').unwrap_or(("", file));
+        let other = match (directory, name.rsplit_once('.')) {
+            ("bin", _) if name == "kubelet" => "kubectl",
+            ("bin", _) => "kubelet",
+            ("images", Some(("pause", "tar"))) => "kube-scheduler.tar",
+            ("images", Some((_, "tar"))) => "pause.tar",
+            ("debs", Some((_, "deb"))) if name.starts_with("socat_") => "conntrack_*.deb",
+            ("debs", Some((_, "deb"))) => "socat_*.deb",
+            ("debs", Some(("ipset", "list"))) => "socat.list",
+            ("debs", Some((_, "list"))) => "ipset.list",
+            _ => panic!("{file} is of no known kind: damage it as well, or say why not"),
+        };
+        let another = format!("cat {OTHERS}/{other}");
+        Target::of_role(&format!("payload/{file}"), &another)
+    }
+}
+
+impl Drop for PayloadCopy<'_> {
+    fn drop(&mut self) {
+        // A pass may be reading it at this moment.
+        let _ = self.master.try_sh(&format!(
+            "umount --lazy {ROLE}/payload; rm -rf {PLACE}/payload"
+        ));
+    }
+}
+
+/// A file, and what befalls it.
+pub type Struck = (Damage, String);
+
+/// What belongs to which group of the files that hold a secret, or that the host keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Key or certificate of an authority.
+    Authority,
+    /// The key of service-account tokens and its public half.
+    ServiceAccount,
+    /// The keys that encrypt Secrets, and their copies.
+    Encryption,
+    /// The key of a certificate.
+    LeafKey,
+    /// A certificate.
+    Leaf,
+    /// A kubeconfig.
+    Kubeconfig,
+    /// The record of a key, with a copy of it.
+    Record,
+    /// The record that says which data etcd's is, and the id beside that data.
+    DataId,
+    /// Credentials at Docker Hub.
+    DockerHub,
+    /// keepalived's configuration.
+    Keepalived,
+    /// No secret and not kept, so the suite `repair` is about it, or `certificates`.
+    Public,
+}
+
+/// Directories beside those of secrets. What is in them is configuration as planned.
+const CONFIGURATION: [&str; 5] = ["apiserver", "etcd", "kube-proxy", "kubelet", "manifests"];
+
+impl Group {
+    /// The group of the file at `path`.
+    ///
+    /// # Panics
+    /// It is in none.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let in_directory = |directory: &str| path.starts_with(directory);
+        let configures = |name: &&str| in_directory(&format!("/etc/pf9/kube.d/{name}/"));
+        if CONFIGURATION.iter().any(configures) {
+            return Self::Public;
+        }
+        match name {
+            "config.json" if in_directory("/var/lib/kubelet/") => Self::DockerHub,
+            "keepalived.conf" => Self::Keepalived,
+            "nodelet-data-id" => Self::DataId,
+            "svcacct.key" | "svcacct.pub" => Self::ServiceAccount,
+            "config.yaml" if in_directory("/etc/pf9/kube.d/encryption/") => Self::Encryption,
+            "keys.yaml" if in_directory("/etc/pf9/kube.d/ca/encryption/") => Self::Encryption,
+            "ca.key" | "ca.crt" if in_directory("/etc/pf9/kube.d/ca/") => Self::Authority,
+            "request.key" => Self::LeafKey,
+            "request.crt" => Self::Leaf,
+            // Copies of what an authority has; each is made with the certificate beside it.
+            "ca.crt" if in_directory("/etc/pf9/kube.d/certs/") => Self::Public,
+            _ if in_directory("/etc/pf9/kube.d/kubeconfigs/") => Self::Kubeconfig,
+            "encryption.yaml" if in_directory(&format!("{STATE}/kept/")) => Self::Encryption,
+            _ if in_directory(&format!("{STATE}/kept/data-")) => Self::DataId,
+            _ if in_directory(&format!("{STATE}/kept/")) => Self::Record,
+            _ => panic!("{path} is in no group: damage it as well, or say why not"),
+        }
+    }
+}
+
+/// A master's kept and secret files, and what they were before anything befell them.
+#[derive(Debug)]
+pub struct SecretFiles<'a> {
+    master: &'a Master,
+    files: Vec<String>,
+    /// Prints the digests and modes of those that must come back as they were.
+    look: String,
+    before: String,
+}
+
+impl<'a> SecretFiles<'a> {
+    /// As they are now. The suite's own directory is there.
+    #[must_use]
+    pub fn note(master: &'a Master) -> Self {
+        let found = master.sh(&format!(
+            "find /etc/pf9/kube.d {STATE}/kept -type f ! -name '.*' | sort
+             for path in /var/lib/kubelet/config.json /etc/keepalived/keepalived.conf; do
+                 if [ -e $path ]; then echo $path; fi
+             done
+             find /var/opt/pf9/kube/etcd/data/member -maxdepth 1 -name nodelet-data-id"
+        ));
+        let files: Vec<String> = found.lines().map(str::to_owned).collect();
+        let stays = |path: &&String| {
+            matches!(
+                Group::of(path),
+                Group::Authority
+                    | Group::ServiceAccount
+                    | Group::Encryption
+                    | Group::DockerHub
+                    | Group::Keepalived
+            )
+        };
+        let kept: Vec<&str> = files.iter().filter(stays).map(String::as_str).collect();
+        let kept = kept.join(" ");
+        let look = format!("sha256sum {kept}; stat -c '%n %a %U:%G' {kept}");
+        master.sh(&format!(
+            "cp {STATE}/kept/authority-*.json /etc/pf9/kube.d/kubeconfigs/admin.yaml /etc/pf9/kube.d/kubeconfigs/kubelet.yaml {PLACE}"
+        ));
+        let its = Self {
+            master,
+            files,
+            before: master.sh(&look),
+            look,
+        };
+        its.new_token("old");
+        its
+    }
+
+    /// The paths of a group, sorted.
+    #[must_use]
+    pub fn of(&self, group: Group) -> Vec<String> {
+        let its = self.files.iter().filter(|path| Group::of(path) == group);
+        its.cloned().collect()
+    }
+
+    /// Has the cluster give a token to a new account, and keeps it in a file.
+    fn new_token(&self, name: &str) {
+        let ask = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml --namespace default";
+        self.master.sh(&format!(
+            "{ask} delete serviceaccount bitrot-{name} --ignore-not-found; {ask} create serviceaccount bitrot-{name}"
+        ));
+        // Through a file: a token is nothing for a command line.
+        self.master.wait_for(
+            "the account has a token",
+            &format!(
+                "umask 077; cd {PLACE}
+                 secret=$({ask} get serviceaccount bitrot-{name} -o jsonpath='{{.secrets[0].name}}') && [ -n \"$secret\" ] &&
+                 {{ printf 'Authorization: Bearer '; {ask} get secret $secret -o jsonpath='{{.data.token}}' | base64 -d; }} > {name}"
+            ),
+            GIVEN,
+        );
+    }
+
+    /// Which of the tokens, old and new, the API server does not accept.
+    #[must_use]
+    pub fn refused_tokens(&self) -> Vec<String> {
+        self.new_token("new");
+        let answer = |name: &str| {
+            self.master.sh(&format!(
+                "curl --silent --max-time 10 --output /dev/null --write-out '%{{http_code}}' --header @{PLACE}/{name} \
+                 --cacert /etc/pf9/kube.d/certs/apiserver/ca.crt https://127.0.0.1/api"
+            ))
+        };
+        let answers = ["old", "new"].map(|name| (name, answer(name)));
+        let refused = answers.into_iter().filter(|(_, answer)| answer != "200");
+        refused
+            .map(|(name, answer)| format!("{answer} to the {name} token"))
+            .collect()
+    }
+
+    /// When each part was started.
+    #[must_use]
+    pub fn started(&self) -> BTreeMap<String, String> {
+        let text = self.master.sh(
+            "docker ps --no-trunc --format '{{.ID}} {{.Names}}' | grep -v -e ' k8s_POD_' -e ' pf9-etcd-proof' | while read id name; do
+                 echo $name $(docker inspect --format '{{.Id}}/{{.State.StartedAt}}' $id)
+             done | sed -E 's/^k8s_([^_]*)_[^ ]*/\\1/'
+             for unit in docker pf9-kubelet keepalived; do echo $unit $(systemctl show $unit --property InvocationID --value); done",
+        );
+        let pair = |line: &str| {
+            line.split_once(' ')
+                .map(|(name, at)| (name.to_owned(), at.to_owned()))
+        };
+        text.lines().filter_map(pair).collect()
+    }
+
+    /// Damages these files, and waits until nodeletd has repaired them by a restart of one of `phases`. Says what is wrong then: another
+    /// reader was restarted, or a token is refused.
+    #[must_use]
+    pub fn strike(
+        &self,
+        watch: &Watch<'_>,
+        struck: &[Struck],
+        phases: &[&str],
+        readers: &[&str],
+    ) -> Vec<String> {
+        // Where the API server was away a few times, kubelet waits for minutes before it starts those that ended meanwhile; a new one
+        // does not.
+        self.master.sh("systemctl restart pf9-kubelet");
+        watch.calm(REPAIRED);
+        watch.record();
+        let before = self.started();
+        let (mut script, mut what) = (String::new(), String::new());
+        for (damage, path) in struck {
+            let _ = writeln!(script, "{}", damage.script(path, &another(path)));
+            let _ = write!(what, "{damage:?} {path} ");
+        }
+        self.master.sh(&script);
+        let took = watch.until(&what, REPAIRED, || {
+            let now = self.master.try_sh(&self.look);
+            let is_as_before = String::from_utf8_lossy(&now.stdout).trim() == self.before;
+            let repairs = restarted(&watch.recorded());
+            is_as_before && repairs.iter().any(|phase| phases.contains(&phase.as_str()))
+        });
+        watch.calm(REPAIRED);
+        let by_us = restarts(&watch.recorded());
+        let after = self.started();
+        let mut ended: BTreeSet<&str> = before
+            .iter()
+            .filter(|(name, at)| after.get(*name) != Some(at))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if by_us.contains("kube-apiserver") {
+            // They end by themselves where the API server is away for longer than their lease.
+            ended.retain(|name| !LEADERS.contains(name) || by_us.contains(*name));
+        }
+        println!("{what}: {:.1} s, {by_us:?} restarted", took.as_secs_f64());
+        let mut wrong = Vec::new();
+        let readers: BTreeSet<&str> = readers.iter().copied().collect();
+        if by_us.iter().map(String::as_str).ne(readers.iter().copied()) || ended != readers {
+            wrong.push(format!(
+                "{what}: {by_us:?} were restarted and {ended:?} ended, not {readers:?}"
+            ));
+        }
+        let refused = self.refused_tokens();
+        wrong.extend(refused.iter().map(|token| format!("{what}: {token}")));
+        wrong
+    }
+}
+
+/// What repairs have restarted, by the last part of its name.
+fn restarts(events: &[Event]) -> BTreeSet<String> {
+    let restarted = events.iter().filter_map(|event| match event {
+        Event::StepChanged { step, .. } => {
+            let (kind, thing) = step.as_str().split_once('/')?.1.split_once(':')?;
+            let runs = ["container", "pod_container", "service"].contains(&kind);
+            let name = thing.rsplit('/').next()?.trim_end_matches(".service");
+            runs.then(|| name.to_owned())
+        }
+        _ => None,
+    });
+    restarted.collect()
+}
+
+/// Prints another valid file of the kind of a secret or kept one.
+#[must_use]
+pub fn another(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let key = || "openssl genrsa 2048 2> /dev/null".to_owned();
+    let certificate = |subject: &str| {
+        format!(
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN={subject} -days 365 2> /dev/null"
+        )
+    };
+    match Group::of(path) {
+        Group::Authority if name == "ca.crt" => certificate("kubernetes"),
+        // That of another authority, and with another identity.
+        Group::Leaf => certificate("admin"),
+        Group::ServiceAccount if name == "svcacct.pub" => {
+            "openssl genrsa 2048 2> /dev/null | openssl pkey -pubout".to_owned()
+        }
+        Group::Authority | Group::ServiceAccount | Group::LeafKey => key(),
+        // With another secret.
+        Group::Encryption => format!("sed -E 's/secret: ..../secret: AAAA/' {path}"),
+        Group::Kubeconfig if name == "kubelet.yaml" => format!("cat {PLACE}/admin.yaml"),
+        Group::Kubeconfig => format!("cat {PLACE}/kubelet.yaml"),
+        // That of another authority.
+        Group::Record if name == "authority-cluster.json" => {
+            format!("cat {PLACE}/authority-etcd.json")
+        }
+        Group::Record => format!("cat {PLACE}/authority-cluster.json"),
+        Group::DataId if name == "nodelet-data-id" => {
+            "echo 00112233445566778899aabbccddeeff".to_owned()
+        }
+        Group::DataId => {
+            "echo '{\"version\":1,\"id\":\"00112233445566778899aabbccddeeff\"}'".to_owned()
+        }
+        // Those of another account.
+        Group::DockerHub => format!("sed -E 's/(\"auth\": \").*/\\1b3RoZXI6d29yZA==\"/' {path}"),
+        Group::Keepalived => format!("sed -E 's/priority .*/priority 7/' {path}"),
+        Group::Public => panic!("{path} is no secret"),
+    }
+}

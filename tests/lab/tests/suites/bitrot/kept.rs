@@ -1,0 +1,29 @@
+//! A key that this host keeps and is replaced by another valid one, and one that is lost: both come from their copies, and the API server,
+//! which reads the first at its start, is all that is restarted. The soak of the same name has all kept and secret files.
+
+use lab_suites::{Damage, PLACE, SCALED, SecretFiles, Watch, make_place, shared};
+
+const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";
+const AUTHORITY: &str = "/etc/pf9/kube.d/ca/cluster/ca.key";
+
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn a_foreign_and_a_lost_key_come_from_their_copies() {
+    let master = shared();
+    master.configure(SCALED);
+    master.apply(&[]).exits(0);
+    make_place(&master);
+    let secrets = SecretFiles::note(&master);
+    let watch = Watch::start(&master);
+    let struck = [
+        (Damage::Replace, SIGNS.to_owned()),
+        (Damage::Delete, AUTHORITY.to_owned()),
+    ];
+    let wrong = secrets.strike(&watch, &struck, &["certs"], &["kube-apiserver"]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    drop(watch);
+    master.sh(&format!("rm -rf {PLACE}"));
+    master.configure(&[]);
+    master.apply(&[]).exits(0);
+    master.check(&[]).exits(0);
+}
