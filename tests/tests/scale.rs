@@ -17,6 +17,7 @@ use engine::resource::MaskedSecrets;
 const RULES: usize = 20_000;
 const ADDRESSES: usize = 1_000;
 const CONTAINERS: usize = 10_000;
+const PODS: usize = 250;
 
 fn address(number: usize) -> Ipv4Addr {
     let number = u32::try_from(number).expect("a small number");
@@ -205,6 +206,27 @@ fn a_thousand_virtual_services_go_with_kube_proxy_and_those_of_others_stay() {
     );
     let lists = counts.get("virtual_services").copied().unwrap_or(0);
     assert!(lists < 10, "{lists} lists of all virtual services");
+}
+
+/// Pods of the cluster's tenants, which kubelet labels like those of the control plane.
+#[test]
+fn a_pass_asks_no_more_where_tenants_have_many_pods() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    let apply = bringup.apply(&host);
+    assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
+    let (before, health) = calls(&host, || pass(&bringup, &host));
+    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    host.meddle(|world| {
+        for number in 0..PODS {
+            world.tenants_pod(&format!("tenant-{number}"), "app", "example/app:1");
+        }
+    });
+    let all = host.look(|world| world.container_names().len());
+    assert!(all > 2 * PODS, "{all} containers");
+    let (after, health) = calls(&host, || pass(&bringup, &host));
+    assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
+    assert_eq!(after, before);
 }
 
 /// One list of containers for all checks of a pass; no look at a container that is not ours; three programs at most.

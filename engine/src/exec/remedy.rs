@@ -276,6 +276,15 @@ mod tests {
                 host(HostError::service("get node cp-1", "connection refused")),
                 "kube-apiserver",
             ),
+            // The system says the same where no inode is left.
+            (
+                host(HostError::File {
+                    action: "write",
+                    path: "/etc/a".into(),
+                    source: std::io::Error::from_raw_os_error(28),
+                }),
+                "`df -i`",
+            ),
             (
                 host(HostError::Spawn {
                     program: "conntrack".to_owned(),

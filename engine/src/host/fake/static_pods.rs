@@ -68,8 +68,8 @@ impl World {
     /// Runs a pod that a tenant has created through the API server: it may have any name and any container.
     pub fn tenants_pod(&mut self, pod: &str, container: &str, image: &str) {
         let origin = [(SOURCE, "api")];
-        let uid = "0b57a1de-0000-4000-8000-000000000001";
-        for config in pod_containers(pod, uid, &origin, "_tenant", &[(container, image)]) {
+        let uid = format!("0b57a1de-0000-4000-8000-{:012x}", self.containers.len());
+        for config in pod_containers(pod, &uid, &origin, "_tenant", &[(container, image)]) {
             self.run_pod_container(config);
         }
     }
