@@ -19,15 +19,15 @@ const RESTARTS: &[(&str, &str)] = &[
     ("docker-killed", ""),
     (
         "docker-stopped",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     (
         "docker-hung",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     (
         "daemon-json-edited",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     (
         "etcd-removed",
@@ -56,7 +56,7 @@ const RESTARTS: &[(&str, &str)] = &[
     ("jump-deleted", "kube-proxy kubernetes-ready drain"),
     (
         "docker-bridge-deleted",
-        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet kube-proxy-image api-ready kube-proxy node-role kubernetes-ready drain",
+        "configure-docker docker etcd-image images controller-images etcd control-plane kubelet api-ready node-role kube-proxy-image kube-proxy kubernetes-ready drain",
     ),
     ("cni-deleted", "cni kubernetes-ready drain"),
     (

@@ -162,13 +162,6 @@ pub(super) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
-        phase: "kube-proxy-image",
-        about: "an image is named that the payload does not have",
-        settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
-        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
-        ..NONE
-    },
-    Cause {
         phase: "api-ready",
         about: "the API server has a wrong authority for etcd",
         breaks: "cd /etc/pf9/kube.d/certs/apiserver/etcd; cp -a ca.crt /tmp/ca.crt; cat ../ca.crt > ca.crt
@@ -179,20 +172,27 @@ pub(super) const CAUSES: &[Cause] = &[
         ..NONE
     },
     Cause {
-        phase: "kube-proxy",
-        about: "its image is gone",
-        breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
-        says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
-        mend: "nodelet apply --only kube-proxy-image > /dev/null",
-        ..NONE
-    },
-    Cause {
         phase: "node-role",
         about: "kubelet has not registered the node",
         breaks: "systemctl stop pf9-kubelet; kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml delete node/master-1 > /dev/null",
         hurry: HURRY,
         says: &["kubelet has not registered it", "journalctl -u pf9-kubelet"],
         mend: "systemctl start pf9-kubelet",
+        ..NONE
+    },
+    Cause {
+        phase: "kube-proxy-image",
+        about: "an image is named that the payload does not have",
+        settings: &[("KUBE_PROXY_IMAGE", "k8s.gcr.io/kube-proxy:v9.9.9")],
+        says: &["k8s.gcr.io/kube-proxy:v9.9.9", "holds other images (k8s.gcr.io/kube-proxy:v1.20.2)", "name an image that the archive holds"],
+        ..NONE
+    },
+    Cause {
+        phase: "kube-proxy",
+        about: "its image is gone",
+        breaks: "docker rmi --force k8s.gcr.io/kube-proxy:v1.20.2 > /dev/null",
+        says: &["No such image", "k8s.gcr.io/kube-proxy:v1.20.2", "bring the image back"],
+        mend: "nodelet apply --only kube-proxy-image > /dev/null",
         ..NONE
     },
     Cause {
