@@ -78,12 +78,8 @@ fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
         assert!(!told.1.contains(&begun), "{later} was begun: {}", told.1);
     }
 
-    let second = Background::start(
-        &master,
-        "second",
-        r#""phase_started","phase":"kube-proxy-image""#,
-    );
-    // Beside this load it waits for the API server, which takes its time the more there is to do on the machine.
+    let second = Background::start(&master, "second", r#""phase_started","phase":"api-ready""#);
+    // It waits for the API server, which takes its time the more there is to do on the machine.
     let process = second.property("MainPID");
     let refused: Run = master.nodelet(&["stop"]).exits(75);
     refused.says(&[
