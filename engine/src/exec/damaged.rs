@@ -47,11 +47,12 @@ impl Runner<'_> {
                 problems.push(problem_of(&error, &span));
             }
         }
-        let rest = self.first_of_package(checksums).await;
-        problems.extend(rest.filter(|one| {
+        let mut rest = self.of_package(checksums).await;
+        rest.retain(|one| {
             let known = |path: &PathBuf| one.problem.contains(&*path.to_string_lossy());
             !told.iter().any(known) && problems.iter().all(|other| other.problem != one.problem)
-        }));
+        });
+        problems.extend(rest);
         problems
     }
 
@@ -133,20 +134,19 @@ impl Runner<'_> {
         files
     }
 
-    /// The first damaged file of the whole package.
-    async fn first_of_package(&self, checksums: &Checksums) -> Option<Problem> {
+    /// The damaged files of the whole package, the first ones where there are many.
+    async fn of_package(&self, checksums: &Checksums) -> Vec<Problem> {
         let span = Span::file("role.yaml");
-        match in_time(&checksums.file, checksums.problem(self.host)).await {
+        match in_time(&checksums.file, checksums.problems(self.host)).await {
             Ok(told) => {
-                let told = told?;
-                let (problem, remedy) = told.rsplit_once("; ").unwrap_or((&told, ""));
-                Some(Problem {
-                    problem: problem.to_owned(),
-                    remedy: remedy.to_owned(),
-                    ..problem_at(span)
-                })
+                let each = told.into_iter().map(|(problem, remedy)| Problem {
+                    problem,
+                    remedy,
+                    ..problem_at(span.clone())
+                });
+                each.collect()
             }
-            Err(error) => Some(problem_of(&error, &span)),
+            Err(error) => vec![problem_of(&error, &span)],
         }
     }
 }

@@ -294,9 +294,15 @@ impl Runner<'_> {
             Probe::PackageIntact { checksums: None } => Ok(None),
             Probe::PackageIntact {
                 checksums: Some(checksums),
-            } => match checksums.problem(host).await? {
-                None if host.reads_payload() => Ok(self.unfit_payload().await),
-                problem => Ok(problem),
+            } => match &checksums.problems(host).await?[..] {
+                [] if host.reads_payload() => Ok(self.unfit_payload().await),
+                [] => Ok(None),
+                problems => {
+                    let each = problems
+                        .iter()
+                        .map(|(what, next)| format!("{what}; {next}"));
+                    Ok(Some(each.collect::<Vec<_>>().join("; ")))
+                }
             },
             Probe::AsPlanned => self.as_planned(host, phase, &mut Vec::new()).await,
         }

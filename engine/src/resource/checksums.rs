@@ -57,22 +57,22 @@ impl Checksums {
         }
     }
 
-    /// What is wrong with the files of the package, a sentence for each of the first ten; `None` if all are what was packed. Large files are read
+    /// What is wrong with the files of the package, with what to do: the first ten; none if all are what was packed. Large files are read
     /// when they have changed. Cancel safe: what was read is remembered.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub(crate) async fn problem(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+    pub(crate) async fn problems(&self, host: &dyn Host) -> ResourceResult<Vec<(String, String)>> {
         if !host.reads_payload() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let told = |error: ResourceError| match error {
-            ResourceError::Unmet { what, next } => Ok(Some(format!("could not {what}; {next}"))),
+            ResourceError::Unmet { what, next } => Ok((format!("could not {what}"), next)),
             other => Err(other),
         };
         let sums = match self.packed(host).await {
             Ok(sums) => sums,
-            Err(error) => return told(error),
+            Err(error) => return Ok(vec![told(error)?]),
         };
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let mut problems = Vec::new();
@@ -83,12 +83,12 @@ impl Checksums {
                 Some(_) => OTHER,
                 None => GONE,
             };
-            problems.extend(told(damaged(&path, problem))?);
+            problems.push(told(damaged(&path, problem))?);
             if problems.len() == NAMED {
                 break;
             }
         }
-        Ok((!problems.is_empty()).then(|| problems.join("; ")))
+        Ok(problems)
     }
 
     /// Whether one file is the one that was packed, by its remembered digest. Cancel safe.
@@ -209,24 +209,53 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_damaged_file_of_a_package_is_named() {
-        let (host, sums) = packed();
-        let asked = async || sums.problem(&host).await.expect("the host is read");
-        assert_eq!(asked().await, None);
-        for damage in ["kontent", ""] {
-            host.meddle(|world| world.file(FILE, damage));
-            let told = asked().await.expect("it is damaged");
-            assert!(
-                told.contains("a b.deb of the role's package: it is damaged"),
-                "{told}"
-            );
+    async fn each_damaged_file_of_a_package_is_named() {
+        let host = FakeHost::new();
+        let names: Vec<String> = (10..30).map(|n| format!("payload/debs/{n}.deb")).collect();
+        let packed = crate::plan::hex(&Sha256::digest("content"));
+        let lines: String = names
+            .iter()
+            .map(|name| format!("{packed}  {name}\n"))
+            .collect();
+        let path = |name: &str| format!("/opt/r/{name}");
+        host.meddle(|world| {
+            world.file(SUMS, &lines);
+            for name in &names {
+                world.file(path(name), "content");
+            }
+        });
+        let sums = Checksums {
+            file: SUMS.into(),
+            sha256: crate::plan::hex(&Sha256::digest(&lines)),
+        };
+        let asked = async || sums.problems(&host).await.expect("the host is read");
+        assert_eq!(asked().await, []);
+        host.meddle(|world| {
+            world.file(path(&names[3]), "kontent");
+            world.file(path(&names[5]), "");
+            world.remove(path(&names[7]));
+        });
+        let told = asked().await;
+        assert_eq!(told.len(), 3, "{told:?}");
+        for ((what, next), (name, how)) in
+            told.iter()
+                .zip([(&names[3], OTHER), (&names[5], OTHER), (&names[7], GONE)])
+        {
+            assert!(what.contains(name) && what.contains(how), "{what}");
+            assert_eq!(next, "install the role's package again");
         }
-        host.meddle(|world| world.remove(FILE));
-        let told = asked().await.expect("it is gone");
-        assert!(told.contains("it is not there"), "{told}");
+        host.meddle(|world| {
+            for name in &names {
+                world.file(path(name), "kontent");
+            }
+        });
+        assert_eq!(asked().await.len(), NAMED, "no more than can be read");
         host.meddle(|world| world.file(SUMS, ""));
-        let told = asked().await.expect("nothing is known");
-        assert!(told.contains("SHA256SUMS"), "{told}");
+        let told = asked().await;
+        assert!(
+            told.len() == 1 && told[0].0.contains("SHA256SUMS"),
+            "{told:?}"
+        );
     }
 
     #[tokio::test]
@@ -256,8 +285,8 @@ mod tests {
         for damage in ["", "rubbish"] {
             host.meddle(|world| world.file(SUMS, damage));
             assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
-            let told = sums.problem(&host).await.expect("the host is read");
-            assert!(told.expect("it is told").contains("SHA256SUMS"));
+            let told = sums.problems(&host).await.expect("the host is read");
+            assert!(told[0].0.contains("SHA256SUMS"), "{told:?}");
         }
         host.meddle(|world| world.file(FILE, "kontent"));
         assert!(verdict(&host, &sums, FILE).await.contains("damaged"));

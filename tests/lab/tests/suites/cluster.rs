@@ -135,6 +135,8 @@ fn a_node_without_a_pod_subnet_is_named_where_nothing_may_be_changed() {
     const LIMIT: Duration = Duration::from_secs(60);
     let master = shared();
     master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "ignore")]].concat());
+    // nodeletd would not write these settings down.
+    master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
     let node = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"}}"#;
     let kubectl = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml";
