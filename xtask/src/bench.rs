@@ -246,17 +246,20 @@ first answer on. First pod Running: a pod that tolerates the master's taint is c
 and an image that docker has already; it is asked for as often. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is
 Ready and pods can be created; kubeadm does not wait for its node. curl asks, for kubectl would take processor time from what it measures.
 
-Images are preloaded, or come from archives: then `nodelet apply` loads them, three at a time beside its other steps and kube-proxy's when kubelet has started, and on
+Images are preloaded, or come from archives: then `nodelet apply` loads them, three at a time beside its other steps and kube-proxy's when the node has its subnet, and on
 kubeadm's host `docker load`, three archives at a time, is part of the measured command. Processor time is that of the host without the questions.
 
 kubeadm's kubelet has the unit, the flags and the configuration of our kubelet, read from a host that nodelet brought up: among them
 `nodeStatusUpdateFrequency: 4s` and `AWS_EC2_METADATA_DISABLED=true`, without which kubelet asks for cloud credentials and waits six seconds on a network that drops
-such packets. Its controller-manager has our `--kube-api-burst`, by which controllers start faster, and its keys are of elliptic curves as ours are
-(`PublicKeysECDSA`), which are made faster than RSA's. Only paths of files that kubeadm makes differ. It has no DNS add-on, which
-the role does not bring either, and a CNI file with the node's subnet in it. Stock kubeadm has kubelet as upstream packages it and docker as Debian ships it, on the same network
-and with the same CNI file.
+such packets. Its controller-manager and scheduler have those of our flags that make a start faster (`--kube-api-burst`, `--authentication-skip-lookup`), and its keys are of
+elliptic curves as ours are (`PublicKeysECDSA`), which are made faster than RSA's. In kubelet's settings only paths of files that kubeadm makes differ. It has no DNS add-on,
+which the role does not bring either, and a CNI file with the node's subnet in it. Stock kubeadm has kubelet's unit and flags as upstream packages them and docker as Debian
+ships it, on the same network, with the same CNI file, and with the role's thresholds of eviction, version of etcd and conntrack settings, which the lab needs.
 
-One difference is left between the two that have targets. kubeadm's controller-manager gives nodes their pod subnets, and that part of it (`nodeipam`) delays all its other controllers
+The control planes are those of two products. The role's API server writes an audit log and encrypts Secrets, which kubeadm's does not. kubeadm runs each part in a static pod
+of its own with its own probes, and etcd in one too; the role runs etcd in a container of docker and the rest in one static pod.
+
+The largest difference is this. kubeadm's controller-manager gives nodes their pod subnets, and that part of it (`nodeipam`) delays all its other controllers
 by ten seconds: the first pod waits for them. nodelet has turned it off and gives the subnets itself. kubeadm has nothing else that would, and a second node of its cluster would get no
 subnet without it. A line of its own shows kubeadm without it all the same.
 

@@ -1,7 +1,7 @@
 //! `kubeadm` of the same source, set up as its documentation says, with what a lab host asks for.
 //!
-//! The peer gets our kubelet's unit, flags and configuration, and what hastens our controller-manager, read from a host that we brought
-//! up: so the two cannot diverge. Only what `kubeadm` chooses by itself is left to it ([`ITS_OWN_KEYS`], [`ITS_OWN_FLAGS`]). A stock
+//! The peer gets our kubelet's unit, flags and configuration, and what hastens our controller-manager and scheduler, read from a host that
+//! we brought up: so the two cannot diverge. Only what `kubeadm` chooses by itself is left to it ([`ITS_OWN_KEYS`], [`ITS_OWN_FLAGS`]). A stock
 //! `kubeadm` is a peer of its own, and so is one without the allocator of pod subnets that we have turned off.
 
 use std::collections::BTreeMap;
@@ -40,9 +40,11 @@ ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELE
 /// Our kubelet's unit, and its configuration, on a host that we brought up.
 const OUR_UNIT: &str = "pf9-kubelet.service";
 const OUR_CONFIGURATION: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
-/// Our static pod, and the flag of its controller-manager that lets it start faster.
+/// Our static pod.
 const OUR_POD: &str = "/etc/pf9/kube.d/manifests/k8s-master.yaml";
-const BURST: &str = "kube-api-burst";
+/// Flags of its containers that let them start faster.
+const CONTROLLER_FLAGS: &[&str] = &["kube-api-burst", "authentication-skip-lookup"];
+const SCHEDULER_FLAGS: &[&str] = &["authentication-skip-lookup"];
 
 /// Keys of kubelet's configuration that name files which kubeadm makes: its manifests, its certificates.
 const ITS_OWN_KEYS: &[&str] = &[
@@ -64,6 +66,8 @@ pub(super) struct Peer {
     configuration: Mapping,
     /// Flags of the controller-manager.
     controllers: BTreeMap<String, String>,
+    /// Flags of the scheduler.
+    scheduler: BTreeMap<String, String>,
     /// Whether its keys are of elliptic curves, as ours are, which are made in no time.
     elliptic_keys: bool,
 }
@@ -79,6 +83,7 @@ impl Peer {
             flags: BTreeMap::from([("cni-bin-dir".to_owned(), "/usr/lib/cni".to_owned())]),
             configuration: serde_yaml::from_str(configuration)?,
             controllers: BTreeMap::new(),
+            scheduler: BTreeMap::new(),
             elliptic_keys: false,
         })
     }
@@ -115,10 +120,7 @@ impl Peer {
     }
 
     fn derived(unit: &str, configuration: &str, pod: &str) -> Result<Self> {
-        let burst = pod
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(&format!("- --{BURST}=")))
-            .with_context(|| format!("our controller-manager has no --{BURST}"))?;
+        let pod: Value = serde_yaml::from_str(pod).context("our static pod is no YAML")?;
         let mut configuration: Mapping =
             serde_yaml::from_str(configuration).context("its configuration is no YAML")?;
         for key in ITS_OWN_KEYS {
@@ -148,7 +150,8 @@ impl Peer {
             unit,
             flags,
             configuration,
-            controllers: BTreeMap::from([(BURST.to_owned(), burst.to_owned())]),
+            controllers: flags_of(&pod, "kube-controller-manager", CONTROLLER_FLAGS)?,
+            scheduler: flags_of(&pod, "kube-scheduler", SCHEDULER_FLAGS)?,
             elliptic_keys: true,
         })
     }
@@ -167,17 +170,42 @@ impl Peer {
              networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
              etcd: {{local: {{imageTag: 3.4.23-0}}}}\n\
              featureGates: {gates}\n\
-             controllerManager: {{extraArgs: {controllers}}}\n---\n\
+             controllerManager: {{extraArgs: {controllers}}}\n\
+             scheduler: {{extraArgs: {scheduler}}}\n---\n\
              {kubelet}---\n\
              apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
              conntrack: {{maxPerCore: 0, min: 0}}\n",
             flags = json!(flags),
             gates = json!({"PublicKeysECDSA": self.elliptic_keys}),
             controllers = json!(self.controllers),
+            scheduler = json!(self.scheduler),
             version = lab::KUBERNETES_VERSION,
             kubelet = serde_yaml::to_string(&self.configuration)?,
         ))
     }
+}
+
+/// The values that a container of the pod has for these flags.
+fn flags_of(pod: &Value, container: &str, flags: &[&str]) -> Result<BTreeMap<String, String>> {
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+    let its = containers
+        .into_iter()
+        .flatten()
+        .find(|its| its["name"] == container)
+        .with_context(|| format!("our static pod has no container {container}"))?;
+    let words: Vec<&str> = its["command"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let value = |flag: &&str| {
+        let start = format!("--{flag}=");
+        let value = words.iter().find_map(|word| word.strip_prefix(&start));
+        let value = value.with_context(|| format!("our {container} has no --{flag}"))?;
+        Ok(((*flag).to_owned(), value.to_owned()))
+    };
+    flags.iter().map(value).collect()
 }
 
 /// Installs it with these settings and this CNI file, ready for [`INIT`].
@@ -247,8 +275,9 @@ mod tests {
         ExecStart=/opt/bin/kubelet \\\n    --config=/c --kubeconfig=/k \\\n    --hostname-override=nodelet --node-ip=172.30.1.11 \\\n    \
         --cni-bin-dir=/usr/lib/cni\nRestart=always\nRestartSec=2\n";
 
-    const POD: &str =
-        "spec:\n  - command:\n    - kube-controller-manager\n        - --kube-api-burst=100\n";
+    const POD: &str = "spec:\n  containers:\n  - name: kube-controller-manager\n    command: [kube-controller-manager, \
+        --kube-api-burst=100, --authentication-skip-lookup=true]\n  - name: kube-scheduler\n    command: [kube-scheduler, \
+        --authentication-skip-lookup=true]\n";
 
     #[test]
     fn the_peers_kubelet_has_the_settings_of_ours() {
@@ -283,7 +312,13 @@ mod tests {
             serde_yaml::from_str::<Mapping>(document).expect(document);
         }
         assert!(
-            text.contains(r#"controllerManager: {extraArgs: {"kube-api-burst":"100"}}"#),
+            text.contains(
+                r#"controllerManager: {extraArgs: {"authentication-skip-lookup":"true","kube-api-burst":"100"}}"#
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"scheduler: {extraArgs: {"authentication-skip-lookup":"true"}}"#),
             "{text}"
         );
         let text = kubelet
@@ -291,7 +326,10 @@ mod tests {
             .configuration(Ipv4Addr::new(172, 30, 1, 12))
             .expect("YAML");
         assert!(text.contains(r#""allocate-node-cidrs":"false""#), "{text}");
-        Peer::derived(UNIT, configuration, "").expect_err("no flag");
+        let slow = POD.replace("--kube-api-burst=100, ", "");
+        Peer::derived(UNIT, configuration, &slow).expect_err("no flag");
+        let alone = POD.replace("name: kube-scheduler", "name: other");
+        Peer::derived(UNIT, configuration, &alone).expect_err("no container");
         Peer::derived("[Service]\n", configuration, POD).expect_err("no command");
         Peer::derived(&UNIT.replace("--config=/c", "-v 3"), configuration, POD)
             .expect_err("a word");
@@ -310,7 +348,9 @@ mod tests {
             fs::read_to_string(templates.join("config.yaml.tmpl")).expect("the template is read");
         let pod = checkout().join("phases/templates/control-plane/k8s-master.yaml.tmpl");
         let pod = fs::read_to_string(pod).expect("the template is read");
-        assert!(pod.contains(&format!("- --{BURST}=")), "{pod}");
+        for flag in CONTROLLER_FLAGS.iter().chain(SCHEDULER_FLAGS) {
+            assert!(pod.contains(&format!("- --{flag}=")), "{pod}");
+        }
         for key in ITS_OWN_KEYS {
             let line = format!("{key}:");
             assert!(
