@@ -44,7 +44,7 @@ enum Command {
     /// Break a lab host on purpose, or open a shell there.
     #[command(subcommand)]
     Lab(fault::Lab),
-    /// Run the checks and tests, stopping at the first that fails.
+    /// Run the checks and tests. All go on when one fails, and each that failed is named at the end.
     #[command(alias = "ci")]
     Test(test::Arguments),
     /// Run the suites that take minutes each: clean slate, cuts with kill -9, predictions on real hosts.

@@ -9,7 +9,7 @@ use engine::resource::pki::components;
 /// Brings this host to a role and keeps it there.
 ///
 /// Exit codes: 0 all is as it should be; 1 failed; 2 changes are pending, the run was interrupted, or a check does
-/// not hold; 64 wrong usage.
+/// not hold; 64 wrong usage; 75 another command works on the host.
 #[derive(Debug, Parser)]
 #[command(name = "nodelet", version, max_term_width = 100)]
 pub(crate) struct Cli {
