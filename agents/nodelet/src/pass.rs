@@ -69,9 +69,20 @@ pub(crate) struct Pass {
     /// Phases with damage that no restart of them mends: a lost key, a refused token, a damaged package. Nothing is restarted for it.
     #[serde(default)]
     pub(crate) damaged: Vec<PhaseName>,
-    /// Nodes of the cluster that have no pod subnet and get none from this host, which is not to change anything.
+    /// Nodes of the cluster that get no pod subnet from this host, which is not to change anything.
     #[serde(default)]
-    pub(crate) without_subnet: Vec<String>,
+    pub(crate) without_subnet: WithoutSubnet,
+}
+
+/// Nodes without a pod subnet, as far as the API server told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WithoutSubnet {
+    /// The first of them.
+    pub(crate) named: Vec<String>,
+    /// How many there are beside those.
+    pub(crate) more: usize,
+    /// Why it is not known; empty if it is, or if it was not asked.
+    pub(crate) unknown: String,
 }
 
 /// Names of what a plan has on its host.
@@ -348,7 +359,7 @@ impl Pass {
             None
         };
         let mut interests = PassInterests::of(&inputs.plan, &args.config);
-        let mut without_subnet = Vec::new();
+        let mut without_subnet = WithoutSubnet::default();
         if (desired.service_state != ServiceState::True || refused.is_some())
             && let Some(allocation) = interests.allocation.take()
             && stands
@@ -421,13 +432,36 @@ async fn ledger(runner: &Runner<'_>) -> (String, String) {
     }
 }
 
-/// The nodes that have no pod subnet; none where the API server does not tell.
-async fn nodes_without_subnet(host: &dyn Host, kubeconfig: PathBuf) -> Vec<String> {
+/// Most names of nodes that are told.
+const NAMED_NODES: usize = 5;
+
+/// The nodes that have no pod subnet.
+async fn nodes_without_subnet(host: &dyn Host, kubeconfig: PathBuf) -> WithoutSubnet {
     let access = ClusterAccess { kubeconfig };
     let asked = tokio::time::timeout(PATIENCE, host.subnet_nodes(&access)).await;
-    let nodes = asked.ok().and_then(Result::ok).unwrap_or_default();
+    let unknown = |why: String| WithoutSubnet {
+        unknown: why,
+        ..WithoutSubnet::default()
+    };
+    let nodes = match asked {
+        Ok(Ok(nodes)) => nodes,
+        Ok(Err(error)) => {
+            return unknown(format!(
+                "could not {}",
+                engine::exec::chain(&error).join(": ")
+            ));
+        }
+        Err(_) => return unknown("the API server did not answer".to_owned()),
+    };
     let without = nodes.into_iter().filter(|node| node.subnets.is_empty());
-    without.map(|node| node.name).collect()
+    let mut named: Vec<String> = without.map(|node| node.name).collect();
+    let more = named.len().saturating_sub(NAMED_NODES);
+    named.truncate(NAMED_NODES);
+    WithoutSubnet {
+        named,
+        more,
+        unknown: String::new(),
+    }
 }
 
 /// Sets back mode and owner of our own files.

@@ -255,6 +255,7 @@ mod tests {
                     config: "/nowhere".into(),
                     shutdown: CancellationToken::new(),
                     warned: Arc::default(),
+                    subnet_problem: Arc::default(),
                 },
                 outside: Outside {
                     view: seen,

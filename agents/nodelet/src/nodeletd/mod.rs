@@ -133,6 +133,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         config: arguments.config,
         shutdown: signals.shutdown.clone(),
         warned: Arc::default(),
+        subnet_problem: Arc::default(),
     };
     let memory = Memory {
         status: StatusFile::at(PathBuf::from(kube_status::PATH)),

@@ -41,15 +41,17 @@ impl Allocation {
     }
 }
 
-/// Allocates until it is dropped. `give` runs the command and tells whether all nodes have a subnet.
+/// Allocates until it is dropped. `give` runs the command and tells whether all nodes have a subnet. `none_lacks` is called when none is
+/// without one.
 pub(super) async fn keep<F: Future<Output = bool>>(
     allocation: &Allocation,
     give: impl FnMut() -> F,
+    none_lacks: impl FnMut(),
 ) {
     let (lacking, lacks) = watch::channel(BTreeSet::new());
     tokio::select! {
         () = watched(allocation, &lacking) => {}
-        () = given(lacks, give) => {}
+        () = given(lacks, give, none_lacks) => {}
     }
 }
 
@@ -89,9 +91,16 @@ fn note(lacking: &watch::Sender<BTreeSet<String>>, event: NodeEvent) {
 async fn given<F: Future<Output = bool>>(
     mut lacks: watch::Receiver<BTreeSet<String>>,
     mut give: impl FnMut() -> F,
+    mut none_lacks: impl FnMut(),
 ) {
     let mut pause = FIRST_PAUSE;
-    while lacks.wait_for(|lacking| !lacking.is_empty()).await.is_ok() {
+    loop {
+        if lacks.borrow().is_empty() {
+            none_lacks();
+        }
+        if lacks.wait_for(|lacking| !lacking.is_empty()).await.is_err() {
+            return;
+        }
         if give().await {
             // The watch says so in a moment.
             let told = lacks.wait_for(BTreeSet::is_empty);
@@ -126,6 +135,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_is_told_when_no_node_lacks_a_subnet_any_more() {
+        let (lacking, lacks) = watch::channel(BTreeSet::from(["a".to_owned()]));
+        let settled = Mutex::new(0);
+        let work = given(
+            lacks,
+            || std::future::ready(false),
+            || *settled.lock().unwrap() += 1,
+        );
+        let events = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert_eq!(*settled.lock().unwrap(), 0);
+            note(
+                &lacking,
+                NodeEvent::Gone {
+                    name: "a".to_owned(),
+                },
+            );
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        };
+        tokio::select! {
+            () = work => panic!("it goes on"),
+            () = events => {}
+        }
+        assert_eq!(*settled.lock().unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_node_without_a_subnet_is_given_one_at_once_and_again_with_longer_and_longer_pauses()
     {
         let (lacking, lacks) = watch::channel(BTreeSet::new());
@@ -135,7 +171,7 @@ mod tests {
             given_at.lock().unwrap().push(began.elapsed().as_secs());
             std::future::ready(false)
         };
-        let work = given(lacks, give);
+        let work = given(lacks, give, || {});
         let events = async {
             note(&lacking, seen("a", Some("10.20.0.0/24")));
             tokio::time::sleep(Duration::from_secs(10)).await;
@@ -165,7 +201,7 @@ mod tests {
             std::future::ready(true)
         };
         let began = Instant::now();
-        let work = given(lacks, give);
+        let work = given(lacks, give, || {});
         let events = async {
             for name in ["a", "b", "c"] {
                 note(&lacking, seen(name, None));

@@ -253,8 +253,9 @@ impl<H: Hands> Supervisor<H> {
         if decide::has_become(&pass.desired, pass.stands, down) {
             self.has_become(&pass);
         }
-        self.doubt(&pass);
+        // The last word is on what keeps a repair from being made.
         self.tell_damage(&pass);
+        self.doubt(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
         self.keep_pause();
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
@@ -373,6 +374,7 @@ impl<H: Hands> Supervisor<H> {
             paused_because: &self.state.paused_because,
             api_problem: self.api_problem.borrow().clone(),
             unwritten: self.unwritten.problem(),
+            subnets_not_given: self.hands.subnet_problem(),
             group_problem: self.group.problem(),
             cut_short: self.cut_short.problem(),
             renewals: &self.renewals,

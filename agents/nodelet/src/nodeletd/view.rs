@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::attempts::Attempts;
 use super::kube_status::{KubeStatus, NodeState};
 use super::renewal::RenewalQueue;
-use crate::pass::{Pass, ServiceState};
+use crate::pass::{Pass, ServiceState, WithoutSubnet};
 
 /// One look at the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub(super) struct Now<'a> {
     pub(super) api_problem: String,
     /// Why what others read, or what is not to be forgotten, could not be written; empty if it was.
     pub(super) unwritten: String,
+    /// Why not all nodes have been given a pod subnet; empty if they have, or if this host gives none.
+    pub(super) subnets_not_given: String,
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
     /// That changes do not come to their end; empty if they do.
@@ -142,9 +144,10 @@ impl Now<'_> {
                 "" => pass.ledger_problem.clone(),
                 lost => format!("{lost}; until then what runs is watched, and nothing is changed"),
             }),
-            told("NodesHaveSubnets", &|pass| {
-                nodes_without_subnet(&pass.without_subnet)
-            }),
+            match pass {
+                Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
+                None => told("NodesHaveSubnets", &|_| String::new()),
+            },
             told("HostFits", &|_| self.unfit.to_owned()),
             told("FullCleanHelps", &|pass| {
                 let vain = self.attempts.vain_clean(&pass.failed);
@@ -166,25 +169,34 @@ impl Now<'_> {
     }
 }
 
-/// Most names of nodes in a condition.
-const NAMED: usize = 5;
-
-fn nodes_without_subnet(nodes: &[String]) -> String {
-    let Some(named) = nodes
-        .get(..nodes.len().min(NAMED))
-        .filter(|named| !named.is_empty())
-    else {
-        return String::new();
-    };
-    let more = match nodes.len() - named.len() {
+/// Whether each node has a pod subnet, or gets one.
+fn nodes_have_subnets(pass: &Pass, not_given: &str) -> DaemonCondition {
+    let WithoutSubnet {
+        named,
+        more,
+        unknown,
+    } = &pass.without_subnet;
+    let name = "NodesHaveSubnets";
+    if !unknown.is_empty() {
+        return DaemonCondition {
+            name: name.to_owned(),
+            status: Status::Unknown,
+            reason: unknown.clone(),
+        };
+    }
+    if named.is_empty() {
+        return DaemonCondition::new(name, not_given.to_owned());
+    }
+    let more = match more {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!(
-        "no pods can run on {}{more}: a node gets its pod subnet from nodeletd on a master, and this one changes nothing while \
-         KUBE_SERVICE_STATE is not true or its settings are refused",
+    let wrong = format!(
+        "pods with an address of their own cannot run on {}{more}: a node gets its pod subnet from nodeletd on a master, and this one changes \
+         nothing while KUBE_SERVICE_STATE is not true or its settings are refused",
         named.join(", ")
-    )
+    );
+    DaemonCondition::new(name, wrong)
 }
 
 impl DaemonCondition {
@@ -355,6 +367,7 @@ mod tests {
             paused_because: "we move",
             api_problem: "no room".to_owned(),
             unwritten: String::new(),
+            subnets_not_given: String::new(),
             group_problem: "",
             cut_short: "",
             renewals: &renewals,

@@ -50,6 +50,8 @@ pub(super) struct Worker {
     pub(super) shutdown: CancellationToken,
     /// What the last pass warned of, which passes go on saying.
     pub(super) warned: Arc<Mutex<String>>,
+    /// Why not all nodes have been given a pod subnet.
+    pub(super) subnet_problem: Arc<Mutex<String>>,
 }
 
 /// How a change ended.
@@ -99,6 +101,9 @@ pub(super) trait Hands {
         wake: &Wake,
         end: &CancellationToken,
     );
+
+    /// Why not all nodes have been given a pod subnet; empty if they have, or if this host gives none.
+    fn subnet_problem(&self) -> String;
 }
 
 impl Hands for Worker {
@@ -164,12 +169,19 @@ impl Hands for Worker {
             let (worker, end) = (self.clone(), end.clone());
             tokio::spawn(async move {
                 let give = || worker.give_subnets(&allocation);
+                let none_lacks = || worker.subnets_are(String::new());
                 tokio::select! {
                     () = end.cancelled() => {}
-                    () = pod_subnets::keep(&allocation, give) => {}
+                    () = pod_subnets::keep(&allocation, give, none_lacks) => {}
                 }
+                none_lacks();
             });
         }
+    }
+
+    fn subnet_problem(&self) -> String {
+        let problem = self.subnet_problem.lock();
+        problem.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -258,14 +270,26 @@ impl Worker {
         match child.run(|line| tracing::info!("{line}")).await {
             Ok(ended) if ended.code == Some(0) => true,
             Ok(ended) => {
-                tracing::warn!("not all nodes have a pod subnet: {}", told(&ended));
+                let problem = format!("not all nodes have a pod subnet: {}", told(&ended));
+                tracing::warn!("{problem}");
+                self.subnets_are(problem);
                 false
             }
             Err(error) => {
-                tracing::warn!("could not give nodes their pod subnets: {error:#}");
+                let problem = format!("could not give nodes their pod subnets: {error:#}");
+                tracing::warn!("{problem}");
+                self.subnets_are(problem);
                 false
             }
         }
+    }
+
+    fn subnets_are(&self, problem: String) {
+        let mut its = self
+            .subnet_problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *its = problem;
     }
 
     /// Says in the journal what a pass that came to its end has warned of, once.

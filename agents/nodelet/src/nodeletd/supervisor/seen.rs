@@ -150,7 +150,7 @@ impl<H: Hands> Supervisor<H> {
             "ledger"
         } else if !pass.role_problems.is_empty() {
             "role"
-        } else if !pass.settings_problems.is_empty() {
+        } else if !pass.settings_problems.is_empty() || pass.refused.is_some() {
             "settings"
         } else {
             return;

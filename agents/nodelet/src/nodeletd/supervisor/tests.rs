@@ -18,7 +18,7 @@ use super::*;
 use crate::nodeletd::cgroup::Leaf;
 use crate::nodeletd::kube_status::NodeState;
 use crate::nodeletd::worker::Change;
-use crate::pass::{PassInterests, ServiceState};
+use crate::pass::{PassInterests, ServiceState, WithoutSubnet};
 
 /// How a full clean is asked for.
 const CLEAN: &str = "repair --afresh";
@@ -79,6 +79,9 @@ struct Broken {
     unrenewable: Arc<Mutex<String>>,
     /// What is wrong with the role that is installed.
     role_problems: Arc<Mutex<Vec<String>>>,
+    refused: Arc<Mutex<Option<String>>>,
+    without_subnet: Arc<Mutex<WithoutSubnet>>,
+    subnet_problem: Arc<Mutex<String>>,
     /// Whether the last change was asked to go by the last good settings and role.
     went_by_last_good: Arc<AtomicBool>,
     /// Where the daemon writes.
@@ -120,6 +123,9 @@ impl Broken {
             before: Arc::default(),
             unrenewable: Arc::default(),
             role_problems: Arc::default(),
+            refused: Arc::default(),
+            without_subnet: Arc::default(),
+            subnet_problem: Arc::default(),
             went_by_last_good: Arc::default(),
             disk: Disk::live(),
             wake: Arc::default(),
@@ -200,7 +206,7 @@ impl Hands for Broken {
             },
             settings_problems: Vec::new(),
             role_problems: self.role_problems.lock().expect("no test panicked").clone(),
-            refused: None,
+            refused: self.refused.lock().expect("no test panicked").clone(),
             ledger_lost: self.ledger_lost.lock().expect("nobody panicked").clone(),
             ledger_problem: String::new(),
             digest: self.digest.lock().expect("nobody panicked").clone(),
@@ -227,7 +233,11 @@ impl Hands for Broken {
             stands: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
-            without_subnet: Vec::new(),
+            without_subnet: self
+                .without_subnet
+                .lock()
+                .expect("no test panicked")
+                .clone(),
             damaged: lost
                 .then(|| "certs".parse())
                 .transpose()?
@@ -326,6 +336,13 @@ impl Hands for Broken {
 
     fn listen(&self, _: &Interests, _: &StatusFile, wake: &Wake, _: &CancellationToken) {
         *self.wake.lock().expect("nobody panicked") = wake.clone();
+    }
+
+    fn subnet_problem(&self) -> String {
+        self.subnet_problem
+            .lock()
+            .expect("no test panicked")
+            .clone()
     }
 }
 

@@ -381,6 +381,65 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_refused_with_its_settings_is_not_ok() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |_outside| {
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
+        let refused = "CLUSTER_ID is another one".to_owned();
+        *host.refused.lock().expect("no test panicked") = Some(refused);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let status = kept(directory.path());
+        assert_eq!(status.pf9_kube_node_state, NodeState::Converging);
+        assert_eq!(status.last_failed_status_check, "settings");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_known_of_subnets_is_not_told_as_good() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = Broken::new();
+    host.broken.store(false, Ordering::Relaxed);
+    beside(&host, directory.path(), async |outside| {
+        let told = async || {
+            tokio::time::sleep(Duration::from_secs(120)).await;
+            let view = outside.view.borrow().clone().expect("it looks");
+            let mut conditions = view.conditions.iter();
+            let found = conditions.find(|one| one.name == "NodesHaveSubnets");
+            let found = found.expect("it is a condition");
+            (found.status, found.reason.clone())
+        };
+        assert_eq!(told().await, (Status::True, String::new()));
+        let look =
+            |look: WithoutSubnet| *host.without_subnet.lock().expect("no test panicked") = look;
+        look(WithoutSubnet {
+            unknown: "the API server did not answer".to_owned(),
+            ..WithoutSubnet::default()
+        });
+        let (status, reason) = told().await;
+        assert_eq!(status, Status::Unknown);
+        assert!(reason.contains("did not answer"), "{reason}");
+        look(WithoutSubnet {
+            named: vec!["worker-1".to_owned()],
+            more: 2,
+            ..WithoutSubnet::default()
+        });
+        let (status, reason) = told().await;
+        assert_eq!(status, Status::False);
+        assert!(reason.contains("worker-1 and 2 more"), "{reason}");
+        // On a host that gives them.
+        look(WithoutSubnet::default());
+        let used_up = "no subnet is left in 10.20.0.0/16".to_owned();
+        *host.subnet_problem.lock().expect("no test panicked") = used_up.clone();
+        assert_eq!(told().await, (Status::False, used_up));
+    })
+    .await;
+}
+
 /// A reader of the file sees how far a pass or a change is.
 #[tokio::test(start_paused = true)]
 async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
