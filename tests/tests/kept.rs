@@ -185,12 +185,13 @@ fn a_mode_that_differs_is_put_right_and_restarts_nothing() {
 fn tokens_of_the_cluster_are_accepted_again() {
     let bringup = Bringup::of("cp-1");
     let (host, other) = (standing(&bringup), standing(&bringup));
-    let accepted = |host: &FakeHost| {
+    let told = |host: &FakeHost| {
         let health = bringup.check(host);
         let conditions = health.into_iter().flat_map(|phase| phase.conditions);
         let mut its = conditions.filter(|its| its.check == "a token of the cluster is accepted");
-        its.next().expect("the role checks it").status
+        its.next().expect("the role checks it")
     };
+    let accepted = |host: &FakeHost| told(host).status;
     assert_eq!(accepted(&host), Status::True);
     let key = text(&host, SIGNS);
     host.meddle(|world| {
@@ -206,7 +207,15 @@ fn tokens_of_the_cluster_are_accepted_again() {
         let stopped = host.stop_container(server, Duration::from_secs(1)).await;
         stopped.expect("kubelet starts it again");
     });
-    assert_eq!(accepted(&host), Status::False);
+    let refused = told(&host);
+    assert_eq!(refused.status, Status::False);
+    // A restart would make it worse, so none is advised.
+    assert!(refused.reason.contains("svcacct.key"), "{}", refused.reason);
+    assert!(
+        !refused.reason.contains("nodelet repair"),
+        "{}",
+        refused.reason
+    );
     let failed = failed_phases(&bringup.check(&host));
     assert!(failed.is_empty(), "it is told, and held: {failed:?}");
     // The key comes back from a backup.

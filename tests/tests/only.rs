@@ -3,7 +3,7 @@
 use behaviour::{Bringup, Case, Scripts, block_on, fixtures, text};
 use engine::exec::Outcome;
 use engine::host::Containers as _;
-use engine::host::fake::FakeHost;
+use engine::host::fake::{FakeHost, difference};
 use engine::resource::Spec;
 
 #[test]
@@ -76,6 +76,33 @@ fn a_container_is_not_ended_for_one_without_an_image() {
     assert_eq!(id().expect("docker tells"), before, "{told}");
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+}
+
+/// docker is still to be installed, so it has none of the images.
+#[test]
+fn chosen_phases_are_refused_at_once_where_an_archive_that_they_load_is_missing() {
+    let bringup = Bringup::of("cp-2-nodocker");
+    let host = bringup.bare_host();
+    let mut archives = bringup.plan.payload.iter();
+    let archive = archives.find(|path| path.ends_with("images/etcd.tar"));
+    let archive = archive.expect("it brings one").clone();
+    host.meddle(|world| world.remove(&archive));
+    let before = host.snapshot();
+    let run = bringup.apply_only(
+        &host,
+        &[
+            "preflight",
+            "node-config",
+            "certs",
+            "configure-docker",
+            "docker",
+            "etcd-image",
+        ],
+    );
+    assert_eq!(run.outcome, Outcome::Refused, "{}", run.text());
+    assert!(run.text().contains("images/etcd.tar"), "{}", run.text());
+    let touched = difference(&before, &host.snapshot());
+    assert!(touched.is_empty(), "{touched:?}");
 }
 
 #[test]

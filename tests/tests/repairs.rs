@@ -566,6 +566,23 @@ fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     assert!(took <= LOOKS, "{took:?}");
 }
 
+/// What runs in an engine that is down cannot be told, and there is nothing to be ended.
+#[test]
+fn an_engine_that_is_down_is_started_and_no_end_fails() {
+    let (bringup, host) = standing();
+    block_on(host.stop_unit("docker.service")).expect("it stops");
+    let set = restart_set(&bringup.plan, &failed(&bringup, &host));
+    assert!(names(set.clone()).contains(&"etcd".to_owned()), "{set:?}");
+    let events = Recording::default();
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
+    let told = events.events();
+    assert_eq!(outcome.ok(), Some(Outcome::Converged), "{}", text(&told));
+    let mut failures = told
+        .iter()
+        .filter(|event| matches!(event, Event::StopFailed { .. }));
+    assert!(failures.next().is_none(), "{}", text(&told));
+}
+
 /// Spoils something as soon as a thing is stopped.
 struct Spoiler<'a> {
     /// Part of the step's name.

@@ -2,6 +2,7 @@
 //!
 //! `Ok(None)` means it holds, `Ok(Some(reason))` that it does not, an error that it could not be determined.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::virtual_ip::VirtualIp;
@@ -282,8 +283,8 @@ impl Runner<'_> {
                 match host.accepts_token_of(&access, namespace, account).await? {
                     Some(true) => Ok(None),
                     Some(false) => no(format!(
-                        "the API server refuses the token of {whose}: it has read another service-account key than the one that signed it; it reads the present one when it is started again: \
-                         `docker restart $(docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver)`"
+                        "the API server refuses the token of {whose}: it may have read another service-account key than the one that signed the token; {}",
+                        self.keys_in_use(host).await
                     )),
                     None => Err(ResourceError::Missing {
                         what: format!("find a token of {whose}: the cluster has given it none yet"),
@@ -316,6 +317,33 @@ impl Runner<'_> {
             }
         }
         None
+    }
+
+    /// What to do where a token is refused: what has read the service-account key reads it at its start alone. A wrong key must not be read.
+    async fn keys_in_use(&self, host: &dyn Host) -> String {
+        let mut readers = BTreeSet::new();
+        for phase in &self.plan.phases {
+            for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+                let Spec::PodContainer(container) = &step.spec else {
+                    continue;
+                };
+                if !pki::has_service_account_key(&container.inputs) {
+                    continue;
+                }
+                if let Err(error) = pki::may_be_read(host, &container.inputs).await {
+                    return format!("could not {}", super::advice::chain(&error).join(": "));
+                }
+                readers.insert(phase.name.as_str());
+            }
+        }
+        if readers.is_empty() {
+            return "see what the log of the API server says of it".to_owned();
+        }
+        let readers: Vec<&str> = readers.into_iter().collect();
+        format!(
+            "the keys on this host are the right ones, and a program reads them at its start: `nodelet repair {}`",
+            readers.join(" ")
+        )
     }
 
     /// Here, too, silence is an answer: one that hangs ends nothing by itself and starts nothing.

@@ -9,7 +9,7 @@ use super::event::Event;
 use super::stop::Containers;
 use crate::host::HostError;
 use crate::plan::{PhaseName, PlannedStep, StepId};
-use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
 
 /// For the container engine to say how a container is configured.
 const LOOK: Duration = Duration::from_secs(10);
@@ -57,6 +57,11 @@ impl Runner<'_> {
             return Ok(None);
         };
         if containers == Containers::Leave {
+            // An engine whose unit is down runs nothing that could be ended.
+            let runs = tokio::time::timeout(LOOK, engine::runs(self.host)).await;
+            if matches!(runs, Ok(Ok(false))) {
+                return Ok(None);
+            }
             return Err(ResourceError::Unmet {
                 what: format!(
                     "end container {}: docker did not answer, so it is not known whether another one could be made",

@@ -322,7 +322,7 @@ impl Runner<'_> {
                 .map(|(thing, error)| format!("{thing}: {}", chain(error).join(": ")));
             for error in problems.into_iter().chain(left) {
                 failed = true;
-                why.get_or_insert_with(|| not_ended(step, &error));
+                why.get_or_insert_with(|| not_ended(step, &error, purpose));
                 self.events.emit(Event::StopFailed {
                     phase: phase.name.clone(),
                     step: step.id.clone(),
@@ -382,7 +382,7 @@ impl Runner<'_> {
                 ),
             };
             failed = true;
-            why.get_or_insert_with(|| not_ended(step, &error));
+            why.get_or_insert_with(|| not_ended(step, &error, purpose));
             self.events.emit(Event::StopFailed {
                 phase: phase.name.clone(),
                 step: step.id.clone(),
@@ -400,7 +400,7 @@ impl Runner<'_> {
                     let error = chain(&error).join(": ");
                     if step.spec.kind() != "drain" {
                         failed = true;
-                        why.get_or_insert_with(|| not_ended(step, &error));
+                        why.get_or_insert_with(|| not_ended(step, &error, purpose));
                     }
                     self.events.emit(Event::StopFailed {
                         phase: phase.name.clone(),
@@ -420,13 +420,17 @@ impl Runner<'_> {
 }
 
 /// What `nodelet history` says of what could not be ended.
-fn not_ended(step: &PlannedStep, error: &str) -> Failure {
+fn not_ended(step: &PlannedStep, error: &str, purpose: Purpose) -> Failure {
+    let next = match purpose {
+        Purpose::Stop => "see what keeps it from ending, then `nodelet stop` again",
+        Purpose::Restart(_) => "see what keeps it from ending; the next repair tries again",
+    };
     Failure {
         what: format!("stop {} {}", step.spec.kind(), step.spec.label()),
         span: step.span.clone(),
         chain: vec![error.to_owned()],
         found: Vec::new(),
-        next: "see what keeps it from ending, then `nodelet stop` again".to_owned(),
+        next: next.to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{Mode, Runner, STATE, chain};
 use crate::host::{EntryKind, HostError};
 use crate::plan::{Graph, PhaseName, Plan, PlannedPhase, PlannedStep, Span};
 use crate::resource::{
-    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, pki,
+    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, engine, pki,
 };
 
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not take a small file in this time takes no repair.
@@ -328,6 +328,11 @@ impl Runner<'_> {
             return engine;
         }
         if !matches!(self.engine_answers(ANSWER).await, Ok(None)) {
+            // One that is still to be installed has no image. One that hangs may have all.
+            let there = tokio::time::timeout(BOUND, engine::is_installed(self.host)).await;
+            if matches!(there, Ok(Ok(false))) {
+                engine.gone = references.into_iter().cloned().collect();
+            }
             return engine;
         }
         engine.answers = true;

@@ -121,8 +121,8 @@ impl<'a> Ledger<'a> {
         Ok(true)
     }
 
-    /// Why records that have nothing to take back are not all there was: containers or kubeconfigs of a role stand on this host. Asks the
-    /// container engine, if it answers; needs neither settings nor a role.
+    /// Why records that have nothing to take back are not all there was: containers of a role or its administrator's kubeconfig stand on this
+    /// host, or it cannot be read whether they do. Asks the container engine, if it answers; needs neither settings nor a role.
     pub async fn belied_by_what_stands(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
         if live(records).iter().any(|live| !live.keep) {
             return None;
@@ -139,10 +139,12 @@ impl<'a> Ledger<'a> {
             .flatten()
             .map(|one| format!("container {}", one.name))
             .collect();
-        // A clean keeps none of them. An engine that is down or hangs tells of no container.
-        let kubeconfigs = pki::kubeconfigs();
-        if let Ok(Some(_)) = host.entry(&kubeconfigs).await {
-            evidence.push(format!("directory {}", kubeconfigs.display()));
+        // An engine that is down or hangs tells of no container. A clean removes this file; other files beside it may be the operator's own.
+        let kubeconfig = pki::kubeconfig_path("admin");
+        match in_time(host.entry(&kubeconfig)).await {
+            Ok(None) => {}
+            Ok(Some(_)) => evidence.push(format!("file {}", kubeconfig.display())),
+            Err(error) => return Some(failed("compare this host with")(error)),
         }
         if evidence.is_empty() {
             return None;

@@ -39,11 +39,7 @@ impl Checksums {
         if !host.reads_payload() {
             return Ok(());
         }
-        let sums = match self.packed(host).await {
-            Ok(sums) => sums,
-            // A program that is as it was packed is started though the file that says so is damaged.
-            Err(error) => self.copy(host).await?.ok_or(error)?,
-        };
+        let sums = self.packed_or_copy(host).await?;
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let name = path.strip_prefix(root).unwrap_or(path);
         let Some(packed) = digest_of(&sums, name) else {
@@ -103,7 +99,7 @@ impl Checksums {
         if !host.reads_payload() {
             return Ok(());
         }
-        let sums = self.packed(host).await?;
+        let sums = self.packed_or_copy(host).await?;
         let root = self.file.parent().unwrap_or(Path::new("/"));
         let name = path.strip_prefix(root).unwrap_or(path);
         match host.remembered_digest(path).await? {
@@ -119,6 +115,14 @@ impl Checksums {
         let sums = sums.ok_or_else(|| damaged(&self.file, GONE))?;
         self.named(sums)
             .ok_or_else(|| damaged(&self.file, "it is not the one that role.yaml names"))
+    }
+
+    /// The same, or our copy of them: what is as it was packed is used though the file that says so is damaged.
+    async fn packed_or_copy(&self, host: &dyn Host) -> ResourceResult<String> {
+        match self.packed(host).await {
+            Ok(sums) => Ok(sums),
+            Err(error) => self.copy(host).await?.ok_or(error),
+        }
     }
 
     /// The text, if it is the one that the role names.

@@ -140,7 +140,7 @@ pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool
 pub(crate) const TAKEN: &str = "somebody else's has this name by now";
 
 /// Whether there is a unit to start, be it masked.
-async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
+pub(crate) async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
     Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())
 }
 

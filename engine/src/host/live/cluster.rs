@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount, Taint as ApiTaint};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{GroupVersionKind, TypeMeta};
@@ -20,6 +20,25 @@ use crate::host::{
 
 /// Secrets of a service account that are looked at for a token.
 const SECRETS: usize = 4;
+/// What a review says of a token that was looked at and is not good: another key signed it, or it was taken back. Any other error came before
+/// a verdict. (`pkg/serviceaccount` of Kubernetes 1.20)
+const REFUSALS: [&str; 3] = ["go-jose", "invalid", "does not match"];
+
+/// Whether a reviewed token is accepted.
+///
+/// # Errors
+/// The review came to no verdict: an authenticator failed, or there is no status.
+fn verdict(status: Option<TokenReviewStatus>) -> Result<bool, String> {
+    let status = status.ok_or("its review has no status")?;
+    let error = status.error.unwrap_or_default();
+    if status.authenticated == Some(true) {
+        Ok(true)
+    } else if error.is_empty() || REFUSALS.iter().any(|words| error.contains(words)) {
+        Ok(false)
+    } else {
+        Err(format!("it could not be reviewed: {error}"))
+    }
+}
 
 #[async_trait::async_trait]
 impl Cluster for LiveHost {
@@ -140,7 +159,9 @@ impl Cluster for LiveHost {
         account: &str,
     ) -> HostResult<Option<bool>> {
         let action = format!("try the token of service account {namespace}/{account}");
-        self.clusters
+        let unclear = action.clone();
+        let answer = self
+            .clusters
             .call(access, action, |client| async move {
                 let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
                 let found = accounts.get_opt(account).await?;
@@ -162,12 +183,13 @@ impl Cluster for LiveHost {
                     // The server keeps no such object: it answers, and that is all.
                     let reviews = Api::<TokenReview>::all(client);
                     let answer = reviews.create(&PostParams::default(), &review).await?;
-                    let accepted = answer.status.and_then(|its| its.authenticated);
-                    return Ok(Some(accepted == Some(true)));
+                    return Ok(Some(verdict(answer.status)));
                 }
                 Ok(None)
             })
-            .await
+            .await?;
+        let verdict = answer.transpose();
+        verdict.map_err(|problem| HostError::service(unclear, problem))
     }
 
     async fn evict_pods(
@@ -304,6 +326,27 @@ fn taint(taint: ApiTaint) -> Taint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_refused_by_a_verdict_alone() {
+        let status = |authenticated: Option<bool>, error: &str| {
+            verdict(Some(TokenReviewStatus {
+                authenticated,
+                error: (!error.is_empty()).then(|| error.to_owned()),
+                ..TokenReviewStatus::default()
+            }))
+        };
+        assert_eq!(status(Some(true), ""), Ok(true));
+        assert_eq!(status(None, ""), Ok(false));
+        let key = "[invalid bearer token, square/go-jose: error in cryptographic primitive]";
+        assert_eq!(status(Some(false), key), Ok(false));
+        assert_eq!(status(None, "Token has been invalidated"), Ok(false));
+        let away =
+            "Post \"https://127.0.0.1:9449\": dial tcp 127.0.0.1:9449: connect: connection refused";
+        let unclear = status(Some(false), away).expect_err("no verdict");
+        assert!(unclear.contains("connection refused"), "{unclear}");
+        verdict(None).expect_err("no status");
+    }
 
     #[test]
     fn what_a_node_runs_short_of_is_read_beside_whether_it_is_ready() {

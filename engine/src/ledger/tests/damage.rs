@@ -181,11 +181,20 @@ async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     host.meddle(|world| world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml", "kind: Config"));
     let missing = said(&host).await.expect("it is noticed");
     assert!(
-        missing.contains("has directory /etc/pf9/kube.d/kubeconfigs"),
+        missing.contains("has file /etc/pf9/kube.d/kubeconfigs/admin.yaml"),
         "{missing}"
     );
-    host.meddle(|world| world.remove("/etc/pf9/kube.d/kubeconfigs/admin.yaml"));
-    host.meddle(|world| world.remove("/etc/pf9/kube.d/kubeconfigs"));
+    host.meddle(|world| {
+        world.remove("/etc/pf9/kube.d/kubeconfigs/admin.yaml");
+        world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml.bak", "kind: Config");
+    });
+    assert_eq!(said(&host).await, None, "an operator's file is no role's");
+    host.set_faults(FaultPlan::none().fail("entry", "/etc/pf9/kube.d/kubeconfigs/admin.yaml"));
+    let unread = said(&host).await.expect("it is not known");
+    assert!(
+        unread.contains("compare this host with the ledger"),
+        "{unread}"
+    );
     host.set_faults(FaultPlan::none());
     // A ledger that was begun anew knows as little, and one that has things to take back is judged by its plan.
     let ledger = Ledger::open(&host).await.unwrap();

@@ -84,6 +84,13 @@ pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceR
     Ok(())
 }
 
+/// Whether one of these files is the service-account key or a copy of it.
+pub(crate) fn has_service_account_key(files: &[PathBuf]) -> bool {
+    let (key, _) = service_account_paths();
+    let mut names = files.iter().map(|file| file.file_name());
+    names.any(|name| name == key.file_name())
+}
+
 /// Whether two files are there with the same content.
 async fn is_same_file(host: &dyn Host, one: &Path, other: &Path) -> ResourceResult<bool> {
     let content = host.read(one, MOST).await?;

@@ -89,7 +89,7 @@ pub fn service_account_record() -> PathBuf {
 }
 
 /// The directory of all kubeconfigs. A clean takes it away.
-pub(crate) fn kubeconfigs() -> PathBuf {
+fn kubeconfigs() -> PathBuf {
     Path::new(BASE).join("kubeconfigs")
 }
 

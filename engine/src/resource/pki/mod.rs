@@ -51,9 +51,8 @@ pub use facts::CertificateFacts;
 pub use issue::Issued;
 pub use key::PrivateKey;
 pub use key_problem::key_problem;
-pub(crate) use key_problem::may_be_read;
+pub(crate) use key_problem::{has_service_account_key, may_be_read};
 pub use kubeconfig::KubeconfigSpec;
-pub(crate) use layout::kubeconfigs;
 pub use layout::{
     AuthorityPaths, BASE, CertificatePaths, RECORDS, authority_paths, authority_record,
     certificate_paths, kubeconfig_path, service_account_paths, service_account_record,
