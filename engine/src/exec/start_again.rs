@@ -57,7 +57,7 @@ impl Runner<'_> {
             return Ok(None);
         };
         if containers == Containers::Leave {
-            // An engine whose unit is down runs nothing that could be ended.
+            // Nothing can be ended through an engine whose unit is down; it is started by this restart.
             let runs = tokio::time::timeout(LOOK, engine::runs(self.host)).await;
             if matches!(runs, Ok(Ok(false))) {
                 return Ok(None);
