@@ -63,9 +63,12 @@ async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<Strin
     let mut pause = FIRST_PAUSE;
     loop {
         let began = tokio::time::Instant::now();
-        // What was known before counts no more: the list tells all.
-        lacking.send_if_modified(|lacking| !std::mem::take(lacking).is_empty());
-        let ended = watch_nodes(&access, None, |event| note(lacking, event)).await;
+        // What was known before counts until the list has told all.
+        let mut unconfirmed = lacking.borrow().clone();
+        let ended = watch_nodes(&access, None, |event| {
+            note(lacking, &mut unconfirmed, event)
+        })
+        .await;
         if let Err(error) = ended {
             tracing::debug!("not watching the nodes: {error}");
         }
@@ -77,13 +80,24 @@ async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<Strin
     }
 }
 
-fn note(lacking: &watch::Sender<BTreeSet<String>>, event: NodeEvent) {
+/// Takes an event in. `unconfirmed` are the names that an earlier watch left and the list of this one has not named yet.
+fn note(
+    lacking: &watch::Sender<BTreeSet<String>>,
+    unconfirmed: &mut BTreeSet<String>,
+    event: NodeEvent,
+) {
     lacking.send_if_modified(|lacking| match event {
         NodeEvent::Seen { name, node } if node.pod_cidr.is_none() => {
+            unconfirmed.remove(&name);
             lacking.len() < REMEMBERED && lacking.insert(name)
         }
         NodeEvent::Seen { name, .. } | NodeEvent::Gone { name } => lacking.remove(&name),
-        NodeEvent::Listed => false,
+        NodeEvent::Listed => {
+            let before = lacking.len();
+            lacking.retain(|name| !unconfirmed.contains(name));
+            unconfirmed.clear();
+            lacking.len() < before
+        }
     });
 }
 
@@ -123,6 +137,10 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    fn note(lacking: &watch::Sender<BTreeSet<String>>, event: NodeEvent) {
+        super::note(lacking, &mut BTreeSet::new(), event);
+    }
 
     fn seen(name: &str, subnet: Option<&str>) -> NodeEvent {
         NodeEvent::Seen {
@@ -231,5 +249,22 @@ mod tests {
             },
         );
         assert!(lacks.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_new_watch_forgets_a_node_when_its_list_is_complete() {
+        let names = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let (lacking, lacks) = watch::channel(names(&["deleted", "given", "lacks"]));
+        let mut unconfirmed = lacks.borrow().clone();
+        let mut note = |event| super::note(&lacking, &mut unconfirmed, event);
+        note(seen("given", Some("10.20.0.0/24")));
+        note(seen("lacks", None));
+        assert_eq!(*lacks.borrow(), names(&["deleted", "lacks"]));
+        note(NodeEvent::Listed);
+        assert_eq!(*lacks.borrow(), names(&["lacks"]));
+        note(NodeEvent::Listed);
+        assert_eq!(*lacks.borrow(), names(&["lacks"]));
     }
 }
