@@ -106,10 +106,7 @@ pub struct Observed {
 impl Observed {
     /// What is wrong with a copy of the keys, and what to do about it.
     pub(super) fn problem(&self) -> Option<String> {
-        let text = self.keys.as_ref()?.text();
-        let mut copies = self.copies.iter();
-        let (file, content) =
-            copies.find(|(_, content)| content.bytes() != Some(text.as_bytes()))?;
+        let (file, content) = self.damaged().next()?;
         let is = match content {
             Content::Missing => "missing",
             _ => "damaged, or of other keys",
@@ -118,6 +115,21 @@ impl Observed {
             "{}: it is {is}; `nodelet apply` restores it from its copies",
             file.path().display()
         ))
+    }
+
+    /// Whether the file at `path` holds the right keys, where there are some; the other copies count for nothing.
+    pub(super) fn is_right(&self, path: &Path) -> bool {
+        self.damaged().all(|(file, _)| file.path() != path)
+    }
+
+    /// The copies that do not hold the right keys.
+    fn damaged(&self) -> impl Iterator<Item = &(Held, Content)> {
+        let right = self.keys.as_ref().map(Keys::text);
+        self.copies.iter().filter(move |(_, content)| {
+            right
+                .as_ref()
+                .is_some_and(|right| content.bytes() != Some(right.as_bytes()))
+        })
     }
 }
 

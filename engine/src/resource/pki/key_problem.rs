@@ -69,7 +69,7 @@ pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceR
             let observed = EncryptionKeysSpec { rotation: None }.observe(&cx).await?;
             (
                 "the encryption keys are not as this host keeps them",
-                observed.problem().is_none(),
+                observed.is_right(file),
             )
         } else {
             continue;

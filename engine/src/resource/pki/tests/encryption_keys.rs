@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::host::Files as _;
 use crate::resource::pki::{
-    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage,
+    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage, may_be_read,
 };
 
 const CONFIG: &str = "/etc/pf9/kube.d/encryption/config.yaml";
@@ -78,6 +78,24 @@ async fn lost_and_damaged_files_are_written_again_from_one_that_is_left() {
             for path in ALL {
                 assert_eq!(text(&host, path), before, "{path} from {left} {damage:?}");
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_api_server_may_read_the_right_keys_whatever_another_copy_holds() {
+    let files = [CONFIG.into()];
+    let other = text(&with_keys().await, CONFIG);
+    for path in ALL {
+        for damage in ["", &other] {
+            let host = with_keys().await;
+            if path == RECORD && !damage.is_empty() {
+                // A person has to say which is right.
+                continue;
+            }
+            put(&host, path, damage, 0o600);
+            let may = may_be_read(&host, &files).await;
+            assert_eq!(may.is_ok(), path != CONFIG, "{path} {damage:?}: {may:?}");
         }
     }
 }
