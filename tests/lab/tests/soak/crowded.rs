@@ -74,6 +74,8 @@ fn a_crowded_master_is_looked_at_as_cheaply_as_an_empty_one() {
 struct Cost {
     /// The median of the passes, in seconds of one processor, with the daemon's own.
     processor: f64,
+    /// Of each pass, in their order.
+    each: Vec<f64>,
     /// Programs that the pass with the most of them started; the pass itself is one that nodeletd starts, and does not count.
     programs: usize,
 }
@@ -97,9 +99,11 @@ impl Cost {
             each.push((now.1 - before.1) / (now.0 - before.0));
             before = now;
         }
-        each.sort_by(f64::total_cmp);
+        let mut sorted = each.clone();
+        sorted.sort_by(f64::total_cmp);
         Self {
-            processor: each[each.len() / 2],
+            processor: f64::midpoint(sorted[PASSES / 2 - 1], sorted[PASSES / 2]),
+            each,
             programs: programs(master, watch),
         }
     }
