@@ -83,11 +83,11 @@ const NONE: Fault = Fault::NONE;
 
 const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
 
-/// A pod on the pods' bridge that answers.
+/// A pod on the pods' bridge that answers. Like most programs it ends when it is asked to: kubelet and docker wait for it.
 const BRIDGED: &str = "kubectl get pod bridged --output name 2> /dev/null || kubectl create -f - <<'POD'
 {\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"bridged\"}, \"spec\": {\"terminationGracePeriodSeconds\": 1,
  \"tolerations\": [{\"operator\": \"Exists\"}],
- \"containers\": [{\"name\": \"c\", \"image\": \"@TOOLBOX@\", \"imagePullPolicy\": \"Never\", \"command\": [\"sleep\", \"86400\"]}]}}
+ \"containers\": [{\"name\": \"c\", \"image\": \"@TOOLBOX@\", \"imagePullPolicy\": \"Never\", \"command\": [\"sh\", \"-c\", \"trap exit TERM; sleep 86400 & wait\"]}]}}
 POD
             for n in $(seq 240); do kubectl get pod bridged --no-headers | grep -q Running && break; sleep 0.25; done
             ping -c 1 -W 2 $(kubectl get pod bridged --output jsonpath='{.status.podIP}')";

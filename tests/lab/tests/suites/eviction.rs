@@ -58,6 +58,7 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     master.apply(&[]).exits(0);
     assert!(is_cordoned(&master), "an apply leaves it");
     master.host().reboot().expect("the host reboots");
+    assert_api_server_ended_first(&master);
     master.sh("systemctl start pf9-nodeletd");
     watch.calm(2 * CALM);
     watch.passes(2, CALM);
@@ -89,6 +90,16 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     master.sh("systemctl stop pf9-nodeletd");
     master.configure(&[]);
     master.apply(&[]).exits(0);
+}
+
+/// The API server is not what the shutdown of a host waits for: it ended before etcd, which ends as soon as it is asked to.
+fn assert_api_server_ended_first(master: &Master) {
+    let ended = master.sh(
+        "server=$(docker ps --all --quiet --filter label=io.kubernetes.container.name=kube-apiserver --filter status=exited | head -n 1)
+         docker inspect --format '{{.State.FinishedAt}}' $server etcd",
+    );
+    let (server, etcd) = ended.split_once('\n').expect("two times");
+    assert!(server < etcd, "{ended}");
 }
 
 /// Pods of a namespace that goes with this, with their budgets.
