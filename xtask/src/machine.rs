@@ -49,17 +49,21 @@ impl Machine {
 
     /// One line for each thing.
     pub(crate) fn describe(&self, command: &str) -> String {
+        format!("{}, {} at the end\n", self.describe_begin(command), load())
+    }
+
+    /// The same, for a page that is written before the command ends.
+    pub(crate) fn describe_begin(&self, command: &str) -> String {
         format!(
             "- date: {}\n- commit: {}\n- command: `{command}`\n- machine: {} processors, {} GiB of memory, kernel {}, {}\n\
-             - load average over a minute: {} at the beginning, {} at the end\n",
+             - load average over a minute: {} at the beginning",
             self.date,
             self.commit,
             self.processors,
             self.memory,
             self.kernel,
             self.system,
-            self.load,
-            load()
+            self.load
         )
     }
 }

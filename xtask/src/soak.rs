@@ -20,6 +20,8 @@ use crate::{cargo, checkout};
 const PAGE: &str = "docs/clean-slate.md";
 /// The soaks whose figures are on that page.
 const SLATES: &[&str] = &["clean_slate", "ten_cuts"];
+/// What the suites are told of the machine and the commit, for their own sections of pages.
+const MEASURED_ON: &str = "NODELET_MEASURED_ON";
 /// More than all of them take.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
@@ -29,7 +31,7 @@ pub(crate) struct Arguments {
     /// Run those alone whose name has one of these in it; all if none is named.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Write what they saw to docs/clean-slate.md (if all of `clean_slate` and `ten_cuts` are run) and docs/fidelity.md.
+    /// Write what they saw to docs/clean-slate.md (if all of `clean_slate` and `ten_cuts` are run), docs/fidelity.md and docs/benchmarks.md.
     #[arg(long)]
     write: bool,
 }
@@ -78,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             println!("==> {package}: {target}");
             let mut cargo = soaks(package, target, arguments);
             cargo
+                .env(MEASURED_ON, machine.describe_begin(&arguments.command()))
                 .envs(suites.variables())
                 .envs([Suites::record_to(&record)]);
             if !command::streaming(&mut cargo, LIMIT)?.success() {

@@ -1,4 +1,4 @@
-//! Figures of predictions: a line for each, and the section of `docs/fidelity.md` that they stand in.
+//! Sections of pages in `docs/` that hold figures, and the figures of predictions: a line for each.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -39,24 +39,37 @@ impl Figures {
     /// Something is not predicted well enough, or the page cannot be written.
     pub(crate) fn publish(&self, title: &str, words: &str) {
         assert_eq!(self.bad, "", "below {WANTED} %");
-        if std::env::var_os("UPDATE_GENERATED").is_none() {
-            return;
-        }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fidelity.md");
-        let page = fs::read_to_string(&path).expect("the page is checked in");
-        let section = format!(
-            "## {title}\n\n{words}\n\n{}\n\n\
-             | situation | steps | predicted to change | changed | of predictions done | of changes predicted | of all steps | misses |\n\
+        let table = format!(
+            "| situation | steps | predicted to change | changed | of predictions done | of changes predicted | of all steps | misses |\n\
              |---|---:|---:|---:|---:|---:|---:|---|\n{}",
-            measured(),
             self.table
         );
-        fs::write(path, with_section(&page, title, &section)).expect("the page can be written");
+        write_section("docs/fidelity.md", title, words, &table);
     }
 }
 
-/// When the figures were taken, and of which commit.
+/// With `UPDATE_GENERATED=1` the tables become the section of this title on the page, under these words; all else of it stays.
+///
+/// # Panics
+/// The page cannot be written.
+pub(crate) fn write_section(page: &str, title: &str, words: &str, tables: &str) {
+    if std::env::var_os("UPDATE_GENERATED").is_none() {
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(page);
+    let page = fs::read_to_string(&path).expect("the page is checked in");
+    let section = format!("## {title}\n\n{words}\n\n{}\n\n{tables}", measured());
+    fs::write(path, with_section(&page, title, &section)).expect("the page can be written");
+}
+
+/// When the figures were taken, of which commit and on what machine.
 fn measured() -> String {
+    // `cargo xtask soak` knows it all.
+    if let Ok(all) = std::env::var("NODELET_MEASURED_ON") {
+        return all;
+    }
     let said = |program: &str, words: &[&str]| {
         let output = Command::new(program)
             .args(words)

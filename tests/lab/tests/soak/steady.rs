@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use lab_suites::{Image, Master, SCALED, Watch};
 
+use crate::figures::write_section;
+
 /// Shares of one processor, and bytes, of the daemon and its passes together.
 const MOST_CPU: f64 = 0.01;
 const MOST_RESIDENT: f64 = 30e6;
@@ -68,6 +70,63 @@ fn steady_state_costs_next_to_nothing() {
     assert!(end.resident <= warm.resident + GROWTH, "{warm:?} {end:?}");
     assert!(end.descriptors <= warm.descriptors, "{warm:?} {end:?}");
     assert_eq!(end.zombies, 0);
+
+    let minute = [
+        (
+            "processor",
+            format!("{:.2} %", share * 100.0),
+            format!("≤ {:.0} %", MOST_CPU * 100.0),
+        ),
+        (
+            "resident, the daemon at most",
+            megabytes(last.most_resident),
+            NO_TARGET.to_owned(),
+        ),
+        (
+            "resident, the largest child",
+            megabytes(last.pass_resident),
+            NO_TARGET.to_owned(),
+        ),
+        (
+            "resident, together",
+            megabytes(together),
+            format!("≤ {:.0} MB", MOST_RESIDENT / 1e6),
+        ),
+        (
+            "written to disk in a pass",
+            format!("{:.1} KB", written / 1e3),
+            format!("≤ {:.0} KB", MOST_WRITTEN / 1e3),
+        ),
+        (
+            "periods in which passes reached their limit on CPU time",
+            format!("{:.0} % of {periods:.0}", throttled * 100.0),
+            format!("< {:.0} %", MOST_THROTTLED * 100.0),
+        ),
+    ];
+    let minute = minute
+        .map(|(what, is, target)| format!("| {what} | {is} | {target} |\n"))
+        .concat();
+    let tables = format!(
+        "| of {MINUTES:.0} minutes | measured | target |\n|---|---:|---:|\n{minute}\n\
+         | of {PASSES:.0} passes | after {WARM:.0} | at the end |\n|---|---:|---:|\n\
+         | resident, the daemon | {} | {} |\n| open files | {} | {} |\n| children not waited for | — | {} |\n",
+        megabytes(warm.resident),
+        megabytes(end.resident),
+        warm.descriptors,
+        end.descriptors,
+        end.zombies
+    );
+    write_section("docs/benchmarks.md", "At rest", WORDS, &tables);
+}
+
+const NO_TARGET: &str = "—";
+const WORDS: &str = "A master that is well, at the usual interval of a minute, watched by nodeletd for five minutes. Processor time is that of the daemon and \
+its passes, as a share\nof one processor. Resident memory is the daemon's at most, and that of the largest process it ran since it began (a pass; its first \
+backup). Then 500 passes,\na second apart: nothing grows, no file stays open, no child is left unwaited for. One run; figures above their targets are not \
+published. Written by\n`cargo xtask soak --write steady_state`.";
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.1} MB", bytes / 1e6)
 }
 
 /// What nodeletd has used and has.
