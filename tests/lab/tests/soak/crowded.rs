@@ -86,7 +86,7 @@ fn a_crowded_master_is_looked_at_as_cheaply_as_an_empty_one() {
 
 const WORDS: &str = "A master with 249 pods beside its control plane (`MAX_PODS=250`) and 500 containers of others, created and not started, against the \
 same master before.\nThe processor time of ten passes is measured, ten seconds apart (`LOOP_INTERVAL=10s`), with the daemon's own. Programs are those that \
-the pass\nwith the most of them started, counted with strace; the pass itself is not counted. A ratio or a count above its limit is not published. Written by\n\
+the pass\nwith the most of them started, counted with strace; the pass itself is not counted. A ratio or a count above its limit fails the soak. Written by\n\
 `cargo xtask soak --write crowded_master`.";
 
 /// What passes cost.
