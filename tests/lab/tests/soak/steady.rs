@@ -123,7 +123,7 @@ const NO_TARGET: &str = "—";
 const WORDS: &str = "A master that is well, at the usual interval of a minute, watched by nodeletd for five minutes. Processor time is that of the daemon and \
 its passes, as a share\nof one processor. Resident memory is the daemon's at most, and that of the largest process it ran since it began (a pass; its first \
 backup). Then 500 passes,\na second apart: nothing grows, no file stays open, no child is left unwaited for. One run; a figure above its target fails the soak. \
-published. Written by\n`cargo xtask soak --write steady_state`.";
+Written by\n`cargo xtask soak --write steady_state`.";
 
 fn megabytes(bytes: f64) -> String {
     format!("{:.1} MB", bytes / 1e6)
