@@ -105,7 +105,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "docker-stopped",
-        about: "somebody stops dockerd",
+        about: "an operator stops dockerd",
         breaks: "systemctl stop docker.socket docker",
         whole: "docker version > /dev/null && api_is_ready && node_is_ready",
         ..NONE
@@ -120,7 +120,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "daemon-json-edited",
-        about: "somebody edits daemon.json",
+        about: "an operator edits daemon.json",
         breaks: "echo '{\"debug\": true}' > /etc/docker/daemon.json",
         whole: "grep -q live-restore /etc/docker/daemon.json && docker info --format '{{.LiveRestoreEnabled}}' | grep -q true && api_is_ready && node_is_ready",
         ..NONE
@@ -141,14 +141,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "kubelet-stopped",
-        about: "somebody stops kubelet",
+        about: "an operator stops kubelet",
         breaks: "systemctl stop pf9-kubelet",
         whole: "curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
         ..NONE
     },
     Fault {
         name: "kubelet-config-edited",
-        about: "somebody edits kubelet's configuration",
+        about: "an operator edits kubelet's configuration",
         breaks: "sed -i 's/^maxPods:.*/maxPods: 3/' /etc/pf9/kube.d/kubelet/config.yaml; grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml",
         whole: "! grep -q 'maxPods: 3$' /etc/pf9/kube.d/kubelet/config.yaml && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && node_is_ready",
         ..NONE
@@ -229,7 +229,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "keepalived-stopped",
-        about: "somebody stops keepalived",
+        about: "an operator stops keepalived",
         breaks: "systemctl stop keepalived",
         whole: "systemctl is-active --quiet keepalived && ip -o address show dev eth0 | grep -qw \"$VIP\"",
         vip: true,
