@@ -58,10 +58,13 @@ impl Resource for NodeSpec {
     }
 
     fn diff(&self, observed: &Self::Observed) -> Option<Change> {
-        let Some(node) = observed else {
-            return Some(Change::new(Action::Create).with("registered", "no", "yes"));
-        };
+        // kubelet registers the node while this step waits, so a step that looks early and one that looks late say that it is changed.
+        let not_yet = ClusterNode::default();
         let mut differences = Differences::default();
+        let node = observed.as_ref().unwrap_or_else(|| {
+            differences.note("registered", "no", "yes");
+            &not_yet
+        });
         if node.pod_cidr.is_none() {
             let after = match self.pod_subnets {
                 Some(pool) => pool.to_string(),

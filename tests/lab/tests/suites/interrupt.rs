@@ -49,16 +49,17 @@ impl<'a> Background<'a> {
     }
 }
 
-/// Asserts that a run ended at a safe point in this phase, and said so.
-fn interrupted(told: &(String, String), phase: &str) {
+/// Asserts that a run ended at a safe point in one of these phases, and said so.
+fn interrupted(told: &(String, String), phases: &[&str]) {
     let (code, text) = told;
     assert_eq!(code, "2", "{text}");
-    let at = format!(r#""event":"phase_interrupted","phase":"{phase}""#);
-    for wanted in [
-        at.as_str(),
-        r#""outcome":"interrupted""#,
-        "finishing the step at hand",
-    ] {
+    let at =
+        |phase: &str| text.contains(&format!(r#""event":"phase_interrupted","phase":"{phase}""#));
+    assert!(
+        phases.iter().any(|phase| at(phase)),
+        "none of {phases:?} was interrupted in\n{text}"
+    );
+    for wanted in [r#""outcome":"interrupted""#, "finishing the step at hand"] {
         assert!(text.contains(wanted), "`{wanted}` is missing in\n{text}");
     }
 }
@@ -68,11 +69,20 @@ fn interrupted(told: &(String, String), phase: &str) {
 fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     let master = Master::create("cut", Image::Bare, false);
 
-    // The phases of images run side by side, and events come in the plan's order: while the first of these loads, so does `controller-images`.
+    // The phases of images run side by side and etcd beside them, and events come in the plan's order. How far each of them is when the signal
+    // comes depends on the machine.
     let first = Background::start(&master, "first", r#""step_changing","phase":"etcd-image""#);
     let told = first.end("INT");
-    interrupted(&told, "controller-images");
-    // etcd may have begun: its image is loaded beside the others, and sooner.
+    interrupted(
+        &told,
+        &[
+            "etcd-image",
+            "images",
+            "controller-images",
+            "etcd",
+            "control-plane",
+        ],
+    );
     for later in ["kubelet", "api-ready", "kubernetes-ready"] {
         let begun = format!(r#""event":"phase_started","phase":"{later}""#);
         assert!(!told.1.contains(&begun), "{later} was begun: {}", told.1);
@@ -86,7 +96,7 @@ fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
         "this host is being worked on by `nodelet apply`",
         &format!("process {process}"),
     ]);
-    interrupted(&second.end("TERM"), "api-ready");
+    interrupted(&second.end("TERM"), &["api-ready"]);
     master.check(&["--to", "kubelet"]).exits(0);
 
     // A cut without warning, in the middle of a phase.
