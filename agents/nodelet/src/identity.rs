@@ -92,10 +92,14 @@ fn path() -> PathBuf {
     PathBuf::from(STATE).join("identity.json")
 }
 
-/// The id of this host's ledger, if it can be read.
-fn ledger_id() -> Option<String> {
-    let tip = daemon::files::read(&PathBuf::from(STATE).join("ledger.tip"), LIMIT);
-    Ledger::id_in_tip(&tip.ok()??)
+/// The id of the ledger in this directory, if it can be read: from the tip, and where that is lost from the ledger's first line.
+fn ledger_id(state: &Path) -> Option<String> {
+    let tip = daemon::files::read(&state.join("ledger.tip"), LIMIT);
+    let named = tip.ok().flatten().and_then(|tip| Ledger::id_in_tip(&tip));
+    named.or_else(|| {
+        let line = daemon::files::first_line(&state.join("ledger.jsonl"), LIMIT);
+        Ledger::id_in_header(&line.ok()??)
+    })
 }
 
 fn is_forbidden(error: &anyhow::Error) -> bool {
@@ -124,7 +128,7 @@ impl Identity {
     /// What the host stands with; `None` on a host without a role. A file that cannot be read or understood counts as none: what
     /// it was for is a refusal, and a host must never be refused for our own loss.
     pub(crate) fn recorded() -> Option<Self> {
-        Self::recorded_at(&path(), ledger_id().as_deref())
+        Self::recorded_at(&path(), ledger_id(Path::new(STATE)).as_deref())
     }
 
     fn recorded_at(path: &Path, ledger: Option<&str>) -> Option<Self> {
@@ -255,7 +259,7 @@ impl Identity {
     pub(crate) fn write(&self) -> Result<()> {
         std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
         let mut file = self.clone();
-        file.ledger = ledger_id();
+        file.ledger = ledger_id(Path::new(STATE));
         daemon::files::replace(&path(), &serde_json::to_vec_pretty(&file)?, 0o600)
     }
 
@@ -447,6 +451,28 @@ mod tests {
             let read = Identity::recorded_at(&at("whole"), ledger);
             assert_eq!(read.as_ref(), recorded, "{ledger:?}");
         }
+    }
+
+    #[test]
+    fn a_lost_tip_leaves_the_ledger_to_say_whose_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let id = || ledger_id(directory.path());
+        assert_eq!(id(), None);
+        let header = r#"{"r":"header","version":2,"id":"of the ledger"}"#;
+        std::fs::write(at("ledger.jsonl"), format!("{header}\nthe next line\n"))
+            .expect("it is written");
+        assert_eq!(id().as_deref(), Some("of the ledger"));
+        for lost in ["", "{", "7"] {
+            std::fs::write(at("ledger.tip"), lost).expect("it is written");
+            assert_eq!(id().as_deref(), Some("of the ledger"), "{lost}");
+        }
+        let tip = r#"{"id":"of the tip","run":1}"#;
+        std::fs::write(at("ledger.tip"), tip).expect("it is written");
+        assert_eq!(id().as_deref(), Some("of the tip"));
+        std::fs::remove_file(at("ledger.tip")).expect("it is removed");
+        std::fs::write(at("ledger.jsonl"), "x".repeat(65 * 1024)).expect("it is written");
+        assert_eq!(id(), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Small files that survive a crash whole or not at all.
 
 use std::fs::{File, Permissions};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
@@ -74,6 +74,41 @@ pub fn sweep(directory: &Path, abandoned: Duration) -> Result<()> {
 /// # Errors
 /// It cannot be read, is no file, or is larger.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    let mut content = Vec::new();
+    file.take(limit + 1)
+        .read_to_end(&mut content)
+        .with_context(|| format!("read {}", path.display()))?;
+    if content.len() as u64 > limit {
+        bail!("read {}: it is larger than {limit} bytes", path.display());
+    }
+    Ok(Some(content))
+}
+
+/// Reads the first line, of at most `limit` bytes and without its end, of a file of any size; `None` if it is not there.
+///
+/// # Errors
+/// It cannot be read, is no file, or its first line is longer or has no end.
+pub fn first_line(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    let mut line = Vec::new();
+    BufReader::new(file.take(limit))
+        .read_until(b'\n', &mut line)
+        .with_context(|| format!("read {}", path.display()))?;
+    if line.pop() != Some(b'\n') {
+        bail!(
+            "read {}: its first line has no end within {limit} bytes",
+            path.display()
+        );
+    }
+    Ok(Some(line))
+}
+
+fn open(path: &Path) -> Result<Option<File>> {
     let opened = File::options()
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
@@ -87,14 +122,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     if !is_file {
         bail!("read {}: it is no file", path.display());
     }
-    let mut content = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut content)
-        .with_context(|| format!("read {}", path.display()))?;
-    if content.len() as u64 > limit {
-        bail!("read {}: it is larger than {limit} bytes", path.display());
-    }
-    Ok(Some(content))
+    Ok(Some(file))
 }
 
 #[cfg(test)]

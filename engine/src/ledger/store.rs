@@ -17,7 +17,7 @@ use super::standing::{
     LiveUndo, Standing, StandingThing, clean_lane, clean_lanes, compacted, cut_runs, live,
     noted_by, things,
 };
-use super::tip::Tip;
+use super::tip::{Tip, id_of};
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::exec::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
@@ -166,6 +166,12 @@ impl<'a> Ledger<'a> {
     #[must_use]
     pub fn id_in_tip(content: &[u8]) -> Option<String> {
         Tip::parse(content)?.id
+    }
+
+    /// The id of the ledger that begins with this line.
+    #[must_use]
+    pub fn id_in_header(line: &[u8]) -> Option<String> {
+        id_of(&[serde_json::from_slice(line).ok()?])
     }
 
     /// What a lost ledger can be recovered from.
