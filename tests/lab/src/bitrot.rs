@@ -319,6 +319,8 @@ impl Group {
             "svcacct.key" | "svcacct.pub" => Self::ServiceAccount,
             "config.yaml" if in_directory("/etc/pf9/kube.d/encryption/") => Self::Encryption,
             "keys.yaml" if in_directory("/etc/pf9/kube.d/ca/encryption/") => Self::Encryption,
+            // Nothing reads them.
+            _ if in_directory("/etc/pf9/kube.d/ca/encryption/retired/") => Self::Record,
             "ca.key" | "ca.crt" if in_directory("/etc/pf9/kube.d/ca/") => Self::Authority,
             "request.key" => Self::LeafKey,
             "request.crt" => Self::Leaf,

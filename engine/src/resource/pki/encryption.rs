@@ -2,11 +2,11 @@
 //!
 //! Three files hold them, all as the API server reads them (`EncryptionConfiguration`): `encryption/config.yaml` is mounted into the
 //! API server and into nothing else, `ca/encryption/keys.yaml` is our own copy, and the third is kept beside the records of the other
-//! keys. A file that is lost, damaged or exchanged is written again from the others. Where no two of them agree, only a person can
-//! put them right. What is stored without encryption stays readable: `identity` is the last provider.
+//! keys. A file that is lost or damaged is written again from the others, and so is one that was exchanged where the others say which one it
+//! is: see `right`. Otherwise only a person can put them right. What is stored without encryption stays readable: `identity` is the last provider.
 //!
 //! A key is named for its number and a digest of it, so an exchanged one is noticed, and what a backup needs can be told without
-//! showing it. The first key encrypts, every key decrypts. A replaced key is not forgotten: `retired/` has it for older backups.
+//! showing it. The first key encrypts, every key decrypts. A replaced key is not forgotten: see `retired`.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::held::{Content, Held};
+use super::retired::{Named, Retired};
 use super::rotation::{Rotation, Stage};
 use super::{BASE, PkiError, RECORDS};
 use crate::host::{Attributes, Host};
@@ -41,7 +42,6 @@ struct Places {
     /// Our own directory.
     ours: PathBuf,
     copy: PathBuf,
-    retired: PathBuf,
     records: PathBuf,
     record: PathBuf,
 }
@@ -52,7 +52,6 @@ fn places() -> Places {
     Places {
         config: its.join("config.yaml"),
         copy: ours.join("keys.yaml"),
-        retired: ours.join("retired"),
         record: Path::new(RECORDS).join("encryption.yaml"),
         records: RECORDS.into(),
         its,
@@ -83,7 +82,7 @@ pub struct EncryptionKeysSpec {
 
 /// One key. Has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
-struct Key {
+pub(super) struct Key {
     number: u32,
     secret: [u8; LENGTH],
 }
@@ -100,13 +99,15 @@ pub struct Observed {
     copies: [(Held, Content); 3],
     /// The right ones; `None` while there are none.
     keys: Option<Keys>,
-    retired: Vec<Held>,
+    retired: Retired,
 }
 
 impl Observed {
     /// What is wrong with a copy of the keys, and what to do about it.
     pub(super) fn problem(&self) -> Option<String> {
-        let (file, content) = self.damaged().next()?;
+        let Some((file, content)) = self.damaged().next() else {
+            return self.retired.problem();
+        };
         let is = match content {
             Content::Missing => "missing",
             _ => "damaged, or of other keys",
@@ -173,13 +174,6 @@ struct Secretbox {
     keys: Vec<Named>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Named {
-    name: String,
-    secret: String,
-}
-
 impl Key {
     fn new(number: u32) -> ResourceResult<Self> {
         let mut secret = [0; LENGTH];
@@ -190,7 +184,7 @@ impl Key {
     }
 
     /// Its name: says nothing that helps to find the key, for a key is 32 random bytes.
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         let digest = Sha256::new()
             .chain_update(b"nodelet encryption key\0")
             .chain_update(self.secret)
@@ -198,11 +192,18 @@ impl Key {
         format!("{}-{}", self.number, crate::plan::hex(&digest[..8]))
     }
 
-    fn encoded(&self) -> String {
+    pub(super) fn encoded(&self) -> String {
         STANDARD.encode(self.secret)
     }
 
-    fn read(named: &Named) -> Result<Self, String> {
+    pub(super) fn named(&self) -> Named {
+        Named {
+            name: self.id(),
+            secret: self.encoded(),
+        }
+    }
+
+    pub(super) fn read(named: &Named) -> Result<Self, String> {
         let number = named.name.split_once('-').and_then(|(n, _)| n.parse().ok());
         let bytes = STANDARD.decode(&named.secret).ok();
         let key = number
@@ -234,10 +235,7 @@ impl Keys {
     }
 
     fn text(&self) -> String {
-        let keys = self.0.iter().map(|key| Named {
-            name: key.id(),
-            secret: key.encoded(),
-        });
+        let keys = self.0.iter().map(Key::named);
         let document = Document {
             api_version: "apiserver.config.k8s.io/v1".to_owned(),
             kind: "EncryptionConfiguration".to_owned(),
@@ -323,8 +321,8 @@ async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
     ])
 }
 
-/// The keys that stand there: those of two equal files, and otherwise those of the file that is written first, with which a second one
-/// has to share a key. So a step that was cut is either carried on or as if it had not begun.
+/// The keys that stand there: those of the file that is written first, with which a second one has to share a key; and those of the two
+/// others, where they are equal and share a key with that file. Two equal files that share none with it are not believed. So a step that was cut is either carried on or as if it had not begun.
 fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
     let mut valid: Vec<(&Path, Keys)> = Vec::new();
     let mut damaged = Vec::new();
@@ -384,10 +382,7 @@ impl Resource for EncryptionKeysSpec {
         for directory in [&places.its, &places.ours, &places.records] {
             directories.push(Held::look(cx.host, directory).await?);
         }
-        let mut retired = Vec::new();
-        for name in cx.host.list(&places.retired).await? {
-            retired.push(Held::look(cx.host, &places.retired.join(name)).await?);
-        }
+        let retired = Retired::observe(cx.host).await?;
         let keys = if cx.absent { None } else { right(&copies)? };
         Ok(Observed {
             absent: cx.absent,
@@ -402,7 +397,7 @@ impl Resource for EncryptionKeysSpec {
         let files = &observed.copies;
         if observed.absent {
             let there = files.iter().any(|(file, _)| file.is_there());
-            return (there || !observed.retired.is_empty()).then(|| Change::new(Action::Remove));
+            return (there || observed.retired.are_there()).then(|| Change::new(Action::Remove));
         }
         let Some(keys) = &observed.keys else {
             return Some(Change::new(Action::Create).with("cipher", "", "secretbox"));
@@ -427,6 +422,7 @@ impl Resource for EncryptionKeysSpec {
         for directory in &observed.directories {
             directory.compare(&mut differences, DIRECTORY);
         }
+        observed.retired.compare(&mut differences);
         match (self.rotation, keys.stage()) {
             (Some(Rotation::Begin), Stage::Settled) => {
                 differences.note("next key", "", "made, and read beside the present one");
@@ -453,32 +449,22 @@ impl Resource for EncryptionKeysSpec {
             for (file, _) in observed.copies.iter().rev() {
                 file.remove(cx.host, receipt).await?;
             }
-            for file in &observed.retired {
-                file.remove(cx.host, receipt).await?;
-            }
-            return Ok(());
+            return observed.retired.remove(cx.host, receipt).await;
         }
         for directory in &observed.directories {
             directory.repair(cx.host, DIRECTORY, receipt).await?;
         }
-        let keys = match &observed.keys {
-            None => Keys(vec![Key::new(1)?]),
-            Some(keys) => {
-                let step = self.rotation.map(|step| keys.after(step)).transpose()?;
-                match step.flatten() {
-                    None => keys.clone(),
-                    Some((after, retired)) => {
-                        if let Some(key) = retired {
-                            let path = places().retired.join(key.id());
-                            let file = Held::look(cx.host, &path).await?;
-                            let text = format!("{}\n", key.encoded());
-                            file.put(cx.host, text.as_bytes(), PRIVATE, receipt).await?;
-                        }
-                        after
-                    }
-                }
-            }
+        let step = match (&observed.keys, self.rotation) {
+            (Some(keys), Some(step)) => keys.after(step)?,
+            _ => None,
         };
+        let (keys, retired) = match (step, &observed.keys) {
+            (Some(after), _) => after,
+            (None, Some(keys)) => (keys.clone(), None),
+            (None, None) => (Keys(vec![Key::new(1)?]), None),
+        };
+        // Before the files that are read: a key is never in none of them.
+        observed.retired.converge(cx.host, retired, receipt).await?;
         let text = keys.text();
         for (file, content) in &observed.copies {
             if content.bytes() == Some(text.as_bytes()) {

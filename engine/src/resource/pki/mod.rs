@@ -29,6 +29,7 @@ mod layout;
 mod listing;
 mod reasons;
 mod record;
+mod retired;
 mod rotation;
 mod service_account_key;
 mod signer;

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use super::*;
 use crate::host::Files as _;
+use crate::resource::Spec;
 use crate::resource::pki::{
-    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage, may_be_read,
+    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage, key_problem,
+    may_be_read,
 };
 
 const CONFIG: &str = "/etc/pf9/kube.d/encryption/config.yaml";
@@ -179,6 +181,71 @@ async fn a_key_is_replaced_in_three_steps() {
     );
     assert_eq!(retired.trim().len(), 44, "older backups need it");
     assert_eq!(apply(&host, &HOLD).await, None);
+}
+
+/// Backups from before need a retired key. No running part would notice its loss.
+#[tokio::test]
+async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() {
+    const COPIES: &str = "/var/opt/pf9/nodelet/kept/encryption-retired.json";
+    let rotated = with_keys().await;
+    for _ in 0..2 {
+        for one in [Rotation::Begin, Rotation::Switch, Rotation::Finish] {
+            apply(&rotated, &step(one)).await.expect("a change");
+        }
+    }
+    let directory = Path::new("/etc/pf9/kube.d/ca/encryption/retired");
+    let names = rotated.list(directory).await.expect("it is listed");
+    let path = |name: &String| format!("{}/{name}", directory.display());
+    let mut files: Vec<String> = names.iter().map(path).collect();
+    assert_eq!(files.len(), 2);
+    files.push(COPIES.to_owned());
+    let texts = |host: &FakeHost| -> Vec<String> { files.iter().map(|f| text(host, f)).collect() };
+    let before = texts(&rotated);
+    let problem = async |host: &FakeHost| {
+        let spec = Spec::EncryptionKeys(HOLD);
+        key_problem(host, &spec).await.expect("they can be read")
+    };
+    assert_eq!(problem(&rotated).await, None);
+    for (number, file) in files.iter().enumerate() {
+        for damage in [
+            None,
+            Some(String::new()),
+            Some(before[1 - number.min(1)].clone()),
+        ] {
+            let host = rotated.fork();
+            match &damage {
+                None => host.meddle(|world| world.remove(file)),
+                Some(text) => put(&host, file, text, 0o600),
+            }
+            let told = problem(&host).await.expect("it is told");
+            assert!(told.contains(file.as_str()), "{told}");
+            apply(&host, &HOLD).await.expect("a change");
+            assert_eq!(texts(&host), before, "{file}: {damage:?}");
+            assert_eq!(problem(&host).await, None);
+        }
+        let host = rotated.fork();
+        put(&host, file, &before[number], 0o644);
+        apply(&host, &HOLD).await.expect("a change");
+        assert_eq!(apply(&host, &HOLD).await, None);
+    }
+    // Where both copies are gone nothing is made up, and a file that is no key is named.
+    let host = rotated.fork();
+    put(&host, &files[0], "no key\n", 0o600);
+    put(&host, COPIES, "[]", 0o600);
+    apply(&host, &HOLD)
+        .await
+        .expect("the other key has a copy again");
+    let told = problem(&host).await.expect("it is told");
+    assert!(
+        told.contains(&files[0]) && told.contains("there is no copy"),
+        "{told}"
+    );
+    assert_eq!(text(&host, &files[0]), "no key\n");
+    let absent = run(&rotated, &HOLD, true, &mut Receipt::default()).await;
+    absent.expect("they are removed");
+    for file in &files {
+        assert_eq!(rotated.look(|world| world.text(file)), None, "{file}");
+    }
 }
 
 /// Our own file is written first.
