@@ -127,14 +127,14 @@ impl Resource for NodeSpec {
             .keys()
             .map(|k| (k.clone(), json!(node.labels.get(k))))
             .collect();
-        let mut patch = json!({
-            "metadata": { "labels": labels },
-            "spec": { "taints": taints(&self.wanted_taints(node)) },
-        });
-        let mut back = json!({
-            "metadata": { "labels": before },
-            "spec": { "taints": taints(&node.taints) },
-        });
+        let mut patch = json!({ "metadata": { "labels": labels } });
+        let mut back = json!({ "metadata": { "labels": before } });
+        // The API replaces the whole list: one that is as planned is not sent, lest a taint that came meanwhile is lost.
+        let wanted = self.wanted_taints(node);
+        if wanted != sorted(node.taints.clone()) {
+            patch["spec"]["taints"] = taints(&wanted);
+            back["spec"]["taints"] = taints(&node.taints);
+        }
         if self.schedulable {
             // A mark that is left over from a cordon which an operator has lifted goes, too: it must not be taken for one on
             // the operator's next cordon.
