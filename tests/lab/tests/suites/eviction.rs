@@ -96,9 +96,10 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
 fn assert_api_server_ended_first(master: &Master) {
     let ended = master.sh(
         "server=$(docker ps --all --quiet --filter label=io.kubernetes.container.name=kube-apiserver --filter status=exited | head -n 1)
-         docker inspect --format '{{.State.FinishedAt}}' $server etcd",
+         docker inspect --format '{{.State.FinishedAt}}' $server etcd | date --file - +%s%N",
     );
-    let (server, etcd) = ended.split_once('\n').expect("two times");
+    let times: Vec<u64> = ended.lines().flat_map(str::parse).collect();
+    let [server, etcd] = times.try_into().unwrap_or_else(|_| panic!("{ended}"));
     assert!(server < etcd, "{ended}");
 }
 
