@@ -16,8 +16,13 @@ const SOON: Duration = Duration::from_secs(30);
 const WATCHED: Duration = Duration::from_secs(5);
 /// What hangs is promised to be healthy again within this time.
 const HUNG: Duration = Duration::from_secs(45);
-/// Nothing is restarted for these: systemd does it, or the pass that finds them writes the file anew.
-const WITHOUT_REPAIR: &[&str] = &["docker-killed", "status-deleted", "status-garbage"];
+/// Nothing is restarted for these: systemd does it, keepalived puts its address back, or the pass that finds them writes the file anew.
+const WITHOUT_REPAIR: &[&str] = &[
+    "docker-killed",
+    "status-deleted",
+    "status-garbage",
+    "virtual-ip-deleted",
+];
 /// What an engine holds that does not answer is known after apply, and a step that is so counts as a miss.
 const UNTOLD: &[&str] = &["docker-hung"];
 
