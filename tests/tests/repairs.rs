@@ -11,7 +11,7 @@ use engine::exec::{
     Event, EventSink, Outcome, Recording, Runner, STATE, Status, failed_phases, restart_set,
 };
 use engine::host::fake::{FakeHost, FaultPlan, difference};
-use engine::host::{Containers as _, Files as _, Services as _, Space};
+use engine::host::{Containers as _, EntryKind, Files as _, Services as _, Space};
 use engine::plan::PhaseName;
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
@@ -108,7 +108,17 @@ fn what_cannot_be_written_stops_nothing() {
         device: 7,
     };
     type Spoil<'a> = (&'a str, &'a dyn Fn(&FakeHost), &'a str);
-    let ways: [Spoil<'_>; 5] = [
+    let ways: [Spoil<'_>; 6] = [
+        (
+            "a directory stands there",
+            &|host| {
+                host.meddle(|world| {
+                    world.remove(KUBELET_CONFIG);
+                    world.file(format!("{KUBELET_CONFIG}/of-an-operator"), "");
+                });
+            },
+            "move it away",
+        ),
         (
             "no inodes are left",
             &|host| host.meddle(|world| world.exhaust_inodes(directory)),
@@ -166,6 +176,91 @@ fn what_cannot_be_written_stops_nothing() {
     let (outcome, told) = repair(&bringup, &host);
     assert_eq!(outcome, Outcome::Converged, "{told}");
     assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+}
+
+/// etcd goes on with its data where an operator has put it.
+#[test]
+fn a_directory_behind_a_link_stops_nothing() {
+    const DATA: &str = "/var/opt/pf9/kube/etcd/data";
+    let (bringup, host) = standing();
+    block_on(host.remove_tree(Path::new(DATA))).expect("it is removed");
+    host.meddle(|world| world.directory_with_mode("/srv/etcd", 0o700));
+    block_on(host.symlink(Path::new(DATA), "/srv/etcd")).expect("a link");
+    host.clear_journal();
+    let (outcome, told) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Refused, "{told}");
+    assert_eq!(host.mutating_calls(), vec![]);
+    assert!(
+        told.contains(DATA) && told.contains("a link stands there"),
+        "{told}"
+    );
+    assert!(running(&host, "etcd").is_some());
+}
+
+/// A program of an operator's is larger than a file of ours.
+#[test]
+fn a_large_program_in_the_place_of_a_link_is_kept_for_a_clean() {
+    const KUBECTL: &str = "/usr/local/bin/kubectl";
+    let own = "x".repeat(5 << 20);
+    let put = |host: &FakeHost| host.meddle(|world| world.file_with_mode(KUBECTL, &own, 0o755));
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    put(&host);
+    let bare = host.snapshot();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let is_link = |host: &FakeHost| {
+        let entry = block_on(host.entry(Path::new(KUBECTL))).expect("it can be looked at");
+        entry.is_some_and(|entry| matches!(entry.kind, EntryKind::Symlink(_)))
+    };
+    assert!(is_link(&host));
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    assert_eq!(bringup.not_cleaned(&bare, &host, false), [""; 0]);
+    assert!(host.look(|world| world.text(KUBECTL)).as_ref() == Some(&own));
+    // One that comes later gives way in a repair.
+    let (bringup, host) = standing();
+    block_on(host.remove(Path::new(KUBECTL))).expect("it is removed");
+    put(&host);
+    let (outcome, told) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{told}");
+    assert!(is_link(&host));
+}
+
+#[test]
+fn a_link_in_the_place_of_kube_env_gives_way() {
+    const KUBE_ENV: &str = "/etc/pf9/kube.env";
+    let (bringup, host) = standing();
+    let content = host.look(|world| world.text(KUBE_ENV)).expect("a file");
+    host.meddle(|world| world.file("/srv/kube.env", &content));
+    block_on(host.remove(Path::new(KUBE_ENV))).expect("it is removed");
+    block_on(host.symlink(Path::new(KUBE_ENV), "/srv/kube.env")).expect("a link");
+    let (outcome, told) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{told}");
+    assert_eq!(names(failed(&bringup, &host)), [""; 0]);
+    let entry = block_on(host.entry(Path::new(KUBE_ENV))).expect("it can be looked at");
+    assert!(entry.is_some_and(|entry| matches!(entry.kind, EntryKind::File(_))));
+    assert_eq!(
+        host.look(|world| world.text("/srv/kube.env")),
+        Some(content)
+    );
+}
+
+/// etcd is not made anew with what a damaged file leaves of its environment.
+#[test]
+fn a_damaged_environment_of_the_member_is_written_again() {
+    const MEMBER: &str = "/etc/pf9/kube.d/etcd/member.env";
+    let (bringup, standing) = standing();
+    let before = block_on(standing.container_config("etcd")).expect("docker answers");
+    for damage in ["", "ETCD_INITIAL_CLUSTER_STATE=existing\n"] {
+        let host = standing.fork();
+        host.meddle(|world| world.file_with_mode(MEMBER, damage, 0o600));
+        assert!(names(failed(&bringup, &host)).contains(&"etcd".to_owned()));
+        let (outcome, told) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Converged, "{told}");
+        let after = block_on(host.container_config("etcd")).expect("docker answers");
+        assert_eq!(after, before, "{damage}");
+    }
 }
 
 #[test]

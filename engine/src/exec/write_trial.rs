@@ -16,7 +16,8 @@ use super::{Mode, Runner, STATE, chain};
 use crate::host::{EntryKind, HostError};
 use crate::plan::{Graph, PhaseName, Plan, PlannedPhase, PlannedStep, Span};
 use crate::resource::{
-    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, engine, pki,
+    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, engine,
+    largest, pki,
 };
 
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not take a small file in this time takes no repair.
@@ -193,13 +194,37 @@ impl Runner<'_> {
             }
             made_anew |= is_of_pki(&step.spec);
             for (path, room) in files {
-                if let Some(problem) = self.trial(&path, room, step.span.clone()).await {
-                    found.push(Unwritable {
-                        phase: Some(phase.name.clone()),
-                        problem,
-                    });
-                }
+                let problem = match self.in_the_way(&step.spec, &path).await {
+                    Some(error) => Some(unwritable(&error, step.span.clone(), remedy(&error, &[]))),
+                    None => self.trial(&path, room, step.span.clone()).await,
+                };
+                found.extend(problem.map(|problem| Unwritable {
+                    phase: Some(phase.name.clone()),
+                    problem,
+                }));
             }
+        }
+    }
+
+    /// Why the step would not replace what stands at `path`: it is of another kind, or too large to be kept for a clean. What cannot be
+    /// looked at is left to the trial.
+    async fn in_the_way(&self, spec: &Spec, path: &Path) -> Option<ResourceError> {
+        let entry = tokio::time::timeout(BOUND, self.host.entry(path)).await;
+        let entry = entry.ok()?.ok().flatten()?;
+        match (spec, &entry.kind) {
+            (Spec::Directory(_), EntryKind::Directory) => None,
+            (Spec::Directory(_), other) => {
+                Some(ResourceError::in_the_way(path, "a directory", other))
+            }
+            (_, EntryKind::File(size)) if *size > largest(spec) => {
+                Some(ResourceError::Host(HostError::TooLarge {
+                    path: path.to_path_buf(),
+                    limit: largest(spec),
+                }))
+            }
+            (_, EntryKind::File(_) | EntryKind::Symlink(_)) => None,
+            (Spec::Symlink(_), other) => Some(ResourceError::in_the_way(path, "a link", other)),
+            (_, other) => Some(ResourceError::in_the_way(path, "a file", other)),
         }
     }
 
@@ -408,18 +433,14 @@ impl Runner<'_> {
         );
         let error = ResourceError::Host(error);
         let free = self.host.space(path).await.map(|space| space.free);
-        Some(Problem {
-            requirement: "what is to be written can be written".to_owned(),
-            span,
-            problem: format!("could not {}", chain(&error).join(": ")),
-            remedy: match free {
-                Ok(free) if no_space && free > room => format!(
-                    "remove files: the file system of {0} has {free} bytes free and no inodes left (`df -i`, `du --inodes -xd1`)",
-                    path.display()
-                ),
-                _ => remedy(&error, &[]),
-            },
-        })
+        let remedy = match free {
+            Ok(free) if no_space && free > room => format!(
+                "remove files: the file system of {0} has {free} bytes free and no inodes left (`df -i`, `du --inodes -xd1`)",
+                path.display()
+            ),
+            _ => remedy(&error, &[]),
+        };
+        Some(unwritable(&error, span, remedy))
     }
 
     /// Whether something that a phase starts does not run, or cannot be looked at, or an image that it brings is gone.
@@ -453,6 +474,15 @@ enum Written {
 
 fn late(action: String, after: Duration) -> ResourceError {
     ResourceError::Host(HostError::Deadline { action, after })
+}
+
+fn unwritable(error: &ResourceError, span: Span, remedy: String) -> Problem {
+    Problem {
+        requirement: "what is to be written can be written".to_owned(),
+        span,
+        problem: format!("could not {}", chain(error).join(": ")),
+        remedy,
+    }
 }
 
 fn problems(unwritable: Vec<Unwritable>) -> Vec<Problem> {

@@ -244,11 +244,9 @@ impl<'a> Ledger<'a> {
             let Some(kept) = live.undo.kept() else {
                 continue;
             };
-            let content = in_time(host.read(&kept.path(), LIMIT)).await;
-            let is_whole = content.ok().flatten().is_some_and(|bytes| {
-                crate::plan::hex(&sha2::Sha256::digest(&bytes)) == kept.sha256
-            });
-            if !is_whole {
+            let digest = in_time(host.remembered_digest(&kept.path())).await;
+            let digest = digest.ok().flatten();
+            if digest.as_ref() != Some(&kept.sha256) {
                 problems.push(format!(
                     "{} is missing or damaged, so a clean cannot bring back the previous content of {}; bring it back from a backup of \
                      this host",

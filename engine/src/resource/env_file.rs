@@ -12,7 +12,7 @@ use super::file::remember;
 use super::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult, Undo, create_parents,
 };
-use crate::host::{Attributes, Entry};
+use crate::host::{Attributes, Entry, EntryKind};
 use crate::plan::Value;
 
 /// Variables in a file. Secret values are named in the plan and appear in the file alone.
@@ -58,9 +58,15 @@ impl Resource for EnvFileSpec {
             shown.insert(name.clone(), mask.unwrap_or_else(|| text.clone()));
             values.insert(name.clone(), text);
         }
+        let entry = cx.host.entry(&self.path).await?;
+        // What a link leads to is not ours.
+        let content = match entry.as_ref().map(|entry| &entry.kind) {
+            Some(EntryKind::File(_)) => cx.host.read(&self.path, READ_LIMIT).await?,
+            _ => None,
+        };
         Ok(Observed {
-            entry: cx.host.entry(&self.path).await?,
-            content: cx.host.read(&self.path, READ_LIMIT).await?,
+            entry,
+            content,
             desired: render(&values),
             shown: render(&shown),
         })
@@ -78,6 +84,9 @@ impl Resource for EnvFileSpec {
             return Some(change);
         };
         let mut differences = Differences::default();
+        if !matches!(entry.kind, EntryKind::File(_)) {
+            differences.note("kind", "not a file", "file");
+        }
         attributes(&mut differences, entry.attributes, self.attributes);
         if observed.content.as_deref() != Some(observed.desired.as_bytes()) {
             self.name_variables(observed, &mut differences);

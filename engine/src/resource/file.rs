@@ -9,8 +9,8 @@ use super::change::{Differences, TextDiff, content_digest, octal};
 use super::directory::attributes;
 use super::undo::Kept;
 use super::{
-    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
-    create_parents,
+    Action, Change, Context, KEPT_LIMIT, READ_LIMIT, Receipt, Resource, ResourceError,
+    ResourceResult, Undo, create_parents,
 };
 use crate::host::{Attributes, Entry, EntryKind, Host};
 use crate::plan::Text;
@@ -274,7 +274,7 @@ pub(super) async fn remember(
             attributes,
             ..
         }) => {
-            let content = host.read(path, READ_LIMIT).await?.unwrap_or_default();
+            let content = host.read(path, KEPT_LIMIT).await?.unwrap_or_default();
             Undo::RestoreFile {
                 path: path.to_path_buf(),
                 content: Kept::new(content),

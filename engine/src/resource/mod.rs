@@ -461,6 +461,16 @@ impl Spec {
 
 /// Bound on files that we read to compare: larger ones are compared by size and hash of their source.
 pub(crate) const READ_LIMIT: u64 = 4 * 1024 * 1024;
+/// Bound on a file that is kept for a clean because something of ours takes its place: an operator's own program, for one.
+pub(crate) const KEPT_LIMIT: u64 = 128 * 1024 * 1024;
+
+/// The most that a file at the place of `spec` may hold.
+pub(crate) fn largest(spec: &Spec) -> u64 {
+    match spec {
+        Spec::Symlink(_) => KEPT_LIMIT,
+        _ => READ_LIMIT,
+    }
+}
 
 /// Parent directories of `path` that do not exist, outermost first.
 pub(crate) async fn missing_parents(host: &dyn Host, path: &Path) -> ResourceResult<Vec<PathBuf>> {

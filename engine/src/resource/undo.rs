@@ -327,7 +327,7 @@ impl Kept {
         if let Some(bytes) = &self.bytes {
             return Ok(bytes.clone());
         }
-        let bytes = host.read(&self.path(), super::READ_LIMIT).await?;
+        let bytes = host.read(&self.path(), super::KEPT_LIMIT).await?;
         let path = self.path();
         let lost = |what: String| ResourceError::Unmet {
             what,
