@@ -1,10 +1,10 @@
 //! A file that identifies the data in its directory, so that data which was lost or exchanged is noticed before anything starts on it.
 //!
-//! The file holds a random id and lies with the data; a record below the engine's state says which id the data of this name has. A
-//! program that is to start on nothing else mounts the file: the container engine refuses to start it where the file is missing.
+//! The file holds a random id and lies with the data; a record below the engine's state says which id the data of this name has. A copy of
+//! the record lies in another directory, so that lost data is noticed where the record is lost, too. A program that is to start on nothing else mounts the file: the container engine refuses to start it where the file is missing.
 //!
-//! Data without a record is taken as it is, for a host from before there were records. The file is written before the record, so a
-//! run that is cut between the two leaves data without a record.
+//! Data without a record and its copy is taken as it is, for a host from before there were records. The file is written before these, so a
+//! run that is cut between them leaves data without a record.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use super::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     missing_parents,
 };
+use crate::exec::STATE;
 use crate::host::{Attributes, Entry, EntryKind, Host};
 
 /// Of the file and of the record. Both are far smaller.
@@ -49,7 +50,8 @@ struct Stands {
 pub struct Observed {
     absent: bool,
     file: Stands,
-    record: Stands,
+    /// The record and its copy.
+    records: [Stands; 2],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,9 +100,10 @@ fn new_id() -> ResourceResult<String> {
 }
 
 impl DataIdSpec {
-    /// Where the record is.
-    fn record(&self) -> PathBuf {
-        Path::new(RECORDS).join(format!("data-{}.json", self.name))
+    /// Where the record and its copy are.
+    fn records(&self) -> [PathBuf; 2] {
+        let name = format!("data-{}.json", self.name);
+        [Path::new(RECORDS).join(&name), Path::new(STATE).join(&name)]
     }
 
     fn of_other_data(&self, problem: &str) -> ResourceError {
@@ -113,7 +116,9 @@ impl DataIdSpec {
             next: format!(
                 "put the right data back with this file in it, or restore a backup and copy this file from the data before; only to \
                  begin without any data, move {} away",
-                self.record().display()
+                self.records()
+                    .map(|record| record.display().to_string())
+                    .join(" and ")
             ),
         }
     }
@@ -125,9 +130,10 @@ impl DataIdSpec {
     pub(crate) async fn problem(&self, cx: &Context<'_>) -> ResourceResult<Option<String>> {
         match self.observe(cx).await {
             Ok(observed) => Ok(self.diff(&observed).map(|_| {
-                let (path, record) = (self.path.display(), self.record());
-                let record = record.display();
-                format!("{path} or its record {record} is missing, damaged or open to others; `nodelet apply` puts it right")
+                let path = self.path.display();
+                let records = self.records().map(|record| record.display().to_string());
+                let records = records.join(" or its copy ");
+                format!("{path}, its record {records} is missing, damaged or open to others; `nodelet apply` puts it right")
             })),
             Err(error) => Err(error),
         }
@@ -149,46 +155,52 @@ impl Resource for DataIdSpec {
             let record: Record = serde_json::from_slice(bytes).ok()?;
             (record.version == VERSION).then_some(record.id)
         };
-        let record = Stands::read(cx.host, &self.record(), recorded).await?;
-        if !cx.absent
-            && let Ok(known) = &record.id
-        {
-            match &file.id {
-                Ok(id) if id == known => {}
-                Ok(_) => return Err(self.of_other_data("that of other data")),
-                Err(problem) => return Err(self.of_other_data(problem)),
-            }
-        }
+        let [record, copy] = self.records();
+        let records = [
+            Stands::read(cx.host, &record, recorded).await?,
+            Stands::read(cx.host, &copy, recorded).await?,
+        ];
         // A record that cannot be read says that there was data all the same.
-        if !cx.absent
-            && record.entry.is_some()
-            && let (Err(_), Err(problem)) = (&record.id, &file.id)
-        {
-            return Err(self.of_other_data(problem));
+        let had_data = records.iter().any(|record| record.entry.is_some());
+        let mut known = records.iter().flat_map(|record| &record.id).peekable();
+        if !cx.absent {
+            match &file.id {
+                Ok(id) if known.peek().is_some() && !known.any(|known| known == id) => {
+                    return Err(self.of_other_data("that of other data"));
+                }
+                Err(problem) if had_data => return Err(self.of_other_data(problem)),
+                _ => {}
+            }
         }
         Ok(Observed {
             absent: cx.absent,
             file,
-            record,
+            records,
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
-        let Observed { file, record, .. } = observed;
+        let Observed { file, records, .. } = observed;
         if observed.absent {
-            let there = file.entry.is_some() || record.entry.is_some();
-            return there.then(|| Change::new(Action::Remove));
+            let mut all = records.iter().chain([file]);
+            return all
+                .any(|stands| stands.entry.is_some())
+                .then(|| Change::new(Action::Remove));
         }
-        match (&file.id, &record.id) {
-            (Err(_), _) => Some(Change::new(Action::Create).with("id", "", "random")),
-            (Ok(_), Err(problem)) => {
-                Some(Change::new(Action::Change).with("record", *problem, "made"))
-            }
-            (Ok(_), Ok(_)) => (file.differs_in_attributes() || record.differs_in_attributes())
-                .then(|| {
-                    Change::new(Action::Change).with("mode and owner", "others", "root, 0600")
-                }),
+        let Ok(id) = &file.id else {
+            return Some(Change::new(Action::Create).with("id", "", "random"));
+        };
+        for (record, name) in records.iter().zip(["record", "copy of the record"]) {
+            let problem = match &record.id {
+                Ok(its) if its == id => continue,
+                Ok(_) => "of other data",
+                Err(problem) => problem,
+            };
+            return Some(Change::new(Action::Change).with(name, problem, "made"));
         }
+        let mut all = records.iter().chain([file]);
+        all.any(Stands::differs_in_attributes)
+            .then(|| Change::new(Action::Change).with("mode and owner", "others", "root, 0600"))
     }
 
     async fn converge(
@@ -198,9 +210,11 @@ impl Resource for DataIdSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        let ([record, copy], [is_record, is_copy]) = (self.records(), &observed.records);
         let paths = [
             (self.path.clone(), &observed.file),
-            (self.record(), &observed.record),
+            (record, is_record),
+            (copy, is_copy),
         ];
         if observed.absent {
             for (path, stands) in paths {
@@ -219,10 +233,8 @@ impl Resource for DataIdSpec {
             version: VERSION,
             id: id.clone(),
         };
-        let contents = [
-            format!("{id}\n").into_bytes(),
-            serde_json::to_vec(&record).expect("texts and numbers can be written"),
-        ];
+        let record = serde_json::to_vec(&record).expect("texts and numbers can be written");
+        let contents = [format!("{id}\n").into_bytes(), record.clone(), record];
         for ((path, stands), content) in paths.into_iter().zip(contents) {
             if stands.id.as_ref() == Ok(&id) && !stands.differs_in_attributes() {
                 continue;
@@ -252,6 +264,7 @@ mod tests {
 
     const FILE: &str = "/data/member/id";
     const RECORD: &str = "/var/opt/pf9/nodelet/kept/data-etcd.json";
+    const COPY: &str = "/var/opt/pf9/nodelet/data-etcd.json";
 
     fn spec() -> DataIdSpec {
         DataIdSpec {
@@ -310,35 +323,52 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_record_is_made_again_and_a_new_begin_can_be_asked_for() {
-        for content in [None, Some(""), Some("{}")] {
-            let host = marked().await;
-            let (file, record) = (text(&host, FILE), text(&host, RECORD));
-            match content {
-                None => host.meddle(|world| world.remove(RECORD)),
-                Some(content) => host.meddle(|world| world.file(RECORD, content)),
+    async fn a_lost_or_exchanged_record_is_made_again_from_the_other() {
+        let other = text(&marked().await, RECORD).unwrap();
+        for (lost, kept) in [(RECORD, COPY), (COPY, RECORD)] {
+            for content in [None, Some(""), Some("{}"), Some(other.as_str())] {
+                let host = marked().await;
+                let before = [FILE, RECORD, COPY].map(|path| text(&host, path));
+                match content {
+                    None => host.meddle(|world| world.remove(lost)),
+                    Some(content) => host.meddle(|world| world.file(lost, content)),
+                }
+                let damaged = host.fork();
+                apply(&host).await.unwrap().expect("it differs");
+                let after = [FILE, RECORD, COPY].map(|path| text(&host, path));
+                assert_eq!(after, before, "{lost}: {content:?}");
+                // Lost data is noticed all the same, and nothing begins anew.
+                damaged.meddle(|world| world.remove("/data"));
+                damaged.clear_journal();
+                let error = apply(&damaged).await.expect_err("there was data");
+                assert!(error.is_permanent(), "{error}");
+                assert_eq!(damaged.mutations(), 0, "{lost} {kept}: {content:?}");
             }
-            apply(&host).await.unwrap().expect("it differs");
-            assert_eq!((text(&host, FILE), text(&host, RECORD)), (file, record));
         }
+    }
+
+    #[tokio::test]
+    async fn data_without_records_is_taken_and_a_new_begin_can_be_asked_for() {
         let host = marked().await;
-        let before = text(&host, FILE);
+        let before = [FILE, RECORD, COPY].map(|path| text(&host, path));
+        for path in [RECORD, COPY] {
+            host.meddle(|world| world.remove(path));
+        }
+        apply(&host).await.unwrap().expect("they are made");
+        assert_eq!([FILE, RECORD, COPY].map(|path| text(&host, path)), before);
         host.meddle(|world| {
-            world.remove("/data");
-            world.file(RECORD, "damaged");
+            for path in ["/data", RECORD, COPY] {
+                world.remove(path);
+            }
         });
-        apply(&host)
-            .await
-            .expect_err("a damaged record says that there was data");
-        host.meddle(|world| world.remove(RECORD));
         apply(&host).await.unwrap().expect("it is made");
-        assert_ne!(text(&host, FILE), before);
+        assert_ne!(text(&host, FILE), before[0]);
     }
 
     #[tokio::test]
     async fn mode_and_owner_are_put_right() {
         let host = marked().await;
-        for path in [FILE, RECORD] {
+        for path in [FILE, RECORD, COPY] {
             let wrong = Attributes {
                 mode: 0o666,
                 uid: 1,

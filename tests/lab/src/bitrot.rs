@@ -329,6 +329,7 @@ impl Group {
             _ if in_directory("/etc/pf9/kube.d/kubeconfigs/") => Self::Kubeconfig,
             "encryption.yaml" if in_directory(&format!("{STATE}/kept/")) => Self::Encryption,
             _ if in_directory(&format!("{STATE}/kept/data-")) => Self::DataId,
+            _ if in_directory(&format!("{STATE}/data-")) => Self::DataId,
             _ if in_directory(&format!("{STATE}/kept/")) => Self::Record,
             _ => panic!("{path} is in no group: damage it as well, or say why not"),
         }
@@ -354,7 +355,7 @@ impl<'a> SecretFiles<'a> {
              for path in /var/lib/kubelet/config.json /etc/keepalived/keepalived.conf; do
                  if [ -e $path ]; then echo $path; fi
              done
-             find /var/opt/pf9/kube/etcd/data/member -maxdepth 1 -name nodelet-data-id"
+             find /var/opt/pf9/kube/etcd/data/member {STATE} -maxdepth 1 '(' -name nodelet-data-id -o -name 'data-*.json' ')'"
         ));
         let files: Vec<String> = found.lines().map(str::to_owned).collect();
         let stays = |path: &&String| {

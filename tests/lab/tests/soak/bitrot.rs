@@ -209,8 +209,7 @@ fn lost_with_its_copy(
     wrong
 }
 
-/// The id beside etcd's data and its record. Which of the two is right is for people to say, so the damaged one is reported by name and
-/// etcd runs on; mode and owner are put right.
+/// The id beside etcd's data and its record. A damaged one is reported by name and etcd runs on; an apply puts a record, mode and owner right.
 fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Watch<'_>) {
     watch.calm(REPAIRED);
     watch.record();
@@ -229,12 +228,8 @@ fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Wat
             } else {
                 until_reported(watch, &what, &["nodelet-data-id"]);
             }
-            // An apply restores what says the same as the other of the two, and mode and owner. Another id it would refuse.
-            let is_mended = match damage {
-                Damage::Attributes => true,
-                Damage::Delete | Damage::Truncate => is_record,
-                Damage::Replace => false,
-            };
+            // An apply restores a record, of which the file and a copy say the same, and mode and owner. Another file it refuses.
+            let is_mended = is_record || damage == Damage::Attributes;
             if is_mended {
                 master.apply(&[]).exits(0);
             } else {
@@ -244,7 +239,7 @@ fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Wat
             }
             watch.calm(REPAIRED);
             let same = format!(
-                "cmp {DATA_ID} <(grep -oE '[0-9a-f]{{32}}' {STATE}/kept/data-etcd.json); [ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]"
+                "cmp {DATA_ID} <(grep -oE '[0-9a-f]{{32}}' {STATE}/kept/data-etcd.json); cmp {STATE}/data-etcd.json {STATE}/kept/data-etcd.json; [ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]"
             );
             master.sh(&same);
             assert_eq!(secrets.started(), before, "{what}");

@@ -158,7 +158,7 @@ fn records(master: &Master) -> Vec<String> {
             || OF_THE_LEDGER.contains(&name)
             || RESTORED.iter().any(|its| its.name == name)
             // The first are the soak's, and the others have a test of their own below.
-            || ["kept/", "content/", "timers/"].iter().any(|folder| name.starts_with(folder))
+            || ["kept/", "data-", "content/", "timers/"].iter().any(|folder| name.starts_with(folder))
     };
     let records: Vec<String> = found
         .lines()
