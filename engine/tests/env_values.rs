@@ -132,6 +132,20 @@ fn a_secret_shows_only_where_it_is_exposed() {
     );
 }
 
+/// A file of another kind among the settings: its first line may be a secret.
+#[test]
+fn what_is_no_name_is_not_shown() {
+    let problems = KubeEnv::resolve(vec![file("/f", "root:$6$salt$HASH:20782:0::: x\n")]);
+    let told = problems.expect_err("it is no setting");
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    assert!(!told.concat().contains("HASH"), "{told:?}");
+    let problems = KubeEnv::resolve(vec![file("/f", "\"root:$6$salt$HASH:0\": x\nOOPS: 1\n")]);
+    let told = problems.expect_err("they are no settings");
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    assert!(!told.concat().contains("HASH"), "{told:?}");
+    assert!(told.concat().contains("unknown key `OOPS`"), "{told:?}");
+}
+
 #[test]
 fn errors_know_their_location() {
     let problems = KubeEnv::resolve(vec![file("/f", "MASTER_IP: 192.0.2.1\n\nOOPS: 1\n")])

@@ -260,6 +260,9 @@ pub struct Found(Box<str>);
 /// How much of a wrong text a message shows, in characters.
 const EXCERPT: usize = 60;
 
+/// The longest name of an unknown setting that is shown, in characters.
+const NAME: usize = 40;
+
 impl Found {
     /// Text to show.
     pub(crate) fn text(text: &str) -> Self {
@@ -277,6 +280,16 @@ impl Found {
         }
         shown.push('`');
         Self(shown.into())
+    }
+
+    /// A name to show. What could not be the name of a setting may be anything: a file of another kind, a password.
+    pub(crate) fn name(name: &str) -> Self {
+        let is_part = |part: char| part.is_ascii_alphanumeric() || "_-.".contains(part);
+        if name.chars().count() <= NAME && name.chars().all(is_part) {
+            Self::text(name)
+        } else {
+            Self("(not shown, for it is no name)".into())
+        }
     }
 
     /// Text that must not be shown.

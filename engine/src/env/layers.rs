@@ -149,7 +149,7 @@ impl Merge {
     ) -> Option<&'static Key> {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
             self.problems.push(EnvError::UnknownKey {
-                key: Found::text(name),
+                key: Found::name(name),
                 closest: closest(name),
                 place: place.cloned(),
             });
