@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use behaviour::{Bringup, Case, block_on, fixtures};
@@ -11,7 +11,10 @@ use engine::exec::{
     Event, EventSink, Outcome, Recording, Runner, STATE, Status, failed_phases, restart_set,
 };
 use engine::host::fake::{FakeHost, FaultPlan, difference};
-use engine::host::{Containers as _, EntryKind, Files as _, Services as _, Space};
+use engine::host::{
+    Attributes, Cluster as _, ClusterAccess, Containers as _, EntryKind, Files as _, Services as _,
+    Space,
+};
 use engine::plan::PhaseName;
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
@@ -261,6 +264,88 @@ fn a_damaged_environment_of_the_member_is_written_again() {
         let after = block_on(host.container_config("etcd")).expect("docker answers");
         assert_eq!(after, before, "{damage}");
     }
+}
+
+/// The directories below `directory`, and itself.
+fn directories(host: &FakeHost, directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![directory.to_path_buf()];
+    for name in block_on(host.list(directory)).expect("it is listed") {
+        let path = directory.join(name);
+        let entry = block_on(host.entry(&path)).expect("it can be looked at");
+        if entry.is_some_and(|entry| entry.kind == EntryKind::Directory) {
+            found.extend(directories(host, &path));
+        }
+    }
+    found
+}
+
+/// Who may write to a directory may exchange what is in it.
+#[test]
+fn a_directory_that_others_may_write_to_is_set_back() {
+    let (bringup, standing) = standing();
+    let mut all = directories(&standing, Path::new("/etc/pf9"));
+    let is_closed = |path: &Path| {
+        let entry = block_on(standing.entry(path)).expect("it can be looked at");
+        entry.is_some_and(|entry| entry.attributes.mode & 0o077 == 0)
+    };
+    // Below one that root alone enters nobody else gets.
+    all.retain(|path| !path.ancestors().skip(1).any(is_closed));
+    assert!(all.len() > 10, "{all:?}");
+    let mut unseen = Vec::new();
+    for path in all {
+        let host = standing.fork();
+        let attributes = |host: &FakeHost| {
+            let entry = block_on(host.entry(&path)).expect("it can be looked at");
+            entry.expect("it is there").attributes
+        };
+        let before = attributes(&host);
+        let open = Attributes {
+            mode: 0o777,
+            ..before
+        };
+        block_on(host.set_attributes(&path, open)).expect("it is set");
+        if failed(&bringup, &host).is_empty() {
+            unseen.push(path);
+            continue;
+        }
+        let (outcome, told) = repair(&bringup, &host);
+        assert_eq!(outcome, Outcome::Converged, "{told}");
+        assert_eq!(attributes(&host), before, "{}", path.display());
+    }
+    assert_eq!(unseen, Vec::<PathBuf>::new(), "green all the same");
+}
+
+/// Without it nobody reads a log or enters a container.
+#[test]
+fn a_deleted_permission_of_the_api_server_comes_back() {
+    let (bringup, host) = standing();
+    let access = ClusterAccess {
+        kubeconfig: "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml".into(),
+    };
+    let binding = serde_json::json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "pf9:kube-apiserver-kubelet-client" },
+    });
+    let stands = || block_on(host.object_exists(&access, &binding)).expect("the API answers");
+    assert!(stands());
+    block_on(host.delete_object(&access, &binding)).expect("it is deleted");
+    assert_eq!(names(failed(&bringup, &host)), ["api-ready"]);
+    let (outcome, told) = repair(&bringup, &host);
+    assert_eq!(outcome, Outcome::Converged, "{told}");
+    assert!(stands());
+}
+
+/// The host would come up without it, and nothing says so before.
+#[test]
+fn docker_that_does_not_start_at_boot_is_told() {
+    let (bringup, host) = standing();
+    block_on(host.set_unit_enabled("docker.service", false)).expect("systemd does");
+    let health = bringup.check(&host);
+    let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
+    let told = conditions.find(|its| its.status != Status::True);
+    let told = told.expect("it is told");
+    assert!(told.warns && told.reason.contains("at boot"), "{told:?}");
 }
 
 #[test]
