@@ -336,6 +336,31 @@ fn a_deleted_permission_of_the_api_server_comes_back() {
     assert!(stands());
 }
 
+/// New pods would have another network, or none.
+#[test]
+fn a_network_configuration_that_comes_before_ours_is_told() {
+    let (bringup, host) = standing();
+    let foreign = "/etc/cni/net.d/00-foreign.conf";
+    host.meddle(|world| {
+        world.file("/etc/cni/net.d/00-notes.txt", "not read");
+        world.file("/etc/cni/net.d/99-later.conf", "not read either");
+    });
+    let unwell = || -> Vec<_> {
+        let health = bringup.check(&host);
+        let conditions = health.into_iter().flat_map(|phase| phase.conditions);
+        conditions
+            .filter(|its| its.status != Status::True)
+            .collect()
+    };
+    assert_eq!(unwell(), []);
+    host.meddle(|world| world.file(foreign, "{}"));
+    let told = unwell();
+    let [told] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert!(told.warns && told.reason.contains(foreign), "{told:?}");
+}
+
 /// The host would come up without it, and nothing says so before.
 #[test]
 fn docker_that_does_not_start_at_boot_is_told() {

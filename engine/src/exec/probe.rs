@@ -3,6 +3,7 @@
 //! `Ok(None)` means it holds, `Ok(Some(reason))` that it does not, an error that it could not be determined.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::virtual_ip::VirtualIp;
@@ -103,6 +104,20 @@ impl Runner<'_> {
                 Err(HostError::TooLarge { .. }) => None,
                 Err(error) => return Err(error.into()),
             }),
+            Probe::FirstFile { path, endings } => {
+                let directory = path.parent().unwrap_or(Path::new("/"));
+                let is_read = |name: &&String| endings.iter().any(|end| name.ends_with(end));
+                let names = host.list(directory).await?;
+                Ok(match names.iter().find(is_read) {
+                    Some(name) if directory.join(name) == *path => None,
+                    Some(name) => Some(format!(
+                        "{} comes before {}, so that is not read; move it away if no program needs it",
+                        directory.join(name).display(),
+                        path.display()
+                    )),
+                    None => Some(format!("{} is not there", path.display())),
+                })
+            }
             Probe::ServiceActive(unit) => {
                 let mut state = host.unit(unit).await?;
                 // On its way somewhere: a moment later it has arrived, or it is stuck.

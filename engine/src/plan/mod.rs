@@ -266,6 +266,13 @@ pub enum Probe {
     },
     /// A file is there and not empty.
     FileExists(PathBuf),
+    /// A file is the first one of its directory with one of these endings, by name: its reader takes no other.
+    FirstFile {
+        /// The file.
+        path: PathBuf,
+        /// Endings of the names that the reader looks at.
+        endings: Vec<String>,
+    },
     /// A unit is active.
     ServiceActive(String),
     /// A container runs.
@@ -389,6 +396,7 @@ impl Probe {
             | Self::ObjectExists { .. }
             | Self::TokenAccepted { .. } => true,
             Self::FileExists(_)
+            | Self::FirstFile { .. }
             | Self::ServiceActive(_)
             | Self::ContainerRunning(_)
             | Self::LinkUp(_)

@@ -550,6 +550,11 @@ pub static WORDS: &[Word] = &[
                 "A file is there and not empty.",
             ),
             modifier(
+                "first_file",
+                &[p("path", Arg::Path), p("endings", Arg::Texts)],
+                "A file is the first one of its directory with one of these endings, by name: its reader takes no other.",
+            ),
+            modifier(
                 "service_active",
                 &[p("unit", Arg::Text)],
                 "A unit is active.",

@@ -114,6 +114,16 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             expect,
         },
         "file_exists" => Probe::FileExists(text()?.into()),
+        "first_file" => {
+            let values = options.values(name);
+            let [Value::Text(path), Value::List(endings)] = values.as_slice() else {
+                return None;
+            };
+            Probe::FirstFile {
+                path: path.into(),
+                endings: endings.iter().map(ToString::to_string).collect(),
+            }
+        }
         "service_active" => {
             let unit = text()?;
             Probe::ServiceActive(if unit.contains('.') {
