@@ -498,8 +498,15 @@ impl Undo {
                 attributes,
                 kind,
             } => {
-                let there = host.entry(path).await?;
-                let there = there.map(|entry| EntryType::of(&entry.kind));
+                let entry = host.entry(path).await?;
+                // Where they could not be changed they need not be set back, and often cannot be.
+                if entry
+                    .as_ref()
+                    .is_some_and(|entry| entry.attributes == *attributes)
+                {
+                    return Ok(());
+                }
+                let there = entry.map(|entry| EntryType::of(&entry.kind));
                 let is_the_same = match (there, kind) {
                     (None, _) => return Ok(()),
                     (Some(there), Some(kind)) => there == *kind,
@@ -680,6 +687,18 @@ mod tests {
             let etc = etc.expect("the host answers").expect("it is there");
             assert_eq!(etc.attributes.uid, 0, "{case}");
         }
+    }
+
+    /// As on a file system that is read-only, where the change itself failed.
+    #[tokio::test]
+    async fn attributes_that_could_not_be_changed_are_not_set_back() {
+        let host = FakeHost::new().with_directory(PATH);
+        let entry = crate::host::Files::entry(&host, Path::new(PATH)).await;
+        let entry = entry.expect("the host answers").expect("it is there");
+        let undo = Undo::restore_attributes(Path::new(PATH), &entry);
+        host.clear_journal();
+        undo.carry_out(&host).await.expect("nothing is to be done");
+        assert_eq!(host.mutations(), 0);
     }
 
     #[test]
