@@ -288,7 +288,7 @@ fn a_directory_that_others_may_write_to_is_set_back() {
         let entry = block_on(standing.entry(path)).expect("it can be looked at");
         entry.is_some_and(|entry| entry.attributes.mode & 0o077 == 0)
     };
-    // Below one that root alone enters nobody else gets.
+    // Other users do not get below a directory that root alone enters.
     all.retain(|path| !path.ancestors().skip(1).any(is_closed));
     assert!(all.len() > 10, "{all:?}");
     let mut unseen = Vec::new();
@@ -315,7 +315,7 @@ fn a_directory_that_others_may_write_to_is_set_back() {
     assert_eq!(unseen, Vec::<PathBuf>::new(), "green all the same");
 }
 
-/// Without it nobody reads a log or enters a container.
+/// Without it `kubectl logs` and `kubectl exec` are forbidden.
 #[test]
 fn a_deleted_permission_of_the_api_server_comes_back() {
     let (bringup, host) = standing();

@@ -1,7 +1,8 @@
 //! A file that identifies the data in its directory, so that data which was lost or exchanged is noticed before anything starts on it.
 //!
 //! The file holds a random id and lies with the data; a record below the engine's state says which id the data of this name has. A copy of
-//! the record lies in another directory, so that lost data is noticed where the record is lost, too. A program that is to start on nothing else mounts the file: the container engine refuses to start it where the file is missing.
+//! the record lies in another directory, so that lost data is noticed where the record is lost, too. A program that is to start on nothing
+//! else mounts the file: the container engine refuses to start it where the file is missing.
 //!
 //! Data without a record and its copy is taken as it is, for a host from before there were records. The file is written before these, so a
 //! run that is cut between them leaves data without a record.
