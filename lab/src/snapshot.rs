@@ -61,8 +61,8 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "remains: nodelet's lock, an empty file that goes with the next boot",
     ),
     (
-        "/run/dockershim.sock",
-        "remains: kubelet's socket, which it does not remove at its end; it goes with the next boot",
+        "/run/adduser",
+        "remains where packages made accounts: the lock of adduser; it goes with the next boot",
     ),
     (
         "/run/xtables.lock",

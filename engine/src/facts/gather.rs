@@ -482,6 +482,7 @@ fn name_of(kind: &EntryKind) -> &'static str {
         EntryKind::Directory => "a directory",
         EntryKind::File(_) => "a file",
         EntryKind::Symlink(_) => "a link",
+        EntryKind::Socket => "a socket",
         EntryKind::Other => "a device",
     }
 }

@@ -51,7 +51,9 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link and what it points to.
     Symlink(String),
-    /// A socket, device, pipe.
+    /// A socket: of no use without the process that listens at it, which makes it anew.
+    Socket,
+    /// A device or a pipe.
     Other,
 }
 

@@ -161,14 +161,11 @@ impl Resource for FileSpec {
         }
         let is_new_unit = self.is_new_unit(observed, cx.host).await?;
         if observed.absent {
-            remember(
-                cx.host,
-                &self.path,
-                observed.entry.as_ref(),
-                "a file",
-                receipt,
-            )
-            .await?;
+            let entry = observed.entry.as_ref();
+            // A socket cannot be brought back: what listens there makes it.
+            if entry.is_none_or(|entry| entry.kind != EntryKind::Socket) {
+                remember(cx.host, &self.path, entry, "a file", receipt).await?;
+            }
             cx.host.remove(&self.path).await?;
         } else {
             let desired = observed
@@ -323,6 +320,40 @@ mod tests {
             file.converge(&observed, change, &cx, &mut receipt).await?;
         }
         Ok(change)
+    }
+
+    /// A service that ends leaves its socket.
+    #[tokio::test]
+    async fn a_socket_goes_and_a_pipe_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is made"));
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("it is made");
+        let (host, outputs) = (crate::host::live::LiveHost::new(), Outputs::default());
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: true,
+        };
+        for (path, stays) in [(socket, false), (pipe, true)] {
+            let file = FileSpec {
+                path,
+                source: FileSource::Text(Text::Known(String::new())),
+                attributes: PRIVATE,
+                once: false,
+                secret: false,
+                unit: false,
+            };
+            let observed = file.observe(&cx).await.expect("it is seen");
+            let change = file.diff(&observed).expect("it is to go");
+            let mut receipt = Receipt::default();
+            let converged = file.converge(&observed, &change, &cx, &mut receipt).await;
+            assert_eq!(converged.is_err(), stays, "{converged:?}");
+            assert_eq!(file.path.exists(), stays);
+            assert!(receipt.undos.is_empty());
+        }
     }
 
     #[tokio::test]

@@ -276,7 +276,7 @@ impl ImageDirectorySpec {
         let kind_fits = match entry.kind {
             EntryKind::Directory => is_directory,
             EntryKind::File(_) => !is_directory,
-            EntryKind::Symlink(_) | EntryKind::Other => false,
+            EntryKind::Symlink(_) | EntryKind::Socket | EntryKind::Other => false,
         };
         let path = path.display();
         Ok(if !kind_fits {

@@ -146,7 +146,8 @@ impl ResourceError {
             EntryKind::File(_) => "a file",
             EntryKind::Directory => "a directory",
             EntryKind::Symlink(_) => "a link",
-            EntryKind::Other => "a device, pipe or socket",
+            EntryKind::Socket => "a socket",
+            EntryKind::Other => "a device or a pipe",
         };
         let path = path.display();
         Self::Unmet {

@@ -132,7 +132,7 @@ impl EntryType {
             EntryKind::File(_) => Self::File,
             EntryKind::Directory => Self::Directory,
             EntryKind::Symlink(_) => Self::Link,
-            EntryKind::Other => Self::Other,
+            EntryKind::Socket | EntryKind::Other => Self::Other,
         }
     }
 }

@@ -70,7 +70,7 @@ impl<'a> Ownership<'a> {
                         waiting.push((target, depth + 1));
                     }
                 }
-                EntryKind::File(_) | EntryKind::Other => {
+                EntryKind::File(_) | EntryKind::Socket | EntryKind::Other => {
                     only_root(&path, entry.attributes, WRITABLE)?;
                 }
             }
@@ -112,7 +112,7 @@ impl<'a> Ownership<'a> {
                     at = next;
                 }
                 // Of a file only the end of the path may be one; what follows it is missing.
-                EntryKind::File(_) | EntryKind::Other => at = next,
+                EntryKind::File(_) | EntryKind::Socket | EntryKind::Other => at = next,
             }
         }
         Ok(Some(at))

@@ -13,7 +13,7 @@ use crate::exit::{Exit, WrongUsage};
 use crate::identity::Identity;
 use crate::inputs::Inputs;
 use crate::lock::Lock;
-use crate::nodeletd::client;
+use crate::nodeletd::{cgroup, client};
 use crate::{output, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
@@ -36,6 +36,7 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
         Purpose::Leave
     };
     let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
+    cgroup::remove_unused();
     Ok(exit(outcome))
 }
 

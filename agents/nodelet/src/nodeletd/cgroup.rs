@@ -6,6 +6,7 @@
 //! `supervisor`. Sources: the kernel's documents `cgroup-v1/` and `cgroup-v2.rst`, systemd's `CGROUP_DELEGATION`.
 
 use std::fs;
+use std::io::ErrorKind::{NotADirectory, NotFound, ResourceBusy};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -268,6 +269,28 @@ fn way_back(procs: &Path, groups: &str, mounts: &str) -> Option<PathBuf> {
     (!below.components().any(upwards)).then(|| point.join(below).join("cgroup.procs"))
 }
 
+/// Removes the groups of version 1 that no process is in: a command that only looked leaves one behind, and cannot know whether nodeletd needs
+/// it. nodeletd makes its own anew. With version 2 they go with the unit or the scope that they are in.
+pub(crate) fn remove_unused() {
+    remove_unused_in(Path::new(MOUNT));
+}
+
+fn remove_unused_in(mount: &Path) {
+    for (hierarchy, name) in ["cpu", "memory"]
+        .iter()
+        .flat_map(|hierarchy| [STATUS, BACKUP].map(|name| (hierarchy, name)))
+    {
+        let group = mount.join(hierarchy).join(name);
+        // The kernel refuses where a process is in it.
+        match fs::remove_dir(&group) {
+            Err(error) if !matches!(error.kind(), NotFound | NotADirectory | ResourceBusy) => {
+                tracing::warn!("remove the control group {}: {error}", group.display());
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The group below `parent`, made if it is not there.
 fn group(parent: &Path, name: &str) -> Result<PathBuf> {
     if !parent.is_dir() {
@@ -312,6 +335,23 @@ mod tests {
         assert_eq!(read("cpu.cfs_quota_us"), "40000");
         assert_eq!(read("cpu.cfs_period_us"), "100000");
         assert_eq!(made.procs.len(), 2);
+    }
+
+    #[test]
+    fn a_clean_removes_groups_of_version_1_and_nothing_where_there_are_none() {
+        let mount = tempfile::tempdir().expect("a directory");
+        remove_unused_in(mount.path());
+        for path in [
+            "cpu/pf9-kube-status",
+            "memory/pf9-etcd-backup",
+            "cpu/theirs",
+        ] {
+            fs::create_dir_all(mount.path().join(path)).expect("it is made");
+        }
+        remove_unused_in(mount.path());
+        let stands = |path: &str| mount.path().join(path).exists();
+        assert!(!stands("cpu/pf9-kube-status") && !stands("memory/pf9-etcd-backup"));
+        assert!(stands("cpu/theirs"));
     }
 
     #[test]

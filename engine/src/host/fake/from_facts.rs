@@ -247,6 +247,7 @@ impl World {
                     kind: match what.as_str() {
                         "a file" => NodeKind::File(Vec::new()),
                         "a link" => NodeKind::Symlink("/".to_owned()),
+                        "a socket" => NodeKind::Socket,
                         _ => NodeKind::Other,
                     },
                     attributes: Attributes::root(0o644),

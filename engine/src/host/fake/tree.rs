@@ -31,7 +31,9 @@ pub(crate) enum NodeKind {
     Below(u64),
     /// A file whose content is known after apply, and why.
     Late(String),
-    /// A socket, device or pipe of the host below an overlay.
+    /// A socket of the host below an overlay.
+    Socket,
+    /// A device or pipe of the host below an overlay.
     Other,
 }
 
@@ -80,7 +82,11 @@ impl Tree {
                     rest.extend(parts(Path::new(target)).into_iter().rev());
                 }
                 Some(
-                    NodeKind::File(_) | NodeKind::Below(_) | NodeKind::Late(_) | NodeKind::Other,
+                    NodeKind::File(_)
+                    | NodeKind::Below(_)
+                    | NodeKind::Late(_)
+                    | NodeKind::Socket
+                    | NodeKind::Other,
                 ) if !rest.is_empty() => {
                     return Err(ErrorKind::NotADirectory.into());
                 }
@@ -107,6 +113,7 @@ impl Tree {
                 NodeKind::Symlink(target) => EntryKind::Symlink(target.clone()),
                 NodeKind::Below(size) => EntryKind::File(*size),
                 NodeKind::Late(_) => EntryKind::File(0),
+                NodeKind::Socket => EntryKind::Socket,
                 NodeKind::Other => EntryKind::Other,
             },
             attributes: node.attributes,
@@ -120,7 +127,7 @@ impl Tree {
             NodeKind::File(content) => Some(content),
             // It is there; who needs more than that has it read first.
             NodeKind::Below(_) | NodeKind::Late(_) => Some(&[]),
-            NodeKind::Directory | NodeKind::Symlink(_) | NodeKind::Other => None,
+            NodeKind::Directory | NodeKind::Symlink(_) | NodeKind::Socket | NodeKind::Other => None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::fcntl::AtFlags;
@@ -159,6 +159,7 @@ fn entry(path: &Path) -> io::Result<Option<Entry>> {
         kind if kind.is_symlink() => {
             EntryKind::Symlink(fs::read_link(path)?.to_string_lossy().into_owned())
         }
+        kind if kind.is_socket() => EntryKind::Socket,
         _ => EntryKind::Other,
     };
     Ok(Some(Entry {

@@ -17,7 +17,10 @@ impl Files for OverlayHost<'_> {
         let real = self.learn(path, true).await?;
         let below = self.upper.look(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
-            matches!(kind, Some(NodeKind::Below(_) | NodeKind::Other))
+            matches!(
+                kind,
+                Some(NodeKind::Below(_) | NodeKind::Socket | NodeKind::Other)
+            )
         });
         if below {
             self.lower.read(&real, limit).await

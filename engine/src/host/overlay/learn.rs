@@ -69,6 +69,7 @@ impl OverlayHost<'_> {
                 EntryKind::File(size) => NodeKind::Below(size),
                 EntryKind::Directory => NodeKind::Directory,
                 EntryKind::Symlink(target) => NodeKind::Symlink(target),
+                EntryKind::Socket => NodeKind::Socket,
                 EntryKind::Other => NodeKind::Other,
             };
             let node = Node {

@@ -68,7 +68,7 @@ impl Held {
                     None => Content::Unfit("it is a link to nowhere".to_owned()),
                 }
             }
-            Some(EntryKind::Directory | EntryKind::Other) => {
+            Some(EntryKind::Directory | EntryKind::Socket | EntryKind::Other) => {
                 Content::Unfit("it is no file".to_owned())
             }
         };
