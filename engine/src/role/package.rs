@@ -275,6 +275,14 @@ fn place(text: &str, name: &str) -> Span {
 
 /// What the manifest's types let through.
 fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
+    if !is_name(&manifest.name) {
+        let message = format!("`{}` is no name of a role", manifest.name);
+        findings.push(
+            Diagnostic::new("P0616", place(text, "name"), message).help(
+                "it names the directory below /opt/pf9/roles: at most 64 letters, digits, `-`, `_` and `.`, a letter or digit first",
+            ),
+        );
+    }
     for (node, names) in &manifest.nodes {
         if names.is_empty() {
             let message = format!("node kind `{node}` has no phases");
@@ -312,6 +320,15 @@ fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) 
             );
         }
     }
+}
+
+/// Whether this can name a role: it is a part of paths.
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let first = name.bytes().next();
+    name.len() <= 64
+        && name.bytes().all(fits)
+        && first.is_some_and(|one| one.is_ascii_alphanumeric())
 }
 
 /// `phases` in the package, or the checkout's own.
