@@ -21,6 +21,8 @@ pub struct ClusterAccess {
 pub struct ClusterNode {
     /// Its uid.
     pub uid: String,
+    /// Its `metadata.resourceVersion`: a patch that names it is refused where the node has changed since.
+    pub version: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.

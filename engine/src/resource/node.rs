@@ -129,9 +129,11 @@ impl Resource for NodeSpec {
             .collect();
         let mut patch = json!({ "metadata": { "labels": labels } });
         let mut back = json!({ "metadata": { "labels": before } });
-        // The API replaces the whole list: one that is as planned is not sent, lest a taint that came meanwhile is lost.
+        // The API replaces the whole list. One that is as planned is not sent, and another one only to the node that was seen: a taint that
+        // came meanwhile would be lost. The step's next try sees it.
         let wanted = self.wanted_taints(node);
         if wanted != sorted(node.taints.clone()) {
+            patch["metadata"]["resourceVersion"] = json!(node.version);
             patch["spec"]["taints"] = taints(&wanted);
             back["spec"]["taints"] = taints(&node.taints);
         }
@@ -458,6 +460,37 @@ mod tests {
         assert!(node(&host).await.unschedulable);
         assert!(crate::resource::revert(&undos, &host).await.is_empty());
         assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn a_taint_that_comes_between_look_and_change_is_not_lost() {
+        let host = worker();
+        let taint = |key: &str| Taint {
+            key: key.to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        };
+        let tainted = NodeSpec {
+            taints: vec![taint("ours")],
+            ..spec()
+        };
+        let cx = Context {
+            host: &host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let seen = tainted.observe(&cx).await.unwrap();
+        let change = tainted.diff(&seen).expect("the taint is missing");
+        let theirs = json!({ "spec": { "taints": [{ "key": "theirs", "effect": "NoSchedule" }] } });
+        let access = spec().access();
+        host.patch_node(&access, "cp-1", &theirs).await.unwrap();
+        let mut receipt = Receipt::default();
+        let refused = tainted.converge(&seen, &change, &cx, &mut receipt).await;
+        assert!(refused.is_err(), "{refused:?}");
+        assert_eq!(node(&host).await.taints, [taint("theirs")]);
+        apply(&tainted, &host).await.unwrap();
+        assert_eq!(node(&host).await.taints, [taint("ours"), taint("theirs")]);
     }
 
     #[tokio::test]

@@ -20,7 +20,15 @@ impl Cluster for FakeHost {
     async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>> {
         self.observe("node", name, DEADLINE, |world| {
             world.reach(access, &format!("get node {name}"))?;
-            Ok(world.node_now(name))
+            let node = world.node_now(name).map(|node| ClusterNode {
+                version: world
+                    .cluster
+                    .nodes
+                    .get(name)
+                    .map_or_else(String::new, version),
+                ..node
+            });
+            Ok(node)
         })
         .await
     }
@@ -35,8 +43,16 @@ impl Cluster for FakeHost {
             let action = format!("patch node {name}");
             world.reach(access, &action)?;
             let node = world.cluster.nodes.get_mut(name);
-            let missing = || HostError::service(action, format!("nodes \"{name}\" not found"));
-            patch_node(node.ok_or_else(missing)?, patch);
+            let missing = || HostError::service(action.as_str(), format!("nodes \"{name}\" not found"));
+            let node = node.ok_or_else(missing)?;
+            let named = patch.pointer("/metadata/resourceVersion");
+            if named.is_some_and(|named| *named != version(node)) {
+                let problem = format!(
+                    "Operation cannot be fulfilled on nodes \"{name}\": the object has been modified"
+                );
+                return Err(HostError::service(action, problem));
+            }
+            patch_node(node, patch);
             Ok(())
         })
         .await
@@ -227,6 +243,15 @@ pub(crate) fn key(object: &Value) -> HostResult<String> {
 }
 
 /// A JSON merge patch on the part of a node that we model.
+/// A node that is as it was before has the version that it had: of a fake nothing but its content counts.
+fn version(node: &ClusterNode) -> String {
+    let content = ClusterNode {
+        version: String::new(),
+        ..node.clone()
+    };
+    format!("{content:?}")
+}
+
 fn patch_node(node: &mut ClusterNode, patch: &Value) {
     for (pointer, map) in [
         ("/metadata/labels", &mut node.labels),

@@ -283,6 +283,7 @@ pub(super) fn node(object: Node) -> ClusterNode {
     };
     ClusterNode {
         uid: object.metadata.uid.unwrap_or_default(),
+        version: object.metadata.resource_version.unwrap_or_default(),
         labels: object.metadata.labels.unwrap_or_default(),
         annotations: object.metadata.annotations.unwrap_or_default(),
         taints: spec
