@@ -48,7 +48,7 @@ enum Before {
     Package(&'static str),
     /// A map in the cluster, with this content.
     Map(&'static str),
-    Node(ClusterNode),
+    Node(Box<ClusterNode>),
     Image(&'static str),
     Container {
         image: &'static str,
@@ -138,7 +138,7 @@ impl Before {
             Self::Module(name) => host.meddle(|world| world.load_module(name)),
             Self::Package(name) => host.meddle(|world| world.package(name, "1")),
             Self::Map(name) => host.meddle(|world| world.object(map(name))),
-            Self::Node(node) => host.meddle(|world| world.node("cp-1", node.clone())),
+            Self::Node(node) => host.meddle(|world| world.node("cp-1", (**node).clone())),
             Self::Image(reference) => host.meddle(|world| world.image(reference)),
             Self::Container { image, running } => block_on(async {
                 host.meddle(|world| world.image(image));
@@ -532,7 +532,7 @@ fn node() -> BoxedStrategy<Piece> {
                 };
                 Piece {
                     steps: format!("node(host.name){label}{taint}{schedulable};\n"),
-                    before: vec![Before::Node(before)],
+                    before: vec![Before::Node(Box::new(before))],
                 }
             },
         )
