@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use lab::{Cache, Setup, down};
 
-use crate::machine::{Machine, wait_until_quiet};
+use crate::machine::{Machine, refuse_changes, wait_until_quiet};
 use crate::nodelet::Profile;
 use crate::transient::with_labs;
 use crate::{checkout, nodelet};
@@ -115,6 +115,9 @@ impl Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.check()?;
+    if arguments.write {
+        refuse_changes()?;
+    }
     if arguments.measures(Part::Hosts) || arguments.measures(Part::Repairs) {
         look_for_labs(arguments.write)?;
     }
@@ -229,7 +232,7 @@ Each section names the command that measured it; `cargo xtask bench --write` wri
 peer is `kubeadm` 1.20.2, built from the same Debian source as the role's Kubernetes.
 
 Rows show the median with minimum and maximum, and below all values. kubeadm's times have clusters: a node becomes Ready with a status
-report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than 3 seconds between two
+report, and registration backs off. The fast cluster of a row are its smallest values up to the first gap of more than a second between two
 neighbours, or all values where there is no such gap; the number of values in it stands beside its median. Ratios are our median divided by kubeadm's median, and
 by the median of its fast cluster. A ratio's target is judged by the fast cluster. A row without a target says so. The load average shows whether the machine
 was quiet.

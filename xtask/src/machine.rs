@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -89,24 +89,41 @@ pub(crate) fn wait_until_quiet() -> Result<()> {
     }
 }
 
+/// Refuses to publish figures of a tree that no commit names.
+///
+/// # Errors
+/// Files other than the pages below docs/ differ from the commit that is checked out, or git does not tell.
+pub(crate) fn refuse_changes() -> Result<()> {
+    let changed = changed().context("ask git what differs from the commit")?;
+    if !changed.is_empty() {
+        bail!("--write needs a tree as it was committed, and these files differ:\n{changed}");
+    }
+    Ok(())
+}
+
 /// The commit that is checked out; with changes beside it where there are some.
 fn commit() -> Option<String> {
-    let git = |words: &[&str]| {
-        let output = Command::new("git")
-            .current_dir(checkout())
-            .args(words)
-            .output()
-            .ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
     let commit = git(&["rev-parse", "--short=10", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changed.is_empty() {
+    Some(if changed()?.is_empty() {
         commit
     } else {
         format!("{commit}, with changes")
     })
+}
+
+/// What differs from the commit, without the pages: a measurement writes them.
+fn changed() -> Option<String> {
+    git(&["status", "--porcelain", "--", ":/", ":(top,exclude)docs"])
+}
+
+fn git(words: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .current_dir(checkout())
+        .args(words)
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }
 
 fn unknown() -> String {

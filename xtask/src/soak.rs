@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use lab::snapshot::{EXCEPTIONS, KEPT};
 use lab::{Cache, Setup, Suites, command};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, refuse_changes};
 use crate::nodelet::{self, Profile};
 use crate::transient::{suites, with_labs};
 use crate::{cargo, checkout};
@@ -43,6 +43,9 @@ const TARGETS: &[(&str, &str)] = &[("lab", "hosts"), ("lab-suites", "soak")];
 const IN_FULL: &[&str] = &["cuts", "properties"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.write {
+        refuse_changes()?;
+    }
     let began = Instant::now();
     let machine = Machine::now();
     for target in IN_FULL.iter().filter(|target| arguments.wants(target)) {

@@ -60,7 +60,10 @@ pub(super) struct Figure {
 }
 
 /// Two neighbouring values of the peer, in order of size, belong to different clusters if they are further apart than this, in seconds.
-pub(super) const GAP: f64 = 3.0;
+///
+/// Shorter than each wait that makes the clusters (4 seconds between two status reports), so that no slow value counts as a fast one. Where it
+/// splits what is one cluster, it serves the peer.
+pub(super) const GAP: f64 = 1.0;
 
 /// The smallest values, up to the first gap of more than [`GAP`]; all values where there is no such gap.
 ///
@@ -279,6 +282,9 @@ mod tests {
         assert_eq!(fast_cluster(&[14.0, 9.0, 20.0]), [9.0]);
         assert_eq!(fast_cluster(&[12.0, 10.0, 11.0]), [10.0, 11.0, 12.0]);
         assert_eq!(fast_cluster(&[]), Vec::<f64>::new());
+        // Two that came with the first status report, four seconds before the others would have.
+        let reports = [9.4, 5.7, 6.4, 9.6, 9.0, 9.3, 10.4];
+        assert_eq!(fast_cluster(&reports), [5.7, 6.4]);
         let figure = figure(&[10.5], &values, Target::None);
         assert_eq!(
             figure.ratio().map(|it| format!("{it:.2}")).as_deref(),
