@@ -290,6 +290,8 @@ pub enum Group {
     DataId,
     /// Credentials at Docker Hub.
     DockerHub,
+    /// The settings as variables of a shell, credentials among them.
+    Environment,
     /// keepalived's configuration.
     Keepalived,
     /// No secret and not kept, so the suite `repair` is about it, or `certificates`.
@@ -315,6 +317,7 @@ impl Group {
         match name {
             "config.json" if in_directory("/var/lib/kubelet/") => Self::DockerHub,
             "keepalived.conf" => Self::Keepalived,
+            "kube.env" => Self::Environment,
             "nodelet-data-id" => Self::DataId,
             "svcacct.key" | "svcacct.pub" => Self::ServiceAccount,
             "config.yaml" if in_directory("/etc/pf9/kube.d/encryption/") => Self::Encryption,
@@ -352,7 +355,7 @@ impl<'a> SecretFiles<'a> {
     pub fn note(master: &'a Master) -> Self {
         let found = master.sh(&format!(
             "find /etc/pf9/kube.d {STATE}/kept -type f ! -name '.*' | sort
-             for path in /var/lib/kubelet/config.json /etc/keepalived/keepalived.conf; do
+             for path in /etc/pf9/kube.env /var/lib/kubelet/config.json /etc/keepalived/keepalived.conf; do
                  if [ -e $path ]; then echo $path; fi
              done
              find /var/opt/pf9/kube/etcd/data/member {STATE} -maxdepth 1 '(' -name nodelet-data-id -o -name 'data-*.json' ')'"
@@ -365,6 +368,7 @@ impl<'a> SecretFiles<'a> {
                     | Group::ServiceAccount
                     | Group::Encryption
                     | Group::DockerHub
+                    | Group::Environment
                     | Group::Keepalived
             )
         };
@@ -545,6 +549,9 @@ pub fn another(path: &str) -> String {
         }
         // Those of another account.
         Group::DockerHub => format!("sed -E 's/(\"auth\": \").*/\\1b3RoZXI6d29yZA==\"/' {path}"),
+        Group::Environment => {
+            format!("sed -E 's/^(export DOCKERHUB_ID=).*/\\1\"other\"/' {path}")
+        }
         Group::Keepalived => format!("sed -E 's/priority .*/priority 7/' {path}"),
         Group::Public => panic!("{path} is no secret"),
     }

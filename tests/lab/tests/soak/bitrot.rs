@@ -103,6 +103,13 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
             wrong.extend(secrets.strike(&watch, &struck, &["kubelet"], &["pf9-kubelet"]));
         }
     }
+    // With credentials as well; scripts of an operator read it.
+    for path in secrets.of(Group::Environment) {
+        for damage in Damage::ALL {
+            let struck = [(damage, path.clone())];
+            wrong.extend(secrets.strike(&watch, &struck, &["node-config"], &[]));
+        }
+    }
     // Modes and owners, of which no reader has to know.
     let all = [
         Group::Authority,
@@ -138,9 +145,10 @@ fn are_all_there(master: &Master, secrets: &SecretFiles<'_>) {
         (Group::Leaf, 11, 40),
         (Group::Kubeconfig, 5, 40),
         (Group::Record, 4, 4),
-        // The id and its record.
-        (Group::DataId, 2, 2),
+        // The id, its record and the copy of that.
+        (Group::DataId, 3, 3),
         (Group::DockerHub, 1, 1),
+        (Group::Environment, 1, 1),
     ] {
         let its = secrets.of(group);
         assert!(

@@ -161,7 +161,11 @@ const TOLD: &[(&str, &str)] = &[
         "label-removed",
         r#""node [^"]+: label node-role.kubernetes.io/master""#,
     ),
+    ("bridge-deleted", r#""link cni0 deleted""#),
 ];
+
+/// The taint of a master.
+const TAINT: &str = "node-role.kubernetes.io/master";
 
 /// The events alone make a pass: the next one by itself is minutes away.
 #[test]
@@ -177,21 +181,49 @@ fn what_is_watched_is_repaired_long_before_the_next_pass() {
     for (name, hint) in TOLD {
         let fault = Fault::named(name).expect("it is a fault");
         fault.prepare(master.host(), &vip).expect("it can happen");
-        at_rest(&master, &watch);
-        fault.strike(master.host(), &vip).expect("it happens");
-        let began = Instant::now();
-        // The view has it until the pass after the repair, so it is looked at again and again.
-        let told = format!(
-            "for n in $(seq 20); do nodelet status --json | grep -qE '{hint}' && exit 0; done; exit 1"
+        is_told_and_repaired(
+            &master,
+            &watch,
+            (name, hint),
+            || fault.strike(master.host(), &vip).expect("it happens"),
+            || fault.is_whole(master.host(), &vip).unwrap_or(false),
         );
-        master.wait_for(&format!("nodeletd is told of {name}"), &told, WATCHED);
-        watch.until(name, WATCHED, || {
-            fault.is_whole(master.host(), &vip).unwrap_or(false)
-        });
-        println!("{name:<24} {:>5.1} s", began.elapsed().as_secs_f64());
     }
+    is_told_and_repaired(
+        &master,
+        &watch,
+        ("taint-removed", r#""node [^"]+: taints""#),
+        || {
+            master.kubectl(&format!("taint node --all {TAINT}-"));
+        },
+        || {
+            let taints =
+                master.kubectl("get node --output jsonpath='{.items[*].spec.taints[*].key}'");
+            taints.contains(TAINT)
+        },
+    );
     at_rest(&master, &watch);
     master.kubectl("delete pod bridged");
+}
+
+/// Strikes a host at rest: nodeletd has the hint in its view, and the host is whole again.
+fn is_told_and_repaired(
+    master: &Master,
+    watch: &Watch<'_>,
+    (name, hint): (&str, &str),
+    strike: impl FnOnce(),
+    is_whole: impl FnMut() -> bool,
+) {
+    at_rest(master, watch);
+    strike();
+    let began = Instant::now();
+    // The view has it until the pass after the repair, so it is looked at again and again.
+    let told = format!(
+        "for n in $(seq 20); do nodelet status --json | grep -qE '{hint}' && exit 0; done; exit 1"
+    );
+    master.wait_for(&format!("nodeletd is told of {name}"), &told, WATCHED);
+    watch.until(name, WATCHED, is_whole);
+    println!("{name:<24} {:>5.1} s", began.elapsed().as_secs_f64());
 }
 
 /// Waits until nodeletd finds the host as it should be, no event has led to a pass for some seconds, and the next pass is minutes away.

@@ -57,7 +57,47 @@ fn differences(spec: &NodeSpec, node: ClusterNode) -> Vec<String> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use engine::host::Taint;
+
     use super::*;
+
+    /// The role's own one; those of others are theirs.
+    #[test]
+    fn a_taint_that_goes_is_told() {
+        let taint = |key: &str| Taint {
+            key: key.to_owned(),
+            value: "true".to_owned(),
+            effect: "NoSchedule".to_owned(),
+        };
+        let spec = NodeSpec {
+            name: "cp-1".to_owned(),
+            kubeconfig: "/etc/kubeconfig".into(),
+            labels: BTreeMap::new(),
+            taints: vec![taint("master")],
+            untainted: vec!["unwanted".to_owned()],
+            schedulable: true,
+            pod_subnets: None,
+        };
+        let wake = Wake::default();
+        let told = |keys: &[&str]| {
+            let node = ClusterNode {
+                taints: keys.iter().map(|key| taint(key)).collect(),
+                pod_cidr: Some("10.20.0.0/24".to_owned()),
+                ..ClusterNode::default()
+            };
+            let event = NodeEvent::Seen {
+                name: "cp-1".to_owned(),
+                node: Box::new(node),
+            };
+            tell(&spec, event, &wake);
+            wake.take()
+        };
+        assert_eq!(told(&["master"]), [""; 0]);
+        assert_eq!(told(&["theirs", "master"]), [""; 0]);
+        assert_eq!(told(&["theirs"]), ["node cp-1: taints"]);
+        assert_eq!(told(&["master"]), [""; 0]);
+        assert_eq!(told(&["master", "unwanted"]), ["node cp-1: taints"]);
+    }
 
     #[test]
     fn a_label_that_goes_is_told_once_and_a_heartbeat_never() {
