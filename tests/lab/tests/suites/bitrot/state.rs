@@ -372,7 +372,7 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     let _ = master.apply(&[]).exits(0);
     // A container of ours that the ledger does not know comes to be when the one it knows has gone: the clean does not call that clean.
     master.sh("tar --create --files-from /dev/null | docker import - stub:1 > /dev/null
-         systemd-run --quiet --unit maker sh -c 'while :; do docker create --name etcd --label pf9.io/owner=nodelet stub:1 none; sleep 0.1; done'");
+         systemd-run --quiet --unit maker sh -c 'while :; do docker create --name etcd --label pf9.io/owner=nodelet stub:1 none; done'");
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
     let _ = refused.says(&["did not know container etcd", "still stand"]);
     master
