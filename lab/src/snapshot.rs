@@ -61,6 +61,10 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "remains: nodelet's lock, an empty file that goes with the next boot",
     ),
     (
+        "/run/docker.sock",
+        "remains where docker came with the role: systemd leaves it where it ends docker.socket; it goes with the next boot",
+    ),
+    (
         "/run/adduser",
         "remains where packages made accounts: the lock of adduser; it goes with the next boot",
     ),
