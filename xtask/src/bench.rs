@@ -249,6 +249,9 @@ first answer on. First pod Running: a pod that tolerates the master's taint is c
 and an image that docker has already; it is asked for as often. Command finished: `nodelet apply` or `kubeadm init` has ended. nodelet waits at its end until the node is
 Ready and pods can be created; kubeadm does not wait for its node. curl asks, for kubectl would take processor time from what it measures.
 
+Node Ready has four parts, and rows show them without a target: until kubelet starts (systemd says when), until the API server's container starts (docker says when), until it
+answers, and until the node is Ready. In the last three, programs of the same build do the work on both hosts: what those take bounds the ratio of node Ready from below.
+
 Images are preloaded, or come from archives: then `nodelet apply` loads them, three at a time beside its other steps and kube-proxy's when the node has its subnet, and on
 kubeadm's host `docker load`, three archives at a time, is part of the measured command. Processor time is that of the host without the questions.
 

@@ -11,13 +11,16 @@ use anyhow::{Context, Result, bail};
 use lab::{Host, Lab, Setup};
 
 use super::figures::{Figure, Target, Unit};
-use super::hosts::{Images, Took, timed};
+use super::hosts::{Images, Master, Took, timed};
 use super::peer::Peer;
 use super::{hosts, peer};
 
-/// The port of our API server, and its administrator's kubeconfig.
-pub(super) const PORT: u16 = 443;
-pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+/// Our master.
+pub(super) const MASTER: Master = Master {
+    port: 443,
+    kubeconfig: "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+    kubelet: "pf9-kubelet.service",
+};
 
 /// Ours, with docker configured and images loaded.
 const OURS: &str = "nodelet";
@@ -49,6 +52,14 @@ const ORDER: [&str; 7] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Plan,
+    /// Until kubelet starts.
+    Kubelet,
+    /// From there until the API server's container starts.
+    Container,
+    /// From there until the API server answers.
+    Answer,
+    /// From there until the node is Ready.
+    Report,
     Ready,
     Pod,
     Command,
@@ -70,8 +81,12 @@ impl Samples {
         self.0.get(&(host, what)).cloned().unwrap_or_default()
     }
 
-    /// The three moments of a bring-up, and what it cost.
+    /// The three moments of a bring-up, the parts of the first one, and what it cost.
     fn bring_up(&mut self, host: &'static str, took: &Took) {
+        self.add(host, What::Kubelet, took.kubelet);
+        self.add(host, What::Container, took.container - took.kubelet);
+        self.add(host, What::Answer, took.answer - took.container);
+        self.add(host, What::Report, took.ready - took.answer);
         self.add(host, What::Ready, took.ready);
         self.add(host, What::Pod, took.pod);
         self.add(host, What::Command, took.wall);
@@ -203,19 +218,19 @@ fn ready_to_begin(
 }
 
 fn ours_bring_up(host: &Host) -> Result<Took> {
-    hosts::bring_up(host, &hosts::nodelet("apply"), PORT, ADMIN)
+    hosts::bring_up(host, &hosts::nodelet("apply"), &MASTER)
 }
 
 /// kubeadm's, after a command that is part of it.
 fn their_bring_up(host: &Host, before: &str) -> Result<Took> {
     let command = format!("{before}{}", peer::INIT);
-    hosts::bring_up(host, &command, peer::PORT, peer::KUBECONFIG)
+    hosts::bring_up(host, &command, &peer::MASTER)
 }
 
 fn ours(host: &Host, samples: &mut Samples) -> Result<()> {
     samples.add(OURS, What::Plan, timed(host, &hosts::nodelet("plan"))?.wall);
     samples.bring_up(OURS, &ours_bring_up(host)?);
-    hosts::remove_first_pod(host, ADMIN)?;
+    hosts::remove_first_pod(host, &MASTER)?;
     let again = timed(host, &hosts::nodelet("apply --json"))?;
     samples.add(OURS, What::Again, again.wall);
     let said = hosts::said(host)?;
@@ -229,7 +244,7 @@ fn ours(host: &Host, samples: &mut Samples) -> Result<()> {
 
 fn ours_with_docker(host: &Host, samples: &mut Samples) -> Result<()> {
     samples.bring_up(OURS_DOCKER, &ours_bring_up(host)?);
-    hosts::remove_first_pod(host, ADMIN)?;
+    hosts::remove_first_pod(host, &MASTER)?;
     let clean = timed(host, &hosts::nodelet("clean --purge"))?;
     samples.add(OURS_DOCKER, What::Clean, clean.wall);
     Ok(())
@@ -240,7 +255,7 @@ fn theirs(host: &Host, samples: &mut Samples) -> Result<()> {
     samples.add(THEIRS, What::Plan, dry_run.wall);
     host.text(&["rm", "-r", peer::DRY_RUN_FILES])?;
     samples.bring_up(THEIRS, &their_bring_up(host, "")?);
-    hosts::remove_first_pod(host, peer::KUBECONFIG)?;
+    hosts::remove_first_pod(host, &peer::MASTER)?;
     let reset = timed(host, "kubeadm reset --force")?;
     samples.add(THEIRS, What::Clean, reset.wall);
     Ok(())
@@ -324,6 +339,25 @@ fn figures(samples: &Samples) -> Vec<Figure> {
             all.push(figure(&name, (ours, what), Some((theirs, what)), target));
         }
     }
+    // Only of the two that have a target; the peers that differ have other reasons.
+    for (how, ours, theirs) in [
+        ("images preloaded", OURS, THEIRS),
+        ("images from archives", OURS_ARCHIVES, THEIRS_ARCHIVES),
+    ] {
+        for (name, what) in [
+            ("until kubelet starts", What::Kubelet),
+            (
+                "kubelet, until it starts the API server's container",
+                What::Container,
+            ),
+            ("the API server, until it answers", What::Answer),
+            ("from there until the node is Ready", What::Report),
+        ] {
+            let name = format!("of node Ready: {name}, {how}");
+            let theirs = Some((theirs, what));
+            all.push(figure(&name, (ours, what), theirs, Target::None));
+        }
+    }
     all.extend([
         figure(
             "`clean --purge`, `reset`",
@@ -373,6 +407,9 @@ mod tests {
         let took = Took {
             wall: 20.0,
             processor: 8.0,
+            kubelet: 1.0,
+            container: 2.0,
+            answer: 4.0,
             ready: 6.0,
             pod: 9.0,
         };
@@ -380,7 +417,7 @@ mod tests {
             samples.bring_up(name, &took);
         }
         let figures = figures(&samples);
-        for figure in figures.iter().take(20) {
+        for figure in figures.iter().take(28) {
             assert_eq!(figure.ours.len(), 1, "{}", figure.name);
             assert_eq!(figure.theirs, figure.ours, "{}", figure.name);
         }

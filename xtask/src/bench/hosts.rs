@@ -56,11 +56,13 @@ const LOAD: &str = "cd @PAYLOAD@ && ls images/*.tar | xargs --max-procs 3 --max-
 
 /// Measured on the host, so that no client's way there counts. Runs a command and, beside it, a watch. Prints nanoseconds: those until
 /// the command ended; those of processor time that the whole host took until command and watch had ended, which depend much less on
-/// what else the machine does, without those of the watch itself; those until the watch saw the node Ready, and the first pod Running.
+/// what else the machine does, without those of the watch itself; those until kubelet started, until the API server's container did, until the
+/// API server answered, and until the watch saw the node Ready and the first pod Running.
 const TIMED: &str = r#"processor() {
     cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2>/dev/null || awk '/^usage_usec/ { print $2 "000" }' /sys/fs/cgroup/cpu.stat
 }
-rm -f /run/bench.ready /run/bench.pod /run/bench.cost
+moments='kubelet container answer ready pod'
+for moment in $moments cost; do rm -f /run/bench.$moment; done
 used=$(processor); began=$(date +%s%N)
 if [ -n "$2" ]; then bash -c "$2" >/run/bench.watch 2>&1 & watch=$!; fi
 bash -c "$1" >/run/bench.out 2>&1; code=$?
@@ -70,9 +72,11 @@ if [ -n "$2" ]; then
     wait $watch
 fi
 now=$(($(processor) - $(cat /run/bench.cost 2>/dev/null || echo 0)))
-ready=$(cat /run/bench.ready 2>/dev/null)
-pod=$(cat /run/bench.pod 2>/dev/null)
-echo $((ended - began)) $((now - used)) $((${ready:-$began} - began)) $((${pod:-$began} - began))
+echo $((ended - began)) $((now - used))
+for moment in $moments; do
+    at=$(cat /run/bench.$moment 2>/dev/null)
+    echo $((${at:-$began} - began))
+done
 [ $code -eq 0 ] || tail -n 15 /run/bench.out >&2
 exit $code"#;
 
@@ -82,6 +86,7 @@ exit $code"#;
 const WATCH: &str = r#"
 ask() { curl --silent --insecure --max-time 5 "$@"; }
 until ask --output /dev/null "@API@/livez"; do sleep 0.1; done
+date +%s%N >/run/bench.answer
 umask 077
 for part in certificate key; do
     sed -n "s/^ *client-$part-data: *//p" @KUBECONFIG@ | tr -d '"' | base64 --decode >/run/bench.$part
@@ -99,6 +104,11 @@ done
 until is_ready namespaces/default/pods/first; do sleep 0.1; done
 date +%s%N >/run/bench.pod
 wait
+# Where the time went: what kubelet and the API server take for themselves is the same program's on all hosts.
+started=$(systemctl show --timestamp=us+utc --property=ExecMainStartTimestamp --value @KUBELET@)
+date --date "$started" +%s%N >/run/bench.kubelet
+container=$(docker ps --all --quiet --filter name=k8s_kube-apiserver_ | tail --lines 1)
+date --date "$(docker inspect --format '{{.State.StartedAt}}' "$container")" +%s%N >/run/bench.container
 # Of this shell and of what it has waited for: user and system time of each, in nanoseconds.
 times >/run/bench.times
 tr ms '  ' </run/bench.times | awk '{ sum += 60 * ($1 + $3) + $2 + $4 } END { printf "%.0f\n", sum * 1e9 }' >/run/bench.cost"#;
@@ -223,20 +233,50 @@ pub(super) fn docker_configuration(host: &Host) -> Result<DockerConfiguration> {
     })
 }
 
+/// How a master is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Master {
+    /// The API server's port.
+    pub(super) port: u16,
+    /// Its administrator's.
+    pub(super) kubeconfig: &'static str,
+    /// kubelet's unit.
+    pub(super) kubelet: &'static str,
+}
+
 /// What a command took, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Took {
     /// On the clock.
     pub(super) wall: f64,
     /// Of all processors, for everything that ran on the host meanwhile.
     pub(super) processor: f64,
-    /// On the clock, until the node was Ready; 0 without a watch.
+    /// On the clock, until kubelet started; 0 without a watch, as are those below.
+    pub(super) kubelet: f64,
+    /// Until the API server's container started.
+    pub(super) container: f64,
+    /// Until the API server answered.
+    pub(super) answer: f64,
+    /// Until the node was Ready.
     pub(super) ready: f64,
-    /// On the clock, until the first pod ran; 0 without a watch.
+    /// Until the first pod ran.
     pub(super) pod: f64,
 }
 
 impl Took {
+    /// Whether each moment was seen, and after the one that it needs.
+    fn in_order(&self) -> bool {
+        let moments = [
+            0.0,
+            self.kubelet,
+            self.container,
+            self.answer,
+            self.ready,
+            self.pod,
+        ];
+        moments.is_sorted_by(|before, after| before < after)
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let numbers: Vec<f64> = text
             .split_whitespace()
@@ -244,9 +284,12 @@ impl Took {
             .collect::<std::result::Result<_, _>>()
             .with_context(|| format!("`{}` are no times", text.trim()))?;
         match numbers.as_slice() {
-            [wall, processor, ready, pod] => Ok(Self {
+            [wall, processor, kubelet, container, answer, ready, pod] => Ok(Self {
                 wall: wall / 1e9,
                 processor: processor / 1e9,
+                kubelet: kubelet / 1e9,
+                container: container / 1e9,
+                answer: answer / 1e9,
                 ready: ready / 1e9,
                 pod: pod / 1e9,
             }),
@@ -261,12 +304,12 @@ pub(super) fn timed(host: &Host, command: &str) -> Result<Took> {
 }
 
 /// Runs a bring-up, and measures until its command has ended, until the node is Ready and until the first pod runs.
-pub(super) fn bring_up(host: &Host, command: &str, port: u16, kubeconfig: &str) -> Result<Took> {
-    let took = watched(host, command, &watch(port, kubeconfig))?;
-    if took.ready <= 0.0 || took.pod <= 0.0 {
+pub(super) fn bring_up(host: &Host, command: &str, master: &Master) -> Result<Took> {
+    let took = watched(host, command, &watch(master))?;
+    if !took.in_order() {
         let said = host.get("/run/bench.watch").unwrap_or_default();
         bail!(
-            "the watch on the host `{}` ended early: {}",
+            "the watch on the host `{}` ended early, or its moments are not in order ({took:?}): {}",
             host.name(),
             String::from_utf8_lossy(&said).trim()
         );
@@ -275,7 +318,8 @@ pub(super) fn bring_up(host: &Host, command: &str, port: u16, kubeconfig: &str) 
 }
 
 /// Removes the first pod, so that a clean has nothing to wait for but the role.
-pub(super) fn remove_first_pod(host: &Host, kubeconfig: &str) -> Result<()> {
+pub(super) fn remove_first_pod(host: &Host, master: &Master) -> Result<()> {
+    let kubeconfig = master.kubeconfig;
     let script =
         format!("{PROGRAMS}/kubectl --kubeconfig {kubeconfig} delete pod first --timeout=60s");
     host.text(&["sh", "-c", &script])
@@ -297,11 +341,12 @@ fn watched(host: &Host, command: &str, watch: &str) -> Result<Took> {
     Took::parse(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Asks the API server at this port, as this administrator: the same words for all.
-fn watch(port: u16, kubeconfig: &str) -> String {
+/// Asks this API server as its administrator: the same words for all.
+fn watch(master: &Master) -> String {
     WATCH
-        .replace("@API@", &format!("https://127.0.0.1:{port}"))
-        .replace("@KUBECONFIG@", kubeconfig)
+        .replace("@API@", &format!("https://127.0.0.1:{}", master.port))
+        .replace("@KUBECONFIG@", master.kubeconfig)
+        .replace("@KUBELET@", master.kubelet)
         .replace("@POD@", POD)
 }
 
@@ -320,27 +365,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_measurement_has_four_times() {
-        let took = Took::parse("1500000000 250000000 1000000000 2000000000\n").expect("numbers");
-        assert_eq!(
-            (took.wall, took.processor, took.ready, took.pod),
-            (1.5, 0.25, 1.0, 2.0)
-        );
+    fn a_measurement_has_seven_times() {
+        let took = Took::parse(
+            "1500000000 250000000\n100000000\n200000000\n300000000\n1000000000\n2000000000\n",
+        )
+        .expect("numbers");
+        let moments = [
+            took.kubelet,
+            took.container,
+            took.answer,
+            took.ready,
+            took.pod,
+        ];
+        assert_eq!((took.wall, took.processor), (1.5, 0.25));
+        assert_eq!(moments, [0.1, 0.2, 0.3, 1.0, 2.0]);
+        assert!(took.in_order());
         Took::parse("1500000000").expect_err("one number");
-        Took::parse("1500000000 1 1 ?").expect_err("no number");
+        Took::parse("1500000000 1 1 1 1 1 ?").expect_err("no number");
     }
 
     #[test]
     fn a_watch_asks_all_the_same_questions() {
-        let ours = watch(443, "/admin.yaml");
-        let theirs = watch(6443, "/admin.conf");
+        let ours = watch(&super::super::bringup::MASTER);
+        let theirs = watch(&super::super::peer::MASTER);
         assert!(ours.contains("\"https://127.0.0.1:443/livez\""), "{ours}");
-        assert!(ours.contains("p\" /admin.yaml |"), "{ours}");
+        assert!(
+            ours.contains("p\" /etc/pf9/kube.d/kubeconfigs/admin.yaml |"),
+            "{ours}"
+        );
         assert!(ours.contains(&format!("--data @{POD} ")), "{ours}");
         assert_eq!(ours.matches('@').count(), 3, "{ours}");
         let same = theirs
             .replace(":6443/", ":443/")
-            .replace("/admin.conf", "/admin.yaml");
+            .replace(
+                "/etc/kubernetes/admin.conf",
+                "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+            )
+            .replace("--value kubelet.service", "--value pf9-kubelet.service");
         assert_eq!(ours, same);
     }
 
@@ -357,15 +418,17 @@ mod tests {
                 .output()
                 .expect("bash runs")
         };
-        let watch = "until [ -e /run/bench.out ]; do :; done; date +%s%N > /run/bench.ready; date +%s%N > /run/bench.pod";
+        let watch = "until [ -e /run/bench.out ]; do :; done; \
+            for moment in kubelet container answer ready pod; do date +%s%N >/run/bench.$moment; done";
         let output = run("true", watch);
-        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("four numbers");
-        assert!(took.ready > 0.0 && took.pod >= took.ready, "{took:?}");
+        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("seven numbers");
+        assert!(took.in_order(), "{took:?}");
         let output = run("exit 3", "until [ -e /run/never ]; do :; done");
         assert_eq!(output.status.code(), Some(3), "the watch is ended");
         let output = run("true", "");
-        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("four numbers");
+        let took = Took::parse(&String::from_utf8_lossy(&output.stdout)).expect("seven numbers");
         assert_eq!((took.ready, took.pod), (0.0, 0.0));
+        assert!(!took.in_order(), "nothing was seen");
         std::fs::remove_dir_all(directory).expect("removed");
     }
 }

@@ -12,14 +12,16 @@ use lab::Host;
 use serde_json::{Value, json};
 use serde_yaml::Mapping;
 
-use super::hosts::PROGRAMS;
+use super::hosts::{Master, PROGRAMS};
 
 /// The pods' network, which all are given.
 pub(super) const CNI: &str = "/etc/cni/net.d/10-bridge.conflist";
-/// The port of its API server.
-pub(super) const PORT: u16 = 6443;
-/// Its administrator's kubeconfig.
-pub(super) const KUBECONFIG: &str = "/etc/kubernetes/admin.conf";
+/// Its master.
+pub(super) const MASTER: Master = Master {
+    port: 6443,
+    kubeconfig: "/etc/kubernetes/admin.conf",
+    kubelet: "kubelet.service",
+};
 /// DNS is left out: the role under test does not bring it either.
 pub(super) const INIT: &str =
     "kubeadm init --config /root/kubeadm.yaml --skip-phases addon/coredns";
@@ -164,7 +166,7 @@ impl Peer {
         }
         Ok(format!(
             "apiVersion: kubeadm.k8s.io/v1beta2\nkind: InitConfiguration\n\
-             localAPIEndpoint: {{advertiseAddress: {address}, bindPort: {PORT}}}\n\
+             localAPIEndpoint: {{advertiseAddress: {address}, bindPort: {port}}}\n\
              nodeRegistration: {{kubeletExtraArgs: {flags}}}\n---\n\
              apiVersion: kubeadm.k8s.io/v1beta2\nkind: ClusterConfiguration\nkubernetesVersion: v{version}\n\
              networking: {{podSubnet: 10.20.0.0/16, serviceSubnet: 10.21.0.0/16}}\n\
@@ -175,6 +177,7 @@ impl Peer {
              {kubelet}---\n\
              apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
              conntrack: {{maxPerCore: 0, min: 0}}\n",
+            port = MASTER.port,
             flags = json!(flags),
             gates = json!({"PublicKeysECDSA": self.elliptic_keys}),
             controllers = json!(self.controllers),

@@ -12,7 +12,7 @@ use lab::package::{self, ROLE};
 use lab::{Config, Fault, Host, Lab, Setup, TRIALS, command};
 use serde_json::Value;
 
-use super::bringup::{ADMIN, PORT};
+use super::bringup::MASTER;
 use super::figures::{Figure, Target, Unit};
 use super::hosts::Images;
 use super::peer::Peer;
@@ -118,8 +118,8 @@ pub(super) fn measure(
             hosts::configure_docker(host, &daemon)?;
         }
         peer::install(host, settings, &cni)?;
-        hosts::bring_up(host, peer::INIT, peer::PORT, peer::KUBECONFIG)?;
-        hosts::remove_first_pod(host, peer::KUBECONFIG)?;
+        hosts::bring_up(host, peer::INIT, &peer::MASTER)?;
+        hosts::remove_first_pod(host, &peer::MASTER)?;
     }
     let mut samples: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
     for number in 1..=repetitions {
@@ -165,8 +165,8 @@ impl Ours {
         let mut config = Config::master(lab.name(), self.host.address(), Some(lab.vip()));
         config.set("KUBE_SERVICE_STATE", "true");
         package::configure(&self.host, &config)?;
-        hosts::bring_up(&self.host, &hosts::nodelet("apply"), PORT, ADMIN)?;
-        hosts::remove_first_pod(&self.host, ADMIN)?;
+        hosts::bring_up(&self.host, &hosts::nodelet("apply"), &MASTER)?;
+        hosts::remove_first_pod(&self.host, &MASTER)?;
         self.host.text(&["systemctl", "start", "pf9-nodeletd"])?;
         self.calm(0)
     }
