@@ -199,7 +199,7 @@ const TABLE: &[Key] = table! {
         FULL_RETRY_COUNT: Integer { min: 2, max: 1_000 } => Value("10"),
             "Every how many failed attempts in a row the role is cleaned and started anew.";
         USE_CGROUPS: Bool => Value("true"),
-            "Run status checks in a cgroup with a CPU limit.";
+            "Run status checks in a cgroup with a CPU limit. Those of a `nodelet repair` by hand have lowered priority instead where the host has cgroup v2.";
         CPU_LIMIT: Integer { min: 1, max: 100 } => Value("40"),
             "That limit, in percent of one CPU.";
         METRICS_PORT: Integer { min: 0, max: 65_535 } => Value("0"),
