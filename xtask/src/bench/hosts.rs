@@ -245,7 +245,7 @@ pub(super) struct Master {
 }
 
 /// What a command took, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Took {
     /// On the clock.
     pub(super) wall: f64,

@@ -28,6 +28,16 @@ const ENCRYPTION: [&str; 3] = [
 /// Tells one set of etcd's data from another; it lies with the data.
 const DATA_ID: &str = "/var/opt/pf9/kube/etcd/data/member/nodelet-data-id";
 const CONFIG: &str = "/etc/keepalived/keepalived.conf";
+/// The groups that the phases in [`KEYS`] restore.
+const KEPT_OR_SECRET: [Group; 7] = [
+    Group::Authority,
+    Group::ServiceAccount,
+    Group::Encryption,
+    Group::LeafKey,
+    Group::Leaf,
+    Group::Kubeconfig,
+    Group::Record,
+];
 /// Kubeconfigs have a phase of their own.
 const KEYS: &[&str] = &["certs", "kubeconfigs"];
 /// With credentials at Docker Hub, which are a secret file.
@@ -103,16 +113,7 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
         }
     }
     // Modes and owners, of which no reader has to know.
-    let all = [
-        Group::Authority,
-        Group::ServiceAccount,
-        Group::Encryption,
-        Group::LeafKey,
-        Group::Leaf,
-        Group::Kubeconfig,
-        Group::Record,
-    ];
-    let all = all.into_iter().flat_map(|group| secrets.of(group));
+    let all = KEPT_OR_SECRET.iter().flat_map(|&group| secrets.of(group));
     let all: Vec<Struck> = all.map(|path| (Damage::Attributes, path)).collect();
     wrong.extend(secrets.strike(&watch, &all, KEYS, &[]));
     wrong.extend(lost_with_its_copy(&master, &secrets, &watch));
@@ -127,7 +128,7 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A file that is replaced alone: no other repair hides that nobody restores it, or that something is restarted for it.
+/// Each file is replaced alone. A repair of another file cannot hide that nodeletd does not restore it, or restarts a program that does not read it.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
@@ -137,17 +138,8 @@ fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
     make_place(&master);
     let secrets = SecretFiles::note(&master);
     let watch = Watch::start(&master);
-    let all = [
-        Group::Authority,
-        Group::ServiceAccount,
-        Group::Encryption,
-        Group::LeafKey,
-        Group::Leaf,
-        Group::Kubeconfig,
-        Group::Record,
-    ];
     let mut wrong = Vec::new();
-    for path in all.into_iter().flat_map(|group| secrets.of(group)) {
+    for path in KEPT_OR_SECRET.iter().flat_map(|&group| secrets.of(group)) {
         let struck = [(Damage::Replace, path.clone())];
         wrong.extend(secrets.strike(&watch, &struck, KEYS, readers(&path)));
     }
