@@ -91,7 +91,10 @@ impl Program {
             let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(place, open).expect("the directory is ours");
             let program = place.join("nodelet");
-            std::fs::copy(built(), &program).expect("the program is copied");
+            // A program that a process still has open for writing cannot be started, and each process that another thread of this test starts
+            // holds what was open here until its own program runs. So another process copies it.
+            let copied = Command::new("install").arg(built()).arg(&program).status();
+            assert!(copied.is_ok_and(|status| status.success()), "no copy");
             let mut command = Command::new(program);
             command
                 .args(arguments)
