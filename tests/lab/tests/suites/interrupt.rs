@@ -50,7 +50,7 @@ impl<'a> Background<'a> {
     }
 }
 
-/// Asserts that a run ended at a safe point in one of these phases, said so, and began none that comes after all of them in the plan.
+/// Asserts that a run ended at a safe point in one of these phases, said so, and did not begin the phase that waits for the node.
 fn interrupted(told: &(String, String), phases: &[&str]) {
     let (code, text) = told;
     assert_eq!(code, "2", "{text}");
@@ -67,19 +67,12 @@ fn interrupted(told: &(String, String), phases: &[&str]) {
         interrupted.iter().any(|phase| phases.contains(phase)),
         "{interrupted:?} were interrupted, none of {phases:?}, in\n{text}"
     );
-    let planned = events[0]["phases"].as_array().expect("a run names them");
-    let last = planned.iter().rposition(|phase| {
-        let phase = phase.as_str().unwrap_or_default();
-        phases.contains(&phase)
-    });
-    let last = last.expect("the phases are of the plan");
-    for later in &planned[last + 1..] {
-        let begun = all("phase_started");
-        assert!(
-            !begun.iter().any(|phase| later == phase),
-            "{later} was begun in\n{text}"
-        );
-    }
+    // It comes after all of them; others may run beside.
+    let begun = all("phase_started");
+    assert!(
+        !begun.contains(&"kubernetes-ready"),
+        "kubernetes-ready was begun in\n{text}"
+    );
     for wanted in [r#""outcome":"interrupted""#, "finishing the step at hand"] {
         assert!(text.contains(wanted), "`{wanted}` is missing in\n{text}");
     }
