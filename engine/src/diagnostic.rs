@@ -32,7 +32,7 @@ impl Diagnostic {
         }
     }
 
-    /// The same with something to do.
+    /// The finding with a help text.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -51,7 +51,7 @@ impl Diagnostic {
     }
 }
 
-/// Texts by file name, to quote from.
+/// Texts by file name, for quoting in diagnostics.
 #[derive(Debug, Clone, Default)]
 pub struct Sources(BTreeMap<String, Arc<str>>);
 
@@ -67,7 +67,7 @@ impl Sources {
         self.0.get(file)
     }
 
-    /// Renders findings with the lines they are about underlined, without colours.
+    /// Renders findings with the source lines, the place underlined, without colours.
     #[must_use]
     pub fn render(&self, diagnostics: &[Diagnostic]) -> String {
         let theme = GraphicalTheme::unicode_nocolor();
@@ -136,7 +136,7 @@ fn report(diagnostic: &Diagnostic) -> miette::MietteDiagnostic {
     report
 }
 
-/// The name closest to `name`, if it is close enough to be what was meant.
+/// The known name closest to `name`, if it is close enough for a suggestion.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

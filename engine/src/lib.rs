@@ -1,4 +1,4 @@
-//! Turns phase scripts into a plan, and a plan into a host that is as the plan says.
+//! Turns phase scripts into a plan, and brings a host into the state that the plan describes.
 //!
 //! ```text
 //! role package + settings + facts ──planner──▶ Plan ──exec──▶ events ──report──▶ text, JSON, progress
@@ -7,7 +7,7 @@
 //!                                     resource: observe, diff, converge, undo ──▶ host
 //! ```
 //!
-//! Scripts describe, Rust performs: evaluating scripts touches nothing ([`script`]), the plan is immutable data
+//! Scripts describe, Rust performs: evaluating scripts changes nothing ([`script`]), the plan is immutable data
 //! ([`mod@plan`]), and everything that reads or changes a machine goes through one trait ([`host::Host`]).
 
 pub mod diagnostic;

@@ -20,11 +20,11 @@ pub struct PlanError {
     pub sources: Sources,
 }
 
-/// `ROLE` of a host that is to be nothing, or nothing yet.
+/// `ROLE` of a host that has no role, or none yet.
 const NONE: &str = "none";
 
-/// Plans `role` for the host that `facts` describe. That of a host without one (`ROLE: none`) has no phases, and nothing that has
-/// to be on the host.
+/// Plans `role` for the host that `facts` describe. The plan of a host without a role (`ROLE: none`) has no phases and
+/// no payload.
 ///
 /// # Errors
 /// Every mistake in the role's scripts, and settings that do not fit the host.
@@ -140,7 +140,7 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
     })
 }
 
-/// Where the host's name is to blame, it is said once, and not of every line that uses it.
+/// If the host's name is the cause of findings, it is reported once, and not for every line that uses it.
 fn blame_host_name(mut findings: Vec<Diagnostic>, facts: &Facts) -> Vec<Diagnostic> {
     let Verdict::NotMet { problem, remedy } = Requirement::HostNameValid.check(facts) else {
         return findings;
@@ -302,7 +302,7 @@ fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, 
     ])
 }
 
-/// The cluster's id; where none is given, what tells it apart from its neighbours anyway.
+/// The cluster's id. If none is given, the address of its master, which also tells it apart from its neighbours.
 fn cluster_id(settings: &KubeEnv) -> String {
     match text(settings, "CLUSTER_ID") {
         id if id.is_empty() => text(settings, "MASTER_IP"),
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
 
-    /// Nor has it to have an address: it waits for its role, perhaps without a network.
+    /// Such a host need not have an address: it waits for its role, perhaps without a network.
     #[tokio::test]
     async fn a_host_without_a_role_has_a_plan_without_phases() {
         let manifest = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";

@@ -1,8 +1,9 @@
 //! Cron expressions of five fields, as crontab(5) has them, on a clock without time zones. Pure.
 //!
-//! Reading them and finding the next time is the crate `cron`'s, whose own form differs: seconds come first, Sunday is 1, and
-//! a day has to be both the right day of the month and the right day of the week. So an expression is translated, into two
-//! where both kinds of day are restricted, of which either counts. Which instant a local time is, is the caller's business.
+//! The crate `cron` parses expressions and finds the next time. Its format differs: seconds come first, Sunday is 1, and a day
+//! must match both the day of the month and the day of the week. So this module translates an expression for it. If both kinds
+//! of day are restricted, it becomes two expressions, and a time is due if it matches either. The caller converts local times
+//! to instants.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,20 +24,20 @@ const MONTHS: &[&str] = &[
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
 ];
 const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-/// From here on every date comes again: 29 February is eight years from the next at most.
+/// Start of the search for a first date. Every valid date follows within eight years: two 29 Februaries are at most that far apart.
 const EPOCH: &str = "2000-01-01T00:00:00";
 /// Longest expression that is read.
 const LONGEST: usize = 256;
 
-/// When something is due, again and again.
+/// A recurring time, from a cron expression.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     text: String,
-    /// Any of them makes a time due.
+    /// A time is due if it matches any of these.
     parts: Vec<cron::Schedule>,
 }
 
-/// Why a text is no schedule. Completes "expected a schedule: …".
+/// Why a text is not a schedule. Completes "expected a schedule: …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     /// Not five fields.
@@ -45,23 +46,23 @@ pub enum ScheduleError {
         /// How many there are.
         found: usize,
     },
-    /// A nickname that is none.
-    #[error("`{nickname}` is no nickname; @hourly, @daily, @weekly, @monthly and @yearly are")]
+    /// An unknown nickname.
+    #[error("`{nickname}` is no nickname; use @hourly, @daily, @weekly, @monthly or @yearly")]
     Nickname {
         /// What was written.
         nickname: String,
     },
-    /// A field says nothing that can be.
+    /// A field with an invalid value.
     #[error("`{text}` as {field}: {why}")]
     Field {
-        /// Which.
+        /// The field.
         field: &'static str,
         /// What was written.
         text: String,
         /// What is wrong with it.
         why: String,
     },
-    /// There is no such day.
+    /// No date matches the expression.
     #[error("it never comes: no month has such a day")]
     Never,
 }
@@ -87,7 +88,7 @@ impl Schedule {
     /// The first time after `after` that is due, on the same clock.
     #[must_use]
     pub fn next_after(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
-        // A clock without a zone is one that is called UTC.
+        // `cron` needs a time zone. UTC has no shifts, so it leaves a local time as it is.
         let after: DateTime<Utc> = after.and_utc();
         self.parts
             .iter()
@@ -138,7 +139,7 @@ impl FromStr for Schedule {
         let [minutes, hours, days, months, weekdays] = &sets[..] else {
             unreachable!("five fields make five sets");
         };
-        // As in crontab(5): a field that begins with a star restricts nothing for this rule.
+        // As in crontab(5): in this rule, a field that begins with `*` counts as unrestricted.
         let both = !day.starts_with('*') && !weekday.starts_with('*');
         let days_alone = format!("0 {minutes} {hours} {days} {months} *");
         let weekdays_alone = format!("0 {minutes} {hours} * {months} {weekdays}");
@@ -169,7 +170,7 @@ impl FromStr for Schedule {
     }
 }
 
-/// As the crate wants a set: numbers with commas.
+/// A set in the format of the crate: numbers with commas.
 fn list(values: &[u32]) -> String {
     let texts: Vec<String> = values.iter().map(u32::to_string).collect();
     texts.join(",")
@@ -185,7 +186,7 @@ impl Field {
         }
     }
 
-    /// The values of a field, as the crate counts them.
+    /// The values of a field, numbered as in the crate.
     fn values(&self, text: &str) -> Result<Vec<u32>, ScheduleError> {
         let mut set = std::collections::BTreeSet::new();
         for item in text.split(',') {
@@ -197,7 +198,7 @@ impl Field {
                 })?;
         }
         if self.names.len() == DAYS.len() {
-            // From Sunday 0 or 7 to Sunday 1.
+            // Sunday is 0 or 7 here and 1 in the crate.
             return Ok(set
                 .into_iter()
                 .map(|day| day % 7 + 1)
@@ -208,14 +209,14 @@ impl Field {
         Ok(set.into_iter().collect())
     }
 
-    /// `*`, `a`, `a-b`, and the first and last with `/step`.
+    /// Adds the values of one item: `*`, `a` or `a-b`; `*` and `a-b` may have a `/step`.
     fn item(&self, item: &str, set: &mut std::collections::BTreeSet<u32>) -> Result<(), String> {
         let (range, step) = match item.split_once('/') {
             Some((range, step)) => (range, Some(step)),
             None => (item, None),
         };
         let (first, last) = if range == "*" {
-            // Sunday once.
+            // Without 7, so that Sunday counts once.
             let last = if self.names.len() == DAYS.len() {
                 6
             } else {
@@ -239,7 +240,7 @@ impl Field {
                 .parse::<usize>()
                 .ok()
                 .filter(|step| (1..=60).contains(step) && step_is_plain(item))
-                .ok_or_else(|| format!("`{step}` is no step; 1 to 60 are"))?,
+                .ok_or_else(|| format!("`{step}` is no step; use 1 to 60"))?,
         };
         set.extend((first..=last).step_by(step));
         Ok(())
@@ -258,7 +259,7 @@ impl Field {
             .ok_or_else(|| format!("`{text}` is not from {} to {}", self.least, self.most))
     }
 
-    /// What the first name stands for: January is 1, Sunday is 0.
+    /// The number of the first name: 1 for January, 0 for Sunday.
     fn first_name(&self) -> u32 {
         self.least
     }
@@ -310,10 +311,10 @@ mod tests {
             ("0 0 * * 5-7", "Fri 2026-03-06 00:00"),
             ("0 6 * * mon-wed", "Wed 2026-03-04 06:00"),
             ("0 0 * * */3", "Sat 2026-03-07 00:00"),
-            // Either day, where both are restricted.
+            // Either day matches if both are restricted.
             ("0 0 13 * 5", "Fri 2026-03-06 00:00"),
             ("0 0 5 * 1", "Thu 2026-03-05 00:00"),
-            // Both, where one begins with a star.
+            // Both days must match if one begins with `*`.
             ("0 0 */5 * 1", "Mon 2026-03-16 00:00"),
             ("@hourly", "Wed 2026-03-04 06:00"),
             ("@daily", "Thu 2026-03-05 00:00"),

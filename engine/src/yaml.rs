@@ -1,11 +1,11 @@
-//! What all YAML from outside passes before the parser sees it: settings, facts, `role.yaml`.
+//! Checks of all YAML from outside (settings, facts, `role.yaml`) before the parser reads it.
 
-/// Nesting of brackets at which a text is refused before the parser, whose work grows with its square.
+/// Deepest nesting of brackets that is passed to the parser: the parser's work grows with the square of the depth.
 pub(crate) const MAX_BRACKETS: usize = 32;
 
 /// The line in which brackets are nested deeper than [`MAX_BRACKETS`], counted from 1.
 ///
-/// Every bracket counts, in quotes and comments too: no honest file comes near the limit.
+/// Every bracket counts, also in quotes and comments: no real file comes near the limit.
 pub(crate) fn too_deep(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     for (line, content) in text.lines().enumerate() {
@@ -23,7 +23,7 @@ pub(crate) fn too_deep(text: &str) -> Option<usize> {
     None
 }
 
-/// The text without the byte order mark that some editors put at its start. The parser takes it for a document.
+/// The text without the byte order mark that some editors put at its start. The parser would read the mark as a document.
 pub(crate) fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }

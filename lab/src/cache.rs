@@ -1,7 +1,7 @@
 //! Artifacts of the set-up: built once per set of inputs, kept outside the checkout.
 //!
-//! An artifact is the directory `<cache>/<step>/<key>`. It is built as `<key>.partial` and renamed when complete, so whatever
-//! stands under its final name is whole, and an interrupted set-up starts again at the step that was cut off.
+//! An artifact is the directory `<cache>/<step>/<key>`. It is built as `<key>.partial` and renamed when complete, so an artifact
+//! under its final name is complete, and an interrupted set-up continues with the step that was interrupted.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -46,7 +46,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What to do with what an interrupted build of the same key left.
+/// What to do with the files of an interrupted build of the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leftover {
     /// Start from an empty directory.
@@ -61,7 +61,7 @@ pub struct Cache {
     root: PathBuf,
 }
 
-/// What a recipe finds in its environment: words and paths.
+/// The environment variables of a recipe: words and paths.
 pub type Variables<'a> = [(&'a str, &'a dyn AsRef<OsStr>)];
 
 /// A build in progress: where it writes, and the lock it works under.
@@ -73,7 +73,7 @@ pub struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    /// Work that leaves no artifact but wants a log, under a lock that is held already.
+    /// A build that makes no artifact but has a log, under a lock that the caller holds.
     pub(crate) fn beside(cache: &Cache, step: &str, lock: &'a Lock) -> Result<Self> {
         let directory = cache.root().join("logs");
         fs::create_dir_all(&directory)
@@ -131,7 +131,7 @@ impl Cache {
         })
     }
 
-    /// A cache at a chosen place.
+    /// The cache in this directory.
     pub fn at(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -143,7 +143,7 @@ impl Cache {
         &self.root
     }
 
-    /// Where an artifact stands when it is complete.
+    /// The path of an artifact when it is complete.
     pub fn path(&self, step: &str, key: &Key) -> PathBuf {
         self.root.join(step).join(key.as_str())
     }
@@ -153,12 +153,12 @@ impl Cache {
         Lock::acquire(&self.root.join(name).join(".lock"), waiting)
     }
 
-    /// Removes such a lock's file where nobody holds it.
+    /// Removes the file of such a lock, unless a process holds the lock.
     pub fn forget_lock(&self, name: &str) -> Result<()> {
         Lock::forget(&self.root.join(name).join(".lock"))
     }
 
-    /// Gives the artifact, after building it if it is not there. `announce` is told what happens.
+    /// Gives the artifact, after building it if it is not there. `announce` is called with what happens.
     pub fn artifact(
         &self,
         step: &str,

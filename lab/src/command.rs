@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 /// Groups that are running now; an interrupt from the keyboard ends them (see [`end_groups_on_interrupt`]).
 static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
-/// Whether anybody listens for interrupts yet.
+/// Whether the handler of interrupts is installed.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Whether this program goes on after an interrupt.
@@ -35,8 +35,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How many lines of a log an error quotes.
 const QUOTED_LINES: usize = 15;
 
-/// Ends every running group when the user presses Ctrl-C. They are not in the terminal's foreground group, so nobody else would.
-/// Whoever makes something asks for it, and more than one may in one program.
+/// Ends every running group when the user presses Ctrl-C. They are not in the terminal's foreground group, so the terminal does not
+/// end them. Each part that starts groups calls this; the handler is installed once per program.
 pub fn end_groups_on_interrupt() -> Result<()> {
     if LISTENS.swap(true, Ordering::Relaxed) {
         return Ok(());
@@ -55,12 +55,12 @@ pub fn end_groups_on_interrupt() -> Result<()> {
     .context("cannot listen for interrupts")
 }
 
-/// From now on an interrupt ends the running groups and not this program, which has something to put in order first.
+/// From now on an interrupt ends the running groups but not this program, because it has to clean up first.
 pub fn outlive_interrupts() {
     OUTLIVES.store(true, Ordering::Relaxed);
 }
 
-/// True after an interrupt: what was running has ended, and nothing more is to be started.
+/// True after an interrupt: running commands have been ended, and no more are to be started.
 pub fn was_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
@@ -75,8 +75,8 @@ pub(crate) fn unique() -> String {
     )
 }
 
-/// Runs `command` with our own standard streams and waits for its end or for an interrupt of ours, whatever comes first;
-/// `None` for an interrupt, after which it is ended. It is the program's only listener to interrupts.
+/// Runs `command` with our own standard streams until it ends or we are interrupted. Gives `None` after an interrupt, which also
+/// ends the command. No other handler of interrupts may be installed in this program.
 pub(crate) fn interruptible(command: &mut Command) -> Result<Option<ExitStatus>> {
     let what = describe(command);
     let (tell, told) = mpsc::channel();
@@ -88,7 +88,10 @@ pub(crate) fn interruptible(command: &mut Command) -> Result<Option<ExitStatus>>
         .with_context(|| format!("cannot start {what}"))?;
     let id = child.id();
     thread::spawn(move || drop(tell.send(Some(child.wait()))));
-    let Some(ended) = told.recv().context("nobody tells of the command's end")? else {
+    let Some(ended) = told
+        .recv()
+        .context("the thread that waits for the command has ended")?
+    else {
         if let Ok(id) = i32::try_from(id) {
             let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
         }
@@ -100,7 +103,7 @@ pub(crate) fn interruptible(command: &mut Command) -> Result<Option<ExitStatus>>
         .with_context(|| format!("cannot wait for {what}"))
 }
 
-/// Runs `command` with our own standard streams, but as a group that an interrupt or the deadline ends whole.
+/// Runs `command` with our own standard streams, in a process group that an interrupt or the deadline kills as a whole.
 pub fn streaming(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
     let what = describe(command);
     let mut child = command
@@ -226,7 +229,8 @@ fn drain(pipe: Option<impl Read>) -> Vec<u8> {
     bytes
 }
 
-/// Like [`output`], but failure is an error that quotes the program's words, and success gives its trimmed standard output.
+/// Like [`output`], but failure is an error that quotes the program's standard error, and success gives its trimmed standard
+/// output.
 pub fn text(command: &mut Command, limit: Duration) -> Result<String> {
     let output = output(command, None, limit)?;
     if !output.status.success() {
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn kills_the_whole_group_at_the_deadline() {
         let before = Instant::now();
-        // The grandchild holds the pipes open: were it alive after the kill, reading would last 30 s.
+        // The grandchild holds the pipes open: if it survived the kill, reading would take 30 s.
         let result = output(
             Command::new("sh").args(["-c", "sleep 30 & wait"]),
             None,

@@ -40,7 +40,7 @@ impl Config {
             .with_context(|| format!("`{text}` is not of the form KEY=VALUE"))
     }
 
-    /// The file's text. A JSON string is a YAML string that no reader takes for a number or a truth value.
+    /// The file's text. A JSON string is a YAML string that no reader takes for a number or a boolean.
     pub fn render(&self) -> String {
         self.0
             .iter()

@@ -90,7 +90,7 @@ fn candidates(listing: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The package that a package without content of its own stands for: of a kernel, the newest build.
+/// The package that a metapackage depends on: for a kernel, the newest build.
 pub(crate) fn stands_for(package: &str) -> Result<String> {
     let listing = command::text(
         Command::new("apt-cache")

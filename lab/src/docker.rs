@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::command;
 
-/// Where Debian's docker.io puts its client. A newer client may stand earlier on PATH; it speaks too new a protocol for this daemon.
+/// Where Debian's docker.io puts its client. A newer client may be first on PATH; its protocol is too new for this daemon.
 const CLIENT: &str = "/usr/bin/docker";
 
 /// Deadline of a call that does no heavy work.
@@ -36,7 +36,7 @@ impl Docker {
     /// A client command with these arguments, for callers that connect its streams themselves.
     pub fn command<I: AsRef<std::ffi::OsStr>>(&self, arguments: &[I]) -> Command {
         let mut command = Command::new(CLIENT);
-        // A context or host chosen by the user is about another daemon.
+        // A context or host that the user has chosen would select another daemon.
         command
             .env_remove("DOCKER_HOST")
             .env_remove("DOCKER_CONTEXT")
@@ -70,7 +70,7 @@ impl Docker {
         command::text(&mut self.command(arguments), limit)
     }
 
-    /// Runs a client command whatever its outcome.
+    /// Runs a client command. Its failure is no error here: the output has the exit status.
     pub fn output<I: AsRef<std::ffi::OsStr>>(
         &self,
         arguments: &[I],

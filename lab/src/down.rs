@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::outer::Outer;
 use crate::topology;
 
-/// All labs: recorded ones, and those that only docker knows of because an `up` was cut off.
+/// All labs: recorded ones, and those that only docker knows because an `up` was interrupted.
 pub fn labs(cache: &Cache) -> Result<BTreeSet<String>> {
     let mut names = topology::names(cache);
     let docker = Outer::of(cache).docker();
@@ -40,7 +40,8 @@ pub fn all(cache: &Cache) -> Result<BTreeSet<String>> {
 fn remove(cache: &Cache, name: &str) -> Result<()> {
     let outer = Outer::of(cache);
     if !outer.docker().answers() {
-        // A lab outlives its docker when the machine was restarted; docker has to be there to forget the containers.
+        // After a restart of the machine the lab's record is there, but the outer docker does not run. It must run to remove the
+        // containers.
         let wrapper = outer.last_wrapper();
         outer.start(wrapper.as_deref(), &|_| ())?;
     }
@@ -49,7 +50,7 @@ fn remove(cache: &Cache, name: &str) -> Result<()> {
         .with_context(|| format!("cannot take the lab `{name}` down completely"))
 }
 
-/// Stops the outer docker when no lab is left, no `up` is on its way, and nobody has put containers of their own into it.
+/// Stops the outer docker if there is no lab, no running `up`, and no container that belongs to other users.
 fn stop_if_idle(cache: &Cache) -> Result<()> {
     let _lock = cache.lock("docker-daemon", |_| ())?;
     let outer = Outer::of(cache);
@@ -62,12 +63,12 @@ fn stop_if_idle(cache: &Cache) -> Result<()> {
     }
 }
 
-/// Removes the cache. Refuses while labs stand, because their data is in it.
+/// Removes the cache. Refuses while labs exist, because their data is in it.
 pub fn cache(cache: &Cache) -> Result<()> {
     let names: Vec<String> = labs(cache)?.into_iter().collect();
     if !names.is_empty() {
         bail!(
-            "labs still stand ({}); take them down with `cargo xtask down --all --cache`",
+            "labs still exist ({}); take them down with `cargo xtask down --all --cache`",
             names.join(", ")
         );
     }
@@ -75,7 +76,7 @@ pub fn cache(cache: &Cache) -> Result<()> {
     let docker = Outer::of(cache).docker();
     if docker.answers() {
         bail!(
-            "the outer docker at {} is in use, by an `up` or by containers of no lab",
+            "the outer docker at {} is in use, by an `up` or by containers that belong to no lab",
             docker.socket().display()
         );
     }

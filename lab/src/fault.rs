@@ -1,6 +1,6 @@
-//! Faults: ways in which a master breaks in real life, to be brought about on a lab host.
+//! Faults: ways in which a master breaks in real life, to be caused on a lab host.
 //!
-//! `cargo xtask lab fault NAME` does it by hand; the suites do it and watch what becomes of the host.
+//! `cargo xtask lab fault NAME` causes one by hand; the suites cause faults and check how the host is repaired.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host::Host;
 
-/// No fault takes longer to bring about: one waits for two passes, which are a minute apart.
+/// Time limit for causing a fault: one fault waits for two passes, which are a minute apart.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// One way in which a master breaks. All scripts are bash, run as root on the master.
@@ -16,26 +16,26 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub struct Fault {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What happens, for people.
+    /// What happens, in words.
     pub about: &'static str,
-    /// What has to stand before it can happen; empty for nothing.
+    /// Prepares the host for the fault; empty if nothing has to be prepared.
     pub prepares: &'static str,
-    /// Brings it about.
+    /// Causes the fault.
     pub breaks: &'static str,
-    /// After which it can be repaired at all, and from which time counts; empty if it can from the beginning.
+    /// Makes a repair possible; the time of the repair counts from here. Empty if a repair is possible at once.
     pub frees: &'static str,
-    /// The host is booted once it is broken.
+    /// The host is rebooted after the fault.
     pub boots: bool,
-    /// Succeeds on a host that is whole again, and on no other.
+    /// Succeeds only on a host that is healthy again.
     pub whole: &'static str,
-    /// Takes away what it brought, once the host is whole; empty for nothing.
+    /// Removes what the fault added, once the host is healthy; empty if it added nothing.
     pub clears: &'static str,
     /// Only a master with a virtual IP can have it.
     pub vip: bool,
 }
 
-/// Nor does its repair take longer: what no event tells of waits for a pass, and those are a minute apart; an API server that hangs soon
-/// after its start is looked at by kubelet after a minute, ended 40 seconds later, and given 30 for that.
+/// Time limit for a repair. A fault without an event is found by a pass, and passes are a minute apart. If an API server hangs soon
+/// after its start, kubelet probes it after a minute, ends it 40 seconds later, and gives it 30 seconds for that.
 const REPAIRED: Duration = Duration::from_secs(240);
 
 /// Prints the nanoseconds from a fault to its repair.
@@ -58,15 +58,15 @@ done
 echo $((after - began))
 "#;
 
-/// Asks the API server of the host itself, as its administrator; whether it is ready, as anybody, by the smallest client: the answer is
-/// timed, ten times a second.
+/// Shell functions that ask the host's own API server as its administrator. `api_is_ready` asks anonymously and with the smallest
+/// client, because it is called ten times a second and its answer is timed.
 const KUBECTL: &str = "kubectl() { command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml \"$@\"; }\n\
     node_is_ready() { kubectl get node --no-headers | awk '{print $2}' | grep -qx 'Ready'; }\n\
     etcd_is_healthy() { (cd /etc/pf9/kube.d/certs/etcdctl/etcd && curl -sf --max-time 2 --cacert ca.crt --cert request.crt --key request.key https://127.0.0.1:4001/health | grep -q '\"health\":\"true\"'); }\n\
     api_is_ready() { curl -sf --cacert /etc/pf9/kube.d/certs/kubelet/apiserver/ca.crt --max-time 3 https://127.0.0.1:443/readyz | grep -qx ok; }\n";
 
 impl Fault {
-    /// What the others are made of: breaks nothing.
+    /// The defaults of the other faults: breaks nothing.
     pub const NONE: Self = Self {
         name: "",
         about: "",
@@ -83,7 +83,7 @@ const NONE: Fault = Fault::NONE;
 
 const HAS_VIP: &str = "systemctl is-active --quiet keepalived || { echo 'it has no virtual IP; `cargo xtask up --vip` makes a master that has one' >&2; exit 1; }";
 
-/// A pod on the pods' bridge that answers. Like most programs it ends when it is asked to: kubelet and docker wait for it.
+/// A pod on the pods' bridge that answers. It ends on SIGTERM, as most programs do, because kubelet and docker wait for its end.
 const BRIDGED: &str = "kubectl get pod bridged --output name 2> /dev/null || kubectl create -f - <<'POD'
 {\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"bridged\"}, \"spec\": {\"terminationGracePeriodSeconds\": 1,
  \"tolerations\": [{\"operator\": \"Exists\"}],
@@ -94,7 +94,7 @@ POD
 const POD_ANSWERS: &str =
     "ping -c 1 -W 1 $(kubectl get pod bridged --output jsonpath='{.status.podIP}') > /dev/null";
 
-/// Of what is on the host: nodeletd restarts what broke, and nothing else.
+/// Faults of what runs or lies on the host: nodeletd restarts what broke, and nothing else.
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "docker-killed",
@@ -114,7 +114,7 @@ pub const FAULTS: &[Fault] = &[
         name: "docker-hung",
         about: "dockerd does not answer any more (SIGSTOP)",
         breaks: "kill -STOP $(pidof dockerd)",
-        // It would wait for ever.
+        // Without a timeout docker's client would wait for ever.
         whole: "timeout 3 docker version > /dev/null && api_is_ready && node_is_ready",
         ..NONE
     },
@@ -183,7 +183,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "jump-deleted",
-        about: "the kernel's chain for what arrives leads to kube-proxy's no more",
+        about: "the jump from PREROUTING to kube-proxy's chain is deleted",
         breaks: "iptables -w -t nat -S PREROUTING | grep -- '-j KUBE-SERVICES' | sed 's/^-A/-D/' | while read -r rule; do eval iptables -w -t nat \"$rule\"; done
             ! iptables -w -t nat -S PREROUTING | grep -q KUBE-SERVICES",
         whole: "iptables -w -t nat -S PREROUTING | grep -q -- '-j KUBE-SERVICES'",
@@ -205,14 +205,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "kubeconfig-truncated",
-        about: "kubelet's kubeconfig is cut",
+        about: "kubelet's kubeconfig is truncated",
         breaks: "truncate --size 40 /etc/pf9/kube.d/kubeconfigs/kubelet.yaml",
         whole: "command kubectl --request-timeout=3s --kubeconfig /etc/pf9/kube.d/kubeconfigs/kubelet.yaml get node --output name > /dev/null && node_is_ready",
         ..NONE
     },
     Fault {
         name: "certificate-expired",
-        about: "kubelet's client certificate is replaced by one that has ended",
+        about: "kubelet's client certificate is replaced by one that has expired",
         breaks: "cd /etc/pf9/kube.d/certs/kubelet/apiserver
             openssl req -new -key request.key -subj '/O=system:nodes/CN=system:node:master-1' |
                 openssl x509 -req -CA ca.crt -CAkey /etc/pf9/kube.d/ca/cluster/ca.key -set_serial 4711 -days 0 -out /tmp/ended.crt
@@ -313,7 +313,7 @@ pub const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Lets nodeletd, what it runs, and nobody else, live in another time.
+/// Gives another clock to nodeletd and what it starts, and to no other process.
 macro_rules! clock {
     ($days:literal) => {
         concat!(
@@ -325,7 +325,7 @@ macro_rules! clock {
         )
     };
 }
-/// What is put on a disk of its own, and how all that uses it is ended and started again.
+/// The directories that are moved to a separate disk, and how everything that uses them is stopped and started again.
 macro_rules! on_one_disk {
     () => {
         "HELD='opt/pf9 lib/docker lib/kubelet'
@@ -346,7 +346,8 @@ macro_rules! on_one_disk {
 const RIGHT_CLOCK: &str = "rm -r /run/systemd/system/pf9-nodeletd.service.d; systemctl daemon-reload; systemctl restart pf9-nodeletd";
 const KUBELET_IS_BACK: &str = "systemctl is-active --quiet pf9-nodeletd && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && api_is_ready && node_is_ready";
 
-/// Of what keeps the host: its disk, its process, its boot, its clock. Together with something that it has to repair.
+/// Faults of what nodeletd depends on: its disk, its process, its boot, its clock. Each comes with something that nodeletd has to
+/// repair.
 pub const TRIALS: &[Fault] = &[
     Fault {
         name: "var-full",
@@ -364,7 +365,7 @@ pub const TRIALS: &[Fault] = &[
                 go_on
             }"
         ),
-        // Quick, so that kubelet has no time to see it and to take images off.
+        // The disk is filled quickly, so that kubelet has no time to notice it and to remove images.
         breaks: "fallocate --length $(stat --file-system --format '%a * %S' /mnt/full | { read free; echo $((free)); }) /mnt/full/filler || true
             cat /dev/zero > /mnt/full/filler.rest 2> /dev/null || true
             for n in $(seq 200); do head -c 4096 /dev/zero > /mnt/full/filler.$n || break; done 2> /dev/null
@@ -399,7 +400,7 @@ pub const TRIALS: &[Fault] = &[
     },
     Fault {
         name: "rebooted",
-        about: "the host is booted",
+        about: "the host is rebooted",
         prepares: "systemctl enable pf9-nodeletd",
         boots: true,
         whole: KUBELET_IS_BACK,
@@ -424,7 +425,7 @@ pub const TRIALS: &[Fault] = &[
 ];
 
 impl Fault {
-    /// All that there are.
+    /// All faults.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         FAULTS.iter().chain(TRIALS)
     }
@@ -432,7 +433,7 @@ impl Fault {
     /// The fault of this name.
     ///
     /// # Errors
-    /// There is none; the error lists those there are.
+    /// There is no such fault; the error lists all names.
     pub fn named(name: &str) -> Result<&'static Self> {
         Self::all()
             .find(|fault| fault.name == name)
@@ -445,7 +446,7 @@ impl Fault {
             })
     }
 
-    /// Makes ready for it.
+    /// Prepares the host for the fault.
     ///
     /// # Errors
     /// The script failed.
@@ -460,17 +461,17 @@ impl Fault {
         self.run(host, vip, &script).map(drop)
     }
 
-    /// Brings it about, and frees what keeps it from being repaired.
+    /// Causes the fault, and then removes what prevents its repair.
     ///
     /// # Errors
-    /// The script failed: the host is not one that can break like this.
+    /// The script failed: this fault cannot happen on the host.
     pub fn strike(&self, host: &Host, vip: &str) -> Result<()> {
         let script = format!("{}\n{}", self.breaks, self.frees);
         self.run(host, vip, &script)?;
         if self.boots { host.reboot() } else { Ok(()) }
     }
 
-    /// Takes away what it brought.
+    /// Removes what the fault added.
     ///
     /// # Errors
     /// The script failed.
@@ -478,17 +479,17 @@ impl Fault {
         self.run(host, vip, self.clears).map(drop)
     }
 
-    /// Brings it about, and tells how long the host took until it was whole and stayed so for a second. Measured on the host, so that
-    /// no client's way there counts.
+    /// Causes the fault, and gives the time until the host was healthy and stayed so for a second. Measured on the host, so that
+    /// the time of a client's connection does not count.
     ///
     /// # Errors
-    /// The host cannot break like this, or is not whole again within four minutes.
+    /// This fault cannot happen on the host, or the host is not healthy again within four minutes.
     pub fn repaired_within(&self, host: &Host, vip: &str) -> Result<Duration> {
         let began = Instant::now();
         if self.boots {
             self.strike(host, vip)?;
         }
-        // A boot is seen from outside.
+        // A reboot is measured from outside of the host.
         let booted = began.elapsed();
         let (breaks, boot) = if self.boots {
             (":", booted)
@@ -513,7 +514,7 @@ impl Fault {
         let whole = nanoseconds.map(|took| boot + Duration::from_nanos(took));
         whole.with_context(|| {
             format!(
-                "the host `{}` is not whole {} s after the fault `{}`: {}",
+                "the host `{}` is not healthy {} s after the fault `{}`: {}",
                 host.name(),
                 REPAIRED.as_secs(),
                 self.name,
@@ -522,10 +523,10 @@ impl Fault {
         })
     }
 
-    /// Whether the host is whole.
+    /// Whether the host is healthy.
     ///
     /// # Errors
-    /// The host runs no commands.
+    /// The host cannot run commands.
     pub fn is_whole(&self, host: &Host, vip: &str) -> Result<bool> {
         let script = self.script(vip, self.whole);
         let output = host.exec_within(&["bash", "-c", &script], None, LIMIT)?;

@@ -1,5 +1,6 @@
-//! One host of a lab: a privileged container whose first process is systemd, or one whose first process is an emulator, in which
-//! a virtual machine runs. Both are made, found, cut off and removed as containers; only what happens *in* the host takes another way.
+//! One host of a lab: a privileged container whose first process is systemd, or one whose first process is an emulator, in which a
+//! virtual machine runs. Both are made, found, killed and removed as containers; only commands in a virtual machine are run
+//! differently.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::topology::{HostState, Mount};
 const BOOT: Duration = Duration::from_secs(120);
 /// A virtual machine is emulated, and has a disk and mounts to make.
 const MACHINE_BOOT: Duration = Duration::from_secs(300);
-/// Where the container of a virtual machine sees what the set-up made for it.
+/// Where the container of a virtual machine mounts what the set-up made for it.
 pub(crate) const MACHINE: &str = "/machine";
 const COPY: Duration = Duration::from_secs(300);
 
@@ -42,20 +43,21 @@ impl Image {
         }
     }
 
-    /// The docker image that the set-up keeps at the newest build of this kind.
+    /// The name of the docker image of this kind; the set-up moves it to the newest build.
     pub fn reference(self) -> String {
         format!("nodelet-lab/host:{}", self.name())
     }
 }
 
-/// A host that stands.
+/// An existing host.
 #[derive(Clone, Debug)]
 pub struct Host {
     docker: Docker,
     state: HostState,
 }
 
-/// Ends every process that has this in its environment, politely first. Who looks for them has it in the arguments alone.
+/// Ends every process that has the mark in its environment, first with SIGTERM and after three seconds with SIGKILL. The script
+/// itself has the mark only in its arguments, so it does not end itself.
 const END_MARKED: &str = r#"
 ids() { grep -lzxF -e "$1" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3; }
 end() { found=$(ids "$2"); [ -z "$found" ] || kill -s "$1" $found 2>/dev/null || true; }
@@ -80,7 +82,7 @@ impl Host {
         self.state.address
     }
 
-    /// What was installed on it at first.
+    /// What was installed on it when it was created.
     pub fn image(&self) -> Image {
         self.state.image
     }
@@ -166,7 +168,7 @@ impl Host {
         self.state.image == Image::Machine
     }
 
-    /// What leads from the container into the host: nothing, where the container is the host.
+    /// The program that leads from the container into a virtual machine; `None` if the container is the host.
     fn way_in(&self) -> Option<String> {
         self.is_machine().then(|| format!("{MACHINE}/exec"))
     }
@@ -228,7 +230,7 @@ impl Host {
         all.extend(way_in.as_deref());
         all.extend(["timeout", "--signal=KILL", &seconds]);
         all.extend(words);
-        // The time limit inside comes first; the one outside is for a docker that does not answer.
+        // The limit inside the host expires first; the one outside is for a docker that does not answer.
         self.docker
             .output(&all, input, limit + Duration::from_secs(5))
     }
@@ -262,8 +264,8 @@ impl Host {
             .context("cannot start the docker client")
     }
 
-    /// The same for a person's own command, which ends with us: an interrupt of ours ends it in the host too, with what it
-    /// started. Docker's client would leave it running there. `None` if it was ended so.
+    /// Like [`Self::exec_streaming`], for a command that the user typed. If we are interrupted, the command and what it started are
+    /// ended in the host too; docker's client would leave them running there. `None` if they were ended like this.
     pub fn enter(&self, words: &[&str], tty: bool) -> Result<Option<ExitStatus>> {
         let mark = format!("NODELET_LAB_ENTERED={}", command::unique());
         let mut all = vec!["exec", "--interactive"];
@@ -271,11 +273,11 @@ impl Host {
         all.push(&self.state.container);
         let way_in = self.way_in();
         all.extend(way_in.as_deref());
-        // Here and not docker's `--env`: the way into a virtual machine takes no environment with it.
+        // `env` and not docker's `--env`, because ssh into a virtual machine does not pass the environment on.
         all.extend(["env", &mark]);
         all.extend(words);
         let status = command::interruptible(&mut self.docker.command(&all))?;
-        // A client that was killed (by a closed pipe, say) leaves it running as well.
+        // A client that was killed (for example by a closed pipe) leaves the command running as well.
         if status.is_none_or(|status| status.code().is_none()) {
             self.exec(&["sh", "-c", END_MARKED, "end", &mark])?;
         }
@@ -361,7 +363,7 @@ impl Host {
         Ok(output.stdout)
     }
 
-    /// Restarts the host as a reboot would: systemd stops everything and starts anew. A virtual machine does reboot.
+    /// Restarts the host as a reboot would: systemd stops everything and starts again. A virtual machine does reboot.
     pub fn reboot(&self) -> Result<()> {
         if self.is_machine() {
             return self.reboot_machine();
@@ -374,7 +376,7 @@ impl Host {
     fn reboot_machine(&self) -> Result<()> {
         let boot = || self.text(&["cat", "/proc/sys/kernel/random/boot_id"]);
         let before = boot()?;
-        // The connection may go before the answer comes, so its end says nothing.
+        // The connection may close before the answer comes, so how it ends says nothing.
         let _ = self.exec(&["systemctl", "reboot"])?;
         command::poll(MACHINE_BOOT, || boot().ok().filter(|now| *now != before)).with_context(
             || {
@@ -439,6 +441,6 @@ mod tests {
         let left = other.try_wait().expect("it can be asked");
         other.kill().expect("it still runs");
         other.wait().expect("it ends");
-        assert!(left.is_none(), "who has another mark goes on");
+        assert!(left.is_none(), "a process with another mark goes on");
     }
 }

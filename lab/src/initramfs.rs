@@ -9,7 +9,7 @@ const FILE: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 const CHARACTERS: u32 = 0o020_000;
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
@@ -69,9 +69,9 @@ impl Archive {
             // Owner and group.
             0,
             0,
-            // Names.
+            // The number of links.
             1,
-            // When it was changed: always the same, so the same files make the same bytes.
+            // The time of modification: always the same, so that the same files make the same bytes.
             0,
             length(content.len()),
             // The device it lies on.
@@ -80,7 +80,7 @@ impl Archive {
             device.0,
             device.1,
             length(name.len() + 1),
-            // A sum, which this form leaves out.
+            // A checksum, which this form does not use.
             0,
         ];
         self.bytes.extend(b"070701");

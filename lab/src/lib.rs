@@ -1,10 +1,11 @@
 //! Real hosts on one machine.
 //!
-//! A *lab* is a network of *hosts*; a host is a privileged container whose first process is systemd and that runs its own docker, so
-//! nodelet treats it like any Debian server; or, for what another kernel has, a virtual machine in such a container. [`Setup::run`] makes everything a lab needs out of Rust and apt: the outer docker,
-//! images of hosts, Kubernetes from Debian's source package, and the payload of the role package. Each step is an artifact in the
-//! [`Cache`], outside the checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them,
-//! [`Lab::destroy`] and [`down`] leave nothing behind.
+//! A *lab* is a network of *hosts*. A host is a privileged container whose first process is systemd and that runs its own docker,
+//! so nodelet treats it like any Debian server. For tests that need another kernel, a host is a virtual machine in such a
+//! container. [`Setup::run`] makes everything that a lab needs, with Rust and apt: the outer docker, images of hosts, Kubernetes
+//! from Debian's source package, and the payload of the role package. Each step is an artifact in the [`Cache`], outside the
+//! checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them, [`Lab::destroy`] and [`down`]
+//! leave nothing behind.
 //!
 //! Nothing here is part of the product: nodelet must not know that a host is a container.
 

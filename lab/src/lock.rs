@@ -1,8 +1,8 @@
-//! A lock file that outlives its owner exactly as long as the owner's children do.
+//! A lock file whose lock is held while its owner lives, or a recipe that the owner has started.
 //!
 //! The lock (flock) sits on the open file. A recipe gets that open file as standard input, so when `xtask` is killed while a recipe
-//! runs, the lock stays held by the recipe. The next `xtask` reads in the file who held it: if that process is gone, what is left
-//! is an orphan of ours, recorded by its process group, and may be ended.
+//! runs, the recipe still holds the lock. The next `xtask` reads the owner from the file. If that process has ended, the recipe is
+//! an orphan of ours: the file has its process group, and the next `xtask` kills it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Seek, Write};
@@ -42,13 +42,13 @@ impl Holder {
 }
 
 impl Lock {
-    /// Waits for the lock at `path`; tells `waiting` once if somebody alive holds it.
+    /// Waits for the lock at `path`; calls `waiting` once if a living process holds it.
     pub fn acquire(path: &Path, waiting: impl FnOnce(u32)) -> Result<Self> {
         let mut waiting = Some(waiting);
         let mut file = open(path)?;
         let held = poll(PATIENCE, || match file.try_lock() {
             Ok(()) if is_at(&file, path) => Some(Ok(())),
-            // Its last owner removed it while we waited: what we hold is no lock any more.
+            // Its last owner removed the file while we waited: our lock is on a file that is not at `path` any more.
             Ok(()) => match open(path) {
                 Ok(another) => {
                     file = another;
@@ -88,7 +88,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Removes the lock file and its folder, where nobody holds it. It may not be there.
+    /// Removes the lock file and its folder, unless a process holds the lock. The file may be missing.
     pub fn forget(path: &Path) -> Result<()> {
         let removed = match File::options().read(true).write(true).open(path) {
             Ok(file) if file.try_lock().is_ok() => fs::remove_file(path),
@@ -100,7 +100,7 @@ impl Lock {
                 Err(error).with_context(|| format!("cannot remove the lock {}", path.display()))
             }
             _ => {
-                // With what others have put there meanwhile it stays.
+                // The folder stays if other processes have put files there meanwhile.
                 let _ = path.parent().map(fs::remove_dir);
                 Ok(())
             }
@@ -145,7 +145,7 @@ fn open(path: &Path) -> Result<File> {
         .with_context(|| format!("cannot open the lock {}", path.display()))
 }
 
-/// Whether this open file is the one that stands there.
+/// Whether this open file is the one at `path`.
 fn is_at(file: &File, path: &Path) -> bool {
     let stands = fs::metadata(path).map(|there| (there.dev(), there.ino()));
     let ours = file.metadata().map(|ours| (ours.dev(), ours.ino()));
@@ -202,7 +202,7 @@ mod tests {
         let lock = Lock::acquire(&path, |_| ()).expect("the first lock");
         Lock::forget(&path).expect("it is held");
         assert!(path.exists(), "a lock that is held stays");
-        // Who waits has the old file open when it goes.
+        // The waiting thread has the old file open when that is removed.
         let waits = thread::spawn({
             let path = path.clone();
             move || Lock::acquire(&path, |_| ()).map(drop)
@@ -210,7 +210,7 @@ mod tests {
         fs::remove_file(&path).expect("removed under the owner");
         drop(lock);
         waits.join().expect("no panic").expect("a new lock");
-        Lock::forget(&path).expect("nobody holds it");
+        Lock::forget(&path).expect("no process holds it");
         assert!(!directory.path().join("mine").exists());
         Lock::forget(&path).expect("it is not there");
     }

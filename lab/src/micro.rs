@@ -1,8 +1,8 @@
 //! A micro machine: a virtual machine that has a kernel, a shell, the programs under test and nothing else. It is up within
-//! seconds, emulated in software where it has to be, and ends by itself.
+//! seconds, is emulated in software, and ends by itself.
 //!
-//! Labs share this machine's kernel, with whatever control groups it has. What needs another kernel, but no systemd, no docker
-//! and no disk, is tried here: [`Micro::prepare`] fetches emulator and kernel, [`Machine`] is filled and run by a test.
+//! Labs share this machine's kernel and its version of control groups. Tests that need another kernel, but no systemd, no docker
+//! and no disk, use a micro machine: [`Micro::prepare`] fetches emulator and kernel, and a test fills and runs a [`Machine`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ const TOOL: Duration = Duration::from_secs(60);
 /// How many lines of the console an error quotes.
 const QUOTED_LINES: usize = 25;
 
-/// What micro machines are made from; handed to the tests in environment variables.
+/// What micro machines are made from; passed to the tests in environment variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Micro {
     /// The directory with the kernel.
@@ -37,7 +37,7 @@ pub struct Micro {
 }
 
 impl Micro {
-    /// Makes whatever is not there yet, with one line of progress per step, and gives the directory with the kernel.
+    /// Makes what is not there yet, with one line of progress per step, and gives the directory with the kernel.
     pub fn prepare(cache: &Cache) -> Result<PathBuf> {
         debian::check_machine()?;
         command::end_groups_on_interrupt()?;
@@ -50,7 +50,7 @@ impl Micro {
         progress.step("kernel", |announce| kernel::unpack(cache, announce))
     }
 
-    /// The variables that hand this to the tests.
+    /// The environment variables that pass this to the tests.
     pub fn variables(&self) -> [(&'static str, OsString); 2] {
         [
             (KERNEL, self.kernel.clone().into()),
@@ -58,7 +58,7 @@ impl Micro {
         ]
     }
 
-    /// What the variables say.
+    /// Reads these variables.
     pub fn from_environment() -> Result<Self> {
         let path = |name| {
             env::var_os(name).map(PathBuf::from).with_context(|| {
@@ -72,7 +72,7 @@ impl Micro {
     }
 }
 
-/// What a micro machine has, until it is run. Its first process is `/init`.
+/// The files of a micro machine that does not run yet. Its first process is `/init`.
 #[derive(Debug)]
 pub struct Machine {
     archive: Archive,
@@ -87,7 +87,7 @@ impl Machine {
         let mut machine = Self {
             archive: Archive::default(),
         };
-        // The kernel opens it for the first process, before that could make it.
+        // The kernel opens the console for the first process, before that process could make the device.
         machine.archive.device("/dev/console", 5, 1);
         machine.copy(Path::new(BUSYBOX), BUSYBOX)?;
         let tools = command::text(Command::new(BUSYBOX).arg("--list"), TOOL)?;
@@ -107,11 +107,11 @@ impl Machine {
         self.archive.file(path, mode, content);
     }
 
-    /// Adds programs of this machine, by their paths here and there, with the libraries that they are linked with; `scratch`
-    /// is for their copies without debug information, which would be most of the machine.
+    /// Adds programs of this machine, as pairs of the path here and the path there, with the libraries that they are linked with.
+    /// `scratch` is for their copies without debug information, which would take most of the space.
     ///
     /// # Errors
-    /// One is not there, or no program that `strip` and `ldd` understand.
+    /// A program is not there, or is none that `strip` and `ldd` understand.
     pub fn programs(&mut self, programs: &[(&Path, &str)], scratch: &Path) -> Result<()> {
         let mut libraries = Vec::new();
         for (source, path) in programs {
@@ -137,11 +137,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Runs the machine until it turns itself off, for at most `limit`, and gives what it wrote to its console. What it is
-    /// made of and its console stay in `directory`.
+    /// Runs the machine until it turns itself off, for at most `limit`, and gives what it wrote to its console. Its files and its
+    /// console stay in `directory`.
     ///
     /// # Errors
-    /// It did not end in time, or the emulator failed; with the end of the console.
+    /// It did not end in time, or the emulator failed; the error quotes the end of the console.
     pub fn run(self, kernel: &Path, directory: &Path, limit: Duration) -> Result<String> {
         let (files, console) = (directory.join("initramfs"), directory.join("console"));
         let write = |path: &Path, bytes: &[u8]| {
@@ -151,8 +151,7 @@ impl Machine {
         write(&console, b"")?;
         let mut emulator = Command::new("qemu-system-x86_64");
         emulator
-            // Software alone: it is there on every machine, and fast enough for this. The machine's clock counts instructions and
-            // leaps over what it idles, so this machine's load changes no time that is measured in it.
+            // Only software emulation: it is there on every machine, and fast enough for this.
             .args(["-accel", "tcg,thread=multi"])
             .args(["-smp", "2", "-m", "1G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])

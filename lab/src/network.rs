@@ -43,8 +43,8 @@ pub(crate) fn create(docker: &Docker, name: &str, network: &str) -> Result<Ipv4A
         )
 }
 
-/// The subnets a lab may take, in its own order of preference: 172.30.0.0/24 to 172.31.255.0/24, starting at one that the name
-/// chooses. Docker inside the hosts starts handing out at 172.17 and so stays clear of them.
+/// The subnets a lab may take, in its own order of preference: 172.30.0.0/24 to 172.31.255.0/24, starting at one that depends on
+/// the name. Docker inside the hosts allocates subnets from 172.17 on, so it does not collide with them.
 fn candidates(name: &str) -> impl Iterator<Item = Ipv4Addr> {
     let digest = Sha256::digest(name.as_bytes());
     let start = u16::from_be_bytes([digest[0], digest[1]]);

@@ -1,8 +1,8 @@
 //! The outer docker: the daemon whose containers are the lab's hosts.
 //!
 //! It is the lab's own (own data, own socket, own process id file) and touches nothing else on the machine: it runs in a mount
-//! namespace of its own, writes no firewall rule and turns no forwarding on. Hosts of one lab meet on a bridge; beyond it they
-//! reach nobody, as long as the machine itself does not forward.
+//! namespace of its own, writes no firewall rule and turns no forwarding on. Hosts of one lab are connected by a bridge. They reach
+//! no host beyond it, as long as the machine itself does not forward.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::docker::Docker;
 
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(60);
-/// The parent cgroup of all hosts, below the root of each hierarchy wherever the daemon itself is.
+/// The parent cgroup of all hosts, below the root of each hierarchy. It does not depend on the daemon's own cgroup.
 const CGROUP: &str = "/nodelet-lab";
 
 /// The outer docker of one cache.
@@ -133,7 +133,8 @@ impl Outer {
 
     fn command(&self, wrapped: bool) -> Command {
         let mut command = Command::new("unshare");
-        // setsid (which execs in place, as it leads no group): a hang-up of the terminal that said `up` is no message to the daemon.
+        // With setsid, a hang-up of the terminal that ran `up` does not reach the daemon. setsid execs in place, because it leads
+        // no process group.
         command.args([
             "--mount",
             "--propagation",
@@ -168,8 +169,8 @@ impl Outer {
         command
     }
 
-    /// Says that the daemon is needed for as long as the result lives: no `down` stops it meanwhile. The kernel takes it back from a
-    /// process that dies.
+    /// Marks the daemon as needed while the result lives, so that no `down` stops it. If this process dies, the kernel releases the
+    /// mark.
     pub fn keep(&self) -> Result<fs::File> {
         let file = self.users()?;
         file.lock_shared()
@@ -177,7 +178,7 @@ impl Outer {
         Ok(file)
     }
 
-    /// True if nobody has said so.
+    /// True if no process has marked the daemon as needed.
     pub(crate) fn is_unused(&self) -> Result<bool> {
         Ok(self.users()?.try_lock().is_ok())
     }
@@ -215,8 +216,8 @@ impl Outer {
     }
 }
 
-/// Gives hosts ten times the processor time of a program beside them, where both want it: what runs on a host has deadlines, and a compiler
-/// beside it has none. An idle priority alone would not do: the kernel compares whole sessions and groups first.
+/// Gives hosts ten times the processor time of a program beside them, when both want it: what runs on a host has deadlines, and a
+/// compiler beside it has none. An idle priority alone is not enough: the kernel compares whole sessions and groups first.
 ///
 /// # Errors
 /// The group of all hosts cannot be made.

@@ -29,7 +29,7 @@ fn version_directory() -> PathBuf {
     Path::new(ROLES).join(ROLE).join(VERSION)
 }
 
-/// The payload is large and never written to, so hosts see it in the cache instead of having a copy.
+/// The payload is large and never written to, so hosts mount it from the cache and have no copy.
 pub fn payload_mount(payload: &Path) -> Mount {
     Mount {
         source: payload.to_owned(),
@@ -53,7 +53,7 @@ pub fn install(host: &Host, checkout: &Path, nodelet: &Path) -> Result<()> {
     host.text(&["ln", "-sfn", VERSION, &current.to_string_lossy()])?;
     host.put_file(nodelet, NODELET, 0o755)?;
     host.put_file(&nodelet.with_file_name("nodeletd"), NODELETD, 0o755)?;
-    // Installed and not started: whoever wants the daemon starts it.
+    // The daemon is installed and not started: `up` and the suites start it when they need it.
     host.put_file(
         &checkout.join("agents/nodelet/pf9-nodeletd.service"),
         UNIT,
@@ -75,7 +75,7 @@ struct PayloadFile {
     sha256: String,
 }
 
-/// Writes the package's checksums, and theirs into its `role.yaml`. A host without a payload has none.
+/// Writes the package's checksums, and the checksum of those into its `role.yaml`. A package without a payload gets none.
 fn seal(host: &Host, target: &Path) -> Result<()> {
     let manifest = target.join("payload/manifest.json");
     let manifest = manifest.to_string_lossy();
@@ -103,8 +103,8 @@ fn payload_sums(manifest: &PayloadManifest) -> String {
     sums
 }
 
-/// A shell script that seals the package in `directory` again, once its scripts or templates were changed on purpose. Payload and its
-/// checksums stay. It does nothing to a package without checksums.
+/// A shell script that writes the checksums of the package in `directory` again, after its scripts or templates were changed on
+/// purpose. The payload and its checksums stay. It does nothing to a package without checksums.
 #[must_use]
 pub fn seal_again(directory: &str) -> String {
     format!(
@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Seals the package in `directory` as a host does, and gives what its two files say then.
+    /// Seals the package in `directory` as a host does, and gives the content of its two files.
     fn sealed(directory: &Path) -> (String, String) {
         let script = seal_again(&directory.to_string_lossy());
         let output = Command::new("sh").args(["-c", &script]).output();

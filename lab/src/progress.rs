@@ -27,7 +27,8 @@ impl Progress {
         }
     }
 
-    /// Runs one step. It says `building` and the like through the function it is given, or nothing if all was there already.
+    /// Runs one step. The step reports `building` and the like through the function it is given, or nothing if all was there
+    /// already.
     pub fn step<T>(
         &self,
         name: impl Display,

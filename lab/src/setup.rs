@@ -33,7 +33,7 @@ pub struct Setup {
 const STEPS: usize = 10;
 
 impl Setup {
-    /// Makes whatever is not in the cache yet, with one line of progress per step.
+    /// Makes everything that is not in the cache yet, with one line of progress per step.
     pub fn run(cache: &Cache) -> Result<Self> {
         debian::check_machine()?;
         command::end_groups_on_interrupt()?;
@@ -84,7 +84,7 @@ impl Setup {
         })
     }
 
-    /// Makes what virtual hosts start from, which no other lab needs, and gives its directory.
+    /// Makes the disk and the image of virtual hosts, which other labs do not need, and gives their directory.
     pub fn machine(&self) -> Result<PathBuf> {
         let progress = Progress::new(1);
         progress.step("virtual machine", |announce| {

@@ -1,8 +1,8 @@
 //! Everything about a host that a role may change, as text, so that two moments can be compared.
 //!
-//! One script runs in the host and prints one thing a line; nothing is installed there. What changes by itself is left
-//! out by the script, what may differ by [`EXCEPTIONS`], which each say why. Not compared: extended attributes, and the content of
-//! packages' own files below /usr.
+//! One script runs in the host and prints one thing per line; nothing is installed there. The script leaves out what changes by
+//! itself. [`EXCEPTIONS`] lists what may differ, and why. Not compared: extended attributes, and the content of packages' own files
+//! below /usr.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -102,7 +102,7 @@ pub const KEPT: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSnapshot {
     sections: BTreeMap<String, Section>,
-    /// Paths that may be there afterwards; so may directories that lead to them.
+    /// Paths that may be there afterwards; the directories above them may be there, too.
     may_appear: Vec<String>,
 }
 
@@ -115,10 +115,10 @@ struct Section {
 }
 
 impl HostSnapshot {
-    /// Looks at a host.
+    /// Takes a snapshot of a host.
     ///
     /// # Errors
-    /// The script does not come to its end.
+    /// The script does not run to its end.
     pub fn of(host: &Host) -> Result<Self> {
         let words: Vec<&str> = ["bash", "-s", "--"]
             .iter()
@@ -185,11 +185,11 @@ pub struct Comparison {
     pub things: usize,
     /// What is different now, a line each: `+` new, `-` gone.
     pub differences: Vec<String>,
-    /// Sections without a thing at either time, with the reason where they could not be read: nothing was compared there.
+    /// Sections that were empty both times, with the reason if they could not be read: nothing was compared there.
     pub empty: Vec<String>,
 }
 
-/// Compares a host with what it was.
+/// Compares two snapshots of a host.
 #[must_use]
 pub fn compare(before: &HostSnapshot, after: &HostSnapshot) -> Comparison {
     let none = Section::default();
@@ -275,7 +275,7 @@ fn is_within(at: &str, path: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether a new line is a directory that was not there, on the way to a path that may appear.
+/// Whether a new line is a directory that was not there, above a path that may appear.
 fn is_way_to_what_may_appear(
     section: &str,
     line: &str,
@@ -361,7 +361,7 @@ mod tests {
             ["firewall: another order: `b` where `a` was"]
         );
         assert_eq!(differences(&was, &rules("a\na\nb\n")), ["firewall: + a"]);
-        // Elsewhere the order says nothing, and a duplicate does.
+        // In other sections the order has no meaning, but a duplicate is a difference.
         assert_eq!(
             differences("#units\na\nb\n#end\n", "#units\nb\na\nb\n#end\n"),
             ["units: + b"]
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(differences(before, after).len(), 1);
     }
 
-    /// Runs sections of the script with these programs in front of the machine's.
+    /// Runs sections of the script with these programs first on the path.
     fn sections(names: &[&str], programs: &[(&str, &str)]) -> String {
         let directory = tempfile::tempdir().expect("a directory");
         for (name, text) in programs {
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn the_script_looks_below_every_directory_that_a_role_may_write_to() {
-        // What `find` is asked about stands for what it would find there.
+        // The fake `find` prints its arguments in place of the files that it would find.
         let programs = [
             ("find", r#"printf '%s\0' "$@""#),
             ("stat", r#"shift 2; printf 'thing %s\n' "$@""#),

@@ -9,7 +9,7 @@ needs() {
     return 1
 }
 
-# Mode, owner and kind of everything but what the exceptions name; times and sizes of directories say nothing.
+# Mode, owner and kind of everything except what the exceptions name. Times, and sizes of directories, say nothing.
 # systemd makes its folder of transient units with the first one.
 section_files() {
     find /etc /usr /opt /var /root /run /tmp /home /srv /boot \
@@ -84,7 +84,7 @@ section_ipvs() {
     ipvsadm -Sn 2>/dev/null
 }
 
-# Without what counts, what random numbers fill, and what belongs to single veth links.
+# Without counters, random values, and settings of single veth links.
 section_sysctls() {
     sysctl -a 2>/dev/null | grep -vE '^(fs\.(dentry-state|file-nr|inode-nr|inode-state|quota)|kernel\.(random|ns_last_pid|pty\.nr|tainted)|net\.netfilter\.nf_conntrack_count|net\.ipv[46]\.(conf|neigh)\.veth|debug\.|dev\.cdrom|vm\.stat|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\.[^.]*\.stable_secret|user\.)' | sort
 }
@@ -119,7 +119,7 @@ section_crontabs() {
 for name in "$@"; do
     printf '#%s\n' "$name"
     "section_$name"
-    # A section that is not known, or was ended.
+    # The section is unknown, or a signal ended it.
     [ $? -lt 126 ] || exit 1
 done
 printf '#end\n'

@@ -1,7 +1,7 @@
-//! The agreement between `cargo xtask test` and the suites in `tests/lab`: what the suites are given, in environment variables.
+//! The interface between `cargo xtask test` and the suites in `tests/lab`: the environment variables that the suites get.
 //!
-//! A run of the suites has a name, and every lab it makes begins with it. So whoever started the run can take down what is left of
-//! it, whatever happened to the suites meanwhile.
+//! A run of the suites has a name, and the names of all its labs begin with it. So `cargo xtask` can take down the labs of a run
+//! even if its suites were killed.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -23,12 +23,12 @@ const MACHINE: &str = "NODELET_LAB_MACHINE";
 const KEEP: &str = "NODELET_LAB_KEEP";
 const RECORD: &str = "NODELET_LAB_RECORD";
 
-/// Below the cache, the locks on what suites share.
+/// The directory below the cache with the locks of places.
 const PLACES: &str = "suites";
 
-/// A place that is taken until this is dropped, or until the process ends.
+/// The right to use a lab that suites share. It ends when this value is dropped or the process ends.
 ///
-/// Only [`Place::give_back`] leaves what stands there to the next one: after a suite that failed or was killed, the place has a new name,
+/// Only [`Place::give_back`] leaves the lab to the next suite: after a suite that failed or was killed, the place has a new name,
 /// so that nothing of that suite is used again.
 #[derive(Debug)]
 pub struct Place {
@@ -42,7 +42,7 @@ pub struct Place {
 impl Place {
     fn take(kind: &str, number: usize, file: File) -> Result<Self> {
         let failures = file.metadata().context("cannot read a place")?.len();
-        // Here and not at the end: a process that is killed says nothing.
+        // Written here and not at the end: a process that is killed cannot write it.
         (&file).write_all(b"x").context("cannot take a place")?;
         Ok(Self {
             name: format!("{kind}-{number}-{failures}"),
@@ -51,7 +51,7 @@ impl Place {
         })
     }
 
-    /// Leaves the place, and what stands there, to the next one.
+    /// Leaves the place and its lab to the next suite.
     ///
     /// # Errors
     /// The file of the place cannot be written.
@@ -78,7 +78,7 @@ fn lock_if_free(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// What a run of the suites works with.
+/// The inputs of a run of the suites.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suites {
     /// The first part of the names of its labs.
@@ -89,7 +89,7 @@ pub struct Suites {
     pub payload: PathBuf,
     /// The workload image, a file for `docker load`.
     pub toolbox: PathBuf,
-    /// What virtual hosts start from; soaks alone have it.
+    /// What virtual hosts start from; only soaks have it.
     pub machine: Option<PathBuf>,
 }
 
@@ -99,7 +99,7 @@ impl Suites {
         format!("suites-{}", process::id())
     }
 
-    /// The variables that hand this to the suites.
+    /// The environment variables that pass this to the suites.
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let mut all = vec![
             (RUN, self.run.clone().into()),
@@ -112,7 +112,7 @@ impl Suites {
         all
     }
 
-    /// What the variables say.
+    /// Reads these variables.
     ///
     /// # Errors
     /// A variable is missing, as it is in a plain `cargo test`.
@@ -136,8 +136,8 @@ impl Suites {
         })
     }
 
-    /// Takes one of `count` places of this kind in the run, which suites in other processes take in turns; waits for one to become
-    /// free. A place that was taken before comes first.
+    /// Takes one of `count` places of this kind in the run, and waits for a free one: suites in other processes use the places,
+    /// too. The place with the lowest number comes first, so that labs that exist are used again.
     ///
     /// # Errors
     /// No place becomes free within `limit`.
@@ -170,26 +170,26 @@ impl Suites {
         }
     }
 
-    /// The variable that asks suites to note what they saw in this file, a JSON value a line.
+    /// The variable that names the file in which suites record their results, one JSON value per line.
     pub fn record_to(file: &Path) -> (&'static str, OsString) {
         (RECORD, file.into())
     }
 
-    /// Where suites are to note what they saw, if anybody asked.
+    /// The file in which suites are to record their results, if there is one.
     pub fn record_file() -> Option<PathBuf> {
         env::var_os(RECORD).map(PathBuf::from)
     }
 
-    /// True if labs are to stay for a look at them.
+    /// True if labs are to stay, so that a developer can inspect them.
     pub fn keep() -> bool {
         env::var_os(KEEP).is_some_and(|value| value == "1")
     }
 
-    /// Takes down every lab of the run. One that cannot be taken down does not keep the others standing.
+    /// Takes down every lab of the run. If one cannot be taken down, the others are taken down all the same.
     pub fn clear(cache: &Cache, run: &str) -> Result<()> {
         let mut errors = Vec::new();
         for name in down::labs(cache)? {
-            // The run of process 12 is not that of process 123.
+            // `suites-12` is the beginning of `suites-123`, which is another run.
             let ours = name
                 .strip_prefix(run)
                 .is_some_and(|rest| rest.starts_with('-'));
@@ -203,7 +203,7 @@ impl Suites {
         {
             errors.push(format!("cannot remove {}: {error}", places.display()));
         }
-        // Also where no lab was left: the outer docker ends with the last user.
+        // Also if no lab was left: it stops an outer docker without users.
         down::lab(cache, run)?;
         if !errors.is_empty() {
             bail!("{}", errors.join("; "));
@@ -239,7 +239,7 @@ mod tests {
         first.give_back().expect("it is given back");
         let again = take().expect("it is free again");
         assert_eq!(again.name, "shared-0-0");
-        // What a suite that failed leaves is not used again.
+        // The lab of a suite that failed is not used again.
         drop(again);
         assert_eq!(take().expect("it is free again").name, "shared-0-1");
     }

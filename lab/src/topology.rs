@@ -24,7 +24,7 @@ const VIP: u8 = 100;
 /// Hosts that fit between the two.
 const MOST_HOSTS: usize = (VIP - FIRST_HOST) as usize;
 
-/// What a host of a new lab is to be.
+/// The description of a host of a new lab.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
     /// Its name, and the name of its Kubernetes node.
@@ -42,7 +42,7 @@ pub struct Mount {
     pub target: PathBuf,
 }
 
-/// How the containers of virtual machines see what [`crate::Setup::machine`] made.
+/// The mount through which the containers of virtual machines see what [`crate::Setup::machine`] made.
 pub fn machine_mount(machine: &Path) -> Mount {
     Mount {
         source: machine.to_owned(),
@@ -80,14 +80,14 @@ struct State {
     subnet: Ipv4Addr,
     hosts: Vec<HostState>,
     mounts: Vec<Mount>,
-    /// By host. Not there in a lab for which nothing was chosen.
+    /// By host. Missing in a lab without choices.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     choices: BTreeMap<String, Choices>,
-    /// False until every host has started; what an interrupted creation left says so and is replaced by the next one.
+    /// False until every host has started. If a creation was interrupted, this is false, and the next creation replaces the lab.
     ready: bool,
 }
 
-/// A lab that stands.
+/// An existing lab.
 #[derive(Debug)]
 pub struct Lab {
     state: State,
@@ -107,7 +107,7 @@ pub(crate) fn states_as_text(cache: &Cache) -> String {
         .collect()
 }
 
-/// The names of all labs that stand (or that a cut-off `up` left half-built).
+/// The names of all labs, also of those that an interrupted `up` left half-built.
 pub fn names(cache: &Cache) -> BTreeSet<String> {
     let entries = fs::read_dir(cache.root().join("labs"))
         .into_iter()
@@ -153,7 +153,7 @@ impl Lab {
         let _mine = cache.lock(&lock_name(name), |_| ())?;
         if Self::stands(cache, name) {
             bail!(
-                "the lab `{name}` stands already; take it down with `cargo xtask down --lab {name}` or choose another name"
+                "the lab `{name}` exists already; take it down with `cargo xtask down --lab {name}` or choose another name"
             );
         }
         let docker = Outer::of(cache).docker();
@@ -207,7 +207,7 @@ impl Lab {
         Self::open(cache, name).is_ok_and(|lab| lab.state.ready)
     }
 
-    /// Opens a lab that stands.
+    /// Opens an existing lab.
     pub fn open(cache: &Cache, name: &str) -> Result<Self> {
         let path = file(cache, name);
         let text = fs::read_to_string(&path).with_context(|| {
@@ -307,8 +307,8 @@ impl Lab {
         self.save()
     }
 
-    /// Removes containers, volumes and network by label, so also what the record does not know, then the record and
-    /// the lock, which stays where we hold it.
+    /// Removes containers, volumes and network by label, so also what the record does not know, then the record and the lock. A
+    /// lock that this process holds stays.
     pub fn destroy(&self) -> Result<()> {
         remove(&self.cache, &self.docker, &self.state.name)?;
         self.cache.forget_lock(&lock_name(&self.state.name))

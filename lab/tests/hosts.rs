@@ -60,10 +60,10 @@ fn two_labs_stand_side_by_side_and_leave_nothing() {
     );
     assert!(
         b.text(&["findmnt", "/etc/hosts"]).is_err(),
-        "a plain file, no mount of the engine"
+        "a plain file, no mount of docker"
     );
 
-    // What is known of a lab survives the program that made it.
+    // The record of a lab survives the program that made it.
     let again = Lab::open(&cache, "test-one").expect("opens");
     assert_eq!(again.host("b").expect("b").address(), b.address());
 

@@ -24,7 +24,7 @@ use crate::{Case, Scripts, block_on};
 pub struct Bringup {
     /// The plan.
     pub plan: Plan,
-    /// What the host is like.
+    /// The facts of the host.
     pub facts: Facts,
 }
 
@@ -52,7 +52,7 @@ impl Run {
             .collect()
     }
 
-    /// The steps that were not as they should be.
+    /// The steps that a run began to change.
     #[must_use]
     pub fn changes(&self) -> Vec<String> {
         let step = |event: &Event| match event {
@@ -70,7 +70,7 @@ impl Bringup {
         Self::from_case(Case::named(case))
     }
 
-    /// The bring-up of a case of one's own.
+    /// The bring-up of this case.
     #[must_use]
     pub fn from_case(case: Case) -> Self {
         Self {
@@ -79,10 +79,10 @@ impl Bringup {
         }
     }
 
-    /// The bring-up of scripts of one's own, on the host of case `cp-1`.
+    /// The bring-up of these scripts, on the host of case `cp-1`.
     ///
     /// # Panics
-    /// They have mistakes.
+    /// The scripts have mistakes.
     #[must_use]
     pub fn of_scripts(scripts: &Scripts) -> Self {
         let case = Case::named("cp-1");
@@ -119,8 +119,8 @@ impl Bringup {
         }
     }
 
-    /// The same with its phases in an allowed order in which whatever may wait does: the usual order's last free phase
-    /// comes first.
+    /// The same plan with its phases in another allowed order: of all phases that may come next, the one that is last in the usual
+    /// order comes first.
     ///
     /// # Panics
     /// The plan's own order is not allowed.
@@ -161,8 +161,8 @@ impl Bringup {
         }
     }
 
-    /// What is on a host and with which modes; contents, which hold random keys, digests of them and our own records
-    /// are left out.
+    /// What is on a host and with which modes. Contents (they hold random keys), digests of contents and nodelet's own records are
+    /// left out.
     #[must_use]
     pub fn shape(host: &FakeHost) -> Vec<String> {
         let state = |state: &str| {
@@ -180,7 +180,7 @@ impl Bringup {
     /// Predicts on an overlay what [`Bringup::apply`] would do to a host, as `nodelet plan` does.
     ///
     /// # Panics
-    /// The dry run comes to no end.
+    /// The dry run fails.
     #[must_use]
     pub fn predict(&self, host: &FakeHost) -> Run {
         let recording = Recording::default();
@@ -248,7 +248,7 @@ impl Bringup {
         self.run(host, &[phase.to_owned()], Verb::Stop)
     }
 
-    /// What is written down on a host.
+    /// The records in a host's ledger.
     ///
     /// # Panics
     /// It cannot be read.
@@ -280,7 +280,7 @@ impl Bringup {
         };
         let outcome = block_on(async {
             match verb {
-                // A crash may strike the engine's own records: the run ends there as the program would.
+                // A crash may hit a write of the ledger: then the run ends, as the program would.
                 Verb::Apply => runner.apply().await.unwrap_or(Outcome::Failed),
                 Verb::Stop => runner.stop().await.unwrap_or(Outcome::Failed),
             }
@@ -291,7 +291,7 @@ impl Bringup {
         }
     }
 
-    /// Takes everything back from the ledger alone.
+    /// Cleans a host, from the ledger alone.
     #[must_use]
     pub fn clean(host: &FakeHost, purge: bool) -> Run {
         let recording = Recording::default();
@@ -304,8 +304,8 @@ impl Bringup {
         }
     }
 
-    /// What a clean left behind on a host that was like `before`: everything but the engine's own records, what is
-    /// kept, the directories that lead there, and what the API server remembers in kept data.
+    /// What a clean left behind, compared with `before`. Ignored are nodelet's own records, kept data, the directories above it,
+    /// and the objects that the API server has in kept data.
     #[must_use]
     pub fn not_cleaned(&self, before: &WorldSnapshot, host: &FakeHost, purge: bool) -> Vec<String> {
         let mut kept = vec![PathBuf::from(engine::exec::STATE)];
@@ -340,8 +340,8 @@ impl Bringup {
         worlds
     }
 
-    /// What a phase left behind on a host, of which `before` is how it was: everything but data that its script
-    /// keeps, the directories that lead there, and the engine's own records.
+    /// What a phase left behind, compared with `before`. Ignored are data that its script keeps, the directories above it, and
+    /// nodelet's own records.
     #[must_use]
     pub fn left_behind(
         phase: &PlannedPhase,
@@ -356,7 +356,7 @@ impl Bringup {
             .iter()
             .any(|step| matches!(step.spec, Spec::Node(_)))
         {
-            // kubelet registers the node by itself, and etcd's data, which is kept, remembers it.
+            // kubelet registers the node by itself, and the node is stored in etcd's data, which is kept.
             lines.retain(|line| !line.starts_with("+ node "));
         }
         // Docker's bridge outlives docker; the phase that configures docker takes it back.
@@ -383,7 +383,7 @@ fn kept_by(phase: &PlannedPhase) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What differs, but for these paths and the directories that lead there.
+/// The differences, except at these paths and the directories above them.
 fn unlike(mut before: WorldSnapshot, mut after: WorldSnapshot, but: &[PathBuf]) -> Vec<String> {
     for path in but {
         before = before.without_path(path);

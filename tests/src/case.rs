@@ -21,9 +21,9 @@ pub const CASES: &[(&str, &str)] = &[
 
 /// A host and its settings.
 pub struct Case {
-    /// What the host is.
+    /// The facts of the host.
     pub facts: Facts,
-    /// What was asked for.
+    /// The resolved settings.
     pub settings: KubeEnv,
     role: RolePackage,
 }
@@ -59,10 +59,10 @@ impl Case {
         }
     }
 
-    /// What the role makes of it.
+    /// The plan that the role makes for this case.
     ///
     /// # Errors
-    /// Every finding.
+    /// All diagnostics.
     pub fn plan(&self) -> Result<Plan, Vec<Diagnostic>> {
         planner::plan(&self.role, &self.settings, &self.facts).map_err(|error| error.findings)
     }

@@ -1,4 +1,4 @@
-//! Scripts that belong to no role of the product: corpora of mistakes, examples, and what a test makes up.
+//! Scripts that belong to no role of the product: corpora of mistakes, examples, and scripts of single tests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -63,24 +63,24 @@ impl Scripts {
         scripts
     }
 
-    /// With a phase.
+    /// Adds a phase.
     #[must_use]
     pub fn phase(mut self, name: &str, script: &str) -> Self {
         self.phases.insert(name.to_owned(), script.to_owned());
         self
     }
 
-    /// With a template.
+    /// Adds a template.
     #[must_use]
     pub fn template(mut self, name: &str, source: &str) -> Self {
         self.templates.insert(name.to_owned(), source.to_owned());
         self
     }
 
-    /// Plans them for a master, as `case` has it.
+    /// Plans them for a master, with the facts and settings of `case`.
     ///
     /// # Errors
-    /// What an author reads about the mistakes.
+    /// The diagnostics, as an author reads them.
     pub fn plan(&self, case: &Case) -> Result<Plan, String> {
         let manifest = RoleManifest {
             version: 1,

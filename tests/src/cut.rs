@@ -1,4 +1,4 @@
-//! Runs that are cut: the worlds that a program leaves which ends in the midst of its work.
+//! Interrupted runs: the states in which a host is left by a program that ends in the middle of its work.
 
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use engine::exec::STATE;
 use engine::host::fake::{Call, FakeHost};
 use engine::host::unfinished;
 
-/// Where a run was cut, and the host that it left.
+/// Where a run was interrupted, and the host that it left.
 pub struct Cut {
     /// Between which calls.
     pub place: String,
@@ -25,14 +25,14 @@ impl Debug for Cut {
 }
 
 impl Cut {
-    /// Every place at which what happened on a host since [`FakeHost::keeping_past`] could have been cut: before the
-    /// first mutating call, between any two, and within each write of the ledger. The calls that changed nothing are
-    /// left out: the world before them is the one after them.
+    /// Every place at which the calls on a host since [`FakeHost::keeping_past`] could have been interrupted: before the first
+    /// mutating call, between any two, and within each write of a file. Calls that changed nothing are left out: the world is the
+    /// same before and after them.
     #[must_use]
     pub fn all(host: &FakeHost) -> Vec<Self> {
         let calls = host.mutating_calls();
         let mut worlds = host.past();
-        assert_eq!(calls.len(), worlds.len(), "the past is kept from the first");
+        assert_eq!(calls.len(), worlds.len(), "the past has every call");
         worlds.push(host.fork());
         let mut cuts = Vec::new();
         for (n, pair) in worlds.windows(2).enumerate() {
@@ -59,7 +59,7 @@ impl Cut {
     }
 }
 
-/// The world in which a file was being written, and has not got its name yet.
+/// The world in which a file was written half under its temporary name, and not renamed yet.
 fn half_made(before: &FakeHost, call: &Call) -> Option<FakeHost> {
     if call.name != "write" {
         return None;
@@ -70,8 +70,8 @@ fn half_made(before: &FakeHost, call: &Call) -> Option<FakeHost> {
     Some(host)
 }
 
-/// The world in which only a part of what was appended to the ledger has arrived: one byte, half of it, all but the end
-/// of the line, in turn.
+/// The world in which only a part of what was appended to the ledger was written: in turn one byte, half of it, all but the end of
+/// the line.
 fn torn(before: &FakeHost, after: &FakeHost, n: usize) -> Option<FakeHost> {
     let ledger = Path::new(STATE).join("ledger.jsonl");
     let text = |host: &FakeHost| host.look(|world| world.text(&ledger));
@@ -79,19 +79,19 @@ fn torn(before: &FakeHost, after: &FakeHost, n: usize) -> Option<FakeHost> {
     let line = new.strip_prefix(&old).filter(|line| !line.is_empty())?;
     let arrived = [1, line.len() / 2, line.len() - 1][n % 3];
     let host = before.fork();
-    // Texts of the ledger may hold more than ASCII, and a cut does not look.
+    // The ledger may hold more than ASCII, and an interruption may split a character.
     let bytes = &new.as_bytes()[..old.len() + arrived];
     host.meddle(|world| world.file_with_mode(&ledger, bytes, 0o600));
     Some(host)
 }
 
-/// Whether everything is to be tried, however long it takes: `NODELET_SOAK` is set.
+/// Whether all cases are tried, however long that takes: `NODELET_SOAK` is set.
 #[must_use]
 pub fn soaks() -> bool {
     std::env::var_os("NODELET_SOAK").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
-/// One of `nth`, evenly; all when the suite soaks.
+/// Every `nth` one; all if `NODELET_SOAK` is set.
 #[must_use]
 pub fn sample<T>(all: Vec<T>, nth: usize) -> Vec<T> {
     let step = if soaks() { 1 } else { nth };
@@ -99,7 +99,7 @@ pub fn sample<T>(all: Vec<T>, nth: usize) -> Vec<T> {
 }
 
 fn panicked(one: &impl Debug) -> String {
-    format!("a panic, told above, with {one:?}")
+    format!("a panic, printed above, with {one:?}")
 }
 
 /// Tries each of them, on all processors, and fails with all problems that were found.
@@ -136,7 +136,7 @@ pub fn try_each<T: Debug + Sync>(all: &[T], attempt: impl Fn(&T) -> Vec<String> 
     );
 }
 
-/// What is in one list of lines and not in the other: `-` what is missing, `+` what is new.
+/// The differences of two lists of lines: `-` what is missing, `+` what is new.
 #[must_use]
 pub fn unlike(wanted: &[String], found: &[String]) -> Vec<String> {
     let missing = wanted.iter().filter(|line| !found.contains(line));

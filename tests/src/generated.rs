@@ -1,7 +1,7 @@
-//! Plans and hosts that are made up: any phases of any steps, on hosts where any of it may stand already, otherwise.
+//! Generated plans and hosts: any phases with any steps, on hosts where any of it may exist already, in another state.
 //!
-//! Each piece is about a thing of its own, so that no two steps contend for one; directories on the way are shared.
-//! The API server is somewhere else and up. Left out are words for what others make: they stand in lanes alone.
+//! Each piece is about a resource of its own, so that no two steps use the same one; only directories above are shared. The API
+//! server is on another host and up. Words for what other programs make are left out: they are only allowed in lanes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,11 +26,11 @@ const MODES: [&str; 3] = ["0600", "0644", "0755"];
 /// A role and a host.
 #[derive(Debug, Clone)]
 pub struct Generated {
-    /// The phases: those that each requires, and its pieces.
+    /// Of each phase, the phases that it requires, and its pieces.
     phases: Vec<(Vec<usize>, Vec<Piece>)>,
 }
 
-/// Some steps about one thing, and how it stands before.
+/// Steps about one resource, and its state before the role.
 #[derive(Debug, Clone)]
 struct Piece {
     steps: String,
@@ -63,7 +63,7 @@ enum Before {
 }
 
 impl Generated {
-    /// What the scripts make of the host, and the host.
+    /// The bring-up of the scripts on the host, and the host.
     #[must_use]
     pub fn bring_up(&self) -> (Bringup, FakeHost) {
         let bringup = Bringup::of_scripts(&self.scripts());
@@ -87,7 +87,8 @@ impl Generated {
         for before in pieces.flat_map(|piece| &piece.before) {
             before.put(&host);
         }
-        // Times of files and starts have a grain: who comes at once could not tell what was there from what he has written.
+        // Times of files and starts have a coarse resolution: without a pause, a run could not tell older files from those that it
+        // has written.
         host.meddle(|world| world.advance(Duration::from_secs(60)));
         host.clear_journal();
         (bringup, host)
@@ -132,7 +133,7 @@ impl Before {
                 let parent = std::path::Path::new(path).parent().expect("a parent");
                 host.meddle(|world| world.directory(parent));
                 let linked = host.symlink(path.as_ref(), target).await;
-                linked.expect("nothing else stands there");
+                linked.expect("nothing else is there");
             }),
             Self::Sysctl(key, value) => host.meddle(|world| world.set_sysctl(key, value)),
             Self::Module(name) => host.meddle(|world| world.load_module(name)),
@@ -169,10 +170,10 @@ impl Before {
 /// A container that is neither the role's nor a pod's.
 #[must_use]
 pub fn somebody_elses(name: &str) -> ContainerConfig {
-    ContainerConfig::bare(name, "somebody/else:1")
+    ContainerConfig::bare(name, "example/foreign:1")
 }
 
-/// A container of ours that the ledger knows nothing of: one of somebody else with our name is refused.
+/// A container with our label that the ledger does not know. Without the label, a container with our name is refused.
 fn container(image: &str) -> ContainerConfig {
     ContainerConfig {
         image: image.to_owned(),
@@ -186,7 +187,7 @@ fn container(image: &str) -> ContainerConfig {
     }
 }
 
-/// Any role on any host: some of the pieces, dealt out to one to four phases that require some of those before them.
+/// Any role on any host: some of the pieces, distributed over one to four phases, each of which may require earlier ones.
 pub fn generated() -> impl Strategy<Value = Generated> {
     let pieces = pieces();
     let most = pieces.len();
@@ -211,7 +212,7 @@ fn most_pieces() -> usize {
     pieces().len()
 }
 
-/// One strategy for each thing that a plan may be about.
+/// One strategy for each resource that a plan may be about.
 fn pieces() -> Vec<BoxedStrategy<Piece>> {
     vec![
         file("/opt/app/a"),
@@ -494,7 +495,7 @@ fn manifest() -> BoxedStrategy<Piece> {
         .boxed()
 }
 
-/// A node that has registered: that it does is kubelet's business, and its subnet cannot be taken back.
+/// A node that is registered already: kubelet registers nodes, and a node's subnet cannot be taken back.
 fn node() -> BoxedStrategy<Piece> {
     let label = select(vec!["", ".label(\"tier\", \"one\")"]);
     let taint = select(vec![

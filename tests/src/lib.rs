@@ -1,9 +1,8 @@
 //! What the tests of this package share: the repository's files, cases, bring-ups on fake hosts, and the program.
 //!
-//! Every test file in `tests/` is one boundary: `plans` what a role makes of a host, `diagnostics` what an author
-//! reads about a mistake, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `cuts`
-//! what the next run makes of one that was cut, `properties` what holds of any
-//! plan, `cli` how the program answers.
+//! Every test file in `tests/` is one boundary: `plans` the plans that a role makes for hosts, `diagnostics` the messages about an
+//! author's mistakes, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `cuts` the run
+//! after an interrupted one, `properties` what holds of any plan, `cli` how the program answers.
 
 mod bringup;
 mod case;
@@ -25,11 +24,11 @@ pub use repository::{
     checked_in, checked_in_part, fixtures, golden, repository, snapshot_names, text,
 };
 
-/// Longer than anything may wait.
+/// Longer than any wait.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Runs a future to its end on a runtime of its own. Time stands still there and jumps to the next deadline when there
-/// is nothing else to wait for: a test of a deadline takes no longer than one without.
+/// Runs a future to its end on a runtime of its own. Its time is paused and jumps to the next deadline when there is nothing else
+/// to wait for, so a test of a deadline takes no longer than one without.
 ///
 /// # Panics
 /// The runtime cannot be made, or the future would wait for ever.

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::{fixtures, repository};
 
-/// The program with a command line and surroundings.
+/// The program with a command line and an environment.
 #[derive(Debug)]
 pub struct Program {
     command: Command,
@@ -28,7 +28,7 @@ pub struct Answer {
 }
 
 impl Program {
-    /// `nodelet` with arguments, in the repository, with an environment that says nothing but the path.
+    /// `nodelet` with arguments, in the repository, with nothing but the path in its environment.
     #[must_use]
     pub fn nodelet(arguments: &[&str]) -> Self {
         let mut command = Command::new(built());
@@ -57,29 +57,29 @@ impl Program {
         Self::nodelet(&arguments)
     }
 
-    /// With a variable of the environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// With standard output going there.
+    /// Redirects standard output to this file.
     #[must_use]
     pub fn into(mut self, file: std::fs::File) -> Self {
         self.command.stdout(file);
         self
     }
 
-    /// In another directory.
+    /// Sets the current directory.
     #[must_use]
     pub fn in_directory(mut self, path: impl AsRef<Path>) -> Self {
         self.command.current_dir(path);
         self
     }
 
-    /// `nodelet` with arguments as the user `nobody`, in the root directory; where root does not run the test, as its user. `nobody` cannot
-    /// enter root's directories, so the program is copied to one that all users can enter; it lies in `place`.
+    /// `nodelet` with arguments as the user `nobody`, in the root directory; if the test does not run as root, as the test's user.
+    /// `nobody` cannot enter root's directories, so the program is copied to `place`, a directory that all users can enter.
     ///
     /// # Panics
     /// It cannot be copied.
@@ -108,10 +108,10 @@ impl Program {
         its
     }
 
-    /// Runs it and says how much memory it had at most, in KiB, when it began to write its result.
+    /// Runs it and gives its peak memory, in KiB, at the time when it began to write its result.
     ///
     /// # Panics
-    /// It cannot be started, or writes less than a page: it must still be there to be looked at.
+    /// It cannot be started, or writes less than a page: it must still run when its memory is read.
     #[must_use]
     pub fn peak_memory(mut self) -> u64 {
         let mut child = self
@@ -120,7 +120,7 @@ impl Program {
             .spawn()
             .expect("the program was built just now");
         let mut out = child.stdout.take().expect("it is piped");
-        // With a pipe of one page, whoever writes more waits for the reader.
+        // With a pipe of one page, a program that writes more waits for the reader.
         fcntl(&out, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe can be made small");
         out.read_exact(&mut [0])
             .expect("the program writes something");
@@ -133,7 +133,7 @@ impl Program {
         peak.expect("the program waits for its reader, so it has memory")
     }
 
-    /// Runs it to its end with standard error going there; gives the exit code.
+    /// Runs it to its end with standard error redirected to `errors`; gives the exit code.
     ///
     /// # Panics
     /// It cannot be started.
@@ -147,7 +147,7 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Panics
-    /// It cannot be started, or writes what is no text.
+    /// It cannot be started, or its output is no text.
     #[must_use]
     pub fn answer(mut self) -> Answer {
         let child = self
@@ -183,12 +183,12 @@ fn built() -> &'static Path {
             .status()
             .expect("cargo runs this test, so it is there");
         assert!(built.success(), "`cargo build --package nodelet` failed");
-        // This test stands in `<target>/debug/deps`, the program two levels up.
+        // This test is in `<target>/debug/deps`, the program two levels up.
         let test = std::env::current_exe().expect("a test knows its own path");
         let profile = test
             .parent()
             .and_then(Path::parent)
-            .expect("a test stands in a profile's deps");
+            .expect("a test is in a profile's deps");
         profile.join("nodelet")
     })
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent()
-        .expect("this package stands in the repository")
+        .expect("this package is in the repository")
         .to_path_buf()
 }
 
@@ -32,7 +32,7 @@ pub fn text(path: impl AsRef<Path>) -> String {
 /// Compares a text with `snapshots/<folder>/<name>.snap`.
 ///
 /// # Panics
-/// They differ. `INSTA_UPDATE=always` writes the snapshot anew.
+/// They differ. `INSTA_UPDATE=always` writes the snapshot again.
 pub fn golden(folder: &str, name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(repository().join("snapshots").join(folder));
@@ -53,7 +53,7 @@ pub fn snapshot_names(folder: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Compares a generated text with the file it is checked in as; `UPDATE_GENERATED=1` writes it anew.
+/// Compares a generated text with the file it is checked in as; `UPDATE_GENERATED=1` writes it again.
 ///
 /// # Panics
 /// They differ, or the file cannot be written.
@@ -69,11 +69,11 @@ pub fn checked_in(path: &str, generated: &str) {
     );
 }
 
-/// Compares a generated part of a checked-in file with what stands between `<!-- generated: NAME -->` and the next
-/// `<!-- end -->`; see [`checked_in`].
+/// Compares a generated part of a checked-in file with what is between `<!-- generated: NAME -->` and the next `<!-- end -->`; see
+/// [`checked_in`].
 ///
 /// # Panics
-/// The file has no such marks, and as [`checked_in`].
+/// The file has no such marks, or [`checked_in`] panics.
 pub fn checked_in_part(path: &str, name: &str, generated: &str) {
     let begin = format!("<!-- generated: {name} -->\n");
     let page = text(repository().join(path));

@@ -1,5 +1,5 @@
-//! Certificates over their life: each is known with its use, what is due is renewed component by component, and a repair
-//! leaves alone what is merely due.
+//! Certificates over their life: the use of each is known, due certificates are renewed component by component, and a repair does
+//! not renew certificates that are only due.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use engine::resource::{NoSecrets, Spec};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A host on which everything is due.
+/// A host on which every certificate is due.
 fn aged() -> (Bringup, FakeHost) {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
@@ -85,7 +85,7 @@ fn what_is_due_is_no_failure_and_is_renewed_component_by_component() {
         }
     }
     let health = block_on(runner(&bringup, &host, &events).check());
-    // Nobody has made backups in these years, which is another story.
+    // No backup was made in these months, so that check does not hold.
     let well = |phase: &&PhaseHealth| phase.is_well() || phase.phase.as_str() == "etcd-backup";
     assert!(health.iter().all(|phase| well(&phase)), "{health:?}");
     assert_eq!(bringup.apply(&host).changes(), Vec::<String>::new());
@@ -106,7 +106,7 @@ fn a_repair_leaves_what_is_due() {
     assert_ne!(certificate(&host, "aggregator"), "");
 }
 
-/// Who reads at its start what a repair has made anew is found after it, and nobody before it is asked.
+/// A repair finds the programs that read a repaired file only at their start, if their phases come after the repaired one.
 #[test]
 fn readers_of_what_was_made_anew_are_outdated() {
     let (bringup, host) = aged();
@@ -157,7 +157,7 @@ fn a_certificate_that_cannot_be_judged_keeps_no_other_from_its_renewal() {
     let first = all[0];
     let outcome = block_on(runner(&bringup, &host, &events).renew(first));
     assert_eq!(outcome.expect("it ends"), Outcome::Converged);
-    // The clock was ahead when the first was renewed: now it is set right.
+    // The clock was ahead when the first certificate was renewed: now it is set right.
     host.meddle(|world| {
         let began = world.now() - world.elapsed();
         world.begin_at(began - DAY * 40);
@@ -165,12 +165,13 @@ fn a_certificate_that_cannot_be_judged_keeps_no_other_from_its_renewal() {
     let due = due();
     assert!(
         !due.problems.is_empty(),
-        "those of {first} are still to come"
+        "the certificates of {first} are not valid yet"
     );
     assert_eq!(due.components, all[1..]);
 }
 
-/// Who looks at its files too seldom to see the new certificate before the old one ends is started anew, and nobody else.
+/// A server that would read its files too late to show the new certificate before the old one ends is restarted; other servers are
+/// not.
 #[test]
 fn who_would_look_too_late_is_restarted() {
     for (left, restarted) in [(4, true), (10, false)] {

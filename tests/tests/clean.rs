@@ -1,4 +1,4 @@
-//! A clean on a fake host, from the ledger alone: after it the host is as it was before the role came.
+//! A clean on a fake host, from the ledger alone: after it the host is as it was before the role.
 
 use behaviour::{Bringup, Run, Scripts, block_on, somebody_elses};
 use engine::exec::{Event, Outcome};
@@ -10,7 +10,7 @@ use engine::report;
 
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
 
-/// The bring-up of a case, without what a fake host does not have: the containers of static pods.
+/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
 fn bringup(case: &str) -> Bringup {
     let mut bringup = Bringup::of(case);
     for phase in &mut bringup.plan.phases {
@@ -21,7 +21,7 @@ fn bringup(case: &str) -> Bringup {
     bringup
 }
 
-/// A bare host on which what runs leaves its traces, and on which others live.
+/// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
 fn lived_in(bringup: &Bringup) -> FakeHost {
     let host = bringup
         .bare_host()
@@ -39,7 +39,7 @@ fn lived_in(bringup: &Bringup) -> FakeHost {
     host
 }
 
-/// The proof of a backup was cut, by a power cut say, and its container stayed: no ledger knows of it.
+/// The proof of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
 #[test]
 fn what_was_to_be_gone_in_a_moment_goes() {
     goes_with(Outcome::Cleaned, |_, host| Bringup::clean(host, true));
@@ -63,7 +63,7 @@ fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
     let ended = end(&bringup, &host);
     assert_eq!(ended.outcome, outcome, "{}", ended.text());
     if outcome == Outcome::Stopped {
-        block_on(host.start_unit("docker.service")).expect("somebody starts it");
+        block_on(host.start_unit("docker.service")).expect("an operator starts it");
     }
     let state = |name| block_on(host.container(name)).expect("docker answers");
     assert!(state("pf9-etcd-proof").is_none());
@@ -103,7 +103,7 @@ fn the_host_is_as_it_was() {
             assert_eq!(
                 copies.expect("the directory can be listed"),
                 Vec::<String>::new(),
-                "{case}: copies of what stood before, which may hold secrets"
+                "{case}: copies of earlier files, which may hold secrets"
             );
 
             host.clear_journal();
@@ -293,7 +293,7 @@ fn a_container_that_somebody_has_put_in_place_of_ours_stays() {
     let _ = bringup.apply(&host);
     host.meddle(|world| {
         world.remove_container("proxy");
-        world.image("somebody/else:1");
+        world.image("example/foreign:1");
     });
     block_on(host.create_container(&somebody_elses("proxy"))).expect("it is made");
     let clean = Bringup::clean(&host, false);

@@ -3,7 +3,7 @@
 use behaviour::{Answer, Program, fixtures, golden, repository, text};
 use serde_json::Value;
 
-/// The role of the checkout: a name means an installed one.
+/// The role of the checkout. A plain name means an installed role.
 const ROLE: &str = "./roles/pf9-kube";
 
 /// Copies a directory with all that is in it; the copy belongs to us.
@@ -21,7 +21,8 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// A plan for another host changes nothing here, so root may make one from any directory. What root refuses, the suite `refusal` tries.
+/// A plan for another host changes nothing here, so root may make one from a role in any directory. The suite `refusal` tests what
+/// root refuses.
 #[test]
 fn a_role_that_another_user_can_change_is_planned_for_another_host() {
     let folder = tempfile::tempdir().expect("a temporary directory");
@@ -94,7 +95,7 @@ fn what_a_sealed_role_brings_is_compared_with_its_checksums() {
     );
 }
 
-/// The directory at hand may be another user's.
+/// The current directory may belong to another user.
 #[test]
 fn a_name_means_no_directory_at_hand() {
     let settings = fixtures("settings/cp-1.yaml").display().to_string();
@@ -267,7 +268,7 @@ fn facts_of_a_host_at_its_role_are_warned_of() {
     std::fs::write(&standing, format!("{facts}stands: pf9-kube 1.20.2\n"))
         .expect("a file in a directory of our own");
     let standing = standing.display().to_string();
-    let told = "was taken where pf9-kube 1.20.2 stood";
+    let told = "was taken on a host with pf9-kube 1.20.2: it has";
     let usual = Program::for_cp_1("plan", &[]).answer();
     assert!(!usual.err.contains(told), "{}", usual.err);
     let config = fixtures("settings/cp-1.yaml").display().to_string();
@@ -287,7 +288,8 @@ fn facts_of_a_host_at_its_role_are_warned_of() {
 
 #[test]
 fn changing_commands_refuse_facts() {
-    // So do those that only look at this host: the role of a facts file may be any user's, and its programs would run as root.
+    // Commands that only look at this host refuse facts, too: the role of a facts file may belong to any user, and its programs
+    // would run as root.
     for (verb, more) in [
         ("apply", &[][..]),
         ("stop", &[]),
@@ -506,7 +508,7 @@ fn a_link_to_nowhere_among_the_settings_is_named_and_no_terminal_is_moved() {
     assert!(!answer.err.contains('\u{1b}'), "{}", answer.err);
 }
 
-/// A file that takes nothing, and a pipe that nobody reads.
+/// A file that cannot be written, and a pipe without a reader.
 fn unwritable() -> [std::process::Stdio; 2] {
     let full = std::fs::File::options()
         .write(true)
@@ -522,7 +524,7 @@ fn errors_that_cannot_be_written_change_no_exit_code() {
         (&["plan", "--role", "nope"][..], 1),
         (&["plan", "--json", "--role", "nope"], 1),
         (&["paln"], 64),
-        (&["certs", "renew", "nobody"], 64),
+        (&["certs", "renew", "no-such"], 64),
         (&["etcd", "verify", "/nowhere"], 1),
     ] {
         for errors in unwritable() {
@@ -563,7 +565,7 @@ fn hidden_files_are_no_settings_and_none_is_passed_over_for_its_capitals() {
         fixtures("hosts/cp-1.yaml").display().to_string(),
     );
     let plan = || {
-        // By the shortest path there is, too: a role may be the directory at hand.
+        // The shortest path works, too: a role may be the current directory.
         Program::nodelet(&[
             "phases", "--role", ".", "--config", &config, "--facts", &facts,
         ])
@@ -578,7 +580,7 @@ fn hidden_files_are_no_settings_and_none_is_passed_over_for_its_capitals() {
     assert!(
         answer
             .err
-            .contains("20.YAML ends in other letters than `.yaml`"),
+            .contains("20.YAML must be lower-case `.yaml` or `.yml`"),
         "{}",
         answer.err
     );
@@ -595,7 +597,7 @@ fn a_log_in_a_file_has_no_colours() {
     assert!(!log.contains('\u{1b}'), "{log}");
 }
 
-/// A prediction for this machine says what an apply would say: it is no node.
+/// A prediction for this machine, which is no node, says what an apply would say.
 #[test]
 fn a_phase_that_could_not_be_applied_alone_is_not_predicted_alone() {
     let settings = fixtures("settings/cp-1.yaml").display().to_string();

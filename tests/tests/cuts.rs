@@ -1,7 +1,7 @@
-//! The program ends between any two of its calls or within a write of its ledger, the host survives, and a new program
-//! starts on it: an apply converges, a clean leads back to the start.
+//! The program ends between any two of its calls, or within a write of a file, while the host goes on. A new program starts on this
+//! host: an apply converges, and a clean restores the host as it was at the start.
 //!
-//! All phases are cut everywhere; the whole role at a sample of the places, and everywhere with `NODELET_SOAK=1`.
+//! All phases are interrupted everywhere; the whole role at a sample of the places, and everywhere with `NODELET_SOAK=1`.
 
 use std::collections::BTreeSet;
 
@@ -14,11 +14,11 @@ use engine::plan::{PlannedPhase, Probe};
 /// The cases whose phases are tried; together they have every phase of the role.
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
 
-/// A phase, or the whole role, on a host that somebody lives on.
+/// A phase, or the whole role, on a host with files and firewall rules of another owner.
 struct Work<'a> {
     name: String,
     bringup: &'a Bringup,
-    /// The whole role where it is none.
+    /// `None` for the whole role.
     phase: Option<PlannedPhase>,
     /// The host before the role came.
     start: WorldSnapshot,
@@ -34,7 +34,7 @@ impl Work<'_> {
         }
     }
 
-    /// What a new program makes of a host on which this was cut.
+    /// Runs a new program on a host where this was interrupted; gives what is wrong afterwards.
     fn after(&self, cut: &Cut, shape: &[String]) -> Vec<String> {
         let mut problems = Vec::new();
         let host = cut.host.fork();
@@ -61,20 +61,20 @@ impl Work<'_> {
         self.named(&cut.place, problems)
     }
 
-    /// What a next run that fails has not taken back, of what the cut one did in the phase.
+    /// What the interrupted run did in the phase and a failing next run has not taken back.
     fn returned(&self, cut: &Cut, doomed: &Bringup) -> Option<String> {
         let phase = self.phase.as_ref()?;
         let ended = |record: &Record| matches!(record, Record::End { .. });
         let records = Bringup::records(&cut.host);
         let before = Bringup::records(&self.before).len();
         if records.iter().skip(before).any(ended) {
-            // It was cut when it was over: the phase stands.
+            // It was interrupted after its end: the phase has converged.
             return None;
         }
         let host = cut.host.fork();
         let run = doomed.apply_phase(&host, phase);
         let mut left = Bringup::left_behind(phase, &self.before.snapshot(), &host);
-        // What kubelet's plugins leave is for the phase cni to take back.
+        // The phase cni takes back what kubelet's plugins leave.
         left.retain(|line| !line.to_lowercase().contains("cni"));
         (run.outcome != Outcome::Failed || !left.is_empty())
             .then(|| format!("a failing apply leaves {left:#?}\n{}", run.text()))
@@ -120,7 +120,7 @@ fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
         let failing = work.before.fork().keeping_past();
         let run = doomed.apply_phase(&failing, phase);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
-        // Until its check fails it does what was cut above.
+        // Until its check fails, the run does what was interrupted above.
         let all = Cut::all(&failing);
         try_each(&all, |cut| {
             let left = work.returned(cut, &doomed);
@@ -148,7 +148,7 @@ fn the_whole_role_cut_anywhere_converges_or_goes_back() {
         let run = work.apply(&whole);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
         let shape = Bringup::shape(&whole);
-        // A prime, so that the places do not keep step with what recurs from step to step.
+        // A prime number, so that the sample is not in step with calls that recur for each step.
         let cuts = sample(Cut::all(&whole), 13);
         try_each(&cuts, |cut| work.after(cut, &shape));
     }
@@ -190,7 +190,7 @@ fn a_stop_or_a_clean_cut_anywhere_is_ended_by_the_next_clean() {
     }
 }
 
-/// Lists one after the other.
+/// Joins lists.
 trait ConcatAll<T> {
     fn concat_all(self) -> Vec<T>;
 }
@@ -201,7 +201,8 @@ impl<T, const N: usize> ConcatAll<T> for [Vec<T>; N] {
     }
 }
 
-/// Calls `attempt` for every phase of every case, with the world right before it. A phase that does the same in two
+/// Calls `attempt` for every phase of every case, with the world right before it. A phase that does the same in two cases is tried
+/// once.
 /// cases is tried once.
 fn for_each_phase(attempt: impl Fn(&Work<'_>)) {
     let mut tried = BTreeSet::new();
@@ -232,7 +233,7 @@ fn for_each_phase(attempt: impl Fn(&Work<'_>)) {
     }
 }
 
-/// The bring-up of a case, without what a fake host does not have: the containers of static pods.
+/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
 fn bringup(case: &str) -> Bringup {
     let mut bringup = Bringup::of(case);
     for phase in &mut bringup.plan.phases {
@@ -243,7 +244,7 @@ fn bringup(case: &str) -> Bringup {
     bringup
 }
 
-/// A bare host on which what runs leaves its traces, and on which others live.
+/// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
 fn lived_in(bringup: &Bringup) -> FakeHost {
     let host = bringup
         .bare_host()

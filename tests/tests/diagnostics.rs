@@ -1,4 +1,4 @@
-//! What an author reads about a mistake. Each folder of the corpora has one; the rendered message is the snapshot.
+//! The messages about an author's mistakes. Each folder of the corpora has one mistake; the rendered message is the snapshot.
 
 use std::collections::BTreeSet;
 use std::path::Path;

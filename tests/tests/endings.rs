@@ -1,5 +1,5 @@
-//! How runs end when something goes wrong that is not the host's state alone: a signal at the same time, an error that
-//! waiting does not mend, an engine that does not answer when things are taken back.
+//! How runs end when something goes wrong that is not only the host's state: a signal at the same time, an error that waiting does
+//! not remove, a docker that does not answer when things are taken back.
 
 use std::path::Path;
 
@@ -100,7 +100,7 @@ fn an_engine_that_does_not_answer_is_no_reason_to_call_a_clean_done() {
         "there was one"
     );
 
-    // Docker still is there to take the rest back with.
+    // Docker is still there, so that the rest can be taken back.
     host.set_faults(FaultPlan::none());
     let again = Bringup::clean(&host, false);
     assert_eq!(again.outcome, Outcome::Cleaned, "{}", again.text());
@@ -122,7 +122,7 @@ fn a_stopped_engine_is_started_to_take_things_back() {
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
 }
 
-/// Its containers live on without it (`live-restore`), and nobody else can end them.
+/// docker's containers go on without it (`live-restore`), and only docker can end them.
 #[test]
 fn a_stop_ends_what_has_outlived_the_engine() {
     let bringup = Bringup::of("cp-1");
@@ -141,7 +141,7 @@ fn a_stop_ends_what_has_outlived_the_engine() {
     assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
     assert!(
         vain.text().contains(
-            "start docker, for its containers have outlived it and nobody else can end them: "
+            "start docker: its containers still run without it, and only docker can stop them: "
         ),
         "{}",
         vain.text()
@@ -154,7 +154,7 @@ fn a_stop_ends_what_has_outlived_the_engine() {
     let docker = block_on(host.unit("docker.service")).expect("it can be asked");
     assert!(!docker.is_active(), "{docker:?}");
 
-    // What is over is not woken for another one.
+    // If no container runs any more, docker is not started for another stop.
     host.set_faults(FaultPlan::none().fail("start_unit", "docker.service"));
     let again = bringup.stop(&host);
     assert_eq!(again.outcome, Outcome::Stopped, "{}", again.text());
@@ -170,7 +170,7 @@ fn what_was_in_an_engine_that_is_gone_is_gone() {
     assert!(!told.contains("may still be there"), "{told}");
 }
 
-/// The certificate that the API server shows.
+/// The certificate that the API server presents.
 fn shown(host: &FakeHost) -> Option<Vec<u8>> {
     let request = HttpsRequest {
         url: "https://127.0.0.1/readyz".to_owned(),
@@ -198,7 +198,7 @@ fn an_apply_ends_with_the_renewed_certificate_in_use() {
     let after = shown(&host);
     assert!(
         after.is_some() && after != before,
-        "it still shows the old one"
+        "it still presents the old one"
     );
     let waited = host.elapsed().saturating_sub(began).as_secs();
     assert!((1..90).contains(&waited), "{waited} s");
@@ -214,7 +214,7 @@ fn an_unknown_host_is_not_waited_for() {
         .find(|phase| phase.name.as_str() == "preflight")
         .expect("the role has it");
     phase.checks.push(PlannedCheck {
-        name: "somebody answers".to_owned(),
+        name: "a server answers".to_owned(),
         span: phase.span.clone(),
         probe: Probe::Https {
             url: "https://127.0.0.1:4433/".to_owned(),

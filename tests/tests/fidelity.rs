@@ -9,14 +9,14 @@ use engine::exec::{Event, Fidelity, Outcome, simulated_host};
 use engine::facts::{Facts, Listener, gather};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 
-/// Cases that come up.
+/// The cases with a plan.
 const CASES: [&str; 3] = ["cp-1", "cp-1-vip", "cp-2-nodocker"];
-/// What is asked for, in percent.
+/// The target, in percent.
 const WANTED: f64 = 99.0;
-/// Where the figures of real hosts begin in the page; `tests/lab/tests/soak/fidelity.rs` writes them.
+/// The heading of the figures of real hosts in the page; `tests/lab/tests/soak/fidelity.rs` writes them.
 const REAL: &str = "## On real hosts";
 
-/// A host in some state, and the role that comes to it.
+/// A host in some state, and the role that is applied to it.
 struct Situation {
     name: &'static str,
     bringup: Bringup,
@@ -122,7 +122,7 @@ fn facts_of_a_standing_master_do_not_take_its_own_ports_for_anothers() {
         program: None,
         cgroup: None,
     };
-    // Without it, what the role runs would say as well that it is there.
+    // Without this fact, the programs that the role runs would still show that the role is there.
     facts.units.remove("pf9-kubelet.service");
     facts.listening = Some([443, 2380, 4001].map(listening).into());
     let facts = Facts::from_yaml(&facts.without_files().to_yaml().expect("facts are YAML"));
@@ -149,7 +149,7 @@ fn facts_of_a_standing_master_do_not_take_its_own_ports_for_anothers() {
     let run = bare.predict(&simulated_host(&bare.facts, &bare.plan));
     assert!(
         refusing(&run.events).join("; ").contains("443"),
-        "somebody else's are"
+        "the ports are foreign"
     );
 }
 
@@ -267,26 +267,26 @@ fn page(table: &str) -> String {
 # Fidelity
 
 `nodelet plan` predicts, `nodelet apply` does. Both are recorded and compared step by step: the action (created, changed,
-restarted, reloaded, removed, unchanged) and, for a file whose content may be shown, the SHA-256 of that content. What is
-secret or made by chance (keys, certificates, kubeconfigs) has no digest and compares by its action. A step that the
-prediction calls *known after apply* counts as a miss. `command` steps are counted apart: their effect cannot be known beforehand.
+restarted, reloaded, removed, unchanged) and, for a file whose content may be shown, the SHA-256 of that content. Secret
+or random files (keys, certificates, kubeconfigs) have no digest: only their actions are compared. A step that the
+prediction calls *known after apply* counts as a miss. `command` steps are counted separately: their effect cannot be known beforehand.
 The role has none.
 
-What was done is what `apply` announces before it converges a step. It then looks at the thing again and fails if it still differs
-from the plan; only applies that succeeded are compared. Mode, owner, image and flags are not compared with the prediction, and the host is not
-compared with it either: a prediction says what will be done, and holds no description of the whole host that could be compared with one afterwards. So
-the shares below tell that a prediction names the steps that change, not that each detail of the host will be as predicted.
+The action that counts as done is the one that `apply` announces before it converges a step. `apply` then observes the thing again and fails if it
+still differs from the plan; only applies that succeeded are compared. Mode, owner, image and flags are not compared with the prediction. The host is not
+compared with it either: a prediction lists actions, and contains no description of the whole host. So the shares below show that a prediction
+names the steps that change, not that each detail of the host will be as predicted.
 
-Three shares are told for real hosts: of the changes that were predicted, those that were done so; of the changes that were done, those
-that had been predicted so; and of all steps, those on which both agree. Each has to be 99 % or more. Where nothing was predicted or nothing done
+Three shares are given for real hosts: how many of the predicted changes were done as predicted; how many of the changes that were done had been
+predicted so; and on how many of all steps both agree. Each must be at least 99 %. If nothing was predicted or nothing was done,
 there is no share, and the line says so.
 
-When the API server does not answer, what stands in it is taken from our own records: if this very plan brought a step about
-before and etcd's data is still there, it is as planned; if no run ever did, it is not there. Otherwise it is known after apply.
+If the API server does not answer, the prediction takes the state of its objects from nodelet's own records: if a run of the same plan has converged
+the step before and etcd's data is still there, the object is as planned; if no run ever has, the object is absent. Otherwise it is known after apply.
 
 ## On fake hosts
 
-Here the prediction and the apply run on the same fake host's code, so agreement says nothing about real hosts and no share is told. The table
+Here the prediction and the apply run on the same fake host's code, so agreement says nothing about real hosts, and no share is given. The table
 shows that a prediction carries effects from phase to phase as an apply does. Written by `UPDATE_GENERATED=1 cargo test -p behaviour --test fidelity`;
 `cargo xtask test` asserts it.
 

@@ -1,5 +1,5 @@
-//! What an apply would fail on is told by the dry run before it, which then does not pass for one that came to a good end.
-//! What cannot be told beforehand is told as that, and so is whatever hangs on it.
+//! A dry run reports what an apply would fail on, and does not count as one that ended well. What cannot be predicted is reported
+//! as known after apply, and so is everything that depends on it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use engine::plan::{PlannedStep, StepId, Text};
 use engine::report::Review;
 use engine::resource::{MaskedSecrets, Spec};
 
-/// What is done to a host.
+/// A change that harms a host.
 type Harm<'a> = &'a dyn Fn(&mut World);
 
 const PAYLOAD: &str = "/opt/pf9/roles/pf9-kube/current/payload";
 
-/// What a dry run on an overlay of this host says as a review, once an apply has shown that it does not come to its end.
+/// The review of a dry run on an overlay of this host, after an apply has shown that it fails.
 fn foreseen(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
     let predicted = bringup.predict(host);
     let done = bringup.apply(&host.fork());
@@ -29,7 +29,7 @@ fn foreseen(bringup: &Bringup, host: &FakeHost) -> (Run, String) {
     (predicted, text)
 }
 
-/// What was loaded long ago is needed by nobody who starts a kubelet.
+/// A restart of kubelet does not need the archives of images that were loaded long ago.
 #[test]
 fn a_damaged_archive_keeps_no_other_phase_from_its_repair() {
     let bringup = Bringup::of("cp-1");
@@ -58,7 +58,7 @@ fn a_damaged_archive_keeps_no_other_phase_from_its_repair() {
         host.meddle(|world| world.file(archive, ""));
     }
     assert_eq!(restarted("kubelet"), Outcome::Converged);
-    // Its images were loaded long ago.
+    // The images of this phase were loaded long ago.
     assert_eq!(restarted("images"), Outcome::Converged);
     let steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
     for step in steps {
@@ -70,7 +70,7 @@ fn a_damaged_archive_keeps_no_other_phase_from_its_repair() {
     assert_eq!(
         bringup.apply(&host).outcome,
         Outcome::Refused,
-        "a whole run needs all"
+        "a whole run needs all archives"
     );
     let kubelet = format!("{PAYLOAD}/bin/kubelet");
     host.meddle(|world| world.file_with_mode(&kubelet, "", 0o755));
@@ -115,7 +115,7 @@ fn what_stands_in_the_way_fails_a_dry_run_as_well() {
     assert_eq!(run.outcome, Outcome::Failed);
     assert!(text.contains("would fail at phases/"), "{text}");
     assert!(
-        text.contains("a directory stands there") && text.contains("next: see whether anybody"),
+        text.contains("a directory stands there") && text.contains("next: check whether it is"),
         "{text}"
     );
     assert!(text.contains("an apply would fail in "), "{text}");
@@ -154,13 +154,13 @@ fn a_mount_of_what_is_not_there_fails_a_dry_run_as_well() {
         "{text}"
     );
     assert!(text.contains("next: make the directory"), "{text}");
-    // What runs makes files of its own there.
+    // Programs create files in this directory while they run.
     let (bringup, host) = one_container(".mount(\"/run/app.sock\", \"/run/app.sock\")");
     let run = bringup.predict(&host);
     assert_eq!(run.outcome, Outcome::Predicted, "{}", run.text());
 }
 
-/// What a dry run on an overlay of this host says of the step of this kind.
+/// What a dry run on an overlay of this host predicts for the step of this kind.
 fn said(bringup: &Bringup, host: &FakeHost, kind: &str) -> String {
     let run = bringup.predict(host);
     let seen = Fidelity::of(&run.events, &[]).misses;
@@ -182,7 +182,7 @@ fn a_container_whose_image_is_loaded_anew_is_known_after_apply() {
     assert_eq!(said(&bringup, &host, "container"), "known after apply");
 }
 
-/// A phase whose file holds the subnet of the node's pods, with `readers` of it.
+/// A phase whose file contains the subnet of the node's pods, with `readers` of the file.
 fn late_file(readers: &str) -> (Bringup, FakeHost) {
     let script = format!(
         "phase(\"app\").about(\"Runs it.\").nodes([\"master\"]);\n\
@@ -238,7 +238,7 @@ fn what_takes_in_a_late_value_is_known_after_apply() {
         assert_eq!(said(&bringup, &host, kind), "unchanged", "{readers}");
         registered(&bringup, &host, None);
         assert_eq!(said(&bringup, &host, kind), "known after apply", "{readers}");
-        // Where nothing stands yet, that it comes is sure.
+        // On a host without the resource it is sure to be created.
         let (bringup, bare) = late_file(&readers);
         registered(&bringup, &bare, None);
         assert_eq!(said(&bringup, &bare, kind), "created", "{readers}");
@@ -268,7 +268,7 @@ fn what_can_no_longer_be_put_back_fails_a_dry_run_as_well() {
         "{text}"
     );
     assert!(
-        text.contains("next: bring /var/opt/pf9/nodelet/content"),
+        text.contains("next: restore /var/opt/pf9/nodelet/content"),
         "{text}"
     );
     let predicted = |event: &Event| matches!(event, Event::PhaseFinished { phase, outcome: Outcome::Failed, .. } if phase.as_str() == "app");
@@ -295,7 +295,7 @@ fn an_object_that_is_to_go_is_not_there_when_nobody_answers() {
     phase.steps.push(gone);
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
-    // The API server is silent until etcd is back.
+    // The API server does not answer until etcd is back.
     host.meddle(|world| world.remove_container("etcd"));
     let predicted = bringup.predict(&host);
     let done = bringup.apply(&host);
@@ -324,7 +324,7 @@ fn who_makes_a_directory_is_no_matter_of_luck() {
                 "directory(\"/opt/app\").mode(\"0700\");",
             ),
         )
-        // Nothing but the directory is between these two, and this one could begin at once.
+        // Only the directory connects these two phases, so this one could begin at once.
         .phase(
             "c",
             &of("c", "", "file(\"/opt/app/deep/c\").content(\"1\");"),

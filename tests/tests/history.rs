@@ -1,4 +1,4 @@
-//! What `nodelet history` and `nodelet why` say of runs that failed, and of things that the ledger does not know.
+//! What `nodelet history` and `nodelet why` say about failed runs, and about things that the ledger does not know.
 
 use behaviour::{Bringup, block_on};
 use engine::exec::{Outcome, Planned, Recording, Runner};
@@ -36,7 +36,7 @@ fn a_stop_that_failed_says_why() {
     ] {
         assert!(told.contains(text), "{text}: {told}");
     }
-    // And no other run has a reason.
+    // No other run has a reason.
     host.set_faults(FaultPlan::none());
     assert_eq!(bringup.stop(&host).outcome, Outcome::Stopped);
     assert!(!last_run(&host).contains("failed at"));
@@ -86,14 +86,16 @@ fn what_is_planned_and_not_applied_is_told_so() {
     let (planned, text) = why(&bringup, &host, "/etc/passwd");
     assert_eq!(planned, []);
     assert!(text.contains("no step of the plan is about it"), "{text}");
-    // Without a plan nothing is claimed.
+    // Without a plan `nodelet why` claims nothing.
     let unknown = Why::of(&Bringup::records(&host), "/etc/passwd");
     let text = report::why(&unknown, None);
     assert!(
-        text.contains("cannot be told, for the plan could not be read"),
+        text.contains(
+            "it is not known whether it is the role's, because the plan could not be read"
+        ),
         "{text}"
     );
-    // What was there like that is changed by no run.
+    // No run changes a file that already was as planned.
     host.meddle(|world| {
         world.set_sysctl("net.ipv4.ip_forward", "1");
         world.file(

@@ -1,5 +1,5 @@
-//! Keys and authorities of a running master that are lost or replaced: restored with exactly their readers restarted, or told by
-//! name while everything goes on; through a clean and back, and gone with a purge.
+//! Keys and authorities of a running master that are lost or replaced: they are restored with exactly their readers restarted, or
+//! reported by name while everything goes on. They survive a clean, and a purge removes them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ const SIGNS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.key";
 const VERIFIES: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
 const AUTHORITIES: [&str; 3] = ["cluster", "etcd", "front-proxy"];
 
-/// A host that stands, an hour after it was brought up.
+/// A host at its role, an hour after it was brought up.
 fn standing(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -31,7 +31,7 @@ fn runner<'a>(bringup: &'a Bringup, host: &'a FakeHost, events: &'a Recording) -
     Runner::new(&bringup.plan, host, &bringup.facts, &NoSecrets, events)
 }
 
-/// What a repair as nodeletd makes it restarts: the phases that fail, and then what reads anew what they have made.
+/// The phases that a repair by nodeletd restarts: the failed ones, and then the readers of what those have made.
 fn repair(bringup: &Bringup, host: &FakeHost) -> BTreeSet<String> {
     let mut restarted = BTreeSet::new();
     let mut failed = failed_phases(&bringup.check(host));
@@ -106,7 +106,7 @@ fn every_kept_file_is_restored_and_exactly_its_readers_restart() {
                 Some(content) => world.file_with_mode(path, content, 0o600),
                 None => world.remove(path),
             });
-            // Named at the next pass, and not when something has to be signed.
+            // The next pass reports the damage, long before something has to be signed.
             let health = bringup.check(&host);
             let failed = failed_phases(&health);
             assert!(
@@ -180,7 +180,7 @@ fn a_mode_that_differs_is_put_right_and_restarts_nothing() {
     }
 }
 
-/// Finding: a foreign key, and its parts started anew with it.
+/// Regression test: a foreign key, with which the control plane was restarted.
 #[test]
 fn tokens_of_the_cluster_are_accepted_again() {
     let bringup = Bringup::of("cp-1");
@@ -200,7 +200,7 @@ fn tokens_of_the_cluster_are_accepted_again() {
         }
         world.advance(MINUTE);
     });
-    assert_eq!(accepted(&host), Status::True, "it has not read it yet");
+    assert_eq!(accepted(&host), Status::True, "the old key is in use");
     block_on(async {
         use engine::host::Containers as _;
         let server = "k8s_kube-apiserver_k8s-master-cp-1";
@@ -209,7 +209,7 @@ fn tokens_of_the_cluster_are_accepted_again() {
     });
     let refused = told(&host);
     assert_eq!(refused.status, Status::False);
-    // A restart would make it worse, so none is advised.
+    // A restart would make it worse, so the message advises none.
     assert!(refused.reason.contains("svcacct.key"), "{}", refused.reason);
     assert!(
         !refused.reason.contains("nodelet repair"),
@@ -217,8 +217,8 @@ fn tokens_of_the_cluster_are_accepted_again() {
         refused.reason
     );
     let failed = failed_phases(&bringup.check(&host));
-    assert!(failed.is_empty(), "it is told, and held: {failed:?}");
-    // The key comes back from a backup.
+    assert!(failed.is_empty(), "reported, not repaired: {failed:?}");
+    // An operator restores the key from a backup.
     host.meddle(|world| world.file_with_mode(SIGNS, &key, 0o600));
     repair(&bringup, &host);
     assert_eq!(accepted(&host), Status::True);
@@ -247,15 +247,15 @@ fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
         });
         let before = (host.snapshot(), started(&host));
         let health = bringup.check(&host);
-        // A repair would help nothing, so there is none; and it is told by name.
+        // A repair would not help, so there is none; the key is reported by name.
         assert!(failed_phases(&health).is_empty(), "{:?}", not_well(&health));
         let told = not_well(&health);
         let told = told.iter().find(|its| its.status == Status::False);
-        let told = told.expect("it is told");
+        let told = told.expect("it is reported");
         assert!(told.warns);
         assert!(told.reason.contains(path), "{}", told.reason);
         assert!(told.reason.contains("from a backup"), "{}", told.reason);
-        // An apply says so, and nothing is derived from the foreign key.
+        // An apply reports it, and derives nothing from the foreign key.
         let run = bringup.apply(&host);
         assert_eq!(run.outcome, Outcome::Failed);
         assert!(run.text().contains(path), "{}", run.text());
@@ -265,7 +265,8 @@ fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
     }
 }
 
-/// It would sign tokens that the API server refuses. Where the phase that brings its key is blocked, a restart goes on without that phase.
+/// The controller-manager would sign tokens that the API server refuses. If the phase that restores its key is blocked, a restart
+/// leaves that phase out, and must not restart the controller-manager.
 #[test]
 fn the_controller_manager_does_not_restart_onto_a_foreign_key() {
     const COPY: &str = "/etc/pf9/kube.d/certs/kube-controller-manager/svcacct.key";
@@ -281,13 +282,13 @@ fn the_controller_manager_does_not_restart_onto_a_foreign_key() {
     let outcome = block_on(runner(&bringup, &host, &events).restart(&set, &[]));
     assert_ne!(outcome.expect("it ends"), Outcome::Converged);
     assert_eq!(started(&host), before);
-    // With the key restored it is restarted, if it can have read the other one.
+    // When the key is restored, the controller-manager is restarted, if it can have read the other key.
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     assert_eq!(text(&host, COPY), text(&host, SIGNS));
 }
 
-/// A directory that was copied from another host: two of three copies say the same, and are not this host's.
+/// A directory that was copied from another host: two of three copies agree, and are not this host's.
 #[test]
 fn the_api_server_does_not_restart_onto_foreign_encryption_keys() {
     let bringup = Bringup::of("cp-1");
@@ -327,7 +328,7 @@ fn the_keys_survive_a_clean_and_go_with_a_purge() {
     };
     let before = files(&host);
     assert_eq!(Bringup::clean(&host, false).outcome, Outcome::Cleaned);
-    // Lost while the role was away.
+    // The keys are lost while the role is not on the host.
     host.meddle(|world| world.remove("/etc/pf9/kube.d/ca/cluster/ca.key"));
     host.meddle(|world| world.remove(SIGNS));
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
@@ -353,11 +354,11 @@ fn the_keys_survive_a_clean_and_go_with_a_purge() {
             "{name}"
         );
     }
-    // The next bring-up makes new ones.
+    // The next bring-up makes new keys.
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
 }
 
-/// A host that was brought up before there were records.
+/// A host that was brought up by a release without records.
 #[test]
 fn a_running_host_without_records_takes_up_its_own_keys_and_restarts_nothing() {
     let bringup = Bringup::of("cp-1");
@@ -381,7 +382,7 @@ fn a_running_host_without_records_takes_up_its_own_keys_and_restarts_nothing() {
     assert_eq!(content(&host), keys);
 }
 
-/// A dry run says what a repair would restore.
+/// A dry run reports what a repair would restore.
 #[test]
 fn a_restoration_is_foretold() {
     let bringup = Bringup::of("cp-1");

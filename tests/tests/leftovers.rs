@@ -1,4 +1,4 @@
-//! What the plan no longer has is taken back: a phase that is skipped now or is no longer the role's, a step whose
+//! What the plan no longer has is taken back: a phase that is skipped now or is no longer part of the role, or a step whose
 //! condition became false. Afterwards the host is like one that never had it.
 
 use behaviour::{Bringup, Case, Cut, fixtures, sample, text, try_each, unlike};
@@ -10,7 +10,7 @@ use engine::resource::{Action, Spec};
 
 const CREDENTIALS: &str = "/var/lib/kubelet/config.json";
 
-/// A bring-up without what a fake host does not have: the containers of static pods.
+/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
 fn bringup(case: Case) -> Bringup {
     let mut bringup = Bringup::from_case(case);
     for phase in &mut bringup.plan.phases {
@@ -21,7 +21,7 @@ fn bringup(case: Case) -> Bringup {
     bringup
 }
 
-/// Case `cp-1` with these settings more.
+/// Case `cp-1` with these additional settings.
 fn with(settings: &str) -> Bringup {
     let usual = text(fixtures("settings/cp-1.yaml"));
     bringup(Case::of("cp-1", &format!("{usual}{settings}")))
@@ -83,7 +83,7 @@ fn afterwards_the_host_is_like_one_that_never_had_it() {
         });
         assert!(removed.count() > 0, "{name}: {}", done.text());
         let fidelity = Fidelity::of(&predicted.events, &done.events);
-        // Which chains there are only a command can tell, and a dry run runs none.
+        // Only a command can list the chains, and a dry run runs none.
         let chains = |miss: &Miss| miss.step.kind() == Some("firewall_chains");
         assert!(
             fidelity.misses.iter().all(chains),
@@ -91,7 +91,7 @@ fn afterwards_the_host_is_like_one_that_never_had_it() {
             fidelity.misses
         );
         let mut differs = unlike(&Bringup::shape(&never), &Bringup::shape(&host));
-        // The role's own package, which a fake host is given as far as its plan names it.
+        // The role's own package: a fake host has only the files of it that its plan names.
         differs.retain(|line| !line.contains("/current/payload/"));
         assert_eq!(differs, Vec::<String>::new(), "{name}: {}", done.text());
 
@@ -114,7 +114,7 @@ fn a_run_that_is_cut_while_it_takes_back_is_carried_on_by_the_next_one() {
         let shape = Bringup::shape(&whole);
         let run = has.apply(&host);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
-        // A prime, so that the places do not keep step with what recurs from thing to thing.
+        // A prime number, so that the sample is not in step with calls that recur for each thing.
         let cuts = sample(Cut::all(&host), 5);
         try_each(&cuts, |cut| {
             let mut problems = Vec::new();
@@ -219,7 +219,7 @@ fn what_cannot_be_taken_back_fails_the_run_and_holds_up_nothing() {
     let (_, had, has) = changes().remove(0);
     let host = applied(&had);
     host.set_faults(FaultPlan::none().fail("purge_packages", "*").times(1));
-    // Something for a later phase to do.
+    // A later phase has something to do.
     host.meddle(|world| world.remove_container("etcd"));
     let run = has.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
@@ -228,7 +228,7 @@ fn what_cannot_be_taken_back_fails_the_run_and_holds_up_nothing() {
         run.changes()
             .iter()
             .any(|step| step == "etcd/container:etcd"),
-        "the phases went their way: {}",
+        "the other phases were applied: {}",
         run.text()
     );
     let next = has.apply(&host);
@@ -258,6 +258,6 @@ fn the_ledger_tells_what_went_and_when() {
         Ledger::live_in(&records)
             .iter()
             .all(|live| live.phase.as_str() != "keepalived"),
-        "nothing of it stands"
+        "nothing of it is left"
     );
 }

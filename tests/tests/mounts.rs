@@ -1,4 +1,4 @@
-//! What the control plane's containers see of the host: their own files and no other component's key.
+//! The directories of the host that the control plane's containers see: their own files, and no key of another component.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use engine::resource::pki::{
 use engine::resource::{FileSource, Spec};
 use serde_json::Value;
 
-/// Who may see a secret file, by the first part of its path below `/etc/pf9/kube.d` and its kind of directory.
+/// The containers that may see a secret file, by the first part of its path below `/etc/pf9/kube.d` and its kind of directory.
 const OWNERS: &[(&str, &[&str])] = &[
     ("certs/apiserver", &["kube-apiserver"]),
     ("certs/aggregator", &["kube-apiserver"]),
@@ -28,7 +28,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("kubeconfigs/kube-scheduler", &["kube-scheduler"]),
     ("certs/etcd", &["etcd"]),
     ("kubeconfigs/kube-proxy", &["proxy"]),
-    // Of programs on the host and of people.
+    // For programs on the host, and for operators.
     ("ca", &[]),
     ("certs/admin", &[]),
     ("certs/etcdctl", &[]),
@@ -125,7 +125,7 @@ fn owners(file: &Path) -> &'static [&'static str] {
         .iter()
         .filter(|(place, _)| below.starts_with(place))
         .max_by_key(|(place, _)| place.len());
-    let (_, owners) = found.unwrap_or_else(|| panic!("{}: whose is it?", file.display()));
+    let (_, owners) = found.unwrap_or_else(|| panic!("{}: it has no known owner", file.display()));
     owners
 }
 

@@ -1,4 +1,4 @@
-//! Phases that are applied alone: what they require has to stand.
+//! Phases that are applied alone: the phases that they require have to be applied already.
 
 use behaviour::{Bringup, Case, Scripts, block_on, fixtures, text};
 use engine::exec::Outcome;
@@ -13,8 +13,8 @@ fn a_phase_whose_requirements_are_not_there_is_refused_with_the_way_out() {
     let missing = bringup.not_standing(&host, &["kubelet"]);
     assert_eq!(
         missing.expect("a bare host").to_string(),
-        "apply the chosen phases: they require `configure-docker`, not on this host yet; \
-         `nodelet apply --to kubelet` brings that about, too, `nodelet apply` everything"
+        "apply the chosen phases: they require `configure-docker`, which this host does not have \
+         yet; `nodelet apply --to kubelet` applies them, too, `nodelet apply` applies everything"
     );
     for fine in [
         &[][..],
@@ -50,7 +50,7 @@ fn what_stands_is_enough_for_every_phase_alone() {
     }
 }
 
-/// A container that would have to be made anew runs on where its image is gone and this run does not load it.
+/// A container that would have to be made again keeps running if its image is gone and this run does not load it.
 #[test]
 fn a_container_is_not_ended_for_one_without_an_image() {
     let bringup = Bringup::of("cp-1");
@@ -65,7 +65,7 @@ fn a_container_is_not_ended_for_one_without_an_image() {
             host.meddle(|world| world.forget_image(&image.reference));
         }
     }
-    // Another setting has it made anew.
+    // With another setting the container would be made again.
     let settings = text(fixtures("settings/cp-1.yaml"));
     let settings = format!("{settings}ETCD_HEARTBEAT_INTERVAL: 200\n");
     let bringup = Bringup::from_case(Case::of("cp-1", &settings));
@@ -78,7 +78,7 @@ fn a_container_is_not_ended_for_one_without_an_image() {
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
 
-/// docker is still to be installed, so it has none of the images.
+/// docker is not installed yet, so it has none of the images.
 #[test]
 fn chosen_phases_are_refused_at_once_where_an_archive_that_they_load_is_missing() {
     let bringup = Bringup::of("cp-2-nodocker");

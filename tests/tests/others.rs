@@ -1,4 +1,4 @@
-//! What is on a host and not ours: it is not ended, not replaced, not removed, whatever its name.
+//! Things on a host that are not ours are not ended, not replaced and not removed, even if they have our names.
 
 use behaviour::{Bringup, block_on, somebody_elses};
 use engine::exec::{Event, Outcome, Recording, Runner, failed_phases, restart_set};
@@ -8,10 +8,10 @@ use engine::host::{Containers as _, Files as _};
 use engine::plan::PhaseName;
 use engine::resource::MaskedSecrets;
 
-/// A host with docker, where somebody runs containers with the names that the role uses.
+/// A host with docker, where another owner runs containers with names that the role uses.
 fn inhabited(bringup: &Bringup) -> FakeHost {
     let host = bringup.bare_host();
-    host.meddle(|world| world.image("somebody/else:1"));
+    host.meddle(|world| world.image("example/foreign:1"));
     for name in ["etcd", "proxy"] {
         let theirs = somebody_elses(name);
         block_on(host.create_container(&theirs)).expect("it is made");
@@ -45,16 +45,16 @@ fn a_container_of_somebody_else_is_not_replaced() {
     let told = run.text();
     for wanted in [
         "✗ etcd failed at phases/etcd.rhai:",
-        "that is not ours",
+        "a foreign container of image",
         "docker rename etcd etcd-old",
     ] {
         assert!(told.contains(wanted), "`{wanted}` is missing in {told}");
     }
     let state = block_on(host.container("etcd")).expect("docker answers");
-    assert_eq!(state.expect("it is there").image, "somebody/else:1");
+    assert_eq!(state.expect("it is there").image, "example/foreign:1");
 }
 
-/// Docker makes it at its start and not again: containers with a network of their own cannot start without.
+/// Docker makes its bridge only at its start: without the bridge, containers with a network of their own cannot start.
 #[test]
 fn dockers_bridge_that_somebody_deletes_comes_back_with_docker() {
     let bringup = Bringup::of("cp-1");
@@ -103,7 +103,7 @@ fn a_stop_after_a_partial_apply_leaves_what_the_rest_would_have_used() {
     let container = |name: &str| block_on(host.container(name));
     let ours = container("etcd");
     assert!(!matches!(ours, Ok(Some(_))), "ours is ended: {ours:?}");
-    // docker was ended, for the role has configured it; what it keeps is still theirs.
+    // docker was ended because the role has configured it; the containers of others are still in it.
     block_on(engine::host::Services::start_unit(&host, "docker.service")).expect("it starts");
     assert!(container("proxy").expect("docker answers").is_some());
 }
@@ -124,7 +124,7 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
             block_on(host.remove(path.as_ref())).expect("it is there");
         }
         host.clear_journal();
-        // What the host is like now: its ports are taken, by us.
+        // The present facts of the host: our own programs use its ports.
         let mut facts = bringup.facts.clone();
         facts.listening.get_or_insert_default().push(Listener {
             address: "::".parse().expect("an address"),
@@ -138,7 +138,7 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
         };
         let run = stands.apply(&host);
         if lost.contains(&"/var/opt/pf9/nodelet/ledger.jsonl") {
-            // Without its ledger nothing of the host is changed, and its ports are not what is told.
+            // Without its ledger nothing on the host is changed, and the ports are not the reported reason.
             assert_eq!(run.outcome, Outcome::Failed, "{lost:?}: {}", run.text());
             assert_eq!(host.mutating_calls(), vec![], "{lost:?}");
             continue;
@@ -148,12 +148,12 @@ fn a_master_that_stands_is_not_refused_for_its_own_ports_when_our_records_are_lo
         assert_eq!(
             fresh.outcome,
             Outcome::Refused,
-            "somebody else has the port there"
+            "another program has the port there"
         );
     }
 }
 
-/// A record of met preconditions that is a valid one, and says nothing of this host.
+/// A valid record of met preconditions that belongs to another host.
 #[test]
 fn a_master_that_stands_is_not_refused_for_another_hosts_record() {
     const RECORD: &str = "/var/opt/pf9/nodelet/preflight.json";
@@ -187,7 +187,7 @@ fn a_master_that_stands_is_not_refused_for_another_hosts_record() {
     let run = stands.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
     assert_eq!(run.changes(), [""; 0]);
-    // One of older settings, which named another port: ports are judged without what is ours, and without nothing else.
+    // A record of older settings, which named another port: our own ports are not judged, all others are.
     stands.facts.earlier_clusters.clear();
     let met: serde_json::Value = serde_json::from_str(&met).expect("it is JSON");
     let met = met["met"].as_array().expect("a list");
@@ -253,7 +253,7 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
         "{told:?}"
     );
     assert_eq!(problems(&facts, false), [""; 0], "a repair does not ask");
-    // What else was met when the role came, and would not be met by an apply after the clean.
+    // Other preconditions that were met when the role came, and would not be met by an apply after the clean.
     let with_swap = Facts {
         swaps: Some(vec![Swap {
             path: "/swapfile".to_owned(),
@@ -274,7 +274,7 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     }
     let told = problems(&full, true);
     assert!(!told.is_empty() && told[0].contains("free of"), "{told:?}");
-    // Somebody has put a file in the place of the backups: no clean would mend that.
+    // A file is in the place of the backups' directory: a clean would not remove it.
     let mut taken = bringup.facts.clone();
     let backups = "/etc/pf9/etcd-backup";
     let disk = taken.disks.first().expect("there is one").clone();
@@ -291,7 +291,7 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     );
 }
 
-/// A later role may want more than a host that stands has left.
+/// A later role may need more than a host at its role has left.
 #[test]
 fn more_of_the_same_holds_back_no_repair() {
     let bringup = Bringup::of("cp-1");

@@ -1,5 +1,5 @@
-//! Every phase of the role, on a fake host: it converges, changes nothing the second time, and takes back what a failure
-//! left. A phase is covered the moment the role names it.
+//! Every phase of the role, on a fake host: it converges, changes nothing the second time, and takes back what a failure left. A
+//! new phase is covered as soon as the role names it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -118,7 +118,7 @@ fn a_check_that_never_holds_rolls_back_everything_that_the_phase_did() {
     assert!(problems.is_empty(), "left behind:\n{}", problems.join("\n"));
 }
 
-/// A step is done when it is seen to be, not when nothing complained.
+/// A step is done when the host shows it, not when no call failed.
 #[test]
 fn a_host_that_says_done_and_does_nothing_is_not_believed() {
     let bringup = Bringup::of("cp-1");
@@ -144,7 +144,7 @@ fn a_host_that_says_done_and_does_nothing_is_not_believed() {
     }
 }
 
-/// What a stop ends; each runs in at least one of the cases, so a unit that is renamed is missed here.
+/// Units that a stop ends; each runs in at least one of the cases, so that a renamed unit is noticed here.
 const STOPPED: [&str; 4] = [
     "docker.service",
     "docker.socket",
@@ -202,7 +202,7 @@ fn stop_ends_everything_and_leaves_files() {
     assert_eq!(ran, BTreeSet::from(STOPPED), "they ran before the stop");
 }
 
-/// Nothing that it runs can be ended before: that is told, holds up nothing, and the containers live on.
+/// Containers cannot be ended before docker is: this is reported, delays nothing, and the containers go on.
 #[test]
 fn a_restart_ends_an_engine_that_hangs() {
     let bringup = Bringup::of("cp-1");
@@ -218,7 +218,7 @@ fn a_restart_ends_an_engine_that_hangs() {
     let set = restart_set(&bringup.plan, &failed_phases(&health));
     assert_eq!(set.first().map(PhaseName::as_str), Some("configure-docker"));
 
-    // Until docker is ended it is asked twice whether it answers at all. Its containers, etcd and kube-proxy, are left alone.
+    // Before docker is ended, it is asked twice whether it answers. Its containers, etcd and kube-proxy, are left alone.
     let hangs = FaultPlan::none().hang("container_engine", "*").times(2);
     host.set_faults(hangs);
     let heard = Recording::default();
@@ -236,7 +236,7 @@ fn a_restart_ends_an_engine_that_hangs() {
     assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
 }
 
-/// An archive takes docker a second and more. What does not need its image goes on meanwhile.
+/// docker needs a second or more for an archive. Phases that do not need its image go on meanwhile.
 #[test]
 fn phases_that_do_not_wait_for_each_other_overlap() {
     let bringup = Bringup::of("cp-1");
@@ -246,7 +246,7 @@ fn phases_that_do_not_wait_for_each_other_overlap() {
         found.expect("the role brings it").display().to_string()
     };
     let host = bringup.bare_host();
-    // The first one in the plan's order: one phase after the other would end here.
+    // The first one in the plan's order: if phases ran one after the other, the run would end here.
     host.set_faults(FaultPlan::none().hang("load_image", &archive("etcd")));
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
@@ -297,7 +297,7 @@ fn independent_phases_may_come_in_any_order() {
                 }
             }
             problems.extend(unlike(&expected, &Bringup::shape(&host)));
-            // Whatever came first has taken in what came after it.
+            // A phase that came first must also take in what came after it.
             host.clear_journal();
             let settled = bringup.apply(&host);
             problems.extend(settled.changes());
@@ -310,7 +310,7 @@ fn independent_phases_may_come_in_any_order() {
     }
 }
 
-/// Applies a phase on a host where something goes wrong, then once more where nothing does. Returns what is wrong with
+/// Applies a phase on a host with a fault, then once more without faults. Returns what is wrong with the two runs.
 /// the two.
 fn after_failure(
     bringup: &Bringup,
@@ -324,7 +324,7 @@ fn after_failure(
         .events
         .iter()
         .any(|event| matches!(event, Event::PhaseRolledBack { errors, .. } if !errors.is_empty()));
-    // A rollback that fails as well, and says so, cannot be clean.
+    // A rollback that fails as well, and reports it, cannot be complete.
     if run.outcome != Outcome::Converged && !told {
         let left = Bringup::left_behind(phase, before, host);
         problems.extend(left.into_iter().map(|line| format!("left behind: {line}")));
@@ -337,8 +337,8 @@ fn after_failure(
     problems
 }
 
-/// Phases in which the ledger's own writes fail as well: in the others they are as many again, and no other. The suite
-/// that soaks tries them everywhere.
+/// Phases in which writes of the ledger fail as well: in the other phases there are as many of them, and no other ones. With
+/// `NODELET_SOAK=1` they fail in all phases.
 const LEDGER_FAILS: [&str; 2] = ["configure-docker", "docker"];
 
 /// Calls `attempt` for every mutating call of every phase, each from the world right before the phase, and fails
@@ -358,7 +358,7 @@ fn each_phase_with_each_mutation(
                 .map(|call| (call.name, call.argument.clone()))
                 .collect();
             if !tried.insert((phase.name.clone(), names)) {
-                // Another case's host had it do the same.
+                // Another case's host has tried the same phase.
                 continue;
             }
             let ledger_too = soaks() || LEDGER_FAILS.contains(&phase.name.as_str());

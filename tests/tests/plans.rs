@@ -1,5 +1,4 @@
-//! What the role makes of each fixture host: plans and dry runs as snapshots, the same on every machine, and
-//! without secrets.
+//! The role's plan and dry run for each fixture host, as snapshots: the same on every machine, and without secrets.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,11 +17,11 @@ use engine::plan::{Plan, SecretRef};
 use engine::report::{self, Detail, TextReport};
 use engine::resource::SecretStore;
 
-/// Stands for every secret; nothing that is written down may hold it.
+/// The value of every secret; no written text may contain it.
 const SECRET: &str = "hunter2-not-for-anyones-eyes";
 
-/// Whose secret it is, where that has to be said.
-const USER: &str = "somebody";
+/// The user of the secret, where one is needed.
+const USER: &str = "account";
 
 #[test]
 fn plans_are_as_reviewed() {
@@ -32,7 +31,7 @@ fn plans_are_as_reviewed() {
         let folder = format!("plans/pf9-kube/{name}");
         let mut expected = BTreeSet::new();
         for phase in &plan.phases {
-            // A review reads what a case is about: phases that are as in `cp-1` have their snapshot there.
+            // A review reads what a case is about; phases that are as in `cp-1` have their snapshot there.
             if *name == "cp-1" || usual.phase(phase.name.as_str()) != Some(phase) {
                 golden(&folder, phase.name.as_str(), &report::plan(phase));
                 expected.insert(phase.name.to_string());
@@ -78,7 +77,7 @@ fn a_dry_run_is_the_same_every_time() {
 #[test]
 fn secret_settings_are_in_no_plan_and_no_dry_run() {
     let mut settings = text(fixtures("settings/cp-1.yaml"));
-    // A password is written down where there is a user for it.
+    // A password is only written if there is a user for it.
     let _ = writeln!(settings, "DOCKERHUB_ID: {USER}");
     for key in KEYS.iter().filter(|key| key.secret) {
         let _ = writeln!(settings, "{}: {SECRET}", key.name);
@@ -179,7 +178,7 @@ fn planning_takes_little_memory() {
     let peak = Program::for_cp_1("plan", &["--json"]).peak_memory();
     let started = Instant::now();
     let answer = Program::for_cp_1("plan", &["--json"]).answer();
-    // Time depends on the machine: it is told and not judged.
+    // The time depends on the machine: it is printed and not judged.
     println!("nodelet plan: {:?}, {peak} KiB at most", started.elapsed());
     assert_eq!(answer.code, 0, "{}", answer.err);
     assert!(peak <= PEAK, "{peak} KiB, bound {PEAK}");
@@ -214,7 +213,7 @@ fn assert_without_secret(case: &Case, plan: &Plan) {
         ("its dry run", dry_run(case, plan)),
     ] {
         assert!(!text.contains(SECRET), "{what} holds the secret");
-        // As registries want it: base64 of `user:password`.
+        // In the form that registries need: base64 of `user:password`.
         let encoded = STANDARD.encode(format!("{USER}:{SECRET}"));
         assert!(
             !text.contains(&encoded),
@@ -223,7 +222,7 @@ fn assert_without_secret(case: &Case, plan: &Plan) {
     }
 }
 
-/// Knows every secret, so that a leak would show.
+/// Returns a value for every secret, so that a leak would show.
 struct OneSecret;
 
 impl SecretStore for OneSecret {
@@ -232,7 +231,7 @@ impl SecretStore for OneSecret {
     }
 }
 
-/// What a report writes, kept.
+/// Keeps what a report writes.
 #[derive(Clone, Default)]
 struct Page(Arc<Mutex<Vec<u8>>>);
 

@@ -1,6 +1,6 @@
-//! What holds of any plan on any host, tried on made-up ones.
+//! What holds of any plan on any host, tried on generated ones.
 //!
-//! The same ones every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
+//! The same cases every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
 
 use behaviour::{Bringup, Cut, Generated, Run, generated, soaks, unlike};
 use engine::exec::{Fidelity, Outcome};

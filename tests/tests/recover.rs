@@ -1,5 +1,5 @@
-//! Ledgers that were deleted, truncated or replaced on a host where the role runs: nothing is changed before they are recovered,
-//! and a clean afterwards takes back what a clean of an untouched host does, as far as that can be known.
+//! Ledgers that were deleted, truncated or replaced on a host where the role runs: nothing is changed before a recovery, and a
+//! clean afterwards takes back the same as on an undamaged host, as far as that can be known.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use engine::resource::{MaskedSecrets, ResourceError, ResourceResult};
 
 const CASES: [&str; 2] = ["cp-1", "cp-2-nodocker"];
 
-/// A host at its role, and how it was before.
+/// A host at its role, and its state before the role.
 fn standing(case: &str) -> (Bringup, FakeHost, WorldSnapshot) {
     let bringup = Bringup::of(case);
     let host = bringup.bare_host();
@@ -31,7 +31,7 @@ fn text(host: &FakeHost, name: &str) -> String {
     host.look(|world| world.text(at(name))).unwrap_or_default()
 }
 
-/// With the facts of the host as it is now, as a command has them.
+/// Calls `ask` with a runner that has the present facts of the host, as a command has them.
 fn with_runner<T>(bringup: &Bringup, host: &FakeHost, ask: impl AsyncFnOnce(Runner<'_>) -> T) -> T {
     let unheard = Recording::default();
     block_on(async {
@@ -49,7 +49,7 @@ fn lost(bringup: &Bringup, host: &FakeHost) -> Option<LedgerError> {
     with_runner(bringup, host, async |runner| runner.lost_ledger().await)
 }
 
-/// Asserts that nothing is done to such a host, and that the reason names the file and the way out.
+/// Asserts that nothing is done to such a host, and that the reason names the file and the command to recover it.
 #[track_caller]
 fn refused(bringup: &Bringup, host: &FakeHost, what: &str) {
     let lost = lost(bringup, host).unwrap_or_else(|| panic!("{what}: it is noticed"));
@@ -69,10 +69,10 @@ fn refused(bringup: &Bringup, host: &FakeHost, what: &str) {
     assert_eq!(host.mutating_calls(), vec![], "{what}");
 }
 
-/// Does damage to the first host, with the second for what is to come from another.
+/// Damages the first host; the second is the source of files from another host.
 type Damage = fn(&FakeHost, &FakeHost);
 
-/// Damage to the ledger alone; what is kept beside it is as it was.
+/// Damage to the ledger alone; the files beside it are undamaged.
 fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("deleted", |host, _| {
@@ -145,7 +145,7 @@ fn packages_of(host: &FakeHost) -> Vec<String> {
     facts.packages.into_keys().collect()
 }
 
-/// With all that was kept beside it, what stands is the only witness.
+/// If the files beside the ledger are lost as well, only the host itself shows what the role has done.
 #[test]
 fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
     for case in CASES {
@@ -179,7 +179,7 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
             assert!(lost(&bringup, &host).is_none(), "{what}");
             let again = bringup.apply(&host);
             assert_eq!(again.outcome, Outcome::Converged, "{}", again.text());
-            // The records of kept keys are in the state directory, too: what stands proves which keys they are.
+            // The records of kept keys are in the state directory, too: the keys on the host prove which ones they are.
             let in_state = [
                 "certs/certificate_authority:cluster",
                 "certs/certificate_authority:etcd",
@@ -194,17 +194,17 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
             let packages = packages_of(&host);
             let clean = Bringup::clean(&host, true);
             assert_eq!(clean.outcome, Outcome::Cleaned, "{what}: {}", clean.text());
-            // Their versions do not tell who has installed them.
+            // The versions of packages do not say who has installed them.
             assert_eq!(packages_of(&host), packages, "{what}");
             assert!(told("package docker.io"), "{what}: {recovered:#?}");
-            // Nor do they tell who has what docker keeps.
+            // Nor do they say who owns what docker keeps.
             let kept = block_on(host.read(Path::new(others), 100)).expect("it can be read");
             assert_eq!(kept.as_deref(), Some(&b"precious"[..]), "{what}");
             assert!(told("directory /var/lib/docker:"), "{what}: {recovered:#?}");
             let mut left = bringup.not_cleaned(&before, &host, true);
-            // Packages that stay keep what they brought, and docker its bridge.
+            // Packages that stay keep their files, and docker its bridge.
             left.retain(|line| !line.starts_with("+ path /usr/lib/") && !line.contains("docker"));
-            // What could not be known was named.
+            // The recovery has named what could not be known.
             left.retain(|line| {
                 let mut words = line.split([' ', ':', '/']).filter(|word| word.len() > 4);
                 !words.any(told)
@@ -214,7 +214,7 @@ fn a_ledger_of_which_nothing_is_left_is_rebuilt_from_what_stands() {
     }
 }
 
-/// The lines before the damage are the host's own: what they know of before the role is used.
+/// The lines before the damage belong to the host: what they say about the time before the role is used.
 #[test]
 fn the_whole_lines_of_a_damaged_ledger_are_used() {
     let (bringup, host, before) = standing("cp-1");
@@ -235,7 +235,7 @@ fn the_whole_lines_of_a_damaged_ledger_are_used() {
         "{recovered:?}"
     );
     let kept = host.look(|world| world.text(at("ledger.damaged.jsonl")));
-    assert_eq!(kept, Some(damaged), "what stood there is kept");
+    assert_eq!(kept, Some(damaged), "the damaged ledger is kept");
     assert!(lost(&bringup, &host).is_none());
     let clean = Bringup::clean(&host, true);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
@@ -248,7 +248,7 @@ fn the_whole_lines_of_a_damaged_ledger_are_used() {
     assert_eq!(left, [""; 0], "{:#?}", recovered.unknown);
 }
 
-/// Also where its tip was put back with it: the copy knows better.
+/// Also if its tip was replaced by an older one as well: the copy is newer.
 #[test]
 fn an_older_ledger_is_not_taken_for_the_present_one() {
     let bringup = Bringup::of("cp-1");
@@ -267,7 +267,7 @@ fn an_older_ledger_is_not_taken_for_the_present_one() {
                 world.file(at("ledger.tip"), &tip);
             }
         });
-        refused(&bringup, &host, "an older one");
+        refused(&bringup, &host, "an older ledger");
         let recovered = recover(&bringup, &host, false).expect("it can be recovered");
         let is_whole = matches!(recovered.source, RecoveredFrom::Copy { run: 2 });
         assert_eq!(is_whole, !with_tip, "{recovered:?}");
@@ -275,7 +275,7 @@ fn an_older_ledger_is_not_taken_for_the_present_one() {
     }
 }
 
-/// A run that was cut has done things that the copy does not know.
+/// An interrupted run has done things that the copy does not know.
 #[test]
 fn a_copy_from_before_a_run_that_was_cut_is_not_taken_for_all() {
     let bringup = Bringup::of("cp-1");
@@ -297,12 +297,12 @@ fn a_copy_from_before_a_run_that_was_cut_is_not_taken_for_all() {
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
 }
 
-/// As hosts are where a new ledger was begun silently.
+/// The state of a host on which a new ledger was begun without a recovery.
 #[test]
 fn a_ledger_that_knows_a_part_of_the_role_is_not_enough() {
     let (bringup, host, _) = standing("cp-1");
     host.meddle(|world| world.remove(STATE));
-    // What a repair would have written into a new one.
+    // The records that a repair would have written into a new ledger.
     let bare = bringup.bare_host();
     assert_eq!(
         bringup.apply_only(&bare, &["node-config"]).outcome,
@@ -342,7 +342,7 @@ fn there_is_nothing_to_recover_on_a_host_that_has_its_ledger_and_on_a_bare_one()
     }
 }
 
-/// What is kept beside the ledger is no loss, and made anew.
+/// The files beside the ledger can be made again, so their loss is no loss of data.
 #[test]
 fn a_lost_tip_or_copy_is_written_anew() {
     let (bringup, host, _) = standing("cp-1");

@@ -1,5 +1,5 @@
-//! A repair stops nothing that it cannot bring up again: it tries first what it is going to write, and starts again what it has stopped in
-//! vain.
+//! A repair stops nothing that it cannot start again: before it stops something, it tries to write the files that it is going to
+//! write. If the repair fails, it starts again what it has stopped.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,7 +41,7 @@ fn runner<'a>(bringup: &'a Bringup, host: &'a FakeHost, events: &'a dyn EventSin
     Runner::new(&bringup.plan, host, &bringup.facts, &MaskedSecrets, events)
 }
 
-/// kubelet evicts pods then, and no restart makes room.
+/// kubelet evicts pods in this case, and a restart makes no room.
 #[test]
 fn what_runs_short_on_the_node_is_told_and_restarts_nothing() {
     let (bringup, host) = standing();
@@ -75,7 +75,7 @@ fn failed(bringup: &Bringup, host: &FakeHost) -> BTreeSet<PhaseName> {
     failed_phases(&bringup.check(host))
 }
 
-/// Repairs what fails. Gives the outcome and what was told.
+/// Repairs what fails. Gives the outcome and the report.
 fn repair(bringup: &Bringup, host: &FakeHost) -> (Outcome, String) {
     let events = Recording::default();
     let set = restart_set(&bringup.plan, &failed(bringup, host));
@@ -113,7 +113,7 @@ fn what_cannot_be_written_stops_nothing() {
     type Spoil<'a> = (&'a str, &'a dyn Fn(&FakeHost), &'a str);
     let ways: [Spoil<'_>; 6] = [
         (
-            "a directory stands there",
+            "a directory is there",
             &|host| {
                 host.meddle(|world| {
                     world.remove(KUBELET_CONFIG);
@@ -164,7 +164,7 @@ fn what_cannot_be_written_stops_nothing() {
         for wanted in [KUBELET_CONFIG, "phases/kubelet.rhai:", next] {
             assert!(told.contains(wanted), "{what}: `{wanted}`: {told}");
         }
-        // Nor could a full clean help: an apply after it would meet the same.
+        // A full clean could not help, either: an apply after it would fail in the same way.
         let unheard = Recording::default();
         let mut afresh = runner(&bringup, &host, &unheard);
         afresh.afresh = true;
@@ -174,14 +174,14 @@ fn what_cannot_be_written_stops_nothing() {
             .any(|one| one.problem.contains(KUBELET_CONFIG));
         assert!(named, "{what}: {problems:?}");
     }
-    // What protects a file that is as it should be is no obstacle.
+    // A protected file that is as planned is no obstacle.
     host.meddle(|world| world.protect(ETCD_CONFIG));
     let (outcome, told) = repair(&bringup, &host);
     assert_eq!(outcome, Outcome::Converged, "{told}");
     assert_eq!(names(failed(&bringup, &host)), [""; 0]);
 }
 
-/// etcd goes on with its data where an operator has put it.
+/// etcd goes on with its data in the place where an operator has put it.
 #[test]
 fn a_directory_behind_a_link_stops_nothing() {
     const DATA: &str = "/var/opt/pf9/kube/etcd/data";
@@ -200,7 +200,7 @@ fn a_directory_behind_a_link_stops_nothing() {
     assert!(running(&host, "etcd").is_some());
 }
 
-/// A program of an operator's is larger than a file of ours.
+/// An operator's program is larger than a file of ours.
 #[test]
 fn a_large_program_in_the_place_of_a_link_is_kept_for_a_clean() {
     const KUBECTL: &str = "/usr/local/bin/kubectl";
@@ -221,7 +221,7 @@ fn a_large_program_in_the_place_of_a_link_is_kept_for_a_clean() {
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
     assert_eq!(bringup.not_cleaned(&bare, &host, false), [""; 0]);
     assert!(host.look(|world| world.text(KUBECTL)).as_ref() == Some(&own));
-    // One that comes later gives way in a repair.
+    // A repair replaces one that comes later.
     let (bringup, host) = standing();
     block_on(host.remove(Path::new(KUBECTL))).expect("it is removed");
     put(&host);
@@ -249,7 +249,7 @@ fn a_link_in_the_place_of_kube_env_gives_way() {
     );
 }
 
-/// etcd is not made anew with what a damaged file leaves of its environment.
+/// etcd is not made again with the rest of a damaged environment file.
 #[test]
 fn a_damaged_environment_of_the_member_is_written_again() {
     const MEMBER: &str = "/etc/pf9/kube.d/etcd/member.env";
@@ -266,7 +266,7 @@ fn a_damaged_environment_of_the_member_is_written_again() {
     }
 }
 
-/// The directories below `directory`, and itself.
+/// `directory`, and the directories below it.
 fn directories(host: &FakeHost, directory: &Path) -> Vec<PathBuf> {
     let mut found = vec![directory.to_path_buf()];
     for name in block_on(host.list(directory)).expect("it is listed") {
@@ -279,7 +279,7 @@ fn directories(host: &FakeHost, directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Who may write to a directory may exchange what is in it.
+/// A user who may write to a directory may exchange its files.
 #[test]
 fn a_directory_that_others_may_write_to_is_set_back() {
     let (bringup, standing) = standing();
@@ -288,7 +288,7 @@ fn a_directory_that_others_may_write_to_is_set_back() {
         let entry = block_on(standing.entry(path)).expect("it can be looked at");
         entry.is_some_and(|entry| entry.attributes.mode & 0o077 == 0)
     };
-    // Other users do not get below a directory that root alone enters.
+    // Other users cannot enter what is below a directory that only root may enter.
     all.retain(|path| !path.ancestors().skip(1).any(is_closed));
     assert!(all.len() > 10, "{all:?}");
     let mut unseen = Vec::new();
@@ -312,10 +312,10 @@ fn a_directory_that_others_may_write_to_is_set_back() {
         assert_eq!(outcome, Outcome::Converged, "{told}");
         assert_eq!(attributes(&host), before, "{}", path.display());
     }
-    assert_eq!(unseen, Vec::<PathBuf>::new(), "green all the same");
+    assert_eq!(unseen, Vec::<PathBuf>::new(), "no check noticed them");
 }
 
-/// Without it `kubectl logs` and `kubectl exec` are forbidden.
+/// Without this permission `kubectl logs` and `kubectl exec` are forbidden.
 #[test]
 fn a_deleted_permission_of_the_api_server_comes_back() {
     let (bringup, host) = standing();
@@ -336,7 +336,7 @@ fn a_deleted_permission_of_the_api_server_comes_back() {
     assert!(stands());
 }
 
-/// New pods would have another network, or none.
+/// With this file, new pods would have another network, or none.
 #[test]
 fn a_network_configuration_that_comes_before_ours_is_told() {
     let (bringup, host) = standing();
@@ -361,7 +361,7 @@ fn a_network_configuration_that_comes_before_ours_is_told() {
     assert!(told.warns && told.reason.contains(foreign), "{told:?}");
 }
 
-/// The host would come up without it, and nothing says so before.
+/// After a boot the host would come up without docker, and no other check reports it before.
 #[test]
 fn docker_that_does_not_start_at_boot_is_told() {
     let (bringup, host) = standing();
@@ -369,7 +369,7 @@ fn docker_that_does_not_start_at_boot_is_told() {
     let health = bringup.check(&host);
     let mut conditions = health.iter().flat_map(|phase| &phase.conditions);
     let told = conditions.find(|its| its.status != Status::True);
-    let told = told.expect("it is told");
+    let told = told.expect("it is reported");
     assert!(told.warns && told.reason.contains("at boot"), "{told:?}");
 }
 
@@ -414,7 +414,7 @@ fn what_cannot_be_written_keeps_nothing_else_from_being_repaired() {
     );
 }
 
-/// Where a trial could not tell: the disk fails at the very moment.
+/// A fault that the trial write cannot find: the disk fails at the moment of the real write.
 #[test]
 fn what_was_stopped_in_vain_runs_again() {
     let (bringup, host) = standing();
@@ -434,9 +434,9 @@ fn what_was_stopped_in_vain_runs_again() {
         if let Some(name) = container {
             let state = block_on(host.container(name)).expect("docker answers");
             assert!(state.is_some_and(|state| state.running), "{told}");
-            assert_eq!(container.map(config), before, "as it was");
+            assert_eq!(container.map(config), before, "same configuration");
         }
-        // The next repair that can write ends well, and a clean knows of all that runs.
+        // The next repair that can write succeeds, and a clean knows everything that runs.
         host.set_faults(FaultPlan::none());
         let (outcome, told) = repair(&bringup, &host);
         assert_eq!(outcome, Outcome::Converged, "{told}");
@@ -454,7 +454,7 @@ fn running(host: &FakeHost, name: &str) -> Option<String> {
     state.filter(|state| state.running).map(|state| state.id)
 }
 
-/// It serves from files that are gone, or has them open: no apply would start it again.
+/// etcd has its lost files still open: no apply could start it again.
 #[test]
 fn what_runs_on_lost_data_goes_on_running() {
     const DATA: &str = "/var/opt/pf9/kube/etcd/data";
@@ -470,7 +470,7 @@ fn what_runs_on_lost_data_goes_on_running() {
         });
         host.clear_journal();
         let mut failed = failed(&bringup, &host);
-        // As where etcd does not answer for a moment.
+        // etcd may fail to answer for a moment.
         failed.insert("etcd".parse().expect("a name"));
         let set = restart_set(&bringup.plan, &failed);
         let events = Recording::default();
@@ -486,7 +486,7 @@ fn what_runs_on_lost_data_goes_on_running() {
         ] {
             assert!(told.contains(wanted), "{lost}: `{wanted}`: {told}");
         }
-        // What needs none of it is repaired.
+        // Phases that do not need the data are repaired.
         let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
         assert!(
             problems.iter().all(|one| one.problem.contains(ID)),
@@ -505,7 +505,7 @@ fn what_runs_on_lost_data_goes_on_running() {
     }
 }
 
-/// Neither a restart nor a full clean brings up what systemd is told not to start.
+/// Neither a restart nor a full clean can start a masked unit.
 #[test]
 fn a_masked_unit_is_not_ended() {
     let (bringup, host) = brought_up("cp-1-vip");
@@ -599,7 +599,7 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
         let (set, problems) = block_on(runner(&bringup, &host, &unheard).restartable(&failed));
         assert!(!names(set).contains(&"etcd".to_owned()), "{what}");
         assert!(!problems.is_empty(), "{what}");
-        // An engine whose process was stopped says so when it is started again; one that only hangs is asked in vain.
+        // A docker whose process was stopped reports this when it is started again; one that only hangs does not answer.
         for stopped in [true, false] {
             if stopped {
                 host.meddle(|world| world.stop_process("/system.slice/docker.service"));
@@ -616,7 +616,7 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
             assert_eq!(running(&host, "etcd"), etcd, "{what}: {told}");
         }
     }
-    // An image that the same run loads is no obstacle, and one that another run would load is.
+    // An image that the same run loads is no obstacle. An image that only another run would load is one.
     let host = standing.fork();
     host.meddle(|world| world.forget_image(&image.reference));
     let of = |phases: &[&str]| -> Vec<PhaseName> {
@@ -635,7 +635,7 @@ fn a_container_that_could_not_be_made_again_is_not_removed() {
     assert!(running(&host, "etcd").is_some());
 }
 
-/// kubelet ends what runs for a new manifest, and starts nothing where an image is wanting.
+/// For a new manifest kubelet ends the old pod, and starts no container whose image is missing.
 #[test]
 fn the_static_pod_is_not_exchanged_for_one_whose_image_is_not_there() {
     const MANIFEST: &str = "/etc/pf9/kube.d/manifests/k8s-master.yaml";
@@ -673,7 +673,7 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
     host.meddle(|world| world.remove_container("proxy"));
     host.set_faults(FaultPlan::none().fail("entry", &archive));
     let events = Recording::default();
-    let problems = block_on(runner(&bringup, &host, &events).misfits()).expect("it is told");
+    let problems = block_on(runner(&bringup, &host, &events).misfits()).expect("it is reported");
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].problem.contains(&archive), "{problems:?}");
     assert!(
@@ -684,7 +684,7 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
     );
     let mut failed = failed(&bringup, &host);
     failed.insert("etcd-image".parse().expect("a name"));
-    // Its image was loaded long ago.
+    // The image was loaded long ago.
     let (set, problems) = block_on(runner(&bringup, &host, &events).restartable(&failed));
     assert!(problems.is_empty(), "{problems:?}");
     let all = names(set.clone());
@@ -695,7 +695,7 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
     whole.set_faults(FaultPlan::none().fail("entry", &archive));
     let outcome = block_on(runner(&bringup, &whole, &events).restart(&set, &[]));
     assert_eq!(outcome.ok(), Some(Outcome::Converged));
-    // It is needed where the image is gone.
+    // The archive is needed if the image is gone.
     let mut steps = bringup.plan.phases.iter().flat_map(|phase| &phase.steps);
     let etcd = steps.find_map(|step| match &step.spec {
         Spec::Image(image) if image.archive.ends_with("etcd.tar") => Some(image.reference.clone()),
@@ -714,7 +714,7 @@ fn a_payload_that_cannot_be_looked_at_is_told_and_holds_up_no_other_phase() {
     assert_eq!(outcome.ok(), Some(Outcome::Converged));
 }
 
-/// docker is slow just then: what it does not tell of could not be made again.
+/// docker is slow at that moment: a container whose configuration it does not return could not be made again.
 #[test]
 fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
     let (bringup, host) = standing();
@@ -737,7 +737,7 @@ fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
     }
 }
 
-/// Each question to it lasts to its deadline, and the role has many images.
+/// Each question to docker lasts until its deadline, and the role has many images.
 #[test]
 fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     const LOOKS: Duration = Duration::from_secs(10);
@@ -771,7 +771,7 @@ fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     assert!(took <= LOOKS, "{took:?}");
 }
 
-/// What runs in an engine that is down cannot be told, and there is nothing to be ended.
+/// A docker that is down cannot say what runs in it, and there is nothing to stop.
 #[test]
 fn an_engine_that_is_down_is_started_and_no_end_fails() {
     let (bringup, host) = standing();
@@ -788,7 +788,7 @@ fn an_engine_that_is_down_is_started_and_no_end_fails() {
     assert!(failures.next().is_none(), "{}", text(&told));
 }
 
-/// Spoils something as soon as a thing is stopped.
+/// Damages something as soon as a thing is stopped.
 struct Spoiler<'a> {
     /// Part of the step's name.
     stopped: &'a str,
@@ -821,7 +821,7 @@ fn what_does_not_run_was_not_started_again() {
                         world.remove(Path::new(directory).join(KUBELET));
                     }
                 });
-                // The sink is called inside of a runtime.
+                // The sink is called inside a runtime, so another thread needs its own.
                 std::thread::scope(|scope| {
                     let reload = scope.spawn(|| block_on(host.reload_units()));
                     let reloaded = reload.join().expect("it comes to its end");
@@ -914,7 +914,7 @@ fn a_unit_that_does_not_run_is_to_be_started_and_not_created() {
     assert!(!told.contains("would be created"), "{told}");
 }
 
-/// The real thing, on the file system of this machine: nothing stays behind, and what cannot be replaced is told.
+/// The trial write on the real file system of this machine: it leaves nothing behind, and reports what cannot be replaced.
 #[test]
 fn a_trial_on_a_real_disk_leaves_no_trace() {
     let directory = tempfile::tempdir().expect("a directory");

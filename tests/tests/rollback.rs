@@ -1,5 +1,5 @@
-//! A failed phase goes back to how it was, and no further: what hangs is given up, what stood before stands, and what
-//! others made since is theirs.
+//! A failed phase is restored to its state before the run, and no further: an operation that hangs is given up, what the phase had
+//! before stays, and what others have made since stays theirs.
 
 use behaviour::{Bringup, Run, Scripts};
 use engine::exec::{Event, Outcome};
@@ -7,7 +7,7 @@ use engine::host::CommandOutput;
 use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
 use engine::ledger::Record;
 
-/// A phase of this name with these steps; the rest of the header is between the two.
+/// A phase with this name and these steps; `header` is the rest of its header.
 fn phase(name: &str, header: &str, steps: &str) -> Scripts {
     with_phase(Scripts::default(), name, header, steps)
 }
@@ -140,7 +140,7 @@ fn on_rollback_runs_on_a_phase_that_began_here_and_not_on_one_that_stood() {
         assert_eq!(world.text("/etc/ours").as_deref(), Some("old"));
         assert!(
             world.unit_active("because-of-it.service"),
-            "what runs because of a phase that stood is not ended"
+            "a unit of a phase that was applied before is not ended"
         );
     });
 }
@@ -251,7 +251,7 @@ fn an_inverse_that_never_ends_is_given_up_and_the_others_are_carried_out() {
         assert!(world.text("/etc/second").is_some());
         assert_eq!(world.text("/etc/third"), None);
     });
-    // What could not be taken back stays written down, for a clean to try again.
+    // What could not be taken back stays in the ledger, so that a clean tries again.
     host.set_faults(FaultPlan::none());
     let clean = Bringup::clean(&host, false);
     assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
@@ -285,7 +285,7 @@ fn a_precondition_that_was_met_once_is_not_asked_again() {
     ));
     let host = FakeHost::new();
     assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
-    // By now the host is ours, and what we run takes what it had.
+    // The host is ours now, and our programs use its memory.
     bringup.facts.memory_bytes = Some(0);
     let run = bringup.apply(&host);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
@@ -315,7 +315,7 @@ fn chosen_phases_run_in_order_also_where_what_lies_between_is_not_chosen() {
     let scripts = with_phase(scripts, "b", r#".requires(["a"])"#, &step("b"));
     let scripts = with_phase(scripts, "c", r#".requires(["b"])"#, &step("c"));
     let bringup = Bringup::of_scripts(&scripts);
-    // While the first waits for its second try, another could begin.
+    // While the first phase waits for its second try, another one could begin.
     let host = FakeHost::new().with_faults(FaultPlan::none().fail("write", "/etc/a").times(2));
     let run = bringup.apply_only(&host, &["a", "c"]);
     assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());

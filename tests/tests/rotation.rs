@@ -1,4 +1,4 @@
-//! An authority is replaced step by step, nobody is shut out on the way, and a step that is cut anywhere is made good.
+//! An authority is replaced step by step, no component loses its access on the way, and an interrupted step can be completed.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,7 +20,7 @@ use engine::resource::{NoSecrets, ResourceError};
 const STEPS: [Rotation; 3] = [Rotation::Begin, Rotation::Switch, Rotation::Finish];
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A host that stands, an hour after it was brought up.
+/// A host at its role, an hour after it was brought up.
 fn standing() -> (Bringup, FakeHost) {
     let bringup = Bringup::of("cp-1");
     let host = bringup.bare_host();
@@ -39,7 +39,7 @@ fn runner<'a>(
     Runner::new(plan, host, &bringup.facts, &NoSecrets, events)
 }
 
-/// What keeps a step from being taken.
+/// The error that prevents a step, if there is one.
 fn refusal(
     bringup: &Bringup,
     host: &FakeHost,
@@ -55,7 +55,7 @@ fn refusal(
     .err()
 }
 
-/// Takes a step as `nodelet certs rotate` does; the steps that changed something.
+/// Takes a step as `nodelet certs rotate` does; gives the steps of the plan that changed something.
 fn take(bringup: &Bringup, host: &FakeHost, authority: &str, step: Rotation) -> Vec<String> {
     let refused = refusal(bringup, host, authority, step);
     assert!(refused.is_none(), "{step:?}: {refused:?}");
@@ -124,7 +124,7 @@ fn each_authority_is_replaced_and_everybody_follows() {
             assert_eq!(now.facts().serial == before, step == Rotation::Begin);
             assert_eq!(roots(&host, authority), [trusted], "{authority} {step:?}");
             host.meddle(|world| world.advance(10 * MINUTE));
-            // Neither nodeletd nor an apply by hand finds anything to do between the steps.
+            // Neither nodeletd nor an apply by an operator finds anything to do between the steps.
             let settled = bringup.apply(&host).changes();
             assert_eq!(settled, Vec::<String>::new(), "{authority} {step:?}");
         }
@@ -170,14 +170,14 @@ fn a_step_waits_for_its_turn_and_for_everybody() {
     refused(Rotation::Finish, "no other is trusted");
     take(&bringup, &host, "cluster", Rotation::Begin);
     refused(Rotation::Finish, "does not sign yet");
-    // One that has not taken in the successor would be shut out by the switch.
+    // A component that does not trust the successor yet would lose its access with the switch.
     let trust = certificate_paths("apiserver/kubelet").trust;
     let both = host.look(|world| world.text(&trust)).expect("it is there");
     host.meddle(|world| world.file(&trust, "gone"));
     refused(Rotation::Switch, "certs: certificates are as planned");
     host.meddle(|world| world.file(&trust, both));
     take(&bringup, &host, "cluster", Rotation::Begin);
-    // The switch alone, without the renewals.
+    // Only the switch, without the renewals.
     let plan = rotating(&bringup.plan, "cluster", Rotation::Switch).expect("the role has it");
     let events = Recording::default();
     let outcome = block_on(runner(&bringup, &plan, &host, &events).rotate());
@@ -185,7 +185,7 @@ fn a_step_waits_for_its_turn_and_for_everybody() {
     refused(Rotation::Begin, "still trusted");
     refused(Rotation::Finish, "certificates of kube-apiserver are due");
     assert!(refusal(&bringup, &host, "cluster", Rotation::Switch).is_none());
-    assert!(rotating(&bringup.plan, "nobody", Rotation::Begin).is_none());
+    assert!(rotating(&bringup.plan, "no-such", Rotation::Begin).is_none());
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_step_is_foretold() {
     }
 }
 
-/// The key that encrypts Secrets: the API server has read each step before the next is taken.
+/// The key that encrypts Secrets: the API server has read each step before the next one is taken.
 #[test]
 fn the_encryption_key_is_replaced_and_the_api_server_follows() {
     let (bringup, host) = standing();
@@ -257,7 +257,7 @@ fn the_encryption_key_is_replaced_and_the_api_server_follows() {
     }
     assert!(
         !ids(&host).contains(&old),
-        "it encrypts and decrypts no more"
+        "it does not encrypt or decrypt any more"
     );
 }
 
@@ -284,7 +284,7 @@ fn cut_anywhere(authority: &str) {
         let cuts = Cut::all(&whole);
         assert!(cuts.len() > 5, "{cuts:?}");
         for cut in cuts {
-            // nodeletd repairs what fails, without knowing of it, and then what has to read the repaired files.
+            // nodeletd repairs what fails, without knowledge of the rotation, and then restarts the readers of the repaired files.
             let watched = cut.host.fork();
             let mut failed = failed_phases(&bringup.check(&watched));
             for _ in 0..2 {
@@ -296,20 +296,20 @@ fn cut_anywhere(authority: &str) {
                 failed = failed_phases(&bringup.check(&watched));
             }
             assert!(failed.is_empty(), "{step:?}, {cut:?}: {failed:?}");
-            // And so does an apply.
+            // An apply repairs it as well.
             let next = cut.host.fork();
             let run = bringup.apply(&next);
             assert_eq!(run.outcome, Outcome::Converged, "{cut:?}: {}", run.text());
             let settled = bringup.apply(&next).changes();
             assert_eq!(settled, Vec::<String>::new(), "{step:?}, {cut:?}");
-            // It is taken again.
+            // The same step is taken again.
             let again = cut.host.fork();
             let events = Recording::default();
             let outcome = block_on(runner(&bringup, &plan, &again, &events).rotate());
             assert_eq!(outcome.expect("it ends"), Outcome::Converged, "{cut:?}");
             let differs = unlike(&shape, &Bringup::shape(&again));
             assert_eq!(differs, Vec::<String>::new(), "{step:?}, {cut:?}");
-            // All of it can be taken back.
+            // A clean takes back all of it.
             let clean = Bringup::clean(&again, true);
             assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
             let left = bringup.not_cleaned(&bare, &again, true);

@@ -1,7 +1,7 @@
-//! A host on which others have much: the role comes, stands and goes as on any other, touches nothing of theirs, and asks the host no more
-//! than it does of one with nothing else on it.
+//! A host with many things of other owners: the role is applied, checked and removed as on any other host, touches nothing of
+//! theirs, and asks the host no more than on a host with nothing else.
 //!
-//! Calls are counted, and no time is measured: whoever asks about each of ten thousand things is found out by that.
+//! The test counts calls and measures no time: code that asks about each of ten thousand things makes too many calls.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,7 +31,7 @@ fn services(port: u16) -> impl Iterator<Item = VirtualService> {
     })
 }
 
-/// A link with a thousand addresses, and what IPVS balances there.
+/// A link with a thousand addresses, and virtual services of IPVS on them.
 fn balance(host: &FakeHost, link: &str, port: u16) {
     host.meddle(|world| {
         let held: Vec<(IpAddr, u8)> = (0..ADDRESSES).map(|n| (address(n).into(), 32)).collect();
@@ -42,7 +42,7 @@ fn balance(host: &FakeHost, link: &str, port: u16) {
     });
 }
 
-/// Rules of others, as of a blocklist.
+/// Firewall rules of another owner, as of a blocklist.
 fn block(host: &FakeHost) {
     host.meddle(|world| {
         let rule = |n: usize| {
@@ -59,7 +59,7 @@ fn block(host: &FakeHost) {
     });
 }
 
-/// Containers of others.
+/// Containers of another owner.
 fn settle(host: &FakeHost) {
     host.meddle(|world| {
         for number in 0..CONTAINERS {
@@ -85,7 +85,7 @@ fn calls<T>(host: &FakeHost, work: impl FnOnce() -> T) -> (Counts, T) {
     (counts, done)
 }
 
-/// A status pass: what nodeletd asks of the host every minute.
+/// A status pass: what nodeletd asks the host every minute.
 fn pass(bringup: &Bringup, host: &FakeHost) -> Vec<PhaseHealth> {
     block_on(async {
         let usual = Interests::for_a_plan();
@@ -106,7 +106,7 @@ fn pass(bringup: &Bringup, host: &FakeHost) -> Vec<PhaseHealth> {
     })
 }
 
-/// How often each is asked on a host with much on it, and how often on one with nothing else.
+/// Asserts that each call is made hardly more often on a host with many things than on one with nothing else.
 fn no_more_than(what: &str, much: &Counts, little: &Counts) {
     for (name, count) in much {
         let usual = little.get(name).copied().unwrap_or(0);
@@ -164,10 +164,10 @@ fn much_of_others_is_asked_about_as_little_as_nothing_and_stays() {
     assert_eq!(much.look(|world| world.firewall_count()), RULES);
     let runs =
         (0..CONTAINERS).all(|n| much.look(|world| world.container_runs(&format!("theirs-{n}"))));
-    assert!(runs, "theirs go on");
+    assert!(runs, "the containers of others go on");
 }
 
-/// What kube-proxy itself has brought is much, too, where there are many Services.
+/// With many Services kube-proxy itself has many virtual services, too.
 #[test]
 fn a_thousand_virtual_services_go_with_kube_proxy_and_those_of_others_stay() {
     let bringup = Bringup::of("cp-2-ipvs");
@@ -176,10 +176,10 @@ fn a_thousand_virtual_services_go_with_kube_proxy_and_those_of_others_stay() {
     let apply = bringup.apply(&host);
     assert_eq!(apply.outcome, Outcome::Converged, "{}", apply.text());
     block(&host);
-    // It has ended by itself, so that the fake one does not put its rules in order again.
+    // kube-proxy has ended by itself, so that the fake one does not restore its rules.
     host.meddle(|world| world.remove_container("proxy"));
     balance(&host, "kube-ipvs0", 443);
-    // The API's own Service, which is there from the beginning.
+    // The API's own Service, which exists from the beginning.
     host.meddle(|world| {
         let mut held: Vec<(IpAddr, u8)> = (0..ADDRESSES).map(|n| (address(n).into(), 32)).collect();
         held.push(([10, 21, 0, 1].into(), 32));
@@ -229,7 +229,7 @@ fn a_pass_asks_no_more_where_tenants_have_many_pods() {
     assert_eq!(after, before);
 }
 
-/// One list of containers for all checks of a pass; no look at a container that is not ours; three programs at most.
+/// A pass lists the containers once for all checks, inspects only our containers, and runs three programs at most.
 #[test]
 fn a_pass_asks_each_dear_question_once() {
     let bringup = Bringup::of("cp-1");
@@ -246,7 +246,7 @@ fn a_pass_asks_each_dear_question_once() {
     assert!(health.iter().all(PhaseHealth::is_well), "{health:#?}");
     let count = |name: &str| counts.get(name).copied().unwrap_or(0);
     assert_eq!(count("containers"), 1, "{counts:#?}");
-    // Each of ours may be a container of a check, and of a step that is to be as planned.
+    // Each of our containers may be inspected for a check, and for a step that has to be as planned.
     assert!(
         count("container") <= 2 * ours.len(),
         "{ours:?}: {counts:#?}"

@@ -1,4 +1,4 @@
-//! What others bring to a host while the role stands on it, between two cleans, or before: a clean takes back what is ours,
+//! What others bring to a host before the role, while the role is on it, or between two cleans: a clean takes back what is ours,
 //! and nothing of theirs.
 
 use behaviour::{Bringup, Case, Cut, Run, block_on, somebody_elses};
@@ -10,7 +10,7 @@ use engine::host::{
 use engine::ledger::Record;
 use engine::resource::MaskedSecrets;
 
-/// A host on which the role has been brought about, after `meddle`.
+/// A host with the role applied, after `meddle`.
 fn standing(case: &str, meddle: impl Fn(&FakeHost)) -> (Bringup, FakeHost) {
     let bringup = Bringup::of(case);
     let host = bringup
@@ -28,9 +28,9 @@ fn cleaned(host: &FakeHost, purge: bool) -> Run {
     clean
 }
 
-/// A container of somebody else, which runs.
+/// A running container of another owner.
 fn stranger(host: &FakeHost) {
-    host.meddle(|world| world.image("somebody/else:1"));
+    host.meddle(|world| world.image("example/foreign:1"));
     let theirs = somebody_elses("theirs");
     block_on(host.create_container(&theirs)).expect("it is made");
     block_on(host.start_container("theirs")).expect("it is started");
@@ -43,7 +43,7 @@ fn what_came_to_be_between_two_cleans_is_not_ours() {
     let first = Bringup::clean(&host, false);
     assert_eq!(first.outcome, Outcome::Failed, "{}", first.text());
     host.set_faults(FaultPlan::none());
-    // Days later.
+    // Some days later.
     let files = [
         "/etc/docker/daemon.json",
         "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
@@ -73,14 +73,14 @@ fn an_engine_that_somebody_else_lives_in_stays() {
         let state = block_on(host.container(ours)).expect("docker answers");
         assert!(state.is_none(), "{ours}: {}", clean.text());
     }
-    // It is his from now on.
+    // docker belongs to the other owner from now on.
     let again = cleaned(&host, true);
     assert_eq!(again.changes(), Vec::<String>::new());
     let unit = block_on(host.unit("docker.service")).expect("systemd answers");
     assert!(unit.is_active(), "{}", again.text());
 }
 
-/// It answers, and does not say what is in it: that is not to say that nobody is.
+/// docker answers, but does not list its containers: it may still have containers of another owner.
 #[test]
 fn an_engine_of_which_nobody_knows_who_lives_in_it_stays() {
     let (_, host) = standing("cp-2-nodocker", |_| ());
@@ -88,7 +88,12 @@ fn an_engine_of_which_nobody_knows_who_lives_in_it_stays() {
     host.set_faults(FaultPlan::none().fail("containers", "*"));
     let vain = Bringup::clean(&host, true);
     assert_eq!(vain.outcome, Outcome::Failed, "{}", vain.text());
-    assert!(vain.text().contains("nobody can tell"), "{}", vain.text());
+    assert!(
+        vain.text()
+            .contains("it is not known whether it has containers"),
+        "{}",
+        vain.text()
+    );
     let runs = || {
         let state = block_on(host.container("theirs")).expect("docker answers");
         state.is_some_and(|state| state.running)
@@ -138,7 +143,7 @@ fn directories_that_were_there_stay_with_what_was_in_them() {
             .any(|(name, _)| name == format!("path {dir}"));
         assert!(is_there, "{dir}");
     }
-    // Once they are claimed, nothing more is written down.
+    // Once the directories are recorded, no more records are written.
     let _ = bringup.apply(&host);
     host.clear_journal();
     let second = bringup.apply(&host);
@@ -165,7 +170,7 @@ fn what_kube_proxy_has_the_kernel_balance_goes() {
     let (bringup, host) = standing("cp-2-ipvs", |_| ());
     let services = || block_on(host.virtual_services()).expect("they are listed");
     assert_eq!(services().len(), 1, "kube-proxy's own");
-    // Once kube-proxy is gone, others may balance again; what is on no address of this host is theirs.
+    // Once kube-proxy is gone, others may use IPVS again; a service on an address that this host does not have is theirs.
     let theirs = VirtualService {
         transport: Transport::Udp,
         at: "192.0.2.1:53".parse().expect("an address"),
@@ -177,7 +182,7 @@ fn what_kube_proxy_has_the_kernel_balance_goes() {
     assert_eq!(services(), [theirs], "{}", clean.text());
 }
 
-/// kube-proxy takes away what it does not know.
+/// kube-proxy removes virtual services that it does not know.
 #[test]
 fn where_others_have_the_kernel_balance_ipvs_is_refused() {
     let mut case = Case::named("cp-2-ipvs");
@@ -204,13 +209,13 @@ fn nothing_is_begun_that_could_not_be_written_to_its_end() {
     assert_ne!(Bringup::clean(&host, true).outcome, Outcome::Cleaned);
     assert_ne!(bringup.stop(&host).outcome, Outcome::Stopped);
     assert_eq!(host.mutating_calls(), vec![]);
-    // A clean makes room, so it is content with less than an apply.
+    // A clean makes room, so it needs less than an apply.
     let host = host.with_space(STATE, left(300 * 1024));
     host.meddle(|world| world.remove_container("etcd"));
     host.clear_journal();
     assert_ne!(bringup.apply(&host).outcome, Outcome::Converged);
     assert_eq!(host.mutating_calls(), vec![]);
-    // A repair is a stop and a start: what has room for the one alone ends nothing.
+    // A repair is a stop and a start: if there is only room for the stop, it ends nothing.
     let events = Recording::default();
     let secrets = MaskedSecrets;
     let runner = Runner::new(&bringup.plan, &host, &bringup.facts, &secrets, &events);
@@ -239,7 +244,7 @@ fn a_ledger_that_lost_its_end_is_refused() {
         );
         assert_ne!(bringup.apply(&host).outcome, Outcome::Converged, "{kept}");
         assert_eq!(host.mutating_calls(), vec![], "{kept}");
-        // Nor is a new one begun where it is moved away.
+        // If the ledger is moved away, no new one is begun, either.
         host.meddle(|world| world.remove(&path));
         host.clear_journal();
         assert_ne!(bringup.apply(&host).outcome, Outcome::Converged, "{kept}");
@@ -247,7 +252,8 @@ fn a_ledger_that_lost_its_end_is_refused() {
     }
 }
 
-/// Cut in the last phase, and everything came up by itself: what fails weeks later takes down nothing that stood.
+/// A run that was interrupted in its last phase, after which everything came up by itself: a failure weeks later must not take back
+/// what is running.
 #[test]
 fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
     let bringup = Bringup::of("cp-1");
@@ -265,7 +271,7 @@ fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
         let its = |record: &Record| matches!(record, Record::Stands { phase, .. } if phase.as_str() == "etcd");
         records.iter().any(its)
     };
-    // In the midst of the phase, and in the last one.
+    // In the middle of the phase, and in the last phase.
     let midst = cuts.iter().rfind(|cut| !stands(cut));
     let midst = midst.expect("it did not stand from the start").host.fork();
     let cut = cuts.iter().rfind(|cut| !ended(cut));
@@ -277,14 +283,14 @@ fn a_run_that_was_cut_near_its_end_is_no_reason_to_take_down_what_stands() {
         let state = block_on(host.container("etcd")).expect("docker answers");
         state.is_some()
     };
-    // Another plan fails: it takes back what it has done itself.
+    // A failing run of another plan takes back only what it has done itself.
     for other in [&midst, &cut] {
         let other = other.fork();
         let run = bringup.doomed(etcd).apply_phase(&other, etcd);
         assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
         assert!(runs(&other), "{}", run.text());
     }
-    // The same plan fails.
+    // A failing run of the same plan.
     let same = cut.fork();
     same.meddle(|world| world.break_container("etcd", true));
     let run = bringup.apply_phase(&same, etcd);

@@ -1,5 +1,5 @@
-//! The words of the language and the settings they read: every example works, the reference page is that of the table,
-//! and no setting is read by nobody.
+//! The words of the language and the settings they read: every example works, the reference page matches the table, and every
+//! setting has a reader.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use behaviour::{Case, Scripts, checked_in, fixtures, repository, text};
 use engine::env::{DefaultValue, KEYS};
 use engine::script::{Role, WORDS, reference};
 
-/// Settings that neither planner nor scripts read, each with who does or will.
+/// Settings that neither planner nor scripts read, each with its reader.
 const READ_LATER: &[(&str, &str)] = &[
     ("ETCD_BACKUP_COUNT", BACKUP),
     ("ETCD_BACKUP_KEEP", BACKUP),
@@ -86,6 +86,6 @@ fn every_setting_is_read_by_somebody() {
     let known: BTreeSet<&str> = READ_LATER.iter().map(|(name, _)| *name).collect();
     assert_eq!(
         unread, known,
-        "left: settings that nothing reads, right: those that are known to wait"
+        "left: settings without a reader, right: settings in `READ_LATER`"
     );
 }

@@ -14,7 +14,7 @@ pub(crate) struct Arguments {
     /// All labs.
     #[arg(long)]
     all: bool,
-    /// The cache too: the next `up` builds everything anew.
+    /// The cache too: the next `up` builds everything again.
     #[arg(long)]
     cache: bool,
 }
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!(
             "{}",
             if names.is_empty() {
-                "No lab stood.".to_owned()
+                "There was no lab.".to_owned()
             } else {
                 format!("Took down: {}.", names.join(", "))
             }
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let left: Vec<String> = down::labs(&cache)?.into_iter().collect();
     if !left.is_empty() {
-        println!("Still standing: {}.", left.join(", "));
+        println!("Labs that remain: {}.", left.join(", "));
     }
     if arguments.cache {
         down::cache(&cache)?;

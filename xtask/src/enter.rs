@@ -1,4 +1,4 @@
-//! `cargo xtask shell` and `cargo xtask kubectl`: the user's own hands on a lab.
+//! `cargo xtask shell` and `cargo xtask kubectl`: commands that the user runs on a lab host.
 
 use std::io::{IsTerminal, stdin, stdout};
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use lab::{Cache, Host, Lab};
 
 const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 
-/// How a program ends that was interrupted, by the shell's custom.
+/// The exit code of an interrupted program, as shells have it.
 const INTERRUPTED: u8 = 130;
 
 /// The options of `shell`.
@@ -33,7 +33,7 @@ pub(crate) struct Kubectl {
     /// The host to run on; the lab's first one if not named.
     #[arg(long)]
     host: Option<String>,
-    /// Words for kubectl, after `--`.
+    /// Arguments for kubectl, after `--`.
     #[arg(last = true)]
     words: Vec<String>,
 }
@@ -58,7 +58,7 @@ impl Kubectl {
     }
 }
 
-/// A kubectl command as it is run on a host. The role's program, not one that happens to be on PATH.
+/// The words that run kubectl on a host. It is the role's kubectl, not another one on PATH.
 pub(crate) fn kubectl_words<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let kubectl = "/opt/pf9/roles/pf9-kube/current/payload/bin/kubectl";
     [kubectl, "--kubeconfig", KUBECONFIG]
@@ -83,7 +83,8 @@ pub(crate) fn host(lab: &str, name: Option<&str>) -> Result<Host> {
     }
 }
 
-/// Runs the words there with our streams, and ends as they end; they end with us.
+/// Runs a command on the host with our standard streams, and returns its exit code. If we are interrupted, the command is ended as
+/// well.
 fn enter(host: &Host, words: &[&str]) -> Result<ExitCode> {
     let status = host.enter(words, stdin().is_terminal() && stdout().is_terminal())?;
     let Some(status) = status else {

@@ -8,12 +8,12 @@ use lab::{Cache, Fault, Host, command};
 
 use crate::enter::{self, Shell};
 
-/// A fault that nobody mends takes longer.
+/// How long to wait for the repair. A host that is not healthy by then is not being repaired.
 const WHOLE: Duration = Duration::from_secs(180);
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Lab {
-    /// Break a host in one of the ways that the suites know, and tell when it is whole again; without a name, list them.
+    /// Break a host with one of the suites' faults, and report when it is healthy again; without a name, list the faults.
     Fault(Arguments),
     /// Open a shell on a lab host, or run a command there.
     Shell(Shell),
@@ -30,10 +30,10 @@ pub(crate) struct Arguments {
     /// The host; the lab's first one if not named.
     #[arg(long)]
     host: Option<String>,
-    /// Break it, and do not wait.
+    /// Break the host, and do not wait for its repair.
     #[arg(long)]
     no_wait: bool,
-    /// Only take away what an earlier fault of this name brought and nobody waited for: a disk, a clock.
+    /// Only remove what an earlier fault of this name left behind (a disk, a clock), for example after `--no-wait`.
     #[arg(long, requires = "name", conflicts_with = "no_wait")]
     clear: bool,
 }
@@ -66,7 +66,7 @@ impl Arguments {
         }
         fault.prepare(&host, &vip)?;
         if !fault.is_whole(&host, &vip)? {
-            bail!("the host is not whole as it is; `nodelet check` there says what is wrong");
+            bail!("the host is not healthy before the fault; `nodelet check` on it says why");
         }
         if !self.no_wait {
             is_held(&host)?;
@@ -83,25 +83,25 @@ impl Arguments {
         let took = began.elapsed().as_secs_f64();
         match whole {
             Some(()) => {
-                println!("whole again after {took:.1} s");
+                println!("healthy again after {took:.1} s");
                 fault.clear(&host, &vip)?;
             }
             None => bail!(
-                "not whole again after {took:.0} s; does nodeletd run? (`systemctl start pf9-nodeletd` on the host)"
+                "not healthy again after {took:.0} s; does nodeletd run? (`systemctl start pf9-nodeletd` on the host)"
             ),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Refuses where nobody would mend what is broken.
+/// Refuses a host that nodeletd would not repair.
 fn is_held(host: &Host) -> Result<()> {
-    const NEXT: &str = "`cargo xtask up --set KUBE_SERVICE_STATE=true` makes a master that nodeletd keeps; `--no-wait` breaks this one and leaves it so";
+    const NEXT: &str = "`cargo xtask up --set KUBE_SERVICE_STATE=true` makes a master that nodeletd keeps at its role; `--no-wait` breaks this one without a repair";
     let output = host.exec(&["nodelet", "status", "--json"])?;
     let view: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("nodeletd does not answer there: {NEXT}"))?;
+        .with_context(|| format!("nodeletd does not answer on the host: {NEXT}"))?;
     if view["desired"] != "true" {
-        bail!("nodeletd only looks on there, as KUBE_SERVICE_STATE says: {NEXT}");
+        bail!("nodeletd only observes this host, because KUBE_SERVICE_STATE is not true: {NEXT}");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a published figure was taken on, and of which commit.
+//! The machine and the commit on which published figures were measured.
 
 use std::fs;
 use std::process::Command;
@@ -14,10 +14,10 @@ use crate::checkout;
 
 /// The load average over a minute below which a machine is quiet.
 const QUIET: f64 = 0.5;
-/// How long a machine is given to become quiet: a build before it weighs on the average for minutes.
+/// How long to wait until the machine is quiet: an earlier build keeps the load average high for minutes.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
-/// The machine and the day, as the head of a page.
+/// The machine, the commit and the day of a measurement, for the head of a page.
 #[derive(Debug)]
 pub(crate) struct Machine {
     date: String,
@@ -30,7 +30,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// As it is now. What cannot be told says so; no figure depends on it.
+    /// The machine as it is now. A value that cannot be read is `unknown`; no figure depends on these values.
     pub(crate) fn now() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let day = format_description!("[year]-[month]-[day]");
@@ -47,12 +47,12 @@ impl Machine {
         }
     }
 
-    /// One line for each thing.
+    /// One line per property, with the load average at the beginning and at the end of the command.
     pub(crate) fn describe(&self, command: &str) -> String {
         format!("{}, {} at the end\n", self.describe_begin(command), load())
     }
 
-    /// The same, for a page that is written before the command ends.
+    /// Like [`Self::describe`], without the load average at the end: for a page that is written before the command ends.
     pub(crate) fn describe_begin(&self, command: &str) -> String {
         format!(
             "- date: {}\n- commit: {}\n- command: `{command}`\n- machine: {} processors, {} GiB of memory, kernel {}, {}\n\
@@ -89,19 +89,19 @@ pub(crate) fn wait_until_quiet() -> Result<()> {
     }
 }
 
-/// Refuses to publish figures of a tree that no commit names.
+/// Refuses to publish figures if the files differ from the commit.
 ///
 /// # Errors
-/// Files other than the pages below docs/ differ from the commit that is checked out, or git does not tell.
+/// Files other than the pages below docs/ differ from the commit that is checked out, or git failed.
 pub(crate) fn refuse_changes() -> Result<()> {
     let changed = changed().context("ask git what differs from the commit")?;
     if !changed.is_empty() {
-        bail!("--write needs a tree as it was committed, and these files differ:\n{changed}");
+        bail!("--write needs files as they were committed, but these differ:\n{changed}");
     }
     Ok(())
 }
 
-/// The commit that is checked out; with changes beside it where there are some.
+/// The commit that is checked out, with `, with changes` if files differ from it.
 fn commit() -> Option<String> {
     let commit = git(&["rev-parse", "--short=10", "HEAD"])?;
     Some(if changed()?.is_empty() {
@@ -111,7 +111,7 @@ fn commit() -> Option<String> {
     })
 }
 
-/// What differs from the commit, without the pages: a measurement writes them.
+/// The files that differ from the commit, without the pages below docs/: a measurement writes those.
 fn changed() -> Option<String> {
     git(&["status", "--porcelain", "--", ":/", ":(top,exclude)docs"])
 }

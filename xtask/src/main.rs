@@ -31,7 +31,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring up a Kubernetes master on a lab host, with everything that takes; again, to bring what changed.
+    /// Bring up a Kubernetes master on a lab host, with everything it needs. Run it again to apply what changed.
     Up(up::Arguments),
     /// Take labs down and leave nothing behind.
     Down(down::Arguments),
@@ -44,12 +44,12 @@ enum Command {
     /// Break a lab host on purpose, or open a shell there.
     #[command(subcommand)]
     Lab(fault::Lab),
-    /// Run the checks and tests. All go on when one fails, and each that failed is named at the end.
+    /// Run the checks and tests. A failure does not stop the others; the end of the output names all failures.
     #[command(alias = "ci")]
     Test(test::Arguments),
-    /// Run the suites that take minutes each: clean slate, cuts with kill -9, predictions on real hosts.
+    /// Run the suites that take minutes each: clean slate, interruptions with kill -9, predictions on real hosts.
     Soak(soak::Arguments),
-    /// Measure nodelet, beside kubeadm of the same source on the same hosts, and tell whether targets are met.
+    /// Measure nodelet, and kubeadm from the same source on the same hosts, and report whether the targets are met.
     Bench(bench::Arguments),
     /// Run a program once and print its seconds and its peak memory; `bench` uses it.
     #[command(hide = true)]

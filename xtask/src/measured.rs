@@ -1,7 +1,8 @@
 //! `cargo xtask measured -- PROGRAM …`: one run of a program, its wall time and its peak memory, as `SECONDS KIBIBYTES`.
 //!
-//! A process of its own, because the system adds up what all children of a process took: here there is only one. The peak has a
-//! floor, the few megabytes of this process itself, which the child has in common with it until it becomes the program.
+//! It is a separate process because the kernel reports the usage of all children of a process together: this process has only one
+//! child. The peak is never below the few megabytes of this process itself: the child shares its memory until it executes the
+//! program.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -9,15 +10,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// The words of `measured`.
+/// The options of `measured`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The program and its arguments. What it prints is read by nobody.
+    /// The program and its arguments. Its standard output is discarded.
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
 
-/// What one run took.
+/// Run time and peak memory of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) seconds: f64,
@@ -37,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .with_context(|| format!("cannot start {program}"))?;
     let seconds = began.elapsed().as_secs_f64();
     let peak = getrusage(UsageWho::RUSAGE_CHILDREN)
-        .context("the system does not tell what a child took")?
+        .context("cannot read the resource usage of the child")?
         .max_rss();
     if !status.success() {
         bail!("{program} ended with {status}");

@@ -10,9 +10,9 @@ use crate::cargo;
 /// How it is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// Quickly.
+    /// Builds fast.
     Dev,
-    /// As it is shipped; what is measured.
+    /// As it is shipped; measurements use it.
     Release,
 }
 
@@ -26,7 +26,7 @@ impl Profile {
     }
 }
 
-/// Builds nodelet and, beside it, nodeletd in the user's own target directory, and tells where it is.
+/// Builds nodelet and, beside it, nodeletd in cargo's target directory, and returns the path of nodelet.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let (profile, directory) = profile.names();
     let build = ["build", "--package", "nodelet", "--bins"];

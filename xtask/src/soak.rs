@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the suites that take minutes each, and the page of what they saw.
+//! `cargo xtask soak`: the suites that take minutes each, and the page with their results.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,22 +16,23 @@ use crate::nodelet::{self, Profile};
 use crate::transient::{suites, with_labs};
 use crate::{cargo, checkout};
 
-/// Where `--write` puts what was seen.
+/// The page that `--write` writes.
 const PAGE: &str = "docs/clean-slate.md";
 /// The soaks whose figures are on that page.
 const SLATES: &[&str] = &["clean_slate", "ten_cuts"];
-/// What the suites are told of the machine and the commit, for their own sections of pages.
+/// The variable that describes the machine and the commit to suites that write sections of pages.
 const MEASURED_ON: &str = "NODELET_MEASURED_ON";
-/// More than all of them take.
+/// Time limit of one cargo command; all soaks together take less.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// The options of `soak`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Run those alone whose name has one of these in it; all if none is named.
+    /// Run only the soaks whose name contains one of these; all soaks if none is given.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Write what they saw to docs/clean-slate.md (if all of `clean_slate` and `ten_cuts` are run), docs/fidelity.md and docs/benchmarks.md.
+    /// Write the results to docs/clean-slate.md (if all of `clean_slate` and `ten_cuts` are run), docs/fidelity.md and
+    /// docs/benchmarks.md.
     #[arg(long)]
     write: bool,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Arguments {
 /// The packages with soaks, and the targets they are in.
 const TARGETS: &[(&str, &str)] = &[("lab", "hosts"), ("lab-suites", "soak")];
 
-/// Targets of the package `behaviour` that try a sample of what they could try, and here everything.
+/// Targets of the package `behaviour` that `cargo xtask test` runs with a sample of their cases, and a soak with all cases.
 const IN_FULL: &[&str] = &["cuts", "properties"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -58,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             bail!("a soak failed; repeat it with `cargo xtask soak {target}`");
         }
     }
-    // Names of these alone ask for no lab.
+    // If only such targets are named, no lab is needed.
     let named = !arguments.names.is_empty();
     if named
         && arguments
@@ -88,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 .envs([Suites::record_to(&record)]);
             if !command::streaming(&mut cargo, LIMIT)?.success() {
                 bail!(
-                    "a soak failed; repeat it with `cargo xtask soak NAME`, and with NODELET_LAB_KEEP=1 for a look at its lab"
+                    "a soak failed; repeat it with `cargo xtask soak NAME`, and with NODELET_LAB_KEEP=1 to inspect its lab"
                 );
             }
         }
@@ -99,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let page = checkout().join(PAGE);
         let text = render(&machine.describe(&arguments.command()), &record)?;
         fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))?;
-        println!("What was seen is in {PAGE}.");
+        println!("The results are in {PAGE}.");
     }
     let _ = fs::remove_file(&record);
     Ok(ExitCode::SUCCESS)
@@ -175,16 +176,16 @@ fn render(machine: &str, record: &Path) -> Result<String> {
 }
 
 const INTRODUCTION: &str = "\
-A host before `nodelet apply` is compared with the same host after `apply` and `clean`. Written by `cargo xtask soak --write`, which fails where a
-single line differs; so a page with another number than 0 is never written. `cargo xtask test` asserts the bare host too.
+A host before `nodelet apply` is compared with the same host after `apply` and `clean`. Written by `cargo xtask soak --write`, which fails if a
+single line differs, so a page with a number other than 0 is never written. `cargo xtask test` asserts the bare host too.
 
-Compared are, on lab hosts: files below /etc, /usr, /opt, /var, /root, /run, /tmp, /home, /srv and /boot with kind, mode and owner, their
-content but for packages' own and /run, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
+These are compared on lab hosts: files below /etc, /usr, /opt, /var, /root, /run, /tmp, /home, /srv and /boot with kind, mode and owner, their
+content except packages' own and /run, and links; docker's settings, containers, images, volumes and networks; mounts, links, addresses, routes,
 rules and network namespaces; iptables and ip6tables rules in their order and with duplicates; nftables, ipsets and IPVS where their tools are installed;
 kernel settings and modules; packages, accounts, unit files and units with their state, control groups, crontabs. `lab/src/snapshot.sh` is the list.
 ";
 
-const NOT_COMPARED: &str = "Extended attributes are not compared, nor the content of packages' own files below /usr and of files in /run.";
+const NOT_COMPARED: &str = "Extended attributes, the content of packages' own files below /usr and the content of files in /run are not compared.";
 
 #[cfg(test)]
 mod tests {

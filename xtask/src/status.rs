@@ -1,4 +1,4 @@
-//! `cargo xtask status`: what stands, and what the cache costs.
+//! `cargo xtask status`: the labs that exist, and the size of the cache.
 
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
@@ -13,7 +13,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let names = down::labs(&cache)?;
     let mut text = String::new();
     if names.is_empty() {
-        let _ = writeln!(text, "No lab stands. `cargo xtask up` makes one.");
+        let _ = writeln!(text, "There is no lab. `cargo xtask up` makes one.");
     }
     for name in names {
         match Lab::open(&cache, &name) {
@@ -67,7 +67,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         cache.root().display(),
         size.unwrap_or_else(|_| "size unknown".to_owned())
     );
-    // A reader that went away ends the matter quietly.
+    // It is no error if the reader has closed the pipe.
     let _ = stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,11 @@
-//! Labs that go with the command that made them.
+//! Labs that are removed when the command that made them ends.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use lab::{Setup, Suites, command};
 
-/// What suites on labs are given: this program, and what the set-up has made.
+/// The inputs of suites on labs: this program, and the artifacts of the set-up.
 pub(crate) fn suites(setup: &Setup, nodelet: PathBuf) -> Suites {
     Suites {
         run: Suites::run_name(),
@@ -16,8 +16,8 @@ pub(crate) fn suites(setup: &Setup, nodelet: PathBuf) -> Suites {
     }
 }
 
-/// Does work whose labs all have names that begin with `run`, and takes them down however it ends: also after an interrupt, which
-/// ends what runs at the time and lets the work fail.
+/// Does work whose labs all have names that begin with `run`, and takes these labs down afterwards, also if the work fails. An
+/// interrupt ends the running command, so the work fails and the labs are taken down.
 pub(crate) fn with_labs<T>(
     setup: Setup,
     run: &str,
@@ -27,15 +27,15 @@ pub(crate) fn with_labs<T>(
     let result = work(&setup);
     if Suites::keep() {
         println!(
-            "The labs stay, as NODELET_LAB_KEEP says; `cargo xtask status` shows them, `cargo xtask down --all` ends them."
+            "The labs stay because NODELET_LAB_KEEP is 1; `cargo xtask status` shows them, `cargo xtask down --all` removes them."
         );
         return result;
     }
     let cache = setup.cache.clone();
-    // As long as it lives, the outer docker has a user.
+    // While `setup` exists, the outer docker counts as used and is not stopped.
     drop(setup);
     match (result, Suites::clear(&cache, run)) {
-        (Err(error), Err(left)) => Err(error.context(format!("labs are left: {left:#}"))),
+        (Err(error), Err(left)) => Err(error.context(format!("labs remain: {left:#}"))),
         (result, cleared) => cleared.and(result),
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask up`: from nothing to a Ready node; on a lab that stands, what is new in the checkout.
+//! `cargo xtask up`: from nothing to a Ready node. On an existing lab it applies what changed in the checkout.
 
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
@@ -16,44 +16,45 @@ use crate::nodelet::Profile;
 use crate::{checkout, nodelet};
 
 const READY: Duration = Duration::from_secs(300);
-/// How long an apply that somebody else started may take.
+/// How long to wait for an apply that runs on the host already.
 const OTHERS: Duration = Duration::from_secs(600);
-/// nodeletd's unit, and what its start or stop takes at most: a change reaches its next safe point first.
+/// nodeletd's unit, and the time limit for its start or stop: before it stops, a change reaches its next safe point.
 const NODELETD: &str = "pf9-nodeletd.service";
 const DAEMON: Duration = Duration::from_secs(150);
-/// Until nodeletd has read its settings.
+/// How long nodeletd may take to read its settings.
 const HELD: Duration = Duration::from_secs(60);
-/// Where settings lie while nodelet judges them.
+/// The file with the settings while nodelet validates them.
 const CANDIDATE: &str = "/run/nodelet-lab-settings.yaml";
 
 /// The options of `up`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The lab's name. Several may stand side by side.
+    /// The lab's name. Several labs can exist at the same time.
     #[arg(long, default_value = "default")]
     lab: String,
     /// The host's name.
     #[arg(long, default_value = "master-1", value_name = "NAME")]
     host: String,
-    /// What a new host has before the role comes to it; `bare` if not named.
+    /// What is installed on a new host before the role; `bare` by default.
     #[arg(long, value_enum)]
     image: Option<Kind>,
     /// Make the new host a virtual machine: with a kernel of its own, and slower.
     #[arg(long, conflicts_with = "image")]
     vm: bool,
-    /// Give the API server a virtual address. Like `--set`, it stays chosen for this host until the lab is taken down.
+    /// Give the API server a virtual address. Like `--set`, the choice is kept for this host until the lab is taken down.
     #[arg(long)]
     vip: bool,
-    /// Take back an earlier `--vip`.
+    /// Undo an earlier `--vip`.
     #[arg(long, conflicts_with = "vip")]
     no_vip: bool,
-    /// A value for the operator's configuration; may be repeated. With KUBE_SERVICE_STATE=true nodeletd is started and keeps the host.
+    /// A value for the operator's configuration; may be repeated. KUBE_SERVICE_STATE=true starts nodeletd, which keeps the host at
+    /// its role.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     values: Vec<String>,
-    /// Take back an earlier `--set` of this key; may be repeated.
+    /// Undo an earlier `--set` of this key; may be repeated.
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
-    /// Make what labs are made of, and no lab.
+    /// Only run the set-up, and make no lab.
     #[arg(long)]
     only_setup: bool,
     /// Install this nodelet, and the nodeletd beside it, instead of building them from the checkout.
@@ -64,7 +65,7 @@ pub(crate) struct Arguments {
     no_apply: bool,
 }
 
-/// A pair, looked at before anything is started.
+/// Checks the form of a pair before anything is started.
 fn pair(text: &str) -> Result<String> {
     Config::pair(text)?;
     Ok(text.to_owned())
@@ -112,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         "Lab `{}`: host {} {} at {} after {:.0} s.",
         lab.name(),
         host.name(),
-        if stood { "stands already" } else { "runs" },
+        if stood { "exists already" } else { "runs" },
         host.address(),
         began.elapsed().as_secs_f64()
     );
@@ -126,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let daemon = Daemon::stop(&host)?;
     if stays {
-        println!("Its configuration stays; --vip, --no-vip, --set and --unset change it.");
+        println!("Its configuration is unchanged; --vip, --no-vip, --set and --unset change it.");
     } else {
         package::configure(&host, &config)?;
         lab.choose(host.name(), chosen.clone())?;
@@ -146,7 +147,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         daemon.restore()?;
     }
     applied?;
-    // Something to run: a lab reaches no registry.
+    // An image for workloads: a lab reaches no registry.
     host.load_image(&setup.toolbox)?;
     explain(&lab, &host, began)
 }
@@ -157,13 +158,13 @@ impl Arguments {
         self.vip || self.no_vip || !self.values.is_empty() || !self.unset.is_empty()
     }
 
-    /// What earlier calls chose, with what this one changes.
+    /// The choices of earlier calls, with the changes of this call.
     fn choices(&self, mut earlier: Choices) -> Result<Choices> {
         earlier.vip = (earlier.vip || self.vip) && !self.no_vip;
         for key in &self.unset {
             if earlier.settings.remove(key).is_none() {
                 bail!(
-                    "no earlier `up` of this lab set {key}, so --unset {key} has nothing to take back"
+                    "no earlier `up` of this lab set {key}, so --unset {key} has nothing to undo"
                 );
             }
         }
@@ -192,7 +193,7 @@ fn create(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
     Ok((lab, host))
 }
 
-/// What the hosts of a lab are to see of the machine.
+/// The directories of the machine that the hosts of a lab mount.
 fn mounts(image: Image, setup: &Setup) -> Result<Vec<Mount>> {
     let mut mounts = vec![package::payload_mount(&setup.payload)];
     if image == Image::Machine {
@@ -201,7 +202,7 @@ fn mounts(image: Image, setup: &Setup) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-/// The lab as an earlier `up` left it, finished or not, if it still is what this one would make.
+/// The lab that an earlier `up` made, finished or not. Fails if this `up` would make another one.
 fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
     let lab = Lab::open(&setup.cache, &arguments.lab)?;
     let host = lab.host(&arguments.host)?;
@@ -225,7 +226,7 @@ fn reopen(arguments: &Arguments, setup: &Setup) -> Result<(Lab, Host)> {
     Ok((lab, host))
 }
 
-/// Waits for a nodelet that is at work on the host: an `up` that was cut off leaves the one it started.
+/// Waits for a nodelet that runs on the host: an interrupted `up` leaves the one it started.
 fn wait_for_others(host: &Host) -> Result<()> {
     let works = || {
         host.exec(&["pgrep", "-x", "nodelet"])
@@ -234,10 +235,10 @@ fn wait_for_others(host: &Host) -> Result<()> {
     if !works() {
         return Ok(());
     }
-    println!("A nodelet is at work on the host; waiting for it to end.");
+    println!("nodelet runs on the host already; waiting for it to end.");
     command::poll(OTHERS, || (!works()).then_some(())).with_context(|| {
         format!(
-            "nodelet is still at work on the host `{}` after {} s",
+            "nodelet still runs on the host `{}` after {} s",
             host.name(),
             OTHERS.as_secs()
         )
@@ -252,7 +253,7 @@ fn config(chosen: &Choices, lab: &Lab, host: &Host) -> Config {
     config
 }
 
-/// Lets nodelet judge settings before they are written: it reads them, plans with them, and touches nothing.
+/// Lets nodelet validate settings before they are written: it reads them, plans with them, and changes nothing.
 fn validate(host: &Host, config: &Config) -> Result<()> {
     host.put(config.render().as_bytes(), CANDIDATE, 0o600)?;
     let output = host.exec(&[
@@ -269,7 +270,7 @@ fn validate(host: &Host, config: &Config) -> Result<()> {
     )
 }
 
-/// Whether nodeletd is to keep the host.
+/// Whether nodeletd is to keep the host at its role.
 fn keeps(chosen: &Choices) -> bool {
     chosen
         .settings
@@ -277,7 +278,7 @@ fn keeps(chosen: &Choices) -> bool {
         .is_some_and(|state| state == "true")
 }
 
-/// nodeletd on a host. It rests while `up` changes the host, and takes up the new program when it starts again.
+/// nodeletd on a host. It is stopped while `up` changes the host, and uses the new program when it is started again.
 struct Daemon<'a> {
     host: &'a Host,
     ran: bool,
@@ -297,7 +298,7 @@ impl<'a> Daemon<'a> {
         Ok(daemon)
     }
 
-    /// As it was.
+    /// Starts nodeletd again if it ran before.
     fn restore(&self) -> Result<()> {
         if self.ran {
             self.systemctl(&["start"])?;
@@ -352,7 +353,7 @@ fn apply(lab: &Lab, host: &Host) -> Result<()> {
     )?;
     if !status.success() {
         bail!(
-            "nodelet failed on {host}; the host stands as it is: look with `cargo xtask shell --lab {lab} {host}`, \
+            "nodelet failed on {host}; the host is left as it is: inspect it with `cargo xtask shell --lab {lab} {host}`, \
              remove it with `cargo xtask down --lab {lab}`",
             host = host.name(),
             lab = lab.name(),
@@ -361,8 +362,8 @@ fn apply(lab: &Lab, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Asks the API server, not nodelet, whether the node is Ready. One that has just got another address or certificate may take a
-/// moment until it answers.
+/// Asks the API server, not nodelet, whether the node is Ready. An API server that has just got another address or certificate may
+/// need a moment until it answers.
 fn wait_until_ready(host: &Host) -> Result<()> {
     let words = kubectl_words(&[
         "wait",

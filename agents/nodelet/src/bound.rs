@@ -1,4 +1,4 @@
-//! What a host stands with, whatever is written down of it.
+//! The identity that a host is bound to, even if its record was lost.
 
 use anyhow::Result;
 use engine::exec::{Recording, Runner};
@@ -10,11 +10,11 @@ use crate::cli::RoleArgs;
 use crate::identity::Identity;
 use crate::settled::last_good_if_any;
 
-/// What the host is bound to. Where that was lost on a host that stands, the last good settings say it: those that are judged now may
-/// be others.
+/// The identity that the host is bound to. If its record was lost while the role is on the host, it comes from the last good settings:
+/// the current settings may have changed.
 ///
 /// # Errors
-/// The host does not say in time what it is.
+/// Gathering the facts of the host timed out.
 pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<Identity>> {
     if let Some(recorded) = Identity::recorded() {
         return Ok(Some(recorded));
@@ -25,12 +25,12 @@ pub(crate) async fn bound_to(args: &RoleArgs, host: &LiveHost) -> Result<Option<
     let unheard = Recording::default();
     let runner = Runner::new(&last.plan, host, &last.facts, &last.secrets, &unheard);
     let stands = !last.are_of_no_role() && stands(host, &runner).await;
-    // Which address it stands with they do not say.
+    // The last good settings do not say with which address the host was set up.
     Ok(stands.then(|| last.identity.without_address()))
 }
 
-/// Whether anything of ours is on the host, but for what a clean keeps: the ledger says so, or, where it was lost, what runs. A ledger
-/// that cannot be read has made a condition Unknown; it is no reason to know nothing else either.
+/// Whether anything of ours is on the host, except what a clean keeps: by the ledger, or by what runs if the ledger was lost. A ledger
+/// that cannot be read counts as empty here, because a condition reports it already.
 pub(crate) async fn stands(host: &dyn Host, runner: &Runner<'_>) -> bool {
     let records = Ledger::read(host).await.unwrap_or_default();
     let live = Ledger::live_in(&records);
@@ -59,13 +59,13 @@ mod tests {
             .join(path)
     }
 
-    /// `KUBE_SERVICE_STATE: false` ends what runs also where nobody knows any more how it came there.
+    /// `KUBE_SERVICE_STATE: false` stops what runs even if no record says any more what started it.
     #[tokio::test(start_paused = true)]
     async fn a_host_without_its_ledger_stands_by_what_runs() {
         stands_by_what_runs("cp-1", "172.30.0.11").await;
     }
 
-    /// There docker is ours, its socket too.
+    /// On this host docker is ours, and so is its socket.
     #[tokio::test(start_paused = true)]
     async fn a_host_that_had_no_docker_stands_by_what_runs() {
         stands_by_what_runs("cp-2-nodocker", "172.30.0.12").await;
@@ -86,7 +86,7 @@ mod tests {
         let unheard = Recording::default();
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
         assert!(!stands(&host, &runner).await, "it is bare");
-        // Nor does a look at it wait for an engine that hangs.
+        // The check does not wait for a container engine that hangs.
         let hangs = FaultPlan::none().stall("container", "*");
         host.set_faults(hangs.stall("container_engine", "*"));
         let looked = tokio::time::timeout(Duration::from_secs(10), stands(&host, &runner));
@@ -101,8 +101,8 @@ mod tests {
         assert!(stands(&host, &runner).await, "its files are there");
         assert_eq!(runner.runs().await, Some(false));
         for unit in ["docker.socket", "docker.service", "pf9-kubelet.service"] {
-            host.start_unit(unit).await.expect("somebody starts it");
-            // Docker alone is nobody's sign of life.
+            host.start_unit(unit).await.expect("it starts");
+            // Docker alone does not show that the role runs.
             let kubelet = unit == "pf9-kubelet.service";
             assert_eq!(runner.runs().await, Some(kubelet));
         }
@@ -110,7 +110,7 @@ mod tests {
             .await
             .expect("it ends");
         host.set_faults(FaultPlan::none().fail("container", "etcd"));
-        assert_eq!(runner.runs().await, None, "nobody can tell");
+        assert_eq!(runner.runs().await, None, "it is not known");
         host.set_faults(FaultPlan::none());
         host.meddle(|world| world.remove(STATE));
         assert!(stands(&host, &runner).await, "the ledger is lost");

@@ -31,13 +31,13 @@ pub(crate) enum Command {
     Check(RunArgs),
     /// End what the role runs, in reverse order, and leave its files.
     Stop(RunArgs),
-    /// Show how this host stands: phases, conditions, attempts, what comes next. Asks nodeletd.
+    /// Show this host's state: phases, conditions, attempts, what comes next. Asks nodeletd.
     Status(StatusArgs),
-    /// Let nodeletd look on and touch nothing for a while.
+    /// Let nodeletd only watch and change nothing for a while.
     Pause(PauseArgs),
     /// Let nodeletd go on.
     Resume,
-    /// Hand this node's pods over to others and take no new ones, for some time. Its own parts go on running.
+    /// Evict this node's pods and take no new ones, for some time. Its own parts go on running.
     ///
     /// Afterwards, or at `nodelet resume`, nodeletd lets pods come back.
     Drain(DrainArgs),
@@ -46,33 +46,33 @@ pub(crate) enum Command {
     /// One status pass, as nodeletd makes it.
     #[command(hide = true)]
     Pass(PassArgs),
-    /// Give each node of the cluster that has no pods' subnet a free one, as nodeletd does on masters.
+    /// Assign a free pod subnet to each node of the cluster that has none, as nodeletd does on masters.
     #[command(hide = true)]
     PodSubnets(PodSubnetsArgs),
-    /// Take the role off this host: all is as it was before, but for what is kept.
+    /// Take the role off this host: all is as it was before, except what is kept.
     Clean(CleanArgs),
     /// Recover the ledger of a host where the role runs and the ledger was lost, damaged or replaced. Changes nothing else.
     ///
-    /// The copy of the ledger is used where it is complete. Otherwise what stands on the host as the role makes it is recorded as the
+    /// The copy of the ledger is used if it is complete. Otherwise everything on the host that is as the role makes it is recorded as the
     /// role's, and what cannot be known (values from before the role) is listed.
     Recover(RecoverArgs),
     /// Show every certificate: its end, when it is due for renewal, who uses it. Reads files and nothing else.
     ///
-    /// Exit codes: 0 all are valid; 2 one is over or cannot be read, or there are more than are read.
+    /// Exit codes: 0 all are valid; 2 one is not valid or cannot be read, or there are too many to read all.
     Certs(CertsArgs),
     /// List the role's phases for this host, in order.
     Phases(RoleArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
     ///
-    /// Files, containers and what is in the cluster are no part of it; packages, units, links and ports are. On a host at its role
-    /// the file so describes neither that host nor a bare one, and says which role stood there.
+    /// The file has packages, units, links and ports, but no files, containers or objects of the cluster. On a host with a role, it
+    /// therefore describes neither that host nor a bare one, and says which role was there.
     Facts,
     /// Take backups of this master's etcd, and look at them.
     #[command(subcommand)]
     Etcd(EtcdCommand),
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
     History(HistoryArgs),
-    /// Say what brought a thing about, what failed there, and what happens next. Changes nothing.
+    /// Say which step made a thing, what failed there, and what happens next. Changes nothing.
     Why(WhyArgs),
 }
 
@@ -106,8 +106,8 @@ impl Command {
 }
 
 impl Command {
-    /// The verb, where it acts on this host or looks at it and `--facts` describes another one. A role may be any user's where it is
-    /// planned for a facts file; what a command does here, it does as root.
+    /// The verb, if the command changes or checks this host although `--facts` describes another one. With a facts file, any user may own
+    /// the role; a command on this host carries it out as root.
     pub(crate) fn with_facts_of_another_host(&self) -> Option<&'static str> {
         let (verb, role) = match self {
             Self::Plan(_)
@@ -146,16 +146,16 @@ impl Command {
 pub(crate) enum EtcdCommand {
     /// Take a snapshot, prove it by a restore into a throw-away directory, and keep it.
     ///
-    /// Whoever wants to change the host goes first: the backup ends and leaves nothing (exit code 2). One that nodeletd has begun is
-    /// made up for when the host is at rest.
+    /// Commands that change the host go first: the backup ends and leaves nothing (exit code 2). If nodeletd began the backup, it takes
+    /// another one when the host is at rest.
     Backup(EtcdBackupArgs),
     /// List the backups. Reads their manifests and nothing else.
     List(EtcdListArgs),
-    /// Hold backups against their hash, their manifest, this cluster, and a restored copy of them. Changes none.
+    /// Compare backups with their hash, their manifest, this cluster, and a restored copy of them. Changes none.
     ///
-    /// Exit codes: 0 all are good; 1 it could not be told of all, or the command was asked to end; 2 at least one is not good.
+    /// Exit codes: 0 all are good; 1 some could not be verified, or the command was asked to end; 2 at least one is not good.
     Verify(EtcdVerifyArgs),
-    /// Show how backups stand: the newest proven one, room, alarms of etcd.
+    /// Show the state of backups: the newest proven one, room, alarms of etcd.
     Status(EtcdListArgs),
 }
 
@@ -180,7 +180,7 @@ pub(crate) struct EtcdVerifyArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// These alone, by their names as `list` shows them.
+    /// Verify only these, by their names as `list` shows them.
     pub(crate) names: Vec<String>,
 }
 
@@ -259,19 +259,19 @@ pub(crate) struct RepairArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Restart these and what needs them, whatever a check says.
+    /// Restart these and what needs them, even if their checks hold.
     pub(crate) phases: Vec<String>,
 
-    /// Restart these too, and what needs them, unless a check says that they are well by now.
+    /// Restart these too, and what needs them, unless their checks hold by now.
     #[arg(long, value_name = "PHASE", hide = true)]
     pub(crate) if_failing: Vec<String>,
 
-    /// Take everything off but what is kept, and start from the first phase: if a check still fails then, and an apply could begin
-    /// afterwards.
+    /// Take everything off except what is kept, and start from the first phase. Only if a check still fails when this command begins, and
+    /// if an apply could begin afterwards.
     #[arg(long, conflicts_with_all = ["phases", "left_over"])]
     pub(crate) afresh: bool,
 
-    /// Only take back what stands without being in the plan; restart nothing.
+    /// Only take back what is on the host but not in the plan; restart nothing.
     #[arg(long, conflicts_with_all = ["phases", "if_failing"])]
     pub(crate) left_over: bool,
 }
@@ -288,12 +288,13 @@ pub(crate) struct CertsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsCommand {
-    /// Renew the certificates of the first component that has one past three fifths of its life, and see them used.
+    /// Renew the certificates of the first component that has one past three fifths of its life, and wait until it uses them.
     Renew(RenewArgs),
     /// Replace an authority, a step at a time: begin, switch, finish (docs/certificates.md).
     ///
-    /// Each step restarts what reads its roots at its start alone. Between the steps everything goes on, for as long as you like: after
-    /// `begin` copy the admin's kubeconfig anew to wherever it is used and restart workloads that talk to the API server; then switch.
+    /// Each step restarts the components that read their roots only when they start. Between the steps everything goes on, for as long as
+    /// you like: after `begin` copy the admin's kubeconfig again to each place where it is used, and restart workloads that talk to the
+    /// API server; then switch.
     Rotate(RotateArgs),
 }
 
@@ -316,11 +317,12 @@ pub(crate) struct RotateArgs {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum RotateStep {
-    /// Make a successor, and have it trusted beside the present one; make the next encryption key, and have it read.
+    /// Make a successor that is trusted beside the present authority; or the next encryption key, which then decrypts but does not
+    /// encrypt.
     Begin,
-    /// Have the successor sign, and renew all that its predecessor signed; have the next key encrypt, and store all Secrets anew.
+    /// Sign with the successor, and renew all that its predecessor signed; or encrypt with the next key, and store all Secrets again.
     Switch,
-    /// Have the predecessor trusted no more; have the previous key retired.
+    /// Trust the predecessor no more; or retire the previous key.
     Finish,
 }
 
@@ -329,11 +331,11 @@ pub(crate) struct RenewArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Of this component, if one of its certificates is due.
+    /// Renew those of this component, if one of its certificates is due.
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(components()))]
     pub(crate) component: Option<String>,
 
-    /// Of all components, one after the other.
+    /// Renew those of all components, one after the other.
     #[arg(long, conflicts_with = "component")]
     pub(crate) all: bool,
 }
@@ -355,7 +357,7 @@ pub(crate) struct PauseArgs {
     #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) time: std::time::Duration,
 
-    /// Why, for whoever finds the host like this.
+    /// The reason, which `nodelet status` shows.
     #[arg(long, default_value = "")]
     pub(crate) because: String,
 }
@@ -365,7 +367,7 @@ pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// How long nodeletd is to leave the node like that, for example 30m; at most 7 days.
+    /// How long nodeletd leaves the node drained, for example 30m; at most 7 days.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(crate) lasting: std::time::Duration,
 }
@@ -379,7 +381,7 @@ pub(crate) struct PassArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) cgroup: Vec<PathBuf>,
 
-    /// Failures in a row before this pass, as the pass before has told, in JSON.
+    /// Failures in a row before this pass, as the previous pass reported them, in JSON.
     #[arg(long, value_name = "JSON", value_parser = streaks)]
     pub(crate) before: Option<Streaks>,
 }
@@ -394,7 +396,7 @@ pub(crate) struct PodSubnetsArgs {
     #[arg(long, value_name = "LENGTH")]
     pub(crate) prefix: u8,
 
-    /// How the API server is reached.
+    /// The kubeconfig with which the API server is reached.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: PathBuf,
 }
@@ -415,7 +417,7 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) full: bool,
 
-    /// What plan does anyway; with --json, one event per line.
+    /// `plan` is always a dry run; with --json, this writes one event per line.
     #[arg(long, requires = "facts", hide = true)]
     pub(crate) dry_run: bool,
 }
@@ -429,8 +431,7 @@ pub(crate) struct DiffArgs {
     #[arg(long, conflicts_with_all = ["facts", "from", "to", "only"])]
     pub(crate) repair: bool,
 
-    /// Also say whether an apply could begin after a full clean: ports count as free that what is ours listens on, and
-    /// no others.
+    /// Also say whether an apply could begin after a full clean: of the ports in use, only those of the role count as free.
     #[arg(long, conflicts_with_all = ["facts", "repair"])]
     pub(crate) afresh: bool,
 }
@@ -450,7 +451,7 @@ pub(crate) struct HistoryArgs {
     #[arg(long, value_name = "NUMBER")]
     pub(crate) run: Option<u64>,
 
-    /// Show at most so many runs, the newest last.
+    /// Show at most this many runs, the newest last.
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     pub(crate) last: usize,
 

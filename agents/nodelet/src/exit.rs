@@ -7,13 +7,13 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// All is as it should be.
     Ok,
-    /// Something failed; what was wrong has been told.
+    /// Something failed; the error has been reported.
     Failed,
     /// Changes are pending, the run was interrupted, or a check does not hold.
     Pending,
     /// The arguments are wrong (`EX_USAGE` of sysexits.h).
     Usage,
-    /// Somebody else works on the host (`EX_TEMPFAIL`).
+    /// Another command works on the host (`EX_TEMPFAIL`).
     Busy,
 }
 

@@ -1,8 +1,8 @@
-//! What a host may not change while it stands: of which cluster it is, as what, by which name and address, and in which networks.
+//! What a host may not change while a role is on it: its cluster, its role, the node's name and address, and its networks.
 //!
-//! Written down after the first run that was not refused, and removed with the role's last data. Every command that
-//! changes the host compares first, so a wrong setting is refused before anything is touched. Where it was lost, a status pass
-//! writes it anew.
+//! Recorded after the first run that was not refused, and removed with the role's last data. Every command that changes the host compares
+//! its settings with the record first, so a changed one is refused before anything is touched. If the record was lost, a status pass
+//! writes it again.
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
@@ -22,23 +22,23 @@ const FIXED: &[(&str, &str)] = &[
     ("ROLE", "take the role off first: `nodelet clean`"),
     (
         "CLUSTER_ID",
-        "a host leaves its cluster with all it knows of it: `nodelet clean --purge`",
+        "to leave the cluster, remove all its data from this host: `nodelet clean --purge`",
     ),
     (
         "CONTAINERS_CIDR",
-        "pods would lose their addresses; make the cluster anew: `nodelet clean --purge`",
+        "pods would lose their addresses; create the cluster again: `nodelet clean --purge`",
     ),
     (
         "SERVICES_CIDR",
-        "Services would lose their addresses; make the cluster anew: `nodelet clean --purge`",
+        "Services would lose their addresses; create the cluster again: `nodelet clean --purge`",
     ),
     (
         "NODE_CIDR_MASK_SIZE",
-        "nodes have their subnets already; make the cluster anew: `nodelet clean --purge`",
+        "nodes have their subnets already; create the cluster again: `nodelet clean --purge`",
     ),
     (
         "CLUSTER_DNS_DOMAIN",
-        "certificates and pods have it in their names; make the cluster anew: `nodelet clean --purge`",
+        "certificates and pods have it in their names; create the cluster again: `nodelet clean --purge`",
     ),
     (
         "ETCD_DATA_DIR",
@@ -50,20 +50,20 @@ const FIXED: &[(&str, &str)] = &[
     ),
     (
         "KUBE_PROXY_MODE",
-        "what the other mode has left in the kernel would go on routing; `nodelet clean` first, which keeps the cluster's data",
+        "kernel rules of the other mode would go on routing; `nodelet clean` first, which keeps the cluster's data",
     ),
 ];
-/// Those that a clean ends: what it keeps, the cluster's data and authorities, does not hang on them.
+/// Settings that may change after a clean: what a clean keeps, the cluster's data and authorities, does not depend on them.
 const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT", "KUBE_PROXY_MODE"];
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
 
-/// The values of the fixed settings, and what the node is known by.
+/// The values of the fixed settings, and the node's name and address.
 ///
-/// Older releases wrote the host's name and no node's name or address, and read no more than they wrote.
+/// Older releases wrote the host's name, but not the node's name and address, and ignore these when they read the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    /// In the file: the id of the ledger beside it, which tells another host's file from ours.
+    /// Only in the file: the id of the ledger beside it, by which a file of another host is recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ledger: Option<String>,
     host: String,
@@ -79,7 +79,7 @@ pub(crate) struct Identity {
 /// A setting that may not change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "use {name}={wanted} on this host: it stands with {name}={stands}; set it back, or: {way_out}"
+    "use {name}={wanted} on this host: it was set up with {name}={stands}; set it back, or: {way_out}"
 )]
 pub(crate) struct Changed {
     name: String,
@@ -92,7 +92,7 @@ fn path() -> PathBuf {
     PathBuf::from(STATE).join("identity.json")
 }
 
-/// The id of the ledger in this directory, if it can be read: from the tip, and where that is lost from the ledger's first line.
+/// The id of the ledger in this directory, if it can be read: from `ledger.tip` or, if that is lost, from the ledger's first line.
 fn ledger_id(state: &Path) -> Option<String> {
     let tip = daemon::files::read(&state.join("ledger.tip"), LIMIT);
     let named = tip.ok().flatten().and_then(|tip| Ledger::id_in_tip(&tip));
@@ -108,8 +108,8 @@ fn is_forbidden(error: &anyhow::Error) -> bool {
 }
 
 impl Identity {
-    /// What is said where it cannot be written.
-    pub(crate) const NOT_NOTED: &str = "it is not noted what this host stands with, so changed settings will not be refused; a status pass tries again";
+    /// The warning when the identity cannot be written.
+    pub(crate) const NOT_NOTED: &str = "the fixed settings of this host are not recorded, so changes of them will not be refused; a status pass tries again";
 
     pub(crate) fn of(settings: &KubeEnv, facts: &Facts) -> Self {
         let text = |name: &str| settings.get(name).map(ToString::to_string);
@@ -125,8 +125,8 @@ impl Identity {
         }
     }
 
-    /// What the host stands with; `None` on a host without a role. A file that cannot be read or understood counts as none: what
-    /// it was for is a refusal, and a host must never be refused for our own loss.
+    /// The recorded identity; `None` on a host without a role. A file that cannot be read or understood counts as lost: it only serves to
+    /// refuse changes, and no run may be refused because we lost a file.
     pub(crate) fn recorded() -> Option<Self> {
         Self::recorded_at(&path(), ledger_id(Path::new(STATE)).as_deref())
     }
@@ -134,12 +134,12 @@ impl Identity {
     fn recorded_at(path: &Path, ledger: Option<&str>) -> Option<Self> {
         let lost = |error: &anyhow::Error| {
             tracing::warn!(
-                "{} cannot be read and counts as lost: {error:#}; move away what stands there, a status pass writes it anew",
+                "{} cannot be read and counts as lost: {error:#}; move it away, and a status pass writes it again",
                 path.display()
             );
         };
         let content = match daemon::files::read(path, LIMIT) {
-            // Who may not read it is told the rest.
+            // For a user who may not read it, the command goes on without it.
             Err(error) if is_forbidden(&error) => return None,
             read => read.inspect_err(lost).ok()??,
         };
@@ -148,14 +148,14 @@ impl Identity {
         let its = identity.ledger.take();
         if its.is_some() && ledger.is_some() && its.as_deref() != ledger {
             lost(&anyhow::anyhow!(
-                "it is the file of another host, or of an earlier life of this one"
+                "it is the file of another host, or of an earlier ledger of this one"
             ));
             return None;
         }
         Some(identity)
     }
 
-    /// The same without the address, where nobody can tell whether that is the one it stands with.
+    /// The same without the address, if it is not known whether the host was set up with that address.
     pub(crate) fn without_address(&self) -> Self {
         Self {
             address: None,
@@ -163,14 +163,13 @@ impl Identity {
         }
     }
 
-    /// The address that the host stands with, if one of its links still has it. A default route that has come later, or another
-    /// address that has, changes nothing.
+    /// The recorded address, if one of the host's links still has it. A default route or an address that was added later changes nothing.
     pub(crate) fn held_address(&self, facts: &Facts) -> Option<IpAddr> {
         self.address.filter(|address| facts.has_address(*address))
     }
 
-    /// What a status pass writes down of a host that stands as `seen`: what is lost, and what older releases did not write. Which
-    /// address it stands with is seen where all is `well` with this one.
+    /// The record that a status pass writes for a host whose identity is `seen`, if the record was lost, or an older release wrote it
+    /// without an address. The address is recorded only if every check holds (`well`): then it is the one that the host was set up with.
     pub(crate) fn renewed(recorded: Option<&Self>, seen: &Self, well: bool) -> Option<Self> {
         match recorded {
             Some(recorded) if recorded.address.is_some() || !well => None,
@@ -179,7 +178,7 @@ impl Identity {
         }
     }
 
-    /// The first thing in `wanted` that differs from what stands.
+    /// The first difference of `wanted` from this identity.
     pub(crate) fn changed_by(&self, wanted: &Self) -> Option<Changed> {
         self.moved_by(wanted)
             .or_else(|| self.renamed_by(wanted))
@@ -196,7 +195,7 @@ impl Identity {
         })
     }
 
-    /// Names are the same in capitals.
+    /// Names are compared without regard to case.
     fn renamed_by(&self, wanted: &Self) -> Option<Changed> {
         let named = wanted.node.as_deref();
         let (stands, same) = match &self.node {
@@ -204,7 +203,7 @@ impl Identity {
                 node,
                 named.is_none_or(|name| node.eq_ignore_ascii_case(name)),
             ),
-            // Of an older release, which did not say how the node is named.
+            // Written by an older release, without the node's name.
             None => {
                 let names = [named, Some(wanted.host.as_str())];
                 let mut names = names.into_iter().flatten();
@@ -226,8 +225,8 @@ impl Identity {
         FIXED.iter().find_map(|(name, way_out)| {
             let stands = self.settings.get(*name)?;
             let wanted = wanted.settings.get(*name)?;
-            // Identifiers are the same in capitals.
-            // One that was applied without an id may be given one: nothing on it hangs on that.
+            // Identifiers are compared without regard to case. A host that was set up without an id may get one: nothing on the host
+            // depends on it.
             let same = *name == "CLUSTER_ID" && stands.is_empty()
                 || stands == wanted
                 || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
@@ -240,7 +239,7 @@ impl Identity {
         })
     }
 
-    /// After a clean that kept the cluster's data: what the host is still bound to.
+    /// After a clean that kept the cluster's data: keeps only what the host is still bound to.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -248,7 +247,7 @@ impl Identity {
         let Some(mut identity) = Self::recorded() else {
             return Ok(());
         };
-        // Whatever has it in its configuration is gone.
+        // The clean has removed everything that had the address in its configuration.
         identity.address = None;
         identity
             .settings
@@ -299,7 +298,7 @@ mod tests {
             .unwrap_or_default()
     }
 
-    /// Of a host with this address, and this name, in these settings.
+    /// The identity of a host with this name, address and `USE_HOSTNAME`.
     fn seen(host: &str, address: &str, use_hostname: &str) -> Identity {
         let pairs = [
             ("ROLE", "master"),
@@ -331,7 +330,7 @@ mod tests {
             "{refused}"
         );
         assert!(
-            refused.contains("stands with CONTAINERS_CIDR=10.20.0.0/16"),
+            refused.contains("was set up with CONTAINERS_CIDR=10.20.0.0/16"),
             "{refused}"
         );
         assert!(refused.contains("nodelet clean --purge"), "{refused}");
@@ -346,7 +345,7 @@ mod tests {
         let by_address = refused(&stands, &seen("m-1", ADDRESS, "false"));
         for part in [
             ADDRESS,
-            "stands with the node name=m-1",
+            "was set up with the node name=m-1",
             "USE_HOSTNAME",
             "clean --purge",
         ] {
@@ -356,9 +355,9 @@ mod tests {
         for part in ["the address=10.8.0.2", ADDRESS, "`nodelet clean` first"] {
             assert!(moved.contains(part), "{moved}");
         }
-        // Who does not know the address plans nothing, and says why himself.
+        // Without an address nothing is planned, and planning reports why.
         assert_eq!(refused(&stands, &seen("m-1", "", "true")), "");
-        // A host that is named after its address may call itself whatever it likes.
+        // If the node is named after its address, the host's name may change.
         let stands = seen("m-1", ADDRESS, "false");
         assert_eq!(refused(&stands, &seen("m-2", ADDRESS, "false")), "");
     }
@@ -437,7 +436,7 @@ mod tests {
             assert_eq!(Identity::recorded_at(&at(name), None), None, "{name}");
         }
         assert!(Identity::recorded_at(&at("whole"), None).is_some());
-        // One that was written beside another ledger says nothing of this host.
+        // A file that was written beside another ledger is not this host's.
         let mut file = identity("cp-1", &[("ROLE", "master")]);
         file.ledger = Some("ours".to_owned());
         let text = serde_json::to_vec(&file).expect("JSON");

@@ -26,11 +26,12 @@ const ROLES: &str = "/opt/pf9/roles";
 const LIMIT: u64 = 1024 * 1024;
 /// Most files in a settings directory.
 const FILES: usize = 64;
-/// What a host is given to say what it is.
+/// Timeout of gathering the facts of this host, and of checking the directories that settings name.
 const LEARN: Duration = Duration::from_secs(30);
 
-/// What is said where there is no role to carry out.
-pub(crate) const NO_ROLE: &str = "ROLE is none, so this host is to be nothing for now; say what it is to be in the settings (`ROLE: master`)";
+/// The message when ROLE is none.
+pub(crate) const NO_ROLE: &str =
+    "ROLE is none, so this host has no role for now; set its role in the settings (`ROLE: master`)";
 
 /// A plan and what it was made from.
 pub(crate) struct Inputs {
@@ -45,7 +46,7 @@ pub(crate) struct Inputs {
 pub(crate) enum Role {
     /// The one that is installed.
     Installed(Box<RolePackage>),
-    /// The last good one, for these problems of the one that is installed.
+    /// The last good one, because the installed one has these problems.
     LastGood(Vec<String>),
 }
 
@@ -71,13 +72,13 @@ impl SecretStore for SettingSecrets {
 }
 
 impl Inputs {
-    /// Whether there is nothing to carry out.
+    /// Whether the plan has no phases, so that there is nothing to do.
     pub(crate) fn are_of_no_role(&self) -> bool {
         self.plan.phases.is_empty()
     }
 }
 
-/// Reads everything and plans. Every problem of a kind is told at once.
+/// Reads all inputs and plans. Reports all problems of a kind at once.
 pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let settings = settings(args, host).await?;
     from_settings(args, settings, host).await
@@ -100,8 +101,8 @@ pub(crate) async fn from_settings(
     planned(args, role, settings, facts)
 }
 
-/// The same for a status pass, which comes every minute: of the facts, what a plan is made from, and what it takes to judge the
-/// preconditions that were not met before.
+/// The same for a status pass, which runs every minute. Gathers only the facts that a plan needs, and those that the preconditions need
+/// which were not met before.
 pub(crate) async fn for_a_pass(
     args: &RoleArgs,
     settings: KubeEnv,
@@ -136,14 +137,14 @@ fn planned(
     let (plan, role) = match planned {
         Ok(planned) => planned,
         Err(error) => {
-            // What may not change says better why nothing can be planned.
+            // If a fixed setting changed, that is the better reason: report it instead.
             if args.facts.is_none()
                 && let Some(stands) = Identity::recorded()
                 && let Some(changed) = stands.changed_by(&identity)
             {
                 return Err(changed.into());
             }
-            // With the last good settings a host goes on, be the role spoilt meanwhile.
+            // With the last good settings, plan with the last good role package if the installed one is broken.
             let Some(last) = args.settled.then(|| settled::role(&args.role)).flatten() else {
                 return Err(error);
             };
@@ -172,7 +173,7 @@ fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan> {
     })
 }
 
-/// What is wrong with input, for people: the error, then each of its problems with its place.
+/// The text of an error about input: the error with its causes, then each of its problems with its place.
 pub(crate) fn told(error: &anyhow::Error) -> Vec<String> {
     let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
     if let Some(refused) = error.downcast_ref::<Refused>() {
@@ -181,8 +182,8 @@ pub(crate) fn told(error: &anyhow::Error) -> Vec<String> {
     problems
 }
 
-/// What this host is. It has the address that it stands with for as long as one of its links does: a plan by hand and one by
-/// nodeletd are the same.
+/// Gathers the facts of this host. Its address is the recorded one as long as one of its links has that, so a plan by an operator and one
+/// by nodeletd are the same.
 pub(crate) async fn learn(host: &LiveHost, interests: &Interests) -> Result<Facts> {
     let gathering = facts::gather_with(host, interests);
     let mut facts = tokio::time::timeout(LEARN, gathering)
@@ -196,8 +197,8 @@ pub(crate) async fn learn(host: &LiveHost, interests: &Interests) -> Result<Fact
     Ok(facts)
 }
 
-/// Refuses directories that settings name where another user could put something else in their place: root makes them, gives them
-/// their owner, and empties them. A status pass does not ask: what it finds due, a command does that asks first.
+/// Refuses a directory from the settings if a user other than root could replace it: root creates these directories, sets their owner,
+/// and empties them. A status pass skips this check, because every command that nodeletd then runs makes it.
 async fn lie_where_root_alone_puts_them(settings: &KubeEnv, host: &LiveHost) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         return Ok(());
@@ -219,7 +220,8 @@ async fn lie_where_root_alone_puts_them(settings: &KubeEnv, host: &LiveHost) -> 
     })
 }
 
-/// What is wrong with the way to directories that settings name, a sentence each. The role's own places are not settings.
+/// The problems of the paths to directories that settings name, one sentence each. Defaults are not checked: they are the role's own
+/// directories.
 async fn misplaced(settings: &KubeEnv, files: &(dyn Files + Sync)) -> HostResult<Vec<String>> {
     let paths = settings.paths();
     let mut problems = Vec::new();
@@ -232,14 +234,14 @@ async fn misplaced(settings: &KubeEnv, files: &(dyn Files + Sync)) -> HostResult
         }
         if let Some(problem) = changeable_way_to(files, Path::new(path)).await? {
             problems.push(format!(
-                "{name}: others than root can exchange {path}: {problem}, or name another directory\n"
+                "{name}: users other than root can replace {path}: {problem}, or name another directory\n"
             ));
         }
     }
     Ok(problems)
 }
 
-/// Refuses an installed role that names no checksums where the one before it did: nothing of it could be compared any more.
+/// Refuses an installed role without checksums if the last good one had them: its files could no longer be verified.
 fn is_sealed_as_before(place: &Path, role: &RolePackage, was_sealed: bool) -> Result<()> {
     if role.manifest.checksums.is_some() || !was_sealed || !place.starts_with(ROLES) {
         return Ok(());
@@ -251,7 +253,8 @@ fn is_sealed_as_before(place: &Path, role: &RolePackage, was_sealed: bool) -> Re
 }
 
 async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
-    // What a role says is carried out as root. With a facts file there are only commands that plan for the host that it describes.
+    // The scripts of a role decide what is done as root, so only root may own them. With a facts file, a command only plans for the host
+    // that the file describes.
     let as_root = args.facts.is_none() && nix::unistd::Uid::effective().is_root();
     let loaded = if as_root {
         let place = RolePackage::place(&args.role);
@@ -275,7 +278,7 @@ async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
             })
         }
         Err(RoleError::NotFound { place, .. }) => {
-            // The name that was given, which may be a path by now.
+            // Report the name from the command line: the role was loaded by its path.
             let name = args.role.clone();
             Err(RoleError::NotFound { name, place }).context(format!("load role {}", args.role))
         }
@@ -298,7 +301,7 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
                 match settings_file(&name) {
                     Some(true) => paths.push(path.join(name)),
                     Some(false) => bail!(
-                        "read settings: the name of {} ends in other letters than `.yaml`; rename it, or move it away",
+                        "read settings: the extension of {} must be lower-case `.yaml` or `.yml`; rename it, or move it away",
                         path.join(name).display()
                     ),
                     None => {}
@@ -323,7 +326,7 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
                     path.display()
                 );
             }
-            bail!("read settings: {} went away meanwhile", path.display());
+            bail!("read settings: {} was removed meanwhile", path.display());
         };
         files.push((path.display().to_string(), content));
     }
@@ -347,8 +350,8 @@ pub(crate) async fn settings(args: &RoleArgs, host: &LiveHost) -> Result<KubeEnv
     })
 }
 
-/// Whether a file of a settings directory is read: true for settings, false for what somebody will have meant as settings.
-/// Hidden files are none, as for a shell's `*.yaml`: editors leave such copies.
+/// Whether a file of a settings directory is read: true for settings, false for a file that was probably meant as settings but has
+/// capitals in its extension. Hidden files are ignored, as by a shell's `*.yaml`: editors leave such copies.
 fn settings_file(name: &str) -> Option<bool> {
     let (stem, extension) = name.rsplit_once('.')?;
     if stem.starts_with('.') || stem.is_empty() {
@@ -382,7 +385,7 @@ fn count(number: usize, what: &str) -> String {
     }
 }
 
-/// The settings in use, and what they make of the host, as a status pass sees it.
+/// The settings, and the inputs planned from them, as a status pass reads them.
 ///
 /// # Errors
 /// As [`settings`] and [`for_a_pass`].
@@ -399,7 +402,7 @@ mod tests {
 
     use super::*;
 
-    /// Who owns the parent directory chooses what stands at the path when root comes to it.
+    /// The owner of the parent directory decides what is at the path when root uses it.
     #[tokio::test]
     async fn directories_of_settings_lie_where_only_root_can_exchange_them() {
         let named = |name: &str, path: &str| {
@@ -428,7 +431,7 @@ mod tests {
             let parts = [name, "/srv/u/place", "/srv/u: it belongs to user 1000"];
             assert!(parts.iter().all(|part| told.contains(part)), "{told}");
         }
-        // The role's own places are not the operator's choice.
+        // The role's own directories are not chosen by the operator, so they are not checked.
         host.meddle(|world| world.file("/var/opt/pf9/a", ""));
         host.meddle(|world| world.own(Path::new("/var/opt/pf9"), theirs));
         let told = misplaced(&named("ETCD_BACKUP_DIR", "/mnt/backups"), &host).await;
@@ -450,7 +453,7 @@ mod tests {
             "install the role's package again",
         ];
         assert!(parts.iter().all(|part| told.contains(part)), "{told}");
-        // A checkout has none, nor has a host where none were ever seen.
+        // A checkout needs no checksums, and neither does a host whose last good role had none.
         let checkout = Path::new("/root/checkout/roles/r");
         is_sealed_as_before(checkout, &role, true).expect("it is a checkout");
         is_sealed_as_before(place, &role, false).expect("nothing is known of another one");

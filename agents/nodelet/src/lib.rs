@@ -3,8 +3,8 @@
 //! `nodelet` is a thin edge: arguments, files and signals come in here, the engine does the work, and events become text
 //! or JSON. Results go to standard output, everything else to standard error. Exit codes are in [`exit`].
 //!
-//! `nodeletd` does nothing to the host itself: it decides when what has to be done, and lets `nodelet` do it, as a
-//! person would ([`nodeletd`](mod@nodeletd)).
+//! `nodeletd` changes nothing on the host itself: it decides what has to be done and when, and runs `nodelet` for it, as an operator
+//! would ([`nodeletd`](mod@nodeletd)).
 
 mod bound;
 mod cli;
@@ -40,14 +40,14 @@ pub fn nodeletd() -> ExitCode {
     nodeletd::main()
 }
 
-/// Tells what the parser has to say: that the arguments are wrong or, asked for, the help and the version.
+/// Prints the parser's message: the error for wrong arguments, or the help or version that was asked for.
 pub(crate) fn tell_usage(error: &clap::Error) -> Exit {
     let printed = error.print();
     if error.use_stderr() {
         return Exit::Usage;
     }
     match printed {
-        // A reader that goes away has had enough.
+        // A reader that closes the pipe needs no more.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             trouble::say(&format!(
                 "could not write the help to standard output: {error}"
@@ -74,7 +74,7 @@ pub fn command_line() -> ExitCode {
         _ => &[],
     };
     if let Err(error) = commands::join_cgroup(cgroup) {
-        // Whoever sees nothing repairs nothing: a limit that cannot be had is no reason not to look.
+        // Go on without the limit: without status passes, nodeletd would repair nothing.
         trouble::say(&format!(
             "nodelet: could not {error:#}; going on with lowered priority"
         ));
@@ -86,7 +86,7 @@ pub fn command_line() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        // They would go to the standard error that cannot be written, with a panic.
+        // The subscriber would print such an error to standard error, and panic if that cannot be written.
         .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -130,7 +130,7 @@ pub fn command_line() -> ExitCode {
             Command::Why(args) => commands::why(args).await,
         }
     });
-    // A call that cannot be cancelled must not hold up the end for long; threads that can end are waited for.
+    // Waits for threads that can end; a call that cannot be cancelled delays the end for a moment only.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     let exit = match result {
         Ok(exit) => exit,

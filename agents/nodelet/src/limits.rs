@@ -1,12 +1,12 @@
-//! The limits of status passes, for commands that make the same checks: looking at a node must not cost what the node is there for,
-//! be it nodeletd or a person.
+//! The limits of status passes, for commands that make the same checks: checks must not take CPU and memory from the node's pods, whether
+//! nodeletd or an operator runs them.
 //!
 //! With control groups of version 1, and below nodeletd's unit with version 2, this process joins the group that nodeletd's passes run
-//! in. Elsewhere with version 2 it gets a transient scope from systemd, for processes do not move between the units of others. Where
-//! neither can be had, its priority is lowered and a warning says so.
+//! in. Elsewhere with version 2 it gets a transient scope from systemd, because a process must not move itself into the group of another
+//! unit. If neither is possible, its priority is lowered and a warning says so.
 //!
-//! What a phase starts must never inherit the limits: a command that changes the host leaves them first, and joins no group that it does
-//! not know how to leave.
+//! What a phase starts must never inherit the limits: a command that changes the host leaves them first, and joins only a group that it
+//! can leave again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::nodeletd::cgroup::{self, Leaf};
 use crate::priority;
 
-/// For systemd to make a scope.
+/// Timeout for systemd to make a scope.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Limits that this process has.
@@ -32,7 +32,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Limits this process for as long as it lives, as the settings say. For a command that only looks.
+    /// Limits this process until it ends, as the settings say. For a command that changes nothing.
     pub(crate) async fn for_good(settings: &KubeEnv) {
         let Some(cpu_limit) = wanted(settings) else {
             return;
@@ -53,7 +53,7 @@ impl Limits {
         }
     }
 
-    /// Limits this process until [`Limits::leave`]. For a look in the midst of a change.
+    /// Limits this process until [`Limits::leave`]. For the checks of a command that changes the host.
     pub(crate) fn enter(settings: &KubeEnv) -> Self {
         let mut limits = Self {
             back: Vec::new(),
@@ -79,7 +79,7 @@ impl Limits {
     /// Ends the limits.
     ///
     /// # Errors
-    /// It cannot: this process must start nothing then.
+    /// The process cannot leave its control group: it must start nothing then.
     pub(crate) fn leave(self) -> Result<()> {
         cgroup::join(&self.back).context("leave the control group of status passes")?;
         if let Some(before) = self.priority {
@@ -89,7 +89,7 @@ impl Limits {
     }
 }
 
-/// The limit in percent of one CPU, where the settings want one.
+/// The limit in percent of one CPU, if the settings ask for one.
 fn wanted(settings: &KubeEnv) -> Option<u32> {
     match (settings.get("USE_CGROUPS"), settings.get("CPU_LIMIT")) {
         (Some(Value::Bool(true)), Some(Value::Integer(percent))) => u32::try_from(*percent).ok(),
@@ -109,7 +109,7 @@ fn is_version_2() -> bool {
 fn own_leaf(cpu_limit: u32) -> Result<Leaf> {
     if is_version_2() {
         let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
-        // In another unit a leaf of ours would be in the way of its owner.
+        // In another unit, a group of ours would interfere with those of the unit's owner.
         if !own.trim_end().ends_with("/pf9-nodeletd.service/supervisor") {
             bail!("join the control group of status passes: this process is not nodeletd's");
         }
@@ -146,7 +146,7 @@ async fn transient_scope(cpu_limit: u32) -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    // systemd moves this process in a job of its own.
+    // systemd moves this process later, in a job.
     let until = Instant::now() + PATIENCE;
     loop {
         let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;

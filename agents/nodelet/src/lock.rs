@@ -1,7 +1,7 @@
-//! One at a time: a lock that names its owner.
+//! One command at a time: a lock that names its owner.
 //!
-//! The kernel's lock on the file decides, so a dead owner holds nothing; the text in it is for people, but for one thing:
-//! backups of etcd give way. Whoever wants to change the host asks them to end, which they do within seconds.
+//! The kernel's lock on the file decides, so a dead owner holds nothing. The text in the file is for operators, with one exception:
+//! backups of etcd give way. Another command reads the process of the backup from the text and asks it to end, which takes seconds.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -14,25 +14,25 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Where the lock stands; gone after a boot, as is whoever held it.
+/// The path of the lock. After a boot the file is gone, and so is the process that held it.
 const PATH: &str = "/run/pf9-nodelet.lock";
-/// Somebody else works on the host.
+/// Another command works on the host.
 #[derive(Debug, thiserror::Error)]
 #[error("run `nodelet {verb}`: this host is being worked on by {owner}; wait for it to end")]
 pub(crate) struct Busy {
     verb: String,
-    /// What he does, with his process.
+    /// The owner's command and process.
     owner: String,
 }
 
-/// How the owners begin that end when they are asked to.
+/// Prefix of the owners that end when they are asked to.
 const GIVES_WAY: &str = "`nodelet etcd ";
-/// What such an owner is given to end: it takes a container away first.
+/// Timeout for such an owner to end: it removes a container first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Held until the process ends. A thread that hangs in a write outlives the command, and with it the process, the lock: no other
-/// command begins before the write has come to its end. A backup of etcd releases it when the command returns: what may still hang
-/// then is a write to the directory of backups, which no other command uses.
+/// Held until the process ends, which may be later than the command: a thread that hangs in a write keeps the process, and with it the
+/// lock. So no other command begins before that write has ended. A backup of etcd releases the lock when the command returns: only a
+/// write to the directory of backups may still hang then, and no other command uses that directory.
 #[derive(Debug)]
 pub(crate) struct Lock {
     held: Option<Flock<File>>,
@@ -117,7 +117,7 @@ fn open(path: &Path) -> Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        // What a link points to is not ours to write to.
+        // Do not follow a link: its target is not our file.
         .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
         .open(path)
         .with_context(|| format!("open the lock {}", path.display()))
@@ -130,7 +130,7 @@ fn yielding(owner: &str) -> Option<i32> {
     (process > 1).then_some(process)
 }
 
-/// Whether a process is one of ours: the name in the lock may be that of the owner before.
+/// Whether a process is a `nodelet`: the lock may still name the previous owner, and its process id may be in use again.
 fn is_nodelet(process: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{process}/comm"))
         .is_ok_and(|name| name.trim() == "nodelet")
@@ -173,7 +173,7 @@ mod tests {
         drop(backup);
         let repair = Lock::take_at(&path, "repair", PATIENCE).expect("a backup releases it");
         drop(repair);
-        // A command that has returned may have left a write behind.
+        // A write of `repair` may still hang, so its lock stays until the process ends.
         let refused = Lock::take_at(&path, "apply", PATIENCE).expect_err("it is held still");
         assert!(refused.is::<Busy>(), "{refused}");
     }

@@ -1,4 +1,4 @@
-//! Which report a run writes, and where to: standard output, of which a failure is remembered.
+//! Chooses the report that a run writes to standard output, and remembers the first error of writing there.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
@@ -9,8 +9,8 @@ use engine::report::{Detail, JsonReport, ProgressReport, TextReport};
 /// Why standard output could not be written, the first time.
 static FAILURE: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
-/// Standard output. A reader that went away ends the matter quietly; any other failure is told at the end, for a result
-/// that nobody got is none.
+/// Standard output. A closed pipe is no failure: its reader needed no more. Any other write error is reported at the end, because the
+/// caller did not get the result.
 #[derive(Debug)]
 pub(crate) struct Out(std::io::Stdout);
 
@@ -45,7 +45,7 @@ fn note<T>(result: std::io::Result<T>) -> std::io::Result<T> {
     result
 }
 
-/// Why standard output could not be written, if so. Writes what is still held back.
+/// The first error of writing to standard output, if there was one. Flushes the buffer first.
 pub(crate) fn failure() -> Option<std::io::Error> {
     let _ = Out::new().flush();
     let mut first = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);

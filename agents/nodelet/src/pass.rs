@@ -43,7 +43,7 @@ pub(crate) struct Pass {
     /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
     #[serde(default)]
     pub(crate) ledger_lost: String,
-    /// What else is wrong with what a clean would need; empty if nothing is.
+    /// What is wrong with other data that a clean needs, such as saved contents of files; empty if nothing is.
     #[serde(default)]
     pub(crate) ledger_problem: String,
     /// Digest of the plan.
@@ -52,36 +52,37 @@ pub(crate) struct Pass {
     pub(crate) health: Vec<PhaseHealth>,
     /// Phases with a condition that does not hold.
     pub(crate) failed: Vec<PhaseName>,
-    /// What a repair would restart, and the phases that it would take something back of.
+    /// The phases that a repair would restart, and those of which it would take something back.
     pub(crate) restart_set: Vec<PhaseName>,
     /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
     pub(crate) due: Vec<String>,
-    /// What the role has on the host, to be listened to.
+    /// What the role has on the host: nodeletd watches it.
     pub(crate) interests: PassInterests,
     /// Whether anything of ours is on this host that a clean would remove.
     pub(crate) stands: bool,
-    /// Whether anything of the role's own runs, if that is known; asked only where it is to be down.
+    /// Whether anything of the role's own runs, if that is known; looked at only if the role is to be down.
     #[serde(default)]
     pub(crate) runs: Option<bool>,
-    /// No proven backup of this cluster is where backups are kept, though they are wanted.
+    /// Backups are enabled, but their directory has no proven backup of this cluster.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
-    /// Phases with damage that no restart of them mends: a lost key, a refused token, a damaged package. Nothing is restarted for it.
+    /// Phases with damage that no restart of them repairs: a lost key, a refused token, a damaged package. Nothing is restarted because
+    /// of it.
     #[serde(default)]
     pub(crate) damaged: Vec<PhaseName>,
-    /// Nodes of the cluster that get no pod subnet from this host, which is not to change anything.
+    /// Nodes of the cluster without a pod subnet. Filled only if this host may not change anything, and so assigns no subnets.
     #[serde(default)]
     pub(crate) without_subnet: WithoutSubnet,
 }
 
-/// Nodes without a pod subnet, as far as the API server told.
+/// Nodes without a pod subnet, as far as the API server reported them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WithoutSubnet {
     /// The first of them.
     pub(crate) named: Vec<String>,
     /// How many there are beside those.
     pub(crate) more: usize,
-    /// Why it is not known; empty if it is, or if it was not asked.
+    /// Why they are not known; empty if they are, or if the API server was not asked.
     pub(crate) unknown: String,
 }
 
@@ -97,7 +98,7 @@ pub(crate) struct PassInterests {
     pub(crate) addresses: Vec<IpAddr>,
     #[serde(default)]
     pub(crate) nodes: Vec<NodeSpec>,
-    /// How nodes of the cluster are given their pods' subnets; none where this host is not to be at its role.
+    /// How this host assigns pod subnets to nodes of the cluster; `None` if it may not change anything.
     #[serde(default)]
     pub(crate) allocation: Option<Allocation>,
     /// The directory with the settings, one of them.
@@ -187,11 +188,11 @@ pub(crate) enum ServiceState {
     Ignore,
 }
 
-/// For a directory to answer.
+/// Timeout for the directory of backups, the container engine or the API server to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long checks may take before it is told which ones these are, and after which that is looked at again.
+/// Interval in which a pass reports the phase whose checks it waits for.
 const TELL: Duration = Duration::from_millis(500);
-/// What checks are given to end after one has failed: enough for those that answer at all.
+/// Time for the other checks to end after one has failed: enough for those that answer at all.
 const SETTLE: Duration = Duration::from_millis(250);
 
 impl Default for Desired {
@@ -212,7 +213,7 @@ impl Default for Desired {
 }
 
 impl Desired {
-    /// Whether the role is to be up, and nothing says in which cluster.
+    /// Whether the role is to be up, but `CLUSTER_ID` is empty.
     pub(crate) fn lacks_cluster(&self) -> bool {
         self.service_state == ServiceState::True
             && self.node != "none"
@@ -254,19 +255,19 @@ impl Desired {
 }
 
 impl Pass {
-    /// Whether what changes the host goes by the last good settings, and by the last good role where the installed one cannot be used.
+    /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
     pub(crate) fn goes_by_last_good(&self) -> bool {
         !self.settings_problems.is_empty() || !self.role_problems.is_empty()
     }
 
-    /// Reads the settings, or takes the last good ones; plans; makes every check once. What failed in a row `before` it is taken into
-    /// account.
+    /// Reads the settings, or takes the last good ones; plans; makes every check once. `before` has the failures in a row before this
+    /// pass.
     ///
     /// # Errors
-    /// There are no good settings at all, the role cannot be planned with them, or the host does not say in time what it is.
+    /// There are no good settings at all, the role cannot be planned with them, or gathering the facts of the host timed out.
     pub(crate) async fn make(args: &RoleArgs, before: &Streaks, host: &LiveHost) -> Result<Self> {
         let mut now = current(args, host).await;
-        // A host that is too busy to say what it is, after a boot for one, says nothing of its settings.
+        // A timeout on a busy host, after a boot for example, says nothing about its settings: try once more.
         if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
             now = current(args, host).await;
         }
@@ -302,13 +303,13 @@ impl Pass {
             Err(error) if error.is::<Elapsed>() => return Err(error),
             Err(error) => {
                 let problems = told(&error);
-                // Settings that are not there any more are wrong settings like any other.
+                // Missing settings count as wrong settings.
                 let Ok((good, inputs)) = last_good(args, host).await else {
                     return Err(error);
                 };
                 let readable = settings(args, host).await.ok();
                 match (&inputs.role, readable) {
-                    // The role alone is at fault. Whether the host is to be kept at all is still for the settings to say.
+                    // Only the role is wrong. KUBE_SERVICE_STATE of the current settings still decides whether the role is to be up.
                     (Role::LastGood(_), Some(settings)) => {
                         service_state = Some(Desired::of(&settings).service_state);
                         (good, inputs, Vec::new())
@@ -331,7 +332,7 @@ impl Pass {
         let failed = failed_phases(&health);
         let due = runner.due().await;
         for problem in &due.problems {
-            // A check of theirs says the same, and says it of the phase.
+            // A check of the certificate's phase reports the same problem.
             let problem = engine::exec::chain(problem).join(": ");
             tracing::warn!("could not tell whether a certificate is due: {problem}");
         }
@@ -388,8 +389,8 @@ impl Pass {
     }
 }
 
-/// The phases with damage that no restart of them mends, in the plan's order: something that this host keeps is lost or another's, the API
-/// server refuses the cluster's tokens, or the role's package is not as it was packed.
+/// The phases with damage that no restart of them repairs, in the plan's order: an authority or key is lost or not the one that this host
+/// keeps, the API server refuses the cluster's tokens, or the role's package is not as it was packed.
 fn damaged(plan: &Plan, health: &[PhaseHealth]) -> Vec<PhaseName> {
     let is_about_damage = |probe: &Probe| {
         matches!(
@@ -410,8 +411,8 @@ fn damaged(plan: &Plan, health: &[PhaseHealth]) -> Vec<PhaseName> {
     phases.map(|phase| phase.phase.clone()).collect()
 }
 
-/// Whether the ledger can be relied on: why it cannot, and what else is wrong with it. What is kept beside it is written anew where it
-/// was lost.
+/// Why the ledger cannot be relied on, and what else is wrong with it; each is empty if nothing is. Lost copies beside the ledger are
+/// written again.
 async fn ledger(runner: &Runner<'_>) -> (String, String) {
     let told = |error: &(dyn std::error::Error + 'static)| {
         format!("could not {}", engine::exec::chain(error).join(": "))
@@ -421,7 +422,7 @@ async fn ledger(runner: &Runner<'_>) -> (String, String) {
     }
     match Ledger::renew_copies(runner.host).await {
         Ok(true) => tracing::warn!(
-            "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written anew"
+            "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written again"
         ),
         Ok(false) => {}
         Err(error) => return (String::new(), told(&error)),
@@ -432,7 +433,7 @@ async fn ledger(runner: &Runner<'_>) -> (String, String) {
     }
 }
 
-/// Most names of nodes that are told.
+/// Maximum number of node names in a report.
 const NAMED_NODES: usize = 5;
 
 /// The nodes that have no pod subnet.
@@ -477,14 +478,15 @@ fn protect_state() {
     }
 }
 
-/// What a pass says while it looks: the phase whose checks it waits for. One JSON line each, before that of the pass.
+/// What a pass reports while it runs: the phase whose checks it waits for. One JSON line each, before the line with the result of the
+/// pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Progress {
     pub(crate) checking: PhaseName,
 }
 
-/// Tells what a look waits for, whenever that is another phase than before. A look that is quick says nothing.
+/// Reports the phase that `look` waits for, whenever it is another phase than before. If `look` ends quickly, nothing is reported.
 async fn tell_progress<T>(in_progress: ChecksInProgress, look: impl Future<Output = T>) -> T {
     let mut look = std::pin::pin!(look);
     let mut said = None;
@@ -507,7 +509,7 @@ async fn tell_progress<T>(in_progress: ChecksInProgress, look: impl Future<Outpu
     }
 }
 
-/// A directory that cannot be read, or does not answer, is the phase's business, which has a condition for it.
+/// False if the directory cannot be read or does not answer: the phase has a condition for that.
 async fn lacks_backup(settings: &KubeEnv) -> bool {
     let Ok(backups) = Backups::of(settings) else {
         return false;
@@ -527,19 +529,19 @@ async fn lacks_backup(settings: &KubeEnv) -> bool {
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
 }
 
-/// Settings and a role that are in force are what a host goes on with when they are spoilt.
+/// Saves the settings and the role in use as the last good ones, for when the files become wrong.
 fn keep(args: &RoleArgs, settings: &KubeEnv, inputs: &Inputs) {
     if let Err(error) = settled::keep(settings) {
-        tracing::warn!("the settings are not kept for bad times: {error:#}");
+        tracing::warn!("could not save the settings as the last good ones: {error:#}");
     }
     if let Role::Installed(role) = &inputs.role
         && let Err(error) = settled::keep_role(&args.role, role)
     {
-        tracing::warn!("the role is not kept for bad times: {error:#}");
+        tracing::warn!("could not save the role as the last good one: {error:#}");
     }
 }
 
-/// Writes down anew what was lost of what the host stands with. Right after it was seen to stand: somebody may be taking it off.
+/// Writes a lost identity again. Called right after the role was seen on the host, because a `nodelet clean` may be removing it.
 fn remember(seen: &Identity, health: &[PhaseHealth]) {
     let well = health.iter().all(|phase| phase.status() == Status::True);
     let renewed = Identity::renewed(Identity::recorded().as_ref(), seen, well);
@@ -548,18 +550,18 @@ fn remember(seen: &Identity, health: &[PhaseHealth]) {
     }
 }
 
-/// Why a host that stands cannot go on with settings. They are wrong settings, though well written, and must not keep the host from being
-/// held at what it was before them.
+/// Why a host with a role cannot go on with settings that were read without an error. Such settings are wrong, and must not keep nodeletd
+/// from holding the host at the last good ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Obstacle {
     /// A sentence.
     why: String,
-    /// Where the settings that it is about may be named, too.
+    /// The requirement, which may name the settings in question as well.
     about: String,
 }
 
 impl Obstacle {
-    /// The sentence, after the place of the first setting that it is about and that stands in a file.
+    /// The sentence, after the place of the first setting that it names and that is set in a file.
     fn at_its_place(&self, settings: &KubeEnv) -> String {
         let all = format!("{} {}", self.about, self.why);
         let word = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
@@ -571,21 +573,21 @@ impl Obstacle {
     }
 }
 
-/// What becomes of settings that can be read.
+/// What is done with settings that could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
-    /// They are in force, and kept for bad times.
+    /// Used, and saved as the last good settings.
     Good,
-    /// They are in force, but not kept: nothing better is known, or the last good ones have the same fault. Whatever would change the host
-    /// says why it does not.
+    /// Used, but not saved as the last good settings: there are no better ones, or the last good ones have the same fault. Each command
+    /// that would change the host reports why it does not.
     Borne,
-    /// The last good ones stay in force; these are in the way of those that stand there now.
+    /// Not used: the last good settings stay in use. These are the obstacles that the current settings cause.
     Refused(Vec<Obstacle>),
 }
 
 impl Verdict {
-    /// `now` is what is in the way of these settings, `before` of the last good ones if there are any; `another` says that with these ones
-    /// the host would be another than it is, and then nothing else was asked.
+    /// `now` has the obstacles of the current settings, `before` those of the last good ones, if there are any. `another` means that the
+    /// current settings change the host's identity; then `now` has only that obstacle.
     fn of(now: Vec<Obstacle>, before: Option<&[Obstacle]>, another: bool) -> Self {
         if now.is_empty() {
             return Self::Good;
@@ -594,7 +596,7 @@ impl Verdict {
             return Self::Borne;
         };
         let worse = made_worse(now, before);
-        // What is in their way stood there before them: unless it is who the host is, they are as good as those.
+        // All obstacles existed before: the current settings are as good as the last good ones, unless they change the host's identity.
         match (worse.is_empty(), another) {
             (false, _) => Self::Refused(worse),
             (true, false) => Self::Good,
@@ -603,14 +605,14 @@ impl Verdict {
     }
 }
 
-/// What settings are at fault for: of what keeps a host from going on with them, that which did not keep it from going on before.
+/// The obstacles that the current settings cause: those of `now` that are not in `before`.
 fn made_worse(now: Vec<Obstacle>, before: &[Obstacle]) -> Vec<Obstacle> {
     let mut now = now;
     now.retain(|one| !before.iter().any(|other| other.why == one.why));
     now
 }
 
-/// What keeps a host that stands from going on with these settings.
+/// The obstacles to these settings on a host that is bound to an identity; none on any other host.
 async fn obstacles(
     bound: Option<&Identity>,
     inputs: &Inputs,
@@ -646,7 +648,7 @@ mod tests {
         }
     }
 
-    /// Of a master with a virtual IP.
+    /// The plan of a master with a virtual IP.
     async fn plan_of_master() -> Plan {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let facts = repository.join("tests/fixtures/hosts/cp-1.yaml");

@@ -1,4 +1,4 @@
-//! Lowered priority, for what may not cost the host more than it has to spare and finds no control group that says so.
+//! Lowered priority, for work that may use only what the host can spare, and that has no control group to limit it.
 
 use std::process::{Command, Stdio};
 
@@ -15,13 +15,13 @@ pub(crate) fn own() -> Option<i32> {
     fields.nth(16)?.parse().ok()
 }
 
-/// Gives this process the priority back that it had, for what it starts from now on.
+/// Restores the previous priority of this process, for what it starts from now on.
 pub(crate) fn restore(priority: i32) {
     set(&priority.to_string(), "0");
 }
 
 fn set(nice: &str, class: &str) {
-    // Each thread has its own, and hands it down to what it starts.
+    // Each thread has a priority of its own, which the processes that it starts inherit.
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let own: Vec<_> = threads.flatten().map(|thread| thread.file_name()).collect();
     for words in [

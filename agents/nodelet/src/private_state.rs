@@ -1,6 +1,6 @@
-//! The state directory belongs to root alone: mode and owner of what is in it are set back where they were changed.
+//! The state directory belongs to root alone: changed modes and owners of what is in it are set back.
 //!
-//! The files hold settings, secrets among them, and previous contents of files. Whoever may write them decides what a clean does.
+//! The files hold settings, secrets among them, and previous contents of files. A user who can write them decides what a clean does.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
@@ -31,7 +31,8 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
     let mut directories = vec![state.to_path_buf()];
     directories.extend(WITHIN.iter().map(|name| state.join(name)));
     for directory in directories {
-        // Held open, and no link where it is one of ours: what is listed is what is set back.
+        // The directory is held open, and one below the state directory must not be a link: so the files that are listed are those that
+        // are set back.
         let flags = match directory == state {
             true => O_DIRECTORY,
             false => O_DIRECTORY | O_NOFOLLOW,
@@ -54,7 +55,7 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
         };
         let names = entries.take(MOST).flatten().map(|entry| entry.file_name());
         let below = names.map(|name| (directory.join(&name), place.join(&name)));
-        // The directory first: nobody else changes anything in it from then on.
+        // The directory first: from then on, no other user can change anything in it.
         for (path, held) in [(directory.clone(), directory.clone())]
             .into_iter()
             .chain(below)
@@ -71,9 +72,10 @@ fn protect_for(state: &Path, uid: u32, gid: u32) -> io::Result<Vec<PathBuf>> {
     failed.map_or(Ok(changed), Err)
 }
 
-/// Sets one file or directory back. A directory below may be read by others: the state directory itself hides all in it.
+/// Sets one file or directory back. A directory below the state directory may be readable by others, because they cannot enter the state
+/// directory.
 fn set_back(path: &Path, is_state: bool, owner: (u32, u32)) -> io::Result<bool> {
-    // Held open: a link that takes its place meanwhile leads nowhere else.
+    // Held open: a link that replaces it meanwhile has no effect.
     let held = OpenOptions::new()
         .read(true)
         .custom_flags(O_PATH | O_NOFOLLOW)
@@ -93,7 +95,7 @@ fn set_back(path: &Path, is_state: bool, owner: (u32, u32)) -> io::Result<bool> 
         changed = true;
     }
     if is != wanted {
-        // A descriptor that only names a file takes no mode by itself; its name in /proc does.
+        // The mode cannot be set through an `O_PATH` descriptor, but through its name in /proc.
         let name = format!("/proc/self/fd/{}", held.as_raw_fd());
         fs::set_permissions(name, Permissions::from_mode(wanted))?;
         changed = true;
@@ -150,7 +152,7 @@ mod tests {
         );
     }
 
-    /// Who could write to the state directory may have put a link there.
+    /// A user who could write to the state directory may have put a link there.
     #[test]
     fn what_a_link_leads_to_is_left_alone_and_told() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! The last settings and the last role package that were good: complete, in files of ours, for the time when the files that people or
+//! Complete copies of the last good settings and of the last good role package. nodeletd uses them while the files that operators or
 //! packages write are wrong.
 
 use std::borrow::Cow;
@@ -18,12 +18,12 @@ use crate::inputs::{Inputs, current};
 /// Bound on the file.
 const LIMIT: u64 = 1024 * 1024;
 
-/// Where they are kept; for `--config`, together with `--settled`.
+/// The file with the last good settings; for `--config`, together with `--settled`.
 pub(crate) fn path() -> PathBuf {
     PathBuf::from(STATE).join("settings.yaml")
 }
 
-/// Keeps these settings; does nothing if they are kept already. The file holds secrets, and root alone reads it.
+/// Keeps these settings; does nothing if they are kept already. The file holds secrets, so only root can read it.
 pub(crate) fn keep(settings: &KubeEnv) -> Result<()> {
     let text = render(settings);
     if daemon::files::read(&path(), LIMIT)
@@ -41,10 +41,11 @@ pub(crate) fn keep(settings: &KubeEnv) -> Result<()> {
 /// Bound on the file with the role package: a thousand scripts and templates of usual size.
 const ROLE_LIMIT: u64 = 32 * 1024 * 1024;
 
-/// The last good role package, under the name or path that it is asked for by. Its payload is not in it: that stands where it stood.
+/// The last good role package, with the name or path by which it was asked for. Its payload is not copied: it stays where it is
+/// installed.
 #[derive(Serialize, Deserialize)]
 struct KeptRole<'a> {
-    /// Of this form.
+    /// Of this format.
     version: u32,
     asked: Cow<'a, str>,
     role: Cow<'a, RolePackage>,
@@ -73,7 +74,7 @@ fn keep_role_at(path: &Path, asked: &str, role: &RolePackage) -> Result<()> {
     daemon::files::replace(path, &kept, 0o600)
 }
 
-/// The last good role package that was asked for by this name or path; `None` where none is kept, or what is kept cannot be read.
+/// The last good role package, if it was asked for by this name or path; `None` if there is no copy, or it cannot be read.
 pub(crate) fn role(asked: &str) -> Option<RolePackage> {
     role_at(&role_path(), asked)
 }
@@ -100,7 +101,7 @@ fn kept_at(path: &Path) -> Option<KeptRole<'static>> {
     (kept.version == 1).then_some(kept)
 }
 
-/// Whatever somebody has decided; defaults stay free to change with a new release.
+/// The settings that were set explicitly, as YAML. Defaults are left out: a new release may change them.
 fn render(settings: &KubeEnv) -> String {
     let decided = settings
         .iter()
@@ -117,10 +118,10 @@ fn render(settings: &KubeEnv) -> String {
         .collect()
 }
 
-/// What the settings make of the host that were good last.
+/// The last good settings, and the inputs planned from them.
 ///
 /// # Errors
-/// There are none, the role cannot be planned with them, or ([`Elapsed`]) the host does not say in time what it is.
+/// There are no last good settings, the role cannot be planned with them, or ([`Elapsed`]) gathering the facts of the host timed out.
 pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeEnv, Inputs)> {
     let args = RoleArgs {
         role: args.role.clone(),
@@ -132,10 +133,10 @@ pub(crate) async fn last_good(args: &RoleArgs, host: &LiveHost) -> Result<(KubeE
     current(&args, host).await
 }
 
-/// The same, or nothing where there is nothing good.
+/// The same; `None` if there are no last good settings or they cannot be planned.
 ///
 /// # Errors
-/// The host does not say in time what it is: whether there is something good is not known then.
+/// Gathering the facts of the host timed out: it is not known then whether the last good settings can be planned.
 pub(crate) async fn last_good_if_any(
     args: &RoleArgs,
     host: &LiveHost,

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP ask a run to end at its next safe point; a second one is not needed and not heard.
+//! SIGINT, SIGTERM and SIGHUP ask a run to end at its next safe point; a second signal has no effect.
 
 use std::io::Write as _;
 
@@ -11,7 +11,7 @@ pub(crate) fn cancel_on_signal() -> Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    // A terminal that went away asks as well: a host is not left in the middle of a step.
+    // A closed terminal sends SIGHUP: this run, too, must not end in the middle of a step.
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let asked = token.clone();
     tokio::spawn(async move {
@@ -21,7 +21,7 @@ pub(crate) fn cancel_on_signal() -> Result<CancellationToken> {
             _ = hangup.recv() => {}
         }
         asked.cancel();
-        // The terminal may be what went away.
+        // The terminal may be closed, so a write error is ignored.
         let _ = writeln!(
             std::io::stderr(),
             "nodelet: asked to end; finishing the step at hand"

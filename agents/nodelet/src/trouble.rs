@@ -1,5 +1,5 @@
-//! What is said when a command cannot be carried out: on standard error, for people or, with `--json`, as one JSON object on
-//! a line. Standard output stays what it is for: results and events.
+//! The report of a failed command: on standard error, as text or, with `--json`, as one JSON object on a line. Standard output carries
+//! only results and events.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use crate::inputs::Refused;
 
-/// An error, ready to be told.
+/// An error, ready to be reported.
 #[derive(Debug, Serialize)]
 pub(crate) struct Trouble {
     /// The error and its causes, outermost first; the first completes "could not …".
     error: Vec<String>,
-    /// What is wrong with the input, where that is why.
+    /// What is wrong with the input, if that is the cause.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
     /// The next thing to try.
@@ -54,7 +54,7 @@ impl Trouble {
     }
 }
 
-/// What an error says itself of what to do.
+/// The next step that an error itself names.
 fn its_own(error: &anyhow::Error) -> Option<Cow<'static, str>> {
     error.chain().find_map(|cause| match cause.downcast_ref() {
         Some(ResourceError::Unmet { next, .. }) => Some(next.clone().into()),
@@ -62,12 +62,12 @@ fn its_own(error: &anyhow::Error) -> Option<Cow<'static, str>> {
     })
 }
 
-/// Writes a line to standard error. Where that cannot be written nobody is left to be told, and the exit code says it.
+/// Writes a line to standard error. A write error is ignored: the exit code still shows the failure.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The next thing to try, by what the system said and about what.
+/// The next thing to try, by the system's error message and the file that it is about.
 fn next_step(chain: &[String], root: bool) -> Option<Cow<'static, str>> {
     let says = |text: &str| chain.iter().any(|cause| cause.contains(text));
     if says("No space left on device") || says("Disk quota exceeded") {
@@ -81,13 +81,13 @@ fn next_step(chain: &[String], root: bool) -> Option<Cow<'static, str>> {
     let next = if says("find role `") {
         "install the role's package, or name its directory with --role PATH; a path contains a slash, as in ./roles/pf9-kube"
     } else if says("Permission denied") && !root {
-        "only root may; try again with sudo"
+        "only root is allowed to do this; try again with sudo"
     } else if says("open the lock") && says("Is a directory") {
-        "a directory stands where the lock belongs; see that nobody needs it and remove it (`rmdir /run/pf9-nodelet.lock`)"
+        "a directory is at the path of the lock; make sure that it is not needed, and remove it (`rmdir /run/pf9-nodelet.lock`)"
     } else if says("open the lock") && says("Too many levels of symbolic links") {
-        "a link stands where the lock belongs; remove it (`rm /run/pf9-nodelet.lock`)"
+        "a link is at the path of the lock; remove it (`rm /run/pf9-nodelet.lock`)"
     } else if says("the ledger") && says("Is a directory") {
-        "a directory stands where the ledger belongs; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
+        "a directory is at the path of the ledger; move it away (`mv /var/opt/pf9/nodelet/ledger.jsonl /root/`), then `nodelet recover` brings the ledger back"
     } else if says("Read-only file system") && says("/run/") {
         "/run has to be writable; see `findmnt /run`, and `mount -o remount,rw /run` if nothing is wrong with it"
     } else if says("Read-only file system") {

@@ -1,4 +1,4 @@
-//! A pass that cannot join its control group looks all the same: else nobody would see the host any more.
+//! A pass that cannot join its control group makes its checks all the same: otherwise nodeletd would not see the host any more.
 
 use std::process::Command;
 

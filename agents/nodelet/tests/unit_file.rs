@@ -28,7 +28,7 @@ fn seconds(text: &str) -> u64 {
     text.parse().expect("a number of seconds")
 }
 
-/// One that hangs is killed and comes again; one that is killed takes along what it has started to look at the host.
+/// systemd kills a nodeletd that hangs, together with the processes that it has started to look at the host, and starts it again.
 #[test]
 fn a_daemon_that_hangs_or_ends_comes_again() {
     assert_eq!(values("Service", "Type"), ["notify"]);
@@ -55,7 +55,7 @@ fn it_may_be_restarted_as_often_as_needed_and_sees_the_hosts_name() {
         assert_eq!(
             values("Service", own_namespace),
             [""; 0],
-            "{own_namespace}: a change of the host's own would not be seen"
+            "{own_namespace}: nodeletd would not see changes of the host"
         );
     }
 }
@@ -64,7 +64,7 @@ fn it_may_be_restarted_as_often_as_needed_and_sees_the_hosts_name() {
 fn it_gains_no_privileges_and_what_it_writes_is_not_for_everybody() {
     assert_eq!(values("Service", "NoNewPrivileges"), ["yes"]);
     let [mask] = values("Service", "UMask")[..] else {
-        panic!("what it writes may be read by everybody");
+        panic!("all users can read what it writes");
     };
     let mask = u32::from_str_radix(mask, 8).expect("an octal number");
     assert_eq!(mask & 0o027, 0o027, "{mask:o}");

@@ -1,4 +1,4 @@
-//! Children: in a process group of their own, with a deadline, with bounded output, and gone when we say that they are.
+//! Child processes: in a process group of their own, with a deadline and bounded output, and ended when [`Child::run`] returns.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
@@ -21,7 +21,7 @@ const ERRORS: usize = 16 * 1024;
 /// A program to run, and its bounds.
 #[derive(Debug, Clone)]
 pub struct Child {
-    /// Program and arguments. No secrets: everybody can read them.
+    /// Program and arguments. No secrets: every user can read them.
     pub argv: Vec<String>,
     /// After this long its whole group is killed.
     pub limit: Duration,
@@ -92,7 +92,7 @@ impl Child {
         let leader = group.0;
         let asked_to_end = async {
             self.cancel.cancelled().await;
-            // The leader alone: it knows in which order its own children have to end.
+            // Only the leader: it knows in which order its own children have to end.
             if let Some(id) = leader {
                 let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
             }
@@ -109,7 +109,8 @@ impl Child {
                 bail!("run {}: asked to end, and no end within {} s", self.argv.join(" "), self.grace.as_secs())
             }
         };
-        // Its number may be somebody else's from now on. What it started has let go of its output, or we would still read.
+        // From now on the kernel may reuse the process id. The processes that the child started have closed its output; otherwise we
+        // would still read it.
         if ended.is_ok() {
             group.release();
         }
@@ -123,7 +124,7 @@ struct Group(Option<i32>);
 impl Group {
     fn kill(&self) {
         if let Some(id) = self.0 {
-            // A group that is gone is what we want.
+            // It is fine if the group is gone already.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
     }

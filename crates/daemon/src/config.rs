@@ -1,4 +1,4 @@
-//! The daemon's own configuration, which is not that of what it looks after: one YAML file that may be missing.
+//! The daemon's own configuration, apart from the settings of what it manages: one YAML file that may be missing.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use serde::de::DeserializeOwned;
 
 use crate::files;
 
-/// Larger ones are none.
+/// Bound on the file, in bytes.
 const LIMIT: u64 = 64 * 1024;
 
-/// What a daemon is told to be, and its defaults where the file says nothing or there is none.
+/// Reads a daemon's configuration. Defaults apply where the file says nothing, or if there is none.
 ///
 /// # Errors
-/// The file cannot be read, or says something that is not known. The message begins with `FILE:LINE:COLUMN` where it is about a
+/// The file cannot be read, or has an unknown field or an invalid value. The message begins with `FILE:LINE:COLUMN` if it is about a
 /// place in the file.
 pub fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
     let Some(content) = files::read(path, LIMIT)? else {

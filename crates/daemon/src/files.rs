@@ -1,4 +1,4 @@
-//! Small files that survive a crash whole or not at all.
+//! Small files that are replaced atomically: after a crash a file has its old content or the new one.
 
 use std::fs::{File, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, bail};
 /// How the names of temporary files begin, and how many letters and digits follow.
 const NEW: &str = ".new-";
 const RANDOM: usize = 6;
-/// Nobody writes for so long, for [`sweep`] of a directory that others may be writing to.
+/// Longer than any write takes: for [`sweep`] in a directory that other processes may be writing to.
 pub const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes `content` to a temporary file beside `path`, with these permissions, and renames it over `path` once it is on
-/// disk. Whoever opens `path` sees the old content or the new, never a part.
+/// disk. A reader of `path` sees the old content or the new, never a part.
 ///
 /// # Errors
 /// The directory is not there, is not writable, or has no room; `path` is as before.
@@ -36,8 +36,8 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Removes what [`replace`] has left in a directory where the power went while it wrote. What is younger than `abandoned` stays, for it may
-/// still be written: [`ABANDONED`], or zero where the caller alone writes there.
+/// Removes temporary files that [`replace`] left in a directory at a power cut. Files younger than `abandoned` stay, because they may still
+/// be written: pass [`ABANDONED`], or zero if only the caller writes there.
 ///
 /// # Errors
 /// The directory cannot be listed, or a file in it cannot be removed.
@@ -54,13 +54,13 @@ pub fn sweep(directory: &Path, abandoned: Duration) -> Result<()> {
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
-        // One from the future was written before the clock was set back.
+        // A file from the future was written before the clock was set back.
         let written = entry.metadata().and_then(|said| said.modified());
         let age = written.map(|written| written.elapsed());
         if !matches!(age, Ok(Ok(age)) if age < abandoned) {
             let path = entry.path();
             let removed = std::fs::remove_file(&path);
-            // One that cannot go keeps no other.
+            // If a file cannot be removed, the others are removed all the same.
             failed = failed.or(removed
                 .with_context(|| format!("remove {}", path.display()))
                 .err());
@@ -69,7 +69,8 @@ pub fn sweep(directory: &Path, abandoned: Duration) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Reads a file of at most `limit` bytes; `None` if it is not there. A pipe or a device is no file: nobody waits for its other end.
+/// Reads a file of at most `limit` bytes; `None` if it is not there. A pipe or a device is refused, because a reader might wait for its
+/// other end.
 ///
 /// # Errors
 /// It cannot be read, is no file, or is larger.
@@ -180,7 +181,7 @@ mod tests {
             (".new-0ahead", now + ABANDONED * 2),
             (".new-0young", now),
             ("state.json", now - ABANDONED * 2),
-            (".new-somebody-elses", now - ABANDONED * 2),
+            (".new-of-others", now - ABANDONED * 2),
             (".new-elsewhere", now - ABANDONED * 2),
         ] {
             let file = File::create(at(name)).expect("it is made");
@@ -197,12 +198,12 @@ mod tests {
             ".new-0young",
             ".new-elsewhere",
             ".new-folder",
-            ".new-somebody-elses",
+            ".new-of-others",
             "state.json",
         ];
         assert_eq!(left, stay);
         sweep(directory.path(), Duration::ZERO).expect("it is swept");
-        assert!(!at(".new-0young").exists(), "nobody else writes there");
+        assert!(!at(".new-0young").exists(), "only the caller writes there");
         assert!(sweep(&at("nowhere"), ABANDONED).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! Whether the daemon does its work: its parts say that they move, and each has a time within which it must.
+//! Whether the daemon does its work: its parts report progress, and each has a deadline for its next report.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The parts of a daemon. Clones are of the same.
+/// The parts of a daemon. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, Part>>>);
 
@@ -14,12 +14,12 @@ pub struct Health(Arc<Mutex<BTreeMap<&'static str, Part>>>);
 struct Part {
     moved: Instant,
     limit: Duration,
-    /// It went away without a word: a task that ended or panicked.
+    /// It was dropped without [`Beat::finish`]: its task ended or panicked.
     gone: bool,
 }
 
 impl Health {
-    /// A new part, or one that begins anew. It moves now, and has to move again within `limit`.
+    /// Adds a part, or begins one again. It has made progress now, and has to do so again within `limit`.
     #[must_use]
     pub fn part(&self, name: &'static str, limit: Duration) -> Beat {
         let part = Part {
@@ -43,7 +43,7 @@ impl Health {
                 Some(format!("{name} has ended"))
             } else if still > part.limit {
                 Some(format!(
-                    "{name} does not move: the last time was {} s ago, at most {} s are right",
+                    "{name} makes no progress: the last was {} s ago, the limit is {} s",
                     still.as_secs(),
                     part.limit.as_secs()
                 ))
@@ -54,7 +54,7 @@ impl Health {
         self.lock().iter().filter_map(problem).collect()
     }
 
-    /// Parts that went away without a word.
+    /// Parts that were dropped without [`Beat::finish`].
     #[must_use]
     pub fn ended(&self) -> Vec<&'static str> {
         let parts = self.lock();
@@ -67,8 +67,8 @@ impl Health {
     }
 }
 
-/// Held by a part of the daemon for as long as it is needed. A part that is dropped without [`Beat::finish`], be it by a panic,
-/// is one that has ended.
+/// Held by a part of the daemon for as long as the part is needed. If it is dropped without [`Beat::finish`], for example by a panic, the
+/// part has ended.
 #[derive(Debug)]
 pub struct Beat {
     name: &'static str,
@@ -76,7 +76,7 @@ pub struct Beat {
 }
 
 impl Beat {
-    /// It moves; from now on it has to move again within `limit`.
+    /// Reports progress; the next report is due within `limit`.
     pub fn within(&self, limit: Duration) {
         if let Some(part) = self.health.lock().get_mut(self.name) {
             part.moved = Instant::now();
@@ -84,7 +84,7 @@ impl Beat {
         }
     }
 
-    /// Moves for as long as it is polled: for a part that waits for something that may never come.
+    /// Reports progress for as long as it is polled: for a part that waits for something that may never come.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
@@ -95,7 +95,7 @@ impl Beat {
         }
     }
 
-    /// It is done, as it should be, and is no longer looked at.
+    /// The part has ended as it should, and is no longer watched.
     pub fn finish(self) {
         self.health.lock().remove(self.name);
     }
@@ -126,7 +126,7 @@ mod tests {
         let problems = health.problems();
         assert_eq!(
             problems,
-            ["the loop does not move: the last time was 2 s ago, at most 1 s are right"]
+            ["the loop makes no progress: the last was 2 s ago, the limit is 1 s"]
         );
         beat.within(SECOND * 5);
         tokio::time::advance(SECOND * 4).await;
@@ -154,7 +154,7 @@ mod tests {
         done.finish();
         assert_eq!(health.problems(), ["a task has ended"]);
         assert_eq!(health.ended(), ["a task"]);
-        // Begun anew, it is well.
+        // Begun again, it has no problem.
         let _again = health.part("a task", SECOND);
         assert!(health.problems().is_empty());
     }

@@ -1,5 +1,5 @@
-//! What every daemon of ours needs and no domain knows: its configuration, talking to systemd, shutting down, the log,
-//! whether it does its work, children with bounds, durable files, and what the daemon itself uses of the machine.
+//! What each of our daemons needs, independent of its task: configuration, systemd notifications, shutdown, log, health, bounded child
+//! processes, durable files, and the daemon's own use of resources.
 
 pub mod child;
 pub mod config;

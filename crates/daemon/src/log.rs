@@ -25,7 +25,7 @@ pub struct Filter(String);
 
 impl Default for Filter {
     fn default() -> Self {
-        // A connection that ends is told by whoever has it, if it matters.
+        // The user of a connection logs its end, if it matters.
         Self("info,kube_client=off".to_owned())
     }
 }
@@ -52,7 +52,7 @@ pub enum Format {
     Json,
 }
 
-/// How to change the filter of the log that was started, and what that was at its start.
+/// The handle to change the filter of the log that was started, and the filter at its start.
 static STARTED: OnceLock<(Handle<EnvFilter, Registry>, String)> = OnceLock::new();
 
 /// Starts the log. `variable` names the environment variable that overrides the filter. A second call does nothing.
@@ -65,7 +65,7 @@ pub fn start(variable: &str, log: &Log) {
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(false)
-        // They would go to the standard error that cannot be written, with a panic.
+        // They would be written to the same standard error, and panic if that fails.
         .log_internal_errors(false);
     let lines = match log.format {
         // The journal has its own times.
@@ -78,8 +78,7 @@ pub fn start(variable: &str, log: &Log) {
     }
 }
 
-/// From now on writes whatever the crates named `ours` have to say for debugging too, or no more than at the start. Does nothing where no
-/// log was started.
+/// Turns the debug messages of the crates named `ours` on, or returns to the filter of the start. Does nothing if no log was started.
 pub fn debug(ours: &[&str], on: bool) {
     if let Some((handle, usual)) = STARTED.get() {
         // It fails only where the log has gone.
@@ -87,7 +86,7 @@ pub fn debug(ours: &[&str], on: bool) {
     }
 }
 
-/// The filter with directives for these crates, which win over what it says of them itself.
+/// The filter with debug directives for these crates, which override its own directives for them.
 fn with_debug(usual: &str, ours: &[&str], on: bool) -> String {
     let more = ours.iter().filter(|_| on);
     let all = std::iter::once(usual.to_owned()).chain(more.map(|name| format!("{name}=debug")));

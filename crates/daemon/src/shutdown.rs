@@ -1,4 +1,4 @@
-//! The end of a daemon, and the wish for a reload.
+//! Signals that ask a daemon to end or to reload.
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Signals {
     /// Cancelled by SIGTERM or SIGINT.
     pub shutdown: CancellationToken,
-    /// A message for each SIGHUP that was not yet taken.
+    /// Changes with each SIGHUP.
     pub reload: tokio::sync::watch::Receiver<u64>,
 }
 
@@ -34,7 +34,7 @@ pub fn listen() -> Result<Signals> {
         }
         token.cancel();
         crate::systemd::stopping();
-        // Keep the sender: a closed channel would look like a wish.
+        // Keeps the sender: a closed channel would look like a request to reload.
         std::future::pending::<()>().await;
     });
     Ok(Signals { shutdown, reload })

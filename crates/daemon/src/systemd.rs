@@ -1,4 +1,4 @@
-//! Telling systemd how the daemon is (`sd_notify(3)`). Everything here does nothing where systemd did not start us.
+//! Reports the daemon's state to systemd (`sd_notify(3)`). Does nothing if systemd did not start us.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The daemon is on its way down.
+/// The daemon is stopping.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
@@ -22,12 +22,12 @@ pub fn status(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
-/// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as no part of the daemon hangs. A part that has ended
-/// can be had again by a new start alone, but what is at work is not killed for it: `shutdown` is cancelled. Does nothing where no
+/// Answers systemd's watchdog (`WatchdogSec=`) at half its time, for as long as no part of the daemon hangs. If a part has ended, only a
+/// new start of the daemon brings it back; then `shutdown` is cancelled, so that work under way is not killed. Does nothing if no
 /// watchdog is asked for, and ends when `shutdown` is cancelled.
 ///
-/// It has a thread of its own: a write to a disk that stalls, or a log that is not taken, may hold up any other for longer than systemd
-/// waits. Whether the daemon moves is told by `health`, whose bounds are those of its work.
+/// It has a thread of its own: a write to a disk that stalls, or to a log that is not read, may block any other thread for longer than
+/// systemd waits. `health` tells whether the daemon makes progress; it has a deadline for each part.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -53,13 +53,13 @@ fn feed(
         if !ended.is_empty() {
             tell(&[NotifyState::Stopping]);
             shutdown.cancel();
-            tracing::error!("{} ended by itself; starting anew", ended.join(", "));
+            tracing::error!("{} ended by itself; the daemon stops", ended.join(", "));
             return;
         }
         let problems = health.problems();
         if !problems.is_empty() {
             tracing::error!(
-                "{}; leaving the rest to systemd's watchdog",
+                "{}; no longer answering systemd's watchdog",
                 problems.join("; ")
             );
             return;
@@ -71,7 +71,7 @@ fn feed(
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "could not notify systemd");
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
         state.iter().map(ToString::to_string).collect()
     }
 
-    /// The thread of the daemon's work hangs in a write: here it waits for the watchdog to be fed, and does nothing else.
+    /// The daemon's thread is blocked, as by a write to a disk that stalls: here it only waits for the watchdog to be fed.
     #[test]
     fn the_watchdog_is_fed_while_the_daemon_waits_for_a_disk() {
         let (health, shutdown) = (Health::default(), CancellationToken::new());
@@ -95,7 +95,7 @@ mod tests {
         let (fed, feeds) = mpsc::channel();
         let ends = shutdown.clone();
         let watchdog = std::thread::spawn(move || {
-            // At the end the test listens no more.
+            // At the end the test no longer listens.
             feed(SOON, &ends, &health, |state| {
                 let _ = fed.send(name(state));
             });

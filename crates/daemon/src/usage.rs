@@ -12,7 +12,7 @@ pub struct Usage {
     pub cpu: Duration,
     /// CPU time of its children that have ended and were waited for.
     pub children_cpu: Duration,
-    /// The most that one of those had resident, in bytes.
+    /// Largest resident memory of one of those children, in bytes.
     pub children_peak: u64,
     /// Resident memory now, in bytes.
     pub resident: u64,
@@ -20,7 +20,7 @@ pub struct Usage {
     pub descriptors: u64,
 }
 
-/// Takes stock. What cannot be learnt is zero.
+/// Measures the usage. A value that cannot be read is zero.
 #[must_use]
 pub fn now() -> Usage {
     let cpu = |who| {
@@ -41,7 +41,7 @@ pub fn now() -> Usage {
             .ok()
             .and_then(|text| resident(&text))
             .unwrap_or(0),
-        // The listing itself holds one.
+        // The listing itself has one open.
         descriptors: std::fs::read_dir("/proc/self/fd")
             .map_or(0, |entries| (entries.count() as u64).saturating_sub(1)),
     }

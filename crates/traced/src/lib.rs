@@ -1,4 +1,4 @@
-//! What a test's own code asks of the kernel, in which order: for tests of what is on the disk when. It needs `strace`.
+//! The system calls of a test's own code, in order: for tests of what is on the disk at which time. It needs `strace`.
 
 #![forbid(unsafe_code)]
 
@@ -18,8 +18,8 @@ pub fn directory() -> PathBuf {
     PathBuf::from(std::env::var_os(DIRECTORY).expect("this process is traced"))
 }
 
-/// The system calls that a test, by its whole name, makes on its own directory, once more in a process of its own: names and paths, in
-/// order. `None` in that process, where the test is to do its work in [`directory`].
+/// Runs the test with this full name once more in a traced process, and returns its system calls on its own directory: names and paths, in
+/// order. Returns `None` in the traced process, where the test is to do its work in [`directory`].
 ///
 /// # Panics
 /// `strace` is not installed, or the test fails.
@@ -74,11 +74,11 @@ fn told(line: &str, within: &str) -> String {
             paths.push(path);
         }
     }
-    // renameat2 and unlinkat say the directory, too, where a path is relative to it.
+    // renameat2 and unlinkat also name the directory that a path is relative to.
     format!("{name} {}", paths.join(" "))
 }
 
-/// Where the first call is that is wanted.
+/// The position of the first call that is wanted.
 ///
 /// # Panics
 /// There is none.
@@ -94,7 +94,7 @@ pub fn is(call: &str, names: &[&str], path: &str) -> bool {
     names.contains(&name) && paths.split(' ').any(|one| one == path)
 }
 
-/// What gives a file its name.
+/// Calls that give a file its name.
 pub const RENAMES: &[&str] = &["rename", "renameat", "renameat2"];
-/// What brings a file to the disk.
+/// Calls that bring a file to the disk.
 pub const SYNCS: &[&str] = &["fsync", "fdatasync"];

@@ -1,4 +1,4 @@
-//! Text against a [`Key`]: the typed value, or what was expected instead. Pure; places are the caller's.
+//! Checks text against a [`Key`]: gives the typed value, or what was expected instead. Pure; the caller adds positions.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use super::suggest::closest_word;
 use super::value::{SecretText, Value};
 use crate::schedule::Schedule;
 
-/// Why a text is no value of a key.
+/// Why a text is not a value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Completes "expected ...".
     pub expected: String,
-    /// What to write instead, where that is clear; completes the message after a semicolon.
+    /// What to write instead, if that is clear; completes the message after a semicolon.
     pub help: Option<String>,
 }
 
 impl Key {
-    /// The value that `text` stands for. The empty text is a value where it is the default, an error elsewhere.
+    /// The value that `text` stands for. The empty text is a value only if it is the default.
     pub fn parse(&self, text: &str) -> Result<Value, Refusal> {
         if text.len() > MAX_VALUE_BYTES {
             return Err(refusal(format!("at most {MAX_VALUE_BYTES} bytes"), None));
@@ -42,7 +42,7 @@ impl Key {
         })
     }
 
-    /// Whether a message must not repeat a wrong text: it is a secret, or may well hold one.
+    /// Whether a message must not repeat a wrong text, because it is a secret or may contain one.
     pub(crate) fn hides_wrong_text(&self) -> bool {
         self.secret || matches!(self.kind, Kind::ProxyUrl | Kind::UrlList | Kind::FlagList)
     }
@@ -147,7 +147,7 @@ fn lower_case(text: &str) -> Option<String> {
 }
 
 fn network(text: &str) -> Result<Value, Option<String>> {
-    // ipnet takes leading zeros for decimal digits; others take them for octal ones.
+    // ipnet reads numbers with leading zeros as decimal; other programs read them as octal.
     let plain = text
         .split_once('/')
         .is_none_or(|(address, _)| address.parse::<IpAddr>().is_ok());
@@ -197,7 +197,7 @@ fn flags(text: &str) -> Result<Value, Option<String>> {
     }
     match items.iter().find(|item| !names::is_flag(item)) {
         None => Ok(Value::List(items)),
-        // Flags may carry credentials, so the message says the position and not the text.
+        // Flags may contain credentials, so the message gives the position and not the text.
         Some(bad) => Err(items
             .iter()
             .position(|item| item == bad)

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with the settings, one variant for each. Callers print all of them at once.
+//! Every problem that settings can have, one variant for each. Callers print all problems at once.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,17 +8,17 @@ use ipnet::IpNet;
 
 use super::place::Place;
 
-/// One problem. Its text starts with `file:line:column: ` where a file is to blame.
+/// One problem. Its text starts with `file:line:column: ` if the problem is in a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "the fields are the nouns of the message above them"
 )]
 pub enum EnvError {
-    /// More files than are read.
+    /// More files than the limit.
     #[error("{count} configuration files, at most {limit} are read")]
     TooManyFiles { count: usize, limit: usize },
-    /// A file larger than is read.
+    /// A file larger than the limit.
     #[error("{place}: {bytes} bytes, at most {limit} are read")]
     FileTooLarge {
         place: Place,
@@ -40,7 +40,7 @@ pub enum EnvError {
     /// YAML that is not a map.
     #[error("{place}: expected `KEY: value` lines, found {found}")]
     NotAMap { place: Place, found: &'static str },
-    /// A line of an environment file that is no assignment.
+    /// A line of an environment file that is not an assignment.
     #[error("{place}: invalid environment file: {message}")]
     InvalidAssignment { place: Place, message: &'static str },
     /// A key that the table does not have.
@@ -50,7 +50,7 @@ pub enum EnvError {
         closest: Option<&'static str>,
         place: Option<Place>,
     },
-    /// A key that stands twice in one file.
+    /// A key that is given twice in one file.
     #[error("{}{key}: given twice{}", at(.place), first(.first_line))]
     DuplicateKey {
         key: &'static str,
@@ -82,7 +82,7 @@ pub enum EnvError {
         help: Option<String>,
         place: Option<Place>,
     },
-    /// A required key that nobody gives.
+    /// A required key that no file gives.
     #[error("{key}: required and not given; expected {expected}")]
     MissingRequired { key: &'static str, expected: String },
     /// Two networks that share addresses.
@@ -142,7 +142,7 @@ pub enum EnvError {
         network: IpNet,
         place: Option<Place>,
     },
-    /// A network whose addresses mean something else.
+    /// A network whose addresses have another meaning, such as multicast.
     #[error("{}{key}: {network} {what}; choose a private network, for example 10.20.0.0/16", at(.place))]
     UnusableNetwork {
         key: &'static str,
@@ -158,14 +158,14 @@ pub enum EnvError {
         what: &'static str,
         place: Option<Place>,
     },
-    /// Half a virtual IP.
+    /// Settings of a virtual IP that are incomplete or contradict each other.
     #[error("{}{key}: {problem}", at(.place))]
     IncompleteVip {
         key: &'static str,
         problem: &'static str,
         place: Option<Place>,
     },
-    /// A directory that is the system's or ours, or holds such a one.
+    /// A directory that the system, a package or nodelet uses, or that many programs share.
     #[error("{}{key}: {path} {what}; name a directory of its own", at(.place))]
     UnusableDirectory {
         key: &'static str,
@@ -173,8 +173,8 @@ pub enum EnvError {
         what: String,
         place: Option<Place>,
     },
-    /// Two settings that name one directory, or one inside the other.
-    #[error("{}{key}: {path} and {other_key} ({other}) lie in one another; name directories of their own", at(.place))]
+    /// Two settings that name the same directory, or a directory inside the other's.
+    #[error("{}{key}: {path} and {other_key} ({other}) are the same directory or one contains the other; name separate directories", at(.place))]
     NestedDirectories {
         key: &'static str,
         path: String,
@@ -182,7 +182,7 @@ pub enum EnvError {
         other: String,
         place: Option<Place>,
     },
-    /// A port that something else of the role listens on.
+    /// A port on which another part of the role listens, or which a Service may get.
     #[error("{}{key}: {port} is the port of {by}; choose another", at(.place))]
     PortInUse {
         key: &'static str,
@@ -190,8 +190,8 @@ pub enum EnvError {
         by: &'static str,
         place: Option<Place>,
     },
-    /// A policy that kubelet refuses without CPUs kept for the system.
-    #[error("{}{key}: `static` needs {cpus_key}: kubelet gives no CPU away that the system may need", at(.place))]
+    /// A CPU policy that kubelet refuses unless CPUs are reserved for the system.
+    #[error("{}{key}: `static` needs {cpus_key}: kubelet refuses this policy unless CPUs are reserved for the system", at(.place))]
     NoReservedCpus {
         key: &'static str,
         cpus_key: &'static str,
@@ -209,7 +209,7 @@ pub enum EnvError {
 }
 
 impl EnvError {
-    /// The position to blame, where it is in a file.
+    /// The position of the problem, if it is in a file.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::TooManyFiles { .. } | Self::MissingRequired { .. } => None,
@@ -242,7 +242,7 @@ impl EnvError {
         }
     }
 
-    /// File and line, from 1; line 1 where the file as a whole is to blame.
+    /// File and line, from 1; line 1 if the problem is the file as a whole.
     pub fn location(&self) -> Option<(PathBuf, usize)> {
         self.place().map(|place| {
             (
@@ -253,7 +253,7 @@ impl EnvError {
     }
 }
 
-/// What stood there instead, shortened and on one line; a secret's text is never kept.
+/// The wrong text, shortened and on one line; a secret's text is never kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found(Box<str>);
 
@@ -282,13 +282,13 @@ impl Found {
         Self(shown.into())
     }
 
-    /// A name to show. What could not be the name of a setting may be anything: a file of another kind, a password.
+    /// A name to show. Text that cannot be the name of a setting is hidden: the file may be of another kind, and the text a password.
     pub(crate) fn name(name: &str) -> Self {
         let is_part = |part: char| part.is_ascii_alphanumeric() || "_-.".contains(part);
         if name.chars().count() <= NAME && name.chars().all(is_part) {
             Self::text(name)
         } else {
-            Self("(not shown, for it is no name)".into())
+            Self("(not shown, because it cannot be a name)".into())
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a setting is: the types of the table in `keys.rs`. Checking text against them is `check.rs`.
+//! The types of the table in `keys.rs`, which describe a setting. `check.rs` checks text against them.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,27 +12,27 @@ pub struct Key {
     pub name: &'static str,
     /// What text it accepts.
     pub kind: Kind,
-    /// What stands when no file says anything.
+    /// The value if no file gives one.
     pub default: DefaultValue,
     /// One sentence for people, with units.
     pub doc: &'static str,
-    /// Whether the value must never be shown; it is written `secret:kube/NAME` everywhere but in kube.env.
+    /// Whether the value must never be shown. Everywhere except in kube.env it is written as `secret:kube/NAME`.
     pub secret: bool,
-    /// The heading it stands under in `kube.env.template`.
+    /// Its heading in `kube.env.template`.
     pub group: &'static str,
 }
 
 impl Key {
-    /// Whether the empty text is accepted: exactly where it is the default, and then it says "not chosen".
+    /// Whether the empty text is accepted. It is if it is the default, and then means "not chosen".
     pub fn may_be_empty(&self) -> bool {
         matches!(self.default, DefaultValue::Value(""))
     }
 }
 
-/// What stands when no file says anything.
+/// The value of a key that no file gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultValue {
-    /// Nothing: a file must say it.
+    /// No default: a file must give the value.
     Required,
     /// This text, of the key's kind.
     Value(&'static str),

@@ -1,4 +1,4 @@
-//! The table of every kube.env variable. Everything else of this module reads it; add a setting here only.
+//! The table of every kube.env variable. The other files of this module read it; add a setting only here.
 
 use super::key::{DefaultValue, Key, Kind};
 use DefaultValue::{Derived, Required, Value};
@@ -11,7 +11,7 @@ use Kind::{
 /// Every kube.env variable, in the order of `kube.env.template`.
 pub static KEYS: &[Key] = TABLE;
 
-/// Writes `NAME: Kind = default, "doc";` as a [`Key`]; `secret NAME` marks it.
+/// Makes a [`Key`] of each `NAME: Kind => default, "doc";`; `#secret NAME` marks a secret.
 macro_rules! table {
     (@secret secret) => { true };
     (@secret) => { false };
@@ -58,7 +58,7 @@ const TABLE: &[Key] = table! {
         API_SERVER_FLAGS: FlagList => Value(""),
             "Further flags of the API server.";
         API_SERVER_EXTRA_DIR: Path => Value(""),
-            "Directory, made if need be and readable by root alone, that API_SERVER_FLAGS may name files in; the API server sees it read-only under the same path.";
+            "Directory for files that API_SERVER_FLAGS name. It is created if it is missing, readable by root only, and mounted read-only into the API server under the same path.";
         AUDIT_LOG_MAX_AGE: Integer { min: 1, max: 3_650 } => Value("30"),
             "Days that a rotated audit log of the API server is kept.";
         AUDIT_LOG_MAX_BACKUPS: Integer { min: 1, max: 1_000 } => Value("10"),
@@ -116,7 +116,7 @@ const TABLE: &[Key] = table! {
         ETCD_BACKUP_ENABLED: Bool => Value("true"),
             "Take verified snapshots on a schedule.";
         ETCD_BACKUP_SCHEDULE: Cron => Value("0 3 * * *"),
-            "When, in cron syntax, host time.";
+            "When backups are taken, in cron syntax, in the host's time zone.";
         ETCD_BACKUP_DIR: Path => Value("/etc/pf9/etcd-backup"),
             "Where the snapshots are kept.";
         ETCD_BACKUP_COUNT: Integer { min: 1, max: 1_000 } => Value("7"),
@@ -161,13 +161,13 @@ const TABLE: &[Key] = table! {
         KUBE_PROXY_IMAGE: ImageReference => Derived("${K8S_PRIVATE_REGISTRY}/kube-proxy:${K8S_VERSION}"),
             "Image of kube-proxy.";
         USER_IMAGES_DIR: Path => Value("/var/opt/pf9/images"),
-            "Directory of image archives that are loaded as well, named in checksum/sha256sums.txt there; it need not be there.";
+            "Directory of further image archives to load, with their checksums in checksum/sha256sums.txt there; it may be missing.";
     }
     "kubelet" {
         KUBELET_FLAGS: FlagList => Value(""),
             "Further flags of the kubelet.";
         PROTECT_KERNEL_DEFAULTS: Bool => Value("false"),
-            "The role sets the kernel settings that the kubelet needs, and the kubelet ends where one differs; otherwise it sets them itself at its start.";
+            "If true, the role sets the kernel settings that the kubelet needs, and the kubelet exits if one of them differs. If false, the kubelet sets them itself when it starts.";
         MAX_PODS: Integer { min: 1, max: 5_000 } => Value("200"),
             "Most pods on this node.";
         RESERVED_CPUS: CpuSet => Value(""),
@@ -187,21 +187,21 @@ const TABLE: &[Key] = table! {
     }
     "Certificates" {
         CERTIFICATE_DAYS: Integer { min: 1, max: 3_650 } => Value("365"),
-            "Life of a leaf certificate in days, where CERTIFICATE_LIFE says nothing else.";
+            "Lifetime of a leaf certificate in days, unless CERTIFICATE_LIFE is set.";
         CERTIFICATE_LIFE: Duration { min: 60, max: 315_360_000 } => Derived("${CERTIFICATE_DAYS}d"),
-            "Life of a leaf certificate; it is renewed at three fifths of that.";
+            "Lifetime of a leaf certificate; it is renewed after three fifths of that time.";
         CA_YEARS: Integer { min: 1, max: 50 } => Value("10"),
-            "Life of a certificate authority in years.";
+            "Lifetime of a certificate authority in years.";
     }
     "nodeletd" {
         LOOP_INTERVAL: Duration { min: 1, max: 86_400 } => Value("60s"),
             "Time from the end of one status pass to the start of the next.";
         FULL_RETRY_COUNT: Integer { min: 2, max: 1_000 } => Value("10"),
-            "Every how many failed attempts in a row the role is cleaned and started anew.";
+            "When repairs fail in a row, every attempt whose number is a multiple of this one cleans the role and brings it up anew.";
         USE_CGROUPS: Bool => Value("true"),
-            "Run status checks in a cgroup with a CPU limit. Those of a `nodelet repair` by hand have lowered priority instead where the host has cgroup v2.";
+            "Run status checks in a cgroup with a CPU limit. On a host with cgroup v2, the checks of a `nodelet repair` that an operator runs have lowered priority instead.";
         CPU_LIMIT: Integer { min: 1, max: 100 } => Value("40"),
-            "That limit, in percent of one CPU.";
+            "CPU limit of status checks, in percent of one CPU.";
         METRICS_PORT: Integer { min: 0, max: 65_535 } => Value("0"),
             "Port on 127.0.0.1 for Prometheus; 0 for the unix socket alone.";
         DEBUG: Bool => Value("false"),

@@ -14,14 +14,14 @@ use super::place::Source;
 use super::rules;
 use super::value::Value;
 
-/// Every key of the table with its value and who decided it. It exists only when all of it is right.
+/// Every key of the table with its value and the source of the value. It exists only if all settings are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KubeEnv {
     settings: BTreeMap<&'static str, Setting>,
 }
 
 impl KubeEnv {
-    /// Merges the contents of `/etc/pf9/nodelet/*.yaml` over the defaults; or every problem there is.
+    /// Merges the contents of `/etc/pf9/nodelet/*.yaml` over the defaults, or returns every problem.
     pub fn resolve(files: Vec<(String, Vec<u8>)>) -> Result<Self, Vec<EnvError>> {
         Self::resolve_with_override(files, None)
     }
@@ -58,7 +58,7 @@ impl KubeEnv {
         self.settings.get(name).map(|setting| &setting.value)
     }
 
-    /// Who decided the value of a key.
+    /// The source of a key's value.
     pub fn source_of(&self, name: &str) -> Option<&Source> {
         self.settings.get(name).map(|setting| &setting.source)
     }
@@ -99,7 +99,7 @@ impl KubeEnv {
     }
 }
 
-/// The address `index` places after the network's own. The rules made sure that it lies inside.
+/// The address `index` places after the network's own. `rules.rs` has checked that it is inside the network.
 fn nth(network: IpNet, index: u8) -> IpAddr {
     match network.network() {
         IpAddr::V4(base) => Ipv4Addr::from(u32::from(base).wrapping_add(index.into())).into(),
@@ -112,7 +112,7 @@ fn finish(mut merge: Merge) -> Result<KubeEnv, Vec<EnvError>> {
     if merge.incomplete {
         return Err(merge.problems);
     }
-    // A key with a wrong value somewhere is out of the game, even where a later file has a right one.
+    // A key with a wrong value in any file has no value, even if a later file has a valid one.
     for name in &merge.failed {
         merge.settings.remove(name);
     }
@@ -151,7 +151,7 @@ fn finish(mut merge: Merge) -> Result<KubeEnv, Vec<EnvError>> {
     }
 }
 
-/// Puts the text of a default, which can be wrong only where it derives from what somebody gave.
+/// Sets a key to its default. Only a derived default can be wrong: it contains values from files.
 fn put_default(merge: &mut Merge, key: &'static Key, text: &str) {
     match key.parse(text) {
         Ok(value) => {

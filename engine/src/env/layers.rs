@@ -1,4 +1,4 @@
-//! The files of `/etc/pf9/nodelet`, merged: sorted by name, later wins. Contents come in, nothing is read here.
+//! Merges the files of `/etc/pf9/nodelet`: sorted by name, a later file wins. The caller reads the files and passes their contents.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,19 +21,19 @@ pub const MAX_KEYS_PER_FILE: usize = 1024;
 /// Longest value, in bytes. Linux takes environment strings of up to 128 KiB.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 
-/// A value and who decided it.
+/// A value and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The checked value.
     pub value: Value,
-    /// Who decided it.
+    /// Where the value comes from.
     pub source: Source,
 }
 
-/// What the files say, without the defaults.
+/// The settings that files give, without the defaults.
 pub type Layered = BTreeMap<&'static str, Setting>;
 
-/// Merges file contents, sorted by path, later wins; or every problem of every file.
+/// Merges file contents, sorted by path; a later file wins. Or returns every problem of every file.
 pub fn load_directory(files: Vec<(PathBuf, Vec<u8>)>) -> Result<Layered, Vec<EnvError>> {
     let mut merge = Merge::default();
     merge.directory(files);
@@ -44,14 +44,14 @@ pub fn load_directory(files: Vec<(PathBuf, Vec<u8>)>) -> Result<Layered, Vec<Env
     }
 }
 
-/// A merge under way: what is known, what is wrong, and for which keys.
+/// A merge in progress: the settings so far, the problems, and the keys that have problems.
 #[derive(Default)]
 pub(crate) struct Merge {
     pub(crate) settings: Layered,
     pub(crate) problems: Vec<EnvError>,
-    /// Whether a whole file was refused, so that nobody knows what is missing.
+    /// Whether a whole file was refused. Then it is unknown which keys are missing.
     pub(crate) incomplete: bool,
-    /// Keys with a problem: later rules say nothing more about them.
+    /// Keys with a problem; the rules between keys skip them.
     pub(crate) failed: Vec<&'static str>,
 }
 
@@ -140,7 +140,7 @@ impl Merge {
         }
     }
 
-    /// The key of that name, once in each layer.
+    /// The key of this name; an error if the layer has given it already.
     fn key(
         &mut self,
         layer: &mut Layer,
@@ -194,7 +194,7 @@ impl Merge {
         }
     }
 
-    /// Notes that a whole file, or all of them, was not taken.
+    /// Records that one file, or all of them, was refused.
     fn refuse(&mut self, problem: EnvError) {
         self.incomplete = true;
         self.problems.push(problem);
@@ -206,7 +206,7 @@ impl Merge {
     }
 }
 
-/// The keys of one file and the lines on which they stand first.
+/// The keys of one file, with the line on which each is given first.
 #[derive(Default)]
 struct Layer {
     seen: BTreeMap<&'static str, Option<u32>>,

@@ -1,10 +1,10 @@
 //! kube.env: the typed settings of a node, from files to a shell-safe environment.
 //!
-//! One table ([`KEYS`]) says what every setting is. [`KubeEnv::resolve`] merges the contents of
+//! One table ([`KEYS`]) describes every setting. [`KubeEnv::resolve`] merges the contents of
 //! `/etc/pf9/nodelet/*.yaml` over the defaults and refuses what is wrong, naming file and line;
 //! [`render()`] writes `/etc/pf9/kube.env`; [`parse()`] reads it (and `kube_override.env`) back; [`template()`]
-//! prints `kube.env.template`. The agents and the script evaluator call it. It reads no file and touches
-//! no host: contents come in and text goes out, so that everything here is tested on values.
+//! prints `kube.env.template`. The agents and the script evaluator call it. The module neither reads files nor touches
+//! a host: callers pass contents and get text back, so tests need only values.
 
 mod check;
 mod error;

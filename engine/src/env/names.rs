@@ -15,7 +15,7 @@ pub(crate) fn is_dns_name(text: &str) -> bool {
         })
 }
 
-/// A DNS name that nobody takes for a mistyped IPv4 address: its last label is not all digits (RFC 1123, 2.1).
+/// A DNS name that cannot be a mistyped IPv4 address: its last label is not all digits (RFC 1123, 2.1).
 pub(crate) fn is_host_name(text: &str) -> bool {
     is_dns_name(text)
         && text
@@ -76,7 +76,7 @@ pub(crate) fn is_http_url(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"/._~-%".contains(&b))
 }
 
-/// Names, addresses and networks between commas, as programs take `NO_PROXY`: `*` and a leading dot stand for many.
+/// Comma-separated names, addresses and networks, as programs accept them in `NO_PROXY`: `*` and a leading dot match many names.
 pub(crate) fn are_proxy_exceptions(text: &str) -> bool {
     text.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b".-_:*/[], ".contains(&b))
@@ -92,7 +92,7 @@ fn is_image_part(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
 }
 
-/// Host, optional port, optional path: what stands before an image's last part.
+/// Host, optional port, optional path: the part of an image's name before the last slash.
 pub(crate) fn is_registry(text: &str) -> bool {
     let mut parts = text.split('/');
     parts.next().is_some_and(is_authority) && parts.all(is_image_part)
@@ -167,7 +167,7 @@ pub(crate) fn is_uuid(text: &str) -> bool {
     }) && lengths.next().is_none()
 }
 
-/// `--name` or `--name=value`, on one line: a break would begin an option of its own in a unit file.
+/// `--name` or `--name=value`, on one line: a line break would begin another option in a unit file.
 pub(crate) fn is_flag(text: &str) -> bool {
     let Some(flag) = text.strip_prefix("--") else {
         return false;
@@ -186,7 +186,7 @@ pub(crate) fn is_flag(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Asserts what a predicate says to both lists.
+    /// Asserts that a predicate accepts the first list and refuses the second.
     fn check(predicate: fn(&str) -> bool, good: &[&str], bad: &[&str]) {
         for text in good {
             assert!(predicate(text), "{text} is good");

@@ -1,7 +1,7 @@
-//! Environment files read back: kube.env as `render` writes it, and `kube_override.env` as people write it.
+//! Reads environment files: kube.env as `render` writes it, and `kube_override.env` as operators write it.
 //!
-//! It takes assignments with or without `export`, plain or quoted, and comments. Whatever a shell would
-//! expand or run is refused, so that reading here and sourcing there never differ.
+//! It accepts assignments with or without `export`, plain or quoted, and comments. It refuses everything that a shell
+//! would expand or run, so that the parser and a shell that sources the file always read the same values.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub struct Assignment {
     pub line: usize,
 }
 
-/// The assignments of an environment file in their order, or the first thing that is none. `path` is for the message.
+/// The assignments of an environment file in their order, or an error for the first text that is not one. `path` is for the message.
 pub fn parse(path: &Path, content: &[u8]) -> Result<Vec<Assignment>, EnvError> {
     if content.len() > MAX_ENV_BYTES {
         return Err(EnvError::FileTooLarge {
@@ -117,7 +117,7 @@ impl Reader<'_> {
             return Err("expected `NAME=value`");
         }
         if self.next() != Some('=') {
-            // The line is counted when the newline is taken, so it is put back before the message.
+            // Taking the newline has counted a line, so the message gets the line from before.
             self.line = line;
             return Err("expected `=` after the name");
         }
@@ -134,7 +134,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Plain, quoted and double-quoted pieces side by side, as a shell joins them.
+    /// Joins adjacent plain, single-quoted and double-quoted pieces, as a shell does.
     fn value(&mut self) -> Result<String, &'static str> {
         let mut value = String::new();
         loop {

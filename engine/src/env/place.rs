@@ -1,4 +1,4 @@
-//! Where a value or a problem stands. Used by every message of this module; knows nothing of values.
+//! The position of a value or a problem in a file. Every message of this module uses it; it does not depend on values.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub struct Place {
     /// The file as the caller named it.
     pub path: PathBuf,
-    /// The line, from 1; absent where the problem is the file itself.
+    /// The line, from 1; absent if the problem is the file itself.
     pub line: Option<u32>,
     /// The column in characters, from 1.
     pub column: Option<u32>,
@@ -43,7 +43,7 @@ impl Place {
     }
 }
 
-/// Files are far smaller than this type counts; it keeps the errors small.
+/// Files have far fewer lines than this type can count; the small type keeps the errors small.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -62,7 +62,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Who decided a value.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The table's default, or what it derives from other keys.
@@ -74,7 +74,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The position, where a file decided.
+    /// The position, if the value comes from a file.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::File(place) => Some(place),

@@ -1,4 +1,4 @@
-//! Rules between keys. Each is silent where a key it reads is missing, because that was reported already.
+//! Rules between keys. A rule reports nothing if a key that it reads is missing, because that was reported already.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::value::Value;
 /// Kubernetes' controller-manager divides a network into at most 2^16 subnets.
 const MAX_SUBNET_BITS: i64 = 16;
 
-/// Every rule that is broken.
+/// A problem for every rule that is broken.
 pub(crate) fn check(settings: &Layered) -> Vec<EnvError> {
     let settings = Settings(settings);
     let mut problems = Vec::new();
@@ -43,7 +43,7 @@ impl<'a> Settings<'a> {
         self.0.get(name)?.source.place().cloned()
     }
 
-    /// The place of the first of these keys that a file gives.
+    /// The position of the first of these keys that a file gives.
     fn place_of(self, names: &[&str]) -> Option<Place> {
         names.iter().find_map(|name| self.place(name))
     }
@@ -70,9 +70,9 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// Pods and services apart from each other and of one IP version.
+/// The networks of pods and services do not overlap and have the same IP version.
 fn networks(settings: Settings<'_>) -> Option<EnvError> {
-    // The message starts with the one that a file gives, where only one does.
+    // If a file gives only one of the two keys, the message starts with that key.
     let (key, other_key) = match settings.place("SERVICES_CIDR") {
         None if settings.place("CONTAINERS_CIDR").is_some() => ("CONTAINERS_CIDR", "SERVICES_CIDR"),
         _ => ("SERVICES_CIDR", "CONTAINERS_CIDR"),
@@ -100,7 +100,7 @@ fn networks(settings: Settings<'_>) -> Option<EnvError> {
     )
 }
 
-/// Networks that no host routes to pods and Services.
+/// Networks that cannot be used for pods and Services.
 const UNUSABLE: [(&str, &str); 8] = [
     ("0.0.0.0/8", "holds addresses of this network"),
     ("127.0.0.0/8", "holds loopback addresses"),
@@ -134,7 +134,7 @@ fn unusable_networks(settings: Settings<'_>) -> Vec<EnvError> {
     problems
 }
 
-/// Room for address 10, and no more than the 20 bits that the API server accepts.
+/// The network has an address 10, and at most the 20 host bits that the API server accepts.
 fn services_size(settings: Settings<'_>) -> Option<EnvError> {
     let key = "SERVICES_CIDR";
     let network = settings.network(key)?;
@@ -152,7 +152,7 @@ fn services_size(settings: Settings<'_>) -> Option<EnvError> {
     })
 }
 
-/// A node's prefix is longer than the pods' network's, and leaves the node some addresses.
+/// A node's prefix is longer than that of the pods' network, and leaves addresses for the node's pods.
 fn node_subnets(settings: Settings<'_>) -> Option<EnvError> {
     let (key, pods_key) = ("NODE_CIDR_MASK_SIZE", "CONTAINERS_CIDR");
     let mask = settings.integer(key)?;
@@ -178,7 +178,7 @@ fn node_subnets(settings: Settings<'_>) -> Option<EnvError> {
     })
 }
 
-/// The API's addresses: reachable, and outside the cluster's own networks.
+/// The API's addresses are reachable, and outside the cluster's own networks.
 fn addresses(settings: Settings<'_>) -> Vec<EnvError> {
     let mut problems = Vec::new();
     for key in ["MASTER_IP", "PUBLIC_IP"] {
@@ -237,7 +237,7 @@ fn unreachable(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a slip.
+/// keepalived runs only if both the virtual IP and its interface are chosen; one without the other is a mistake.
 fn virtual_ip(settings: Settings<'_>) -> Vec<EnvError> {
     let enabled_key = "MASTER_VIP_ENABLED";
     let Some(Value::Bool(enabled)) = settings.get(enabled_key) else {
@@ -294,7 +294,7 @@ fn election(settings: Settings<'_>) -> Option<EnvError> {
     })
 }
 
-/// Settings that name a directory which becomes a program's alone.
+/// Settings whose directory must belong to one program only.
 const DIRECTORIES: [&str; 4] = [
     "API_SERVER_EXTRA_DIR",
     "DOCKER_ROOT",
@@ -302,7 +302,7 @@ const DIRECTORIES: [&str; 4] = [
     "ETCD_BACKUP_DIR",
 ];
 
-/// Trees in which nobody may keep data: they belong to the system, to a package or to us.
+/// Trees that settings cannot name for data: they belong to the system, to a package or to nodelet.
 const TAKEN: [&str; 28] = [
     "/bin",
     "/boot",
@@ -334,7 +334,7 @@ const TAKEN: [&str; 28] = [
     "/var/tmp",
 ];
 
-/// Directories that hold everybody's: something may lie in them, but they are nobody's own.
+/// Directories that many programs share: a setting may name a directory below them, but not one of them.
 const SHARED: [&str; 14] = [
     "/etc",
     "/etc/pf9",
@@ -352,7 +352,7 @@ const SHARED: [&str; 14] = [
     "/var/opt/pf9",
 ];
 
-/// Directories of their own, apart from the system's, ours and each other.
+/// Each directory is separate from the system's, nodelet's and the other settings' directories.
 fn directories(settings: Settings<'_>) -> Vec<EnvError> {
     let mut problems = Vec::new();
     let chosen: Vec<(&'static str, &Path)> = DIRECTORIES
@@ -367,7 +367,7 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
         let what = match within {
             Some(taken) => Some(format!("lies in {taken}, which is not for data")),
             None if SHARED.iter().any(|shared| Path::new(shared) == *path) => {
-                Some("is shared by many".to_owned())
+                Some("is shared by many programs".to_owned())
             }
             None => None,
         };
@@ -394,7 +394,7 @@ fn directories(settings: Settings<'_>) -> Vec<EnvError> {
     problems
 }
 
-/// What listens on a master beside the API server.
+/// Ports on which other programs of a master listen, beside the API server.
 const PORTS: [(i64, &str); 8] = [
     (2380, "etcd (peers)"),
     (4001, "etcd (clients)"),
@@ -405,10 +405,10 @@ const PORTS: [(i64, &str); 8] = [
     (10257, "the controller-manager"),
     (10259, "the scheduler"),
 ];
-/// What Kubernetes gives to Services of type `NodePort` unless it is told otherwise.
+/// Kubernetes' default range of ports for Services of type `NodePort`.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
 
-/// Chosen ports apart from those of the role, of `NodePort` Services and of each other.
+/// The chosen ports differ from each other, from the role's and from those of `NodePort` Services.
 fn ports(settings: Settings<'_>) -> Vec<EnvError> {
     let mut problems = Vec::new();
     let api = settings.integer("K8S_API_PORT");

@@ -1,14 +1,14 @@
-//! "Did you mean": the nearest known word. Pure; the callers decide how to say it.
+//! "Did you mean": the nearest known word. Pure; the callers write the message.
 
 use super::keys::KEYS;
 
-/// Words less alike than this (0 to 1) are no suggestion; found by trying common slips on the table.
+/// A word that is less similar than this (0 to 1) is not suggested. Found by trying common typing errors on the table.
 const LIKENESS: f64 = 0.6;
 
-/// Longer words than this are not compared; distance is quadratic and no key comes near.
+/// Longer words are not compared: the distance takes quadratic time, and no key is nearly as long.
 const LONGEST: usize = 64;
 
-/// The known key that `name` most likely means, in any case; `None` where nothing is near.
+/// The known key that `name` most likely means, in upper or lower case; `None` if no key is similar.
 pub fn closest(name: &str) -> Option<&'static str> {
     closest_word(&name.to_uppercase(), KEYS.iter().map(|key| key.name))
 }

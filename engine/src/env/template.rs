@@ -1,4 +1,4 @@
-//! `kube.env.template`: the table for people. Generated from [`KEYS`], committed, and compared in a test.
+//! `kube.env.template`: the table for operators. Generated from [`KEYS`], committed, and compared in a test.
 
 use super::key::DefaultValue;
 use super::keys::KEYS;
@@ -31,7 +31,7 @@ pub fn template() -> String {
             "\n# {}\n# {}; {word}{secret}\n",
             key.doc, key.kind
         ));
-        // A required line stands without its comment sign, so that it cannot be overlooked.
+        // A required line has no comment sign, so that it cannot be overlooked.
         let sign = if key.default == DefaultValue::Required {
             ""
         } else {

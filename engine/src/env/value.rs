@@ -1,4 +1,4 @@
-//! The typed value of a setting, and how it is printed. Secrets print as a reference in every form.
+//! The typed value of a setting, and how it is printed. A secret is always printed as a reference.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-/// A checked value. The empty value of a key that may be empty is `Text("")` (or an empty list, or an
-/// empty secret), whatever its kind.
+/// A checked value. The empty value of a key that may be empty is `Text("")`, an empty list or an empty secret,
+/// also for a kind such as an integer.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Value {
     /// `true` or `false`.
@@ -71,7 +71,7 @@ impl fmt::Debug for Value {
     }
 }
 
-/// A span as one number and one unit where it is whole seconds, `26h` and not `1day 2h`: no blanks for scripts.
+/// A span of whole seconds as one number and one unit, `26h` instead of `1day 2h`, so that scripts get no blanks.
 pub(crate) fn duration_text(span: Duration) -> String {
     let seconds = span.as_secs();
     if span.subsec_nanos() > 0 {
@@ -110,7 +110,7 @@ impl SecretText {
         Self { key, text }
     }
 
-    /// What stands for it in plans, events and logs: `secret:kube/KEY`.
+    /// The reference that plans, events and logs show instead: `secret:kube/KEY`.
     pub fn reference(&self) -> String {
         format!("secret:kube/{}", self.key)
     }

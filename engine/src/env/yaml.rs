@@ -1,10 +1,9 @@
-//! Flat YAML maps with the position of every key. Called by `layers.rs`; knows no key of the table.
+//! Reads flat YAML maps with the position of every key. Called by `layers.rs`; does not know the table of keys.
 //!
-//! serde_yaml gives positions with errors only. So each key is read by a visitor that keeps the text and
-//! then fails: the error that comes back names line and column, the key is consumed, and reading goes on
-//! with its value. The positions are thus the parser's own, whatever quotes, comments, block scalars or
-//! flow style stand around. A second pass reads the scalars as text, so that `1.20` and `0755` stay what
-//! was written.
+//! serde_yaml gives positions only with errors. So each key is read by a visitor that keeps the text and
+//! then fails: the error names line and column, the key is consumed, and reading goes on with its value.
+//! The positions are thus the parser's own, and correct with quotes, comments, block scalars and flow
+//! style. A second pass reads the scalars as text, so that `1.20` and `0755` stay as they were written.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -21,7 +20,7 @@ use super::layers::MAX_KEYS_PER_FILE;
 use super::place::Place;
 use crate::yaml;
 
-/// Items of nested lists and maps that are passed over before a file is refused: aliases make them cheap to write.
+/// Most items in nested lists and maps that are skipped before the file is refused: with aliases a small file can have very many.
 const MAX_NESTED_ITEMS: u32 = 10_000;
 
 /// One `KEY: value` of a file.
@@ -32,7 +31,7 @@ pub(crate) struct Entry {
     pub(crate) node: Node,
 }
 
-/// What stands after a key.
+/// The value of a key.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Node {
     /// Nothing, `~` or `null`.
@@ -97,7 +96,7 @@ pub(crate) fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<Entry>, EnvError>
         .collect())
 }
 
-/// Finds what YAML does not allow (1.1, 5.1), because the parser names the byte but not the line.
+/// Refuses characters that YAML does not allow (1.1, 5.1). The parser would name the byte but not the line.
 fn refuse_controls(path: &Path, text: &str) -> Result<(), EnvError> {
     let allowed = |c: char| {
         !c.is_control() && c <= '\u{fffd}'
@@ -134,7 +133,7 @@ fn line_of(bytes: &[u8], offset: usize) -> usize {
         .count()
 }
 
-/// The parser's message with its position moved to the front, where people and editors look for it.
+/// The parser's message with its position at the front, where operators and editors expect it.
 fn invalid_yaml(path: &Path, error: &serde_yaml::Error) -> EnvError {
     let message = error.to_string();
     match error.location() {
@@ -176,7 +175,7 @@ enum Top {
     Other(&'static str),
 }
 
-/// Reads a scalar of any type without keeping it; `$found` says what a visitor makes of one.
+/// Visitor methods that read a scalar of any type without keeping it; their result is `$found`.
 macro_rules! visit_scalars {
     ($found:expr) => {
         fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
@@ -200,7 +199,7 @@ macro_rules! visit_scalars {
         fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
             Ok($found)
         }
-        // Only a tag of the user's own comes as an enum.
+        // Only an application-specific tag arrives as an enum.
         fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
             Err(A::Error::custom("tags are not supported"))
         }
@@ -222,7 +221,7 @@ impl<'de> Visitor<'de> for TopVisitor {
         Ok(Top::Empty)
     }
 
-    // Nothing but comments.
+    // A file with only comments.
     fn visit_none<E>(self) -> Result<Top, E> {
         Ok(Top::Empty)
     }
@@ -251,7 +250,7 @@ impl<'de> Visitor<'de> for TopVisitor {
     }
 }
 
-/// What the probe fails with; what follows it in the error's text is the position.
+/// The error text of the probe; the position follows it.
 const PROBE: &str = "probe";
 
 struct KeySeed;
@@ -264,7 +263,7 @@ impl<'de> DeserializeSeed<'de> for KeySeed {
         let Err(error) = deserializer.deserialize_str(Probe(&text)) else {
             return Err(D::Error::custom("a key that cannot be read"));
         };
-        // Without a text the parser refused the key before the probe saw it: a list or a map as key.
+        // Without a text, the parser has refused the key before the probe saw it: the key is a list or a map.
         let Some(text) = text.into_inner() else {
             return Err(D::Error::custom(
                 "a list or a map as key, expected `KEY: value`",
@@ -280,7 +279,7 @@ impl<'de> DeserializeSeed<'de> for KeySeed {
     }
 }
 
-/// Line and column at the end of the probe's error. serde_yaml says nothing for the first character of a file.
+/// Line and column at the end of the probe's error. serde_yaml gives none for the first character of a file.
 fn position(message: &str) -> (usize, usize) {
     message
         .rsplit_once(" at line ")
@@ -304,7 +303,7 @@ impl Visitor<'_> for Probe<'_> {
     }
 }
 
-/// Tells what stands after a key; holds how many nested items may still be passed over.
+/// Tells the shape of a key's value; holds how many nested items may still be skipped.
 struct ShapeSeed<'a>(&'a Cell<u32>);
 
 impl ShapeSeed<'_> {
@@ -353,7 +352,7 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
     }
 }
 
-/// The second pass: the scalars' texts, by the shapes of the first.
+/// The second pass: reads the scalars as text, with the shapes that the first pass found.
 struct TextVisitor<'a>(&'a [Shape]);
 
 impl<'de> Visitor<'de> for TextVisitor<'_> {

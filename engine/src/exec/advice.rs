@@ -6,7 +6,7 @@ use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, Spec};
 
-/// An error and its causes, outermost first; a cause that its effect already quotes is left out.
+/// An error and its causes, outermost first. A cause is left out if the error before it already quotes it.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
@@ -21,7 +21,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     texts
 }
 
-/// The same text without characters that would move a terminal's cursor or break a line: names of files may hold any.
+/// Escapes control characters: they move a terminal's cursor or break a line, and file names may contain them.
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -38,7 +38,7 @@ fn printable(text: &str) -> String {
 #[must_use]
 pub fn advice(error: &ResourceError, found: &[String]) -> String {
     let what = remedy(error, found);
-    let again = "then run `nodelet apply` again; phases that stand are left as they are";
+    let again = "then run `nodelet apply` again; phases that are already applied stay as they are";
     format!("{what}, {again}")
 }
 
@@ -48,7 +48,8 @@ const LOG_SHOWN: usize = 5;
 /// Longest line of a log that is shown, in characters.
 const LINE: usize = 300;
 
-/// States and telling log lines of what a phase runs, where they are not as they should be.
+/// The states of a phase's containers, of its inactive units and of missing pod containers, with the log lines that
+/// explain them.
 pub(super) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<String> {
     let mut found = Vec::new();
     for step in &phase.steps {
@@ -72,7 +73,7 @@ pub(super) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<St
         }
     }
     for check in &phase.checks {
-        // A static pod is started by another phase; the one that waits for it wants to know why in vain.
+        // Another phase starts a static pod. The phase that waits for the pod reports why it does not run.
         if let Probe::PodRunning { pod, containers } = &check.probe {
             found.extend(pod_containers(host, pod, containers).await);
         }
@@ -99,7 +100,7 @@ async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<S
     found
 }
 
-/// The containers of a pod that do not run: of several of one name, kubelet's latest.
+/// The containers of a pod that do not run. If several have the same name, kubelet's latest one.
 async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let all = host.containers(&of_pods()).await.unwrap_or_default();
@@ -129,7 +130,7 @@ async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<Str
     found
 }
 
-/// The last lines of a log that say what is wrong; the last of all where none does.
+/// The last lines of a log that say what is wrong, or simply the last lines if no line does.
 fn telling(log: &str) -> impl Iterator<Item = String> {
     let lines: Vec<&str> = log
         .lines()
@@ -152,7 +153,7 @@ fn telling(log: &str) -> impl Iterator<Item = String> {
         .into_iter()
 }
 
-/// A line of the stack trace with which a program of Go ends. It may be hundreds of lines long, and the reason stands above it.
+/// A line of the stack trace at the end of a Go program. It may have hundreds of lines, and the reason is above it.
 fn is_of_stack(line: &str) -> bool {
     line.starts_with(['\t', ' '])
         || line.starts_with("goroutine ")

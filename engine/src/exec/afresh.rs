@@ -1,9 +1,9 @@
-//! Whether an apply could begin if everything of ours had been taken off first.
+//! Checks whether an apply could begin after a full clean.
 //!
-//! A full clean forgets which preconditions were met. Who asks only then learns too late that a port has gone to somebody
-//! else meanwhile or that there is swap again, and has turned a node that half worked into none. So all are asked before that can be:
-//! what of ours listens on a port will be gone, what else does will not. For the same reason each file that an apply would write is tried
-//! (`write_trial`).
+//! A full clean also forgets which preconditions were met. If they were checked only after the clean, it would be too
+//! late: another process may have taken a port, or swap may be on again, and a node that half worked would not work at
+//! all. So all of them are checked before the clean. Sockets of the role are left out, because the clean closes them;
+//! other sockets are not. For the same reason each file that an apply would write is tried (`write_trial`).
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::resource::Spec;
 const PODS: [&str; 2] = ["kubepods", "kubepods.slice"];
 
 impl Runner<'_> {
-    /// The facts of this host without the sockets that what is ours listens on.
+    /// The facts of this host without the listening sockets of the role.
     pub(super) async fn facts_without_ours(&self) -> Facts {
         let ours = self.control_groups().await;
         let mut facts = self.facts.clone();
@@ -28,7 +28,7 @@ impl Runner<'_> {
         facts
     }
 
-    /// Names of the control groups that the plan's units, our containers and the node's pods run in.
+    /// Names of the control groups of the plan's units, of the role's containers and of the node's pods.
     async fn control_groups(&self) -> BTreeSet<String> {
         let mut groups: BTreeSet<String> = PODS.map(str::to_owned).into();
         let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);

@@ -1,4 +1,4 @@
-//! Phases in their order, independent ones side by side.
+//! Applies phases in order; independent phases run in parallel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ impl Runner<'_> {
     /// The engine's own records cannot be read or written; nothing else was touched then.
     ///
     /// # Cancel safety
-    /// Do not drop the future: ask for an end through [`Runner::cancel`], which is heard at the next safe point.
+    /// Do not drop the future. Cancel through [`Runner::cancel`]: the run then ends at the next safe point.
     pub async fn apply(&self) -> ResourceResult<Outcome> {
         self.run(Verb::Apply, Mode::Apply).await
     }
@@ -59,13 +59,13 @@ impl Runner<'_> {
             let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
                 (Outcome::Converged, Mode::DryRun) if fits && all_gone => Outcome::Predicted,
                 (Outcome::Converged, Mode::DryRun) if fits => Outcome::Failed,
-                // All of it has been shown, yet an apply would not begin.
+                // The whole prediction was shown, but an apply would not begin.
                 (Outcome::Converged | Outcome::Failed, Mode::DryRun) if !fits => Outcome::Refused,
                 (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
                 (outcome, _) => outcome,
             };
             if let Err(error) = session.end(outcome, totals).await {
-                // What was done is written down already; that it is over will be seen from the host.
+                // All changes are recorded. Only the end of the run is not, so the next run treats this one as cut.
                 tracing::warn!("could not {}", super::chain(&error).join(": "));
             }
             outcome
@@ -81,8 +81,8 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// What stands and is not in the plan. A dry run that may not read our records goes without; that they cannot be
-    /// read is told with the preconditions.
+    /// What is on the host but not in the plan. A dry run without permission to read the ledger continues without it;
+    /// the preconditions report what cannot be read.
     async fn leftovers(&self, mode: Mode) -> ResourceResult<Vec<Leftover>> {
         match (leftovers(self.host, self.plan, &self.selection).await, mode) {
             (Err(ResourceError::Ledger(LedgerError::Host { .. })), Mode::DryRun) => Ok(Vec::new()),
@@ -90,8 +90,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Starts each phase when all that must come before it is over; after a failure none is started any more. A dry run
-    /// goes on and shows them: what would fail there, too, is better known at once.
+    /// Starts each phase when all phases before it have ended. After a failure it starts no more phases; a dry run
+    /// continues, to show all failures at once.
     async fn schedule(
         &self,
         phases: &[&PlannedPhase],
@@ -104,7 +104,7 @@ impl Runner<'_> {
         let mut running = FuturesUnordered::new();
         let mut outcome = Outcome::Converged;
         let selected: BTreeSet<&PhaseName> = phases.iter().map(|phase| &phase.name).collect();
-        // Once, not in each round: a role may have a thousand phases.
+        // Computed once, not in each round: a role may have a thousand phases.
         let before: BTreeMap<&PhaseName, BTreeSet<&PhaseName>> = selected
             .iter()
             .map(|&name| (name, graph.nearest_before(name, &selected)))
@@ -113,7 +113,7 @@ impl Runner<'_> {
             let goes_on = outcome == Outcome::Converged || session.mode == Mode::DryRun;
             if goes_on && !self.cancel.is_cancelled() {
                 waiting.retain(|phase| {
-                    // A dry run goes one by one: effects must be seen in the plan's order.
+                    // A dry run runs one phase at a time: effects must be seen in the plan's order.
                     let alone = session.mode == Mode::Apply || running.is_empty();
                     let starts =
                         alone && before[&phase.name].iter().all(|&name| over.contains(name));

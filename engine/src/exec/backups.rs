@@ -1,6 +1,6 @@
-//! What can be told of etcd's backups by looking at files: whether a young one is there, and room for the next. How they are
-//! made and proven is nodelet's (`agents/nodelet/src/etcd`); here a snapshot under a final name is a proven one if the manifest
-//! beside it says when it was taken, and was written for as many bytes.
+//! Checks etcd's backups by their files: whether a recent one exists, and whether there is room for the next. nodelet
+//! makes and proves them (`agents/nodelet/src/etcd`). Here a snapshot with its final name counts as proven if the
+//! manifest beside it has a time and the same size in bytes.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -13,14 +13,14 @@ use crate::resource::{ResourceError, ResourceResult, timer_path};
 
 /// The timer that makes them.
 const TIMER: &str = "etcd-backup";
-/// The form of a manifest that is understood here.
+/// The version of a manifest that is read here.
 const VERSION: u32 = 1;
 /// Bound on a manifest.
 const MANIFEST: u64 = 64 * 1024;
-/// What a restored member takes beside its store: its log is made 64 MiB long at once.
+/// What a restored member needs besides its store: it allocates its log with 64 MiB at once.
 const LOG: u64 = 128 * 1024 * 1024;
 
-/// What counts here of a backup's manifest.
+/// The fields of a backup's manifest that are read here.
 #[derive(Deserialize)]
 struct Manifest {
     version: u32,
@@ -36,9 +36,10 @@ struct Content {
     size: u64,
 }
 
-/// Why the newest proven backup of `cluster` is not younger than `limit`. Those of others, earlier ones here say, are none. One from further ahead than that says nothing: the clock was wrong
-/// when it was taken, and would count as young for as long as it was ahead. Where there is none yet, the age of the timer counts: nobody
-/// has missed anything on a host that is younger than that.
+/// Why the newest proven backup of `cluster` is not younger than `limit`; `None` if it is. Ignores backups of other
+/// clusters, such as earlier clusters of this host. Ignores backups dated further in the future than `limit`: the clock
+/// was wrong when they were taken, and they would count as young for as long as it was ahead. If there is no backup
+/// yet, the age of the timer counts: a host younger than `limit` has not missed a backup.
 pub(super) async fn younger_than(
     host: &dyn Host,
     directory: &Path,
@@ -86,7 +87,8 @@ pub(super) async fn younger_than(
     }))
 }
 
-/// When a backup was taken, by its manifest; `None` if it was not proven, is not what was, or is of another cluster.
+/// When a backup was taken, according to its manifest. `None` if it was not proven, differs from what was proven, or
+/// belongs to another cluster.
 async fn taken(
     host: &dyn Host,
     directory: &Path,
@@ -129,8 +131,8 @@ pub(super) async fn room_beside(
     room_for_backup(host, directory, store).await
 }
 
-/// Why there is no room for a backup of a store of so many bytes: in its directory for the snapshot, and in nodelet's own for
-/// the copy that proves it; on one disk for both.
+/// Why there is no room for a backup of a store with `store` bytes. The snapshot needs room in `directory`, the copy
+/// that proves it in nodelet's own directory. If both are on one disk, it needs room for both.
 ///
 /// # Errors
 /// The host does not say how much room there is.
@@ -183,7 +185,7 @@ mod tests {
 
     const CLUSTER: &str = "c-1";
 
-    /// The manifest of a snapshot of so many bytes that is taken now.
+    /// The manifest of a snapshot with `size` bytes that is taken now.
     fn manifest(host: &FakeHost, size: u64) -> String {
         let taken = humantime::format_rfc3339_seconds(crate::host::Clock::now(host));
         format!(
@@ -191,7 +193,7 @@ mod tests {
         )
     }
 
-    /// What is said a day after these files were written.
+    /// What [`younger_than`] says a day after these files were written.
     async fn said(files: &[&str], limit: Duration) -> String {
         let mut host = FakeHost::new();
         let manifest = manifest(&host, 1);

@@ -1,4 +1,4 @@
-//! What is there before a phase's first effect: it is somebody else's, and is written down, so that a way back leaves it.
+//! Records what exists before a phase's first effect. It is not the role's, so a rollback or a clean must leave it.
 
 use std::sync::{Mutex, OnceLock};
 
@@ -9,8 +9,9 @@ use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo, directory};
 
 impl Runner<'_> {
-    /// Notes which `on_rollback` steps a failure will call for: those of a phase that begins here, but for what they
-    /// would remove and is there before the phase's first effect. That is somebody else's.
+    /// Notes which `on_rollback` steps run if the phase fails. Only a phase of which earlier runs left nothing has any.
+    /// A step is left out if it would remove something that exists before the phase's first effect: that is not the
+    /// role's.
     pub(super) async fn note_ways_back<'p>(
         &self,
         phase: &'p PlannedPhase,
@@ -34,8 +35,9 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Notes of a directory whose content is ours whole and that is there before us, what was in it: all else that comes to be in
-    /// it is ours. It may be a disk of its own for etcd's data. Once, before anything of ours is in it.
+    /// If the role owns the whole content of a directory (`whole`) and the directory already exists, notes the names in
+    /// it: everything added later belongs to the role. The directory may be a separate disk for etcd's data. This is
+    /// done once, before the role writes into it.
     pub(super) async fn claim(
         &self,
         phase: &PlannedPhase,
@@ -60,8 +62,8 @@ impl Runner<'_> {
         session.receipt(&phase.name, step, done).push(undo).await
     }
 
-    /// Writes down, once, which steps will remove what this phase's things leave behind. A thing that is there before
-    /// the phase's first effect is somebody else's, and its step is left out.
+    /// Records once which steps will remove what this phase leaves behind. A step is left out if its resource exists
+    /// before the phase's first effect: it is not the role's.
     pub(super) async fn note_clean_lane(
         &self,
         phase: &PlannedPhase,
@@ -74,7 +76,7 @@ impl Runner<'_> {
             return Ok(());
         };
         let mut ours = Vec::new();
-        // Nothing changes meanwhile, so that the rules of the packet filter, which may be many, are read once for all steps.
+        // Nothing changes during this loop, so the firewall rules, which may be many, are read once for all steps.
         let view = View::of(self.host);
         for step in phase
             .on_clean
@@ -101,11 +103,11 @@ impl Runner<'_> {
     }
 }
 
-/// Of what stands already: how to remove what comes beside it, where that can be told apart.
+/// For a resource that already exists: the spec that removes only what is added later, if the two can be told apart.
 async fn beside_what_stands(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<Spec>> {
     Ok(match spec {
-        // An empty directory may be a disk of its own. What is in one that is not empty, and comes to be there, may be
-        // somebody else's.
+        // An empty directory may be a separate disk. If a directory is not empty, later files in it may belong to
+        // another program.
         Spec::Directory(its) => {
             let names = directory::names(host, &its.path).await?;
             let empty = names.filter(Vec::is_empty);

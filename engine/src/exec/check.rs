@@ -40,15 +40,16 @@ pub struct Condition {
     pub span: Span,
     /// Whether it holds.
     pub status: Status,
-    /// Why not, or why that is not known. If it holds: what people should know all the same, mostly nothing.
+    /// Why it does not hold, or why that is not known. If it holds: a note for operators, usually empty.
     pub reason: String,
-    /// It is for people to know: nothing is restarted for it.
+    /// Only a warning: nothing is restarted because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warns: bool,
-    /// How often in a row it has not held, of one that may fail more than once before its phase does; 0 of all others.
+    /// How often in a row the check has failed, if it may fail more than once before its phase counts as failed;
+    /// otherwise 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_in_a_row: u32,
-    /// It did not hold when it was looked at, but counts as not known: that may still come by itself, after a boot for one.
+    /// The check failed, but counts as unknown: it may still pass by itself, for example soon after a boot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub put_off: bool,
 }
@@ -63,38 +64,39 @@ fn is_zero(number: &u32) -> bool {
 pub struct PhaseHealth {
     /// The phase.
     pub phase: PhaseName,
-    /// Why it has none, if it does nothing here.
+    /// Why the phase has no conditions, if it does nothing on this host.
     pub skipped: Option<String>,
     /// Its conditions.
     pub conditions: Vec<Condition>,
 }
 
-/// The condition of a phase of which something stands that the plan does not have; a phase without has none such.
-pub const LEFT_OVER: &str = "nothing stands that the plan does not have";
+/// The condition of a phase that has something on the host that is not in the plan. Other phases do not have this
+/// condition.
+pub const LEFT_OVER: &str = "the host has nothing that the plan does not have";
 
 impl PhaseHealth {
-    /// Whether something of it that a repair would be made for does not hold and was left to the next look.
+    /// Whether a condition that would cause a repair failed, and the decision was left to the next check.
     #[must_use]
     pub fn was_put_off(&self) -> bool {
         let mut its = self.conditions.iter();
         its.any(|its| its.put_off && !its.warns)
     }
 
-    /// Whether anything of it stands that the plan does not have.
+    /// Whether the phase has something on the host that is not in the plan.
     #[must_use]
     pub fn has_left_over(&self) -> bool {
         let mut its = self.conditions.iter();
         its.any(|condition| condition.check == LEFT_OVER && condition.status == Status::False)
     }
 
-    /// The worst of its conditions, but for those that only warn; True without any.
+    /// The worst of its conditions, without those that only warn. True if there are none.
     #[must_use]
     pub fn status(&self) -> Status {
         let works = self.conditions.iter().filter(|c| !c.warns);
         works.map(|c| c.status).max().unwrap_or(Status::True)
     }
 
-    /// Whether all is known to hold that something would be restarted for.
+    /// Whether every condition whose failure would cause a restart is known to hold.
     #[must_use]
     pub fn works(&self) -> bool {
         let counts = |its: &&Condition| !its.warns && its.check != LEFT_OVER;
@@ -102,14 +104,14 @@ impl PhaseHealth {
         counting.all(|its| its.status == Status::True)
     }
 
-    /// Whether it works and every one of its conditions holds.
+    /// Whether every condition holds, warnings included.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.conditions.iter().all(|c| c.status == Status::True)
     }
 }
 
-/// The phases whose checks a look has begun and not ended, in the plan's order. Clones are about the same look.
+/// The phases whose checks are running, in the plan's order. Clones share the same list.
 #[derive(Debug, Clone, Default)]
 pub struct ChecksInProgress(Arc<Mutex<Vec<PhaseName>>>);
 
@@ -133,40 +135,41 @@ impl ChecksInProgress {
     }
 }
 
-/// How many things that are left over are named.
+/// How many left-over things are named.
 const SHOWN: usize = 4;
-/// Bound on one look.
+/// Bound on one observation.
 const BOUND: Duration = Duration::from_secs(10);
-/// Longest pause that is left to whoever is slow to answer.
+/// Longest pause before a server that answers slowly is asked again.
 const REST: Duration = Duration::from_secs(5);
-/// After an answer that did not come, before it is asked for once more.
+/// Pause before a failed check is made again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// For the container engine to answer when it is asked once more: all that it runs is restarted with it, so a host that is merely slow, for
-/// it has just booted perhaps, gets its time.
+/// How long the container engine may take to answer the second time. A restart of the engine restarts everything that
+/// it runs, so a host that is only slow, for example after a boot, gets this time.
 const ENGINE: Duration = Duration::from_secs(30);
 
-/// For the service manager to end the starts that it has begun, as at boot. For all that a look sees being started together: a pass has
-/// its own bound, and one that is cut tells nothing and repairs nothing.
+/// How long to wait until the service manager has finished the starts in progress, as at boot. The bound is for all
+/// starts together: a pass has its own bound, and a pass that is cut reports nothing and repairs nothing.
 const STARTING: Duration = Duration::from_secs(45);
 
-/// How long a look may have taken to be made once more: two of them stay within the bound of a pass.
+/// The checks are repeated only if they took less than this: two rounds stay within the bound of a pass.
 const ONCE_MORE: Duration = Duration::from_secs(40);
 
-/// What a look is for.
+/// Why the checks are made.
 #[derive(Debug, Clone, Copy)]
 enum Asked<'a> {
-    /// To tell what is: each question is asked once.
+    /// To report the state: each check is made once.
     Once,
-    /// To act on it: a busy moment is no failure.
+    /// To act on failures: a failed check is repeated, so that a server which is busy for a moment does not count as
+    /// failed.
     Twice {
-        /// Until when starts of the service manager are waited for, on the host's clock.
+        /// Until when to wait for starts of the service manager, on the host's clock.
         until: Duration,
-        /// Failures before this look; where nobody looks again, one counts.
+        /// Failures in a row before these checks. `None` if the caller does not check again: one failure counts then.
         before: Option<&'a Streaks>,
     },
 }
 
-/// Whether a phase tells of damage to the role's package.
+/// Whether a phase checks the role's package for damage.
 fn compares_the_package(phase: &PlannedPhase) -> bool {
     let compares = |check: &PlannedCheck| matches!(check.probe, Probe::PackageIntact { .. });
     phase.checks.iter().any(compares)
@@ -184,18 +187,18 @@ fn unknown(check: &PlannedCheck, reason: String) -> Condition {
     }
 }
 
-/// Leaves a failure to the next look.
+/// Leaves the decision about a failure to the next check.
 fn put_off(condition: &mut Condition) {
     condition.status = Status::Unknown;
     condition.put_off = true;
 }
 
-/// What a look says of a check.
+/// The condition that follows from the result of a probe.
 fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condition {
     let (status, reason) = match looked {
         Ok(None) => (Status::True, String::new()),
         Ok(Some(reason)) => (Status::False, reason),
-        // Who refuses us is there, and does not do its work for us.
+        // A server that refuses the request runs, but does not do its work.
         Err(error @ ResourceError::Host(HostError::Refused { .. })) => {
             (Status::False, chain(&error).join(": "))
         }
@@ -212,7 +215,7 @@ fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condi
     }
 }
 
-/// A phase that is looked at, and how to end that.
+/// A phase whose checks run, and the token that ends them.
 struct Look {
     phase: PhaseName,
     cut: CancellationToken,
@@ -228,28 +231,29 @@ impl Look {
 }
 
 impl Runner<'_> {
-    /// Makes every check of the selected phases once. Changes nothing; each check has its bound, and phases are looked at
-    /// side by side.
+    /// Makes every check of the selected phases once. Changes nothing. Each check has its bound, and phases are checked
+    /// in parallel.
     pub async fn check(&self) -> Vec<PhaseHealth> {
         self.look(None, None).await
     }
 
-    /// The same for whoever wants to act on what fails: once a check does not hold, phases that the failed one does not
-    /// come after are given `settle` more and then count as unknown. What hangs because something else is broken does not
-    /// keep that from being mended; what may be the cause is looked at to the end. What does not answer is asked twice: one
-    /// busy moment of a server restarts nothing.
+    /// The same for a caller that acts on failures. Once a check fails, phases that the failed one does not come after
+    /// get `settle` more time and then count as unknown: a check that hangs because of the failure must not delay its
+    /// repair. Phases that may be the cause are checked to the end. A check that got no answer is repeated once: a
+    /// server that is busy for a moment causes no restart.
     pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
         self.look(Some(settle), None).await
     }
 
-    /// The same for whoever does so again and again: what may fail more often than once fails as often in a row, beginning `before` this
-    /// look.
+    /// The same for a caller that checks again and again. A check that may fail more than once fails only after that
+    /// many failures in a row; `before` has the failures of the checks before.
     pub async fn check_again(&self, settle: Duration, before: &Streaks) -> Vec<PhaseHealth> {
         self.look(Some(settle), Some(before)).await
     }
 
-    /// Phases that come after one of `repaired` and are known not to be as planned. Right after a repair these are such as read, at their
-    /// start, what it has made anew; what the service manager is starting still is waited for.
+    /// Phases that come after one of `repaired` and are known not to be as planned. Right after a repair, these are
+    /// phases that read, at their start, something that the repair has made again. Waits for units that the service
+    /// manager is still starting.
     pub async fn outdated(&self, repaired: &[PhaseName]) -> BTreeSet<PhaseName> {
         let graph = Graph::of(self.plan);
         let later = |phase: &PlannedPhase| {
@@ -283,7 +287,8 @@ impl Runner<'_> {
         health
     }
 
-    /// Adds a condition to each phase that has something left which the plan does not have, be it no phase any more.
+    /// Adds a condition for each phase that has something on the host that is not in the plan, even if the plan no
+    /// longer has the phase.
     async fn look_for_leftovers(&self, health: &mut Vec<PhaseHealth>) {
         let condition = |phase: &PhaseName, status, reason| Condition {
             check: LEFT_OVER.to_owned(),
@@ -297,7 +302,7 @@ impl Runner<'_> {
         let found = leftovers(self.host, self.plan, &self.selection);
         let left = match tokio::time::timeout(BOUND, found).await {
             Ok(Ok(left)) => left,
-            // Whose it would be is not known; the first stands for all.
+            // It is not known which phase this is about, so the first phase gets the condition.
             unread => {
                 let reason = match unread {
                     Ok(Err(error)) => chain(&error).join(": "),
@@ -353,20 +358,21 @@ impl Runner<'_> {
         if starting.is_disjoint(&up) {
             return health;
         }
-        // At boot etcd does not answer while docker is still starting, and is nobody's failure.
+        // At boot etcd does not answer while docker is still starting. That is no failure.
         if self.host.elapsed().saturating_sub(began) < ONCE_MORE {
             return self.look_once(settle, asked).await;
         }
         for condition in health.iter_mut().flat_map(|phase| &mut phase.conditions) {
             if condition.status == Status::False {
                 put_off(condition);
-                condition.reason += "; units were being started meanwhile, so the next look counts";
+                condition.reason +=
+                    "; units were being started at that time, so the next check decides";
             }
         }
         health
     }
 
-    /// The units of the plan that are so; one that cannot be looked at is not.
+    /// The units of the plan for which `so` is true. A unit whose state cannot be read is left out.
     async fn units_where(&self, so: fn(&UnitState) -> bool) -> BTreeSet<&str> {
         let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
         let looks = steps.map(|step| async move {
@@ -406,7 +412,7 @@ impl Runner<'_> {
                 .flat_map(|phase| graph.before(phase))
                 .collect();
             for (look, phase) in looks.iter().zip(phases) {
-                // That a file of the package is damaged may be why the rest fails, and is told whatever else fails.
+                // A damaged package may be the cause of the other failures, so its check is always completed.
                 if !causes.contains(&look.phase) && !compares_the_package(phase) {
                     look.cut.cancel();
                 }
@@ -434,7 +440,7 @@ impl Runner<'_> {
                 let condition = tokio::select! {
                     condition = self.confirmed(view, phase, check, asked) => condition,
                     () = look.cut.cancelled() => {
-                        unknown(check, "not looked at to the end: something else failed".to_owned())
+                        unknown(check, "the check was ended early: another phase failed".to_owned())
                     }
                 };
                 let condition = match asked {
@@ -460,7 +466,8 @@ impl Runner<'_> {
         }
     }
 
-    /// The first look is at what all others of this pass see, too; whatever is to be acted on is looked at anew.
+    /// The first check reads through `view`, which all checks of this pass share. A failure is confirmed on the host
+    /// itself.
     async fn confirmed(
         &self,
         view: &dyn Host,
@@ -490,7 +497,7 @@ impl Runner<'_> {
             return judged(check, self.engine_answers(ENGINE).await);
         }
         let mut condition = self.condition(self.host, phase, check).await;
-        // At boot all starts at once and by itself, and has as long for that as after a start of ours.
+        // At boot everything starts by itself and at once. It gets as much time as after a start by an apply.
         let up = self.host.up();
         if condition.status == Status::False && up < check.timeout {
             put_off(&mut condition);
@@ -503,8 +510,8 @@ impl Runner<'_> {
         condition
     }
 
-    /// Waits while the service manager starts a unit that the probe is about: who would start it once more only sets it
-    /// back. Whether there was anything to wait for.
+    /// Waits while the service manager starts a unit that the probe is about: another start would only delay it.
+    /// Returns whether it waited.
     async fn waited(&self, phase: &PlannedPhase, probe: &Probe, until: Duration) -> bool {
         let units: Vec<&str> = match probe {
             Probe::ServiceActive(unit) => vec![unit],
@@ -556,7 +563,7 @@ impl Runner<'_> {
         condition
     }
 
-    /// Makes a check that nobody waits for.
+    /// Makes a check that only warns: the apply does not wait for it.
     pub(super) async fn warn_of(&self, phase: &PlannedPhase, check: &PlannedCheck) {
         let started = self.host.elapsed();
         let seen = self.condition(self.host, phase, check).await;
@@ -624,10 +631,11 @@ impl Runner<'_> {
             };
             if !when.is_empty() {
                 return Err(ResourceError::NotConverged {
-                    what: format!("see it hold {when}: {reason}"),
+                    what: format!("pass the check {when}: {reason}"),
                 });
             }
-            // The first looks come quickly: most things are up within a second. Whoever is slow to answer has enough to do without us.
+            // The first checks follow quickly: most components are up within a second. A server that answers slowly is
+            // asked less often, to leave it time for its work.
             let rest = (now.saturating_sub(asked) * 3).min(REST);
             let pause = check.every.min(backoff(check.every / 5, attempt)).max(rest);
             self.pause(pause.min(check.timeout.saturating_sub(waited)))

@@ -1,8 +1,8 @@
-//! Clean: the host as it was before the role came, from the ledger alone.
+//! Clean: restores the host to its state before the role, from the ledger alone.
 //!
-//! No plan and no script is needed: what was done is known by its inverses, and what the things that ran have left
-//! behind by the steps that each phase had written down before its first effect. Phases go in reverse; errors are
-//! collected, and none keeps the rest from being tried.
+//! It needs no plan and no script. The ledger has the inverse of each change, and the steps that remove what running
+//! components leave behind; each phase recorded these steps before its first effect. Phases are cleaned in reverse
+//! order. Errors are collected; an error does not stop the rest.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,31 +27,32 @@ use crate::resource::{
 /// What a clean works on.
 struct Clean<'a, 'h> {
     host: &'a dyn Host,
-    /// Where each thing that is gone is written down: what comes to stand in its place is somebody else's.
+    /// Where each removed thing is recorded. What appears in its place later is not the role's.
     book: Option<(&'a Ledger<'h>, RunId)>,
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     undone: usize,
     failed: usize,
-    /// The first failure of each phase, to be written down.
+    /// The first failure of each phase, to be recorded.
     failures: Vec<(PhaseName, Failure)>,
     /// Directories that were not empty when their turn came.
     full: Vec<LiveUndo>,
-    /// Something in the container engine could not be taken back, or may not be.
+    /// Something in the container engine could not be removed, or may still be there.
     containers_left: bool,
-    /// Containers of somebody else in an engine that the role has brought: it stays.
+    /// Names of containers that are not the role's, in an engine that the role installed: with such containers the
+    /// engine stays. `None` if they are not known.
     strangers: Option<Vec<String>>,
 }
 
-/// Takes everything back that the ledger knows of, in reverse, but for what is kept; with `purge` that too. On a host
-/// without a ledger, or with a clean one, nothing is touched.
+/// Takes back everything in the ledger, in reverse order, except what is kept; with `purge` also what is kept. On a
+/// host without a ledger, or with nothing left to take back, it changes nothing.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
 ///
 /// # Cancel safety
-/// Do not drop the future: ask for an end through `cancel`, which is heard at the next safe point. Another clean goes
-/// on from there.
+/// Do not drop the future. Cancel through `cancel`: the clean then ends at the next safe point, and another clean
+/// continues from there.
 pub async fn clean(
     host: &dyn Host,
     events: &dyn EventSink,
@@ -106,7 +107,7 @@ pub async fn clean(
         }
         ledger.end(run, outcome, (clean.undone, 0)).await?;
         if outcome == Outcome::Cleaned {
-            // What stood before is back, so nobody needs the copies, which may hold secrets.
+            // The previous files are restored, so the saved copies, which may hold secrets, are no longer needed.
             ledger.compact().await?;
         }
     }
@@ -124,7 +125,7 @@ pub async fn clean(
     Ok(outcome)
 }
 
-/// What there is to take back, in the order in which it is.
+/// What has to be taken back, in this order.
 #[derive(Default)]
 struct Work {
     role: String,
@@ -150,7 +151,7 @@ impl Work {
                 work.lanes.push((phase, steps));
             }
         }
-        // From the last that came to be to the first.
+        // From the phase that was applied last to the first one.
         work.phases = Ledger::phases_in(records);
         work.phases.retain(|phase| {
             undos.iter().any(|live| live.phase == *phase)
@@ -166,7 +167,7 @@ impl Work {
         self.phases.is_empty()
     }
 
-    /// Whether the role has brought the container engine.
+    /// Whether the role has installed the container engine.
     fn brought_engine(&self) -> bool {
         self.undos.iter().any(|live| brings_engine(&live.undo))
     }
@@ -215,8 +216,9 @@ impl Clean<'_, '_> {
         }
     }
 
-    /// Who else lives in the engine that the role has brought. One that cannot be started has nobody who would miss it; whether
-    /// something of ours is still in it has been asked before. Nobody can tell of one that runs and does not say.
+    /// Finds the containers that are not the role's, in the engine that the role installed. An engine that cannot be
+    /// started runs nothing that another program could miss; whether it still has something of the role was checked
+    /// before. If an engine runs and does not answer, its containers are not known.
     async fn look_for_strangers(&mut self) {
         if engine::wake(self.host).await.is_err()
             && matches!(engine::runs(self.host).await, Ok(false))
@@ -232,14 +234,15 @@ impl Clean<'_, '_> {
         }
     }
 
-    /// Whether somebody else lives in the engine that the role has brought, or may.
+    /// Whether the engine that the role installed has, or may have, containers that are not the role's.
     fn is_shared(&self) -> bool {
         self.strangers
             .as_ref()
             .is_none_or(|names| !names.is_empty())
     }
 
-    /// Whether an undo would end an engine that somebody else lives in, or take away what its networks need.
+    /// Whether an undo must not run because it would end an engine that has other containers, or remove what their
+    /// networks need.
     fn stays(&self, undo: &Undo) -> bool {
         self.is_shared() && (engine::ends(undo) || engine::needs(undo))
     }
@@ -272,7 +275,7 @@ impl Clean<'_, '_> {
                     .await
                     .is_ok_and(|names| !names.is_empty())
             {
-                // What is in it may go later.
+                // Its content may be removed later.
                 self.full.push(live.clone());
                 continue;
             }
@@ -280,7 +283,7 @@ impl Clean<'_, '_> {
         }
         let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
         let mut gone = Vec::new();
-        // The traces of an engine that goes on are in use.
+        // If the engine keeps running, what it would leave behind is still in use.
         let mut its = work.undos.iter().filter(|live| live.phase == *phase);
         let goes_on = self.is_shared() && its.any(|live| engine::ends(&live.undo));
         let lane = lane.filter(|_| !goes_on);
@@ -289,7 +292,7 @@ impl Clean<'_, '_> {
                 gone.push(&step.id);
             }
         }
-        // What could not be ended makes its traces again.
+        // A component that could not be ended may create these things again.
         if self.failed == failed
             && let Some((ledger, run)) = self.book
         {
@@ -301,8 +304,8 @@ impl Clean<'_, '_> {
         self.finished(phase, started, (undone, failed));
     }
 
-    /// Whether a phase that brought the container engine has to wait, because things that could not be taken back are
-    /// still in an engine that does not answer: without it they never could be. Says so.
+    /// Whether a phase that installed the container engine must wait: the engine does not answer, and it still has
+    /// things that could not be removed and that only the engine can remove. Reports this as a failure.
     async fn is_held(&mut self, phase: &PhaseName, work: &Work) -> bool {
         if !self.containers_left {
             return false;
@@ -316,8 +319,8 @@ impl Clean<'_, '_> {
         false
     }
 
-    /// Whether a phase brought a container engine that somebody else lives in by now: it is his from here on, with its
-    /// configuration. Says so.
+    /// Whether a phase installed a container engine that now has containers that are not the role's. The engine then
+    /// stays, with its configuration. Reports this.
     fn is_lived_in(&self, phase: &PhaseName, work: &Work) -> bool {
         let its = |live: &&LiveUndo| live.phase == *phase && brings_engine(&live.undo);
         let Some(live) = work.undos.iter().find(its) else {
@@ -328,10 +331,10 @@ impl Clean<'_, '_> {
         }
         let reason = match &self.strangers {
             Some(names) => format!(
-                "containers of somebody else are in it ({})",
+                "it has containers that are not the role's ({})",
                 names.join(", ")
             ),
-            None => "nobody can tell whether containers of somebody else are in it".to_owned(),
+            None => "it is not known whether it has containers that are not the role's".to_owned(),
         };
         self.events.emit(Event::ThingLeft {
             phase: Some(phase.clone()),
@@ -365,7 +368,8 @@ impl Clean<'_, '_> {
         };
         match result {
             Ok(()) => {
-                // Units take in what is there again only when all of it is.
+                // Units are loaded again after files were restored. If something failed, this must be done again, so it
+                // is not recorded.
                 let settled = undo.settles().is_none() || self.failed == 0;
                 if let (true, Some((ledger, run))) = (settled, self.book) {
                     let written = ledger.withdrawn(run, &live.phase, &live.step, &thing);
@@ -385,7 +389,7 @@ impl Clean<'_, '_> {
         }
     }
 
-    /// Carries out a step of a clean lane; says whether its thing is gone.
+    /// Carries out a step of a clean lane; returns whether its resource is gone.
     async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) -> bool {
         let thing = format!("{} {}", step.spec.kind(), step.spec.label());
         let limit = step.policy.timeout;
@@ -404,15 +408,15 @@ impl Clean<'_, '_> {
         true
     }
 
-    /// What cannot be written down is told, and keeps nothing from being taken back.
+    /// A record that cannot be written is reported as a failure; the clean continues.
     fn wrote(&mut self, written: Result<(), LedgerError>) {
         if let Err(error) = written {
             self.fail(None, "ledger", &error.into());
         }
     }
 
-    /// Directories that others of ours were still in, the deepest first; those that are left hold what is not ours,
-    /// or what is kept.
+    /// Removes the directories that were not empty before, the deepest first. Those that remain hold files that are not
+    /// the role's, or that are kept.
     async fn directories(&mut self) {
         let mut full = std::mem::take(&mut self.full);
         full.sort_by_key(|live| std::cmp::Reverse(path_of(&live.undo).components().count()));
@@ -424,7 +428,7 @@ impl Clean<'_, '_> {
         }
     }
 
-    /// What the engine remembers of a host that is its own again, whose next bring-up begins with the preconditions.
+    /// Removes the records of this host that are not in the ledger: its next bring-up begins with the preconditions.
     async fn forget(&self) -> ResourceResult<()> {
         let state = Path::new(STATE);
         self.host.remove_tree(&state.join("services")).await?;
@@ -465,7 +469,7 @@ impl Clean<'_, '_> {
     }
 }
 
-/// What has to take in the files that were there before, once each: units are loaded again, then those that ran
+/// The undos that have to follow after files were restored, once each: units are loaded again, then units that ran
 /// before run again.
 fn settling(undos: &[LiveUndo]) -> Vec<LiveUndo> {
     let mut last: Vec<LiveUndo> = undos
@@ -474,7 +478,7 @@ fn settling(undos: &[LiveUndo]) -> Vec<LiveUndo> {
         .cloned()
         .collect();
     for live in &mut last {
-        // It may have been started since, with configuration that is gone by now.
+        // It may have been started since, with a configuration that is now gone.
         if let Undo::StartUnit { name } = &live.undo
             && name.ends_with(".service")
         {
@@ -487,7 +491,7 @@ fn settling(undos: &[LiveUndo]) -> Vec<LiveUndo> {
     last
 }
 
-/// Makes a step's thing absent; says whether it was there.
+/// Makes a step's resource absent; returns whether it was there.
 pub(super) async fn remove(host: &dyn Host, step: &PlannedStep) -> ResourceResult<bool> {
     let cx = Context {
         host,
@@ -511,7 +515,7 @@ async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceRes
     let Some(change) = resource.diff(&observed) else {
         return Ok(false);
     };
-    // A way back needs no way back of its own.
+    // The removal needs no undo of its own.
     let mut ignored = Receipt::default();
     resource
         .converge(&observed, &change, cx, &mut ignored)
@@ -528,7 +532,7 @@ async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceRes
     }
 }
 
-/// Why the engine's package has to stay while something may still be in an engine that does not answer.
+/// Why the engine's package has to stay: the engine does not answer and may still have containers.
 pub(super) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
     if !brings_engine(undo) || host.container_engine().await.is_ok() {
         return None;
@@ -540,12 +544,12 @@ pub(super) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<Resourc
     })
 }
 
-/// Whether it takes away the packages of a container engine.
+/// Whether an undo removes the packages of a container engine.
 fn brings_engine(undo: &Undo) -> bool {
     matches!(undo, Undo::PurgePackages { names } if engine::is_engine(names))
 }
 
-/// Whether the container engine is needed for it.
+/// Whether the container engine is needed for an undo.
 pub(super) fn is_about_containers(undo: &Undo) -> bool {
     matches!(
         undo,
@@ -557,15 +561,16 @@ pub(super) fn is_about_containers(undo: &Undo) -> bool {
     )
 }
 
-/// What lives outside of this host, or what others use by now: it is told when it stays, and is no failure.
+/// Whether a failed undo is about something outside of this host, or about something that other programs use by now. It
+/// is reported as left, not as a failure.
 pub(super) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
         Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
         Undo::UnloadModule { .. } => says(error, "in use"),
         Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => says(error, engine::TAKEN),
-        // Containers of somebody else were made of it since.
+        // Containers that are not the role's use the image by now.
         Undo::RemoveImage { .. } => says(error, "status code 409"),
-        // Packages of somebody else have come to need them.
+        // Other packages depend on them by now.
         Undo::PurgePackages { .. } => says(error, "dependency problems"),
         _ => false,
     }

@@ -1,6 +1,6 @@
-//! Whether the role's package is as it was packed, asked before a full clean.
+//! Whether the role's package is as it was packed, checked before a full clean.
 //!
-//! A step compares what it is about to use. After a clean that is too late: the host would not come up again.
+//! A step verifies the files that it is about to use. After a clean that is too late: the host would not come up again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ const READING: Duration = Duration::from_secs(5 * 60);
 type Files = BTreeMap<PathBuf, Span>;
 
 impl Runner<'_> {
-    /// What is damaged of the package, each file by its name. What is wrong with the files in `told` is known already.
+    /// The damaged files of the package. Problems of the files in `told` are already known.
     pub(super) async fn damaged_afresh(&self, told: &BTreeSet<PathBuf>) -> Vec<Problem> {
         let mut problems = Vec::new();
-        // A dry run reads none of it.
+        // A dry run does not read the package.
         if !self.host.reads_payload() {
             return problems;
         }
@@ -81,19 +81,20 @@ impl Runner<'_> {
         })
     }
 
-    /// Whether an archive is what was packed, and brings an image that docker does not have.
+    /// Verifies that an archive is as it was packed and, if docker does not have the image, that the archive contains
+    /// it.
     async fn archive_serves(&self, image: &ImageSpec) -> ResourceResult<()> {
         if !matches!(self.host.image(&image.reference).await, Ok(Some(_))) {
             return image.verify_archive(self.host).await.map(drop);
         }
-        // The image need not come from the archive: people may have loaded it.
+        // The image need not come from the archive: an operator may have loaded it.
         match self.host.entry(&image.archive).await? {
             Some(_) => image.verify_content(self.host).await.map(drop),
             None => Ok(()),
         }
     }
 
-    /// The files of the package that these steps use, but for archives of images.
+    /// The files of the package that these steps use, without archives of images.
     async fn used_files(&self, steps: &[&PlannedStep], problems: &mut Vec<Problem>) -> Files {
         let mut files = Files::new();
         let mut archives = BTreeSet::new();
@@ -134,7 +135,7 @@ impl Runner<'_> {
         files
     }
 
-    /// The damaged files of the whole package, the first ones where there are many.
+    /// The damaged files of the whole package; only the first ones if there are many.
     async fn of_package(&self, checksums: &Checksums) -> Vec<Problem> {
         let span = Span::file("role.yaml");
         match in_time(&checksums.file, checksums.problems(self.host)).await {
@@ -200,7 +201,8 @@ mod tests {
         Path::new(PAYLOAD).join(name)
     }
 
-    /// A sealed package of a program, a file and two archives, of which one image is loaded; and the plan that uses it.
+    /// A sealed package with programs, image archives and an unused file, of which docker already has one image; and
+    /// the plan that uses the package.
     fn sealed() -> (FakeHost, Plan) {
         let files = [
             ("bin/kubelet", "kubelet"),
@@ -293,7 +295,7 @@ mod tests {
                 );
                 assert_eq!(its.remedy, "install the role's package again");
             }
-            // A repair needs no more than what it starts.
+            // A repair needs only the files that it uses.
             assert_eq!(misfits(&host, &plan, false).await, []);
         }
     }

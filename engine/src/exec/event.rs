@@ -9,21 +9,21 @@ use crate::resource::Change;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
-    /// Bring about.
+    /// Bring the host to the plan.
     Apply,
     /// Predict.
     DryRun,
-    /// Quiesce.
+    /// Stop what runs.
     Stop,
     /// Take everything back.
     Clean,
-    /// End some phases and bring them about again.
+    /// Stop some phases and apply them again.
     Restart,
-    /// Make certificates anew that are due, and see them used.
+    /// Renew certificates that are due, and wait until they are used.
     Renew,
-    /// Take a step of replacing an authority.
+    /// Carry out one step of replacing an authority.
     Rotate,
-    /// Write a lost ledger anew.
+    /// Recover a lost ledger.
     Recover,
 }
 
@@ -43,7 +43,7 @@ pub enum Event {
         digest: String,
         phases: Vec<PhaseName>,
     },
-    /// All preconditions hold; `evaluated` of them were looked at.
+    /// All preconditions hold; `evaluated` of them were evaluated now.
     PreflightPassed { evaluated: usize },
     /// Preconditions that do not hold. Nothing was touched.
     PreflightFailed { problems: Vec<Problem> },
@@ -90,7 +90,7 @@ pub enum Event {
     CheckPlanned { phase: PhaseName, check: String },
     /// A phase failed; its rollback follows. In a dry run: an apply would fail there.
     PhaseFailed { phase: PhaseName, failure: Failure },
-    /// What a phase did has been taken back, or what was left.
+    /// What a phase did was taken back; `errors` says what could not be.
     PhaseRolledBack {
         phase: PhaseName,
         reverted: usize,
@@ -106,7 +106,7 @@ pub enum Event {
     },
     /// Something that ran was ended.
     StepStopped { phase: PhaseName, step: StepId },
-    /// Something was ended for whoever holds it to start it again.
+    /// Something was restarted, or it was ended so that kubelet starts it again.
     ThingRestarted {
         phase: PhaseName,
         thing: String,
@@ -118,20 +118,20 @@ pub enum Event {
         step: StepId,
         error: String,
     },
-    /// A repair that did not come to its end has started again what it had stopped, as it was before.
+    /// A repair that did not complete has started this again as it was before.
     StepStartedAgain { phase: PhaseName, step: StepId },
-    /// It could not.
+    /// A repair that did not complete could not start this again.
     StartFailed {
         phase: PhaseName,
         step: StepId,
         error: String,
     },
-    /// A thing is as it was before the role came.
+    /// A thing is as it was before the role.
     ThingRestored {
         phase: Option<PhaseName>,
         thing: String,
     },
-    /// A thing could not be taken back, and need not be: it lives elsewhere, or others use it by now.
+    /// A thing was not taken back, which is no failure: it is elsewhere, or other programs use it by now.
     ThingLeft {
         phase: Option<PhaseName>,
         thing: String,
@@ -143,7 +143,7 @@ pub enum Event {
         thing: String,
         error: String,
     },
-    /// What a clean leaves, because it is marked so.
+    /// What a clean leaves because it is marked as kept.
     ThingsKept { things: Vec<String> },
     /// A phase is over.
     PhaseFinished {
@@ -163,7 +163,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Why a run was refused, if it tells that: what is wrong, and what to do about it.
+    /// If this event refuses a run: what is wrong, and what to do about it.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         let Self::PreflightFailed { problems } = self else {
@@ -251,9 +251,9 @@ pub enum Outcome {
     Interrupted,
     /// It was stopped.
     Stopped,
-    /// It is as it was before the role came, but for what is kept.
+    /// The host is as it was before the role, except for what is kept.
     Cleaned,
-    /// A dry run came to its end: this is what would change.
+    /// A dry run has ended: this is what would change.
     Predicted,
 }
 
@@ -263,7 +263,7 @@ pub trait EventSink: Send + Sync {
     fn emit(&self, event: Event);
 }
 
-/// Keeps events, for tests and for those who read them all at the end.
+/// Keeps events, for tests and for callers that read them all at the end.
 #[derive(Debug, Default)]
 pub struct Recording(std::sync::Mutex<Vec<Event>>);
 

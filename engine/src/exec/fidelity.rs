@@ -1,11 +1,11 @@
 //! Fidelity: how well a prediction and what was done agree, step by step and in both directions.
 //!
-//! Both are event streams, of a dry run and of an apply. A step agrees when both say the same action and, for a file
+//! Both are event streams, of a dry run and of an apply. A step agrees if both have the same action and, for a file
 //! whose content may be shown, the same content. A step that the prediction called known after apply agrees with
-//! nothing. What was done is what the run announced before it converged the step; a run that then still sees a difference fails, and
-//! the streams of a run that failed are not compared. Fields other than action and content (mode, owner, image, flags) are not compared.
-//! In a restart, what a step's thing is stopped is compared by itself, beside what becomes of it. `command` steps are counted apart:
-//! their effect cannot be known beforehand.
+//! nothing. What was done is what the run announced before it converged the step; a run that then still sees a
+//! difference fails, and the streams of a failed run are not compared. Fields other than action and content (mode,
+//! owner, image, flags) are not compared. In a restart, the stop of a step and its later change are compared
+//! separately. `command` steps are counted separately: their effect cannot be known beforehand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,11 +25,11 @@ pub enum Seen {
     Changed {
         /// How.
         action: Action,
-        /// SHA-256 of a file's content; none where that is secret or made by chance.
+        /// SHA-256 of a file's content; none if the content is secret or random.
         #[serde(skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
     },
-    /// What it runs is ended, before anything is begun again.
+    /// What it runs is stopped, before anything is started again.
     Stopped,
     /// It is known after apply.
     Unknown,
@@ -52,7 +52,7 @@ impl std::fmt::Display for Seen {
     }
 }
 
-/// A step on which prediction and deed do not agree.
+/// A step for which the prediction and the run differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Miss {
     /// The step.
@@ -77,7 +77,7 @@ impl std::fmt::Display for Miss {
 /// How a prediction and a run agree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fidelity {
-    /// Steps in either, commands left out.
+    /// Steps in either stream, without commands.
     pub steps: usize,
     /// Of these, steps that were predicted to change.
     pub predicted: usize,
@@ -125,7 +125,7 @@ impl Fidelity {
         fidelity
     }
 
-    /// Of all steps, the share that was predicted rightly, in percent; `None` without steps.
+    /// Of all steps, the share that was predicted correctly, in percent; `None` without steps.
     #[must_use]
     pub fn of_steps(&self) -> Option<f64> {
         share(self.steps - self.misses.len(), self.steps)
@@ -145,7 +145,7 @@ impl Fidelity {
         share(self.done - wrong, self.done)
     }
 
-    /// The worst of those of the three that count something; `None` without steps.
+    /// The lowest of the three shares that exist; `None` without steps.
     #[must_use]
     pub fn score(&self) -> Option<f64> {
         [self.of_steps(), self.of_predicted(), self.of_done()]
@@ -169,20 +169,20 @@ impl Miss {
     }
 }
 
-/// Nothing of nothing is no share.
+/// There is no share of zero steps.
 fn share(part: usize, whole: usize) -> Option<f64> {
     let count = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
     (whole > 0).then(|| 100.0 * count(part) / count(whole))
 }
 
-/// Of a restart, which half.
+/// Which half of a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Stop,
     Start,
 }
 
-/// What a stream says of each step: the first thing it says of its stop, and of what comes then.
+/// What a stream says of each step: its first event about the stop, and its first event about what follows.
 fn seen(events: &[Event]) -> BTreeMap<(StepId, Part), Seen> {
     let mut all = BTreeMap::new();
     for event in events {
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(idle.of_steps(), Some(100.0), "the step stays as it is");
         let nothing = Fidelity::of(&[], &[]);
         assert_eq!((nothing.of_steps(), nothing.score()), (None, None));
-        // What is done without a prediction has no share of predictions, and a bad one of what is done.
+        // A change without a prediction gives no share of the predictions, and a bad share of the changes.
         let surprise = Fidelity::of(&[], &[changing("file:a", Change::new(Action::Create))]);
         assert_eq!(
             (surprise.of_predicted(), surprise.score()),

@@ -1,7 +1,8 @@
-//! A pod that a phase has waited for in vain: its containers are ended, and kubelet starts others before the next attempt.
+//! Ends the containers of a pod that a phase has waited for without success, so that kubelet starts others before the
+//! next attempt.
 //!
-//! kubelet's own probes end a container that hangs, and much sooner. It may have lost sight of one, though: a kubelet that starts while its
-//! own API server hangs does not probe it, and no phase would end what kubelet runs.
+//! kubelet's own probes usually end a container that hangs, and much sooner. But a kubelet that starts while its own
+//! API server hangs does not probe that container, and no phase ends what kubelet runs.
 
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use crate::host::{ContainerState, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
 use crate::resource::pod_container::{GRACE, StaticPods, of_pods};
 
-/// So long a phase has waited that does so, and so long before that a container must have been started: kubelet gives one as long to start.
-/// `api-ready` may wait just so long; it does to the end where its API server does not answer at all.
+/// Minimum wait of the phase, and minimum age of a container when the wait began: kubelet gives a container as long to
+/// start. The timeout of `api-ready` is not longer than this; it waits to the end if its API server does not answer at
+/// all.
 const LONG: Duration = Duration::from_secs(5 * 60);
 
 impl Runner<'_> {
-    /// Ends the containers of the pods that a failed phase is about, if it has `waited` for long and they had been started long before.
+    /// Ends the containers of the pods that a failed phase is about, if it has `waited` at least [`LONG`] and they had
+    /// been started at least as long before.
     pub(super) async fn end_what_kept_waiting(&self, phase: &PlannedPhase, waited: Duration) {
         if waited < LONG {
             return;
@@ -38,7 +41,7 @@ impl Runner<'_> {
             }
         };
         let statics = StaticPods::among(&all);
-        // A clock that was put right since it started makes it look older, but not older than the boot.
+        // A clock that was corrected since may make the container look older, but it is not older than the boot.
         let (now, up) = (self.host.now(), self.host.up());
         let theirs = |listed: &&ListedContainer| {
             let is_one = |(pod, names): &(&String, &Vec<String>)| {
@@ -65,7 +68,7 @@ impl Runner<'_> {
                     phase: phase.name.clone(),
                     thing: format!("container {}", container.name),
                     reason: format!(
-                        "the phase waited {} in vain; kubelet starts another",
+                        "the phase waited {} without success; kubelet starts another container",
                         humantime::format_duration(Duration::from_secs(waited.as_secs()))
                     ),
                 }),
@@ -97,7 +100,7 @@ mod tests {
         }
     }
 
-    /// A phase that waits so long for an API server that never answers.
+    /// A phase that waits `timeout` for an API server that never answers.
     fn plan(timeout: Duration) -> Plan {
         let phase = PlannedPhase {
             checks: vec![
@@ -120,7 +123,7 @@ mod tests {
         Plan::bare(vec![phase])
     }
 
-    /// Runs a static pod with this container, whose name it gives.
+    /// Runs a static pod with this container; returns the container's name.
     fn run(host: &FakeHost, pod: &str, container: &str) -> String {
         let pod = format!("{pod}-cp-1");
         host.meddle(|world| world.static_pod(&pod, container, "image:1"));
@@ -130,8 +133,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_hangs_is_ended_by_the_phase_that_waited_for_it() {
         let minutes = |count: u64| Duration::from_secs(count * 60);
-        // How long it ran before by the clock, whether the host has just been booted, how long the phase waits, and whether it is ended.
-        // A slow one has just been started.
+        // How long the container ran before, by the clock; whether the host has just been booted; how long the phase
+        // waits; whether the container is ended. A slow container has just been started.
         for (before, booted, waits, ended) in [
             (minutes(60), false, minutes(5), true),
             (minutes(60), true, minutes(5), false),
@@ -141,7 +144,7 @@ mod tests {
             let host = FakeHost::new().with_docker().with_image("image:1");
             let api = run(&host, "k8s-master", "kube-apiserver");
             let other = run(&host, "coredns", "kube-apiserver");
-            // One of the name and the container of ours, but of a tenant.
+            // A tenant's pod: its name begins like ours, and its container has the same name.
             host.meddle(|world| world.tenants_pod("k8s-master-x", "kube-apiserver", "image:1"));
             let tenants = "k8s_kube-apiserver_k8s-master-x_tenant";
             host.meddle(|world| {

@@ -1,8 +1,8 @@
 //! Whether the ledger of a host knows what the role has made on it.
 //!
-//! A ledger that was deleted, emptied or replaced knows nothing, and a clean would take back nothing of what stands. So what is
-//! certainly the role's is looked for on the host: its containers by their label, its unit files, and, where the ledger names
-//! nothing at all, files as planned in directories of ours.
+//! A clean with a ledger that was deleted, emptied or replaced would remove nothing of the role. So this module looks
+//! on the host for what certainly belongs to the role: its containers by their label, its unit files and, if the ledger
+//! names nothing to take back, files as planned in the role's own directories.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,9 +14,9 @@ use crate::ledger::{Ledger, LedgerError, Record};
 use crate::plan::PlannedStep;
 use crate::resource::Spec;
 
-/// Directories that belong to us. What is planned elsewhere may have been there before the role.
+/// Directories that only the role and nodelet use. What is planned elsewhere may have been there before the role.
 pub(super) const OURS: [&str; 3] = ["/etc/pf9", "/opt/pf9", "/var/opt/pf9"];
-/// What the container engine is given to say that it is there.
+/// How long the container engine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Runner<'_> {
@@ -38,7 +38,7 @@ impl Runner<'_> {
         })
     }
 
-    /// What of the role stands on this host and is not in these records, in the words of `Undo::about`.
+    /// What the role has on this host that is not in these records, in the words of `Undo::about`.
     pub(super) async fn unrecorded(&self, records: &[Record]) -> Vec<String> {
         let live = Ledger::live_in(records);
         let known: BTreeSet<String> = live.iter().map(|live| live.undo.about()).collect();
@@ -47,11 +47,11 @@ impl Runner<'_> {
         found
     }
 
-    /// What of the role stands on this host beyond doubt, but for what a clean keeps; with `files` also files as planned in
-    /// directories of ours.
+    /// What certainly belongs to the role on this host, without what a clean keeps. With `files`, also files as planned
+    /// in the role's own directories.
     pub async fn installed(&self, files: bool) -> Vec<String> {
         let engine = tokio::time::timeout(PATIENCE, self.host.container_engine()).await;
-        // What is in an engine that does not answer nobody can tell.
+        // The containers of an engine that does not answer are not known.
         let engine = matches!(engine, Ok(Ok(())));
         let mut found = Vec::new();
         for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
@@ -91,7 +91,7 @@ impl Runner<'_> {
     }
 }
 
-/// Whether a path is in a directory of ours.
+/// Whether a path is in one of [`OURS`].
 pub(super) fn is_ours(path: &Path) -> bool {
     OURS.iter().any(|ours| path.starts_with(ours))
 }

@@ -1,14 +1,14 @@
-//! When to stop trying: an error that cannot go away by itself is not waited for.
+//! When to stop trying: it makes no sense to wait for an error that cannot go away by itself.
 
 use std::time::Duration;
 
-/// So often in a row such an error is met before it is believed: a server that is just being replaced may refuse what
+/// How often in a row such an error must occur before the wait ends: a server that is being replaced may refuse what
 /// its successor accepts.
 const TRIES: u32 = 5;
-/// For so long at least.
+/// For how long, at least, such errors must occur.
 const TIME: Duration = Duration::from_secs(3);
 
-/// The errors of one wait, as far as they were permanent.
+/// The permanent errors of one wait.
 #[derive(Debug, Default)]
 pub(super) struct Lasting {
     tries: u32,

@@ -1,8 +1,8 @@
-//! What stands on a host although the plan does not have it: a phase that is skipped now, or is no longer the role's, a
-//! step whose condition has become false.
+//! Finds what is on a host although the plan does not have it: from a phase that is skipped now or no longer in the
+//! role, or from a step whose condition has become false.
 //!
-//! The ledger says what was brought about, and by which step; the plan, which steps there are and what they are about.
-//! What any step of the plan is about is not left over, whoever made it. Nor is what is kept.
+//! The ledger says what was made, and by which step. The plan says which steps there are and what they are about. What
+//! any step of the plan is about is not left over, no matter which step made it. What is kept is not left over either.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::resource::{Action, Change, ResourceResult, Spec, Undo, engine};
 pub(super) struct Leftover {
     pub(super) phase: PhaseName,
     pub(super) steps: Vec<LeftoverStep>,
-    /// What the phase's things leave behind, where the plan has nothing of the phase any more.
+    /// Steps that remove what the phase leaves behind, if the plan no longer has the phase.
     pub(super) lane: Vec<PlannedStep>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct LeftoverStep {
 }
 
 impl LeftoverStep {
-    /// As a change: all of it goes. Directories on the way are told of where there is nothing else.
+    /// As a change that removes everything. Directories are listed only if there is nothing else.
     pub(super) fn change(&self) -> Change {
         let alone = self.is_directories();
         let told = self
@@ -44,7 +44,7 @@ impl LeftoverStep {
         })
     }
 
-    /// Whether there is nothing but directories, which others may still be in.
+    /// Whether only directories are left. Other files may still be in them.
     pub(super) fn is_directories(&self) -> bool {
         self.things
             .iter()
@@ -53,7 +53,7 @@ impl LeftoverStep {
 }
 
 impl Leftover {
-    /// What it is, for people.
+    /// The names of what is left, for messages.
     pub(super) fn things(&self) -> Vec<String> {
         let alone = self.steps.iter().all(LeftoverStep::is_directories);
         let told = self
@@ -69,7 +69,7 @@ impl Leftover {
     }
 }
 
-/// What the selected phases have left, from the last that came to be to the first. Reads the ledger, and whether
+/// What the selected phases have left, the phase that was applied last comes first. Reads the ledger, and whether
 /// directories are empty; changes nothing.
 ///
 /// # Errors
@@ -89,7 +89,7 @@ pub(super) async fn leftovers(
     Ok(left)
 }
 
-/// The same of records: pure.
+/// The same from records alone.
 fn of(records: &[Record], plan: &Plan) -> Vec<Leftover> {
     let wanted = Wanted::of(plan);
     let mut left: Vec<Leftover> = Vec::new();
@@ -145,13 +145,13 @@ fn of(records: &[Record], plan: &Plan) -> Vec<Leftover> {
     left
 }
 
-/// What the plan is about.
+/// What the steps of the plan are about.
 struct Wanted<'a> {
     phases: BTreeSet<&'a PhaseName>,
     steps: BTreeSet<&'a StepId>,
     things: BTreeSet<String>,
     packages: BTreeSet<&'a str>,
-    /// Whether anything runs in the container engine.
+    /// Whether the plan has containers or images.
     containers: bool,
 }
 
@@ -184,7 +184,7 @@ impl<'a> Wanted<'a> {
     fn wants(&self, thing: &StandingThing) -> bool {
         let undo = &thing.undo.undo;
         thing.undo.keep
-            // Everybody's; whoever takes a unit's file back has the units loaded again.
+            // It belongs to no step alone: taking back a unit's file loads the units again anyway.
             || *undo == Undo::ReloadUnits
             || thing.steps.iter().any(|step| self.steps.contains(step))
             || self.things.contains(&undo.about())
@@ -210,10 +210,11 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// A directory that others are in goes with the last of them, be it years later: by itself it is nothing left over.
+/// Drops directories that are not empty. Such a directory is removed together with the last file in it, even years
+/// later; by itself it is not left over.
 async fn forget_full_directories(host: &dyn Host, leftover: &mut Leftover) {
     if !leftover.lane.is_empty() || !leftover.steps.iter().all(LeftoverStep::is_directories) {
-        // They are looked at again when all else is gone.
+        // They are checked again when everything else is gone.
         return;
     }
     for step in &mut leftover.steps {

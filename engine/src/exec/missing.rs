@@ -1,5 +1,5 @@
-//! What a run over some phases would stand on and is not there: `apply --only kubelet` on a bare host would start a
-//! kubelet that cannot work and wait for it. `nodelet apply` asks before it touches anything.
+//! Finds what a run of selected phases requires and the host does not have: `apply --only kubelet` on a bare host would
+//! start a kubelet that cannot work and wait for it. `nodelet apply` checks this before it changes anything.
 
 use std::collections::BTreeSet;
 
@@ -8,25 +8,25 @@ use crate::ledger::Ledger;
 use crate::plan::{Graph, PhaseName, PlannedPhase};
 use crate::resource::ResourceResult;
 
-/// Phases are chosen, and what they require is neither chosen nor there.
+/// The chosen phases require others that are neither chosen nor on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "apply the chosen phases: they require {}, not on this host yet; `nodelet apply --to {last}` brings that about, too, `nodelet apply` everything",
+    "apply the chosen phases: they require {}, which this host does not have yet; `nodelet apply --to {last}` applies them, too, `nodelet apply` applies everything",
     phases.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 )]
 pub struct NotStanding {
-    /// What is not there, in the plan's order.
+    /// The phases that this host does not have, in the plan's order.
     pub phases: Vec<PhaseName>,
     /// The last of the chosen phases.
     pub last: PhaseName,
 }
 
 impl Runner<'_> {
-    /// The phases that the chosen ones require, directly or through others, and that neither are chosen nor stand.
-    /// Reads only.
+    /// The phases that the chosen ones require, directly or through others, and that are neither chosen nor on this
+    /// host. Reads only.
     ///
-    /// A phase stands if the ledger has something of it. One that found all as it should be has left nothing there, and
-    /// some have no steps: of these, what they are about must be as planned.
+    /// A phase is on this host if the ledger has something of it. A phase that found everything as planned, or that has
+    /// no steps, left nothing in the ledger: what it is about must be as planned.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -61,7 +61,8 @@ impl Runner<'_> {
         }))
     }
 
-    /// Whether a step of it would change something. One that cannot be told stands on something that is missing.
+    /// Whether a step of it would change something. If that cannot be determined, the step needs something that is
+    /// missing.
     async fn has_work(&self, phase: &PlannedPhase) -> bool {
         for step in &phase.steps {
             let cx = self.context(step.policy.absent);

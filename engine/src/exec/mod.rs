@@ -1,8 +1,8 @@
 //! Carrying out a plan: apply, dry run, check, stop, rollback.
 //!
 //! Everything here is a reading of one immutable [`Plan`] against one
-//! [`Host`]. What happens is told as [`Event`]s; text, JSON and progress are made from these
-//! alone (`report`).
+//! [`Host`]. Everything that happens is reported as [`Event`]s; text, JSON and progress are made from these alone
+//! (`report`).
 
 mod advice;
 mod afresh;
@@ -99,14 +99,14 @@ pub struct Runner<'a> {
     pub cancel: CancellationToken,
     /// Which phases.
     pub selection: Selection,
-    /// Which certificates that are good and due it renews; all by default.
+    /// Which due certificates it renews; all by default.
     pub renewals: Renewals,
-    /// Whether preconditions that were met before are asked again, as if nothing of ours stood: what an apply after a full
-    /// clean would meet.
+    /// Whether to evaluate again the preconditions that were met before, as if the role were not on this host: what an
+    /// apply after a full clean would find.
     pub afresh: bool,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
-    /// What a look is about at the moment.
+    /// The phases whose checks are running now.
     pub checks_in_progress: ChecksInProgress,
 }
 

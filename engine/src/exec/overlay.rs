@@ -1,5 +1,5 @@
-//! The host that a dry run against a real one plays on: an overlay that knows what the plan brings, and what our own
-//! records say of a cluster that does not answer.
+//! The host for a dry run against a real one: an overlay that knows what the plan brings, and what the ledger says of a
+//! cluster that does not answer.
 
 use crate::host::fake::{KubernetesRules, key};
 use crate::host::overlay::{Memory, OverlayHost, Remembered};
@@ -8,7 +8,7 @@ use crate::ledger::{Ledger, Reading, Told};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{NodeSpec, Spec};
 
-/// An overlay above `lower` for a dry run of `plan`. Reads, and nothing else.
+/// An overlay above `lower` for a dry run of `plan`. Reads only.
 pub async fn overlay_host<'a>(lower: &'a dyn Host, plan: &Plan) -> OverlayHost<'a> {
     let memory = memory(lower, plan).await;
     let mut host = OverlayHost::new(lower)
@@ -36,13 +36,13 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
         .flat_map(|phase| &phase.steps)
 }
 
-/// What is remembered of the cluster's nodes and objects, for when its API server does not answer.
+/// What the ledger says of the cluster's nodes and objects, used if the API server does not answer.
 async fn memory(lower: &dyn Host, plan: &Plan) -> Memory {
     let mut memory = Memory {
         empty: begins_empty(lower, plan).await,
         ..Memory::default()
     };
-    // An unreadable ledger remembers nothing: then it is known after apply.
+    // An unreadable ledger says nothing: the state is then known after apply.
     let records = Ledger::read(lower).await.unwrap_or_default();
     let things = Ledger::things_in(&records);
     let reading = Reading {
@@ -56,7 +56,8 @@ async fn memory(lower: &dyn Host, plan: &Plan) -> Memory {
             continue;
         }
         let as_planned = match reading.of(step) {
-            // An object that is to go is not there once that was done; without it somebody else may have made one.
+            // An object that the plan removes is absent once it was removed. If no removal is recorded, another client
+            // may have made one.
             Told::AsPlanned => !step.policy.absent,
             Told::Never if !step.policy.absent => false,
             Told::Never | Told::Open => continue,

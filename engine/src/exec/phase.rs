@@ -21,7 +21,7 @@ pub(super) struct PhaseResult {
 /// How a phase was cut short.
 enum Cut {
     Failed(Trouble),
-    /// It was asked to end; what went wrong just then is told as well.
+    /// The run was asked to end; an error at the same time is reported as well.
     Interrupted(Option<Trouble>),
 }
 
@@ -33,7 +33,7 @@ struct Trouble {
 }
 
 impl Runner<'_> {
-    /// Runs a phase to its end, whatever that is.
+    /// Runs a phase to its end: success, failure or interruption.
     pub(super) async fn phase(&self, phase: &PlannedPhase, session: &Session<'_>) -> PhaseResult {
         let started = self.host.elapsed();
         let name = &phase.name;
@@ -55,7 +55,7 @@ impl Runner<'_> {
         if session.mode == Mode::Apply {
             self.end_stopped_pods(phase).await;
         }
-        // Outside the timed future: what a step did before the phase's time was up has to be taken back, too.
+        // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
         let done = Mutex::new(session.done_before(name).await);
         let ways_back = OnceLock::new();
         let mut result = PhaseResult {
@@ -90,7 +90,7 @@ impl Runner<'_> {
         match cut {
             None => {
                 if let Err(error) = session.stands_now(name).await {
-                    // It stands all the same; what a later failure would take back is then more than it need be.
+                    // The phase is complete all the same. But a later failure would take back more than it needs to.
                     tracing::warn!("could not {}", chain(&error).join(": "));
                 }
             }
@@ -144,7 +144,7 @@ impl Runner<'_> {
     async fn failure(&self, phase: &PlannedPhase, trouble: Trouble, mode: Mode) -> Failure {
         let found = match mode {
             Mode::Apply => advice::look_around(phase, self.host).await,
-            // What a simulated host says of itself is nothing that was found.
+            // The state of a simulated host explains nothing.
             Mode::DryRun => Vec::new(),
         };
         Failure {
@@ -218,7 +218,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// An error that comes together with the wish to end is no failure of the phase: nothing is taken back.
+    /// An error while the run is asked to end is no failure of the phase: nothing is taken back.
     fn cut(&self, trouble: Trouble) -> Cut {
         if self.cancel.is_cancelled() {
             Cut::Interrupted(Some(trouble))

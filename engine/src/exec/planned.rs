@@ -1,4 +1,4 @@
-//! What the plan has of a thing that people ask about: for when the ledger knows nothing of it.
+//! What the plan says of a thing that an operator asks about, used if the ledger does not know the thing.
 
 use serde::Serialize;
 

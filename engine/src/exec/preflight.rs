@@ -1,8 +1,8 @@
 //! Preconditions: evaluated before anything is touched, all of them, and once per host.
 //!
-//! On a host that is already ours the ports are taken by us and docker runs, so a requirement that was met is
-//! written down and not asked again. A changed requirement (another port) is another requirement; more of the same (more room) is
-//! asked of bare hosts alone.
+//! On a host with the role, the role itself uses the ports and docker runs. So a requirement that was met is recorded
+//! and not evaluated again. A changed requirement (another port) is another requirement. More of the same (more room)
+//! is required of bare hosts only.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::ledger::in_time;
 use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep, Span};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
-/// What is written down.
+/// The content of the record.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
     version: u32,
@@ -30,7 +30,7 @@ struct Record {
 }
 
 impl Runner<'_> {
-    /// Whether all requirements that were not met before hold now. Problems are told as one event.
+    /// Whether all requirements that were not met before hold now. Problems are reported as one event.
     pub(super) async fn preflight(&self, mode: Mode) -> ResourceResult<bool> {
         let (problems, evaluated, record) = self.judge(mode).await?;
         if !problems.is_empty() {
@@ -44,10 +44,10 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// What keeps an apply from beginning; told and written nowhere.
+    /// What keeps an apply from beginning. Emits no event and records nothing.
     ///
     /// # Errors
-    /// The host does not say.
+    /// The host cannot be read.
     pub async fn misfits(&self) -> ResourceResult<Vec<Problem>> {
         let (problems, _, _) = self.judge(Mode::Apply).await?;
         Ok(problems)
@@ -62,27 +62,27 @@ impl Runner<'_> {
     async fn judge(&self, mode: Mode) -> ResourceResult<(Vec<Problem>, usize, Record)> {
         let mut problems = Vec::new();
         let mut record = match self.read_record().await {
-            // A prediction names what it may not read, and goes on.
+            // A dry run reports what it may not read, and continues.
             Err(error) if mode == Mode::DryRun => {
                 problems.push(unreadable(&error));
                 return Ok((problems, 0, Record::default()));
             }
             record => record?,
         };
-        // Another host's, or damaged in a way that leaves it readable: it counts as lost.
+        // The record is another host's, or it is damaged but can be read: it counts as lost.
         let phases = self.plan.phases.iter();
         let mut asked = phases.flat_map(|phase| &phase.requirements);
         if !asked.any(|one| record.met.contains(&digest(one))) {
             record.met.clear();
         }
-        // On a host that stands they were met; that this was written down may have been lost.
+        // On a host with the role they were met, but the record of that may be lost.
         let stands = record.met.is_empty() && self.stands().await;
         let without_ours = match self.afresh {
             true => Some(self.facts_without_ours().await),
             false => None,
         };
         let mut evaluated = 0;
-        // Of all phases: what the host lacks does not depend on where a run begins.
+        // All phases count, not only the selected ones: what the host lacks does not depend on where a run begins.
         for phase in &self.plan.phases {
             if phase.skipped.is_some() {
                 continue;
@@ -101,7 +101,7 @@ impl Runner<'_> {
                 };
                 evaluated += 1;
                 let mut verdict = requirement.requirement.check(facts);
-                // A port that what is ours has is not taken by others.
+                // A port that the role itself uses is not taken by another program.
                 if matches!(verdict, Verdict::NotMet { .. })
                     && ahead
                     && requirement.requirement.ends_with_the_role()
@@ -119,7 +119,7 @@ impl Runner<'_> {
                     Verdict::NotMet { problem, remedy } => (problem, remedy),
                     Verdict::Unknown { reason } => (
                         format!("this could not be determined: {reason}"),
-                        "see to it that it can be".to_owned(),
+                        "remove the cause of that".to_owned(),
                     ),
                 };
                 problems.push(Problem {
@@ -149,7 +149,7 @@ impl Runner<'_> {
         Ok((problems, evaluated, record))
     }
 
-    /// Why a part of the payload cannot serve, as its entry tells.
+    /// Why a part of the payload cannot be used, judged by its type, size and mode.
     pub(super) async fn payload_problem(&self, path: &Path, mode: Mode) -> Option<Problem> {
         let (problem, remedy) = match self.host.entry(path).await {
             Ok(entry) => payload_problem(path, entry)?,
@@ -164,8 +164,8 @@ impl Runner<'_> {
         })
     }
 
-    /// What has to stand of the payload: all of it for a whole run. A repair of some phases needs what their steps name and no more, so that
-    /// an archive that is damaged, though its image was loaded long ago, keeps no kubelet from being started.
+    /// What the run needs of the payload: all of it for a whole run. A repair of some phases needs only what their
+    /// steps name: a damaged archive, whose image was loaded long ago, must not keep kubelet from being started.
     async fn needed_payload(&self) -> Vec<&PathBuf> {
         if self.selection == Selection::default() {
             return self.plan.payload.iter().collect();
@@ -174,7 +174,8 @@ impl Runner<'_> {
         self.payload_of(&phases, &self.engine_state(&phases).await)
     }
 
-    /// What the steps of these phases name of the payload. An archive is needed only for an image that the container engine says it lacks.
+    /// The part of the payload that the steps of these phases name. An archive is needed only for an image that the
+    /// container engine says it lacks.
     pub(super) fn payload_of(
         &self,
         phases: &[&PlannedPhase],
@@ -198,11 +199,11 @@ impl Runner<'_> {
     }
 
     async fn read_record(&self) -> ResourceResult<Record> {
-        // A record that cannot be read is none: everything is evaluated again.
+        // A record that cannot be read is ignored: everything is evaluated again.
         let content = match in_time(self.host.read(&record_path(), 1024 * 1024)).await {
             Err(error) if is_damaged(&error) => {
                 let why = chain(&error).join(": ");
-                tracing::warn!("what this host has met already counts as lost: {why}");
+                tracing::warn!("the record of met preconditions counts as lost: {why}");
                 None
             }
             read => read?,
@@ -239,7 +240,7 @@ impl Runner<'_> {
     }
 }
 
-/// Whether a file is there and nobody can read it, whoever asks and however often.
+/// Whether a file exists and cannot be read by any user, now or later.
 fn is_damaged(error: &HostError) -> bool {
     match error {
         HostError::TooLarge { .. } => true,
@@ -252,7 +253,7 @@ fn is_forbidden(error: &HostError) -> bool {
     matches!(error, HostError::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// What keeps a part of the payload from being looked at, and what to do about it.
+/// Why a part of the payload could not be inspected, and what to do about it.
 fn unseen(error: HostError) -> (String, String) {
     let error = ResourceError::Host(error);
     let next = remedy(&error, &[]);
@@ -296,13 +297,13 @@ fn unreadable(error: &crate::resource::ResourceError) -> Problem {
     }
 }
 
-/// What a prediction may not look at, and what to do about it.
+/// What a dry run may not read, and what to do about it.
 fn hidden(error: &(dyn std::error::Error + 'static)) -> (String, String) {
     let problem = format!("could not {}", super::chain(error).join(": "));
     (problem, "try again with sudo".to_owned())
 }
 
-/// The preconditions of a plan that were not met before, as far as it is written down: those that an apply would have to ask.
+/// The preconditions of a plan that are not recorded as met: those that an apply would have to evaluate.
 #[must_use]
 pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requirement> {
     let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
@@ -311,12 +312,12 @@ pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requi
     unmet.map(|requirement| &requirement.requirement).collect()
 }
 
-/// Where it is written down which preconditions were met.
+/// The file that records which preconditions were met.
 pub(crate) fn record_path() -> PathBuf {
     Path::new(STATE).join("preflight.json")
 }
 
-/// Digests of the preconditions that were met, from the text of that file; none from one that cannot be read.
+/// Digests of the preconditions that were met, from the text of that file; empty if the text cannot be read.
 pub(crate) fn met_before(text: &str) -> BTreeSet<String> {
     let record: Option<Record> = serde_json::from_str(text).ok();
     record.map(|record| record.met).unwrap_or_default()

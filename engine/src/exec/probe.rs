@@ -15,11 +15,11 @@ use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, fire
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a unit is given to arrive in another state.
+/// How long a unit may take to reach another state.
 const TRANSITION: Duration = Duration::from_secs(2);
 
 impl Runner<'_> {
-    /// What `host` says of a probe: the host itself, or one [`View`](crate::host::View) of it for many probes.
+    /// The result of a probe on `host`: the host itself, or one [`View`](crate::host::View) of it for many probes.
     pub(super) async fn probe(
         &self,
         host: &dyn Host,
@@ -41,7 +41,7 @@ impl Runner<'_> {
                     client: client.clone(),
                     timeout: PATIENCE,
                 };
-                // An answer that does not come is an answer: what serves it is not there.
+                // No answer counts as a failure: the server is not there.
                 let response = match host.https_get(&request).await {
                     Ok(response) => response,
                     Err(error) if error.is_permanent() => return Err(error.into()),
@@ -50,9 +50,9 @@ impl Runner<'_> {
                 if response.status != 200 {
                     let body = response.body.lines().last().unwrap_or_default();
                     let answer = format!("{url} answers {}: {}", response.status, shortened(body));
-                    // Not so a 403: the API server forbids until it has set up its own roles.
+                    // A 403 is different: the API server forbids everything until it has set up its own roles.
                     if response.status == 401 {
-                        let action = format!("be known to the server of {url}");
+                        let action = format!("log in to the server of {url}");
                         return Err(HostError::refused(action, answer).into());
                     }
                     return no(answer);
@@ -66,7 +66,7 @@ impl Runner<'_> {
                 let present = pki::first_certificate(host, file).await?;
                 Ok((response.certificate != Some(present)).then(|| {
                     format!(
-                        "the server of {url} shows another certificate than {}: it has not read it yet",
+                        "the server of {url} shows another certificate than {}: it has not read that file yet",
                         file.display()
                     )
                 }))
@@ -111,7 +111,7 @@ impl Runner<'_> {
                 Ok(match names.iter().find(is_read) {
                     Some(name) if directory.join(name) == *path => None,
                     Some(name) => Some(format!(
-                        "{} comes before {}, so that is not read; move it away if no program needs it",
+                        "{} comes before {}, so the second file is not read; move the first one away if no program needs it",
                         directory.join(name).display(),
                         path.display()
                     )),
@@ -120,7 +120,7 @@ impl Runner<'_> {
             }
             Probe::ServiceActive(unit) => {
                 let mut state = host.unit(unit).await?;
-                // On its way somewhere: a moment later it has arrived, or it is stuck.
+                // The unit changes its state: a moment later it has the new state, or it is stuck.
                 if matches!(state.active.as_str(), "activating" | "deactivating") {
                     host.pause(TRANSITION).await;
                     state = host.unit(unit).await?;
@@ -324,7 +324,8 @@ impl Runner<'_> {
         }
     }
 
-    /// What of the payload cannot serve though its content is what was packed: a program that has lost its mode.
+    /// Why a file of the payload cannot be used although its content is what was packed, such as a program that has
+    /// lost its mode.
     async fn unfit_payload(&self) -> Option<String> {
         for path in &self.plan.payload {
             if let Some(unfit) = self.payload_problem(path, Mode::Apply).await {
@@ -334,7 +335,8 @@ impl Runner<'_> {
         None
     }
 
-    /// What to do where a token is refused: what has read the service-account key reads it at its start alone. A wrong key must not be read.
+    /// What to do if a token is refused: a program reads the service-account key only at its start. A wrong key must
+    /// not be read.
     async fn keys_in_use(&self, host: &dyn Host) -> String {
         let mut readers = BTreeSet::new();
         for phase in &self.plan.phases {
@@ -361,12 +363,12 @@ impl Runner<'_> {
         )
     }
 
-    /// Here, too, silence is an answer: one that hangs ends nothing by itself and starts nothing.
+    /// Here, too, no answer counts as a failure: an engine that hangs ends and starts nothing.
     pub(super) async fn engine_answers(
         &self,
         patience: Duration,
     ) -> ResourceResult<Option<String>> {
-        // The host's own bound may be a shorter one otherwise.
+        // Without this bound, the host may use a shorter one of its own.
         let answer = self.host.container_engine_within(patience);
         Ok(match tokio::time::timeout(patience, answer).await {
             Ok(Ok(_)) => None,
@@ -378,8 +380,8 @@ impl Runner<'_> {
         })
     }
 
-    /// No step of the phase would change anything. Commands are left out: asking them may run something. What people
-    /// should know of the steps' resources is added to `notes`.
+    /// Whether no step of the phase would change anything. Commands are left out: to observe one may run something.
+    /// Notes about the steps' resources for operators are added to `notes`.
     pub(super) async fn as_planned(
         &self,
         host: &dyn Host,
@@ -399,7 +401,7 @@ impl Runner<'_> {
             };
             let (change, note) = step.spec.look(&cx).await?;
             notes.extend(note);
-            // What is merely due is as planned until it is renewed.
+            // A certificate that is only due is as planned until it is renewed.
             if let Some(change) = change
                 && change.action != Action::Renew
                 && !step.spec.can_wait(&change)
@@ -427,7 +429,7 @@ async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Opti
     for step in phase.steps.iter().filter(|step| !step.policy.absent) {
         let problem = match pki::key_problem(host, &step.spec).await {
             Ok(problem) => problem,
-            // It has been read, and is not what it should be.
+            // The key was read, and it is wrong.
             Err(error @ (ResourceError::Pki { .. } | ResourceError::Unmet { .. })) => {
                 Some(super::advice::chain(&error).join(": "))
             }
@@ -440,7 +442,7 @@ async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Opti
     Ok(None)
 }
 
-/// What would happen to a resource: a unit that does not run is there, and is started.
+/// What would happen to a resource. A unit that does not run exists, so it is started, not created.
 fn would_be(spec: &Spec, action: Action) -> &'static str {
     match (spec, action) {
         (Spec::Service(_), Action::Create) => "started",

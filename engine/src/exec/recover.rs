@@ -1,9 +1,9 @@
 //! Recovers a ledger that was lost or damaged on a host where the role runs.
 //!
-//! The copy of the ledger comes first: where the tip says that nothing was done since, it is the ledger. Otherwise the ledger is
-//! rebuilt: the plan is applied to a simulated host as this one was before the role, and what that writes down is compared with
-//! this host, thing by thing. What stands here is recorded as the role's. What the host was like before the role cannot be read
-//! off it; each such thing is named.
+//! The copy of the ledger comes first: if the tip says that nothing was done since, the copy is the ledger. Otherwise
+//! the ledger is rebuilt: the plan is applied to a simulated host as this one was before the role, and each thing in
+//! the records of that apply is compared with this host. What is on this host is recorded as the role's. What the host
+//! had before the role is not known from this; each such thing is named.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::ledger::{Ledger, Record, Recoverable, RunId};
 use crate::plan::{Plan, StepId};
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo, directory, engine};
 
-/// What became of a recovery, or would.
+/// The result of a recovery, or of its dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Recovered {
     /// Where the records come from.
     pub source: RecoveredFrom,
-    /// Things that are recorded as the role's from now on, because they stand as the role makes them.
+    /// Things that are recorded as the role's from now on, because this host has them as the role makes them.
     pub recorded: Vec<String>,
     /// What could not be known, a sentence each.
     pub unknown: Vec<String>,
@@ -40,7 +40,7 @@ pub enum RecoveredFrom {
         /// That run.
         run: RunId,
     },
-    /// The whole lines of a file, up to this run; the rest from the host.
+    /// The complete lines of a file, up to this run; the rest comes from the host.
     Part {
         /// The file.
         path: PathBuf,
@@ -51,13 +51,13 @@ pub enum RecoveredFrom {
     Host,
 }
 
-/// What is said of a thing that a simulated bring-up has recorded.
+/// What this host has of a thing in the records of the simulated apply.
 enum Found {
-    /// It stands on this host, and this takes it back.
+    /// It is on this host, and this undo takes it back.
     Stands(Undo),
     /// There is nothing to take back.
     Nothing,
-    /// It cannot be known what to go back to.
+    /// It is not known what to go back to.
     Unknown(String),
 }
 
@@ -65,7 +65,7 @@ impl Runner<'_> {
     /// Recovers the ledger; with `dry_run` says what would be recovered and writes nothing.
     ///
     /// # Errors
-    /// There is a ledger that knows what the role has made here, or the host does not say what stands on it.
+    /// The ledger is not lost: it knows what the role has made here. Or the host cannot be read.
     pub async fn recover(&self, dry_run: bool) -> ResourceResult<Recovered> {
         if self.lost_ledger().await.is_none() {
             return Err(ResourceError::Unmet {
@@ -115,7 +115,7 @@ impl Runner<'_> {
         }
     }
 
-    /// The records that an apply on this host before the role would have written, of what stands here.
+    /// The records that an apply on this host before the role would have written, for the things that are on it now.
     async fn rebuild(&self, from: &Recoverable, run: RunId) -> ResourceResult<Rebuilt> {
         let mut rebuilt = match &from.part {
             Some((path, records)) => {
@@ -141,7 +141,7 @@ impl Runner<'_> {
         let applied = self
             .applied_to_bare(&bare, &mut rebuilt.result.unknown)
             .await?;
-        // What saved records name is known.
+        // Leaves out what the saved records name: it is known.
         let names = |undo: &Undo| match undo {
             Undo::PurgePackages { names } => names.clone(),
             _ => Vec::new(),
@@ -237,8 +237,8 @@ impl Runner<'_> {
         Ok(rebuilt)
     }
 
-    /// Why a clean is not to remove what the role's things leave behind: it stands, and it may have been there before the role. A
-    /// container engine that was there first has everything in such a directory.
+    /// Why a clean must not remove something that the role leaves behind: it exists, and it may have been there before
+    /// the role. A container engine that was there before has everything in such a directory.
     async fn in_doubt(&self, left_behind: &Spec) -> ResourceResult<Option<String>> {
         let stands = match left_behind {
             Spec::SysctlBefore(setting) => return Ok(Some(unknown_setting(&setting.key))),
@@ -255,7 +255,7 @@ impl Runner<'_> {
         }))
     }
 
-    /// Names settings and modules of the kernel that the plan is about and that are not among the `known` things: they stay as they are.
+    /// Notes kernel settings and modules of the plan that are not among the `known` things: they stay as they are.
     async fn note_kernel(
         &self,
         known: &BTreeSet<String>,
@@ -281,7 +281,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// This host as it was before the role, as far as that can be told.
+    /// This host as it was before the role, as far as that is known.
     async fn as_before(&self, unknown: &mut Vec<String>) -> ResourceResult<Facts> {
         let steps = || self.plan.phases.iter().flat_map(|phase| &phase.steps);
         for step in steps() {
@@ -330,7 +330,7 @@ impl Runner<'_> {
             .collect();
         for disk in &mut facts.disks {
             let path = Path::new(&disk.path);
-            // In a directory of ours the role has made it, unless it is a disk of its own.
+            // The role has made a directory of its own, unless it is a separate disk.
             if is_ours(path) && directories.contains(path) && !self.is_mounted(path).await? {
                 disk.mode = None;
             }
@@ -360,7 +360,7 @@ impl Runner<'_> {
         Ok(its.device != above.device)
     }
 
-    /// What an apply writes down on a simulated host like this.
+    /// The records that an apply writes on a simulated host like this.
     async fn applied_to_bare(
         &self,
         bare: &Facts,
@@ -368,7 +368,7 @@ impl Runner<'_> {
     ) -> ResourceResult<Vec<Record>> {
         let mut plan: Plan = self.plan.clone();
         for phase in &mut plan.phases {
-            // How the host works is not the question here.
+            // Only the changes matter here.
             phase.checks.clear();
             phase.requirements.clear();
         }
@@ -376,7 +376,7 @@ impl Runner<'_> {
             .with_kubernetes(|rules| rules.pod_cidr = "10.0.0.0/24".to_owned());
         let events = Recording::default();
         let runner = Runner::new(&plan, &host, bare, self.secrets, &events);
-        // It is a future of its own kind within itself: without a box its size would have no end.
+        // The future contains a future of the same type: without a box its size would be infinite.
         let outcome = Box::pin(runner.apply()).await?;
         if outcome != Outcome::Converged {
             for event in events.events() {
@@ -391,8 +391,8 @@ impl Runner<'_> {
         Ok(Ledger::read(&host).await?)
     }
 
-    /// What there is on this host of a thing that a bring-up has recorded. `on_top` says that saved records name other things of the
-    /// role: what they do not name may have been there before it.
+    /// What this host has of a thing in the records of the simulated apply. `on_top` says that saved records name other
+    /// things of the role: a thing that they do not name may have been there before the role.
     async fn found(&self, undo: &Undo, on_top: bool) -> ResourceResult<Found> {
         let host = self.host;
         let about = undo.about();
@@ -432,7 +432,7 @@ impl Runner<'_> {
                     false => stands(there),
                 }
             }
-            // Each of them is named already.
+            // `as_before` has noted each package.
             Undo::PurgePackages { .. } => Found::Nothing,
             Undo::StopUnit { name } | Undo::RestartUnit { name } => {
                 let loaded = host.unit(name).await?.loaded;
@@ -445,7 +445,7 @@ impl Runner<'_> {
             Undo::ReloadUnits | Undo::DeleteObject { .. } | Undo::PatchNode { .. } => {
                 Found::Stands(undo.clone())
             }
-            // What the kernel was like before is named for all of the plan.
+            // `note_kernel` has noted all kernel settings and modules of the plan.
             Undo::SetSysctl { .. } | Undo::UnloadModule { .. } => Found::Nothing,
             Undo::RestoreAttributes { path, .. } => Found::Unknown(format!(
                 "{}: its mode and owner before the role are not known, so they stay",
@@ -460,7 +460,7 @@ impl Runner<'_> {
     }
 }
 
-/// A recovery on its way.
+/// A recovery in progress.
 struct Rebuilt {
     result: Recovered,
     records: Vec<Record>,
@@ -485,7 +485,7 @@ impl Recovered {
         }
     }
 
-    /// Names what a clean will remove though it may have been there before the role.
+    /// Notes what a clean will remove although it may have been there before the role.
     fn note_doubt(&mut self, undo: &Undo) {
         match undo {
             Undo::RemoveFile { path } if !is_ours(path) && !is_named_ours(path) => {
@@ -499,7 +499,7 @@ impl Recovered {
     }
 }
 
-/// Whether a file bears our name: nobody else makes such a one.
+/// Whether a file has `pf9` in its name: no other program makes such a file.
 fn is_named_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.contains("pf9")

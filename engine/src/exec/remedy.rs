@@ -1,7 +1,7 @@
-//! What to do about an error, in the imperative: as the error itself says, as its kind suggests, or as the words of
-//! its causes and of the logs near it give away.
+//! What to do about an error, in the imperative. It comes from the error itself, from the error's kind, or from known
+//! words in its causes and in the logs near it.
 //!
-//! Every sentence here names a command to type or a thing to change: it is read at night.
+//! Every sentence here names a command to type or a thing to change: an operator may read it at night.
 
 use std::io::ErrorKind;
 
@@ -39,7 +39,7 @@ pub(super) fn remedy(error: &ResourceError, found: &[String]) -> String {
     }
 }
 
-/// Causes that are the same whoever meets them. The first that fits wins: those that explain others come first.
+/// Causes with the same remedy wherever they occur. The first match wins, so causes that explain others come first.
 const KNOWN: &[(&[&[&str]], &str)] = &[
     (
         &[&["no space left on device"]],
@@ -63,7 +63,7 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
     ),
     (
         &[&["too many open files"]],
-        "see who holds so many files (`lsof | awk '{print $1}' | sort | uniq -c | sort -n`), and raise its limit",
+        "see which program has so many files open (`lsof | awk '{print $1}' | sort | uniq -c | sort -n`), and raise its limit",
     ),
     (
         &[&["cannot allocate memory"], &["out of memory"]],
@@ -71,7 +71,7 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
     ),
     (
         &[&["address already in use"]],
-        "find who holds the port (`ss -ltnp`) and stop it, or choose another",
+        "find the program that holds the port (`ss -ltnp`) and stop it, or choose another port",
     ),
     (
         &[&["is masked"]],
@@ -276,7 +276,7 @@ mod tests {
                 host(HostError::service("get node cp-1", "connection refused")),
                 "kube-apiserver",
             ),
-            // The system says the same where no inode is left.
+            // The kernel gives the same error if no inode is left.
             (
                 host(HostError::File {
                     action: "write",
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn what_stands_in_a_log_nearby_counts() {
         let error = ResourceError::NotConverged {
-            what: "see it hold within 60s: connection refused".to_owned(),
+            what: "pass the check within 60s: connection refused".to_owned(),
         };
         let found =
             vec!["  etcd: listen tcp 127.0.0.1:4001: bind: address already in use".to_owned()];

@@ -1,10 +1,10 @@
-//! Renewing certificates that are good and due: one component at a time, and a component is done when it is seen to use
-//! its new ones.
+//! Renews certificates that are good and due, one component at a time. A component is done when it is seen to use its
+//! new certificates.
 //!
-//! The renewal is an apply of the phases that the component's certificates concern. It renews what is due of this
-//! component and of no other; a service that reads a certificate at its start restarts because its inputs differ, and the
-//! checks of these phases wait until servers show what is on disk. A phase that fails is rolled back as ever: the old
-//! certificate stands again.
+//! The renewal is an apply of the phases that the component's certificates concern. It renews the due certificates of
+//! this component only. A service that reads a certificate at its start restarts because its inputs differ, and the
+//! checks of these phases wait until servers show the certificate on disk. A phase that fails is rolled back as in
+//! every apply: the old certificate is there again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::resource::pki::{self, Uptake, uses_of};
 use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
-/// Which certificates that are merely due a run renews.
+/// Which due certificates a run renews.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewals {
     /// All of them.
@@ -29,9 +29,10 @@ pub enum Renewals {
 const CONTROL_PLANE: &str = "k8s-master";
 /// Phase that waits for it.
 const API_READY: &str = "api-ready";
-/// What a container of it is given to end.
+/// How long a container of this pod may take to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// An old certificate that ends so soon after its user will have looked is not waited for.
+/// If an old certificate ends sooner than this after its container will have looked for a new one, the container is
+/// ended.
 const MARGIN: Duration = Duration::from_secs(60);
 
 impl Renewals {
@@ -55,7 +56,7 @@ impl Renewals {
 pub struct Due {
     /// Components with a certificate that is good and due, in the order of their renewal.
     pub components: Vec<&'static str>,
-    /// Certificates of which it cannot be told; they keep no other from its renewal.
+    /// Certificates of which this cannot be determined; the others are renewed all the same.
     pub problems: Vec<ResourceError>,
 }
 
@@ -100,7 +101,7 @@ impl Runner<'_> {
         Ok(change.is_some_and(|change| change.action == Action::Renew))
     }
 
-    /// Renews what is due of a component, and waits until it is seen to use it.
+    /// Renews the due certificates of a component, and waits until the component is seen to use them.
     ///
     /// # Errors
     /// As [`Runner::apply`].
@@ -139,7 +140,8 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// The container that would look at its files too late, and why: its present certificate ends before.
+    /// The container that would look for a new certificate only after its present one has ended, and a text that says
+    /// so.
     async fn impatient(&self, certificate: &str) -> ResourceResult<Option<(&'static str, String)>> {
         let Some(Uptake::Reconnect { within, container }) =
             uses_of(certificate).map(|its| its.uptake)
@@ -164,7 +166,8 @@ impl Runner<'_> {
         }))
     }
 
-    /// Ends a container of the control plane, which kubelet starts again, and waits until the control plane is as before.
+    /// Ends a container of the control plane, which kubelet starts again, and waits until the control plane passes its
+    /// checks.
     async fn restart_container(&self, name: &str, reason: &str) -> ResourceResult<()> {
         let Some(phase) = self
             .plan

@@ -1,4 +1,4 @@
-//! Partial restart: which phases a repair has to restart, and restarting them.
+//! Partial restart: finds the phases that a repair has to restart, and restarts them.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use crate::resource::ResourceResult;
 
 /// The phases that a repair restarts, in the plan's order; empty if nothing failed.
 ///
-/// For each phase in `failed` that is the phase itself, or the one that its `restart_from` names, and all that need it,
-/// directly or through others, by `requires`. What merely comes `after` it stays untouched, and so does what it needs
-/// itself, unless that failed too.
+/// For each phase in `failed`, these are the phase itself, the phase that its `restart_from` names, and all that need
+/// that one by `requires`, directly or through others. A phase that only comes `after` it is not restarted, and neither
+/// is a phase that it needs, unless that one failed too.
 #[must_use]
 pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> {
     let graph = Graph::of(plan);
@@ -23,7 +23,7 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
         let first = phase.restart_from.as_ref().unwrap_or(&phase.name);
         set.extend(graph.dependents(first));
         set.insert(first.clone());
-        // Named by nobody as its dependent where `restart_from` jumps over a gap.
+        // No phase need have it as a dependent if `restart_from` jumps over a gap.
         set.insert(phase.name.clone());
     }
     plan.phases
@@ -33,8 +33,8 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
         .collect()
 }
 
-/// The phases that a check saw failing. A condition that could not be determined is no reason to restart anything, nor is
-/// one that is only told (`.warns()`), nor what stands without being in the plan: that is taken back, and what runs goes on.
+/// The phases with a failed check. These conditions restart nothing: those that could not be determined, those that
+/// only warn (`.warns()`), and things that are not in the plan, which are taken back while everything goes on running.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
     let failed = health.iter().filter(|phase| {
@@ -44,7 +44,7 @@ pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
     failed.map(|phase| phase.phase.clone()).collect()
 }
 
-/// The phases that have something left which the plan does not have; they need be none of the plan.
+/// The phases that have something on the host that is not in the plan. The plan need not have these phases.
 #[must_use]
 pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
     let left = health.iter().filter(|phase| phase.has_left_over());
@@ -52,17 +52,18 @@ pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
 }
 
 impl Runner<'_> {
-    /// Restarts these phases and no others: ends what they run, from the last to the first, and brings them about again
-    /// in order. What their scripts add for a stop that is meant to last (`on_stop`) is not done: pods go on running
+    /// Restarts these phases and no others: ends what they run, from the last phase to the first, and applies them
+    /// again in order. Their `on_stop` steps are not run, because those are for a stop that lasts: pods go on running
     /// while their kubelet restarts.
     ///
-    /// What cannot be ended is told and holds up nothing: it may well be what is broken.
+    /// If something cannot be ended, this is reported and the restart goes on: it may be what is broken.
     ///
-    /// Before anything is ended, each file that the phases are going to write is tried, and keys, data and images that they need are looked
-    /// for. Where one cannot be written or is lost, nothing is touched and the outcome is [`Outcome::Refused`]. What was ended and does not
-    /// run when the restart has failed or was interrupted, is started again as it was.
+    /// Before anything is ended, the restart tries each file that the phases are going to write, and looks for the
+    /// keys, data and images that they need. If a file cannot be written, or something is lost, nothing is touched and
+    /// the outcome is [`Outcome::Refused`]. If the restart fails or is interrupted, it starts again, as they were, the
+    /// things that it ended and that do not run.
     ///
-    /// Phases in `left_over` lose what the plan does not have; nothing of them is ended.
+    /// In the phases in `left_over`, only what is not in the plan is removed; nothing of them is ended.
     ///
     /// # Errors
     /// As [`Runner::apply`].
@@ -99,7 +100,7 @@ impl Runner<'_> {
             only: phases.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
-        // What is merely due waits for its turn: a repair is about what is broken.
+        // Certificates that are only due are left for later: a repair is about what is broken.
         self.renewals = Renewals::none();
         let verb = match mode {
             Mode::Apply => Verb::Restart,
@@ -109,13 +110,13 @@ impl Runner<'_> {
         if mode == Mode::Apply {
             Ledger::has_room(self.host, verb).await?;
         }
-        // A host that is refused is not touched: `run` says why, and nothing was ended before.
+        // If preconditions do not hold, nothing is ended here, and `run` says why.
         let mut ended = Vec::new();
         if !phases.is_empty() && self.fits(mode).await? {
             let mut containers = Containers::End;
             if mode == Mode::Apply {
                 let mut trial = self.unwritable(phases).await;
-                // Only an engine that answers says what a container lacks.
+                // Only an engine that answers can say what a container lacks.
                 if trial.found.is_empty() && !trial.engine_answers && self.revive_engine().await {
                     trial = self.unwritable(phases).await;
                 }

@@ -1,4 +1,4 @@
-//! The way back of a phase that failed, at once: what this attempt did in it, and no more.
+//! Rolls back a failed phase at once: what this attempt did in it, and no more.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Receipt, Undo, revert_each};
 
 impl Runner<'_> {
-    /// Reverts what a failed phase did, in reverse, then runs what was noted of its `on_rollback` steps.
+    /// Reverts what a failed phase did, in reverse order, then runs those of its `on_rollback` steps that were noted.
     pub(super) async fn roll_back(
         &self,
         phase: &PlannedPhase,
@@ -32,19 +32,20 @@ impl Runner<'_> {
             };
         }
         let lane = session.lane_begun_here(&phase.name).await;
-        // Where nothing was done there is nothing to come back from. A command may have done something without an undo.
+        // If nothing was done, there is nothing to roll back. A command may have done something without an undo, so an
+        // intent counts.
         let has_begun = session.has_begun(&phase.name).await;
         let ways_back = ways_back.iter().copied().filter(|_| has_begun);
-        // Then what its things left behind: nothing of it was there before this run.
+        // Then what the phase left behind: nothing of it was there before this run.
         for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
-            // A way back needs no way back of its own.
+            // The rollback step needs no undo of its own.
             let mut ignored = Receipt::default();
             if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
                 errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
             }
         }
-        // What could not be taken back stays in the ledger, for a clean to try again, and nothing else: what comes to stand
-        // in its place is somebody else's.
+        // Only what could not be taken back stays in the ledger, for a clean to try again. What appears in place of the
+        // rest later is not the role's.
         let mut written = None;
         if errors.is_empty() {
             written = session.reverted(phase, None).await.err();

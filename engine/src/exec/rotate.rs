@@ -1,8 +1,8 @@
 //! Replacing an authority, step by step ([`Rotation`]).
 //!
-//! A step is an apply of a plan in which the authority's own step says so; the rest follows by itself. What trusts the
-//! authority differs from what is planned then, and whoever reads that at its start is restarted. What its predecessor
-//! signed is due for renewal, which goes on one component at a time as ever.
+//! A step is an apply of a plan in which the step of the authority has this rotation set; the rest follows by itself.
+//! Files with the trusted roots then differ from the plan, and a component that reads them at its start is restarted.
+//! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
 
 use super::check::Status;
 use super::event::{Outcome, Verb};
@@ -13,7 +13,8 @@ use crate::plan::Plan;
 use crate::resource::pki::{Authority, ENCRYPTION, Rotation, Stage, encryption_stage};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
-/// The same plan with this step of replacing an authority; `None` if no phase that does something here makes it.
+/// The same plan with this step of replacing an authority; `None` if no phase that is active on this host makes the
+/// authority.
 #[must_use]
 pub fn rotating(plan: &Plan, authority: &str, step: Rotation) -> Option<Plan> {
     let mut plan = plan.clone();
@@ -44,10 +45,10 @@ pub fn authorities(plan: &Plan) -> Vec<&str> {
 }
 
 impl Runner<'_> {
-    /// Whether it is this step's turn, by how far the authority is.
+    /// Whether this step comes next, given the stage of the authority.
     ///
     /// # Errors
-    /// It is not, with what to do instead; or the authority cannot be read.
+    /// It does not, with what to do instead; or the authority cannot be read.
     pub async fn its_turn(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
         if authority == ENCRYPTION {
             return encryption_turn(step, encryption_stage(self.host).await?);
@@ -59,10 +60,10 @@ impl Runner<'_> {
         })?;
         let next = match (step, stands.stage()) {
             (Rotation::Begin, Stage::Settled) if !stands.can_sign() => {
-                "do it on the master that holds its key".to_owned()
+                "do this on the master that holds the authority's key".to_owned()
             }
             (Rotation::Begin, Stage::Switched) => {
-                format!("end the last one first: `nodelet certs rotate {authority} finish`")
+                format!("finish the last one first: `nodelet certs rotate {authority} finish`")
             }
             (Rotation::Switch, Stage::Settled) => {
                 format!("begin with `nodelet certs rotate {authority} begin`")
@@ -73,7 +74,7 @@ impl Runner<'_> {
             (Rotation::Finish, Stage::Begun) => {
                 format!("switch first: `nodelet certs rotate {authority} switch`")
             }
-            // A step that was taken may be taken again: it brings about what a failure left undone.
+            // A step that was run may be run again: it completes what a failure left undone.
             (Rotation::Begin, _) | (Rotation::Switch, _) | (Rotation::Finish, Stage::Switched) => {
                 return Ok(());
             }
@@ -87,10 +88,10 @@ impl Runner<'_> {
         })
     }
 
-    /// Whether everybody has taken in what the step before has made: whoever has not would be shut out.
+    /// Whether every component uses what the step before has made: a component that does not would be locked out.
     ///
     /// # Errors
-    /// Somebody has not, or a phase does not do its work and cannot tell.
+    /// A component does not, or a check does not hold, so that this is not known.
     pub async fn has_settled(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
         let before = match step {
             Rotation::Begin => return Ok(()),
@@ -99,10 +100,10 @@ impl Runner<'_> {
         };
         let unmet = |problem: String| ResourceError::Unmet {
             what: format!(
-                "replace authority `{authority}`: not everybody has taken in the step before: {problem}"
+                "replace authority `{authority}`: not every component uses what the step before has made: {problem}"
             ),
             next: format!(
-                "mend that, or take it again: `nodelet certs rotate {authority} {before}`"
+                "mend that, or run that step again: `nodelet certs rotate {authority} {before}`"
             ),
         };
         for phase in self.check().await {
@@ -124,15 +125,16 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Has the API server store every Secret anew, with the key that encrypts now; gives their number.
+    /// Makes the API server store every Secret again, with the key that encrypts now; returns their number.
     ///
     /// # Errors
-    /// The API server cannot be asked, or refuses. What has been stored anew stays so.
+    /// The API server cannot be reached, or refuses. Secrets that were stored again stay so.
     pub async fn rewrite_secrets(&self, access: &ClusterAccess) -> ResourceResult<u64> {
         Ok(self.host.rewrite_secrets(access).await?)
     }
 
-    /// Takes the step that this runner's plan has ([`rotating`]). What is merely due is left to [`Runner::renew`].
+    /// Runs the rotation step in this runner's plan ([`rotating`]). Certificates that are only due are left to
+    /// [`Runner::renew`].
     ///
     /// # Errors
     /// As [`Runner::apply`].
@@ -143,18 +145,18 @@ impl Runner<'_> {
         self.renewals = Renewals::none();
         let outcome = self.run(Verb::Rotate, Mode::Apply).await?;
         if outcome == Outcome::Converged {
-            // What is kept of the predecessor's key would be worth as much as the key.
+            // A kept copy of the predecessor's key would be worth as much as the key.
             Ledger::open(self.host).await?.compact().await?;
         }
         Ok(outcome)
     }
 }
 
-/// Whether it is this step's turn for the encryption keys.
+/// Whether this step comes next for the encryption keys.
 fn encryption_turn(step: Rotation, stage: Stage) -> ResourceResult<()> {
     let next = match (step, stage) {
         (Rotation::Begin, Stage::Switched) => {
-            "end the last one first: `nodelet certs rotate encryption finish`"
+            "finish the last one first: `nodelet certs rotate encryption finish`"
         }
         (Rotation::Switch, Stage::Settled) => "begin with `nodelet certs rotate encryption begin`",
         (Rotation::Finish, Stage::Settled) => "there is nothing to finish: there is one key",

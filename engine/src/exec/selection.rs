@@ -13,7 +13,7 @@ pub struct Selection {
     pub only: Vec<String>,
 }
 
-/// A name that is no phase of the plan, or a range that is none.
+/// A name that is no phase of the plan, or an empty range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// No such phase.
@@ -38,7 +38,7 @@ impl Selection {
     /// Whether every name is a phase of the plan.
     ///
     /// # Errors
-    /// The first that is not.
+    /// The first name that is no phase, or an empty range.
     pub fn validate(&self, plan: &Plan) -> Result<(), SelectionError> {
         let names = || plan.phases.iter().map(|phase| phase.name.as_str());
         for name in self.from.iter().chain(&self.to).chain(&self.only) {

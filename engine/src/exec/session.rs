@@ -1,4 +1,4 @@
-//! One run: how effects are meant, and where they are written down.
+//! One run: whether its effects are real, and where they are recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -16,19 +16,19 @@ use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
 /// A run in progress.
 pub(super) struct Session<'a> {
     pub(super) mode: Mode,
-    /// A dry run writes nothing down.
+    /// A dry run records nothing.
     book: Option<Book<'a>>,
 }
 
-/// The ledger and the run in it, which begins with the first thing to write: a run that finds everything as it should
-/// be leaves no trace.
+/// The ledger and the run in it. The run begins with its first record: a run that finds everything as it should be
+/// leaves no trace.
 struct Book<'a> {
     ledger: Ledger<'a>,
     verb: Verb,
     plan: &'a Plan,
     run: OnceCell<RunId>,
-    /// Runs before this one that were cut: this one carries on where they ended, so what they did is its own, but for the
-    /// phases that they brought to their end.
+    /// Earlier runs that were cut. This run continues them, so what they did counts as its own, except in the phases
+    /// that they completed.
     cut: BTreeMap<RunId, BTreeSet<PhaseName>>,
 }
 
@@ -43,7 +43,7 @@ impl Book<'_> {
             .copied()
     }
 
-    /// This run, if it has begun, and those that it carries on in a phase.
+    /// This run, if it has begun, and those that it continues in a phase.
     fn own(&self, phase: &PhaseName) -> BTreeSet<RunId> {
         let mut own = self.carried_on(phase);
         own.extend(self.run.get());
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
             sweep(host, &book.ledger.live().await).await?;
         }
         if verb == Verb::Stop {
-            // Ending things is not told step by step, so the run is written down as a whole.
+            // A stop does not record its steps, so the run is recorded at its beginning.
             book.run().await?;
         }
         Ok(Self {
@@ -99,7 +99,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The steps of a phase's clean lane that are written down, where it has still to be written or has holes.
+    /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or has holes; `None` if it is
+    /// complete.
     pub(super) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
         match self.book.as_ref()?.ledger.clean_lane_of(phase).await {
             None => Some(Vec::new()),
@@ -107,7 +108,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What the runs that this one carries on did in a phase.
+    /// What the runs that this one continues did in a phase.
     pub(super) async fn done_before(&self, phase: &PhaseName) -> Vec<Undo> {
         match &self.book {
             Some(book) if !book.cut.is_empty() => {
@@ -132,7 +133,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The clean lane of a phase, if this run wrote it down: the phase had never been brought up before.
+    /// The clean lane of a phase, if this run has recorded it: the phase had never been applied before.
     pub(super) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
         match &self.book {
             Some(book) => book.ledger.lane_of(&book.own(phase), phase).await,
@@ -148,7 +149,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether an earlier run brought something of this phase about that still stands.
+    /// Whether an earlier run made something of this phase that is still on the host.
     pub(super) async fn stood_before(&self, phase: &PhaseName) -> bool {
         let Some(book) = &self.book else {
             return false;
@@ -159,7 +160,7 @@ impl<'a> Session<'a> {
             .any(|live| live.phase == *phase && !own.contains(&live.run))
     }
 
-    /// Whether it is written down how to take this thing back.
+    /// Whether the ledger has an undo of this thing.
     pub(super) async fn stands(&self, thing: &str) -> bool {
         let Some(book) = &self.book else {
             return false;
@@ -168,14 +169,14 @@ impl<'a> Session<'a> {
         live.iter().any(|live| live.undo.about() == thing)
     }
 
-    /// Writes down that what a step is about is to be kept, where that was decided after it came to be.
+    /// Records that what a step is about is to be kept, if that was decided after it was made.
     pub(super) async fn keep(&self, phase: &PhaseName, step: &PlannedStep) -> ResourceResult<()> {
         let Some(book) = self.book.as_ref().filter(|_| step.policy.keep) else {
             return Ok(());
         };
         let claims = step.spec.claims();
         for thing in book.ledger.things().await {
-            // Whichever step made it, under whatever name.
+            // Any step may have made it, under another name.
             let its = thing.steps.contains(&step.id) || claims.contains(&thing.undo.undo.about());
             if its && !thing.undo.keep {
                 let log = book.ledger.step_log(book.run().await?, phase, step);
@@ -236,7 +237,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes down that something the plan no longer has is about to go.
+    /// Records that something that the plan no longer has is about to be removed.
     pub(super) async fn withdrawal(
         &self,
         phase: &PhaseName,
@@ -279,7 +280,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes down that a phase has come to its end, if anything was changed in it.
+    /// Records that a phase is complete, if anything was changed in it.
     pub(super) async fn stands_now(&self, phase: &PhaseName) -> Result<(), LedgerError> {
         match &self.book {
             Some(book) if self.has_begun(phase).await => {
@@ -300,7 +301,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes down that what was done in a phase has been taken back, or this thing of it.
+    /// Records that everything that was done in a phase, or only `thing`, has been taken back.
     pub(super) async fn reverted(
         &self,
         phase: &PlannedPhase,
@@ -326,7 +327,8 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         if !book.cut.is_empty() {
-            // A run that finds everything done has carried on to the end, and the next one starts anew.
+            // A run that finds everything done has completed the runs that it continues; the next run does not continue
+            // them.
             book.run().await?;
         }
         match book.run.get() {

@@ -1,7 +1,7 @@
-//! The host that a dry run from facts plays on.
+//! The host for a dry run from facts.
 //!
-//! It is what the facts describe plus the role's payload, whose files are named by the plan: a dry run must not
-//! fail for want of an archive that the role brings, nor succeed with one that the plan does not name.
+//! It is what the facts describe plus the role's payload, whose files are named by the plan. A dry run must not fail
+//! because an archive of the role is missing, and must not succeed with an archive that the plan does not name.
 
 use std::path::Path;
 

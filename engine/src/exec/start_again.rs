@@ -1,5 +1,5 @@
-//! A restart that did not come to its end starts again what it had stopped: a service that worked must not stay down for a repair that
-//! did not.
+//! A restart that fails or is interrupted starts again what it had stopped: a service that worked must not stay down
+//! because of a failed repair.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::host::HostError;
 use crate::plan::{PhaseName, PlannedStep, StepId};
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
 
-/// For the container engine to say how a container is configured.
+/// How long the container engine may take to say how a container is configured.
 const LOOK: Duration = Duration::from_secs(10);
-/// What is started is given to show that it goes on running: a program that refuses its configuration ends at once.
+/// How long to wait until a start is judged: a program that refuses its configuration ends at once.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// Something that a restart has stopped.
@@ -25,12 +25,12 @@ pub(super) struct Ended {
     pub(super) way_back: Undo,
 }
 
-/// A look at something that a restart has stopped.
+/// The state of something that a restart has stopped.
 #[derive(Debug, PartialEq, Eq)]
 struct Look {
     /// Why it does not run; `None` if it does.
     down: Option<String>,
-    /// Which start of it this is.
+    /// Identifies its last start.
     start: String,
 }
 
@@ -44,10 +44,12 @@ impl Look {
 }
 
 impl Runner<'_> {
-    /// What brings a step's container back as it runs now, where it is one and runs.
+    /// The undo that brings back a step's container as it runs now; `None` if the step is about no container or the
+    /// container does not run.
     ///
     /// # Errors
-    /// The engine does not tell within [`LOOK`], or did not answer before, so that the container might not be brought back.
+    /// The engine does not answer within [`LOOK`], or did not answer before, so it is not known whether the container
+    /// could be brought back.
     pub(super) async fn container_as_it_runs(
         &self,
         step: &PlannedStep,
@@ -57,7 +59,7 @@ impl Runner<'_> {
             return Ok(None);
         };
         if containers == Containers::Leave {
-            // Nothing can be ended through an engine whose unit is down; it is started by this restart.
+            // An engine whose unit is down can end no container; this restart starts the engine.
             let runs = tokio::time::timeout(LOOK, engine::runs(self.host)).await;
             if matches!(runs, Ok(Ok(false))) {
                 return Ok(None);
@@ -81,9 +83,9 @@ impl Runner<'_> {
         })
     }
 
-    /// Starts what was stopped and does not run now, the last one that was stopped first: what others build on was stopped after them.
-    /// A failure keeps none of the others from being tried, and each is told. What was started and does not run a moment later counts as
-    /// a failure.
+    /// Starts what was stopped and does not run now, the thing that was stopped last comes first: what depends on a
+    /// thing was stopped before it. A failure is reported, and the others are started all the same. A thing that was
+    /// started and does not run a moment later counts as a failure.
     pub(super) async fn start_again(&self, ended: Vec<Ended>) {
         let mut started = Vec::new();
         for one in ended.into_iter().rev() {
@@ -124,7 +126,7 @@ impl Runner<'_> {
         self.events.emit(Event::StartFailed { phase, step, error });
     }
 
-    /// How it looks after its start; `None` if it did not have to be started.
+    /// Its state after the start; `None` if it did not have to be started.
     async fn start_unless_it_runs(&self, way_back: &Undo) -> ResourceResult<Option<Look>> {
         let runs = match way_back {
             Undo::StartUnit { name } => {
@@ -135,7 +137,7 @@ impl Runner<'_> {
                 let state = self.host.container(&config.name).await?;
                 state.is_some_and(|state| state.running)
             }
-            // Nothing else is noted by a stop.
+            // A stop notes nothing else.
             _ => true,
         };
         if runs {
@@ -145,7 +147,7 @@ impl Runner<'_> {
         self.how_it_is(way_back).await.map(Some)
     }
 
-    /// How something that a stop has noted looks now.
+    /// The present state of something that a stop has noted.
     async fn how_it_is(&self, way_back: &Undo) -> ResourceResult<Look> {
         Ok(match way_back {
             Undo::StartUnit { name } => {

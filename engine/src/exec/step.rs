@@ -1,4 +1,4 @@
-//! One step: observe, diff, converge, and look again.
+//! One step: observe, diff, converge, and observe again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Brings a step about, trying again as its policy says. The receipt holds what was done, also on failure.
+    /// Converges a step, and tries again as its policy says. The receipt holds what was done, also on failure.
     pub(super) async fn step(
         &self,
         phase: &PhaseName,
@@ -70,18 +70,18 @@ impl Runner<'_> {
                 Err(error) => error,
             };
             if session.mode == Mode::DryRun && error.is_permanent() {
-                // An apply would meet it as well, however often it tried.
+                // An apply would fail in the same way on each try.
                 return Err(error);
             }
             if session.mode == Mode::DryRun {
                 self.leave_late(step, &error).await;
             }
             if session.mode == Mode::DryRun && told.is_some() {
-                // What would happen has been told; how it ends cannot be simulated here.
+                // The change has been reported; how it ends cannot be simulated here.
                 break;
             }
             if session.mode == Mode::DryRun {
-                // How it stands cannot be simulated here either, for want of what would serve it.
+                // The present state cannot be simulated here either: the server that would know it is missing.
                 let reason = super::advice::chain(&error).join(": ");
                 let change = Change::unknown(&reason);
                 self.events.emit(Event::StepChanging {
@@ -98,7 +98,7 @@ impl Runner<'_> {
             }
             let reason = super::advice::chain(&error).join(": ");
             if reason != last {
-                // The same reason again is no news.
+                // The same reason is not reported again.
                 self.events.emit(Event::StepRetried {
                     phase: phase.clone(),
                     step: step.id.clone(),
@@ -119,11 +119,12 @@ impl Runner<'_> {
         Ok(Done::Changed)
     }
 
-    /// What a step that cannot be simulated would write nobody can tell, so whatever takes that in is known after apply, too.
+    /// Marks what a step would write as not known, if the step cannot be simulated: a step that reads it is then known
+    /// after apply, too.
     async fn leave_late(&self, step: &PlannedStep, error: &ResourceError) {
         let why = super::advice::chain(error).join(": ");
         for path in step.spec.paths() {
-            // A path that may not even be looked at is not read by its consumers either.
+            // If the path may not be read, the steps that need it cannot read it either.
             let _ = self.host.mark_late(&path, &why).await;
         }
     }
@@ -176,21 +177,21 @@ impl Runner<'_> {
     }
 }
 
-/// What a step's verbs tell others about.
+/// What the verbs of a step need for their reports.
 struct About<'a, 's> {
     events: &'a dyn EventSink,
     session: &'a Session<'s>,
     phase: &'a PhaseName,
     step: &'a PlannedStep,
-    /// Whether it is renewed if it is merely due.
+    /// Whether a certificate is renewed that is only due.
     renews: bool,
 }
 
 impl About<'_, '_> {
-    /// Tells of a change that is about to happen, once per step, and writes the intent down.
+    /// Reports a change that is about to happen, once per step, and records the intent.
     async fn intend(&self, change: &Change, told: &mut Option<Change>) -> ResourceResult<()> {
         if told.as_ref() == Some(change) {
-            // The same intent again is no news.
+            // The same intent is not recorded again.
             return Ok(());
         }
         if told.is_none() {
@@ -223,7 +224,7 @@ async fn drive<R: Resource>(
     }
     about.intend(&change, told).await?;
     resource.converge(&observed, &change, cx, receipt).await?;
-    // Look again: a step is done when it is seen to be, not when nobody complained.
+    // Observe again: a step is done when its result is seen, not when there was no error.
     let observed = resource.observe(cx).await?;
     if about.session.mode == Mode::Apply
         && let Some(left) = resource.diff(&observed)
@@ -257,7 +258,7 @@ fn or_nothing(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
 }
 
-/// The pause after a failed try: it grows to the fourfold, with a fifth of jitter.
+/// The pause after a failed try: it grows to four times `base`, and varies by up to 10 % either way.
 pub(super) fn backoff(base: Duration, attempt: u32) -> Duration {
     let grown = base.mul_f64(f64::from(attempt.min(7) + 1) / 2.0);
     grown.mul_f64(rand::random_range(0.9..1.1))
@@ -277,7 +278,7 @@ impl Spec {
         Ok(self.look(cx).await?.0)
     }
 
-    /// The same, and what people should know of the resource although that would not be changed.
+    /// The same, and a note about the resource for operators, if there is one.
     pub(super) async fn look(
         &self,
         cx: &Context<'_>,

@@ -20,7 +20,7 @@ use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo, engine};
 enum Purpose {
     /// Nothing: `on_stop` steps are carried out.
     Stop,
-    /// A start. What could not be started again goes on running.
+    /// A start. A thing that could not be started again is not ended.
     Restart(Containers),
 }
 
@@ -29,14 +29,14 @@ enum Purpose {
 pub(super) enum Containers {
     /// They are ended.
     End,
-    /// They go on running: the engine did not say whether others could be made.
+    /// They go on running: the engine did not say whether new ones could be made.
     Leave,
 }
 
-/// What the container engine is given to say that it is there.
+/// How long the container engine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether the ledger has anything of a phase; of one that makes nothing itself, of any.
+/// Whether the ledger has anything of a phase. For a phase without steps: whether it has anything of any phase.
 fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
     if phase.steps.is_empty() {
         !begun.is_empty()
@@ -46,11 +46,11 @@ fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
 }
 
 impl Runner<'_> {
-    /// Ends everything that the selected phases run. One failure never keeps the rest from being stopped; the
-    /// outcome is `Failed` if there was one.
+    /// Ends everything that the selected phases run. After a failure the rest is stopped all the same; the outcome is
+    /// `Failed` if there was a failure.
     ///
     /// # Errors
-    /// The run could not be written down; nothing was stopped then.
+    /// The run could not be recorded; nothing was stopped then.
     pub async fn stop(&self) -> ResourceResult<Outcome> {
         let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
         let unused = &mut Vec::new();
@@ -58,8 +58,8 @@ impl Runner<'_> {
             .await
     }
 
-    /// The stop before a clean: units that ran before us go on running, for the clean needs them and what they run is
-    /// not ours.
+    /// The stop before a clean. Units that ran before the role go on running: the clean needs them, and what they run
+    /// is not the role's.
     ///
     /// # Errors
     /// As [`Runner::stop`].
@@ -72,7 +72,8 @@ impl Runner<'_> {
                 _ => None,
             })
             .collect();
-        // An engine that we have brought and somebody else lives in goes on, whoever started it.
+        // An engine that has containers which are not the role's goes on running, even if the role has installed and
+        // started it.
         let lived_in = engine::strangers(self.host).await.unwrap_or_default();
         let stays = |unit: &str| !lived_in.is_empty() && engine::is_unit(unit);
         let units = self.plan.phases.iter().flat_map(|phase| &phase.steps);
@@ -88,8 +89,8 @@ impl Runner<'_> {
             .await
     }
 
-    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. What was ended goes to `ended`. A dry run of it
-    /// is played on a simulated host and written down nowhere.
+    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. Adds what was ended to
+    /// `ended`. A dry run uses a simulated host and records nothing.
     pub(super) async fn quiesce(
         &self,
         mode: Mode,
@@ -174,7 +175,7 @@ impl Runner<'_> {
         Ok(outcome)
     }
 
-    /// Phases of which the ledger has something on this host that a clean would take.
+    /// Phases that have something on this host, according to the ledger, that a clean would take back.
     async fn begun(&self) -> ResourceResult<BTreeSet<PhaseName>> {
         let records = Ledger::read(self.host).await?;
         let live = Ledger::live_in(&records).into_iter();
@@ -184,7 +185,7 @@ impl Runner<'_> {
             .collect())
     }
 
-    /// Whether this host has anything of the role: the ledger says so, or, where it was lost, what runs.
+    /// Whether this host has anything of the role: according to the ledger or, if that was lost, to what runs.
     pub async fn stands(&self) -> bool {
         let begun = self.begun().await.unwrap_or_default();
         let phases = || self.plan.phases.iter();
@@ -196,7 +197,7 @@ impl Runner<'_> {
                 return true;
             }
         }
-        // What is in an engine that hangs nobody can tell, and it is not asked for each container.
+        // The containers of an engine that hangs are not known, so it is not asked for each of them.
         let answer = tokio::time::timeout(PATIENCE, self.host.container_engine()).await;
         if !matches!(answer, Ok(Ok(_))) {
             return false;
@@ -209,8 +210,8 @@ impl Runner<'_> {
         false
     }
 
-    /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The container engine alone is
-    /// nobody's sign of life. `None` if nothing is known to run and not all could be looked at.
+    /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The
+    /// container engine alone does not count. `None` if nothing is known to run and not everything could be checked.
     pub async fn runs(&self) -> Option<bool> {
         let mut told = true;
         let records = Ledger::read(self.host).await.unwrap_or_else(|_| {
@@ -242,7 +243,7 @@ impl Runner<'_> {
         }
         match self.host.unit(engine::UNIT).await {
             Ok(state) if state.is_active() => {}
-            // One that is down runs nothing, and whoever talks to its socket would start it.
+            // An engine that is down runs nothing, and a request to its socket would start it.
             Ok(_) => return told.then_some(false),
             Err(_) => return None,
         }
@@ -258,9 +259,10 @@ impl Runner<'_> {
         told.then_some(false)
     }
 
-    /// Whether a phase has anything on this host that is ours: what it would end otherwise is somebody else's.
+    /// Whether a phase has anything of the role on this host. If not, what the phase would end is not the role's.
     ///
-    /// The ledger says so. Where it was lost, our label on a container does, or a unit whose file the plan brings.
+    /// The ledger says so. If it was lost, a container with the role's label does, or a unit whose file the plan
+    /// brings.
     async fn has_begun(&self, phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
         is_written(phase, begun) || self.has_unit(phase).await || self.has_container(phase).await
     }
@@ -278,7 +280,7 @@ impl Runner<'_> {
         false
     }
 
-    /// Whether there is a container of the phase that has our label.
+    /// Whether there is a container of the phase that has the role's label.
     async fn has_container(&self, phase: &PlannedPhase) -> bool {
         for step in &phase.steps {
             if let Spec::Container(container) = &step.spec
@@ -294,7 +296,8 @@ impl Runner<'_> {
         clippy::too_many_arguments,
         reason = "they are what one stop shares among its phases"
     )]
-    /// Steps in reverse, then what the script adds. The first phase of containers `sweeps`: whatever runs in the engine is still there.
+    /// Ends the steps in reverse order, then runs the `on_stop` steps. The first phase with containers also removes
+    /// temporary containers (`sweeps`): everything in the engine still runs then.
     async fn stop_phase(
         &self,
         phase: &PlannedPhase,
@@ -345,7 +348,7 @@ impl Runner<'_> {
                 Purpose::Restart(containers) => self.container_as_it_runs(step, containers).await,
                 Purpose::Stop => Ok(None),
             };
-            // What could not be brought back is not ended.
+            // A container that could not be brought back is not ended.
             let (container, quiesced) = match container {
                 Ok(container) => {
                     let quiesce = step.spec.quiesce(&cx, &mut receipt);
@@ -357,7 +360,7 @@ impl Runner<'_> {
                 Err(error) => (None, Ok(Err(error))),
             };
             if !matches!(quiesced, Ok(Ok(false))) {
-                // A unit that ran has noted its start; what ended late counts as ended.
+                // A unit that ran has noted its start. What did not end in time counts as ended.
                 let units = receipt.undos.iter().cloned();
                 all_ended.extend(units.chain(container).map(|way_back| Ended {
                     phase: phase.name.clone(),
@@ -377,7 +380,7 @@ impl Runner<'_> {
                 Ok(Ok(false)) => continue,
                 Ok(Err(error)) => chain(&error).join(": "),
                 Err(_) => format!(
-                    "no end within {}",
+                    "it did not end within {}",
                     humantime::format_duration(step.policy.timeout)
                 ),
             };
@@ -396,7 +399,7 @@ impl Runner<'_> {
                 Ok(Done::Changed) => ended += 1,
                 Ok(Done::Unchanged) => {}
                 Err(error) => {
-                    // Draining is a courtesy to others: what it could not do is told, and is no failure.
+                    // Draining is best effort: an error is reported, and is no failure of the stop.
                     let error = chain(&error).join(": ");
                     if step.spec.kind() != "drain" {
                         failed = true;
@@ -419,7 +422,7 @@ impl Runner<'_> {
     }
 }
 
-/// What `nodelet history` says of what could not be ended.
+/// What `nodelet history` says of a thing that could not be ended.
 fn not_ended(step: &PlannedStep, error: &str, purpose: Purpose) -> Failure {
     let next = match purpose {
         Purpose::Stop => "see what keeps it from ending, then `nodelet stop` again",
@@ -434,7 +437,7 @@ fn not_ended(step: &PlannedStep, error: &str, purpose: Purpose) -> Failure {
     }
 }
 
-/// Whether a step's end is one of containers.
+/// Whether the end of a step is about containers.
 fn is_about_containers(step: &PlannedStep) -> bool {
     matches!(step.spec, Spec::Container(_) | Spec::Pods(_))
 }

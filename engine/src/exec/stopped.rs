@@ -1,8 +1,8 @@
-//! Processes of a phase that a signal has stopped.
+//! Processes of a phase that a signal such as SIGSTOP has stopped.
 //!
-//! What is slow may answer the second time; what is stopped answers nothing, however long it is asked. So a stopped process confirms a
-//! failure, and a stopped container of a pod is ended where its phase starts: kubelet starts another at once, where its own probes would take
-//! most of a minute. A stopped container engine is restarted before anything in it is ended.
+//! A slow process may answer the second time; a stopped process never answers. So a stopped process confirms a failure.
+//! A stopped container of a pod is ended when its phase starts: kubelet then starts another at once, while its own
+//! probes would take most of a minute. A stopped container engine is restarted before anything in it is ended.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::plan::{PlannedPhase, PlannedStep, Probe};
 use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Spec, engine};
 
-/// For one answer on the way: a container engine that is stopped gives none.
+/// Bound on one answer: a stopped container engine gives none.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Runner<'_> {
-    /// Whether a process of this phase's units, containers or pods is stopped. What cannot be told is not.
+    /// Whether a process of this phase's units, containers or pods is stopped. No, if that cannot be determined.
     pub(super) async fn is_stopped(&self, phase: &PlannedPhase) -> bool {
         let groups = self.stopped_groups().await;
         if groups.is_empty() {
@@ -53,7 +53,7 @@ impl Runner<'_> {
             return;
         }
         for container in self.stopped_pods(phase, &groups).await {
-            // It takes no signal but the one that kills.
+            // A stopped process reacts to SIGKILL only.
             let ended = self.host.stop_container(&container.name, Duration::ZERO);
             match ended.await {
                 Ok(()) => self.events.emit(Event::ThingRestarted {
@@ -67,8 +67,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Restarts a container engine of the selected phases whose process is stopped: what runs in it has to be ended next, and only it can do
-    /// that. Gives whether it did.
+    /// Restarts a container engine of the selected phases whose process is stopped: its containers have to be ended
+    /// next, and only the engine can do that. Returns whether it was restarted.
     pub(super) async fn revive_engine(&self) -> bool {
         let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == engine::UNIT);
         let phases = self.selection.phases(self.plan);
@@ -86,7 +86,7 @@ impl Runner<'_> {
                 reason: "its process was stopped by a signal, and what runs in it is to be ended"
                     .to_owned(),
             }),
-            // What it runs cannot be ended then, which the stop tells.
+            // Its containers cannot be ended then; the stop reports that.
             Err(error) => {
                 tracing::warn!("could not {}", chain(&error).join(": "));
                 return false;
@@ -210,7 +210,7 @@ mod tests {
             let (plan, facts, heard) = (plan(), Facts::nothing_about("cp-1"), Recording::default());
             let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
             let outcome = runner.apply().await.expect("it can be written down");
-            // Nothing here starts it again as kubelet does, nor another pod of that name.
+            // This host has no kubelet that starts it again, and no other pod of that name.
             let well = pod == "k8s-master" && !ended;
             assert_eq!(outcome == Outcome::Converged, well);
             assert_eq!(host.look(|world| world.container_runs(&name(pod))), !ended);
@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    /// A second question costs a second, and half a minute more where it is the engine that is asked.
+    /// A second check costs a second, and half a minute more for the container engine.
     #[tokio::test(start_paused = true)]
     async fn what_is_stopped_is_not_asked_twice() {
         for (stopped, quick) in [(true, true), (false, false)] {

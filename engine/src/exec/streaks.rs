@@ -1,4 +1,4 @@
-//! How often in a row checks have failed. A look is made once; who looks again and again hands back what the look before told.
+//! How often in a row checks have failed. A caller that checks again and again passes in the result of its last checks.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::plan::{PhaseName, PlannedCheck};
 pub struct Streaks(BTreeMap<PhaseName, BTreeMap<String, u32>>);
 
 impl Streaks {
-    /// As a look has told.
+    /// The failures in a row that these results have.
     #[must_use]
     pub fn of(health: &[PhaseHealth]) -> Self {
         let mut streaks = Self::default();
@@ -30,14 +30,14 @@ impl Streaks {
         streaks
     }
 
-    /// Whether no check has failed that may.
+    /// Whether no such check has failed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A condition as the next of its row. One that has not failed often enough is not known yet; a look that saw nothing counts neither
-    /// way.
+    /// The condition with its number of failures in a row. A check that has not failed often enough is unknown. An
+    /// unknown result does not change the number.
     pub(super) fn next(
         &self,
         phase: &PhaseName,

@@ -1,4 +1,5 @@
-//! What an agent makes for a moment, beside the ledger, and a stop or a clean takes away where the agent was killed meanwhile.
+//! Temporary containers and files of an agent, which are not in the ledger. A stop or a clean removes them if the agent
+//! was killed before it could.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,13 +7,13 @@ use std::path::Path;
 use crate::host::{Host, ListedContainer};
 use crate::resource::{ResourceError, engine};
 
-/// Label and value on a container of that kind: an etcd on which a backup is proven.
+/// Label and value on a temporary container: an etcd on which a backup is proven.
 pub const LABEL: (&str, &str) = (engine::OWNER, "etcd-proof");
-/// The directory that such a container works in. What is copied there is as secret as what it was copied from.
+/// The directory that such a container works in. The copies in it are as secret as their originals.
 pub const DIRECTORY: &str = "/var/opt/pf9/nodelet/etcd-proof";
 
-/// Removes such containers where an engine answers, and then the directory, in which they may be writing. Nobody is at one now, for who is
-/// holds the lock that a stop and a clean have. Gives what could not be removed, and why.
+/// Removes such containers if the engine answers, and then the directory, in which they may be writing. No agent uses
+/// one now: it would hold the host's lock, which a stop or a clean holds. Returns what could not be removed, and why.
 pub(super) async fn remove_all(host: &dyn Host) -> Vec<(String, ResourceError)> {
     let mut left = containers(host).await;
     if let Err(error) = host.remove_tree(Path::new(DIRECTORY)).await {
@@ -40,7 +41,7 @@ async fn containers(host: &dyn Host) -> Vec<(String, ResourceError)> {
     left
 }
 
-/// Whether a container is of that kind.
+/// Whether a container is a temporary one.
 fn is_throwaway(container: &ListedContainer) -> bool {
     let (label, value) = LABEL;
     container.labels.get(label).is_some_and(|its| its == value)
@@ -52,7 +53,7 @@ mod tests {
     use crate::host::fake::{FakeHost, FaultPlan};
     use crate::host::{ContainerConfig, Containers as _};
 
-    /// A host on which a backup was killed, beside two containers that are nobody's to remove here.
+    /// A host on which a backup was killed, with two other containers that must stay.
     async fn host() -> FakeHost {
         let copy = format!("{DIRECTORY}/data/member/snap/db");
         let host = FakeHost::new()

@@ -1,10 +1,10 @@
-//! Files that a program which was killed has left half made, beside those that they were to become.
+//! Temporary files that a killed program has left beside the files that they were to become.
 
 use crate::host::{Host, unfinished};
 use crate::ledger::LiveUndo;
 use crate::resource::ResourceResult;
 
-/// Removes what is half made of the files that were begun: their inverses were written down before.
+/// Removes the temporary files of writes that were begun: the undos of such writes were recorded before.
 pub(super) async fn sweep(host: &dyn Host, begun: &[LiveUndo]) -> ResourceResult<()> {
     for path in begun.iter().filter_map(|live| live.undo.file()) {
         let left = unfinished(path);

@@ -1,8 +1,8 @@
-//! Whether a virtual address does its work, as far as this host goes.
+//! Whether a virtual address works, as far as this host can tell.
 //!
-//! Node-local: who holds the address is the masters' affair, and an API server that is down here is another condition's:
-//! keepalived then rightly lets go of the address, and restarting it would help nobody. An address moves within seconds, so
-//! what does not hold is looked at again before it is told.
+//! The check is about this node only. Which master holds the address is left to the masters, and another check is about
+//! an API server that is down here: keepalived is then right to release the address, and restarting it would not help.
+//! An address moves within seconds, so a failure is checked again before it is reported.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::advice::chain;
 use crate::host::{Host, HttpsRequest};
 use crate::resource::ResourceResult;
 
-/// How long an address may be on its way: keepalived's own checks take three seconds to notice.
+/// How long an address may take to move: keepalived's own checks take three seconds to notice.
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ pub(super) struct VirtualIp<'a> {
 }
 
 impl VirtualIp<'_> {
-    /// Looks until it does its work, at most for the grace; why it does not.
+    /// Checks until the address works, at most for [`GRACE`]; returns why it does not.
     ///
     /// # Errors
     /// The host cannot tell which addresses it has.

@@ -1,9 +1,9 @@
 //! Takes back what the plan no longer has, before the first phase begins.
 //!
-//! Before, and not after: what leaves may hold a port, an address or a name that what comes needs, and what both have is
-//! not among it. What cannot be taken back is told, fails the run, and holds up nothing: the phases go their way, and the
-//! next run tries again. Nothing of this is rolled back. Each thing is written down when it is gone, so a run that was
-//! cut is carried on by the next one.
+//! This comes first because what leaves may hold a port, an address or a name that a phase needs. What the plan still
+//! has is not taken back. If something cannot be taken back, this is reported and the run fails, but the phases are
+//! applied all the same, and the next run tries again. Nothing of this is rolled back. Each thing is recorded when it
+//! is gone, so the next run continues a run that was cut.
 
 use std::path::Path;
 
@@ -19,10 +19,10 @@ use crate::ledger::StandingThing;
 use crate::plan::{PhaseName, PlannedStep, Span};
 use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo, engine};
 
-/// What is said of a phase while what it has left is taken back.
+/// What a phase is about while the things that it has left are taken back.
 const ABOUT: &str = "Takes back what the plan no longer has.";
 
-/// A withdrawal under way.
+/// A withdrawal in progress.
 struct Withdrawal<'r, 'a, 's> {
     runner: &'r Runner<'a>,
     session: &'r Session<'s>,
@@ -33,15 +33,15 @@ struct Withdrawal<'r, 'a, 's> {
     containers_left: bool,
     /// Directories that were not empty when their turn came.
     full: Vec<&'r StandingThing>,
-    /// What has to take in the files that were there before.
+    /// The undos that have to follow after files were restored.
     settling: Vec<(&'r LeftoverStep, &'r StandingThing)>,
 }
 
 impl Runner<'_> {
-    /// Takes back what these phases have left. Says how many steps that were, and whether all of it is gone.
+    /// Takes back what these phases have left. Returns how many steps that were, and whether all of it is gone.
     ///
     /// # Errors
-    /// It could not be written down.
+    /// It could not be recorded.
     pub(super) async fn withdraw(
         &self,
         leftovers: &[Leftover],
@@ -174,9 +174,10 @@ impl<'r> Withdrawal<'r, '_, '_> {
         };
         match result {
             Ok(()) => self.gone(phase, thing).await?,
-            // That it will go has been told; how that ends cannot be simulated here, unless an apply would meet it as well.
+            // The removal has been reported; how it ends cannot be simulated here, unless an apply would get the same
+            // error.
             Err(error) if self.session.mode == Mode::DryRun && !error.is_permanent() => {}
-            // An image may be in use by what this very run replaces; the next one finds it free.
+            // An image may be in use by a container that this run replaces; the next run can remove it.
             Err(error)
                 if concerns_others(undo, &error) && !matches!(undo, Undo::RemoveImage { .. }) =>
             {
@@ -185,7 +186,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
                     thing: undo.about(),
                     reason: chain(&error).join(": "),
                 });
-                // Others have it now: it is nothing left over any more.
+                // Other programs use it now: it is not left over any more.
                 self.gone(phase, thing).await?;
             }
             Err(error) => {
@@ -204,7 +205,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
             .await?)
     }
 
-    /// The directories of a phase, the deepest first; those that others are still in wait.
+    /// Removes the directories of a phase, the deepest first; those that are not empty wait.
     async fn directories(&mut self, leftover: &'r Leftover) -> ResourceResult<()> {
         let mut all: Vec<(&LeftoverStep, &StandingThing, &Path)> = Vec::new();
         for step in &leftover.steps {
@@ -238,7 +239,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
         Ok(())
     }
 
-    /// What the things of a phase that is gone have left behind.
+    /// Removes what a phase that is gone has left behind.
     async fn lane(&mut self, leftover: &Leftover) -> ResourceResult<()> {
         let failed = self.failed;
         for step in &leftover.lane {
@@ -296,7 +297,8 @@ impl<'r> Withdrawal<'r, '_, '_> {
         Ok(())
     }
 
-    /// When all else is gone: directories that others of these phases were in, then units take in what is there again.
+    /// When everything else is gone: removes the directories that are empty now, then loads the units whose files were
+    /// restored.
     async fn settle(&mut self) -> ResourceResult<()> {
         let host = self.runner.host;
         for thing in std::mem::take(&mut self.full) {
@@ -326,7 +328,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
             found: Vec::new(),
             next: advice(error, &[]),
         };
-        // What cannot be written down was told all the same.
+        // If this cannot be recorded, the event below reports the failure all the same.
         let _ = self.session.failed(phase, &failure).await;
         self.runner.events.emit(Event::CleanFailed {
             phase: Some(phase.clone()),
@@ -342,11 +344,11 @@ impl<'r> Withdrawal<'r, '_, '_> {
     }
 }
 
-/// Where files of units stand that are ours.
+/// The directory of the role's unit files.
 const UNITS: &str = "/etc/systemd/system";
 
-/// Carries an undo out. Units are loaded again with the file, and not at the end: a run that is cut in between would leave
-/// a unit running whose file is gone.
+/// Carries out an undo. Units are loaded again together with the file, and not at the end: a run that is cut in between
+/// would leave a unit running whose file is gone.
 async fn take_back(undo: &Undo, host: &dyn Host) -> ResourceResult<()> {
     undo.carry_out(host).await?;
     match undo {

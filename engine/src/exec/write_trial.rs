@@ -1,8 +1,9 @@
 //! Whether a restart can write what it is going to write, tried before it stops anything.
 //!
-//! An immutable file, a file system that is read-only or full, or something that stands in the way fails the restart after it has stopped
-//! services that worked. Another try, or a full clean, would meet the same. A key or data that is lost for good, a damaged program and an
-//! image that is gone have the same effect: a service that needs one of these goes on running.
+//! An immutable file, a file system that is read-only or full, or something else at the place of a file makes the
+//! restart fail after it has stopped services that worked. Another try, or a full clean, would fail in the same way. A
+//! key or data that is lost for good, a damaged program and an image that is gone have the same effect. A service that
+//! needs one of these is not stopped.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -20,21 +21,22 @@ use crate::resource::{
     largest, pki,
 };
 
-/// Bound on one trial, and on finding out whether it is needed. A disk that does not take a small file in this time takes no repair.
+/// Bound on one trial, and on finding out whether it is needed. A disk that does not store a small file in this time is
+/// not fit for a repair.
 const BOUND: Duration = Duration::from_secs(10);
 /// How long the container engine may take to answer at all.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Bound on reading an archive of images.
 const READING: Duration = Duration::from_secs(5 * 60);
-/// A name for a file in the engine's directory that stands for what a new container needs there.
+/// The name of a file in the engine's directory. It stands for the files that a new container needs there.
 const TRIAL: &str = "nodelet-trial";
 /// Room for a configuration file, a certificate or a stamp, in bytes.
 const SMALL: u64 = 64 * 1024;
 
-/// A file that a phase is going to write and cannot, or something else without which it would not come up again.
+/// A file that a phase has to write and cannot, or something else without which the phase would not come up again.
 #[derive(Debug)]
 pub(super) struct Unwritable {
-    /// `None` for our own records, which every phase needs.
+    /// `None` for the engine's own records, which every phase needs.
     pub(super) phase: Option<PhaseName>,
     pub(super) problem: Problem,
 }
@@ -42,13 +44,13 @@ pub(super) struct Unwritable {
 /// What a trial has found.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// What cannot be written, or is wanting.
+    /// What cannot be written, or is missing.
     pub(super) found: Vec<Unwritable>,
     /// Whether the container engine answered. If it did not, nothing is known of images and of room for containers.
     pub(super) engine_answers: bool,
 }
 
-/// What a trial is about, and what is known from its beginning.
+/// What a trial is about, and what is known when it begins.
 struct Trial<'a> {
     written: Written,
     /// All phases that run.
@@ -72,7 +74,7 @@ impl EngineState {
 }
 
 impl Runner<'_> {
-    /// What a restart of these phases would fail to write, or would lack. What stands at those places stays as it is.
+    /// What a restart of these phases would fail to write, or would lack. Existing files stay as they are.
     pub(super) async fn unwritable(&self, phases: &[PhaseName]) -> Found {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
@@ -101,7 +103,7 @@ impl Runner<'_> {
         }
     }
 
-    /// The same for all that an apply writes on a host from which everything was taken off.
+    /// The same for everything that an apply writes after a full clean.
     pub(super) async fn unwritable_afresh(&self) -> Vec<Problem> {
         let mut found = Vec::new();
         found.extend(self.unwritable_record().await);
@@ -119,9 +121,9 @@ impl Runner<'_> {
         found.into_iter().map(|one| one.problem).collect()
     }
 
-    /// What can be restarted for these failed phases although some of it cannot be written, in the plan's order; and what cannot be
-    /// written, or is lost. A phase with such a file is left as it is. What needs it is left, too, unless it failed itself while that phase
-    /// runs.
+    /// The phases that can be restarted for these failed phases although some files cannot be written, in the plan's
+    /// order; and what cannot be written, or is lost. A phase with such a file is not restarted. A phase that needs it
+    /// is not restarted either, unless it failed itself while the phase with the file runs.
     pub async fn restartable(
         &self,
         failed: &BTreeSet<PhaseName>,
@@ -150,7 +152,7 @@ impl Runner<'_> {
         (set, problems(unwritable))
     }
 
-    /// Our own records are written all the time, and replaced now and then.
+    /// The ledger is written all the time, and replaced now and then, so it is always tried.
     async fn unwritable_record(&self) -> Option<Unwritable> {
         let ledger = Path::new(STATE).join("ledger.jsonl");
         let problem = self.trial(&ledger, SMALL, Span::file("role.yaml")).await?;
@@ -166,7 +168,7 @@ impl Runner<'_> {
         trial: &Trial<'_>,
         found: &mut Vec<Unwritable>,
     ) {
-        // Keys and certificates are made from those before them.
+        // If a key or certificate is made again, those after it are made again from it.
         let mut made_anew = false;
         for step in &phase.steps {
             let lacks = match step.policy.absent {
@@ -180,9 +182,9 @@ impl Runner<'_> {
             let files = self.files_of(step, trial.engine).await;
             let kept = step.policy.keep;
             let due = match (&step.spec, trial.written) {
-                // It is started anew, and what it has taken in is written down then.
+                // The service is started again, and its stamp is written then.
                 (Spec::Service(_), _) => true,
-                // It is removed, and another one is made.
+                // The container is removed, and another one is made.
                 (Spec::Container(_), _) => !step.policy.absent,
                 (_, Written::All) if !kept => true,
                 _ if files.is_empty() => false,
@@ -206,8 +208,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Why the step would not replace what stands at `path`: it is of another kind, or too large to be kept for a clean. What cannot be
-    /// looked at is left to the trial.
+    /// Why the step would not replace what is at `path`: it is of another kind, or too large to be kept for a clean. If
+    /// it cannot be inspected, the trial decides.
     async fn in_the_way(&self, spec: &Spec, path: &Path) -> Option<ResourceError> {
         let entry = tokio::time::timeout(BOUND, self.host.entry(path)).await;
         let entry = entry.ok()?.ok().flatten()?;
@@ -228,7 +230,7 @@ impl Runner<'_> {
         }
     }
 
-    /// What a step needs, is not there, and does not come with the run.
+    /// What a step needs, is missing, and is not made by this run.
     async fn lacks(&self, step: &PlannedStep, trial: &Trial<'_>) -> Option<Problem> {
         let (requirement, error) = match &step.spec {
             Spec::Service(service) => match service.verify_programs(self.host).await {
@@ -242,7 +244,7 @@ impl Runner<'_> {
                 "another container can be made",
                 self.image_comes(&container.image, trial).await.err()?,
             ),
-            // After a full clean each archive is needed. That one is damaged is told with the rest of the payload.
+            // After a full clean each archive is needed. A damaged one is reported with the rest of the payload.
             Spec::Image(image) if trial.written == Written::Pending => (
                 "an image that is gone can be loaded",
                 self.can_be_loaded(image, trial.engine).await.err()?,
@@ -266,7 +268,7 @@ impl Runner<'_> {
         })
     }
 
-    /// That a unit is masked and no step writes its file: systemd would not start it again.
+    /// The error for a unit that is masked and whose file no step writes: systemd would not start it again.
     async fn masked(&self, service: &ServiceSpec) -> Option<ResourceError> {
         if !service.started {
             return None;
@@ -288,7 +290,8 @@ impl Runner<'_> {
         None
     }
 
-    /// Why no apply brings back the key, authority or data of a step. What is taken off would not come up again.
+    /// Why no apply brings back the key, authority or data of a step. What needs them would not come up again after a
+    /// stop.
     async fn lost_for_good(&self, spec: &Spec) -> Option<ResourceError> {
         match tokio::time::timeout(BOUND, pki::key_problem(self.host, spec)).await {
             Ok(Err(error)) if error.is_permanent() => Some(error),
@@ -300,7 +303,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether the engine has an image, or the run loads it. Where the engine does not answer, a restart ends no container.
+    /// Whether the engine has an image, or the run loads it. If the engine does not answer, a restart ends no
+    /// container.
     async fn image_comes(&self, reference: &str, trial: &Trial<'_>) -> ResourceResult<()> {
         if !trial.engine.lacks(reference) {
             return Ok(());
@@ -315,7 +319,7 @@ impl Runner<'_> {
                 _ => {}
             }
         }
-        // Nothing is known of an image that people bring.
+        // The images in a directory of the operator are not known.
         if directory {
             return Ok(());
         }
@@ -327,7 +331,7 @@ impl Runner<'_> {
         })
     }
 
-    /// Whether the archive of an image serves, where it is needed.
+    /// Whether the archive of an image can be loaded, if it is needed.
     async fn can_be_loaded(&self, image: &ImageSpec, engine: &EngineState) -> ResourceResult<()> {
         if !engine.lacks(&image.reference) {
             return Ok(());
@@ -338,8 +342,8 @@ impl Runner<'_> {
         }
     }
 
-    /// What the container engine says of the images that these phases need. One that does not answer is asked nothing more: each question
-    /// would wait for its deadline, and the repair with it.
+    /// What the container engine says of the images that these phases need. An engine that does not answer is not asked
+    /// again: each request would wait for its deadline, and the repair with it.
     pub(super) async fn engine_state(&self, phases: &[&PlannedPhase]) -> EngineState {
         let steps = phases.iter().flat_map(|phase| &phase.steps);
         let references = steps.filter_map(|step| match &step.spec {
@@ -353,7 +357,7 @@ impl Runner<'_> {
             return engine;
         }
         if !matches!(self.engine_answers(ANSWER).await, Ok(None)) {
-            // One that is still to be installed has no image. One that hangs may have all.
+            // An engine that is still to be installed has no image. One that hangs may have all of them.
             let there = tokio::time::timeout(BOUND, engine::is_installed(self.host)).await;
             if matches!(there, Ok(Ok(false))) {
                 engine.gone = references.into_iter().cloned().collect();
@@ -375,11 +379,11 @@ impl Runner<'_> {
         matches!(image, Ok(Ok(None)))
     }
 
-    /// Whether a step would change something; what cannot be told counts as a change.
+    /// Whether a step would change something. If that cannot be determined, it counts as a change.
     async fn is_pending(&self, step: &PlannedStep) -> bool {
         let cx = self.context(step.policy.absent);
         match tokio::time::timeout(BOUND, step.spec.pending(&cx)).await {
-            // What is merely due is not renewed by a restart.
+            // A restart does not renew a certificate that is only due.
             Ok(Ok(change)) => change.is_some_and(|change| change.action != Action::Renew),
             Ok(Err(_)) | Err(_) => true,
         }
@@ -391,7 +395,7 @@ impl Runner<'_> {
             Spec::Directory(directory) => vec![(directory.path.clone(), 0)],
             Spec::Symlink(link) => vec![(link.path.clone(), 0)],
             Spec::Service(service) if service.started => vec![(service.stamp_path(), SMALL)],
-            // The engine writes it. Where it does not answer, a restart ends no container.
+            // The engine writes the file. If it does not answer, a restart ends no container.
             Spec::Container(_) if !engine.answers => Vec::new(),
             Spec::Container(_) => {
                 let root = tokio::time::timeout(BOUND, self.host.container_engine_root()).await;
@@ -405,7 +409,7 @@ impl Runner<'_> {
                     }
                     FileSource::Text(_) => None,
                 };
-                // That a file of the payload is missing is told as a precondition.
+                // A file that is missing from the payload is reported as a precondition.
                 let room = match source.map(|entry| entry.kind) {
                     Some(EntryKind::File(size)) => size.max(SMALL),
                     _ => SMALL,
@@ -443,7 +447,8 @@ impl Runner<'_> {
         Some(unwritable(&error, span, remedy))
     }
 
-    /// Whether something that a phase starts does not run, or cannot be looked at, or an image that it brings is gone.
+    /// Whether something that a phase starts does not run, or cannot be checked, or an image that the phase brings is
+    /// gone.
     async fn is_down(&self, phase: &PlannedPhase) -> bool {
         for step in &phase.steps {
             let runs = match &step.spec {
@@ -468,7 +473,7 @@ impl Runner<'_> {
 enum Written {
     /// Those that would change something now.
     Pending,
-    /// All, but for what is kept and as it should be.
+    /// All, except those of kept things that are as they should be.
     All,
 }
 
@@ -499,8 +504,8 @@ fn is_of_pki(spec: &Spec) -> bool {
     )
 }
 
-/// The restart set of `failed` without the `blocked` phases and what needs them. What failed itself is in it all the same, unless it
-/// needs a blocked phase that is `down`: it would wait in vain.
+/// The restart set of `failed` without the `blocked` phases and those that need them. A phase that failed itself stays
+/// in the set, unless it needs a blocked phase that is `down`: it would wait without success.
 fn without(
     plan: &Plan,
     failed: &BTreeSet<PhaseName>,

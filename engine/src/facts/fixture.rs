@@ -9,7 +9,7 @@ pub enum FactsError {
     /// The text is no facts file; the cause names line and column.
     #[error("read facts (`nodelet facts > FILE` on a host writes a good one)")]
     Read(#[source] serde_yaml::Error),
-    /// Brackets nested deeper than facts are.
+    /// Brackets are nested deeper than in any facts file.
     #[error(
         "read facts: line {line}: brackets nested more than {limit} deep (`nodelet facts > FILE` on a host writes a good file)"
     )]
@@ -69,7 +69,7 @@ impl Facts {
         serde_yaml::to_string(self).map_err(FactsError::Write)
     }
 
-    /// The same without the content of files, for sending away: a daemon.json can hold a proxy's password.
+    /// The facts without the content of files, so that they can be sent to others: a daemon.json can hold a proxy's password.
     #[must_use]
     pub fn without_files(mut self) -> Self {
         self.files.clear();

@@ -23,8 +23,8 @@ use crate::host::{CommandSpec, Entry, EntryKind, Host, HostError, HostResult};
 const SYSTEM_FILE: u64 = 64 << 20;
 /// Bound for files whose content goes into the facts.
 const FILE_OF_INTEREST: u64 = 64 << 10;
-/// What the container engine is given for an answer: one that hangs keeps nobody from learning all else, and no plan is made
-/// from what it says.
+/// How long gathering waits for the container engine or a file system. If one of them hangs, all other facts are still gathered, and no
+/// plan depends on its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes the facts with the default interests.
@@ -164,7 +164,7 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
     Ok(facts)
 }
 
-/// What was left out of which nothing else says that it is unknown: whose absence from the facts would be an answer.
+/// Items that were not asked for and whose absence from the facts would otherwise mean "not there".
 fn unasked(interests: &Interests) -> Vec<String> {
     let usual = Interests::default();
     let mut unasked = Vec::new();
@@ -181,7 +181,7 @@ fn unasked(interests: &Interests) -> Vec<String> {
     unasked
 }
 
-/// A host being asked, and what it could not tell.
+/// The host that is queried, and the items that it could not answer.
 struct Asking<'a> {
     host: &'a dyn Host,
     unknown: Mutex<BTreeMap<String, String>>,
@@ -234,7 +234,7 @@ impl Asking<'_> {
         Ok(content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Those of the names for which the question is answered with yes.
+    /// The names for which the question is answered with yes.
     async fn names<'n, F>(
         &self,
         names: &'n [String],
@@ -255,7 +255,7 @@ impl Asking<'_> {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// The names for which there is a value, with it.
+    /// The names that have a value, with the value.
     async fn values<'n, F>(
         &self,
         names: &'n [String],
@@ -335,7 +335,7 @@ impl Asking<'_> {
         );
         let mut found = parse::listeners(&four?);
         found.extend(parse::listeners(&six.unwrap_or_default()));
-        // Without `ss` nobody knows who it is.
+        // Without `ss` the listening program is unknown.
         let names = names
             .map(|output| parse::ss_programs(&output.stdout))
             .unwrap_or_default();
@@ -344,7 +344,7 @@ impl Asking<'_> {
                 continue;
             };
             listener.program = Some(name.clone());
-            // One that has ended meanwhile is in none.
+            // A process that has ended in the meantime has no control group.
             let groups = self.optional(&format!("/proc/{id}/cgroup")).await;
             listener.cgroup = groups.and_then(|text| parse::control_group(&text));
         }
@@ -355,7 +355,7 @@ impl Asking<'_> {
 
     async fn disks(&self, paths: &[String], mount_table: &str) -> Vec<Disk> {
         let disks = paths.iter().map(|path| async move {
-            // A path of the settings may be on another host's disk, and that host silent.
+            // A path from the settings may be on a network file system whose server does not answer.
             let at = Path::new(path);
             let space = patiently("ask how much room there is", self.host.space(at));
             let space = self.answer(path, space).await?;
@@ -380,8 +380,8 @@ impl Asking<'_> {
         disks
     }
 
-    /// What stands at a path that is to be a directory, or above it, and is none: `a file`, `a file (/where/it/is)`. A link above it may
-    /// lead to one.
+    /// What is in the way of a directory at `path`: something else at the path itself (`a file`) or above it (`a file (/where/it/is)`). A
+    /// link above the path is not in the way, because it may lead to a directory.
     async fn taken_by(&self, path: &Path, entry: &HostResult<Option<Entry>>) -> Option<String> {
         let kind_of = |entry: &HostResult<Option<Entry>>| match entry {
             Ok(entry) => entry.as_ref().map(|entry| entry.kind.clone()),
@@ -397,7 +397,7 @@ impl Asking<'_> {
             match kind_of(&entry) {
                 Some(EntryKind::Directory | EntryKind::Symlink(_)) => return None,
                 Some(kind) => return Some(format!("{} ({})", name_of(&kind), above.display())),
-                // Nobody waits for one after the other on a disk that hangs.
+                // On a disk that hangs, gathering does not wait for each parent directory in turn.
                 None if matches!(entry, Err(HostError::Deadline { .. })) => return None,
                 None => {}
             }
@@ -476,7 +476,7 @@ impl Asking<'_> {
     }
 }
 
-/// An answer of the container engine, or of a file system, whose silence is one: nothing is known of it.
+/// The name of an entry's kind, for messages.
 fn name_of(kind: &EntryKind) -> &'static str {
     match kind {
         EntryKind::Directory => "a directory",
@@ -487,6 +487,7 @@ fn name_of(kind: &EntryKind) -> &'static str {
     }
 }
 
+/// Asks the container engine or a file system. No answer within [`PATIENCE`] is an error, so the item becomes unknown.
 async fn patiently<T>(
     action: &str,
     question: impl Future<Output = HostResult<T>>,
@@ -500,7 +501,7 @@ async fn patiently<T>(
         .map_err(silent)?
 }
 
-/// The first address of a link that others can reach.
+/// The first address of a link that other hosts can reach.
 fn global_address(link: &LinkFacts) -> Option<IpAddr> {
     let global = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_loopback(),
@@ -567,7 +568,7 @@ mod tests {
     async fn an_engine_that_hangs_is_unknown_and_all_else_is_told() {
         let hangs = FaultPlan::none().stall("container_engine", "*");
         let host = FakeHost::new().with_docker().with_faults(hangs);
-        // As long as whoever plans with them waits.
+        // `nodeletd` and the commands wait this long for the facts.
         let gathering = tokio::time::timeout(Duration::from_secs(30), gather(&host));
         let facts = gathering.await.expect("it comes to its end").unwrap();
         assert_eq!(facts.docker, None);

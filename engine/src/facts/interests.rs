@@ -1,8 +1,8 @@
-//! What gathering asks about: by name, or at all.
+//! What gathering asks for: named items, and groups that can be left out.
 
 use super::preflight::Requirement;
 
-/// What is asked about by name, because it cannot be listed or because the whole list would be too long.
+/// What gathering asks for. Items are named if they cannot be listed, or if the whole list would be too long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interests {
     /// Programs to look for on the PATH.
@@ -17,23 +17,23 @@ pub struct Interests {
     pub images: Vec<String>,
     /// Files whose content matters.
     pub files: Vec<String>,
-    /// Directories whose room matters.
+    /// Directories whose free space matters.
     pub disks: Vec<String>,
     /// Paths that only another cluster's software makes.
     pub earlier_clusters: Vec<String>,
-    /// Who listens on which port: `ss` looks through the open files of all processes.
+    /// Which program listens on which port. This is costly: `ss` reads the open files of all processes.
     pub listeners: bool,
-    /// What the kernel can do: the list of its modules is long.
+    /// Features of the kernel. This is costly: the list of its modules is long.
     pub kernel_features: bool,
-    /// What IPVS balances.
+    /// Virtual services of IPVS.
     pub virtual_services: bool,
     /// The container engine's version.
     pub engine: bool,
 }
 
 impl Interests {
-    /// What a plan is made from, and no more: the host's name, links, routes, processors and control groups, and a few small files. What
-    /// is not asked is unknown.
+    /// Only what a plan is made from: the host's name, links, routes, processors and control groups, and a few small files. All other facts
+    /// are unknown.
     #[must_use]
     pub fn for_a_plan() -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Interests {
         }
     }
 
-    /// The same, and what it takes to judge these preconditions.
+    /// Adds the facts that these preconditions are judged by.
     #[must_use]
     pub fn and_requirements<'r>(
         mut self,
@@ -72,7 +72,7 @@ impl Interests {
                 }
                 Requirement::NoVirtualServices => self.virtual_services = true,
                 Requirement::KernelFeatures(_) => self.kernel_features = true,
-                // Of what is always asked.
+                // These are judged by facts that are always gathered.
                 Requirement::NoSwap { .. }
                 | Requirement::MinMemory(_)
                 | Requirement::MinCpus(_)
@@ -91,7 +91,7 @@ impl Interests {
         self
     }
 
-    /// The same, and these directories' room.
+    /// Adds the free space of these directories.
     #[must_use]
     pub fn and_disks(mut self, paths: impl IntoIterator<Item = String>) -> Self {
         for path in paths {
@@ -189,7 +189,7 @@ impl Default for Interests {
                 "/etc/kubernetes/admin.conf",
                 "/etc/kubernetes/kubelet.conf",
                 "/etc/kubernetes/manifests",
-                // Ours: kubelet would run whatever a stranger has put there.
+                // Our own directory: kubelet would run any manifest that other software has put there.
                 "/etc/pf9/kube.d/manifests",
                 "/etc/rancher/k3s",
                 "/etc/rancher/rke2",
@@ -253,7 +253,7 @@ mod tests {
         ]
     }
 
-    /// What was not asked is never taken for absent, and what is asked for one precondition judges it as all facts do.
+    /// An item that was not asked for is never taken for absent. The facts asked for one precondition give the same verdict as all facts.
     #[tokio::test]
     async fn a_precondition_is_judged_by_what_it_asks_for_and_is_unknown_without() {
         let host = FakeHost::new().with_docker();

@@ -32,11 +32,11 @@ pub(crate) struct Feature {
     pub(crate) words: &'static [&'static str],
     /// Modules that bring it.
     pub(crate) modules: &'static [&'static str],
-    /// Whether it takes all of the modules, and nothing else tells.
+    /// Whether the feature needs all of the modules; otherwise one is enough.
     pub(crate) whole: bool,
 }
 
-/// What balancing takes, as kube-proxy does it: with one of them wanting it falls back to the packet filter.
+/// The modules that kube-proxy needs for IPVS. If one is missing, kube-proxy falls back to iptables.
 pub(crate) const IPVS: &[&str] = &["ip_vs", "ip_vs_rr", "ip_vs_sh", "ip_vs_wrr"];
 
 /// The features that phases build on.
@@ -78,7 +78,7 @@ pub(crate) const FEATURES: [Feature; 5] = [
     },
 ];
 
-/// Texts and answers from which features are told.
+/// Texts and answers from which the available features are derived.
 #[derive(Debug, Default)]
 pub(crate) struct Signs {
     /// Paths of [`FEATURES`] that exist.
@@ -92,7 +92,7 @@ pub(crate) struct Signs {
 }
 
 impl Feature {
-    /// Whether the feature is there or can be loaded; `None` if nothing tells.
+    /// Whether the feature is there or can be loaded; `None` if that is not known.
     pub(crate) fn available(&self, signs: &Signs) -> Option<bool> {
         let any = |wanted: &[&str], there: &BTreeSet<String>| {
             wanted.iter().any(|one| there.contains(*one))
@@ -112,7 +112,7 @@ impl Feature {
         {
             return Some(true);
         }
-        // In a container the kernel's modules cannot be seen, and their absence tells nothing.
+        // In a container the kernel's modules cannot be seen, so their absence means nothing.
         let listed = signs.modules.as_ref()?;
         Some(modules(&|module| {
             signs.loaded.contains(module) || listed.contains(&format!("/{module}.ko"))
@@ -137,7 +137,7 @@ pub(crate) fn cgroups(mount_table: &str, unified: Option<&str>) -> Option<Cgroup
         .map(str::to_owned)
         .collect();
     let has_v2 = mounts.iter().any(|(_, kind, _)| kind == "cgroup2");
-    // A leftover such as hugetlb, which nobody mounted in version 1, does not make version 2 the place to work in.
+    // A controller such as hugetlb, which is in version 2 only because version 1 does not mount it, does not make the host a hybrid one.
     let splits = ["cpu", "cpuset", "io", "memory", "pids"]
         .iter()
         .any(|name| unified.contains(*name));

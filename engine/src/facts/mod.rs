@@ -1,4 +1,4 @@
-//! What a host is like, before anything is planned for it.
+//! A description of a host, taken before anything is planned for it.
 //!
 //! [`Facts`] are a read-only, serializable description; [`gather()`] takes them through the `Host` traits, a YAML file
 //! holds them as a fixture, `FakeHost::from_facts` builds a world from them, and [`Requirement`]s are checked against

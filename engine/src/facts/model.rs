@@ -28,7 +28,7 @@ pub struct Facts {
     /// Name of process 1, for example `systemd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    /// Effective user id of the one who gathered.
+    /// Effective user id of the process that gathered the facts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// The host's clock when the facts were taken, RFC 3339 in UTC.
@@ -43,10 +43,11 @@ pub struct Facts {
     /// Swap areas that are on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swaps: Option<Vec<Swap>>,
-    /// The host's own address: the first global one of the default route's link, or, where it still has it, the one it stands with.
+    /// The host's own address: the address recorded for this host, if a link still has it; otherwise the first global address of the
+    /// default route's link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The way out.
+    /// The default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<DefaultRoute>,
     /// Network links by name.
@@ -55,10 +56,10 @@ pub struct Facts {
     /// Routes other than the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
-    /// TCP ports that somebody listens on.
+    /// TCP sockets that listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listening: Option<Vec<Listener>>,
-    /// Room below the directories that fill up.
+    /// Free space of the directories that fill up.
     #[serde(default)]
     pub disks: Vec<Disk>,
     /// Those of the programs we look for that are on the PATH.
@@ -88,17 +89,18 @@ pub struct Facts {
     /// Paths that another cluster's software left here.
     #[serde(default)]
     pub earlier_clusters: Vec<String>,
-    /// What IPVS balances, whoever wants it to.
+    /// Virtual services of IPVS, no matter which program made them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub virtual_services: Vec<String>,
     /// Content of files of interest that exist.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
-    /// Digests of the role's preconditions that were met here before it came: it listens on its ports by now.
+    /// Digests of the role's preconditions that were met on this host before the role was applied. The role itself may break them: for
+    /// example, it listens on its ports.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub met_before: BTreeSet<String>,
-    /// The role that stood on the host when the facts were taken, by its ledger. Files and containers that it
-    /// brought are no part of them; packages, units, links and ports are.
+    /// The role that was on the host when the facts were taken, according to its ledger. The facts leave out the files and containers of
+    /// that role; its packages, units, links and ports are included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stands: Option<String>,
     /// What could not be learnt, and why.
@@ -106,7 +108,7 @@ pub struct Facts {
     pub unknown: BTreeMap<String, String>,
 }
 
-/// Under which name [`Facts::unknown`] says that it is not known what IPVS balances.
+/// The key in [`Facts::unknown`] for the virtual services of IPVS.
 pub(crate) const VIRTUAL_SERVICES: &str = "virtual services";
 
 impl Facts {
@@ -228,10 +230,10 @@ pub struct Listener {
     pub port: u16,
     /// Address; unspecified means all.
     pub address: IpAddr,
-    /// Who listens, where that could be learnt.
+    /// The program that listens, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// The control group it runs in, below the hierarchy's root, where that could be learnt: it tells whose it is.
+    /// The program's control group, below the hierarchy's root, if it is known. It shows to which unit or container the program belongs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
 }
@@ -249,13 +251,13 @@ pub struct Disk {
     /// Type of the file system, for example `ext4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<String>,
-    /// Whether nobody can write there, as the file system is mounted.
+    /// Whether the file system is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// Mode of the directory itself, in octal, where one stands.
+    /// Mode of the directory itself, in octal, if the directory exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// What stands at the path itself and is no directory, `a file`, or above it, `a file (/where/it/is)`.
+    /// What is in the way of a directory: something else at the path itself (`a file`) or above it (`a file (/where/it/is)`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_by: Option<String>,
 }

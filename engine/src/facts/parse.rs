@@ -126,7 +126,7 @@ pub(crate) fn listeners(text: &str) -> Vec<Listener> {
     text.lines().skip(1).filter_map(listener).collect()
 }
 
-/// Names and process ids of programs by port of `ss -Hltnp`; of those who share a port the first.
+/// Program name and process id by port, from the output of `ss -Hltnp`. If several processes share a socket, the first one counts.
 pub(crate) fn ss_programs(text: &str) -> BTreeMap<u16, (String, u32)> {
     let program = |line: &str| {
         let local = line.split_whitespace().nth(3)?;
@@ -143,7 +143,7 @@ pub(crate) fn ss_programs(text: &str) -> BTreeMap<u16, (String, u32)> {
     text.lines().filter_map(program).collect()
 }
 
-/// The control group that `/proc/PID/cgroup` names: of version 2 where it is used, of systemd's hierarchy otherwise
+/// The control group from `/proc/PID/cgroup`: the one in systemd's version 1 hierarchy if there is one, else the one in version 2
 /// (cgroups(7)).
 pub(crate) fn control_group(text: &str) -> Option<String> {
     let of = |hierarchy: &str| {

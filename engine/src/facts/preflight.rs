@@ -1,4 +1,4 @@
-//! What a host must be like before a role touches it, and whether it is.
+//! The requirements that a host must meet before a role changes it, and their verdicts.
 //!
 //! The judgement is pure: facts in, verdict out. How each requirement judges is in `requirements.rs`.
 
@@ -16,7 +16,7 @@ pub enum Requirement {
         /// Whether swap is accepted after all (`ALLOW_SWAP`).
         allowed: bool,
     },
-    /// Nobody listens on these TCP ports.
+    /// No process listens on these TCP ports.
     PortsFree(Vec<u16>),
     /// These programs are on the PATH.
     Programs(Vec<String>),
@@ -31,7 +31,7 @@ pub enum Requirement {
         /// Free bytes.
         bytes: u64,
     },
-    /// A directory is, or can be made, where things last: on a disk that can be written and has room, and for root alone.
+    /// A directory that exists or can be made, on a disk that is writable and has room (not in memory), and open to root only.
     LastingDirectory {
         /// The path.
         path: String,
@@ -44,7 +44,7 @@ pub enum Requirement {
     NoForeignRuntime,
     /// No other cluster's software left its files here.
     NoEarlierCluster,
-    /// IPVS balances nothing of others: kube-proxy takes away what it does not know.
+    /// IPVS has no virtual services of other software: kube-proxy removes those that it does not know.
     NoVirtualServices,
     /// The host's name can be a node's name.
     HostNameValid,
@@ -75,7 +75,7 @@ pub enum Requirement {
     Systemd,
     /// We are root.
     Root,
-    /// The clock does not stand before this program was written.
+    /// The clock does not show a time before this program was written.
     ClockSane,
 }
 
@@ -85,7 +85,7 @@ pub enum Requirement {
 pub struct NamedCidr {
     /// The setting, for example `CONTAINERS_CIDR`.
     pub name: String,
-    /// The network as text; one that is none is a problem of its own.
+    /// The network as text. Text that is not a network is reported as a problem of its own.
     pub cidr: String,
 }
 
@@ -168,8 +168,8 @@ impl std::fmt::Display for Verdict {
 }
 
 impl Requirement {
-    /// Whether a host that met it does not meet it any more once the role is on it: the role itself listens on the ports,
-    /// runs containers, has routes and takes room.
+    /// Whether a host stops meeting the requirement once the role is on it: the role itself listens on the ports, runs containers, has
+    /// routes and takes room.
     #[must_use]
     pub fn ends_with_the_role(&self) -> bool {
         matches!(
@@ -184,8 +184,8 @@ impl Requirement {
         )
     }
 
-    /// What it is about, without how much of it: a role that comes to want more of the same does not hold back the repair of a host
-    /// that stands with less.
+    /// The requirement without its amount. A newer role that needs more memory, room or processors must not prevent the repair of a host
+    /// that runs with less.
     #[must_use]
     pub fn subject(&self) -> Self {
         let mut subject = self.clone();
@@ -199,8 +199,8 @@ impl Requirement {
         subject
     }
 
-    /// Whether it can be asked of a host with the role on it what it would be without. The ports can, once what is ours is left out
-    /// (`exec/afresh.rs`); of room there is no less without the role.
+    /// Whether the requirement can be judged while the role is still on the host, as if the role were not there. The ports can be, once the
+    /// role's own listeners are left out (`exec/afresh.rs`); and without the role there is at least as much room.
     #[must_use]
     pub fn can_be_asked_ahead(&self) -> bool {
         !matches!(

@@ -8,7 +8,7 @@ mod network;
 
 pub(crate) use network::{cidrs_disjoint, interface, ports_free, virtual_ip};
 
-/// Units of software that brings its own kubelet or its own engine for one, with the words for people.
+/// Units of software with its own kubelet or its own container engine, and the name to show.
 const FOREIGN_UNITS: [(&str, &str); 9] = [
     ("crio.service", "CRI-O"),
     ("k0scontroller.service", "k0s"),
@@ -24,7 +24,7 @@ const FOREIGN_UNITS: [(&str, &str); 9] = [
 /// The longest name a node (a DNS-1123 label for every practical purpose) can have.
 const LONGEST_LABEL: usize = 63;
 
-/// Before this year nothing of ours existed; a clock that says so makes every certificate invalid.
+/// This program did not exist before this year. A clock that shows an earlier time makes every certificate invalid.
 const FIRST_YEAR: u32 = 2025;
 
 pub(crate) fn no_swap(facts: &Facts, allowed: bool) -> Verdict {
@@ -104,7 +104,7 @@ pub(crate) fn min_cpus(facts: &Facts, wanted: u32) -> Verdict {
     }
 }
 
-/// What facts say of where a path lies: the nearest that they hold is on the same file system or on a larger part of it.
+/// The facts about the disk of a path: those of the nearest directory, at the path or above it, that the facts list.
 fn disk_of<'a>(facts: &'a Facts, path: &str) -> Option<&'a Disk> {
     let above = |disk: &&Disk| std::path::Path::new(path).starts_with(&disk.path);
     facts
@@ -228,7 +228,7 @@ pub(crate) fn no_virtual_services(facts: &Facts) -> Verdict {
     match facts.virtual_services.first() {
         Some(first) => Verdict::not_met(
             format!(
-                "IPVS balances what kube-proxy would take away: {first}{}",
+                "IPVS has virtual services that kube-proxy would remove: {first}{}",
                 match facts.virtual_services.len() {
                     1 => String::new(),
                     count => format!(" and {} more", count - 1),

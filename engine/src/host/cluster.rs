@@ -21,7 +21,7 @@ pub struct ClusterAccess {
 pub struct ClusterNode {
     /// Its uid.
     pub uid: String,
-    /// Its `metadata.resourceVersion`: a patch that names it is refused where the node has changed since.
+    /// Its `metadata.resourceVersion`: the API server refuses a patch that names it if the node has changed since.
     pub version: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -43,20 +43,20 @@ pub struct ClusterNode {
     /// The conditions `MemoryPressure`, `DiskPressure` and `PIDPressure` that are true, each with its message.
     /// Source: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions>.
     pub pressures: Vec<String>,
-    /// Those of them of which nothing is known.
+    /// The pressure conditions whose status is unknown.
     pub unknown_pressures: Vec<String>,
 }
 
-/// An object that is there, beside what it is to be.
+/// An object that is in the cluster, compared with the wanted one.
 #[derive(Clone, PartialEq)]
 pub struct ClusterObject {
-    /// What somebody decided on: the object without its status and without what the server keeps for itself.
+    /// The object as its clients set it: without its status and without the fields that the API server maintains.
     pub present: serde_json::Value,
     /// Whether server-side apply as our field manager would change it.
     pub differs: bool,
 }
 
-/// Without what is in it: that may be a secret.
+/// Leaves out the content, which may be a secret.
 impl fmt::Debug for ClusterObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterObject")
@@ -113,8 +113,8 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<bool>;
 
-    /// The object as it stands, and whether server-side apply of this one as our field manager would change it; `None`
-    /// if it is not there. Uses the server's dry run. Cancel safe.
+    /// The object as it is in the cluster, and whether server-side apply of `object` as our field manager would change it; `None` if it is
+    /// not there. Uses the server's dry run. Cancel safe.
     async fn compare_object(
         &self,
         access: &ClusterAccess,
@@ -135,8 +135,8 @@ pub trait Cluster {
         object: &serde_json::Value,
     ) -> HostResult<()>;
 
-    /// Writes every Secret again as it is, so that the API server stores it with the key that encrypts now. Returns their number.
-    /// When cancelled or cut, some are written.
+    /// Writes every Secret again unchanged, so that the API server encrypts it with the current key. Returns the number of Secrets. When
+    /// the call is cancelled or interrupted, only some of them are written.
     async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64>;
 
     /// Whether the API server accepts the token that the cluster gave to a service account; `None` where it has given none.

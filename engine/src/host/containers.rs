@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::HostResult;
 
-/// Where containerd has a directory for each of docker's containers that runs, be docker itself up or down (containerd 1.4 and later,
+/// containerd has a directory here for each running container of docker, even while docker itself is down (containerd 1.4 and later,
 /// runtime `io.containerd.runc.v2`).
 pub(crate) const SURVIVORS: &str = "/run/containerd/io.containerd.runtime.v2.task/moby";
 
@@ -42,7 +42,8 @@ pub struct ContainerConfig {
 }
 
 impl ContainerConfig {
-    /// A container of this name and image that shares nothing with its host, runs what the image says, and once: others differ from it.
+    /// A container with this name and image, and defaults for all else: it shares nothing with its host, runs the image's command, and is
+    /// never restarted.
     #[must_use]
     pub fn bare(name: impl Into<String>, image: impl Into<String>) -> Self {
         Self {
@@ -112,8 +113,8 @@ pub struct ContainerState {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A container as the engine's list has it: one question for all of them, however many others run on the host. What only a look at the one
-/// container tells is in its [`ContainerState`].
+/// A container as the engine's list reports it. One request lists all containers, however many there are. Details that need a request for
+/// each container are in [`ContainerState`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedContainer {
     /// Its id.
@@ -135,7 +136,7 @@ pub struct ListedContainer {
 /// An image as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageState {
-    /// Content id (`sha256:…`); empty of one that a dry run would load.
+    /// Content id (`sha256:…`); empty for an image that a dry run would load.
     pub id: String,
 }
 
@@ -144,15 +145,16 @@ pub struct ImageState {
 pub struct ArchivedImage {
     /// Its reference.
     pub reference: String,
-    /// Content id (`sha256:…`), which it has after it was loaded; empty if the archive does not tell.
+    /// Content id (`sha256:…`) that the image has once it is loaded; empty if the archive does not tell.
     pub id: String,
 }
 
-/// What the engine is given to say whether it answers at all: that waits for no container, and where it hangs whoever asks has to go on.
+/// Deadline for the question whether the engine answers. That question waits for no container, and the caller must go on if the engine
+/// hangs.
 pub const PRESENCE: Duration = Duration::from_secs(10);
 
-/// The container engine. Every call carries the implementation's own deadline (30 s; loading an image 5 min), but for the question whether
-/// it answers at all.
+/// The container engine. Every call has the implementation's own deadline (30 s; loading an image 5 min), except the question whether the
+/// engine answers.
 #[async_trait::async_trait]
 pub trait Containers {
     /// Whether the engine answers within [`PRESENCE`]. Cancel safe.
@@ -160,25 +162,26 @@ pub trait Containers {
         self.container_engine_within(PRESENCE).await
     }
 
-    /// Whether it answers within `patience`. Cancel safe.
+    /// Whether the engine answers within `patience`. Cancel safe.
     async fn container_engine_within(&self, patience: Duration) -> HostResult<()>;
 
-    /// Its version, within [`PRESENCE`]. It asks others for theirs to say so: not a question to ask often. Cancel safe.
+    /// The engine's version, within [`PRESENCE`]. The engine asks other programs for their versions to answer this, so call it rarely.
+    /// Cancel safe.
     async fn container_engine_version(&self) -> HostResult<String>;
 
-    /// The directory in which it keeps its images and containers. Cancel safe.
+    /// The directory in which the engine keeps its images and containers. Cancel safe.
     async fn container_engine_root(&self) -> HostResult<PathBuf>;
 
     /// The image under this reference. Cancel safe.
     async fn image(&self, reference: &str) -> HostResult<Option<ImageState>>;
 
-    /// The references in an archive as `docker save` writes it; `None` where it does not say. Cancel safe.
+    /// The references in an archive as `docker save` writes it; `None` if the archive does not tell. Cancel safe.
     async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>>;
 
     /// Gives an image, named by its content id, another reference. An image that had this reference before loses it.
     async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()>;
 
-    /// Loads the images of an archive as `docker save` writes it. When cancelled, it may still be loaded.
+    /// Loads the images of an archive as `docker save` writes it. When the call is cancelled, the engine may still load the archive.
     async fn load_image(&self, archive: &Path) -> HostResult<()>;
 
     /// Removes a reference, and the image when it was the last. Fine if there is none.
@@ -197,8 +200,8 @@ pub trait Containers {
     /// Creates, but does not start, a container and returns its id.
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String>;
 
-    /// The configuration of a container, in our terms, so that it can be made again. `None` if there is none
-    /// or if it uses what [`ContainerConfig`] cannot say.
+    /// The configuration of a container, in our terms, so that it can be made again. `None` if there is none or if it uses what
+    /// [`ContainerConfig`] cannot express.
     async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>>;
 
     /// Starts a container. Fine if it runs.

@@ -1,4 +1,4 @@
-//! What can go wrong at the door.
+//! Errors of host calls.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,17 +29,17 @@ pub enum HostError {
         /// The bound.
         limit: u64,
     },
-    /// Somebody says more than we are willing to take in. Nothing is concluded from a part of it.
-    #[error("take in what {who} says: it is more than {limit} bytes")]
+    /// A program or a server returned more than we are willing to read. We draw no conclusion from a part of it.
+    #[error("read the output of {who}: it has more than {limit} bytes")]
     TooMuch {
-        /// Who says it, for example `` `iptables-save` ``.
+        /// The source of the output, for example `` `iptables-save` ``.
         who: String,
         /// The bound.
         limit: usize,
     },
-    /// An earlier change was given up and has not come to its end: the file system hangs. Whether it takes effect is not known.
+    /// An earlier change was given up and has not ended, because the file system hangs. Whether it takes effect is not known.
     #[error(
-        "{action} {}: an earlier `{earlier} {}`, which was given up, has not come to its end within {}, so what will stand there is not known",
+        "{action} {}: an earlier `{earlier} {}`, which was given up, has not ended within {}, so the content of that path is not known",
         path.display(), earlier_path.display(), humantime::format_duration(*.after)
     )]
     InProgress {
@@ -47,11 +47,11 @@ pub enum HostError {
         action: &'static str,
         /// The path it was about.
         path: PathBuf,
-        /// What is still being done.
+        /// The earlier action, for example `write`.
         earlier: &'static str,
-        /// The path that is about.
+        /// The path of the earlier action.
         earlier_path: PathBuf,
-        /// How long it was waited for.
+        /// How long this call waited for the earlier one.
         after: Duration,
     },
     /// A process could not be started.
@@ -81,30 +81,30 @@ pub enum HostError {
         /// How long.
         after: Duration,
     },
-    /// A service (docker, systemd, the API server …) refused or was not there.
+    /// A service (docker, systemd, the API server …) refused or could not be reached.
     #[error("{action}")]
     Service {
-        /// What was asked of whom, for example `create container etcd`.
+        /// The request, for example `create container etcd`.
         action: String,
         /// Its answer.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A service answered, or proved to be somebody else, and will do so again until somebody changes something.
+    /// A service refused, or is not the one it should be. A retry gets the same result until an operator changes something.
     #[error("{action}")]
     Refused {
-        /// What was asked of whom, for example `get node master-1`.
+        /// The request, for example `get node master-1`.
         action: String,
         /// Its answer.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A server shows a certificate that begins later than our clock says: nothing can be said of it by this clock.
-    #[error("{action}: the clock runs behind the certificate that is shown")]
+    /// A server shows a certificate whose validity begins later than our clock says, so this clock cannot judge it.
+    #[error("{action}: the server's certificate is not valid yet by this host's clock")]
     Clock {
-        /// What was asked of whom.
+        /// The request.
         action: String,
-        /// What does not fit.
+        /// The error of the certificate check.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -113,7 +113,7 @@ pub enum HostError {
     Damaged {
         /// The path.
         path: PathBuf,
-        /// Who says so.
+        /// The error that shows the damage.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -31,7 +31,7 @@ impl Attributes {
     }
 }
 
-/// What stands at a path; links are not followed.
+/// An entry at a path; links are not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// File, directory, link …
@@ -51,7 +51,7 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link and what it points to.
     Symlink(String),
-    /// A socket: of no use without the process that listens at it, which makes it anew.
+    /// A socket. It is of no use without the process that listens on it, and that process makes it again.
     Socket,
     /// A device or a pipe.
     Other,
@@ -71,7 +71,7 @@ pub struct Space {
 /// File operations. A missing path is `None` when asked about and fine when removed.
 #[async_trait::async_trait]
 pub trait Files {
-    /// What stands at `path`, without following a link at its end. Cancel safe.
+    /// The entry at `path`, without following a link at its end. Cancel safe.
     async fn entry(&self, path: &Path) -> HostResult<Option<Entry>>;
 
     /// The content of the file at `path` (links are followed), at most `limit` bytes. Cancel safe.
@@ -80,13 +80,13 @@ pub trait Files {
     /// SHA-256 of the file at `path` (links are followed), however large, in hexadecimal; `None` where there is no file. Cancel safe.
     async fn digest(&self, path: &Path) -> HostResult<Option<String>>;
 
-    /// The same, but a large file whose inode, size and times are what they were when it was read once need not be read again. Nothing is
-    /// to be used because of this answer alone. Cancel safe.
+    /// Like [`Files::digest`], but a large file is not read again if its inode, size and times are unchanged since it was last read. This
+    /// answer alone is not enough to use a file. Cancel safe.
     async fn remembered_digest(&self, path: &Path) -> HostResult<Option<String>> {
         self.digest(path).await
     }
 
-    /// Whether what the role's payload holds is really read. A dry run reads none of it.
+    /// Whether the content of the role's payload is really read. A dry run does not read it.
     fn reads_payload(&self) -> bool {
         true
     }
@@ -99,22 +99,22 @@ pub trait Files {
     /// sibling may stay; `path` is old or new.
     async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
 
-    /// Tries whether a file at `path` could be replaced, or created, and hold `room` bytes: a temporary sibling is made, filled and removed
-    /// again, and `path` stays as it is. Where its directory is not there yet, the nearest ancestor that is takes the trial.
+    /// Tries whether a file at `path` could be replaced or created and hold `room` bytes: makes, fills and removes a temporary sibling, and
+    /// leaves `path` as it is. If the directory does not exist yet, its nearest existing ancestor is tried.
     async fn try_write(&self, path: &Path, room: u64) -> HostResult<()>;
 
-    /// Adds to the end of a file, created with these attributes if need be, and returns once it would survive a power
-    /// cut. When cancelled, cut or failed, part of the content may stand at the end.
+    /// Adds to the end of a file, created with these attributes if need be, and returns once the content would survive a power cut. When
+    /// the call is cancelled, interrupted or fails, a part of the content may be at the end of the file.
     async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()>;
 
-    /// Creates one directory whose parent exists. Fine if it is there already; attributes are set either way. Fine, too, if a link to a
-    /// directory is there: the owner of the link alone is set then.
+    /// Creates one directory whose parent exists. If the directory exists, only its attributes are set. If a link to a directory exists,
+    /// only the owner of the link is set.
     async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()>;
 
     /// Makes `path` a link to `target`, atomically replacing a link that is there.
     async fn symlink(&self, path: &Path, target: &str) -> HostResult<()>;
 
-    /// Sets permission bits and owner of what stands at `path` itself: of a link its own owner, and nothing of what it points to.
+    /// Sets permission bits and owner of the entry at `path` itself. Of a link only its own owner is set; its target stays as it is.
     async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()>;
 
     /// Removes a file, a link or an empty directory.
@@ -123,17 +123,17 @@ pub trait Files {
     /// Removes a directory with all that is in it; does not follow links, does not cross mounts.
     async fn remove_tree(&self, path: &Path) -> HostResult<()>;
 
-    /// Unmounts everything that is mounted at or below `path`, the deepest first; what is busy goes when its last
-    /// user does. Fine if nothing is.
+    /// Unmounts everything that is mounted at or below `path`, the deepest first. A busy mount goes away with its last user. Fine if
+    /// nothing is mounted.
     async fn unmount_below(&self, path: &Path) -> HostResult<()>;
 
-    /// Says that the file at `path` is going to be written with content that nobody can tell yet. Reading it is an error from
-    /// then on, until it is written. A dry run says so to its simulated host; nothing happens on a real one.
+    /// Marks the file at `path` as one that will be written with content that is not known yet. Reading it is an error until it is written.
+    /// A dry run marks files on its simulated host; on a real host this does nothing.
     async fn mark_late(&self, _path: &Path, _why: &str) -> HostResult<()> {
         Ok(())
     }
 
-    /// Whether the content of the file at `path` (links are followed) is known after apply. On a real host nothing is.
+    /// Whether the content of the file at `path` (links are followed) is known only after apply. Never so on a real host.
     async fn is_late(&self, _path: &Path) -> HostResult<bool> {
         Ok(false)
     }
@@ -142,8 +142,8 @@ pub trait Files {
     async fn space(&self, path: &Path) -> HostResult<Space>;
 }
 
-/// Where a file or link is made before it takes its name. A program that ends in the midst of a write leaves it there. The dot hides it
-/// from kubelet's manifest folder and from `run-parts`, the suffix from those who look for one, as CNI does.
+/// The path where a file or link is made before it gets its own name. A program that ends during a write leaves it there. The dot hides it
+/// from kubelet's manifest directory and from `run-parts`; the suffix hides it from programs that select files by suffix, as CNI does.
 #[must_use]
 pub fn unfinished(path: &Path) -> PathBuf {
     let mut name = OsString::from(".nodelet-");

@@ -20,7 +20,7 @@ pub trait Kernel {
     /// The modules that are loaded, as `/proc/modules` lists them; those that are built in are not. Cancel safe.
     async fn loaded_modules(&self) -> HostResult<Vec<String>>;
 
-    /// Unloads a module, and those that came with it: what it builds on, nobody else does, and is not among those that stay. Fine if
-    /// it is not loaded.
+    /// Unloads a module and the modules that it depends on, except those that another module uses and those in `stay`. Fine if the module
+    /// is not loaded.
     async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()>;
 }

@@ -1,4 +1,4 @@
-//! The only door to the world.
+//! The only access to a host.
 //!
 //! Everything the engine learns about a host and everything it does to one goes through the capability
 //! traits gathered by [`Host`]: facts and small verbs, typed errors, a deadline passed in where a call can
@@ -13,7 +13,7 @@ mod files;
 mod kernel;
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is the door that everything else has to use"
+    reason = "all other code has to use this module instead"
 )]
 pub mod live;
 mod network;
@@ -90,8 +90,8 @@ pub trait Clock {
     /// Time since an arbitrary start that never goes back; for deadlines.
     fn elapsed(&self) -> Duration;
 
-    /// How long the host has been up: how long its first process has run, so that it holds of a host in a container, too. As long as can be
-    /// where that cannot be read.
+    /// How long the host has been up: how long its first process has run, so that the value is right for a host in a container, too.
+    /// `Duration::MAX` if it cannot be read.
     fn up(&self) -> Duration;
 
     /// Waits for `duration`. Cancel safe. A fake clock advances at once.

@@ -39,7 +39,7 @@ pub struct Link {
     pub up: bool,
     /// Its addresses with prefix length.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Those of its IPv4 addresses whose network no route leads to over this link, though the kernel makes one for each.
+    /// Its IPv4 addresses whose network has no route over this link, although the kernel makes one for each.
     pub unrouted: Vec<IpAddr>,
 }
 

@@ -15,8 +15,8 @@ pub struct SubnetNode {
     pub subnets: Vec<IpNet>,
 }
 
-/// A node's claim to a subnet. The API server has at most one claim of each subnet, because the object is named after it; its owner is the
-/// node, so the garbage collector deletes it after the node.
+/// A node's claim to a subnet. The API server has at most one claim of each subnet, because the object is named after the subnet. The owner
+/// of the claim is the node, so the garbage collector deletes the claim after the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetClaim {
     /// The subnet.

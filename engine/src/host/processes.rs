@@ -18,17 +18,17 @@ pub struct CommandSpec {
     pub stdin: Vec<u8>,
     /// After this long its whole process group is killed.
     pub timeout: Duration,
-    /// Standard output of more than this many bytes is an error. Without it the end of the output is kept: for messages alone, for what
-    /// has no beginning cannot be evaluated.
+    /// Standard output longer than this many bytes is an error. Without this limit only the end of the output is kept. That is good for
+    /// messages only: output without its beginning cannot be evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<usize>,
-    /// It only looks, and what it says holds for as long as one look at the host: a [`View`](super::View) runs it once.
+    /// The command only reads, and its output holds for one look at the host: a [`View`](super::View) runs it once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once_a_look: bool,
 }
 
 impl CommandSpec {
-    /// A command without input, with a minute to live.
+    /// A command without input, with a timeout of one minute.
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
@@ -40,21 +40,21 @@ impl CommandSpec {
         }
     }
 
-    /// The same, with its output to be evaluated: all of it is there, or it is an error.
+    /// The same command, whose output will be evaluated: the whole output, or an error.
     #[must_use]
     pub fn whole(mut self) -> Self {
         self.whole = Some(CommandOutput::WHOLE);
         self
     }
 
-    /// The same, run once for all that ask in one look at the host.
+    /// The same command, run once for all callers in one look at the host.
     #[must_use]
     pub fn once_a_look(mut self) -> Self {
         self.once_a_look = true;
         self
     }
 
-    /// The same with another time to live.
+    /// The same command with another timeout.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -68,8 +68,8 @@ impl CommandSpec {
     }
 }
 
-/// What a command left behind. Output beyond [`CommandOutput::LIMIT`] per stream is dropped from the front, unless the command said that it
-/// is to be [whole](CommandSpec::whole).
+/// The result of a command. Output beyond [`CommandOutput::LIMIT`] per stream is dropped from the front, unless the command asks for its
+/// [whole](CommandSpec::whole) output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandOutput {
     /// Exit status; negative is the signal that ended it.
@@ -97,8 +97,8 @@ impl CommandOutput {
 /// Runs commands.
 #[async_trait::async_trait]
 pub trait Processes {
-    /// Runs a command in its own process group and waits for it. At the timeout, and when the future is
-    /// dropped, the whole group is killed. Returns the output whatever the exit status was.
+    /// Runs a command in its own process group and waits for it. At the timeout, and when the future is dropped, the whole group is killed.
+    /// Returns the output for any exit status.
     ///
     /// # Errors
     /// The program cannot be started, or the deadline passed.
@@ -123,10 +123,10 @@ pub trait Processes {
         })
     }
 
-    /// The control groups of processes that a signal has stopped (SIGSTOP), each as `/proc/PID/cgroup` has it: these answer nothing until
-    /// they are continued or killed. Cancel safe.
+    /// The control groups of processes that a signal has stopped (SIGSTOP), each as `/proc/PID/cgroup` shows it. Such a process answers
+    /// nothing until it is continued or killed. Cancel safe.
     async fn stopped_processes(&self) -> HostResult<Vec<String>>;
 
-    /// Whether a program of this name stands on the fixed PATH.
+    /// Whether a program of this name is on the fixed PATH.
     async fn has_program(&self, name: &str) -> HostResult<bool>;
 }

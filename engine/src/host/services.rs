@@ -32,7 +32,7 @@ impl UnitState {
         self.active == "active" || self.active == "reloading"
     }
 
-    /// On its way up, or in the manager's queue for that, as at boot. One that has failed and waits for its next start is not.
+    /// Being started, or queued for a start, as at boot. A unit that has failed and waits for its next start does not count.
     #[must_use]
     pub fn is_being_started(&self) -> bool {
         self.job && matches!(self.active.as_str(), "inactive" | "activating")
@@ -55,7 +55,7 @@ pub trait Services {
     /// Stops and starts a unit.
     async fn restart_unit(&self, name: &str) -> HostResult<()>;
 
-    /// Asks a unit to take its configuration again; restarts it if it cannot.
+    /// Asks a unit to read its configuration again; restarts it if it cannot.
     async fn reload_unit(&self, name: &str) -> HostResult<()>;
 
     /// Makes a unit start at boot or not. Loads unit files again.

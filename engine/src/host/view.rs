@@ -1,10 +1,10 @@
-//! One look at a host by many.
+//! One look at a host, shared by many callers.
 //!
-//! A [`View`] answers as the host below it does, and remembers for its own lifetime what is dear and what all that look ask for: the
-//! lists of containers, and the output of commands that say [so](CommandSpec::once_a_look). A status pass makes one for its first look at
-//! all checks. Whatever is waited for, repaired or looked at once more is asked of the host itself. What failed is not remembered.
+//! A [`View`] answers as the host below it does. For its own lifetime it remembers answers that are expensive and that many callers ask
+//! for: the lists of containers, and the output of commands that [allow it](CommandSpec::once_a_look). A status pass makes a view for its
+//! first look at all checks. Waits, repairs and second looks ask the host itself. Failures are not remembered.
 //!
-//! Verbs go to the host as well, and end what is remembered.
+//! Verbs go to the host as well, and clear what is remembered.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub struct View<'a> {
     seen: Mutex<Seen>,
 }
 
-/// An answer that the first who asks waits for, and all others share.
+/// An answer that the first caller fetches and all other callers share.
 type Shared<T> = Arc<OnceCell<T>>;
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl<'a> View<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host, to change something on it: what was seen of it may be otherwise from now on.
+    /// The host, for a change: what was remembered may be outdated afterwards.
     fn to_change(&self) -> &'a dyn Host {
         *self.seen() = Seen::default();
         self.host

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// Packets to an address that IPVS balances. Its servers come and go with it. Services by a mark of the packet filter are other
-/// things, which nothing of Kubernetes makes.
+/// An address whose packets IPVS balances. Its servers are added and removed with it. Services selected by a firewall mark are not
+/// included; no component of Kubernetes makes them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VirtualService {
     /// How the packets are carried.
@@ -56,11 +56,11 @@ impl fmt::Display for VirtualService {
 }
 
 impl VirtualService {
-    /// All that `/proc/net/ip_vs` lists (`ip_vs_info_seq_show` in the kernel's `ip_vs_ctl.c` writes it). Lines of servers, which are
-    /// indented, and the head say nothing of them.
+    /// All services that `/proc/net/ip_vs` lists (`ip_vs_info_seq_show` in the kernel's `ip_vs_ctl.c` writes it). The head and the indented
+    /// lines of servers are skipped.
     ///
     /// # Errors
-    /// A line that cannot be read: what is not known would be left behind.
+    /// A line that cannot be read: an unknown service would be left behind.
     pub fn listed(text: &str) -> Result<Vec<Self>, String> {
         let skipped = ["IP Virtual Server", "Prot ", "FWM ", " ", "\t"];
         let services = text

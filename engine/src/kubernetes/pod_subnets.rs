@@ -1,9 +1,9 @@
 //! Gives nodes their pods' subnets, in place of the controller-manager's `nodeipam`, which delays all later controllers by ten seconds.
 //!
-//! Any number of masters may allocate at the same time. A subnet is first claimed, by creating an object named after the subnet, then set on
-//! its node. The API server refuses the second creation, so a subnet has one claim at a time, and a node is given a subnet only while the node
-//! has the claim of it. A claim is deleted only when its node cannot be given that subnet any more: the node is gone (the garbage collector
-//! deletes the claim) or has another subnet, which never changes. So two nodes never get the same subnet.
+//! Any number of masters may allocate at the same time. A subnet is first claimed, by creating an object named after the subnet, then set
+//! on its node. The API server refuses the second creation, so a subnet has one claim at a time, and a node is given a subnet only while
+//! the node has the claim of it. A claim is deleted only when its node cannot be given that subnet any more: the node is gone (the garbage
+//! collector deletes the claim) or has another subnet, which never changes. So two nodes never get the same subnet.
 //!
 //! Subnets that nodes have without a claim, from the controller-manager or from an operator, are claimed before anything is allocated.
 
@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::host::{ClusterAccess, HostError, PodSubnets, SubnetClaim, SubnetNode};
 
-/// Times that an allocation begins anew because the node or its claim was changed meanwhile.
+/// How often an allocation starts again because the node or its claim was changed in the meantime.
 const ROUNDS: usize = 5;
 
 /// The network that nodes get their subnets from.
@@ -57,7 +57,7 @@ pub enum PodSubnetError {
         /// Claims of subnets.
         claims: usize,
     },
-    /// Others changed the node or its claim each time.
+    /// Another client changed the node or its claim each time.
     #[error("give node {node} a pod subnet: the node was changed each time")]
     Contended {
         /// The node.
@@ -84,10 +84,10 @@ fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-/// Gives one node a subnet, unless it has one; gives the node's subnet.
+/// Gives one node a subnet, unless it has one; returns the node's subnet.
 ///
 /// # Errors
-/// See [`PodSubnetError`]. The claim of an attempt that was cut is used by the next one.
+/// See [`PodSubnetError`]. The next attempt uses the claim of an interrupted attempt.
 pub async fn allocate<A: PodSubnets + ?Sized>(
     api: &A,
     access: &ClusterAccess,
@@ -120,7 +120,7 @@ pub async fn allocate<A: PodSubnets + ?Sized>(
     })
 }
 
-/// Gives each node without a subnet one. Gives the nodes that had none, with what came of it.
+/// Gives a subnet to each node without one. Returns these nodes, each with its result.
 ///
 /// # Errors
 /// The nodes cannot be listed.
@@ -164,7 +164,7 @@ async fn claim_assigned<A: PodSubnets + ?Sized>(
                     node: node.name.clone(),
                     uid: node.uid.clone(),
                 };
-                // Where another allocator was faster, the subnet is claimed as well.
+                // If another allocator was faster, the subnet is claimed as well.
                 api.claim_subnet(access, &claim).await?;
                 claims.push(claim);
             }
@@ -173,7 +173,7 @@ async fn claim_assigned<A: PodSubnets + ?Sized>(
     Ok(())
 }
 
-/// A claim of this node that an attempt before this one made and did not use.
+/// A claim of this node that an earlier attempt made and did not use.
 fn left_claim(
     node: &SubnetNode,
     nodes: &[SubnetNode],

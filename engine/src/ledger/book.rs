@@ -1,5 +1,5 @@
-//! Reading the ledger's file, and comparing it with what is kept beside it: the tip, and a copy of the ledger as it was when
-//! the last run ended.
+//! Reads the ledger's file and compares it with what is kept beside it: the tip, and a copy of the ledger as it was
+//! when the last run ended.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use super::{LedgerError, Record, RunId, VERSION};
 use crate::exec::STATE;
 use crate::host::Host;
 
-/// Where the ledger stands.
+/// The path of the ledger.
 pub(super) fn path() -> PathBuf {
     Path::new(STATE).join("ledger.jsonl")
 }
 
-/// Where it is written down what the ledger must contain.
+/// The path of the tip, which says what the ledger must contain.
 pub(super) fn tip_path() -> PathBuf {
     Path::new(STATE).join("ledger.tip")
 }
@@ -25,27 +25,27 @@ pub(super) fn copy_path() -> PathBuf {
     Path::new(STATE).join("ledger.backup.jsonl")
 }
 
-/// What stood in the place of the ledger before it was recovered.
+/// The file that was in the place of the ledger before it was recovered.
 pub(super) fn damaged_path() -> PathBuf {
     Path::new(STATE).join("ledger.damaged.jsonl")
 }
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) records: Vec<Record>,
     pub(super) chain: Chain,
     /// A half-written line follows.
     pub(super) torn: bool,
-    /// It is of an older form.
+    /// It has an older version.
     pub(super) older: bool,
-    /// It is of a form without a chain.
+    /// It has a version without a chain.
     unchained: bool,
     /// The tip or the copy is missing, damaged or out of date.
     pub(super) copies_due: bool,
 }
 
-/// The lines of a ledger that fit, and why the rest does not.
+/// The valid lines of a ledger, and why the rest is not valid.
 pub(super) struct Parsed {
     pub(super) book: Book,
     pub(super) error: Option<LedgerError>,
@@ -53,7 +53,7 @@ pub(super) struct Parsed {
 
 /// The ledger of a host; empty on a host that never had one.
 pub(super) async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
-    // The tip first: a run that ends meanwhile has written its end before it.
+    // The tip is read first: a run that ends in the meantime writes its end before the tip.
     let tip = in_time(host.read(&tip_path(), LIMIT)).await;
     let bytes = in_time(host.read(&path(), LIMIT)).await;
     let bytes = bytes.map_err(failed("read"))?.unwrap_or_default();
@@ -77,7 +77,7 @@ pub(super) async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
         return Err(corrupt(&path(), book.records.len() + 1, problem));
     }
     let copy = in_time(host.read(&copy_path(), LIMIT)).await;
-    // One that cannot be read is written anew.
+    // A copy that cannot be read is written again.
     let copy = copy.ok().flatten();
     if copy.as_deref() != ended_part(&bytes, &book.records) {
         book.copies_due = true;
@@ -90,7 +90,7 @@ pub(super) async fn read(host: &dyn Host) -> Result<Book, LedgerError> {
     Ok(book)
 }
 
-/// Why the copy says that these records are not all, or are another host's.
+/// Why, according to the copy, these records are not complete, or belong to another host.
 fn outdone_by(records: &[Record], tip: Option<&Tip>, copy: &[u8]) -> Option<String> {
     let Parsed { book: copy, error } = parse(&copy_path(), copy);
     if error.is_some() || copy.records.is_empty() {
@@ -98,18 +98,18 @@ fn outdone_by(records: &[Record], tip: Option<&Tip>, copy: &[u8]) -> Option<Stri
     }
     let (its, ours) = (Tip::of(&copy.records), Tip::of(records));
     if its.id != ours.id {
-        // The tip has named the ledger of this host.
+        // If the tip has an id, it names the ledger of this host.
         let known = tip.is_some_and(|tip| tip.id.is_some());
         return (!known).then(|| {
             format!(
-                "it and {} are ledgers of different hosts, and nothing says which is this one's",
+                "it and {} are ledgers of different hosts, and it is not known which one belongs to this host",
                 copy_path().display()
             )
         });
     }
     (its.run > ours.run).then(|| {
         format!(
-            "run {} has ended, as {} says, and that is not in it: it was replaced by an older one",
+            "run {} has ended according to {}, but its end is not in this ledger: an older ledger has replaced it",
             its.run,
             copy_path().display()
         )
@@ -121,7 +121,7 @@ pub(super) fn ended_part<'b>(bytes: &'b [u8], records: &[Record]) -> Option<&'b 
     let last = records
         .iter()
         .rposition(|record| matches!(record, Record::End { .. }))?;
-    // Compaction puts what stands behind the end of the last run.
+    // Compaction puts the live records behind the end of the last run.
     let later = &records[last + 1..];
     let begun = later
         .iter()
@@ -132,7 +132,7 @@ pub(super) fn ended_part<'b>(bytes: &'b [u8], records: &[Record]) -> Option<&'b 
     Some(&bytes[..=end])
 }
 
-/// The ledger that these bytes hold, as far as it goes.
+/// The ledger in these bytes, up to the first line that is not valid.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Parsed {
     let mut book = Book::default();
     let error = parse_into(&mut book, path, bytes).err();
@@ -161,7 +161,8 @@ fn parse_into(book: &mut Book, path: &Path, bytes: &[u8]) -> Result<(), LedgerEr
             .open(text, book.unchained)
             .map_err(|problem| corrupt(path, number, problem))?;
         if (number == 1) != matches!(record, Record::Header { .. }) {
-            let problem = "the header stands elsewhere than in the first line: lines before it, or it, are missing";
+            let problem =
+                "the header must be the first line: the header, or lines before it, are missing";
             return Err(corrupt(path, number, problem.to_owned()));
         }
         book.unchained |= form.is_some_and(|version| version < CHAINED);
@@ -179,7 +180,7 @@ fn corrupt(path: &Path, line: usize, problem: String) -> LedgerError {
     }
 }
 
-/// The error for a header of a newer form.
+/// The error for a header of a newer version.
 fn newer(path: &Path, text: &str) -> Option<LedgerError> {
     if !text.starts_with("{\"r\":\"header\"") {
         return None;
@@ -193,7 +194,7 @@ fn newer(path: &Path, text: &str) -> Option<LedgerError> {
     })
 }
 
-/// What on this host says that there was a ledger: files that are written after it alone.
+/// The files that show that there was a ledger: they are written only after it.
 pub(super) async fn evidence(host: &dyn Host) -> Result<Vec<String>, LedgerError> {
     let mut found = Vec::new();
     let identity = Path::new(STATE).join("identity.json");
@@ -219,20 +220,20 @@ pub(super) async fn evidence(host: &dyn Host) -> Result<Vec<String>, LedgerError
 pub(crate) struct Recoverable {
     /// The ledger as it was when the last run ended, if no run has begun since.
     pub(crate) exact: Option<Vec<Record>>,
-    /// The records of this host's ledger that go furthest, and the file that they are from.
+    /// The longest readable records of this host's ledger, and the file that they are from.
     pub(crate) part: Option<(PathBuf, Vec<Record>)>,
-    /// The file as it stands, where something does.
+    /// The content of the ledger's file, if there is any.
     pub(crate) damaged: Option<Vec<u8>>,
     /// Highest number of a run that any of them names.
     pub(crate) last_run: RunId,
 }
 
-/// Looks for it. `own` tells whether an id is one of this host's.
+/// Finds what can be used to recover a ledger. `own` says whether an id is one of this host's.
 pub(super) async fn recoverable(
     host: &dyn Host,
     own: impl Fn(&str) -> bool,
 ) -> Result<Recoverable, LedgerError> {
-    // What cannot be read is of no use, and keeps nothing else from being used.
+    // A file that cannot be read is left out; the others are used all the same.
     let content = async |path: &Path| in_time(host.read(path, LIMIT)).await.ok().flatten();
     let tip = content(&tip_path()).await;
     let tip = tip.as_deref().and_then(Tip::parse);
@@ -261,7 +262,7 @@ pub(super) async fn recoverable(
         if !is_own {
             continue;
         }
-        // The copy is written before the tip: it may have the end of the run that had begun by the tip.
+        // The copy is written before the tip: it may have the end of a run of which the tip has only the beginning.
         let is_whole = |tip: &Tip| {
             let ended = Tip::of(&book.records).run;
             ended == tip.begun.unwrap_or(tip.run) && tip.problem(&book.records).is_none()

@@ -21,10 +21,10 @@ pub enum LedgerError {
         #[source]
         source: HostError,
     },
-    /// There is not room enough for what a run may have to write.
-    #[error("begin a run: No space left on device for the ledger of it, {free} bytes are free")]
+    /// There is not enough room for what a run may have to write.
+    #[error("begin a run: No space left on device for its records, {free} bytes are free")]
     Full {
-        /// What is free for us, in bytes.
+        /// Free space, in bytes.
         free: u64,
     },
     /// It was written by a newer program.
@@ -37,15 +37,16 @@ pub enum LedgerError {
         /// Ours.
         known: u32,
     },
-    /// There is none where there was one, or where a role is installed. A new one would take nothing of that back.
+    /// There is no ledger where there was one, or where a role is installed. A clean with a new one would take nothing
+    /// of that back.
     #[error("use the ledger {}: it is missing or empty, but this host has {}; {RECOVER}", path.display(), evidence.join(", "))]
     Missing {
         /// The file.
         path: PathBuf,
-        /// What says that there was one.
+        /// What shows that there was one.
         evidence: Vec<String>,
     },
-    /// It says nothing of things on this host that the role has made.
+    /// It does not know things on this host that the role has made.
     #[error("use the ledger {}: it does not know {}, which the role made on this host; {RECOVER}", path.display(), evidence.join(", "))]
     Incomplete {
         /// The file.

@@ -1,4 +1,5 @@
-//! What people ask the ledger: which runs there were, what they changed, what failed, and whose a thing is.
+//! Answers of the ledger for operators: which runs there were, what they changed, what failed, and which step made a
+//! thing.
 
 use std::collections::BTreeMap;
 
@@ -51,12 +52,12 @@ pub struct RunPhase {
     pub reverted: bool,
 }
 
-/// Whose a thing is.
+/// The step that made a thing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
     /// The thing, as the undo names it; or what a clean will do about it.
     pub thing: String,
-    /// The step that brought it about.
+    /// The step that made it.
     pub step: StepId,
     /// Where the script says so.
     pub span: Option<Span>,
@@ -64,7 +65,7 @@ pub struct Cause {
     pub run: RunId,
     /// Whether it is kept by a clean.
     pub keep: bool,
-    /// Whether no step made it: what runs leaves it behind, and a clean takes it back.
+    /// Whether no step made it: a running component leaves it behind, and a clean takes it back.
     pub left: bool,
 }
 
@@ -137,7 +138,7 @@ impl History {
 pub struct Why {
     /// The thing that was asked about.
     pub thing: String,
-    /// What brought it about and still stands.
+    /// The recorded changes of it that were not taken back.
     pub causes: Vec<Cause>,
     /// What was done to it, run by run, oldest first.
     pub attempts: Vec<Attempt>,
@@ -219,8 +220,8 @@ impl Why {
     }
 }
 
-/// What the things of a phase leave behind without having been made by a step: kernel settings, chains, interfaces, traces.
-/// Of prefixes the longest one counts.
+/// What a phase leaves behind although no step has made it: kernel settings, chains, interfaces and other traces. If
+/// several prefixes match, the longest one counts.
 fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
     let mut found = Vec::new();
     let mut longest = 0;
@@ -243,7 +244,7 @@ fn left_behind(records: &[Record], thing: &str) -> Vec<Cause> {
     found.retain(|(begins, ..)| begins.is_none_or(|length| length == longest));
     let cause = |(_, run, step): (Option<usize>, RunId, PlannedStep)| Cause {
         thing: format!(
-            "{} {}, left by what runs",
+            "{} {}, left behind by a running component",
             step.spec.kind(),
             step.spec.label()
         ),

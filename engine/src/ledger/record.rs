@@ -55,10 +55,10 @@ pub enum Record {
         phase: PhaseName,
         step: StepId,
     },
-    /// A phase in which this run, or one that it carried on, changed something has come to its end, its checks included.
+    /// A phase is complete, its checks included, after this run, or one that it continued, changed something in it.
     Stands { run: RunId, phase: PhaseName },
-    /// Steps that remove what a phase's things will leave behind; written before its first effect. Of one with holes some
-    /// have been carried out since, and are noted again when the phase comes back.
+    /// Steps that remove what a phase will leave behind; written before its first effect. `holes` says that some of
+    /// them have been carried out since; these are noted again when the phase is applied again.
     CleanLane {
         run: RunId,
         phase: PhaseName,
@@ -72,7 +72,7 @@ pub enum Record {
         phase: PhaseName,
         failure: Failure,
     },
-    /// What this run did in a phase has been taken back; of one thing alone, where not everything could be.
+    /// What this run did in a phase has been taken back; or only `thing`, if not everything could be.
     Reverted {
         run: RunId,
         phase: PhaseName,
@@ -80,7 +80,7 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         thing: Option<String>,
     },
-    /// A thing was taken back: it is as it was at the start.
+    /// A thing was taken back: it is as it was before the role.
     Withdrawn {
         run: RunId,
         phase: PhaseName,
@@ -88,14 +88,14 @@ pub enum Record {
         /// As [`Undo::about`] names it.
         thing: String,
     },
-    /// The clean lane of a phase was carried out, but for what is kept; or this step of it.
+    /// The clean lane of a phase was carried out, except for what is kept; or only this step of it.
     LaneWithdrawn {
         run: RunId,
         phase: PhaseName,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<StepId>,
     },
-    /// Everything has been taken back, but for what is kept.
+    /// Everything has been taken back, except for what is kept.
     Cleaned { run: RunId, kept: bool },
     /// A run is over.
     End {

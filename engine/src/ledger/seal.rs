@@ -1,25 +1,26 @@
 //! The chain of the ledger's lines: a line that is missing, repeated, moved or changed is noticed.
 //!
 //! After the header each line is `{"n":NUMBER,"sum":"SUM","is":RECORD}`: its number, from 1, and the first 64 bits of a
-//! SHA-256 over the sum before it, the number and the record's text. The header is the chain's beginning and stands bare,
-//! so that a program that does not know this form still finds its version.
+//! SHA-256 over the sum before it, the number and the record's text. The header begins the chain and has no number and
+//! no sum, so that a program that does not know this form still finds its version.
 //!
-//! A number alone would not notice a changed line, a sum alone could not say which line is missing. It is against accidents:
-//! whoever may write the file can write the sums as well. What is missing at the end, from the beginning of a line on, cannot
-//! be told from a run that was cut there; how the host then stands is seen from the host.
+//! A number alone would not show a changed line; a sum alone could not say which line is missing. The chain protects
+//! against accidents only: a user who may write the file can write the sums as well. If whole lines are missing at the
+//! end, the file looks like one of a run that was cut there; the next run then reads the state of the host from the
+//! host.
 
 use sha2::Digest as _;
 
 use super::{Record, VERSION};
 
-/// Where the chain ends.
+/// The end of the chain: number and sum of the last line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Chain {
     number: u64,
     sum: String,
 }
 
-/// A line that fits.
+/// A line that is the next one of the chain.
 pub(super) struct Line {
     pub(super) record: Record,
     /// The version that a header gives.
@@ -32,7 +33,7 @@ pub(super) const CHAINED: u32 = 2;
 const DIGITS: usize = 16;
 
 impl Chain {
-    /// The line for a record, with its end.
+    /// The line for a record, with its newline.
     pub(super) fn seal(&mut self, record: &Record) -> String {
         let text =
             serde_json::to_string(record).expect("a record holds nothing that JSON cannot say");
@@ -47,7 +48,7 @@ impl Chain {
         )
     }
 
-    /// The record of a line, without its end, if it is the next one; `older` is a file without a chain.
+    /// The record of a line, given without its newline, if it is the next one. `older` says that the file has no chain.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -59,7 +60,7 @@ impl Chain {
             let record = parse(line)?;
             let form = match &record {
                 Record::Header { version, .. } => Some(*version),
-                // Where there is a chain, what has no place in it is not ours.
+                // If there is a chain, a line that is not in it was not written by the engine.
                 _ if !older => {
                     return Err(format!(
                         "it has no number, and {} comes next",

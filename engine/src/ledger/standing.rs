@@ -1,4 +1,4 @@
-//! What of the records counts: undos that have not been carried out, clean lanes, and what compaction keeps.
+//! Which records count: undos that have not been carried out, clean lanes, and what compaction keeps.
 //!
 //! Pure: records in, records out.
 
@@ -28,21 +28,21 @@ pub struct LiveUndo {
     pub undo: Undo,
 }
 
-/// A thing that was changed and not taken back, and every step that noted an inverse of it.
+/// A thing that was changed and not taken back, and every step that noted an undo of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StandingThing {
-    /// What leads back to the start: the oldest undo. It is kept if any of them is.
+    /// The oldest undo, which leads back to the state before the role. The thing is kept if any of its undos is.
     pub undo: LiveUndo,
-    /// Those that noted one, oldest first.
+    /// The steps that noted an undo of it, oldest first.
     pub steps: Vec<StepId>,
-    /// Where the script says the step that began it, if that is still written down.
+    /// Where the script has the step that changed it first, if that is still recorded.
     pub span: Option<Span>,
 }
 
-/// What counts of some records, by their places among them.
+/// The records that count, by their places among all.
 #[derive(Default)]
 pub(super) struct Standing {
-    /// Undos that are not taken back, not cleaned, and of each thing the oldest; and whether a clean leaves the thing.
+    /// The oldest undo of each thing that was neither taken back nor cleaned; and whether a clean leaves the thing.
     undos: Vec<(usize, bool)>,
     lanes: Vec<Lane>,
 }
@@ -53,7 +53,7 @@ struct Lane {
     run: RunId,
     phase: PhaseName,
     steps: Vec<PlannedStep>,
-    /// Some of it has been carried out.
+    /// Some steps of it have been carried out.
     holes: bool,
 }
 
@@ -71,7 +71,7 @@ impl Standing {
             match record {
                 Record::Undo { keep, .. } => standing.undos.push((place, *keep)),
                 Record::CleanLane { .. } => standing.lane(place, record),
-                // A rollback has carried them out; what comes to be there afterwards may be somebody else's.
+                // A rollback has carried them out. What appears there afterwards may not be the role's.
                 Record::Reverted { run, phase, thing } => {
                     standing.revert(records, *run, phase, thing.as_deref());
                 }
@@ -88,8 +88,8 @@ impl Standing {
         standing
     }
 
-    /// The first one of a phase counts: later ones could take for ours what the first one found there. One with holes takes
-    /// up what fills them.
+    /// The first lane of a phase counts: a later one could take for the role's what the first one found there. A lane
+    /// with holes takes the steps of a later one that it does not have.
     fn lane(&mut self, place: usize, record: &Record) {
         let Record::CleanLane {
             run,
@@ -156,12 +156,12 @@ impl Standing {
     }
 
     fn clean(&mut self, records: &[Record], cleaning: RunId, kept: bool) {
-        // What the clean itself has noted is what it had to leave.
+        // The undos that the clean itself has noted are for what it had to leave.
         let (left, mut before): (Vec<_>, Vec<_>) = self
             .undos
             .iter()
             .partition(|(place, _)| records[*place].run() == Some(cleaning));
-        // A younger undo of a thing that is as it was at the start has nothing to lead back to.
+        // A younger undo of a thing is not needed: the thing is as it was before the role.
         keep_oldest(records, &mut before);
         before.extend(left);
         before.retain(|(_, keep)| kept && *keep);
@@ -173,7 +173,7 @@ impl Standing {
         self.lanes.retain(|lane| !lane.steps.is_empty());
     }
 
-    /// Phases of which something stands, in the order in which they came to be.
+    /// Phases that have something on the host, in the order in which they were first applied.
     pub(super) fn phases(self, records: &[Record]) -> Vec<PhaseName> {
         let mut phases = Vec::new();
         for record in self.into_records(records) {
@@ -186,7 +186,7 @@ impl Standing {
         phases
     }
 
-    /// The clean lane of a phase, if one of these runs wrote it down.
+    /// The clean lane of a phase, if one of these runs has recorded it.
     pub(super) fn lane_of(self, runs: &BTreeSet<RunId>, name: &PhaseName) -> Vec<PlannedStep> {
         let mut lanes = self.lanes.into_iter();
         let own = lanes.find(|lane| runs.contains(&lane.run) && lane.phase == *name);
@@ -214,7 +214,8 @@ impl Standing {
     }
 }
 
-/// Of two undos of one thing, the older one leads back to the start. The thing is kept if any of them says so.
+/// Keeps the oldest undo of each thing, which leads back to the state before the role. The thing is kept if any of its
+/// undos says so.
 fn keep_oldest(records: &[Record], undos: &mut Vec<(usize, bool)>) {
     let named = |(place, keep): &(usize, bool)| Some((about(&records[*place])?, *keep));
     let kept: BTreeSet<String> = undos
@@ -240,7 +241,7 @@ fn about(record: &Record) -> Option<String> {
     }
 }
 
-/// An undo with this mark.
+/// The record of an undo with this `keep` mark.
 fn kept_as(record: &Record, kept: bool) -> Record {
     let mut record = record.clone();
     if let Record::Undo { keep, .. } = &mut record {
@@ -249,7 +250,7 @@ fn kept_as(record: &Record, kept: bool) -> Record {
     record
 }
 
-/// An undo's record as people ask for it.
+/// The record of an undo as a [`LiveUndo`].
 fn live_undo(record: &Record) -> Option<LiveUndo> {
     match record {
         Record::Undo {
@@ -269,7 +270,7 @@ fn live_undo(record: &Record) -> Option<LiveUndo> {
     }
 }
 
-/// Undos that count: not taken back, not cleaned, and of each thing the oldest.
+/// Undos that count: the oldest undo of each thing that was neither taken back nor cleaned.
 pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
     let undos = Standing::of(records).undos.into_iter();
     undos
@@ -277,7 +278,8 @@ pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
         .collect()
 }
 
-/// All undos that these runs noted in a phase and that were not taken back, in their order, but for what is kept.
+/// All undos that these runs noted in a phase and that were not taken back, in their order, without those of kept
+/// things.
 pub(super) fn noted_by(
     records: &[Record],
     runs: &BTreeSet<RunId>,
@@ -290,8 +292,8 @@ pub(super) fn noted_by(
         .collect()
 }
 
-/// Runs that were to apply this very plan and were cut, with the phases that they did bring to their end. The next apply of the
-/// plan goes on from there; whatever has converged since has done so already.
+/// Runs that applied this plan and were cut, with the phases that they completed. The next apply of the plan continues
+/// them, unless a run has converged since.
 pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
     let mut cut: BTreeMap<RunId, BTreeSet<PhaseName>> = BTreeMap::new();
     for record in records {
@@ -322,7 +324,7 @@ pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTre
     cut
 }
 
-/// Everything that stands, by thing, in the order in which it came to be.
+/// Every thing that was changed and not taken back, in the order of the first change.
 pub(super) fn things(records: &[Record]) -> Vec<StandingThing> {
     let mut things: Vec<StandingThing> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
@@ -366,7 +368,7 @@ pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep
     lanes.map(|lane| (lane.phase, lane.steps)).collect()
 }
 
-/// The same with the runs that wrote them down.
+/// The same with the runs that recorded them.
 pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
     let lanes = Standing::of(records).lanes.into_iter();
     lanes
@@ -384,7 +386,7 @@ pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<S
     ))
 }
 
-/// The header, the records of the last runs that people may ask about, and one record per live thing.
+/// The header, the records of the last runs, which operators may ask about, and one record per live thing.
 pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     let runs: BTreeSet<RunId> = records.iter().filter_map(Record::run).collect();
     let first = runs
@@ -399,13 +401,13 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
         version: VERSION,
         id: id_of(records),
     }];
-    // Which line of a script a thing is owed to can be asked for as long as it stands.
+    // An operator may ask which line of a script made a thing, for as long as the thing is on the host.
     let mut older: BTreeMap<&StepId, &Record> = BTreeMap::new();
     let mut recent = Vec::new();
     for record in records {
         match record {
             Record::Header { .. } | Record::Undo { .. } | Record::CleanLane { .. } => {}
-            // Numbers of runs go on from the highest: at least one record of the last run stays.
+            // The number of the next run is one more than the highest: at least one record of the last run stays.
             record if record.run() >= Some(first) => recent.push(record),
             Record::Intent { step, .. } => {
                 older.insert(step, record);
@@ -421,12 +423,12 @@ pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
     let owed = older.into_iter().filter(|(step, _)| stands(step));
     kept.extend(owed.map(|(_, record)| record.clone()));
     kept.extend(recent.into_iter().cloned());
-    // They come last: a record that something was taken back must not follow what stands.
+    // Live records come last: no record after them may say that they were taken back.
     kept.extend(standing);
     kept
 }
 
-/// Where a step of a script stands: for `why`.
+/// Where the script has a step: for `why`.
 pub(super) fn span_of(records: &[Record], wanted: &StepId) -> Option<Span> {
     records.iter().rev().find_map(|record| match record {
         Record::Intent { step, span, .. } if step == wanted => Some(span.clone()),

@@ -29,14 +29,14 @@ pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
 /// Lines beyond which a run's end compacts.
 const COMPACT_BEYOND: usize = 2_000;
 
-/// How long the disk may take for one of our own reads or writes.
+/// How long the disk may take for one read or write of the engine's own records.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the container engine is given to name our containers.
+/// How long the container engine may take to name the role's containers.
 const ENGINE: Duration = Duration::from_secs(10);
 
 pub(super) const FILE: Attributes = Attributes::root(0o600);
-/// What a run may have to write, in bytes, copies of files included; the largest of the role writes a tenth of it.
+/// What a run may have to write, in bytes, copies of files included; the role's largest run writes a tenth of it.
 const ROOM: u64 = 1024 * 1024;
 const DIRECTORY: Attributes = Attributes::root(0o700);
 
@@ -46,23 +46,24 @@ pub struct Ledger<'a> {
     pages: Mutex<Pages<'a>>,
 }
 
-/// What is written down, and whether the file ends with it.
+/// The records, and whether the file ends with them.
 struct Pages<'a> {
     records: Vec<Record>,
     /// Where the file's chain ends.
     chain: Chain,
-    /// A write was cut or has failed: half a line may stand at the end of the file.
+    /// A write was cut or has failed: the file may end with half a line.
     tail_in_doubt: bool,
-    /// A write that has begun. The disk may carry it out after its caller gave up, so nothing else is written before it has
-    /// come to its end.
+    /// A write that has begun. The disk may carry it out after its caller gave up, so nothing else is written before it
+    /// has ended.
     in_flight: Option<BoxFuture<'a, Result<(), HostError>>>,
 }
 
 impl<'a> Ledger<'a> {
-    /// Opens the ledger of a host, or begins one. A half-written last line is cut off. Hold the host's lock.
+    /// Opens the ledger of a host, or begins one. Removes a half-written last line. The caller must hold the host's
+    /// lock.
     ///
     /// # Errors
-    /// It cannot be read, is newer than this program, or has been changed by others.
+    /// It cannot be read, is newer than this program, or was changed by another program.
     pub async fn open(host: &'a dyn Host) -> Result<Self, LedgerError> {
         let book = read(host).await?;
         in_time(create_directories(host))
@@ -71,7 +72,7 @@ impl<'a> Ledger<'a> {
         let ledger = Self {
             host,
             pages: Mutex::new(Pages {
-                // One of an older form is written anew: a file has one form.
+                // A file of an older version is written again: all lines of a file have one version.
                 tail_in_doubt: book.torn || book.older || book.records.is_empty(),
                 records: book.records,
                 chain: book.chain,
@@ -97,7 +98,7 @@ impl<'a> Ledger<'a> {
         Ok(ledger)
     }
 
-    /// Writes the tip and the copy anew where they are missing, damaged or out of date. Gives whether they were.
+    /// Writes the tip and the copy again if they are missing, damaged or out of date. Returns whether they were.
     ///
     /// # Errors
     /// As [`Ledger::open`], or they cannot be written.
@@ -121,15 +122,16 @@ impl<'a> Ledger<'a> {
         Ok(true)
     }
 
-    /// Why records that have nothing to take back are not all there was: containers of a role or its administrator's kubeconfig stand on this
-    /// host, or it cannot be read whether they do. Asks the container engine, if it answers; needs neither settings nor a role.
+    /// Why records with nothing to take back are not complete: this host has containers of a role or its
+    /// administrator's kubeconfig, or cannot say whether it has. Asks the container engine, if it answers; needs
+    /// neither settings nor a role.
     pub async fn belied_by_what_stands(host: &dyn Host, records: &[Record]) -> Option<LedgerError> {
         if live(records).iter().any(|live| !live.keep) {
             return None;
         }
         let listing = async {
             host.container_engine().await.ok()?;
-            // What an agent makes for a moment has another value there, and is in no ledger.
+            // An agent's temporary container has another value there, and is in no ledger.
             let ours = (engine::OWNER.to_owned(), engine::OURS.to_owned());
             host.containers(&BTreeMap::from([ours])).await.ok()
         };
@@ -139,7 +141,8 @@ impl<'a> Ledger<'a> {
             .flatten()
             .map(|one| format!("container {}", one.name))
             .collect();
-        // An engine that is down or hangs tells of no container. A clean removes this file; other files beside it may be the operator's own.
+        // An engine that is down or hangs does not name its containers. A clean removes this file; other files beside
+        // it may be the operator's own.
         let kubeconfig = pki::kubeconfig_path("admin");
         match in_time(host.entry(&kubeconfig)).await {
             Ok(None) => {}
@@ -156,7 +159,7 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Where the ledger of a host stands.
+    /// The path of a host's ledger.
     #[must_use]
     pub fn path() -> PathBuf {
         path()
@@ -180,8 +183,8 @@ impl<'a> Ledger<'a> {
         recoverable(host, |id| id.starts_with(&own)).await
     }
 
-    /// Writes a ledger of these records in place of one that was lost. The last of them begins `run`, which changed so many things.
-    /// What stood there is kept beside it.
+    /// Writes a ledger of these records in place of one that was lost. The last run in them is `run`, which changed
+    /// `changed` things. The damaged file is kept beside the ledger.
     pub(crate) async fn recover(
         host: &'a dyn Host,
         mut records: Vec<Record>,
@@ -215,7 +218,7 @@ impl<'a> Ledger<'a> {
         ledger.end(run, Outcome::Converged, (changed, 0)).await
     }
 
-    /// Saved contents of files that none of these records names as what was there before.
+    /// Saved contents of files to which none of these records refers.
     pub(crate) async fn unused_contents(
         host: &dyn Host,
         records: &[Record],
@@ -266,16 +269,16 @@ impl<'a> Ledger<'a> {
         Ok(read(host).await?.records)
     }
 
-    /// Whether there is room for the records of such a run. Asked before one that consists of several: a stop that has room and a
-    /// start that has none would leave a host down.
+    /// Whether there is room for the records of such a run. Checked before an action of several runs: a stop that has
+    /// room and a start that has none would leave a host down.
     ///
     /// # Errors
-    /// There is not, or it cannot be told.
+    /// There is no room, or the host cannot say how much there is.
     pub async fn has_room(host: &dyn Host, verb: Verb) -> Result<(), LedgerError> {
         let space = host.space(Path::new(STATE)).await;
         let free = space.map_err(failed("look at the room for"))?.free;
         let enough = match verb {
-            // They make room.
+            // These runs make room.
             Verb::Stop | Verb::Clean => ROOM / 16,
             _ => ROOM,
         };
@@ -288,7 +291,7 @@ impl<'a> Ledger<'a> {
     /// Begins a run and returns its number.
     ///
     /// # Errors
-    /// It could not be written, or what follows could not be.
+    /// It could not be written, or there is no room for what follows.
     pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
         Self::has_room(self.host, verb).await?;
         let pages = self.pages.lock().await;
@@ -303,7 +306,8 @@ impl<'a> Ledger<'a> {
             at: self.now(),
         })
         .await?;
-        // Before its first effect: a ledger from before this run must not be taken for the whole one.
+        // The tip is written before the first effect of the run: a ledger from before this run must not be taken for
+        // the complete one.
         let mut pages = self.pages.lock().await;
         self.write_tip(&mut pages).await?;
         Ok(run)
@@ -353,7 +357,7 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that a thing was taken back; `step` had begun it.
+    /// Notes that a thing was taken back; `step` changed it first.
     ///
     /// # Errors
     /// It could not be written.
@@ -407,12 +411,12 @@ impl<'a> Ledger<'a> {
         matches!(last, Some(Record::Run { .. }))
     }
 
-    /// Runs that were to apply this very plan and were cut, with the phases that they did bring to their end.
+    /// Runs that applied this plan and were cut, with the phases that they completed.
     pub async fn cut_runs(&self, digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
         cut_runs(&self.pages.lock().await.records, digest)
     }
 
-    /// Notes that a phase in which a run changed something has come to its end.
+    /// Notes that a phase in which a run changed something is complete.
     ///
     /// # Errors
     /// It could not be written.
@@ -421,7 +425,8 @@ impl<'a> Ledger<'a> {
         self.append(Record::Stands { run, phase }).await
     }
 
-    /// All undos that these runs noted in a phase and that were not carried out, in their order, but for what is kept.
+    /// All undos that these runs noted in a phase and that were not carried out, in their order, without those of kept
+    /// things.
     pub async fn noted_by(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<Undo> {
         let noted = noted_by(&self.pages.lock().await.records, runs, phase);
         noted.into_iter().map(|live| live.undo).collect()
@@ -445,7 +450,7 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes the steps that remove what a phase's things will leave behind.
+    /// Notes the steps that remove what a phase will leave behind.
     ///
     /// # Errors
     /// It could not be written.
@@ -482,7 +487,7 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that what a run did in a phase has been taken back, or this thing of it.
+    /// Notes that everything that a run did in a phase, or only `thing`, has been taken back.
     ///
     /// # Errors
     /// It could not be written.
@@ -500,8 +505,8 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that everything has been taken back; `kept` says whether what is to be kept stays. Directories that are
-    /// still there because of it go when it does.
+    /// Notes that everything has been taken back; `kept` says whether kept things stay. `directories` are still there
+    /// because kept things are in them; they are removed with these.
     ///
     /// # Errors
     /// It could not be written.
@@ -511,7 +516,7 @@ impl<'a> Ledger<'a> {
         kept: bool,
         directories: &[LiveUndo],
     ) -> Result<(), LedgerError> {
-        // They are noted first: as kept ones they outlive the record that follows.
+        // Noted first and as kept, so that they outlive the record that follows.
         for live in directories.iter().filter(|_| kept) {
             self.append(Record::Undo {
                 run,
@@ -546,7 +551,8 @@ impl<'a> Ledger<'a> {
         let mut pages = self.pages.lock().await;
         self.keep_copies(&mut pages).await?;
         drop(pages);
-        // What an interrupted run did is the next one's to take back, and compaction keeps of each thing the oldest inverse.
+        // The next run may have to take back what an interrupted run did, and compaction keeps only the oldest undo of
+        // each thing.
         let carried_on = outcome == Outcome::Interrupted;
         if !carried_on && self.pages.lock().await.records.len() > COMPACT_BEYOND {
             self.compact().await?;
@@ -554,23 +560,24 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Undos that have not been carried out, oldest first: for each thing the one that leads back to the start.
+    /// Undos that have not been carried out, oldest first: for each thing the one that leads back to the state before
+    /// the role.
     pub async fn live(&self) -> Vec<LiveUndo> {
         live(&self.pages.lock().await.records)
     }
 
-    /// The same of records.
+    /// The same, from these records.
     #[must_use]
     pub fn live_in(records: &[Record]) -> Vec<LiveUndo> {
         live(records)
     }
 
-    /// Everything that stands, by thing, oldest first.
+    /// Every thing that was changed and not taken back, oldest first.
     pub async fn things(&self) -> Vec<StandingThing> {
         things(&self.pages.lock().await.records)
     }
 
-    /// Everything that stands by these records, by thing, oldest first.
+    /// The same, from these records.
     #[must_use]
     pub fn things_in(records: &[Record]) -> Vec<StandingThing> {
         things(records)
@@ -581,19 +588,19 @@ impl<'a> Ledger<'a> {
         clean_lanes(&self.pages.lock().await.records)
     }
 
-    /// Which such steps of a phase are written down, and whether some of them have been carried out since; `None` where none
-    /// ever were.
+    /// The steps in the clean lane of a phase, and whether some have been carried out since; `None` if the phase has no
+    /// lane.
     pub async fn clean_lane_of(&self, phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
         clean_lane(&self.pages.lock().await.records, phase)
     }
 
-    /// The same of records.
+    /// Like [`Ledger::clean_lanes`], from these records.
     #[must_use]
     pub fn clean_lanes_in(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
         clean_lanes(records)
     }
 
-    /// Phases of which something stands, in the order in which they came to be.
+    /// Phases that have something on the host, in the order in which they were first applied.
     #[must_use]
     pub fn phases_in(records: &[Record]) -> Vec<PhaseName> {
         Standing::of(records).phases(records)
@@ -608,19 +615,19 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// The role that stands by these records; none where nothing does but what a clean has kept.
+    /// The role that is on the host, according to these records; none if only kept things are.
     #[must_use]
     pub fn standing_role_in(records: &[Record]) -> Option<String> {
         let stands = live(records).iter().any(|live| !live.keep);
         stands.then(|| Self::role_in(records)).flatten()
     }
 
-    /// The clean lane of a phase, if one of these runs wrote it down.
+    /// The clean lane of a phase, if one of these runs has recorded it.
     pub async fn lane_of(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<PlannedStep> {
         Standing::of(&self.pages.lock().await.records).lane_of(runs, phase)
     }
 
-    /// The runs as people ask about them.
+    /// The runs, for questions of operators.
     pub async fn history(&self) -> History {
         History::of(&self.pages.lock().await.records)
     }
@@ -629,7 +636,7 @@ impl<'a> Ledger<'a> {
     /// nothing refers to any more.
     ///
     /// # Errors
-    /// It could not be written; the old one stands then.
+    /// It could not be written; the old file stays then.
     pub async fn compact(&self) -> Result<(), LedgerError> {
         let mut pages = self.pages.lock().await;
         self.repair(&mut pages).await?;
@@ -670,9 +677,9 @@ impl<'a> Ledger<'a> {
     }
 
     /// Appends a record. It is on disk when this returns. When it fails or is cancelled, the next one begins with a
-    /// repair: a record must never be glued to half a line.
+    /// repair: a record must never follow half a line.
     async fn append(&self, record: Record) -> Result<(), LedgerError> {
-        // One writer at a time: records of phases that run side by side must not mix within a line.
+        // One writer at a time: records of phases that run in parallel must not mix within a line.
         let mut pages = self.pages.lock().await;
         self.repair(&mut pages).await?;
         pages.tail_in_doubt = true;
@@ -688,8 +695,8 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Waits for the end of a write that has begun, be it that its caller gave up long ago. One that does not end in time
-    /// stays in flight, and the next caller waits for it in turn.
+    /// Waits for the end of a write that has begun, even if its caller gave up long ago. A write that does not end in
+    /// time stays in flight, and the next caller waits for it in turn.
     async fn settle(&self, pages: &mut Pages<'a>) -> Result<(), HostError> {
         let Some(write) = &mut pages.in_flight else {
             return Ok(());
@@ -703,7 +710,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Writes the file anew where it may not end with the last record.
+    /// Writes the file again if it may not end with the last record.
     async fn repair(&self, pages: &mut Pages<'a>) -> Result<(), LedgerError> {
         if let Err(error) = self.settle(pages).await
             && pages.in_flight.is_some()
@@ -717,7 +724,7 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Writes the whole file. Where that fails, what is written down is as before.
+    /// Writes the whole file. If that fails, the records in memory stay as before.
     async fn replace(
         &self,
         pages: &mut Pages<'a>,
@@ -755,8 +762,8 @@ impl<'a> Ledger<'a> {
         written.map_err(failed("write the tip of"))
     }
 
-    /// Brings what is kept beside the ledger up to date: the copy first, so that the tip never names a run that the copy
-    /// lacks without saying that it had begun.
+    /// Updates the files beside the ledger. The copy comes first, so that the tip never names an ended run that the
+    /// copy lacks.
     async fn keep_copies(&self, pages: &mut Pages<'a>) -> Result<(), LedgerError> {
         let bytes = in_time(self.host.read(&path(), LIMIT)).await;
         let bytes = bytes.map_err(failed("read"))?.unwrap_or_default();
@@ -788,7 +795,7 @@ impl UndoLog for StepLog<'_, '_> {
             && let Some(bytes) = content.at_hand()
             && self.ledger.host.entry(&content.path()).await?.is_none()
         {
-            // The content first: a record must never refer to what is not there.
+            // The content first: a record must never refer to content that is not there.
             self.ledger.host.write(&content.path(), bytes, FILE).await?;
         }
         self.ledger
@@ -808,7 +815,8 @@ pub(super) fn content_folder() -> PathBuf {
     Path::new(STATE).join("content")
 }
 
-/// A disk that does not answer ends a run with an error that says so, and does not hold it up for ever.
+/// Bounds one read or write: a disk that does not answer ends a run with an error that says so, and does not block it
+/// for ever.
 pub(crate) async fn in_time<T>(
     work: impl Future<Output = Result<T, HostError>>,
 ) -> Result<T, HostError> {
@@ -848,13 +856,13 @@ pub(super) async fn create_directories(host: &dyn Host) -> Result<(), HostError>
     Ok(())
 }
 
-/// An id for a new ledger: whose host it is, and when it began.
+/// An id for a new ledger: from the host, and the time when the ledger began.
 async fn new_id(host: &dyn Host) -> Result<String, LedgerError> {
     let began = format!("{:?}", host.now());
     Ok(format!("{}-{}", host_part(host).await?, digest(&began)))
 }
 
-/// The part of an id that says whose host a ledger is of.
+/// The part of a ledger's id that identifies the host.
 pub(super) async fn host_part(host: &dyn Host) -> Result<String, LedgerError> {
     let machine = in_time(host.read(Path::new("/etc/machine-id"), 4096)).await;
     let machine = machine.map_err(failed("name"))?.unwrap_or_default();

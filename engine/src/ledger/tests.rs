@@ -1,4 +1,4 @@
-//! The ledger against a host that fails, crashes and tears.
+//! The ledger on a host that fails, crashes, and cuts writes.
 
 mod compaction;
 mod cuts;

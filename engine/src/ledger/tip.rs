@@ -1,7 +1,8 @@
 //! `ledger.tip`: what the ledger must contain, kept beside it.
 //!
-//! It names the ledger, the last run that came to its end with a digest of that run's first and last record, and a run
-//! that has begun since. A ledger that was truncated, replaced by an older one or by another host's leaves no other trace.
+//! It names the ledger, the last run that has ended with a digest of that run's first and last record, and a run that
+//! has begun since. Nothing else would show that a ledger was truncated, or replaced by an older one or by another
+//! host's.
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -18,7 +19,7 @@ pub(super) struct Tip {
     /// The ledger's own id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
-    /// The last run that came to its end; 0 for none.
+    /// The last run that has ended; 0 for none.
     pub(super) run: RunId,
     /// Digest of its first and last record.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -29,7 +30,7 @@ pub(super) struct Tip {
 }
 
 impl Tip {
-    /// What these records say.
+    /// The tip for these records.
     pub(super) fn of(records: &[Record]) -> Self {
         let ended = records.iter().rev().find_map(|record| match record {
             Record::End { run, .. } => Some(*run),
@@ -47,7 +48,7 @@ impl Tip {
         }
     }
 
-    /// The content of the file; `None` if it is none of ours. A number alone names a run, as older programs wrote it.
+    /// Parses the content of the file; `None` if it is not valid. Older programs wrote only the number of a run.
     pub(super) fn parse(content: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(content).ok()?.trim();
         if let Ok(run) = text.parse() {
@@ -75,19 +76,19 @@ impl Tip {
         }
         if self.run > 0 && !has_end(records, self.run) {
             return Some(format!(
-                "run {} had come to its end, and that is not in it: lines are missing at the end",
+                "run {} had ended, but its end is not in this ledger: lines are missing at the end",
                 self.run
             ));
         }
         if !self.sum.is_empty() && self.sum != sum(records, self.run) {
             return Some(format!(
-                "its run {} is not the run {} that came to its end on this host: it was replaced",
+                "its run {} is not the run {} that has ended on this host: the ledger was replaced",
                 self.run, self.run
             ));
         }
         let begun = self.begun.filter(|begun| !has_begun(records, *begun))?;
         Some(format!(
-            "run {begun} had begun, and that is not in it: lines are missing at the end"
+            "run {begun} had begun, but it is not in this ledger: lines are missing at the end"
         ))
     }
 }

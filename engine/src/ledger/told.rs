@@ -1,5 +1,5 @@
-//! What the records say of a step of a plan, for when what it brought about cannot be asked: whether this very plan did, or
-//! no run ever.
+//! What the records say of a step in a plan, used if the resource cannot be asked for its state: whether this plan has
+//! brought it about, or no run ever has.
 //!
 //! Pure: records in, an answer out.
 
@@ -12,33 +12,33 @@ use crate::plan::{PlannedStep, StepId};
 /// What our records say of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// This very plan brought it about.
+    /// This plan has brought it about.
     AsPlanned,
-    /// No run ever did, or it was taken back.
+    /// No run ever has, or it was taken back.
     Never,
-    /// Something was done for it, and how that stands cannot be told.
+    /// Something was done for it, and its present state is not known.
     Open,
 }
 
-/// What to read the records with.
+/// The records, and what is needed to read them.
 pub(crate) struct Reading<'a> {
     pub(crate) records: &'a [Record],
     /// The plan's digest and its steps.
     pub(crate) digest: &'a str,
     pub(crate) steps: BTreeSet<&'a StepId>,
-    /// Steps of which something stands by the records.
+    /// Steps that have something on the host, according to the records.
     pub(crate) standing: BTreeSet<&'a StepId>,
 }
 
 impl Reading<'_> {
-    /// What they say of this step.
+    /// What the records say of this step.
     pub(crate) fn of(&self, step: &PlannedStep) -> Told {
         let mut plans: BTreeMap<RunId, &str> = BTreeMap::new();
-        // What runs did for the step and nobody took back, by the digests of their plans; none of what was cut or is
-        // partly gone. The last one counts.
+        // What runs did for the step and was not taken back, with the digest of the run's plan; `None` if the step was
+        // cut or is partly taken back. The last entry counts.
         let mut done: Vec<(RunId, Option<&str>)> = Vec::new();
         let mut things: BTreeSet<String> = BTreeSet::new();
-        // The plan's steps that the present run has changed.
+        // The steps of the plan that the current run has changed.
         let mut changed_here: BTreeSet<&StepId> = BTreeSet::new();
         for record in self.records {
             match record {
@@ -63,7 +63,7 @@ impl Reading<'_> {
                     done.push((*run, plans.get(run).copied()));
                 }
                 // A run of all phases saw every step as planned, also those that it had no need to change. What it took
-                // back first is among its changes, and none of the plan's steps.
+                // back first counts among its changes, but is none of the plan's steps.
                 Record::End {
                     run,
                     outcome: Outcome::Converged,
@@ -74,7 +74,7 @@ impl Reading<'_> {
                 {
                     done.push((*run, Some(self.digest)));
                 }
-                // What earlier runs did stands again; what is kept was not taken back.
+                // What earlier runs did is in force again. Kept things were not taken back.
                 Record::Reverted {
                     run,
                     phase,
@@ -117,7 +117,7 @@ impl Reading<'_> {
     }
 }
 
-/// Whether a run of this kind brings steps about.
+/// Whether a run of this kind applies steps.
 fn applies(verb: Verb) -> bool {
     matches!(
         verb,
@@ -125,7 +125,7 @@ fn applies(verb: Verb) -> bool {
     )
 }
 
-/// Whether all that was done since the host was bare comes after this record or is told by it.
+/// Whether the records from this one on have everything that was done since the host was bare.
 fn begins(record: &Record) -> bool {
     matches!(record, Record::Run { run: 1, .. } | Record::Cleaned { .. })
 }

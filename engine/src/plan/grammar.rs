@@ -1,8 +1,8 @@
-//! What of the template language a template may say. Called by `template.rs` before anything is compiled or run.
+//! The part of the template language that templates may use. Called by `template.rs` before a template is compiled or rendered.
 //!
-//! Templates place values; to make values is the scripts' part, and those have limits for it. So what makes text or
-//! lists grow in the language itself (`+`, `*`, `~`, slices, captured blocks) is refused here: the template library
-//! counts operations and not their size. Long chains are refused too, because it works through them by recursion.
+//! Templates place values; scripts make values, within limits of their own. So everything in the language itself that makes
+//! text or lists longer (`+`, `*`, `~`, slices, captured blocks) is refused here: the template library counts operations,
+//! but not the size of their results. Long chains are refused too, because the library handles them by recursion.
 
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Token, parse, tokenize};
@@ -13,17 +13,17 @@ use super::text::RenderError;
 
 /// Most words of one `{{ }}` or `{% %}`.
 const WORDS: usize = 256;
-/// Most `elif` of a template: each is a level of the parser's recursion, and it does not count them.
+/// Most `elif` of a template: each is a level of the parser's recursion, and the parser does not limit them.
 const ELIFS: usize = 64;
 
-/// What is known of a template that may be rendered.
+/// What `inspect` found in an accepted template.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
     /// Line of the first loop.
     pub(super) first_loop: Option<usize>,
 }
 
-/// Reads a template and refuses what templates may not say.
+/// Parses a template and refuses what templates may not use.
 pub(super) fn inspect(template: &str, source: &str) -> Result<Shape, RenderError> {
     let refuse = |(line, problem): (u16, String)| RenderError {
         place: Span::new(template, usize::from(line), 0),
@@ -36,7 +36,7 @@ pub(super) fn inspect(template: &str, source: &str) -> Result<Shape, RenderError
     Ok(shape)
 }
 
-/// Counts words and branches. What is no token at all is left to the parser, who says it better.
+/// Counts words and branches. Text that is not a token is left to the parser, whose message is better.
 fn chains(source: &str) -> Result<(), (u16, String)> {
     let mut words = 0;
     let mut elifs = 0;
@@ -51,11 +51,11 @@ fn chains(source: &str) -> Result<(), (u16, String)> {
         }
         if words > WORDS {
             let problem =
-                format!("a tag of more than {WORDS} words: let the script make the value");
+                format!("a tag of more than {WORDS} words: compute the value in the script");
             return Err((span.start_line, problem));
         }
         if elifs > ELIFS {
-            let problem = format!("more than {ELIFS} `elif`: let the script choose the value");
+            let problem = format!("more than {ELIFS} `elif`: choose the value in the script");
             return Err((span.start_line, problem));
         }
     }
@@ -67,7 +67,9 @@ type Checked = Result<(), (u16, String)>;
 fn no(line: u16, what: &str) -> Checked {
     Err((
         line,
-        format!("{what} is no part of templates: let the script make the value, and place it here"),
+        format!(
+            "templates cannot use {what}: compute the value in the script and pass it with `.vars`"
+        ),
     ))
 }
 
@@ -124,7 +126,7 @@ fn expression(one: &Expr<'_>) -> Checked {
                 _ => return expressions([&op.left, &op.right]),
             };
             let problem = format!(
-                "`{sign}` is no operator of templates: let the script make the value, or join a list (`[a, b]|join`)"
+                "`{sign}` is no operator of templates: compute the value in the script, or join a list (`[a, b]|join`)"
             );
             Err((line, problem))
         }

@@ -1,7 +1,7 @@
 //! The plan: an immutable, fully decided list of phases for one host.
 //!
-//! Scripts are evaluated into it once; diff, apply, check and stop are readings of it. It leaves no choice to
-//! execution, names no time and no path of the machine it was made on, and knows nothing of the script
+//! Scripts are evaluated into a plan once; diff, apply, check and stop only read it. A plan leaves no decision to its
+//! execution, contains no time and no path of the machine on which it was made, and does not depend on the script
 //! language.
 
 mod grammar;
@@ -93,7 +93,7 @@ pub struct PlannedPhase {
     pub name: PhaseName,
     /// What it is for, one line.
     pub about: String,
-    /// Where its script says `phase`.
+    /// The position of `phase` in its script.
     pub span: Span,
     /// Why it does nothing on this host, if so.
     pub skipped: Option<String>,
@@ -108,13 +108,13 @@ pub struct PlannedPhase {
     pub restart_from: Option<PhaseName>,
     /// What must hold on a bare host before anything is touched.
     pub requirements: Vec<PlannedRequirement>,
-    /// What to bring about, in order.
+    /// The steps that an apply converges, in order.
     pub steps: Vec<PlannedStep>,
-    /// Steps that quiesce what the steps' own inverses do not cover.
+    /// Steps that a stop runs, to end what the inverses of `steps` do not end.
     pub on_stop: Vec<PlannedStep>,
-    /// Steps after the receipts of a failed phase have been reverted.
+    /// Steps that a rollback runs, after it has reverted the receipts of the failed phase.
     pub on_rollback: Vec<PlannedStep>,
-    /// Steps that remove what its things leave behind; recorded before its first effect, carried out by a clean.
+    /// Steps that remove what the phase's programs leave behind; recorded before the phase's first effect, carried out by a clean.
     #[serde(default)]
     pub on_clean: Vec<PlannedStep>,
     /// Read-only assertions that it does its work.
@@ -152,7 +152,7 @@ impl PlannedPhase {
 pub struct PlannedStep {
     /// Its identity.
     pub id: StepId,
-    /// Where the script says it.
+    /// Its position in the script.
     pub span: Span,
     /// What should be.
     pub spec: Spec,
@@ -168,16 +168,16 @@ pub struct StepPolicy {
     pub timeout: Duration,
     /// How often it is tried in all, at least 1.
     pub tries: u32,
-    /// Pause before the second try; later ones grow to the double, with jitter.
+    /// Pause before the second try; each later pause is up to twice as long, with jitter.
     #[serde(with = "duration_text")]
     pub backoff: Duration,
-    /// What it makes outlives a rollback and a clean.
+    /// A rollback and a clean leave what the step makes.
     pub keep: bool,
     /// The resource should not be there.
     pub absent: bool,
-    /// Steps whose content this one has taken in: when it changes, this one restarts.
+    /// Steps whose content this one has read: when that changes, this one restarts.
     pub restart_on: Vec<StepId>,
-    /// The same, with a reload.
+    /// Steps whose content this one has read: when that changes, this one reloads.
     pub reload_on: Vec<StepId>,
 }
 
@@ -200,7 +200,7 @@ impl Default for StepPolicy {
 pub struct PlannedRequirement {
     /// What it asserts, in the script's words.
     pub name: String,
-    /// Where the script says it.
+    /// Its position in the script.
     pub span: Span,
     /// The typed requirement.
     pub requirement: Requirement,
@@ -211,11 +211,11 @@ pub struct PlannedRequirement {
 pub struct PlannedCheck {
     /// What it asserts, in the script's words.
     pub name: String,
-    /// Where the script says it.
+    /// Its position in the script.
     pub span: Span,
     /// The observation it makes.
     pub probe: Probe,
-    /// Pause between two tries while a phase starts; longer where whoever is asked is slow to answer.
+    /// Pause between two tries while a phase starts; longer if the program that the check asks is slow to answer.
     #[serde(with = "duration_text")]
     pub every: Duration,
     /// How long a starting phase waits for it.
@@ -223,7 +223,7 @@ pub struct PlannedCheck {
     pub timeout: Duration,
     /// How many failures in a row make the phase unhealthy.
     pub failures: u32,
-    /// People are told when it does not hold, and nothing else follows: no wait, no failed phase, no restart.
+    /// A failure is only reported: no apply waits for the check, and no phase fails or is restarted because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warns: bool,
 }
@@ -249,9 +249,9 @@ pub enum Probe {
         ca: Option<PathBuf>,
         /// Our certificate and key.
         client: Option<(PathBuf, PathBuf)>,
-        /// Text that the body holds.
+        /// Text that the body must contain.
         expect: String,
-        /// The file with the certificate that the server has to show.
+        /// The file with the certificate that the server must present.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         certificate: Option<PathBuf>,
     },
@@ -261,16 +261,17 @@ pub enum Probe {
     Run {
         /// The command.
         argv: Vec<String>,
-        /// Text that its output holds.
+        /// Text that its output must contain.
         expect: String,
     },
     /// A file is there and not empty.
     FileExists(PathBuf),
-    /// A file is the first one of its directory with one of these endings, by name: its reader takes no other.
+    /// A file is the first one by name in its directory that has one of these extensions: the program that reads the directory
+    /// uses only the first.
     FirstFile {
         /// The file.
         path: PathBuf,
-        /// Endings of the names that the reader looks at.
+        /// Extensions of the file names that this program reads.
         endings: Vec<String>,
     },
     /// A unit is active.
@@ -322,8 +323,8 @@ pub enum Probe {
     },
     /// An address is on some link of this host.
     AddressHeld(std::net::IpAddr),
-    /// A virtual address does its work as far as this host goes. Where this host holds it, the API answers over it; where
-    /// it does not, another master may hold it, or this host's own API server does not answer either.
+    /// A virtual address works, as far as this host can tell. If this host holds the address, the API answers over it. If
+    /// not, another master may hold it, or this host's own API server does not answer either.
     VirtualIp {
         /// The address.
         address: std::net::IpAddr,
@@ -345,13 +346,13 @@ pub enum Probe {
     BackupYoungerThan {
         /// Where backups are kept.
         directory: PathBuf,
-        /// Its age, or where there is none yet, that of the timer which makes them.
+        /// Limit on the backup's age; as long as there is no backup, on the age of the timer that makes backups.
         #[serde(with = "duration_text")]
         limit: Duration,
-        /// Whose: the `CLUSTER_ID` in its manifest.
+        /// The cluster's `CLUSTER_ID`, which must be in the backup's manifest.
         cluster: String,
     },
-    /// There is room for a backup of etcd, and for its copy where it is proven.
+    /// There is room for a backup of etcd, and in nodelet's own directory for the copy on which the backup is proven.
     RoomForBackup {
         /// Where backups are kept.
         directory: PathBuf,
@@ -367,11 +368,11 @@ pub enum Probe {
         /// Kubeconfig to ask with.
         kubeconfig: PathBuf,
     },
-    /// The authorities and keys of the phase are those that this host keeps.
+    /// The authorities, keys and data ids of the phase are those that nodelet has recorded for this host.
     KeysKept,
     /// The files of the role's package are those that were packed.
     PackageIntact {
-        /// What they are compared with; `None` of a package without checksums, of which nothing can be told.
+        /// The checksums to compare with; `None` for a package without checksums, which is not compared.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         checksums: Option<Checksums>,
     },
@@ -380,7 +381,7 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Whether it asks something for an answer, which may fail to come for a moment, rather than how something stands.
+    /// Whether the probe asks a program, which may fail to answer for a moment, instead of reading a state from the host.
     #[must_use]
     pub fn asks(&self) -> bool {
         match self {

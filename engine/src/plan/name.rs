@@ -1,4 +1,4 @@
-//! Names: of phases, of steps, and of places in scripts.
+//! Names of phases, ids of steps, and positions in scripts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -69,7 +69,7 @@ impl fmt::Display for PhaseName {
 pub struct StepId(Arc<str>);
 
 impl StepId {
-    /// The id of a step of `phase`, of this kind of resource, told apart by `label`.
+    /// The id of a step of `phase`, of this kind of resource, with this label.
     #[must_use]
     pub fn new(phase: &PhaseName, kind: &str, label: &str) -> Self {
         Self(format!("{phase}/{kind}:{label}").into())
@@ -88,7 +88,7 @@ impl StepId {
         rest.split_once(':').map(|(kind, _)| kind)
     }
 
-    /// Stands for the `index`th recorded word of a script until its step has an id.
+    /// A placeholder for the `index`th recorded word of a script, until its step has an id.
     pub(crate) fn placeholder(index: usize) -> Self {
         Self(format!("?{index}").into())
     }
@@ -111,7 +111,7 @@ impl fmt::Display for StepId {
     }
 }
 
-/// A place in a script: file relative to the role package, line and column from 1.
+/// A position in a script: file relative to the role package, line and column from 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// For example `phases/etcd.rhai`.

@@ -1,6 +1,6 @@
 //! The order of phases: `requires` (hard) and `after` (if present).
 //!
-//! In systemd `Requires=` does not order; here it does, because a phase that needs another needs it first.
+//! In systemd `Requires=` does not order; here `requires` does, because a phase needs the phases that it requires to be up first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use super::PhaseName;
 use crate::resource::Spec;
 
-/// Who must come before whom.
+/// Which phases must come before which.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     /// Phases in the order in which the role names them.
     names: Vec<PhaseName>,
     /// All that must come before a phase, `requires` and `after` together.
     before: BTreeMap<PhaseName, BTreeSet<PhaseName>>,
-    /// The hard part of it.
+    /// What `requires` alone names.
     requires: BTreeMap<PhaseName, BTreeSet<PhaseName>>,
 }
 
@@ -25,7 +25,7 @@ pub enum OrderError {
     /// `requires` names a phase that the role does not have.
     #[error("phase `{phase}` requires `{missing}`, which this role does not have")]
     Missing {
-        /// The phase that says so.
+        /// The phase that requires it.
         phase: PhaseName,
         /// The name that is not there.
         missing: PhaseName,
@@ -36,7 +36,7 @@ pub enum OrderError {
 }
 
 impl Graph {
-    /// Adds a phase, after those added before it where nothing else decides.
+    /// Adds a phase. Phases that no edge orders keep the order in which they were added.
     pub fn add(&mut self, name: &PhaseName, requires: &[PhaseName], after: &[PhaseName]) {
         self.names.push(name.clone());
         self.requires
@@ -60,12 +60,12 @@ impl Graph {
         graph
     }
 
-    /// The same for a run: of two phases that nothing else orders, and of which one has a directory that the other has something
-    /// in, the first one comes first. Who of them makes the directory is what a dry run said, then, and no matter of luck.
+    /// The same for a run, with one more rule: if one phase has a directory and another phase has something in it, the phase that
+    /// is first in the plan comes first. Then the phase that creates the directory is always the one that a dry run has named.
     #[must_use]
     pub fn of_run(plan: &super::Plan) -> Self {
         let mut graph = Self::of(plan);
-        // The last phase that has a directory; those that have had something in one since.
+        // For each directory: the last phase that has it, and the phases that have had something in it since then.
         let mut owner: BTreeMap<PathBuf, &PhaseName> = BTreeMap::new();
         let mut within: BTreeMap<PathBuf, BTreeSet<&PhaseName>> = BTreeMap::new();
         for phase in plan.phases.iter().filter(|phase| phase.skipped.is_none()) {
@@ -94,7 +94,7 @@ impl Graph {
         graph
     }
 
-    /// Drops `after` edges to phases that are not there.
+    /// Drops `after` edges to phases that the graph does not have.
     fn forget_absent(&mut self) {
         let known: BTreeSet<_> = self.names.iter().cloned().collect();
         for before in self.before.values_mut() {
@@ -137,7 +137,7 @@ impl Graph {
             missing_before.push(before.clone().count());
             before.for_each(|before| behind[*before].push(at));
         }
-        // Of those that may come next, the one that the role names first.
+        // Of the phases that may come next, take the one that the role names first.
         let mut ready: BTreeSet<usize> = (0..self.names.len())
             .filter(|at| missing_before[*at] == 0)
             .collect();
@@ -158,7 +158,7 @@ impl Graph {
         Ok(order)
     }
 
-    /// Walks backwards among the unfinished until one comes again.
+    /// Walks backwards through the phases that could not be ordered, until one of them comes again.
     fn cycle(&self, done: &BTreeSet<&PhaseName>) -> Vec<PhaseName> {
         let mut path: Vec<PhaseName> = Vec::new();
         let mut at = self.names.iter().find(|name| !done.contains(name)).cloned();
@@ -186,10 +186,10 @@ impl Graph {
         })
     }
 
-    /// Those of `selected` that `name` waits for with nobody of `selected` in between.
+    /// The phases of `selected` that `name` waits for, without another phase of `selected` in between.
     ///
-    /// When they are over, so is all that must come before `name`, for each of them has waited in turn. Unlike
-    /// [`Graph::before`] it costs no more than the edges it looks at.
+    /// When these are over, all phases that must come before `name` are over, because each of them has waited in turn.
+    /// Unlike [`Graph::before`], this visits each edge at most once.
     #[must_use]
     pub fn nearest_before<'a>(
         &'a self,

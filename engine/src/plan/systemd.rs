@@ -1,8 +1,8 @@
-//! Values as words of systemd's unit files, so that none of them becomes another option, specifier or variable.
+//! Quotes values for systemd's unit files, so that no value becomes another option, a specifier or a variable.
 //!
 //! Source: systemd.service(5), "Command lines"; systemd.syntax(7), "Quoting"; systemd.exec(5), `Environment=`.
 
-/// A word of a command line: `$` and `%` stand for themselves. A plain one stays as it is.
+/// A word of a command line, in which `$` and `%` stand for themselves. A word without special characters stays as it is.
 pub(super) fn exec_word(text: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_=./,:@+".contains(&b);
     if !text.is_empty() && text.bytes().all(is_plain) {
@@ -11,7 +11,7 @@ pub(super) fn exec_word(text: &str) -> String {
     format!("\"{}\"", quoted(&text.replace('$', "$$")))
 }
 
-/// Text between the double quotes of a unit file, where `$` has no meaning: of an assignment of `Environment=`, say.
+/// Text between double quotes in a unit file where `$` has no meaning, for example in an assignment of `Environment=`.
 pub(super) fn quoted(text: &str) -> String {
     let mut word = String::new();
     for c in text.chars() {

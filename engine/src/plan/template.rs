@@ -1,7 +1,7 @@
-//! Templates: rendered strictly, and within bounds of work and memory.
+//! Renders templates strictly, and within limits of work and memory.
 //!
-//! A template comes with a role, from outside. What it may say is in `grammar.rs`, which leaves no way to make
-//! text grow without a filter; the filters here, what is printed and the operations of a rendering have limits.
+//! A template comes with a role, so it is input from outside. `grammar.rs` allows only syntax that cannot make text longer
+//! without a filter; the filters here, the printed text and the operations of a rendering have limits.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use super::grammar;
 use super::systemd;
 use super::text::RenderError;
 
-/// Most operations of a rendering: as many as a script's.
+/// Most operations of a rendering: the same number as of a script.
 const OPERATIONS: u64 = 200_000;
-/// Most text that the filters and the output of a rendering come to.
+/// Most text of the filters and the output of a rendering together, in bytes.
 const TEXT: usize = 4 << 20;
 
 /// Renders a template strictly: an unknown variable is an error.
@@ -39,7 +39,7 @@ pub fn render(
         .render_captured_to(minijinja::value::Serde(vars), &mut page)
         .map_err(|error| refused(template, &error))?;
     if page.full {
-        // Only fixed text is not counted where it is printed, and only a loop prints more of it than the file has.
+        // Only fixed text is not counted when it is printed, and only a loop prints more of it than the file contains.
         return Err(RenderError {
             place: Span::new(template, shape.first_loop.unwrap_or(1), 0),
             problem: too_much_text(),
@@ -51,7 +51,7 @@ pub fn render(
     })
 }
 
-/// Names a template uses that its author has to supply.
+/// The variables that a template uses and that a script must give.
 ///
 /// # Errors
 /// The template does not parse.
@@ -85,8 +85,8 @@ pub(super) fn refused(template: &str, error: &Error) -> RenderError {
     }
 }
 
-/// A fresh one for each rendering, because its filters share the rendering's budget. It has no functions, no
-/// tests, and none of the library's filters: several make as much text as they are asked for.
+/// A new environment for each rendering, because its filters share the rendering's budget. It has no functions, no
+/// tests, and none of the library's filters: several of those make text of any length.
 fn environment() -> minijinja::Environment<'static> {
     let mut environment = minijinja::Environment::empty();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
@@ -96,7 +96,7 @@ fn environment() -> minijinja::Environment<'static> {
     let budget = Budget::default();
     let printed = budget.clone();
     environment.set_formatter(move |out, state, value| {
-        // The one that gets here is an `if` without `else`, which prints nothing.
+        // An undefined value gets here only from an `if` without `else`, which prints nothing.
         if !value.is_undefined() {
             printed.text(value)?;
         }
@@ -115,14 +115,14 @@ fn environment() -> minijinja::Environment<'static> {
     let replace = budget.clone();
     environment.add_filter("replace", move |text: &str, old: &str, new: &str| {
         let times = text.matches(old).count();
-        // Before it is made: what replaces may be as long as what it stands in.
+        // Charged before the text is made: the replacement may be as long as the text itself.
         replace.spend(times.saturating_mul(new.len()).saturating_add(text.len()))?;
         Ok::<_, Error>(text.replace(old, new))
     });
     let tojson = budget.clone();
     environment.add_filter("tojson", move |value: &Jinja| {
         tojson.text(value)?;
-        // Without its argument for indentation, which has no limit.
+        // Called without the argument for indentation, which has no limit.
         minijinja::filters::tojson(
             value,
             None,
@@ -141,7 +141,7 @@ fn environment() -> minijinja::Environment<'static> {
     environment
 }
 
-/// How much text a rendering may still make.
+/// How much more text a rendering may make.
 #[derive(Clone)]
 struct Budget(Arc<AtomicUsize>);
 
@@ -165,7 +165,7 @@ impl Budget {
         self.spend(text.len()).map(|()| text)
     }
 
-    /// A value as it is printed; it stops where the budget ends, for a short list can hold a long text often.
+    /// A value as it is printed. Printing stops when the budget ends, because a short list can contain a long text many times.
     fn text(&self, value: &Jinja) -> Result<String, Error> {
         if value.is_undefined() {
             return Err(Error::from(ErrorKind::UndefinedError));
@@ -193,7 +193,7 @@ impl Budget {
     }
 }
 
-/// Text whose every piece is paid for before it is kept.
+/// Text; each piece is charged to the budget before it is stored.
 struct Paid<'a> {
     budget: &'a Budget,
     text: String,
@@ -209,7 +209,7 @@ impl std::fmt::Write for Paid<'_> {
     }
 }
 
-/// Where a rendering goes. What is too much is let go: an error from here would have no line.
+/// The output of a rendering. Text over the limit is dropped, because an error from here would have no line.
 #[derive(Default)]
 struct Page {
     bytes: Vec<u8>,
@@ -388,7 +388,7 @@ mod tests {
             assert!(told.contains(says), "{head}: {told}");
             assert!(told.contains("t.tmpl:"), "{head}: {told}");
         }
-        // All of them together; the limits are counts, so this holds on a slow machine, too.
+        // The time of all cases together. The limits are counts, so this holds on a slow machine, too.
         assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 }

@@ -47,10 +47,10 @@ impl Text {
         }
     }
 
-    /// The bytes, with late values as `resolve` gives them.
+    /// The text, with late values from `resolve`.
     ///
     /// # Errors
-    /// The template does not render, or `resolve` fails: its error comes back in text form.
+    /// The template does not render, or `resolve` fails: its error is then part of the problem's text.
     pub fn render<E: std::fmt::Display>(
         &self,
         resolve: &mut dyn FnMut(&Value) -> Result<serde_json::Value, E>,

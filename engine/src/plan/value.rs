@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StepId;
 
-/// A value as a script hands it over.
+/// A value of a script.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Value {
@@ -78,7 +78,7 @@ impl Value {
         }
     }
 
-    /// The value as plain JSON; late values are replaced by what `resolve` says.
+    /// The value as plain JSON; late values are replaced with the results of `resolve`.
     ///
     /// # Errors
     /// Those of `resolve`.

@@ -72,7 +72,7 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     if why.causes.is_empty() {
         let _ = writeln!(
             text,
-            "nothing of {} stands: what was done has been taken back",
+            "nothing of {} is on this host: what was done has been taken back",
             why.thing
         );
     }
@@ -118,11 +118,11 @@ pub fn why(why: &Why, planned: Option<&[Planned]>) -> String {
     text
 }
 
-/// Of what the ledger does not know, the plan may.
+/// What the plan says of a thing that the ledger does not know.
 fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
     let _ = write!(text, "the ledger has no change of {thing}: ");
     text.push_str(match planned {
-        None => "whether it is the role's cannot be told, for the plan could not be read\n",
+        None => "it is not known whether it is the role's, because the plan could not be read\n",
         Some([]) => "no step of the plan is about it, so it is not the role's\n",
         Some(_) => "",
     });
@@ -133,7 +133,7 @@ fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
             (None, Some(false)) => {
                 "and not applied yet: `nodelet apply` brings it about".to_owned()
             }
-            (None, None) => "and how it stands cannot be told".to_owned(),
+            (None, None) => "and its present state is not known".to_owned(),
         };
         let also = if n == 0 { "" } else { "  " };
         let _ = writeln!(

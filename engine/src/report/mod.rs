@@ -1,4 +1,4 @@
-//! What people and programs read: made from events, plans and conditions, and from nothing else.
+//! Output for people and programs, made only from events, plans and conditions.
 
 mod history;
 mod json;
@@ -20,9 +20,9 @@ use std::sync::Mutex;
 use crate::exec::Event;
 use crate::plan::PhaseName;
 
-/// Puts the events of phases that run side by side into the plan's order.
+/// Puts the events of phases that run in parallel into the plan's order.
 ///
-/// Events of the phase that is first in the plan and not over go out at once; those of later ones wait.
+/// Events of the first phase that has not ended go out at once; those of later phases wait.
 #[derive(Debug, Default)]
 pub struct InOrder(Mutex<State>);
 
@@ -41,14 +41,14 @@ impl InOrder {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Event::RunStarted { phases, .. } = &event {
-            // A clean is a second run after a stop.
+            // One report may have several runs: a clean comes after a stop.
             *state = State {
                 order: phases.clone(),
                 ..State::default()
             };
         }
         if let Event::RunFinished { .. } = &event {
-            // Whatever is still held comes out before the end, in order.
+            // Events that are still held come out before the end, in order.
             let mut all = Vec::new();
             for phase in std::mem::take(&mut state.order) {
                 all.extend(state.held.remove(&phase).into_iter().flatten());
@@ -75,11 +75,10 @@ impl State {
     fn release(&mut self) -> Vec<Event> {
         let mut out = Vec::new();
         while let Some(first) = self.order.first().cloned() {
-            // A phase that has not begun holds up only those after it that wait for it anyway; one that has
-            // begun keeps its place.
+            // Later phases wait for the first one even if it has not begun: the plan's order is kept.
             out.extend(self.held.remove(&first).into_iter().flatten());
             if let Some(over) = self.over.iter().position(|phase| *phase == first) {
-                // It may come again: what it has left goes before the first phase begins.
+                // The phase may come again: what it has left is taken back before the first phase begins.
                 self.over.remove(over);
                 self.order.remove(0);
             } else {

@@ -1,4 +1,4 @@
-//! A plan as text: what a review reads.
+//! A plan as text, for a review.
 
 use std::fmt::Write as _;
 
@@ -87,7 +87,7 @@ pub fn plan(phase: &PlannedPhase) -> String {
     text
 }
 
-/// How a check is waited for, where its script says so.
+/// How a check is waited for, if its script says so.
 fn pace(check: &PlannedCheck) -> String {
     let mut text = String::new();
     if check.every != PlannedCheck::EVERY {
@@ -100,12 +100,12 @@ fn pace(check: &PlannedCheck) -> String {
         let _ = writeln!(text, "      failures: {}", check.failures);
     }
     if check.warns {
-        text.push_str("      told, and nothing more\n");
+        text.push_str("      warning only\n");
     }
     text
 }
 
-/// How a step is carried out, where its script says so.
+/// How a step is carried out, if its script says so.
 fn manner(policy: &StepPolicy) -> String {
     let mut text = String::new();
     let usual = StepPolicy::default();
@@ -148,7 +148,7 @@ fn one(lane: &str, step: &PlannedStep) -> String {
     text
 }
 
-/// Fields that say nothing are not shown.
+/// Empty fields are not shown.
 fn is_empty(value: &Json) -> bool {
     match value {
         Json::Null | Json::Bool(false) => true,

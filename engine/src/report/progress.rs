@@ -1,4 +1,4 @@
-//! Live progress on a terminal: a line for each phase that runs, and plain lines for what is over.
+//! Live progress on a terminal: a line for each phase that runs, and plain lines for phases that have ended.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

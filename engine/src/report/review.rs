@@ -1,7 +1,7 @@
 //! A prediction as a review: what would change, phase by phase, with a sum at the end.
 //!
-//! Phases with nothing to change take one line. Files that change show their differences; new ones show how long they
-//! are, for `nodelet plan --full` shows their text. Secrets are in neither: a change does not hold them.
+//! Phases with nothing to change take one line. Files that change show their differences; new ones show only their
+//! length, because `nodelet plan --full` shows their text. Neither shows secrets: a change does not hold them.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use super::text::{Detail, changing, failed, render};
 use crate::exec::{Event, Failure, Outcome};
 use crate::resource::{Action, Change};
 
-/// Only what differs is shown of a file.
+/// Of a file only the differences are shown.
 const DETAIL: Detail = Detail {
     unchanged: false,
     diffs: true,
@@ -24,14 +24,14 @@ pub struct Review<'a> {
     events: &'a [Event],
 }
 
-/// How many steps would be what.
+/// How many steps would change, by kind of change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Not there, and will be.
     pub created: usize,
     /// There, and will differ.
     pub changed: usize,
-    /// Run, and will run again or take their configuration again.
+    /// They run, and will be restarted or reloaded.
     pub restarted: usize,
     /// There, and will go.
     pub removed: usize,
@@ -39,7 +39,7 @@ pub struct Totals {
     pub run: usize,
     /// As they should be.
     pub unchanged: usize,
-    /// Cannot be told beforehand.
+    /// Cannot be known beforehand.
     pub known_after_apply: usize,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Review<'a> {
         totals
     }
 
-    /// Whether the preconditions hold and nothing is known by which an apply would fail.
+    /// Whether the preconditions hold and no reason is known for which an apply would fail.
     #[must_use]
     pub fn complete(&self) -> bool {
         let refused = |event: &Event| matches!(event, Event::PreflightFailed { .. });
@@ -204,10 +204,10 @@ impl<'a> Review<'a> {
         if let Some(first) = failing.first() {
             let _ = writeln!(
                 text,
-                "an apply would fail in {first}; what comes after it is shown all the same"
+                "an apply would fail in {first}; the phases after it are shown all the same"
             );
         }
-        // The reason stands far above, and the last line is what people read.
+        // The reason is far above, and the last line is what people read.
         if let [first, others @ ..] = refusing.as_slice() {
             let more = match others.len() {
                 0 => String::new(),
@@ -260,7 +260,8 @@ impl Page {
     }
 }
 
-/// Why an apply would fail in a phase. What was found near it is left out: it is how things stand in the simulation.
+/// Why an apply would fail in a phase. What was found near the failure is left out: it is the state of the simulated
+/// host.
 fn would_fail(phase: &str, failure: &Failure) -> String {
     let failure = Failure {
         found: Vec::new(),
@@ -269,7 +270,7 @@ fn would_fail(phase: &str, failure: &Failure) -> String {
     failed(phase, "would fail", &failure)
 }
 
-/// One change; of a new file its length stands for its text.
+/// One change; a new file has its length in place of its text.
 fn one(step: &crate::plan::StepId, span: &str, change: &Change) -> String {
     let mut shown = change.clone();
     if change.action == Action::Create
@@ -407,7 +408,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
         );
         assert!(
             diff.ends_with(
-                "an apply would fail in etcd; what comes after it is shown all the same\n"
+                "an apply would fail in etcd; the phases after it are shown all the same\n"
             ),
             "{diff}"
         );

@@ -11,7 +11,7 @@ use crate::exec::{Event, EventSink, Failure, Outcome, PhaseHealth, Status, Verb}
 use crate::plan::StepId;
 use crate::resource::Change;
 
-/// How much is said.
+/// How much is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Detail {
     /// Steps that are as they should be.
@@ -54,7 +54,7 @@ impl<W: Write + Send> EventSink for TextReport<W> {
     }
 }
 
-/// An event as lines; empty for one that is not told at this detail.
+/// An event as lines; empty for one that is not shown at this detail.
 #[must_use]
 pub fn render(event: &Event, detail: Detail) -> String {
     let mut text = String::new();
@@ -196,7 +196,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
         Event::StopFailed { step, error, .. } => writeln!(text, "  ✗ {}: {error}", short(step)),
         Event::StepStartedAgain { step, .. } => writeln!(
             text,
-            "  ↻ {} started again as it was: the repair did not come to its end",
+            "  ↻ {} started again as it was: the repair did not complete",
             short(step)
         ),
         Event::StartFailed { step, error, .. } => writeln!(
@@ -250,7 +250,7 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 "refused: preconditions do not hold, nothing was touched"
             ),
             Outcome::Cleaned if *changed == 0 => {
-                writeln!(text, "clean: nothing of ours is left to take back")
+                writeln!(text, "clean: nothing of the role is left to take back")
             }
             Outcome::Cleaned => writeln!(
                 text,
@@ -304,7 +304,7 @@ pub(super) fn changing(step: &StepId, span: &str, change: &Change, detail: Detai
     }
     if let (Some(diff), true) = (&change.text, detail.diffs) {
         if diff.before.is_empty() {
-            // All of it is new: where a hunk begins is no news.
+            // The whole file is new, so the line numbers of a hunk would say nothing.
             for line in diff.after.lines() {
                 let _ = writeln!(text, "      {}", format!("│ +{line}").trim_end());
             }

@@ -1,4 +1,4 @@
-//! A tree of control groups that something else makes, and that has to go when it is no longer wanted.
+//! A tree of control groups that another program creates, and that is removed when it is no longer wanted.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use crate::host::{EntryKind, Host};
 
 /// Where the hierarchies are.
 const ROOT: &str = "/sys/fs/cgroup";
-/// Most groups of one tree; a node has a few hundred.
+/// Maximum number of groups in one tree; a node has a few hundred.
 const MOST: usize = 10_000;
 
-/// The control groups of this name at the top of every hierarchy, with all below them. They can only be made absent,
-/// and only when no process is left in them: nothing is killed, and a group with processes is somebody's.
+/// The control groups of this name at the top of every hierarchy, with all groups below them. They can only be made
+/// absent, and only if they contain no process: no process is killed, and a group with processes is in use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CgroupSpec {
     /// Its name, for example `kubepods`.
@@ -54,7 +54,7 @@ impl Resource for CgroupSpec {
             }
             at += 1;
         }
-        // Whoever lives in a group needs it, and those above it.
+        // A process in a group needs the group and its parents.
         let mut lived_in = Vec::new();
         for group in &groups {
             let processes = cx
@@ -95,7 +95,7 @@ impl Resource for CgroupSpec {
     }
 }
 
-/// The roots of all hierarchies: each controller's of version 1, the one of version 2, or both.
+/// The roots of all hierarchies: the one of cgroup v2, or one for each controller of cgroup v1 (and `unified` beside them).
 async fn hierarchies(host: &dyn Host) -> ResourceResult<Vec<PathBuf>> {
     let root = Path::new(ROOT);
     if host

@@ -1,8 +1,8 @@
-//! The difference between what is and what should be.
+//! The difference between the current and the desired state.
 
 use serde::{Deserialize, Serialize};
 
-/// What would have to happen to a resource.
+/// The change that a resource needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The kind of change.
@@ -12,10 +12,10 @@ pub struct Change {
     /// Old and new content of a text file, unless it is secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<TextDiff>,
-    /// SHA-256 of a file's content as it will be; none where that is secret, made by chance or not known yet.
+    /// SHA-256 of a file's future content; `None` if the content is secret, random or not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// A prediction could not tell how it stands: it is known after apply.
+    /// A dry run could not determine the state: it is known after apply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unknown: bool,
 }
@@ -30,11 +30,11 @@ pub enum Action {
     Change,
     /// It runs and will run again.
     Restart,
-    /// It runs and will take its configuration again.
+    /// It runs and will reload its configuration.
     Reload,
-    /// Nothing is wrong with it, and it will be made anew in good time.
+    /// It is still valid, and will be renewed before it expires.
     Renew,
-    /// It is there and will go.
+    /// It is there and will be removed.
     Remove,
     /// A command will run.
     Run,
@@ -101,7 +101,7 @@ impl Change {
         }
     }
 
-    /// How it stands cannot be told beforehand, and why.
+    /// A change of a state that is known only after apply, with the reason.
     #[must_use]
     pub fn unknown(reason: &str) -> Self {
         let mut change =
@@ -110,7 +110,7 @@ impl Change {
         change
     }
 
-    /// The same with one more difference.
+    /// Adds a difference.
     #[must_use]
     pub fn with(
         mut self,
@@ -162,12 +162,12 @@ impl Differences {
     }
 }
 
-/// A mode the way `chmod` takes it.
+/// A mode as `chmod` takes it.
 pub(crate) fn octal(mode: u32) -> String {
     format!("{mode:04o}")
 }
 
-/// SHA-256 of content, as reports and comparisons name it.
+/// SHA-256 of content, in the form that reports and comparisons use.
 pub(crate) fn content_digest(content: &[u8]) -> String {
     use sha2::Digest as _;
     crate::plan::hex(&sha2::Sha256::digest(content))

@@ -1,8 +1,8 @@
-//! The checksums of a role package: what of its payload is about to be used is what was packed.
+//! The checksums of a role package: a payload file is verified before it is used.
 //!
-//! `SHA256SUMS` beside `role.yaml` names the digest of each file below `payload/` and `phases/`, and `role.yaml` that of `SHA256SUMS`. Of
-//! the payload only what a step is about to use is read for it, so a run that changes nothing reads nothing. Scripts and templates are
-//! compared when the role is loaded.
+//! `SHA256SUMS` beside `role.yaml` contains the digest of each file below `payload/` and `phases/`; `role.yaml` contains the digest of
+//! `SHA256SUMS`. Only the payload files that a step is about to use are verified, so a run that changes nothing reads none of them.
+//! Scripts and templates are verified when the role is loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use super::file::PRIVATE;
 use super::{READ_LIMIT, ResourceError, ResourceResult};
 use crate::host::Host;
 
-/// Our copy of the file. What it says counts for nothing but by its own checksum.
+/// Our copy of the file. It is used only if its own checksum is the one that the role names.
 const COPY: &str = "/var/opt/pf9/nodelet/SHA256SUMS";
-/// Most damaged files that are named at once.
+/// Maximum number of damaged files in one report.
 const NAMED: usize = 10;
 const GONE: &str = "it is not there";
 const OTHER: &str = "its checksum is not the one of the package";
 
-/// The file of checksums, and its own.
+/// The file of checksums, and its own checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checksums {
@@ -31,10 +31,10 @@ pub struct Checksums {
 }
 
 impl Checksums {
-    /// Whether the file at `path` is what was packed. A dry run reads no payload and takes its word for it.
+    /// Checks that the file at `path` is the one that was packed. A dry run reads no payload and skips the check.
     ///
     /// # Errors
-    /// It differs, or cannot be told.
+    /// The file is missing or differs, or it cannot be checked.
     pub(crate) async fn verify(&self, host: &dyn Host, path: &Path) -> ResourceResult<()> {
         if !host.reads_payload() {
             return Ok(());
@@ -53,8 +53,8 @@ impl Checksums {
         }
     }
 
-    /// What is wrong with the files of the package, with what to do: the first ten; none if all are what was packed. Large files are read
-    /// when they have changed. Cancel safe: what was read is remembered.
+    /// Problems with the files of the package, each with its remedy: at most the first ten; empty if all files are as packed. A large file
+    /// is read only if it has changed. Cancel safe: the digest of a file that was read is remembered.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -87,10 +87,10 @@ impl Checksums {
         Ok(problems)
     }
 
-    /// Whether one file is the one that was packed, by its remembered digest. Cancel safe.
+    /// Checks by its remembered digest that one file is the one that was packed. Cancel safe.
     ///
     /// # Errors
-    /// It is another one, or damaged; or a file cannot be read.
+    /// The file is missing or differs, or a file cannot be read.
     pub(crate) async fn verify_remembered(
         &self,
         host: &dyn Host,
@@ -109,7 +109,7 @@ impl Checksums {
         }
     }
 
-    /// The lines of the file, which is the one that the role names.
+    /// The content of the checksum file, if its own checksum is the one that the role names.
     async fn packed(&self, host: &dyn Host) -> ResourceResult<String> {
         let sums = host.read(&self.file, READ_LIMIT).await?;
         let sums = sums.ok_or_else(|| damaged(&self.file, GONE))?;
@@ -117,7 +117,7 @@ impl Checksums {
             .ok_or_else(|| damaged(&self.file, "it is not the one that role.yaml names"))
     }
 
-    /// The same, or our copy of them: what is as it was packed is used though the file that says so is damaged.
+    /// The same, or our copy of it: an intact payload file can be used even if the checksum file is damaged.
     async fn packed_or_copy(&self, host: &dyn Host) -> ResourceResult<String> {
         match self.packed(host).await {
             Ok(sums) => Ok(sums),
@@ -125,30 +125,30 @@ impl Checksums {
         }
     }
 
-    /// The text, if it is the one that the role names.
+    /// The text, if its checksum is the one that the role names.
     fn named(&self, sums: Vec<u8>) -> Option<String> {
         let is = crate::plan::hex(&Sha256::digest(&sums));
         (is == self.sha256).then(|| String::from_utf8_lossy(&sums).into_owned())
     }
 
-    /// Our copy of the file, if it is the one that the role names.
+    /// Our copy of the file, if its checksum is the one that the role names.
     async fn copy(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
         let copy = host.read(Path::new(COPY), READ_LIMIT).await?;
         Ok(copy.and_then(|sums| self.named(sums)))
     }
 
-    /// Keeps a copy of the file, where it helps when the file is damaged.
+    /// Saves a copy of the file, for the case that the file is damaged later.
     async fn remember(&self, host: &dyn Host, sums: &str) -> ResourceResult<()> {
         if self.copy(host).await?.is_none()
             && let Err(error) = host.write(Path::new(COPY), sums.as_bytes(), PRIVATE).await
         {
-            tracing::warn!("there is no copy of the package's checksums: {error}");
+            tracing::warn!("the package's checksums were not copied: {error}");
         }
         Ok(())
     }
 }
 
-/// The digest that a line of `sha256sum` names for this file.
+/// The digest of this file in the output of `sha256sum`.
 pub(crate) fn digest_of<'a>(sums: &'a str, name: &Path) -> Option<&'a str> {
     sums.lines().find_map(|line| {
         let (digest, its) = line.split_once("  ")?;
@@ -253,7 +253,7 @@ mod tests {
                 world.file(path(name), "kontent");
             }
         });
-        assert_eq!(asked().await.len(), NAMED, "no more than can be read");
+        assert_eq!(asked().await.len(), NAMED, "the report is limited");
         host.meddle(|world| world.file(SUMS, ""));
         let told = asked().await;
         assert!(
@@ -283,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn a_copy_says_what_was_packed_where_the_checksums_are_damaged() {
         let (host, sums) = packed();
-        // An apply makes its state's directory first.
+        // An apply creates its state directory first.
         host.meddle(|world| world.file("/var/opt/pf9/nodelet/ledger.jsonl", ""));
         assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
         for damage in ["", "rubbish"] {

@@ -1,7 +1,7 @@
-//! What a step wants to be there, in the words of [`Undo::about`]: whoever takes things back asks here first whether
-//! somebody needs them by now.
+//! Keys of the things that a step needs, in the form of [`Undo::about`]. Before a thing is removed, its key is compared
+//! with these, because another step may need it now.
 //!
-//! Packages are left out: an undo names all that came along, so who takes packages back compares names.
+//! Packages are left out: their undo names all packages that were installed together, so their names are compared instead.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::manifest::identity;
 use super::{Spec, Undo};
 
 impl Spec {
-    /// The things that this resource is about.
+    /// Keys of the things that this resource needs.
     #[must_use]
     pub(crate) fn claims(&self) -> Vec<String> {
         match self {

@@ -1,4 +1,4 @@
-//! The escape hatch: a command, with a way to tell whether it has done its work.
+//! The escape hatch: a command, with a condition that tells whether its work is done.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult};
 use crate::host::CommandSpec;
 
-/// A command that runs unless its work is done. It has no inverse of its own: the phase's `on_rollback` says it.
+/// A command that runs unless its work is done. It has no undo: the phase's `on_rollback` has to revert it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CommandStep {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// It is done when this path exists.
+    /// The work is done if this path exists.
     pub creates: Option<PathBuf>,
-    /// It is done when this command ends with 0.
+    /// The work is done if this command ends with 0.
     pub unless: Vec<String>,
     /// Bound on one run, in seconds.
     pub seconds: u64,

@@ -1,7 +1,7 @@
 //! A container that runs with exactly this configuration.
 //!
-//! Its configuration and the content of its inputs are hashed into a label when it is created, so whether it
-//! is current can be told from the container alone.
+//! When the container is created, a hash of its configuration and of the content of its inputs is stored in a label. So the
+//! container alone tells whether it is current.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,9 +24,9 @@ use crate::plan::Value;
 const DIGEST_LABEL: &str = "pf9.io/digest";
 /// Content id of the image that it was made from.
 const IMAGE_LABEL: &str = "pf9.io/image";
-/// The field of a change by that digest.
+/// The field of a change that is found by this digest.
 const INPUTS: &str = "configuration or inputs";
-/// How long a container may take to end before it is killed.
+/// How long a container may take to stop before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A running container.
@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct ContainerSpec {
     /// Container name.
     pub name: String,
-    /// Image reference; must be on the host by then.
+    /// Image reference; the image must be on the host when the container is created.
     pub image: String,
     /// Command and arguments.
     pub command: Vec<String>,
@@ -50,17 +50,17 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// User, `uid[:gid]`; empty means what the image says.
     pub user: String,
-    /// When the engine starts it again.
+    /// When the engine restarts it.
     pub restart: RestartPolicy,
-    /// Files whose change makes a new container.
+    /// Files whose change causes a new container.
     pub inputs: Vec<PathBuf>,
 }
 
-/// A container as it stands, and the configuration it should have.
+/// The current state of a container, and the configuration it should have.
 #[derive(Debug)]
 pub struct Observed {
     state: Option<ContainerState>,
-    /// `Err` says what is missing for it.
+    /// `Err` says what is missing for the configuration.
     desired: Result<ContainerConfig, String>,
     absent: bool,
 }
@@ -74,7 +74,7 @@ impl Resource for ContainerSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        // The engine may not even be installed yet: then there is no container either. One that does not answer may have it.
+        // If the engine is not installed yet, there is no container. An engine that does not answer may have it: that is an error.
         let state = if engine::has(cx.host).await? {
             cx.host.container(&self.name).await?
         } else {
@@ -83,7 +83,7 @@ impl Resource for ContainerSpec {
         if let Some(state) = state.as_ref().filter(|state| !is_ours(state)) {
             return Err(ResourceError::Unmet {
                 what: format!(
-                    "use the name {} for a container: one of {} has it that is not ours",
+                    "use the name {} for a container: a foreign container of image {} has it",
                     self.name, state.image
                 ),
                 next: format!(
@@ -93,7 +93,7 @@ impl Resource for ContainerSpec {
             });
         }
         let desired = match self.config(cx).await {
-            // Nobody can tell whether the one that is there is as it should be, and it must not go for that.
+            // Without its desired configuration, the existing container cannot be compared, and must not be removed for that.
             Err(error) if state.is_some() && !cx.absent => return Err(error),
             desired => desired.map_err(|error| error.to_string()),
         };
@@ -111,7 +111,7 @@ impl Resource for ContainerSpec {
                     "tell whether container {} was made from image {}",
                     self.name, self.image
                 ),
-                "which one the archive brings under that name is seen when it is loaded",
+                "the id of the image in the archive is known only after the archive is loaded",
             )));
         }
         Ok(observed)
@@ -160,7 +160,7 @@ impl Resource for ContainerSpec {
             if change.action == Action::Remove
                 || change.differences.iter().any(|d| d.field != "state")
             {
-                // Before a way back is noted: going it would end the container, too.
+                // Checked before the undo is recorded: the undo itself would stop the container.
                 if change.action != Action::Remove {
                     self.has_image(cx).await?;
                 }
@@ -175,7 +175,7 @@ impl Resource for ContainerSpec {
                 cx.host.stop_container(&self.name, GRACE).await?;
                 cx.host.remove_container(&self.name).await?;
             } else {
-                // Only its state differs. A paused one does not answer a start: end it first.
+                // Only its state differs. A paused container cannot be started: stop it first.
                 receipt
                     .push(Undo::StopContainer {
                         name: self.name.clone(),
@@ -212,10 +212,10 @@ impl Resource for ContainerSpec {
             return Ok(false);
         }
         let state = cx.host.container(&self.name).await?;
-        // Somebody else's of the same name is not ours to end.
+        // A foreign container of the same name must not be stopped.
         let running = state.is_some_and(|state| is_ours(&state));
         if running {
-            // Removed, not only stopped: a restart policy must not bring it back with the engine.
+            // Removed, not only stopped: its restart policy must not start it again with the engine.
             cx.host.stop_container(&self.name, GRACE).await?;
             cx.host.remove_container(&self.name).await?;
         }
@@ -223,20 +223,20 @@ impl Resource for ContainerSpec {
     }
 }
 
-/// Whether we have made a container.
+/// Whether the container was created by nodelet.
 fn is_ours(state: &ContainerState) -> bool {
     state.labels.contains_key(engine::OWNER)
 }
 
-/// Whether another image has the reference now: a new image under the same name is a new container, too. One that was
-/// deleted under a running container takes nothing from it.
+/// Whether the reference names another image now: then the container has to be replaced. If the image was only deleted, the
+/// container is still current.
 fn other_image(state: &ContainerState, desired: &ContainerConfig) -> bool {
     let now = desired.labels.get(IMAGE_LABEL);
     now.is_some() && now != state.labels.get(IMAGE_LABEL)
 }
 
 impl ContainerSpec {
-    /// The container that runs goes on where no other one could be made.
+    /// Checks that docker has the image, so that a running container is not removed if no new one can be created.
     async fn has_image(&self, cx: &Context<'_>) -> ResourceResult<()> {
         match cx.host.image(&self.image).await? {
             Some(_) => Ok(()),
@@ -250,7 +250,7 @@ impl ContainerSpec {
         }
     }
 
-    /// What brings it back as it runs now; `None` where no container of ours runs under its name.
+    /// The undo that recreates the container as it runs now; `None` if no container of ours runs under its name.
     pub(crate) async fn as_it_runs(&self, host: &dyn Host) -> ResourceResult<Option<Undo>> {
         if !engine::runs(host).await? {
             return Ok(None);
@@ -271,7 +271,7 @@ impl ContainerSpec {
         self.id_of_ours(host).await.is_some()
     }
 
-    /// Whether it is ours and runs.
+    /// Whether a container of ours has this name and runs.
     pub(crate) async fn runs(&self, host: &dyn Host) -> HostResult<bool> {
         let state = host.container(&self.name).await?;
         Ok(state.is_some_and(|state| is_ours(&state) && state.running))
@@ -283,7 +283,7 @@ impl ContainerSpec {
         is_ours(&state).then_some(state.id)
     }
 
-    /// Whether the container is current but for its configuration or inputs.
+    /// Whether the container differs only in its configuration or inputs.
     fn hangs_on_inputs(&self, observed: &Observed) -> bool {
         let change = self.diff(observed);
         change.is_some_and(|change| {
@@ -291,13 +291,13 @@ impl ContainerSpec {
         })
     }
 
-    /// Whether the container is current but for an image that a dry run has loaded: that one has no id yet, and it may be
-    /// another than the container was made from.
+    /// Whether the container is current, except that a dry run has loaded the image: such an image has no id yet, and may differ
+    /// from the image that the container was created from.
     async fn hangs_on_image(&self, host: &dyn Host, observed: &Observed) -> bool {
         let (Some(state), Ok(desired)) = (&observed.state, &observed.desired) else {
             return false;
         };
-        // One that was made from it just now has no id either.
+        // A container that this dry run has created from that image has no image id either.
         state.labels.contains_key(IMAGE_LABEL)
             && !desired.labels.contains_key(IMAGE_LABEL)
             && self.diff(observed).is_none()
@@ -412,7 +412,7 @@ mod tests {
         host.meddle(|world| world.remove("/etc/app.env"));
         let error = spec.observe(&cx).await.unwrap_err();
         assert_eq!(error.to_string(), "find the environment file /etc/app.env");
-        // To be taken away it needs none.
+        // A removal needs no configuration.
         let cx = Context { absent: true, ..cx };
         let observed = spec.observe(&cx).await.unwrap();
         assert_eq!(spec.diff(&observed).unwrap().action, Action::Remove);

@@ -1,11 +1,11 @@
-//! A file that identifies the data in its directory, so that data which was lost or exchanged is noticed before anything starts on it.
+//! A file that identifies the data in its directory, so that lost or exchanged data is noticed before a program uses it.
 //!
-//! The file holds a random id and lies with the data; a record below the engine's state says which id the data of this name has. A copy of
-//! the record lies in another directory, so that lost data is noticed where the record is lost, too. A program that is to start on nothing
-//! else mounts the file: the container engine refuses to start it where the file is missing.
+//! The file is stored with the data and contains a random id; a record below the engine's state says which id the data of this name has. A
+//! copy of the record is in another directory, so that lost data is noticed even if the record is lost, too. A container that must start
+//! on this data only mounts the file: the container engine refuses to start the container if the file is missing.
 //!
-//! Data without a record and its copy is taken as it is, for a host from before there were records. The file is written before these, so a
-//! run that is cut between them leaves data without a record.
+//! Data that has neither a record nor its copy is accepted as it is, because earlier versions wrote no records. The file is written before
+//! the records, so a run that is interrupted between them leaves data without a record.
 
 use std::path::{Path, PathBuf};
 
@@ -22,23 +22,23 @@ use super::{
 use crate::exec::STATE;
 use crate::host::{Attributes, Entry, EntryKind, Host};
 
-/// Of the file and of the record. Both are far smaller.
+/// Maximum size of the file and of the record. Both are far smaller.
 const LIMIT: u64 = 4096;
-/// Of the directories that lead to the file.
+/// Mode and owner of parent directories that are created.
 const DIRECTORY: Attributes = Attributes::root(0o700);
-/// Form of the record.
+/// Version of the record's format.
 const VERSION: u32 = 1;
 
 /// The file, and the name of the data in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataIdSpec {
-    /// What the data is called: a file name.
+    /// Name of the data, valid as a file name.
     pub name: String,
     /// Where the file is.
     pub path: PathBuf,
 }
 
-/// A file or record as it stands.
+/// The current state of the file or of a record.
 #[derive(Debug)]
 struct Stands {
     entry: Option<Entry>,
@@ -46,7 +46,7 @@ struct Stands {
     id: Result<String, &'static str>,
 }
 
-/// What stands.
+/// The current state of the file and its records.
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
@@ -115,8 +115,8 @@ impl DataIdSpec {
                 self.path.display()
             ),
             next: format!(
-                "put the right data back with this file in it, or restore a backup and copy this file from the data before; only to \
-                 begin without any data, move {} away",
+                "put the right data back with this file in it, or restore a backup and copy this file from the previous data; to start \
+                 without any data, move {} away",
                 self.records()
                     .map(|record| record.display().to_string())
                     .join(" and ")
@@ -124,7 +124,7 @@ impl DataIdSpec {
         }
     }
 
-    /// What is wrong with the data; `None` where it is as recorded. Cancel safe.
+    /// What is wrong with the files; `None` if they are as they should be. Cancel safe.
     ///
     /// # Errors
     /// The data was lost or exchanged, or the host cannot be read.
@@ -161,7 +161,7 @@ impl Resource for DataIdSpec {
             Stands::read(cx.host, &record, recorded).await?,
             Stands::read(cx.host, &copy, recorded).await?,
         ];
-        // A record that cannot be read says that there was data all the same.
+        // Even an unreadable record shows that there was data.
         let had_data = records.iter().any(|record| record.entry.is_some());
         let mut known = records.iter().flat_map(|record| &record.id).peekable();
         if !cx.absent {
@@ -338,7 +338,7 @@ mod tests {
                 apply(&host).await.unwrap().expect("it differs");
                 let after = [FILE, RECORD, COPY].map(|path| text(&host, path));
                 assert_eq!(after, before, "{lost}: {content:?}");
-                // Lost data is noticed all the same, and nothing begins anew.
+                // Lost data is still noticed, and no new id is written.
                 damaged.meddle(|world| world.remove("/data"));
                 damaged.clear_journal();
                 let error = apply(&damaged).await.expect_err("there was data");

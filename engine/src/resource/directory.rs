@@ -11,27 +11,28 @@ use super::{
 };
 use crate::host::{Attributes, Entry, EntryKind, Host};
 
-/// A directory. When it should be absent, it goes with all that is in it.
+/// A directory. If it should be absent, it is removed with its content.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DirectorySpec {
     /// Its path.
     pub path: PathBuf,
     /// Permission bits and owner.
     pub attributes: Attributes,
-    /// Whether everything in it is ours, whoever puts it there: it goes with all of it.
+    /// Whether everything in it is ours, regardless of which program writes it: its undo removes it with its content.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole: bool,
-    /// It was there before us, with these in it: when it should be absent, all else in it goes, and it stays.
+    /// Names in the directory before the role was applied, if it existed. If it should be absent, everything else in it is removed and the
+    /// directory stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spared: Option<Vec<String>>,
 }
 
-/// A directory as it stands.
+/// The current state of a directory.
 #[derive(Debug)]
 pub struct Observed {
     entry: Option<Entry>,
     absent: bool,
-    /// What is in it that was not there before us; all of it where it was not there itself.
+    /// Names that were not in it before the role was applied; empty if `spared` is not set.
     others: Vec<String>,
 }
 
@@ -120,17 +121,17 @@ impl Resource for DirectorySpec {
     }
 }
 
-/// What a fresh file system has in it.
+/// The directory that every new ext4 file system contains.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// What is in a directory besides these names.
+/// The names in a directory except these.
 async fn others(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResult<Vec<String>> {
     let mut names = host.list(path).await?;
     names.retain(|name| name != LOST_AND_FOUND && !spared.contains(name));
     Ok(names)
 }
 
-/// The names in a directory; `None` where there is no directory.
+/// The names in a directory; `None` if there is no directory.
 pub(crate) async fn names(host: &dyn Host, path: &Path) -> ResourceResult<Option<Vec<String>>> {
     match host.entry(path).await? {
         Some(entry) if entry.kind == EntryKind::Directory => {
@@ -140,7 +141,7 @@ pub(crate) async fn names(host: &dyn Host, path: &Path) -> ResourceResult<Option
     }
 }
 
-/// Removes what is in a directory besides these names, and leaves the directory where it is.
+/// Removes everything in a directory except these names. The directory stays.
 pub(super) async fn clear(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResult<()> {
     if host.entry(path).await?.is_none() {
         return Ok(());
@@ -153,7 +154,7 @@ pub(super) async fn clear(host: &dyn Host, path: &Path, spared: &[String]) -> Re
     Ok(())
 }
 
-/// Notes mode and owner where they differ.
+/// Notes mode and owner if they differ.
 pub(super) fn attributes(differences: &mut Differences, is: Attributes, should: Attributes) {
     differences.compare("mode", &octal(is.mode & 0o7777), &octal(should.mode));
     differences.compare(

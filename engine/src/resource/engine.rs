@@ -1,4 +1,4 @@
-//! The container engine's own service: what runs in it is not ours to end.
+//! The container engine's own service. Foreign containers in the engine must not be stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,27 +9,27 @@ use crate::host::{Host, HostError, ListedContainer, SURVIVORS};
 
 /// The unit that runs the engine.
 pub(crate) const UNIT: &str = "docker.service";
-/// Stands where the unit was masked, in which case systemd does not load it although it is installed.
+/// Exists if the unit is masked: systemd does not load a masked unit, although the unit is installed.
 const MASK: &str = "/etc/systemd/system/docker.service";
-/// The link that an engine makes for its own network.
+/// The network link that the engine creates for its own network.
 pub(crate) const LINK: &str = "docker0";
 /// Units of an engine.
 const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
 /// Label on containers that a role has made.
 pub(crate) const OWNER: &str = "pf9.io/owner";
-/// Its value on what a ledger knows.
+/// Value of this label on containers that the ledger records.
 pub(crate) const OURS: &str = "nodelet";
 /// Label on containers of pods.
 pub(crate) const POD: &str = "io.kubernetes.pod.uid";
-/// Packages that bring an engine.
+/// Packages that install an engine.
 const PACKAGES: &[&str] = &["docker.io", "docker-ce", "moby-engine"];
 /// How long an engine may take to answer after its start.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Pause between two questions.
+/// Pause between two requests to the engine.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Restarts a unit. Containers that ran in the container engine run again after a restart of it, also where its
-/// configuration ends them with it.
+/// Restarts a unit. If the unit is the container engine, also starts the containers that ran before: without
+/// `live-restore`, a restart of the engine stops them.
 pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     let ran = if unit == UNIT && host.container_engine().await.is_ok() {
         running(host).await?
@@ -44,7 +44,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     answers(host).await?;
     let runs = running(host).await?;
     for name in ran.difference(&runs) {
-        // One that was to go with its end is gone.
+        // A container with `--rm` was removed when it ended.
         if host.container(name).await?.is_some() {
             host.start_container(name).await?;
         }
@@ -52,7 +52,7 @@ pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
     Ok(())
 }
 
-/// Starts the engine where it is installed and does not answer.
+/// Starts the engine if it is installed and does not answer.
 pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
     if host.container_engine().await.is_ok() || !is_installed(host).await? {
         return Ok(());
@@ -62,25 +62,25 @@ pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
     answers(host).await
 }
 
-/// Starts an engine that is down while containers have outlived it (`live-restore`): only it can end them.
+/// Starts the engine if it is down while its containers still run (`live-restore`): only the engine can stop them.
 pub(crate) async fn wake_for_survivors(host: &dyn Host) -> ResourceResult<()> {
     if runs(host).await? || host.list(Path::new(SURVIVORS)).await?.is_empty() {
         return Ok(());
     }
     wake(host).await.map_err(|error| match error {
         ResourceError::Host(error) => ResourceError::Host(HostError::service(
-            "start docker, for its containers have outlived it and nobody else can end them",
+            "start docker: its containers still run without it, and only docker can stop them",
             error,
         )),
         other => other,
     })
 }
 
-/// Whether there is an engine to take `thing` back from. One that is not installed, or not any more, has nothing of
-/// ours; one that is installed and does not answer may still have it.
+/// Whether there is an engine that may still have `thing`. An engine that is not installed, or not any more, has nothing
+/// of ours; an installed engine that does not answer may still have it.
 ///
 /// # Errors
-/// It is installed and does not answer.
+/// The engine is installed and does not answer.
 pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<bool> {
     let Err(error) = host.container_engine().await else {
         return Ok(true);
@@ -94,10 +94,10 @@ pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<boo
     )))
 }
 
-/// Whether there is an engine to ask.
+/// Whether an engine is there and answers.
 ///
 /// # Errors
-/// It is installed and does not answer.
+/// The engine is installed and does not answer.
 pub(crate) async fn has(host: &dyn Host) -> ResourceResult<bool> {
     match host.container_engine().await {
         Ok(_) => Ok(true),
@@ -106,11 +106,11 @@ pub(crate) async fn has(host: &dyn Host) -> ResourceResult<bool> {
     }
 }
 
-/// Whether the engine answers. One whose unit is down runs nothing that could be ended; one whose unit is up and that does
-/// not answer may.
+/// Whether the engine answers. If its unit is inactive, there is nothing to stop through it; if its unit is active and
+/// the engine does not answer, containers may run.
 ///
 /// # Errors
-/// Its unit is active and it does not answer.
+/// The unit is active and the engine does not answer.
 pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
     match host.container_engine().await {
         Ok(_) => Ok(true),
@@ -122,36 +122,36 @@ pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
 /// Whether a container of ours has this name.
 ///
 /// # Errors
-/// Somebody else has put his own in its place, or the engine does not answer.
+/// The container of this name is a foreign one, or the engine does not answer.
 pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool> {
     if !is_there(host, &format!("container {name}")).await? {
         return Ok(false);
     }
     match host.container(name).await? {
         Some(state) if !state.labels.contains_key(OWNER) => Err(ResourceError::Unmet {
-            what: format!("take the container {name} for ours: {TAKEN}"),
-            next: format!("see whose it is (`docker inspect {name}`); it stays as it is"),
+            what: format!("remove or stop container {name}: {TAKEN}"),
+            next: format!("find its owner (`docker inspect {name}`); nodelet leaves it as it is"),
         }),
         state => Ok(state.is_some()),
     }
 }
 
-/// What is said of a name that somebody else has by now.
-pub(crate) const TAKEN: &str = "somebody else's has this name by now";
+/// Error text for a container name that a foreign container now has.
+pub(crate) const TAKEN: &str = "a container that nodelet did not create has this name now";
 
-/// Whether there is a unit to start, be it masked.
+/// Whether the unit is installed, even if it is masked.
 pub(crate) async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
     Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())
 }
 
-/// Whether these packages are the engine.
+/// Whether one of these packages is the engine.
 pub(crate) fn is_engine(packages: &[String]) -> bool {
     packages
         .iter()
         .any(|name| PACKAGES.contains(&name.as_str()))
 }
 
-/// Whether an undo ends the engine, or keeps it from starting at boot.
+/// Whether an undo stops the engine or sets whether it starts at boot.
 pub(crate) fn ends(undo: &Undo) -> bool {
     match undo {
         Undo::StopUnit { name } | Undo::SetUnitEnabled { name, .. } => is_unit(name),
@@ -159,7 +159,7 @@ pub(crate) fn ends(undo: &Undo) -> bool {
     }
 }
 
-/// Whether an undo would set back what the networks of containers need.
+/// Whether an undo would reset a kernel setting that container networks need.
 pub(crate) fn needs(undo: &Undo) -> bool {
     matches!(undo, Undo::SetSysctl { key, .. } if key == "net.ipv4.ip_forward" || key.starts_with("net.bridge."))
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::host::{Attributes, Entry, EntryKind};
 use crate::plan::Value;
 
-/// Variables in a file. Secret values are named in the plan and appear in the file alone.
+/// Variables in a file. The plan contains references to secret values; the values appear only in the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EnvFileSpec {
     /// Its path.
@@ -26,16 +26,16 @@ pub struct EnvFileSpec {
     pub attributes: Attributes,
 }
 
-/// The file as it stands, and its content as it should be.
+/// The current state of the file, and its desired content.
 pub struct Observed {
     entry: Option<Entry>,
     content: Option<Vec<u8>>,
     desired: String,
-    /// The same with a mask in place of each secret.
+    /// The desired content with a mask in place of each secret.
     shown: String,
 }
 
-/// What stands in place of a secret.
+/// The mask of a secret.
 const HIDDEN: &str = "(hidden)";
 
 #[async_trait]
@@ -59,7 +59,7 @@ impl Resource for EnvFileSpec {
             values.insert(name.clone(), text);
         }
         let entry = cx.host.entry(&self.path).await?;
-        // What a link leads to is not ours.
+        // The target of a link is not ours.
         let content = match entry.as_ref().map(|entry| &entry.kind) {
             Some(EntryKind::File(_)) => cx.host.read(&self.path, READ_LIMIT).await?,
             _ => None,
@@ -132,13 +132,13 @@ impl Resource for EnvFileSpec {
 }
 
 impl EnvFileSpec {
-    /// The digest of a file without secrets: one of few possible secrets could be guessed from it.
+    /// The digest of a file without secrets. A secret with few possible values could be guessed from a digest.
     fn digest(&self, observed: &Observed) -> Option<String> {
         let secret = self.values.values().any(Value::is_secret);
         (!secret).then(|| content_digest(observed.desired.as_bytes()))
     }
 
-    /// Notes which variables differ; a secret's value shows as its reference on both sides.
+    /// Notes which variables differ; a secret value is shown as [`HIDDEN`] on both sides.
     fn name_variables(&self, observed: &Observed, differences: &mut Differences) {
         let content = String::from_utf8_lossy(observed.content.as_deref().unwrap_or_default());
         let before = parse(&content);
@@ -152,7 +152,7 @@ impl EnvFileSpec {
                 continue;
             }
             named = true;
-            // A name that the schema does not know may hold anything: its value is not shown either.
+            // A variable that is not in the plan may be a secret: its value is not shown either.
             let secret = match self.values.get(name) {
                 Some(value) => value.is_secret(),
                 None => true,
@@ -186,7 +186,7 @@ fn render(values: &BTreeMap<String, String>) -> String {
     text
 }
 
-/// Variables by name; a file that is no environment file has none.
+/// Variables by name; empty if the text cannot be parsed.
 fn parse(text: &str) -> BTreeMap<String, String> {
     let assignments = crate::env::parse(std::path::Path::new("kube.env"), text.as_bytes());
     assignments

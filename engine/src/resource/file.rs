@@ -24,11 +24,11 @@ pub struct FileSpec {
     pub source: FileSource,
     /// Permission bits and owner.
     pub attributes: Attributes,
-    /// Written when it is not there, and never again.
+    /// Written only if it does not exist; never overwritten.
     pub once: bool,
-    /// Its content is shown nowhere.
+    /// Its content is never shown.
     pub secret: bool,
-    /// It is a unit file: the service manager loads its files again after a change.
+    /// It is a unit file: systemd reloads its unit files after a change.
     pub unit: bool,
 }
 
@@ -44,13 +44,13 @@ pub enum FileSource {
     Copy(PathBuf),
 }
 
-/// A file as it stands, and the content it should have.
+/// The current state of a file, and its desired content.
 #[derive(Debug)]
 pub struct Observed {
     entry: Option<Entry>,
-    /// Present content, unless something other than a file stands there.
+    /// Current content, if the entry is a regular file.
     content: Option<Vec<u8>>,
-    /// `Err` says why the content is known only later.
+    /// `Err` says why the content is not known yet.
     desired: Result<Vec<u8>, String>,
     absent: bool,
     stale: bool,
@@ -162,7 +162,7 @@ impl Resource for FileSpec {
         let is_new_unit = self.is_new_unit(observed, cx.host).await?;
         if observed.absent {
             let entry = observed.entry.as_ref();
-            // A socket cannot be brought back: what listens there makes it.
+            // A socket cannot be restored: the service that listens on it creates it.
             if entry.is_none_or(|entry| entry.kind != EntryKind::Socket) {
                 remember(cx.host, &self.path, entry, "a file", receipt).await?;
             }
@@ -224,8 +224,8 @@ impl FileSpec {
         self.secret || secret
     }
 
-    /// Whether this is to be the file of a unit that the service manager does not know. It loads such a one when it is asked for it, and need
-    /// not load all others again. A drop-in changes one that it may know.
+    /// Whether this is the file of a unit that systemd does not know yet. systemd loads a new unit on demand, without a reload of all unit
+    /// files. A drop-in changes a unit that systemd may already know, so it needs the reload.
     async fn is_new_unit(&self, observed: &Observed, host: &dyn Host) -> ResourceResult<bool> {
         let is_drop_in = self.path.parent().and_then(Path::extension) == Some("d".as_ref());
         if !self.unit || is_drop_in || observed.absent || observed.entry.is_some() {
@@ -247,7 +247,7 @@ fn size(content: &[u8]) -> String {
     format!("{} bytes", content.len())
 }
 
-/// Notes how to bring back what stands at `path` now, where `wanted` ("a file") is going to be.
+/// Records the undo that restores the current entry at `path`, before `wanted` ("a file") replaces the entry.
 pub(super) async fn remember(
     host: &dyn Host,
     path: &std::path::Path,
@@ -296,7 +296,7 @@ mod tests {
     use crate::host::fake::FakeHost;
     use crate::resource::{NoSecrets, Outputs};
 
-    /// Converges a copy of `/etc/a`; gives what was told of the change.
+    /// Converges a copy of `/etc/a`; returns the change.
     async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
         let file = FileSpec {
             path: "/etc/b".into(),
@@ -322,7 +322,7 @@ mod tests {
         Ok(change)
     }
 
-    /// A service that ends leaves its socket.
+    /// A service that stops leaves its socket file.
     #[tokio::test]
     async fn a_socket_goes_and_a_pipe_stays() {
         let directory = tempfile::tempdir().expect("a directory");

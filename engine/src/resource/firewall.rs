@@ -1,7 +1,7 @@
-//! Chains of the packet filter that something else makes, known by how their names begin.
+//! Packet filter chains that another program creates, selected by the prefix of their names.
 //!
-//! Everything goes through `iptables-save` and one atomic `iptables-restore` for each family: the kernel sees either
-//! all of it or nothing, and rules and chains of others are not so much as read back.
+//! Removal uses `iptables-save` and one atomic `iptables-restore --noflush` for each family: the kernel applies all of the
+//! input or nothing, and the rules and chains of other programs are not written again.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,24 +18,24 @@ const FAMILIES: [(&str, &str); 2] = [
     ("ip6tables-save", "ip6tables-restore"),
 ];
 
-/// Chains whose names begin like this, in all tables of both families. They can only be made absent.
+/// Chains whose names have this prefix, in all tables of both families. They can only be made absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FirewallChainsSpec {
-    /// How their names begin, for example `KUBE-`.
+    /// Prefix of their names, for example `KUBE-`.
     pub prefix: String,
-    /// An interface whose rules go too, wherever they stand.
+    /// An interface whose rules are removed, too, in every chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// Those that stood before us stay, and the others go.
+    /// Chains that existed before the role was applied stay; the others are removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spares_earlier: bool,
-    /// The chains that stood before us.
+    /// The chains that existed before the role was applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spared: Vec<String>,
 }
 
 impl FirewallChainsSpec {
-    /// The same, with the chains that stand now as those that stood before us.
+    /// The same, with the chains of now recorded as the ones that existed before the role was applied.
     pub(crate) async fn sparing(&self, host: &dyn Host) -> ResourceResult<Self> {
         let mut spared = Vec::new();
         for (save, _) in FAMILIES {
@@ -55,24 +55,24 @@ impl FirewallChainsSpec {
         })
     }
 
-    /// Whether a chain of this name is one of these, and was not there before us.
+    /// Whether a chain of this name has the prefix and did not exist before the role was applied.
     pub(crate) fn is_ours(&self, name: &str) -> bool {
         self.ours()(name)
     }
 
-    /// The same for many names: there may be thousands of them, and thousands that were there before us.
+    /// The same for many names: there may be thousands of chains, and thousands that existed before the role was applied.
     fn ours(&self) -> impl Fn(&str) -> bool {
         let spared: HashSet<&str> = self.spared.iter().map(String::as_str).collect();
         move |name| name.starts_with(&self.prefix) && !spared.contains(name)
     }
 }
 
-/// The chain that a line of a table declares.
+/// The chain that a line of `iptables-save` declares.
 fn chain(line: &str) -> Option<&str> {
     line.strip_prefix(':')?.split(' ').next()
 }
 
-/// What has to be fed to each family's restore program, and how many chains go with it.
+/// The input of each family's restore program, and how many chains it removes.
 #[derive(Debug)]
 pub struct Observed {
     removals: Vec<(&'static str, Removal)>,
@@ -123,7 +123,7 @@ impl Resource for FirewallChainsSpec {
     }
 }
 
-/// All rules of a family; none where its programs are not there.
+/// All rules of a family; empty if its programs are not installed.
 async fn rules(host: &dyn Host, save: &str) -> ResourceResult<String> {
     if !host.has_program(save).await? {
         return Ok(String::new());
@@ -132,8 +132,8 @@ async fn rules(host: &dyn Host, save: &str) -> ResourceResult<String> {
     Ok(host.run_ok(&command).await?.stdout)
 }
 
-/// Whether a chain of the IPv4 packet filter has a rule that leads to `target`, or, where that is empty, any rule; `None` where there
-/// is no such chain. Asks once for all that ask in one look at the host.
+/// Whether a chain of the IPv4 packet filter has a rule that leads to `target`, or any rule if `target` is empty; `None` if the chain does
+/// not exist. The rules are read once for all callers that share a [`View`](crate::host::View).
 ///
 /// # Errors
 /// The rules cannot be read, or not within `patience`.
@@ -147,7 +147,7 @@ pub(crate) async fn leads_to(
     Ok(leads(&saved, table, chain, target))
 }
 
-/// The same of what the program shows.
+/// The same for the output of `iptables-save`.
 fn leads(saved: &str, table: &str, wanted: &str, target: &str) -> Option<bool> {
     let its = saved
         .lines()
@@ -169,7 +169,7 @@ fn leads(saved: &str, table: &str, wanted: &str, target: &str) -> Option<bool> {
     there.then_some(false)
 }
 
-/// Input for a restore program that takes chains away with all that refers to them.
+/// Input for a restore program that removes chains and all rules that refer to them.
 #[derive(Debug, PartialEq, Eq)]
 struct Removal {
     input: String,
@@ -177,7 +177,7 @@ struct Removal {
 }
 
 impl Removal {
-    /// What takes away the chains of these names; `None` if there are none.
+    /// The removal of the chains for which `ours` is true; `None` if there are none.
     fn of(rules: &str, ours: &dyn Fn(&str) -> bool, interface: Option<&str>) -> Option<Self> {
         let mut removal = Self {
             input: String::new(),
@@ -204,7 +204,7 @@ impl Removal {
         let Some(name) = lines.iter().find(|line| line.starts_with('*')) else {
             return;
         };
-        // Rules of others that lead into the chains, or are about the interface.
+        // Rules in other chains that lead to these chains or match the interface.
         let rules: Vec<&str> = lines
             .iter()
             .filter_map(|line| line.strip_prefix("-A "))
@@ -217,7 +217,7 @@ impl Removal {
         if chains.is_empty() && rules.is_empty() {
             return;
         }
-        // Rules alone count as one, so that they are a difference.
+        // Rules without a chain count as one chain, so that they are a difference.
         self.chains += chains.len().max(1);
         let mut say = |text: String| {
             self.input.push_str(&text);
@@ -227,7 +227,7 @@ impl Removal {
         for rule in rules {
             say(format!("-D {rule}"));
         }
-        // What is in them, then they themselves: they may lead into each other.
+        // All chains are emptied before the first one is deleted: they may refer to each other.
         for chain in &chains {
             say(format!("-F {chain}"));
         }
@@ -238,7 +238,7 @@ impl Removal {
     }
 }
 
-/// The words of a rule that come right after one of these, outside of quotes.
+/// The words of a rule that directly follow one of these options, outside of quotes.
 fn after<'r>(rule: &'r str, options: &'r [&str]) -> impl Iterator<Item = &'r str> {
     let words = words(rule);
     let found: Vec<&str> = words
@@ -250,7 +250,7 @@ fn after<'r>(rule: &'r str, options: &'r [&str]) -> impl Iterator<Item = &'r str
     found.into_iter()
 }
 
-/// The words of a rule; what is quoted is one word.
+/// The words of a rule; a quoted text is one word.
 fn words(rule: &str) -> Vec<&str> {
     let (mut quoted, mut escaped, mut start) = (false, false, 0);
     let mut words = Vec::new();
@@ -326,12 +326,12 @@ COMMIT
         }
     }
 
-    /// As large as a large blocklist: all of it is read.
+    /// A ruleset of the size of a large blocklist is read completely.
     #[tokio::test]
     async fn the_rules_of_others_may_be_many() {
         let host = FakeHost::new();
         host.meddle(|world| {
-            // Ours stand first: what is cut off at the front would take them along.
+            // Our rules come first: output that is truncated at its beginning would lose them.
             world.firewall_rule("iptables", "filter", "FORWARD", "-j KUBE-FORWARD");
             world.firewall_rule("iptables", "filter", "KUBE-FORWARD", "-j ACCEPT");
             let theirs = |n: usize| format!("-s 198.{}.{}.7/32 -j DROP", n / 250, n % 250);
@@ -365,7 +365,7 @@ COMMIT
         assert_eq!(of_others, 20_000, "rules of others stay");
     }
 
-    /// What is cut off tells nothing: no chain of ours is taken for gone.
+    /// Truncated output proves nothing: our chains must not be considered absent.
     #[tokio::test]
     async fn more_rules_than_can_be_read_are_an_error() {
         let host = FakeHost::new();

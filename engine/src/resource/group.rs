@@ -1,4 +1,4 @@
-//! A group of accounts that a package makes, and that stays when the package goes.
+//! A Unix group that a package creates and that stays when the package is removed.
 
 use std::path::Path;
 

@@ -1,8 +1,7 @@
 //! A container image that is on the host, loaded from an archive of the role's payload.
 //!
-//! A reference does not tell one build from another, so the content id is compared: an archive that has changed under the
-//! same reference is loaded again. The image that it replaces keeps a reference of its own until a rollback or a clean, so
-//! that it can be put back.
+//! A reference does not distinguish two builds, so the content id is compared: an archive that has changed under the same
+//! reference is loaded again. The replaced image gets its own reference until a rollback or a clean, so that it can be restored.
 
 use std::path::PathBuf;
 
@@ -18,35 +17,35 @@ use crate::host::{ArchivedImage, EntryKind, Host};
 
 /// The name of images that were replaced; the tag is the beginning of their content id.
 const REPLACED: &str = "pf9-replaced";
-/// Digits of a content id that people are shown.
+/// Number of digits of a content id in reports.
 const SHOWN: usize = 12;
 
-/// An image. Nothing is pulled: what the role needs comes with the role.
+/// An image. Nothing is pulled: the role's payload contains the images that it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageSpec {
     /// Its reference.
     pub reference: String,
     /// Archive as `docker save` writes it.
     pub archive: PathBuf,
-    /// What the archive is compared with before it is loaded.
+    /// The checksums by which the archive is verified before it is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<Checksums>,
 }
 
-/// What the engine has, and the archive.
+/// The images of the engine and of the archive.
 #[derive(Debug)]
 pub struct Observed {
     /// Content id of the image with this reference, if there is one.
     present: Option<String>,
-    /// Content id of the one in the archive; empty if that is not known.
+    /// Content id of the image in the archive; empty if it is not known.
     archived: String,
-    /// Why it is not known, of an archive that is there.
+    /// Why it is not known, if the archive exists.
     unread: Option<String>,
     absent: bool,
 }
 
 impl Observed {
-    /// The ids, if the engine has another build than the archive.
+    /// The ids in the engine and in the archive, if they differ.
     fn replaced(&self) -> Option<(&str, &str)> {
         let present = self.present.as_deref()?;
         let both_known = !present.is_empty() && !self.archived.is_empty();
@@ -63,7 +62,7 @@ impl Resource for ImageSpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
-        // An engine that is not there has no images; which ones a silent one has, nothing tells.
+        // If no engine is installed, there are no images. An engine that does not answer is an error.
         let present = if engine::has(cx.host).await? {
             cx.host.image(&self.reference).await?
         } else {
@@ -80,7 +79,7 @@ impl Resource for ImageSpec {
         {
             match self.archived(cx, present).await {
                 Ok(id) => observed.archived = id,
-                // An image that is there does not need its archive.
+                // An image that is already loaded does not need its archive.
                 Err(error) => observed.unread = Some(chain(&error).join(": ")),
             }
         }
@@ -118,7 +117,7 @@ impl Resource for ImageSpec {
             cx.host.remove_image(&self.reference).await?;
             return Ok(());
         }
-        // An archive brings all its images, so it is looked into before anything is loaded.
+        // Loading an archive loads all its images, so its table of contents is read first.
         let mut comes = self.verify_archive(cx.host).await?.unwrap_or_default();
         for image in &mut comes {
             if same(&image.reference, &self.reference) {
@@ -144,14 +143,14 @@ impl Resource for ImageSpec {
     fn note(&self, observed: &Observed) -> Option<String> {
         observed.unread.as_ref().map(|why| {
             format!(
-                "whether image {} is that of its archive is not known: could not {why}",
+                "it is not known whether image {} is the one in its archive: could not {why}",
                 self.reference
             )
         })
     }
 }
 
-/// Notes how to take back that an image is loaded. One that has its reference gets another, so that it stays.
+/// Records the undo of loading an image. Another image that has the reference gets a second name, so that it is not lost.
 pub(super) async fn make_way(
     image: &ArchivedImage,
     cx: &Context<'_>,
@@ -187,10 +186,10 @@ impl ImageSpec {
         same(&self.reference, reference)
     }
 
-    /// What the archive brings, which has this image; `None` where the archive does not say. Cancel safe.
+    /// The images in the archive, one of which is this image; `None` if the archive has no table of contents. Cancel safe.
     ///
     /// # Errors
-    /// The archive is not there, is empty or damaged, or holds other images.
+    /// The archive does not exist, is empty or damaged, or holds other images.
     pub(crate) async fn verify_archive(
         &self,
         host: &dyn Host,
@@ -222,7 +221,7 @@ impl ImageSpec {
         Ok(brings)
     }
 
-    /// What an archive that is there brings; `None` where the archive does not say. Cancel safe.
+    /// The images in an existing archive; `None` if the archive has no table of contents. Cancel safe.
     ///
     /// # Errors
     /// The archive is damaged.
@@ -236,10 +235,10 @@ impl ImageSpec {
         Ok(host.archived_images(&self.archive).await?)
     }
 
-    /// Content id of the image in the archive; empty where there is no archive, or where it does not tell.
+    /// Content id of the image in the archive; empty if there is no archive, or if the archive does not say.
     ///
     /// # Errors
-    /// It has another image than the `present` one, and is not the archive that was packed: it would not be loaded.
+    /// The archive has another image than the `present` one, and is not the archive that was packed, so it would not be loaded.
     async fn archived(&self, cx: &Context<'_>, present: &str) -> ResourceResult<String> {
         if cx.host.entry(&self.archive).await?.is_none() {
             return Ok(String::new());
@@ -272,14 +271,14 @@ impl ImageSpec {
                 self.reference,
                 self.archive.display()
             ),
-            next: "name an image that the archive holds, or install a role package that brings this one"
+            next: "name an image that the archive holds, or install a role package that contains this one"
                 .to_owned(),
         }
     }
 }
 
-/// Whether two references name the same image. Docker leaves out its own registry and the tag `latest`, and so do
-/// the archives that it writes.
+/// Whether two references name the same image. Docker omits its own registry and the tag `latest`, also in the archives that it
+/// writes.
 pub(super) fn same(one: &str, other: &str) -> bool {
     familiar(one) == familiar(other)
 }
@@ -320,7 +319,7 @@ mod tests {
         host
     }
 
-    /// Brings `app:1` about; gives the error and the undos.
+    /// Converges `app:1`; returns the error and the undos.
     async fn converge(host: &FakeHost) -> (Option<ResourceError>, Vec<Undo>) {
         let image = ImageSpec {
             reference: "app:1".to_owned(),
@@ -390,7 +389,7 @@ mod tests {
         assert_eq!(host.snapshot(), before, "nothing was loaded");
     }
 
-    /// Where the image is there, nothing is replaced by what would not be loaded; and it is told.
+    /// A damaged archive causes no change if the image is already loaded, but a note.
     #[tokio::test]
     async fn an_image_that_is_there_is_not_outdated_by_a_damaged_archive() {
         let host = host(&["app:1"]).await;
@@ -462,7 +461,7 @@ mod tests {
         assert_ne!(id(&host), old);
         let known = host.look(|world| world.images.values().any(|one| *one == old));
         assert!(known, "it can be put back");
-        // Back to the other build, and from there to none.
+        // Back to the first build, and from there to no image.
         host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1,other:1"));
         assert!(crate::resource::revert(&second, &host).await.is_empty());
         assert_eq!(host.snapshot(), before);

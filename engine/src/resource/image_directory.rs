@@ -1,9 +1,9 @@
 //! Images that an operator has put on a host: archives in one directory, for sites without a registry.
 //!
-//! `checksum/sha256sums.txt` in the directory names the checksum of each archive, as `sha256sum` writes it. An archive is read
-//! whole only before it is loaded; whether its images are loaded is told by the content ids in its table of contents. An
-//! archive that cannot be used is named, and keeps no other archive from being loaded. Only root may be able to change what
-//! is loaded, and every directory on the way to it: the checksums lie beside the archives, so they tell damage and not intent.
+//! `checksum/sha256sums.txt` in the directory contains the checksum of each archive, as `sha256sum` writes it. An archive is read
+//! completely only before it is loaded; the content ids in its table of contents show whether its images are already loaded. An
+//! archive that cannot be used is reported, and the other archives are still loaded. Only root may be able to change the archives
+//! and their parent directories: the checksums are stored beside the archives, so they show damage but not an attack.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,30 +21,30 @@ use crate::role::changeable_way_to;
 const SUMS: &str = "checksum/sha256sums.txt";
 /// Bound on that file.
 const SUMS_LIMIT: u64 = 1024 * 1024;
-/// More archives than this are refused.
+/// Maximum number of archives; a directory with more is refused.
 const MOST: usize = 500;
-/// Bits of a mode that let others than the owner write.
+/// Bits of a mode that let users other than the owner write.
 const WRITABLE: u32 = 0o022;
 
-/// A directory of image archives as `docker save` writes them. It need not be there.
+/// A directory of image archives as `docker save` writes them. It does not have to exist.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageDirectorySpec {
     /// The directory.
     pub path: PathBuf,
-    /// References whose images come from elsewhere: an archive with another image of one of them is not loaded.
+    /// References of images that the role itself loads. An archive with another image of such a reference is not loaded.
     #[serde(default)]
     pub except: Vec<String>,
 }
 
-/// What is to be loaded, and what cannot be.
+/// The archives to load, and the problems.
 #[derive(Debug, Default)]
 pub struct Observed {
     pending: Vec<Archive>,
-    /// What is wrong with the directory and with archives, a sentence each.
+    /// Problems with the directory and with archives, one sentence each.
     problems: Vec<String>,
 }
 
-/// An archive that can be used, as far as its table of contents tells.
+/// An archive that can be used, according to its table of contents.
 #[derive(Debug)]
 struct Archive {
     name: String,
@@ -52,12 +52,12 @@ struct Archive {
     images: Vec<ArchivedImage>,
 }
 
-/// Which archive brings which image, by reference: its name and the image's content id.
+/// By image reference: the name of the archive that has the image, and the image's content id.
 #[derive(Debug, Default)]
 struct Brought(BTreeMap<String, (String, String)>);
 
 impl Brought {
-    /// Adds an archive. `Some` is why it cannot be loaded beside an earlier one: each would take the other's place at each apply.
+    /// Adds an archive. `Some` says why it conflicts with an earlier one: at each apply, each would replace the image of the other.
     fn conflict(&mut self, archive: &Archive) -> Option<String> {
         for image in &archive.images {
             let (other, id) = self
@@ -85,10 +85,10 @@ impl Resource for ImageDirectorySpec {
         if cx.absent || cx.host.entry(&self.path).await?.is_none() {
             return Ok(observed);
         }
-        // A user who can exchange the directory could do so between the comparison of an archive and its loading.
+        // A user who can replace the directory could do so after an archive was verified and before it is loaded.
         if let Some(problem) = changeable_way_to(cx.host, &self.path).await? {
             let path = self.path.display();
-            let problem = format!("others than root can exchange {path}: {problem}");
+            let problem = format!("users other than root can replace {path}: {problem}");
             observed.problems.push(problem);
         }
         for path in [PathBuf::new(), "checksum".into(), SUMS.into()] {
@@ -141,7 +141,7 @@ impl Resource for ImageDirectorySpec {
                 .extend(problem.map(|problem| format!("{name}: {problem}")));
         }
         let gone = sums.into_keys();
-        let gone = gone.map(|name| format!("{name}: {SUMS} names it, and it is not there"));
+        let gone = gone.map(|name| format!("{name}: {SUMS} names it, but it does not exist"));
         observed.problems.extend(gone);
         Ok(observed)
     }
@@ -155,7 +155,7 @@ impl Resource for ImageDirectorySpec {
             change = change.with(format!("archive {}", archive.name), "not loaded", "loaded");
         }
         for problem in &observed.problems {
-            change = change.with(problem, "so it is", "to be mended");
+            change = change.with(problem, "unsolved", "solved");
         }
         Some(change)
     }
@@ -167,7 +167,7 @@ impl Resource for ImageDirectorySpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        // A dry run tells that they would be loaded, and reads none of them.
+        // A dry run reports that archives would be loaded, and reads none of them.
         if !cx.host.reads_payload() {
             return Ok(());
         }
@@ -221,7 +221,7 @@ impl ImageDirectorySpec {
         }))
     }
 
-    /// Why an archive is not to be loaded though it can be: it would replace an image that comes from elsewhere.
+    /// Why a usable archive must not be loaded: it would replace an image that the role loads.
     async fn taken(&self, host: &dyn Host, archive: &Archive) -> HostResult<Option<String>> {
         for image in &archive.images {
             let excepted = self.except.iter().any(|one| same(one, &image.reference));
@@ -230,7 +230,7 @@ impl ImageDirectorySpec {
                 && !is_loaded(host, image).await?
             {
                 return Ok(Some(format!(
-                    "its image {} is another one than the role's: give it another name",
+                    "its image {} differs from the role's image of this name: give it another name",
                     image.reference
                 )));
             }
@@ -238,7 +238,7 @@ impl ImageDirectorySpec {
         Ok(None)
     }
 
-    /// Loads an archive. `Some` is why not.
+    /// Loads an archive. `Some` says why it was not loaded.
     async fn load(
         &self,
         archive: &Archive,
@@ -258,7 +258,7 @@ impl ImageDirectorySpec {
         for image in &archive.images {
             if !is_loaded(cx.host, image).await? {
                 return Ok(Some(format!(
-                    "docker has loaded it, and has no image {} of it",
+                    "docker has loaded it, but has no image {} from it",
                     image.reference
                 )));
             }
@@ -266,7 +266,7 @@ impl ImageDirectorySpec {
         Ok(None)
     }
 
-    /// Why a path in the directory is not trusted, if it is there.
+    /// Why an existing path in the directory is not trusted.
     async fn unsafe_entry(&self, host: &dyn Host, inside: &Path) -> HostResult<Option<String>> {
         let path = self.path.join(inside);
         let Some(entry) = host.entry(&path).await? else {
@@ -285,10 +285,10 @@ impl ImageDirectorySpec {
             } else {
                 "regular file"
             };
-            Some(format!("{path} is no {wanted}"))
+            Some(format!("{path} is not a {wanted}"))
         } else if entry.attributes.uid != 0 || entry.attributes.mode & WRITABLE != 0 {
             Some(format!(
-                "{path} can be changed by others than root: `chown root {path}; chmod go-w {path}`"
+                "{path} can be changed by users other than root: `chown root {path}; chmod go-w {path}`"
             ))
         } else {
             None
@@ -313,11 +313,11 @@ async fn is_loaded(host: &dyn Host, image: &ArchivedImage) -> HostResult<bool> {
         .is_some_and(|there| image.id.is_empty() || there.id.is_empty() || there.id == image.id))
 }
 
-/// Checksums by name. Lines of another form name no file.
+/// Checksums by name. Lines of another form are ignored.
 fn parse(sums: &str) -> BTreeMap<String, String> {
     let line = |line: &str| {
         let (digest, name) = line.split_once(' ')?;
-        // After one blank comes the mode: a blank or an asterisk.
+        // The character after the first blank is the mode: a blank or an asterisk.
         let name = name.strip_prefix([' ', '*'])?;
         let name = name.strip_prefix("./").unwrap_or(name);
         let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -349,7 +349,7 @@ mod tests {
         host.with_file(format!("{DIRECTORY}/{SUMS}"), sums)
     }
 
-    /// Loads what there is to load. Gives the fields of the change, the error and the undos.
+    /// Loads the pending archives. Returns the fields of the change, the error and the undos.
     async fn apply(host: &FakeHost) -> (Vec<String>, String, Vec<Undo>) {
         let spec = ImageDirectorySpec {
             path: DIRECTORY.into(),
@@ -408,7 +408,7 @@ mod tests {
             "b.tar: its checksum is not the one in checksum/sha256sums.txt",
             "junk.tar: it names no images",
             "unnamed.tar: checksum/sha256sums.txt does not name it",
-            "z.tar can be changed by others than root",
+            "z.tar can be changed by users other than root",
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
@@ -416,12 +416,12 @@ mod tests {
         host.meddle(|world| world.remove(format!("{DIRECTORY}/a.tar")));
         let (_, error, _) = apply(&host).await;
         assert!(
-            error.contains("a.tar: checksum/sha256sums.txt names it, and it is not there"),
+            error.contains("a.tar: checksum/sha256sums.txt names it, but it does not exist"),
             "{error}"
         );
     }
 
-    /// Without that each apply would load one in the place of the other.
+    /// Otherwise each apply would replace the image of one archive by the image of the other.
     #[tokio::test]
     async fn an_image_has_one_origin() {
         let host = host(&[
@@ -444,7 +444,7 @@ mod tests {
             );
             for part in [
                 "b.tar: a.tar has another image docker.io/a:1",
-                "c.tar: its image role:1 is another one than the role's",
+                "c.tar: its image role:1 differs from the role's image of this name",
             ] {
                 assert!(error.contains(part), "{part} in {error}");
             }
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(images(&host), [""; 0]);
     }
 
-    /// A user who can rename the directory chooses what is loaded, though the archives are root's.
+    /// A user who can rename the directory could choose what is loaded, even if the archives belong to root.
     #[tokio::test]
     async fn nothing_is_loaded_from_below_a_directory_of_another_user() {
         use crate::host::Attributes;
@@ -479,7 +479,7 @@ mod tests {
             host.meddle(|world| world.own(Path::new("/var/opt"), open));
             let (_, error, _) = apply(&host).await;
             assert!(
-                error.contains("others than root can exchange /var/opt/pf9/images")
+                error.contains("users other than root can replace /var/opt/pf9/images")
                     && error.contains(told),
                 "{error}"
             );

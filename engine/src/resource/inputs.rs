@@ -1,7 +1,7 @@
-//! Content that a running thing has taken in, as one digest.
+//! One digest over the files that a running container or service has read.
 //!
-//! A container or service restarts when what it read at its start is no longer what stands on disk. Comparing
-//! content, not times, makes that survive crashes, touched files and clocks that jump.
+//! A container or service is restarted when the files that it read at its start have other content now. Content is
+//! compared, not times, so the result is right after a crash, a `touch` or a clock change.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::{READ_LIMIT, ResourceResult};
 use crate::host::Host;
 
-/// SHA-256 over names and content of these files; a missing file counts as such, and so does one whose content is known
-/// after apply: what has taken that in during a dry run is current.
+/// SHA-256 over names and content of these files. A missing file has its own mark in the digest, and so has a file whose
+/// content is known only after apply: a consumer that read such a file in a dry run is current.
 pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<String> {
     let mut hash = Sha256::new();
     for path in paths {
@@ -33,10 +33,10 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
     Ok(crate::plan::hex(&hash.finalize()))
 }
 
-/// Whether all of these files can be read: what differs from them can be told, then.
+/// Checks that the content of all these files is known, so that a difference is real.
 ///
 /// # Errors
-/// The content of one of them is known after apply.
+/// The content of one of the files is known only after apply.
 pub(super) async fn settled(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult<()> {
     for path in paths {
         if host.is_late(path).await? {
@@ -46,10 +46,10 @@ pub(super) async fn settled(host: &dyn Host, paths: &[PathBuf]) -> ResourceResul
     Ok(())
 }
 
-/// File times and the times of starts come from clocks of different grain.
+/// File times and start times come from clocks of different resolution.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
-/// When the newest of these files was written; `None` where there is none.
+/// When the newest of these files was written; `None` if none of them exists.
 pub(super) async fn newest(
     host: &dyn Host,
     paths: &[PathBuf],
@@ -63,8 +63,8 @@ pub(super) async fn newest(
     Ok(newest)
 }
 
-/// Whether what started at `since` cannot have read what was written at `written`. A file from the future says nothing:
-/// the clock was wrong when it was written.
+/// Whether a process that started at `since` cannot have read a file written at `written`. A file time in the future is
+/// ignored: the clock was wrong when the file was written.
 pub(super) fn written_after_start(
     written: Option<SystemTime>,
     since: Option<SystemTime>,

@@ -1,4 +1,4 @@
-//! Sets of addresses of the packet filter that something else makes, known by how their names begin.
+//! Address sets of the packet filter (ipsets) that another program creates, selected by the prefix of their names.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult};
 use crate::host::CommandSpec;
 
-/// Sets whose names begin like this. They can only be made absent, after the rules that use them.
+/// Sets whose names have this prefix. They can only be made absent, after the rules that use them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IpsetsSpec {
-    /// How their names begin, for example `KUBE-`.
+    /// Prefix of their names, for example `KUBE-`.
     pub prefix: String,
 }
 
@@ -29,7 +29,7 @@ impl Resource for IpsetsSpec {
                 .host
                 .run(&CommandSpec::new(["ipset", "list", "-name"]).whole())
                 .await?;
-            // A kernel without sets has none of them.
+            // On a kernel without ipsets the program fails, and there are none.
             if output.success() {
                 names.extend(
                     output

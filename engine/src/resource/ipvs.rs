@@ -1,4 +1,4 @@
-//! Virtual services of IPVS that something else makes.
+//! IPVS virtual services that another program creates.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,19 +9,20 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult};
 use crate::host::{Host, VirtualService};
 
-/// The virtual services of whoever keeps their addresses on a link of its own, as kube-proxy does: those to the link's addresses,
-/// and, while the link stands, those to the host's own, where it has ports open. They can only be made absent.
+/// The virtual services of a program that keeps their addresses on a link of its own, as kube-proxy does. While the link exists,
+/// these are the services on all addresses of the host, including the link's, except those that existed before the role was
+/// applied. They can only be made absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IpvsServicesSpec {
     /// The link.
     pub link: String,
-    /// Services that stood before us.
+    /// Services that existed before the role was applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spared: Vec<VirtualService>,
 }
 
 impl IpvsServicesSpec {
-    /// The same, with the services that stand now as those that stood before us.
+    /// The same, with the services of now recorded as the ones that existed before the role was applied.
     pub(crate) async fn sparing(&self, host: &dyn Host) -> ResourceResult<Self> {
         Ok(Self {
             link: self.link.clone(),
@@ -32,7 +33,7 @@ impl IpvsServicesSpec {
 
 #[async_trait]
 impl Resource for IpvsServicesSpec {
-    /// Those that did not stand before us, and whether they should be absent.
+    /// The services that did not exist before the role was applied, and whether they should be absent.
     type Observed = (Vec<VirtualService>, bool);
 
     fn label(&self) -> String {
@@ -69,7 +70,7 @@ impl Resource for IpvsServicesSpec {
     }
 }
 
-/// All addresses of this host, the link's among them.
+/// All addresses of this host, including the link's.
 async fn addresses(host: &dyn Host) -> ResourceResult<BTreeSet<IpAddr>> {
     let links = host.links().await?;
     let all = links.iter().flat_map(|link| &link.addresses);

@@ -22,7 +22,7 @@ pub struct SysctlSpec {
     pub value: String,
 }
 
-/// A setting as it stands.
+/// The current state of a setting.
 #[derive(Debug)]
 pub struct ObservedSysctl {
     value: Option<String>,
@@ -111,7 +111,7 @@ pub struct KernelModuleSpec {
     pub name: String,
 }
 
-/// A module as it stands.
+/// The current state of a module.
 #[derive(Debug)]
 pub struct ObservedModule {
     loaded: bool,

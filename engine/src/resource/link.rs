@@ -1,8 +1,7 @@
-//! A network link that something else makes: it has to go when it is no longer wanted, or pods have to be made anew that
-//! lost theirs.
+//! A network link that another program creates. It is removed when it is no longer wanted, or pods that lost it are restarted.
 //!
-//! A bridge without its address, or without the route to its network, is as good as none: pods do not reach the host. Its plugin gives it
-//! both only when it makes the bridge, so such a bridge is removed and made anew with the pods.
+//! A bridge without its address, or without the route to its network, is useless: pods do not reach the host. The CNI plugin sets both
+//! only when it creates the bridge, so such a bridge is removed and created again with the pods.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -13,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Change, Context, Receipt, Resource, ResourceResult, pods};
 use crate::host::{Link, ListedContainer};
 
-/// How long a sandbox, which does nothing, may take to end.
+/// How long a sandbox, which does nothing, may take to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Where all sandboxes are younger, the first plugin may still be making the bridge: it is given that long.
+/// If all sandboxes are younger than this, the CNI plugin of the first one may still be creating the bridge.
 const CONNECTED: Duration = Duration::from_secs(5);
 
 /// A link, for example the bridge of the pods' network.
@@ -24,16 +23,16 @@ const CONNECTED: Duration = Duration::from_secs(5);
 pub struct LinkSpec {
     /// Its name.
     pub name: String,
-    /// Running pods with a network of their own hang on it.
+    /// Running pods with a network of their own are connected to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub carries_pods: bool,
 }
 
-/// How a link stands.
+/// The current state of a link.
 #[derive(Debug)]
 pub struct LinkState {
     there: bool,
-    /// What it lacks to carry pods; empty for nothing.
+    /// What it lacks to carry pods; empty if it lacks nothing.
     lacks: String,
     /// Whether it is to be absent.
     unwanted: bool,
@@ -75,7 +74,7 @@ impl Resource for LinkSpec {
         if observed.unwanted {
             return observed.there.then(|| Change::new(Action::Remove));
         }
-        // Without pods nobody needs it; the first one's plugin makes it.
+        // Without pods the link is not needed; the CNI plugin of the first pod creates it.
         (!observed.stranded.is_empty()).then(|| {
             let field = format!("pods without {}", observed.lacks);
             Change::new(Action::Restart).with(&field, observed.stranded.len(), 0)
@@ -105,8 +104,8 @@ impl Resource for LinkSpec {
     }
 }
 
-/// How long to wait until the first plugin has had [`CONNECTED`] to make the bridge; `None` where one of these sandboxes is that old,
-/// and where there are none.
+/// How long to wait until the first CNI plugin has had [`CONNECTED`] to create the bridge; `None` if one of these sandboxes is older than
+/// that, or if there are none.
 async fn until_connected(
     cx: &Context<'_>,
     sandboxes: &[ListedContainer],
@@ -126,7 +125,7 @@ async fn until_connected(
     Ok(left)
 }
 
-/// What keeps a link from carrying pods; empty for nothing.
+/// What a link lacks to carry pods; empty if it lacks nothing.
 fn lacks(link: Option<&Link>) -> &'static str {
     let Some(link) = link else {
         return "the link";
@@ -177,7 +176,7 @@ mod tests {
         host
     }
 
-    /// What would be changed, before and after the change is made.
+    /// The change that is needed before and after one converge.
     async fn mended(host: &FakeHost) -> (Option<String>, Option<String>) {
         let link = LinkSpec {
             name: "cni0".to_owned(),
@@ -247,7 +246,7 @@ mod tests {
         assert_eq!(found.as_deref(), Some("pods without the link"));
         let waited = host.elapsed() - began;
         assert!(waited >= CONNECTED, "{waited:?}");
-        // One that has run for a while is not waited for.
+        // There is no wait for a pod that has run for a while.
         let host = with_a_pod().await;
         host.meddle(|world| world.remove_link("cni0"));
         let began = host.elapsed();

@@ -21,11 +21,11 @@ pub struct ManifestSpec {
     pub kubeconfig: PathBuf,
 }
 
-/// One object and how it stands.
+/// One object and its current state.
 #[derive(Debug)]
 pub struct Standing {
     object: serde_json::Value,
-    /// As it is there; `None` if it is not.
+    /// The object in the cluster; `None` if it does not exist.
     there: Option<ClusterObject>,
 }
 
@@ -91,14 +91,14 @@ impl Resource for ManifestSpec {
 }
 
 impl Standing {
-    /// `None`: not there.
+    /// Whether the object in the cluster differs; `None` if it does not exist.
     fn differs(&self) -> Option<bool> {
         self.there.as_ref().map(|there| there.differs)
     }
 }
 
 impl ManifestSpec {
-    /// To how an object stands.
+    /// The undo that restores the current state of an object.
     fn way_back(&self, one: &Standing) -> Undo {
         let (access, object) = (self.access(), identity(&one.object));
         match &one.there {

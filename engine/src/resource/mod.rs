@@ -1,8 +1,8 @@
 //! Resources: kinds of thing that a step can bring about.
 //!
-//! A resource is four verbs. `observe` reads the host, `diff` compares (pure: values in, values out),
-//! `converge` makes it so and returns a [`Receipt`], and the receipt's [`Undo`]s take it back. Everything goes
-//! through [`Host`]; order, retries, deadlines and rollback are the runner's (`exec`).
+//! A resource has four verbs: `observe` reads the host, `diff` compares (pure: values in, values out), `converge` brings
+//! the host to the desired state and fills a [`Receipt`], and the receipt's [`Undo`]s revert it. All access to the host
+//! goes through [`Host`]; the runner (`exec`) is responsible for order, retries, deadlines and rollback.
 
 mod cgroup;
 mod change;
@@ -85,7 +85,7 @@ pub type ResourceResult<T> = Result<T, ResourceError>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResourceError {
-    /// The host said no.
+    /// An operation of the host failed.
     #[error(transparent)]
     Host(#[from] HostError),
     /// A template with late values did not render.
@@ -97,7 +97,7 @@ pub enum ResourceError {
         /// What, and what to do about it.
         what: String,
     },
-    /// What was to be written down could not be.
+    /// The ledger could not be written or read.
     #[error(transparent)]
     Ledger(#[from] crate::ledger::LedgerError),
     /// A key or certificate could not be made or read.
@@ -109,7 +109,7 @@ pub enum ResourceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A person has to do something first: trying again does not help.
+    /// An operator has to act first: a retry does not help.
     #[error("{what}")]
     Unmet {
         /// What cannot be done, and why.
@@ -117,7 +117,7 @@ pub enum ResourceError {
         /// What to do, in the imperative.
         next: String,
     },
-    /// The resource did not come to be what was asked.
+    /// The resource did not reach its desired state.
     #[error("{what}")]
     NotConverged {
         /// What is still wrong.
@@ -140,7 +140,7 @@ impl ResourceError {
         }
     }
 
-    /// Something else stands where a resource is to be.
+    /// The path of a resource holds another kind of entry.
     pub(crate) fn in_the_way(path: &Path, wanted: &str, found: &EntryKind) -> Self {
         let found = match found {
             EntryKind::File(_) => "a file",
@@ -153,13 +153,13 @@ impl ResourceError {
         Self::Unmet {
             what: format!("make {path} {wanted}: {found} stands there"),
             next: format!(
-                "see whether anybody needs it and move it away (`mv {path} {path}.away`)"
+                "check whether it is still needed, then move it away (`mv {path} {path}.away`)"
             ),
         }
     }
 }
 
-/// What a step may look at while it runs.
+/// What a step can read while it runs.
 pub struct Context<'a> {
     /// The host.
     pub host: &'a dyn Host,
@@ -195,7 +195,7 @@ impl Context<'_> {
     }
 }
 
-/// Where secrets come from. Values leave it only into a converging step.
+/// The source of secrets. Only a step gets their values, while it runs.
 pub trait SecretStore: Send + Sync {
     /// The value of a secret.
     fn get(&self, secret: &SecretRef) -> Option<String>;
@@ -210,7 +210,7 @@ impl SecretStore for NoSecrets {
     }
 }
 
-/// References in place of secrets: for dry runs, which must show and hold none.
+/// Gives references instead of secrets: a dry run must neither show nor hold a secret.
 pub struct MaskedSecrets;
 
 impl SecretStore for MaskedSecrets {
@@ -219,7 +219,7 @@ impl SecretStore for MaskedSecrets {
     }
 }
 
-/// What steps found or made, by step and field.
+/// Outputs of steps, by step and field.
 #[derive(Debug, Default)]
 pub struct Outputs(Mutex<BTreeMap<(StepId, String), serde_json::Value>>);
 
@@ -246,23 +246,23 @@ impl Outputs {
     }
 }
 
-/// A kind of thing with observe, diff, converge and its way back.
+/// A kind of thing with observe, diff, converge and undos.
 #[async_trait]
 pub trait Resource: Send + Sync {
     /// What observing it yields.
     type Observed: Send + Sync;
 
-    /// What tells it apart from others of its kind in one phase.
+    /// Its name: unique among the resources of its kind in one phase.
     fn label(&self) -> String;
 
-    /// Reads how things stand. Changes nothing. Cancel safe.
+    /// Reads the current state. Changes nothing. Cancel safe.
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed>;
 
     /// What would have to change; `None` if nothing.
     fn diff(&self, observed: &Self::Observed) -> Option<Change>;
 
-    /// Makes it so. Must be idempotent: after a crash in the middle it is observed and converged again.
-    /// Undos are pushed to `receipt` *before* the effect they take back, so a failure half-way is covered.
+    /// Brings the host to the desired state. Must be idempotent: after a crash in the middle it is observed and converged
+    /// again. An undo is pushed to `receipt` *before* the effect that it reverts, so a failure half-way can be reverted.
     async fn converge(
         &self,
         observed: &Self::Observed,
@@ -271,23 +271,23 @@ pub trait Resource: Send + Sync {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()>;
 
-    /// What later steps may refer to, once it is as it should be.
+    /// Outputs that later steps can refer to, once the resource is in its desired state.
     fn outputs(&self, _observed: &Self::Observed) -> BTreeMap<String, serde_json::Value> {
         BTreeMap::new()
     }
 
-    /// What people should know of it although nothing of it would be changed.
+    /// A note for the operator that is not a change, for example a cordon by an operator.
     fn note(&self, _observed: &Self::Observed) -> Option<String> {
         None
     }
 
-    /// Files whose content a consumer of this step takes in (`restart_on`, `env_from`).
+    /// Files of this step that a consumer reads (`restart_on`, `env_from`).
     fn paths(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// Ends what runs because of it, and leaves files. Says whether there was anything to end. What ran before us is
-    /// noted in the receipt, so that a clean starts it again.
+    /// Stops the unit or container of this resource; files stay. Returns whether it was running. The receipt gets the undo
+    /// that starts a unit again, so that a clean starts a unit that ran before the role was applied.
     async fn quiesce(&self, _cx: &Context<'_>, _receipt: &mut Receipt<'_>) -> ResourceResult<bool> {
         Ok(false)
     }
@@ -372,7 +372,7 @@ pub enum Spec {
 }
 
 impl Spec {
-    /// Whether what the step removes when it is to be absent can be brought again by its inverse.
+    /// Whether an undo can restore what the step removes when the resource has to be absent.
     #[must_use]
     pub fn removal_comes_back(&self) -> bool {
         !matches!(
@@ -391,13 +391,13 @@ impl Spec {
         )
     }
 
-    /// Whether this change is no reason to restart what uses the thing: the next apply makes it, and the check `keys_kept` names it.
+    /// Whether consumers need no restart because of this change: the next apply makes it, and the check `keys_kept` reports it.
     #[must_use]
     pub fn can_wait(&self, change: &Change) -> bool {
         matches!(self, Self::DataId(_)) && change.action == Action::Change
     }
 
-    /// The kind as people and step ids name it.
+    /// The name of the kind in reports and step ids.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -435,22 +435,22 @@ impl Spec {
         }
     }
 
-    /// What tells the resource apart from others of its kind.
+    /// The name of the resource. See [`Resource::label`].
     #[must_use]
     pub fn label(&self) -> String {
         with_resource!(self, resource => resource.label())
     }
 
-    /// Files whose content a consumer takes in.
+    /// Files that a consumer reads. See [`Resource::paths`].
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         with_resource!(self, resource => resource.paths())
     }
 
-    /// Ends what runs because of it. See [`Resource::quiesce`].
+    /// Stops the unit or container of the resource. See [`Resource::quiesce`].
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub async fn quiesce(
         &self,
         cx: &Context<'_>,
@@ -460,12 +460,12 @@ impl Spec {
     }
 }
 
-/// Bound on files that we read to compare: larger ones are compared by size and hash of their source.
+/// Bound on files that are read for a comparison: larger files are compared by size and hash of their source.
 pub(crate) const READ_LIMIT: u64 = 4 * 1024 * 1024;
-/// Bound on a file that is kept for a clean because something of ours takes its place: an operator's own program, for one.
+/// Bound on a file that is saved for a clean because a file or link of ours replaces it, for example an operator's own program.
 pub(crate) const KEPT_LIMIT: u64 = 128 * 1024 * 1024;
 
-/// The most that a file at the place of `spec` may hold.
+/// Maximum size of an existing file that `spec` may replace.
 pub(crate) fn largest(spec: &Spec) -> u64 {
     match spec {
         Spec::Symlink(_) => KEPT_LIMIT,
@@ -488,7 +488,7 @@ pub(crate) async fn missing_parents(host: &dyn Host, path: &Path) -> ResourceRes
     Ok(missing)
 }
 
-/// Creates the missing parents of `path`, owned by root with mode 0755, and notes how to remove them.
+/// Creates the missing parents of `path`, owned by root with mode 0755, and records their undos.
 pub(crate) async fn create_parents(
     host: &dyn Host,
     path: &Path,

@@ -1,10 +1,10 @@
 //! This host's node object: registered, labelled, tainted, schedulable; and drained when the host stops.
 //!
-//! A cordon has an owner. The drain cordons the node and marks the cordon as ours in the same patch; an apply lifts that
-//! one. Each other cordon is an operator's and stays until the operator lifts it. A drain of a node that an operator has
-//! cordoned evicts the pods and leaves the cordon the operator's. `kubectl cordon` does not change a node that is cordoned
-//! already, so our cordon stays ours; the annotation `UserNodeCordon=true` makes it the operator's. A node that an operator
-//! uncordons during a drain is not cordoned again, and the drain fails.
+//! A cordon has an owner. The drain cordons the node and marks the cordon as ours in the same patch; an apply removes such a
+//! cordon. Every other cordon belongs to an operator and stays until an operator removes it. A drain of a node that an operator
+//! has cordoned evicts the pods, and the cordon still belongs to the operator. `kubectl cordon` does not change a node that is
+//! already cordoned, so our cordon stays ours; the annotation `UserNodeCordon=true` gives it to the operator. A node that an
+//! operator uncordons during a drain is not cordoned again, and the drain fails.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::kubernetes::{PodSubnetError, SubnetPool, allocate};
 const USER_CORDON: &str = "UserNodeCordon";
 /// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
 const SHUT_DOWN: &str = "KubeStackShutDown";
-/// Pods that are named if a drain leaves some.
+/// Maximum number of remaining pods that the error of a drain names.
 const NAMED: usize = 10;
 
 /// A node object with these labels and taints. Its output `pod_cidr` is the pods' subnet of the node.
@@ -41,7 +41,7 @@ pub struct NodeSpec {
     pub untainted: Vec<String>,
     /// Whether a cordon of ours is lifted.
     pub schedulable: bool,
-    /// What its pods' subnet is allocated from; without, something else gives the node its subnet.
+    /// Pool from which the subnet of the node's pods is allocated; if `None`, another component sets the subnet.
     pub pod_subnets: Option<SubnetPool>,
 }
 
@@ -58,7 +58,7 @@ impl Resource for NodeSpec {
     }
 
     fn diff(&self, observed: &Self::Observed) -> Option<Change> {
-        // kubelet registers the node while this step waits, so a step that looks early and one that looks late say that it is changed.
+        // kubelet registers the node while this step waits, so the action is `Change` whether or not the node is registered yet.
         let not_yet = ClusterNode::default();
         let mut differences = Differences::default();
         let node = observed.as_ref().unwrap_or_else(|| {
@@ -98,7 +98,7 @@ impl Resource for NodeSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
-        // The kubelet registers it: the runner's retries wait for that, so that a deadline stands in one place.
+        // kubelet registers the node. The runner's retries wait for that, so that only the runner has a deadline.
         let node = observed
             .as_ref()
             .ok_or_else(|| ResourceError::NotConverged {
@@ -107,13 +107,13 @@ impl Resource for NodeSpec {
                     self.name
                 ),
             })?;
-        // First: kubelet waits for it before it calls the node Ready. There is no way back, for a node's subnet cannot be changed once it is
-        // set.
+        // The subnet comes first: kubelet needs it before the node becomes Ready. There is no undo: the API does not allow a change of a
+        // node's subnet.
         let seen_again;
         let mut node = node;
         if let (None, Some(pool)) = (&node.pod_cidr, self.pod_subnets) {
             allocate(cx.host, &self.access(), &self.name, pool).await?;
-            // That takes a moment, and a taint that came meanwhile is not ours to drop.
+            // The allocation takes a moment. Taints that were added in the meantime must be kept.
             seen_again = cx.host.node(&self.access(), &self.name).await?;
             node = seen_again.as_ref().unwrap_or(node);
         }
@@ -129,8 +129,8 @@ impl Resource for NodeSpec {
             .collect();
         let mut patch = json!({ "metadata": { "labels": labels } });
         let mut back = json!({ "metadata": { "labels": before } });
-        // The API replaces the whole list. One that is as planned is not sent, and another one only to the node that was seen: a taint that
-        // came meanwhile would be lost. The step's next try sees it.
+        // The API replaces the whole list, so a taint that was added in the meantime would be lost. The list is sent only if it differs,
+        // and only for the observed version of the node; after a conflict, the next try of the step observes the node again.
         let wanted = self.wanted_taints(node);
         if wanted != sorted(node.taints.clone()) {
             patch["metadata"]["resourceVersion"] = json!(node.version);
@@ -138,8 +138,8 @@ impl Resource for NodeSpec {
             back["spec"]["taints"] = taints(&node.taints);
         }
         if self.schedulable {
-            // A mark that is left over from a cordon which an operator has lifted goes, too: it must not be taken for one on
-            // the operator's next cordon.
+            // The mark is removed even if an operator has already removed our cordon: otherwise the operator's next cordon would
+            // look like ours.
             patch["metadata"]["annotations"] = json!({ SHUT_DOWN: null });
             if Cordon::of(node) == Cordon::Ours {
                 patch["spec"]["unschedulable"] = json!(false);
@@ -160,7 +160,7 @@ impl Resource for NodeSpec {
         if node.pod_cidr.is_none() && self.pod_subnets.is_none() {
             return Err(ResourceError::NotConverged {
                 what: format!(
-                    "find the pods' subnet of node {}: nothing has given it one",
+                    "find the pods' subnet of node {}: no component has set it",
                     self.name
                 ),
             });
@@ -233,9 +233,9 @@ impl NodeSpec {
 enum Cordon {
     /// It is not cordoned.
     None,
-    /// We did, for a drain. The next apply lifts it.
+    /// We did, for a drain. The next apply removes the cordon.
     Ours,
-    /// An operator did. It stays.
+    /// An operator did. The cordon stays.
     Operators,
 }
 
@@ -246,8 +246,8 @@ impl Cordon {
                 .get(key)
                 .is_some_and(|value| value == "true")
         };
-        // The mark alone does not do: it stays behind if an operator lifts our cordon, and the next cordon may be the
-        // operator's. The API server notes who set the field; what was drained before we gave our name has no name there.
+        // The mark alone is not enough: it stays if an operator removes our cordon, and the next cordon may be the operator's.
+        // The API server records the client that set the field; for drains by earlier versions of ours this name is empty.
         let set_by_us = ["", FIELD_MANAGER].contains(&node.cordoned_by.as_str());
         match (node.unschedulable, annotated(USER_CORDON)) {
             (false, _) => Self::None,
@@ -275,20 +275,20 @@ fn taints(taints: &[Taint]) -> Json {
     taints.iter().map(one).collect()
 }
 
-/// Cordons a node and evicts its pods. For the stop lane: best effort and bounded, it never blocks the rest.
+/// Cordons a node and evicts its pods. For the stop lane: best effort and with a time limit, so it never blocks the other steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrainSpec {
     /// The node's name.
     pub node: String,
-    /// Kubeconfig to ask with.
+    /// Kubeconfig for the requests.
     pub kubeconfig: PathBuf,
-    /// How long pods may take to go, in seconds.
+    /// How long the eviction of all pods may take, in seconds.
     pub seconds: u64,
 }
 
 #[async_trait]
 impl Resource for DrainSpec {
-    /// The node, if this host has a cluster that has it.
+    /// The node, if this host has a kubeconfig and the cluster has the node.
     type Observed = Option<ClusterNode>;
 
     fn label(&self) -> String {
@@ -302,12 +302,12 @@ impl Resource for DrainSpec {
         if cx.host.entry(&self.kubeconfig).await?.is_none() {
             return Ok(None);
         }
-        // An API server that does not answer may have pods here, which then stay: the error is told. A stop goes on without the drain.
+        // If the API server does not answer, pods may stay on the node: that is an error. A stop continues without the drain.
         Ok(cx.host.node(&access, &self.node).await?)
     }
 
     fn diff(&self, observed: &Self::Observed) -> Option<Change> {
-        // Also of a node that was drained before: whether a pod is left there only a look at its pods says.
+        // Also for a node that was drained before: only the list of its pods shows whether a pod is left.
         observed
             .is_some()
             .then(|| Change::new(Action::Run).with("pods", "running", "evicted"))
@@ -325,7 +325,7 @@ impl Resource for DrainSpec {
         };
         let cordoned = observed.as_ref().is_some_and(|node| node.unschedulable);
         if !cordoned {
-            // In one patch, so that a cordon of ours is never without its mark.
+            // One patch, so that a cordon of ours always has its mark.
             let cordon = json!({
                 "metadata": { "annotations": { SHUT_DOWN: "true" } },
                 "spec": { "unschedulable": true },
@@ -354,7 +354,7 @@ impl Resource for DrainSpec {
     }
 }
 
-/// The pods that are left, each with its reason.
+/// The remaining pods, each with its reason.
 fn named(left: &[RemainingPod]) -> String {
     let first = left.iter().take(NAMED);
     let mut text = first
@@ -450,7 +450,7 @@ mod tests {
             note.starts_with("node cp-1 is cordoned by an operator with kubectl-cordon"),
             "{note}"
         );
-        // Nor do the node's other differences take it along, forth or back.
+        // A converge for another difference does not change the cordon, and neither does its undo.
         let labelled = NodeSpec {
             labels: BTreeMap::from([("tier".to_owned(), "one".to_owned())]),
             ..spec()
@@ -503,7 +503,7 @@ mod tests {
         assert_eq!(note, None);
         assert!(!node(&host).await.unschedulable && !is_marked(&host).await);
         assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
-        // Taken back, it is ours as before.
+        // After the revert, the cordon is ours again.
         assert!(crate::resource::revert(&undos, &host).await.is_empty());
         assert!(node(&host).await.unschedulable && is_marked(&host).await);
     }
@@ -543,7 +543,7 @@ mod tests {
         assert!(node(&host).await.unschedulable && !is_marked(&host).await);
     }
 
-    /// It may have pods all the same, cordoned before or not.
+    /// The node may have pods, whether or not it was cordoned before.
     #[tokio::test]
     async fn a_drain_that_cannot_ask_for_the_node_has_failed() {
         let host = worker();
@@ -572,7 +572,7 @@ mod tests {
             error.ends_with("shop/web-9 (a budget) and 2 more"),
             "{error}"
         );
-        // Later everything went: a drain looks again, whatever was drained before.
+        // Each drain lists the pods again, also on a node that was drained before.
         drain(&host).await.expect_err("pods are left still");
         host.meddle(|world| world.kubernetes.unevictable.clear());
         drain(&host).await.unwrap();

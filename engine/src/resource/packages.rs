@@ -1,7 +1,7 @@
 //! Packages of the distribution, from the role's payload.
 //!
-//! For each package the payload holds `debs/<name>.list`, which names the `.deb` files of the package and of
-//! everything it needs beyond a minimal system. Nothing comes from a network.
+//! For each package the payload contains `debs/<name>.list`, which names the `.deb` files of the package and of all its
+//! dependencies beyond a minimal system. Nothing is downloaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,19 +14,19 @@ use super::{
     ResourceResult, Undo,
 };
 
-/// Packages that are installed, in whatever version is there.
+/// Packages that are installed. An installed package of any version is accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PackagesSpec {
     /// Their names.
     pub names: Vec<String>,
     /// Directory of the payload with the `.deb` files.
     pub directory: PathBuf,
-    /// What lists and package files are compared with before they are used.
+    /// The checksums by which lists and package files are verified before they are used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<Checksums>,
 }
 
-/// Versions by name; `None` for what is not installed.
+/// Versions by name; `None` for a package that is not installed.
 #[derive(Debug)]
 pub struct Observed {
     versions: BTreeMap<String, Option<String>>,
@@ -71,7 +71,7 @@ impl Resource for PackagesSpec {
                 files.extend(self.closure(name, cx).await?);
             }
         }
-        // What an earlier package has brought along is left as it is: no version of anything is changed.
+        // A dependency that is already installed is left as it is: no version of an installed package is changed.
         let mut names = Vec::new();
         let mut missing = Vec::new();
         for file in files {
@@ -89,7 +89,7 @@ impl Resource for PackagesSpec {
             if cx.host.package_version(name).await?.is_none() {
                 return Err(ResourceError::NotConverged {
                     what: format!(
-                        "install {name}: its files were unpacked, yet it is not configured (see `dpkg --audit`)"
+                        "install {name}: its files were unpacked, but it is not configured (see `dpkg --audit`)"
                     ),
                 });
             }
@@ -98,16 +98,16 @@ impl Resource for PackagesSpec {
     }
 }
 
-/// A package that the role's payload brings, and what is installed of it.
+/// A package in the role's payload, and its installed version.
 pub(crate) struct BroughtPackage {
     pub(crate) name: String,
-    /// The version that the payload has.
+    /// The version in the payload.
     pub(crate) version: String,
     pub(crate) installed: Option<String>,
 }
 
 impl PackagesSpec {
-    /// The packages that the payload brings for these, and what is installed of them on this host.
+    /// The packages in the payload for these names, each with its installed version on this host.
     pub(crate) async fn on_host(&self, cx: &Context<'_>) -> ResourceResult<Vec<BroughtPackage>> {
         let mut files = BTreeSet::new();
         for name in &self.names {
@@ -126,7 +126,7 @@ impl PackagesSpec {
         Ok(found)
     }
 
-    /// Whether a file of the payload is what was packed.
+    /// Checks that a file of the payload is the one that was packed.
     async fn verify(&self, path: &Path, cx: &Context<'_>) -> ResourceResult<()> {
         match &self.checksums {
             Some(checksums) => checksums.verify(cx.host, path).await,
@@ -134,10 +134,10 @@ impl PackagesSpec {
         }
     }
 
-    /// Names of the files that bring a package and all that it needs.
+    /// Names of the files of a package and of all its dependencies.
     ///
     /// # Errors
-    /// The list of them is not there, or is damaged.
+    /// The list does not exist, or is damaged.
     pub(crate) async fn closure(
         &self,
         name: &str,
@@ -179,7 +179,7 @@ mod tests {
     const FILE: &str = "/opt/r/payload/debs/tool_1.deb";
     const LIST: &str = "/opt/r/payload/debs/tool.list";
 
-    /// A host with a package in a sealed payload.
+    /// A host with a package in a payload that has checksums.
     fn sealed() -> (FakeHost, PackagesSpec) {
         let host = FakeHost::new()
             .with_package_file(FILE, "tool", "1", &[])
@@ -220,7 +220,7 @@ mod tests {
             .await
     }
 
-    /// A package that is as good as the one that was packed: only its checksum tells them apart.
+    /// A valid package that differs from the packed one only in its checksum.
     #[tokio::test]
     async fn a_package_or_list_that_is_another_than_was_packed_installs_nothing() {
         let (host, packages) = sealed();

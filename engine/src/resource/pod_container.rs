@@ -1,10 +1,10 @@
-//! A container of a static pod that has read what stands on disk.
+//! A container of a static pod that has read the current content of its files.
 //!
-//! kubelet starts it, and starts it anew when it ends. Some files are read at the start alone and are no part of the
-//! pod's manifest; where one of them was written after the container started, the container is ended.
+//! kubelet starts the container, and restarts it when it ends. Some files are read only at the start and are not part of the
+//! pod's manifest; if one of them was written after the container started, the container is stopped.
 //!
-//! A name tells nothing: a tenant may give a pod the name and containers of a static pod. kubelet itself notes on a pod's
-//! sandbox where it read the pod and, of a file, the hash of it, which is the pod's uid; see [`StaticPods`].
+//! The name is no proof: a tenant can create a pod with the name and the containers of a static pod. kubelet labels a pod's
+//! sandbox with the source of the pod and, for a file, with the hash of the file, which is the pod's uid; see [`StaticPods`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -22,15 +22,15 @@ use crate::host::ListedContainer;
 const POD_NAME: &str = "io.kubernetes.pod.name";
 /// Label with the container's name in its pod.
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
-/// Label of a sandbox with the place where kubelet read the pod: `file` for static pods, `api` for all of the API server.
-/// kubelet overwrites what the pod itself says there.
+/// Label of a sandbox with the source of the pod: `file` for static pods, `api` for pods from the API server. kubelet
+/// overwrites the value that the pod itself sets.
 const SOURCE: &str = "annotation.kubernetes.io/config.source";
 /// Label of a sandbox with the hash of the static pod's manifest, which is its uid.
 const HASH: &str = "annotation.kubernetes.io/config.hash";
-/// What it is given to end.
+/// How long it may take to stop before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// A container of a pod. Where it does not run there is nothing to do: kubelet starts it, or says why not.
+/// A container of a pod. If it does not run, there is nothing to do: kubelet starts it or reports why it cannot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodContainerSpec {
     /// The pod's name, without the node's.
@@ -41,7 +41,7 @@ pub struct PodContainerSpec {
     pub inputs: Vec<PathBuf>,
 }
 
-/// The runs of it that began before what they should have read was written.
+/// Names of the running containers that started before one of the files was written.
 #[derive(Debug)]
 pub struct Observed {
     outdated: Vec<String>,
@@ -78,7 +78,7 @@ impl Resource for PodContainerSpec {
         }
         if !outdated.is_empty() {
             inputs::settled(cx.host, &self.inputs).await?;
-            // A restart would have it read a foreign key.
+            // A restart would make the container read a foreign key.
             pki::may_be_read(cx.host, &self.inputs).await?;
         }
         Ok(Observed { outdated })
@@ -113,7 +113,7 @@ pub(crate) fn of_pods() -> BTreeMap<String, String> {
 pub(crate) struct StaticPods(BTreeSet<String>);
 
 impl StaticPods {
-    /// Those among all containers of pods. The uid of a pod of the API server is none of them: that server chooses it.
+    /// The static pods among all containers of pods. A pod from the API server is never one: its uid is chosen by the API server.
     pub(crate) fn among(containers: &[ListedContainer]) -> Self {
         let uids = containers.iter().filter_map(|container| {
             let label = |key: &str| container.labels.get(key).map(String::as_str);
@@ -125,7 +125,7 @@ impl StaticPods {
         Self(uids.collect())
     }
 
-    /// Whether this is the container of that name in that static pod, whose own name ends in the node's.
+    /// Whether this is the container `name` of the static pod `pod`. kubelet appends the node's name to the pod's name.
     pub(crate) fn has(&self, container: &ListedContainer, pod: &str, name: &str) -> bool {
         let label = |key: &str| container.labels.get(key).map(String::as_str);
         label(CONTAINER_NAME) == Some(name)

@@ -1,7 +1,7 @@
 //! The containers that a kubelet started on this host.
 //!
-//! Stopping kubelet leaves them running, on purpose: an upgrade of kubelet must not touch workloads. When the
-//! node is stopped, they have to be ended by the one who ends kubelet.
+//! A stop of kubelet leaves them running, on purpose: an upgrade of kubelet must not touch workloads. When the node is
+//! stopped, this resource stops them after kubelet.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) const TYPE_LABEL: &str = "io.kubernetes.docker.type";
 /// All containers of pods. They can only be made absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodsSpec {
-    /// How long each may take to end before it is killed.
+    /// How long each container may take to stop before it is killed.
     pub grace_seconds: u64,
 }
 
@@ -66,12 +66,12 @@ impl Resource for PodsSpec {
     }
 }
 
-/// Containers of pods, running or not; none where no engine runs.
+/// Containers of pods, running or not; empty if no engine runs.
 async fn of_pods(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
     if !engine::runs(host).await? {
         return Ok(Vec::new());
     }
-    // By the label that all ask for, so that they share one answer in a look.
+    // All callers filter by the same label, so that a `View` has to list the containers only once.
     Ok(host.containers(&pod_container::of_pods()).await?)
 }
 
@@ -82,7 +82,7 @@ fn is_sandbox(container: &ListedContainer) -> bool {
         .is_some_and(|kind| kind == "podsandbox")
 }
 
-/// Sandboxes that run and have a network of their own: kubelet makes a pod anew whose sandbox has ended.
+/// Running sandboxes with a network of their own. kubelet recreates a pod whose sandbox was stopped.
 pub(super) async fn networked_sandboxes(host: &dyn Host) -> ResourceResult<Vec<ListedContainer>> {
     let mut sandboxes = of_pods(host).await?;
     sandboxes.retain(|c| is_sandbox(c) && c.running && !c.host_network);

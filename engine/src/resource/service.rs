@@ -1,8 +1,8 @@
-//! A unit of the service manager that runs, or does not, with the configuration that stands on disk.
+//! A systemd unit that runs with the current configuration on disk, or does not run.
 //!
-//! Which configuration a running unit has taken in is kept in a small stamp beside the engine's state, under
-//! the unit's invocation id. Without a stamp for the present run (somebody else started the unit), the times
-//! decide: configuration written after the start has not been taken in.
+//! A small stamp file beside the engine's state records which configuration a running unit has loaded, with the unit's
+//! invocation id. If there is no stamp for the current invocation (an operator or another program started the unit), the
+//! times decide: configuration that was written after the start has not been loaded.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::host::{Host, UnitState};
 
-/// Where stamps are kept.
+/// The directory of the stamps.
 const STAMPS: &str = "/var/opt/pf9/nodelet/services";
 
 /// A unit.
@@ -28,7 +28,7 @@ pub struct ServiceSpec {
     pub unit: String,
     /// Whether it should run.
     pub started: bool,
-    /// Whether it should start at boot; `None` leaves that alone.
+    /// Whether it should start at boot; `None` leaves this setting unchanged.
     pub enabled: Option<bool>,
     /// Files whose change needs a restart.
     pub restart_inputs: Vec<PathBuf>,
@@ -37,12 +37,12 @@ pub struct ServiceSpec {
     /// Programs of the role's package that it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<PathBuf>,
-    /// What they are compared with before it is started.
+    /// The checksums by which the programs are verified before a start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<Checksums>,
 }
 
-/// What a run of a unit has taken in.
+/// The configuration that one invocation of a unit has loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     invocation: String,
@@ -50,14 +50,14 @@ struct Stamp {
     reload: String,
 }
 
-/// A unit as it stands.
+/// The current state of a unit.
 #[derive(Debug)]
 pub struct Observed {
     unit: UnitState,
     stamp: Option<Stamp>,
     restart: String,
     reload: String,
-    /// Newest change of the inputs, for a unit that somebody else started.
+    /// Newest change of the inputs, for an invocation without a stamp.
     restart_changed: Option<SystemTime>,
     reload_changed: Option<SystemTime>,
     now: SystemTime,
@@ -75,7 +75,7 @@ impl Resource for ServiceSpec {
         let stamp = cx.host.read(&self.stamp_path(), READ_LIMIT).await?;
         let observed = Observed {
             unit: cx.host.unit(&self.unit).await?,
-            // An unreadable stamp is no stamp: the times decide.
+            // An unreadable stamp counts as missing: the times decide.
             stamp: stamp.and_then(|json| serde_json::from_slice(&json).ok()),
             restart: inputs::digest(cx.host, &self.restart_inputs).await?,
             reload: inputs::digest(cx.host, &self.reload_inputs).await?,
@@ -83,7 +83,7 @@ impl Resource for ServiceSpec {
             reload_changed: inputs::newest(cx.host, &self.reload_inputs).await?,
             now: cx.host.now(),
         };
-        // What it would be restarted for may turn out to be as it was.
+        // In a dry run, the content of inputs may be unknown: then it is unknown whether a restart or reload is needed.
         if observed.unit.is_active() && observed.restarts() {
             inputs::settled(cx.host, &self.restart_inputs).await?;
         } else if observed.unit.is_active() && !observed.unit.stale && observed.reloads() {
@@ -136,7 +136,7 @@ impl Resource for ServiceSpec {
             self.set_enabled(observed, cx.host, receipt).await?;
         }
         if observed.unit.stale {
-            // A start would run what systemd loaded before the file changed.
+            // A start would use the unit file that systemd loaded before the file changed.
             cx.host.reload_units().await?;
         }
         match change.action {
@@ -150,7 +150,7 @@ impl Resource for ServiceSpec {
             Action::Create => {
                 self.verify_programs(cx.host).await?;
                 receipt.push(Undo::StopUnit { name: name() }).await?;
-                // A unit that ran into its start limit refuses every start until it is forgiven.
+                // A unit that has reached its start limit refuses every start until `systemctl reset-failed`.
                 cx.host.reset_failed_unit(&self.unit).await?;
                 cx.host.start_unit(&self.unit).await?;
             }
@@ -165,7 +165,7 @@ impl Resource for ServiceSpec {
             }
             Action::Change | Action::Renew | Action::Run => {}
         }
-        // Not before the start: systemd loads all unit files anew for it, and the start would wait for that.
+        // Not before the start: enabling makes systemd reload all unit files, and the start would wait for that.
         self.set_enabled(observed, cx.host, receipt).await?;
         let unit = cx.host.unit(&self.unit).await?;
         if !unit.is_active() {
@@ -192,7 +192,7 @@ impl Resource for ServiceSpec {
         let unit = cx.host.unit(&self.unit).await?;
         let runs = self.started && (unit.is_active() || unit.active == "activating");
         if runs {
-            // Where we started it, an older undo says so, and counts.
+            // If the role started the unit, an older undo (a stop) of the unit exists, and the older one is carried out.
             receipt
                 .push(Undo::StartUnit {
                     name: self.unit.clone(),
@@ -205,10 +205,10 @@ impl Resource for ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Whether the programs that the unit runs are those of the package. Cancel safe.
+    /// Checks that the programs of the unit are those of the package. Cancel safe.
     ///
     /// # Errors
-    /// One is not, or cannot be read.
+    /// A program differs or cannot be read.
     pub(crate) async fn verify_programs(&self, host: &dyn Host) -> ResourceResult<()> {
         if let Some(checksums) = &self.checksums {
             for program in &self.runs {
@@ -218,7 +218,7 @@ impl ServiceSpec {
         Ok(())
     }
 
-    /// Makes the unit start at boot, or not, where that differs.
+    /// Sets whether the unit starts at boot, if that differs.
     async fn set_enabled(
         &self,
         observed: &Observed,
@@ -258,7 +258,7 @@ impl ServiceSpec {
             reload: observed.reload.clone(),
         };
         let json = serde_json::to_vec(&stamp).map_err(|source| ResourceError::NotConverged {
-            what: format!("write down what {} has taken in: {source}", self.unit),
+            what: format!("record what {} has loaded: {source}", self.unit),
         })?;
         create_parents(host, &self.stamp_path(), receipt).await?;
         receipt
@@ -272,17 +272,17 @@ impl ServiceSpec {
 }
 
 impl Observed {
-    /// Whether the present run has not taken in what needs a restart.
+    /// Whether the current invocation has not loaded the inputs that need a restart.
     fn restarts(&self) -> bool {
         self.outdated(|s| &s.restart, &self.restart, self.restart_changed)
     }
 
-    /// Whether the present run has not taken in what needs a reload.
+    /// Whether the current invocation has not loaded the inputs that need a reload.
     fn reloads(&self) -> bool {
         self.outdated(|s| &s.reload, &self.reload, self.reload_changed)
     }
 
-    /// Whether the present run has not taken in what stands on disk.
+    /// Whether the current invocation has not loaded the inputs on disk.
     fn outdated(
         &self,
         part: impl Fn(&Stamp) -> &String,

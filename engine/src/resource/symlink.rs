@@ -12,13 +12,13 @@ use crate::host::{Entry, EntryKind};
 /// A symbolic link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SymlinkSpec {
-    /// Where it stands.
+    /// Its path.
     pub path: PathBuf,
     /// What it points to.
     pub target: String,
 }
 
-/// What stands at the path.
+/// The current entry at the path.
 #[derive(Debug)]
 pub struct Observed {
     entry: Option<Entry>,

@@ -1,6 +1,6 @@
-//! A kernel setting that something else changes, and that a clean sets back.
+//! A kernel setting that another program changes, and that a clean restores.
 //!
-//! Its value is noted when the steps of its lane are written down, before the phase's first effect.
+//! Its value is recorded when the steps of its lane are written to the ledger, before the phase's first effect.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 use crate::host::Host;
 
-/// A setting under `/proc/sys` that others change because of us.
+/// A setting under `/proc/sys` that another program changes because of the role, for example kube-proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SysctlBeforeSpec {
     /// Its key, for example `net.netfilter.nf_conntrack_max`.
     pub key: String,
-    /// Its value before us; `None` until it is noted, and where the kernel had no such setting.
+    /// Its value before the role was applied; `None` until it is recorded, and if the kernel had no such setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
 }
 
 impl SysctlBeforeSpec {
-    /// The same with its present value as the one before.
+    /// The same, with the current value recorded as the value before.
     pub(crate) async fn noted(&self, host: &dyn Host) -> ResourceResult<Self> {
         Ok(Self {
             key: self.key.clone(),
@@ -53,7 +53,7 @@ impl Resource for SysctlBeforeSpec {
         _receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         let before = self.before.as_ref().ok_or_else(|| ResourceError::Missing {
-            what: format!("set {} back: its value before was not noted", self.key),
+            what: format!("restore {}: its previous value was not recorded", self.key),
         })?;
         cx.host.set_sysctl(&self.key, before).await?;
         Ok(())

@@ -1,7 +1,7 @@
-//! A timer of nodeletd: when to run one of the things it knows how to run.
+//! A timer of nodeletd: a schedule and one of the commands that nodeletd can run.
 //!
-//! On the host it is one file, which nodeletd reads; the clock, catching up and the record of runs are nodeletd's. A file
-//! and no unit of systemd, because nodeletd has to know what else is going on before it begins.
+//! On the host it is one file. nodeletd reads it, runs the command on time, makes up for missed runs and records the runs. It is
+//! not a systemd timer, because nodeletd has to know what else is running before it starts the command.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::file::{Observed, PRIVATE};
 use super::{Change, Context, FileSource, FileSpec, Receipt, Resource, ResourceResult};
 use crate::plan::Text;
 
-/// Where timers stand, a file each.
+/// The directory of timers, one file each.
 pub const TIMERS: &str = "/var/opt/pf9/nodelet/timers";
 /// What a timer can run: `nodelet etcd backup`.
 pub const RUNNABLE: &[&str] = &["etcd-backup"];
@@ -20,22 +20,22 @@ pub const RUNNABLE: &[&str] = &["etcd-backup"];
 /// A timer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerSpec {
-    /// Its name, which is that of its file.
+    /// Its name, which is also the name of its file.
     pub name: String,
-    /// When, in cron syntax, in the host's time.
+    /// The schedule in cron syntax, in the host's time zone.
     pub schedule: String,
-    /// What; one of [`RUNNABLE`].
+    /// What to run; one of [`RUNNABLE`].
     pub run: String,
 }
 
-/// A timer as it stands on the host.
+/// The file of a timer on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimerFile {
-    /// Form of the file; 1 is the only one.
+    /// Version of the file's format; only 1 exists.
     pub version: u32,
-    /// When, in cron syntax.
+    /// The schedule in cron syntax.
     pub schedule: String,
-    /// What.
+    /// What to run.
     pub run: String,
 }
 

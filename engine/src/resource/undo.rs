@@ -1,7 +1,7 @@
-//! Receipts: what converge did, as the small inverse operations that take it back.
+//! Receipts: what converge did, as the small inverse operations that revert it.
 //!
-//! An undo needs nothing but a host: no script, no plan. That is what lets a failed phase be reverted at
-//! once, and a role be removed years after the script that made it is gone.
+//! An undo needs only a host: no script, no plan. So a failed phase can be reverted at once, and a role can be removed
+//! years after its scripts were deleted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::host::{
     Attributes, ClusterAccess, ContainerConfig, ContainerState, Entry, EntryKind, Host,
 };
 
-/// Where inverses are written down before their effects, so that they outlive us.
+/// The log in which an undo is written before its effect, so that the undo survives a crash of this process.
 #[async_trait]
 pub trait UndoLog: Send + Sync {
     /// Returns once the undo would survive a power cut.
     ///
     /// # Errors
-    /// It could not be written; its effect must not happen then.
+    /// The undo could not be written; its effect must not happen then.
     async fn note(&self, undo: &Undo) -> ResourceResult<()>;
 }
 
@@ -49,10 +49,10 @@ impl<'a> Receipt<'a> {
         }
     }
 
-    /// Notes an inverse, before its effect.
+    /// Records an undo, before its effect.
     ///
     /// # Errors
-    /// It could not be written down; the effect must not happen.
+    /// The undo could not be written to the log; its effect must not happen.
     pub async fn push(&mut self, undo: Undo) -> ResourceResult<()> {
         if let Some(log) = &self.log {
             log.note(&undo).await?;
@@ -61,20 +61,20 @@ impl<'a> Receipt<'a> {
         Ok(())
     }
 
-    /// Takes everything back. See [`revert`].
+    /// Carries out all undos. See [`revert`].
     pub async fn revert(&self, host: &dyn Host) -> Vec<ResourceError> {
         revert(&self.undos, host).await
     }
 }
 
-/// Takes everything back, from the last to the first; what has to take in the files that were there before comes after
-/// them. Each has its time; errors are collected, none keeps the rest from being tried.
+/// Carries out all undos, in the order of [`in_order`]. Each undo has its own timeout. Errors are collected: after a failed
+/// undo the others are still tried.
 pub async fn revert(undos: &[Undo], host: &dyn Host) -> Vec<ResourceError> {
     let all = revert_each(undos, host).await.into_iter();
     all.filter_map(|(_, result)| result.err()).collect()
 }
 
-/// The same, with what became of each.
+/// The same, with the result of each undo.
 pub async fn revert_each<'u>(
     undos: &'u [Undo],
     host: &dyn Host,
@@ -94,8 +94,8 @@ pub async fn revert_each<'u>(
     all
 }
 
-/// Undos in the order in which they are carried out: from the last to the first, then what has to take in the
-/// files that were there before, once each.
+/// Undos in the order in which they are carried out: from the last to the first, then, once each, reloads, starts and
+/// restarts of units, which have to read the restored files.
 #[must_use]
 pub fn in_order(undos: &[Undo]) -> Vec<&Undo> {
     let (settling, others): (Vec<&Undo>, Vec<&Undo>) =
@@ -110,7 +110,7 @@ pub fn in_order(undos: &[Undo]) -> Vec<&Undo> {
     others.into_iter().rev().chain(last).collect()
 }
 
-/// What kind of thing stands at a path.
+/// The kind of entry at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryType {
@@ -125,7 +125,7 @@ pub enum EntryType {
 }
 
 impl EntryType {
-    /// That of an entry.
+    /// The type of an entry.
     #[must_use]
     pub fn of(entry: &EntryKind) -> Self {
         match entry {
@@ -167,12 +167,12 @@ pub enum Undo {
         /// Its path.
         path: PathBuf,
     },
-    /// A directory was created whose content is ours whole.
+    /// A directory was created, and everything in it is ours.
     RemoveTree {
         /// Its path.
         path: PathBuf,
     },
-    /// What comes to be in a directory that was there is ours whole, but for what was in it.
+    /// The directory existed before; everything in it is ours, except what was in it before.
     ClearDirectory {
         /// Its path.
         path: PathBuf,
@@ -185,7 +185,7 @@ pub enum Undo {
         path: PathBuf,
         /// As they were.
         attributes: Attributes,
-        /// What they were of. Records of earlier versions do not say it.
+        /// The type of the entry that had them. Records of earlier versions do not contain it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<EntryType>,
     },
@@ -211,11 +211,11 @@ pub enum Undo {
         /// Its reference.
         reference: String,
     },
-    /// An image was loaded in the place of another one of the same reference.
+    /// An image was loaded and replaced another image of the same reference.
     RestoreImage {
         /// The reference.
         reference: String,
-        /// Content id of the one that had it.
+        /// Content id of the image that had the reference.
         id: String,
     },
     /// A unit was started.
@@ -228,7 +228,7 @@ pub enum Undo {
         /// Its name.
         name: String,
     },
-    /// A unit took new configuration, which has been taken back by now.
+    /// A running unit loaded new configuration. Other undos restore the files first; then the unit is restarted.
     RestartUnit {
         /// Its name.
         name: String,
@@ -253,7 +253,7 @@ pub enum Undo {
     UnloadModule {
         /// Its name.
         name: String,
-        /// Modules that were loaded before it: they stay, though it may build on them.
+        /// Modules that were loaded before it: they stay loaded, even if it depends on them.
         #[serde(default)]
         stay: Vec<String>,
     },
@@ -262,7 +262,7 @@ pub enum Undo {
         /// Their names.
         names: Vec<String>,
     },
-    /// An object was applied that was not there.
+    /// An object was created.
     DeleteObject {
         /// How to reach the cluster.
         access: ClusterAccess,
@@ -289,8 +289,8 @@ pub enum Undo {
     },
 }
 
-/// Previous content of a file: its hash, and the bytes as long as they are at hand. Serialized, it is the hash
-/// alone; the bytes are kept in a private folder under that name and are never printed, logged or bundled.
+/// Previous content of a file: its hash, and its bytes while they are in memory. Only the hash is serialized. The bytes
+/// are stored in a private directory, in a file named by the hash, and are never printed, logged or bundled.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// SHA-256 of the bytes, in hex.
@@ -300,7 +300,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// These bytes.
+    /// Content of these bytes.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self {
@@ -309,13 +309,13 @@ impl Kept {
         }
     }
 
-    /// The bytes, if they are at hand.
+    /// The bytes, if they are in memory.
     #[must_use]
     pub fn at_hand(&self) -> Option<&[u8]> {
         self.bytes.as_deref()
     }
 
-    /// Where bytes of this hash are kept.
+    /// The file in which the bytes of this hash are stored.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         Path::new(crate::exec::STATE)
@@ -332,7 +332,7 @@ impl Kept {
         let lost = |what: String| ResourceError::Unmet {
             what,
             next: format!(
-                "bring {} back from a backup of this host: nobody else knows what was there before",
+                "restore {} from a backup of this host: it is the only copy of the previous content",
                 path.display()
             ),
         };
@@ -357,11 +357,11 @@ impl std::fmt::Debug for Kept {
     }
 }
 
-/// How long a container may take to end when its creation is taken back.
+/// How long a container may take to stop when its creation is reverted.
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Undo {
-    /// Bound on carrying it out.
+    /// Timeout for carrying it out.
     #[must_use]
     pub fn patience(&self) -> Duration {
         Duration::from_secs(match self {
@@ -371,7 +371,7 @@ impl Undo {
         })
     }
 
-    /// What it is about: of two undos of one thing, the older one leads back to the start.
+    /// Key of the thing that it restores. Of two undos with the same key, the older one restores the original state.
     #[must_use]
     pub fn about(&self) -> String {
         match self {
@@ -407,7 +407,7 @@ impl Undo {
         }
     }
 
-    /// The inverse of a change of mode and owner of this entry at `path`.
+    /// The undo of a change of mode and owner of this entry at `path`.
     #[must_use]
     pub fn restore_attributes(path: &Path, entry: &Entry) -> Self {
         Self::RestoreAttributes {
@@ -417,7 +417,7 @@ impl Undo {
         }
     }
 
-    /// The file or link that it puts back or removes.
+    /// The file or link that it restores or removes.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -428,7 +428,7 @@ impl Undo {
         }
     }
 
-    /// Previous content that it refers to.
+    /// The previous content that it restores.
     #[must_use]
     pub fn kept(&self) -> Option<&Kept> {
         match self {
@@ -439,7 +439,7 @@ impl Undo {
         }
     }
 
-    /// The place among those that come last, once all files are as they were; `None` for the others.
+    /// Position among the undos that run last, after all files are restored; `None` for the other undos.
     pub(crate) fn settles(&self) -> Option<u8> {
         match self {
             Self::ReloadUnits => Some(0),
@@ -448,13 +448,13 @@ impl Undo {
         }
     }
 
-    /// Takes the effect back.
+    /// Reverts the effect.
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub async fn carry_out(&self, host: &dyn Host) -> ResourceResult<()> {
         match self {
-            // What never came to be is looked for first: a file system that is read-only refuses even to remove nothing.
+            // Checked first, because a read-only file system refuses the removal even if the file does not exist.
             Self::RemoveFile { path } => {
                 if host.entry(path).await?.is_some() {
                     host.remove(path).await?;
@@ -471,7 +471,7 @@ impl Undo {
                 }
             }
             Self::RestoreSymlink { path, target } => {
-                // A link is only ever swapped for a link; what else stands there by now has to go first.
+                // `symlink` replaces only a link; an entry of another kind must be removed first.
                 if !matches!(
                     host.entry(path).await?,
                     Some(Entry {
@@ -499,7 +499,7 @@ impl Undo {
                 kind,
             } => {
                 let entry = host.entry(path).await?;
-                // Where they could not be changed they need not be set back, and often cannot be.
+                // If the change itself failed, nothing has to be restored, and a restore would often fail, too.
                 if entry
                     .as_ref()
                     .is_some_and(|entry| entry.attributes == *attributes)
@@ -510,16 +510,16 @@ impl Undo {
                 let is_the_same = match (there, kind) {
                     (None, _) => return Ok(()),
                     (Some(there), Some(kind)) => there == *kind,
-                    // Attributes of links were hardly ever changed.
+                    // The record does not contain the type. Attributes of links were rarely changed.
                     (Some(there), None) => there != EntryType::Link,
                 };
-                // What has taken its place has attributes of its own.
+                // An entry that has replaced it has its own attributes.
                 if is_the_same {
                     host.set_attributes(path, *attributes).await?;
                 } else {
                     let path = path.display();
                     tracing::warn!(
-                        "{path} keeps its mode and owner: another thing stands there now"
+                        "{path} keeps its mode and owner: it is another kind of entry now"
                     );
                 }
             }
@@ -530,7 +530,7 @@ impl Undo {
                 }
             }
             Self::RecreateContainer { config, running } => {
-                // Once it is back it has no label of ours any more; nor has one that somebody else has put there.
+                // Neither the recreated container nor one that another user has created under its name has our label: both stay.
                 let theirs = |state: &ContainerState| !state.labels.contains_key(engine::OWNER);
                 if host
                     .container(&config.name)
@@ -558,19 +558,19 @@ impl Undo {
                 if !engine::is_there(host, &self.about()).await? {
                     return Ok(());
                 }
-                // Others may have removed it as one that nothing uses.
+                // An operator or another program may have removed it as an unused image.
                 if host.image(id).await?.is_none() {
-                    tracing::warn!("image {reference} stays: the one before it is gone");
+                    tracing::warn!("image {reference} stays: the previous image no longer exists");
                     return Ok(());
                 }
-                // The one that has the reference now goes with it, unless it has another name or a container uses it.
+                // This also deletes the image that has the reference now, unless it has another name or a container uses it.
                 if host
                     .image(reference)
                     .await?
                     .is_some_and(|now| now.id != *id)
                     && let Err(error) = host.remove_image(reference).await
                 {
-                    tracing::warn!("an image stays: {error}");
+                    tracing::warn!("an image was not deleted: {error}");
                 }
                 host.tag_image(id, reference).await?;
             }
@@ -583,7 +583,7 @@ impl Undo {
                 }
             }
             Self::RestartUnit { name } => {
-                // It ran before; a package that brought it may be gone by now.
+                // It ran before; the package of the unit may have been removed since.
                 if host.unit(name).await?.loaded {
                     engine::restart(host, name).await?;
                 }
@@ -595,7 +595,7 @@ impl Undo {
             }
             Self::ReloadUnits => host.reload_units().await?,
             Self::SetSysctl { key, value } => {
-                // A setting that went away with its module or link needs none.
+                // A setting whose module or link was removed no longer exists.
                 if host.sysctl(key).await?.is_some() {
                     host.set_sysctl(key, value).await?;
                 }
@@ -622,7 +622,7 @@ impl Undo {
         Ok(())
     }
 }
-/// Whether a file is as it was, because what should have replaced it never did.
+/// Whether a file still has its previous content and attributes, because it was never replaced.
 async fn holds(
     host: &dyn Host,
     path: &Path,
@@ -645,7 +645,7 @@ mod tests {
 
     const PATH: &str = "/home/u/extra";
 
-    /// A user who owns the parent directory swaps the directory for something else before it is taken back.
+    /// A user who owns the parent directory replaces the directory by another entry before its attributes are restored.
     #[tokio::test]
     async fn attributes_are_given_back_to_the_thing_that_had_them_alone() {
         let theirs = Attributes {
@@ -679,7 +679,7 @@ mod tests {
             };
             let before = host.snapshot();
             let undone = recorded(kind).carry_out(&host).await;
-            undone.expect("the host does as it is told");
+            undone.expect("the undo works");
             let case = format!("{kind:?} and a {standing}");
             assert_eq!(host.snapshot() != before, restored, "{case}");
             let etc = Path::new("/etc/cron.d");
@@ -689,7 +689,7 @@ mod tests {
         }
     }
 
-    /// As on a file system that is read-only, where the change itself failed.
+    /// For example on a read-only file system, where the change itself failed.
     #[tokio::test]
     async fn attributes_that_could_not_be_changed_are_not_set_back() {
         let host = FakeHost::new().with_directory(PATH);

@@ -21,11 +21,11 @@ pub struct RoleManifest {
     /// Parameters by name: scripts read them as `role.NAME`.
     #[serde(default)]
     pub parameters: BTreeMap<String, Parameter>,
-    /// SHA-256 of `SHA256SUMS`, which stands beside this file in an installed package and has the digest of each file below `phases/`
+    /// SHA-256 of `SHA256SUMS`, which is beside this file in an installed package and has the digest of each file below `phases/`
     /// and `payload/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<String>,
-    /// What the payload must hold, relative to it. Always said, and last: a file that was cut short lacks it.
+    /// Paths that must be in the payload, relative to it. Required, and the last key: a truncated file lacks it.
     pub payload: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ pub enum ParameterKind {
 }
 
 impl Parameter {
-    /// The default as a value, if it is of the type.
+    /// The default as a value, if it has the parameter's type.
     pub(super) fn value(&self) -> Result<crate::plan::Value, String> {
         use crate::plan::Value;
         use serde_json::Value as Json;

@@ -1,7 +1,8 @@
 //! Roles: what a host should be, as phases and typed parameters.
 //!
 //! A role package is a directory with `role.yaml`, `phases/` and `payload/`. In a checkout the phases are
-//! shared by all roles and stand two levels up. An installed package has `SHA256SUMS` as well, which names each file of the other two.
+//! shared by all roles and are two levels up. An installed package also has `SHA256SUMS`, which names each file in `phases/` and
+//! `payload/`.
 
 mod manifest;
 mod ownership;

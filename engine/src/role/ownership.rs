@@ -1,9 +1,9 @@
-//! Who can change a role package. What a role says is carried out as root, so every file of a package that is used on this
-//! host, and every directory on the way to it, belongs to root and is writable by nobody else.
+//! Checks who can change a role package. nodelet executes a role as root, so every file of a package that is used on this
+//! host, and every directory on the path to it, must belong to root and be writable by root only.
 //!
-//! Links are followed: the directory of a link and the directory of its target are both looked at. Called before a package is
-//! read for the live host; a dry run from facts changes nothing and may use any directory. The directories that settings name are
-//! held to the same on the way to them: [`changeable_way_to`].
+//! Links are followed: the directory of a link and the directory of its target are both checked. Called before a package is
+//! read for the live host; a dry run from facts changes nothing and may use any directory. [`changeable_way_to`] makes the same
+//! check of the path to a directory that a setting names.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,27 +12,27 @@ use std::path::{Component, Path, PathBuf};
 use super::RoleError;
 use crate::host::{Attributes, EntryKind, Files, HostResult};
 
-/// Links on the way to one file, as the kernel allows.
+/// Most links on the path to one file: the kernel's own limit.
 const LINKS: usize = 40;
-/// Files and directories of a package.
+/// Most files and directories of a package.
 const ENTRIES: usize = 20_000;
-/// Directories below each other.
+/// Deepest nesting of directories.
 const DEPTH: usize = 12;
 /// Write permission of group and others.
 const WRITABLE: u32 = 0o022;
 /// In a directory with this bit, users can neither rename nor remove what belongs to root.
 const STICKY: u32 = 0o1000;
 
-/// What has been looked at in one package.
+/// What has been checked in one package.
 pub(super) struct Ownership<'a> {
     files: &'a (dyn Files + Sync),
-    /// Directories, without links on the way to them, that only root can change.
+    /// Directories that only root can change, as paths without links.
     safe: BTreeSet<PathBuf>,
     entries: usize,
 }
 
 impl<'a> Ownership<'a> {
-    /// Nothing has been looked at yet.
+    /// Nothing has been checked yet.
     pub(super) fn new(files: &'a (dyn Files + Sync)) -> Self {
         Self {
             files,
@@ -41,10 +41,10 @@ impl<'a> Ownership<'a> {
         }
     }
 
-    /// Looks at `path`, at all that is below it, and at every directory on the way to it. A path that is not there is fine.
+    /// Checks `path`, everything below it, and every directory on the path to it. A path that does not exist is accepted.
     ///
     /// # Errors
-    /// The first file or directory that a user other than root can change; or the package is too large; or the host says no.
+    /// The first file or directory that a user other than root can change; or the package is too large; or an error of the host.
     pub(super) async fn verify(&mut self, path: &Path) -> Result<(), RoleError> {
         let Some(root) = self.resolve(path).await? else {
             return Ok(());
@@ -78,7 +78,7 @@ impl<'a> Ownership<'a> {
         Ok(())
     }
 
-    /// The path without links and `..`; every directory on the way is verified. `None` where something on the way is missing.
+    /// The path without links and `..`; every directory on it is verified. `None` if a part of the path is missing.
     async fn resolve(&mut self, path: &Path) -> Result<Option<PathBuf>, RoleError> {
         let mut at = PathBuf::from("/");
         self.directory(&at).await?;
@@ -96,7 +96,7 @@ impl<'a> Ownership<'a> {
             };
             match entry.kind {
                 EntryKind::Symlink(target) => {
-                    // Who owns a link in a shared directory can make it point elsewhere.
+                    // The owner of a link in a shared directory can make it point elsewhere.
                     only_root(&next, entry.attributes, 0)?;
                     links += 1;
                     if links > LINKS {
@@ -111,14 +111,14 @@ impl<'a> Ownership<'a> {
                     self.directory(&next).await?;
                     at = next;
                 }
-                // Of a file only the end of the path may be one; what follows it is missing.
+                // Only the last part of a path may be a file; a part after it is found to be missing.
                 EntryKind::File(_) | EntryKind::Socket | EntryKind::Other => at = next,
             }
         }
         Ok(Some(at))
     }
 
-    /// A directory on the way, looked at once.
+    /// A directory on the path, checked once.
     async fn directory(&mut self, path: &Path) -> Result<(), RoleError> {
         if self.safe.contains(path) {
             return Ok(());
@@ -133,11 +133,11 @@ impl<'a> Ownership<'a> {
     }
 }
 
-/// How a user other than root can change what stands on the way to `path`, `path` itself left out: a sentence that names the place and
-/// the command that sets it right. `None` if no other user can, or if the way ends before `path`.
+/// How a user other than root can change a directory on the path to `path`, without `path` itself: a sentence that names the directory
+/// and the command that corrects it. `None` if no other user can, or if a directory on the path is missing.
 ///
 /// # Errors
-/// The host says no.
+/// An error of the host.
 pub async fn changeable_way_to(
     files: &(dyn Files + Sync),
     path: &Path,
@@ -175,7 +175,7 @@ fn only_root(path: &Path, attributes: Attributes, writable: u32) -> Result<(), R
     })
 }
 
-/// The names of a path; `.` and the root say nothing.
+/// The names of a path, without `.` and the root.
 fn names(path: &Path) -> Vec<OsString> {
     path.components()
         .filter_map(|part| match part {
@@ -195,7 +195,7 @@ mod tests {
     const CURRENT: &str = "/opt/pf9/roles/r/current";
     const MANIFEST: &str = "version: 1\nname: r\nrelease: '1'\nabout: A role.\nnodes:\n  master: [example]\npayload: [bin/a]\n";
 
-    /// A role as it is installed.
+    /// An installed role.
     async fn installed() -> FakeHost {
         let host = FakeHost::new()
             .with_file("/opt/pf9/roles/r/1/role.yaml", MANIFEST)

@@ -1,4 +1,4 @@
-//! Reading a role package from disk, bounded and with every problem named.
+//! Reads a role package from disk, within limits, and reports every problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::plan::{Span, Value};
 use crate::script::{SIZE_LIMIT, ScriptSet};
 use crate::yaml;
 
-/// Most templates of a role, and how deep their folders go.
+/// Most templates of a role, and the deepest nesting of their folders.
 const TEMPLATES: usize = 500;
 const DEPTH: usize = 4;
 /// Code of a file that is not there.
@@ -60,15 +60,15 @@ pub enum RoleError {
         fix: &'static str,
     },
     /// The package has more files, directories or links than a role needs.
-    #[error("look through the role's package: it holds too much, or its links lead in a circle, at {}", path.display())]
+    #[error("look through the role's package: it has too many files or its links form a loop, at {}", path.display())]
     TooLarge {
-        /// Where it was given up.
+        /// Where the search stopped.
         path: PathBuf,
     },
     /// A file cannot be read.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The package has mistakes; they are all here.
+    /// The package has mistakes; all of them are listed.
     #[error("use role `{name}`: {} in it", if findings.len() == 1 { "a mistake".to_owned() } else { format!("{} mistakes", findings.len()) })]
     Invalid {
         /// The role.
@@ -79,7 +79,7 @@ pub enum RoleError {
 }
 
 impl RolePackage {
-    /// Where a role stands: a name means the installed role; a path contains a slash, or is `.` or `..`.
+    /// The directory of a role: a name means the installed role; a path contains a slash, or is `.` or `..`.
     #[must_use]
     pub fn place(name: &str) -> PathBuf {
         if name.contains('/') || matches!(name, "." | "..") {
@@ -88,7 +88,7 @@ impl RolePackage {
         Path::new("/opt/pf9/roles").join(name).join("current")
     }
 
-    /// Where a role's payload stands on a host.
+    /// The directory of a role's payload on a host.
     #[must_use]
     pub fn payload(name: &str) -> PathBuf {
         Path::new("/opt/pf9/roles")
@@ -111,9 +111,9 @@ impl RolePackage {
         })
     }
 
-    /// As [`RolePackage::load`], for a role that is carried out on this host as root: only root can change the package, its payload
-    /// and the directories on the way to them. Where `role.yaml` names checksums, scripts and templates are as they were packed. A path
-    /// is absolute here.
+    /// As [`RolePackage::load`], for a role that nodelet executes on this host as root: only root can change the package, its payload
+    /// and the directories on the paths to them. If `role.yaml` names checksums, scripts and templates are as they were packed. A path
+    /// must be absolute here.
     ///
     /// # Errors
     /// As [`RolePackage::load`], or a user other than root can change a part of it, or a script or template differs from its checksum.
@@ -173,7 +173,7 @@ impl RolePackage {
         };
         if manifest.version != 1 {
             let message = format!(
-                "its form has version {}, this program knows 1",
+                "its format has version {}, this program supports version 1",
                 manifest.version
             );
             findings.push(Diagnostic::new("P0602", place(&text, "version"), message));
@@ -256,7 +256,7 @@ impl RolePackage {
     }
 }
 
-/// Where `role.yaml` says a name, as a key or in a list: serde keeps no places.
+/// The line of `role.yaml` that has a name, as a key or in a list: serde keeps no positions.
 fn place(text: &str, name: &str) -> Span {
     let says = |line: &str| {
         let line = line
@@ -273,7 +273,7 @@ fn place(text: &str, name: &str) -> Span {
     )
 }
 
-/// What the manifest's types let through.
+/// Finds mistakes that the manifest's types allow.
 fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
     if !is_name(&manifest.name) {
         let message = format!("`{}` is no name of a role", manifest.name);
@@ -293,7 +293,7 @@ fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) 
         }
         let mut seen = BTreeSet::new();
         for name in names.iter().filter(|name| !seen.insert(*name)) {
-            let message = format!("phase `{name}` stands twice in `{node}`");
+            let message = format!("phase `{name}` is listed twice in `{node}`");
             findings.push(
                 Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
             );
@@ -316,13 +316,13 @@ fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) 
             let message = format!("`{path}` is no path within the payload");
             findings.push(
                 Diagnostic::new("P0610", place(text, path), message)
-                    .help("say it relative, without `..`"),
+                    .help("write it relative to the payload, without `..`"),
             );
         }
     }
 }
 
-/// Whether this can name a role: it is a part of paths.
+/// Whether this can be a role's name, which becomes a part of paths.
 fn is_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let first = name.bytes().next();
@@ -344,7 +344,7 @@ async fn phases_directory(
     Ok(shared)
 }
 
-/// A text file within bounds; what is wrong with it is a finding about it.
+/// A text file within the size limit; a problem with it is returned as a finding.
 async fn read_text(
     files: &(dyn Files + Sync),
     path: &Path,
@@ -428,7 +428,7 @@ fn collect<'a>(
     })
 }
 
-/// serde's message without the place, which the span already has.
+/// serde's message without the position, which the span already has.
 fn describe(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()

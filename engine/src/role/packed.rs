@@ -1,7 +1,8 @@
-//! Whether the scripts and templates of a role are those that were packed. What was read is compared, so nothing changes in between.
+//! Checks that the scripts and templates of a role are those that were packed. The texts in memory are compared, so a file that
+//! changes after it was read makes no difference.
 //!
-//! Called before a sealed role is carried out on this host. The payload is left out: a step that uses a part of it compares that part
-//! ([`crate::resource::Checksums`]). A role of a checkout has no checksums, and is taken as it stands.
+//! Called before a role with checksums is used on this host. The payload is left out: a step that uses a file of the payload compares
+//! that file ([`crate::resource::Checksums`]). A role in a checkout has no checksums and is not compared.
 
 use std::path::Path;
 
@@ -18,10 +19,10 @@ const SUMS: &str = "SHA256SUMS";
 /// What to do about a text that differs.
 const NEXT: &str = "install the role's package again";
 
-/// Compares what was read of the package in `directory` with its checksums.
+/// Compares the scripts and templates that were read from the package in `directory` with its checksums.
 ///
 /// # Errors
-/// [`RoleError::Invalid`] with each script or template that differs, or with what is wrong with the checksums; or the host says no.
+/// [`RoleError::Invalid`] with each script or template that differs, or with what is wrong with the checksums; or an error of the host.
 pub(super) async fn verify(
     files: &(dyn Files + Sync),
     directory: &Path,
@@ -93,7 +94,7 @@ mod tests {
         )
     }
 
-    /// A role as it is installed, with these checksums.
+    /// An installed role with these checksums.
     fn sealed(sums: &str) -> FakeHost {
         let checksums = format!("checksums: {}\n", digest(sums));
         FakeHost::new()
@@ -112,7 +113,7 @@ mod tests {
         )
     }
 
-    /// What is wrong with the role, a line each.
+    /// What is wrong with the role, one line per finding.
     async fn problems(host: &FakeHost) -> Vec<String> {
         match RolePackage::load_owned_by_root(host, "r").await {
             Ok(_) => Vec::new(),
@@ -123,7 +124,7 @@ mod tests {
         }
     }
 
-    /// A valid variant plans as well as the one that was packed.
+    /// A changed script can be valid and still make a plan, so only its checksum tells.
     #[tokio::test]
     async fn a_script_or_template_that_is_another_valid_one_is_named() {
         let host = sealed(&sums());
@@ -167,7 +168,7 @@ mod tests {
         );
     }
 
-    /// That of a checkout.
+    /// A role in a checkout has none.
     #[tokio::test]
     async fn a_role_without_checksums_is_taken_as_it_stands() {
         let host = sealed(&sums()).with_file(format!("{ROLE}/role.yaml"), manifest(""));

@@ -1,4 +1,4 @@
-//! Rhai's errors as findings: innermost place, our words, what to do.
+//! Turns Rhai's errors into findings: the innermost position, a message in our words, and what to do.
 
 use rhai::{EvalAltResult, ParseError, Position};
 
@@ -15,18 +15,21 @@ fn span(file: &str, position: Position) -> Span {
     )
 }
 
-/// What a script of ours does without, and what it says instead.
+/// Keywords of Rhai that phase scripts cannot use, and the help for each.
 const LEFT_OUT: &[(&str, &str)] = &[
-    ("while", "say `for … in …` over a list or a range"),
-    ("loop", "say `for … in …` over a list or a range"),
-    ("do", "say `for … in …` over a list or a range"),
-    ("try", "a wrong word must be seen, so nothing can hide it"),
+    ("while", "use `for … in …` over a list or a range"),
+    ("loop", "use `for … in …` over a list or a range"),
+    ("do", "use `for … in …` over a list or a range"),
+    (
+        "try",
+        "a mistake must be reported, so a script cannot catch errors",
+    ),
     (
         "import",
         "one file is one phase; everything it needs is in it",
     ),
     ("export", "one file is one phase; nothing else reads it"),
-    ("eval", "say the words themselves"),
+    ("eval", "write the words directly"),
 ];
 
 /// A script that does not parse.
@@ -56,7 +59,7 @@ pub(super) fn parse(file: &str, text: &str, error: &ParseError) -> Diagnostic {
 
 const CUT_SHORT: &str = "was the file cut short? then install the role's package again";
 
-/// Whether the text ends before something that was begun in it.
+/// Whether the text ends inside an unfinished statement or string.
 fn wants_more(text: &str, error: &ParseError) -> bool {
     use rhai::{LexError, ParseErrorType as E};
     let text = text.trim_end();
@@ -71,8 +74,8 @@ fn wants_more(text: &str, error: &ParseError) -> bool {
     }
 }
 
-/// A script whose last statement does not end. Rhai takes that for complete, and a script that was cut between two
-/// modifiers would plan half of what it says.
+/// A finding if the last statement has no `;`. Rhai accepts such a script, so a script that was truncated between two
+/// modifiers would be planned without the rest of them.
 pub(super) fn cut_short(file: &str, text: &str) -> Option<Diagnostic> {
     let is_code = |line: &str| {
         let line = line.trim();
@@ -94,7 +97,7 @@ pub(super) fn cut_short(file: &str, text: &str) -> Option<Diagnostic> {
     )
 }
 
-/// A keyword of Rhai that scripts do without.
+/// A finding if the error is about a keyword that phase scripts cannot use.
 fn left_out(file: &str, error: &ParseError) -> Option<Diagnostic> {
     let keyword = match error.err_type() {
         rhai::ParseErrorType::Reserved(keyword)
@@ -124,7 +127,7 @@ fn unit_after_number(text: &str, position: Position) -> bool {
 /// A script that ended with an error.
 pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
     use EvalAltResult as E;
-    // The innermost frame says what happened; the frames around it only how we got there.
+    // The innermost frame says what happened; the frames around it say only how the script got there.
     let mut inner = error;
     while let E::ErrorInFunctionCall(_, _, next, _) = inner {
         inner = next;
@@ -166,7 +169,7 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
         E::ErrorDotExpr(problem, position) if problem.starts_with("No writable property") => {
             let name = problem.split('\'').nth(1).unwrap_or_default();
             Diagnostic::new("P0303", at(position), format!("`{name}` is constant")).help(
-                "what `host`, `cluster`, `role` and `kube` hold was decided before the script",
+                "the values in `host`, `cluster`, `role` and `kube` are set before the script runs",
             )
         }
         other => {
@@ -178,7 +181,8 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
     }
 }
 
-/// `ownr (directory, string)`: which word it was said of, and what was meant.
+/// A finding for an unknown function. `signature` is Rhai's text, such as `ownr (directory, string)`: the name, and the types
+/// of the word before it and of the arguments.
 fn unknown_function(span: Span, signature: &str) -> Diagnostic {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
     let name = name.trim();

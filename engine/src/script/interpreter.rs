@@ -1,4 +1,4 @@
-//! The script engine: Rhai with our words, tight limits and nothing that reaches outside.
+//! The script engine: Rhai with our words, tight limits, and no function that reaches the host.
 
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ use crate::plan::{OutputRef, SecretRef, StepId, Value};
 /// The recorder of the script that runs now.
 pub(super) type Tape = Rc<RefCell<Recorder>>;
 
-/// What a word returns to the script: which word it was, so that modifiers of other words do not fit.
+/// What a word returns to the script. Its type stands for the word, so that modifiers of other words cannot follow it.
 #[derive(Debug, Clone)]
 struct Handle<const K: usize>(CallId);
 
@@ -26,10 +26,10 @@ struct Handle<const K: usize>(CallId);
 #[derive(Debug, Clone)]
 pub(super) struct Late(pub(super) Value);
 
-/// Bound on the processor time of one script. Words only record, so this is for runaway loops; time of the clock would
-/// also run while a busy host, or the limit on status passes, keeps us from running.
+/// Limit on the processor time of one script. Words only record, so this limit is for endless loops. Wall-clock time would
+/// also count the time in which a busy host or the CPU limit of status passes keeps the script from running.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// The clock is looked at once in so many operations: a look costs more than most of them.
+/// The clock is read once in this many operations: reading it costs more than most operations.
 const OPERATIONS_BETWEEN_LOOKS: u64 = 64;
 /// Bound on operations of one script; the largest of ours needs a few hundred.
 const OPERATIONS: u64 = 200_000;
@@ -41,7 +41,7 @@ macro_rules! for_each_word {
     };
 }
 
-/// Processor time of this thread so far; none where the kernel does not count it, which leaves the bound on operations.
+/// Processor time of this thread so far; zero if the kernel does not count it, so that only the limit on operations holds.
 fn processor_time() -> Duration {
     let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
     nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
@@ -123,7 +123,7 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &Tape) {
     }
 }
 
-/// `secret`, `output`, and the refusal to put a late value into text.
+/// Registers `secret` and `output`, and refuses late values in text.
 fn register_late(engine: &mut Engine, tape: &Tape) {
     engine.register_type_with_name::<Late>("late value");
     engine.register_fn("secret", |name: ImmutableString| {
@@ -153,7 +153,7 @@ fn register_late(engine: &mut Engine, tape: &Tape) {
     }
 }
 
-/// `on_stop`, `on_rollback` and `on_clean` evaluate their closure at once, into their lane.
+/// Registers `on_stop`, `on_rollback` and `on_clean`: each evaluates its closure at once, and its steps go to that lane.
 fn register_lanes(engine: &mut Engine, tape: &Tape) {
     for (name, lane) in [
         ("on_stop", Lane::Stop),
@@ -172,7 +172,7 @@ fn register_lanes(engine: &mut Engine, tape: &Tape) {
     }
 }
 
-/// Turns what Rhai hands over into arguments.
+/// Turns Rhai's values into arguments.
 fn arguments<'a>(
     args: impl Iterator<Item = &'a Dynamic>,
     cx: &NativeCallContext,
@@ -195,7 +195,7 @@ fn argument(arg: &Dynamic, cx: &NativeCallContext) -> Result<Argument, Box<EvalA
         .map_err(|problem| EvalAltResult::ErrorRuntime(problem.into(), cx.call_position()).into())
 }
 
-/// Bound on lists in lists.
+/// Limit on the nesting of lists and maps.
 const DEPTH: usize = 16;
 
 /// Turns a Rhai value into one of ours.
@@ -233,12 +233,9 @@ pub(super) fn value(dynamic: &Dynamic, depth: usize) -> Result<Value, String> {
             .map(Value::Map);
     }
     if step_of(dynamic).is_some() {
-        return Err("a step stands where a value is expected".to_owned());
+        return Err("expected a value, found a step".to_owned());
     }
-    Err(format!(
-        "a {} stands where a value is expected",
-        dynamic.type_name()
-    ))
+    Err(format!("expected a value, found a {}", dynamic.type_name()))
 }
 
 /// Turns one of our values into what a script sees.

@@ -1,8 +1,8 @@
 //! The script language: phase scripts in, planned phases out.
 //!
-//! Evaluation is synchronous, bounded and touches nothing: words record what they say (`recorder`), the
-//! recording is given its meaning (`lower`), and only typed, thread-safe values leave this module. Findings of
-//! all scripts come back together.
+//! Evaluation is synchronous, bounded and changes nothing on a host: words record their arguments (`recorder`), `lower` gives
+//! the recording its meaning, and only typed, thread-safe values leave this module. Findings of all scripts are
+//! returned together.
 
 mod errors;
 mod interpreter;
@@ -60,7 +60,7 @@ pub struct Surroundings {
 }
 
 impl ScriptSet {
-    /// The texts by file name, to quote from.
+    /// The texts by file name, for diagnostics that quote them.
     #[must_use]
     pub fn sources(&self) -> Sources {
         let mut sources = Sources::default();
@@ -86,7 +86,7 @@ impl ScriptSet {
         let mut findings = Vec::new();
         let tape: Tape = Rc::new(RefCell::new(Recorder::default()));
         for (name, text) in &self.scripts {
-            // An engine per script: its clock starts with it, and no state is carried over.
+            // One Rhai engine per script: the time limit starts with it, and no state is carried over.
             let engine = interpreter::engine(&tape);
             let file = file_of(name);
             *tape.borrow_mut() = Recorder::new(&file);
@@ -97,7 +97,7 @@ impl ScriptSet {
             }
             let mut recorder = tape.replace(Recorder::default());
             if failed {
-                // What was recorded up to the error is half a script: only its findings count.
+                // The recording is incomplete: only its findings count.
                 findings.append(&mut recorder.findings);
                 continue;
             }
@@ -123,7 +123,7 @@ fn file_of(phase: &str) -> String {
     format!("phases/{phase}.rhai")
 }
 
-/// Where a script's function stands: Rhai tells its name only.
+/// The position of a script's function. Rhai tells only its name.
 fn function_span(file: &str, text: &str, name: &str) -> Span {
     let is_it = |line: &str| {
         let mut words = line

@@ -9,7 +9,7 @@ use super::interpreter::dynamic;
 use crate::diagnostic::closest;
 use crate::plan::Value;
 
-/// Values by name; a miss names the closest.
+/// Values by name. The error for an unknown name suggests the closest one.
 #[derive(Debug, Clone)]
 pub(super) struct Namespace {
     name: &'static str,

@@ -1,7 +1,7 @@
-//! What a script says, word by word, before it means anything.
+//! Records the words of a script, before `lower` gives them their meaning.
 //!
-//! Words and modifiers only record: their arguments, and the place of each. A wrong argument is noted as a
-//! finding and the modifier dropped, so one run of a script finds every mistake in it.
+//! Words and modifiers only record their arguments and positions. A wrong argument is recorded as a finding and its
+//! modifier is dropped, so one run of a script finds every mistake in it.
 
 use super::vocabulary::{Arg, Modifier, Param, Word};
 use crate::diagnostic::Diagnostic;
@@ -13,7 +13,7 @@ pub(super) type CallId = usize;
 /// Where the steps of a script go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Brought about, in order.
+    /// Converged by an apply, in order.
     Steps,
     /// Run on stop.
     Stop,
@@ -49,7 +49,7 @@ pub(super) struct Call {
     pub(super) span: Span,
     pub(super) lane: Lane,
     pub(super) options: Vec<RecordedOption>,
-    /// What is wrong with its arguments; it counts only if the word is not left out by `.when(false)`.
+    /// What is wrong with its arguments. Reported only if no `.when(false)` leaves the word out.
     pub(super) findings: Vec<Diagnostic>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct RecordedOption {
     pub(super) span: Span,
 }
 
-/// What one script has said so far.
+/// What one script has recorded so far.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     pub(super) file: String,
@@ -91,12 +91,12 @@ impl Recorder {
         self.findings.push(finding);
     }
 
-    /// Enters a lane and returns the one before.
+    /// Enters a lane and returns the previous one.
     pub(super) fn enter(&mut self, lane: Lane) -> Option<Lane> {
         self.lane.replace(lane)
     }
 
-    /// Goes back to the lane before.
+    /// Goes back to the previous lane.
     pub(super) fn leave(&mut self, before: Option<Lane>) {
         self.lane = before;
     }
@@ -135,8 +135,8 @@ impl Recorder {
         if let (Some(before), false) = (before, modifier.repeatable) {
             let first = before.span.line;
             call.findings.push(
-                Diagnostic::new("P0205", span, format!("`{}` is said twice", modifier.name))
-                    .help(format!("line {first} says it first; take one of them out")),
+                Diagnostic::new("P0205", span, format!("`{}` appears twice", modifier.name))
+                    .help(format!("it is first in line {first}; remove one of them")),
             );
             return;
         }
@@ -148,7 +148,7 @@ impl Recorder {
     }
 }
 
-/// Arguments that are not of their types.
+/// Findings for arguments of the wrong type.
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let problem = accepts(param.arg, argument).err()?;
@@ -170,7 +170,7 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
     params.iter().zip(args).filter_map(one).collect()
 }
 
-/// What to do about the slips that are made most.
+/// Help for the most frequent mistakes.
 fn remedy(arg: Arg, argument: &Argument) -> Option<String> {
     match (arg, argument.value()?) {
         (Arg::Mode, Value::Integer(_)) => {
@@ -187,7 +187,7 @@ fn remedy(arg: Arg, argument: &Argument) -> Option<String> {
     }
 }
 
-/// Whether an argument is of a type; otherwise what it is.
+/// Whether an argument has the type; otherwise the argument as text, for the message.
 fn accepts(arg: Arg, argument: &Argument) -> Result<(), String> {
     let value = match (arg, argument) {
         (Arg::Steps, Argument::Steps(_)) | (Arg::Any, _) => return Ok(()),
@@ -232,7 +232,7 @@ fn quote(value: &Value) -> String {
     }
 }
 
-/// Absolute, without `..`, `.` or doubled slashes: two spellings of one path are two steps otherwise.
+/// Absolute, without `..`, `.` or doubled slashes. Otherwise two spellings of one path would be two steps.
 fn is_clean_path(text: &str) -> bool {
     text.starts_with('/')
         && !text.contains('\0')

@@ -1,4 +1,4 @@
-//! The reference page of the language, from the table that the engine itself is made of.
+//! Generates the reference page of the language from the table that the script engine uses.
 
 use std::fmt::Write as _;
 
@@ -7,25 +7,25 @@ use super::vocabulary::{
 };
 use super::words::WORDS;
 
-/// Sections of the page: heading, what is said below it, whose words, and the modifiers they share.
+/// Sections of the page: heading, introduction, kind of words, and the modifiers that these words share.
 const SECTIONS: &[(&str, &str, Role, &[Modifier])] = &[
     ("The phase", "Each file begins with it.", Role::Header, &[]),
     (
         "Resources",
-        "Each says one thing that should be: looked at first, changed only if it differs, and taken back when a later \
-         step of the phase fails.",
+        "Each describes how one thing should be. The step looks at the thing first and changes it only if it differs; the \
+         change is reverted when a later step of the phase fails.",
         Role::Resource,
         STEP_POLICY,
     ),
     (
         "Checks",
-        "They come last in a file and only look.",
+        "They come last in a file and are read-only.",
         Role::Check,
         CHECK_POLICY,
     ),
     (
         "Requirements",
-        "All of them are looked at before anything is touched.",
+        "All of them are evaluated before anything on the host is changed.",
         Role::Requirement,
         REQUIREMENT_POLICY,
     ),
@@ -38,9 +38,10 @@ pub fn reference() -> String {
         "# The words of phase scripts\n\n\
          Generated from the table in `engine/src/script/words.rs`; a test keeps the two the same \
          (`UPDATE_GENERATED=1 cargo test -p behaviour --test words`).\n\n\
-         A script describes and does nothing: it is read once, into a plan. A word begins something, and the \
-         modifiers after it, one per line, say more about it. Modes and durations are texts: `\"0644\"`, `\"5m\"`. \
-         `host`, `cluster`, `role` and `kube` hold what was known before; a key that they do not have is an error.\n",
+         A script describes and changes nothing: it is read once, into a plan. A word begins the phase, a step, a check \
+         or a requirement, and the modifiers after it, one per line, set its options. Modes and durations are texts: \
+         `\"0644\"`, `\"5m\"`. `host`, `cluster`, `role` and `kube` hold facts and settings that are known before; an \
+         unknown key is an error.\n",
     );
     for (heading, about, role, shared) in SECTIONS {
         let _ = write!(page, "\n## {heading}\n\n{about}\n");
@@ -89,7 +90,7 @@ fn word(page: &mut String, word: &Word) {
 fn modifiers(page: &mut String, list: &[Modifier]) {
     for modifier in list {
         let again = if modifier.repeatable {
-            " May be said again."
+            " May be repeated."
         } else {
             ""
         };
@@ -108,7 +109,7 @@ fn signature(name: &str, params: &[Param]) -> String {
     format!("{name}({})", params.join(", "))
 }
 
-/// A sentence as it goes on after a colon.
+/// A sentence with a lower-case first letter, to follow a colon.
 fn lowered(sentence: &str) -> String {
     let mut letters = sentence.chars();
     letters.next().map_or_else(String::new, |first| {

@@ -1,6 +1,6 @@
 //! The table of words: it feeds the engine, the reference page, the linter and the did-you-mean help.
 
-/// What kind of thing a word begins.
+/// What a word begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The phase itself.
@@ -51,7 +51,7 @@ pub enum Arg {
 }
 
 impl Arg {
-    /// In the words of a message.
+    /// The type, as messages name it.
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ pub struct Param {
     pub arg: Arg,
 }
 
-/// A word: begins a step, a check …
+/// A word: it begins the phase, a step, a check or a requirement.
 #[derive(Debug)]
 pub struct Word {
     /// As it is written.
@@ -103,7 +103,7 @@ pub struct Word {
     pub modifiers: &'static [Modifier],
 }
 
-/// A modifier: sets an option of what the word before it began.
+/// A modifier: it sets an option of the word before it.
 #[derive(Debug)]
 pub struct Modifier {
     /// As it is written.
@@ -112,7 +112,7 @@ pub struct Modifier {
     pub params: &'static [Param],
     /// One line.
     pub doc: &'static str,
-    /// Whether it may be said more than once.
+    /// Whether it may be repeated.
     pub repeatable: bool,
 }
 
@@ -126,14 +126,14 @@ pub static STEP_POLICY: &[Modifier] = &[
     modifier(
         "retry",
         &[p("tries", Arg::Integer(1)), p("every", Arg::Duration)],
-        "Tries in all, and the pause before the second; later pauses grow, with jitter.",
+        "Number of tries, and the pause before the second one. Later pauses are longer, with jitter.",
     ),
     modifier(
         "keep",
         &[],
-        "What it makes outlives a rollback and a clean.",
+        "A rollback and a clean leave what the step makes.",
     ),
-    modifier("absent", &[], "It should not be there."),
+    modifier("absent", &[], "The thing must not exist."),
     modifier(
         "when",
         &[p("condition", Arg::Bool)],
@@ -161,7 +161,7 @@ pub static CHECK_POLICY: &[Modifier] = &[
     modifier(
         "warns",
         &[],
-        "Where it does not hold, people are told; the phase counts as working and nothing is restarted.",
+        "If it fails, nodelet only reports it: the phase counts as working, and nothing is restarted.",
     ),
     modifier(
         "when",
@@ -178,7 +178,7 @@ pub static REQUIREMENT_POLICY: &[Modifier] = &[modifier(
 )];
 
 impl Word {
-    /// Its own modifiers, then those of everything in its role.
+    /// Its own modifiers, then those that all words of its kind have.
     pub fn all_modifiers(&self) -> impl Iterator<Item = &'static Modifier> {
         let policy: &'static [Modifier] = match self.role {
             Role::Header => &[],
@@ -206,22 +206,22 @@ pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
     (
         "output",
         &[p("step", Arg::Steps), p("field", Arg::Text)],
-        "What a step finds or makes, known when the plan runs.",
+        "What a step finds or makes. It is known only when the plan runs.",
     ),
     (
         "on_stop",
         &[p("steps", Arg::Closure)],
-        "Steps that end what the steps' own inverses do not cover.",
+        "Steps that a stop runs, to end what the inverses of the phase's own steps do not end.",
     ),
     (
         "on_rollback",
         &[p("steps", Arg::Closure)],
-        "Steps that run after the phase's receipts have been reverted.",
+        "Steps that a rollback runs, after it has reverted the phase's receipts.",
     ),
     (
         "on_clean",
         &[p("steps", Arg::Closure)],
-        "Steps, all `.absent()`, that remove what the phase's things leave behind. What is there before the phase's first effect is not ours and stays.",
+        "Steps that a clean runs, to remove what the phase's programs leave behind; each has `.absent()`, except `sysctl_as_before`. What existed before the phase's first change is not ours and stays.",
     ),
 ];
 
@@ -230,7 +230,7 @@ pub(super) const fn p(name: &'static str, arg: Arg) -> Param {
     Param { name, arg }
 }
 
-/// Shorthand for a modifier that is said once.
+/// Shorthand for a modifier that can be used once.
 pub(super) const fn modifier(
     name: &'static str,
     params: &'static [Param],
@@ -244,7 +244,7 @@ pub(super) const fn modifier(
     }
 }
 
-/// Shorthand for a modifier that may be said again.
+/// Shorthand for a modifier that may be repeated.
 pub(super) const fn repeatable(
     name: &'static str,
     params: &'static [Param],

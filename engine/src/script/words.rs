@@ -30,15 +30,15 @@ const MODE: Modifier = modifier(
 const VARS: Modifier = modifier(
     "vars",
     &[p("vars", Arg::Map)],
-    "The template's variables; each must be used, and all it uses be given.",
+    "The template's variables. Each must be used, and every variable that the template uses must be given.",
 );
 const KUBECONFIG: Modifier = modifier(
     "kubeconfig",
     &[p("path", Arg::Path)],
-    "Kubeconfig to use. Default the admin's at this host's own API server.",
+    "Kubeconfig to use. Default: the admin's, for this host's own API server.",
 );
 
-/// The table. A word's place in it is its type in the script engine; new words go to the end.
+/// The table. A word's index in it is its type in the script engine, so new words go to the end.
 pub static WORDS: &[Word] = &[
     word(
         "phase",
@@ -58,7 +58,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "requires",
                 &[p("phases", Arg::Texts)],
-                "Phases that must have converged first, and with which this one is restarted. Unlike systemd's Requires=, this orders as well.",
+                "Phases that must have converged first; when one of them is restarted, this one is restarted too. Unlike systemd's Requires=, this orders as well.",
             ),
             modifier(
                 "after",
@@ -81,7 +81,7 @@ pub static WORDS: &[Word] = &[
                 "A repair of this phase begins at that one.",
             ),
         ],
-        "Names the phase. It stands first in its file, and the name is the file's stem.",
+        "Names the phase. It comes first in its file, and the name is the file's stem.",
         r#"phase("example").about("Shows the words.").nodes(["master"]);"#,
         "",
     ),
@@ -94,7 +94,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "whole",
                 &[],
-                "Everything in it is ours, whoever puts it there: it is taken back with all of it.",
+                "Everything in it is ours, even what other programs put there, and is removed with it.",
             ),
         ],
         "A directory, owned by root. Missing parents are created with mode 0755.",
@@ -121,9 +121,9 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "once",
                 &[],
-                "Written when it is not there, and never again.",
+                "Written only if it does not exist; never changed afterwards.",
             ),
-            modifier("hidden", &[], "Its content is shown nowhere."),
+            modifier("hidden", &[], "Its content is never shown."),
         ],
         "A file with fixed content.",
         r#"file("/etc/pf9/example").content("hello\n").mode("0600");"#,
@@ -139,9 +139,9 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "once",
                 &[],
-                "Written when it is not there, and never again.",
+                "Written only if it does not exist; never changed afterwards.",
             ),
-            modifier("hidden", &[], "Its content is shown nowhere."),
+            modifier("hidden", &[], "Its content is never shown."),
         ],
         "A file rendered from a template under `phases/templates`. Unknown variables are errors.",
         r#"template("example/greeting.tmpl", "/etc/pf9/greeting").vars(#{ name: host.name });"#,
@@ -177,7 +177,7 @@ pub static WORDS: &[Word] = &[
                 "Variables by name; secrets stay references in the plan.",
             ),
         ],
-        "A file of `export KEY=\"VALUE\"` lines that a shell can source, whatever the values hold.",
+        "A file of `export KEY=\"VALUE\"` lines that a shell can source; special characters in values are escaped.",
         r#"env_file("/etc/pf9/example.env").values(#{ A: "b" }).mode("0640");"#,
         "Removed, or written back as it was.",
     ),
@@ -224,7 +224,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "organizations",
                 &[p("names", Arg::Texts)],
-                "Organizations of its subject: groups, to Kubernetes.",
+                "Organizations of its subject; Kubernetes takes them as groups.",
             ),
             modifier(
                 "usage",
@@ -266,7 +266,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "by_path",
                 &[],
-                "Name the files of certificate and key instead of embedding them: a client that looks at them again takes up a renewed one by itself.",
+                "Name the files of certificate and key instead of embedding them. A client that reads the files again uses a renewed certificate without a restart.",
             ),
         ],
         "A kubeconfig in `/etc/pf9/kube.d/kubeconfigs/<name>.yaml` with certificate, key and root embedded; a name may be a path.",
@@ -367,12 +367,12 @@ pub static WORDS: &[Word] = &[
             repeatable(
                 "reload_on",
                 &[p("steps", Arg::Steps)],
-                "Steps whose content it takes again on reload.",
+                "Steps whose content it reads again on reload.",
             ),
         ],
         "A unit of systemd. `.service` is added to a name without a suffix.",
         r#"service("example").started().enabled();"#,
-        "Stopped if it was started, started if it was stopped; set back at boot.",
+        "Stopped if it was started, started if it was stopped; whether it starts at boot is set back.",
     ),
     word(
         "sysctl",
@@ -397,7 +397,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("names", Arg::Texts)],
         &[],
-        "Packages of the distribution, installed from the role's payload, in whatever version is there.",
+        "Packages of the distribution, installed from the role's payload. A package that is installed already is accepted in any version.",
         r#"packages(["conntrack"]);"#,
         "Those that were installed are purged.",
     ),
@@ -408,9 +408,9 @@ pub static WORDS: &[Word] = &[
         &[modifier(
             "carries_pods",
             &[],
-            "Running pods with a network of their own need it: where it has gone they are ended, and kubelet makes them anew.",
+            "Running pods with a network of their own need it: if the link is missing, the step ends these pods, and kubelet starts new ones.",
         )],
-        "A network link that something else makes: `.absent()`, or `.carries_pods()`.",
+        "A network link that another program makes; it takes `.absent()` or `.carries_pods()`.",
         r#"on_stop(|| { link("cni0").absent(); });"#,
         "Nothing.",
     ),
@@ -464,15 +464,15 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "schedulable",
                 &[],
-                "A cordon that a drain of ours has set is lifted; an operator's stays.",
+                "Lifts a cordon that nodelet's drain has set; an operator's cordon stays.",
             ),
             modifier(
                 "pod_subnet_of",
                 &[p("network", Arg::Text), p("prefix", Arg::Integer(1))],
-                "Where the node has no pods' subnet it is given a free one, of this prefix length, of this network; nodeletd does the same for other nodes.",
+                "If the node has no pod subnet, it gets a free one of this network, with this prefix length; nodeletd does the same for other nodes.",
             ),
         ],
-        "This host's node object, registered and with its pods' subnet (output `pod_cidr`).",
+        "This host's node object, registered and with its pod subnet (output `pod_cidr`).",
         r#"node(host.name).label("example", "yes");"#,
         "Labels, taints and cordon are set back.",
     ),
@@ -510,7 +510,7 @@ pub static WORDS: &[Word] = &[
         ],
         "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.",
         r#"command(["touch", "/run/example"]).creates("/run/example");"#,
-        "Nothing by itself: say it in `on_rollback`.",
+        "Nothing by itself: add steps in `on_rollback`.",
     ),
     word(
         "check",
@@ -526,17 +526,17 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "client_certificate",
                 &[p("path", Arg::Text)],
-                "Our certificate for it, by its path; its root is trusted.",
+                "The client certificate to use, by its path; its root is trusted.",
             ),
             modifier(
                 "server_certificate",
                 &[p("path", Arg::Text)],
-                "The certificate that the server has to show, by its path: not one that it read before a renewal.",
+                "The certificate that the server must present, by its path; one that it read before a renewal fails the check.",
             ),
             modifier(
                 "expect",
                 &[p("text", Arg::Text)],
-                "Text that the answer or output holds.",
+                "Text that the answer or output must contain.",
             ),
             modifier(
                 "tcp",
@@ -552,7 +552,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "first_file",
                 &[p("path", Arg::Path), p("endings", Arg::Texts)],
-                "A file is the first one of its directory with one of these endings, by name: its reader takes no other.",
+                "A file is the first one by name in its directory that has one of these extensions: the program that reads the directory uses only the first.",
             ),
             modifier(
                 "service_active",
@@ -568,7 +568,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "pod_running",
                 &[p("pod", Arg::Text), p("containers", Arg::Texts)],
-                "The named containers of a static pod run. A phase that has waited 5 minutes in vain ends those that had run for as long before: kubelet starts others.",
+                "The named containers of a static pod run. If a phase waits 5 minutes without success, nodelet ends those that had already run for 5 minutes when the wait began; kubelet starts new ones.",
             ),
             modifier(
                 "node_ready",
@@ -588,7 +588,7 @@ pub static WORDS: &[Word] = &[
                     p("namespace", Arg::Text),
                     p("name", Arg::Text),
                 ],
-                "An object is in the cluster; asked for as the admin of this host's own API server.",
+                "An object is in the cluster. The check asks this host's own API server as the admin.",
             ),
             modifier("link_up", &[p("link", Arg::Text)], "A network link is up."),
             modifier(
@@ -599,7 +599,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "firewall_rules",
                 &[p("table", Arg::Text), p("chain", Arg::Text)],
-                "A chain of the IPv4 packet filter has a rule, whatever it says. All such checks of one look read the rules once.",
+                "A chain of the IPv4 packet filter has at least one rule. All such checks of a pass share one reading of the rules.",
             ),
             modifier(
                 "firewall_jump",
@@ -622,12 +622,12 @@ pub static WORDS: &[Word] = &[
                     p("link", Arg::Text),
                     p("port", Arg::Integer(1)),
                 ],
-                "Where this host holds the address, the API answers over it; where it does not, another master may, or this host's API server does not answer. Say `.ca` and `.peers`.",
+                "If this host holds the address, the API answers over it. If not, another master may hold it, or this host's own API server does not answer either. Add `.ca` and `.peers`.",
             ),
             modifier(
                 "peers",
                 &[p("peers", Arg::Any)],
-                "The other masters, who may hold it: a list, possibly empty.",
+                "The other masters, which may hold the address: a list, possibly empty.",
             ),
             modifier(
                 "certificates_valid",
@@ -641,27 +641,27 @@ pub static WORDS: &[Word] = &[
                     p("age", Arg::Duration),
                     p("cluster", Arg::AnyText),
                 ],
-                "The newest proven backup of this cluster's etcd in a directory is younger than this; without any, its timer is.",
+                "The newest proven backup of this cluster's etcd in a directory is younger than this. As long as there is no backup, the age of its timer counts.",
             ),
             modifier(
                 "room_for_backup",
                 &[p("directory", Arg::Path), p("store", Arg::Path)],
-                "There is room in a directory for a backup of etcd's store, and for its copy where it is proven.",
+                "There is room in a directory for a backup of etcd's store, and in nodelet's own directory for the copy on which the backup is proven.",
             ),
             modifier(
                 "token_accepted",
                 &[p("namespace", Arg::Text), p("account", Arg::Text)],
-                "The API server accepts the token that the cluster gave to a service account; asked as the admin of this host's own API server. Not known while the account has no token.",
+                "The API server accepts the token that the cluster gave to a service account. The check asks this host's own API server as the admin; it is Unknown while the account has no token.",
             ),
             modifier(
                 "keys_kept",
                 &[],
-                "The authorities, keys and data ids of this phase are there, and are those that this host keeps.",
+                "The authorities, keys and data ids of this phase are there, and are those that nodelet has recorded for this host.",
             ),
             modifier(
                 "package_intact",
                 &[],
-                "The files of the role's package are those that were packed, as its SHA256SUMS tells; a package without that file is not compared. A large file is read when its inode, size or times have changed.",
+                "The files of the role's package match its SHA256SUMS; a package without that file is not compared. A large file is read again only if its inode, size or times have changed.",
             ),
             modifier(
                 "as_planned",
@@ -692,22 +692,22 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "memory",
                 &[p("size", Arg::Size)],
-                "At least so much memory.",
+                "At least this much memory.",
             ),
             modifier(
                 "processors",
                 &[p("count", Arg::Integer(1))],
-                "At least so many processors.",
+                "At least this many processors.",
             ),
             modifier(
                 "disk",
                 &[p("path", Arg::Path), p("size", Arg::Size)],
-                "At least so much room for a path.",
+                "At least this much free space for a path.",
             ),
             modifier(
                 "lasting_directory",
                 &[p("path", Arg::Path), p("size", Arg::Size)],
-                "A directory is, or can be made, on a disk that outlives a boot, can be written and has so much room; if it stands, it is root's alone.",
+                "A directory exists or can be created, on a writable disk that keeps its content over a reboot and has this much free space. If it exists, only root can look into it.",
             ),
             modifier(
                 "cgroup_controllers",
@@ -722,12 +722,12 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "no_earlier_cluster",
                 &[],
-                "No files of another cluster lie here.",
+                "This host has no files of another cluster.",
             ),
             modifier(
                 "no_virtual_services",
                 &[],
-                "IPVS, the kernel's load balancer, balances nothing of others.",
+                "No other program uses IPVS, the kernel's load balancer.",
             ),
             modifier(
                 "host_name_valid",
@@ -742,7 +742,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "kernel_features",
                 &[p("names", Arg::Texts)],
-                "The kernel can do these.",
+                "The kernel has these features.",
             ),
             modifier(
                 "interface",
@@ -752,12 +752,12 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "virtual_ip",
                 &[p("address", Arg::Address), p("interface", Arg::Text)],
-                "An address can be the masters' virtual one: in a network of the interface, and nobody's own.",
+                "An address can be the masters' virtual IP: it is in a network of the interface, and is not this host's own.",
             ),
             modifier(
                 "architecture",
                 &[p("names", Arg::Texts)],
-                "The processor's architecture is one of these, as `uname -m` says it.",
+                "The processor's architecture is one of these, as `uname -m` prints it.",
             ),
             modifier(
                 "supported_system",
@@ -765,10 +765,10 @@ pub static WORDS: &[Word] = &[
                 "The operating system is one of these: id to versions.",
             ),
             modifier("systemd", &[], "systemd is the init system."),
-            modifier("root", &[], "We are root."),
+            modifier("root", &[], "nodelet runs as root."),
             modifier("sane_clock", &[], "The clock is not far off."),
         ],
-        "A precondition of a bare host. Evaluated before anything is touched, once.",
+        "A precondition of a bare host. It is evaluated once, before anything on the host is changed.",
         r#"require("enough memory").memory("1500M");"#,
         "",
     ),
@@ -780,15 +780,15 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "interface",
                 &[p("name", Arg::Text)],
-                "Rules that name this interface go too, wherever they stand.",
+                "Rules that name this interface are removed too, in every chain.",
             ),
             modifier(
                 "spares_earlier",
                 &[],
-                "Those that stand before the phase stay, and others go. Without it all stay where one stood before.",
+                "Chains that existed before the phase stay, and the others are removed. Without this modifier, all of them stay if one existed before.",
             ),
         ],
-        "Chains of iptables and ip6tables that something else makes, by how their names begin, with the rules that lead to them; only `.absent()` makes sense.",
+        "Chains of iptables and ip6tables that another program makes, by the prefix of their names, with the rules that jump to them; only `.absent()` makes sense.",
         r#"on_clean(|| { firewall_chains("KUBE-").absent(); });"#,
         "Nothing.",
     ),
@@ -797,7 +797,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("prefix", Arg::Text)],
         &[],
-        "Sets of addresses that something else makes, by how their names begin; only `.absent()` makes sense.",
+        "Sets of addresses (ipset) that another program makes, by the prefix of their names; only `.absent()` makes sense.",
         r#"on_clean(|| { ipsets("KUBE-").absent(); });"#,
         "Nothing.",
     ),
@@ -806,7 +806,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("link", Arg::Text)],
         &[],
-        "Virtual services of IPVS, the kernel's load balancer, of whoever keeps their addresses on this link: those to its addresses and, while it stands, to the host's own. What stands before the phase stays, and others go; only `.absent()` makes sense, and before the link goes.",
+        "Virtual services of IPVS, the kernel's load balancer, on the addresses of this link and of the host's other links. Services that existed before the phase stay. Only `.absent()` makes sense, before the step that removes the link: without the link, nothing is removed.",
         r#"on_clean(|| { ipvs_services("kube-ipvs0").absent(); });"#,
         "Nothing.",
     ),
@@ -815,7 +815,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("name", Arg::Text)],
         &[],
-        "A tree of control groups that something else makes, in all hierarchies. It goes when it is empty, and nothing is killed; only `.absent()` makes sense.",
+        "A tree of control groups that another program makes, in all hierarchies. It is removed only when it is empty, and no process is killed; only `.absent()` makes sense.",
         r#"on_clean(|| { cgroup("kubepods").absent(); });"#,
         "Nothing.",
     ),
@@ -824,7 +824,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("key", Arg::Text)],
         &[],
-        "A kernel setting that something else changes because of this phase. Its value is noted before the phase's first effect; for `on_clean` alone.",
+        "A kernel setting that another program changes because of this phase. nodelet records the value before the phase's first change, and a clean restores it; for `on_clean` only.",
         r#"on_clean(|| { sysctl_as_before("kernel.panic"); });"#,
         "Nothing.",
     ),
@@ -833,7 +833,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("name", Arg::Text)],
         &[],
-        "A group of accounts that a package makes and leaves; only `.absent()` makes sense.",
+        "A group of accounts that a package creates and does not remove; only `.absent()` makes sense.",
         r#"on_clean(|| { group("docker").absent(); });"#,
         "Nothing.",
     ),
@@ -845,7 +845,7 @@ pub static WORDS: &[Word] = &[
             modifier(
                 "schedule",
                 &[p("expression", Arg::Text)],
-                "When, as a cron expression of five fields, in the host's time; 0 and 7 are Sunday.",
+                "When it runs: a cron expression of five fields, in the host's time zone; 0 and 7 are Sunday.",
             ),
             modifier(
                 "run",
@@ -853,7 +853,7 @@ pub static WORDS: &[Word] = &[
                 "What nodeletd runs then: `etcd-backup`.",
             ),
         ],
-        "Something that nodeletd runs again and again. A run that was missed is made up for once.",
+        "Something that nodeletd runs on a schedule. However many runs were missed, nodeletd makes up for them with one run.",
         r#"timer("example").schedule("0 3 * * *").run("etcd-backup");"#,
         "Removed, or as it was before.",
     ),
@@ -873,7 +873,7 @@ pub static WORDS: &[Word] = &[
                 "Files of other phases that it reads at its start: a change ends it, and kubelet starts it anew.",
             ),
         ],
-        "A container of a static pod that kubelet runs: one that started before its files were written is ended.",
+        "A container of a static pod that kubelet runs. If it started before the files that it reads were written, it is ended, and kubelet starts a new one.",
         r#"pod_container("k8s-master", "kube-apiserver").reads(["/etc/pf9/kube.d/certs/apiserver/etcd/ca.crt"]);"#,
         "Nothing.",
     ),
@@ -882,7 +882,7 @@ pub static WORDS: &[Word] = &[
         Role::Resource,
         &[p("name", Arg::Text), p("path", Arg::Path)],
         &[],
-        "A file with a random id that lies with data and identifies it. The engine records the id under this name; where the file is missing or another one later, the phase fails before anything starts on the data. Mount the file into the container that uses the data.",
+        "A file with a random id that lies with data and identifies it. nodelet records the id under this name. If the file is missing later, or holds another id, the phase fails before anything starts on the data. Mount the file into the container that uses the data.",
         r#"data_id("example", "/var/opt/pf9/example/data/id").keep();"#,
         "Removed, unless it is to be kept.",
     ),
@@ -902,9 +902,9 @@ pub static WORDS: &[Word] = &[
         &[modifier(
             "except",
             &[p("references", Arg::Texts)],
-            "References whose images come from elsewhere: an archive with another image of one of them is not loaded, and named.",
+            "References of images that come from elsewhere. An archive that has another image with one of these references is reported and not loaded.",
         )],
-        "Image archives (`docker save`) that an operator has put into a directory: each is compared with its line in `checksum/sha256sums.txt` there and loaded. The directory need not be there.",
+        "Image archives (`docker save`) that an operator has put into a directory. Each is compared with its line in `checksum/sha256sums.txt` there, and loaded. The directory may be missing.",
         r#"image_directory("/var/opt/pf9/images");"#,
         "Its images are removed, or are as they were before.",
     ),

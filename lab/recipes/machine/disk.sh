@@ -8,7 +8,7 @@ tar -C tree -xf "$ROOT"
 cp tree/boot/vmlinuz-* vmlinuz
 cp tree/boot/initrd.img-* initrd
 
-# Of use to nobody but the container that the machine runs in: nothing else reaches the machine's network.
+# Only the container that the machine runs in can use this key: nothing else reaches the machine's network.
 ssh-keygen -q -t ed25519 -N '' -C lab -f key
 install -D -m 600 key.pub tree/root/.ssh/authorized_keys
 

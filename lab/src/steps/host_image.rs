@@ -13,7 +13,7 @@ use crate::host::Image;
 
 const RECIPE: &str = include_str!("../../recipes/host-image.sh");
 
-/// What a plain server has. What a role needs beyond it comes in the role's payload, and is left out here on purpose.
+/// The packages of a plain server. What a role needs beyond them comes in the role's payload, and is left out here on purpose.
 const COMMON: &[&str] = &[
     "ca-certificates",
     "curl",
@@ -91,7 +91,7 @@ pub(crate) fn root(
     Ok((key, directory))
 }
 
-/// Imports the file system unless docker has it, and moves the image's plain name to it.
+/// Imports the file system unless docker has it, and tags it with the image's plain name.
 pub(crate) fn import(
     docker: &Docker,
     image: Image,

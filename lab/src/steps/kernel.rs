@@ -8,7 +8,7 @@ use super::UNPACK;
 use crate::cache::{Cache, Key, Leftover};
 use crate::debian;
 
-/// The package that follows the newest build.
+/// The metapackage that depends on the newest build.
 pub(crate) const PACKAGE: &str = "linux-image-cloud-amd64";
 
 const RECIPE: &str = r#"set -e

@@ -13,7 +13,7 @@ use crate::host::Image;
 
 const DISK: &str = include_str!("../../recipes/machine/disk.sh");
 const EMULATOR: &str = include_str!("../../recipes/machine/emulator.sh");
-/// What goes into the machine, and beside it into its container.
+/// Files for the machine, and for the container around it.
 const PARTS: &[(&str, &str)] = &[
     ("boot", include_str!("../../recipes/machine/boot")),
     (
@@ -24,9 +24,10 @@ const PARTS: &[(&str, &str)] = &[
     ("run", include_str!("../../recipes/machine/run")),
 ];
 
-/// What a virtual host has beyond a bare one: a door for us, a kernel, and what docker needs where that has AppArmor on.
+/// Packages that a virtual host has and a bare one does not: an SSH server for our commands, a kernel, and AppArmor, which docker
+/// needs where the kernel has it enabled.
 const GUEST: &[&str] = &["apparmor", "docker.io", "openssh-server", kernel::PACKAGE];
-/// What the container around it has.
+/// Packages of the container around the machine.
 const CONTAINER: &[&str] = &["e2fsprogs", "iproute2", "openssh-client", "qemu-system-x86"];
 
 /// Builds both, imports the image into `docker`, and gives the directory with the disk.

@@ -29,7 +29,7 @@ pub(crate) const LABS: &[&str] = &[
 ];
 /// What virtual machines are made with: an emulator, a shell that needs no library, and `strip`.
 pub(crate) const MACHINES: &[&str] = &["binutils", "busybox-static", "qemu-system-x86"];
-/// What tests look at their own system calls with.
+/// What tests trace their own system calls with.
 pub(crate) const TESTS: &[&str] = &["strace"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INSTALL: Duration = Duration::from_secs(1800);
@@ -82,7 +82,7 @@ pub(crate) fn install(
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
     // Two apt programs at once wait for each other. RUNLEVEL=1 keeps invoke-rc.d from starting what is installed: the lab runs its
-    // own docker daemon, and none besides.
+    // own docker daemon, and no other.
     command.args(["-q", "-o", "DPkg::Lock::Timeout=600"]);
     command
         .env("DEBIAN_FRONTEND", "noninteractive")

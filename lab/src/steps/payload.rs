@@ -1,4 +1,4 @@
-//! The payload of the role package: everything a host needs that no host has, in one folder with a manifest.
+//! The payload of the role package: everything that the role needs and a host does not have, in one folder with a manifest.
 
 use std::collections::BTreeMap;
 use std::fs;

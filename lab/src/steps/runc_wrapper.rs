@@ -44,7 +44,7 @@ pub(crate) fn build(cache: &Cache, announce: &dyn Fn(&str)) -> Result<Option<Pat
             cargo
                 .args(["--config", "profile.release.lto=false", "--target-dir"])
                 .arg(&output);
-            // Static, because it runs in every host whatever libc is there. A target of its own keeps the flag from build scripts.
+            // Static, so that it does not depend on the libc of a host. An explicit target keeps the flag away from build scripts.
             cargo
                 .env("RUSTFLAGS", "-C target-feature=+crt-static")
                 .env_remove("CARGO_ENCODED_RUSTFLAGS");

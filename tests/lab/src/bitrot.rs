@@ -1,5 +1,5 @@
-//! Files of a running master that are damaged, and what has to follow: a repair that restarts exactly the readers of the file, or a report
-//! that names it.
+//! Files of a running master that are damaged, and what has to follow: a repair that restarts exactly the readers of the file, or a
+//! report that names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,22 +15,22 @@ use crate::watch::{Watch, restarted};
 pub const ROLE: &str = "/opt/pf9/roles/pf9-kube/current";
 /// nodeletd's state.
 pub const STATE: &str = "/var/opt/pf9/nodelet";
-/// Where a suite has its own files while it damages others.
+/// The suite's own directory.
 pub const PLACE: &str = "/root/bitrot";
 
-/// Files of the payload that take the place of others.
+/// The directory with files that take the place of files of the payload.
 const OTHERS: &str = "/root/bitrot/others";
 
-/// No damage takes longer to be repaired. An API server takes its time to start, and then a minute to be quiet.
+/// Time limit of a repair. An API server needs time to start, and then a minute to be quiet.
 pub const REPAIRED: Duration = Duration::from_secs(150);
-/// Until damage is reported, and until it is seen that there is none.
+/// Time limit until damage is reported, and until a pass finds no damage any more.
 pub const REPORTED: Duration = Duration::from_secs(90);
-/// For the cluster to give a token.
+/// Time limit until the cluster gives a token.
 const GIVEN: Duration = Duration::from_secs(60);
-/// Those that keep a lease at the API server.
+/// Components that keep a lease at the API server.
 const LEADERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 
-/// What befalls a file.
+/// How a file is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
     /// It is removed.
@@ -51,7 +51,7 @@ impl Damage {
         Self::Replace,
         Self::Attributes,
     ];
-    /// Those of the content.
+    /// Those that change the content.
     pub const CONTENT: [Self; 3] = [Self::Delete, Self::Truncate, Self::Replace];
 
     /// A shell script that damages the file at `path`. The command `another` prints another valid file of the same kind.
@@ -59,7 +59,7 @@ impl Damage {
     pub fn script(self, path: &str, another: &str) -> String {
         match self {
             Self::Delete => format!("rm {path}"),
-            // All of them are longer.
+            // All files are longer.
             Self::Truncate => format!("truncate --size 20 {path}"),
             Self::Replace => format!(
                 "{{ {another}; }} > {PLACE}/other; if cmp -s {PLACE}/other {path}; then echo '{path} is the same'; exit 1; fi; cat {PLACE}/other > {path}"
@@ -69,7 +69,7 @@ impl Damage {
     }
 }
 
-/// Makes the suite's own directory anew.
+/// Makes the suite's own directory, empty.
 pub fn make_place(master: &Master) {
     master.sh(&format!("rm -rf {PLACE}; install -d -m 0700 {PLACE}"));
 }
@@ -81,7 +81,7 @@ pub struct Target {
     pub path: String,
     /// Prints another valid file of the same kind.
     pub another: String,
-    /// The report says one of these.
+    /// The report contains one of these.
     pub words: Vec<String>,
 }
 
@@ -128,8 +128,8 @@ pub fn until_reported(watch: &Watch<'_>, what: &str, words: &[&str]) {
     assert_ne!(view["node_state"], "ok", "{what}: {view:#}");
 }
 
-/// Damages all these files at once. Each is put back when it was reported by name in two passes; what hides behind it is reported then.
-/// Calls `meanwhile` when the first is reported.
+/// Damages all these files at once. A file is restored when two passes have reported it by name, so that files that it hides are
+/// reported next. Calls `meanwhile` when the first file is reported.
 #[track_caller]
 pub fn are_reported(
     master: &Master,
@@ -153,7 +153,7 @@ pub fn are_reported(
         // A pass that saw half of the damage may report another file than the next one.
         assert!(
             rounds < 2 * targets.len() + 2,
-            "they are reported in no two passes: {left:?}"
+            "no two passes report these: {left:?}"
         );
         let names: Vec<&str> = left.iter().map(|(_, one)| one.path.as_str()).collect();
         let what = format!("{damage:?} {}", names.join(" "));
@@ -172,7 +172,7 @@ pub fn are_reported(
             meanwhile();
         }
         rounds += 1;
-        // And not only once.
+        // The next pass must report it as well.
         watch.passes(1, REPORTED);
         let view = watch.view().unwrap_or_default();
         assert_ne!(view["node_state"], "ok", "{what}: {view:#}");
@@ -189,7 +189,8 @@ pub fn are_reported(
     }
 }
 
-/// A copy of the role's payload in the place of it, for the lab's own is mounted and shared with other hosts. It goes with this value.
+/// A copy of the role's payload, mounted over the lab's own, which is shared with other hosts. It is removed when this value is
+/// dropped.
 #[derive(Debug)]
 pub struct PayloadCopy<'a> {
     master: &'a Master,
@@ -212,7 +213,7 @@ impl<'a> PayloadCopy<'a> {
     /// The files that the package names, by their paths in the payload.
     ///
     /// # Panics
-    /// One is neither named nor known to be none of the package.
+    /// A file of the payload has no checksum in the package.
     #[must_use]
     pub fn files(&self) -> Vec<String> {
         let found = self.master.sh(&format!(
@@ -224,7 +225,7 @@ impl<'a> PayloadCopy<'a> {
         let named: BTreeSet<&str> = named.lines().collect();
         let files: Vec<String> = found
             .lines()
-            // The lab's own list, from which it makes the checksums; no package has it.
+            // The lab's own list, from which it makes the checksums; it is part of no package.
             .filter(|name| *name != "manifest.json")
             .map(str::to_owned)
             .collect();
@@ -237,7 +238,7 @@ impl<'a> PayloadCopy<'a> {
     /// A file of the payload, by its path in it, to be replaced by another of its kind.
     ///
     /// # Panics
-    /// It is of no known kind.
+    /// It is of an unknown kind.
     #[must_use]
     pub fn target(&self, file: &str) -> Target {
         let (directory, name) = file.split_once('/').unwrap_or(("", file));
@@ -250,7 +251,7 @@ impl<'a> PayloadCopy<'a> {
             ("debs", Some((_, "deb"))) => "socat_*.deb",
             ("debs", Some(("ipset", "list"))) => "socat.list",
             ("debs", Some((_, "list"))) => "ipset.list",
-            _ => panic!("{file} is of no known kind: damage it as well, or say why not"),
+            _ => panic!("{file} is of an unknown kind: damage it as well, or say why not"),
         };
         let another = format!("cat {OTHERS}/{other}");
         Target::of_role(&format!("payload/{file}"), &another)
@@ -266,10 +267,10 @@ impl Drop for PayloadCopy<'_> {
     }
 }
 
-/// A file, and what befalls it.
+/// A file, and how it is damaged.
 pub type Struck = (Damage, String);
 
-/// What belongs to which group of the files that hold a secret, or that the host keeps.
+/// The groups of the files that hold a secret, or that the host keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// Key or certificate of an authority.
@@ -286,7 +287,7 @@ pub enum Group {
     Kubeconfig,
     /// The record of a key, with a copy of it.
     Record,
-    /// The record that says which data etcd's is, and the id beside that data.
+    /// The record of the id of etcd's data, and the id beside that data.
     DataId,
     /// Credentials at Docker Hub.
     DockerHub,
@@ -294,18 +295,18 @@ pub enum Group {
     Environment,
     /// keepalived's configuration.
     Keepalived,
-    /// No secret and not kept, so the suite `repair` is about it, or `certificates`.
+    /// Not secret and not kept: the suites `repair` and `certificates` are about it.
     Public,
 }
 
-/// Directories beside those of secrets. What is in them is configuration as planned.
+/// Directories beside those with secrets. Their files are configuration from the plan.
 const CONFIGURATION: [&str; 5] = ["apiserver", "etcd", "kube-proxy", "kubelet", "manifests"];
 
 impl Group {
     /// The group of the file at `path`.
     ///
     /// # Panics
-    /// It is in none.
+    /// It is in no group.
     #[must_use]
     pub fn of(path: &str) -> Self {
         let name = path.rsplit('/').next().unwrap_or_default();
@@ -322,12 +323,12 @@ impl Group {
             "svcacct.key" | "svcacct.pub" => Self::ServiceAccount,
             "config.yaml" if in_directory("/etc/pf9/kube.d/encryption/") => Self::Encryption,
             "keys.yaml" if in_directory("/etc/pf9/kube.d/ca/encryption/") => Self::Encryption,
-            // Nothing reads them.
+            // No program reads them.
             _ if in_directory("/etc/pf9/kube.d/ca/encryption/retired/") => Self::Record,
             "ca.key" | "ca.crt" if in_directory("/etc/pf9/kube.d/ca/") => Self::Authority,
             "request.key" => Self::LeafKey,
             "request.crt" => Self::Leaf,
-            // Copies of what an authority has; each is made with the certificate beside it.
+            // Copies of an authority's certificate; each is made with the certificate beside it.
             "ca.crt" if in_directory("/etc/pf9/kube.d/certs/") => Self::Public,
             _ if in_directory("/etc/pf9/kube.d/kubeconfigs/") => Self::Kubeconfig,
             "encryption.yaml" if in_directory(&format!("{STATE}/kept/")) => Self::Encryption,
@@ -339,18 +340,18 @@ impl Group {
     }
 }
 
-/// A master's kept and secret files, and what they were before anything befell them.
+/// A master's kept and secret files, and their state before any damage.
 #[derive(Debug)]
 pub struct SecretFiles<'a> {
     master: &'a Master,
     files: Vec<String>,
-    /// Prints the digests and modes of those that must come back as they were.
+    /// The script that prints digests and modes of the files that must be restored as they were.
     look: String,
     before: String,
 }
 
 impl<'a> SecretFiles<'a> {
-    /// As they are now. The suite's own directory is there.
+    /// Takes their present state. The suite's own directory must exist.
     #[must_use]
     pub fn note(master: &'a Master) -> Self {
         let found = master.sh(&format!(
@@ -395,13 +396,13 @@ impl<'a> SecretFiles<'a> {
         its.cloned().collect()
     }
 
-    /// Has the cluster give a token to a new account, and keeps it in a file.
+    /// Makes an account, and writes the token that the cluster gives it to a file.
     fn new_token(&self, name: &str) {
         let ask = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml --namespace default";
         self.master.sh(&format!(
             "{ask} delete serviceaccount bitrot-{name} --ignore-not-found; {ask} create serviceaccount bitrot-{name}"
         ));
-        // Through a file: a token is nothing for a command line.
+        // Through a file: a token must not be on a command line.
         self.master.wait_for(
             "the account has a token",
             &format!(
@@ -413,7 +414,7 @@ impl<'a> SecretFiles<'a> {
         );
     }
 
-    /// Which of the tokens, old and new, the API server does not accept.
+    /// The tokens, old and new, that the API server does not accept.
     #[must_use]
     pub fn refused_tokens(&self) -> Vec<String> {
         self.new_token("new");
@@ -430,7 +431,7 @@ impl<'a> SecretFiles<'a> {
             .collect()
     }
 
-    /// When each part was started.
+    /// When each container and unit was started.
     #[must_use]
     pub fn started(&self) -> BTreeMap<String, String> {
         let text = self.master.sh(
@@ -446,8 +447,8 @@ impl<'a> SecretFiles<'a> {
         text.lines().filter_map(pair).collect()
     }
 
-    /// Damages these files, and waits until nodeletd has repaired them by a restart of one of `phases`. Says what is wrong then: another
-    /// reader was restarted, or a token is refused.
+    /// Damages these files, and waits until nodeletd has repaired them by a restart of one of `phases`. Gives what is wrong then:
+    /// another reader was restarted, or a token is refused.
     #[must_use]
     pub fn strike(
         &self,
@@ -456,8 +457,8 @@ impl<'a> SecretFiles<'a> {
         phases: &[&str],
         readers: &[&str],
     ) -> Vec<String> {
-        // Where the API server was away a few times, kubelet waits for minutes before it starts those that ended meanwhile; a new one
-        // does not.
+        // After the API server was down a few times, kubelet waits for minutes before it restarts containers that ended meanwhile.
+        // A new kubelet process does not wait.
         self.master.sh("systemctl restart pf9-kubelet");
         watch.calm(REPAIRED);
         watch.record();
@@ -483,7 +484,7 @@ impl<'a> SecretFiles<'a> {
             .map(|(name, _)| name.as_str())
             .collect();
         if by_us.contains("kube-apiserver") {
-            // They end by themselves where the API server is away for longer than their lease.
+            // They end by themselves if the API server is down for longer than their lease.
             ended.retain(|name| !LEADERS.contains(name) || by_us.contains(*name));
         }
         println!("{what}: {:.1} s, {by_us:?} restarted", took.as_secs_f64());
@@ -500,7 +501,7 @@ impl<'a> SecretFiles<'a> {
     }
 }
 
-/// What repairs have restarted, by the last part of its name.
+/// The containers and units that repairs have restarted, without their paths and suffixes.
 fn restarts(events: &[Event]) -> BTreeSet<String> {
     let restarted = events.iter().filter_map(|event| match event {
         Event::StepChanged { step, .. } => {
@@ -514,7 +515,7 @@ fn restarts(events: &[Event]) -> BTreeSet<String> {
     restarted.collect()
 }
 
-/// Prints another valid file of the kind of a secret or kept one.
+/// A command that prints another valid file of the kind of a secret or kept one.
 #[must_use]
 pub fn another(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -526,17 +527,17 @@ pub fn another(path: &str) -> String {
     };
     match Group::of(path) {
         Group::Authority if name == "ca.crt" => certificate("kubernetes"),
-        // That of another authority, and with another identity.
+        // A certificate of another authority, with another identity.
         Group::Leaf => certificate("admin"),
         Group::ServiceAccount if name == "svcacct.pub" => {
             "openssl genrsa 2048 2> /dev/null | openssl pkey -pubout".to_owned()
         }
         Group::Authority | Group::ServiceAccount | Group::LeafKey => key(),
-        // With another secret.
+        // The same with another secret.
         Group::Encryption => format!("sed -E 's/secret: ..../secret: AAAA/' {path}"),
         Group::Kubeconfig if name == "kubelet.yaml" => format!("cat {PLACE}/admin.yaml"),
         Group::Kubeconfig => format!("cat {PLACE}/kubelet.yaml"),
-        // That of another authority.
+        // The record of another authority.
         Group::Record if name == "authority-cluster.json" => {
             format!("cat {PLACE}/authority-etcd.json")
         }
@@ -547,7 +548,7 @@ pub fn another(path: &str) -> String {
         Group::DataId => {
             "echo '{\"version\":1,\"id\":\"00112233445566778899aabbccddeeff\"}'".to_owned()
         }
-        // Those of another account.
+        // The credentials of another account.
         Group::DockerHub => format!("sed -E 's/(\"auth\": \").*/\\1b3RoZXI6d29yZA==\"/' {path}"),
         Group::Environment => {
             format!("sed -E 's/^(export DOCKERHUB_ID=).*/\\1\"other\"/' {path}")

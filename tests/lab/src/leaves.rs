@@ -1,4 +1,4 @@
-//! A host's certificates from outside: made older than they are, and one of our own to ask with.
+//! A host's certificates from outside: made older than they are, and a client certificate of our own.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use lab::package::ROLE;
 use crate::load::Asker;
 use crate::master::Master;
 
-/// The host's authorities and the certificates that its role wants.
+/// The host's authorities and the certificates that its role has.
 pub struct Leaves<'a> {
     master: &'a Master,
     authorities: FakeHost,
@@ -32,7 +32,7 @@ impl<'a> Leaves<'a> {
         let run = master.nodelet(&["plan", "--role", ROLE, "--json"]).exits(0);
         let planned: serde_json::Value = run.json();
         let plan: Plan = serde_json::from_value(planned["plan"].clone()).expect("a plan");
-        // Its clock stands at the beginning of 2026.
+        // The fake host's clock begins in 2026.
         let authorities = FakeHost::new();
         let mut specs = Vec::new();
         for step in plan.phases.into_iter().flat_map(|phase| phase.steps) {
@@ -63,7 +63,7 @@ impl<'a> Leaves<'a> {
         self.specs.iter().map(|spec| spec.path.as_str()).collect()
     }
 
-    /// Replaces a certificate by one that was issued so long ago and lives so long.
+    /// Replaces a certificate by one of this age and this life.
     ///
     /// # Panics
     /// The role has no such certificate.
@@ -79,7 +79,7 @@ impl<'a> Leaves<'a> {
         put(self.master, &paths.certificate, &issued.certificate, 0o644);
     }
 
-    /// Somebody who may ask this host's API server for a day.
+    /// A client with a certificate for this host's API server, which is good for a day.
     #[must_use]
     pub fn asker(&self) -> Asker {
         let admin = self.specs.iter().find(|spec| spec.path == "admin");
@@ -101,7 +101,7 @@ impl<'a> Leaves<'a> {
         }
     }
 
-    /// Serial numbers on the host's disk, by path.
+    /// Serial numbers of the certificates on the host's disk, by path.
     #[must_use]
     pub fn serials(&self) -> Vec<(String, String)> {
         let listed: serde_json::Value = self.master.nodelet(&["certs", "--json"]).json();

@@ -1,11 +1,11 @@
 //! What the suites share: hosts with nodelet on them, runs of nodelet, and ways to look at a host before and after.
 //!
-//! The suites themselves are in `tests/suites`, a file for each group of behaviour. They run on real hosts (see the crate `lab`), so
-//! they need what `cargo xtask test` sets up, and are marked `ignore`: without it they are reported as ignored, not as passed. Helpers panic with all
-//! that the host said: a suite is a test, and its reader wants the words of the host.
+//! The suites themselves are in `tests/suites`, a file for each group of behaviour. They run on real hosts (see the crate `lab`)
+//! and need what `cargo xtask test` sets up, so they are marked `ignore`: without it they are reported as ignored, not as passed.
+//! Helpers panic with everything that the host said, because a developer needs it to find the cause.
 //!
-//! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay for a look. Those in `tests/soak`
-//! take minutes each and are marked `ignore`: `cargo xtask soak` runs them.
+//! `cargo xtask test --only lab -- FILTER` runs some of them; with `NODELET_LAB_KEEP=1` the labs stay and can be inspected. Those
+//! in `tests/soak` take minutes each and are marked `ignore`: `cargo xtask soak` runs them.
 
 #![forbid(unsafe_code)]
 
@@ -41,7 +41,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Without a lab a suite would have nothing to look at, and would pass.
+    /// Without a lab a suite would test nothing, and would pass.
     #[test]
     fn every_test_that_needs_a_lab_is_marked_ignore() {
         let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suites")];

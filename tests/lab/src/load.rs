@@ -1,5 +1,5 @@
-//! Requests to an API server at a steady rate while something else happens to it: on connections that are kept, and each on
-//! a new one. Every request that fails is counted; none is tried again.
+//! Requests to an API server at a steady rate while a test changes something: on connections that are kept, and each on a new one.
+//! Every request that fails is counted; none is tried again.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,15 +27,15 @@ const KEPT_RATE: u32 = 20;
 const NEW_RATE: u32 = 5;
 /// A request that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Failures that are told in full.
+/// How many failures are reported in full.
 const TOLD: usize = 20;
 
 type Connections = Client<hyper_rustls::HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
-/// Who asks, and whom.
+/// A client and the URL that it asks for.
 #[derive(Debug)]
 pub struct Asker {
-    /// What is asked, again and again.
+    /// What is requested, again and again.
     pub url: String,
     /// Roots of the server, in PEM.
     pub roots: String,
@@ -54,7 +54,7 @@ pub struct Load {
     began: Instant,
 }
 
-/// What became of them.
+/// The results.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
     /// Requests on kept connections.
@@ -65,9 +65,9 @@ pub struct Seen {
     pub failed: u64,
     /// The first of them, with the time since the start.
     pub failures: Vec<String>,
-    /// The longest any took.
+    /// The time of the slowest request.
     pub slowest: Duration,
-    /// Since the first.
+    /// The time since the first request.
     pub lasted: Duration,
 }
 
@@ -102,10 +102,10 @@ impl fmt::Display for Seen {
 }
 
 impl Load {
-    /// Begins to ask.
+    /// Begins to send requests.
     ///
     /// # Panics
-    /// The asker's texts are no certificates and key.
+    /// The asker's certificates or its key are invalid.
     #[must_use]
     pub fn start(asker: &Asker) -> Self {
         let (end, ended) = watch::channel(false);
@@ -127,7 +127,7 @@ impl Load {
         }
     }
 
-    /// What became of them so far.
+    /// The results so far.
     #[must_use]
     pub fn so_far(&self) -> Seen {
         let seen = self.seen.lock();
@@ -138,10 +138,10 @@ impl Load {
         }
     }
 
-    /// Ends and tells what became of them.
+    /// Ends the requests and gives the results.
     ///
     /// # Panics
-    /// The asking itself broke.
+    /// The task that sends requests failed.
     #[must_use]
     pub fn end(self) -> Seen {
         let seen = self.so_far();
@@ -166,7 +166,7 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
             (url.to_owned(), tls.clone(), Arc::clone(seen), ended.clone());
         tasks.spawn(async move {
             let mut ticks = tokio::time::interval(every);
-            // Whoever had to wait makes up for it: the rate is what was promised.
+            // A request that came late is followed by the next ones at once, so that the rate is as promised.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             loop {
                 tokio::select! {
@@ -203,7 +203,7 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
     }
 }
 
-/// One request, which has to be answered with 200 and a whole body.
+/// One request, which has to be answered with status 200 and a whole body.
 async fn one(client: &Connections, url: &str) -> Result<(), String> {
     let chain = |error: &(dyn std::error::Error + 'static)| engine::exec::chain(error).join(": ");
     let request = Request::get(url)
@@ -257,7 +257,7 @@ fn tls(asker: &Asker) -> ClientConfig {
     .with_root_certificates(roots)
     .with_client_auth_cert(chain, key)
     .expect("the key fits");
-    // A new connection is a whole handshake, not a ticket of an earlier one.
+    // Every new connection makes a full handshake, without a session ticket of an earlier one.
     tls.resumption = rustls::client::Resumption::disabled();
     tls
 }

@@ -11,11 +11,11 @@ use lab::{Cache, Config, Host, HostSpec, Image, Lab, Suites, machine_mount};
 
 use crate::run::Run;
 
-/// No run of nodelet in a suite takes this long.
+/// Time limit of one run of nodelet.
 const LIMIT: Duration = Duration::from_secs(420);
-/// On a virtual machine, whose every instruction is emulated.
+/// Time limit on a virtual machine, whose every instruction is emulated.
 const EMULATED: Duration = Duration::from_secs(1800);
-/// Nor does any other command.
+/// Time limit of any other command.
 const SHORT: Duration = Duration::from_secs(120);
 
 const MASTER: &str = "master-1";
@@ -25,14 +25,14 @@ const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 const PACKAGE: &str = "/opt/pf9/roles/pf9-kube/current";
 const PHASES: &str = "/opt/pf9/roles/pf9-kube/current/phases";
 
-/// The host, and the lab it is in, which goes with it unless it is shared.
+/// The host and its lab. The lab is removed with this value, unless it is shared.
 #[derive(Debug)]
 pub struct Master {
     lab: Lab,
     host: Host,
     suites: Suites,
     vip: bool,
-    /// Held while this suite uses a host that suites share.
+    /// Held while this suite uses a shared host.
     shared: Option<Place>,
 }
 
@@ -41,10 +41,11 @@ const SHARED: usize = 3;
 /// Longer than all suites that share a master take together.
 const TURN: Duration = Duration::from_secs(3000);
 
-/// A master that suites share: Ready, with the default settings. A suite that changes it leaves it for the next one's apply to bring back.
+/// A master that suites share: Ready, with the default settings. What a suite changes on it, the apply at the start of the next
+/// suite restores.
 ///
-/// The first suite to ask makes it; it is taken down with the run. Suites run side by side, in processes of their own, so each waits for
-/// its turn.
+/// The first suite makes it; it is taken down at the end of the run. Suites run in parallel in processes of their own, so each
+/// waits for its turn.
 #[must_use]
 pub fn shared() -> Master {
     let suites = Suites::from_environment().expect("the environment of a run");
@@ -59,14 +60,14 @@ pub fn shared() -> Master {
     } else {
         master.install(&[]);
     }
-    // What an earlier suite changed, or left in the middle when it failed, this brings back.
+    // Restores what an earlier suite changed, or left unfinished when it failed.
     master.apply(&[]).exits(0);
     master
 }
 
 /// A master of its own with a virtual IP, Ready, and a bare host beside it, the neighbour [`CLIENT`].
 ///
-/// It is not shared: a master that stands idle for the rest of a run costs more than another bring-up.
+/// It is not shared: a master that is unused for the rest of a run costs more than another bring-up.
 #[must_use]
 pub fn ready_with_vip(lab: &str) -> Master {
     let master = Master::with_neighbours(lab, Image::Bare, true, &[CLIENT]);
@@ -124,7 +125,7 @@ impl Master {
         }
     }
 
-    /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, and these.
+    /// Installs nodelet, the role and its phases from the checkout, and settings: the lab's own, with these.
     pub fn install(&self, settings: &[(&str, &str)]) {
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
@@ -135,13 +136,13 @@ impl Master {
         self.configure(settings);
     }
 
-    /// Writes the lab's own settings, without a virtual IP from now on.
+    /// Writes the lab's own settings, with no virtual IP from now on.
     pub fn without_vip(&mut self) {
         self.vip = false;
         self.configure(&[]);
     }
 
-    /// Writes the lab's own settings, and these.
+    /// Writes the lab's own settings, with these.
     pub fn configure(&self, settings: &[(&str, &str)]) {
         let vip = self.vip.then(|| self.lab.vip());
         let mut config = Config::master(self.lab.name(), self.host.address(), vip);
@@ -151,7 +152,8 @@ impl Master {
         package::configure(&self.host, &config).expect("the settings are written");
     }
 
-    /// Seals the installed role's package again, whose scripts or templates the suite has changed: the changed role is a good one.
+    /// Seals the package of the installed role again after the suite has changed its scripts or templates, so that the changed role
+    /// is a valid one.
     pub fn seal_again(&self) {
         self.sh(&package::seal_again(PACKAGE));
     }
@@ -229,7 +231,7 @@ impl Master {
         }
     }
 
-    /// `nodelet apply --json` with more words.
+    /// `nodelet apply --json` with more arguments.
     #[must_use]
     pub fn apply(&self, words: &[&str]) -> Run {
         let all: Vec<&str> = ["apply", "--role", ROLE, "--json"]
@@ -251,7 +253,7 @@ impl Master {
         self.nodelet(&all)
     }
 
-    /// Runs a shell script on the host, whatever comes of it.
+    /// Runs a shell script on the host. Its failure is no error here.
     #[must_use]
     pub fn try_sh(&self, script: &str) -> Output {
         self.host
@@ -273,7 +275,7 @@ impl Master {
         out
     }
 
-    /// Takes a TCP port of the host (systemd makes one dollar sign of two), until the unit `squatter-PORT` is stopped.
+    /// Takes a TCP port of the host until the unit `squatter-PORT` is stopped. (systemd makes one dollar sign of two.)
     pub fn squat(&self, port: u16) {
         let program =
             format!("$$s = IO::Socket::INET->new(LocalPort => {port}, Listen => 9) or die; sleep");
@@ -295,7 +297,7 @@ impl Master {
             let look = self.host.exec_within(&["bash", "-c", script], None, SHORT);
             match look {
                 Ok(output) => output.status.success().then_some(()),
-                // An emulated machine that boots may have no time even to say that it had none.
+                // An emulated machine that boots may be too slow to answer at all.
                 Err(error) => {
                     unanswered = format!("; last: {error:#}");
                     None
@@ -326,7 +328,7 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("the host {} when its suite failed:", self.host.container());
+            eprintln!("the host {} after its suite failed:", self.host.container());
             for script in [
                 "nodelet check",
                 "docker ps --all --format '{{.Names}} {{.Status}}'",
@@ -342,7 +344,7 @@ impl Drop for Master {
                 );
             }
         }
-        // Held until the host is gone: the next suite makes its own then.
+        // The place is held until the host is gone; the next suite makes its own host.
         let mut place = self.shared.take();
         if !thread::panicking()
             && let Some(place) = place.take()
@@ -353,7 +355,7 @@ impl Drop for Master {
         if !Suites::keep()
             && let Err(error) = self.lab.destroy()
         {
-            eprintln!("the lab {} is not gone: {error:#}", self.lab.name());
+            eprintln!("the lab {} is not removed: {error:#}", self.lab.name());
         }
     }
 }

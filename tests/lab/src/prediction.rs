@@ -1,4 +1,4 @@
-//! What was predicted is compared with what is done.
+//! Compares predictions with what was done.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::master::Master;
 use crate::run::Run;
 use crate::watch::{Watch, restarted};
 
-/// The fault that nodeletd itself suffers in the middle of a repair.
+/// The fault that kills nodeletd in the middle of a repair.
 const KILLED: &str = "nodeletd-killed";
-/// No repair takes longer.
+/// Time limit of a repair.
 const REPAIRED: Duration = Duration::from_secs(150);
 
 /// Predicts an apply, makes it, and compares the two.
@@ -29,7 +29,7 @@ pub fn prediction(master: &Master) -> Fidelity {
     Fidelity::of(&predicted.record(), &done.record())
 }
 
-/// Lets a fault happen while nodeletd only looks on, predicts its repair, lets it happen, and compares the two.
+/// Causes a fault while nodeletd is paused, predicts the repair, lets nodeletd make it, and compares the two.
 #[must_use]
 pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     if fault.name == KILLED {
@@ -38,29 +38,31 @@ pub fn predicted_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fi
     let vip = master.vip();
     pause(master, watch, fault);
     fault.strike(master.host(), &vip).expect("it happens");
-    // After a boot, or with room again, some of what fails comes back by itself. Elsewhere nobody waits: what hangs is ended by others.
+    // After a boot, or when the disk has room again, some failures disappear by themselves, so the prediction waits for them. For
+    // other faults it is made at once, because other programs may end what hangs.
     let waits = fault.boots || !fault.frees.is_empty();
     let predicted = if waits {
         settled(master, watch)
     } else {
         predict(master)
     };
-    // A boot leaves nothing to repair, or something.
+    // A boot may leave something to repair, or nothing.
     let expected = predicted.exited(2) || (fault.boots && predicted.exited(0));
     assert!(expected, "{}: {}", fault.name, predicted.text());
     watch.record();
-    master.wait_for("nodeletd goes on", "nodelet resume", REPAIRED);
+    master.wait_for("nodeletd is resumed", "nodelet resume", REPAIRED);
     if !fault.clears.is_empty() {
-        // With a wrong clock, for one, nobody is content; and whoever takes it away ends what is at work.
+        // With a wrong clock, for example, conditions do not hold before the fault is cleared; and clearing it ends what is
+        // running.
         until_whole(master, watch, fault);
         watch.until("its repair has ended", REPAIRED, || {
             has_ended(&watch.recorded())
         });
-        // To take it away breaks things anew.
+        // Clearing the fault breaks something again, so the events are read before.
         let done = watch.recorded();
         fault
             .clear(master.host(), &vip)
-            .expect("what it brought goes");
+            .expect("the fault is cleared");
         watch.calm(REPAIRED);
         return Fidelity::of(&predicted.record(), &done);
     }
@@ -73,7 +75,7 @@ fn predict(master: &Master) -> Run {
     master.nodelet_as_by_nodeletd(&["diff", "--repair", "--json"])
 }
 
-/// A prediction that is the same two passes later: what breaks takes others along by and by, and some come back by themselves.
+/// A prediction that is the same two passes later: a fault makes other things fail after a while, and some recover by themselves.
 fn settled(master: &Master, watch: &Watch<'_>) -> Run {
     let mut before = predict(master);
     for _ in 0..20 {
@@ -84,10 +86,10 @@ fn settled(master: &Master, watch: &Watch<'_>) -> Run {
         }
         before = now;
     }
-    panic!("what fails does not settle: {}", before.text());
+    panic!("the failures do not settle: {}", before.text());
 }
 
-/// The phases that are touched, in their order.
+/// The phases that a run touches, in their order.
 fn begun(events: &[Event]) -> Vec<PhaseName> {
     let phases = events.iter().filter_map(|event| match event {
         Event::PhaseStarted { phase, .. } => Some(phase.clone()),
@@ -96,7 +98,7 @@ fn begun(events: &[Event]) -> Vec<PhaseName> {
     phases.collect()
 }
 
-/// Whether what ended what failed, and what brought it back, have both come to their end.
+/// Whether the repair has ended, both its stop and its restart.
 fn has_ended(events: &[Event]) -> bool {
     let restarts = |event: &Event| {
         matches!(
@@ -111,7 +113,7 @@ fn has_ended(events: &[Event]) -> bool {
     after.any(|event| matches!(event, Event::RunFinished { .. }))
 }
 
-/// Lets a fault happen of which a host comes back without a repair: none is predicted, and none is made.
+/// Causes a fault from which a host recovers without a repair: no repair is predicted, and none is made.
 pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     pause(master, watch, fault);
     fault
@@ -121,13 +123,13 @@ pub fn no_repair(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     let predicted = master.nodelet(&["diff", "--repair", "--json"]).exits(0);
     assert!(predicted.record().is_empty(), "{}", predicted.text());
     watch.record();
-    master.wait_for("nodeletd goes on", "nodelet resume", REPAIRED);
+    master.wait_for("nodeletd is resumed", "nodelet resume", REPAIRED);
     watch.calm(REPAIRED);
     let restarted = restarted(&watch.recorded());
     assert!(restarted.is_empty(), "{}: {restarted:?}", fault.name);
 }
 
-/// Of what a repair that was killed has left. The next one is made by hand: nodeletd would begin it before anybody could predict it.
+/// The repair of what a killed repair has left. It is made by hand, because nodeletd would begin it before it could be predicted.
 fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     let predicted = crate::poll(REPAIRED, || {
         watch.calm(REPAIRED);
@@ -137,7 +139,7 @@ fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
         master.sh("systemctl stop pf9-nodeletd");
         let predicted = master.nodelet(&["diff", "--repair", "--json"]);
         if predicted.exited(0) {
-            // On a busy machine the kill may come when the repair is over.
+            // On a busy machine the kill may come after the end of the repair.
             master.sh("systemctl start pf9-nodeletd");
             return None;
         }
@@ -151,13 +153,13 @@ fn after_a_kill(master: &Master, watch: &Watch<'_>, fault: &Fault) -> Fidelity {
     Fidelity::of(&predicted.record(), &done.record())
 }
 
-/// Makes ready for a fault, and lets nodeletd only look on.
+/// Prepares the host for a fault, and pauses nodeletd.
 fn pause(master: &Master, watch: &Watch<'_>, fault: &Fault) {
     fault
         .prepare(master.host(), &master.vip())
         .expect("it can happen");
     watch.calm(REPAIRED);
-    // Longer than a clock may be ahead.
+    // Longer than the clock of a fault is ahead.
     master.sh("nodelet pause 3d --because 'a suite breaks this host'");
 }
 

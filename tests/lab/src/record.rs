@@ -1,4 +1,4 @@
-//! What a soak has seen, for the page that `cargo xtask soak --write` makes of it.
+//! The results of a soak, for the page that `cargo xtask soak --write` makes of them.
 
 use std::fs::File;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::io::Write;
 use lab::Suites;
 use lab::snapshot::Comparison;
 
-/// Notes how a host compared after this with what it was before. A scenario that fails panics before that and notes nothing.
+/// Records how a host compares with its state before. A scenario that fails panics earlier and records nothing.
 pub fn record(scenario: &str, compared: &Comparison) {
     println!(
         "{scenario}: {} things compared, {} differences; empty both times: {}",

@@ -1,4 +1,4 @@
-//! One run of nodelet: its exit code, and what it told.
+//! One run of nodelet: its exit code and its output.
 
 use std::process::Output;
 use std::time::Duration;
@@ -41,20 +41,20 @@ impl Run {
         self.code == Some(code)
     }
 
-    /// Asserts that each of these texts was told.
+    /// Asserts that each of these texts was printed.
     #[track_caller]
     pub fn says(self, texts: &[&str]) -> Self {
         let text = self.text();
         for wanted in texts {
             assert!(
                 text.contains(wanted),
-                "`{wanted}` is missing in what was told:\n{text}"
+                "`{wanted}` is missing in the output:\n{text}"
             );
         }
         self
     }
 
-    /// Everything it told, for messages and searches.
+    /// Everything it printed, for messages and searches.
     #[must_use]
     pub fn text(&self) -> String {
         format!(
@@ -90,7 +90,7 @@ impl Run {
             .unwrap_or_else(|error| panic!("it is not what was expected: {error}\n{}", self.text()))
     }
 
-    /// Everything it told with `--json`.
+    /// Everything it printed with `--json`.
     #[must_use]
     pub fn record(&self) -> Vec<Event> {
         let parse = |line| serde_json::from_str(line).ok();
@@ -111,7 +111,7 @@ impl Run {
         events.remove(0)
     }
 
-    /// Asserts that the run changed nothing and looked at no precondition again.
+    /// Asserts that the run changed nothing and evaluated no precondition again.
     #[track_caller]
     pub fn changes_nothing(&self) {
         let changing: Vec<Value> = self
@@ -126,7 +126,7 @@ impl Run {
         assert_eq!(
             self.event("preflight_passed")["evaluated"],
             0,
-            "preconditions are asked once"
+            "preconditions are evaluated once"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! A host is compared with what it was.
+//! Compares a host with its earlier state.
 
 use lab::snapshot::{Comparison, HostSnapshot, KEPT, compare};
 
@@ -8,17 +8,17 @@ use crate::master::Master;
 #[derive(Clone, Debug)]
 pub struct Slate(HostSnapshot);
 
-/// Which clean it is compared after.
+/// After which clean the host is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// Data that is marked to be kept may be there.
+    /// Kept data may be there.
     Clean,
-    /// Nothing may.
+    /// Nothing may be there.
     Purge,
 }
 
 impl Slate {
-    /// As the host is now.
+    /// The host as it is now.
     #[must_use]
     pub fn of(master: &Master) -> Self {
         Self(HostSnapshot::of(master.host()).expect("a snapshot"))
@@ -30,7 +30,7 @@ impl Slate {
         self.assert_same_but(master, after, what, |_| false)
     }
 
-    /// The same but for differences that nodelet told.
+    /// Like [`Self::assert_same`], except for differences that nodelet has reported.
     #[track_caller]
     pub fn assert_same_but(
         &self,

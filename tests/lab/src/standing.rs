@@ -1,4 +1,4 @@
-//! How a host stands: what runs since when, and what lies where. Taken twice and compared, it shows what happened between.
+//! What runs on a host since when, and which files it has. Two of these, compared, show what happened between them.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ impl Standing {
     #[must_use]
     pub fn of(master: &Master) -> Self {
         Self(master.sh(
-            // A backup's container comes and goes.
+            // The container of a backup comes and goes.
             "docker ps --no-trunc --format '{{.ID}} {{.Names}}' | grep -v ' pf9-etcd-proof$' | cut -d ' ' -f 1 | sort |
                  xargs docker inspect --format '{{.Name}} {{.Id}} {{.State.StartedAt}}'
              for unit in docker pf9-kubelet keepalived; do
@@ -25,9 +25,9 @@ impl Standing {
 
 /// Everything of a host that a phase may touch, one line for each thing.
 ///
-/// What others keep for themselves is left out: the engine its records, docker its store, kubelet its pods, containerd the
-/// directories of CNI that it makes when it starts. So is what phases keep on purpose when they are taken back: authorities and
-/// etcd's data.
+/// Data that other programs keep for themselves is left out: nodelet's records, docker's store, kubelet's pods, and CNI's
+/// directories, which containerd makes when it starts. Data that phases keep when they are rolled back is left out as well:
+/// authorities and etcd's data.
 #[must_use]
 pub fn listing(master: &Master) -> BTreeSet<String> {
     let text = master.sh(
@@ -52,7 +52,7 @@ pub fn listing(master: &Master) -> BTreeSet<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// What is in one listing and not in the other, as a reader wants it.
+/// The differences of two listings, for a reader.
 #[must_use]
 pub fn changes(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
     let gone = before.difference(after).map(|line| format!("- {line}"));

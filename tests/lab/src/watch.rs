@@ -1,4 +1,4 @@
-//! Watching nodeletd at work: how it sees the host, and the events of what it does.
+//! Watches nodeletd at work: its view of the host, and its events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::master::Master;
 
-/// Where the events of a watch go.
+/// The file with the recorded events.
 const RECORD: &str = "/run/nodelet-suite-events";
 
-/// Settings by which a suite need not wait for minutes: passes every five seconds.
+/// Settings with a pass every five seconds, so that a suite need not wait for minutes.
 pub const SCALED: &[(&str, &str)] = &[("LOOP_INTERVAL", "5s"), ("KUBE_SERVICE_STATE", "true")];
 
 /// nodeletd on a master.
@@ -28,7 +28,7 @@ impl<'a> Watch<'a> {
         Self::start_within(master, Duration::from_secs(120))
     }
 
-    /// The same where there is more to do than to look.
+    /// The same with a longer limit, if nodeletd has to change something first.
     #[track_caller]
     pub fn start_within(master: &'a Master, limit: Duration) -> Self {
         master.sh("systemctl start pf9-nodeletd");
@@ -37,20 +37,20 @@ impl<'a> Watch<'a> {
         watch
     }
 
-    /// nodeletd as it is, in the middle of something or not. It is stopped at the end.
+    /// nodeletd in its present state. It is stopped when this value is dropped.
     #[must_use]
     pub fn of(master: &'a Master) -> Self {
         Self { master }
     }
 
-    /// How nodeletd sees the host; `None` if it does not answer.
+    /// nodeletd's view of the host; `None` if it does not answer.
     #[must_use]
     pub fn view(&self) -> Option<Value> {
         let output = self.master.try_sh("nodelet status --json");
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// What nodeletd counts and measures, by name; those with labels are left out.
+    /// The metrics of nodeletd by name, without those with labels.
     #[must_use]
     pub fn metrics(&self) -> BTreeMap<String, f64> {
         let text = self
@@ -104,16 +104,16 @@ impl<'a> Watch<'a> {
         );
     }
 
-    /// Waits until nodeletd says that the host cannot go on with this setting, and so goes on with the last good ones.
+    /// Waits until nodeletd reports that the host cannot use this setting, and so uses the last good ones.
     #[track_caller]
     pub fn refuses(&self, key: &str, value: &str, limit: Duration) {
-        self.until(&format!("{key}={value} is told"), limit, || {
+        self.until(&format!("{key}={value} is reported"), limit, || {
             self.wrong("SettingsValid")
                 .is_some_and(|reason| reason.contains(key) || reason.contains(value))
         });
     }
 
-    /// Waits until this condition of nodeletd's own is False, for a reason with these words.
+    /// Waits until this condition of nodeletd itself is False, for a reason with these words.
     #[track_caller]
     pub fn tells(&self, condition: &str, words: &str, limit: Duration) {
         self.until(&format!("{condition} says {words}"), limit, || {
@@ -122,7 +122,7 @@ impl<'a> Watch<'a> {
         });
     }
 
-    /// Why this condition of nodeletd's own is False; `None` where it is not.
+    /// Why this condition of nodeletd itself is False; `None` if it is not.
     fn wrong(&self, condition: &str) -> Option<String> {
         let view = self.view()?;
         let mut conditions = view["conditions"].as_array()?.iter();
@@ -130,14 +130,15 @@ impl<'a> Watch<'a> {
         its["reason"].as_str().map(str::to_owned)
     }
 
-    /// The last of what nodeletd has said.
+    /// The last lines of nodeletd's journal.
     #[must_use]
     pub fn journal(&self) -> String {
         self.master
             .sh("journalctl --no-pager --output cat --lines 60 --unit pf9-nodeletd")
     }
 
-    /// Begins to record events, anew. It goes on where nodeletd is started again: what it says before its first pass is lost then.
+    /// Begins to record events, in an empty file. It continues if nodeletd is started again, but the events before its first pass
+    /// are lost.
     pub fn record(&self) {
         self.master.sh(&format!(
             "systemctl stop nodelet-suite-events 2> /dev/null || true
@@ -147,7 +148,7 @@ impl<'a> Watch<'a> {
                  --property Restart=always --property RestartSec=100ms --property StartLimitIntervalSec=0 \
                  curl -sN --unix-socket /run/pf9/nodeletd.sock http://nodeletd/v1/events"
         ));
-        // Only then is it known that no event will be missed.
+        // Before the connection is established, events could be missed.
         self.master.wait_for(
             "the recorder listens",
             "ss -xH state established src /run/pf9/nodeletd.sock | grep -q .",
@@ -163,7 +164,7 @@ impl<'a> Watch<'a> {
             !text.contains("\"event\":\"missed\""),
             "the recorder was too slow, and events were lost:\n{text}"
         );
-        // A line may be half written: the last one, and one at which nodeletd ended.
+        // A line may be incomplete: the last one, and the one during which nodeletd ended.
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
@@ -196,7 +197,7 @@ impl<'a> Watch<'a> {
 }
 
 impl Drop for Watch<'_> {
-    /// Whoever has the host next is alone on it.
+    /// The next user of the host finds it without nodeletd.
     fn drop(&mut self) {
         let _ = self
             .master
@@ -204,8 +205,8 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// The phases that repairs restarted, in order and each once, as their first events say it; nothing else may have run. A repair that is
-/// still ending things has announced what it ends, and not yet what it restarts.
+/// The phases that repairs restarted, each once, in the order of the first events; other runs are a failure. A repair that is still
+/// stopping has announced what it stops, and not yet what it restarts.
 #[must_use]
 pub fn restarted(events: &[Event]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
@@ -224,7 +225,7 @@ pub fn restarted(events: &[Event]) -> Vec<String> {
             }
         }
     }
-    // What was announced, and nothing else.
+    // Only announced phases may have been touched.
     for event in events {
         if let Event::PhaseStarted { phase, .. } = event {
             assert!(

@@ -86,7 +86,7 @@ const PEER: &[Fault] = &[
     },
     Fault {
         name: "rebooted",
-        about: "the host is booted",
+        about: "the host is rebooted",
         boots: true,
         whole: peer_is!(
             "systemctl is-active --quiet kubelet && curl -sf --max-time 2 http://127.0.0.1:10248/healthz > /dev/null && api_is_ready && node_is_ready"

@@ -1,5 +1,5 @@
-//! Compiles everything that is tested in one cargo run, and tells where it is. One run, because cargo builds a dependency again for
-//! another selection of packages.
+//! Compiles everything that is tested with one cargo command, and finds the programs. One command, because cargo builds a
+//! dependency again for another selection of packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -65,7 +65,7 @@ impl Built {
         self.nodelet.clone().context("cargo built no nodelet")
     }
 
-    /// Notes the program that a message announces, if it does.
+    /// Records the program that a message announces, if it announces one.
     fn take(&mut self, line: &str) -> Result<()> {
         let message: Value = serde_json::from_str(line).context("it is no JSON")?;
         let Some(path) = message["executable"].as_str().map(PathBuf::from) else {
@@ -95,7 +95,7 @@ impl Built {
     }
 }
 
-/// The name in a package id: `path+file:///checkout/tests#behaviour@0.1.0`, or `…/engine#0.1.0` where it is the directory's.
+/// The name in a package id: `path+file:///checkout/tests#behaviour@0.1.0`, or `…/engine#0.1.0` if the directory has the same name.
 fn package(id: &str) -> String {
     let (place, name) = id.rsplit_once('#').unwrap_or(("", id));
     let name = name.split_once('@').map_or_else(

@@ -1,4 +1,4 @@
-//! What there is to run: one job per test program, one per suite on lab hosts, and cargo's own checks.
+//! The jobs of a test run: one per test program, one per suite on lab hosts, and cargo's own checks.
 
 use std::process::Command;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use crate::cargo;
 
 /// The package with the suites that need labs and machines.
 const LAB_SUITES: &str = "lab-suites";
-/// Its targets that are no part of the step `tests`.
+/// Its targets that the step `tests` leaves out.
 const SUITES: &str = "suites";
 const MICRO: &str = "micro";
 
-/// Tests of the program with the suites that run inside a lab host alone, where the suite `live` starts them.
+/// Prefix of the tests that run only inside a lab host, where the suite `live` starts them.
 const INSIDE: &str = "live::inside::";
 
-/// No job takes longer than this. A suite that hangs is ended, and its host is told about.
+/// Time limit of a job. A job that hangs is killed and reported as failed.
 const LIMIT: Duration = Duration::from_secs(1500);
-/// The same for what computes, and gets the processor when no suite wants it.
+/// Time limit of jobs that compute: they get the processor only when no suite needs it.
 const IDLE_LIMIT: Duration = Duration::from_secs(3000);
-/// A test program lists its tests at once.
+/// Time limit for listing the tests of a program.
 const LISTS: Duration = Duration::from_secs(30);
 
 /// The jobs that begin first, in this order; all others follow in the order of their names.
 ///
-/// What takes longest begins early, so that the run does not end with one of them alone. Suites with hosts of their own begin before those
-/// that share some: a shared host stands to the end of the run, and takes processor time also where no suite has it.
+/// The longest jobs begin early, so that the run does not end with a long job alone. Suites with their own hosts begin before
+/// suites that share hosts: a shared host exists until the end of the run, and uses processor time even while no suite uses it.
 const FIRST: &[&str] = &[
-    // No suite runs beside it, so it is over before the first.
+    // No suite runs beside it, so it runs before the first one.
     "micro",
     "lab: faults::every_phase",
     "lab: endurance",
@@ -58,7 +58,7 @@ const FIRST: &[&str] = &[
     "engine: engine",
 ];
 
-/// Which of the machine's means a job uses; see [`super::schedule`].
+/// Which resource of the machine a job uses; see [`super::schedule`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A suite with a lab host: it mostly waits, and its waits have deadlines.
@@ -117,7 +117,7 @@ impl Job {
         job
     }
 
-    /// The place of the job in the order of beginnings: the lower, the earlier.
+    /// The job's position in the start order: a lower rank begins earlier.
     pub(super) fn rank(&self) -> usize {
         FIRST
             .iter()
@@ -149,8 +149,8 @@ impl Job {
     }
 }
 
-/// The test programs that need nothing but the checkout, and the examples in docs. With `names`, the tests that have one of these in
-/// their name.
+/// The test programs that need nothing but the checkout, and the examples in docs. With `names`, only the tests whose name contains
+/// one of them.
 pub(super) fn tests(programs: &[Program], names: &[String]) -> Vec<Job> {
     let needs_more = |program: &&Program| [SUITES, MICRO].contains(&program.target.as_str());
     let mut jobs: Vec<Job> = programs
@@ -183,10 +183,10 @@ pub(super) fn micro(programs: &[Program], micro: &Micro) -> Option<Job> {
     Some(job)
 }
 
-/// A job for each suite whose name has one of these in it; for all without names.
+/// A job for each suite whose name contains one of `names`; for every suite if there are no names.
 ///
 /// # Errors
-/// The program with the suites does not list them, or none has such a name.
+/// The program with the suites does not list them, or no suite has such a name.
 pub(super) fn lab(programs: &[Program], suites: &Suites, names: &[String]) -> Result<Vec<Job>> {
     let program = find(programs, SUITES).context("cargo built no suites")?;
     let mut list = Command::new(&program.path);

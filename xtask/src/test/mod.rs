@@ -1,8 +1,8 @@
-//! `cargo xtask test`: every check of the project. Everything is built once, then the checks run side by side.
+//! `cargo xtask test`: every check of the project. Everything is built once, then the checks run in parallel.
 //!
-//! [`job`] says what there is to run, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`mod@run`] runs it and
-//! reports. Suites on lab hosts mostly wait, so several of them run at a time; what needs the processor fills the gaps at idle
-//! priority, and therefore delays no deadline of a suite.
+//! [`job`] defines the jobs, [`build`] compiles the test programs, [`schedule`] decides what runs next, [`mod@run`] runs it and
+//! reports. Suites on lab hosts mostly wait, so several of them run at a time. Jobs that compute run beside them at idle priority,
+//! so that they do not delay a suite past its deadline.
 
 mod build;
 mod job;
@@ -47,7 +47,7 @@ enum Step {
     Rustdoc,
     /// Unit, snapshot and fault tests, which need nothing but the checkout.
     Tests,
-    /// Status passes held to their limits on a kernel with version 2 of control groups.
+    /// The limits of status passes, on a kernel with version 2 of control groups.
     Micro,
     /// The suites on real hosts.
     Lab,
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let steps = chosen(arguments)?;
     let mut jobs = Vec::new();
     if steps.contains(&Step::Format) {
-        // It takes a second, and its failure is the commonest.
+        // It takes a second, and it is the check that fails most often.
         run::at_once(&Job::format())?;
     }
     let needs_programs = [Step::Tests, Step::Micro, Step::Lab]
@@ -108,8 +108,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     bail!("these failed: {}", told.failed.join(", "))
 }
 
-/// Runs these jobs and the suites on lab hosts, which begin when everything is made that hosts need. The labs are gone afterwards, however
-/// the suites end.
+/// Runs these jobs and the suites on lab hosts. The suites begin when the set-up of the hosts is complete. The labs are removed
+/// afterwards, also if suites fail.
 fn with_suites(
     cache: &Cache,
     built: &Built,

@@ -1,4 +1,4 @@
-//! Runs jobs side by side, tells how each ended, and counts.
+//! Runs jobs in parallel, reports how each ended, and counts the tests.
 
 use std::collections::VecDeque;
 use std::process::{Command, Output};
@@ -20,12 +20,12 @@ pub(super) struct Told {
     counts: Counts,
 }
 
-/// How many tests there were, as their programs say.
+/// The numbers of tests, as their programs report them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: u64,
     failed: u64,
-    /// They need another environment, or are soaks.
+    /// Tests that need another environment, and soaks.
     skipped: u64,
 }
 
@@ -60,20 +60,20 @@ pub(super) fn at_once(job: &Job) -> Result<()> {
 /// Makes more jobs, while others run already.
 pub(super) type Later<'a> = Box<dyn FnOnce() -> Result<Vec<Job>> + Send + 'a>;
 
-/// What is to be done when the last suite on a lab host has ended: the hosts need not rest beside what still computes.
+/// Called when the last suite on a lab host has ended, so that hosts are removed while other jobs still compute.
 pub(super) type Over<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
 
-/// What the threads tell.
+/// Messages from the threads.
 enum Message {
     /// These jobs can be run as well.
     Jobs(Result<Vec<Job>>),
     Ended(Box<Job>, Result<Output>, Duration),
-    /// What follows the last suite is done.
+    /// The call after the last suite has ended.
     Over(Result<()>),
 }
 
-/// Runs all jobs, and those that `later` makes, each as soon as the machine has room for it. A failure is told at once and holds up no
-/// other job.
+/// Runs all jobs, and those that `later` makes, each as soon as the limits allow it. A failure is reported at once and does not
+/// stop other jobs.
 ///
 /// # Errors
 /// `later` or `over` failed, or there was an interrupt.
@@ -87,7 +87,7 @@ pub(super) fn all(
         lab: lab_workers.max(1),
         compute: processors(),
     };
-    // What computes yields to what has deadlines.
+    // Jobs that compute yield to jobs that have deadlines.
     let yields = later.is_some() || jobs.iter().any(|job| job.kind == Kind::Micro);
     jobs.sort_by_key(Job::rank);
     let mut total = jobs.len();
@@ -102,7 +102,7 @@ pub(super) fn all(
     thread::scope(|scope| {
         if let Some(later) = later {
             let tell = tell.clone();
-            // The receiver lives until every thread has told.
+            // The receiver lives until every thread has sent its message.
             scope.spawn(move || drop(tell.send(Message::Jobs(later()))));
         }
         loop {
@@ -135,7 +135,7 @@ pub(super) fn all(
             if running.is_empty() && !preparing && !ending {
                 break;
             }
-            match messages.recv().context("a job ended without a word")? {
+            match messages.recv().context("a job ended without a message")? {
                 Message::Jobs(Ok(more)) => {
                     preparing = false;
                     total += more.len();
@@ -166,7 +166,7 @@ pub(super) fn all(
     })
 }
 
-/// Runs a job at idle priority if it is one that yields.
+/// Runs a job, at idle priority if `yields` is true and the job computes.
 fn execute(job: &Job, yields: bool) -> Result<Output> {
     let idle = yields && matches!(job.kind, Kind::Compute | Kind::Cargo);
     let mut command = if idle {
@@ -177,7 +177,7 @@ fn execute(job: &Job, yields: bool) -> Result<Output> {
     command::output(&mut command, None, job.limit)
 }
 
-/// The same command once more: a command can be neither cloned nor sent with what it has run.
+/// A new command with the same program, arguments, environment and directory: `Command` cannot be cloned.
 fn copy(command: &Command) -> Command {
     with_environment(Command::new(command.get_program()), command)
 }
@@ -228,7 +228,7 @@ impl Told {
 }
 
 impl Counts {
-    /// The sum of the result lines in what a test program printed.
+    /// The sum of the result lines in the output of a test program.
     fn of(text: &str) -> Self {
         let mut counts = Self::default();
         for line in text.lines() {

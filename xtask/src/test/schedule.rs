@@ -1,11 +1,11 @@
-//! Which job runs next: pure decisions over what waits and what runs.
+//! Which job runs next: pure decisions from the jobs that wait and the jobs that run.
 
 use std::thread;
 
 use super::job::Kind;
 
-/// How many suites on lab hosts run at a time unless the command line says otherwise: they wait most of the time, so one more than there are
-/// processors.
+/// The default number of suites on lab hosts that run at a time: one more than there are processors, because suites wait most of
+/// the time.
 pub(super) fn lab_workers() -> usize {
     processors() + 1
 }

@@ -32,7 +32,7 @@ async fn list(json: bool) -> Result<Exit> {
     } else {
         say(&table(&listing, now));
     }
-    // What was not read may be over as well.
+    // A certificate that was not read may have expired as well.
     Ok(
         if over || listing.cut_short || !listing.unreadable.is_empty() {
             Exit::Pending
@@ -60,7 +60,7 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
         components: mut due,
         problems,
     } = runner().due().await;
-    // Told when all others are renewed.
+    // A problem is reported when all other components are renewed.
     let rest = problems.into_iter().next();
     due.retain(|name| {
         args.component
@@ -73,7 +73,7 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
         }
         if !args.role.json {
             say(
-                "nothing to renew: no certificate is past three fifths of its life; what is missing or wrong is for `nodelet repair`\n",
+                "nothing to renew: no certificate is past three fifths of its life; for missing or wrong ones, run `nodelet repair`\n",
             );
         }
         return Ok(Exit::Ok);
@@ -91,7 +91,7 @@ async fn renew(args: &RenewArgs) -> Result<Exit> {
     rest.map_or(Ok(Exit::Ok), |problem| Err(problem.into()))
 }
 
-/// A line for each certificate, what is wrong first; copies of authorities are left to `--json`.
+/// An entry for each certificate, problems of reading first; only `--json` has copies of authorities.
 fn table(listing: &Listing, now: SystemTime) -> String {
     let mut text = String::new();
     for (path, problem) in &listing.unreadable {
@@ -120,7 +120,7 @@ fn line(text: &mut String, one: &Listed, now: SystemTime) {
         Some(due) => format!(", due {}", day(due)),
     };
     let (sign, left) = match one.seconds_left {
-        0 => ('✗', "over".to_owned()),
+        0 => ('✗', "expired".to_owned()),
         _ if one.certificate.not_before > now => {
             let begins = day(one.certificate.not_before);
             ('✗', format!("not valid before {begins}"))
@@ -153,7 +153,7 @@ fn day(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// The two largest units: nobody plans in seconds what ends in a year.
+/// The two largest units: seconds do not matter for a certificate that ends in a year.
 fn rough(seconds: u64) -> String {
     let exact = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     exact.split(' ').take(2).collect::<Vec<_>>().join(" ")

@@ -16,7 +16,7 @@ use crate::limits::Limits;
 pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
     let inputs = inputs::read(&args.role, &host).await?;
-    // Of settings that the host does not stand with a check says nothing.
+    // With fixed settings that have changed, a check would say nothing about this host.
     unchanged(&args.role, &host, &inputs).await?;
     if inputs.are_of_no_role() && !args.role.json {
         return Ok(nothing(&args.role));
@@ -39,7 +39,7 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     } else {
         say(&report::conditions(&health));
     }
-    // What runs has been told; but what changes it would refuse.
+    // The conditions have been printed. A lost ledger is still an error: commands that change the host would refuse.
     lost_ledger(&inputs, &host).await?;
     let healthy = health.iter().all(PhaseHealth::is_well);
     Ok(if healthy { Exit::Ok } else { Exit::Pending })

@@ -1,4 +1,4 @@
-//! `nodelet clean`: the host as it was before the role came.
+//! `nodelet clean`: makes the host as it was before the role.
 
 use anyhow::{Context as _, Result, bail};
 use engine::exec::{self, EventSink, Outcome, Recording, Runner};
@@ -40,7 +40,7 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// Refuses where nodeletd would bring the role up again at once, perhaps before anybody has moved the data away.
+/// Refuses if nodeletd would bring the role up again at once, perhaps before an operator has moved the data away.
 async fn unheld() -> Result<()> {
     const NEXT: &str = "`systemctl stop pf9-nodeletd` first, or set KUBE_SERVICE_STATE to false";
     let view = match client::status().await {
@@ -52,7 +52,7 @@ async fn unheld() -> Result<()> {
         Ok(view) => view,
     };
     if view.last_pass.is_none() {
-        bail!("clean this host: nodeletd runs, and has not seen yet what it is to become; {NEXT}");
+        bail!("clean this host: nodeletd runs, and no status pass of it has succeeded yet; {NEXT}");
     }
     if view.desired == "true" && view.paused_until.is_none() {
         bail!(
@@ -67,13 +67,14 @@ async fn unheld() -> Result<()> {
 pub(super) enum Purpose {
     /// The host may become something else afterwards.
     Leave,
-    /// It may become anything: the cluster's data goes as well.
+    /// The cluster's data is removed as well, so the host may join any cluster.
     Purge,
-    /// It comes up again as what it was.
+    /// The host comes up again as what it was.
     Afresh,
 }
 
-/// Stops what runs, takes the role off, and frees the host of what it was bound to, unless it is to come up again as that.
+/// Stops what runs, takes the role off, and releases the host from the identity that it was bound to, unless it is to come up again with
+/// it.
 pub(super) async fn take_off(
     role: &RoleArgs,
     host: &LiveHost,
@@ -97,7 +98,7 @@ pub(super) async fn take_off(
         is_gone(inputs, host).await?;
     }
     match (outcome, purpose) {
-        // Nothing of the cluster is left, so the host is nobody's.
+        // Nothing of the cluster is left, so the host is bound to nothing.
         (Outcome::Cleaned, Purpose::Purge) => Identity::forget()?,
         (Outcome::Cleaned, Purpose::Leave) => Identity::loosen()?,
         _ => {}
@@ -105,7 +106,7 @@ pub(super) async fn take_off(
     Ok(outcome)
 }
 
-/// Refuses a clean that would take back a part of the role at most.
+/// Refuses a clean if the ledger was lost: it would take back a part of the role at most.
 async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     let Err(lost) = has_ledger(inputs, host).await else {
         return Ok(());
@@ -115,14 +116,14 @@ async fn has_ledger_to_clean(inputs: &Inputs, host: &LiveHost) -> Result<()> {
         "clean this host: nothing was taken back".to_owned()
     } else {
         format!(
-            "clean this host: nothing was taken back, and this stands on it: {}",
+            "clean this host: nothing was taken back, and this is on it: {}",
             stands.join(", ")
         )
     }))
 }
 
-/// Refuses an empty ledger on a host where containers or kubeconfigs of a role stand, whichever role that is: without settings or a package
-/// no plan tells.
+/// Refuses an empty ledger on a host with containers or kubeconfigs of any role. This needs no plan, so it also works without settings or
+/// a role package.
 async fn has_all_to_clean(records: &[Record], host: &dyn Host) -> Result<()> {
     match Ledger::belied_by_what_stands(host, records).await {
         Some(lost) => Err(anyhow::Error::from(lost).context(
@@ -132,27 +133,27 @@ async fn has_all_to_clean(records: &[Record], host: &dyn Host) -> Result<()> {
     }
 }
 
-/// Fails where something of the role stands after a clean: the ledger did not know it.
+/// Fails if something of the role is left after a clean: the ledger did not know it.
 async fn is_gone(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     let left = installed(inputs, host, false).await;
     if left.is_empty() {
         return Ok(());
     }
     bail!(
-        "clean this host: what the ledger knows was taken back, but it did not know {}, which still stand; {RECOVER}, then clean again",
+        "clean this host: what the ledger knows was taken back, but it did not know {}, which are still there; {RECOVER}, then clean again",
         left.join(", ")
     );
 }
 
-/// What of the role stands here beyond doubt; with `files` also its files, which may have been there before it.
+/// The parts of the role that are on this host beyond doubt; with `files` also its files, which may have been there before the role.
 async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String> {
     let unheard = Recording::default();
     let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
     runner.installed(files).await
 }
 
-/// A courtesy to the cluster: what runs is handed over and ended in its order. The ledger alone suffices for the rest,
-/// so a role or settings that are gone keep nobody from cleaning.
+/// For the cluster's sake: evicts the pods, and stops what runs in order. The clean itself needs only the ledger, so it goes on if the
+/// role or the settings are gone.
 async fn stop(
     inputs: Result<&Inputs, &anyhow::Error>,
     host: &LiveHost,

@@ -1,4 +1,4 @@
-//! `nodelet drain`: hands the node's pods over, and leaves its own parts running.
+//! `nodelet drain`: evicts the node's pods, and leaves the node's own parts running.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::nodeletd::client;
 use crate::{output, signals};
 
-/// Passes events on, and remembers whether something could not be done: a stop goes on without it, people want to know.
+/// Passes events on, and remembers whether a step of the stop failed: the stop goes on after that, but the exit code has to show it.
 struct Heard<'a> {
     sink: &'a dyn EventSink,
     failed: AtomicBool,
@@ -42,16 +42,17 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     let drains: Vec<&DrainSpec> = phases().flat_map(hands_over).collect();
     if drains.is_empty() {
         bail!(
-            "drain this node: the role {} has no phase that hands pods over",
+            "drain this node: the role {} has no phase that evicts pods",
             inputs.plan.role
         );
     }
     for drain in &drains {
-        // A stop goes on without an API server. Whoever wants a drain is told that there can be none, before anything is paused for it.
+        // A stop goes on without an API server, but a drain needs one: fail here, before nodeletd is paused.
         is_cordoned(&host, drain).await?;
     }
     let cancel = signals::cancel_on_signal()?;
-    // Nodeletd would let pods come back at once. It can begin nothing meanwhile: the lock is ours.
+    // Without a pause, nodeletd would let pods come back at once. It begins nothing before the pause, because this command holds the
+    // lock.
     let paused = Pause::for_drain(args.lasting).await?;
     let sink = output::sink(args.role.json);
     let heard = Heard {
@@ -79,7 +80,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
                 return Ok(exit(outcome));
             }
             bail!(
-                "drain this node: {} takes pods still, or cannot be asked for any more; see the errors above",
+                "drain this node: {} still takes pods, or its state cannot be read any more; see the errors above",
                 drain.node
             );
         }
@@ -102,11 +103,11 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
 
 /// How nodeletd was kept from letting pods come back.
 enum Pause {
-    /// It does not run here.
+    /// nodeletd does not run here.
     Nobody,
-    /// By a pause for this drain, which took the place of a shorter one: until when, in seconds since 1970, and why.
+    /// By a pause for this drain. `before` is the shorter pause that it replaced: its end, in seconds since 1970, and its reason.
     Ours { before: Option<(i64, String)> },
-    /// It was paused for longer already.
+    /// nodeletd was paused for longer already.
     Longer,
 }
 
@@ -114,7 +115,7 @@ impl Pause {
     async fn for_drain(lasting: Duration) -> Result<Self> {
         let view = match client::status().await {
             Err(error) if error.is::<client::NotThere>() => return Ok(Self::Nobody),
-            view => view.context("drain this node: nodeletd is not to let pods come back")?,
+            view => view.context("drain this node: nodeletd must not let pods come back")?,
         };
         let over = Utc::now() + lasting;
         if view
@@ -125,12 +126,12 @@ impl Pause {
         }
         pause_for(lasting, "drained")
             .await
-            .context("drain this node: nodeletd is not to let pods come back")?;
+            .context("drain this node: nodeletd must not let pods come back")?;
         let before = view.paused_until.map(|until| (until, view.paused_because));
         Ok(Self::Ours { before })
     }
 
-    /// Where nothing came of the drain, nobody is to be kept from repairs by it.
+    /// Ends the pause of a drain that failed, so that nodeletd repairs the host again.
     async fn undo(self) {
         let Self::Ours { before } = self else {
             return;
@@ -151,7 +152,7 @@ impl Pause {
     }
 }
 
-/// The drains of a phase's stop.
+/// The drain steps in the stop of a phase.
 fn hands_over(phase: &PlannedPhase) -> impl Iterator<Item = &DrainSpec> {
     phase.on_stop.iter().filter_map(|step| match &step.spec {
         Spec::Drain(drain) => Some(drain),
@@ -170,7 +171,7 @@ async fn is_cordoned(host: &LiveHost, drain: &DrainSpec) -> Result<bool> {
     let node = host
         .node(&access, &drain.node)
         .await
-        .context("drain this node: its API server is to evict the pods")?;
+        .context("drain this node: its API server must evict the pods")?;
     let Some(node) = node else {
         bail!("drain this node: the cluster has no node {}", drain.node);
     };

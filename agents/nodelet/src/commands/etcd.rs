@@ -18,7 +18,7 @@ use crate::{inputs, signals, trouble};
 
 /// The timer of the phase etcd-backup.
 const TIMER: &str = "etcd-backup";
-/// So often in a row it may give way before anybody has to know.
+/// Runs in a row that may give way before the status reports a problem.
 const PATIENT: u32 = 3;
 
 pub(crate) async fn etcd(command: &EtcdCommand) -> Result<Exit> {
@@ -42,7 +42,7 @@ async fn settings(args: &RoleArgs) -> Result<Backups> {
 
 async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     let backups = settings(&args.role).await?;
-    // Before the lock: who wants it sends a signal to its owner.
+    // Before the lock is taken: a command that wants the lock sends a signal to its owner.
     let cancel = signals::cancel_on_signal()?;
     let _lock = Lock::take("etcd backup")?;
     let done = match etcd::backup(&backups, &cancel).await {
@@ -146,14 +146,14 @@ async fn verify(args: &EtcdVerifyArgs) -> Result<Exit> {
         }
     });
     match verified.await {
-        // Whoever asked it to end has not been told of a bad one by that.
+        // An interrupted verification exits with 1, not with 2, which means that a backup is bad.
         Err(error) => Err(error),
         Ok(()) if bad > 0 => Ok(Exit::Pending),
         Ok(()) => Ok(Exit::Ok),
     }
 }
 
-/// Everything about backups that may be well or not, asked once.
+/// The state of backups, collected once.
 #[derive(Debug, serde::Serialize)]
 struct EtcdBackupStatus {
     directory: String,
@@ -161,7 +161,7 @@ struct EtcdBackupStatus {
     schedule: String,
     /// When nodeletd takes the next one at the earliest, RFC 3339; unknown without its timer.
     next: Option<String>,
-    /// Runs of the timer that failed since the last good one, and why the last did.
+    /// Runs of the timer that failed since the last good one, and why the last one failed.
     failures: u32,
     reason: String,
     /// The newest proven backup.
@@ -185,11 +185,11 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
         Err(error) => (
             None,
             Some(format!(
-                "etcd does not say how it stands: could not {error:#}"
+                "etcd does not report its status: could not {error:#}"
             )),
         ),
     };
-    // One of another cluster is none of this one's, and one from far ahead was taken by a clock that was wrong.
+    // Backups of other clusters do not count, nor does one from far in the future: the clock was wrong when it was taken.
     let counts = |one: &&Stored| {
         let cluster = etcd.as_ref().and_then(|etcd| etcd.cluster.as_ref());
         let ours = |manifest: &Manifest| match cluster {
@@ -219,7 +219,7 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
     }
     if runs.given_way >= PATIENT {
         problems.push(format!(
-            "the timer's last {} runs gave way to repairs of this host; mend what fails (`nodelet status`), or take one by hand after `nodelet pause 1h`",
+            "the timer's last {} runs gave way to repairs of this host; repair what fails (`nodelet status`), or take a backup by hand after `nodelet pause 1h`",
             runs.given_way
         ));
     }
@@ -248,9 +248,9 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
     })
 }
 
-/// What etcd says of itself.
+/// What etcd reports about itself.
 struct Asked {
-    /// Of its store, in bytes.
+    /// The size of its store, in bytes.
     size: u64,
     /// The UID of its namespace kube-system.
     cluster: Option<String>,

@@ -14,7 +14,7 @@ pub(crate) async fn facts() -> Result<Exit> {
     let mut facts = inputs::learn(&host, &Interests::default()).await?;
     match Ledger::read(&host).await {
         Ok(records) => facts.stands = Ledger::standing_role_in(&records),
-        // Who may not read it is told the rest.
+        // A user who may not read the ledger gets all other facts.
         Err(error) => {
             let why = engine::exec::chain(&error).join(": ");
             facts.unknown.insert("stands".to_owned(), why);

@@ -19,7 +19,7 @@ pub(crate) async fn history(args: &HistoryArgs) -> Result<Exit> {
     if history.runs.is_empty()
         && let Ok(inputs) = standing_inputs(&RoleArgs::usual(), &host).await
     {
-        // A host where the role is installed has a history.
+        // On a host where the role is installed, an empty ledger means that it was lost.
         lost_ledger(&inputs, &host).await?;
     }
     if let Some(number) = args.run {

@@ -39,12 +39,12 @@ use std::io::Write as _;
 
 use crate::output::Out;
 
-/// Writes to standard output. What goes wrong there is told at the end.
+/// Writes to standard output. An error is reported when the command ends.
 pub(crate) fn say(text: &str) {
     let _ = is_heard(text);
 }
 
-/// The same; gives whether anybody can still be reached there.
+/// The same; returns whether the text could be written.
 fn is_heard(text: &str) -> bool {
     let mut out = Out::new();
     out.write_all(text.as_bytes())

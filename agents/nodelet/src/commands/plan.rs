@@ -71,13 +71,13 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
     Ok(match review.totals().pending() {
         _ if events.is_empty() => Exit::Ok,
         _ if !review.complete() => Exit::Failed,
-        // A restart is due even where every file is as it should be.
+        // A repair is pending even if it would change nothing: it restarts phases.
         0 if !args.repair => Exit::Ok,
         _ => Exit::Pending,
     })
 }
 
-/// Says that there is no role to carry out; what it would do is no event.
+/// Says that there is no role to apply. With `--json` it prints nothing, because there are no events.
 pub(super) fn nothing(role: &RoleArgs) -> Exit {
     if !role.json {
         say(&format!("nothing to do: {NO_ROLE}\n"));
@@ -85,12 +85,12 @@ pub(super) fn nothing(role: &RoleArgs) -> Exit {
     Exit::Ok
 }
 
-/// Warns of a file that was taken from a host at its role.
+/// Warns of a facts file that was taken on a host with a role.
 fn warn_of_facts(role: &RoleArgs, inputs: &Inputs) {
     if let (Some(path), Some(stands)) = (&role.facts, &inputs.facts.stands) {
         tracing::warn!(
-            "{} was taken where {stands} stood: it has the packages, units, links and ports of that host, and none of its files and \
-             containers, so what is predicted is true of neither that host nor a bare one",
+            "{} was taken on a host with {stands}: it has the packages, units, links and ports of that host, but none of its files and \
+             containers, so the prediction is true neither for that host nor for a bare one",
             path.display()
         );
     }
@@ -99,7 +99,7 @@ fn warn_of_facts(role: &RoleArgs, inputs: &Inputs) {
 async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<Inputs> {
     let inputs = inputs::read(role, host).await?;
     warn_of_facts(role, &inputs);
-    // As an apply would. Who may not read what stands is told the rest.
+    // Refuse what an apply would refuse. A user who may not read the host's state gets the rest of the prediction.
     if role.facts.is_none() {
         unchanged(role, host, &inputs).await?;
         lost_ledger(&inputs, host).await?;
@@ -110,7 +110,7 @@ async fn read(role: &RoleArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<In
     Ok(inputs)
 }
 
-/// The events of a dry run: on a simulated host where a file describes it, on an overlay of this one otherwise.
+/// The events of a dry run: on a simulated host if a facts file describes it, on an overlay of this host otherwise.
 async fn predict(
     role: &RoleArgs,
     phases: &PhaseArgs,
@@ -132,7 +132,7 @@ async fn predict(
         &unheard,
     );
     asking.selection = phases.selection();
-    // As an apply would. Who may not read what stands is told the rest.
+    // Refuse what an apply would refuse. A user who may not read the host's state gets the rest of the prediction.
     if let Ok(Some(missing)) = asking.not_standing().await {
         return Err(missing.into());
     }
@@ -143,7 +143,7 @@ async fn predict(
 async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
     let unheard = Recording::default();
     let looking = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
-    // As a repair looks.
+    // The same checks as in a repair.
     let health = looking.check_until_failed(SETTLE).await;
     let set = restart_set(&inputs.plan, &failed_phases(&health));
     let left_over = left_over_phases(&health);
@@ -207,7 +207,7 @@ fn json(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
     Exit::Ok
 }
 
-/// Every step with all it says.
+/// Shows every step in full.
 fn full(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
     let plan = &inputs.plan;
     say(&format!(

@@ -1,4 +1,4 @@
-//! `nodelet pod-subnets`: gives each node of the cluster that has no pods' subnet one; for nodeletd.
+//! `nodelet pod-subnets`: assigns a pod subnet to each node of the cluster that has none; nodeletd runs it.
 
 use anyhow::Result;
 use engine::host::ClusterAccess;

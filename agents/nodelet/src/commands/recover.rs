@@ -1,4 +1,4 @@
-//! `nodelet recover`: writes a ledger anew that was lost or damaged on a host where the role runs.
+//! `nodelet recover`: writes a new ledger on a host where the role runs and the ledger was lost or damaged.
 
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// What became of it, or would.
+/// The result of a recovery, or what it would be.
 fn text(recovered: &Recovered, dry_run: bool) -> String {
     let mut text = String::new();
     let _ = match &recovered.source {
@@ -54,12 +54,12 @@ fn text(recovered: &Recovered, dry_run: bool) -> String {
         ),
         RecoveredFrom::Part { path, run } => writeln!(
             text,
-            "from {}, which goes up to run {run}, and from what stands on this host",
+            "from {}, which goes up to run {run}, and from what is on this host",
             path.display()
         ),
         RecoveredFrom::Host => writeln!(
             text,
-            "from the plan and from what stands on this host: no usable copy of the ledger is there"
+            "from the plan and from what is on this host: no usable copy of the ledger is there"
         ),
     };
     if !recovered.recorded.is_empty() {

@@ -1,4 +1,4 @@
-//! `nodelet repair`: what nodeletd does about a host that is not as it should be, for people.
+//! `nodelet repair`: repairs a host whose checks fail. nodeletd and operators run it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,9 +27,9 @@ use crate::inputs::{self, Inputs};
 use crate::limits::Limits;
 use crate::{output, signals};
 
-/// Bound on a second look at what a pass saw failing. Nobody waits for what hangs: it counts as it was seen.
+/// Timeout for a second check of the phases that a pass saw failing. A phase whose check hangs still counts as failing.
 const LOOK: Duration = Duration::from_secs(1);
-/// What the other phases are given once one is found to fail still.
+/// Time for the checks of the other phases, once one is found to fail still.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
 
 pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
@@ -42,10 +42,10 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let looks = args.phases.is_empty() || !args.if_failing.is_empty();
     let limits = looks.then(|| Limits::enter(&inputs.secrets.0));
     let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
-        // Also where somebody has decided already: the host may have come to itself, or have been mended, meanwhile.
+        // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
         let unheard = Recording::default();
         let runner = runner(&inputs, &host, &unheard);
-        // One busy moment of a server takes nothing off.
+        // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
         let health = runner.check_until_failed(SETTLE).await;
         (failed_phases(&health), left_over_phases(&health))
     } else {
@@ -78,7 +78,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
         };
         let mut outcome = restart(&set, &left_over).await?;
         if outcome == Outcome::Refused {
-            // What cannot be written keeps its own phase from being repaired, and no other.
+            // A file that cannot be written prevents the repair of its own phase, but not of other phases.
             let runner = runner(&inputs, &host, sink.as_ref());
             let (others, problems) = runner.restartable(&failed).await;
             let nothing_else = others.is_empty() && left_over.is_empty();
@@ -89,7 +89,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
                 };
             }
         }
-        // Whoever has named phases gets those.
+        // If phases were named, restart only those and what needs them.
         if outcome == Outcome::Converged && args.phases.is_empty() && !set.is_empty() {
             let readers = readers(&inputs, &host, &set).await;
             if !readers.is_empty() {
@@ -102,8 +102,8 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// What a repair restarts in a second step: phases that read at their start what its first step, `repaired`, has made anew, a certificate
-/// for one.
+/// The phases that a repair restarts in a second step: when they start, they read something that its first step, `repaired`, has made
+/// again, a certificate for example.
 pub(super) async fn readers(
     inputs: &Inputs,
     host: &dyn Host,
@@ -121,8 +121,8 @@ fn chosen(inputs: &Inputs, names: &[String]) -> Vec<PhaseName> {
     phases.map(|phase| phase.name.clone()).collect()
 }
 
-/// Those of the phases seen failing that are not well now. The host may have come to itself, or have been mended by hand, between the
-/// look that saw them and the lock.
+/// Those phases of `seen` that still fail. Between the pass that saw them fail and this command's lock, the host may have recovered, or
+/// an operator may have repaired it.
 async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTreeSet<PhaseName> {
     let seen = chosen(inputs, seen);
     let unheard = &Recording::default();
@@ -144,7 +144,7 @@ async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTr
             known.insert(phase.clone());
             until = until.min(Instant::now() + SETTLE);
         }
-        // What is restarted anyway with those that fail need not be looked at.
+        // Phases that are restarted anyway with the failing ones need no check.
         if restart_set(&inputs.plan, &known) == restart_set(&inputs.plan, &failing) {
             break;
         }
@@ -152,7 +152,8 @@ async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTr
     failing
 }
 
-/// Takes everything off and brings it up again, under one lock: nobody comes in between. Not where it could not come up again.
+/// Takes everything off and brings it up again, under one lock, so that no other command runs in between. Refused if it could not come up
+/// again.
 async fn afresh(
     role: &RoleArgs,
     inputs: &Inputs,
@@ -169,13 +170,13 @@ async fn afresh(
         return Ok(Outcome::Refused);
     }
     let bound = bound_to(role, host).await?;
-    // What could not be taken off is told; a start is tried all the same.
+    // What could not be taken off has been reported; the apply is tried all the same.
     if take_off(role, host, sink, cancel, Purpose::Afresh).await? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
-    // The host is another one now.
+    // The clean has changed the host, so its facts are read again.
     let inputs = inputs::read(role, host).await?;
-    // But it becomes what it was: somebody may have written other settings meanwhile.
+    // The host must become what it was, but an operator may have changed the settings meanwhile.
     if let Some(changed) = bound.and_then(|was| was.changed_by(&inputs.identity)) {
         return Err(changed.into());
     }
@@ -244,11 +245,15 @@ mod tests {
         let host = FakeHost::new().with_file("/run/docker", "x");
         assert_eq!(failing(&host, &["docker"]).await, [""; 0]);
         assert_eq!(failing(&host, &["docker", "etcd"]).await, ["etcd"]);
-        assert_eq!(failing(&host, &["etcd", "nobody"]).await, ["etcd"]);
-        assert_eq!(failing(&host, &[]).await, [""; 0], "nobody has seen others");
+        assert_eq!(failing(&host, &["etcd", "no-phase"]).await, ["etcd"]);
+        assert_eq!(
+            failing(&host, &[]).await,
+            [""; 0],
+            "no pass saw others fail"
+        );
     }
 
-    /// What hangs counts as it was seen, and costs a moment at most.
+    /// A phase whose check hangs still counts as failing, and delays the repair by a moment at most.
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_what_hangs() {
         for (beside, longest) in [("docker", LOOK), ("kubelet", SETTLE)] {
@@ -264,7 +269,7 @@ mod tests {
         }
     }
 
-    /// Nor for what is restarted anyway, whatever a look at it would say.
+    /// A phase that is restarted anyway is not checked.
     #[tokio::test(start_paused = true)]
     async fn what_needs_no_look_gets_none() {
         let hangs = FaultPlan::none().stall("read", "/run/kubelet");

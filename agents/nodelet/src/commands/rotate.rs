@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::inputs::{self, Inputs};
 use crate::{output, signals};
 
-/// Reaches the API server of this host.
+/// The kubeconfig for the API server of this host.
 const LOCAL_ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 
 pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
@@ -70,12 +70,12 @@ pub(crate) async fn rotate(args: &RotateArgs) -> Result<Exit> {
             return Ok(exit(outcome));
         }
     }
-    // Told when all others are renewed.
+    // A problem is reported when all other components are renewed.
     let rest = due.problems.into_iter().next();
     rest.map_or(Ok(Exit::Ok), |problem| Err(problem.into()))
 }
 
-/// Every Secret is stored with the key that encrypts now: another key could be missing tomorrow.
+/// Fails unless every Secret is stored with the key that encrypts now: `finish` retires the previous key.
 async fn none_with_the_previous_key(host: &LiveHost) -> Result<()> {
     let ids = encryption_key_ids(host).await?;
     let Some(id) = ids.first() else {
@@ -90,7 +90,7 @@ async fn none_with_the_previous_key(host: &LiveHost) -> Result<()> {
         what: format!(
             "replace the encryption key: {others} Secrets are not stored with the new key {id}"
         ),
-        next: "store them anew: `nodelet certs rotate encryption switch`".to_owned(),
+        next: "store them again: `nodelet certs rotate encryption switch`".to_owned(),
     }
     .into())
 }

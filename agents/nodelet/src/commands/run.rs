@@ -36,8 +36,9 @@ pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
     Ok(exit(outcome))
 }
 
-/// Notes what the host stands with from now on. After the run: a host that is refused is not touched, not even for this. What a
-/// clean has ended is noted anew. What was done is done, also where this cannot be written.
+/// Records the identity that the host is bound to from now on. Called after the run, because a refused run writes nothing, not even this
+/// record. Values that a clean released are recorded again. If the record cannot be written, the run has still succeeded: a warning says
+/// so.
 pub(super) fn note_identity(outcome: Outcome, inputs: &Inputs) {
     if outcome != Outcome::Refused
         && Identity::recorded().as_ref() != Some(&inputs.identity)
@@ -47,14 +48,14 @@ pub(super) fn note_identity(outcome: Outcome, inputs: &Inputs) {
     }
 }
 
-/// There is no role to carry out.
+/// There is no role to apply.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum NoRole {
     #[error("{verb} a role: {}", NO_ROLE)]
     Waits { verb: String },
-    /// It would be taken back as a whole, and nobody has asked for that.
+    /// With ROLE none, an apply would take back the whole role, which the operator has not asked for.
     #[error(
-        "{verb} a role: ROLE is none, and {role} stands here; set it back, or take the role off with `nodelet clean`"
+        "{verb} a role: ROLE is none, and {role} is on this host; set it back, or take the role off with `nodelet clean`"
     )]
     Stands { verb: String, role: String },
 }
@@ -107,7 +108,7 @@ pub(super) async fn prepare(
     Ok((inputs, lock))
 }
 
-/// Refuses what cannot change this host.
+/// Refuses a command that cannot change this host: one with a facts file, or without root.
 pub(super) fn refuse_unfit(verb: &str, args: &RoleArgs) -> Result<()> {
     if args.facts.is_some() {
         bail!(WrongUsage(format!(
@@ -130,7 +131,7 @@ pub(super) async fn has_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     }
 }
 
-/// The same for commands that only look: what they may not read, they go without.
+/// The same for commands that change nothing: they go on if they may not read the ledger.
 pub(super) async fn lost_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     match has_ledger(inputs, host).await {
         Err(error) if matches!(error.downcast_ref(), Some(LedgerError::Host { .. })) => Ok(()),
@@ -138,8 +139,8 @@ pub(super) async fn lost_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> 
     }
 }
 
-/// The role as it stands here. The settings may say already that this host is to be nothing: what it still is, the last good settings
-/// say.
+/// The inputs of the role that is on this host. If the settings already have ROLE none, or cannot be used, these are the last good
+/// settings.
 pub(super) async fn standing_inputs(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let inputs = match inputs::read(args, host).await {
         Ok(inputs) if !inputs.are_of_no_role() => return Ok(inputs),
@@ -151,7 +152,7 @@ pub(super) async fn standing_inputs(args: &RoleArgs, host: &LiveHost) -> Result<
     }
 }
 
-/// Refuses settings that cannot change while the host stands.
+/// Refuses changes of settings that cannot change while the role is on the host.
 pub(super) async fn unchanged(args: &RoleArgs, host: &LiveHost, inputs: &Inputs) -> Result<()> {
     if let Some(stands) = bound_to(args, host).await?
         && let Some(changed) = stands.changed_by(&inputs.identity)
@@ -179,7 +180,10 @@ mod tests {
         assert!(waits.contains("apply a role: ROLE is none"), "{waits}");
         assert!(waits.contains("`ROLE: master`"), "{waits}");
         let stands = NoRole::told("repair", Some("pf9-kube 1.20.2".to_owned())).to_string();
-        assert!(stands.contains("pf9-kube 1.20.2 stands here"), "{stands}");
+        assert!(
+            stands.contains("pf9-kube 1.20.2 is on this host"),
+            "{stands}"
+        );
         assert!(stands.contains("`nodelet clean`"), "{stands}");
     }
 }

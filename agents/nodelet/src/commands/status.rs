@@ -11,7 +11,7 @@ use crate::cli::{PauseArgs, StatusArgs};
 use crate::exit::Exit;
 use crate::nodeletd::{View, client};
 
-/// Between two looks of `--watch`.
+/// Interval of `--watch`.
 const AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
@@ -24,7 +24,7 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
         } else {
             let text = screen(&view, now());
             if text != shown {
-                // Up and clear: the screen is one.
+                // Moves the cursor to the top and clears the screen.
                 let above = if args.watch { "\x1b[H\x1b[2J" } else { "" };
                 heard = is_heard(&format!("{above}{text}"));
                 shown = text;
@@ -41,12 +41,13 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<Exit> {
 }
 
 pub(crate) async fn pause(args: &PauseArgs) -> Result<Exit> {
-    // Whether it holds already, or what has to end first.
+    // The answer says whether the pause holds already, or what has to end first.
     say(&ask_to_pause(args.time, &args.because).await?);
     Ok(Exit::Ok)
 }
 
-/// Asks nodeletd to touch nothing for so long. A change that is on holds the lock until it ends, so whoever takes that next is alone.
+/// Asks nodeletd to touch nothing for this time. A change that runs holds the lock until it ends, so the next owner of the lock is the
+/// only one that changes the host.
 pub(super) async fn pause_for(time: Duration, because: &str) -> Result<()> {
     ask_to_pause(time, because).await.map(drop)
 }
@@ -78,7 +79,7 @@ fn screen(view: &View, now: i64) -> String {
         "{} {}, desired {}; {}",
         view.role,
         match view.failed_in_a_row {
-            // The node is as it was planned last, and not as its files say now.
+            // The node is as the last good settings and role say, and not as the files say now.
             0 if view.keeps_last_good() => format!(
                 "{} by its last good settings and role",
                 state.as_str().unwrap_or_default()
@@ -118,7 +119,7 @@ fn screen(view: &View, now: i64) -> String {
         Some(next) if next > now => {
             let _ = write!(text, ", next in {}", span(next - now));
         }
-        // It is being made, or what is done to the host takes longer than the time between two.
+        // The pass is running, or a change of the host takes longer than the interval between two passes.
         Some(_) => text.push_str(", all below as it was then; the next is due"),
         None => {}
     }
@@ -138,7 +139,7 @@ fn screen(view: &View, now: i64) -> String {
     text
 }
 
-/// The phases as far as they are known: what was seen before a status pass failed need not be so any more.
+/// The phases as far as they are known: after a failed status pass, what an earlier pass saw may have changed.
 fn known_now(view: &View) -> Vec<PhaseHealth> {
     let mut phases = view.phases.clone();
     if view.failed_in_a_row > 0 {
@@ -207,7 +208,7 @@ mod tests {
         assert!(text.ends_with("a repair touches: etcd-backup\n"), "{text}");
     }
 
-    /// With a broken role.yaml and no good copy of it, say.
+    /// For example with a broken role.yaml and no last good role.
     #[test]
     fn what_a_failed_pass_could_not_look_at_is_unknown() {
         let mut view = View::at_rest();

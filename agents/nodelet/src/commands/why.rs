@@ -36,7 +36,7 @@ pub(crate) async fn why(args: &WhyArgs) -> Result<Exit> {
     })
 }
 
-/// What the plan has of it; `None` where nothing can be planned.
+/// What the plan says about the thing; `None` if the role cannot be planned.
 async fn planned(args: &WhyArgs, host: &LiveHost) -> Result<Option<Vec<Planned>>> {
     let inputs = match standing_inputs(&args.role, host).await {
         Ok(inputs) => inputs,

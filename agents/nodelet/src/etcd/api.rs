@@ -1,6 +1,6 @@
-//! What backups ask of an etcd, over gRPC: this host's own member, or a restored one behind a unix socket.
+//! The requests of backups to an etcd, over gRPC: to this host's own member, or to a restored one behind a unix socket.
 //!
-//! tonic with messages of our own instead of a client library: four calls are needed, and no code generator.
+//! tonic with messages of our own instead of a client library: only four calls are needed, and they need no code generator.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,16 +21,17 @@ use super::messages::{
 
 /// This host's own member.
 const MEMBER: &str = "https://127.0.0.1:4001";
-/// Root, certificate and key with which it lets us in.
+/// The authority's certificate, and the client's certificate and key, for connections to it.
 const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
 /// Bound on a PEM file.
 const PEM: u64 = 1024 * 1024;
-/// For a connection, and for a small answer.
+/// Timeout for a connection, and for a small answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Values asked for at once where they may be large, and how large the answer may be: etcd takes 1.5 MiB for one by default.
+/// Maximum number of values in one answer if they may be large, and maximum size of the answer: by default etcd accepts 1.5 MiB for one
+/// value.
 const PAGE: i64 = 16;
 const ANSWER: usize = 64 * 1024 * 1024;
-/// For an answer that needs a walk over all keys.
+/// Timeout for an answer that needs a walk over all keys.
 const WALK: Duration = Duration::from_secs(60);
 
 /// A connection to one etcd.
@@ -39,7 +40,7 @@ pub(crate) struct Etcd {
     channel: Channel,
 }
 
-/// How an etcd stands.
+/// The status of an etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EtcdStatus {
     pub(crate) version: String,
@@ -53,7 +54,7 @@ impl Etcd {
     /// Connects to this host's own member.
     ///
     /// # Errors
-    /// The certificate is not there, or nobody answers within 10 s.
+    /// The certificate is not there, or etcd does not answer within 10 s.
     pub(crate) async fn member() -> Result<Self> {
         let pem = |name: &str| -> Result<Vec<u8>> {
             let path = Path::new(CERTIFICATE).join(name);
@@ -80,7 +81,7 @@ impl Etcd {
             let at = at.clone();
             async move { UnixStream::connect(at).await.map(TokioIo::new) }
         });
-        // The name is for the form's sake: the connector looks at no address.
+        // The URL is required, but the connector does not use it.
         let channel = Endpoint::from_static("http://proof")
             .connect_timeout(PATIENCE)
             .connect_with_connector(connector)
@@ -97,7 +98,7 @@ impl Etcd {
                 PATIENCE,
             )
             .await
-            .context("ask etcd how it stands")?;
+            .context("ask etcd for its status")?;
         Ok(EtcdStatus {
             version: answer.version,
             size: u64::try_from(answer.db_size).unwrap_or(0),
@@ -140,7 +141,7 @@ impl Etcd {
     /// How many keys there were at a revision.
     ///
     /// # Errors
-    /// Besides others: the revision has been compacted meanwhile (Kubernetes keeps five minutes).
+    /// Among others: the revision has been compacted meanwhile (Kubernetes keeps five minutes).
     pub(super) async fn keys(&self, revision: i64) -> Result<u64> {
         let request = RangeRequest {
             // From the first key on, without an end.
@@ -170,7 +171,7 @@ impl Etcd {
         Ok(answer.kvs.first().and_then(|pair| uid(&pair.value)))
     }
 
-    /// How many Secrets are stored otherwise than with what begins so.
+    /// How many Secrets are stored with a value that does not begin with `prefix`.
     pub(crate) async fn secrets_stored_otherwise(&self, prefix: &str) -> Result<u64> {
         let (mut from, end) = (SECRETS.0.to_vec(), SECRETS.1.to_vec());
         let mut others = 0;
@@ -198,7 +199,7 @@ impl Etcd {
         }
     }
 
-    /// A snapshot as a stream of pieces. It goes on as long as it is read.
+    /// A snapshot as a stream of pieces. Only its beginning has a timeout.
     pub(super) async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>> {
         let path = PathAndQuery::from_static("/etcdserverpb.Maintenance/Snapshot");
         let begun = tokio::time::timeout(PATIENCE, async {
@@ -245,7 +246,7 @@ impl Etcd {
     }
 }
 
-/// What etcd said no with, in its own words.
+/// The error that etcd answered with, in etcd's own words.
 pub(super) fn said(status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", status.code(), status.message())
 }

@@ -1,4 +1,4 @@
-//! One backup from the first byte to the last older one removed.
+//! One backup: from the snapshot to the removal of older backups.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -16,17 +16,17 @@ use super::settings::Backups;
 use super::store;
 use super::{place, proof, snapshot};
 
-/// Bound on all of it.
+/// Timeout for taking and proving the snapshot.
 const LIMIT: Duration = Duration::from_secs(1800);
-/// For the directory of backups to answer. Whoever wants the host waits no longer than 30 s for us to give way.
+/// Timeout for the directory of backups to answer. A command that wants to change the host waits only 30 s for a backup to give way.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// The backup was asked to end: somebody wants to work on the host. It leaves nothing behind.
+/// The backup was asked to end, by an operator or by a command that wants to change the host. It leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
 #[error("finish: it was asked to end, and left nothing")]
 pub(crate) struct Interrupted;
 
-/// What came of a backup.
+/// The result of a backup.
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub(crate) name: String,
@@ -35,8 +35,8 @@ pub(crate) struct Done {
     pub(crate) removed: Vec<String>,
 }
 
-/// Takes a snapshot, proves it, gives it its name, and removes older ones that are too many. Older ones are as they were if
-/// anything fails, and neither a part nor a container stays.
+/// Takes a snapshot, proves it, gives it its name, and removes older ones that are too many. If anything fails, the older ones are
+/// unchanged, and neither a part of a snapshot nor a container stays.
 ///
 /// # Errors
 /// What failed, with the next thing to try where it is known; [`Interrupted`] when `cancel` was cancelled first.
@@ -61,7 +61,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
     if let Err(left) = proof::sweep(&backups.image).await {
         tracing::warn!("the next backup cleans up: could not {left:#}");
     }
-    // Nobody cuts in here: what has a name has its manifest.
+    // This part is not cancelled: a snapshot with a final name must have its manifest.
     let (its_name, its_manifest) = (name.clone(), manifest.clone());
     let kept = on_disk(backups, "keep the snapshot", move |directory| {
         store::keep(directory, &its_name, &its_manifest).inspect_err(|_| {
@@ -71,7 +71,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
         })
     });
     kept.await?;
-    // It is made and proven by now, whatever becomes of older ones.
+    // The backup is made and proven by now: a failure to remove older ones does not change that.
     let (its, new) = (backups.clone(), manifest.clone());
     let thinned = on_disk(backups, "remove older backups", move |_| {
         thin_out(&its, &new)
@@ -87,7 +87,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
     })
 }
 
-/// Does `work` on the directory of backups, which may be on a disk that does not answer: nobody waits for that.
+/// Does `work` on the directory of backups, with a timeout: the directory may be on a disk that does not answer.
 async fn on_disk<T: Send + 'static>(
     backups: &Backups,
     action: &str,
@@ -105,9 +105,9 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
-/// Removes what is at work: ours when it is over, a killed run's before the next.
+/// Removes an unfinished snapshot and the copy of a proof: our own after a failure, those of a killed run before the next backup.
 async fn clear(backups: &Backups) -> Result<()> {
-    on_disk(backups, "remove what is at work", store::sweep).await?;
+    on_disk(backups, "remove unfinished snapshots", store::sweep).await?;
     proof::sweep(&backups.image).await
 }
 
@@ -129,7 +129,7 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
         bail!("make room for the next backup: {why}");
     }
 
-    // A key that comes meanwhile encrypts nothing of the snapshot: it is read beside the present one first.
+    // A key that a rotation adds meanwhile encrypts nothing in the snapshot: a new key first only decrypts, beside the present one.
     let encryption_keys = engine::resource::pki::encryption_key_ids(&host)
         .await
         .context("name the encryption keys that a restore needs")?;
@@ -143,14 +143,15 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
         .context("prove the snapshot")?;
     let count = async |revision| {
         let keys = etcd.keys(revision).await;
-        keys.context("hold the snapshot against etcd")
+        keys.context("compare the snapshot with etcd")
     };
     let mut keys = count(revision).await?;
     let held = proof::prove(&part, &backups.image)
         .await
         .context("prove the snapshot")?;
     if held.revision != revision {
-        // What was last deleted may be compacted away: then etcd counts on from there, and the file alone does not say so.
+        // If the last changes were deletions and were compacted away, no key in the file has the last revision. The restored etcd knows
+        // that revision, but `etcdctl snapshot status` reports an older one.
         keys = count(held.revision).await?;
     }
     compare(&held, keys, &cluster)?;
@@ -178,7 +179,7 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
     Ok((name, manifest))
 }
 
-/// What was restored is what etcd had at that revision.
+/// Fails unless the restored copy is what etcd had at that revision.
 fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
     if held.keys != keys {
         bail!(
@@ -190,13 +191,14 @@ fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
     if held.cluster.as_deref() != Some(cluster) {
         bail!(
             "prove the snapshot: restored, it is of cluster {}, and this is {cluster}",
-            held.cluster.as_deref().unwrap_or("nobody")
+            held.cluster.as_deref().unwrap_or("none")
         );
     }
     Ok(())
 }
 
-/// Those of another cluster than that of the `new` one, which was here before, are nobody's to remove: they may be all that is left of it.
+/// Removes older backups that are too many, and returns their names. Backups of another cluster than that of `new` stay: they may be all
+/// that is left of that cluster.
 fn thin_out(backups: &Backups, new: &Manifest) -> Result<Vec<String>> {
     let all = store::stored(&backups.directory)?;
     let aged: Vec<Aged> = all
@@ -209,16 +211,16 @@ fn thin_out(backups: &Backups, new: &Manifest) -> Result<Vec<String>> {
                 .is_ok_and(|manifest| manifest.cluster == new.cluster),
         })
         .collect();
-    // The clock may have been set back since: what has just been proven is not from the future.
+    // The clock may have been set back since: the new backup must not count as one from the future.
     let now = SystemTime::now().max(new.taken().unwrap_or(SystemTime::UNIX_EPOCH));
     let surplus = surplus(&aged, backups.count, backups.keep, now);
     let mut gone = Vec::new();
     for stored in surplus.into_iter().filter_map(|at| all.get(at)) {
-        // One that cannot go keeps no other.
+        // If one cannot be removed, the others still are.
         match store::remove(stored) {
             Ok(()) => gone.push(stored.name.clone()),
             Err(error) => tracing::warn!(
-                "an older backup stays: could not {error:#}; see whether somebody protects it (`lsattr`)"
+                "an older backup stays: could not {error:#}; see whether it is protected (`lsattr`)"
             ),
         }
     }
@@ -254,7 +256,7 @@ mod tests {
         );
     }
 
-    /// The clock was ahead when it was taken, and has been set back since.
+    /// The clock was ahead when the newest was taken, and has been set back since.
     #[test]
     fn what_has_just_been_proven_is_not_removed() {
         const HOUR: Duration = Duration::from_secs(3600);

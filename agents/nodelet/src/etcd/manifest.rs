@@ -1,4 +1,4 @@
-//! The manifest beside each snapshot: what it is and what was proven of it.
+//! The manifest beside each snapshot: what the snapshot is, and what was proven of it.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::Content;
 
-/// The form that is written. A newer one is refused: what it proves is not known here.
+/// The version of the format that is written. A newer one is refused, because this release does not know what it proves.
 pub(super) const VERSION: u32 = 1;
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
@@ -19,18 +19,19 @@ pub(crate) struct Manifest {
     pub(crate) version: u32,
     /// When the snapshot was begun.
     pub(crate) taken: String,
-    /// When it was seen to restore.
+    /// When a restore of it had succeeded.
     pub(crate) proven: String,
-    /// etcd's revision in it.
+    /// etcd's revision in the snapshot.
     pub(crate) revision: i64,
     /// Keys at that revision: as many in etcd as in the restored copy.
     pub(crate) keys: u64,
     pub(crate) content: Content,
-    /// Which cluster's it is: the UID of its namespace kube-system.
+    /// The cluster that it is of: the UID of the namespace kube-system.
     pub(crate) cluster: String,
     /// `CLUSTER_ID` of the host; empty if it has none.
     pub(crate) cluster_id: String,
-    /// Names of the keys with which Secrets in it may be encrypted; the values stand on the host that took it and in no backup.
+    /// Names of the keys with which Secrets in the snapshot may be encrypted. The values of these keys are on the host that took it, and
+    /// in no backup.
     #[serde(default)]
     pub(crate) encryption_keys: Vec<String>,
     /// The host that took it.
@@ -38,12 +39,12 @@ pub(crate) struct Manifest {
     pub(crate) versions: Versions,
 }
 
-/// What made it.
+/// The versions of the programs that made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Versions {
     pub(crate) etcd: String,
     pub(crate) nodelet: String,
-    /// The image that proved it, and with whose programs it restores.
+    /// The image of etcd whose programs proved it and can restore it.
     pub(crate) image: String,
 }
 
@@ -51,7 +52,7 @@ impl Manifest {
     /// Reads a manifest; `None` if there is none.
     ///
     /// # Errors
-    /// It is no manifest, or one of a newer form.
+    /// It is no manifest, or one of a newer format.
     pub(super) fn read(path: &Path) -> Result<Option<Self>> {
         let Some(content) = daemon::files::read(path, LIMIT)? else {
             return Ok(None);

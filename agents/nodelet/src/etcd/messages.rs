@@ -7,9 +7,9 @@ use prost::Message;
 
 /// The key of the namespace whose UID is the cluster's identity.
 pub(super) const KUBE_SYSTEM: &[u8] = b"/registry/namespaces/kube-system";
-/// Where Secrets begin and end.
+/// The range of the keys of Secrets.
 pub(super) const SECRETS: (&[u8], &[u8]) = (b"/registry/secrets/", b"/registry/secrets0");
-/// What stands before a protobuf object of Kubernetes.
+/// The prefix of a Kubernetes object in protobuf.
 const MAGIC: &[u8] = b"k8s\0";
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,11 +1,11 @@
-//! Backups of etcd: taken, proven by a restore, kept, and looked at again.
+//! Backups of etcd: taken, proven by a restore, kept, and verified again.
 //!
 //! ```text
 //! place ──▶ snapshot ──▶ proof (throw-away containers) ──▶ compare with etcd ──▶ manifest, final name ──▶ retention
 //! ```
 //!
-//! `backup` is the whole way and `verify` its second half; both run in a process of their own, `nodelet etcd …`. When they
-//! run is said by timers (`nodeletd/timers`). A restore of a member is not done here.
+//! `backup` takes all of these steps, `verify` proves and compares a stored backup again; both run as `nodelet etcd …`, in a process of
+//! their own. Timers decide when (`nodeletd/timers`). Restoring a member is not part of this module.
 
 mod api;
 mod backup;

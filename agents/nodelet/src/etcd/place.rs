@@ -1,4 +1,4 @@
-//! Whether a directory is a place for backups: one that lasts, can be written, and has room.
+//! Whether a directory can hold backups: it must be persistent, writable and private to root. Also measures its free space.
 
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -10,14 +10,14 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 /// ramfs, which nix has no name for. Source: the kernel's `include/uapi/linux/magic.h`.
 const RAMFS: FsType = FsType(0x8584_58f6);
 
-/// Makes the directory if it is not there, root's alone, and refuses one that is no place for backups.
+/// Creates the directory for root alone if it does not exist, and refuses one that cannot hold backups.
 ///
 /// # Errors
-/// With the reason and the way out.
+/// The reason, and what to do about it.
 pub(super) fn prepare(directory: &Path) -> Result<()> {
     let shown = directory.display();
     if !directory.is_dir() {
-        // Whatever it will be on is what its nearest ancestor is on.
+        // The new directory will be on the file system of its nearest ancestor.
         refuse(nearest(directory), directory)?;
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -74,7 +74,7 @@ fn refuse(on: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Free bytes for us where `path`, or its nearest ancestor, is.
+/// Free bytes, for this process, on the file system of `path` or of its nearest ancestor.
 pub(crate) fn room(path: &Path) -> Result<u64> {
     let stat = statvfs(nearest(path))
         .with_context(|| format!("see how much room {} has", path.display()))?;
@@ -93,7 +93,7 @@ mod tests {
         let error = prepare(&memory.path().join("a/b")).expect_err("it is in memory");
         assert!(error.to_string().contains("ETCD_BACKUP_DIR"), "{error}");
         assert!(!memory.path().join("a").exists(), "nothing is made there");
-        let error = prepare(Path::new("/sys/kernel")).expect_err("nobody can write there");
+        let error = prepare(Path::new("/sys/kernel")).expect_err("it cannot hold backups");
         assert!(!format!("{error:#}").is_empty());
     }
 

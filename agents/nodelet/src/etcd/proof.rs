@@ -1,5 +1,5 @@
-//! The proof of a snapshot: it is restored into a throw-away directory by etcd's own program, a throw-away etcd starts on
-//! it, and what it holds is counted.
+//! The proof of a snapshot: etcd's own program restores it into a throw-away directory, a throw-away etcd starts on that copy, and its
+//! keys are counted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use super::throwaway::{Mounted, Throwaway};
 
 /// Where the copy is made; emptied before and afterwards.
 const WORK: &str = throwaway::DIRECTORY;
-/// For one look at each key and value of a store of 8 GiB at half a CPU.
+/// Timeout for reading each key and value of a store of 8 GiB at half a CPU.
 const READ: Duration = Duration::from_secs(240);
-/// For the restore: hashing and rewriting a store of 8 GiB at half a CPU.
+/// Timeout for the restore: hashing and rewriting a store of 8 GiB at half a CPU.
 const RESTORE: Duration = Duration::from_secs(600);
-/// For an etcd on it to answer: it reads all keys first.
+/// Timeout for an etcd on the copy to answer: it reads all keys first.
 const START: Duration = Duration::from_secs(120);
-/// etcd 3.4 takes a unix socket only in the form of an address, and makes it in its working directory.
+/// etcd 3.4 accepts a unix socket only in the form of an address (HOST:PORT), and creates the socket in its working directory.
 const LISTEN: &str = "proof:1";
-/// The only peer it has is itself, on a loopback that is its own.
+/// The throw-away etcd is its own only peer, on the container's own loopback.
 const PEER: &str = "http://127.0.0.1:2380";
 
 /// What a restored snapshot holds.
@@ -35,8 +35,8 @@ pub(crate) struct Held {
     pub(crate) cluster: Option<String>,
 }
 
-/// The revision at which the snapshot at `path` was taken, as the programs of `image` read it: long before it is restored, for
-/// the etcd that it was taken of does not keep a revision for long. The caller calls [`sweep`] afterwards.
+/// The revision at which the snapshot at `path` was taken, read with the programs of `image`. It is read before the restore, which may
+/// take longer than the original etcd keeps a revision. The caller calls [`sweep`] afterwards.
 ///
 /// # Cancel safety
 /// As [`prove`].
@@ -65,7 +65,7 @@ fn said_revision(said: &str) -> Option<i64> {
     status["revision"].as_i64()
 }
 
-/// The directory of a snapshot, to be read alone, and where the snapshot is then.
+/// The read-only mount of the snapshot's directory, and the path of the snapshot in the container.
 fn mounted(path: &Path) -> Result<(Mounted, String)> {
     let directory = path.parent().context("find the snapshot's directory")?;
     let name = path
@@ -80,8 +80,8 @@ fn mounted(path: &Path) -> Result<(Mounted, String)> {
     Ok((from, format!("/backup/{name}")))
 }
 
-/// Restores the snapshot at `path` and counts, with the programs of `image`. The caller calls [`sweep`] before and afterwards,
-/// whatever came of it.
+/// Restores the snapshot at `path` and counts its keys, with the programs of `image`. The caller calls [`sweep`] before and afterwards,
+/// also after an error.
 ///
 /// # Cancel safety
 /// When dropped, the container and the copy stay until [`sweep`].
@@ -137,7 +137,7 @@ pub(super) async fn prove(path: &Path, image: &str) -> Result<Held> {
     count(&throwaway, &work.join(LISTEN)).await
 }
 
-/// Waits for the restored etcd and asks it.
+/// Waits until the restored etcd answers, and reads its revision, keys and cluster.
 async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
     let until = Instant::now() + START;
     let mut pause = Duration::from_millis(50);
@@ -163,7 +163,7 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
         if Instant::now() >= until {
             return Err(error).with_context(|| {
                 format!(
-                    "get an answer of the restored etcd within {} s",
+                    "get an answer from the restored etcd within {} s",
                     START.as_secs()
                 )
             });
@@ -173,7 +173,7 @@ async fn count(throwaway: &Throwaway, socket: &Path) -> Result<Held> {
     }
 }
 
-/// Takes away what a proof leaves.
+/// Removes the container and the copy of a proof.
 ///
 /// # Errors
 /// Docker does not answer, or a file cannot be removed.
@@ -182,7 +182,7 @@ pub(super) async fn sweep(image: &str) -> Result<()> {
         Ok(throwaway) => throwaway.remove().await,
         Err(error) => Err(error),
     };
-    // The copy holds all the cluster's secrets, so it goes whatever docker says.
+    // The copy holds all the cluster's secrets, so it is removed even if docker fails.
     let copy = match std::fs::remove_dir_all(WORK) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {WORK}"))

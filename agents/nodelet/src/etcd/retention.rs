@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Aged {
     pub(super) taken: SystemTime,
-    /// It was proven, and is of the cluster that stands here.
+    /// It was proven, and is of the cluster of this host.
     pub(super) ours: bool,
 }
 
-/// The positions of those to be removed. What is not ours is not removed; of ours the newest `count`
-/// stay that are no older than `age`, and the very newest whatever its age. Those from the future come last: the clock was wrong
-/// when they were taken, and what is taken now must not go for their sake. And age alone does not take all others at once: where the
-/// newest is the only one that is not old, the clock may be wrong now, or the host was off for long.
+/// The positions of the backups to remove. Those that are not ours stay. Of ours, the newest always stays, and the newest `count` stay
+/// unless they are older than `age`. Backups from the future rank last: the clock was wrong when they were taken, and a new backup must
+/// not be removed because of them. Age alone does not remove all but the newest at once: if all others are too old, the clock may be
+/// wrong now, or the host was off for long.
 pub(super) fn surplus(all: &[Aged], count: usize, age: Duration, now: SystemTime) -> Vec<usize> {
     let mut ours: Vec<usize> = (0..all.len()).filter(|at| all[*at].ours).collect();
     ours.sort_by_key(|at| (all[*at].taken > now, std::cmp::Reverse(all[*at].taken)));

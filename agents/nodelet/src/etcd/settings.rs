@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Value};
 
-/// What backups are to be like on this host.
+/// The settings of backups on this host.
 #[derive(Debug, Clone)]
 pub(crate) struct Backups {
     pub(crate) enabled: bool,
@@ -17,9 +17,9 @@ pub(crate) struct Backups {
     pub(crate) count: usize,
     /// How old one may become, unless it is the newest.
     pub(crate) keep: Duration,
-    /// Age of the newest proven one at which something is wrong.
+    /// Maximum age of the newest proven one; if it is older, something is wrong.
     pub(crate) max_age: Duration,
-    /// The image of etcd, with whose programs they are proven.
+    /// The image of etcd; its programs prove the backups.
     pub(crate) image: String,
     /// `CLUSTER_ID`.
     pub(crate) cluster_id: String,

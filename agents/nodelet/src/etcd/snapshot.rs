@@ -29,13 +29,13 @@ pub(crate) struct Content {
     pub(crate) sha256: String,
 }
 
-/// Follows the bytes of a snapshot and tells at their end whether the hash that came last is that of what came before.
+/// Hashes the bytes of a snapshot as they come. At the end it tells whether the last 32 bytes are the hash of all bytes before them.
 #[derive(Default)]
 struct Follower {
     size: u64,
     whole: Sha256,
     database: Sha256,
-    /// The last bytes so far: the hash, once all is over.
+    /// The last 32 bytes so far: at the end, they are the hash.
     tail: Vec<u8>,
 }
 
@@ -72,12 +72,12 @@ impl Follower {
     }
 }
 
-/// Takes a snapshot of `etcd` into a new file, root's alone, and returns once it would survive a power cut.
+/// Takes a snapshot of `etcd` into a new file that only root can read, and returns once the file would survive a power cut.
 ///
 /// # Cancel safety
 /// When dropped, a part of the file stays.
 pub(super) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
-    // What a disk that does not answer holds up is a thread of its own.
+    // tokio does file operations in threads of their own: a disk that does not answer blocks only such a thread.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -114,10 +114,10 @@ pub(super) async fn take(etcd: &Etcd, path: &Path) -> Result<Content> {
     follower.end().context("use the snapshot as it came")
 }
 
-/// Reads a snapshot from disk and holds it against its own hash.
+/// Reads a snapshot from disk and compares it with its own hash.
 ///
 /// # Errors
-/// It cannot be read, or is empty, cut or damaged; which of them, the error says.
+/// It cannot be read, or is empty, cut or damaged; the error says which.
 pub(super) fn inspect(path: &Path) -> Result<Content> {
     let mut file = File::open(path).context("read it")?;
     let mut follower = Follower::default();
@@ -135,7 +135,7 @@ pub(super) fn inspect(path: &Path) -> Result<Content> {
 pub(super) mod tests {
     use super::*;
 
-    /// A file that has the form of a snapshot, with a database of so many sectors.
+    /// A file that has the form of a snapshot, with a database of `sectors` sectors.
     pub(in super::super) fn formed(sectors: usize, filled_with: u8) -> Vec<u8> {
         let database = vec![filled_with; sectors * 512];
         let hash = Sha256::digest(&database);

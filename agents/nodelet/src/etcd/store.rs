@@ -1,8 +1,8 @@
-//! The directory of backups: names, what stands in it, and how a snapshot comes to its final name.
+//! The directory of backups: its names, its content, and how a snapshot gets its final name.
 //!
-//! `etcd-TIME.db` is a proven snapshot and `etcd-TIME.json` its manifest. The manifest comes first and the rename of the
-//! snapshot last, so that whatever has a final name has been proven and has its manifest. `.etcd-TIME.db.part` is one at
-//! work; what a killed run left is removed by the next.
+//! `etcd-TIME.db` is a proven snapshot and `etcd-TIME.json` its manifest. The manifest is written first and the snapshot is renamed last,
+//! so each snapshot with a final name has been proven and has its manifest. `.etcd-TIME.db.part` is an unfinished snapshot; one that a
+//! killed run left is removed by the next run.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::manifest::Manifest;
 
 const SNAPSHOT: &str = "db";
 const MANIFEST: &str = "json";
-/// Most files that are looked at.
+/// Maximum number of files in the directory.
 const MOST: usize = 10_000;
 
 /// A snapshot under a final name.
@@ -25,12 +25,12 @@ pub(crate) struct Stored {
     pub(crate) path: PathBuf,
     /// In bytes, as it lies there.
     pub(crate) size: u64,
-    /// Why there is no manifest that can be used, in `Err`.
+    /// The manifest, or why there is none that can be used.
     pub(crate) manifest: std::result::Result<Manifest, String>,
 }
 
 impl Stored {
-    /// When it was taken; the beginning of time if nobody knows.
+    /// When it was taken; the Unix epoch if that is not known.
     pub(crate) fn taken(&self) -> SystemTime {
         self.manifest
             .as_ref()
@@ -46,7 +46,7 @@ pub(super) fn name(now: SystemTime) -> String {
     format!("etcd-{}", time.replace(['-', ':'], ""))
 }
 
-/// Where a snapshot is while it is at work.
+/// The path of a snapshot that is not finished.
 pub(super) fn part(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!(".{name}.{SNAPSHOT}.part"))
 }
@@ -64,7 +64,7 @@ pub(crate) fn stored(directory: &Path) -> Result<Vec<Stored>> {
         let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
             continue;
         };
-        // Nor one that would draw on somebody's terminal.
+        // Skip hidden files, and names with control characters, which would reach an operator's terminal.
         if name.starts_with('.') || name.chars().any(char::is_control) {
             continue;
         }
@@ -124,10 +124,10 @@ pub(super) fn remove(stored: &Stored) -> Result<()> {
     Ok(())
 }
 
-/// Removes what killed runs left: snapshots that never got a final name, manifests without a snapshot, and what the
-/// writing of a manifest left. Anything else in the directory is somebody's.
+/// Removes what killed runs left: snapshots that never got a final name, manifests without a snapshot, and temporary files of manifests.
+/// All other files in the directory stay: they are not ours.
 pub(super) fn sweep(directory: &Path) -> Result<()> {
-    // Who sweeps holds the lock, and nobody else writes here.
+    // The caller holds the lock, so no other `nodelet` writes here.
     daemon::files::sweep(directory, Duration::ZERO)?;
     for path in files(directory)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
@@ -153,7 +153,7 @@ pub(super) fn sweep(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a name, without its ending, is one that a backup of ours gets: `etcd-` and a time.
+/// Whether a name, without its extension, is one that our backups get: `etcd-` and a time.
 fn is_named_by_us(stem: &str) -> bool {
     let shape: String = stem
         .chars()

@@ -1,4 +1,4 @@
-//! Throw-away containers: etcd's own programs at work on a copy, without a network, within limits, and gone afterwards.
+//! Throw-away containers, in which etcd's own programs work on a copy: without a network, within limits, and removed afterwards.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,32 +13,32 @@ use futures::StreamExt as _;
 use tokio::sync::Mutex;
 
 const SOCKET: &str = "/var/run/docker.sock";
-/// For one call, in seconds.
+/// Timeout for one call to docker, in seconds.
 const PATIENCE: u64 = 30;
-/// There is one at a time, so a name is enough to find what a killed run left.
+/// There is one at a time, so its name is enough to find one that a killed run left.
 const NAME: &str = "pf9-etcd-proof";
-/// Marks what is ours; the value says what for.
+/// The label that marks our containers; the value says what they are for.
 const OWNER: (&str, &str) = engine::exec::throwaway::LABEL;
 /// CPU time, in billionths of a CPU: half of one.
 const CPU: i64 = 500_000_000;
-/// Memory in bytes. The copy is mapped and can be dropped from it; the index of its keys is what needs room.
+/// Memory in bytes. The copy is mapped, so the kernel can drop it from memory; the index of its keys has to fit.
 const MEMORY: i64 = 1024 * 1024 * 1024;
 /// Processes and threads.
 const TASKS: i64 = 256;
-/// Lines of a log that are told when something fails.
+/// Lines of the container's log in an error.
 const LINES: &str = "5";
 
-/// Held while docker makes the container: a request that is cut is carried out all the same, and who removes must come after.
+/// Held while docker makes the container: docker carries out a request even if its caller is gone, and a removal must come after that.
 static MAKING: Mutex<()> = Mutex::const_new(());
 
-/// The container engine, with room for one container.
+/// A connection to docker, for the one throw-away container.
 #[derive(Debug, Clone)]
 pub(super) struct Throwaway {
     docker: Docker,
     image: String,
 }
 
-/// What a program in the container was given is no good: it said so itself, and neither docker nor the host is to blame.
+/// The program in the container rejected its input, a damaged snapshot for example. Neither docker nor the host caused the failure.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Rejected(String);
@@ -61,10 +61,10 @@ impl Throwaway {
         })
     }
 
-    /// Removes the container if there is one: at the end, and before the beginning, where a killed run left it.
+    /// Removes the container if there is one: after a proof, and before one, because a killed run may have left it.
     ///
     /// # Errors
-    /// Docker cannot remove it, or somebody else's container has the name.
+    /// Docker cannot remove it, or a foreign container has the name.
     pub(super) async fn remove(&self) -> Result<()> {
         let _made = MAKING.lock().await;
         let found = match self.docker.inspect_container(NAME, None).await {
@@ -75,7 +75,7 @@ impl Throwaway {
         let labels = found.config.and_then(|config| config.labels);
         if labels.and_then(|labels| labels.get(OWNER.0).cloned()) != Some(OWNER.1.to_owned()) {
             bail!(
-                "make the container {NAME}: somebody else's has this name; see what it is (`docker inspect {NAME}`) and rename it"
+                "make the container {NAME}: a foreign container has this name; see what it is (`docker inspect {NAME}`) and rename it"
             );
         }
         let options = RemoveContainerOptionsBuilder::default()
@@ -93,12 +93,12 @@ impl Throwaway {
     /// Starts the container. Its working directory is the first mount.
     ///
     /// # Cancel safety
-    /// When dropped, it is started all the same; [`Throwaway::remove`] waits for that.
+    /// When dropped, the container is started all the same; [`Throwaway::remove`] waits for that.
     pub(super) async fn start(&self, command: &[&str], mounts: &[Mounted]) -> Result<()> {
         let body = body(&self.image, command, mounts);
         let making = MAKING.lock().await;
         let this = self.clone();
-        // A task of its own, which goes on when we are dropped.
+        // A task of its own, which goes on when this future is dropped.
         let made = tokio::spawn(async move {
             let _making = making;
             this.make(body).await
@@ -118,7 +118,7 @@ impl Throwaway {
             .context("start a throw-away container")
     }
 
-    /// Waits until what runs in it has ended, and wants it to have ended well.
+    /// Waits until the program in the container has ended; an error if it failed.
     pub(super) async fn finish(&self, what: &str, within: Duration) -> Result<()> {
         let mut wait = self.docker.wait_container(NAME, None);
         let ended = tokio::time::timeout(within, wait.next())
@@ -134,7 +134,7 @@ impl Throwaway {
         }
     }
 
-    /// Why what should run does not run any more; `None` while it runs.
+    /// Why the program does not run any more; `None` while it runs.
     pub(super) async fn ended(&self) -> Result<Option<anyhow::Error>> {
         let found = self
             .docker
@@ -148,7 +148,7 @@ impl Throwaway {
         Ok(Some(self.failure(state.exit_code).await))
     }
 
-    /// Why a program ended badly: [`Rejected`] where that says something about what it was given.
+    /// Why a program failed: [`Rejected`] if it rejected its input.
     async fn failure(&self, code: Option<i64>) -> anyhow::Error {
         let text = self.end(code).await;
         if judges(code, &text) {
@@ -168,7 +168,7 @@ impl Throwaway {
         format!("{how}: {}", said.lines().collect::<Vec<_>>().join(" | "))
     }
 
-    /// The last lines of what it has said.
+    /// The last lines of the container's log.
     pub(super) async fn said(&self) -> String {
         let options = LogsOptionsBuilder::default()
             .stdout(true)
@@ -188,8 +188,8 @@ impl Throwaway {
     }
 }
 
-/// Whether an end with this code, after these last words, says something about what the program was given. One that was killed,
-/// or whose disk was full or broken, has not come to a judgement.
+/// Whether this exit code and log say that the program rejected its input. A program that was killed, or whose disk was full or broken,
+/// says nothing about its input.
 fn judges(code: Option<i64>, text: &str) -> bool {
     let hindered = [
         "no space left on device",
@@ -200,7 +200,7 @@ fn judges(code: Option<i64>, text: &str) -> bool {
     code.is_some_and(|code| code != 137) && !hindered.iter().any(|words| text.contains(words))
 }
 
-/// What docker makes: a container that reaches nobody, can do nothing to the host, and takes no more than its share.
+/// The container: no network, no privileges on the host, and limited CPU, memory and processes.
 fn body(image: &str, command: &[&str], mounts: &[Mounted]) -> ContainerCreateBody {
     let host = HostConfig {
         network_mode: Some("none".to_owned()),
@@ -208,7 +208,7 @@ fn body(image: &str, command: &[&str], mounts: &[Mounted]) -> ContainerCreateBod
         memory: Some(MEMORY),
         memory_swap: Some(MEMORY),
         pids_limit: Some(TASKS),
-        // When memory is short on the host, this is the first to go.
+        // If memory is short on the host, the kernel kills this container first.
         oom_score_adj: Some(1000),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -256,7 +256,7 @@ fn status(error: &bollard::errors::Error) -> Option<u16> {
 mod tests {
     use super::*;
 
-    /// It runs on a copy of everything that the cluster holds, secrets among it.
+    /// The container works on a copy of everything that the cluster holds, secrets included.
     #[test]
     fn it_reaches_nobody_and_can_do_nothing_to_the_host() {
         let mounts = [Mounted {

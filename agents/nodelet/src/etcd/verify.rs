@@ -1,4 +1,4 @@
-//! Backups looked at again: each is held against its own hash, its manifest, a restored copy of it, and this cluster.
+//! Verifies stored backups: compares each with its own hash, its manifest, a restored copy of it, and this cluster.
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -21,11 +21,11 @@ pub(crate) struct Verdict {
     pub(crate) problems: Vec<String>,
 }
 
-/// Verifies the named backups, or all, and hands each verdict over as it comes. Leaves the backups as they are.
+/// Verifies the named backups, or all, and passes each verdict to `verdict` as soon as it is known. Changes no backup.
 ///
 /// # Errors
-/// A name that there is not, or nothing to prove with: whether they are good is not known then. All others have had their
-/// verdict.
+/// There is no backup of a name, docker does not answer, `cancel` was cancelled, or a proof could not run: it is not known then whether
+/// those backups are good. In the last case all other backups have had their verdict.
 pub(crate) async fn verify(
     backups: &Backups,
     names: &[String],
@@ -38,17 +38,17 @@ pub(crate) async fn verify(
         .find(|name| !all.iter().any(|one| one.name == plain(name)))
     {
         bail!(
-            "verify {unknown}: it is not in {}; `nodelet etcd list` says what is",
+            "verify {unknown}: it is not in {}; `nodelet etcd list` shows the backups there",
             backups.directory.display()
         );
     }
     all.retain(|one| names.is_empty() || names.iter().any(|name| plain(name) == one.name));
-    // Docker has to answer before anything can be called damaged.
+    // Docker must answer first: otherwise a good backup could be reported as damaged.
     proof::sweep(&backups.image).await?;
     let here = here().await;
     if here.is_none() {
         tracing::warn!(
-            "etcd does not say which cluster this is: whose a backup is, is told by the CLUSTER_ID under which it was taken"
+            "etcd does not say which cluster this is: the CLUSTER_ID in a backup's manifest decides whether the backup is of this cluster"
         );
     }
     let mut unknown = Vec::new();
@@ -71,14 +71,14 @@ pub(crate) async fn verify(
     }
     if !unknown.is_empty() {
         bail!(
-            "tell whether these are good, for want of a proof: {}",
+            "tell whether these are good, because the proof could not run: {}",
             unknown.join("; ")
         );
     }
     Ok(())
 }
 
-/// A name as people give it: with the suffix, or without.
+/// A name without its suffix: operators give it with the suffix or without.
 fn plain(name: &str) -> &str {
     name.strip_suffix(".db").unwrap_or(name)
 }
@@ -88,21 +88,21 @@ async fn here() -> Option<String> {
     Etcd::member().await.ok()?.cluster().await.ok()?
 }
 
-/// What is known of the cluster that stands here.
+/// What is known of the cluster of this host.
 #[derive(Debug, Clone, Copy)]
 enum Here<'a> {
     /// Its identity, which etcd holds.
     Cluster(&'a str),
-    /// Only its `CLUSTER_ID`: etcd does not answer, when a backup is wanted most.
+    /// Only its `CLUSTER_ID`, because etcd does not answer. A backup is needed most then.
     Named(&'a str),
 }
 
 /// What is wrong with a backup.
 ///
 /// # Errors
-/// It could not be tried.
+/// The proof could not run.
 async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result<Vec<String>> {
-    // Nobody waits for the other end of a pipe, or for the end of a device.
+    // Reading a pipe or a device might never end.
     if !std::fs::symlink_metadata(&one.path).is_ok_and(|said| said.is_file()) {
         return Ok(vec!["it is no regular file".to_owned()]);
     }
@@ -127,7 +127,7 @@ async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result
     Ok(differences(&one.manifest, &content, &held, here))
 }
 
-/// What does not agree.
+/// The differences between a backup, its manifest, its restored copy and this cluster.
 fn differences(
     manifest: &std::result::Result<Manifest, String>,
     content: &Content,

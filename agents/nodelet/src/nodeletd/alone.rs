@@ -9,16 +9,16 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Gone after a boot, as is whoever held it.
+/// In `/run`, so that it is gone after a boot, like the process that held it.
 const LOCK: &str = "/run/pf9-nodeletd.lock";
-/// Who only looks whether it is held holds it for a moment.
+/// A process that only checks whether the lock is held takes it for a moment.
 const MOMENT: Duration = Duration::from_millis(50);
 const MOMENTS: u32 = 5;
 
-/// How often the file of the lock is looked for.
+/// How often the lock's file is checked.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// The lock, held for as long as it lives.
+/// The lock, held for as long as this value lives.
 pub(super) struct Alone {
     lock: Flock<File>,
     path: PathBuf,
@@ -35,8 +35,8 @@ pub(super) async fn only_one() -> Result<Alone> {
 }
 
 impl Alone {
-    /// Looks after the file until the end of the program: where it was deleted or replaced, a second daemon could begin, and nobody
-    /// would see that this one runs.
+    /// Checks the file until the program ends: if it was deleted or replaced, a second daemon could start, and commands would not see
+    /// that this one runs.
     pub(super) async fn stay(mut self) {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -44,7 +44,7 @@ impl Alone {
                 Ok(false) => {}
                 Ok(true) => {
                     tracing::warn!(
-                        "{} had been removed or replaced; it is made anew",
+                        "{} was removed or replaced, and has been made again",
                         self.path.display()
                     );
                 }
@@ -53,7 +53,7 @@ impl Alone {
         }
     }
 
-    /// Takes the lock anew where its file is not the one that it was taken on. Gives whether it was.
+    /// Takes the lock again if its path no longer leads to the locked file. Returns whether it did so.
     async fn renew(&mut self) -> Result<bool> {
         let own = self.lock.metadata().context("look at the lock")?;
         let is_own = |there: Metadata| (there.dev(), there.ino()) == (own.dev(), own.ino());
@@ -91,7 +91,7 @@ async fn take(path: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// Whether a daemon runs, be it that nobody can ask it.
+/// Whether a daemon runs, even if its socket does not answer.
 pub(super) fn runs() -> bool {
     is_held(Path::new(LOCK))
 }
@@ -111,7 +111,7 @@ mod tests {
     async fn there_is_one_and_others_see_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("lock");
-        assert!(!is_held(&path), "nobody ever was");
+        assert!(!is_held(&path), "no daemon ever ran");
         let one = take(&path).await.expect("it is free");
         assert!(is_held(&path));
         let second = take(&path).await.expect_err("it is held");
@@ -136,7 +136,7 @@ mod tests {
             if replaced {
                 std::fs::write(&path, "").expect("another is put there");
             }
-            assert!(!is_held(&path), "nobody sees the daemon");
+            assert!(!is_held(&path), "the daemon is not seen");
             assert!(alone.renew().await.expect("it can be made"));
             assert!(is_held(&path));
         }

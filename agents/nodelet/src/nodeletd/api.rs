@@ -1,19 +1,19 @@
-//! The local API: a unix socket for people's tools and other agents on this host. Root alone may open it.
+//! The local API: a unix socket for tools and other agents on this host. Only root may open it.
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /v1/status` | how the host stands, JSON |
-//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply, or a repair, would change: events as JSON lines; one at a time |
+//! | `GET /v1/status` | the state of the host, JSON |
+//! | `GET /v1/diff`, `GET /v1/diff?repair=true` | what an apply or a repair would change: events as JSON lines; one request at a time |
 //! | `GET /v1/events` | events of changes as they come, one JSON object per line |
-//! | `POST /v1/check` | look now |
-//! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 where nothing is to be touched |
-//! | `POST /v1/pause?seconds=N&because=TEXT` | touch nothing for so long: 200 once that holds, 202 where a change has to end first |
-//! | `POST /v1/resume` | go on |
+//! | `POST /v1/check` | make a pass now |
+//! | `POST /v1/repair/PHASE` | restart a phase and what needs it; 409 if nothing may be changed |
+//! | `POST /v1/pause?seconds=N&because=TEXT` | change nothing for so long: 200 once it is in force, 202 if a change has to end first |
+//! | `POST /v1/resume` | end the pause |
 //! | `GET /metrics` | Prometheus text |
-//! | `GET /healthz` | `ok` while the daemon does its work; else 503 and what does not move, or that passes fail |
+//! | `GET /healthz` | `ok` while the daemon works; else 503 and which part is stuck, or that passes fail |
 //!
-//! The last two are served on 127.0.0.1 as well, where `METRICS_PORT` names a port. An API that cannot be served is tried again and
-//! told; the host is held at its role without it.
+//! The last two are also served on 127.0.0.1 if `METRICS_PORT` names a port. If the API cannot be served, nodeletd reports this and tries
+//! again; it holds the host at its role also without the API.
 
 mod sockets;
 
@@ -39,7 +39,7 @@ use super::{metrics, pause};
 pub(crate) use sockets::SOCKET;
 pub(super) use sockets::serve;
 
-/// How long the answer to a pause waits for it to hold.
+/// How long the answer to a pause waits until the pause is in force.
 const HOLDS: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
@@ -47,7 +47,7 @@ struct Shared {
     worker: Worker,
     outside: Outside,
     health: Health,
-    /// One at a time: each is a plan and a look at the whole host.
+    /// One at a time: each makes a plan and checks the whole host.
     diffs: Arc<Semaphore>,
 }
 
@@ -170,13 +170,13 @@ async fn pause(State(shared): State<Shared>, Query(query): Query<PauseQuery>) ->
     if let Err(refusal) = send(&shared, asked) {
         return refusal.into_response();
     }
-    // Only a change keeps the loop from taking it at once.
+    // The loop takes the request at once, except during a change.
     match tokio::time::timeout(HOLDS, in_force).await {
-        Ok(Ok(())) => "the pause holds: nothing is touched\n".into_response(),
+        Ok(Ok(())) => "the pause is in force: nothing is changed\n".into_response(),
         _ => {
             let view = shared.outside.view.borrow().clone();
             let doing = view.map_or_else(|| "a change".to_owned(), |view| view.doing.clone());
-            let said = format!("the pause holds once what is under way has ended: {doing}\n");
+            let said = format!("the pause begins when the current change has ended: {doing}\n");
             (StatusCode::ACCEPTED, said).into_response()
         }
     }
@@ -208,7 +208,7 @@ async fn healthz(State(shared): State<Shared>) -> Response {
     }
 }
 
-/// An answer other than the one that was asked for.
+/// An error answer.
 type Refusal = (StatusCode, &'static str);
 
 fn ask(shared: &Shared, request: Request) -> Response {
@@ -219,7 +219,7 @@ fn ask(shared: &Shared, request: Request) -> Response {
     }
 }
 
-/// Passes a request on, or gives the answer that too many wait already.
+/// Passes a request on, or returns the answer that too many requests wait.
 fn send(shared: &Shared, asked: Asked) -> Result<(), Refusal> {
     let sent = shared.outside.requests.try_send(asked);
     sent.map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "too many requests wait\n"))
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use crate::nodeletd::view::View;
 
-    /// The API of a daemon that somebody else plays: what it shows, and what it is asked.
+    /// The API of a simulated daemon: the view that it shows, and the requests that it receives.
     pub(super) struct Played {
         pub(super) shared: Shared,
         view: watch::Sender<Option<Arc<View>>>,
@@ -303,10 +303,10 @@ mod tests {
         assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 404);
         api.shows(|_| {});
         assert_eq!(api.answers("GET", "/v1/status").await.0, 200);
-        let (status, said) = api.answers("POST", "/v1/repair/nobody").await;
+        let (status, said) = api.answers("POST", "/v1/repair/no-such-phase").await;
         assert_eq!(
             (status, said.as_str()),
-            (404, "there is no phase `nobody`\n")
+            (404, "there is no phase `no-such-phase`\n")
         );
         assert_eq!(api.answers("POST", "/v1/repair/etcd-backup").await.0, 202);
         let asked = api.asked.try_recv().expect("it was asked").request;
@@ -346,16 +346,16 @@ mod tests {
         assert_eq!(because, format!("ab{}", "c".repeat(198)));
     }
 
-    /// Whoever is told that it holds may begin to work on the host.
+    /// An operator who gets this answer may begin to work on the host.
     #[tokio::test(start_paused = true)]
     async fn a_pause_is_answered_once_it_holds() {
         let mut api = Played::new();
         api.shows(|view| "attempt 3".clone_into(&mut view.doing));
-        // A change is on, and nobody takes it.
+        // A change is under way, so the request is not taken.
         let (status, said) = api.answers("POST", "/v1/pause?seconds=60").await;
         assert_eq!(status, 202);
         assert!(said.contains("has ended: attempt 3"), "{said}");
-        api.asked.try_recv().expect("it waits all the same");
+        api.asked.try_recv().expect("it still waits");
         let (requests, mut asked) = mpsc::channel::<Asked>(2);
         api.shared.outside.requests = requests;
         let taken = Arc::new(AtomicBool::new(false));

@@ -1,9 +1,9 @@
-//! Attempts in a row that did not lead to a healthy host: how many there were, when the next may come, and whether it may take
-//! everything off. Remembered over restarts of the daemon and of the host.
+//! Attempts in a row that did not lead to a healthy host: how many there were, when the next may come, and whether it may be a full
+//! clean. Kept over restarts of the daemon and of the host.
 //!
-//! A full clean is the last thing to do to a host. So it is this daemon that must have seen a repair fail before it, in its own life:
-//! what was counted before a boot, by an older program or about another plan, is no reason. Nor is it made again where the last one
-//! was in vain: it would take a host down again and again for what it cannot mend, a masked unit for one.
+//! A full clean is the last resort. So a repair must have failed since this daemon started: attempts that were counted before a boot, by
+//! an older program or for another plan are not enough. A full clean is not repeated if the last one did not help: otherwise a fault that
+//! it cannot fix, for example a masked unit, would take the host down again and again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,35 +14,35 @@ use tokio::time::Instant;
 
 use super::decide::backoff;
 
-/// What is remembered. A lost file costs a pause between attempts, and puts off the full clean.
+/// The saved state. If the file is lost, the next attempt does not wait, and the full clean comes later.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Attempts {
-    /// In a row, the one that is on included.
+    /// Attempts in a row, including the current one.
     count: u32,
-    /// Whether one is on, and counts.
+    /// Whether an attempt is under way that counts.
     is_on: bool,
-    /// Digest of the plan that they were about.
+    /// Digest of the plan for which the attempts were made.
     digest: String,
-    /// Since the host was last known to be well: what merely cannot be told for a while shortens no pause.
+    /// Attempts since the host was last known to be healthy. Results that are unknown for a while do not reset it: they shorten no pause.
     tries: u32,
     /// The phases that failed when the last one began.
     phases: BTreeSet<PhaseName>,
     /// When the last one ended, seconds since 1970.
     ended: Option<i64>,
-    /// How much longer the pause after it is, as a share: hosts that failed together do not try together.
+    /// Jitter: by which share the next pause is longer, so that hosts that failed together do not retry together.
     jitter: f64,
-    /// The last full clean in this row that came to its end.
+    /// The last full clean in this row that finished.
     clean: Option<Clean>,
-    /// The same as `ended`, on a clock that is never set back or forward.
+    /// The same as `ended`, on the monotonic clock.
     #[serde(skip)]
     last: Option<Instant>,
-    /// Whether one has ended in this daemon's life.
+    /// Whether an attempt has ended since this daemon started and since it last saw no failure.
     #[serde(skip)]
     tried_here: bool,
 }
 
-/// A full clean that has come to its end, with the plan that stands beside it.
+/// A full clean that finished, for the plan in [`Attempts::digest`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Clean {
@@ -52,17 +52,18 @@ struct Clean {
     before: BTreeSet<PhaseName>,
     /// The phases that failed after it, up to the next attempt.
     after: BTreeSet<PhaseName>,
-    /// Whether the next attempt has begun.
+    /// Whether the next attempt has begun, so that `after` is complete.
     is_judged: bool,
 }
 
 impl Clean {
-    /// What failed before it and after it.
+    /// The phases that failed both before and after it.
     fn stayed(&self) -> impl Iterator<Item = &PhaseName> {
         self.before.intersection(&self.after)
     }
 
-    /// Whether these phases fail for what it did not mend: all that stayed is among them, and nothing that it did mend.
+    /// Whether the clean did not help these failed phases: they include all that failed before and after it, and none that did not fail
+    /// after it.
     fn was_in_vain_for(&self, failed: &[PhaseName]) -> bool {
         let fails = |phase: &PhaseName| failed.contains(phase);
         self.stayed().next().is_some()
@@ -72,11 +73,11 @@ impl Clean {
 }
 
 impl Attempts {
-    /// Longest share by which a pause is longer.
+    /// Largest jitter, as a share of the pause.
     const JITTER: f64 = 0.2;
 
-    /// Goes on after a start of the daemon, at `wall` seconds since 1970. A time that makes no sense costs a pause, and nothing else.
-    /// An attempt that power or a kill cut short says nothing of whether it would have helped, and does not count.
+    /// Restores the state after a start of the daemon, at `wall` seconds since 1970. If the saved time is implausible, the next attempt
+    /// does not wait. An attempt that a power cut or a kill interrupted does not count: it is unknown whether it would have helped.
     pub(super) fn go_on(&mut self, wall: i64, now: Instant) {
         if std::mem::take(&mut self.is_on) {
             self.count = self.count.saturating_sub(1);
@@ -91,7 +92,7 @@ impl Attempts {
         self.count
     }
 
-    /// Takes note of the plan. Gives whether it is another than the one that was counted about, which is forgotten then.
+    /// Records the plan. If the counted attempts were made for another plan, forgets them and returns true.
     pub(super) fn are_about(&mut self, digest: &str) -> bool {
         if self.digest == digest {
             return false;
@@ -104,7 +105,7 @@ impl Attempts {
         another
     }
 
-    /// All is well, or somebody has given new hope.
+    /// Forgets the attempts: the host is healthy, or something has changed that may help.
     pub(super) fn forget(&mut self) {
         *self = Self {
             digest: std::mem::take(&mut self.digest),
@@ -112,13 +113,13 @@ impl Attempts {
         };
     }
 
-    /// Nothing fails, but not all is known: the next failure is not in a row with those before.
+    /// Nothing fails, but not every result is known: the next failure begins a new row.
     pub(super) fn break_the_row(&mut self) {
         self.count = 0;
         self.tried_here = false;
     }
 
-    /// One begins, for phases that fail. Where the full clean would be due and is not made, it does not count: the clean comes when it may.
+    /// An attempt for these failed phases begins. A repair in place of a full clean that is due does not count, so the clean stays due.
     pub(super) fn begin(&mut self, phases: &[PhaseName], counts: bool) {
         if let Some(clean) = &mut self.clean {
             clean.is_judged = true;
@@ -131,7 +132,7 @@ impl Attempts {
         }
     }
 
-    /// One has ended, and touched the host.
+    /// An attempt has ended that changed the host.
     pub(super) fn end(&mut self, wall: i64, now: Instant) {
         self.is_on = false;
         self.ended = Some(wall);
@@ -140,7 +141,7 @@ impl Attempts {
         self.tried_here = true;
     }
 
-    /// The one that has ended was a full clean. What it was worth the next passes say.
+    /// The attempt that has ended was a full clean. The next passes show whether it helped.
     pub(super) fn has_cleaned(&mut self) {
         self.clean = Some(Clean {
             attempt: self.count,
@@ -149,7 +150,7 @@ impl Attempts {
         });
     }
 
-    /// A pass has seen these phases fail. Gives whether that says something of the last full clean that was not known.
+    /// A pass has seen these phases fail. Returns whether one of them was not yet known to fail after the last full clean.
     pub(super) fn see(&mut self, failed: &[PhaseName]) -> bool {
         let Some(clean) = self.clean.as_mut().filter(|clean| !clean.is_judged) else {
             return false;
@@ -159,16 +160,16 @@ impl Attempts {
         clean.after.len() > known
     }
 
-    /// The one that is on was cut short, and says nothing of whether it would have helped: what is counted is as `before` it, but the
-    /// next one waits as it would have.
+    /// The current attempt was interrupted, so it is unknown whether it would have helped: the count is as `before` it, but the usual pause
+    /// follows.
     pub(super) fn cut_short(&mut self, before: &Self, wall: i64, now: Instant) {
         self.end(wall, now);
         self.count = before.count;
         self.tried_here = before.tried_here;
     }
 
-    /// What is left of the pause before the next one, for phases that fail; none if the last one's end is not known. What fails
-    /// now and did not then waits for no more than a moment: the others' failures are none of its own.
+    /// Rest of the pause before the next attempt for these failed phases; zero if the end of the last attempt is not known. If none of
+    /// them failed at the last attempt, the pause is at most that after two attempts: the earlier failures were of other phases.
     pub(super) fn pause_left(
         &self,
         phases: &[PhaseName],
@@ -178,7 +179,7 @@ impl Attempts {
         let Some(last) = self.last else {
             return Duration::ZERO;
         };
-        // The file may say anything.
+        // The file may contain any value.
         let longer = 1.0 + self.jitter.clamp(0.0, Self::JITTER);
         let another = phases.iter().all(|phase| !self.phases.contains(phase));
         let tries = if another {
@@ -190,18 +191,18 @@ impl Attempts {
         pause.saturating_sub(now.saturating_duration_since(last))
     }
 
-    /// Whether the next one is the one that takes everything off, of which there is one in `every`, for phases that fail. Where the last
-    /// one was in vain for them, it is an attempt like any other.
+    /// Whether the next attempt for these failed phases is a full clean, which is one attempt in `every`. If the last full clean did not
+    /// help them, it is a repair.
     pub(super) fn clean_is_due(&self, every: u32, failed: &[PhaseName]) -> bool {
         self.is_turn_of_clean(every) && self.vain_clean(failed).is_none()
     }
 
-    /// Whether the next one would take everything off if a clean was never in vain.
+    /// Whether it is the turn of a full clean, without regard to whether the last one helped.
     pub(super) fn is_turn_of_clean(&self, every: u32) -> bool {
         self.count.saturating_add(1).is_multiple_of(every)
     }
 
-    /// That the last full clean was in vain for phases that fail, and is not repeated; a sentence for people.
+    /// A message for people if the last full clean did not help these failed phases, and is therefore not repeated.
     pub(super) fn vain_clean(&self, failed: &[PhaseName]) -> Option<String> {
         let clean = self.clean.as_ref()?;
         if !clean.was_in_vain_for(failed) {
@@ -216,7 +217,7 @@ impl Attempts {
         ))
     }
 
-    /// Whether this daemon has tried in vain since it saw the host well.
+    /// Whether an attempt has ended since this daemon started and since it last saw no failure.
     pub(super) fn tried_here(&self) -> bool {
         self.tried_here
     }
@@ -261,7 +262,7 @@ mod tests {
         let mut attempts: Attempts = serde_json::from_str(&kept).expect("read back");
         attempts.go_on(1001, Instant::now());
         assert!(attempts.clean_is_due(10, &etcd()) && !attempts.tried_here());
-        // The repair in its place leaves the turn to the clean.
+        // The repair in its place does not count, so the clean stays due.
         attempts.begin(&etcd(), false);
         attempts.end(1002, Instant::now());
         assert!(attempts.clean_is_due(10, &etcd()) && attempts.tried_here());
@@ -295,7 +296,7 @@ mod tests {
         // The apply after a clean ends at the phase that fails, so what comes after it fails, too.
         let (before, after) = (phases(&["keepalived"]), phases(&["keepalived", "proxy"]));
         let attempts = cleaned(&before, &after);
-        assert_eq!(attempts.count(), 19, "they are counted all the same");
+        assert_eq!(attempts.count(), 19, "repairs are counted as well");
         for (failed, due) in [
             (&["keepalived"][..], false),
             (&["keepalived", "proxy"], false),
@@ -307,12 +308,12 @@ mod tests {
             assert_eq!(attempts.clean_is_due(10, &failed), due, "{failed:?}");
             assert_eq!(attempts.vain_clean(&failed).is_none(), due, "{failed:?}");
         }
-        let told = attempts.vain_clean(&before).expect("it is told");
+        let told = attempts.vain_clean(&before).expect("there is a message");
         assert!(
             told.contains("attempt 10 did not mend keepalived"),
             "{told}"
         );
-        // What it has mended, and fails again, is another matter.
+        // A phase that the clean has fixed, and that fails again, is a new failure.
         let helped = cleaned(&phases(&["etcd"]), &phases(&["proxy"]));
         for failed in [["etcd"], ["proxy"]] {
             assert!(helped.clean_is_due(10, &phases(&failed)));
@@ -379,7 +380,7 @@ mod tests {
                 .is_zero()
         );
         let mut lost = Attempts::default();
-        assert!(!lost.are_about("plan"), "the first is not another");
+        assert!(!lost.are_about("plan"), "the first plan is no change");
     }
 
     #[test]

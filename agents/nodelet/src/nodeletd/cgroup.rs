@@ -1,5 +1,5 @@
 //! The control groups `pf9-kube-status`, in which status passes run, and `pf9-etcd-backup`: limits on CPU time and memory, so
-//! that looking at a node never costs what the node is there for.
+//! that checking a node does not take the resources that its workload needs.
 //!
 //! Version 1: a group in the `cpu` and one in the `memory` hierarchy. Version 2: our unit has its part of the tree
 //! delegated; processes may not live beside groups that hand out controllers, so the daemon moves into a leaf
@@ -15,18 +15,18 @@ use tokio::time::Instant;
 
 const STATUS: &str = "pf9-kube-status";
 const BACKUP: &str = "pf9-etcd-backup";
-/// For a backup beside the containers that prove it, in percent of one CPU: it copies and hashes.
+/// CPU limit of a backup, in percent of one CPU: it copies and hashes. The containers that verify it are not included.
 const BACKUP_CPU: u32 = 50;
-/// What limits CPU time and memory in version 2.
+/// The controllers that limit CPU time and memory in version 2.
 const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
 /// Where the hierarchies are.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
-/// In which the CPU limit is reckoned, in microseconds.
+/// Period of the CPU limit, in microseconds.
 const PERIOD: u32 = 100_000;
 /// Memory of one pass or backup with everything it starts, in bytes.
 pub(crate) const MEMORY: u64 = 256 * 1024 * 1024;
 
-/// Before a group that could not be made is tried again: what was busy or full at the start need not stay so.
+/// Pause before a group that could not be made is tried again: the reason may have gone.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// A group that is ready to be joined.
@@ -63,8 +63,8 @@ impl StatusGroup {
         }
     }
 
-    /// Makes the group where the settings have changed, it has gone, or it could not be made some time ago, and tells once what
-    /// hinders it. Without one, passes run with lowered priority.
+    /// Makes the group if the settings have changed, if the group was removed, or if it could not be made some time ago. Logs a
+    /// problem once. Without a group, passes run with lowered priority.
     pub(super) fn keep(&mut self, wanted: bool, cpu_limit: u32, now: Instant) {
         let as_before = self.made_for == Some((wanted, cpu_limit));
         let waits = || {
@@ -110,7 +110,7 @@ impl Leaf {
         self.procs.iter().all(|file| file.exists())
     }
 
-    /// Makes the group of status passes, or sets its limits anew, for a command that makes the same checks.
+    /// Makes the group of status passes, or sets its limits again, for a command that makes the same checks.
     ///
     /// # Errors
     /// As [`Leaf::for_backups`].
@@ -118,7 +118,7 @@ impl Leaf {
         Self::prepare_in(Path::new(MOUNT), STATUS, cpu_limit)
     }
 
-    /// The same with links on the way followed: with version 1, `cpu` may be one.
+    /// Its paths with symbolic links resolved: with version 1, `cpu` may be a link.
     fn resolved(&self) -> Vec<PathBuf> {
         let resolve = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         self.procs.iter().map(resolve).collect()
@@ -147,10 +147,10 @@ impl Leaf {
         backs.collect()
     }
 
-    /// Makes the group of backups, or sets its limits anew.
+    /// Makes the group of backups, or sets its limits again.
     ///
     /// # Errors
-    /// The kernel or the delegation lacks something; nothing is limited then.
+    /// The kernel or the delegation lacks what is needed; nothing is limited then.
     pub(super) fn for_backups() -> Result<Self> {
         Self::prepare_in(Path::new(MOUNT), BACKUP, BACKUP_CPU)
     }
@@ -183,7 +183,7 @@ fn version_2(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
         .context("find our own control group in /proc/self/cgroup")?;
-    // Where we are after an earlier call.
+    // After an earlier call we are in `supervisor`.
     let unit = own.strip_suffix("/supervisor").unwrap_or(own);
     if !unit.ends_with(".service") {
         bail!(
@@ -204,8 +204,8 @@ fn version_2(mount: &Path, name: &str, quota: u32) -> Result<Leaf> {
     })
 }
 
-/// Lets every group above `unit` hand controllers down. systemd has done so for a unit with `Delegate=`; under another
-/// service manager nobody may have, and without it the unit has no controllers to give to its leaves.
+/// Makes every group above `unit` hand its controllers down. systemd does this for a unit with `Delegate=`; another service manager
+/// may not, and without it the unit has no controllers for its leaves.
 fn hand_down(mount: &Path, unit: &Path) -> Result<()> {
     enable(mount)?;
     let mut group = mount.to_path_buf();
@@ -216,8 +216,8 @@ fn hand_down(mount: &Path, unit: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Hands the controllers down from `group` that it does not hand down yet. Others' groups are written to only where
-/// something is missing.
+/// Makes `group` hand down the controllers that it does not hand down yet. The group may belong to another service, so it is written
+/// to only if a controller is missing.
 fn enable(group: &Path) -> Result<()> {
     let path = group.join("cgroup.subtree_control");
     let enabled = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -269,8 +269,8 @@ fn way_back(procs: &Path, groups: &str, mounts: &str) -> Option<PathBuf> {
     (!below.components().any(upwards)).then(|| point.join(below).join("cgroup.procs"))
 }
 
-/// Removes the groups of version 1 that no process is in: a command that only looked leaves one behind, and cannot know whether nodeletd needs
-/// it. nodeletd makes its own anew. With version 2 they go with the unit or the scope that they are in.
+/// Removes the groups of version 1 that have no process. A command that only made checks leaves its group behind, because nodeletd may
+/// need the group; nodeletd makes a missing group again. With version 2 the groups are removed with their unit or scope.
 pub(crate) fn remove_unused() {
     remove_unused_in(Path::new(MOUNT));
 }
@@ -281,7 +281,7 @@ fn remove_unused_in(mount: &Path) {
         .flat_map(|hierarchy| [STATUS, BACKUP].map(|name| (hierarchy, name)))
     {
         let group = mount.join(hierarchy).join(name);
-        // The kernel refuses where a process is in it.
+        // The kernel refuses if a process is in it.
         match fs::remove_dir(&group) {
             Err(error) if !matches!(error.kind(), NotFound | NotADirectory | ResourceBusy) => {
                 tracing::warn!("remove the control group {}: {error}", group.display());

@@ -1,4 +1,4 @@
-//! Asking the daemon of this host, over its socket.
+//! Requests to the daemon of this host, over its socket.
 
 use std::time::Duration;
 
@@ -24,16 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 )]
 pub(crate) struct NotThere(#[source] std::io::Error);
 
-/// How the host stands.
+/// The state of the host.
 ///
 /// # Errors
 /// No daemon answers, or its first pass is not over.
 pub(crate) async fn status() -> Result<View> {
     let answer = ask(Method::GET, "/v1/status").await?;
-    serde_json::from_slice(&answer).context("understand what nodeletd says")
+    serde_json::from_slice(&answer).context("parse the answer of nodeletd")
 }
 
-/// Asks the daemon to do something. Gives what it says of that, for people.
+/// Sends a request to the daemon. Returns its answer, for people.
 ///
 /// # Errors
 /// No daemon answers, or it refuses.
@@ -55,7 +55,7 @@ async fn exchange(method: Method, path: &str) -> Result<Bytes> {
                 .context(format!("ask nodeletd through {SOCKET}: only root may"))
         } else if alone::runs() {
             anyhow::Error::new(error).context(format!(
-                "ask nodeletd through {SOCKET}: it runs, and makes its socket anew as soon as it can (`journalctl --unit pf9-nodeletd` says what keeps it)"
+                "ask nodeletd through {SOCKET}: it runs, and makes its socket again as soon as it can (`journalctl --unit pf9-nodeletd` shows what prevents it)"
             ))
         } else {
             NotThere(error).into()

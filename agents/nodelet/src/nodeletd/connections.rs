@@ -1,6 +1,6 @@
-//! Connections to the local API: a few at a time, and none is held for nothing. Whoever opens many of them waits, and takes no
-//! descriptor that a pass or a change needs. Where all places are taken, the oldest connection that has asked for nothing yet is closed:
-//! many that say nothing do not keep others from being answered.
+//! Connections to the local API: a limited number at a time. A client that opens many of them has to wait, and takes no descriptor that a
+//! pass or a change needs. If all places are taken, the oldest connection without a request is closed, so that silent connections do not
+//! keep other clients from being answered.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Within it a request has to come.
+/// Time within which a request has to come.
 const HEADER: Duration = Duration::from_secs(10);
 
-/// Takes connections for `app` until `end` is cancelled, as many at a time as there are `places`, each for one request and `longest`
-/// at most. Those that are there go on after the end.
+/// Takes connections for `app` until `end` is cancelled: as many at a time as there are `places`, each for one request and for `longest`
+/// at most. Open connections go on after that.
 pub(super) async fn serve<L: Listener>(
     mut listener: L,
     app: Router,
@@ -59,7 +59,7 @@ pub(super) async fn serve<L: Listener>(
                 .header_read_timeout(HEADER)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), app);
-            // Who goes away, or takes too long, is no news.
+            // A client that disconnects or takes too long is not logged.
             tokio::select! {
                 () = its.close.cancelled() => {}
                 _ = tokio::time::timeout(longest, serving) => {}
@@ -73,7 +73,7 @@ pub(super) async fn serve<L: Listener>(
 /// A connection that may not have asked for anything yet.
 #[derive(Debug, Clone, Default)]
 struct Silent {
-    /// It has, or it is over.
+    /// It has sent a request, or is closed.
     asked: Arc<AtomicBool>,
     close: CancellationToken,
 }
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives the streams that it is sent, and counts them.
+    /// A listener that accepts the streams sent to it, and counts them.
     struct Played {
         streams: mpsc::UnboundedReceiver<DuplexStream>,
         accepted: Arc<AtomicUsize>,

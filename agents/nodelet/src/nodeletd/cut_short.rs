@@ -1,12 +1,12 @@
-//! Changes that were cut short one after the other: killed, for want of memory most often. None of them says whether it would have
-//! helped, so none counts as a failed attempt; but where it goes on like that nothing is mended, and people are told.
+//! Counts changes in a row that were interrupted, most often killed because memory was short. It is unknown whether they would have
+//! helped, so none counts as a failed attempt; but while this goes on nothing is repaired, so it is reported.
 
 use super::worker::Change;
 
-/// So many in a row are told.
+/// So many in a row are reported.
 const OFTEN: u32 = 3;
 
-/// Since a change came to its end.
+/// Interrupted changes since the last one that finished.
 #[derive(Debug, Default)]
 pub(super) struct CutShort {
     row: u32,
@@ -14,20 +14,20 @@ pub(super) struct CutShort {
 }
 
 impl CutShort {
-    /// Takes note of how `nodelet` ended that was called with these words, and what there was to tell of it.
+    /// Records how `nodelet` with these arguments ended, and its message.
     pub(super) fn ended(&mut self, words: &str, change: Change, told: &str) {
         match change {
             Change::Interrupted => {
                 self.row = self.row.saturating_add(1);
                 if self.row >= OFTEN {
                     let why = if told.is_empty() {
-                        "somebody asked it to end"
+                        "it was asked to end"
                     } else {
                         told
                     };
                     self.problem = format!(
-                        "`nodelet {words}` did not come to its end, {} times in a row now: {why}; see `journalctl -k` for processes that were \
-                         killed for want of memory, and `nodelet history`",
+                        "`nodelet {words}` was interrupted {} times in a row: {why}; see `journalctl -k` for processes that the kernel killed \
+                         because memory was short, and `nodelet history`",
                         self.row
                     );
                 }
@@ -37,7 +37,7 @@ impl CutShort {
         }
     }
 
-    /// Nothing is to be done any more.
+    /// No change is needed any more.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }

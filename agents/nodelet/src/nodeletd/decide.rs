@@ -8,53 +8,53 @@ use crate::pass::{Desired, ServiceState};
 #[derive(Debug, Clone)]
 pub(super) struct Situation<'a> {
     pub(super) desired: &'a Desired,
-    /// Why the host may not be worked on, if so.
+    /// The settings do not allow changes to the host, or the ledger is lost.
     pub(super) refused: bool,
-    /// Nobody is to touch the host for now.
+    /// A pause is in force.
     pub(super) paused: bool,
-    /// Something failed that a repair would restart.
+    /// A phase failed that a repair would restart, or a restart was requested.
     pub(super) failing: bool,
-    /// A certificate is due for renewal, and what it concerns is well.
+    /// A certificate is due for renewal, and its phases are healthy.
     pub(super) due: bool,
-    /// Something stands that the plan does not have, and it is time to take it back.
+    /// Something is on the host that the plan does not contain, and it is time to remove it.
     pub(super) left_over: bool,
-    /// Something of ours is on the host.
+    /// Something is on the host that a clean would remove.
     pub(super) stands: bool,
     /// A stop has been carried out and nothing was started since.
     pub(super) stopped: bool,
-    /// Of the pause before the next attempt.
+    /// Rest of the pause before the next attempt.
     pub(super) pause_left: Duration,
-    /// Somebody asked for an attempt now.
+    /// The next attempt does not wait: it was requested, or the settings or the plan changed.
     pub(super) hurry: bool,
-    /// The next attempt is the one that takes everything off.
+    /// The next attempt is to be a full clean.
     pub(super) clean_is_due: bool,
-    /// Settings or role are wrong, and the last good ones are in force: what a clean takes off might not come back.
+    /// Settings or role are invalid, and the last good ones are in force: after a clean the host might not come up again.
     pub(super) by_last_good: bool,
-    /// This daemon has tried in vain since it saw the host well.
+    /// An attempt has ended since this daemon started and since it last saw no failure.
     pub(super) tried_here: bool,
 }
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// The host is as it should be, or is to be left alone.
+    /// The host is as desired, or must not be changed.
     Nothing,
-    /// An attempt comes, but not before this time has passed.
+    /// Wait this long before the next attempt.
     Wait(Duration),
     /// Restart what failed and what needs it.
     Repair,
-    /// Take everything off, but for what is kept, and bring it up from the first phase.
+    /// Make a full clean, which leaves kept data, and start from the first phase.
     CleanAndApply,
     /// Renew the certificates of one component.
     Renew,
-    /// Take back what the plan does not have, and restart nothing.
+    /// Remove what the plan does not contain, and restart nothing.
     TakeBack,
-    /// End what runs.
+    /// Stop the role.
     Stop,
 }
 
 impl Action {
-    /// Whether it is more than to look and to wait.
+    /// Whether it is more than checking and waiting.
     pub(super) fn changes_the_host(self) -> bool {
         !matches!(self, Self::Nothing | Self::Wait(_))
     }
@@ -69,19 +69,20 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
         ServiceState::True if is_unassigned(s.desired, s.stands) => Action::Nothing,
         ServiceState::False if s.stands && !s.stopped => Action::Stop,
         ServiceState::False => Action::Nothing,
-        // No failure of the node: it is never a reason to clean it.
+        // Leftovers are no failure of the node, so they never lead to a clean.
         ServiceState::True if !s.failing && s.left_over => Action::TakeBack,
         ServiceState::True if !s.failing && s.due => Action::Renew,
         ServiceState::True if !s.failing => Action::Nothing,
         ServiceState::True => {
             if !s.pause_left.is_zero() && !s.hurry {
-                // What fails for long must not let certificates run out.
+                // Certificates must not expire while a phase fails for a long time.
                 if s.due {
                     return Action::Renew;
                 }
                 return Action::Wait(s.pause_left);
             }
-            // Nobody's haste takes a host down, and nothing that this daemon has not seen for itself.
+            // No full clean if the attempt was requested, if no attempt has ended since nodeletd started, or while the last good settings
+            // or role are in force.
             if s.clean_is_due && s.tried_here && !s.hurry && !s.by_last_good {
                 Action::CleanAndApply
             } else {
@@ -91,12 +92,13 @@ pub(super) fn decide(s: &Situation<'_>) -> Action {
     }
 }
 
-/// A bare host that belongs to no cluster has nothing to become. One on which a role stands is kept also without an id.
+/// Whether the host is not to be a node: its role is `none`, or nothing is installed and it has no cluster id. An installed role is kept
+/// up also without an id.
 fn is_unassigned(desired: &Desired, stands: bool) -> bool {
     desired.node == "none" || desired.cluster_id.is_empty() && !stands
 }
 
-/// Whether a host is what it is to be without being a node: nothing is to run on it and nothing does, or nobody has said whose it is.
+/// Whether a host is as desired without being a node: nothing is to run on it and nothing runs, or it is not assigned to a cluster.
 pub(super) fn has_become(desired: &Desired, stands: bool, stopped: bool) -> bool {
     match desired.service_state {
         ServiceState::True => is_unassigned(desired, stands),
@@ -235,7 +237,7 @@ mod tests {
             ..desired(ServiceState::True)
         };
         let mut s = situation(&unassigned);
-        assert_eq!(decide(&s), Action::Repair, "what stands is kept");
+        assert_eq!(decide(&s), Action::Repair, "an installed role is kept");
         s.stands = false;
         assert_eq!(decide(&s), Action::Nothing);
     }

@@ -1,8 +1,8 @@
-//! Writing the daemon's two files beside its loop: a disk that stalls for a minute holds up neither the loop, nor those who ask it, nor
+//! Writes the daemon's two files outside its loop: a disk that stalls for a minute delays neither the loop, nor the API's clients, nor
 //! systemd's watchdog.
 //!
-//! Each file has at most one write at the disk and one that waits. A newer one takes the place of the one that waits, for only the last
-//! content counts.
+//! Each file has at most one write under way and one that waits. A newer write replaces the one that waits, because only the last content
+//! counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout_at};
 /// How long the loop waits for the disk. Afterwards it goes on, and says that the disk stalls.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Puts content on disk. It may block for as long as the disk likes.
+/// Puts content on disk. It may block for as long as the disk stalls.
 pub(super) type Write = Box<dyn FnOnce() -> Result<()> + Send>;
 
-/// Where writes are made. Tests play one that stalls.
+/// Carries out writes. Tests use one that stalls.
 #[derive(Clone)]
 pub(super) struct Disk(Arc<dyn Fn(Write) -> BoxFuture<'static, Result<()>> + Send + Sync>);
 
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Disk {
 }
 
 impl Disk {
-    /// The machine's: each write has a thread of its own.
+    /// The disk of the machine: each write has a thread of its own.
     pub(super) fn live() -> Self {
         Self::of(|write| {
             // Begun at once, whether the loop waits for it or not.
@@ -38,7 +38,7 @@ impl Disk {
         })
     }
 
-    /// One that makes writes in this way.
+    /// A disk that carries out writes with this function.
     pub(super) fn of(
         write: impl Fn(Write) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
     ) -> Self {
@@ -49,7 +49,7 @@ impl Disk {
 /// The writes of one file.
 pub(super) struct Writes {
     disk: Disk,
-    /// For people: the file's path.
+    /// The file's path, for messages.
     name: String,
     writing: Option<(BoxFuture<'static, Result<()>>, Instant)>,
     waiting: Option<Write>,
@@ -67,13 +67,13 @@ impl Writes {
         }
     }
 
-    /// Writes this as soon as the disk has taken what is being written. Does not wait: see [`Writes::settle`].
+    /// Begins this write as soon as the one under way has ended. Does not wait: see [`Writes::settle`].
     pub(super) fn put(&mut self, write: Write) {
         self.waiting = Some(write);
         self.begin();
     }
 
-    /// Writes each content that `contents` has, while `work` goes on; the last one may still wait when it ends.
+    /// Writes each content that is received from `contents` while `work` runs; the last one may still wait when `work` ends.
     ///
     /// # Cancel safety
     /// May be dropped at any time, as far as `work` may.
@@ -102,7 +102,7 @@ impl Writes {
         }
     }
 
-    /// Waits until all is written, at most until then. What is not goes on being written.
+    /// Waits until all is written, but not longer than `until`. Unfinished writes go on.
     ///
     /// # Cancel safety
     /// May be dropped at any time; nothing is lost.
@@ -155,7 +155,7 @@ mod tests {
     fn put(writes: &mut Writes, at: &Arc<Mutex<Vec<u32>>>, number: u32) {
         let at = Arc::clone(at);
         writes.put(Box::new(move || {
-            at.lock().expect("nobody panicked").push(number);
+            at.lock().expect("no test panicked").push(number);
             Ok(())
         }));
     }
@@ -188,7 +188,7 @@ mod tests {
         );
         stalls.send_replace(false);
         writes.settle(Instant::now() + PATIENCE).await;
-        assert_eq!(*written.lock().expect("nobody panicked"), [1, 3]);
+        assert_eq!(*written.lock().expect("no test panicked"), [1, 3]);
         assert_eq!(writes.problem(), "");
     }
 

@@ -1,7 +1,7 @@
 //! `/var/opt/pf9/kube_status`: what hostagent and people read, with the fields of the original nodelet.
 //!
-//! Written whole or not at all, 0640. A file that is lost or cannot be read is made anew from what is seen on the host; it
-//! is never a reason to touch anything.
+//! Written whole or not at all, 0640. A file that is lost or cannot be read is written again from what passes see; nothing else is
+//! changed for it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Where it stands.
+/// Path of the file.
 pub(super) const PATH: &str = "/var/opt/pf9/kube_status";
 /// Bound on the file.
 const LIMIT: u64 = 256 * 1024;
@@ -23,7 +23,7 @@ const FORGET: i64 = 600;
 pub(crate) enum NodeState {
     /// As desired.
     Ok,
-    /// The first attempt is on.
+    /// Attempt 1, or not as desired without an attempt.
     Converging,
     /// Attempts 2 to 10.
     Retrying,
@@ -46,7 +46,7 @@ pub(super) struct KubeStatus {
     pub(super) all_status_checks: Vec<String>,
     /// All phases.
     pub(super) all_tasks: Vec<String>,
-    /// Phases that stand.
+    /// Phases whose checks all hold.
     pub(super) completed_tasks: Vec<String>,
     pub(super) current_status_check: String,
     pub(super) current_task: String,
@@ -79,7 +79,7 @@ impl Default for KubeStatus {
     }
 }
 
-/// The file on disk, and what we put there last. Clones are about the same file.
+/// The file on disk, and the content that we wrote last. Clones are for the same file.
 #[derive(Debug, Clone)]
 pub(super) struct StatusFile {
     path: PathBuf,
@@ -113,12 +113,12 @@ impl StatusFile {
         }
         let mut text = serde_json::to_vec_pretty(status)?;
         text.push(b'\n');
-        // Noted first: whoever is told of the new file finds that it is ours.
+        // Noted first, so that the watch of the file finds that the new content is ours.
         self.written().clone_from(&text);
         daemon::files::replace(&self.path, &text, 0o640)
     }
 
-    /// Whether what stands there is what we put there.
+    /// Whether the file has the content that we wrote last.
     pub(super) fn is_as_written(&self) -> bool {
         let stands = daemon::files::read(&self.path, LIMIT).ok().flatten();
         stands.is_some_and(|stands| stands == *self.written())
@@ -150,7 +150,7 @@ impl KubeStatus {
         }
     }
 
-    /// Field by field: one of another type is as good as none, and takes no other with it.
+    /// Reads field by field: a field of another type gets its default, and does not affect the others.
     fn from_fields(mut fields: Map<String, Value>) -> Self {
         let mut status = Self::default();
         let Ok(Value::Object(mut taken)) = serde_json::to_value(&status) else {
@@ -195,7 +195,7 @@ impl KubeStatus {
         status
     }
 
-    /// The state that goes with so many attempts; 0 stands for a host that is as desired.
+    /// The state after so many attempts; 0 means that the host is as desired.
     pub(super) fn state_after(attempts: u32) -> NodeState {
         match attempts {
             0 => NodeState::Ok,
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_field_of_another_type_takes_no_other_with_it() {
         let odd = br#"{"pf9_kube_start_attempt": "many", "pf9_cluster_id": "c", "all_tasks": {"a": 1},
-            "pf9_kube_node_state": "ok", "last_failed_status_time": 7, "somebodys": [], "pf9_cluster_role": null}"#;
+            "pf9_kube_node_state": "ok", "last_failed_status_time": 7, "unknown": [], "pf9_cluster_role": null}"#;
         let read = KubeStatus {
             pf9_cluster_id: "c".to_owned(),
             pf9_kube_node_state: NodeState::Ok,
@@ -313,11 +313,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = StatusFile::at(directory.path().join("kube_status"));
         file.write(&KubeStatus::default()).expect("it is written");
-        std::fs::write(file.path(), "rubbish").expect("somebody writes");
+        std::fs::write(file.path(), "rubbish").expect("it is written");
         assert!(!file.is_as_written());
         file.write(&KubeStatus::default()).expect("it is written");
         assert!(file.is_as_written());
-        std::fs::remove_file(file.path()).expect("somebody removes it");
+        std::fs::remove_file(file.path()).expect("it is removed");
         assert!(!file.is_as_written());
     }
 

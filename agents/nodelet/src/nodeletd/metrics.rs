@@ -8,7 +8,7 @@ use engine::exec::Status;
 use super::kube_status::NodeState;
 use super::view::View;
 
-/// All of them. Few and flat, so they are written by hand: names, help, type, value.
+/// All metrics. They are few and flat, so the text is written by hand: name, help, type, value.
 pub(super) fn text(view: Option<&View>) -> String {
     let mut text = String::new();
     let usage = usage::now();
@@ -44,7 +44,7 @@ pub(super) fn text(view: Option<&View>) -> String {
         one(
             "nodeletd_children_peak_resident_bytes",
             "gauge",
-            "The most memory that one of its passes and changes had resident.",
+            "Largest resident memory of one of its passes and changes.",
             usage.children_peak as f64,
         );
         one(
@@ -64,7 +64,7 @@ pub(super) fn text(view: Option<&View>) -> String {
             one(
                 "nodelet_failed_passes_total",
                 "counter",
-                "Status passes that did not come to their end.",
+                "Status passes that failed.",
                 counters.failed_passes as f64,
             );
             one(

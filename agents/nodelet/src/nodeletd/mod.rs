@@ -48,10 +48,9 @@ use worker::Worker;
 
 pub(crate) use view::View;
 
-/// Holds this host at its role: checks it, restarts what failed, and starts anew when nothing else helps.
+/// Holds this host at its role: checks it, restarts what failed, and, if that does not help, cleans it and starts from the first phase.
 ///
-/// What the host should be is read from the settings at every pass; a wrong file leaves the last good ones in force. See
-/// `nodelet status`.
+/// The settings are read at every pass; if a file is invalid, the last good settings stay in force. See `nodelet status`.
 #[derive(Debug, Parser)]
 #[command(name = "nodeletd", version, max_term_width = 100)]
 struct Arguments {
@@ -64,7 +63,7 @@ struct Arguments {
     config: PathBuf,
 
     /// The daemon's own configuration: YAML with `log.filter` (info, debug, … or tracing's directives) and `log.format` (text,
-    /// json). It may be missing, and is read at the start alone.
+    /// json). The file is optional, and is read only at the start.
     #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodeletd.yaml")]
     own_config: PathBuf,
 
@@ -96,10 +95,10 @@ pub(crate) fn main() -> ExitCode {
     };
     log::start("NODELETD_LOG", &configuration.log);
     if let Some(error) = wrong {
-        // A host is looked after all the same.
-        tracing::error!("could not take its configuration, and goes by what is usual: {error:#}");
+        // nodeletd runs all the same, with the defaults.
+        tracing::error!("could not read its configuration, so the defaults are used: {error:#}");
     }
-    // One thread: there is nothing to calculate here.
+    // One thread is enough: the daemon mostly waits.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -164,12 +163,12 @@ async fn run(arguments: Arguments) -> Result<()> {
     tokio::spawn(api::serve(worker, outside, health.clone(), shutdown));
     systemd::feed_watchdog(signals.shutdown.clone(), health.clone())?;
     systemd::ready();
-    // It ends by itself, at a safe point of what it has begun.
+    // At shutdown it returns by itself, at a safe point of a change that is under way.
     supervisor.run(arguments.once).await;
     systemd::stopping();
     if let Some(timers) = timers {
         signals.shutdown.cancel();
-        // A backup takes away what it has at work.
+        // A backup that is under way removes its container first.
         let _ = timers.await;
     }
     let ended = health.ended();
@@ -179,9 +178,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The `nodelet` beside us.
+/// The `nodelet` program in our directory.
 fn sibling() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("find out where nodeletd lies")?;
+    let own = std::env::current_exe().context("find the path of nodeletd")?;
     let nodelet = own.with_file_name("nodelet");
     if !nodelet.is_file() {
         bail!(

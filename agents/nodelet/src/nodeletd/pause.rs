@@ -1,5 +1,5 @@
-//! A pause that somebody asked for. While the daemon runs it is counted on a clock that nobody sets; the time of day is for the next
-//! start alone, which knows no other.
+//! A pause that an operator requested. While the daemon runs, the pause is measured on the monotonic clock; the time of day of its end
+//! is saved only for the next start of the daemon.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use tokio::time::Instant;
 
 use super::state::State;
 
-/// Longest pause: a host that is forgotten comes back by itself. A clock that was put back makes none longer either.
+/// Longest pause: a host that is forgotten is repaired again by itself. A clock that was set back makes no pause longer either.
 pub(super) const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-/// By how much, in seconds, the time of day may differ from what is remembered before that is written anew.
+/// By how many seconds the end of the pause may differ from the saved one before it is saved again.
 const DRIFT: u64 = 60;
 
-/// Whether one holds, and until when.
+/// The pause that is in force, if any.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     until: Option<Instant>,
 }
 
 impl Pause {
-    /// Goes on with what is remembered, at `wall` seconds since 1970. A time that makes no sense is no pause.
+    /// Restores the saved pause, at `wall` seconds since 1970. An implausible time is no pause.
     pub(super) fn go_on(state: &State, wall: i64, now: Instant) -> Self {
         let left = state.paused_until.map(|until| until.saturating_sub(wall));
         let left = left
@@ -31,7 +31,7 @@ impl Pause {
         }
     }
 
-    /// One begins, and takes the place of any other.
+    /// Begins a pause, which replaces an earlier one.
     pub(super) fn begin(
         &mut self,
         state: &mut State,
@@ -45,21 +45,20 @@ impl Pause {
         self.keep(state, wall, now);
     }
 
-    /// Somebody has ended it.
+    /// Ends the pause.
     pub(super) fn end(&mut self, state: &mut State) {
         self.until = None;
         state.paused_until = None;
         state.paused_because.clear();
     }
 
-    /// What is left of it; `None` where none holds.
+    /// Rest of the pause; `None` if none is in force.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let left = self.until?.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
     }
 
-    /// Brings what is remembered in line with what holds: its time is over, or the clock was set. Gives whether anything was to be
-    /// changed.
+    /// Updates the saved pause if the pause is over or the clock was set. Returns whether it was updated.
     pub(super) fn keep(&mut self, state: &mut State, wall: i64, now: Instant) -> bool {
         let Some(left) = self.left(now) else {
             let was = state.paused_until.is_some();
@@ -94,7 +93,7 @@ mod tests {
             let later = began + HOUR / 2;
             assert_eq!(pause.keep(&mut state, set_to + 1800, later), set_to != 1000);
             assert_eq!(pause.left(later), Some(HOUR / 2));
-            // A start goes by the time of day, which is right again.
+            // A start uses the saved time of day, which was updated after the clock was set.
             let next = Pause::go_on(&state, set_to + 1800, later);
             assert_eq!(next.left(later), Some(HOUR / 2), "{set_to}");
             assert!(pause.keep(&mut state, set_to + 3600, began + HOUR));

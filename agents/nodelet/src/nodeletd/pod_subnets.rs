@@ -1,6 +1,7 @@
 //! Pod subnets for the nodes of the cluster: as soon as a node has none, `nodelet pod-subnets` gives it one.
 //!
-//! On the masters, in place of the controller-manager's `nodeipam`. A pause of this host does not end it: other hosts need it.
+//! Runs on the masters, in place of the controller-manager's `nodeipam`. It goes on while this host is paused, because other hosts need
+//! it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 /// Pauses between attempts that did not give each node a subnet, and between watches.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Nodes without a subnet that are remembered: one is as good a reason to allocate as many.
+/// Most nodes without a subnet that are remembered: one is enough to start an allocation.
 const REMEMBERED: usize = 1000;
 
 /// Where subnets come from, and how the API server is reached.
@@ -41,8 +42,8 @@ impl Allocation {
     }
 }
 
-/// Allocates until it is dropped. `give` runs the command and tells whether all nodes have a subnet. `none_lacks` is called when none is
-/// without one.
+/// Allocates until the future is dropped. `give` runs the command and returns whether all nodes have a subnet. `none_lacks` is called when
+/// every node has one.
 pub(super) async fn keep<F: Future<Output = bool>>(
     allocation: &Allocation,
     give: impl FnMut() -> F,
@@ -55,7 +56,7 @@ pub(super) async fn keep<F: Future<Output = bool>>(
     }
 }
 
-/// Keeps the names of the nodes without a subnet.
+/// Keeps the set of nodes without a subnet up to date.
 async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<String>>) {
     let access = ClusterAccess {
         kubeconfig: allocation.kubeconfig.clone(),
@@ -63,7 +64,7 @@ async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<Strin
     let mut pause = FIRST_PAUSE;
     loop {
         let began = tokio::time::Instant::now();
-        // What was known before counts until the list has told all.
+        // Names from an earlier watch stay until the list of this watch is complete.
         let mut unconfirmed = lacking.borrow().clone();
         let ended = watch_nodes(&access, None, |event| {
             note(lacking, &mut unconfirmed, event)
@@ -80,7 +81,7 @@ async fn watched(allocation: &Allocation, lacking: &watch::Sender<BTreeSet<Strin
     }
 }
 
-/// Takes an event in. `unconfirmed` are the names that an earlier watch left and the list of this one has not named yet.
+/// Applies an event. `unconfirmed` has the names from an earlier watch that the list of this watch has not named yet.
 fn note(
     lacking: &watch::Sender<BTreeSet<String>>,
     unconfirmed: &mut BTreeSet<String>,
@@ -116,7 +117,7 @@ async fn given<F: Future<Output = bool>>(
             return;
         }
         if give().await {
-            // The watch says so in a moment.
+            // The watch confirms this in a moment.
             let told = lacks.wait_for(BTreeSet::is_empty);
             if tokio::time::timeout(pause, told).await.is_ok() {
                 pause = FIRST_PAUSE;
@@ -173,7 +174,7 @@ mod tests {
             tokio::time::sleep(LONGEST_PAUSE).await;
         };
         tokio::select! {
-            () = work => panic!("it goes on"),
+            () = work => panic!("it ends"),
             () = events => {}
         }
         assert_eq!(*settled.lock().unwrap(), 1);

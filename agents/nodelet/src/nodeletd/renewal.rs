@@ -1,5 +1,5 @@
-//! Whose certificates are renewed next, and what to tell of renewals that fail. A failed renewal is no failed attempt: the
-//! old certificate stands, nothing is restarted for it, and the next one due is tried after a pause.
+//! Which component's certificates are renewed next, and what is reported of renewals that fail. A failed renewal is not a failed attempt:
+//! the old certificate stays in use, nothing is restarted for it, and the next component is tried after a pause.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::decide::backoff;
 use super::worker::Change;
 
-/// RenewalQueue that failed since the last that did not.
+/// Renewals that failed since the last successful one.
 #[derive(Debug, Default)]
 pub(super) struct RenewalQueue {
     failed: u32,
@@ -18,8 +18,8 @@ pub(super) struct RenewalQueue {
 }
 
 impl RenewalQueue {
-    /// The component to renew now, of those with something due; `None` while a pause after a failure lasts. One that
-    /// cannot be renewed does not keep the others from it.
+    /// The component to renew now, of those with a certificate that is due; `None` during the pause after a failure. A component that
+    /// cannot be renewed does not block the others.
     pub(super) fn next<'a>(
         &self,
         due: &'a [String],
@@ -34,11 +34,11 @@ impl RenewalQueue {
         due.get(turn).map(String::as_str)
     }
 
-    /// Takes note of how one ended.
+    /// Records how a renewal ended.
     pub(super) fn ended(&mut self, component: &str, change: Change, now: Instant) {
         match change {
             Change::Done => *self = Self::default(),
-            // One that is killed again and again would otherwise be tried without an end.
+            // A renewal that is killed again and again would otherwise be tried without a pause.
             Change::Failed | Change::Refused | Change::Interrupted => {
                 self.failed = self.failed.saturating_add(1);
                 self.last = Some(now);
@@ -51,7 +51,7 @@ impl RenewalQueue {
         }
     }
 
-    /// Nothing is due: whoever has renewed it, what failed is no news any more.
+    /// Nothing is due any more, be it renewed by nodeletd or by hand: forgets earlier failures.
     pub(super) fn nothing_due(&mut self) {
         *self = Self::default();
     }
@@ -66,7 +66,7 @@ impl RenewalQueue {
     }
 }
 
-/// As between attempts, and then doubled on up to sixty intervals (an hour): what fails is taken back each time, and the old
+/// The pause as between attempts, then doubled further, up to sixty intervals (an hour): each failed renewal is rolled back, and the old
 /// certificate is good for two fifths of its life.
 fn pause(failed: u32, interval: Duration) -> Duration {
     const LONG: u32 = 7;
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(renewals.next(&due, minute, began), Some("etcd"));
         let mut killed = RenewalQueue::default();
         killed.ended("etcd", Change::Interrupted, began);
-        assert_eq!(killed.next(&due, minute, began), None, "nor one killed");
+        assert_eq!(killed.next(&due, minute, began), None, "also after a kill");
         renewals.ended("etcd", Change::Failed, began);
         assert_eq!(renewals.next(&due, minute, began), None, "not at once");
         assert!(renewals.problem(&due).contains("of etcd failed"));

@@ -1,4 +1,4 @@
-//! What the daemon itself must remember over its restarts and the host's, beside `kube_status`.
+//! The daemon's own state, kept over restarts of the daemon and of the host, beside `kube_status`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,25 +11,25 @@ use super::attempts::Attempts;
 /// Bound on the file.
 const LIMIT: u64 = 64 * 1024;
 
-/// Remembered. A lost file costs a pause between attempts, and puts off a full clean.
+/// The saved state. If the file is lost, the next attempt does not wait, a full clean comes later, and a pause is lost.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct State {
     pub(super) attempts: Attempts,
     /// A stop has been carried out, and nothing was started since.
     pub(super) stopped: bool,
-    /// In which run of the host that was: after a boot units and pods start by themselves.
+    /// The boot in which that was: after another boot units and pods start by themselves.
     pub(super) stopped_in: String,
-    /// In which run of the host it was last seen up, and not stopped since: after a boot nobody can say that it still is.
+    /// The boot in which the role was last seen up, and not stopped since: after another boot this is unknown.
     pub(super) up_in: String,
-    /// Until when nobody is to touch the host, seconds since 1970.
+    /// End of the pause, seconds since 1970.
     pub(super) paused_until: Option<i64>,
-    /// Why.
+    /// Reason for the pause.
     pub(super) paused_because: String,
 }
 
-/// Tells one run of the host from another: the kernel's id of the boot, and when the first process started, for a host that
-/// shares its kernel (`proc(5)`).
+/// Identifies a boot of the host: the kernel's id of the boot, and when the first process started, for a host that shares its kernel
+/// (`proc(5)`).
 fn boot() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let stat = read("/proc/1/stat");
@@ -45,7 +45,7 @@ fn boot() -> String {
     )
 }
 
-/// Where it is kept.
+/// Path of the state file.
 pub(super) fn path() -> PathBuf {
     PathBuf::from(STATE).join("nodeletd.json")
 }
@@ -63,7 +63,7 @@ impl State {
         self.up_in.clear();
     }
 
-    /// Whether the host has come up anew since the role was last seen up. Where that is not remembered, nobody says so.
+    /// Whether the host has booted since the role was last seen up; false if no such time is recorded.
     pub(super) fn has_booted(&self) -> bool {
         !self.up_in.is_empty() && self.up_in != boot()
     }
@@ -73,14 +73,14 @@ impl State {
         self.up_in = boot();
     }
 
-    /// Notes that there is no role that could be up. Gives whether that is news.
+    /// Notes that there is no role that could be up. Returns whether this changed the state.
     pub(super) fn is_gone(&mut self) -> bool {
         !std::mem::take(&mut self.up_in).is_empty()
     }
 
     pub(super) fn read(path: &Path) -> Self {
         let content = daemon::files::read(path, LIMIT).unwrap_or_else(|error| {
-            tracing::warn!("starting without what was remembered: {error:#}");
+            tracing::warn!("starting without the saved state: {error:#}");
             None
         });
         let Some(content) = content else {
@@ -88,14 +88,14 @@ impl State {
         };
         serde_json::from_slice(&content).unwrap_or_else(|error| {
             tracing::warn!(
-                "starting without what was remembered, a pause among it: {} cannot be understood: {error}",
+                "starting without the saved state, including any pause: {} cannot be parsed: {error}",
                 path.display()
             );
             Self::default()
         })
     }
 
-    /// Whether the file says this; where nothing is remembered, there need be none.
+    /// Whether the file has this content; the default state needs no file.
     pub(super) fn stands_in(&self, path: &Path) -> bool {
         match daemon::files::read(path, LIMIT) {
             Ok(Some(stands)) => serde_json::to_vec_pretty(self).is_ok_and(|ours| ours == stands),

@@ -31,24 +31,25 @@ use crate::pass::{Desired, Pass};
 
 pub(super) use asked::{Asked, Request};
 
-/// Time after a hint in which others are gathered: what ends rarely ends alone.
+/// How long more hints are collected after the first one: one event usually causes several.
 const GATHER: Duration = Duration::from_millis(200);
-/// Time between passes that hints ask for.
+/// Shortest time between passes that hints start.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// So many passes in a row leave their decision to the next one for settings that were written meanwhile: whoever writes them all the time
-/// keeps no host from being repaired.
+/// A pass leaves its decision to the next one if settings were written meanwhile, but only so many times in a row: the host must also be
+/// repaired while settings are written all the time.
 const LEFT_TO_NEXT: u32 = 3;
-/// Passes in a row that may fail before nothing is believed of the host any more; for as many passes and intervals something may be unknown.
+/// After so many failed passes in a row the status file no longer says that the role is up. The same number of passes and intervals
+/// applies to a result that stays unknown.
 pub(super) const BLIND: u32 = 3;
-/// A round moves on within this time, or something is wrong with it; but where it changes something.
+/// Deadline for progress of a round, except during a change; after it the watchdog counts the loop as stuck.
 const ROUND: Duration = PASS.saturating_add(Duration::from_secs(60));
-/// As long as a change may take that says nothing meanwhile.
+/// Deadline for progress of a change: it may run for so long without any output.
 const CHANGING: Duration = CHANGE.saturating_add(GRACE).saturating_add(ROUND);
-/// How often a waiting loop says that it waits.
+/// How often the loop reports progress to the watchdog while it waits.
 const WAITING: Duration = Duration::from_secs(60);
 
-/// What others may see while the loop runs.
+/// What the API and the timers use of the loop while it runs.
 #[derive(Debug, Clone)]
 pub(super) struct Outside {
     pub(super) view: watch::Receiver<Option<Arc<View>>>,
@@ -57,11 +58,11 @@ pub(super) struct Outside {
     pub(super) requests: mpsc::Sender<Asked>,
     /// `METRICS_PORT`; 0 for none.
     pub(super) metrics_port: watch::Receiver<u16>,
-    /// Why nobody can ask for anything through the socket; empty while somebody can.
+    /// Why the socket accepts no requests; empty if it accepts them.
     pub(super) api_problem: watch::Sender<String>,
 }
 
-/// Files in which the daemon finds again what it must not forget.
+/// Files that keep the daemon's state over a restart.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     /// For people and other agents.
@@ -89,34 +90,34 @@ pub(super) struct Supervisor<H> {
     state: State,
     pause: Pause,
     desired: Desired,
-    /// Moves at each round of the loop; the watchdog looks at it.
+    /// Reports the loop's progress to the watchdog.
     beat: Beat,
-    /// Asked for by somebody: the next attempt does not wait.
+    /// The next attempt does not wait for the end of its pause: it was requested, or the settings or the plan changed.
     hurry: bool,
-    /// Asked for during a round: the next one comes at once.
+    /// A pass was requested: the next round begins at once.
     again: bool,
-    /// Phases that somebody wants to be restarted.
+    /// Phases whose restart was requested.
     wanted: Vec<String>,
-    /// A repair has found well what a pass saw failing, and no pass has seen the host well since: what comes and goes is repaired
-    /// without another look.
+    /// A repair found the phases healthy that a pass had seen failing, and no pass has seen the host healthy since. The next repair
+    /// restarts such phases without checking them again.
     came_and_went: bool,
     cut_short: CutShort,
     renewals: RenewalQueue,
     take_backs: TakeBacks,
-    /// Why the host does not fit what it is to become; empty if it does, as far as is known.
+    /// Why the last change was refused, for example a precondition that the host does not meet; empty if none was refused.
     unfit: String,
-    /// Attempts in a row that were refused while something happened on the host.
+    /// Attempts in a row that were refused while hints arrived.
     refused_in_a_row: u32,
-    /// Why the role does not stop, though it is to be down; empty if it does.
+    /// Why the role does not stop although it is to be down; empty if it stops.
     unstopped: String,
     /// How many passes in a row have left their decision to the next one.
     left_to_next: u32,
-    /// How often checks have failed in a row, of those that may more than once.
+    /// Failures in a row of each check that may fail more than once.
     streaks: Streaks,
     unwritten: Unwritten,
-    /// Passes in a row that did not come to their end.
+    /// Failed passes in a row.
     blind: u32,
-    /// Since when something is not known, of a host where nothing is known to fail, and in how many passes since then.
+    /// While no phase fails but a result is unknown: since when, and in how many passes.
     unsure: Option<(Instant, u32)>,
     settings_in_use: u64,
     group: StatusGroup,
@@ -148,7 +149,7 @@ impl<H: Hands> Supervisor<H> {
         state.attempts.go_on(unix_now(), Instant::now());
         let pause = Pause::go_on(&state, unix_now(), Instant::now());
         let mut status = memory.status.read();
-        // Others write that file; what is counted is in ours.
+        // Other processes may write that file, so the count comes from the daemon's own state.
         status.pf9_kube_start_attempt = state.attempts.count();
         let writes = |path: &Path| Writes::of(&memory.disk, path.display().to_string());
         let unwritten = Unwritten {
@@ -193,14 +194,14 @@ impl<H: Hands> Supervisor<H> {
             hints: Vec::new(),
         };
         if supervisor.state.has_booted() {
-            // What was written before says nothing of what came back, and the first pass may take its time.
+            // The status from before the boot says nothing about this boot, and the first pass may take a while.
             supervisor.is_not_up();
             supervisor.write_status();
         }
         (supervisor, outside)
     }
 
-    /// Runs until it is asked to end; with `once`, makes one round.
+    /// Runs until shutdown is requested; with `once`, makes one round.
     pub(super) async fn run(mut self, once: bool) {
         self.rounds(once).await;
         self.beat.finish();
@@ -213,7 +214,7 @@ impl<H: Hands> Supervisor<H> {
             if std::mem::take(&mut self.again) {
                 next = Duration::ZERO;
             }
-            // Its end is looked at when it comes, not by the next pass.
+            // The next round begins at the end of the pause, not later.
             if let Some(left) = self.pause.left(Instant::now()) {
                 next = next.min(left);
             }
@@ -227,13 +228,13 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// A pass and what follows from it. Gives the time until the next round at the latest.
+    /// Makes a pass and acts on it. Returns the longest time until the next round.
     async fn round(&mut self) -> Duration {
         self.moved();
         let (wanted, limit) = (self.desired.use_cgroups, self.desired.cpu_limit);
         self.group.keep(wanted, limit, Instant::now());
         self.hints = self.wake.take();
-        // This pass answers what was asked before it.
+        // This pass answers all requests that came before it.
         self.again = false;
         let pass = match self.look().await {
             Ok(pass) => pass,
@@ -248,12 +249,12 @@ impl<H: Hands> Supervisor<H> {
         } else if self.state.attempts.see(&pass.failed) {
             self.remember();
         }
-        // What cannot be told is not ended again, and nobody says of it that it is down.
+        // While it is unknown whether the role runs (`None`), it is neither stopped again nor reported as down.
         let down = self.state.is_stopped() && pass.runs == Some(false);
         if decide::has_become(&pass.desired, pass.stands, down) {
             self.has_become(&pass);
         }
-        // The last word is on what keeps a repair from being made.
+        // Last, because these override an `ok`: they report faults that prevent a repair, or that a repair does not fix.
         self.tell_damage(&pass);
         self.doubt(&pass);
         let stopped = self.state.is_stopped() && pass.runs != Some(true);
@@ -291,7 +292,7 @@ impl<H: Hands> Supervisor<H> {
         self.write_status();
         if !self.unwritten.memory.problem().is_empty() || !self.state.stands_in(&self.memory.state)
         {
-            // A pause that is in force must outlive us, and one that has ended must not.
+            // A pause that is in force must survive a restart of nodeletd, and one that has ended must not.
             self.remember();
         }
         self.settle().await;
@@ -312,7 +313,7 @@ impl<H: Hands> Supervisor<H> {
                 if pass.restart_set.is_empty() && pass.due.is_empty() {
                     self.cut_short.forget();
                 }
-                // Nobody waits for hours for what was asked now.
+                // A requested restart that is not possible now is dropped; it must not be made hours later.
                 self.wanted.clear();
                 self.publish(&pass, "watching", interval, None);
                 interval
@@ -337,7 +338,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Waits for the next round: its time, a hint, a request, a signal.
+    /// Waits for the next round: until its time, a hint, a request or a signal.
     async fn wait(&mut self, longest: Duration) {
         let until = Instant::now() + longest;
         let listening_since = Instant::now();
@@ -346,13 +347,13 @@ impl<H: Hands> Supervisor<H> {
             () = tokio::time::sleep_until(until) => {}
             () = self.beat.wait(WAITING) => {}
             Ok(()) = self.reload.changed() => {
-                tracing::info!("asked to look again");
+                tracing::info!("SIGHUP: making a pass now");
                 self.hurry = true;
             }
             Some(asked) = self.requests.recv() => self.take_request(asked).await,
             () = async {
                 self.wake.wait().await;
-                // Hints of one event come together, and a storm of them must not become one of passes.
+                // One event causes several hints at once, and many hints must not cause many passes.
                 let earliest = (listening_since + BETWEEN).max(Instant::now() + GATHER);
                 tokio::time::sleep_until(earliest.min(until)).await;
             } => {}
@@ -387,7 +388,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Begins to count anew.
+    /// Counts attempts from 0 again.
     fn forget_attempts(&mut self) {
         self.state.attempts.forget();
         self.status.pf9_kube_start_attempt = 0;
@@ -404,7 +405,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Listens to what the plan has on the host.
+    /// Listens to events of what the plan has on the host.
     fn listen(&mut self, pass: &Pass) {
         let interests = Interests {
             containers: pass.interests.containers.clone(),
@@ -432,21 +433,21 @@ impl<H: Hands> Supervisor<H> {
         self.listening = Some((interests, end));
     }
 
-    /// Begins to write what others read; see [`Self::settle`].
+    /// Begins to write the status file; see [`Self::settle`].
     fn write_status(&mut self) {
         let (file, status) = (self.memory.status.clone(), self.status.clone());
         let write = move || file.write(&status);
         self.unwritten.status.put(Box::new(write));
     }
 
-    /// Begins to write what must not be forgotten; see [`Self::settle`].
+    /// Begins to write the daemon's state file; see [`Self::settle`].
     fn remember(&mut self) {
         let (path, state) = (self.memory.state.clone(), self.state.clone());
         let write = move || state.write(&path);
         self.unwritten.memory.put(Box::new(write));
     }
 
-    /// Waits until both files are on disk, for a moment: a disk that stalls is told, and holds up nothing that does not need it.
+    /// Waits briefly until both files are on disk. A stalled disk is reported, and delays nothing that does not need it.
     async fn settle(&mut self) {
         let until = Instant::now() + disk::PATIENCE;
         self.unwritten.status.settle(until).await;
@@ -458,7 +459,7 @@ impl<H: Hands> Supervisor<H> {
     }
 }
 
-/// The two files on their way to the disk.
+/// Pending writes of the two files.
 struct Unwritten {
     status: Writes,
     memory: Writes,
@@ -472,7 +473,7 @@ impl Unwritten {
     }
 }
 
-/// Components with something due whose own phases are well: what else is wrong keeps no certificate from its renewal.
+/// Components with a certificate that is due and whose own phases are healthy. Failures of other phases do not prevent a renewal.
 fn renewable(pass: &Pass) -> Vec<String> {
     let well = |name: &str| {
         let mut phases = pass.health.iter();

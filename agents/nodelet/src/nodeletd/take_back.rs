@@ -1,5 +1,5 @@
-//! When to take back what stands without being in the plan. What cannot be taken back is tried again with growing pauses, and is
-//! never a reason to restart or to clean anything: the node itself is well.
+//! When to remove what is on the host but not in the plan. A failed removal is tried again with growing pauses. It never leads to a
+//! restart or a clean, because the node itself is healthy.
 
 use engine::exec::left_over_phases;
 use tokio::time::Instant;
@@ -8,7 +8,7 @@ use super::decide::backoff;
 use super::worker::Change;
 use crate::pass::Pass;
 
-/// Tries since nothing was left over.
+/// Removals that were tried since there was nothing to remove.
 #[derive(Debug, Default)]
 pub(super) struct TakeBacks {
     tries: u32,
@@ -17,7 +17,7 @@ pub(super) struct TakeBacks {
 }
 
 impl TakeBacks {
-    /// Whether there is something, and no pause after a failure.
+    /// Whether there is something to remove, and no pause after a failure.
     pub(super) fn due(&mut self, pass: &Pass, now: Instant) -> bool {
         if left_over_phases(&pass.health).is_empty() {
             *self = Self::default();
@@ -27,10 +27,10 @@ impl TakeBacks {
         waited.is_none_or(|waited| waited >= backoff(self.tries, pass.desired.loop_interval))
     }
 
-    /// Takes note of how one ended.
+    /// Records how a removal ended.
     pub(super) fn ended(&mut self, change: Change, now: Instant) {
         match change {
-            // Whether it was a success the next pass says.
+            // The next pass shows whether it helped.
             Change::Done | Change::Failed | Change::Refused | Change::Interrupted => {
                 self.tries = self.tries.saturating_add(1);
                 self.last = Some(now);

@@ -1,4 +1,4 @@
-//! How the host stands, for everybody who asks: the socket, `nodelet status`, metrics.
+//! The state of the host, as the socket, `nodelet status` and the metrics show it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::kube_status::{KubeStatus, NodeState};
 use super::renewal::RenewalQueue;
 use crate::pass::{Pass, ServiceState, WithoutSubnet};
 
-/// One look at the daemon.
+/// A snapshot of the daemon's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct View {
     pub(crate) node_state: NodeState,
@@ -29,24 +29,24 @@ pub(crate) struct View {
     pub(crate) next_pass: Option<i64>,
     /// When the next attempt comes, seconds since 1970, if the host is not as it should be.
     pub(crate) next_attempt: Option<i64>,
-    /// Until when nobody is to touch the host, seconds since 1970.
+    /// End of the pause, seconds since 1970.
     pub(crate) paused_until: Option<i64>,
     pub(crate) paused_because: String,
-    /// The settings and the role in use are the last good ones, since those that stand in the files are wrong.
+    /// The settings or the role in use are the last good ones, because those on the host are invalid.
     #[serde(default)]
     pub(crate) keeps_last_good: bool,
-    /// Why the host may not be worked on with the settings in use.
+    /// Why the settings in use do not allow changes to the host.
     #[serde(default)]
     pub(crate) refused: Option<String>,
-    /// Passes that did not come to their end, since the last one that did. All that passes say is as it was before them.
+    /// Failed passes since the last successful one, whose results are still shown.
     #[serde(default)]
     pub(crate) failed_in_a_row: u32,
-    /// What is wrong with the daemon's own work, one condition each.
+    /// Conditions of the daemon's own work.
     pub(crate) conditions: Vec<DaemonCondition>,
     pub(crate) phases: Vec<PhaseHealth>,
     /// What a repair would restart now.
     pub(crate) restart_set: Vec<PhaseName>,
-    /// A backup is wanted at once, for there is none.
+    /// A backup is needed at once, because there is none.
     #[serde(default)]
     pub(crate) lacks_backup: bool,
     /// What woke the daemon before its last pass.
@@ -54,7 +54,7 @@ pub(crate) struct View {
     pub(crate) counters: Counters,
 }
 
-/// Something that people should know of, beside the phases' own conditions.
+/// A condition of the daemon, beside those of the phases.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DaemonCondition {
     /// For example `SettingsValid`.
@@ -73,34 +73,34 @@ pub(crate) struct Counters {
     pub(crate) full_cleans: u64,
 }
 
-/// What the daemon knows at the moment, beside what a pass says.
+/// What the daemon knows itself, beside the result of a pass.
 #[derive(Debug)]
 pub(super) struct Now<'a> {
     /// Seconds since 1970.
     pub(super) at: i64,
     pub(super) status: &'a KubeStatus,
-    /// How much longer nobody is to touch the host; `None` if somebody may.
+    /// Rest of the pause; `None` if there is none.
     pub(super) paused: Option<Duration>,
     pub(super) paused_because: &'a str,
-    /// Why nobody can ask for anything through the socket; empty if somebody can.
+    /// Why the socket accepts no requests; empty if it accepts them.
     pub(super) api_problem: String,
-    /// Why what others read, or what is not to be forgotten, could not be written; empty if it was.
+    /// Why the status file or the state file could not be written; empty if both were.
     pub(super) unwritten: String,
     /// Why not all nodes have been given a pod subnet; empty if they have, or if this host gives none.
     pub(super) subnets_not_given: String,
     /// Why there is no control group for passes; empty if there is one.
     pub(super) group_problem: &'a str,
-    /// That changes do not come to their end; empty if they do.
+    /// That changes are interrupted again and again; empty if they are not.
     pub(super) cut_short: &'a str,
     pub(super) renewals: &'a RenewalQueue,
-    /// Why the host does not fit what it is to become; empty if it does.
+    /// Why the last change was refused; empty if it was not.
     pub(super) unfit: &'a str,
     pub(super) attempts: &'a Attempts,
-    /// Why the role does not stop, though it is to be down; empty if it does.
+    /// Why the role does not stop although it is to be down; empty if it stops.
     pub(super) unstopped: &'a str,
     pub(super) hints: &'a [String],
     pub(super) counters: Counters,
-    /// Passes that did not come to their end, since the last one that did.
+    /// Failed passes since the last successful one.
     pub(super) failed_in_a_row: u32,
 }
 
@@ -110,7 +110,7 @@ impl Now<'_> {
             .saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
     }
 
-    /// After a pass, or after one that failed: what only a pass can tell is not known then.
+    /// The conditions after `pass`. After a failed pass (`None`), those that need a result of it are unknown.
     fn conditions(&self, pass: Option<&Pass>) -> Vec<DaemonCondition> {
         let told = |name: &str, wrong: &dyn Fn(&Pass) -> String| match pass {
             Some(pass) => DaemonCondition::new(name, wrong(pass)),
@@ -135,14 +135,14 @@ impl Now<'_> {
             }),
             told("ClusterIdSet", &|pass| {
                 if pass.stands && pass.desired.lacks_cluster() {
-                    "CLUSTER_ID is not set in the settings, although a role stands here that is to be up: it is repaired all the same, but its backups do not say whose they are; set CLUSTER_ID".to_owned()
+                    "CLUSTER_ID is not set in the settings, but a role is installed on this host and KUBE_SERVICE_STATE is true: nodeletd still repairs it, but its backups do not name their cluster; set CLUSTER_ID".to_owned()
                 } else {
                     String::new()
                 }
             }),
             told("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
                 "" => pass.ledger_problem.clone(),
-                lost => format!("{lost}; until then what runs is watched, and nothing is changed"),
+                lost => format!("{lost}; until then nodeletd checks the host, but changes nothing"),
             }),
             match pass {
                 Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
@@ -192,15 +192,15 @@ fn nodes_have_subnets(pass: &Pass, not_given: &str) -> DaemonCondition {
         more => format!(" and {more} more"),
     };
     let wrong = format!(
-        "pods with an address of their own cannot run on {}{more}: a node gets its pod subnet from nodeletd on a master, and this one changes \
-         nothing while KUBE_SERVICE_STATE is not true or its settings are refused",
+        "pods with an address of their own cannot run on {}{more}: nodes get their pod subnet from nodeletd on a master, but nodeletd on this \
+         master changes nothing while KUBE_SERVICE_STATE is not true or its settings are refused",
         named.join(", ")
     );
     DaemonCondition::new(name, wrong)
 }
 
 impl DaemonCondition {
-    /// A condition that holds unless something is wrong.
+    /// A condition that holds if `wrong` is empty.
     fn new(name: &str, wrong: String) -> Self {
         Self {
             name: name.to_owned(),
@@ -215,12 +215,12 @@ impl DaemonCondition {
 }
 
 impl View {
-    /// Whether the settings in use are the last good ones, since those that stand in the files are wrong.
+    /// Whether the settings or the role in use are the last good ones, because those on the host are invalid.
     pub(crate) fn keeps_last_good(&self) -> bool {
         self.keeps_last_good
     }
 
-    /// Why nobody would repair anything now, if so.
+    /// Why no repair would be made now, if so.
     pub(super) fn touches_nothing(&self) -> Option<String> {
         if self.paused_until.is_some() {
             Some(format!("paused: {}", self.paused_because))
@@ -231,7 +231,7 @@ impl View {
         }
     }
 
-    /// After a pass: what is being `doing`, and when the `next` one and the next `attempt` come.
+    /// The view after a pass: what the daemon is `doing`, and when the `next` pass and the next `attempt` come.
     pub(super) fn of(
         pass: &Pass,
         now: &Now<'_>,
@@ -273,7 +273,7 @@ impl View {
         }
     }
 
-    /// Whether somebody paused it, or let it go on, since the pass.
+    /// Updates the pause, which may have begun or ended since the pass.
     pub(super) fn show_pause(&mut self, now: &Now<'_>) {
         self.paused_until = now.paused_until();
         now.paused_because.clone_into(&mut self.paused_because);
@@ -282,7 +282,7 @@ impl View {
         }
     }
 
-    /// After a pass that did not come to its end: what passes saw `before`, what the daemon knows by itself, and that it failed.
+    /// The view after a failed pass: the results from `before`, what the daemon knows itself, and the failure.
     pub(super) fn after_failed_pass(
         before: Option<&Self>,
         now: &Now<'_>,
@@ -351,7 +351,7 @@ impl View {
 mod tests {
     use super::*;
 
-    /// After a failed pass others go on acting on the view: on the settings that are in force, and on the pause that is.
+    /// After a failed pass the API and the timers still use the view: its settings and its pause stay in force.
     #[test]
     fn after_a_failed_pass_what_is_in_force_is_still_told() {
         let mut before = View::at_rest();
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(view.paused_until, Some(1060));
         assert_eq!((view.next_pass, view.next_attempt), (Some(1060), None));
         assert_eq!((view.counters.failed_passes, view.failed_in_a_row), (7, 4));
-        assert_eq!(view.phases, before.phases, "nobody has seen others");
+        assert_eq!(view.phases, before.phases, "no pass has seen other phases");
         let status = |name: &str| {
             let mut conditions = view.conditions.iter();
             conditions
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(status("SettingsValid"), Some(Status::Unknown));
         assert_eq!(status("LocalApi"), Some(Status::False));
         assert_eq!(status("StatusPassWorks"), Some(Status::False));
-        // And where the pause is over, it is over.
+        // A pause that has ended is not shown.
         now.paused = None;
         let view = View::after_failed_pass(Some(&view), &now, minute, "make it: no memory");
         let why = view.touches_nothing();

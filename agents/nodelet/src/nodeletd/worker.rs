@@ -1,5 +1,5 @@
-//! Everything that is done to or asked of the host, by `nodelet` in a process of its own: it may crash, hang or be limited
-//! without taking the daemon with it, and what the daemon does a person can do by hand.
+//! Runs `nodelet` in a separate process for every check and change of the host: it may crash, hang or be limited without affecting the
+//! daemon, and an operator can run the same commands by hand.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,20 +21,20 @@ use crate::exit::Exit;
 use crate::pass::{Pass, Progress};
 use crate::settled;
 
-/// A status pass ends by itself long before: each of its looks has a bound.
+/// Deadline of a status pass. It ends by itself long before: each check has its own bound.
 pub(super) const PASS: Duration = Duration::from_secs(120);
 /// Bound on anything that changes the host. The phases have their own, which add up to less.
 pub(super) const CHANGE: Duration = Duration::from_secs(3600);
 /// Bound on a line of progress, in bytes. The line of the pass itself is longer.
 const PROGRESS: usize = 256;
-/// Bound on what would change, in bytes.
+/// Bound on the output of a diff, in bytes.
 const DIFF: usize = 32 << 20;
-/// What a change is given to reach its next safe point.
+/// Time that a change gets to reach its next safe point.
 pub(super) const GRACE: Duration = Duration::from_secs(90);
 
 /// Bound on a backup, which has one of its own that is shorter.
 pub(super) const BACKUP: Duration = Duration::from_secs(2400);
-/// What a backup is given to take its container away.
+/// Time that a backup gets to remove its container.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
 
 /// Bound on giving all nodes their pods' subnets.
@@ -48,7 +48,7 @@ pub(super) struct Worker {
     pub(super) role: String,
     pub(super) config: PathBuf,
     pub(super) shutdown: CancellationToken,
-    /// What the last pass warned of, which passes go on saying.
+    /// Warnings of the last pass: the next passes repeat them, but each is logged once.
     pub(super) warned: Arc<Mutex<String>>,
     /// Why not all nodes have been given a pod subnet.
     pub(super) subnet_problem: Arc<Mutex<String>>,
@@ -59,21 +59,21 @@ pub(super) struct Worker {
 pub(super) enum Change {
     Done,
     Failed,
-    /// The host does not fit what it is to become; nothing was touched.
+    /// A precondition is not met; nothing was changed.
     Refused,
-    /// It was asked to end, at a safe point, or was killed: whether it would have helped nobody knows.
+    /// It was asked to end and did so at a safe point, or it was killed: it is unknown whether it would have helped.
     Interrupted,
-    /// Somebody else works on the host.
+    /// Another process is changing the host.
     Busy,
 }
 
-/// What the daemon has done for it. One implementation runs `nodelet`; that of the tests plays on a clock of its own.
+/// The daemon's operations on the host. One implementation runs `nodelet`; the one of the tests simulates a host on a test clock.
 pub(super) trait Hands {
-    /// Makes a status pass, in `cgroup` or with lowered priority, which goes on from what failed in a row `before` it. The
-    /// phase whose checks it waits for goes to `progress`.
+    /// Makes a status pass, in `cgroup` or with lowered priority. It continues the counts of failures in a row from `before`. The phase
+    /// whose checks it waits for is sent to `progress`.
     ///
     /// # Errors
-    /// It did not come to its end, which says nothing about the host.
+    /// The pass did not finish, which says nothing about the host.
     async fn pass(
         &self,
         cgroup: Option<&Leaf>,
@@ -82,7 +82,7 @@ pub(super) trait Hands {
     ) -> Result<Pass>;
 
     /// Changes the host by `nodelet VERB --json`, with the settings in use or the last good ones; each event goes to
-    /// `event` as it comes. Also gives what `nodelet` said of an error.
+    /// `event` as it comes. Also returns the error text of `nodelet`.
     ///
     /// # Errors
     /// `nodelet` could not be run.
@@ -93,7 +93,7 @@ pub(super) trait Hands {
         event: impl FnMut(String),
     ) -> Result<(Change, String)>;
 
-    /// Listens to what is on the host, and to what others do to the status file, until `end` is cancelled.
+    /// Listens for changes on the host, and of the status file by other processes, until `end` is cancelled.
     fn listen(
         &self,
         interests: &Interests,
@@ -127,7 +127,7 @@ impl Hands for Worker {
         let mut last = String::new();
         let ended = child
             .run(|line| match checking(&line) {
-                // A pass goes on without a listener.
+                // It is no error if the receiver is gone.
                 Some(phase) => drop(progress.send(phase)),
                 None => last = line,
             })
@@ -136,7 +136,7 @@ impl Hands for Worker {
             bail!("make a status pass: {}", told(&ended));
         }
         self.warned_of(&ended.errors);
-        serde_json::from_str(&last).context("understand what a status pass says")
+        serde_json::from_str(&last).context("parse the result of a status pass")
     }
 
     async fn change(
@@ -186,10 +186,10 @@ impl Hands for Worker {
 }
 
 impl Worker {
-    /// What an apply would change, or a repair: events, a JSON value a line.
+    /// What an apply or a repair would change: events, one JSON value per line.
     ///
     /// # Errors
-    /// It cannot be told; the reason is `nodelet`'s.
+    /// `nodelet` could not find it out, or its output is too long.
     pub(super) async fn diff(&self, repair: bool, last_good: bool) -> Result<String> {
         let mut argv: Vec<String> = ["nice", "-n", "10"].map(str::to_owned).into();
         argv.extend(self.nodelet(&["diff", "--json"], last_good));
@@ -223,8 +223,7 @@ impl Worker {
         Ok(lines)
     }
 
-    /// Takes a backup of etcd, in a control group of its own or with lowered priority, unless it is to `end` before. Also gives why it
-    /// failed.
+    /// Takes a backup of etcd, in a control group of its own or with lowered priority; `end` interrupts it. Also returns why it failed.
     pub(super) async fn backup(
         &self,
         last_good: bool,
@@ -250,14 +249,15 @@ impl Worker {
             Err(error) => return (Change::Failed, format!("{error:#}")),
         };
         let change = match how(&ended) {
-            // Whoever kills a backup does not wait for it to give way: it is told, and comes again after a pause.
+            // A process that needs the host asks a backup to end and does not kill it. So a killed backup has failed, and is tried again
+            // after a pause.
             Change::Interrupted if ended.signal.is_some() && !end.is_cancelled() => Change::Failed,
             change => change,
         };
         (change, told(&ended))
     }
 
-    /// Gives nodes without pods' subnets one. Whether all have one now.
+    /// Assigns a pod subnet to each node without one. Returns whether all nodes have one now.
     async fn give_subnets(&self, allocation: &Allocation) -> bool {
         let mut argv = vec![self.nodelet.display().to_string()];
         argv.extend(allocation.words());
@@ -292,9 +292,9 @@ impl Worker {
         *its = problem;
     }
 
-    /// Says in the journal what a pass that came to its end has warned of, once.
+    /// Logs the warnings of a successful pass, each once.
     fn warned_of(&self, errors: &str) {
-        // A line says when it was written, too.
+        // Lines begin with a time, which is not compared.
         let lines = || {
             errors
                 .lines()
@@ -327,7 +327,7 @@ impl Worker {
     }
 }
 
-/// The phase that a pass waits for, if this line tells of that.
+/// The phase that a pass waits for, if this is a line of progress.
 fn checking(line: &str) -> Option<PhaseName> {
     if line.len() > PROGRESS {
         return None;
@@ -345,10 +345,10 @@ fn without_time(line: &str) -> &str {
     }
 }
 
-/// What there is to tell of how a `nodelet` has ended, for people; empty where it has said nothing.
+/// A message for people about how `nodelet` ended; empty if it printed nothing.
 fn told(ended: &Ended) -> String {
     match ended.signal {
-        // It could say no more.
+        // It could not print the reason itself.
         Some(signal) => format!(
             "it was killed by signal {signal}; `journalctl -k` says whether memory was short"
         ),
@@ -356,7 +356,7 @@ fn told(ended: &Ended) -> String {
     }
 }
 
-/// What a `nodelet` has said of an error: with `--json` the last line is an object.
+/// The error text of `nodelet`: with `--json` the last line is an object.
 fn said(errors: &str) -> String {
     #[derive(Deserialize)]
     struct Told {
@@ -376,8 +376,8 @@ fn said(errors: &str) -> String {
     }
 }
 
-/// How a `nodelet` has ended, by its exit code. One without was killed, for want of memory perhaps, or was asked to end before it
-/// could listen.
+/// How `nodelet` ended, by its exit code. Without an exit code it was killed, perhaps because memory was short, or was asked to end before
+/// it handled signals.
 fn how(ended: &Ended) -> Change {
     let exits = |exit: Exit| ended.code == Some(exit.code().into());
     if exits(Exit::Ok) {
@@ -391,7 +391,7 @@ fn how(ended: &Ended) -> Change {
     }
 }
 
-/// The same in a control group that it joins by itself, or with lowered priority.
+/// The same command in a control group, which it joins by itself, or with lowered priority.
 fn limited(argv: Vec<String>, cgroup: Option<&Leaf>) -> Vec<String> {
     let mut all = Vec::new();
     if cgroup.is_none() {

@@ -1,4 +1,4 @@
-//! What a look says, and how long it takes, on a fake host.
+//! What checks report, and how long they take, on a fake host.
 
 use sha2::{Digest as _, Sha256};
 
@@ -26,7 +26,7 @@ fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
     }
 }
 
-/// A step that has a unit run.
+/// A step that makes a unit run.
 fn service(unit: &str) -> PlannedStep {
     let phase: PhaseName = "docker".parse().expect("a name");
     PlannedStep {
@@ -45,7 +45,7 @@ fn service(unit: &str) -> PlannedStep {
     }
 }
 
-/// Whatever runs in an engine that hangs cannot be told. That the engine hangs can, so it is restarted.
+/// The containers of an engine that hangs are not known. That the engine hangs is known, so it is restarted.
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     let plan = Plan::bare(vec![
@@ -70,7 +70,7 @@ async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
     let set = restart_set(&plan, &failed_phases(&health));
     let set: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
     assert_eq!(set, ["docker", "etcd"]);
-    // One that is slow has not failed.
+    // An engine that is slow has not failed.
     host.set_faults(FaultPlan::none().stall("container_engine", "*").times(1));
     let health = runner.check_until_failed(Duration::from_millis(250)).await;
     assert_eq!(health[0].status(), Status::True, "{health:?}");
@@ -97,7 +97,7 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
             false => world.remove(FILE),
         });
         let health = runner.check_again(settle, &before).await;
-        // It is handed over as text.
+        // The caller passes it on as text.
         let told = serde_json::to_string(&Streaks::of(&health)).expect("JSON");
         before = serde_json::from_str(&told).expect("streaks");
         seen.push(health[0].status());
@@ -110,7 +110,7 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
         seen,
         [Unknown, Unknown, True, Unknown, Unknown, False, False]
     );
-    // Who looks but once does not wait for that.
+    // A caller that checks only once does not wait for that.
     assert_eq!(runner.check_until_failed(settle).await[0].status(), False);
     assert_eq!(runner.check().await[0].status(), False);
 }
@@ -118,7 +118,8 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
 /// The unit that is being started.
 const UNIT: &str = "docker.service";
 
-/// A look at a host whose service manager is starting [`UNIT`], and how long it takes. What runs in it is up with it.
+/// Checks a host whose service manager is starting [`UNIT`], which is up after `up`, together with what runs in it.
+/// Returns the results, and how long the checks took.
 async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
     let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
     let facts = Facts::nothing_about("cp-1");
@@ -143,7 +144,7 @@ async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, 
     (health, host.look(|world| world.elapsed()) - began)
 }
 
-/// At boot the service manager starts what is enabled, which takes a slow machine its time.
+/// At boot the service manager starts what is enabled, which takes some time on a slow machine.
 #[tokio::test(start_paused = true)]
 async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
     let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
@@ -164,7 +165,7 @@ async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
     assert!(took < STARTING + BOUND, "{took:?}");
 }
 
-/// kube-proxy, say, runs and has not written its rules yet.
+/// For example, kube-proxy runs and has not written its rules yet.
 #[tokio::test(start_paused = true)]
 async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
     let probe = Probe::Https {
@@ -198,19 +199,19 @@ async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
         [Unknown, False],
         "a file does not come by itself: {reason}"
     );
-    assert!(put_off, "no row of failures ends with that");
+    assert!(put_off, "this does not end a row of failures");
     assert!(reason.contains("this may take 1m"), "{reason}");
     assert_eq!(
         runner.check().await[0].status(),
         False,
-        "people see it as it is"
+        "an operator sees the failure as it is"
     );
     host.meddle(|world| world.advance(Duration::from_secs(60)));
     assert_eq!(looked().await.0, [False, False]);
 }
 
-/// What does not answer while that which it hangs on is still being started is judged once that is up, and by the next look where that took
-/// long.
+/// A check that fails while a unit is still being started that it depends on is made again once the unit is up. If that
+/// took long, the next check decides.
 #[tokio::test(start_paused = true)]
 async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
     let seconds = Duration::from_secs;
@@ -229,7 +230,7 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
     }
 }
 
-/// An API server that hardly keeps up would spend half of its time on answers to whoever waits for it.
+/// An API server that is overloaded would spend half of its time on answers to the checks that wait for it.
 #[tokio::test(start_paused = true)]
 async fn whoever_is_slow_to_answer_is_asked_less_often() {
     let probe = Probe::Https {
@@ -249,7 +250,7 @@ async fn whoever_is_slow_to_answer_is_asked_less_often() {
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
         let phase = &plan.phases[0];
         let waited = runner.wait_for(phase, &phase.checks[0]).await;
-        assert!(waited.is_err(), "nobody answers");
+        assert!(waited.is_err(), "no server answers");
         let calls = host.journal();
         let asked = calls.iter().filter(|call| call.name == "https_get").count();
         assert!((most / 2..=most).contains(&asked), "asked {asked} times");
@@ -291,7 +292,7 @@ async fn damage_to_the_package_is_told_whatever_else_fails() {
         health[1].conditions[0].clone()
     };
     assert_eq!(look().await.status, Status::True);
-    // Its content is what was packed, and systemd could not start it.
+    // Its content is what was packed, but systemd could not start it.
     host.meddle(|world| world.file_with_mode(program, "a program", 0o644));
     let unfit = look().await;
     assert_eq!(unfit.status, Status::False, "{unfit:?}");
@@ -302,11 +303,11 @@ async fn damage_to_the_package_is_told_whatever_else_fails() {
         damaged.reason.contains("its checksum is not"),
         "{damaged:?}"
     );
-    // It takes longer than the others are waited for.
+    // It takes longer than the time that other checks get after a failure.
     host.set_faults(FaultPlan::none().stall("read", "/opt/r/SHA256SUMS"));
     let slow = look().await;
     assert!(
-        !slow.reason.contains("not looked at to the end"),
+        !slow.reason.contains("the check was ended early"),
         "{slow:?}"
     );
 }

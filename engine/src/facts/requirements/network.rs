@@ -84,7 +84,8 @@ pub(crate) fn virtual_ip(facts: &Facts, address: IpAddr, interface: &str) -> Ver
             "name one that `ip link` shows",
         );
     };
-    // keepalived puts an address there that is a network of its own: where it is held already, that is fine.
+    // keepalived adds the virtual IP with a prefix of full length (/32), so an address with a shorter prefix is the host's own. If
+    // keepalived already holds the virtual IP here, that is fine.
     let own = |net: &&IpNet| net.prefix_len() < net.max_prefix_len();
     let mut all = links
         .iter()

@@ -91,7 +91,7 @@ fn a_virtual_ip_is_nobodys_own_and_near() {
         let said = says(&facts, address, interface);
         assert!(said.contains(problem), "{address} on {interface}: {said}");
     }
-    // It is held already.
+    // keepalived already holds the address here.
     let eth0 = &mut facts.links.as_mut().unwrap()[0];
     eth0.addresses.push("172.30.0.100/32".parse().unwrap());
     assert_eq!(says(&facts, "172.30.0.100", "eth0"), "met");
@@ -415,7 +415,7 @@ fn what_the_kernel_balances_for_others() {
     spoilt(
         &requirement,
         |facts| facts.virtual_services = vec!["TCP 192.0.2.1:80".to_owned(); 3],
-        "IPVS balances what kube-proxy would take away: TCP 192.0.2.1:80 and 2 more; \
+        "IPVS has virtual services that kube-proxy would remove: TCP 192.0.2.1:80 and 2 more; \
          remove them (`ipvsadm --list` shows them), or set KUBE_PROXY_MODE to iptables",
     );
 }

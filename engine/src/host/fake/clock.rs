@@ -1,4 +1,4 @@
-//! Time that stands still until somebody waits or acts.
+//! Time that stands still until a caller waits or changes something.
 
 use std::time::{Duration, SystemTime};
 

@@ -193,7 +193,7 @@ impl World {
         }
     }
 
-    /// Has kubelet report that something runs short on a node.
+    /// Makes kubelet report a shortage on a node.
     ///
     /// # Panics
     /// There is no such node.
@@ -242,8 +242,7 @@ pub(crate) fn key(object: &Value) -> HostResult<String> {
     Ok(format!("{version}/{kind}/{namespace}/{name}"))
 }
 
-/// A JSON merge patch on the part of a node that we model.
-/// A node that is as it was before has the version that it had: of a fake nothing but its content counts.
+/// The version of a node. On a fake host it depends on the node's content only, so a node with its earlier content has its earlier version.
 fn version(node: &ClusterNode) -> String {
     let content = ClusterNode {
         version: String::new(),
@@ -252,6 +251,7 @@ fn version(node: &ClusterNode) -> String {
     format!("{content:?}")
 }
 
+/// Applies a JSON merge patch to the part of a node that we model.
 fn patch_node(node: &mut ClusterNode, patch: &Value) {
     for (pointer, map) in [
         ("/metadata/labels", &mut node.labels),

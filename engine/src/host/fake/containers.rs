@@ -27,7 +27,7 @@ pub(crate) struct FakeContainer {
     pub(crate) exit_code: i64,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) restarts: u64,
-    /// Somebody stopped it, so `unless-stopped` leaves it alone.
+    /// It was stopped by a call, so the policy `unless-stopped` does not start it again.
     pub(crate) stopped: bool,
 }
 
@@ -126,7 +126,7 @@ impl Containers for FakeHost {
                 let reason = format!("container {} uses it", container.config.name);
                 return Err(HostError::service(action, reason));
             }
-            // By its id, the one name that it has goes with it.
+            // A removal by id also removes the image's only name.
             let named: Vec<String> = world
                 .images
                 .iter()

@@ -7,15 +7,14 @@ use super::containers::FakeContainer;
 use super::world::World;
 use crate::host::{ArchivedImage, ContainerConfig, HostError, HostResult, RestartPolicy};
 
-/// The content id of an image in one of its builds.
+/// The content id of one build of an image.
 fn image_id(reference: &str, build: &str) -> String {
     let digest = Sha256::digest(format!("{reference}{build}").as_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 
-/// The images in a file of a fake host that stands for an archive: `fake-image:REFERENCE,…`, and on further lines what tells
-/// one build of them from another.
+/// The images in a fake archive: a file with `fake-image:REFERENCE,…`, and on further lines the name of the build.
 pub(super) fn images_in(content: &str) -> Option<Vec<ArchivedImage>> {
     let content = content.trim().strip_prefix("fake-image:")?;
     let (references, build) = content.split_once('\n').unwrap_or((content, ""));
@@ -33,7 +32,7 @@ impl World {
             .insert(reference.to_owned(), image_id(reference, ""));
     }
 
-    /// An image is gone, also where a container was made from it.
+    /// Removes an image, even if a container was made from it.
     pub fn forget_image(&mut self, reference: &str) {
         self.images.remove(reference);
     }
@@ -43,11 +42,11 @@ impl World {
         if self.unit_active("docker.service") {
             self.stop_unit("docker.service");
         }
-        // A docker that does not start is what the test wanted, or will see.
+        // The error is ignored: the test sees whether docker runs.
         let _ = self.start_unit("docker.service");
     }
 
-    /// Makes the process of a container end at once whenever it starts, or no longer.
+    /// Makes the process of a container end at once whenever it starts, or ends that fault.
     pub fn break_container(&mut self, name: &str, broken: bool) {
         if broken {
             self.broken_containers.insert(name.to_owned());
@@ -72,7 +71,7 @@ impl World {
         }
     }
 
-    /// Puts a container that runs, as somebody with docker's own client would.
+    /// Adds a running container, as a user of docker's own client would.
     pub fn container(&mut self, config: ContainerConfig) {
         let container = FakeContainer {
             id: self.next_id(),
@@ -88,7 +87,7 @@ impl World {
             .insert(container.config.name.clone(), container);
     }
 
-    /// Removes a container, as somebody with docker's own client would.
+    /// Removes a container, as a user of docker's own client would.
     pub fn remove_container(&mut self, name: &str) {
         self.containers.remove(name);
     }
@@ -137,13 +136,13 @@ impl World {
         }
     }
 
-    /// What containerd shows of docker's containers.
+    /// Docker's running containers, as containerd shows them.
     pub(crate) fn running_containers(&self) -> Vec<String> {
         let running = self.containers.iter().filter(|(_, one)| one.running);
         running.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What docker does when it starts: its bridge stands, and containers come back as their policy says.
+    /// What docker does when it starts: it makes its bridge, and starts containers again as their policy says.
     pub(crate) fn engine_started(&mut self) {
         let without = self.engine_configuration()["bridge"] == "none";
         if !without && !self.links.contains_key("docker0") {

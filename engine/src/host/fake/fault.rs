@@ -53,12 +53,12 @@ pub enum Mischief {
     CrashBefore,
     /// The program ends after the effect; every later call fails until `revive`.
     CrashAfter,
-    /// It has no effect and never returns: whoever waits for it has to give up by himself.
+    /// It has no effect and never returns: the caller has to give up by itself.
     Stall,
     /// It has its effect and never returns.
     StallAfter,
-    /// A write of a file that neither returns nor has its effect before `FakeHost::late_writes_arrive`, and then has it even where
-    /// its caller gave up. Strikes calls by name alone.
+    /// A write of a file that has no effect and does not return before `FakeHost::late_writes_arrive`. Then it takes effect, even if its
+    /// caller has given up. Only a fault that names its call can do this.
     Late,
     /// Half of what is to be appended arrives, and the call fails, as on a disk that is full. Calls that append
     /// nothing fail without effect.
@@ -166,7 +166,7 @@ impl FaultPlan {
         self
     }
 
-    /// Whether this mischief is the one that strikes such a call; uses it up then.
+    /// Whether this mischief strikes such a call. If it does, one use of the fault is spent.
     pub(crate) fn strikes(&mut self, name: &str, argument: &str, mischief: Mischief) -> bool {
         let first = self.faults.iter_mut().find(|fault| {
             let named = match &fault.trigger {
@@ -185,7 +185,7 @@ impl FaultPlan {
         true
     }
 
-    /// The mischief for a call, if any; uses it up. `mutation` is the call's number when it changes something.
+    /// The mischief for a call, if any; one use of the fault is spent. `mutation` is the call's number when it changes something.
     pub(crate) fn strike(
         &mut self,
         name: &str,

@@ -11,13 +11,13 @@ use super::tree::{Node, NodeKind};
 use super::world::World;
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SURVIVORS, Space};
 
-/// File calls have no deadline of their own; a hanging disk is given up after this.
+/// File calls have no deadline of their own; on a disk that hangs, a call ends after this time.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// `ENOSPC` of Linux.
 const NO_SPACE: i32 = 28;
 
-/// Room on a file system that nobody set.
+/// Free space of a file system for which the test sets none.
 const DEFAULT_SPACE: Space = Space {
     free: 80 << 30,
     total: 100 << 30,
@@ -226,7 +226,7 @@ impl Files for FakeHost {
     }
 }
 
-/// The kernel's own trees hold what the kernel put there; nobody else makes files in them.
+/// The kernel's own trees: only the kernel makes files in them.
 fn is_kernel_tree(path: &Path) -> bool {
     path.starts_with("/proc") || path.starts_with("/sys")
 }

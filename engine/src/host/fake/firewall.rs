@@ -7,7 +7,7 @@ use super::processes::Program;
 use super::world::World;
 use crate::host::{CommandOutput, CommandSpec};
 
-/// Chains that the kernel has by itself, in one table; the others' do not matter here.
+/// The kernel's built-in chains of one table. The fake host gives every table the same ones.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// Rules by chain, by table, by family (`iptables`, `ip6tables`).
@@ -52,7 +52,7 @@ impl Firewall {
         text
     }
 
-    /// What `iptables --list-rules CHAIN` says, with a number at its end or without.
+    /// The output of `iptables --list-rules CHAIN`, with a rule number or without.
     fn rule(
         &self,
         family: &str,
@@ -65,7 +65,7 @@ impl Firewall {
             .get(&(family.to_owned(), table.to_owned()))
             .and_then(|chains| chains.get(chain))
             .ok_or_else(|| format!("no chain {chain}"))?;
-        // As the program does, say nothing of a rule that is not there.
+        // Like the program, prints nothing for a rule that does not exist.
         let asked = |at: usize| number.is_none_or(|number| number == at + 1);
         let rules = rules.iter().enumerate().filter(|(at, _)| asked(*at));
         Ok(rules
@@ -129,12 +129,12 @@ impl World {
         }
     }
 
-    /// Adds many rules to the end of a chain, as they are: no rule is looked for among those that stand.
+    /// Adds many rules to the end of a chain, without a search for rules that are there already.
     pub fn firewall_rules(&mut self, family: &str, table: &str, chain: &str, rules: Vec<String>) {
         let Some((last, others)) = rules.split_last() else {
             return;
         };
-        // The last makes the table and the chain.
+        // Adding the last rule makes the table and the chain.
         self.firewall_rule(family, table, chain, last);
         let at = (family.to_owned(), table.to_owned());
         if let Some(its) = self

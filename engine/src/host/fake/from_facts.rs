@@ -64,7 +64,7 @@ impl FakeHost {
         world.describe_storage(facts);
         world.describe_software(facts);
         if facts.links.is_some() && facts.link("docker0").is_none() {
-            // A docker that runs, and somebody has removed its bridge.
+            // docker runs, but its bridge has been removed.
             world.remove_link("docker0");
         }
         if !facts.met_before.is_empty() {
@@ -116,7 +116,7 @@ impl World {
 
     fn describe_kernel(&mut self, facts: &Facts) {
         if !facts.sysctls.is_empty() {
-            // A list that says something is complete: what it leaves out, the host's kernel does not have.
+            // A list that is not empty is complete: the host's kernel has no other settings.
             self.remove("/proc/sys/net");
             self.remove("/proc/sys/vm");
         }
@@ -325,7 +325,7 @@ impl World {
         for (name, state) in &facts.units {
             self.unit(name, "[Service]\n");
             if state.active {
-                // Nothing that starting needs can be missing from a unit that names nothing.
+                // The unit's file names no program and no other file, so the start cannot fail.
                 self.start_unit(name).ok();
             }
             if let Some(unit) = self.units.get_mut(name) {
@@ -375,7 +375,7 @@ mod tests {
             let facts = fixture(name);
             let mut seen = gather(&FakeHost::from_facts(&facts)).await.unwrap();
             if facts.docker.is_none() {
-                // The engine's silence is no gap in the facts about a host without docker.
+                // On a host without docker, an engine that does not answer is expected.
                 assert!(seen.unknown.remove("docker").is_some(), "{name}");
             }
             assert_eq!(seen.to_yaml().unwrap(), facts.to_yaml().unwrap(), "{name}");

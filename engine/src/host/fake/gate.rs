@@ -151,12 +151,12 @@ impl FakeHost {
         WorldSnapshot::of(&self.lock().world)
     }
 
-    /// Looks at the world past journal and faults.
+    /// Reads the world directly, without journal and faults.
     pub fn look<T>(&self, view: impl FnOnce(&World) -> T) -> T {
         view(&self.lock().world)
     }
 
-    /// Changes the world past journal and faults, as somebody else on the host would.
+    /// Changes the world directly, without journal and faults, as another process on the host would.
     pub fn meddle<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state.world);
@@ -189,7 +189,7 @@ impl FakeHost {
         returned(passed).await
     }
 
-    /// What a call comes to; `None` if it never returns.
+    /// The result of a call; `None` if it never returns.
     fn pass<T>(
         &self,
         name: &'static str,
@@ -222,7 +222,7 @@ impl FakeHost {
     }
 }
 
-/// Returns what the call came to, or never.
+/// Returns the result of the call, or never returns.
 async fn returned<T>(passed: Option<HostResult<T>>) -> HostResult<T> {
     match passed {
         Some(result) => result,

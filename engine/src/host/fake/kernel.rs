@@ -66,10 +66,10 @@ impl Kernel for FakeHost {
         .await
     }
 
-    /// Its modules build on no others.
+    /// The fake host's modules depend on no other modules.
     async fn unload_module(&self, name: &str, _stay: &[String]) -> HostResult<()> {
         self.mutate("unload_module", name, DEADLINE, |world| {
-            // The kernel balances by what these bring.
+            // IPVS uses these modules while it has virtual services.
             if name.starts_with("ip_vs") && !world.virtual_services.is_empty() {
                 return Err(HostError::service(
                     format!("unload module {name}"),
@@ -81,7 +81,7 @@ impl Kernel for FakeHost {
                 if module == name {
                     let setting = path(key);
                     world.remove(&setting);
-                    // The module's directory of settings came with it.
+                    // The directory of the module's settings was made with the module.
                     if let Some(directory) = setting.parent()
                         && world.tree.names(directory).is_empty()
                     {
@@ -107,7 +107,7 @@ impl World {
         self.file(path(key), format!("{value}\n"));
     }
 
-    /// Loads a module, one that the kernel did not have too.
+    /// Loads a module, even one that the kernel did not have.
     pub fn load_module(&mut self, name: &str) {
         if self.modules.insert(name.to_owned()) {
             for (module, key, value) in MODULE_SETTINGS {

@@ -1,5 +1,5 @@
-//! What the parts of Kubernetes on a fake host do, as rules over the world: who answers on which port, when a node
-//! object appears, when it is ready. The cluster's state lives in etcd's data directory and goes with it.
+//! Behaviour of the Kubernetes components on a fake host, as rules over the world: which component answers on which port, when a node
+//! object appears, when it is ready. The cluster's state lives in etcd's data directory and is lost with it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub struct KubernetesRules {
     pub node_name: Option<String>,
     /// An API server elsewhere that is up: a worker's masters.
     pub remote_api: bool,
-    /// Whether what runs leaves traces on the host that nobody takes back but a clean.
+    /// Whether running components leave traces on the host that only a clean removes.
     pub leaves_traces: bool,
 }
 
@@ -82,9 +82,9 @@ pub(crate) struct ClusterState {
     pub(crate) objects: BTreeMap<String, serde_json::Value>,
     /// Where etcd was last seen to keep its data.
     data: Option<PathBuf>,
-    /// What verifies the tokens of service accounts that the cluster has given.
+    /// The public key for the service-account tokens that the cluster has issued.
     tokens: Option<Vec<u8>>,
-    /// What the API server verifies tokens with, and when it was started: it reads that once.
+    /// The public key that the API server verifies tokens with, and when the server started: it reads the key only then.
     verifies: Option<(Vec<u8>, Option<SystemTime>)>,
     /// The certificates that the parts of the control plane have read, by port, and when.
     served: BTreeMap<u16, (Vec<u8>, SystemTime)>,
@@ -100,7 +100,7 @@ impl ClusterState {
 
 /// Stands for the API server's port, which is a setting.
 const API: u16 = 0;
-/// What the parts of the control plane show, by port.
+/// The certificates of the control plane's components, by port.
 const CONTROL_PLANE: &[(u16, &str)] = &[
     (API, "/etc/pf9/kube.d/certs/apiserver/request.crt"),
     (
@@ -112,14 +112,14 @@ const CONTROL_PLANE: &[(u16, &str)] = &[
         "/etc/pf9/kube.d/certs/kube-scheduler/server/request.crt",
     ),
 ];
-/// What etcd shows.
+/// The certificates of etcd, by port.
 const ETCD: &[(u16, &str)] = &[
     (4001, "/etc/pf9/kube.d/certs/etcd/client/request.crt"),
     (2380, "/etc/pf9/kube.d/certs/etcd/peer/request.crt"),
 ];
-/// The API server verifies the tokens of service accounts with it.
+/// The public key with which the API server verifies the tokens of service accounts.
 const TOKENS: &str = "/etc/pf9/kube.d/certs/apiserver/svcacct.pub";
-/// How often the control plane looks whether there is another.
+/// How often the control plane looks for a new certificate.
 const LOOKS: Duration = Duration::from_secs(60);
 
 impl World {
@@ -189,8 +189,8 @@ impl World {
         })
     }
 
-    /// The certificate that is shown on a port of this host, in DER: etcd reads its file for each connection, the parts of
-    /// the control plane show what they read last.
+    /// The certificate that is shown on a port of this host, in DER. etcd reads its file for each connection; the control plane's
+    /// components show the certificate that they read last.
     pub(crate) fn shown_certificate(&self, port: u16) -> Option<Vec<u8>> {
         let port = if port == self.kubernetes.api_port {
             API
@@ -206,7 +206,7 @@ impl World {
         Some(CertificateDer::from_pem_slice(pem).ok()?.to_vec())
     }
 
-    /// The control plane reads its certificates when it starts, and then looks once a minute whether there are others.
+    /// The control plane's components read their certificates when they start, and look for new ones once a minute after that.
     fn settle_certificates(&mut self) {
         if !self.local_api_up() {
             self.cluster.served.clear();
@@ -227,8 +227,7 @@ impl World {
         }
     }
 
-    /// The API server reads at its start what it verifies tokens with, and the controller-manager gives each namespace its
-    /// tokens once.
+    /// The API server reads the public key for tokens when it starts. The controller-manager issues the tokens of each namespace once.
     fn settle_tokens(&mut self) {
         if !self.local_api_up() {
             return;
@@ -268,7 +267,7 @@ impl World {
             return Some(node);
         }
         (node.ready, node.ready_message) = if !self.unit_active(&self.kubernetes.kubelet_unit) {
-            // Nor does anything else hold any more that it has reported.
+            // The pressures that kubelet has reported are no longer valid either.
             node.pressures.clear();
             node.unknown_pressures = vec!["DiskPressure".to_owned()];
             (
@@ -336,7 +335,7 @@ impl World {
         }
     }
 
-    /// kube-proxy has the kernel balance, where it is told to and the kernel can.
+    /// kube-proxy makes a virtual service of IPVS, if its configuration asks for IPVS and the kernel has it.
     fn balance_services(&mut self) {
         let container = self.containers.get(&self.kubernetes.proxy_container);
         let wanted = container.is_some_and(|container| {
@@ -349,7 +348,7 @@ impl World {
         if wanted && self.modules.contains("ip_vs") {
             let address = IpAddr::from([10, 21, 0, 1]);
             self.link("kube-ipvs0", false, &[(address, 32)]);
-            // What it does not know goes.
+            // kube-proxy removes the virtual services that it does not know.
             self.virtual_services.clear();
             self.virtual_services.insert(VirtualService {
                 transport: Transport::Tcp,
@@ -394,7 +393,7 @@ impl World {
         }
     }
 
-    /// A starting etcd fills its data directory: the writable mount whose path speaks of data.
+    /// An etcd that starts fills its data directory: the writable mount whose target path contains `data`.
     pub(crate) fn etcd_writes_data(&mut self, container: &str) {
         if container != self.kubernetes.etcd_container {
             return;

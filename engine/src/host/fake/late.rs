@@ -1,4 +1,4 @@
-//! Writes that a stalled disk carries out after their callers gave up, as a thread does that hangs in the kernel.
+//! Writes that a stalled disk carries out after their callers have given up, like those of a thread that hangs in the kernel.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,13 +36,13 @@ impl FakeHost {
             } else {
                 write_file
             };
-            // Where its directory is gone by now, nobody is left to be told.
+            // If the directory is gone by now, the error is ignored: it has no caller to go to.
             let _ = carry_out(&mut state.world, &late.path, &late.content, late.attributes);
         }
         state.late.arrived.notify_waiters();
     }
 
-    /// Holds up a write if the fault plan says so. It returns when it has arrived.
+    /// Holds up a write if the fault plan says so. Returns once the write has arrived.
     pub(super) async fn held_up(
         &self,
         name: &'static str,

@@ -123,7 +123,7 @@ impl World {
         self.directory(Path::new("/sys/class/net").join(name));
     }
 
-    /// All links with their addresses, what keepalived holds among them.
+    /// All links with their addresses, including the one that keepalived holds.
     fn held_links(&self) -> Vec<Link> {
         let mut links: Vec<Link> = self.links.values().cloned().collect();
         if let Some((on, address)) = self.virtual_ip() {
@@ -134,7 +134,7 @@ impl World {
         links
     }
 
-    /// Of ip(8), the list of addresses.
+    /// The part of ip(8) that lists addresses.
     pub(crate) fn install_ip_program(&mut self) {
         self.program_does(
             "ip",
@@ -162,7 +162,7 @@ impl World {
         );
     }
 
-    /// Adds a virtual service of IPVS, as somebody does whose modules are loaded.
+    /// Adds a virtual service of IPVS, as another program on the host would, and loads the module.
     pub fn balance(&mut self, service: &VirtualService) {
         self.load_module("ip_vs");
         self.virtual_services.insert(service.clone());
@@ -181,7 +181,7 @@ impl World {
         self.remove(Path::new("/sys/class/net").join(name));
     }
 
-    /// What keepalived holds: the address of its configuration, while it runs and the API server works.
+    /// The address that keepalived holds: the one in its configuration, while keepalived runs and the API server works.
     fn virtual_ip(&self) -> Option<(String, IpAddr)> {
         if !self.unit_active("keepalived.service") || !self.local_api_up() {
             return None;
@@ -210,7 +210,7 @@ impl World {
                 .is_ok_and(|ip: IpAddr| ip.is_loopback() || own(ip) || virtual_ip == Some(ip))
     }
 
-    /// What answers at an endpoint: one that the test put there, or what runs on this host.
+    /// The answer of an endpoint: one that the test has added, or a component on this host.
     fn answer(&self, host: &str, port: u16, path: &str) -> Option<(u16, String)> {
         if let Some(answer) = self.endpoints.get(&format!("{host}:{port}")) {
             return Some(answer.clone());

@@ -184,7 +184,7 @@ impl World {
         for unit in &package.units {
             self.stop_unit(unit);
         }
-        // What others put into the package's directories keeps those directories, as with dpkg.
+        // As with dpkg, a directory of the package stays if it holds files from elsewhere.
         for path in package.paths.iter().rev() {
             self.tree.remove(path).ok();
         }

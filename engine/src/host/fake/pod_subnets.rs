@@ -84,7 +84,7 @@ fn subnet(text: Option<&str>) -> Option<IpNet> {
 }
 
 impl World {
-    /// What the garbage collector does: claims go whose node is gone.
+    /// What the garbage collector does: it removes the claims whose node is gone.
     pub fn collect_subnet_claims(&mut self) {
         let alive = |claim: &SubnetClaim| {
             let mut nodes = self.cluster.nodes.values();

@@ -1,6 +1,6 @@
 //! Commands on a fake host.
 //!
-//! A registered program does what its behaviour says. A program that stands on the PATH without a behaviour
+//! A registered program does what its behaviour says. A program that is on the PATH without a behaviour
 //! succeeds silently. Anything else cannot be started.
 
 use std::fmt;
@@ -140,8 +140,8 @@ fn bounded(command: &CommandSpec, mut output: CommandOutput) -> HostResult<Comma
 }
 
 impl World {
-    /// Stops a process by a signal. It stands for one in this control group, as `/proc/PID/cgroup` has it, and changes nothing else: what it
-    /// does not answer any more is a matter of a fault plan.
+    /// Records a process that a signal has stopped, in this control group as `/proc/PID/cgroup` shows it. This changes nothing else: use a
+    /// fault plan for the calls that the process no longer answers.
     pub fn stop_process(&mut self, group: &str) {
         self.stopped.insert(group.to_owned());
     }

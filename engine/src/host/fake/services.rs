@@ -1,7 +1,7 @@
 //! Units of a fake host.
 //!
-//! A unit is known once its file was loaded, stale when the file changed since, and active when a start found
-//! everything its file names. What a unit's process would do is left out, but for docker, which the containers need.
+//! A unit is known once its file was loaded, stale when the file changed since, and active when a start found everything its file names.
+//! The work of a unit's process is not simulated, except for docker, which the containers need.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use crate::host::{EntryKind, HostError, HostResult, Services, UnitState};
 /// What the trait promises for verbs.
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// Where unit files stand, most important first.
+/// Directories of unit files, in order of precedence.
 pub(crate) const DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -185,7 +185,7 @@ impl World {
 
     pub(crate) fn unit_state(&self, name: &str) -> UnitState {
         let found = self.units.get(name).cloned();
-        // Who asks for a unit that the manager does not know yet lets it look for the file.
+        // A query for a unit that the manager does not know yet makes the manager look for the file.
         let unit = found.or_else(|| self.unit_text(name).map(Unit::loaded));
         let unit = unit.unwrap_or_else(|| Unit {
             active: "inactive".to_owned(),
@@ -204,7 +204,7 @@ impl World {
         }
     }
 
-    /// Whether somebody has seen to it that it cannot be started (`systemctl mask`).
+    /// Whether the unit is masked, so that it cannot be started (`systemctl mask`).
     fn is_masked(&self, name: &str) -> bool {
         let mut stands = DIRECTORIES
             .iter()
@@ -304,7 +304,7 @@ impl World {
         }
     }
 
-    /// The unit file that counts, with its drop-ins, as it stands on disk.
+    /// The unit file that takes precedence, with its drop-ins, as it is on disk.
     pub(crate) fn unit_text(&self, name: &str) -> Option<String> {
         let file = DIRECTORIES
             .iter()
@@ -341,7 +341,7 @@ impl World {
         text.ok_or_else(|| not_found(verb, name))
     }
 
-    /// The program and the environment file that a unit's file names, as it stands on disk.
+    /// The program and the environment file that a unit's file names, as the file is on disk.
     pub(crate) fn unit_needs(&self, name: &str) -> Vec<PathBuf> {
         let text = self.unit_text(name).unwrap_or_default();
         let program = setting(&text, "ExecStart").and_then(|command| {

@@ -1,4 +1,4 @@
-//! Builders for fake hosts. Each makes the parents it needs and passes journal and faults by.
+//! Builders for fake hosts. Each makes the parent directories it needs, and bypasses journal and faults.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -144,7 +144,7 @@ impl FakeHost {
     pub fn with_active_unit(self, name: &str, text: &str) -> Self {
         self.having(|world| {
             world.unit(name, text);
-            // A unit that cannot start is the test's own contradiction; its state says so.
+            // If the unit cannot start, its state shows that.
             world.start_unit(name).ok();
             if let Some(unit) = world.units.get_mut(name) {
                 unit.enabled = true;

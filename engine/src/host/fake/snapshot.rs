@@ -24,7 +24,7 @@ impl WorldSnapshot {
         }
         let mut units = world.units.clone();
         for name in world.unit_files() {
-            // The manager looks for the file as soon as somebody asks.
+            // The manager looks for a unit's file at the first query.
             let text = world.unit_text(&name).unwrap_or_default();
             units.entry(name).or_insert_with(|| Unit::loaded(text));
         }
@@ -150,7 +150,7 @@ pub fn difference(before: &WorldSnapshot, after: &WorldSnapshot) -> Vec<String> 
     lines
 }
 
-/// Kernel views whose source is compared by itself.
+/// Paths where the kernel shows state that is compared separately.
 fn is_view(path: &Path) -> bool {
     path.starts_with("/sys/class") || (path.starts_with("/proc") && !path.starts_with("/proc/sys"))
 }

@@ -14,10 +14,10 @@ const POD_UID: &str = "io.kubernetes.pod.uid";
 const POD_NAME: &str = "io.kubernetes.pod.name";
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 const TYPE: &str = "io.kubernetes.docker.type";
-/// Where kubelet read the pod, on its sandbox; and of a file, its hash.
+/// On the sandbox: where kubelet read the pod from. For a pod from a file: the hash of the file.
 const SOURCE: &str = "annotation.kubernetes.io/config.source";
 const HASH: &str = "annotation.kubernetes.io/config.hash";
-/// What sandboxes are made from.
+/// The image of sandboxes.
 const PAUSE: &str = "k8s.gcr.io/pause:3.2";
 
 /// The containers of a static pod with these containers and images, its sandbox first, labelled as kubelet does it.
@@ -26,7 +26,7 @@ fn static_pod(pod: &str, containers: &[(&str, &str)]) -> Vec<ContainerConfig> {
     pod_containers(pod, "4f5e6d7c", &origin, "", containers)
 }
 
-/// Those of any pod. `end` tells the containers of pods of one name apart.
+/// The containers of any pod. `end` distinguishes the containers of pods that have the same name.
 fn pod_containers(
     pod: &str,
     uid: &str,
@@ -90,7 +90,7 @@ impl World {
         self.run_container(&name);
     }
 
-    /// kubelet makes the containers be as the control plane's manifest says.
+    /// kubelet makes the containers match the control plane's manifest.
     pub(crate) fn settle_static_pods(&mut self) {
         if self.pods_below
             || !self.unit_active(&self.kubernetes.kubelet_unit)
@@ -100,7 +100,7 @@ impl World {
         }
         let wanted = self.static_containers();
         self.containers.retain(|name, container| {
-            // Pods of the API server are no business of a manifest; their uid is a UUID.
+            // Pods from the API server do not depend on a manifest; their uid is a UUID.
             let labels = &container.config.labels;
             wanted.contains_key(name)
                 || !labels.contains_key(POD_NAME)

@@ -27,7 +27,7 @@ pub(crate) enum NodeKind {
     File(Vec<u8>),
     Directory,
     Symlink(String),
-    /// A file of this many bytes whose content was not read: it stands on the host below an overlay.
+    /// A file of this many bytes whose content was not read: it is on the host below an overlay.
     Below(u64),
     /// A file whose content is known after apply, and why.
     Late(String),
@@ -103,7 +103,7 @@ impl Tree {
         self.nodes.get(&path)
     }
 
-    /// What stands at `path`, as the trait reports it.
+    /// The entry at `path`, as the trait reports it.
     pub(crate) fn entry(&self, path: &Path) -> Option<Entry> {
         let node = self.get(path, false)?;
         Some(Entry {
@@ -125,7 +125,7 @@ impl Tree {
     pub(crate) fn content(&self, path: &Path) -> Option<&[u8]> {
         match &self.get(path, true)?.kind {
             NodeKind::File(content) => Some(content),
-            // It is there; who needs more than that has it read first.
+            // The file exists. A caller that needs its content has it read first.
             NodeKind::Below(_) | NodeKind::Late(_) => Some(&[]),
             NodeKind::Directory | NodeKind::Symlink(_) | NodeKind::Socket | NodeKind::Other => None,
         }
@@ -145,7 +145,7 @@ impl Tree {
             .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// Whether a directory stands at `path`, links followed.
+    /// Whether a directory is at `path`, links followed.
     pub(crate) fn is_directory(&self, path: &Path) -> bool {
         self.get(path, true)
             .is_some_and(|node| node.kind == NodeKind::Directory)
@@ -207,7 +207,7 @@ impl Tree {
         self.nodes.insert(path.clone(), node);
     }
 
-    /// `path` with the links on its way followed; what is not there counts as a directory to be.
+    /// `path` with its links followed. A part that does not exist counts as a directory still to be made.
     fn follow(&self, path: &Path) -> PathBuf {
         let mut rest = parts(path);
         rest.reverse();
@@ -233,7 +233,7 @@ impl Tree {
         at
     }
 
-    /// Changes the attributes of what stands at `path` itself; a link has an owner and no mode.
+    /// Changes the attributes of the entry at `path` itself; a link has an owner and no mode.
     pub(crate) fn set_attributes(
         &mut self,
         path: &Path,
@@ -249,7 +249,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Changes the attributes of what stands at `path` itself, which may be a link.
+    /// Changes the attributes of the entry at `path` itself, which may be a link.
     pub(crate) fn set_own_attributes(&mut self, path: &Path, attributes: Attributes) {
         if let Ok(path) = self.resolve(path, false)
             && let Some(node) = self.nodes.get_mut(&path)

@@ -52,7 +52,7 @@ pub struct World {
     pub(crate) immutable: BTreeSet<PathBuf>,
     /// Directories below which no file can be made: their file system has no inodes left.
     pub(crate) without_inodes: BTreeSet<PathBuf>,
-    /// Whether the role's payload is a stand-in whose content says nothing.
+    /// Whether the role's payload is a placeholder without the real content.
     pub(crate) payload_unread: bool,
     /// Whether only half of what is appended to a file arrives.
     pub(crate) tears_appends: bool,
@@ -60,7 +60,7 @@ pub struct World {
     pub(crate) stopped: BTreeSet<String>,
     start: SystemTime,
     elapsed: Duration,
-    /// When it booted; before anybody looked, if nobody says.
+    /// When the host booted. `None` means before the world began.
     booted: Option<Duration>,
     ids: u64,
 }
@@ -132,7 +132,7 @@ impl World {
         self.immutable.remove(path.as_ref());
     }
 
-    /// Whether what stands at `path` may be replaced, or made where nothing stands.
+    /// Whether the entry at `path` may be replaced, or made if there is none.
     pub(crate) fn writable(&self, path: &Path) -> Result<(), std::io::Error> {
         // `EPERM` of Linux.
         let refused = || std::io::Error::from_raw_os_error(1);
@@ -154,7 +154,7 @@ impl World {
         self.elapsed
     }
 
-    /// From now on it has just booted.
+    /// Marks the host as just booted.
     pub fn has_booted(&mut self) {
         self.booted = Some(self.elapsed);
     }
@@ -192,12 +192,12 @@ impl World {
         self.tree.plant(path.as_ref(), node);
     }
 
-    /// Gives what stands at `path`, which may be a link, another mode and owner.
+    /// Changes the mode and owner of the entry at `path`, which may be a link.
     pub fn own(&mut self, path: impl AsRef<Path>, attributes: Attributes) {
         self.tree.set_own_attributes(path.as_ref(), attributes);
     }
 
-    /// A file is going to be written with content that nobody can tell yet. What else stands there stays.
+    /// Marks a file that will be written with content that is not known yet. An entry that is no file stays as it is.
     pub(crate) fn mark_late(&mut self, path: &Path, why: &str) {
         let at = self.tree.resolve(path, false);
         let at = at.unwrap_or_else(|_| path.to_path_buf());
@@ -238,12 +238,12 @@ impl World {
         self.mounts.insert(path.as_ref().to_path_buf());
     }
 
-    /// Removes whatever stands at a path.
+    /// Removes the entry at a path, with everything below it.
     pub fn remove(&mut self, path: impl AsRef<Path>) {
         self.tree.remove_tree(path.as_ref());
     }
 
-    /// Takes identities from here on, apart from those of another world.
+    /// Starts the identities at this number, apart from those of another world.
     pub(crate) fn begin_ids_at(&mut self, first: u64) {
         self.ids = first;
     }

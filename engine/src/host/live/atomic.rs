@@ -13,16 +13,16 @@ use tempfile::NamedTempFile;
 use super::effects::Fence;
 use crate::host::{Attributes, unfinished};
 
-/// The bits of a mode that [`Attributes`] can say.
+/// The bits of a mode that [`Attributes`] can express.
 pub(super) const MODE_BITS: u32 = 0o7777;
 
-/// As [`write_fenced`], for what nobody takes back.
+/// Like [`write_fenced`], for writes that no rollback takes back.
 pub(super) fn write(path: &Path, content: &[u8], attributes: Attributes) -> io::Result<()> {
     write_fenced(path, content, attributes, &Fence::open())
 }
 
-/// Replaces or creates `path`: temporary sibling, content, owner, mode, fsync, rename, fsync of the directory. Nothing is renamed once
-/// whoever wanted it has given up.
+/// Replaces or creates `path`: temporary sibling, content, owner, mode, fsync, rename, fsync of the directory. Nothing is renamed once the
+/// caller has given up.
 pub(super) fn write_fenced(
     path: &Path,
     content: &[u8],
@@ -52,8 +52,8 @@ pub(super) fn write_fenced(
 
 /// Tries whether [`write()`] could put `room` bytes at `path`, and leaves it as it is.
 pub(super) fn try_write(path: &Path, room: u64) -> io::Result<()> {
-    // The kernel refuses to open a file for writing that it would refuse to replace: an immutable one, one that only grows. It
-    // also refuses a program that runs, which can be replaced.
+    // If the kernel would refuse to replace a file (an immutable or append-only one), it also refuses to open the file for writing. It
+    // refuses to open a running program too, but such a file can be replaced, so only two errors count here.
     let opened = OpenOptions::new()
         .write(true)
         .custom_flags(O_NOFOLLOW | O_NONBLOCK)
@@ -87,7 +87,7 @@ pub(super) fn try_write(path: &Path, room: u64) -> io::Result<()> {
         0 => Ok(()),
         length => posix_fallocate(trial.as_file(), 0, length),
     };
-    // A directory in which names can be added and not removed cannot take a new file in an old one's place either.
+    // A directory that allows new names but no removals cannot take a new file in place of an old one either.
     trial.close()?;
     Ok(filled?)
 }
@@ -108,8 +108,8 @@ pub(super) fn append(path: &Path, content: &[u8], attributes: Attributes) -> io:
     let length = file.metadata()?.len();
     let written = file.write_all(content).and_then(|()| file.sync_data());
     if written.is_err() {
-        // Half of it would be glued to what is appended next. Where not even this works, the error that is told is the
-        // first one; the ledger repairs its tail before it appends again.
+        // Otherwise the next line would be appended to half a line. If this fails too, the first error is reported; the ledger repairs its
+        // tail before it appends again.
         let _ = file.set_len(length);
     }
     written
@@ -137,7 +137,7 @@ pub(super) fn link(path: &Path, target: &str, fence: &Fence) -> io::Result<()> {
     sync_directory(directory)
 }
 
-/// The place where a file is made before it takes its name. One that a power cut has left there goes.
+/// The path where a file is made before it gets its own name. A file that a power cut left there is removed.
 struct Sibling<'a> {
     path: &'a Path,
     sibling: PathBuf,
@@ -152,7 +152,7 @@ fn sibling(path: &Path) -> io::Result<Sibling<'_>> {
 }
 
 impl Sibling<'_> {
-    /// It goes again with what is given back, unless that is persisted.
+    /// The file is removed when the returned value is dropped, unless it is persisted.
     fn make<R>(&self, make: impl FnMut(&Path) -> io::Result<R>) -> io::Result<NamedTempFile<R>> {
         tempfile::Builder::new()
             .prefix(self.sibling.file_name().unwrap_or_default())

@@ -46,7 +46,7 @@ pub(super) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::E
 
 /// Turns "there is nothing at that path" into `None`.
 ///
-/// A parent that is a file means the same as a parent that is missing: nothing stands there.
+/// A parent that is a file means the same as a parent that is missing: there is nothing at the path.
 pub(super) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

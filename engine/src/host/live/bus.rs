@@ -20,7 +20,7 @@ const CALL: Duration = Duration::from_secs(60);
 /// Properties of one interface of an object.
 pub(super) type Properties = HashMap<String, OwnedVariant>;
 
-/// The bus, once it answered. Connected to again after it went away.
+/// The connection to the bus, once the bus has answered. It is made again after it was lost.
 #[derive(Debug, Default)]
 pub(super) struct Bus {
     connection: Mutex<Option<Connection>>,
@@ -83,7 +83,7 @@ impl Bus {
         answer.body().deserialize().map_err(failed)
     }
 
-    /// The ends of jobs from now on. systemd only tells those who subscribed.
+    /// Signals about jobs that end from now on. systemd sends them to subscribers only.
     pub(super) async fn job_ends(&self, action: &str) -> HostResult<MessageStream> {
         // An error says that this connection has subscribed before.
         let _ = self.ask(action, "Subscribe", &()).await?;

@@ -18,10 +18,10 @@ use crate::host::{
     RemainingPod, Taint,
 };
 
-/// Secrets of a service account that are looked at for a token.
+/// How many Secrets of a service account are searched for a token.
 const SECRETS: usize = 4;
-/// What a review says of a token that was looked at and is not good: another key signed it, or it was taken back. Any other error came before
-/// a verdict. (`pkg/serviceaccount` of Kubernetes 1.20)
+/// What a token review says of a token that was checked and rejected: it was signed with another key, or it was revoked. With any other
+/// error there was no verdict. (`pkg/serviceaccount` of Kubernetes 1.20)
 const REFUSALS: [&str; 3] = ["go-jose", "invalid", "does not match"];
 
 /// Whether a reviewed token is accepted.
@@ -142,7 +142,7 @@ impl Cluster for LiveHost {
                 let Some(api) = if_there(api(client, &kind, &typed).await)? else {
                     return Ok(());
                 };
-                // What belongs to it goes too, as with `kubectl delete`.
+                // Its dependents are deleted too, as with `kubectl delete`.
                 if_there(api.delete(&name, &DeleteParams::background()).await).map(drop)
             })
             .await
@@ -180,7 +180,7 @@ impl Cluster for LiveHost {
                         },
                         ..TokenReview::default()
                     };
-                    // The server keeps no such object: it answers, and that is all.
+                    // The server does not store a TokenReview; it only answers.
                     let reviews = Api::<TokenReview>::all(client);
                     let answer = reviews.create(&PostParams::default(), &review).await?;
                     return Ok(Some(verdict(answer.status)));
@@ -216,8 +216,8 @@ fn typed(object: &Value) -> HostResult<(DynamicObject, GroupVersionKind, String)
     }
 }
 
-/// The place of an object. The server is asked for the plural and the scope of its kind; guessing them from the
-/// name works for the kinds of Kubernetes itself only.
+/// The API for an object. The server is asked for the plural and the scope of its kind; guessing them from the name works for the kinds of
+/// Kubernetes itself only.
 async fn api(
     client: Client,
     kind: &GroupVersionKind,
@@ -233,7 +233,7 @@ async fn api(
     })
 }
 
-/// The part of an object that somebody decided on, without what the server keeps for itself.
+/// The part of an object that its clients set, without the fields that the API server maintains.
 fn meaning(object: &DynamicObject) -> Value {
     let mut value = serde_json::to_value(object).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
@@ -254,7 +254,7 @@ fn meaning(object: &DynamicObject) -> Value {
     value
 }
 
-/// Conditions of a node by which kubelet says that something runs short: it evicts pods then.
+/// Conditions with which kubelet reports a shortage on its node. kubelet evicts pods then.
 const PRESSURES: [&str; 3] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
 
 pub(super) fn node(object: Node) -> ClusterNode {

@@ -86,7 +86,7 @@ fn environment(env: &BTreeMap<String, String>) -> Vec<String> {
         .collect()
 }
 
-/// The labels that somebody set, without the one that carries our configuration.
+/// The labels of a container, without the one that carries our configuration.
 pub(super) fn labels(reported: Option<&HashMap<String, String>>) -> BTreeMap<String, String> {
     reported
         .into_iter()

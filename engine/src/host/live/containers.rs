@@ -98,7 +98,7 @@ impl Containers for LiveHost {
     async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
         let (id, reference) = (plain(id, ":")?, plain(reference, ":@/")?);
         let (name, tag) = match reference.rsplit_once(':') {
-            // A colon before a slash stands before a port.
+            // If a slash follows the colon, the colon begins a port and not a tag.
             Some((name, tag)) if !tag.contains('/') => (name, tag),
             _ => (reference.as_str(), "latest"),
         };
@@ -127,7 +127,7 @@ impl Containers for LiveHost {
             loading::begin(&begun, &brings).map_err(file_error("note the load of", &begun))
         });
         for reference in half.await? {
-            // One that a container runs on is whole: its layers were there before.
+            // An image that a container uses is complete: its layers were there before.
             self.drop_image(&reference, InUse::Stays).await?;
         }
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
@@ -146,8 +146,7 @@ impl Containers for LiveHost {
             .map_err(|error| damaged(archive, error))?;
         let loaded = archive.to_owned();
         blocking(move || {
-            loading::end(&loaded, &root)
-                .map_err(file_error("bring to the disk what is of", &loaded))
+            loading::end(&loaded, &root).map_err(file_error("sync to disk the images of", &loaded))
         })
         .await
     }
@@ -273,7 +272,7 @@ impl Containers for LiveHost {
                         async move {
                             match docker.remove_container(&name, Some(options)).await {
                                 Ok(()) => Ok(true),
-                                // Somebody else, or the engine itself, is at it already.
+                                // Another client, or the engine itself, is already removing it.
                                 Err(error) if status(&error) == Some(409) => Ok(false),
                                 Err(error) => Err(error),
                             }
@@ -315,7 +314,7 @@ impl Containers for LiveHost {
     }
 }
 
-/// What becomes of the removal of an image that a container runs on.
+/// How to treat the removal of an image that a container uses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InUse {
     /// It is refused.
@@ -356,10 +355,10 @@ impl LiveHost {
     }
 }
 
-/// What docker says of an archive that was cut or changed: it unpacks it to a directory of this name.
+/// What docker says of an archive that was truncated or altered. It unpacks an archive to a directory with the last of these names.
 const DAMAGE: [&str; 3] = ["invalid tar header", "unexpected EOF", "/docker-import-"];
 
-/// The error, told as that of the archive if this is what is wrong.
+/// The error, turned into one about the archive if the archive is the cause.
 fn damaged(archive: &Path, error: HostError) -> HostError {
     let HostError::Service { source, .. } = &error else {
         return error;
@@ -389,7 +388,7 @@ pub(super) fn plain(name: &str, also: &str) -> HostResult<String> {
     ))
 }
 
-/// The file piece by piece, so that an image never stands in memory whole.
+/// The file piece by piece, so that a whole image is never in memory.
 fn chunks(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     futures::stream::try_unfold(file, |mut file| async move {
         let mut chunk = vec![0; 256 * 1024];
@@ -400,7 +399,7 @@ fn chunks(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static 
 }
 
 fn summary(listed: ContainerSummary) -> ListedContainer {
-    // One that is linked to others has their names for it, too, with two slashes.
+    // A linked container is also listed under the names that other containers use for it, which have two slashes.
     let names = listed.names.unwrap_or_default();
     let own = |name: &String| name.matches('/').count() == 1;
     let name = names.iter().find(|name| own(name)).or(names.first());

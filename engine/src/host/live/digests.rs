@@ -1,7 +1,7 @@
-//! Checksums of large files, remembered as long as a file's inode, size and times are what they were when it was read.
+//! Checksums of large files. A checksum is remembered as long as the file's inode, size and times are the same as when it was read.
 //!
-//! A pass compares all files of a role's package once a minute; they are hundreds of megabytes large. What is remembered is only
-//! good for that: a file that is about to be used is read again. The record is made anew where it is damaged or not ours.
+//! A pass compares all files of a role package once a minute; they are hundreds of megabytes large. Remembered checksums are good for this
+//! comparison only: a file that is about to be used is read again. A record that is damaged or not ours is replaced.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -26,7 +26,7 @@ const RECORD: &str = "digests.json";
 /// Bound on the record, and on the files in it.
 const LIMIT: u64 = 1024 * 1024;
 const MOST: usize = 1000;
-/// Times of a file are this coarse: one that was changed as late as this may change again and keep them.
+/// Resolution of file times. A file that changed this recently may change again and keep the same times.
 const SETTLED_SECONDS: i64 = 2;
 
 /// A file as it was when it was read.
@@ -62,7 +62,7 @@ pub(super) fn digest(path: &Path) -> io::Result<Option<String>> {
     hash(&mut file).map(Some)
 }
 
-/// The same, as an earlier reading of the unchanged file gave it, if there was one.
+/// Like [`digest()`], but takes the remembered checksum if the file is unchanged.
 pub(super) fn remembered(path: &Path) -> io::Result<Option<String>> {
     remembered_in(Path::new(STATE), path)
 }
@@ -140,7 +140,7 @@ fn read(state: &Path) -> Option<Record> {
     serde_json::from_reader(file.take(LIMIT)).ok()
 }
 
-/// Without waiting for the disk: what a power cut damages is made anew.
+/// Does not wait for the disk: a record that a power cut damages is replaced.
 fn write(state: &Path, record: &Record) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(state)?;
     file.as_file()
@@ -165,7 +165,7 @@ mod tests {
         file.set_modified(hour_ago).expect("its times are set");
     }
 
-    /// A record that says this digest of the file as it is now.
+    /// Writes a record with this digest for the file as it is now.
     fn told(state: &Path, path: &Path, sha256: &str) {
         let seen = Seen::of(&fs::metadata(path).expect("it is there"));
         let mut record = Record::default();
@@ -190,7 +190,7 @@ mod tests {
                 .expect("it is there")
         };
         assert_eq!(asked(), "as before");
-        // The same size and the same time of change of its content: the inode's own time tells.
+        // Size and modification time are the same; the inode's change time differs.
         filled(&path, 2, LARGE);
         assert_ne!(asked(), "as before");
         assert_ne!(asked(), one);

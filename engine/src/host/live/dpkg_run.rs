@@ -18,19 +18,19 @@ use crate::host::{Attributes, HostError, HostResult};
 /// The lock that apt and every other front end of dpkg takes first.
 const LOCK: &str = "/var/lib/dpkg/lock-frontend";
 
-/// The lock that dpkg itself holds while it works, also one whose front end is gone.
+/// The lock that dpkg itself holds while it works, even if its front end is gone.
 const DATABASE_LOCK: &str = "/var/lib/dpkg/lock";
 
-/// Variable that tells our policy whose packages it is asked about.
+/// Environment variable by which our policy recognizes our own run of dpkg.
 pub(super) const NO_SERVICES: &str = "NODELET_NO_SERVICES";
 
-/// How long somebody else may hold it.
+/// How long another process may hold the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 /// The program that maintainer scripts (invoke-rc.d, deb-systemd-invoke) ask before they touch a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Where a policy that was there before us waits meanwhile.
+/// Where a policy that was there before ours is kept in the meantime.
 const SAVED: &str = "/usr/sbin/policy-rc.d.before-nodelet";
 
 /// Recognizes our own policy, also one that a crash left behind.
@@ -53,7 +53,7 @@ impl Lock {
             if !backoff.pause().await {
                 return Err(HostError::Deadline {
                     action: format!(
-                        "get dpkg's lock {LOCK} (who works on packages? see `fuser {LOCK}`)"
+                        "get dpkg's lock {LOCK} (which process holds it? see `fuser {LOCK}`)"
                     ),
                     after: LOCK_WAIT,
                 });
@@ -62,12 +62,12 @@ impl Lock {
     }
 }
 
-/// Takes the front end lock if nobody has it and no dpkg is at work without it.
+/// Takes the front end lock if no process holds it and no dpkg is at work without it.
 fn try_lock() -> HostResult<Option<Lock>> {
     let Some(lock) = try_file(Path::new(LOCK))? else {
         return Ok(None);
     };
-    // Given back at once: our own dpkg is going to want it.
+    // Released at once: our own dpkg needs it.
     Ok(try_file(Path::new(DATABASE_LOCK))?.map(|_| Lock { _file: lock }))
 }
 
@@ -99,10 +99,10 @@ fn try_file(path: &Path) -> HostResult<Option<File>> {
 /// While this lives, packages that a dpkg with [`NO_SERVICES`] in its environment works on do not start, stop or
 /// restart services.
 ///
-/// Debian has one way to say so: an executable `/usr/sbin/policy-rc.d` that exits with 101. It concerns the whole
-/// machine and would outlive a crash. So ours says so only to those who have the variable from us, and "go on" (or
-/// asks the policy that was there before) to everybody else. What a crash leaves behind is therefore harmless, and
-/// the next run takes it away; a dpkg that outlives us still starts nothing.
+/// Debian has one way to say so: an executable `/usr/sbin/policy-rc.d` that exits with 101. It applies to the whole machine and would
+/// outlive a crash. So ours exits with 101 only for programs that have our variable. For all others it allows the action, or asks the
+/// policy that was there before. A policy that a crash leaves behind is therefore harmless, and the next run removes it; a dpkg that
+/// outlives us still starts nothing.
 #[derive(Debug)]
 pub(super) struct NoServices {
     _private: (),
@@ -126,7 +126,7 @@ impl Drop for NoServices {
     }
 }
 
-/// Takes away a policy of ours that a crash left behind. Blocks. The caller holds the [`Lock`].
+/// Removes a policy of ours that a crash left behind. Blocks. The caller holds the [`Lock`].
 pub(super) fn sweep() -> HostResult<()> {
     restore().map_err(file_error("restore", Path::new(POLICY)))
 }
@@ -136,7 +136,7 @@ fn put() -> io::Result<()> {
         fs::rename(POLICY, SAVED)?;
     }
     let script = format!(
-        "#!/bin/sh\n{MARK}: packages that it installs start no services. Void for everybody else.\n\
+        "#!/bin/sh\n{MARK}: packages that it installs start no services. This policy does not apply to other programs.\n\
          if [ -n \"${NO_SERVICES}\" ]; then exit 101; fi\n\
          if [ -x {SAVED} ]; then exec {SAVED} \"$@\"; fi\nexit 0\n"
     );

@@ -1,8 +1,8 @@
 //! Eviction of a node's pods.
 //!
-//! Each round lists the pods that are left and asks for the eviction of each one that is not on its way out. One pod
-//! that cannot be evicted keeps no other pod from being asked. Rounds follow each other with growing pauses until no
-//! evictable pod is left or the time is up.
+//! Each round lists the pods that are left and asks for the eviction of each one that is not being deleted yet. One pod that cannot be
+//! evicted keeps no other pod from being asked. Rounds follow each other with growing pauses until no evictable pod is left or the time is
+//! up.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -32,8 +32,8 @@ const ROUND: usize = 2000;
 const LISTING: Duration = Duration::from_secs(20);
 /// Evictions that are asked for side by side: an admission webhook that hangs delays no other pod.
 const PARALLEL: usize = 8;
-/// A list that is forbidden so often in a row stays forbidden. Once is not enough: an API server that starts forbids
-/// everything until it has read its roles.
+/// After this many refusals (403) in a row the list counts as forbidden. One is not enough: an API server that starts forbids everything
+/// until it has read its roles.
 const FORBIDDEN: u32 = 5;
 /// Characters of an answer that are kept.
 const REASON: usize = 300;
@@ -90,7 +90,7 @@ impl LiveHost {
         }
     }
 
-    /// The pods of a node that are to be evicted or on their way out.
+    /// The pods of a node that are to be evicted or are being deleted.
     async fn evictable(&self, access: &ClusterAccess, node: &str) -> HostResult<Vec<Meta>> {
         let action = || format!("list the pods of node {node}");
         // The API server leaves out finished pods: there may be thousands of them.
@@ -117,7 +117,7 @@ impl LiveHost {
         .await
     }
 
-    /// Asks for the eviction of each pod that is not on its way out. Returns why some were not evicted.
+    /// Asks for the eviction of each pod that is not being deleted yet. Returns why some were not evicted.
     async fn evict_all(
         &self,
         access: &ClusterAccess,
@@ -151,7 +151,7 @@ impl LiveHost {
         let refusal = match answer {
             Ok(Ok(refusal)) => refusal,
             Ok(Err(error)) => Some(crate::exec::chain(&error).join(": ")),
-            // What was said before says more.
+            // An earlier refusal says more than a timeout.
             Err(_) => before.get(&uid).cloned(),
         };
         refusal.map(|refusal| (uid, refusal))
@@ -177,7 +177,7 @@ impl LiveHost {
         self.clusters
             .call(access, action, |client| async move {
                 match client.request::<serde_json::Value>(request).await {
-                    // The name stands for another pod by now, which the next list has.
+                    // Another pod has this name by now, and the next list will have it.
                     Err(error) if status(&error) == Some(409) => Ok(None),
                     // 429: a disruption budget does not allow it yet. 500: for example two budgets select the pod.
                     Err(kube::Error::Api(refused)) if !matches!(refused.code, 401 | 404) => {
@@ -194,7 +194,7 @@ impl LiveHost {
     }
 }
 
-/// Not the mirror pod of a static pod, nor a daemon set's.
+/// Whether a pod is neither the mirror pod of a static pod nor a pod of a daemon set.
 fn is_evictable(pod: &Meta) -> bool {
     let of_daemon_set = pod
         .owner_references()
@@ -209,11 +209,11 @@ fn reason(pod: &ObjectMeta, refusals: &Refusals) -> String {
         let refusal = pod.uid.as_ref().and_then(|uid| refusals.get(uid));
         return refusal
             .cloned()
-            .unwrap_or_else(|| "the time was over before it had gone".to_owned());
+            .unwrap_or_else(|| "it was still there when the time was up".to_owned());
     };
     let mut reason = match pod.deletion_grace_period_seconds {
         Some(grace) => format!("it has until {} to end (grace period {grace} s)", deleted.0),
-        None => format!("it is to be deleted since {}", deleted.0),
+        None => format!("its deletion was requested at {}", deleted.0),
     };
     let finalizers = pod.finalizers.iter().flatten().cloned();
     let finalizers = finalizers.collect::<Vec<_>>().join(", ");

@@ -108,7 +108,7 @@ fn an_image_is_on_the_disk_before_its_load_counts_as_whole() {
 /// Paths at which a write stops right before its rename, and what it waits for there.
 static HANGS: Mutex<BTreeMap<PathBuf, mpsc::Receiver<()>>> = Mutex::new(BTreeMap::new());
 
-/// The disk hangs here for paths that a test has said.
+/// Hangs like a disk, at the paths that a test has registered.
 pub(super) fn before_rename(path: &Path) {
     let hangs = HANGS
         .lock()
@@ -134,11 +134,11 @@ fn host(patience: Duration) -> LiveHost {
     }
 }
 
-/// Short, for it passes where the disk hangs.
+/// Short, because a test waits for all of it while the disk hangs.
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
 
-/// A write that was given up on a disk that hangs, its rollback, and then the disk goes on.
+/// A write on a disk that hangs is given up and rolled back; then the disk works again.
 #[tokio::test]
 async fn a_write_that_timed_out_takes_no_effect_after_its_rollback() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -188,7 +188,7 @@ async fn a_write_that_timed_out_takes_no_effect_after_its_rollback() {
     assert_eq!(names, ["old", "other"], "nothing half written is left");
 }
 
-/// Where the change itself hangs (here it opens a pipe that nobody reads) nobody can tell whether it comes to be.
+/// If the change itself hangs (here it opens a pipe without a reader), it is unknown whether the change takes effect.
 #[tokio::test]
 async fn a_change_that_hangs_in_the_kernel_is_not_told_to_be_taken_back() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -203,16 +203,16 @@ async fn a_change_that_hangs_in_the_kernel_is_not_told_to_be_taken_back() {
     let undos = [Undo::RemoveFile { path: path.clone() }];
     let undone = revert_each(&undos, &host).await;
     let [(_, Err(error))] = undone.as_slice() else {
-        panic!("it was told to be taken back: {undone:?}");
+        panic!("it was reported as taken back: {undone:?}");
     };
     let told = error.to_string();
-    assert!(told.contains("has not come to its end"), "{told}");
+    assert!(told.contains("given up, has not ended within"), "{told}");
     let looked = host.entry(&path).await;
     assert!(
         matches!(looked, Err(HostError::InProgress { .. })),
         "{looked:?}"
     );
-    // The disk goes on: somebody reads.
+    // The disk works again: the pipe gets a reader.
     let reader = path.clone();
     let read = tokio::task::spawn_blocking(move || fs::read_to_string(reader));
     let host = LiveHost {

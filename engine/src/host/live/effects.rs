@@ -1,9 +1,10 @@
-//! Changes of files that cannot be cancelled: what was given up takes no effect later, or is known to be still going on.
+//! File changes that cannot be cancelled. A change that was given up either takes no effect later, or is known to be still in progress.
 //!
-//! A system call on a disk that hangs goes on in its thread when its caller has long given up and is taking back what was done. So each
-//! change asks its [`Fence`] right before it takes effect. One whose caller is gone by then has none. One that had begun by then is in
-//! progress: until it ends, nothing else is done at its path and nothing is said of what stands there. Whoever asks waits for a bounded
-//! time and is told so ([`HostError::InProgress`]); a way back that fails with it stays in the ledger, and the next run looks anew.
+//! A system call on a disk that hangs continues in its thread after its caller has given up and has begun to roll back. So each change asks
+//! its [`Fence`] right before it takes effect. If its caller is gone by then, the change takes no effect. If the change had begun before,
+//! it is in progress: until it ends, nothing else is done at its path, and the state of that path is not reported. Other callers wait for a
+//! bounded time and then get [`HostError::InProgress`]. An undo that fails with that error stays in the ledger, and the next run tries it
+//! again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use super::blocking::{blocking, file_error};
 use crate::host::{HostError, HostResult};
 
-/// How long an earlier change is waited for: shorter than a way back may take (`Undo::patience`), so that it is told what is wrong.
+/// How long to wait for an earlier change. Shorter than the time for an undo (`Undo::patience`), so that the undo reports the reason.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Changes that were given up and have not ended.
@@ -56,11 +57,11 @@ impl Effect {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this is in the way of something at `path`.
+    /// Whether this change blocks an action at `path`.
     fn is_in_the_way(&self, path: &Path, to: Purpose) -> bool {
         let Stage { begun, given_up } = *self.stage();
         let overlaps = self.path.starts_with(path) || path.starts_with(&self.path);
-        // One that will take no effect may still hold the name under which a file is made before it takes its own.
+        // A change that will take no effect may still use the temporary sibling of the file.
         let shares_sibling = to == Purpose::Replace && self.path == path;
         given_up && overlaps && (begun || shares_sibling)
     }
@@ -69,9 +70,9 @@ impl Effect {
 /// What is to be done at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To say what stands there, or to change it in place.
+    /// To read what is there, or to change it in place.
     Touch,
-    /// To put something there that is made under another name first.
+    /// To replace it by something that is made under another name first.
     Replace,
 }
 
@@ -83,7 +84,7 @@ impl Fence {
     /// From here on the change counts as made.
     ///
     /// # Errors
-    /// Whoever wanted it has given up.
+    /// The caller of the change has given up.
     pub(super) fn pass(&self) -> io::Result<()> {
         let mut stage = self.0.stage();
         if stage.given_up {
@@ -96,7 +97,7 @@ impl Fence {
         Ok(())
     }
 
-    /// One that lets everything pass, for changes that nobody takes back.
+    /// A fence that is always open, for changes that no rollback takes back.
     pub(super) fn open() -> Self {
         Self(Arc::new(Effect::new("", Path::new(""))))
     }
@@ -143,7 +144,8 @@ impl Effects {
         Self { patience, ..self }
     }
 
-    /// Makes a change at `path` where it may block. When the caller is dropped, it takes no effect any more, or is known to be going on.
+    /// Makes a change at `path` where it may block. When the caller is dropped, the change takes no effect any more or is known to be in
+    /// progress.
     pub(super) async fn make<T: Send + 'static>(
         &self,
         action: &'static str,
@@ -168,10 +170,10 @@ impl Effects {
         .await
     }
 
-    /// Waits until nothing that was given up is going on at `path`, above it or below it.
+    /// Waits until no change that was given up is in progress at `path`, above it or below it.
     ///
     /// # Errors
-    /// It does not end in time.
+    /// Such a change does not end in time.
     pub(super) async fn wait(
         &self,
         action: &'static str,
@@ -217,10 +219,11 @@ mod tests {
 
     use super::*;
 
-    /// Short, for it passes where a change hangs.
+    /// Short, because a test waits for all of it while a change hangs.
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// A change that waits, before its fence or behind it, until it is let go. Gives how to let it go, and what it said of itself.
+    /// A change that waits, before its fence or behind it, until the test sends `go`. It reports in `told` that it hangs, and then whether
+    /// it took effect.
     struct Played {
         go: mpsc::Sender<()>,
         told: mpsc::Receiver<&'static str>,
@@ -248,7 +251,7 @@ mod tests {
             (Self { go, told }, work)
         }
 
-        /// Gives it up while it hangs.
+        /// Begins such a change and gives it up while it hangs.
         async fn given_up(effects: &Effects, path: &str, behind: bool) -> Self {
             let (played, work) = Self::new(behind);
             let change = effects.make("write", Path::new(path), Purpose::Replace, work);
@@ -285,7 +288,7 @@ mod tests {
         let effects = Effects::default().patient_for(SHORT);
         let played = Played::given_up(&effects, "/a/b", false).await;
         assert!(free(&effects, "/a/b", Purpose::Touch).await);
-        // The sibling is still its own.
+        // It still uses the sibling.
         assert!(!free(&effects, "/a/b", Purpose::Replace).await);
         assert!(free(&effects, "/a/c", Purpose::Replace).await);
         assert_eq!(played.let_go(), "had no effect");
@@ -314,7 +317,7 @@ mod tests {
         }
         let asked = effects.wait("remove", Path::new("/a/b"), Purpose::Touch);
         let told = asked.await.expect_err("it goes on").to_string();
-        let wanted = "remove /a/b: an earlier `write /a/b`, which was given up, has not come to its end within 20ms, so what will stand there is not known";
+        let wanted = "remove /a/b: an earlier `write /a/b`, which was given up, has not ended within 20ms, so the content of that path is not known";
         assert_eq!(told, wanted);
         let effects = effects.patient_for(PATIENCE);
         let (waited, took) = tokio::join!(free(&effects, "/a/b", Purpose::Touch), async {

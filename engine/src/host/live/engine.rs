@@ -15,11 +15,12 @@ const SOCKET: &str = "/var/run/docker.sock";
 /// Deadline of a call that only asks or does something small.
 pub(super) const USUAL: Duration = Duration::from_secs(30);
 
-/// The engine, once it answered. Forgotten when it stops answering: whoever answers next may be another version.
+/// The connection to the engine, kept while the engine answers. It is dropped when the engine stops answering, because the next engine may
+/// be another version.
 #[derive(Debug)]
 pub(super) struct Engine {
     socket: String,
-    /// Never held while anybody waits: a call must not wait for the deadline of another one.
+    /// Never locked during a wait: a call must not wait for the deadline of another call.
     client: Mutex<Option<Docker>>,
 }
 
@@ -128,7 +129,7 @@ impl Engine {
 pub(super) const fn status(error: &Error) -> Option<u16> {
     match error {
         Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
-        // A failure while it works arrives in the body of a success.
+        // A failure during the work arrives in the body of a successful answer.
         Error::DockerStreamError { .. } => Some(200),
         _ => None,
     }
@@ -144,14 +145,14 @@ mod tests {
     use crate::host::live::LiveHost;
     use crate::host::{Containers as _, PRESENCE};
 
-    /// Whoever listens there takes connections and says nothing.
+    /// A socket whose listener accepts connections and never answers, and an engine that uses it.
     fn hung(directory: &tempfile::TempDir) -> (UnixListener, Engine) {
         let socket = directory.path().join("docker.sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
         (listener, Engine::at(&socket.display().to_string()))
     }
 
-    /// A deadline of the connection's own must not cut it short.
+    /// The connection's own deadline must not end the wait early.
     #[tokio::test(start_paused = true)]
     async fn whether_it_answers_is_waited_for_as_long_as_one_likes() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -163,7 +164,7 @@ mod tests {
         for patience in [PRESENCE, 3 * PRESENCE] {
             let began = Instant::now();
             let answer = host.container_engine_within(patience).await;
-            answer.expect_err("nobody answers");
+            answer.expect_err("the listener does not answer");
             let took = began.elapsed();
             assert!(
                 took >= patience && took < patience + Duration::from_secs(1),
@@ -179,7 +180,7 @@ mod tests {
         let asked = async |after: Duration| {
             let began = Instant::now();
             let answer = engine.call("ask", after, |docker| async move { docker.version().await });
-            answer.await.expect_err("nobody answers");
+            answer.await.expect_err("the listener does not answer");
             began.elapsed()
         };
         let (long, short) = tokio::join!(asked(USUAL), asked(PRESENCE));

@@ -113,7 +113,7 @@ impl Files for LiveHost {
 }
 
 impl LiveHost {
-    /// Looks at a path, once nothing that was given up may still change what stands there.
+    /// Reads a path, once no change that was given up can still alter it.
     async fn looked<T: Send + 'static>(
         &self,
         action: &'static str,
@@ -176,7 +176,7 @@ fn entry(path: &Path) -> io::Result<Option<Entry>> {
 /// Reads a file. Shared with the other capabilities, which read small files of their own.
 pub(super) fn read(path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
     let failed = || file_error("read", path);
-    // Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever. A file ignores it.
+    // Without O_NONBLOCK, opening a pipe without a writer would wait for ever. A regular file ignores the flag.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
@@ -217,7 +217,7 @@ fn list(path: &Path) -> io::Result<Vec<String>> {
 }
 
 fn create_directory(path: &Path, attributes: Attributes) -> io::Result<()> {
-    // Closed to others until owner and mode are what they shall be.
+    // Closed to other users until owner and mode are set.
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {
             set_attributes(path, attributes)?;
@@ -230,7 +230,7 @@ fn create_directory(path: &Path, attributes: Attributes) -> io::Result<()> {
     }
 }
 
-/// Of what stands at `path` itself, held open: a link that takes its place meanwhile leads nowhere else.
+/// Changes the entry at `path` itself, held open: a link that takes its place in the meantime cannot redirect the change.
 fn set_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
     let held = OpenOptions::new()
         .read(true)
@@ -243,7 +243,7 @@ fn set_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
         // A link has no mode of its own.
         return Ok(());
     }
-    // A descriptor that only names a file takes no mode by itself; its name in /proc does, and leads to that very file.
+    // A descriptor that only names a file (O_PATH) cannot change the mode. Its name in /proc can, and leads to that very file.
     fs::set_permissions(
         format!("/proc/self/fd/{}", held.as_raw_fd()),
         Permissions::from_mode(attributes.mode & atomic::MODE_BITS),
@@ -262,8 +262,9 @@ fn remove(path: &Path) -> io::Result<()> {
     atomic::sync_directory(atomic::parent(path)?)
 }
 
-/// Blocks that ext4 gives to nobody, root included, and counts as free: a fiftieth, at most 4096, for what it has promised to
-/// write. Source: the kernel's `ext4_calculate_resv_clusters` (fs/ext4/super.c). So one of 640 MiB says "no space left" with 12 MiB free.
+/// Blocks that ext4 counts as free but gives to no user, not even root: a fiftieth, at most 4096, for data that it has promised to write.
+/// Source: the kernel's `ext4_calculate_resv_clusters` (fs/ext4/super.c). So a file system of 640 MiB says "no space left" with 12 MiB
+/// free.
 fn kept_by_ext4(blocks: u64) -> u64 {
     (blocks / 50).min(4096)
 }
@@ -276,7 +277,7 @@ fn space(path: &Path) -> io::Result<Space> {
     let said = statvfs(standing)?;
     let block = said.fragment_size();
     let free = if nix::unistd::Uid::effective().is_root() {
-        // What is reserved is for us, but for what ext4 keeps from everybody.
+        // We are root, so reserved blocks count as free, except those that ext4 gives to no user.
         let kind = nix::sys::statfs::statfs(standing)?.filesystem_type();
         let kept = match kind {
             nix::sys::statfs::EXT4_SUPER_MAGIC => kept_by_ext4(said.blocks()),
@@ -299,7 +300,8 @@ mod tests {
 
     #[test]
     fn what_ext4_keeps_is_a_fiftieth_and_at_most_4096_blocks() {
-        // As seen on a full one of 640 MiB: 3276 blocks free, and not one to be had but for what was counted on other processors.
+        // Measured on a full file system of 640 MiB: 3276 blocks were free and none could be used. The difference to 3138 is what other
+        // processors had counted.
         assert_eq!(kept_by_ext4(156_931), 3138);
         assert_eq!(kept_by_ext4(66_000_000), 4096);
     }

@@ -1,8 +1,8 @@
-//! The configuration of a container that somebody else made, where ours can say all of it.
+//! The configuration of a container that another program made, if [`ContainerConfig`] can express all of it.
 //!
-//! The engine reports the image's settings mixed into the container's. What equals the image's is left out again,
-//! and anything that [`ContainerConfig`] has no word for, and that is not the engine's default, makes the answer
-//! "cannot say": making such a container again would make another one.
+//! The engine reports the image's settings mixed into the container's. Settings that equal the image's are left out. If a setting is
+//! neither the engine's default nor one that [`ContainerConfig`] can express, the answer is `None`: a container made from the rest would be
+//! a different one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ const AS_IMAGE: [&str; 5] = [
     "Shell",
 ];
 
-/// The configuration, or `None` if it uses what [`ContainerConfig`] cannot say.
+/// The configuration, or `None` if it uses what [`ContainerConfig`] cannot express.
 pub(super) fn config(
     container: &ContainerInspectResponse,
     image: &ImageInspect,
@@ -105,7 +105,7 @@ pub(super) fn config(
     })
 }
 
-/// Whether nothing is set that we have no word for.
+/// Whether all settings are ones that we can express.
 fn host_is_plain(host: &HostConfig) -> bool {
     let Ok(Value::Object(settings)) = serde_json::to_value(host) else {
         return false;
@@ -148,7 +148,7 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
-/// What the container sets beyond the image. Removing a variable of the image is something we cannot say.
+/// What the container sets beyond the image. We cannot express the removal of a variable of the image.
 fn environment(
     all: Option<&[String]>,
     image: Option<&[String]>,

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 #[derive(Debug)]
 pub(super) struct Group {
     handle: Arc<duct::Handle>,
-    /// `None` once the group is none of our business any more.
+    /// `None` once the group was killed or released.
     id: Option<Pid>,
 }
 
@@ -49,15 +49,15 @@ impl Group {
             .unwrap_or_else(|| -status.signal().unwrap_or_default()))
     }
 
-    /// Kills whatever is left of the group.
+    /// Kills all processes that are left in the group.
     pub(super) fn kill(&mut self) {
         if let Some(id) = self.id.take() {
-            // ESRCH: nobody is left, which is what was wanted.
+            // ESRCH: no process is left, as wanted.
             let _ = killpg(id, Signal::SIGKILL);
         }
     }
 
-    /// Leaves alone what the child left running on purpose.
+    /// Keeps the processes that the child left running on purpose.
     pub(super) fn release(&mut self) {
         self.id = None;
     }

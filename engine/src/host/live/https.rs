@@ -28,7 +28,7 @@ const MAX_BODY: usize = 1024 * 1024;
 /// PEM files larger than this are refused.
 const MAX_PEM: u64 = 1024 * 1024;
 
-/// Fetches a URL on a connection of its own, which ends with it.
+/// Fetches a URL on a new connection, which is closed afterwards.
 pub(super) async fn get(request: &HttpsRequest) -> HostResult<HttpsResponse> {
     let failed = || format!("get {}", request.url);
     let uri: Uri = request
@@ -86,7 +86,7 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // There is one connection; a second certificate on it would be no news.
+        // An error means that this connection has shown its certificate before.
         let _ = self.shown.set(certificate.to_vec());
         self.usual
             .verify_server_cert(certificate, intermediates, name, ocsp, now)
@@ -117,7 +117,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The body; `None` of one that is too long.
+/// The body; `None` if it is too long.
 async fn body(mut incoming: Incoming) -> Result<Option<String>, hyper::Error> {
     let mut read = Vec::new();
     while let Some(frame) = incoming.frame().await {
@@ -131,7 +131,7 @@ async fn body(mut incoming: Incoming) -> Result<Option<String>, hyper::Error> {
     Ok(Some(String::from_utf8_lossy(&read).into_owned()))
 }
 
-/// Trusts the given roots and nobody else. Read anew for every request, because certificates are rotated.
+/// Trusts only the given roots. They are read for every request, because certificates are rotated.
 async fn tls_config(
     request: &HttpsRequest,
     shown: &Arc<OnceLock<Vec<u8>>>,
@@ -142,7 +142,7 @@ async fn tls_config(
             roots.add(certificate).map_err(|error| bad(path, error))?;
         }
     }
-    // Our own choice of an implementation, so that this does not depend on what the process installed.
+    // We choose the implementation here, so that this does not depend on what the process installed.
     let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

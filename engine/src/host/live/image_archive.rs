@@ -44,8 +44,8 @@ impl Image {
     }
 }
 
-/// The images in an archive, one for each reference; `None` where it has no table of contents, or is compressed. A reference that
-/// docker cannot be asked for is an error. Blocks.
+/// The images in an archive, one for each reference; `None` if the archive has no table of contents, or is compressed. A reference that
+/// cannot be used in a request to docker is an error. Blocks.
 pub(super) fn images(archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
     let mut file = File::open(archive).map_err(file_error("open", archive))?;
     let Some(manifest) = manifest(&mut file).map_err(file_error("read", archive))? else {

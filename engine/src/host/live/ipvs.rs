@@ -112,7 +112,7 @@ fn remove(service: &VirtualService) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What tells the service apart from others. The kernel wants an address of IPv4 padded to the length of the other's.
+/// The attributes that identify the service. The kernel wants an IPv4 address padded to the length of an IPv6 address.
 fn nested(service: &VirtualService) -> Result<Nlattr<CommandAttribute, Buffer>, Failure> {
     let mut nested = attribute(CommandAttribute::Service, Vec::<u8>::new())?;
     let mut say = |kind, value: &[u8]| -> Result<(), Failure> {

@@ -16,7 +16,7 @@ const JOB: Duration = Duration::from_secs(105);
 /// Lines of the journal in an error.
 const LINES: usize = 5;
 
-/// What became of a verb.
+/// The outcome of a verb.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The job was done.
@@ -30,7 +30,7 @@ impl LiveHost {
     pub(super) async fn job(&self, verb: &str, method: &str, unit: &str) -> HostResult<Outcome> {
         let action = format!("{verb} {unit}");
         let result = within(JOB, || action.clone(), async {
-            // Before the job is queued, or a quick end of it would be missed.
+            // Subscribes before the job is queued; otherwise a quick end of the job would be missed.
             let mut ends = self.bus.job_ends(&action).await?;
             let queued = match self.bus.ask(&action, method, &(unit, "replace")).await? {
                 Err(error) if is_unknown_unit(&error) => return Ok(Err(error)),
@@ -61,7 +61,7 @@ impl LiveHost {
         }
     }
 
-    /// An error that carries the unit's own result and its last words.
+    /// An error that carries the unit's own result and the end of its journal.
     async fn explain(&self, action: &str, what: &str, unit: &str) -> HostError {
         let mut said = what.to_owned();
         if let Ok(state) = self.unit(unit).await {

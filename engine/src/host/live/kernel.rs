@@ -16,7 +16,7 @@ const MAX: u64 = 1024 * 1024;
 /// The module of links that are bridges.
 const BRIDGE: &str = "bridge";
 
-/// What the presence of a feature looks like where the kernel lists no module for it.
+/// Paths that show a feature for which the kernel lists no module.
 ///
 /// A kernel with everything built in has no `/lib/modules`, and a feature without parameters has no folder in
 /// `/sys/module` then. These paths exist exactly when the feature does.
@@ -43,7 +43,7 @@ impl Kernel for LiveHost {
         let work = move |path: &Path, fence: &Fence| {
             let mut file = OpenOptions::new().write(true).open(path)?;
             fence.pass()?;
-            // One write, because the kernel takes each as a whole value; and never a new file.
+            // One write, because the kernel takes each write as a whole value. The file is never created.
             file.write_all(value.as_bytes())
         };
         let action = "set kernel setting";
@@ -72,7 +72,7 @@ impl Kernel for LiveHost {
     async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()> {
         let name = normal(name);
         let loaded = blocking(modules).await?;
-        // What is built in cannot be unloaded, and was not loaded by anybody.
+        // A built-in module cannot be unloaded, and no program has loaded it.
         if !loaded.iter().any(|module| module.name == name) {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Kernel for LiveHost {
         let mut rest = goes_along(&loaded, &name, stay, bridges)?;
         let mut next = Some(name);
         while let Some(name) = next {
-            // Somebody may have made one meanwhile.
+            // Another program may have made a bridge in the meantime.
             if name == BRIDGE && blocking(has_bridges).await? {
                 break;
             }
@@ -128,9 +128,9 @@ fn normal(name: &str) -> String {
 #[derive(Debug, PartialEq, Eq)]
 struct Module {
     name: String,
-    /// By whomever. One that cannot be unloaded has at least one.
+    /// How many users it has, of any kind. A module that cannot be unloaded has at least one.
     uses: u64,
-    /// The modules among those who use it.
+    /// The modules that use it.
     used_by: Vec<String>,
 }
 
@@ -152,11 +152,11 @@ impl Module {
     }
 }
 
-/// What goes along with a module once nobody uses it any more: `modprobe -r` would take whatever it builds on, also what was loaded
-/// before it and is to `stay`, and the bridges of this host.
+/// The modules to unload together with a module, once they are unused. `modprobe -r` would unload everything that the module depends on,
+/// even a module that was loaded before and is to `stay`. It would also remove the bridges of this host.
 ///
 /// # Errors
-/// The module itself is not to go.
+/// The module itself must stay.
 fn goes_along(
     loaded: &[Module],
     name: &str,
@@ -166,7 +166,7 @@ fn goes_along(
     if bridges && name == BRIDGE {
         return Err(HostError::service(
             format!("unload module {name}"),
-            "it is in use: bridges of this host would go with it",
+            "it is in use: bridges of this host would be removed with it",
         ));
     }
     let mut along = builds_on(loaded, name);
@@ -175,8 +175,8 @@ fn goes_along(
     Ok(along)
 }
 
-/// Whether any link is a bridge. Bridges do not count as uses of their module, which takes them along when it goes (`br_net_exit` in
-/// the kernel's `net/bridge/br.c`).
+/// Whether any link is a bridge. Bridges do not count as users of their module: the kernel removes them when the module is unloaded
+/// (`br_net_exit` in the kernel's `net/bridge/br.c`).
 fn has_bridges() -> HostResult<bool> {
     let links = Path::new("/sys/class/net");
     let found = std::fs::read_dir(links).map_err(file_error("list", links))?;
@@ -185,7 +185,7 @@ fn has_bridges() -> HostResult<bool> {
         .any(|link| link.path().join("bridge").is_dir()))
 }
 
-/// What the kernel lists as loaded.
+/// The modules that the kernel lists as loaded.
 fn modules() -> HostResult<Vec<Module>> {
     let lines = lines("/proc/modules")?;
     Ok(lines.iter().filter_map(|line| Module::of(line)).collect())
@@ -196,7 +196,7 @@ fn is_loaded(name: &str) -> HostResult<bool> {
     Ok(modules()?.iter().any(|module| module.name == name))
 }
 
-/// The modules that this one builds on, directly or not.
+/// The modules that this one depends on, directly or not.
 fn builds_on(loaded: &[Module], name: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut of = vec![name.to_owned()];

@@ -18,8 +18,8 @@ pub(super) const CALL: Duration = Duration::from_secs(10);
 /// A kubeconfig larger than this is refused.
 const MAX: u64 = 1024 * 1024;
 
-/// A client is made anew after this long, because the certificates that a kubeconfig names are rotated without a
-/// change of the kubeconfig itself.
+/// A client is made again after this time, because the certificates that a kubeconfig names are rotated without a change of the kubeconfig
+/// itself.
 const LIFE: Duration = Duration::from_secs(5 * 60);
 
 /// The clients made so far.
@@ -120,7 +120,7 @@ pub(super) async fn connect(path: &Path) -> HostResult<Client> {
         .await
         .map_err(|error| HostError::refused(action(), error))?;
     if !declared_proxy {
-        // kube takes one from HTTPS_PROXY; a node reaches its own API server without.
+        // kube would take a proxy from HTTPS_PROXY; a node reaches its own API server without one.
         config.proxy_url = None;
     }
     config.connect_timeout = Some(CALL);

@@ -1,4 +1,4 @@
-//! Which failures of a connection last until somebody changes something, and which go away by waiting.
+//! Which connection failures last until an operator changes something, and which go away by waiting.
 
 use std::error::Error;
 use std::io;
@@ -25,7 +25,7 @@ pub(super) fn classified(
     }
 }
 
-/// Whether one of the causes is a certificate that is not accepted, or a host that nobody knows.
+/// Whether one of the causes is a certificate that is not accepted, or an unknown host name.
 fn lasts(error: &(dyn Error + 'static)) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
@@ -33,7 +33,7 @@ fn lasts(error: &(dyn Error + 'static)) -> bool {
             return true;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            // An I/O error hides what it wraps: its source is that one's source.
+            // An I/O error hides the error that it wraps: its `source` is the source of the wrapped error.
             let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
             if inner.is_some_and(lasts) || unknown_host(error) {
                 return true;
@@ -44,7 +44,8 @@ fn lasts(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Whether one of the causes is a certificate that begins later than our clock says. It was made before it was shown to us.
+/// Whether one of the causes is a certificate that begins later than our clock says. The certificate was made before it was shown to us, so
+/// our clock is wrong.
 fn is_early(error: &(dyn Error + 'static)) -> bool {
     let mut at = Some(error);
     while let Some(error) = at {
@@ -87,14 +88,15 @@ fn tls_lasts(error: &Tls) -> bool {
     }
 }
 
-/// The resolver's answer has no kind of its own. "Temporary failure in name resolution" is another one.
+/// An unknown host name has no error kind of its own, so the resolver's text decides. "Temporary failure in name resolution" is a different
+/// text.
 fn unknown_host(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("Name or service not known")
         || text.contains("No address associated with hostname")
 }
 
-/// Whether an HTTP status says that the same question gets the same answer: who we are or what we ask is wrong.
+/// Whether an HTTP status means that the same request fails again: our identity or the request is wrong.
 pub(super) fn status_lasts(status: u16) -> bool {
     matches!(status, 400 | 401 | 403 | 405 | 406 | 413 | 415 | 422)
 }

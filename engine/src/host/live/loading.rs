@@ -1,6 +1,6 @@
-//! Images that are being loaded. Docker writes their layers without waiting for the disk, and its own records of them with: after a
-//! power cut it may show an image whose programs are empty files. So a mark stands on the disk from before a load until
-//! everything is on it, and an image with a mark is none.
+//! Images that are being loaded. Docker writes their layers without waiting for the disk, but waits for the disk when it writes its own
+//! records of them. After a power cut docker may list an image whose programs are empty files. So a mark is on the disk from before a load
+//! until all of the image is on the disk, and an image with a mark counts as missing.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,15 +17,15 @@ const PREFIX: &str = "loading-";
 /// Bound on a mark.
 const LIMIT: u64 = 64 * 1024;
 
-/// A load that has begun and is not known to have come to its end.
+/// A load that has begun and is not known to have ended.
 #[derive(Debug, Serialize, Deserialize)]
 struct Mark {
     archive: PathBuf,
-    /// What the archive brings, as far as it says so.
+    /// The images in the archive, as far as it lists them.
     references: Vec<String>,
 }
 
-/// Notes that an archive is about to be loaded. Gives what an earlier load of it, which was cut, may have left half.
+/// Notes that an archive is about to be loaded. Returns the images that an interrupted earlier load of it may have left incomplete.
 pub(super) fn begin(archive: &Path, references: &[String]) -> io::Result<Vec<String>> {
     begin_in(Path::new(STATE), archive, references)
 }
@@ -46,7 +46,7 @@ pub(super) fn begin_in(
     Ok(half)
 }
 
-/// Notes that all of it is there: first what docker has written is brought to the disk, then the mark goes.
+/// Notes that the load is complete: first syncs what docker has written to the disk, then removes the mark.
 pub(super) fn end(archive: &Path, docker_root: &Path) -> io::Result<()> {
     end_in(Path::new(STATE), archive, docker_root)
 }
@@ -56,7 +56,7 @@ pub(super) fn end_in(directory: &Path, archive: &Path, docker_root: &Path) -> io
     gone(&place(directory, archive))
 }
 
-/// Notes that an image has been removed: what may have been half of it is no more.
+/// Notes that an image has been removed, so an incomplete load of it no longer matters.
 pub(super) fn forget(reference: &str) -> io::Result<()> {
     for (place, mark) in marks(Path::new(STATE)) {
         if mark.references.iter().any(|one| one == reference) {
@@ -66,7 +66,7 @@ pub(super) fn forget(reference: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a load that brings this image was cut.
+/// Whether a load of this image was interrupted.
 pub(super) fn is_half(reference: &str) -> bool {
     is_half_in(Path::new(STATE), reference)
 }
@@ -92,7 +92,7 @@ fn marks(directory: &Path) -> impl Iterator<Item = (PathBuf, Mark)> {
         .map(|(mark, place)| (place, mark))
 }
 
-/// A mark is written whole or not at all; what cannot be understood is none of ours.
+/// A mark is written whole or not at all; a file that cannot be parsed is not ours.
 fn read(place: &Path) -> Option<Mark> {
     let said = fs::symlink_metadata(place).ok()?;
     if !said.is_file() || said.len() > LIMIT {

@@ -1,12 +1,11 @@
 //! The machine we run on.
 //!
 //! [`LiveHost`] implements every capability of [`Host`](super::Host) with the real thing: system calls, child
-//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One file per capability; the helpers
-//! that two of them share stand in `blocking`, `effects`, `backoff`, `engine` and `bus`.
+//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One file per capability; the helpers that two of them share are
+//! in `blocking`, `effects`, `backoff`, `engine` and `bus`.
 //!
-//! Two rules hold everywhere. Whatever comes from outside is bounded in size and in time. And a connection is
-//! made when it is first needed and made again after it failed, because the plan itself may install, start or
-//! restart what stands at its other end.
+//! Two rules hold everywhere. All input from outside is bounded in size and in time. And a connection is made when it is first needed and
+//! made again after it failed, because the plan itself may install, start or restart the program at its other end.
 //!
 //! Deliberately not here: policy. How often to try, in which order and what to do about a failure is decided by
 //! `resource` and `exec`; this module tries once and says what happened.
@@ -66,11 +65,10 @@ pub struct LiveHost {
 }
 
 impl LiveHost {
-    /// A door to this machine. Touches nothing but the process's choice of a TLS implementation, which the
-    /// Kubernetes client takes from there.
+    /// Access to this machine. Changes nothing except the process's choice of a TLS implementation, which the Kubernetes client uses.
     #[must_use]
     pub fn new() -> Self {
-        // An error means that somebody made the choice before us, which is as good.
+        // An error means that the choice was made before, which is fine.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         Self {
             started: Instant::now(),

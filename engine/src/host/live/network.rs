@@ -66,7 +66,7 @@ impl Network for LiveHost {
         }
         let command = CommandSpec::new(["ip", "link", "delete", "dev", name]);
         match self.run_ok(&command).await {
-            // Somebody else was quicker.
+            // Another program has removed it first.
             Err(HostError::Exit { .. }) if self.link(name).await?.is_none() => Ok(()),
             result => result.map(drop),
         }
@@ -86,7 +86,7 @@ fn listed() -> HostResult<impl Iterator<Item = InterfaceAddress>> {
         .map_err(|errno| HostError::service("list the network links", io::Error::from(errno)))
 }
 
-/// The name of the link that an address is on; an address with a label of its own stands there as `link:label`.
+/// The name of the link that an address is on; an address with a label of its own is listed as `link:label`.
 fn link_name(entry: &InterfaceAddress) -> &str {
     entry.interface_name.split(':').next().unwrap_or_default()
 }
@@ -131,8 +131,8 @@ fn prefix(mask: Option<IpAddr>) -> u8 {
     u8::try_from(ones).unwrap_or(0)
 }
 
-/// The addresses whose network has no route over the link, by `/proc/net/route`: one line for each route, with the link first, then the
-/// network as a number in the machine's byte order, and the mask as the eighth column.
+/// The addresses whose network has no route over the link, according to `/proc/net/route`. That file has one line for each route: the link
+/// first, then the network as a number in the machine's byte order; the mask is the eighth column.
 fn unrouted(link: &Link, routes: &str) -> Vec<IpAddr> {
     let number = |word: Option<&&str>| {
         let number = u32::from_str_radix(word?, 16).ok()?;

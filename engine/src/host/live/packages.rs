@@ -18,8 +18,8 @@ const RUN: Duration = Duration::from_secs(10 * 60);
 /// dpkg's database: the file, and the folder of what is not merged into it yet (dpkg(1), "Files").
 const DATABASE: [&str; 2] = ["/var/lib/dpkg/status", "/var/lib/dpkg/updates"];
 
-/// What is installed and configured, for as long as dpkg's database stays as it is. A look at a host asks for a dozen names, and dpkg walks
-/// through the whole database for each.
+/// Versions of all packages that are installed and configured, kept until dpkg's database changes. One look at a host asks for a dozen
+/// packages, and dpkg reads the whole database for each.
 #[derive(Debug, Default)]
 pub(super) struct Installed(Mutex<Option<(Vec<Stamp>, Versions)>>);
 
@@ -30,7 +30,7 @@ type Versions = BTreeMap<String, String>;
 type Stamp = (u64, u64, i64, i64);
 
 impl Installed {
-    /// The version of a package, if there is one; `None` where that cannot be told of all at once.
+    /// The version of a package, if there is one. The outer `None` means that the list of all packages cannot be read.
     async fn version(&self, host: &LiveHost, name: &str) -> Option<Option<String>> {
         let now = blocking(|| Ok(stamps())).await.ok()??;
         let mut known = self.0.lock().await;
@@ -68,7 +68,7 @@ fn configured(line: &str) -> Option<(&str, &str, &str)> {
     let mut words = line.split('\t');
     let (name, architecture, status) = (words.next()?, words.next()?, words.next()?);
     let version = words.next()?;
-    // What is wanted of it, and what is so: one that is on hold is installed, too (dpkg-query(1)).
+    // The first letter is the wanted state, the second the actual one: a package on hold is installed, too (dpkg-query(1)).
     let installed = status.get(1..2) == Some("i");
     installed.then_some((name, architecture, version))
 }
@@ -93,7 +93,7 @@ impl Packages for LiveHost {
             return Ok(version);
         }
         let output = self.run(&versions(Some(name))).await?;
-        // Status 1 with nothing on standard output: dpkg never heard of it. One line per architecture otherwise.
+        // Status 1 with nothing on standard output: dpkg does not know the package. One line per architecture otherwise.
         let mut configured = output.stdout.lines().filter_map(configured);
         Ok(configured.next().map(|(_, _, version)| version.to_owned()))
     }
@@ -128,7 +128,7 @@ impl Packages for LiveHost {
         for file in files {
             wanted.push(self.package_file(file).await?);
         }
-        // Keep configuration files that somebody changed, take the package's where nobody did, ask nobody.
+        // Keep configuration files that were changed on this host, take the package's version of the others, and ask no questions.
         let arguments = [
             "dpkg",
             "--force-confold",
@@ -163,7 +163,7 @@ impl Packages for LiveHost {
                 return Err(HostError::service(
                     format!("install package {name} {version}"),
                     format!(
-                        "dpkg was content, but {} is configured now; see `dpkg --audit`",
+                        "dpkg reported success, but {} is configured now; see `dpkg --audit`",
                         installed.as_deref().unwrap_or("no version")
                     ),
                 ));
@@ -180,7 +180,7 @@ impl Packages for LiveHost {
         for name in names {
             arguments.push(package(name)?.to_owned());
         }
-        // No policy here: a package that goes has to stop its services.
+        // Without the policy: a package that is removed has to stop its services.
         let _lock = Lock::take().await?;
         blocking(dpkg_run::sweep).await?;
         // dpkg warns about those that are not installed and goes on.
@@ -188,7 +188,7 @@ impl Packages for LiveHost {
     }
 }
 
-/// What dpkg-deb, and the decompressors that it runs, say of a package file that was cut or changed.
+/// What dpkg-deb, and the decompressors that it runs, say of a package file that was truncated or altered.
 const DAMAGE: [&str; 6] = [
     "not a Debian format archive",
     "unexpected end of",
@@ -198,7 +198,7 @@ const DAMAGE: [&str; 6] = [
     "is corrupt",
 ];
 
-/// The error, told as that of the file if this is what is wrong.
+/// The error, turned into one about the file if the file is the cause.
 fn damaged(file: &Path, error: HostError) -> HostError {
     match &error {
         HostError::Exit { stderr, .. } if DAMAGE.iter().any(|sign| stderr.contains(sign)) => {
@@ -238,7 +238,7 @@ fn dpkg(argv: Vec<String>) -> CommandSpec {
     command
 }
 
-/// A name that dpkg takes for a name, and for one only: no option, no pattern.
+/// A name that dpkg reads as the name of one package, not as an option or a pattern.
 fn package(name: &str) -> HostResult<&str> {
     let fits = |one: char| one.is_ascii_alphanumeric() || "+-.:".contains(one);
     if name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.chars().all(fits) {
@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    /// On this machine, which has dpkg: all at once and one by one give the same.
+    /// Uses this machine's dpkg: the list of all packages gives the same versions as single queries.
     #[tokio::test]
     async fn what_dpkg_says_of_all_is_what_it_says_of_one() {
         let host = LiveHost::new();
@@ -284,7 +284,7 @@ mod tests {
             assert_eq!(all, Some(one.clone()), "{name}");
             assert_eq!(host.package_version(name).await.expect("a look"), one);
         }
-        // Another state of the database is read anew.
+        // A database that has changed is read again.
         *host.installed.0.lock().await = Some((Vec::new(), BTreeMap::new()));
         let version = host.package_version("dpkg").await.expect("a look");
         assert!(version.is_some());

@@ -1,6 +1,6 @@
 //! Claims of pod subnets as objects of the API server: a Lease in `kube-system`, named after the subnet, held and owned by its node.
 //!
-//! A Lease is small, and what it says is what a claim is: who holds it.
+//! A Lease is small, and it records what a claim records: its holder.
 
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -81,7 +81,7 @@ impl PodSubnets for LiveHost {
                 if owner(&present) != Some(&claim.uid) {
                     return Ok(());
                 }
-                // Of the very object that was looked at: another node may have its name by now.
+                // Deletes only the object that was read: another node may have its name by now.
                 let params = DeleteParams::default().preconditions(Preconditions {
                     uid: present.metadata.uid,
                     resource_version: None,
@@ -112,7 +112,7 @@ impl PodSubnets for LiveHost {
                     Err(error) if matches!(status(&error), Some(404 | 409 | 422)) => error,
                     Err(error) => return Err(error),
                 };
-                // Whether it can still be given the subnet decides what becomes of the claim, so the node itself is asked.
+                // The claim is kept only if the node can still get the subnet, so the node is read again.
                 let present = nodes.get_opt(&claim.node).await?.map(node);
                 match present.filter(|node| node.uid == claim.uid) {
                     None => Ok(false),
@@ -199,7 +199,7 @@ fn owner(lease: &Lease) -> Option<&String> {
     nodes.next().map(|owner| &owner.uid)
 }
 
-/// A claim that cannot be read may be of any subnet, so nothing is allocated beside it.
+/// A claim that cannot be read may be for any subnet, so no subnet is allocated while it is there.
 fn claim(lease: &Lease) -> HostResult<SubnetClaim> {
     let its_name = lease.metadata.name.clone().unwrap_or_default();
     let annotations = lease.metadata.annotations.as_ref();

@@ -1,18 +1,18 @@
-//! When something began, by clocks that nobody sets.
+//! When a process or a unit began, by clocks that cannot be set.
 
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// When a process began, by the clock as it is now. `said` is what was written down then; a time that lies ahead was written before the
-/// clock was set back, and whatever came after it would pass for older. Such a one is replaced by the process's own age, where that can
-/// be read; to about 20 ms.
+/// When a process began, by the clock as it is now. `said` is the time that was recorded then. A time in the future was recorded before the
+/// clock was set back, and everything recorded since then would seem to be older. Such a time is replaced by one from the process's own
+/// age, if that can be read; to about 20 ms.
 pub(super) fn began(said: SystemTime, pid: i64) -> SystemTime {
     or_ago(said, || age(pid))
 }
 
-/// The same of what began so long after the boot, by the clock that stands still while the host sleeps.
+/// The same for something that began this long after boot, by the clock that stops while the host sleeps (`CLOCK_MONOTONIC`).
 pub(super) fn began_after_boot(said: SystemTime, monotonic: Duration) -> SystemTime {
     or_ago(said, || {
         let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(
             began(earlier, pid),
             earlier,
-            "the word of the engine counts"
+            "the time that the engine tells counts"
         );
         let told = began(later, pid);
         child.kill().expect("it ends");
@@ -70,7 +70,7 @@ mod tests {
             .duration_since(now)
             .unwrap_or_else(|error| error.duration());
         assert!(apart < Duration::from_secs(30), "{apart:?}");
-        assert_eq!(began(later, -1), later, "nobody knows");
+        assert_eq!(began(later, -1), later, "there is no such process");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::group::Group;
 use super::tail::Tail;
 use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
 
-/// Where programs are looked up, ours and those that they start.
+/// Where programs are looked up: those that we start, and those that they start.
 const PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/pf9/pf9-kube/bin";
 
@@ -27,7 +27,7 @@ const LINGER: Duration = Duration::from_secs(1);
 impl Processes for LiveHost {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
         let spec = command.clone();
-        // Dropping us meanwhile drops what the task returns, and with it the group.
+        // If this future is dropped in the meantime, the result of the task is dropped too, and with it the group.
         let (mut group, pipes) = blocking(move || start(&spec)).await?;
         let mut stdout = Tail::new(command.whole.unwrap_or(CommandOutput::LIMIT));
         let mut stderr = Tail::new(CommandOutput::LIMIT);
@@ -53,7 +53,7 @@ impl Processes for LiveHost {
             )),
             Err(_) => {
                 group.kill();
-                // Reap it, so that the caller finds nothing of it; a process stuck in the kernel is left behind.
+                // Reap the process, so that the caller finds no trace of it; a process stuck in the kernel is left behind.
                 let _ = tokio::time::timeout(LINGER, group.wait()).await;
                 Err(too_late(command, &output(0)))
             }
@@ -116,12 +116,12 @@ fn start_piped(command: &duct::Expression, feed: bool) -> io::Result<(Group, Pip
         stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
         stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
     };
-    // The expression goes with this function, and with it our copies of the child's ends.
+    // The expression is dropped with this function, and with it our copies of the child's ends of the pipes.
     Ok((Group::start(&command)?, pipes))
 }
 
-/// Feeds and reads until the command has ended and its pipes are closed, whichever comes last; but a grandchild
-/// that keeps a pipe open gets no longer than [`LINGER`] and is then killed with its group.
+/// Feeds and reads until the command has ended and its pipes are closed. A grandchild that keeps a pipe open gets no longer than [`LINGER`]
+/// and is then killed with its group.
 async fn attend(
     group: &mut Group,
     pipes: Pipes,
@@ -155,7 +155,7 @@ async fn attend(
     Ok(status)
 }
 
-/// Writes the input. A command that does not want to read all of it is free to do so.
+/// Writes the input. The command may end without reading all of it.
 async fn feed(stdin: Option<pipe::Sender>, input: &[u8]) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(input).await;
@@ -170,7 +170,7 @@ async fn keep(mut stream: pipe::Receiver, tail: &mut Tail) {
     }
 }
 
-/// The deadline passed. Its last words often say what the command was waiting for.
+/// The deadline passed. The last output of the command often says what it was waiting for.
 fn too_late(command: &CommandSpec, output: &CommandOutput) -> HostError {
     let said = format!("{}\n{}", output.stdout, output.stderr);
     let words = said.lines().rev().find(|line| !line.trim().is_empty());

@@ -1,7 +1,7 @@
 //! Every Secret of the cluster, written again as it is.
 //!
-//! The API server encrypts what it stores with its first key. It stores an object that is replaced by itself as well, if another
-//! key has encrypted it, so reading and writing all of them moves the cluster to the new key.
+//! The API server encrypts what it stores with its first key. If another key has encrypted an object, the server stores the object again
+//! even when an identical one replaces it. So reading and writing all Secrets moves the cluster to the new key.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -11,13 +11,13 @@ use super::LiveHost;
 use super::kubeconfig::status;
 use crate::host::{ClusterAccess, HostError, HostResult};
 
-/// Secrets asked for at once. One has a megabyte at most.
+/// Secrets per page. A Secret has at most one megabyte.
 const PAGE: u32 = 25;
-/// Pages at most: more Secrets than a cluster of this size holds, so a list without an end is noticed.
+/// Limit on pages. A cluster of this size holds fewer Secrets, so a list without an end is noticed.
 const PAGES: usize = 40_000;
 
 impl LiveHost {
-    /// Writes every Secret again; gives their number.
+    /// Writes every Secret again; returns their number.
     pub(super) async fn store_secrets_anew(&self, access: &ClusterAccess) -> HostResult<u64> {
         let kind = ApiResource::erase::<Secret>(&());
         let (mut written, mut next) = (0, None::<String>);

@@ -64,7 +64,7 @@ impl Services for LiveHost {
     async fn set_unit_enabled(&self, name: &str, enabled: bool) -> HostResult<()> {
         if enabled {
             let action = format!("enable {name}");
-            // Not only until the next boot, and in place of links that point elsewhere.
+            // The change outlasts the next boot (`false`) and replaces links that point elsewhere (`true`).
             let answer = self
                 .bus
                 .manager(&action, "EnableUnitFiles", &(vec![name], false, true))
@@ -153,7 +153,7 @@ impl LiveHost {
         self.bus.properties(action, path.as_str(), interface).await
     }
 
-    /// Asked of the unit files themselves: the unit's own property is as old as the last daemon-reload.
+    /// Asks for the state of the unit file: the unit's own property is as old as the last daemon-reload.
     async fn is_enabled(&self, action: &str, name: &str) -> HostResult<bool> {
         match self.bus.ask(action, "GetUnitFileState", &name).await? {
             Ok(answer) => answer
@@ -195,7 +195,7 @@ fn flag(properties: &Properties, key: &str) -> bool {
         .is_some_and(|value| bool::try_from(value).unwrap_or(false))
 }
 
-/// A job's number and object; the number is 0 where there is none.
+/// Whether a unit has a job. The property is the job's number and object; the number is 0 if there is none.
 fn has_job(properties: &Properties) -> bool {
     let job = properties
         .get("Job")

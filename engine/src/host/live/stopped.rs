@@ -1,4 +1,4 @@
-//! Processes that a signal has stopped (SIGSTOP): they run on for nobody, and end nothing by themselves.
+//! Processes that a signal has stopped (SIGSTOP): they do no work, and do not end by themselves.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 /// Longest file of a process that is read; the kernel's are a few hundred bytes.
 const MAX: u64 = 64 * 1024;
 
-/// The control groups of all processes that are stopped, each as `/proc/PID/cgroup` has it. One that a debugger has stopped is none of them.
+/// The control groups of all stopped processes, each as `/proc/PID/cgroup` shows it. A process that a debugger has stopped does not count.
 ///
 /// # Errors
 /// The processes cannot be listed.
@@ -21,7 +21,7 @@ pub fn stopped_processes() -> std::io::Result<Vec<String>> {
         if !is_process {
             continue;
         }
-        // What has ended meanwhile is not stopped.
+        // A process that has ended in the meantime is not stopped.
         let process = entry.path();
         if read(&process.join("stat")).is_some_and(|stat| is_stopped(&stat)) {
             groups.extend(read(&process.join("cgroup")));

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, umount2};
 use super::atomic::{parent, sync_directory};
 use super::blocking::if_there;
 
-/// Removes `path`: a directory with its content, or the file or link that stands there itself.
+/// Removes `path`: a directory with its content, or a file or link.
 ///
 /// # Errors
 /// `path` is, or holds, a mount point: unmount it first. Nothing has been removed then.
@@ -38,10 +38,10 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 
 /// Unmounts everything at or below `path`, the deepest and newest first.
 ///
-/// What is busy is detached: it is gone from the tree at once, and from the kernel when its last user goes.
+/// A busy mount is detached: it is gone from the tree at once, and from the kernel when its last user goes.
 ///
 /// # Errors
-/// The kernel refuses, or mounts keep coming.
+/// The kernel refuses, or new mounts keep appearing.
 pub(super) fn unmount(path: &Path) -> io::Result<()> {
     if if_there(path.symlink_metadata())?.is_none_or(|there| there.is_symlink()) {
         return Ok(());
@@ -86,8 +86,8 @@ fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
 
 /// The mount points at or below `path`, in order of mounting.
 ///
-/// The kernel's mount table is asked rather than device numbers compared: a bind mount within one file system
-/// has its parent's device number, and on overlayfs a file's device can differ from its directory's.
+/// This reads the kernel's mount table and does not compare device numbers: a bind mount within one file system has its parent's device
+/// number, and on overlayfs a file's device can differ from its directory's.
 fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     // Only the parent is resolved: `path` itself is known not to be a link.
     let name = path.file_name().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Watching nodes: what the API server says of them, as soon as it changes.
+//! Watches nodes: reports what the API server says of them, as soon as it changes.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ use super::kubeconfig::{CALL, connect, status};
 use super::lasting::classified;
 use crate::host::{ClusterAccess, ClusterNode, HostError, HostResult};
 
-/// A list comes in pages of so many nodes, so that a large cluster needs little memory.
+/// Nodes per page of a list, so that a large cluster needs little memory.
 const PAGE: u32 = 100;
-/// Seconds after which the API server ends a watch and we begin another, with credentials as they are then.
+/// Seconds after which the API server ends a watch. We then begin another one, with the credentials of that time.
 const LENGTH: u32 = 240;
-/// A watch that neither says anything nor ends in this time hangs.
+/// A watch that sends nothing and does not end in this time hangs.
 const SILENCE: Duration = Duration::from_secs(LENGTH as u64 + 30);
 /// A watch that ends sooner is an error: the caller waits before the next one.
 const SHORTEST: Duration = Duration::from_secs(5);
 
-/// What is told of nodes.
+/// An event about nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
-    /// How a node is.
+    /// The state of a node.
     Seen {
         /// Its name.
         name: String,
@@ -38,15 +38,15 @@ pub enum NodeEvent {
         /// Its name.
         name: String,
     },
-    /// All nodes that there are have been seen; a node that is known from before and was not among them is gone.
+    /// All existing nodes have been reported. A node that the caller knows and that was not among them is gone.
     Listed,
 }
 
-/// Tells `event` how all nodes are, or the one of this `name`, and each change from then on.
+/// Calls `event` with the state of all nodes, or of the node with this `name`, and then with each change.
 ///
 /// # Errors
-/// Always, in the end: the API server does not answer, refuses, or has forgotten the version to watch from (410). What changed since the
-/// error is told by the next call, which begins with a list.
+/// Always, in the end: the API server does not answer, refuses, or no longer has the version to watch from (410). The next call begins with
+/// a list, so it reports what changed after the error.
 ///
 /// # Cancel safety
 /// Nothing is changed.
@@ -55,7 +55,7 @@ pub async fn watch_nodes(
     name: Option<&str>,
     mut event: impl FnMut(NodeEvent),
 ) -> HostResult<()> {
-    // kube takes the process's choice of a TLS implementation; an error means that it was made before.
+    // kube uses the process's choice of a TLS implementation; an error means that the choice was made before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let field = name.map(|name| format!("metadata.name={name}"));
     let api = nodes(connect(&access.kubeconfig).await?);
@@ -89,7 +89,7 @@ fn failed(error: kube::Error) -> HostError {
     classified(ACTION, error)
 }
 
-/// Gives the version to watch from.
+/// Lists the nodes. Returns the version to watch from.
 async fn list(
     api: &Api<Node>,
     field: Option<&str>,
@@ -135,7 +135,7 @@ async fn follow(
             Err(_) => {
                 return Err(HostError::service(
                     ACTION,
-                    "the watch neither speaks nor ends",
+                    "the watch sends nothing and does not end",
                 ));
             }
         };
@@ -185,7 +185,7 @@ mod tests {
             "metadata": {"name": "cp-1", "resourceVersion": version.to_string(), "labels": labels}})
     }
 
-    /// A client of an API server that gives these answers, one after the other, and the paths that were asked for.
+    /// A client of an API server that gives these answers one after the other, and the paths that were requested.
     fn client(answers: Vec<String>) -> (Client, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
         let asked: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
         let seen = asked.clone();

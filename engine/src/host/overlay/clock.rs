@@ -1,4 +1,4 @@
-//! Time: it begins with that of the host below, and nobody waits.
+//! Time: it starts at the time of the host below, and a pause ends at once.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,7 @@
-//! The API server: asked below while it answers there, remembered where it does not.
+//! The API server: asked on the host below while it answers there, else taken from our own records.
 //!
-//! What it will say after changes above follows the rules of the upper world: it is up when kubelet, its manifest and
-//! etcd are; a node registers with kubelet; a cluster without data begins empty.
+//! Its answers after changes above follow the rules of the upper world: it is up when kubelet, its manifest and etcd are; a node registers
+//! with kubelet; a cluster without data begins empty.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Cluster for OverlayHost<'_> {
     async fn apply_object(&self, access: &ClusterAccess, object: &Value) -> HostResult<()> {
         self.changes();
         self.learn_object(access, object).await?;
-        // A namespace that we did not make may be there all the same.
+        // The namespace may be there although this plan has not made it.
         if let Some(name) = object
             .pointer("/metadata/namespace")
             .and_then(Value::as_str)
@@ -163,7 +163,8 @@ impl OverlayHost<'_> {
         let there = match asked {
             Ok(there) => {
                 self.answered();
-                // What the server has filled in does not count: as it says, so it compares.
+                // Values that the server has filled in do not count: if the server finds no difference, the object counts as the wanted
+                // one.
                 there.map(|there| match there.differs {
                     true => there.present,
                     false => object.clone(),
@@ -181,7 +182,7 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// A containers' engine that would not talk to us says nothing about an API server that does.
+    /// A container engine that cannot be asked says nothing about an API server that answers.
     pub(super) async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
         match self.learn_servers(access).await {
             Err(HostError::Service { .. }) => Ok(()),
@@ -189,13 +190,13 @@ impl OverlayHost<'_> {
         }
     }
 
-    /// An API server that was silent once is not waited for again.
+    /// The error of an API server that did not answer before: it is not waited for again.
     pub(super) fn silence(&self, action: &str) -> Option<HostError> {
         let silent = self.known().silent.clone()?;
         Some(HostError::service(action, silent))
     }
 
-    /// One that answers without this host's own being up stands elsewhere.
+    /// An API server that answers while this host's own is not up is on another host.
     pub(super) fn answered(&self) {
         self.upper.meddle(|world| {
             if !world.local_api_up() {
@@ -204,7 +205,7 @@ impl OverlayHost<'_> {
         });
     }
 
-    /// What stands in for an answer: our own records, or that a cluster without data begins empty.
+    /// What replaces an answer: our own records, or the rule that a cluster without data begins empty.
     fn remembered<'m, T>(
         &self,
         action: &str,

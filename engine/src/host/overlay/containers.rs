@@ -62,13 +62,13 @@ impl Containers for OverlayHost<'_> {
         }
         let references = self.archives.get(archive).ok_or_else(|| {
             HostError::service(
-                format!("tell what image {} brings", archive.display()),
-                "the plan does not say it",
+                format!("find the images in {}", archive.display()),
+                "the plan does not list them",
             )
         })?;
         for reference in references {
             self.learn_image(reference).await?;
-            // Which content the archive brings is known after apply.
+            // The content ids of the archive's images are known after apply.
             self.upper
                 .meddle(|world| world.images.insert(reference.clone(), String::new()));
         }
@@ -84,7 +84,7 @@ impl Containers for OverlayHost<'_> {
     async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
         self.learn_container(name).await?;
         let state = self.upper.container(name).await?;
-        // The host below says more (paused, exit code) of one that nobody has changed.
+        // If a container has not changed above, the host below knows more of it (paused, exit code).
         let below = self.known().containers.get(name).cloned().flatten();
         Ok(match (state, below) {
             (Some(state), Some(below))
@@ -201,14 +201,14 @@ impl OverlayHost<'_> {
             .into()
     }
 
-    /// Whether it has ever run, as its data says: one that has not holds nothing. A directory that we may not look into says that it may
-    /// have.
+    /// Whether the engine has ever run, judged by its data directory: an engine that has never run has nothing in it. If we may not read
+    /// the directory, the engine may have run.
     async fn has_run(&self, root: &Path) -> bool {
         let data = self.lower.entry(&root.join("image")).await;
         !matches!(data, Ok(None))
     }
 
-    /// Knows everything that is in it.
+    /// Takes the engine's images and containers into the upper world, as known.
     fn take_over(&self, data: EngineData) {
         self.upper
             .meddle(|world| world.images.extend(data.images.clone()));
@@ -291,7 +291,7 @@ impl OverlayHost<'_> {
                 };
                 self.upper.meddle(|world| {
                     let above = world.containers.get(name);
-                    // What was done to it above since it was listed counts: its engine's end or start.
+                    // What happened to the container above since it was listed counts: its engine has ended or started.
                     if let (Some(listed), Some(above)) = (listed, above)
                         && (above.running != listed || above.started_at.is_some())
                     {
@@ -316,8 +316,8 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// Learns what the list of the containers with these labels says. Thousands of them may be others', so none is looked at by itself
-    /// before somebody asks for it.
+    /// Learns the containers in the list of those with these labels. Thousands of them may belong to other software, so a single container
+    /// is inspected only when a caller asks for it.
     async fn learn_listed(&self, labels: &BTreeMap<String, String>) -> HostResult<()> {
         for listed in self.lower.containers(labels).await? {
             let is_new = {
@@ -341,14 +341,14 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// The engine makes no source of a mount, so one that is not there stays so, unless something that was begun above makes
-    /// it. What that does nobody can tell here.
+    /// The engine does not make the source of a mount, so a missing source stays missing, unless a program that was started above makes it.
+    /// What such a program does is unknown here.
     fn refuse_missing_mounts(&self, config: &ContainerConfig) -> HostResult<()> {
         if self.known().ran {
             return Ok(());
         }
         let missing = config.mounts.iter().find(|mount| {
-            // What is in there is made by what runs, the engine itself included.
+            // The content of these directories is made by running programs, the engine itself included.
             let at_run_time = ["/run", "/var/run"]
                 .iter()
                 .any(|top| mount.source.starts_with(top));
@@ -386,7 +386,7 @@ fn runs(state: &ContainerState) -> bool {
     state.running && !state.paused
 }
 
-/// As much of a container as the list of all tells.
+/// A container, as far as the list of all containers describes it.
 fn outlined(listed: &ListedContainer) -> FakeContainer {
     FakeContainer {
         config: ContainerConfig {
@@ -404,7 +404,7 @@ fn outlined(listed: &ListedContainer) -> FakeContainer {
     }
 }
 
-/// As much of a configuration as the state tells, for a container that our terms cannot describe.
+/// A configuration, as far as the state describes it, for a container that [`ContainerConfig`] cannot express.
 fn sketch(state: &ContainerState) -> ContainerConfig {
     ContainerConfig {
         host_network: state.host_network,
@@ -418,7 +418,7 @@ fn sketch(state: &ContainerState) -> ContainerConfig {
 mod tests {
     use super::*;
 
-    /// A static pod's sandbox is of no other network than the host's, also where its configuration cannot be told.
+    /// A static pod's sandbox uses the host's network, even if its configuration cannot be expressed.
     #[test]
     fn a_sketch_keeps_what_the_state_tells() {
         for host_network in [false, true] {

@@ -1,5 +1,5 @@
-//! What a container engine that does not run has on its disk: its images and containers, as docker writes them down (`image/*/repositories.json`,
-//! `containers/*/config.v2.json` and `hostconfig.json` under its data root). Asking itself would start it.
+//! Images and containers of a container engine that does not run, read from its disk as docker writes them (`image/*/repositories.json`,
+//! `containers/*/config.v2.json` and `hostconfig.json` under its data root). A request to docker would start it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,12 +21,12 @@ pub(super) struct EngineData {
     pub(super) containers: Vec<Kept>,
 }
 
-/// A container that it will know again.
+/// A container that the engine will have again when it starts.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) state: ContainerState,
     pub(super) restart: RestartPolicy,
-    /// Somebody stopped it.
+    /// It was stopped on purpose.
     pub(super) stopped: bool,
 }
 
@@ -83,7 +83,7 @@ struct Restart {
     name: String,
 }
 
-/// Reads it; `None` where we may not, or where it is written in a way that is not known here: half of it would be worse than nothing.
+/// Reads the data; `None` if we may not read it, or if its format is not known here: half of it would be worse than nothing.
 pub(super) async fn read(host: &dyn Host, root: &Path) -> Option<EngineData> {
     let mut data = EngineData::default();
     let drivers = root.join("image");

@@ -65,7 +65,7 @@ impl Files for OverlayHost<'_> {
     }
 
     async fn try_write(&self, _path: &Path, _room: u64) -> HostResult<()> {
-        // A trial would leave its trace below, if only for a moment.
+        // A trial would change the host below, if only for a moment.
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl Files for OverlayHost<'_> {
     }
 
     async fn unmount_below(&self, _path: &Path) -> HostResult<()> {
-        // Mounts are not part of the merged view: what is below one is seen as if it stood there.
+        // Mounts are not part of the merged view: files below a mount point look like files of the host itself.
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl Files for OverlayHost<'_> {
 }
 
 impl OverlayHost<'_> {
-    /// Learns what a change at `path` would hide: the entry itself, and the unit whose file it is.
+    /// Learns the entries that a change at `path` would hide: the path itself, and the unit that has its file there.
     async fn before_change(&self, path: &Path) -> HostResult<()> {
         self.changes();
         self.learn(path, false).await?;

@@ -24,13 +24,13 @@ impl Kernel for OverlayHost<'_> {
     async fn load_module(&self, name: &str) -> HostResult<()> {
         self.changes();
         self.learn_module(name).await?;
-        // Whether this kernel has it is told by the preconditions.
+        // The preconditions tell whether this kernel has the module.
         self.upper
             .meddle(|world| world.loadable_modules.insert(name.to_owned()));
         self.upper.load_module(name).await
     }
 
-    /// Those of the real host: only what is written down of a load comes of it.
+    /// The modules of the real host: the list is used only for the record of a module load.
     async fn loaded_modules(&self) -> HostResult<Vec<String>> {
         self.lower.loaded_modules().await
     }
@@ -62,7 +62,7 @@ impl OverlayHost<'_> {
         let loaded = self.lower.module_loaded(name).await?;
         self.known().modules.insert(name.to_owned());
         if loaded {
-            // Its settings are learned by themselves.
+            // Its settings are learned separately.
             self.upper
                 .meddle(|world| world.modules.insert(name.to_owned()));
         }

@@ -10,7 +10,7 @@ use crate::host::{EntryKind, Files as _, HostResult};
 const CONTENT_LIMIT: u64 = 1024 * 1024;
 
 impl OverlayHost<'_> {
-    /// Learns every entry on the way to `path`, links followed, at its end only if asked for. Returns where it leads.
+    /// Learns every entry on the way to `path`. Links are followed; a link at its end only with `follow_end`. Returns where the path leads.
     pub(super) async fn learn(&self, path: &Path, follow_end: bool) -> HostResult<PathBuf> {
         self.learn_entry(Path::new("/")).await?;
         let mut rest = parts(path);
@@ -54,7 +54,7 @@ impl OverlayHost<'_> {
         if self.is_known(path) {
             return Ok(());
         }
-        // Nothing stands below what is not there; asking would cost a call for each part of a path.
+        // If the parent does not exist, neither does the entry. This saves a call for each part of a path.
         let parent_gone = path
             .parent()
             .is_some_and(|parent| self.upper.look(|world| !world.tree.is_directory(parent)));
@@ -82,7 +82,7 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    /// Whether the upper world's word counts for this path.
+    /// Whether the upper world answers for this path.
     pub(super) fn is_known(&self, path: &Path) -> bool {
         let known = self.known();
         known.paths.contains(path) || path.ancestors().any(|above| known.gone.contains(above))

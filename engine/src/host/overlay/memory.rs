@@ -1,4 +1,4 @@
-//! What is remembered of a cluster whose API server does not answer now.
+//! Our own records of a cluster whose API server does not answer now.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use crate::host::ClusterNode;
 /// Something that only the API server knows for certain.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Remembered<T> {
-    /// Our records say that it was brought about like this, by this very plan.
+    /// According to our records, this very plan has made it like this.
     AsPlanned(T),
-    /// It was never brought about on this host, or is gone.
+    /// It was never made from this host, or is gone.
     Absent,
 }
 
-/// Nodes and objects by what our own records say of them; what is not listed is known after apply.
+/// Nodes and objects according to our own records; what is not listed is known after apply.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// Nodes by name.

@@ -1,12 +1,12 @@
-//! A host that is looked at and never touched.
+//! A host that is read and never changed.
 //!
 //! [`OverlayHost`] answers like the host below it until something is changed; changes stay in an upper world with
 //! the behaviour of [`FakeHost`], so that later steps see what earlier ones would have done. What the upper world
-//! needs to know is *learned*: read from below the first time it is asked for, and from then on the upper world's
-//! word counts. No mutating call reaches the host below, and no command is run: it might change something.
+//! needs to know is *learned*: read from below the first time it is asked for, and from then on the upper world answers for it. No mutating
+//! call reaches the host below, and no command is run: it might change something.
 //!
-//! What cannot be told is an error, never a guess: an unreadable file, an API server that does not answer. A dry run
-//! shows those as known after apply.
+//! What is not known is an error, never a guess: an unreadable file, an API server that does not answer. A dry run shows those as known
+//! after apply.
 
 mod clock;
 mod cluster;
@@ -41,7 +41,7 @@ pub struct OverlayHost<'a> {
     memory: Memory,
 }
 
-/// What has been learned from below, or is no longer below's to say.
+/// What has been learned from below, and what the host below is no longer asked for.
 #[derive(Debug, Default)]
 struct Known {
     paths: BTreeSet<PathBuf>,
@@ -53,16 +53,16 @@ struct Known {
     images: BTreeSet<String>,
     /// As they were below.
     containers: BTreeMap<String, Option<ContainerState>>,
-    /// Those of which no more is known than the list of all says: names, and whether they ran.
+    /// Containers known only from the list of all: names, and whether they ran.
     listed: BTreeMap<String, bool>,
     packages: BTreeSet<String>,
     links: BTreeSet<String>,
-    /// All of them, or none yet.
+    /// Whether all of them have been learned.
     virtual_services: bool,
     modules: BTreeSet<String>,
     settings: BTreeSet<String>,
     nodes: BTreeSet<String>,
-    /// Pod subnets of all nodes, with the claims of them.
+    /// Whether the pod subnets of all nodes have been learned, with the claims of them.
     subnets: bool,
     /// Objects that were compared below, and those that were applied here.
     objects: BTreeSet<String>,
@@ -70,8 +70,8 @@ struct Known {
     silent: Option<String>,
     /// Whether anything was changed.
     changed: bool,
-    /// Whether anything was begun that may have made files which nobody can tell: a command, a unit, a container. The
-    /// container engine does not count, it makes none but its own.
+    /// Whether anything was started that may have made files which are not known here: a command, a unit, a container. The container engine
+    /// does not count, because it makes only its own files.
     ran: bool,
 }
 
@@ -82,11 +82,11 @@ enum Engine {
     Answers,
     /// There is none, or it has never run.
     Absent,
-    /// It does not run, and what is in it is known from its disk.
+    /// It does not run, and its data is known from its disk.
     OnDisk,
-    /// It does not run, and what is in it nobody can tell without starting it.
+    /// It does not run, and its data cannot be known without starting it.
     Stopped,
-    /// It runs, and would not talk to us.
+    /// It runs, but it did not answer us.
     Unreadable(String),
 }
 
@@ -96,7 +96,7 @@ impl<'a> OverlayHost<'a> {
     pub fn new(lower: &'a dyn Host) -> Self {
         let mut world = World::bare("");
         world.begin_at(lower.now());
-        // What starts above must not look like what runs below.
+        // Runs that start above must have other ids than runs below.
         world.begin_ids_at(1 << 63);
         world.engine_without_unit = false;
         world.pods_below = true;
@@ -123,7 +123,7 @@ impl<'a> OverlayHost<'a> {
         self
     }
 
-    /// What is remembered of a cluster whose API server does not answer now.
+    /// Sets our own records of a cluster whose API server does not answer now.
     #[must_use]
     pub fn with_memory(mut self, memory: Memory) -> Self {
         self.memory = memory;

@@ -54,7 +54,7 @@ impl Network for OverlayHost<'_> {
 }
 
 impl OverlayHost<'_> {
-    /// Who would answer after a change is known after apply.
+    /// An error once anything was changed: the answer after a change is known after apply.
     pub(super) fn unchanged(&self, action: &str) -> HostResult<()> {
         if self.known().changed {
             return Err(HostError::service(action, "it is known after apply"));

@@ -52,7 +52,7 @@ impl OverlayHost<'_> {
                 self.answered();
                 self.upper.meddle(|world| {
                     for node in nodes {
-                        // What is known of a node already counts.
+                        // What is already known of a node is kept.
                         let subnet = node.subnets.first().map(ToString::to_string);
                         let entry = world.cluster.nodes.entry(node.name);
                         let entry = entry.or_insert_with(|| ClusterNode {

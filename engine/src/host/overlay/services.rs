@@ -6,7 +6,7 @@ use super::OverlayHost;
 use crate::host::fake::{UNIT_DIRECTORIES, Unit};
 use crate::host::{HostResult, Services, UnitState};
 
-/// The unit that the containers hang on.
+/// The unit that the containers depend on.
 pub(super) const DOCKER: &str = "docker.service";
 
 #[async_trait::async_trait]
@@ -83,7 +83,7 @@ impl OverlayHost<'_> {
         }
         self.upper.meddle(|world| {
             if state.loaded && world.unit_text(name).is_none() {
-                // A generated unit: it has no file where we look.
+                // A generated unit: these directories have no file of it.
                 world.file(PathBuf::from("/run/systemd/system").join(name), "");
             }
             let text = world.unit_text(name).unwrap_or_default();

@@ -13,7 +13,7 @@ fn path(text: &str) -> &Path {
 
 const MODE: Attributes = Attributes::root(0o644);
 
-/// Runs something above a host and sees to it that the host stays as it was.
+/// Runs something on an overlay above a host, and checks that the host below is unchanged.
 async fn above<F>(lower: FakeHost, deeds: F)
 where
     F: AsyncFnOnce(&OverlayHost<'_>),
@@ -215,7 +215,7 @@ async fn images_of_a_docker_that_does_not_run_are_not_guessed() {
     .await;
 }
 
-/// What it has is on its disk, as docker 20.10 writes it.
+/// Its images and containers are on its disk, as docker 20.10 writes them.
 #[tokio::test]
 async fn a_docker_that_does_not_run_is_known_from_its_disk() {
     const ROOT: &str = "/var/lib/docker";
@@ -259,7 +259,7 @@ async fn a_docker_that_does_not_run_is_known_from_its_disk() {
         })
         .await;
     }
-    // One that is not understood makes nothing known of the others.
+    // If one container cannot be parsed, nothing is known of the others.
     let odd = lower(true, false).with_file(format!("{ROOT}/containers/odd/config.v2.json"), "{}");
     above(odd, async |host| {
         host.start_unit("docker.service").await.unwrap();
@@ -268,7 +268,7 @@ async fn a_docker_that_does_not_run_is_known_from_its_disk() {
     .await;
 }
 
-/// It is there to be seen that nobody can start it.
+/// The overlay sees that the unit is masked.
 #[tokio::test]
 async fn a_masked_unit_does_not_start_here_either() {
     let lower = FakeHost::new().with_unit("docker.service", "[Service]\n");

@@ -128,7 +128,7 @@ fn allocator(host: &FakeHost, pool: SubnetPool) -> Running<'_> {
         let all = allocate_all(&api, &access, pool).await.expect("it answers");
         for (node, result) in all {
             match result {
-                // It was removed, or came anew, meanwhile.
+                // The node was removed, or registered again, in the meantime.
                 Ok(_) | Err(PodSubnetError::NoNode { .. } | PodSubnetError::Contended { .. }) => {}
                 Err(error) => panic!("{node}: {error}"),
             }
@@ -136,8 +136,8 @@ fn allocator(host: &FakeHost, pool: SubnetPool) -> Running<'_> {
     })
 }
 
-/// Fifty nodes register, some with a subnet that has no claim; some are removed and register anew, the garbage collector works when it
-/// likes, and allocators are cut in the middle.
+/// Fifty nodes register, some with a subnet that has no claim. Some are removed and register again, the garbage collector runs at random
+/// times, and allocators are interrupted.
 fn compete(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let host = cluster();
@@ -158,7 +158,7 @@ fn compete(seed: u64) {
                 registered += 1;
             }
             5 => {
-                // Under the same name another node comes at once, or none.
+                // Another node registers under the same name at once, or none does.
                 let name = name(random.random_range(0..registered));
                 host.meddle(|world| world.remove_node(&name));
                 if random.random_bool(0.8) {
@@ -177,7 +177,7 @@ fn compete(seed: u64) {
                 }
             }
         }
-        // Past the journal a node may have come or gone; neither gives it a subnet.
+        // Nodes may have been added or removed without the journal; neither gives a node a subnet.
         if host.mutations() > 0 {
             host.clear_journal();
             holds(&host, &mut known);

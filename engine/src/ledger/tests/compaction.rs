@@ -1,4 +1,4 @@
-//! Compaction of any sequence of records: what people and a clean ask for is answered as before.
+//! Compaction of any sequence of records: operators and a clean get the same answers as before.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -44,8 +44,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
-/// Runs, each with what happens in it and whether it comes to its end; some empty runs stand for the many that
-/// compaction forgets.
+/// Runs, each with what happens in it and whether it ends; some empty runs stand for the many that compaction forgets.
 fn runs() -> impl Strategy<Value = Vec<(Vec<Deed>, bool)>> {
     let run = prop_oneof![
         3 => (vec(deed(), 0..8), any::<bool>()),
@@ -164,7 +163,7 @@ fn ledger(records: Vec<Record>) -> Vec<Record> {
     all
 }
 
-/// What a clean goes by.
+/// What a clean uses.
 fn standing(records: &[Record]) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         live(records),

@@ -67,8 +67,8 @@ async fn a_tail_that_cannot_be_repaired_is_not_written_behind() {
     assert_eq!(live(&host).await, [removal("/a"), removal("/b")]);
 }
 
-/// A disk that stalls for longer than anything waits for it carries out later what it was asked for. That must not be glued
-/// to what was written down meanwhile.
+/// A disk that stalls for longer than any timeout may carry out a write later. That write must not be mixed with what
+/// was written in the meantime.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_arrives_late_breaks_no_chain() {
     for (name, waits) in [
@@ -80,7 +80,7 @@ async fn a_write_that_arrives_late_breaks_no_chain() {
         let ledger = begun(&host).await;
         let ledger_file = file().display().to_string();
         if name == "write" {
-            // The append fails, so the file is written anew, and that hangs.
+            // The append fails, so the file is written again, and that write hangs.
             host.set_faults(
                 FaultPlan::none()
                     .fail("append", "*")
@@ -141,7 +141,7 @@ async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
         let torn = host.fork();
         torn.meddle(|world| {
             world.file(file(), &whole[..cut]);
-            // They are written when all of it is.
+            // The tip and the copy are written after the whole ledger.
             world.remove(file().with_extension("tip"));
             world.remove(file().with_file_name("ledger.backup.jsonl"));
         });
@@ -149,7 +149,7 @@ async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
         let read = Ledger::read(&torn).await.unwrap();
         assert_eq!(read, all[..lines], "read, cut at {cut}");
         let ledger = Ledger::open(&torn).await.unwrap();
-        // A file that was cut in its header is begun anew.
+        // A file that was cut in its header is replaced by a new ledger.
         let mut kept = all[..lines.max(1)].to_vec();
         if lines == 0 {
             kept = Ledger::read(&torn).await.unwrap();

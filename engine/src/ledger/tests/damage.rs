@@ -1,5 +1,5 @@
-//! Ledgers that were damaged: whatever is missing, repeated, moved or changed before the last line is noticed, and so is
-//! one of an older form, which is read and written anew.
+//! Damaged ledgers: a line before the last one that is missing, repeated, moved or changed is noticed. So is a ledger
+//! of an older version, which is read and written again.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ async fn text(host: &FakeHost) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// A host with some runs written down, and the lines.
+/// A host with some recorded runs, and the lines.
 async fn written() -> (FakeHost, Vec<String>) {
     let host = FakeHost::new();
     let ledger = Ledger::open(&host).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_changed_letter_is_noticed() {
         assert_eq!(line, place + 1);
         assert!(problem.contains("changed"), "{problem}");
     }
-    // The chain hangs on the header as well.
+    // The chain depends on the header as well.
     let mut changed = lines.clone();
     changed[0] = lines[0].replace(':', ": ");
     assert!(refused(&host, &changed).await.is_some());
@@ -135,7 +135,7 @@ async fn one_of_the_first_form_is_read_and_written_anew() {
         world.file(file().with_extension("tip"), "2");
         world.remove(file().with_file_name("ledger.backup.jsonl"));
     });
-    // They had no id.
+    // Older ledgers had no id.
     assert_eq!(Ledger::read(&host).await.unwrap()[1..], records[1..]);
     assert_eq!(text(&host).await, first, "reading changes nothing");
     let ledger = Ledger::open(&host).await.unwrap();
@@ -150,7 +150,8 @@ async fn one_of_the_first_form_is_read_and_written_anew() {
     )));
 }
 
-/// With the whole directory gone nothing else says that there was a ledger, and without settings no plan does.
+/// If the whole directory is gone, nothing else shows that there was a ledger; and without settings there is no plan
+/// that could show it.
 #[tokio::test(start_paused = true)]
 async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     let made = async |host: &FakeHost, name: &str, (label, value): (&str, &str)| {
@@ -196,7 +197,7 @@ async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
         "{unread}"
     );
     host.set_faults(FaultPlan::none());
-    // A ledger that was begun anew knows as little, and one that has things to take back is judged by its plan.
+    // A new ledger knows as little. A ledger that has things to take back is judged by its plan.
     let ledger = Ledger::open(&host).await.unwrap();
     let incomplete = said(&host).await.expect("it is noticed");
     assert!(

@@ -18,10 +18,10 @@ use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
 
-/// A certificate authority. It is made where there is none and none is recorded, and replaced step by step where that is asked for
-/// ([`Rotation`]) alone. What is lost or replaced of it is restored from the copy that the host keeps; where there is none, it is an
-/// error that says what to do. A certificate without its key (as a worker has it) is left as it is; a key without a certificate, of
-/// which nothing says that it signed anything, gets a certificate.
+/// A certificate authority. It is made if none exists and none is recorded. It is replaced, step by step, only if an operator requests
+/// it ([`Rotation`]). A lost or replaced file is restored from the recorded copy; without an intact copy, it is an error with a remedy. A
+/// certificate without its key (as on a worker) is left as it is. A key without a certificate gets one, unless certificates on the host
+/// show that an authority was lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthoritySpec {
@@ -31,12 +31,12 @@ pub struct AuthoritySpec {
     pub common_name: String,
     /// How long it is valid.
     pub years: u32,
-    /// What is to be done to replace it; a plan that a script made says nothing of it.
+    /// The step of its replacement to carry out; never set in a plan that was made by a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 }
 
-/// An authority as it stands.
+/// The current state of an authority.
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
@@ -47,7 +47,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The first file that is not as this host keeps it, and what to do about it.
+    /// The first file that is not as recorded, and what to do about it.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         let Standing::Whole {
             files,
@@ -62,24 +62,25 @@ impl Observed {
             return Some((file, told));
         }
         if let Some(file) = strays.first() {
-            let told = "it is not of this authority; `nodelet apply` removes it".to_owned();
+            let told =
+                "it does not belong to this authority; `nodelet apply` removes it".to_owned();
             return Some((file, told));
         }
         (!files.contains_key(KEY)).then(|| {
-            let told = "it is missing, and there is no copy of it; put it back from a backup or another master, or nothing can be signed";
+            let told = "it is missing, and there is no copy of it; restore it from a backup or another master: without it, nothing can be signed";
             (KEY, told.to_owned())
         })
     }
 }
 
-/// Only root enters the directory of an authority.
+/// Mode and owner of the directory of an authority: only for root.
 const DIRECTORY: Attributes = Attributes::root(0o700);
 
 impl AuthoritySpec {
-    /// Whether the specification can stand.
+    /// Checks the specification.
     ///
     /// # Errors
-    /// The field that cannot, and why.
+    /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), PkiError> {
         validate::component("name", &self.name)?;
         validate::name("common_name", &self.common_name)?;
@@ -177,7 +178,7 @@ impl Resource for AuthoritySpec {
             .directory
             .repair(cx.host, DIRECTORY, receipt)
             .await?;
-        // The record first: a run that is cut between the two is finished from it.
+        // The record first: after an interruption between the two, the next run restores the files from it.
         record.put(cx.host, &wanted, receipt).await?;
         files.align(cx.host, &wanted, receipt).await
     }
@@ -219,7 +220,7 @@ impl AuthoritySpec {
     }
 }
 
-/// When the authority of this name ends; `None` where there is none. People decide on its replacement, so a status has to
+/// When the authority of this name expires; `None` if there is none. An operator decides on its replacement, so a status has to
 /// warn in time.
 ///
 /// # Errors

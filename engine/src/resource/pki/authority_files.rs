@@ -1,4 +1,4 @@
-//! The files of an authority as they stand, and how they are brought in line with what they should be.
+//! The current files of an authority, and how they are changed to the desired files.
 
 use std::collections::BTreeMap;
 
@@ -21,13 +21,14 @@ pub(super) const NEXT_KEY: &str = "next.key";
 /// The certificate of a predecessor that is still trusted.
 pub(super) const PREVIOUS: &str = "previous.crt";
 
-/// All of them, in the order in which they are put in place: what is trusted first, each key before its certificate.
+/// All files, in the order in which they are written: `previous.crt` first, so that the predecessor stays trusted; each key before its
+/// certificate.
 pub(super) const NAMES: [&str; 5] = [PREVIOUS, KEY, CERTIFICATE, NEXT_KEY, NEXT_CERTIFICATE];
 
-/// The files of an authority, with what is in them.
+/// The files of an authority, with their content.
 pub(super) struct Files(BTreeMap<&'static str, (Held, Content)>);
 
-/// Without what is in them.
+/// Without their content.
 impl std::fmt::Debug for Files {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.present()).finish()
@@ -35,7 +36,7 @@ impl std::fmt::Debug for Files {
 }
 
 impl Files {
-    /// Reads them. Cancel safe.
+    /// Reads the files. Cancel safe.
     pub(super) async fn read(host: &dyn Host, name: &str) -> ResourceResult<Self> {
         let directory = authority_paths(name).directory;
         let mut files = BTreeMap::new();
@@ -45,43 +46,43 @@ impl Files {
         Ok(Self(files))
     }
 
-    /// What is in one of them.
+    /// The content of a file.
     pub(super) fn content(&self, name: &str) -> &Content {
         self.0
             .get(name)
             .map_or(&Content::Missing, |(_, content)| content)
     }
 
-    /// Whether one of them is there.
+    /// Whether a file exists.
     pub(super) fn has(&self, name: &str) -> bool {
         !matches!(self.content(name), Content::Missing)
     }
 
-    /// Those that are there.
+    /// The names of the files that exist.
     pub(super) fn present(&self) -> impl Iterator<Item = &'static str> {
         NAMES.into_iter().filter(|name| self.has(name))
     }
 
-    /// How far the authority is in being replaced.
+    /// The stage of the authority's replacement.
     pub(super) fn stage(&self) -> Stage {
         stage_of(|name| self.has(name))
     }
 
-    /// Certificate and key of the one that signs. On a host without a record a switch may have been cut: the successor signs from
-    /// the moment that `previous.crt` is there.
+    /// Certificate and key of the authority that signs. On a host without a record, a switch may have been interrupted: as soon as
+    /// `previous.crt` exists, the successor signs.
     pub(super) fn signer(&self) -> (&Content, &Content) {
         if !self.is_cut() {
             return (self.content(CERTIFICATE), self.content(KEY));
         }
         let key = match self.content(NEXT_KEY) {
-            // It has been put in place already.
+            // The successor's key has already been moved to `ca.key`.
             Content::Missing => self.content(KEY),
             next => next,
         };
         (self.content(NEXT_CERTIFICATE), key)
     }
 
-    /// The other one that is trusted: the successor, or the predecessor.
+    /// The other trusted certificate: the successor's or the predecessor's.
     pub(super) fn other(&self) -> &Content {
         match self.stage() {
             Stage::Switched => self.content(PREVIOUS),
@@ -89,7 +90,8 @@ impl Files {
         }
     }
 
-    /// What they are on a host without a record. A switch that was cut has happened; a successor without its certificate is none.
+    /// The files to record on a host without a record. An interrupted switch is completed; a successor's key without its certificate is
+    /// left out.
     pub(super) fn adopted(&self) -> KeptFiles {
         let (certificate, key) = self.signer();
         let mut all = vec![
@@ -105,10 +107,10 @@ impl Files {
         all.into_iter().filter_map(bytes).collect()
     }
 
-    /// Only what the record names: a key that is another one does not sign, and a certificate that is not recorded is not trusted.
+    /// Only the recorded files: a key that is not recorded does not sign, and a certificate that is not recorded is not trusted.
     ///
     /// # Errors
-    /// A recorded certificate is not there, or is another one.
+    /// A recorded certificate is missing or another one.
     pub(super) fn only_recorded(
         mut self,
         name: &str,
@@ -133,12 +135,12 @@ impl Files {
         Ok(self)
     }
 
-    /// All of them.
+    /// All files.
     pub(super) fn all(&self) -> impl Iterator<Item = &Held> {
         self.0.values().map(|(held, _)| held)
     }
 
-    /// Mode and owner that each of those that should be there should have.
+    /// The desired mode and owner of each wanted file.
     pub(super) fn attributes<'f>(
         &'f self,
         wanted: &'f KeptFiles,
@@ -147,10 +149,10 @@ impl Files {
         its.map(|(name, (held, _))| (held, attributes(name)))
     }
 
-    /// Puts in place what differs from the wanted files, and removes what is not among them.
+    /// Writes the wanted files that differ, and removes the other files.
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub(super) async fn align(
         &self,
         host: &dyn Host,
@@ -180,7 +182,7 @@ impl Files {
     }
 }
 
-/// A key that is written in another form is the same one.
+/// Whether content and `wanted` are the same key or certificate. The same key in another form counts as the same.
 fn is_same(name: &str, content: &Content, wanted: &[u8]) -> bool {
     let is = content.parse(|bytes| identity(name, bytes));
     matches!((is, identity(name, wanted)), (Some(Ok(is)), Ok(should)) if is == should)

@@ -18,10 +18,10 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 
 /// A certificate, its key, and the certificate of the authority that its peers trust.
 ///
-/// Whatever is wrong with it, it is issued again with a new key; wrong modes and a wrong `ca.crt` alone are put
-/// right without that. One that is good and past three fifths of its life is due: its change is a
-/// [`Action::Renew`], which nobody has to make at once. The key is written first: a crash before the certificate leaves a pair that does not
-/// match, which the next observation sees.
+/// If anything is wrong with it, it is issued again with a new key; only wrong modes and a wrong `ca.crt` are repaired
+/// without a new key. A valid certificate past three fifths of its life is due: its change is an [`Action::Renew`], which does not have
+/// to be made at once. The key is written first: a crash before the certificate leaves a pair that does not match, and the next
+/// observation finds that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateSpec {
@@ -35,7 +35,7 @@ pub struct CertificateSpec {
     pub organizations: Vec<String>,
     /// What it is for.
     pub usage: Usage,
-    /// Names it is valid for. One that is an IP address counts as such, because that is how peers look it up.
+    /// Names it is valid for. A name that is an IP address is added to the addresses, because peers verify it as an address.
     pub dns_names: Vec<String>,
     /// Addresses it is valid for.
     pub addresses: Vec<IpAddr>,
@@ -67,7 +67,7 @@ impl std::fmt::Display for Usage {
     }
 }
 
-/// A certificate as it stands.
+/// The current state of a certificate.
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
@@ -78,10 +78,10 @@ pub struct Observed {
 }
 
 impl CertificateSpec {
-    /// Whether the specification can stand.
+    /// Checks the specification.
     ///
     /// # Errors
-    /// The field that cannot, and why.
+    /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), PkiError> {
         validate::path("path", &self.path)?;
         validate::component("authority", &self.authority)?;
@@ -150,14 +150,14 @@ impl Resource for CertificateSpec {
         if let Some(begins) = reading.still_to_come() {
             return Err(ResourceError::Unmet {
                 what: format!(
-                    "judge the certificate {}: our own authority has made it, and it begins at {}, while the clock says {}",
+                    "check the certificate {}: our own authority signed it, but it is valid only from {}, and the clock says {}",
                     paths.certificate.display(),
                     show(begins),
                     show(cx.host.now())
                 ),
                 next: if reading.can_be_issued() {
                     format!(
-                        "set the clock; where it is right, it was ahead when this was made: remove {} then, and it is made anew",
+                        "set the clock; if the clock is right, it was ahead when the certificate was made: then remove {}, and it is made again",
                         paths.certificate.display()
                     )
                 } else {
@@ -257,7 +257,7 @@ impl Resource for CertificateSpec {
 }
 
 impl CertificateSpec {
-    /// Notes what a certificate that is not there yet will be.
+    /// Notes the fields of a certificate that does not exist yet.
     fn describe(&self, differences: &mut Differences) {
         let (names, addresses) = self.alternative_names();
         let mut add = |field: &str, value: String| {

@@ -8,13 +8,13 @@ use super::held::Content;
 use super::{KubeconfigSpec, PkiError, certificate_paths};
 use crate::resource::change::Differences;
 
-/// The kubeconfig that people use. Its contexts are those they know.
+/// The kubeconfig that operators use. It has the contexts that they know.
 const ADMIN: &str = "admin";
 
 /// Name of the only cluster entry.
 const CLUSTER: &str = "default-cluster";
 
-/// A kubeconfig. Has no `Debug`, for it holds a key.
+/// A kubeconfig. Has no `Debug`, because it contains a key.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Document {
@@ -46,7 +46,7 @@ struct NamedUser {
     user: User,
 }
 
-/// Data, or the files that hold it.
+/// Certificate and key as data, or the paths of their files.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct User {
@@ -75,7 +75,7 @@ struct Context {
 }
 
 impl Document {
-    /// The kubeconfig of `spec` around these PEM files.
+    /// The kubeconfig of `spec` with the content of these PEM files.
     pub(super) fn new(
         spec: &KubeconfigSpec,
         authority: &[u8],
@@ -144,7 +144,7 @@ impl Document {
             .map_err(|_| PkiError::Build("the kubeconfig cannot be written as YAML".to_owned()))
     }
 
-    /// Notes what differs in the file that stands there. Data is named, never shown.
+    /// Notes the fields that differ in the current file. Data is never shown.
     pub(super) fn compare(&self, content: &Content, differences: &mut Differences) {
         let bytes = match content {
             Content::Missing => return,
@@ -152,7 +152,7 @@ impl Document {
                 return differences.note(
                     "content",
                     format!("unreadable: {problem}"),
-                    "written anew",
+                    "written again",
                 );
             }
             Content::Bytes(bytes) => bytes,
@@ -161,13 +161,17 @@ impl Document {
             return;
         }
         let Ok(is) = serde_yaml::from_slice::<Self>(bytes) else {
-            return differences.note("content", "unreadable: it is no kubeconfig", "written anew");
+            return differences.note(
+                "content",
+                "unreadable: it is not a kubeconfig",
+                "written again",
+            );
         };
         let mut named = false;
         let mut data = |field: &str, before: Option<&str>, after: Option<&str>| {
             if before != after {
                 named = true;
-                differences.note(field, "other data", "that of the file it is made of");
+                differences.note(field, "other data", "the data of its source file");
             }
         };
         data("certificate authority", is.authority(), self.authority());
@@ -188,17 +192,17 @@ impl Document {
             );
         }
         if !named {
-            differences.note("content", "written in another way", "written anew");
+            differences.note("content", "written in another form", "written again");
         }
     }
 
-    /// The client certificate in PEM; `None` where a path stands instead. The error says what is wrong with it.
+    /// The client certificate in PEM; `None` if there is a path instead. The error says what is wrong with it.
     pub(super) fn client_certificate(&self) -> Result<Option<Vec<u8>>, String> {
         let user = self.users.first().map(|user| &user.user);
         let data = user.and_then(|user| user.client_certificate_data.as_ref());
         data.map(|data| STANDARD.decode(data))
             .transpose()
-            .map_err(|_| "its client certificate is no base64".to_owned())
+            .map_err(|_| "its client certificate is not base64".to_owned())
     }
 
     fn server(&self) -> Option<&str> {

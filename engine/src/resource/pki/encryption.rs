@@ -1,12 +1,12 @@
-//! The keys with which the API server encrypts Secrets in etcd, and how one replaces another.
+//! The keys with which the API server encrypts Secrets in etcd, and their replacement.
 //!
-//! Three files hold them, all as the API server reads them (`EncryptionConfiguration`): `encryption/config.yaml` is mounted into the
-//! API server and into nothing else, `ca/encryption/keys.yaml` is our own copy, and the third is kept beside the records of the other
-//! keys. A file that is lost or damaged is written again from the others, and so is one that was exchanged where the others say which one it
-//! is: see `right`. Otherwise only a person can put them right. What is stored without encryption stays readable: `identity` is the last provider.
+//! Three files contain them, all in the form that the API server reads (`EncryptionConfiguration`): `encryption/config.yaml` is mounted
+//! only into the API server, `ca/encryption/keys.yaml` is our own copy, and the third file is beside the records of the other keys. A
+//! lost or damaged file is written again from the others; so is an exchanged file, if the others show which one it is: see `right`.
+//! Otherwise only an operator can repair them. Unencrypted values in etcd stay readable: `identity` is the last provider.
 //!
-//! A key is named for its number and a digest of it, so an exchanged one is noticed, and what a backup needs can be told without
-//! showing it. The first key encrypts, every key decrypts. A replaced key is not forgotten: see `retired`.
+//! The name of a key consists of its number and a digest of it. So an exchanged key is noticed, and a backup can name the keys that it
+//! needs without showing them. The first key encrypts, every key decrypts. A replaced key is kept: see `retired`.
 
 use std::path::{Path, PathBuf};
 
@@ -26,15 +26,15 @@ use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
-/// What `nodelet certs rotate` calls these keys.
+/// The name of these keys in `nodelet certs rotate`.
 pub const ENCRYPTION: &str = "encryption";
 
-/// Only root enters it.
+/// Mode and owner of their directories: only for root.
 const DIRECTORY: Attributes = Attributes::root(0o700);
-/// Length that secretbox takes.
+/// Length of a key of secretbox in bytes.
 const LENGTH: usize = 32;
 
-/// The files. No two copies share a directory, so that a removed directory takes one of them at most.
+/// The files. Each copy has its own directory, so that the removal of one directory removes at most one copy.
 struct Places {
     /// The API server's directory.
     its: PathBuf,
@@ -66,16 +66,16 @@ pub fn encryption_directories() -> [PathBuf; 2] {
     [places.its, places.ours]
 }
 
-/// What the API server reads.
+/// The file that the API server reads.
 pub(super) fn encryption_config() -> PathBuf {
     places().config
 }
 
-/// The keys. They are made where there are none, and replaced where that is asked for alone.
+/// The keys. They are made if none exist, and replaced only if an operator requests it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncryptionKeysSpec {
-    /// What is to be done to replace the key; a plan that a script made says nothing of it.
+    /// The step of the key's replacement to carry out; never set in a plan that was made by a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 }
@@ -91,13 +91,13 @@ pub(super) struct Key {
 #[derive(Clone, PartialEq, Eq)]
 struct Keys(Vec<Key>);
 
-/// The keys as they stand.
+/// The current state of the keys.
 pub struct Observed {
     absent: bool,
     directories: Vec<Held>,
     /// In the order in which they are written.
     copies: [(Held, Content); 3],
-    /// The right ones; `None` while there are none.
+    /// The right keys; `None` if there are none yet.
     keys: Option<Keys>,
     retired: Retired,
 }
@@ -118,12 +118,12 @@ impl Observed {
         ))
     }
 
-    /// Whether the file at `path` holds the right keys, where there are some; the other copies count for nothing.
+    /// Whether the file at `path` contains the right keys, or there are none yet. The other copies are ignored.
     pub(super) fn is_right(&self, path: &Path) -> bool {
         self.damaged().all(|(file, _)| file.path() != path)
     }
 
-    /// The copies that do not hold the right keys.
+    /// The copies that do not contain the right keys.
     fn damaged(&self) -> impl Iterator<Item = &(Held, Content)> {
         let right = self.keys.as_ref().map(Keys::text);
         self.copies.iter().filter(move |(_, content)| {
@@ -183,7 +183,7 @@ impl Key {
         Ok(Self { number, secret })
     }
 
-    /// Its name: says nothing that helps to find the key, for a key is 32 random bytes.
+    /// Its name. The digest in it does not help to guess the key, because a key is 32 random bytes.
     pub(super) fn id(&self) -> String {
         let digest = Sha256::new()
             .chain_update(b"nodelet encryption key\0")
@@ -209,12 +209,12 @@ impl Key {
         let key = number
             .zip(bytes.and_then(|bytes| bytes.try_into().ok()))
             .map(|(number, secret)| Self { number, secret })
-            .ok_or("it holds something else than a key of ours")?;
+            .ok_or("it contains something other than a key of nodelet")?;
         if key.id() == named.name {
             Ok(key)
         } else {
             Err(format!(
-                "the key `{}` is not the one of that name",
+                "the content of key `{}` does not match its name",
                 named.name
             ))
         }
@@ -258,9 +258,9 @@ impl Keys {
         serde_yaml::to_string(&document).expect("texts are YAML")
     }
 
-    /// The error says what is wrong in our own words: those of a parser could quote a key.
+    /// The error text is our own, because the text of a parser could quote a key.
     fn parse(text: &[u8]) -> Result<Self, String> {
-        let foreign = || "it is no configuration of ours, or was cut short".to_owned();
+        let foreign = || "it is not a configuration of nodelet, or it was cut short".to_owned();
         let document: Document = serde_yaml::from_slice(text).map_err(|_| foreign())?;
         let [encrypted] = document.resources.as_slice() else {
             return Err(foreign());
@@ -280,7 +280,7 @@ impl Keys {
         };
         let keys: Vec<Key> = keys.keys.iter().map(Key::read).collect::<Result<_, _>>()?;
         let keys = Self(keys);
-        // Whatever else it says, it is not what we write.
+        // A file with any other content was not written by us.
         if matches!(keys.0.len(), 1 | 2) && keys.text().as_bytes() == text {
             Ok(keys)
         } else {
@@ -292,7 +292,7 @@ impl Keys {
         self.0.iter().any(|key| other.0.contains(key))
     }
 
-    /// The keys after a step, if it is that step's turn, and the key that is not used any more.
+    /// The keys after a step, and the key that is no longer used; `None` if the step does not fit the current stage.
     fn after(&self, step: Rotation) -> ResourceResult<Option<(Self, Option<Key>)>> {
         Ok(match (step, self.0.as_slice()) {
             (Rotation::Begin, [only]) => {
@@ -310,8 +310,8 @@ impl Keys {
     }
 }
 
-/// The copies of the keys, in the order in which they are written: ours first, so that the API server never has a key that is not
-/// written down.
+/// The copies of the keys, in the order in which they are written: our own copies first, so that the API server never has a key that
+/// is not saved elsewhere.
 async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
     let places = places();
     Ok([
@@ -321,8 +321,10 @@ async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
     ])
 }
 
-/// The keys that stand there: those of the file that is written first, with which a second one has to share a key; and those of the two
-/// others, where they are equal and share a key with that file. Two equal files that share none with it are not believed. So a step that was cut is either carried on or as if it had not begun.
+/// The right keys on the host. If all files are valid, and the two that are written last are equal and share a key with the first one,
+/// their keys are right. Otherwise the keys of the first valid file, in the order of writing, are right, if it is the only valid one or
+/// another one shares a key with it. Two equal files that share no key with the first one are not trusted. So an interrupted step is
+/// either completed or has no effect.
 fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
     let mut valid: Vec<(&Path, Keys)> = Vec::new();
     let mut damaged = Vec::new();
@@ -333,7 +335,7 @@ fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
             None => {}
         }
     }
-    // A record from an older backup of the host shares a key with the two others, and lacks the one that encrypts.
+    // A record from an older backup of the host shares a key with the two others, but lacks the key that encrypts.
     if let [(_, record), (_, copy), (_, config)] = valid.as_slice()
         && copy == config
         && copy.shares_with(record)
@@ -414,7 +416,7 @@ impl Resource for EncryptionKeysSpec {
                 differences.note(
                     &name.to_string_lossy(),
                     before,
-                    "with the keys that are known",
+                    "restored from another copy",
                 );
             }
             file.compare(&mut differences, PRIVATE);
@@ -463,7 +465,7 @@ impl Resource for EncryptionKeysSpec {
             (None, Some(keys)) => (keys.clone(), None),
             (None, None) => (Keys(vec![Key::new(1)?]), None),
         };
-        // Before the files that are read: a key is never in none of them.
+        // Before the other files, so that a retired key is always in at least one file.
         observed.retired.converge(cx.host, retired, receipt).await?;
         let text = keys.text();
         for (file, content) in &observed.copies {
@@ -485,15 +487,15 @@ async fn read(host: &dyn Host) -> ResourceResult<Option<Keys>> {
     right(&copies(host).await?)
 }
 
-/// The names of the keys with which Secrets may be stored, the one that encrypts first; empty where there is none. Cancel safe.
+/// The names of the keys with which Secrets may be stored, the key that encrypts first; empty if there is none. Cancel safe.
 ///
 /// # Errors
-/// The files are there and cannot be used.
+/// The files exist but cannot be used.
 pub async fn encryption_key_ids(host: &dyn Host) -> ResourceResult<Vec<String>> {
     Ok(read(host).await?.map_or_else(Vec::new, |keys| keys.ids()))
 }
 
-/// How far the keys are in being replaced. Cancel safe.
+/// The stage of the keys' replacement. Cancel safe.
 ///
 /// # Errors
 /// There are none yet, or the files cannot be used.
@@ -507,7 +509,7 @@ pub async fn encryption_stage(host: &dyn Host) -> ResourceResult<Stage> {
     }
 }
 
-/// What stands before a value in etcd that the key of this name has encrypted.
+/// The prefix of a value in etcd that the key of this name has encrypted.
 #[must_use]
 pub fn stored_prefix(id: &str) -> String {
     format!("k8s:enc:secretbox:v1:{id}:")

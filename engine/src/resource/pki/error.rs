@@ -1,4 +1,4 @@
-//! What can be wrong with keys and certificates.
+//! Errors of keys and certificates.
 
 use crate::resource::ResourceError;
 
@@ -6,7 +6,7 @@ use crate::resource::ResourceError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PkiError {
-    /// A file does not hold what it should.
+    /// A file does not contain a valid key or certificate.
     #[error("{place}: {problem}")]
     Unreadable {
         /// The file.
@@ -14,7 +14,7 @@ pub enum PkiError {
         /// What is wrong with its content.
         problem: String,
     },
-    /// Something precious cannot be used, and a person has to decide.
+    /// An authority or key that is never replaced by itself cannot be used, and an operator has to decide.
     #[error("{problem}; {help}")]
     Precious {
         /// What is wrong.
@@ -22,17 +22,17 @@ pub enum PkiError {
         /// What to do about it.
         help: String,
     },
-    /// A field of a specification cannot stand.
+    /// A field of a specification is invalid.
     #[error("{field} `{value}`: {problem}")]
     Invalid {
         /// The field.
         field: &'static str,
         /// Its value.
         value: String,
-        /// Why it cannot stand.
+        /// Why it is invalid.
         problem: &'static str,
     },
-    /// The authority is there but its key is not.
+    /// The host has the certificate of the authority but not its key.
     #[error(
         "this host has the certificate of authority `{authority}` but not its key; \
          issue on a host that has it, and import the result"
@@ -69,7 +69,7 @@ impl PkiError {
 }
 
 impl From<rcgen::Error> for PkiError {
-    /// Only for building and signing; errors of parsing keys are never passed on, lest they quote their input.
+    /// Only for building and signing. An error of parsing a key is never passed on, because it could quote the key.
     fn from(error: rcgen::Error) -> Self {
         Self::Build(error.to_string())
     }

@@ -1,5 +1,5 @@
-//! What the certificates on disk say about an authority of which this host has no record: a host that was brought up before there
-//! were records, or whose records are lost.
+//! What the certificates on disk prove about an authority without a record: the host was brought up by a version that wrote no
+//! records, or the records are lost.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ use super::layout::BASE;
 use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
 
-/// Directories that are entered below the first.
+/// Maximum depth of directories below the first.
 const DEPTH: usize = 4;
-/// Directory entries that are looked at.
+/// Maximum number of directory entries that are examined.
 const ENTRIES: usize = 2_000;
 
-/// A certificate on disk with what is trusted beside it.
+/// A certificate on disk with the trusted certificates beside it.
 struct Leaf {
     certificate: Option<Certificate>,
     trusted: Vec<Certificate>,
@@ -27,10 +27,10 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Reads them, to a bounded depth and number. Cancel safe.
+    /// Reads the certificates, to a bounded depth and number. Cancel safe.
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub(super) async fn gather(host: &dyn Host) -> ResourceResult<Self> {
         let mut its = Self {
             leaves: Vec::new(),
@@ -55,12 +55,12 @@ impl Evidence {
         Ok(its)
     }
 
-    /// Whether a certificate on disk was signed by this authority, or trusts it.
+    /// Whether a certificate on disk was signed by this authority, or has it as a trusted certificate beside it.
     pub(super) fn proves(&self, authority: &Certificate) -> bool {
         self.leaves.iter().any(|leaf| leaf.is_of(authority))
     }
 
-    /// Whether there is a certificate of an authority that is not on this host: one was lost or replaced.
+    /// Whether there is a certificate of an authority that is not on this host: that authority was lost or replaced.
     pub(super) fn has_orphans(&self) -> bool {
         let mut leaves = self.leaves.iter();
         leaves.any(|leaf| !self.authorities.iter().any(|its| leaf.is_of(its)))
@@ -97,7 +97,7 @@ async fn directories(host: &dyn Host, first: &Path) -> ResourceResult<Vec<PathBu
     Ok(all.into_iter().map(|(path, _)| path).collect())
 }
 
-/// What can be read of the certificates in a file.
+/// The readable certificates in a file.
 async fn certificates(host: &dyn Host, path: &Path) -> ResourceResult<Vec<Certificate>> {
     Ok(match Held::read(host, path).await?.1 {
         Content::Bytes(bytes) => Certificate::parse_all(path, &bytes)

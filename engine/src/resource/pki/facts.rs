@@ -1,4 +1,4 @@
-//! What a certificate says.
+//! Facts about a certificate.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,10 +11,10 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
-/// What a certificate says, as far as anybody here asks.
+/// The fields of a certificate that the engine and its callers need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateFacts {
-    /// The file it stands in.
+    /// The file that contains it.
     pub path: PathBuf,
     /// Whole subject.
     pub subject: String,
@@ -41,13 +41,13 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    /// Whether it has begun and is not over.
+    /// Whether its validity has begun and has not ended.
     #[must_use]
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
     }
 
-    /// When it is due for renewal: at three fifths of its life, so that all of a component's are renewed before two thirds of it.
+    /// When it is due for renewal: at three fifths of its life, so that all certificates of a component are renewed before two thirds.
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
         let life = self
@@ -57,8 +57,8 @@ impl CertificateFacts {
         self.not_before + life / 5 * 3
     }
 
-    /// What to tell people when less than a sixth of its life is left: it has been due for most of the time that is
-    /// there for it, and nobody has renewed it.
+    /// A warning for operators if less than a sixth of its life is left: it has been due for most of the time for a renewal, and it was not
+    /// renewed.
     #[must_use]
     pub fn near_its_end(&self, now: SystemTime) -> Option<String> {
         let life = self.not_after.duration_since(self.not_before).ok()?;
@@ -71,14 +71,14 @@ impl CertificateFacts {
             let next = if self.usage.contains("authority") {
                 "`nodelet certs rotate` replaces it, with overlap"
             } else {
-                "`nodelet certs renew` says why"
+                "`nodelet certs renew` shows why"
             };
             format!("{path} ends in {left} and is not renewed; {next}")
         })
     }
 }
 
-/// A certificate that was read.
+/// A parsed certificate.
 #[derive(Debug, Clone)]
 pub(super) struct Certificate {
     pub(super) facts: CertificateFacts,
@@ -141,7 +141,7 @@ impl Certificate {
         })
     }
 
-    /// Whether `authority` signed it: names fit (byte for byte, as RFC 5280 section 7.1 allows) and the signature
+    /// Whether `authority` signed it: the names are equal (byte for byte, as RFC 5280 section 7.1 allows) and the signature
     /// verifies.
     pub(super) fn is_signed_by(&self, authority: &Self) -> bool {
         let (Ok((_, leaf)), Ok((_, signer))) = (
@@ -233,14 +233,14 @@ fn usage(x509: &X509Certificate<'_>) -> Result<String, String> {
     Ok(words.join(" and "))
 }
 
-/// Years before 1970 count as 1970: nothing here was valid then.
+/// A time before 1970 counts as 1970: no certificate of a cluster is older.
 fn time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0))
 }
 
-/// A time as people and logs read it, UTC.
+/// A time as text for operators and logs, in UTC.
 pub(super) fn show(time: SystemTime) -> String {
-    // The formatter knows no time before 1970, where a host without a clock may think it is.
+    // The formatter does not support times before 1970, and the time of a host without a clock may be before 1970.
     humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 

@@ -1,4 +1,4 @@
-//! Files as they stand, and how they are put and taken away with a way back.
+//! Current files of keys and certificates, and how they are written and removed with an undo.
 
 use std::path::{Path, PathBuf};
 
@@ -8,31 +8,31 @@ use crate::resource::change::{Differences, octal};
 use crate::resource::file::remember;
 use crate::resource::{Receipt, ResourceResult, Undo, missing_parents};
 
-/// Files of keys and certificates are far smaller.
+/// Maximum size of a file. Files of keys and certificates are far smaller.
 const LIMIT: u64 = 64 * 1024;
 
 /// Readable by all: certificates and public keys.
 pub(super) const PUBLIC: Attributes = Attributes::root(0o644);
 
-/// A file, without its content: this may be kept in an observation and printed.
+/// A file without its content, so that it can be part of an observation and printed.
 #[derive(Debug)]
 pub(super) struct Held {
     path: PathBuf,
     entry: Option<Entry>,
 }
 
-/// Content of a file. Has no `Debug`, for it may be a key.
+/// Content of a file. Has no `Debug`, because it may be a key.
 pub(super) enum Content {
     /// There is no file.
     Missing,
-    /// There is something that cannot be one of our files, and why.
+    /// The entry cannot be one of our files, with the reason.
     Unfit(String),
     /// These bytes.
     Bytes(Vec<u8>),
 }
 
 impl Content {
-    /// What `parse` makes of the bytes; `None` where there is no file.
+    /// The result of `parse` for the bytes; `None` if there is no file.
     pub(super) fn parse<T>(
         &self,
         parse: impl FnOnce(&[u8]) -> Result<T, String>,
@@ -54,7 +54,7 @@ impl Content {
 }
 
 impl Held {
-    /// What stands at `path`, with its content. Links are followed. Cancel safe.
+    /// The current entry at `path`, with its content. Links are followed. Cancel safe.
     pub(super) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<(Self, Content)> {
         let held = Self::look(host, path).await?;
         let content = match held.entry.as_ref().map(|entry| &entry.kind) {
@@ -65,17 +65,17 @@ impl Held {
             Some(EntryKind::File(_) | EntryKind::Symlink(_)) => {
                 match host.read(path, LIMIT).await? {
                     Some(bytes) => Content::Bytes(bytes),
-                    None => Content::Unfit("it is a link to nowhere".to_owned()),
+                    None => Content::Unfit("it is a dangling link".to_owned()),
                 }
             }
             Some(EntryKind::Directory | EntryKind::Socket | EntryKind::Other) => {
-                Content::Unfit("it is no file".to_owned())
+                Content::Unfit("it is not a file".to_owned())
             }
         };
         Ok((held, content))
     }
 
-    /// What stands at `path`. Cancel safe.
+    /// The current entry at `path`. Cancel safe.
     pub(super) async fn look(host: &dyn Host, path: &Path) -> ResourceResult<Self> {
         Ok(Self {
             path: path.to_path_buf(),
@@ -88,12 +88,12 @@ impl Held {
         &self.path
     }
 
-    /// Whether anything stands there.
+    /// Whether there is an entry.
     pub(super) fn is_there(&self) -> bool {
         self.entry.is_some()
     }
 
-    /// Notes mode and owner where they differ. The mode of a link says nothing.
+    /// Notes mode and owner if they differ. The mode of a link is ignored.
     pub(super) fn compare(&self, differences: &mut Differences, should: Attributes) {
         let Some(is) = self.attributes() else { return };
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
@@ -104,7 +104,7 @@ impl Held {
         differences.compare("owner", &owner(is), &owner(should));
     }
 
-    /// Sets mode and owner where they differ.
+    /// Sets mode and owner if they differ.
     pub(super) async fn repair(
         &self,
         host: &dyn Host,
@@ -121,7 +121,7 @@ impl Held {
         Ok(())
     }
 
-    /// Writes the file and whatever directories it lacks.
+    /// Writes the file, and creates missing parent directories.
     pub(super) async fn put(
         &self,
         host: &dyn Host,
@@ -140,7 +140,7 @@ impl Held {
         }
         remember(host, &self.path, self.entry.as_ref(), "a file", receipt).await?;
         if matches!(&self.entry, Some(entry) if matches!(entry.kind, EntryKind::Symlink(_))) {
-            // A link is restored only where nothing else stands, so on the way back our file goes first.
+            // The undo of a link needs a free path, so the undo that removes our file has to run first.
             receipt
                 .push(Undo::RemoveFile {
                     path: self.path.clone(),

@@ -13,8 +13,8 @@ use super::{AuthoritySpec, CertificateSpec, PkiError, PrivateKey, Usage, key};
 /// A day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How much earlier than now a certificate begins, at most a tenth of its life: a peer, or this host after its clock was set, may be a
-/// day behind, and what keeps a cluster should go on then.
+/// How much earlier than now the validity of a certificate begins, but at most a tenth of its life: the clock of a peer, or of this host
+/// after it was set, may be a day behind, and the cluster has to continue to work then.
 const BACKDATE: Duration = DAY.saturating_mul(2);
 
 /// A new certificate and its key.
@@ -40,7 +40,7 @@ pub(super) fn self_signed(
                 .saturating_mul(365)
                 .saturating_add(spec.years / 4);
     let mut params = params(&spec.common_name, &[], now, end)?;
-    // No authority below this one: all that it signs are leaves.
+    // No authority below this one: it signs only leaf certificates.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![
         KeyUsagePurpose::DigitalSignature,
@@ -122,7 +122,7 @@ fn serial() -> SerialNumber {
     SerialNumber::from_slice(&octets)
 }
 
-/// Certificates know no fractions of a second.
+/// Times in certificates have no fractions of a second.
 fn whole_seconds(time: SystemTime) -> Result<OffsetDateTime, PkiError> {
     let impossible =
         || PkiError::Build("the host's clock is before 1970 or far beyond 2100".to_owned());

@@ -1,4 +1,4 @@
-//! Private keys: made, read, and kept out of sight.
+//! Private keys: generated, parsed, and never shown.
 
 use rcgen::{KeyPair, PublicKeyData as _};
 use x509_parser::pem::Pem;
@@ -10,7 +10,7 @@ use super::PkiError;
 pub struct PrivateKey(String);
 
 impl PrivateKey {
-    /// The key itself: for the file it goes to, and nothing else.
+    /// The key itself, only to be written to its file.
     #[must_use]
     pub fn expose_pem(&self) -> &str {
         &self.0
@@ -29,15 +29,15 @@ impl From<&KeyPair> for PrivateKey {
     }
 }
 
-/// A new ECDSA P-256 key: every TLS stack in the cluster takes it, and it costs a millisecond, not a second.
+/// A new ECDSA P-256 key: every TLS stack in the cluster accepts it, and it takes a millisecond, not a second.
 pub(super) fn generate() -> Result<KeyPair, PkiError> {
     Ok(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)
 }
 
 /// The private key in some PEM text, in PKCS #8, SEC 1 or PKCS #1 form. Other blocks, such as the parameters
-/// that `openssl ecparam` writes, are passed over.
+/// that `openssl ecparam` writes, are ignored.
 ///
-/// The error says what is wrong in our own words: those of a parser could quote the key.
+/// The error text is our own, because the text of a parser could quote the key.
 pub(super) fn parse(pem: &[u8]) -> Result<KeyPair, String> {
     for block in Pem::iter_from_buffer(pem) {
         let Ok(block) = block else {
@@ -45,7 +45,7 @@ pub(super) fn parse(pem: &[u8]) -> Result<KeyPair, String> {
         };
         match block.label.as_str() {
             "ENCRYPTED PRIVATE KEY" => {
-                return Err("it is encrypted; nothing here could ask for its password".to_owned());
+                return Err("it is encrypted, and nodelet cannot ask for its password".to_owned());
             }
             "PRIVATE KEY" | "EC PRIVATE KEY" | "RSA PRIVATE KEY" => {
                 return KeyPair::try_from(block.contents.as_slice()).map_err(|_| {
@@ -58,7 +58,7 @@ pub(super) fn parse(pem: &[u8]) -> Result<KeyPair, String> {
     Err("it holds no private key in PEM".to_owned())
 }
 
-/// The public half the way a certificate holds it, to compare the two.
+/// The public half in the form that a certificate contains, for a comparison.
 pub(super) fn public(key: &KeyPair) -> Vec<u8> {
     key.der_bytes().to_vec()
 }

@@ -1,4 +1,4 @@
-//! What a status says of the keys, authorities and data that a host keeps.
+//! What a status reports about the keys, authorities and data ids that a host has recorded.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,11 @@ use crate::resource::{
     Context, NoSecrets, Outputs, Resource as _, ResourceError, ResourceResult, Spec,
 };
 
-/// What is wrong with the authority, service-account key encryption keys or data id that a step makes, by the name of the file and with what to do; `None`
-/// where all is as the host keeps it, and for any other step. Cancel safe.
+/// What is wrong with the authority, service-account key, encryption keys or data id of a step, with the name of the file and the
+/// remedy; `None` if all is as recorded, and for other kinds of steps. Cancel safe.
 ///
 /// # Errors
-/// A key or authority is not ours, or lost without a copy; or the host cannot be read.
+/// A key or authority is a foreign one, or is lost without a copy; or the host cannot be read.
 pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<String>> {
     let cx = Context {
         host,
@@ -38,15 +38,15 @@ pub async fn key_problem(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<
     })
 }
 
-/// Most bytes of a key.
+/// Maximum size of a key file in bytes.
 const MOST: u64 = 64 * 1024;
 
-/// Whether what is about to read these files at its start may do so: the key of service-account tokens, its copies and its public half, and
-/// the keys that encrypt Secrets, have to be those that the host keeps. An API server that starts with others refuses every token of the
-/// cluster, or cannot read a Secret; a controller-manager signs tokens that are refused. Cancel safe.
+/// Checks before the start of a component that it may read these files: the service-account key, its copies, its public half and the keys
+/// that encrypt Secrets have to be the recorded ones. With other keys, an API server refuses every token of the cluster or cannot read
+/// Secrets, and a controller-manager signs tokens that are refused. Cancel safe.
 ///
 /// # Errors
-/// They are not, with what to do; or the host cannot be read.
+/// A file differs, with the remedy; or the host cannot be read.
 pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceResult<()> {
     let cx = Context {
         host,
@@ -62,13 +62,13 @@ pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceR
             let observed = ServiceAccountKeySpec {}.observe(&cx).await?;
             let is_same = !is_copy || is_same_file(host, file, &key).await?;
             (
-                "the service-account key is not as this host keeps it",
+                "the service-account key is not the one that this host has recorded",
                 observed.is_whole() && is_same,
             )
         } else if *file == encrypts {
             let observed = EncryptionKeysSpec { rotation: None }.observe(&cx).await?;
             (
-                "the encryption keys are not as this host keeps them",
+                "the encryption keys are not the ones that this host has recorded",
                 observed.is_right(file),
             )
         } else {
@@ -76,7 +76,7 @@ pub(crate) async fn may_be_read(host: &dyn Host, files: &[PathBuf]) -> ResourceR
         };
         if !is_ours {
             return Err(ResourceError::Unmet {
-                what: format!("let {} be read: {what}", file.display()),
+                what: format!("start a program that reads {}: {what}", file.display()),
                 next: "run `nodelet apply`: it restores the right ones first".to_owned(),
             });
         }
@@ -91,7 +91,7 @@ pub(crate) fn has_service_account_key(files: &[PathBuf]) -> bool {
     names.any(|name| name == key.file_name())
 }
 
-/// Whether two files are there with the same content.
+/// Whether both files exist and have the same content.
 async fn is_same_file(host: &dyn Host, one: &Path, other: &Path) -> ResourceResult<bool> {
     let content = host.read(one, MOST).await?;
     Ok(content.is_some() && content == host.read(other, MOST).await?)

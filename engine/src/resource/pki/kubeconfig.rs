@@ -1,4 +1,4 @@
-//! Kubeconfigs with everything they need inside, or with the paths of certificate and key.
+//! Kubeconfigs that contain their certificate and key, or the paths of both.
 
 use std::path::PathBuf;
 
@@ -12,8 +12,8 @@ use crate::resource::change::Differences;
 use crate::resource::file::PRIVATE;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
-/// A kubeconfig: where the API server is, whom to trust and who to be. It is written anew whenever the certificate
-/// or authority it was made of, or anything else in it, is not as it should be.
+/// A kubeconfig: the address of the API server, the trusted authority and the client's identity. It is written again if its
+/// certificate, its authority or anything else in it differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KubeconfigSpec {
@@ -27,25 +27,25 @@ pub struct KubeconfigSpec {
     pub authority: String,
     /// Name of the user entry.
     pub user: String,
-    /// Certificate and key are named by their paths instead of being inside: whoever uses it finds a renewed one there.
+    /// Whether the kubeconfig contains the paths of certificate and key instead of their content: then its user finds a renewed one there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_path: bool,
     /// Namespace of the context; the admin's contexts have their own.
     pub namespace: Option<String>,
 }
 
-/// A kubeconfig as it stands, and as it should be.
+/// The current kubeconfig, and the desired one.
 pub struct Observed {
     absent: bool,
     file: Held,
     content: Content,
-    /// `Err` says what it waits for.
+    /// `Err` says what is missing for it.
     should: Result<Document, String>,
 }
 
 impl std::fmt::Debug for Observed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Both contents hold a key.
+        // Both contents contain a key.
         f.debug_struct("Observed")
             .field("file", &self.file)
             .finish_non_exhaustive()
@@ -53,10 +53,10 @@ impl std::fmt::Debug for Observed {
 }
 
 impl KubeconfigSpec {
-    /// Whether the specification can stand.
+    /// Checks the specification.
     ///
     /// # Errors
-    /// The field that cannot, and why.
+    /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), PkiError> {
         validate::path("name", &self.name)?;
         validate::server("server", &self.server)?;
@@ -72,7 +72,7 @@ impl KubeconfigSpec {
         error.at(format!("plan kubeconfig `{}`", self.name))
     }
 
-    /// The document, made of the files as they are now.
+    /// The document, made from the current files.
     async fn document(&self, cx: &Context<'_>) -> ResourceResult<Result<Document, String>> {
         let paths = certificate_paths(&self.certificate);
         let Some(authority) = Authority::read(cx.host, &self.authority).await? else {

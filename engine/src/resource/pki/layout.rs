@@ -1,4 +1,4 @@
-//! Where keys, certificates and kubeconfigs stand. Names are those that tools and people know from before.
+//! Paths of keys, certificates and kubeconfigs. The names are the ones that tools and operators already use.
 
 use std::path::{Path, PathBuf};
 
@@ -7,17 +7,17 @@ use crate::exec::STATE;
 /// Directory of everything that belongs to the node's Kubernetes configuration.
 pub const BASE: &str = "/etc/pf9/kube.d";
 
-/// Directories below [`BASE`] that only root enters.
+/// Directories below [`BASE`] that only root may enter.
 const PRIVATE: [&str; 4] = ["ca", "certs", "encryption", "kubeconfigs"];
 
 /// Files of an authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthorityPaths {
-    /// Directory of all.
+    /// Directory of all these files.
     pub directory: PathBuf,
     /// `ca.crt`.
     pub certificate: PathBuf,
-    /// `ca.key`; on a worker it is not there.
+    /// `ca.key`; does not exist on a worker.
     pub key: PathBuf,
     /// `next.crt` of a successor that is trusted and does not sign yet.
     pub next_certificate: PathBuf,
@@ -73,7 +73,7 @@ pub fn service_account_paths() -> (PathBuf, PathBuf) {
     (directory.join("svcacct.key"), directory.join("svcacct.pub"))
 }
 
-/// Where this host remembers which keys it keeps, with a copy of each. Nothing in it is ever printed, logged or bundled.
+/// The directory of the records of keys and authorities, with copies. Nothing in it is ever printed, logged or bundled.
 pub const RECORDS: &str = "/var/opt/pf9/nodelet/kept";
 
 /// The record of an authority: which certificates and keys it has, with a copy of each.
@@ -88,7 +88,7 @@ pub fn service_account_record() -> PathBuf {
     Path::new(RECORDS).join("service-account.json")
 }
 
-/// The directory of all kubeconfigs. A clean takes it away.
+/// The directory of all kubeconfigs. A clean removes it.
 fn kubeconfigs() -> PathBuf {
     Path::new(BASE).join("kubeconfigs")
 }
@@ -99,7 +99,7 @@ pub fn kubeconfig_path(name: &str) -> PathBuf {
     kubeconfigs().join(format!("{name}.yaml"))
 }
 
-/// Mode of a directory that has to be created on the way to one of our files.
+/// Mode of a parent directory that has to be created for one of our files.
 pub(super) fn directory_mode(directory: &Path) -> u32 {
     let mut named = PRIVATE.iter().map(|name| Path::new(BASE).join(name));
     let private =

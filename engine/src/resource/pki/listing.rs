@@ -1,5 +1,5 @@
-//! Everything that ends one day: authorities, certificates and the client certificates inside kubeconfigs, with who uses
-//! them. For people and programs; reads files and nothing else.
+//! Everything that expires: authorities, certificates and the client certificates inside kubeconfigs, with the components that use
+//! them. For operators and programs; only reads files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use super::{BASE, CertificateFacts, certificates_in, uses_of};
 use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
 
-/// What kind of file a certificate stands in.
+/// The kind of file that contains a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -23,7 +23,7 @@ pub enum Kind {
     Certificate,
     /// A kubeconfig that holds a client certificate.
     Kubeconfig,
-    /// A copy of an authority's certificate, beside what it verifies.
+    /// A copy of an authority's certificate, beside a certificate whose user verifies its peers with it.
     Trust,
 }
 
@@ -34,36 +34,36 @@ pub struct Listed {
     pub kind: Kind,
     /// Its name or path below its directory, for example `etcd/peer`.
     pub name: String,
-    /// What it says.
+    /// Its facts.
     pub certificate: CertificateFacts,
-    /// What is left of its life, in seconds; 0 when it is over.
+    /// Seconds until it expires; 0 if it has expired.
     pub seconds_left: u64,
     /// When it is due for renewal; authorities and copies are not renewed by themselves.
     #[serde(serialize_with = "maybe_rfc3339")]
     pub due: Option<SystemTime>,
     /// The component that uses it.
     pub component: Option<&'static str>,
-    /// What for.
+    /// Its purpose.
     pub purpose: Option<&'static str>,
-    /// How a renewed one is taken up.
+    /// How the component starts to use a renewed one.
     pub uptake: Option<String>,
 }
 
-/// All of them, and the files that could not be read.
+/// All certificates, and the files that could not be read.
 #[derive(Debug, Default, Serialize)]
 pub struct Listing {
     /// In order of kind and name.
     pub certificates: Vec<Listed>,
     /// Files that should hold a certificate and do not, and why.
     pub unreadable: Vec<(PathBuf, String)>,
-    /// Whether a bound of the search kept something from being read.
+    /// Whether a bound ended the search.
     pub cut_short: bool,
 }
 
 /// Lists everything below `/etc/pf9/kube.d`. Cancel safe.
 ///
 /// # Errors
-/// What the host says: most likely that we may not read it.
+/// The directory cannot be read, most likely because the caller is not root.
 pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
     let now = host.now();
     let survey = certificates_in(host, Path::new(BASE)).await?;
@@ -138,7 +138,7 @@ impl Listed {
     }
 }
 
-/// What a file is by its place below [`BASE`].
+/// Kind and name of a file according to its path below [`BASE`].
 fn placed(path: &Path) -> Option<(Kind, String)> {
     let below = path.strip_prefix(BASE).ok()?.to_str()?;
     if let Some(name) = below.strip_prefix("ca/") {
@@ -158,10 +158,10 @@ fn placed(path: &Path) -> Option<(Kind, String)> {
     }
 }
 
-/// The client certificate inside a kubeconfig; `None` where it names a file instead.
+/// The client certificate inside a kubeconfig; `None` if the kubeconfig names a file instead.
 fn inside(path: &Path, content: &Content) -> Result<Option<CertificateFacts>, String> {
     let Some(document) = content.parse(|bytes| {
-        serde_yaml::from_slice::<Document>(bytes).map_err(|_| "it is no kubeconfig".to_owned())
+        serde_yaml::from_slice::<Document>(bytes).map_err(|_| "it is not a kubeconfig".to_owned())
     }) else {
         return Ok(None);
     };

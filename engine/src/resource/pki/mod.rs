@@ -1,13 +1,13 @@
 //! Certificates, keys and kubeconfigs of the cluster.
 //!
 //! Three authorities (`cluster`, `etcd`, `front-proxy`) sign one certificate per purpose, as
-//! <https://kubernetes.io/docs/setup/best-practices/certificates/> asks for; the key that signs service-account
-//! tokens is its own. Authorities and that key are precious: they are made once and never replaced unasked, not even
-//! when they cannot be read. The host remembers which ones it has, with a copy of each (`record.rs`): one that is lost or
-//! replaced is restored from its copy, or told; nothing is derived from a foreign one. Everything else is cheap: at any doubt it is
-//! issued again with a new key.
+//! <https://kubernetes.io/docs/setup/best-practices/certificates/> asks for; a separate key signs service-account
+//! tokens. The authorities and that key are precious: they are made once and never replaced without a request of an operator, not
+//! even if they cannot be read. The host records which ones it has, with a copy of each (`record.rs`): a lost or replaced one is
+//! restored from its copy or reported, and nothing is derived from a foreign one. Every other certificate and key is cheap: in case
+//! of doubt it is issued again with a new key.
 //!
-//! Files are the only state, and all of them are reached through [`Host`](crate::host::Host); time is the host's
+//! Files are the only state; they are read and written through [`Host`](crate::host::Host), and the time is the host's
 //! clock. Certificates follow RFC 5280: version 3, ECDSA P-256, critical basic constraints and key usage, key
 //! identifiers, random serial numbers below 20 octets. Left out on purpose: revocation lists, and certificate requests to a
 //! remote authority.

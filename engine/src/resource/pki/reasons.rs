@@ -1,4 +1,4 @@
-//! Why a certificate has to be issued again. Values in, values out.
+//! Reasons to issue a certificate again. Pure functions.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -8,11 +8,11 @@ use super::held::Content;
 use super::{Authority, CertificateSpec, issue, key, validate};
 use crate::resource::change::Differences;
 
-/// What was read of a certificate, its key and its authority, at one time. Holds no key.
+/// The state of a certificate, its key and its authority at one time. Contains no private key.
 #[derive(Debug)]
 pub(super) struct Reading {
     now: SystemTime,
-    /// `None` where there is no file; `Err` says what is wrong with it.
+    /// `None` if there is no file; `Err` says what is wrong with it.
     leaf: Option<Result<Certificate, String>>,
     /// Public half of the key.
     public_key: Option<Result<Vec<u8>, String>>,
@@ -21,19 +21,19 @@ pub(super) struct Reading {
     signer: Option<Signer>,
 }
 
-/// The authority that should have signed it.
+/// The authority that should have signed the certificate.
 #[derive(Debug)]
 struct Signer {
     certificate: Certificate,
     pem: Vec<u8>,
-    /// Whether it did sign it.
+    /// Whether it signed the certificate.
     signed: bool,
-    /// Whether its predecessor did, which is still trusted.
+    /// Whether its predecessor signed it, which is still trusted.
     signed_before: bool,
 }
 
 impl Reading {
-    /// Nothing is there.
+    /// No file exists.
     pub(super) fn nothing(now: SystemTime) -> Self {
         Self {
             now,
@@ -44,8 +44,8 @@ impl Reading {
         }
     }
 
-    /// When a certificate begins that our own authority has made and that is still to come. It was made in our past, so it is
-    /// the clock that is wrong, and nothing can be said of any certificate by it.
+    /// When the validity of a certificate begins, if our own authority signed it and the begin is in the future. Such a certificate was
+    /// made in the past, so the clock is wrong, and no certificate can be judged by it.
     pub(super) fn still_to_come(&self) -> Option<SystemTime> {
         let Some(Ok(leaf)) = &self.leaf else {
             return None;
@@ -55,7 +55,7 @@ impl Reading {
         (ours && self.now < leaf.facts.not_before).then_some(leaf.facts.not_before)
     }
 
-    /// Whether its authority is one that can sign now.
+    /// Whether its authority is valid now, so that it can sign.
     pub(super) fn can_be_issued(&self) -> bool {
         let signer = self.signer.as_ref();
         signer.is_some_and(|signer| signer.certificate.facts.is_valid_at(self.now))
@@ -86,12 +86,12 @@ impl Reading {
         }
     }
 
-    /// Whether `ca.crt` is what is trusted of this authority.
+    /// Whether `ca.crt` contains the trusted certificates of this authority.
     pub(super) fn trusts(&self, authority: &Authority) -> bool {
         self.trust.as_deref() == Some(authority.pem())
     }
 
-    /// What is wrong with `ca.crt`, if anything. Without an authority nobody can tell.
+    /// What is wrong with `ca.crt`; `None` if it is right, or if there is no authority to compare it with.
     pub(super) fn trust_problem(&self) -> Option<&'static str> {
         let signer = self.signer.as_ref()?;
         match &self.trust {
@@ -102,7 +102,7 @@ impl Reading {
     }
 }
 
-/// Notes what is wrong with the certificate, so that it has to be issued again.
+/// Notes the reasons to issue the certificate again.
 pub(super) fn reissue(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
     let leaf = match &reading.leaf {
         Some(Ok(leaf)) => Some(leaf),
@@ -200,9 +200,9 @@ fn validity(
     }
 }
 
-/// Notes that its authority has a successor that signs, and that the certificate is past three fifths of its life, if it is and a
-/// new one would end later. Near the end of
-/// its authority a new one would not: issuing it would restart its users for nothing, again and again.
+/// Notes two reasons for a renewal: the predecessor of its authority signed it, or it is past three fifths of its life and a new one
+/// would expire later. Near the end of its authority a new one would not: to issue it would only restart the components that use it,
+/// again and again.
 pub(super) fn due(spec: &CertificateSpec, reading: &Reading, reasons: &mut Differences) {
     let Some(Ok(leaf)) = &reading.leaf else {
         return;
@@ -233,7 +233,7 @@ fn from_now(spec: &CertificateSpec) -> String {
     format!("{} from now", validate::life_text(spec.life))
 }
 
-/// Values with commas between them, in order.
+/// The values in order, separated by commas.
 pub(super) fn list<T: ToString>(values: &BTreeSet<T>) -> String {
     values
         .iter()

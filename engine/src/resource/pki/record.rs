@@ -1,13 +1,13 @@
-//! Which keys and authorities this host keeps, and a copy of each.
+//! Records: which keys and authorities this host has, and a copy of each.
 //!
-//! A key that is lost or replaced cannot be told from a new one by looking at it. So the host remembers which one it has: for
-//! each authority and for the key of service-account tokens there is one file below the engine's state
-//! ([`RECORDS`](super::layout::RECORDS), for root alone), with what identifies each of the kept files and a copy of it. It is
-//! written before the files themselves. So a run that is cut is finished from the copies by the next one, and no key ever signs of
-//! which there is no record.
+//! The content of a key does not show whether it is the original or a replacement. So the host records which one it has: for
+//! each authority and for the service-account key there is one file below the engine's state
+//! ([`RECORDS`](super::layout::RECORDS), for root only), with the identity and a copy of each recorded file. The record is written
+//! before the files themselves. So after an interrupted run the next run restores the files from the copies, and every key that
+//! signs has a record.
 //!
 //! A record is written by the resource whose files it names, in its converge and with an undo, like any other file. So a dry run
-//! predicts it, a rollback and a clean keep it where the key is kept, and a purge removes it with the key.
+//! predicts it, a rollback and a clean keep it if the key is kept, and a purge removes it with the key.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,29 +24,29 @@ use crate::resource::change::{Differences, content_digest};
 use crate::resource::file::PRIVATE;
 use crate::resource::{Receipt, ResourceResult};
 
-/// Form of the file. A newer one is not understood.
+/// Version of the file's format. Another version is not accepted.
 const VERSION: u32 = 1;
 
-/// Only root enters the directory of the records.
+/// Mode and owner of the directory of the records: only for root.
 const DIRECTORY: Attributes = Attributes::root(0o700);
 
-/// The kept files of an authority or key, by name, as they should be. Has no `Debug`, for there are keys among them.
+/// Name and desired content of each recorded file of an authority or key. Has no `Debug`, because it contains keys.
 pub(super) type KeptFiles = BTreeMap<&'static str, Vec<u8>>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
-    /// What it is the record of: the name of its file. One that was put in another's place counts for nothing.
+    /// The name of the record's own file. A record that was copied to another record's path is ignored.
     of: String,
     files: BTreeMap<String, Copy>,
 }
 
-/// What is known of one file.
+/// What is recorded of one file.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Copy {
-    /// What tells it apart, see [`identity`].
+    /// Identity of the file, see [`identity`].
     identity: String,
     /// Its content in base64.
     content: String,
@@ -60,34 +60,34 @@ impl Copy {
         }
     }
 
-    /// What the copy itself is.
+    /// Identity and content of the copy.
     fn content(&self, name: &str) -> Option<(String, Vec<u8>)> {
         let content = STANDARD.decode(&self.content).ok()?;
         Some((identity(name, &content).ok()?, content))
     }
 
-    /// The content, if it is what was recorded.
+    /// The content of the copy, if its identity is the recorded one.
     fn whole(&self, name: &str) -> Option<Vec<u8>> {
         let (is, content) = self.content(name)?;
         (is == self.identity).then_some(content)
     }
 
-    /// Whether a file is the recorded one. Where one half of the record is damaged, the other half still says so.
+    /// Whether a file is the recorded one. If the recorded identity or the copy is damaged, the other of the two is enough.
     fn is(&self, name: &str, identity: &str) -> bool {
         self.identity == identity || self.content(name).is_some_and(|(its, _)| its == identity)
     }
 }
 
-/// A record as it stands.
+/// The current state of a record.
 pub(super) struct KeyRecord {
     directory: Held,
     file: Held,
     known: Option<BTreeMap<String, Copy>>,
-    /// Why it is not known.
+    /// Why `known` is `None`.
     problem: String,
 }
 
-/// Without what is in it: there are keys among it.
+/// Without its content, which contains keys.
 impl std::fmt::Debug for KeyRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyRecord")
@@ -96,43 +96,43 @@ impl std::fmt::Debug for KeyRecord {
     }
 }
 
-/// How a kept file stands beside its record.
+/// The state of a file compared with its record.
 pub(super) enum Stands {
-    /// As it is recorded. The content is that of the file, or of its copy.
+    /// The file is as recorded.
     AsRecorded,
-    /// It is not there, or another one, and the copy is whole.
+    /// It is missing or another one, and the copy is intact.
     Restorable {
         /// What is wrong with it.
         problem: String,
         /// The copy.
         copy: Vec<u8>,
     },
-    /// It is not there, or another one, and there is no whole copy.
+    /// It is missing or another one, and there is no intact copy.
     Lost {
         /// What is wrong with it.
         problem: String,
     },
-    /// The record does not have it.
+    /// It is not in the record.
     Unrecorded,
 }
 
 impl KeyRecord {
-    /// Reads the record at `path`. One that cannot be understood counts as none. Cancel safe.
+    /// Reads the record at `path`. A record that cannot be parsed counts as missing. Cancel safe.
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub(super) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<Self> {
         let directory = Held::look(host, path.parent().unwrap_or(path)).await?;
         let (file, content) = Held::read(host, path).await?;
         let parsed = content.parse(|bytes| {
-            // The parser's own words could quote what it read.
+            // The parser's own error text could quote a key.
             let document: Document = serde_json::from_slice(bytes)
                 .map_err(|_| "it is damaged or cut short".to_owned())?;
             if document.of != subject(path) {
-                return Err(format!("it is that of {}", document.of.escape_debug()));
+                return Err(format!("it belongs to {}", document.of.escape_debug()));
             }
             if document.version != VERSION {
-                return Err(format!("it is of form {}", document.version));
+                return Err(format!("its version is {}", document.version));
             }
             Ok(document.files)
         });
@@ -149,25 +149,25 @@ impl KeyRecord {
         })
     }
 
-    /// Whether the host remembers which files it keeps.
+    /// Whether there is a valid record.
     pub(super) fn is_known(&self) -> bool {
         self.known.is_some()
     }
 
-    /// Whether a file with this content is one of those that it has, whatever its name.
+    /// Whether a file with this content is in the record under any name.
     pub(super) fn has(&self, name: &str, content: &Content) -> bool {
         let is = content.parse(|bytes| identity(name, bytes));
         let known = self.known.iter().flat_map(BTreeMap::values);
         matches!(is, Some(Ok(is)) if known.into_iter().any(|its| its.identity == is))
     }
 
-    /// Whether it names a file.
+    /// Whether the record contains a file of this name.
     pub(super) fn names(&self, name: &str) -> bool {
         let mut known = self.known.iter();
         known.any(|files| files.contains_key(name))
     }
 
-    /// How the file of this name stands beside it.
+    /// Compares the file of this name with the record.
     pub(super) fn judge(&self, name: &str, content: &Content) -> Stands {
         let Some(recorded) = self.known.as_ref().and_then(|files| files.get(name)) else {
             return Stands::Unrecorded;
@@ -185,12 +185,12 @@ impl KeyRecord {
         }
     }
 
-    /// The copy of a file, if it is whole.
+    /// The copy of a file, if it is intact.
     pub(super) fn copy(&self, name: &str) -> Option<Vec<u8>> {
         self.known.as_ref()?.get(name)?.whole(name)
     }
 
-    /// Notes what differs from the record that these files should have.
+    /// Notes how the record differs from the one that these files should have.
     pub(super) fn compare(&self, files: &KeptFiles, differences: &mut Differences) {
         let should = copies(files);
         match &self.known {
@@ -202,10 +202,10 @@ impl KeyRecord {
         self.file.compare(differences, PRIVATE);
     }
 
-    /// Writes the record of these files, where it is another.
+    /// Writes the record of these files, if it differs.
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub(super) async fn put(
         &self,
         host: &dyn Host,
@@ -226,15 +226,15 @@ impl KeyRecord {
         self.file.put(host, &json, PRIVATE, receipt).await
     }
 
-    /// Whether there is a file.
+    /// Whether the file of the record exists.
     pub(super) fn is_there(&self) -> bool {
         self.file.is_there()
     }
 
-    /// Removes it.
+    /// Removes the record.
     ///
     /// # Errors
-    /// What the host says.
+    /// An operation of the host failed.
     pub(super) async fn remove(
         &self,
         host: &dyn Host,
@@ -244,7 +244,7 @@ impl KeyRecord {
     }
 }
 
-/// What the record at this path is of.
+/// The subject of the record at this path.
 fn subject(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default();
     stem.to_string_lossy().into_owned()
@@ -255,8 +255,8 @@ fn copies(files: &KeptFiles) -> BTreeMap<String, Copy> {
     files.iter().map(copy).collect()
 }
 
-/// What tells a kept file apart, in hex. Of a key it is the SHA-256 of its public half (SPKI in DER), so one that is written in
-/// another form is the same key. Of a certificate it is the SHA-256 of the whole file, because all that is in it is trusted.
+/// Identity of a file, in hex. For a key it is the SHA-256 of its public half (SPKI in DER), so the same key in another form has the
+/// same identity. For a certificate it is the SHA-256 of the whole file, because every certificate in the file is trusted.
 pub(super) fn identity(name: &str, content: &[u8]) -> Result<String, String> {
     if is_key(name) {
         let pair = key::parse(content)?;

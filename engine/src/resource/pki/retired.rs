@@ -1,7 +1,7 @@
-//! Encryption keys that were replaced. Backups from before need them.
+//! Encryption keys that were replaced. Older backups need them.
 //!
-//! Each has a file in `ca/encryption/retired`, named for the key, and a second copy in one file beside the records of the other keys. A key's
-//! name contains a digest of it, so a damaged or exchanged copy is noticed, and is written again from the other one.
+//! Each key has a file in `ca/encryption/retired` with the key's name, and a second copy in one file beside the records of the other
+//! keys. A key's name contains a digest of it, so a damaged or exchanged copy is noticed, and is written again from the other one.
 
 use std::path::{Path, PathBuf};
 
@@ -23,18 +23,18 @@ pub(super) struct Named {
     pub(super) secret: String,
 }
 
-/// The retired keys as they stand. Has no `Debug`.
+/// The current state of the retired keys. Has no `Debug`.
 pub(super) struct Retired {
     /// One file for each key, in the order of their names.
     files: Vec<(String, Held, Content)>,
     /// The file with the second copies.
     record: (Held, Content),
-    /// The keys of which a copy is good.
+    /// The keys that have a valid copy.
     keys: Vec<Key>,
 }
 
 impl Retired {
-    /// What stands of them. Cancel safe.
+    /// Reads the files. Cancel safe.
     pub(super) async fn observe(host: &dyn Host) -> ResourceResult<Self> {
         let directory = directory();
         let record = Path::new(RECORDS).join("encryption-retired.json");
@@ -61,12 +61,12 @@ impl Retired {
         })
     }
 
-    /// Whether any file of them stands.
+    /// Whether any of their files exists.
     pub(super) fn are_there(&self) -> bool {
         self.record.0.is_there() || self.files.iter().any(|(_, file, _)| file.is_there())
     }
 
-    /// Notes what a converge would write again.
+    /// Notes the files that a converge would write again.
     pub(super) fn compare(&self, differences: &mut Differences) {
         for (name, file, content) in &self.files {
             if let Some(key) = self.key(name) {
@@ -100,7 +100,7 @@ impl Retired {
             match self.key(name) {
                 None => {
                     return Some(format!(
-                        "{path}: it is no key of that name, and there is no copy; put the right file back, or remove it if no backup needs it"
+                        "{path}: it is not the key of this name, and there is no copy; put the right file back, or remove it if no backup needs it"
                     ));
                 }
                 Some(key) if content.bytes() != Some(text(key).as_bytes()) => {
@@ -123,7 +123,7 @@ impl Retired {
         })
     }
 
-    /// Writes again what [`Retired::compare`] notes, with `added` among them. A file that is no key stays as it is.
+    /// Writes the files that [`Retired::compare`] notes, and the key `added`. A file that is not a key is left as it is.
     pub(super) async fn converge(
         &self,
         host: &dyn Host,
@@ -148,7 +148,7 @@ impl Retired {
         Ok(())
     }
 
-    /// Removes all of them.
+    /// Removes all their files.
     pub(super) async fn remove(
         &self,
         host: &dyn Host,
@@ -173,14 +173,14 @@ fn directory() -> PathBuf {
     Path::new(BASE).join("ca/encryption/retired")
 }
 
-/// The content of the file with the second copies; `None` where no key was retired.
+/// The content of the file with the second copies; `None` if no key was retired.
 fn record_of(mut keys: Vec<&Key>) -> Option<Vec<u8>> {
     keys.sort_unstable_by_key(|key| key.id());
     let named: Vec<Named> = keys.into_iter().map(Key::named).collect();
     (!named.is_empty()).then(|| serde_json::to_vec(&named).expect("texts are JSON"))
 }
 
-/// The good keys of the file with the second copies.
+/// The valid keys in the file with the second copies.
 fn recorded(content: &Content) -> Vec<Key> {
     let named: Vec<Named> = content
         .bytes()
@@ -195,9 +195,9 @@ fn recorded(content: &Content) -> Vec<Key> {
     keys
 }
 
-/// The error says what is wrong in our own words: those of a parser could quote a key.
+/// The error text is our own, because the text of a parser could quote a key.
 fn parse(name: &str, text: &[u8]) -> Result<Key, String> {
-    let secret = String::from_utf8(text.to_vec()).map_err(|_| "it is no text".to_owned())?;
+    let secret = String::from_utf8(text.to_vec()).map_err(|_| "it is not text".to_owned())?;
     Key::read(&Named {
         name: name.to_owned(),
         secret: secret.trim_end().to_owned(),

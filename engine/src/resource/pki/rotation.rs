@@ -1,12 +1,12 @@
-//! Replacing an authority while all that trusts it goes on.
+//! Replacing an authority while all components that trust it continue to work.
 //!
-//! Three steps, each of which everybody has to have taken in before the next: a successor is made and trusted beside
-//! the present authority; it signs, and what its predecessor signed is renewed; the predecessor is trusted no more.
-//! (<https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/> has the same order.)
+//! There are three steps. Before the next step, every component has to use the result of the one before: (1) a successor is made and
+//! trusted beside the present authority; (2) the successor signs, and certificates of its predecessor are renewed; (3) the predecessor is
+//! no longer trusted. (<https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/> has the same order.)
 //!
-//! Which files the authority has is the only state: `next.crt` from the first step on, `previous.crt` from the second. A step
-//! changes the authority's record first ([`super::record`]), in one write; the files follow it. So a step that is cut has happened or
-//! has not, and any later run brings the files in line.
+//! The files of the authority are the only state: `next.crt` exists after the first step, `previous.crt` after the second. A step first
+//! changes the authority's record ([`super::record`]) in one write, then the files. So an interrupted step has either happened or not,
+//! and any later run aligns the files with the record.
 
 use std::time::SystemTime;
 
@@ -28,15 +28,15 @@ pub enum Rotation {
     Begin,
     /// The successor signs; its predecessor is still trusted.
     Switch,
-    /// The predecessor is trusted no more.
+    /// The predecessor is no longer trusted.
     Finish,
 }
 
-/// How far an authority is in being replaced.
+/// The stage of an authority's replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// It is the only one.
+    /// No other authority is trusted.
     Settled,
     /// A successor is trusted as well.
     Begun,
@@ -54,7 +54,7 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// How far an authority with these files is in being replaced.
+/// The stage of the replacement of an authority that has these files.
 pub(super) fn stage_of(has: impl Fn(&str) -> bool) -> Stage {
     if has(PREVIOUS) {
         Stage::Switched
@@ -81,7 +81,7 @@ pub(super) fn note(wanted: Option<Rotation>, files: &KeptFiles, differences: &mu
     }
 }
 
-/// The files that an authority has after the step that is wanted of it: what [`note`] said.
+/// The files that an authority has after its requested step. [`note`] describes the same step.
 pub(super) fn after(
     spec: &AuthoritySpec,
     mut files: KeptFiles,
@@ -101,7 +101,7 @@ pub(super) fn after(
             let content =
                 |bytes: &Option<Vec<u8>>| bytes.clone().map_or(Content::Missing, Content::Bytes);
             Authority::can_succeed(&spec.name, &content(&next), &content(&key), now)?;
-            // What it replaces is trusted until the last step.
+            // The replaced authority is trusted until the last step.
             let present = next.and_then(|next| files.insert(CERTIFICATE, next));
             files.extend(present.map(|present| (PREVIOUS, present)));
             files.extend(key.map(|key| (KEY, key)));
@@ -114,7 +114,7 @@ pub(super) fn after(
     Ok(files)
 }
 
-/// The certificates that are trusted, the older first, so that a switch changes nothing for those who trust them.
+/// The trusted certificates, the older first, so that the file does not change at a switch.
 pub(super) fn trusted(signer: (&Certificate, &[u8]), other: (&Certificate, &[u8])) -> Vec<u8> {
     let mut all = [signer, other];
     all.sort_by_key(|(certificate, _)| (certificate.facts.not_before, certificate.der.clone()));

@@ -1,8 +1,8 @@
 //! The key pair of service-account tokens.
 //!
 //! The controller-manager signs with `svcacct.key` and the API server verifies with `svcacct.pub`. The private
-//! half is PKCS #8 (`PRIVATE KEY`) and the public half `PUBLIC KEY`. Kubernetes takes PKCS #8 for a key that
-//! signs (`keyutil.ParsePrivateKeyPEM` in client-go), but for one that verifies (`ParsePublicKeysPEM`) it takes an
+//! half is PKCS #8 (`PRIVATE KEY`) and the public half `PUBLIC KEY`. Kubernetes accepts PKCS #8 for a key that
+//! signs (`keyutil.ParsePrivateKeyPEM` in client-go), but for a key that verifies (`ParsePublicKeysPEM`) it accepts an
 //! EC private key only in SEC 1 form: give `--service-account-key-file` the public half.
 
 use std::path::PathBuf;
@@ -23,29 +23,28 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 /// Name of the key in its record.
 const KEY: &str = "svcacct.key";
 
-/// The key that signs service-account tokens. It is made where there is none and none is recorded, and never replaced, because every
-/// token it signed would end with it. One that is lost or replaced is restored from the copy that the host keeps; where there is none,
-/// it is an error that says what to do, and nothing is derived from another key. The public half is derived from the key, and put
-/// right whenever it differs.
+/// The key that signs service-account tokens. It is made if none exists and none is recorded. It is never replaced, because every token
+/// that it signed would become invalid. A lost or replaced key is restored from the recorded copy; without an intact copy, it is an error
+/// with a remedy, and nothing is derived from another key. The public half is derived from the key, and written again if it differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceAccountKeySpec {}
 
-/// The key pair as it stands.
+/// The current state of the key pair.
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
     key: Held,
     public: Held,
     record: KeyRecord,
-    /// The pair as it should be; `None` while there is no key.
+    /// The desired pair; `None` if there is no key yet.
     pair: Option<Pair>,
-    /// Whether the public half is as it should be.
+    /// Whether the current public half is the one of the pair.
     matches: bool,
 }
 
 impl Observed {
-    /// Whether both halves are there and as they should be; there may be none yet.
+    /// Whether both halves are right, or there is no key yet.
     pub(super) fn is_whole(&self) -> bool {
         let restored = |pair: &Pair| pair.lost.is_some() || !self.matches;
         !self.pair.as_ref().is_some_and(restored)
@@ -64,7 +63,7 @@ impl Observed {
 struct Pair {
     files: KeptFiles,
     public: String,
-    /// What is wrong with the file of the key, if it is to be restored.
+    /// What is wrong with the file of the key, if it has to be restored.
     lost: Option<String>,
 }
 
@@ -171,7 +170,7 @@ impl Resource for ServiceAccountKeySpec {
                 &made
             }
         };
-        // The record first: a run that is cut between the two is finished from it.
+        // The record first: after an interruption between the two, the next run restores the key from it.
         record.put(cx.host, &pair.files, receipt).await?;
         if observed.pair.is_none() || pair.lost.is_some() {
             key.put(cx.host, pair.pem(), PRIVATE, receipt).await?;
@@ -192,7 +191,7 @@ impl Resource for ServiceAccountKeySpec {
     }
 }
 
-/// The pair as it should be, by its record; on a host without one, by the public half, which is what the API server verifies with.
+/// The desired pair according to its record or, on a host without a record, to the public half, with which the API server verifies.
 async fn pair(
     host: &dyn Host,
     record: &KeyRecord,
@@ -204,17 +203,17 @@ async fn pair(
         Stands::AsRecorded => {
             return Pair::new(record.copy(KEY).unwrap_or_else(live), None).map(Some);
         }
-        // The record may be the wrong one: two files say so, and one says otherwise.
+        // The record may be the wrong one: key and public half match each other, and only the record differs.
         Stands::Restorable { .. } if is_pair(key, public) => {
             let problem = format!(
-                "it is that of the public half beside it, and {} has another key; where that is the wrong one, move it away",
+                "it matches the public half beside it, but {} records another key; if the record is wrong, move it away",
                 service_account_record().display()
             );
             return Err(precious(KeyFile::Key, &problem));
         }
         Stands::Restorable { problem, copy } => return Pair::new(copy, Some(problem)).map(Some),
         Stands::Lost { problem } => {
-            let problem = format!("it is {problem}, and there is no whole copy of it");
+            let problem = format!("it is {problem}, and there is no intact copy of it");
             return Err(precious(KeyFile::Key, &problem));
         }
         Stands::Unrecorded => {}
@@ -224,7 +223,7 @@ async fn pair(
         (Content::Missing, _) => {
             return Err(precious(
                 KeyFile::Key,
-                "it is missing, and its public half is there",
+                "it is missing, but its public half is there",
             ));
         }
         (Content::Unfit(problem), _) => return Err(precious(KeyFile::Key, problem)),
@@ -233,7 +232,7 @@ async fn pair(
     let pair = Pair::new(live(), None)?;
     let proven = match public {
         Content::Bytes(bytes) => bytes == pair.public.as_bytes(),
-        // The API server's certificate is made after it: a host without one has never used the key.
+        // The API server's certificate is made after the key: a host without that certificate has never used the key.
         _ => {
             let used = certificate_paths("apiserver").certificate;
             host.entry(&used).await?.is_none()
@@ -242,34 +241,34 @@ async fn pair(
     if !proven {
         return Err(precious(
             KeyFile::Public,
-            "it is not the public half of the key beside it, and nothing says which of the two is the cluster's",
+            "it is not the public half of the key beside it, and it is unknown which of the two the cluster uses",
         ));
     }
     Ok(Some(pair))
 }
 
-/// Whether the public half is that of the key.
+/// Whether the public half belongs to the key.
 fn is_pair(key: &Content, public: &Content) -> bool {
     let derived = key.parse(|pem| key::parse(pem).map(|pair| pair.public_key_pem()));
     matches!((derived, public), (Some(Ok(pem)), Content::Bytes(is)) if pem.as_bytes() == is)
 }
 
-/// The file that something is wrong with.
+/// The file that has a problem.
 #[derive(Clone, Copy)]
 enum KeyFile {
     Key,
     Public,
 }
 
-/// Something is wrong with the pair that nothing here can put right.
+/// A problem of the pair that only an operator can solve.
 fn precious(file: KeyFile, problem: &str) -> ResourceError {
     let (key, public) = service_account_paths();
     let (path, help) = match file {
         KeyFile::Key => (
             &key,
             format!(
-                "Put the right key back from a backup or another master; if it is lost, move it, {} and {} away: a new \
-                 key is made then, and every service-account token has to be renewed",
+                "Put the right key back from a backup or another master; if it is lost, move it, {} and {} away: then a new \
+                 key is made, and every service-account token has to be renewed",
                 public.display(),
                 service_account_record().display()
             ),
@@ -277,7 +276,7 @@ fn precious(file: KeyFile, problem: &str) -> ResourceError {
         KeyFile::Public => (
             &public,
             format!(
-                "Put the right files back from a backup or another master; where the key is right, derive the public half \
+                "Put the right files back from a backup or another master; if the key is right, derive the public half \
                  from it: `openssl pkey -in {} -pubout -out {}`",
                 key.display(),
                 public.display()

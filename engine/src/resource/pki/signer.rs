@@ -1,4 +1,4 @@
-//! An authority that was read from its files, and what it can do: verify, and sign if its key is there.
+//! An authority that was read from its files. It can verify, and sign if its key is there.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -18,14 +18,14 @@ use super::{
 use crate::host::Host;
 use crate::resource::ResourceResult;
 
-/// An authority. Without a key it verifies and does not sign.
+/// An authority. Without its key it verifies but does not sign.
 pub struct Authority {
     name: String,
     pem: Vec<u8>,
     certificate: Certificate,
     key: Option<KeyPair>,
     stage: Stage,
-    /// Trusted still, where it has one that signs no more.
+    /// The predecessor, which no longer signs, while it is still trusted.
     predecessor: Option<Certificate>,
 }
 
@@ -40,11 +40,11 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// The authority of this name; `None` while it has no certificate. Where the host has a record of it, a key that is another
-    /// one does not sign, and a certificate that is not recorded is not trusted. Cancel safe.
+    /// The authority of this name; `None` if it has no certificate. If the host has a record of it, a key that is not recorded does
+    /// not sign, and a certificate that is not recorded is not trusted. Cancel safe.
     ///
     /// # Errors
-    /// Its files are there and cannot be used, or its certificate is not the recorded one.
+    /// Its files exist but cannot be used, or its certificate is not the recorded one.
     pub async fn read(host: &dyn Host, name: &str) -> ResourceResult<Option<Self>> {
         let record = KeyRecord::read(host, &authority_record(name)).await?;
         let mut files = Ok(Files::read(host, name).await?);
@@ -56,7 +56,7 @@ impl Authority {
             .map_err(|error| error.at(format!("read authority `{name}`")))
     }
 
-    /// The authority that these files make.
+    /// The authority that consists of these files.
     pub(super) fn of(name: &str, files: &Files) -> Result<Option<Self>, PkiError> {
         let (certificate, key) = files.signer();
         let Some(mut its) = Self::from_contents(name, certificate, key)? else {
@@ -77,7 +77,7 @@ impl Authority {
         Ok(Some(its))
     }
 
-    /// Whether these files make an authority that can sign.
+    /// Checks that certificate and key are an authority that can sign now.
     pub(super) fn can_succeed(
         name: &str,
         certificate: &Content,
@@ -100,7 +100,7 @@ impl Authority {
         }
     }
 
-    /// The authority that this certificate and this key make.
+    /// The authority that consists of this certificate and this key.
     pub(super) fn from_contents(
         name: &str,
         certificate: &Content,
@@ -117,7 +117,7 @@ impl Authority {
         if !parsed.is_authority() {
             return Err(precious(
                 &paths.certificate,
-                "its certificate may not sign others",
+                "its certificate may not sign other certificates",
             ));
         }
         if key
@@ -126,7 +126,7 @@ impl Authority {
         {
             return Err(precious(
                 &paths.key,
-                "its key is not that of the certificate beside it",
+                "its key does not match the certificate beside it",
             ));
         }
         Ok(Some(Self {
@@ -144,7 +144,7 @@ impl Authority {
         parsed.map_err(|problem| precious(name, &authority_paths(name).key, &problem))
     }
 
-    /// What its certificate says.
+    /// The facts of its certificate.
     #[must_use]
     pub fn facts(&self) -> &CertificateFacts {
         &self.certificate.facts
@@ -156,19 +156,19 @@ impl Authority {
         self.key.is_some()
     }
 
-    /// What those who trust it trust: its certificate, and that of its successor or predecessor while it is replaced.
+    /// The certificates that components have to trust: its own and, during a replacement, the one of its successor or predecessor.
     #[must_use]
     pub fn pem(&self) -> &[u8] {
         &self.pem
     }
 
-    /// How far it is in being replaced.
+    /// The stage of its replacement.
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// The one that signed before, while it is still trusted.
+    /// The certificate of its predecessor, while it is still trusted.
     pub(super) fn predecessor(&self) -> Option<&Certificate> {
         self.predecessor.as_ref()
     }
@@ -180,8 +180,8 @@ impl Authority {
     /// A new certificate with a new key.
     ///
     /// # Errors
-    /// The specification cannot stand, the key is not there, or `now` is outside the authority's validity: what
-    /// would be signed then is valid nowhere, and a clock that far off is set right first.
+    /// The specification is invalid, the key is missing, or `now` is outside the authority's validity. In the last case, no peer would
+    /// accept the new certificate; the clock may be wrong, and has to be set first.
     pub fn issue(&self, spec: &CertificateSpec, now: SystemTime) -> Result<Issued, PkiError> {
         let facts = self.facts();
         let key = self.key.as_ref().ok_or_else(|| PkiError::NoKey {
@@ -198,8 +198,8 @@ impl Authority {
         let der = CertificateDer::from(self.certificate.der.as_slice());
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
         let issued = issue::signed(spec, &issuer, facts.not_after, now)?;
-        // rcgen writes the authority's name anew and knows only one part of each kind. An imported authority may
-        // have a name that does not survive that, and its certificates would verify nowhere.
+        // rcgen rebuilds the authority's name with only one attribute of each kind. The name of an imported authority may
+        // change by that, and no peer would accept its certificates.
         let check = Certificate::parse(&spec.path, issued.certificate.as_bytes());
         if !check.is_ok_and(|leaf| leaf.is_signed_by(&self.certificate)) {
             return Err(PkiError::Build(format!(
@@ -211,14 +211,14 @@ impl Authority {
     }
 }
 
-/// Something is wrong with a file of an authority that nothing here can put right.
+/// A problem with a file of an authority that only an operator can solve.
 pub(super) fn precious(name: &str, path: &Path, problem: &str) -> PkiError {
     PkiError::Precious {
         problem: format!("{}: {problem}", path.display()),
         help: format!(
             "nothing was changed. Put the right file back from a backup or another master; if it is lost, \
-             move {} away, and with it {} and {BASE}/certs: a new authority is made then and everything it signed is \
-             issued again",
+             move {} away, and with it {} and {BASE}/certs: then a new authority is made, and everything that the lost one \
+             signed is issued again",
             authority_paths(name).directory.display(),
             authority_record(name).display()
         ),

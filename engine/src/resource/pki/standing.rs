@@ -1,4 +1,4 @@
-//! What an authority is by its record, and by the certificates on disk where there is none.
+//! The state of an authority according to its record or, without a record, to the certificates on disk.
 
 use super::authority_files::{CERTIFICATE, Files, KEY, NEXT_CERTIFICATE, PREVIOUS};
 use super::evidence::Evidence;
@@ -10,24 +10,24 @@ use super::{Authority, PkiError, authority_paths, authority_record};
 use crate::host::Host;
 use crate::resource::{ResourceError, ResourceResult};
 
-/// What an authority is.
+/// The state of an authority.
 pub(super) enum Standing {
-    /// There is none, and no record says that there was one.
+    /// There is no authority, and no record of one.
     Nothing,
-    /// A key without a certificate. The key is the only one of these files.
+    /// A key without a certificate. The key is the only file.
     KeyAlone(KeptFiles),
     /// An authority.
     Whole {
         /// Its files as they should be.
         files: KeptFiles,
-        /// Files that are not there or are others, and what is wrong with each. They are restored.
+        /// Files that are missing or replaced, and what is wrong with each. They are restored.
         lost: Vec<(&'static str, String)>,
-        /// Files beside them that are not of it. They are removed.
+        /// Other files in its directory that do not belong to it. They are removed.
         strays: Vec<&'static str>,
     },
 }
 
-/// Without what is in its files: there are keys among them.
+/// Without the content of its files, which include keys.
 impl std::fmt::Debug for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -39,10 +39,10 @@ impl std::fmt::Debug for Standing {
 }
 
 impl Standing {
-    /// What the authority of this name is.
+    /// The state of the authority of this name.
     ///
     /// # Errors
-    /// It is lost or not ours, with what to do; or the host cannot be read.
+    /// It is lost or a foreign one, with the remedy; or the host cannot be read.
     pub(super) async fn of(
         name: &str,
         files: &Files,
@@ -56,7 +56,7 @@ impl Standing {
         }
     }
 
-    /// By its record.
+    /// The state according to its record.
     async fn recorded(
         name: &str,
         files: &Files,
@@ -77,11 +77,11 @@ impl Standing {
                     lost.push((file, problem));
                 }
                 Stands::Lost { problem } => {
-                    let problem = format!("it is {problem}, and there is no whole copy of it");
+                    let problem = format!("it is {problem}, and there is no intact copy of it");
                     return Err(unusable(name, file, &problem));
                 }
                 Stands::Unrecorded if !files.has(file) => {}
-                // The key of an authority of which this host had the certificate alone.
+                // The imported key of an authority of which this host had only the certificate.
                 Stands::Unrecorded if file == KEY => imported = content.bytes(),
                 Stands::Unrecorded => strays.push(file),
             }
@@ -89,7 +89,7 @@ impl Standing {
         if let Some(key) = imported {
             wanted.insert(KEY, key.to_vec());
         }
-        // Certificate and key fit together; of an imported key that is not said yet.
+        // Certificate and key have to match; an imported key has not been checked yet.
         let of = |file| {
             let bytes = wanted.get(file).cloned();
             bytes.map_or(Content::Missing, Content::Bytes)
@@ -97,7 +97,7 @@ impl Standing {
         Authority::from_contents(name, &of(CERTIFICATE), &of(KEY))
             .map_err(|error| at(name, error))?;
         let present = files.content(CERTIFICATE);
-        // A step of a replacement that was cut leaves one that the record has under another name.
+        // An interrupted step of a replacement leaves a certificate that the record has under another name.
         if lost.iter().any(|(file, _)| *file == CERTIFICATE) && !record.has(CERTIFICATE, present) {
             Self::is_not_in_use(name, present, host).await?;
         }
@@ -108,8 +108,8 @@ impl Standing {
         })
     }
 
-    /// A record may be older than what it is about, or another host's, for example after a disk was restored in part: then there are
-    /// certificates on disk that are of the authority that stands there.
+    /// Checks that no certificate on disk belongs to the authority on disk. If one does, the record may be the wrong one: older than the
+    /// authority, or of another host, for example after a disk was partly restored.
     async fn is_not_in_use(name: &str, present: &Content, host: &dyn Host) -> ResourceResult<()> {
         let parsed = present.parse(|pem| Certificate::parse("", pem));
         let Some(Ok(present)) = parsed else {
@@ -117,7 +117,7 @@ impl Standing {
         };
         if present.is_authority() && Evidence::gather(host).await?.proves(&present) {
             let problem = format!(
-                "certificates on this host are of this authority, and {} has another one; where that is the wrong one, move \
+                "certificates on this host belong to this authority, but {} records another one; if the record is wrong, move \
                  it away",
                 authority_record(name).display()
             );
@@ -126,7 +126,7 @@ impl Standing {
         Ok(())
     }
 
-    /// Of a host without a record.
+    /// The state on a host without a record.
     async fn on_first_sight(name: &str, files: &Files, host: &dyn Host) -> ResourceResult<Self> {
         let authority = Authority::of(name, files).map_err(|error| at(name, error))?;
         let key =
@@ -143,10 +143,10 @@ impl Standing {
         if !proven && evidence.has_orphans() {
             let problem = match authority {
                 Some(_) => {
-                    "no certificate on this host is of this authority, and there are some of another one"
+                    "no certificate on this host belongs to this authority, but there are certificates of another one"
                 }
                 None => {
-                    "it is missing, and there are certificates of an authority that is not on this host"
+                    "it is missing, but there are certificates of an authority that is not on this host"
                 }
             };
             return Err(unusable(name, CERTIFICATE, problem));

@@ -1,4 +1,4 @@
-//! All certificates below a directory, for status and for people.
+//! All certificates below a directory, for status and listings.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -12,31 +12,31 @@ use super::held::{Content, Held};
 use crate::host::{EntryKind, Host};
 use crate::resource::{ResourceError, ResourceResult};
 
-/// Directories that are entered below the first.
+/// Maximum depth of directories below the first.
 const DEPTH: usize = 4;
 
-/// Certificate files that are read.
+/// Maximum number of certificate files that are read.
 const FILES: usize = 200;
 
-/// Directory entries that are looked at.
+/// Maximum number of directory entries that are examined.
 const ENTRIES: usize = 2_000;
 
-/// What was found. A check that holds only for what could be read says so: it looks at all three.
+/// The result of a search. A check has to use all three fields: certificates that could not be read may exist.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Every certificate, in order of path; a file may hold several.
     pub certificates: Vec<CertificateFacts>,
     /// Files that should hold a certificate and do not, and why.
     pub unreadable: Vec<(PathBuf, String)>,
-    /// Whether a bound (depth 4, 200 files, 2000 entries) kept something from being read.
+    /// Whether a bound (depth 4, 200 files, 2000 entries) ended the search.
     pub cut_short: bool,
 }
 
-/// The certificates in files that end in `.crt` or `.pem` below `directory`. Keys in `.pem` files are passed over,
-/// and links are not entered. Cancel safe.
+/// The certificates in files that end in `.crt` or `.pem` below `directory`. Keys in `.pem` files are ignored, and links to
+/// directories are not followed. Cancel safe.
 ///
 /// # Errors
-/// What the host says.
+/// An operation of the host failed.
 pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResult<Survey> {
     let mut survey = Survey::default();
     let mut waiting = VecDeque::from([(directory.to_path_buf(), 0)]);
@@ -71,10 +71,10 @@ pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResul
     Ok(survey.sorted())
 }
 
-/// The first certificate in a file, in DER: the one that a server shows of it. Cancel safe.
+/// The first certificate in a file, in DER: the one that a server presents. Cancel safe.
 ///
 /// # Errors
-/// It is not there, or holds none.
+/// The file does not exist, or contains no certificate.
 pub async fn first_certificate(host: &dyn Host, path: &Path) -> ResourceResult<Vec<u8>> {
     let none = |problem: String| ResourceError::Missing {
         what: format!("find a certificate in {}: {problem}", path.display()),
@@ -88,10 +88,10 @@ pub async fn first_certificate(host: &dyn Host, path: &Path) -> ResourceResult<V
     }
 }
 
-/// What the first certificate in a file says; `None` where there is none to read. Cancel safe.
+/// The facts of the first certificate in a file; `None` if there is no readable one. Cancel safe.
 ///
 /// # Errors
-/// What the host says.
+/// An operation of the host failed.
 pub async fn certificate_in(
     host: &dyn Host,
     path: &Path,
@@ -127,7 +127,7 @@ impl Survey {
         }
     }
 
-    /// Stable for files with several certificates: their order is that of the file.
+    /// Sorts by path. The sort is stable, so several certificates of one file keep the order of the file.
     fn sorted(mut self) -> Self {
         self.certificates
             .sort_by(|one, other| one.path.cmp(&other.path));

@@ -1,6 +1,6 @@
-//! Who uses which certificate, and how a renewed one is taken up: the one table that renewals, `nodelet certs` and
-//! `docs/certificates.md` are made from. Every line was watched on real hosts with Kubernetes 1.20.2 and etcd 3.4.23; the
-//! document says how.
+//! Which component uses which certificate, and how the component starts to use a renewed one. Renewals, `nodelet certs` and
+//! `docs/certificates.md` are based on this table. Every line was observed on real hosts with Kubernetes 1.20.2 and etcd 3.4.23; the
+//! document describes how.
 
 use std::time::Duration;
 
@@ -9,48 +9,48 @@ use std::time::Duration;
 pub struct Use {
     /// Path below `certs`.
     pub certificate: &'static str,
-    /// With whom it is renewed. One component is renewed at a time, in the order of the table.
+    /// The component that it is renewed with. One component is renewed at a time, in the order of the table.
     pub component: &'static str,
-    /// What it is there for.
+    /// Its purpose.
     pub purpose: &'static str,
-    /// How a renewed one is taken up.
+    /// How the component starts to use a renewed one.
     pub uptake: Uptake,
 }
 
-/// How a renewed certificate is taken up.
+/// How a component starts to use a renewed certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uptake {
-    /// It is read for each new connection.
+    /// The component reads it for each new connection.
     EachConnection,
-    /// Whoever uses it looks at the file once in this time and shows the new one from then on.
+    /// The component reads the file once in this time and then uses the new certificate.
     Reload {
-        /// At most so long.
+        /// Maximum time.
         within: Duration,
     },
-    /// Whoever uses it looks at the file once in this time and then closes its connections. Nobody can see which one it
-    /// uses, so where the old one ends sooner its container is restarted.
+    /// The component reads the file once in this time and then closes its connections. Which certificate it uses cannot be
+    /// observed, so its container is restarted if the old certificate expires sooner.
     Reconnect {
-        /// At most so long.
+        /// Maximum time.
         within: Duration,
         /// Name of the container in the control plane's static pod.
         container: &'static str,
     },
-    /// The component's phase restarts what reads it.
+    /// The component's phase restarts the component.
     Restart {
         /// What a restart costs.
         cost: &'static str,
     },
-    /// It is read at each use.
+    /// It is read for each use.
     EachUse,
 }
 
-/// What the API server, controller-manager and scheduler take to look at their own files
+/// Interval in which the API server, controller-manager and scheduler read their own files
 /// (`FileRefreshDuration` in `k8s.io/apiserver`).
 const MINUTE: Duration = Duration::from_secs(60);
-/// What a Kubernetes client takes to look at the files that its kubeconfig names
+/// Interval in which a Kubernetes client reads the files that its kubeconfig names
 /// (`CertCallbackRefreshDuration` in `k8s.io/client-go/transport`).
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
-/// Of kubelet.
+/// For the certificates of kubelet.
 const KUBELET: Uptake = Uptake::Restart {
     cost: "containers go on running; requests to kubelet (logs, exec) break",
 };
@@ -135,8 +135,8 @@ pub const USES: &[Use] = &[
         purpose: "kubelet serves logs, exec and metrics",
         uptake: KUBELET,
     },
-    // Read for each new connection, but a connection in use is kept, and kubelet verifies at each request: its own
-    // restart ends them.
+    // The API server reads it for each new connection but keeps a connection in use, and kubelet verifies the certificate at each
+    // request: a restart of kubelet ends the kept connections.
     Use {
         certificate: "apiserver/kubelet",
         component: "kubelet",
@@ -181,7 +181,7 @@ impl std::fmt::Display for Uptake {
             Self::Reload { within } => write!(f, "by itself, within {}", minutes(within)),
             Self::Reconnect { within, .. } => write!(
                 f,
-                "by itself, within {}, by connecting anew; where the old one ends sooner, by a restart of its container",
+                "by itself, within {}, with new connections; if the old one expires sooner, by a restart of its container",
                 minutes(within)
             ),
             Self::Restart { cost } => write!(f, "by a restart: {cost}"),

@@ -1,17 +1,17 @@
-//! Refuses specifications that cannot stand, before anything is made of them.
+//! Refuses invalid specifications before they are used.
 //!
-//! Paths and names come from scripts and parameters; none of them may lead out of its directory or into a
-//! neighbouring field of a certificate.
+//! Paths and names come from scripts and parameters. A path must not leave its directory, and a name must not change another
+//! field of a certificate.
 
 use std::time::Duration;
 
 use super::PkiError;
 
-/// Deepest certificate path, for example `kubelet/server`.
+/// Maximum number of components in a certificate path such as `kubelet/server`.
 const DEPTH: usize = 3;
 
-/// Longest name. RFC 5280 says 64 for a common name, but `system:node:` and a node name may be longer, and
-/// neither Go nor OpenSSL minds when they read it.
+/// Maximum length of a name. RFC 5280 allows 64 for a common name, but `system:node:` and a node name may be longer, and
+/// both Go and OpenSSL accept it.
 const LONGEST_NAME: usize = 255;
 
 /// A day.
@@ -20,10 +20,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shortest validity: certificates count whole seconds, and a renewal takes some.
 const SHORTEST: Duration = Duration::from_secs(60);
 
-/// Longest validity.
+/// Longest validity in years.
 const MOST_YEARS: u32 = 100;
 
-/// One component of a path: lower-case letters, digits, `-`, `_` and dots, but not at its start.
+/// One component of a path: lower-case letters, digits, `-`, `_` and dots, but no dot at its start.
 pub(super) fn component(field: &'static str, value: &str) -> Result<(), PkiError> {
     let fits = !value.is_empty()
         && value.len() <= 63
@@ -64,7 +64,7 @@ pub(super) fn name(field: &'static str, value: &str) -> Result<(), PkiError> {
     )
 }
 
-/// A DNS name, with `*` as its first label if need be.
+/// A DNS name; its first label may be `*`.
 pub(super) fn dns_name(field: &'static str, value: &str) -> Result<(), PkiError> {
     let rest = value.strip_prefix("*.").unwrap_or(value);
     let fits = value.len() <= 253
@@ -76,7 +76,7 @@ pub(super) fn dns_name(field: &'static str, value: &str) -> Result<(), PkiError>
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         });
-    check(fits, field, value, "it is no DNS name")
+    check(fits, field, value, "it is not a DNS name")
 }
 
 /// A length of validity.
@@ -90,7 +90,7 @@ pub(super) fn life(field: &'static str, value: Duration) -> Result<(), PkiError>
     )
 }
 
-/// A length of validity as people say it: in days where it is whole ones.
+/// A length of validity as text: in days if it is a whole number of days.
 pub(super) fn life_text(value: Duration) -> String {
     let seconds = value.as_secs();
     if seconds > 0 && seconds.is_multiple_of(DAY.as_secs()) {
@@ -100,7 +100,7 @@ pub(super) fn life_text(value: Duration) -> String {
     }
 }
 
-/// A length of validity in plans, as people say it.
+/// Serializes a length of validity in plans as text.
 pub(super) mod life_in_text {
     use std::time::Duration;
 
@@ -139,7 +139,7 @@ pub(super) fn server(field: &'static str, value: &str) -> Result<(), PkiError> {
         .is_some_and(|rest| !rest.is_empty())
         && value.len() <= 512
         && !value.chars().any(|c| c.is_control() || c.is_whitespace());
-    check(fits, field, value, "it is no https URL")
+    check(fits, field, value, "it is not an https URL")
 }
 
 /// An error unless `fits`.

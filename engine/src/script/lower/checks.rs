@@ -7,11 +7,11 @@ use crate::diagnostic::Diagnostic;
 use crate::plan::{PlannedCheck, Probe, Value};
 use crate::script::recorder::Call;
 
-/// Where certificates stand, by their path.
+/// The directory that certificates' paths are relative to.
 const CERTS: &str = "/etc/pf9/kube.d/certs";
-/// Kubeconfig that node checks ask with: the kubelet's own, which exists on every node.
+/// Kubeconfig for checks of the node: kubelet's own, which exists on every node.
 const KUBELET: &str = "/etc/pf9/kube.d/kubeconfigs/kubelet.yaml";
-/// Modifiers that say how, not what.
+/// Modifiers that set how a check observes, and are no observation themselves.
 const MANNER: &[&str] = &[
     "every",
     "timeout",

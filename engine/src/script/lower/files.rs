@@ -55,7 +55,7 @@ pub(super) fn lower(
                             call.span.clone(),
                             "a file has one of `.content`, `.payload` and `.copy_of`",
                         )
-                        .help("or say `.absent()`"),
+                        .help("or add `.absent()`"),
                     );
                     return None;
                 }

@@ -38,7 +38,7 @@ pub(super) fn lower(
             Diagnostic::new(
                 "P0401",
                 Span::new(file, 1, 1),
-                "the script does not say which phase it is",
+                "the script does not name its phase",
             )
             .help(format!("begin it with phase(\"{stem}\")")),
         );

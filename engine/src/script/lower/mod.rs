@@ -36,7 +36,7 @@ struct Lowering<'a> {
     around: &'a Surroundings<'a>,
     phase: PhaseName,
     findings: Vec<Diagnostic>,
-    /// Steps so far, of all lanes.
+    /// Ids of the steps so far, in all lanes.
     taken: BTreeSet<StepId>,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn phase(
         findings,
         taken: BTreeSet::new(),
     };
-    // Steps by the word that began them, and the files that their consumers take in: a modifier may name earlier ones.
+    // The step of each word and the files that consumers of the step read: a modifier may name earlier steps.
     let mut ids: BTreeMap<CallId, StepId> = BTreeMap::new();
     let mut paths: BTreeMap<CallId, Vec<PathBuf>> = BTreeMap::new();
     let mut phase = header;
@@ -82,9 +82,9 @@ pub(super) fn phase(
                                 Diagnostic::new(
                                     "P0327",
                                     call.span.clone(),
-                                    format!("`{}` stands outside of `on_clean`", call.word.name),
+                                    format!("`{}` is used outside of `on_clean`", call.word.name),
                                 )
-                                .help("only a clean knows how a setting was before"),
+                                .help("only a clean can restore the value from before the phase"),
                             );
                         }
                         Lane::Steps => {
@@ -114,7 +114,7 @@ pub(super) fn phase(
             }
         }
         if !call.findings.is_empty() {
-            // A modifier with a wrong argument was dropped: what now seems to be missing is there.
+            // A modifier with a wrong argument was dropped, so what seems to be missing may be in the script.
             lowering.findings.truncate(said);
         }
         if let Some((step, files)) = lowered {
@@ -123,7 +123,7 @@ pub(super) fn phase(
         }
     }
     let findings = lowering.findings;
-    // A phase that does nothing here may lack what it would need elsewhere.
+    // A phase that is skipped on this host may lack settings that it needs only on other hosts.
     if phase.skipped.is_some() {
         return (Some(phase), Vec::new());
     }
@@ -159,12 +159,12 @@ impl Lowering<'_> {
                     "P0206",
                     call.span.clone(),
                     format!(
-                        "{} `{}` is said twice in this phase",
+                        "{} `{}` appears twice in this phase",
                         spec.kind(),
                         spec.label()
                     ),
                 )
-                .help("say it once, with all its modifiers"),
+                .help("write it once, with all its modifiers"),
             );
         }
         Some(PlannedStep {
@@ -175,7 +175,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// What a step does, a rollback and a clean take back: so it may not remove what they could not bring again.
+    /// Refuses a step whose removal a rollback and a clean could not reverse.
     fn has_a_way_back(&mut self, call: &Call, step: &PlannedStep) {
         if step.policy.absent && !step.spec.removal_comes_back() {
             self.findings.push(
@@ -183,25 +183,25 @@ impl Lowering<'_> {
                     "P0326",
                     call.span.clone(),
                     format!(
-                        "`{}` with .absent() is no step: what it removes would not come back",
+                        "`{}` with .absent() cannot be a step: a rollback could not restore what it removes",
                         call.word.name
                     ),
                 )
-                .help("say it in `on_stop`, `on_rollback` or `on_clean`, which remove for good"),
+                .help("use it in `on_stop`, `on_rollback` or `on_clean`, whose removals are final"),
             );
         }
     }
 
-    /// A clean takes back: nothing can come about in its lane.
+    /// Refuses a step in `on_clean` that would create or change something: a clean only removes.
     fn only_removes(&mut self, call: &Call, step: &PlannedStep) {
         if !step.policy.absent && !matches!(step.spec, Spec::SysctlBefore(_)) {
             self.findings.push(
                 Diagnostic::new(
                     "P0328",
                     call.span.clone(),
-                    format!("`{}` in `on_clean` does not say .absent()", call.word.name),
+                    format!("`{}` in `on_clean` has no .absent()", call.word.name),
                 )
-                .help("a clean only removes; say what is to be gone"),
+                .help("a clean only removes; add .absent()"),
             );
         }
     }

@@ -1,6 +1,6 @@
 //! Reading the recorded arguments and modifiers of one word.
 //!
-//! Their types were checked when they were recorded, so an accessor that finds another type finds nothing.
+//! The types were checked when the script was recorded, so an accessor returns nothing for a value of another type.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ impl<'a> Options<'a> {
         Self { call, ids, paths }
     }
 
-    /// Whether `.when(false)` was said.
+    /// Whether the word has `.when(false)`.
     pub(super) fn left_out(&self) -> bool {
         self.call.word.name != "phase" && matches!(self.value("when"), Some(Value::Bool(false)))
     }
@@ -40,12 +40,12 @@ impl<'a> Options<'a> {
             .filter(move |option| option.modifier.name == name)
     }
 
-    /// Whether a modifier was said.
+    /// Whether the word has a modifier.
     pub(super) fn has(&self, name: &str) -> bool {
         self.options(name).next().is_some()
     }
 
-    /// Where a modifier was said, or the word.
+    /// The position of a modifier, or of the word if it has none.
     pub(super) fn span(&self, name: &str) -> Span {
         self.options(name)
             .next()
@@ -70,7 +70,7 @@ impl<'a> Options<'a> {
             .collect()
     }
 
-    /// All arguments of every saying of a repeatable modifier.
+    /// The arguments of each use of a repeatable modifier.
     pub(super) fn repeated(&self, name: &str) -> Vec<Vec<String>> {
         self.options(name)
             .map(|option| {
@@ -185,7 +185,7 @@ impl<'a> Options<'a> {
             .collect()
     }
 
-    /// Files whose change restarts: those of the steps of `restart_on`, and the paths of `reads`.
+    /// Files whose change causes a restart: those of the steps in `restart_on`, and the paths in `reads`.
     pub(super) fn restart_inputs(&self) -> Vec<PathBuf> {
         let mut inputs = self.step_paths("restart_on");
         inputs.extend(
@@ -206,7 +206,7 @@ impl<'a> Options<'a> {
             })
     }
 
-    /// A value whose outputs name steps.
+    /// The value, with step ids instead of placeholders in its outputs.
     fn resolved(&self, value: &Value) -> Value {
         match value {
             Value::List(items) => Value::List(items.iter().map(|i| self.resolved(i)).collect()),

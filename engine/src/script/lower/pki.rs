@@ -109,14 +109,14 @@ pub(super) fn lower(
     }
 }
 
-/// A number that fits; one that does not is kept out of range, for the validation to name.
+/// The number, or `u32::MAX` where it does not fit: the validation then reports it as out of range.
 fn number(options: &Options<'_>, name: &str, default: u32) -> u32 {
     options
         .integer(name)
         .map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-/// Notes what the resource itself says is wrong with it.
+/// Records a finding if the resource's own validation fails.
 fn valid(call: &Call, verdict: Result<(), PkiError>, findings: &mut Vec<Diagnostic>) -> Option<()> {
     verdict
         .map_err(|error| {

@@ -21,9 +21,8 @@ pub(super) fn lower(
             .get(1)
             .map_or_else(|| call.span.clone(), |second| second.span.clone());
         findings.push(
-            Diagnostic::new("P0320", span, "a requirement asserts one thing").help(
-                "say exactly one of its modifiers, and the others in requirements of their own",
-            ),
+            Diagnostic::new("P0320", span, "a requirement asserts one thing")
+                .help("use exactly one modifier, and a separate requirement for each other one"),
         );
         return None;
     };

@@ -101,7 +101,7 @@ pub(super) fn lower(
     }
 }
 
-/// Words for things that others make.
+/// A finding unless `.absent()` is there: for words about things that other programs make.
 pub(super) fn only_absent(
     call: &Call,
     options: &Options<'_>,
@@ -144,8 +144,12 @@ fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> 
     }
     let (Some(schedule), Some(run)) = (options.text("schedule"), options.text("run")) else {
         findings.push(
-            Diagnostic::new("P0323", call.span.clone(), "a timer says when and what")
-                .help("add .schedule(\"0 3 * * *\") and .run(\"etcd-backup\")"),
+            Diagnostic::new(
+                "P0323",
+                call.span.clone(),
+                "a timer needs a schedule and something to run",
+            )
+            .help("add .schedule(\"0 3 * * *\") and .run(\"etcd-backup\")"),
         );
         return None;
     };
@@ -162,9 +166,9 @@ fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> 
             Diagnostic::new(
                 "P0325",
                 options.span("run"),
-                format!("`{run}` is nothing that a timer can run"),
+                format!("a timer cannot run `{run}`"),
             )
-            .help(format!("{} is", RUNNABLE.join(", "))),
+            .help(format!("it can run {}", RUNNABLE.join(", "))),
         );
         return None;
     }
@@ -191,7 +195,7 @@ fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -
             Diagnostic::new(
                 "P0310",
                 call.span.clone(),
-                "say whether the service is started or stopped",
+                "a service must be started or stopped",
             )
             .help("add .started() or .stopped()"),
         );

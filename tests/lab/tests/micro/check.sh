@@ -1,5 +1,5 @@
-# The check of the role: nothing, a CPU that is burned without end, or more memory than there may be, as files in /run say.
-# Only passes are asked for it: whoever applies makes the check too, outside of the group.
+# The check of the role. Files in /run choose what it does: nothing, use the CPU without end, or take more memory than its limit.
+# It does so only in a status pass: `nodelet apply` makes the check too, outside of the control group.
 grep -q pf9-kube-status /proc/self/cgroup || exit 0
 if [ -e /run/burn ]; then
     cat /proc/self/cgroup > /run/burning.new

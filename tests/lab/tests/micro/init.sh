@@ -1,6 +1,6 @@
 #!/bin/sh
 # The first process of the micro machine. It mounts what systemd would, starts nodeletd where systemd would, and measures what
-# status passes cost. It tells what it sees as `micro: NAME=VALUE`; what that has to be is said in main.rs.
+# status passes cost. It prints its results as `micro: NAME=VALUE`; main.rs judges them.
 export PATH=/bin
 
 say() { echo "micro: $*"; }
@@ -20,7 +20,7 @@ usage() {
 leave() {
     say "end=$1"
     poweroff -f
-    # It is over before this is.
+    # The machine is off before this loop ends.
     while :; do sleep 1; done
 }
 
@@ -31,7 +31,7 @@ until_true() {
     until "$@"; do
         if [ "$(now)" -gt "$until_deadline" ]; then
             say "log=$(tail -n 5 /run/nodeletd.log)"
-            leave "waited in vain for $until_what"
+            leave "no success in time: $until_what"
         fi
         usleep 20000
     done
@@ -47,7 +47,7 @@ mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 hostname micro
 ip link set lo up
-# nodelet wants to know under which address others reach this host.
+# nodelet needs the address under which other hosts reach this host.
 ip address add 192.0.2.1/24 dev lo
 ip route add default dev lo src 192.0.2.1
 
@@ -56,7 +56,7 @@ UNIT=$CGROUPS/system.slice/pf9-nodeletd.service
 LEAF=$UNIT/pf9-kube-status
 OUTSIDE=$CGROUPS/outside
 
-# No controller is handed down to anybody yet.
+# No group delegates a controller yet.
 mkdir -p $UNIT $OUTSIDE
 for group in $CGROUPS $CGROUPS/system.slice $UNIT; do
     say "handed_down=[$(cat $group/cgroup.subtree_control)]"
@@ -75,7 +75,7 @@ END
     mv /etc/pf9/nodelet/config.yaml.new /etc/pf9/nodelet/config.yaml
 }
 
-# measure PERCENT: how much a check that burns CPU gets, and how much somebody who does so outside.
+# measure PERCENT: the CPU time that a check without an end gets under this limit.
 measure() {
     settings "$1"
     until_true 45 "a limit of $1 %" holds $LEAF/cpu.max "$(($1 * 1000)) 100000"
@@ -83,8 +83,8 @@ measure() {
     touch /run/burn
     until_true 45 "a check that burns CPU" test -e /run/burning
     from=$(now) used=$(usage $LEAF)
-    # Nobody else wants the processor, so nothing but the limit keeps the check from all of it. The sleeps are no waits, but
-    # the times over which is measured: at one end the group may have had more than its share, which it pays back later.
+    # No other process needs the processor, so only the limit restricts the check. The sleeps are no waits: they are the periods that
+    # are measured. In one period the group may get more than its share, and less in a later one.
     for seconds in 2 1 1; do
         sleep $seconds
         say "limit=$1 wall=$(($(now) - from)) used=$(($(usage $LEAF) - used))"

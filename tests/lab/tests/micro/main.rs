@@ -1,18 +1,18 @@
-//! The limit of status passes under version 2 of control groups, in a virtual machine of its own: nodeletd and nodelet as they
-//! are, on a kernel that has nothing but them. `cargo xtask test` runs it.
+//! The limits of status passes under version 2 of control groups, in a virtual machine of its own: the unchanged nodeletd and
+//! nodelet, on a kernel that runs nothing else. `cargo xtask test` runs it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::{Machine, Micro};
 
-/// It takes less than a third of that, and more where others are at work on the same processors.
+/// The test takes less than a third of that, and more if other programs use the same processors.
 const LIMIT: Duration = Duration::from_secs(150);
-/// How much more than its limit a group may get: a period is cut at either end, and what is emulated may be late.
+/// How much more than its limit a group may get: periods at both ends are incomplete, and an emulated machine may be late.
 const MARGIN: f64 = 1.15;
 const UNIT: &str = "0::/system.slice/pf9-nodeletd.service";
 
-/// What the machine told, in order.
+/// The results that the machine printed, in order.
 struct Told(Vec<String>);
 
 impl Told {
@@ -98,7 +98,7 @@ fn passes_are_limited_by_version_2() {
             least <= limit * MARGIN,
             "not held to {limit} %: {shares:.1?}"
         );
-        // Otherwise the check did not want more, and nothing is shown.
+        // Otherwise the check did not need more, and the test proves nothing.
         assert!(
             least >= limit * 0.8,
             "the check did not burn CPU: {shares:.1?}"
@@ -109,18 +109,18 @@ fn passes_are_limited_by_version_2() {
         outside[0] > 85.0,
         "what is outside is limited too: {outside:.1?}"
     );
-    // The bound of a look, and what it takes to see that it is over.
+    // The timeout of a check, and the time until its end is noticed.
     for time in told.all("check_ended_after") {
         let time: u64 = time.parse().expect("a time");
-        assert!(time < 15_000_000, "a check was left to run for {time} µs");
+        assert!(time < 15_000_000, "a check ran for {time} µs");
     }
     assert_eq!(told.all("check_ended_after").len(), 2);
 
-    // The kernel ended it, as its exit status and the group's count say, and nobody else.
+    // The kernel ended the check, and no other program did: its exit status and the group's count say so.
     told.is("hog_status", "137");
     told.is("oom_kill", "1");
     told.is("daemon_lives", "yes");
-    // What a phase starts is where the daemon is, and not where passes are.
+    // What a phase starts is in the daemon's group, and not in the group of passes.
     told.is("phase_group", &format!("{UNIT}/supervisor"));
     told.is("daemon_group", &format!("{UNIT}/supervisor"));
 }

@@ -2,9 +2,9 @@
 //! another mode and owner: each is repaired with exactly its readers restarted, and the API server accepts old and new tokens
 //! afterwards. What cannot be repaired is reported by name: etcd's data that was exchanged, and each file of the role's payload.
 //!
-//! Each file is replaced alone. Each other damage strikes files together that have nothing to do with each other, so that one repair is about them
-//! all: a file of each authority, whose repair restarts nothing, and one half of the key of service-account tokens; the records; certificates, their
-//! keys and kubeconfigs with the same readers.
+//! Each file is replaced alone. Every other damage is done to several independent files together, so that one repair is about them
+//! all: a file of each authority, whose repair restarts nothing, and one half of the key of service-account tokens; the records;
+//! certificates, their keys and kubeconfigs with the same readers.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ const ENCRYPTION: [&str; 3] = [
     "/etc/pf9/kube.d/ca/encryption/keys.yaml",
     "/var/opt/pf9/nodelet/kept/encryption.yaml",
 ];
-/// Tells one set of etcd's data from another; it lies with the data.
+/// Distinguishes one set of etcd's data from another; the file is with the data.
 const DATA_ID: &str = "/var/opt/pf9/kube/etcd/data/member/nodelet-data-id";
 const CONFIG: &str = "/etc/keepalived/keepalived.conf";
 /// The groups that the phases in [`KEYS`] restore.
@@ -38,9 +38,9 @@ const KEPT_OR_SECRET: [Group; 7] = [
     Group::Kubeconfig,
     Group::Record,
 ];
-/// Kubeconfigs have a phase of their own.
+/// The phases that restore them; kubeconfigs have a phase of their own.
 const KEYS: &[&str] = &["certs", "kubeconfigs"];
-/// With credentials at Docker Hub, which are a secret file.
+/// Settings with credentials at Docker Hub, which are a secret file.
 const ACCOUNT: &[(&str, &str)] = &[
     ("DOCKERHUB_ID", "account"),
     ("DOCKERHUB_PASSWORD", "password"),
@@ -89,7 +89,8 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
         let all: Vec<Struck> = records.into_iter().map(|path| (damage, path)).collect();
         wrong.extend(secrets.strike(&watch, &all, KEYS, &[]));
     }
-    // The keys of certificates, which are issued anew, the certificates themselves, and what clients find the API server by.
+    // The keys of certificates, with which the certificates are issued again; the certificates themselves; and the kubeconfigs of
+    // clients.
     for group in [Group::LeafKey, Group::Leaf, Group::Kubeconfig] {
         for (readers, paths) in by_readers(secrets.of(group)) {
             for damage in Damage::CONTENT {
@@ -98,21 +99,21 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
             }
         }
     }
-    // kubelet alone reads these credentials, and its phase writes them.
+    // Only kubelet reads these credentials, and its phase writes them.
     for path in secrets.of(Group::DockerHub) {
         for damage in Damage::ALL {
             let struck = [(damage, path.clone())];
             wrong.extend(secrets.strike(&watch, &struck, &["kubelet"], &["pf9-kubelet"]));
         }
     }
-    // With credentials as well; scripts of an operator read it.
+    // kube.env has credentials as well; an operator's scripts read it.
     for path in secrets.of(Group::Environment) {
         for damage in Damage::ALL {
             let struck = [(damage, path.clone())];
             wrong.extend(secrets.strike(&watch, &struck, &["node-config"], &[]));
         }
     }
-    // Modes and owners, of which no reader has to know.
+    // Modes and owners, which do not concern a reader.
     let all = KEPT_OR_SECRET.iter().flat_map(|&group| secrets.of(group));
     let all: Vec<Struck> = all.map(|path| (Damage::Attributes, path)).collect();
     wrong.extend(secrets.strike(&watch, &all, KEYS, &[]));
@@ -128,7 +129,8 @@ fn kept_and_secret_files_are_repaired_with_exactly_their_readers_restarted() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Each file is replaced alone. A repair of another file cannot hide that nodeletd does not restore it, or restarts a program that does not read it.
+/// Each file is replaced alone, so that a repair of another file cannot hide a file that nodeletd does not restore, or a restart of
+/// a program that does not read the file.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
@@ -151,7 +153,7 @@ fn each_kept_or_secret_file_that_is_replaced_alone_is_repaired() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What reads the file at its start alone, and has to be restarted for it.
+/// The programs that read the file only at their start, and have to be restarted for it.
 fn readers(path: &str) -> &'static [&'static str] {
     let below = |directory: &str| path.starts_with(&format!("/etc/pf9/kube.d/{directory}"));
     if [SIGNS, VERIFIES, ENCRYPTION[0]].contains(&path) {
@@ -161,7 +163,7 @@ fn readers(path: &str) -> &'static [&'static str] {
     } else if below("kubeconfigs/kube-scheduler/") {
         &["kube-scheduler"]
     } else if below("kubeconfigs/kube-proxy/") || below("certs/kube-proxy/") {
-        // Its kubeconfig holds its certificate, as kubelet's does.
+        // Its kubeconfig contains its certificate, as kubelet's does.
         &["proxy"]
     } else if below("kubeconfigs/kubelet.yaml")
         || below("certs/kubelet/")
@@ -173,7 +175,7 @@ fn readers(path: &str) -> &'static [&'static str] {
     }
 }
 
-/// These files, those with the same readers together.
+/// These files, grouped by their readers.
 fn by_readers(paths: Vec<String>) -> BTreeMap<&'static [&'static str], Vec<String>> {
     let mut parted: BTreeMap<_, Vec<String>> = BTreeMap::new();
     for path in paths {
@@ -182,7 +184,7 @@ fn by_readers(paths: Vec<String>) -> BTreeMap<&'static [&'static str], Vec<Strin
     parted
 }
 
-/// Each group has files, so that none is left out because it was looked for at another place.
+/// Each group has files, so that none is left out because its path has changed.
 fn are_all_there(master: &Master, secrets: &SecretFiles<'_>) {
     for (group, least, most) in [
         (Group::Authority, 6, 6),
@@ -200,7 +202,7 @@ fn are_all_there(master: &Master, secrets: &SecretFiles<'_>) {
         let its = secrets.of(group);
         assert!(
             (least..=most).contains(&its.len()),
-            "{group:?}: {its:?} are not {least} to {most}"
+            "{group:?}: {its:?} are not between {least} and {most}"
         );
     }
     let modes = master.sh(&format!(
@@ -209,7 +211,7 @@ fn are_all_there(master: &Master, secrets: &SecretFiles<'_>) {
     assert_eq!(modes, "600 root\n700 root");
 }
 
-/// A key whose copy is damaged as well is reported by name, nothing is derived from the foreign one, and everything runs on.
+/// A key whose copy is damaged as well is reported by name, nothing is derived from the foreign key, and everything goes on.
 fn lost_with_its_copy(
     master: &Master,
     secrets: &SecretFiles<'_>,
@@ -234,13 +236,13 @@ fn lost_with_its_copy(
             one["status"] == "False" && reason.contains(SIGNS) && reason.contains("from a backup")
         })
     };
-    watch.until("it is told by name", REPAIRED, || {
+    watch.until("it is reported by name", REPAIRED, || {
         watch.view().is_some_and(|view| is_told(&view))
     });
     watch.passes(3, REPAIRED);
     let view = watch.view().unwrap_or_default();
     if !is_told(&view) || view["node_state"] == "ok" {
-        wrong.push("a foreign key without a copy is not told any more".to_owned());
+        wrong.push("a foreign key without a copy is not reported any more".to_owned());
     }
     let repairs = restarted(&watch.recorded());
     if !repairs.is_empty() || secrets.started() != before {
@@ -264,7 +266,8 @@ fn lost_with_its_copy(
     wrong
 }
 
-/// The id beside etcd's data and its record. A damaged one is reported by name and etcd runs on; an apply puts a record, mode and owner right.
+/// The id beside etcd's data, and its record. A damaged one is reported by name, and etcd goes on. An apply restores a record, mode
+/// and owner.
 fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Watch<'_>) {
     watch.calm(REPAIRED);
     watch.record();
@@ -277,13 +280,14 @@ fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Wat
             let strike = damage.script(&path, &another(&path));
             master.sh(&format!("cp -p {path} {saved}; {strike}"));
             if is_record && damage == Damage::Attributes {
-                // nodeletd's own file, which it sets back at each pass.
+                // nodeletd's own file, whose mode and owner it sets at each pass.
                 let look = format!("[ \"$(stat -c '%a %U:%G' {path})\" = '600 root:root' ]");
                 master.wait_for(&what, &look, REPORTED);
             } else {
                 until_reported(watch, &what, &["nodelet-data-id"]);
             }
-            // An apply restores a record, of which the file and a copy say the same, and mode and owner. Another file it refuses.
+            // An apply restores mode and owner, and a record if the id and a copy of the record agree. It refuses another id beside
+            // the data.
             let is_mended = is_record || damage == Damage::Attributes;
             if is_mended {
                 master.apply(&[]).exits(0);
@@ -303,7 +307,7 @@ fn etcds_data_is_another(master: &Master, secrets: &SecretFiles<'_>, watch: &Wat
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
 }
 
-/// keepalived's configuration is where a virtual IP is.
+/// Only a master with a virtual IP has keepalived's configuration.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn the_configuration_of_keepalived_is_repaired_with_keepalived_alone_restarted() {
@@ -327,7 +331,7 @@ fn the_configuration_of_keepalived_is_repaired_with_keepalived_alone_restarted()
 #[ignore = "cargo xtask soak runs it"]
 fn every_file_of_the_payload_is_reported_by_name() {
     let master = shared();
-    // One that is reported may hide another until the next pass.
+    // A reported file may hide another one until the next pass.
     master.configure(&[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")]);
     master.apply(&[]).exits(0);
     make_place(&master);
@@ -337,7 +341,7 @@ fn every_file_of_the_payload_is_reported_by_name() {
     assert!(targets.len() > 20, "{targets:?}");
     let before = Standing::of(&master);
     watch.record();
-    // An archive with the same reference and another content: it is not loaded, and its image is not taken for outdated.
+    // An archive with the same reference and another content: it is not loaded, and the present image does not count as outdated.
     let rebuilt = Target {
         another: rebuilt_archive(&master),
         ..copy.target("images/pause.tar")
@@ -354,7 +358,7 @@ fn every_file_of_the_payload_is_reported_by_name() {
     let view = watch.view().unwrap_or_default();
     assert!(!is_reported(&view, &["payload/"]), "{view:#}");
     assert_eq!(Standing::of(&master), before);
-    // No repair mends a package, so none begins.
+    // No repair can restore a package, so none begins.
     assert_eq!(restarted(&watch.recorded()), [""; 0]);
     drop(copy);
     drop(watch);
@@ -364,8 +368,8 @@ fn every_file_of_the_payload_is_reported_by_name() {
     master.check(&[]).exits(0);
 }
 
-/// Makes an archive of the pause image with another configuration, named by its digest as docker names it: from the name the id of the image
-/// is known. Gives the command that prints it.
+/// Makes an archive of the pause image with another configuration. Its name is its digest, as docker names it, so the id of the
+/// image is known from the name. Gives the command that prints the archive.
 fn rebuilt_archive(master: &Master) -> String {
     master.sh(&format!(
         "install -d {PLACE}/rebuilt; cd {PLACE}/rebuilt; tar -xf {PLACE}/payload/images/pause.tar

@@ -6,7 +6,7 @@ use lab_suites::{Image, Leaves, Load, Master};
 
 /// Two renewals of everything: each is due after a little more than eighteen minutes.
 const TWICE: Duration = Duration::from_secs(60 * 60);
-/// Until the host is well again after the last.
+/// Time limit until the host is healthy after a renewal.
 const WELL: Duration = Duration::from_secs(120);
 
 #[test]
@@ -32,7 +32,7 @@ fn two_renewals_of_certificates_that_live_half_an_hour() {
             );
         };
         known = new;
-        master.wait_for("all is well", "nodelet status", WELL);
+        master.wait_for("the host is healthy", "nodelet status", WELL);
         let seen = load.so_far();
         println!("renewal {round}: {seen}");
         seen.is_steady();

@@ -1,8 +1,8 @@
-//! A host before an apply is the same host after apply and clean.
+//! After apply and clean a host is the same as before.
 
 use lab_suites::{After, Image, Master, Slate, TOOLBOX_IMAGE, record};
 
-/// Somebody else's docker configuration, containers, image, firewall rules and files.
+/// Makes a docker configuration, containers, firewall rules and files of another owner.
 fn inhabit(master: &Master) {
     let configuration =
         br#"{"log-driver": "json-file", "log-opts": {"max-size": "7m"}, "debug": false}"#;
@@ -42,7 +42,7 @@ fn bare_host_twice() {
     clean(&master, &[]);
     let compared = before.assert_same(&master, After::Clean, "clean");
     let second = clean(&master, &[]);
-    assert!(second.contains("nothing of ours"), "{second}");
+    assert!(second.contains("nothing of the role is left"), "{second}");
     record("bare host with docker: apply, clean", &compared);
 
     converges(&master);
@@ -98,7 +98,7 @@ fn virtual_ip() {
     record("host with a virtual IP: apply, clean --purge", &compared);
 }
 
-/// kube-proxy would say no more than a line of its log, and write iptables' rules. With IPVS: soak `vm_master`.
+/// kube-proxy itself would only log a line, and write iptables' rules. With IPVS: soak `vm_master`.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn kube_proxy_with_ipvs_where_the_kernel_has_none() {
@@ -107,7 +107,7 @@ fn kube_proxy_with_ipvs_where_the_kernel_has_none() {
     master.configure(&[("KUBE_PROXY_MODE", "ipvs")]);
     let refused = master.apply(&[]).exits(1).text();
     assert!(
-        refused.contains("the kernel can balance as kube-proxy is told to"),
+        refused.contains("the kernel has the load balancer that KUBE_PROXY_MODE needs"),
         "{refused}"
     );
     let compared = before.assert_same(&master, After::Purge, "refusal");

@@ -1,5 +1,4 @@
-//! A master with as many pods as it may have, and many containers of others beside them: looking at it costs about as much as looking at an
-//! empty one.
+//! A master with as many pods as it may have, and with many containers of others: a pass costs about as much as on an empty one.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,11 +15,11 @@ const PODS: usize = 249;
 const FOREIGN: usize = 500;
 /// Passes that are measured.
 const PASSES: usize = 10;
-/// The processor time of a pass, as a multiple of that on an empty host.
+/// How much processor time a pass may use, as a multiple of a pass on an empty host.
 const MOST: f64 = 2.0;
-/// Programs that a pass starts.
+/// How many programs a pass may start.
 const MOST_PROGRAMS: usize = 3;
-/// For all pods to run.
+/// Time limit until all pods run.
 const RUNNING: Duration = Duration::from_secs(1800);
 const CALM: Duration = Duration::from_secs(300);
 
@@ -89,12 +88,12 @@ same master before.\nThe processor time of ten passes is measured, ten seconds a
 the pass\nwith the most of them started, counted with strace; the pass itself is not counted. A ratio or a count above its limit fails the soak. Written by\n\
 `cargo xtask soak --write crowded_master`.";
 
-/// What passes cost.
+/// The costs of passes.
 #[derive(Debug)]
 struct Cost {
-    /// Of each pass, in their order: seconds of one processor, with the daemon's own.
+    /// The processor time of each pass in seconds, in order, with the daemon's own.
     processor: Vec<f64>,
-    /// Programs that the pass with the most of them started; the pass itself is one that nodeletd starts, and does not count.
+    /// The programs started by the pass that started most. The pass itself, which nodeletd starts, does not count.
     programs: usize,
 }
 
@@ -153,7 +152,7 @@ impl Cost {
     }
 }
 
-/// Counts the programs that each of some passes starts, with strace at nodeletd: a pass is a `nodelet` that it starts.
+/// Counts the programs that each of some passes starts, with strace on nodeletd. nodeletd starts each pass as a `nodelet`.
 fn programs(master: &Master, watch: &Watch<'_>) -> usize {
     const TRACE: &str = "/run/nodelet-suite-trace";
     bring_strace(master);
@@ -181,10 +180,10 @@ fn programs(master: &Master, watch: &Watch<'_>) -> usize {
     most
 }
 
-/// Where strace is put, with the libraries that it needs and the host does not have.
+/// The directory of strace on the host, with libraries that it needs and the host does not have.
 const PLACE: &str = "/opt/strace";
 
-/// Copies this machine's, which is of the same Debian.
+/// Copies strace of this machine, which has the same release of Debian.
 fn bring_strace(master: &Master) {
     let linked = Command::new("ldd")
         .arg("/usr/bin/strace")

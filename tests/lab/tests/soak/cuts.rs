@@ -1,24 +1,24 @@
-//! `kill -9` of an apply at points spread over a bring-up: the next run finishes it, or takes it back.
+//! `kill -9` of an apply at points spread over a bring-up: the next run completes it, or reverts it.
 //!
-//! The points are steps: a first apply tells how many it changes, and the cut comes when the k-th is about to be converged. Points
-//! with an even number are followed by an apply, which has to converge; those with an odd one by a clean, which has to give the
-//! host back as it was.
+//! The points are steps: a first apply reports how many steps it changes, and the kill comes when the k-th is about to be
+//! converged. A point with an even number is followed by an apply, which has to converge; one with an odd number by a clean, after
+//! which the host has to be as before.
 
 use std::time::Duration;
 
 use lab_suites::{After, Image, Master, Slate, record};
 
-/// Bound on one apply that is cut.
+/// Time limit of one apply that is killed.
 const LIMIT: Duration = Duration::from_secs(330);
-/// How many cuts are spread over a bring-up.
+/// How many kills are spread over a bring-up.
 const POINTS: usize = 10;
-/// Steps at its end, a directory and a timer, that are over before a kill can reach them.
+/// The last steps, a directory and a timer, are over before a kill can reach them.
 const TOO_SHORT: usize = 2;
 
-/// Kills an apply when it has told of so many steps, as a power cut would. Gives the step it was killed at.
+/// Kills an apply when it has announced so many steps, as a power cut would. Gives the step at which it was killed.
 pub(crate) fn cut(master: &Master, steps: usize) -> String {
-    // The shell waits for `read` and not for what feeds it, so the kill comes at once. It reaches nodelet alone: what nodelet has
-    // started is left to itself.
+    // The shell waits for `read` and not for the pipe that feeds it, so the kill comes at once. Only nodelet is killed: the
+    // programs that it has started go on.
     let script = format!(
         "rm -f /var/tmp/cut.jsonl; touch /var/tmp/cut.jsonl
          nodelet apply --json > /var/tmp/cut.jsonl 2> /var/tmp/cut.err & apply=$!
@@ -42,7 +42,7 @@ pub(crate) fn cut(master: &Master, steps: usize) -> String {
     told
 }
 
-/// How many steps an apply changes on the bare host; the host is as it was before afterwards.
+/// How many steps an apply changes on the bare host; a clean follows, so that the host is as before.
 fn steps_of_a_bring_up(master: &Master) -> usize {
     let first = master.apply(&[]).exits(0);
     let steps = first.events("step_changing").len();
@@ -50,7 +50,7 @@ fn steps_of_a_bring_up(master: &Master) -> usize {
     steps
 }
 
-/// Where the cuts are, from the first step to the last that takes long enough.
+/// The points, from the first step to the last one that takes long enough.
 pub(crate) fn points(steps: usize) -> Vec<usize> {
     (0..POINTS)
         .map(|point| 1 + point * (steps - TOO_SHORT - 1) / (POINTS - 1))
@@ -72,7 +72,7 @@ fn ten_cuts_of_a_bring_up() {
             let _ = master.check(&[]).exits(0);
             master.apply(&[]).exits(0).changes_nothing();
         }
-        // The role may be gone as well: the ledger suffices.
+        // The role may be gone as well: the ledger is enough.
         let _ = master
             .nodelet(&["clean", "--purge", "--role", "/none"])
             .exits(0);

@@ -1,15 +1,15 @@
-//! A full disk, a disk that stalls and a reboot take nothing from a node that is well.
+//! A full disk, a disk that stalls and a reboot do no harm to a healthy node.
 
 use std::time::{Duration, Instant};
 
 use lab_suites::{Image, Master, SCALED, Watch};
 
 const CALM: Duration = Duration::from_secs(120);
-/// Where nodelet keeps its records.
+/// The directory of nodelet's records.
 const RECORDS: &str = "/var/opt/pf9/nodelet";
-/// Longer than nodeletd's unit lets it be silent (`WatchdogSec`), and than a write may take.
+/// Longer than nodeletd may be silent (`WatchdogSec` of its unit), and longer than a write may take.
 const STALLED: Duration = Duration::from_secs(90);
-/// After a stall the attempt that it cut short is made again.
+/// After a stall the interrupted attempt is made again.
 const REPAIRED: Duration = Duration::from_secs(240);
 
 #[test]
@@ -40,7 +40,7 @@ fn a_disk_that_stalls_during_a_change_ends_no_daemon() {
     assert!(before.contains("NRestarts=0"), "{before}");
     let frozen = Frozen::in_the_middle_of_a_repair(&master);
     let began = Instant::now();
-    // Of the repair: a process that waits for its disk cannot be ended.
+    // The process of the repair waits for the disk, so it cannot be ended.
     let waits = "for one in $(pgrep -x nodelet); do grep -q ') D ' /proc/$one/task/*/stat && exit 0; done; exit 1";
     master.wait_for("the repair waits for the disk", waits, CALM);
     watch.until("the disk has stalled long enough", STALLED + CALM, || {
@@ -49,11 +49,11 @@ fn a_disk_that_stalls_during_a_change_ends_no_daemon() {
     });
     drop(frozen);
     let stalled = began.elapsed();
-    let took = watch.until("the host is whole", REPAIRED, || {
+    let took = watch.until("the host is healthy", REPAIRED, || {
         watch.view().is_some_and(|view| Watch::is_calm(&view))
     });
     println!(
-        "stalled for {:.0} s, whole {:.1} s after it",
+        "stalled for {:.0} s, healthy {:.1} s after it",
         stalled.as_secs_f64(),
         took.as_secs_f64()
     );
@@ -66,14 +66,15 @@ fn a_disk_that_stalls_during_a_change_ends_no_daemon() {
     assert!(!history.contains("\"clean\""), "nothing was ever cleaned");
 }
 
-/// The disk of nodelet's records takes no writes until this is dropped, also where a test fails: what waits for it could not even be killed.
+/// Freezes the disk of nodelet's records until this value is dropped, also if a test fails: a process that waits for the disk
+/// cannot even be killed.
 struct Frozen<'a>(&'a Master);
 
 impl<'a> Frozen<'a> {
-    /// Stops kubelet, and freezes the disk once its repair has written down the first step.
+    /// Stops kubelet, and freezes the disk once the repair has recorded its first step.
     fn in_the_middle_of_a_repair(master: &'a Master) -> Self {
         let frozen = Self(master);
-        // The timer thaws it where this program is killed.
+        // The timer thaws the disk if this program is killed.
         master.sh(&format!(
             r#"begun() {{ grep -c '"r":"intent"' {RECORDS}/ledger.jsonl; }}
             before=$(begun); systemctl stop pf9-kubelet
@@ -93,7 +94,8 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// A file system of its own for nodelet's records, so that only this one is full or stalls; with room for the proof of a backup, or it warns.
+/// A separate file system for nodelet's records, so that only this one is full or stalls. It has room for the proof of a backup,
+/// because a check warns without it.
 fn on_a_disk_of_its_own(master: &Master, watch: &Watch<'_>) {
     master.sh(&format!(
         "systemctl stop pf9-nodeletd
@@ -122,13 +124,13 @@ fn a_full_disk(master: &Master, watch: &Watch<'_>) {
         view.and_then(|view| view["counters"]["passes"].as_u64())
             .unwrap_or(0)
     };
-    // What still fits may be repaired at once; what matters is that nothing is lost meanwhile.
+    // A repair may still find room for its records; only the loss of data would be a failure.
     let before = passes();
     watch.until("three passes on a full disk", CALM, || {
         passes() > before + 2
     });
     let status = master.sh("cat /var/opt/pf9/kube_status");
-    let status: serde_json::Value = serde_json::from_str(&status).expect("it is never half");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("it is always complete");
     assert!(status["pf9_kube_node_state"].is_string());
     master.sh(&format!("rm {RECORDS}/filler"));
     watch.calm(CALM);

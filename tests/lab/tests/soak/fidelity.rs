@@ -6,7 +6,7 @@ use lab_suites::{Image, Master, prediction};
 use crate::cuts::cut;
 use crate::figures::Figures;
 
-/// When an apply is cut in the middle: after so many steps have changed something.
+/// How many steps an apply has changed when it is killed in the middle.
 const CUT_AFTER: usize = 20;
 
 #[test]
@@ -52,7 +52,7 @@ fn newer_after_looking(master: &Master) -> String {
     for verb in ["plan", "diff", "facts"] {
         let _ = master.nodelet(&[verb]).exits(0);
     }
-    // Kubernetes and the journal go on meanwhile.
+    // Kubernetes and the journal write files meanwhile.
     master.sh(
         "find / /run -xdev -newer /run/mark -type f -not -path '/proc/*' -not -path '/sys/*' \
          -not -path '/var/log/*' -not -path '/run/log/*' -not -path '/var/lib/docker/*' -not -path '/var/lib/kubelet/*' \

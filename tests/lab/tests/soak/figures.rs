@@ -1,4 +1,4 @@
-//! Sections of pages in `docs/` that hold figures, and the figures of predictions: a line for each.
+//! Sections of pages in `docs/` with figures, and the figures of predictions, one line each.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use engine::exec::Fidelity;
 
-/// What is asked for, in percent.
+/// The target, in percent.
 const WANTED: f64 = 99.0;
 
-/// Those of one section.
+/// The figures of one section.
 #[derive(Default)]
 pub(crate) struct Figures {
     table: String,
@@ -28,15 +28,15 @@ impl Figures {
         }
     }
 
-    /// Adds something for which the section cannot be published.
+    /// Adds a reason for which the section must not be published.
     pub(crate) fn blame(&mut self, what: &str) {
         let _ = writeln!(self.bad, "{what}");
     }
 
-    /// With `UPDATE_GENERATED=1` they become the section of this title, under these words; all else of the page stays.
+    /// With `UPDATE_GENERATED=1` the figures become the section with this title, under these words; the rest of the page stays.
     ///
     /// # Panics
-    /// Something is not predicted well enough, or the page cannot be written.
+    /// A prediction is not good enough, or the page cannot be written.
     pub(crate) fn publish(&self, title: &str, words: &str) {
         assert_eq!(self.bad, "", "below {WANTED} %");
         let table = format!(
@@ -48,7 +48,8 @@ impl Figures {
     }
 }
 
-/// With `UPDATE_GENERATED=1` the tables become the section of this title on the page, under these words; all else of it stays.
+/// With `UPDATE_GENERATED=1` the tables become the section with this title on the page, under these words; the rest of the page
+/// stays.
 ///
 /// # Panics
 /// The page cannot be written.
@@ -64,9 +65,9 @@ pub(crate) fn write_section(page: &str, title: &str, words: &str, tables: &str) 
     fs::write(path, with_section(&page, title, &section)).expect("the page can be written");
 }
 
-/// When the figures were taken, of which commit and on what machine.
+/// When, on which commit and on which machine the figures were measured.
 fn measured() -> String {
-    // `cargo xtask soak` knows it all.
+    // `cargo xtask soak` provides all of this.
     if let Ok(all) = std::env::var("NODELET_MEASURED_ON") {
         return all;
     }
@@ -86,7 +87,7 @@ fn measured() -> String {
     )
 }
 
-/// A line of the table. Where there is nothing to divide by, it says so.
+/// A line of the table. It says so if there is nothing to divide by.
 fn line(name: &str, fidelity: &Fidelity) -> String {
     if fidelity.steps == 0 {
         return format!("| {name} | 0 | 0 | 0 | nothing predicted | nothing done | — | none |");
@@ -128,7 +129,7 @@ fn nothing_of_nothing_is_no_percentage() {
     );
 }
 
-/// The page with this section anew: in its place, or at the end.
+/// The page with this section replaced, or added at the end.
 fn with_section(page: &str, title: &str, section: &str) -> String {
     let heading = format!("## {title}\n");
     let Some(begin) = page.find(&heading) else {

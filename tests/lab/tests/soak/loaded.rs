@@ -1,20 +1,21 @@
-//! A busy machine is no reason to restart anything.
+//! A busy machine does not cause restarts.
 
 use std::time::{Duration, Instant};
 
 use lab_suites::{Image, Master, Watch, restarted};
 
-/// The load average, at least.
+/// The smallest load average.
 const LOAD: f64 = 8.0;
-/// Busy loops at first. What the cluster has to wait for because of them counts as load as well, so fewer than the load average are enough.
+/// The number of busy loops at first. Processes of the cluster that wait because of them count as load as well, so fewer loops than
+/// the load average are enough.
 const LOOPS: usize = 4;
-/// Another one, each of these, until the load is there: the average over a minute takes minutes to rise.
+/// One more loop after each such time, until the load is reached: the average over a minute takes minutes to rise.
 const ANOTHER: Duration = Duration::from_secs(60);
 const RISING: Duration = Duration::from_secs(10 * 60);
 const LASTING: Duration = Duration::from_secs(30 * 60);
 const CALM: Duration = Duration::from_secs(300);
 
-/// When each part of the cluster was started.
+/// When each container and unit of the cluster was started.
 const STARTED: &str = "docker inspect --format '{{.Name}} {{.State.StartedAt}} {{.RestartCount}}' $(docker ps --quiet) | sort
 for unit in docker pf9-kubelet pf9-nodeletd; do systemctl show $unit --property InvocationID --value; done";
 
@@ -54,7 +55,7 @@ fn a_load_of_eight_for_half_an_hour_restarts_nothing() {
     watch.until("half an hour passes", LASTING + CALM, || {
         let now = load();
         loads.push(now);
-        // It sinks where the cluster has less to do than at first.
+        // The load decreases when the cluster has less to do than at first.
         if now < LOAD && last.elapsed() >= ANOTHER {
             keep_busy(1);
             last = Instant::now();

@@ -1,7 +1,8 @@
-//! The power of a virtual machine is cut while nodeletd brings its node up: each boot goes on by itself from what was on the disk.
+//! The power of a virtual machine is cut while nodeletd brings its node up: after each boot nodeletd continues by itself from what
+//! is on the disk.
 //!
-//! The points are steps that the ledger has begun; the emulator is killed there, so what the machine's kernel had not written yet
-//! is lost. The cuts follow each other within one bring-up: none is repaired by hand.
+//! The points are steps that the ledger has begun. The emulator is killed there, so what the machine's kernel had not written yet
+//! is lost. The cuts follow each other within one bring-up, and no operator repairs anything between them.
 
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use lab_suites::Master;
 
 use crate::cuts::points;
 
-/// Until the next point, or the end, is reached: emulated, so minutes.
+/// Time limit until the next point, or the end: minutes, because the machine is emulated.
 const ON_THE_WAY: Duration = Duration::from_secs(1500);
-/// The machine says by itself that it is late.
+/// The script on the machine reports a timeout before this limit ends.
 const MARGIN: Duration = Duration::from_secs(60);
-/// A node that is well has no step left to begin: what the prediction counted may have come about by itself.
+/// A healthy node has no step left to begin: a predicted step may have come about by itself.
 const WELL: &str = r#"grep -qs '"pf9_kube_node_state": *"ok"' /var/opt/pf9/kube_status && nodelet check --role pf9-kube > /dev/null"#;
-/// Counts the steps of the bring-up that have been begun, each once, as the ledger grows, until there are so many or the node is well.
-/// Nothing is started for it again and again: an emulated machine has nothing to spare.
+/// Counts the steps of the bring-up that have been begun, each once, as the ledger grows, until there are so many or the node is
+/// healthy. No process is started for each look, because an emulated machine has no time to spare.
 const COUNT: &str = r#"
 declare -A begun
 exec 3< <(exec tail --lines +1 -F /var/opt/pf9/nodelet/ledger.jsonl 2> /dev/null)
@@ -38,24 +39,26 @@ kill $!
 #[ignore = "cargo xtask soak runs it"]
 fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
     let master = Master::create("power", Image::Machine, false);
-    // An emulated processor is slow enough without a limit.
+    // An emulated processor is slow enough without a CPU limit.
     master.configure(&[("KUBE_SERVICE_STATE", "true"), ("CPU_LIMIT", "100")]);
     let predicted = master.nodelet(&["diff", "--json"]).exits(2);
     let steps = predicted.events("step_changing").len();
-    // The role itself is no part of what is cut.
+    // The role itself must be on the disk before the first cut.
     master.sh("sync");
     let mut begun = 0;
     let points = points(steps);
     for (number, point) in points.iter().enumerate() {
-        // A boot is slow and nodeletd is quick: it starts when we look, so that no point is missed, and with the last boot by itself.
+        // A boot is slow and nodeletd is quick. nodeletd is started when the count begins, so that no point is missed; at the last
+        // boot it starts by itself.
         if number + 1 == points.len() {
             master.sh("systemctl enable pf9-nodeletd; sync");
         }
         master.sh("systemctl start --no-block pf9-nodeletd");
-        // Where a cut came late, the next one comes with the next step.
+        // If a cut came late, the next one comes with the next step.
         let earlier = begun;
         begun = reach(&master, (begun + 1).max(*point));
-        // The count begins anew at each boot, with what the ledger holds. Only the last cut may come to a node that is well already.
+        // The count begins again at each boot, with the steps in the ledger. Only the last cut may find a node that is healthy
+        // already.
         let last = number + 1 == points.len();
         assert!(
             begun > earlier || last,
@@ -66,17 +69,17 @@ fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
         nothing_is_half(&master);
         println!("cut {number}: {begun} of {steps} steps had been begun");
     }
-    // What the daemon has written down follows with its next pass.
-    master.wait_for("the daemon is content", WELL, ON_THE_WAY);
+    // The daemon's status is written with its next pass.
+    master.wait_for("the node is healthy", WELL, ON_THE_WAY);
     master.apply(&[]).exits(0).changes_nothing();
     let history = master.sh("nodelet history");
     assert!(!history.contains("clean"), "{history}");
     let status = master.sh("cat /var/opt/pf9/kube_status");
-    let status: serde_json::Value = serde_json::from_str(&status).expect("it is whole");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("it is complete");
     assert_eq!(status["pf9_kube_node_state"], "ok", "{status}");
     let parts =
         master.sh("find /etc /opt /usr /var/opt /var/lib/kubelet -xdev -name '.nodelet-*.part'");
-    assert_eq!(parts, "", "nothing half made is left");
+    assert_eq!(parts, "", "no incomplete file is left");
     master.sh("systemctl stop pf9-nodeletd");
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
     let left = master
@@ -84,11 +87,11 @@ fn vm_power_is_cut_at_ten_points_of_a_bring_up() {
     assert_eq!(left, "", "nothing is left after a clean");
 }
 
-/// Where backups are.
+/// The directory of backups.
 const BACKUPS: &str = "/etc/pf9/etcd-backup";
 
-/// The power is cut in the middle of backups on a machine that nodeletd holds: older ones stay proven, and whatever has a final
-/// name is whole.
+/// The power is cut in the middle of backups on a machine that nodeletd holds at its role: older backups stay proven, and every
+/// file with a final name is complete.
 pub(crate) fn backups_outlive_cuts(master: &Master) {
     master.wait_for("a first backup", "nodelet etcd backup", ON_THE_WAY);
     let older = master.sh(&format!("ls {BACKUPS}/*.db"));
@@ -98,7 +101,7 @@ pub(crate) fn backups_outlive_cuts(master: &Master) {
         "[ -d /var/opt/pf9/nodelet/etcd-proof ]",
         "finals=(/etc/pf9/etcd-backup/*.db); [ ${#finals[@]} -gt $before ]",
     ] {
-        // Without a process for each look: an emulated machine has nothing to spare.
+        // No process is started for each look, because an emulated machine has no time to spare.
         master.sh(&format!(
             "exec 3<> <(:); before=$({finals}); systemd-run --quiet --collect nodelet etcd backup
              while [ $SECONDS -lt 240 ]; do {at} && exit 0; read -r -t 0.05 -u 3 || true; done; exit 1"
@@ -106,7 +109,7 @@ pub(crate) fn backups_outlive_cuts(master: &Master) {
         master.host().kill().expect("the emulator is killed");
         master.host().start().expect("the machine boots");
         let content = "nodelet check --role pf9-kube";
-        master.wait_for("nodelet is content", content, ON_THE_WAY);
+        master.wait_for("`nodelet check` succeeds", content, ON_THE_WAY);
         for one in older.lines() {
             master.sh(&format!(
                 "test -s {one} && test -s {}.json",
@@ -124,10 +127,10 @@ pub(crate) fn backups_outlive_cuts(master: &Master) {
         "find {BACKUPS} -name '*part'; docker ps --all --quiet --filter name=pf9-etcd-proof
          ls -d /var/opt/pf9/nodelet/etcd-proof 2> /dev/null || true"
     ));
-    assert_eq!(left, "", "nothing half made is left");
+    assert_eq!(left, "", "no incomplete file is left");
 }
 
-/// Waits, on the machine itself and so to the moment, until so many steps have been begun; gives how many then were.
+/// Waits, on the machine itself and so without delay, until so many steps have been begun; gives how many have been begun then.
 fn reach(master: &Master, steps: usize) -> usize {
     let script = COUNT
         .replace("@LIMIT@", &ON_THE_WAY.as_secs().to_string())
@@ -143,13 +146,13 @@ fn reach(master: &Master, steps: usize) -> usize {
         .unwrap_or_else(|_| panic!("step {steps} is not reached: {}", journal()))
 }
 
-/// What a reader meets after a cut is whole, or is not there.
+/// After a cut, each file is complete or missing.
 fn nothing_is_half(master: &Master) {
     let _ = master.nodelet(&["history", "--json"]).exits(0);
     let status = master.sh("cat /var/opt/pf9/kube_status 2>/dev/null || echo '{}'");
     let status: Result<serde_json::Value, _> = serde_json::from_str(&status);
     assert!(status.is_ok(), "kube_status: {status:?}");
-    // What is made of a key belongs to it, or is not there yet.
+    // A certificate belongs to its key, or is missing.
     master.sh(
         "for key in $(find /etc/pf9/kube.d -name '*.key' 2>/dev/null); do
              certificate=${key%.key}.crt

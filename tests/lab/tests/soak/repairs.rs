@@ -1,4 +1,4 @@
-//! The repair of each fault is predicted, and takes the time that the page of figures says.
+//! The repair of each fault is predicted, and takes no longer than the page of figures says.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,21 @@ use lab_suites::{
 use crate::figures::Figures;
 
 const MENDED: Duration = Duration::from_secs(150);
-/// Half of the time between two passes: what is mended by then was mended because of an event.
+/// Half of the time between two passes: a fault that is repaired by then was repaired because of an event.
 const SOON: Duration = Duration::from_secs(30);
-/// What the kernel or the API server tells of is promised to be repaired within this time.
+/// The target for faults that cause an event of the kernel or the API server.
 const WATCHED: Duration = Duration::from_secs(5);
-/// What hangs is promised to be healthy again within this time.
+/// The target for programs that hang.
 const HUNG: Duration = Duration::from_secs(45);
-/// Nothing is restarted for these: systemd does it, keepalived puts its address back, or the pass that finds them writes the file anew.
+/// Nothing is restarted after these: systemd restarts docker, keepalived sets its address again, or the next pass writes the file
+/// again.
 const WITHOUT_REPAIR: &[&str] = &[
     "docker-killed",
     "status-deleted",
     "status-garbage",
     "virtual-ip-deleted",
 ];
-/// What an engine holds that does not answer is known after apply, and a step that is so counts as a miss.
+/// The state of a docker that does not answer is known after apply, and such a step counts as a miss.
 const UNTOLD: &[&str] = &["docker-hung"];
 
 #[test]
@@ -46,14 +47,14 @@ fn every_repair_is_predicted() {
     }
     figures.publish(
         "Repairs",
-        "A fault is brought about on a master with a virtual IP while nodeletd looks on; its repair is predicted (`nodelet diff --repair`), then \
-         made by nodeletd,\nand the two are compared step by step. Where a host comes back by itself, none may be predicted and none made: such a \
-         line has no steps and no percentage.\n`docker-hung` is left out: what an engine holds that does not answer is known after apply. Written and asserted by\n\
+        "A fault is caused on a master with a virtual IP while nodeletd is paused; its repair is predicted (`nodelet diff --repair`), then \
+         made by nodeletd,\nand the two are compared step by step. If a host recovers by itself, no repair may be predicted and none made: such a \
+         line has no steps and no percentage.\n`docker-hung` is left out: the state of a docker that does not answer is known after apply. Written and asserted by\n\
          `cargo xtask soak --write every_repair_is_predicted`.",
     );
 }
 
-/// What each trial makes a repair restart, as in the suite `repair`; after a boot all comes up by itself.
+/// What a repair restarts after each trial, as in the suite `repair`; after a boot everything starts by itself.
 const RESTARTS: &[(&str, &str)] = &[
     (
         "var-full",
@@ -73,10 +74,10 @@ const RESTARTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// A phase that waits in vain takes minutes.
+/// A phase that waits without success takes minutes.
 const IN_VAIN: Duration = Duration::from_secs(600);
 
-/// How many there have been.
+/// The number of runs.
 const RUNS: &str = "nodelet history --last 1000 | wc -l";
 
 #[test]
@@ -98,13 +99,14 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
             trial.is_whole(master.host(), &vip).unwrap_or(false)
         });
         watch.until("the repair is over", MENDED, || watch.is_idle());
-        // What is taken away with the trial breaks things anew; with a wrong clock, for one, nobody is content before.
+        // Clearing the trial breaks something again, so the events are read before. With a wrong clock, for example, conditions do
+        // not hold before it is cleared.
         let recorded = match trial.boots {
-            // It takes the recorder along.
+            // A reboot ends the recorder, too.
             true => Vec::new(),
             false => watch.recorded(),
         };
-        trial.clear(master.host(), &vip).expect("it goes");
+        trial.clear(master.host(), &vip).expect("it is cleared");
         watch.calm(MENDED);
         if trial.boots {
             let now = master.sh(RUNS);
@@ -134,7 +136,8 @@ fn trials_are_outlived_and_nothing_else_is_touched() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// kubelet, which ends an API server that hangs, is itself restarted, and one that starts while its API server hangs never looks at it.
+/// kubelet ends an API server that hangs. But kubelet is restarted here, too, and a kubelet that starts while the API server hangs
+/// never probes it.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
@@ -144,7 +147,7 @@ fn an_api_server_that_hangs_beside_a_stopped_docker_is_ended() {
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
     watch.calm(MENDED);
-    // One that has just been started has its time.
+    // An API server that was just started has more time to answer.
     let old = "test \"$(ps -o etimes= -C kube-apiserver)\" -gt 300";
     master.wait_for("an API server that has been up", old, IN_VAIN);
     let hung = master.sh(PROCESS);
@@ -179,7 +182,7 @@ const LIMITS: &[(&str, Duration)] = &[
     ("keepalived-stopped", SOON),
 ];
 
-/// With the usual interval of a minute: it is events that make a repair quick.
+/// At the usual interval of a minute only events make a repair quick.
 #[test]
 #[ignore = "cargo xtask soak runs it"]
 fn repairs_take_seconds_at_the_usual_interval() {

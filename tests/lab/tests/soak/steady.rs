@@ -1,4 +1,4 @@
-//! A master that is well costs next to nothing, however long it is watched.
+//! A healthy master costs next to nothing, however long nodeletd watches it.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,17 @@ use lab_suites::{Image, Master, SCALED, Watch};
 
 use crate::figures::write_section;
 
-/// Shares of one processor, and bytes, of the daemon and its passes together.
+/// Limits for the daemon and its passes together: a share of one processor, and bytes.
 const MOST_CPU: f64 = 0.01;
 const MOST_RESIDENT: f64 = 30e6;
-/// Of one pass, in bytes: five pages of memory, for the kernel counts whole ones. Six were too many.
+/// Limit for one pass, in bytes: five pages of memory, because the kernel counts whole pages. Six were too many.
 const MOST_WRITTEN: f64 = 22e3;
-/// Of the periods in which the control group of passes ran, the share in which it reached its limit on CPU time.
+/// Limit for the share of periods in which the control group of passes reached its limit on CPU time.
 const MOST_THROTTLED: f64 = 0.5;
-/// What an allocator may keep; a leak of a few bytes in each pass would be seen all the same.
+/// What an allocator may keep; a leak of a few bytes in each pass would still be seen.
 const GROWTH: f64 = 1e6;
 const PASSES: f64 = 500.0;
-/// Until the allocator has what it needs.
+/// The number of passes until the allocator has what it needs.
 const WARM: f64 = 50.0;
 /// The usual interval.
 const MINUTES: f64 = 5.0;
@@ -120,36 +120,36 @@ fn steady_state_costs_next_to_nothing() {
 }
 
 const NO_TARGET: &str = "—";
-const WORDS: &str = "A master that is well, at the usual interval of a minute, watched by nodeletd for five minutes. Processor time is that of the daemon and \
-its passes, as a share\nof one processor. Resident memory is the daemon's at most, and that of the largest process it ran since it began (a pass; its first \
-backup). Then 500 passes,\na second apart: nothing grows, no file stays open, no child is left unwaited for. One run; a figure above its target fails the soak. \
+const WORDS: &str = "A healthy master, at the usual interval of a minute, watched by nodeletd for five minutes. Processor time is that of the daemon and \
+its passes, as a share\nof one processor. Resident memory is the peak of the daemon, and the peak of the largest process that it has run (a pass; its first \
+backup). Then 500 passes,\na second apart: memory does not grow, no file stays open, every child is waited for. One run; a figure above its target fails the soak. \
 Written by\n`cargo xtask soak --write steady_state`.";
 
 fn megabytes(bytes: f64) -> String {
     format!("{:.1} MB", bytes / 1e6)
 }
 
-/// What nodeletd has used and has.
+/// The resources of nodeletd.
 #[derive(Debug)]
 struct Stock {
     passes: f64,
-    /// Seconds, its passes' included.
+    /// In seconds, with its passes.
     cpu: f64,
     resident: f64,
-    /// The most that was seen since one began to look.
+    /// The peak since the first measurement.
     most_resident: f64,
-    /// Of the largest pass so far.
+    /// The peak of the largest pass so far.
     pass_resident: f64,
     descriptors: f64,
     zombies: usize,
-    /// Bytes for the disk, its passes' included (proc(5): `write_bytes`, whole pages).
+    /// Bytes written to the disk, with its passes (proc(5): `write_bytes`, whole pages).
     written: f64,
-    /// Periods in which the control group of passes ran, and those of them in which it had to wait for the next one.
+    /// Periods in which the control group of passes ran, and how many of them reached its limit.
     periods: f64,
     throttled: f64,
 }
 
-/// Of the control group of passes, with version 1 of control groups or with version 2 (sched-bwc.rst, cgroup-v2.rst).
+/// The counts of the control group of passes, with version 1 or version 2 of control groups (sched-bwc.rst, cgroup-v2.rst).
 const PERIODS: &str = "{ cat /sys/fs/cgroup/cpu/pf9-kube-status/cpu.stat 2> /dev/null ||
     cat /sys/fs/cgroup/system.slice/pf9-nodeletd.service/pf9-kube-status/cpu.stat; } |
     awk '/^nr_periods/ { periods = $2 } /^nr_throttled/ { throttled = $2 } END { print periods, throttled }'";
@@ -179,7 +179,7 @@ impl Stock {
     }
 }
 
-/// Its stock once it has made so many passes.
+/// nodeletd's resources once it has made so many passes.
 fn after_passes(master: &Master, watch: &Watch<'_>, passes: f64) -> Stock {
     const LIMIT: Duration = Duration::from_secs(3000);
     let mut stock = Stock::of(master, watch);

@@ -7,14 +7,14 @@ use lab_suites::Master;
 
 use crate::power::backups_outlive_cuts;
 
-/// Until everything is back after a boot: emulated, so minutes.
+/// Time limit until everything is back after a boot: minutes, because the machine is emulated.
 const BACK: Duration = Duration::from_secs(900);
 const UNIT: &str = "/sys/fs/cgroup/system.slice/pf9-nodeletd.service";
 
 /// The virtual service of the API, as the kernel lists it.
 const BALANCED: &str = "awk '/0A150001/ {print $1, $2}' /proc/net/ip_vs";
 
-/// What a clean would take away or make anew, and nothing else would.
+/// What only a clean would remove or make again.
 fn identity(master: &Master) -> String {
     master.sh("sha256sum /etc/pf9/kube.d/ca/*/ca.crt; \
          kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml get namespace kube-system -o jsonpath={.metadata.uid}; \
@@ -35,13 +35,13 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
         master.sh("docker info --format '{{.CgroupDriver}} {{.CgroupVersion}}'"),
         "systemd 2"
     );
-    // The kernel has IPVS here, so kube-proxy uses it: its link holds the addresses of services, the API's among them.
+    // The kernel has IPVS here, so kube-proxy uses it: its link has the addresses of services, including the API's.
     let addresses = master.sh("ip -4 -o address show dev kube-ipvs0");
     assert!(addresses.contains("10.21.0.1/32"), "{addresses}");
     assert_eq!(master.sh(BALANCED), "TCP 0A150001:01BB", "the API's");
-    // Emulated, a look may take longer than it is given.
+    // On an emulated machine a check may take longer than its timeout, so it is repeated.
     let content = "nodelet check --role pf9-kube";
-    master.wait_for("nodelet is content", content, BACK);
+    master.wait_for("`nodelet check` succeeds", content, BACK);
 
     master.sh("systemctl enable --now pf9-nodeletd");
     let limited = format!("test \"$(cat {UNIT}/pf9-kube-status/cpu.max)\" = '40000 100000'");
@@ -51,15 +51,15 @@ fn vm_master_on_version_2_comes_back_after_a_reboot() {
     master.host().reboot().expect("it reboots");
     let ready = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/local-admin.yaml wait --for=condition=Ready node --all --timeout=5s";
     master.wait_for("the node is Ready", ready, BACK);
-    master.wait_for("nodelet is content", content, BACK);
-    assert_eq!(identity(&master), before, "something was made anew");
+    master.wait_for("`nodelet check` succeeds", content, BACK);
+    assert_eq!(identity(&master), before, "something was made again");
     let history = master.sh("nodelet history");
     assert!(!history.contains("clean"), "{history}");
     master.wait_for("the status group", &limited, BACK);
 
     backups_outlive_cuts(&master);
 
-    // Nothing stays of what kube-proxy had the kernel balance, nor its modules.
+    // No virtual service of kube-proxy stays in the kernel, and none of its modules.
     assert_eq!(master.sh(BALANCED), "TCP 0A150001:01BB", "the API's");
     master.sh("systemctl stop pf9-nodeletd");
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);

@@ -1,4 +1,4 @@
-//! A second apply: nothing changes, nothing restarts, no file is written; and what cannot change is refused.
+//! A second apply: nothing changes, nothing restarts, no file is written; and a setting that cannot change is refused.
 
 use lab_suites::{Standing, changes, listing, shared};
 
@@ -53,7 +53,7 @@ fn without_a_virtual_ip_keepalived_is_not_even_installed() {
         .says(&["skipped"]);
 }
 
-/// What a dry run would not tell, nobody could believe it for.
+/// A prediction refuses these as an apply does, because an operator relies on it.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn settings_that_cannot_change_are_refused_by_prediction_and_apply_alike() {
@@ -63,7 +63,7 @@ fn settings_that_cannot_change_are_refused_by_prediction_and_apply_alike() {
         ("ETCD_DATA_DIR", "/var/other"),
     ] {
         master.configure(&[(key, value)]);
-        let stands = format!("use {key}={value} on this host: it stands with");
+        let stands = format!("use {key}={value} on this host: it was set up with");
         for verb in ["diff", "plan", "apply"] {
             let told = master.nodelet(&[verb, "--role", "pf9-kube"]).exits(1);
             let _ = told.says(&[&stands]);

@@ -7,19 +7,19 @@ use engine::exec::{Event, Verb};
 use lab_suites::{Master, Watch, shared};
 use serde_json::Value;
 
-/// Intervals by which twelve attempts take minutes and not hours.
+/// Intervals with which twelve attempts take minutes and not hours.
 const QUICK: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
-/// kube-proxy is to read a configuration that is not there, and nobody waits long for what will not come.
+/// kube-proxy gets a configuration that is not there, and a short timeout, so that each attempt fails soon.
 const HOPELESS: &str = r#"s/--config=\/etc\/kube-proxy\/config.yaml/--config=\/etc\/kube-proxy\/none.yaml/; s/\.timeout\("60s"\)/.timeout("2s")/"#;
-/// kube-proxy answers here whether it has written its rules.
+/// The port on which kube-proxy says whether it has written its rules.
 const PROXY_HEALTH: u16 = 10256;
 
-/// What each attempt was: the file's word on the node after it began.
+/// The state of the node in the status file after each attempt began.
 fn states(master: &Master, watch: &Watch<'_>) -> BTreeMap<u64, String> {
     let mut states = BTreeMap::new();
     watch.until("twelve attempts", Duration::from_secs(400), || {
         let text = master.sh("cat /var/opt/pf9/kube_status");
-        let status: Value = serde_json::from_str(&text).expect("it is never half");
+        let status: Value = serde_json::from_str(&text).expect("it is always complete");
         let number = status["pf9_kube_start_attempt"].as_u64().expect("a number");
         let state = status["pf9_kube_node_state"].as_str().expect("a state");
         states.insert(number, state.to_owned());
@@ -44,7 +44,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     let identity = "cat /var/opt/pf9/nodelet/identity.json";
     let address = "get node --output jsonpath='{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}'";
     let stands = (master.sh(identity), master.kubectl(address));
-    // What comes up again after a clean is what was there, whatever default route has come meanwhile.
+    // After a clean the same node comes up again, even if the default route has changed meanwhile.
     master.sh(
         "ip link add tunnel0 type veth peer name tunnel1; ip link set tunnel1 up
          ip address add 10.98.0.2/24 dev tunnel0; ip link set tunnel0 up
@@ -55,7 +55,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     let states = states(&master, &watch);
     for (number, state) in &states {
         let expected = match number {
-            // The file follows each step: a pass that has failed is told before the attempt is counted.
+            // The file is written after each step, so a failed pass is in it before the attempt is counted.
             0 if state == "converging" => "converging",
             0 => "ok",
             1 => "converging",
@@ -66,7 +66,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
     }
     assert!(states.len() >= 10, "most attempts were seen: {states:?}");
 
-    // With its cause removed the next attempt heals it.
+    // After the cause is removed, the next attempt repairs the phase.
     master.restore_phase("kube-proxy");
     watch.calm(Duration::from_secs(180));
     let verbs: Vec<Verb> = watch
@@ -91,7 +91,7 @@ fn the_tenth_attempt_cleans_and_keeps_the_data() {
         "etcd's data are kept"
     );
 
-    // What is ours listens on every port of the role; a stranger on one of them would make an apply after a clean fail.
+    // Our own programs listen on every port of the role. Another program on one of them would make an apply after a clean fail.
     drop(watch);
     master.nodelet(&["diff", "--afresh"]).exits(0);
     master.sh("docker rm --force proxy");

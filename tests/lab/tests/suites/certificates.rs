@@ -1,6 +1,5 @@
-//! Certificates come to their end while the cluster is used: nodeletd renews them one component after the other, and no
-//! request to the API server fails. One that somebody replaced is put right without a hand. Authorities are replaced with
-//! overlap.
+//! Certificates come to their end while the cluster is used: nodeletd renews them one component after the other, and no request to
+//! the API server fails. A certificate that was replaced is repaired without an operator. Authorities are replaced with overlap.
 
 use std::time::Duration;
 
@@ -8,11 +7,12 @@ use lab_suites::{Image, Leaves, Load, Master, Watch, shared};
 
 /// Life of the certificates here.
 const LIFE: Duration = Duration::from_secs(40 * 60);
-/// At this age a certificate of that life is due; a third of it is left, less what has passed at this age.
+/// At this age a certificate of that life is due: less than two fifths of its life are left.
 const AGE: Duration = Duration::from_secs(30 * 60);
 /// Three servers look at their files once a minute, one after the other; the rest takes seconds.
 const RENEWED: Duration = Duration::from_secs(400);
-/// Until a replaced certificate is noticed, made again and shown; one that is replaced during a repair has to wait for its end.
+/// Time limit until a replaced certificate is noticed, issued again and shown. One that is replaced during a repair waits for the
+/// end of that repair.
 const REPAIRED: Duration = Duration::from_secs(240);
 
 #[test]
@@ -46,8 +46,8 @@ fn certificates_are_renewed_and_repaired_under_load() {
         "{}",
         master.sh("nodelet certs; nodelet history")
     );
-    // Servers look at their files once a minute: all is well meanwhile, and the renewal goes on. What is replaced before its end is
-    // put right after it.
+    // Servers read their files once a minute. Until then the renewal goes on, though all conditions hold; a certificate that is
+    // replaced before its end is repaired after it.
     let watch = Watch::of(&master);
     watch.calm(RENEWED);
     let seen = load.so_far();
@@ -59,11 +59,11 @@ fn certificates_are_renewed_and_repaired_under_load() {
         "etcd and the API server went on"
     );
 
-    // A server's, and a client's that is read at each connection: replaced by one that is over.
+    // The certificates of a server and of a client, which are read at each connection: replaced by expired ones.
     for path in ["apiserver", "apiserver/etcd", "kubelet/server"] {
         leaves.replace(path, AGE * 2, LIFE);
     }
-    master.wait_for("none is over", "nodelet certs", REPAIRED);
+    master.wait_for("none has expired", "nodelet certs", REPAIRED);
     watch.calm(REPAIRED);
     assert_eq!(
         master.sh(standing),
@@ -74,7 +74,7 @@ fn certificates_are_renewed_and_repaired_under_load() {
     master.sh("systemctl stop pf9-nodeletd");
 }
 
-/// Whether a kubeconfig is good for anything.
+/// Whether the API server accepts a kubeconfig.
 fn serves(master: &Master, kubeconfig: &str) -> bool {
     let ask = "kubectl --request-timeout=5s get --raw /readyz --kubeconfig";
     master
@@ -83,7 +83,8 @@ fn serves(master: &Master, kubeconfig: &str) -> bool {
         .success()
 }
 
-/// Copies of the admin's kubeconfig from before, and from between the steps, show who is trusted and who signs.
+/// Copies of the admin's kubeconfig from before the rotation, and from between its steps, show which authority is trusted and which
+/// one signs.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn authorities_are_replaced() {
@@ -102,7 +103,7 @@ fn authorities_are_replaced() {
         master.sh(&format!("cp {ADMIN} {copy}"));
         copy
     };
-    // What the API server asks of kubelet, each of them with the roots of the other.
+    // A request of the API server to kubelet: each has to trust the other's authority.
     let asks_kubelet = || {
         master.sh("kubectl get --raw /api/v1/nodes/$(hostname)/proxy/healthz --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml")
     };
@@ -128,11 +129,11 @@ fn authorities_are_replaced() {
 
     rotate("cluster", &["finish"]).exits(0);
     settled();
-    assert!(!serves(master, &between), "its signer is trusted no more");
+    assert!(!serves(master, &between), "its signer is no longer trusted");
     assert!(serves(master, &copied("after")));
     assert_eq!(asks_kubelet(), "ok");
 
-    // etcd's, whose users all live on this host.
+    // The authority of etcd: all its clients are on this host.
     let asks_etcd = |folder: &str| {
         let ask = "curl --silent --fail --max-time 5 https://127.0.0.1:4001/health";
         let its = format!(
@@ -147,7 +148,7 @@ fn authorities_are_replaced() {
         assert_eq!(asks_etcd("/root/etcdctl"), step == "begin", "{step}");
         assert!(asks_etcd("/etc/pf9/kube.d/certs/etcdctl/etcd"), "{step}");
     }
-    // Roots that are read at each look alone: nothing restarts.
+    // Roots that are read for each request: nothing restarts.
     let standing = "docker ps --no-trunc --quiet | sort";
     let containers = master.sh(standing);
     for step in ["begin", "switch", "finish"] {

@@ -1,4 +1,4 @@
-//! A clean gives the host back as it was. `cargo xtask soak` has longer ones.
+//! After a clean the host is as it was before. `cargo xtask soak` has longer tests.
 
 use lab_suites::{After, Image, Master, Slate};
 
@@ -15,10 +15,10 @@ fn a_bare_host_is_as_it_was_after_apply_and_clean() {
     before.assert_same(&master, After::Purge, "purge");
 }
 
-/// etcd's data and the authorities stay: in another cluster they would be another one's. Nor does an empty etcd begin beside the data that
-/// is kept.
+/// etcd's data and the authorities are kept, and belong to their cluster: a host with them cannot join another cluster. An empty
+/// etcd does not start beside kept data, either.
 fn what_is_kept_belongs_to_its_cluster(master: &Master) {
-    let stands = "on this host: it stands with";
+    let stands = "on this host: it was set up with";
     for (key, value) in [
         ("CLUSTER_ID", "11111111-2222-3333-4444-555555555555"),
         ("SERVICES_CIDR", "10.77.0.0/16"),

@@ -1,4 +1,4 @@
-//! What people do with a cluster: pods, their network, Services, and kubectl's ways into a pod.
+//! What users do with a cluster: pods, their network, Services, and kubectl's access to a pod.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use lab_suites::{Master, SCALED, TOOLBOX_IMAGE, Watch, shared};
 
-/// A pod that serves a page at 8080, on a master that takes no workloads, and goes when it is told to.
+/// A pod that serves a page at 8080, on a master that takes no workloads, and ends on SIGTERM.
 struct Web<'a>(&'a Master);
 
 impl<'a> Web<'a> {
     fn run(master: &'a Master) -> Self {
         master.load_toolbox();
         master.kubectl("delete pod/web service/web --ignore-not-found");
-        // The controller-manager makes it some seconds after the API server is ready, on every cluster.
+        // The controller-manager makes the account some seconds after the API server is ready, on every cluster.
         let account = "kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml get serviceaccount/default";
         master.wait_for("pods can be made", account, Duration::from_secs(60));
         let overrides = r#"{"apiVersion": "v1", "spec": {"terminationGracePeriodSeconds": 1,
@@ -35,12 +35,12 @@ impl<'a> Web<'a> {
 
 impl Drop for Web<'_> {
     fn drop(&mut self) {
-        // By way of `try_sh`: it must not panic where the suite has failed already.
+        // With `try_sh`, because it must not panic after the suite has failed.
         let _ = self.0.try_sh("kubectl --kubeconfig /etc/pf9/kube.d/kubeconfigs/admin.yaml delete pod/web service/web --ignore-not-found");
     }
 }
 
-/// What an HTTP server on the lab's network answers to this machine, which is no host of the lab.
+/// The answer of an HTTP server on the lab's network to this machine, which is no host of the lab.
 fn page_from_outside(address: Ipv4Addr, port: u16) -> std::io::Result<String> {
     let patience = Duration::from_secs(3);
     let mut stream = TcpStream::connect_timeout(&(address, port).into(), patience)?;
@@ -107,8 +107,8 @@ fn a_node_port_answers_outside_the_host() {
     let port = master.kubectl("get service/web --output jsonpath='{.spec.ports[0].nodePort}'");
     let port: u16 = port.parse().expect("a port");
     let mut last = String::new();
-    // kube-proxy writes the rule a moment after the Service is there; where an earlier suite has stopped etcd, the API server may wait
-    // up to 30 s before it watches it again, and so may kube-proxy then.
+    // kube-proxy writes the rule a moment after the Service is there. If an earlier suite has stopped etcd, the API server may wait
+    // up to 30 s before it watches etcd again, and kube-proxy waits as long.
     let page = lab_suites::poll(Duration::from_secs(180), || {
         let answer = page_from_outside(master.host().address(), port);
         answer
@@ -128,14 +128,14 @@ fn a_node_port_answers_outside_the_host() {
     assert!(page.contains("hello from the toolbox"), "{page}");
 }
 
-/// A master that only watches gives nodes no pod subnets: without one no pod runs there, and the status names the node.
+/// On a master that nodeletd only watches, nodes get no pod subnets. No pod runs on such a node, and the status names it.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_node_without_a_pod_subnet_is_named_where_nothing_may_be_changed() {
     const LIMIT: Duration = Duration::from_secs(60);
     let master = shared();
     master.configure(&[SCALED, &[("KUBE_SERVICE_STATE", "ignore")]].concat());
-    // nodeletd would not write these settings down.
+    // nodeletd only watches with these settings, so an apply has to write them to the host.
     master.apply(&[]).exits(0);
     let watch = Watch::start(&master);
     let node = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"}}"#;

@@ -1,4 +1,4 @@
-//! What happens to nodeletd itself and to its clock takes nothing from a node that is well. `cargo xtask soak` has more.
+//! Failures of nodeletd itself and of its clock do no harm to a healthy node. `cargo xtask soak` has more.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn cleans(master: &Master) -> usize {
     history.matches("\"clean\"").count()
 }
 
-/// Lets nodeletd, and nobody else, live so many days off.
+/// Shifts the clock of nodeletd, and of no other process, by so many days.
 fn shift(master: &Master, days: &str) {
     master.sh(&format!(
         "mkdir -p /run/systemd/system/pf9-nodeletd.service.d
@@ -30,7 +30,7 @@ fn shift(master: &Master, days: &str) {
 fn a_healthy_node_outlives_what_befalls_its_keeper() {
     let master = Master::create("endurance", Image::Bare, false);
     master.configure(SCALED);
-    // It brings the host up by itself, as it does wherever nobody types a command.
+    // nodeletd brings the host up by itself, without a command of an operator.
     let watch = Watch::start_within(&master, BROUGHT_UP);
 
     settings_that_the_host_cannot_go_on_with(&master, &watch);
@@ -50,7 +50,7 @@ fn a_healthy_node_outlives_what_befalls_its_keeper() {
     without_its_ledger(&master, &watch);
 }
 
-/// Two would undo each other's work, and take each other's socket.
+/// Two daemons would undo each other's work, and take each other's socket.
 fn it_is_the_only_one(master: &Master) {
     let second = master.try_sh("timeout 30 /opt/pf9/nodelet/nodeletd --once 2>&1");
     assert_eq!(second.status.code(), Some(1), "{second:?}");
@@ -60,14 +60,14 @@ fn it_is_the_only_one(master: &Master) {
 }
 
 fn what_nobody_can_mean(master: &Master, watch: &Watch<'_>) {
-    // Nothing is handed over where nodeletd would bring it back before the time is over.
+    // The drain is refused before anything is evicted: nodeletd would bring the node back before the time is over.
     let drain = master.nodelet(&["drain", "--lasting", "8d"]).exits(1);
     drain.says(&["a pause takes 1 to 604800 seconds"]);
     let view = watch.view().expect("nodeletd answers");
     assert!(view["paused_until"].is_null(), "{view:#}");
     let cordoned = master.kubectl("get node --output jsonpath='{.items[*].spec.unschedulable}'");
     assert_eq!(cordoned, "");
-    // Who looked on has gone away.
+    // The reader of the status ends early.
     master.sh("timeout 30 bash -c 'nodelet status --watch | head -1' | grep -q master");
 }
 
@@ -87,14 +87,14 @@ fn killed_in_the_middle(master: &Master, watch: &Watch<'_>) {
     assert_eq!(restarted, "etcd api-ready node-role kubernetes-ready drain");
 }
 
-/// systemd counts the starts that a person asks for as well.
+/// systemd counts restarts by an operator for its start limit as well.
 fn restarted_quickly(master: &Master, watch: &Watch<'_>) {
     master.sh("for n in 1 2 3 4 5 6; do systemctl restart pf9-nodeletd; done");
     master.sh("systemctl is-active --quiet pf9-nodeletd");
     watch.calm(CALM);
 }
 
-/// The daemon sees it as `nodelet check` does, and also that it is set back.
+/// nodeletd sees the new host name as `nodelet check` does, and also that the old one is back.
 fn another_host_name(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
     let name = master.sh("hostname").trim().to_owned();
@@ -106,7 +106,7 @@ fn another_host_name(master: &Master, watch: &Watch<'_>) {
     assert_eq!(Standing::of(master), before);
 }
 
-/// It is told with its place at once, and what is down comes up by the last good one.
+/// An invalid role is reported at once with the place of the mistake, and what is down is started from the last good role.
 fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
     const ROLE: &str = "$(readlink -f /opt/pf9/roles/pf9-kube/current)";
     for (what, spoil, told) in [
@@ -127,7 +127,7 @@ fn a_role_that_is_invalid(master: &Master, watch: &Watch<'_>) {
     }
 }
 
-/// A kubelet that works is not stopped for what cannot be written, and nothing is cleaned for it.
+/// A kubelet that works is not stopped for a file that cannot be written, and the host is not cleaned for it.
 fn what_cannot_be_written(master: &Master, watch: &Watch<'_>) {
     const CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
     master.configure(&[SCALED, &[("FULL_RETRY_COUNT", "2")]].concat());
@@ -136,7 +136,7 @@ fn what_cannot_be_written(master: &Master, watch: &Watch<'_>) {
     let before = kubelet();
     master.sh(&format!("echo '# edited' >> {CONFIG}; chattr +i {CONFIG}"));
     watch.tells("HostFits", CONFIG, CALM);
-    // Nor does it hold up what has nothing to do with it.
+    // The file does not prevent the repair of other phases, either.
     master.sh("docker rm --force proxy");
     let back = "[ $(docker inspect --format '{{.State.Running}}' proxy) = true ]";
     master.wait_for("kube-proxy is back", back, CALM);
@@ -144,13 +144,13 @@ fn what_cannot_be_written(master: &Master, watch: &Watch<'_>) {
     assert_eq!(kubelet(), before);
     master.sh(&format!("chattr -i {CONFIG}"));
     watch.calm(CALM);
-    assert_ne!(kubelet(), before, "it has read what it is to read");
+    assert_ne!(kubelet(), before, "kubelet has read its configuration");
     master.configure(SCALED);
     watch.calm(CALM);
 }
 
-/// A stop lets what is at work reach a safe point, and writes down how far it came. Who listens to events does not keep the daemon from
-/// ending.
+/// At a stop, a running change reaches a safe point, and its outcome is recorded. A client that listens to events does not keep the
+/// daemon from ending.
 fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
     let intents = r#"grep -c '"r":"intent"' /var/opt/pf9/nodelet/ledger.jsonl"#;
     master.sh(&format!(
@@ -164,12 +164,12 @@ fn stopped_in_the_middle(master: &Master, watch: &Watch<'_>) {
     let history = master.sh("nodelet history --json --last 1");
     let history: serde_json::Value = serde_json::from_str(&history).expect("it is JSON");
     let last = &history["runs"][0];
-    assert!(last["outcome"].is_string(), "it was cut: {last:#}");
+    assert!(last["outcome"].is_string(), "it was interrupted: {last:#}");
     master.sh("systemctl start pf9-nodeletd");
     watch.calm(CALM);
 }
 
-/// It makes it anew, though somebody still listens to events over the old one.
+/// nodeletd makes its socket again, though a client still listens to events over the old one.
 fn without_its_socket(master: &Master, watch: &Watch<'_>) {
     watch.record();
     master.sh("rm /run/pf9/nodeletd.sock");
@@ -177,14 +177,14 @@ fn without_its_socket(master: &Master, watch: &Watch<'_>) {
     master.sh("systemctl is-active --quiet nodelet-suite-events");
 }
 
-/// The next pass writes it anew, and judges by what stands and not by what is written into the settings meanwhile.
+/// The next pass writes the file again, from what is installed on the host and not from settings that were changed meanwhile.
 fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     const IDENTITY: &str = "/var/opt/pf9/nodelet/identity.json";
     let (before, was) = (Standing::of(master), master.sh(&format!("cat {IDENTITY}")));
     master.sh(&format!("systemctl stop pf9-nodeletd; rm {IDENTITY}"));
     let otherwise = ("CONTAINERS_CIDR", "10.99.0.0/16");
     master.configure(&[SCALED, &[otherwise]].concat());
-    // Nor is a person let through meanwhile.
+    // nodelet does not let an operator apply them meanwhile, either.
     for verb in ["apply", "diff", "stop"] {
         master.nodelet(&[verb]).exits(1).says(&[otherwise.0]);
     }
@@ -193,7 +193,7 @@ fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     master.configure(SCALED);
     watch.calm(CALM);
     assert_eq!(master.sh(&format!("cat {IDENTITY}")), was);
-    // What stands in its place counts as none, and keeps nobody from looking.
+    // A directory in place of the file counts as no file, and does not prevent passes.
     master.sh(&format!("rm {IDENTITY}; mkdir {IDENTITY}"));
     watch.calm(CALM);
     master.sh(&format!("rmdir {IDENTITY}"));
@@ -202,7 +202,7 @@ fn what_it_is_bound_to_is_lost(master: &Master, watch: &Watch<'_>) {
     assert_eq!(Standing::of(master), before);
 }
 
-/// A tunnel that takes the default route gives the node no other address.
+/// A tunnel that takes the default route does not change the node's address.
 fn another_way_out(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
     let certificates = master.sh(FILES);
@@ -224,8 +224,8 @@ fn another_way_out(master: &Master, watch: &Watch<'_>) {
     watch.calm(CALM);
 }
 
-/// Without its ledger the role is left as it is; once that is recovered from what stands, it goes down as the settings say. The last
-/// thing that is done to this host.
+/// Without its ledger the role is left as it is. Once the ledger is recovered from what is on the host, the role is stopped, as the
+/// settings say. This is the last test on this host.
 fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
     master.sh("rm /var/opt/pf9/nodelet/ledger*");
     let before = Standing::of(master);
@@ -241,14 +241,14 @@ fn without_its_ledger(master: &Master, watch: &Watch<'_>) {
     master.nodelet(&["recover"]).exits(0);
     let down = "! systemctl is-active --quiet pf9-kubelet && ! docker ps --format '{{.Names}}' | grep -qx etcd";
     master.wait_for("the role is down", down, CALM);
-    // And it stays so, whatever somebody starts of it.
+    // It stays stopped, even if an operator starts a part of it.
     master.sh("systemctl start pf9-kubelet");
     master.wait_for("the role is down again", down, CALM);
     let view = watch.view().expect("nodeletd answers");
     assert_eq!(view["desired"], "false", "{view:#}");
 }
 
-/// They are wrong, though well written: told, and the host is held at the last good ones.
+/// These settings are valid, but not for this host: they are reported, and the host is held at the last good ones.
 fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
     master.sh("touch /root/a-file; mkdir -m 0700 /root/backups; ln -s backups /root/a-link");
@@ -270,7 +270,7 @@ fn settings_that_the_host_cannot_go_on_with(master: &Master, watch: &Watch<'_>) 
         watch.refuses(key, value, CALM);
         assert_eq!(Standing::of(master), before, "{key}={value}");
     }
-    // The last of them still stands in the file.
+    // The last wrong setting is still in the file.
     master.sh("systemctl stop pf9-kubelet");
     let back = "systemctl is-active --quiet pf9-kubelet";
     master.wait_for("kubelet is back", back, CALM);

@@ -1,4 +1,4 @@
-//! Backups of etcd: proven, on a schedule, told apart from damaged ones, and whole whatever happens in the middle.
+//! Backups of etcd: proven, on a schedule, distinguished from damaged ones, and complete after any interruption.
 
 mod cuts;
 mod full;
@@ -13,25 +13,25 @@ const DIRECTORY: &str = "/etc/pf9/etcd-backup";
 /// `etcdctl` of this host's own member.
 const ETCDCTL: &str = "docker exec -i -e ETCDCTL_API=3 etcd etcdctl --endpoints https://127.0.0.1:4001 --cacert /certs/client/ca.crt --cert /certs/client/request.crt --key /certs/client/request.key";
 
-/// The etcd on the restored snapshot, which goes on until it is ended: one that ends by itself may do so while it is held.
+/// The etcd on the restored snapshot, which runs until it is ended: one that ends by itself might end while it is held.
 const SERVES: &str =
     "docker inspect --format '{{.Path}}' pf9-etcd-proof 2>/dev/null | grep -qx etcd";
 
-/// Holds a proof, on the host itself, once it is at such a container.
+/// A command that pauses the container of a proof, on the host itself, when `at` holds.
 fn held_at(at: &str, seconds: u32) -> String {
     format!(
         "timeout {seconds} sh -c \"until {at} && docker pause pf9-etcd-proof 2>/dev/null; do sleep 0.02; done\""
     )
 }
 
-/// Waits, on the host itself, until a proof is on: it is over within two seconds.
+/// Waits, on the host itself, until a proof runs: it is over within two seconds.
 fn until_at_work(seconds: u32) -> String {
     format!(
         "timeout {seconds} sh -c \"until docker ps --format '{{{{.Names}}}}' | grep -q '^pf9-etcd-proof$'; do sleep 0.05; done\""
     )
 }
 
-/// Starts from no backup at all, with the lab's own settings.
+/// Removes all backups, and applies the lab's own settings.
 fn without_backups(master: &Master) {
     master.configure(&[]);
     master.sh(&format!("rm -rf {DIRECTORY}/* {DIRECTORY}/.[!.]*"));
@@ -49,7 +49,7 @@ fn proven(master: &Master) -> Vec<String> {
         .collect()
 }
 
-/// Asserts that nothing is at work: no part, no container, no copy.
+/// Asserts that no backup has left anything: no part, no container, no copy.
 #[track_caller]
 fn nothing_left(master: &Master) {
     let left = master.sh(&format!(
@@ -100,7 +100,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         docker run --rm --detach --network none --name foreign $image etcd >/dev/null
         trap 'docker rm --force foreign >/dev/null' EXIT
         inside="docker exec -e ETCDCTL_API=3 foreign etcdctl"
-        timeout 20 sh -c "until $inside put /registry/namespaces/kube-system '{{\"metadata\":{{\"uid\":\"somebody-elses\"}}}}' 2>/dev/null; do sleep 0.2; done"
+        timeout 20 sh -c "until $inside put /registry/namespaces/kube-system '{{\"metadata\":{{\"uid\":\"another-cluster\"}}}}' 2>/dev/null; do sleep 0.2; done"
         $inside snapshot save /foreign.db >/dev/null
         docker cp foreign:/foreign.db etcd-foreign.db
         cp etcd-foreign.db etcd-other.db"#
@@ -111,7 +111,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         ("etcd-cut", "it is cut"),
         ("etcd-empty", "it is empty"),
         ("etcd-flipped", "it is damaged"),
-        ("etcd-foreign", "it is foreign: of cluster somebody-elses"),
+        ("etcd-foreign", "it is foreign: of cluster another-cluster"),
         ("etcd-foreign", "it has no manifest"),
         ("etcd-other", "its manifest was written for"),
         ("etcd-pipe", "it is no regular file"),
@@ -121,11 +121,11 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
         let line = text
             .lines()
             .find(|line| line.contains(&format!(" {name}:")))
-            .unwrap_or_else(|| panic!("nothing is said of {name}\n{text}"));
+            .unwrap_or_else(|| panic!("{name} is not in the output\n{text}"));
         assert!(line.contains(says), "{says} is missing in\n{text}");
     }
     nothing_left(&master);
-    // Whose one is is told also while etcd is down, when it is wanted.
+    // nodelet also says which cluster a backup belongs to while etcd is down, when an operator needs it.
     master.sh(&format!(
         r#"cd {DIRECTORY}
         cp {good}.db etcd-elsewhere.db
@@ -160,7 +160,7 @@ fn a_backup_is_proven_and_every_bad_one_is_named() {
 fn etcd_stays_healthy_under_load_while_a_snapshot_is_proven() {
     let master = shared();
     without_backups(&master);
-    // 20 MB of data, written over and over, and a look at etcd's health every 200 ms.
+    // 20 MB of data, written again and again, and a look at etcd's health every 200 ms.
     master.sh(&format!(
         r#"head -c 300000 /dev/urandom | base64 --wrap=0 > /tmp/value
         cat > /tmp/load <<'END'
@@ -207,7 +207,7 @@ END
         .count();
     assert!(
         looks > 5 && looks == well,
-        "{well} of {looks} looks were good:\n{health}"
+        "{well} of {looks} looks were healthy:\n{health}"
     );
     assert_eq!(master.sh(started), before, "etcd was not restarted");
     nothing_left(&master);

@@ -1,10 +1,10 @@
-//! etcd's data on a running master: where it was lost or exchanged, no empty cluster begins, and the status says what is wrong.
+//! etcd's data on a running master: if it is lost or exchanged, no empty cluster begins, and the status says what is wrong.
 
 use std::time::Duration;
 
 use lab_suites::{SCALED, Watch, shared};
 
-/// For a status pass to say it, and for nodeletd to bring everything back.
+/// Time limit until a status pass reports it, and until nodeletd has brought everything back.
 const LIMIT: Duration = Duration::from_secs(180);
 const DATA: &str = "/var/opt/pf9/kube/etcd/data";
 
@@ -41,7 +41,7 @@ fn etcd_starts_on_no_other_data_than_its_own() {
                 one["status"] == "False" && reason.contains("member/nodelet-data-id is")
             })
         };
-        watch.until(&format!("{how}: it is told"), LIMIT, || {
+        watch.until(&format!("{how}: it is reported"), LIMIT, || {
             watch.view().is_some_and(|view| told(&view))
         });
         watch.passes(3, LIMIT);

@@ -1,17 +1,17 @@
-//! The node's cordon and its pods: whose cordon it is, what a drain evicts and names, and pods that look like ours.
+//! The node's cordon and its pods: who has set the cordon, what a drain evicts and names, and pods that look like ours.
 
 use std::time::Duration;
 
 use lab_suites::{Master, TOOLBOX_IMAGE, Watch, shared};
 
-/// For the containers of evicted pods to end.
+/// Time limit until the containers of evicted pods have ended.
 const ENDED: Duration = Duration::from_secs(120);
 const CALM: Duration = Duration::from_secs(90);
-/// The passes of an hour at the usual interval of a minute.
+/// The number of passes in an hour, at the usual interval of a minute.
 const HOUR: u64 = 60;
-/// Settings by which an hour of passes is over in minutes.
+/// Settings with which these passes take minutes and not an hour.
 const HASTENED: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
-/// Pods that have come to their end long ago.
+/// The number of pods that ended long ago.
 const FINISHED: usize = 1500;
 const KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 
@@ -49,7 +49,7 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     });
     watch.calm(CALM);
     assert!(is_cordoned(&master), "a repair leaves it");
-    // A drain of a node that is cordoned leaves the cordon to the operator.
+    // A drain of a node that an operator has cordoned leaves the cordon to the operator.
     master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
     master.sh("nodelet resume");
     watch.passes(3, CALM);
@@ -65,7 +65,7 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     assert!(is_cordoned(&master), "a reboot leaves it");
     master.kubectl("uncordon master-1");
 
-    // Ours is lifted also where all of our own state is lost, for the mark is on the node.
+    // Our cordon is lifted even if all of our own state is lost, because its mark is on the node.
     master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
     assert!(is_cordoned(&master));
     let mark = "get node/master-1 --output jsonpath='{.metadata.annotations.KubeStackShutDown}'";
@@ -76,7 +76,7 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     assert_eq!(master.kubectl(mark), "");
     assert!(!status(&master).contains("cordoned"));
 
-    // An operator lifts our cordon and sets another one: that one is the operator's, whatever mark stayed behind.
+    // If an operator lifts our cordon and sets another one, that one is the operator's, even if our mark was left behind.
     master.nodelet(&["drain", "--lasting", "10m"]).exits(0);
     master.kubectl("uncordon master-1");
     master.kubectl("cordon master-1");
@@ -92,7 +92,7 @@ fn a_cordon_of_an_operator_survives_and_ours_is_lifted() {
     master.apply(&[]).exits(0);
 }
 
-/// The API server is not what the shutdown of a host waits for: it ended before etcd, which ends as soon as it is asked to.
+/// The shutdown of a host does not wait for the API server: it ends before etcd, which ends as soon as it is asked to.
 fn assert_api_server_ended_first(master: &Master) {
     let ended = master.sh(
         "server=$(docker ps --all --quiet --filter label=io.kubernetes.container.name=kube-apiserver --filter status=exited | head -n 1)
@@ -103,7 +103,7 @@ fn assert_api_server_ended_first(master: &Master) {
     assert!(server < etcd, "{ended}");
 }
 
-/// Pods of a namespace that goes with this, with their budgets.
+/// Pods with their budgets, in a namespace that is removed when this value is dropped.
 struct Pods<'a>(&'a Master);
 
 impl<'a> Pods<'a> {
@@ -133,7 +133,7 @@ impl<'a> Pods<'a> {
         ));
     }
 
-    /// Runs a pod on the node, with these labels and more metadata.
+    /// Runs a pod on the node, with this label and this additional metadata.
     fn run(&self, name: &str, group: &str, metadata: &str) {
         self.apply(&format!(
             r#"{{"apiVersion": "v1", "kind": "Pod",
@@ -153,8 +153,8 @@ impl<'a> Pods<'a> {
         ));
     }
 
-    /// Puts pods on the node that have come to their end: each is made for no node, finished, and bound then, so that kubelet
-    /// has nothing to do for it.
+    /// Puts finished pods on the node. Each is created without a node, set to finished, and only then bound, so that kubelet has
+    /// nothing to do for it.
     fn finish(&self, count: usize) {
         self.0.sh(&format!(
             r#"cd "$(mktemp -d)"
@@ -246,7 +246,8 @@ fn a_drain_evicts_what_it_can_and_names_what_stays() {
     master.kubectl(
         r#"patch pod/never --namespace eviction --type merge --patch '{"metadata":{"finalizers":null}}'"#,
     );
-    // A drain gives pods half a minute, which may be too little on a busy machine; then it says so, and the next one goes on.
+    // A drain gives pods half a minute. On a busy machine this may be too little: then the drain says so, and the next one
+    // continues.
     let drained = lab_suites::poll(ENDED, || {
         let drain = master.try_sh("nodelet drain --role pf9-kube");
         drain.status.success().then_some(())
@@ -288,13 +289,13 @@ fn a_pod_of_a_tenant_with_the_names_of_the_control_plane_is_not_taken_for_it() {
     let (tenants, ours) = (master.sh(&of("eviction")), master.sh(&of("kube-system")));
     assert!(!tenants.is_empty() && !ours.is_empty());
 
-    // What the API server has read at its start is newer now: it is restarted, and the tenant's is not.
+    // A file that the API server has read at its start is newer now: our API server is restarted, and the tenant's pod is not.
     master.sh("touch /etc/pf9/kube.d/certs/apiserver/etcd/ca.crt");
     master.apply(&[]).exits(0);
     assert_ne!(master.sh(&of("kube-system")), ours);
     assert_eq!(master.sh(&of("eviction")), tenants);
 
-    // Nor does the tenant's stand for ours.
+    // The tenant's pod does not count as our API server, either.
     let manifest = "/etc/pf9/kube.d/manifests/k8s-master.yaml";
     master.sh(&format!("mv {manifest} /root/k8s-master.yaml"));
     let gone = format!("test -z \"$({})\"", of("kube-system"));

@@ -1,5 +1,5 @@
-//! Every phase fails once for a real cause. The message is one to work with, the phase is taken back, earlier phases stand, and the
-//! mended host converges.
+//! Every phase fails once for a real cause. The message helps an operator, the phase is rolled back, earlier phases are not
+//! affected, and the host converges after the cause is removed.
 
 mod causes;
 
@@ -9,10 +9,10 @@ use lab_suites::{Image, Master, Run, changes, listing};
 
 use causes::{CAUSES, Cause};
 
-/// Bound on earlier phases being healthy again once a cause is mended.
+/// Time limit until earlier phases are healthy again after the cause is removed.
 const STANDS_AGAIN: Duration = Duration::from_secs(30);
 
-/// Runs the phase into the wall; gives what is wrong with the message and with the host afterwards.
+/// Lets the phase fail; gives what is wrong with the message, and with the host afterwards.
 fn fails(master: &Master, cause: &Cause) -> Vec<String> {
     if !cause.hurry.is_empty() {
         master.edit_phase(cause.phase, cause.hurry);
@@ -38,7 +38,7 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
     master.configure(&[]);
     master.restore_phase(cause.phase);
     if let Some(earlier) = earlier(cause.phase) {
-        // Some causes and their mending restart what an earlier phase stands for; it takes its time to answer again.
+        // Some causes, and their removal, restart a part of an earlier phase, which needs time to answer again.
         let stand = || master.check(&["--to", earlier]);
         let again = lab_suites::poll(STANDS_AGAIN, || stand().exited(0).then_some(()));
         if again.is_none() {
@@ -51,7 +51,7 @@ fn fails(master: &Master, cause: &Cause) -> Vec<String> {
         .collect()
 }
 
-/// What is not told of phase, place, causes, next step and rollback.
+/// What the message lacks of phase, place, causes, next step and rollback.
 fn badly_told(run: &Run, cause: &Cause) -> Vec<String> {
     let text = run.text();
     let place = format!("✗ {0} failed at phases/{0}.rhai:", cause.phase);
@@ -118,7 +118,7 @@ fn every_phase_fails_well_and_converges_when_mended() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A phase that comes to the role later fails this suite until it has a cause here.
+/// A phase that is added to the role fails this suite until it has a cause here.
 fn every_phase_with_steps_has_a_cause(master: &Master) {
     let phases = master.sh("nodelet phases | grep -v skipped | awk '{print $2}'");
     let without: Vec<&str> = phases
@@ -131,7 +131,7 @@ fn every_phase_with_steps_has_a_cause(master: &Master) {
     assert!(without.is_empty(), "phases without a cause: {without:?}");
 }
 
-/// An archive that the payload lacks is told before anything is touched.
+/// An archive that the payload lacks is reported before anything is touched.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn an_incomplete_payload_is_refused() {

@@ -11,7 +11,7 @@ fn a_lost_container_is_foretold() {
     assert_eq!(fidelity.done, 1, "one step brings it back");
     assert!(
         fidelity.misses.is_empty(),
-        "these were told otherwise: {:?}",
+        "these were predicted differently: {:?}",
         fidelity
             .misses
             .iter()

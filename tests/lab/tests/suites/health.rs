@@ -1,4 +1,4 @@
-//! `nodelet check` tells a healthy node from a broken one, and `nodelet stop` ends a node and keeps what is its own.
+//! `nodelet check` distinguishes a healthy node from a broken one, and `nodelet stop` ends a node and keeps its files and data.
 
 use std::time::Duration;
 
@@ -34,21 +34,22 @@ fn check_names_what_is_wrong_within_bounded_time() {
         // Three checks of one phase may wait for the API server in turn, each for 10 s.
         assert!(check.took < Duration::from_secs(60), "{}", check.text());
         master.apply(&[]).exits(0);
-        // A kubelet that asked docker while it stopped says so with its next report, and takes it back with its next look, within 5 s.
+        // A kubelet that asked docker while docker stopped reports this once, and reports that it is over with its next look,
+        // within 5 s.
         master.wait_for(
-            "check finds the node whole",
+            "check finds the node healthy",
             "nodelet check --role pf9-kube",
             Duration::from_secs(30),
         );
     }
 }
 
-/// Looking at a node costs no more by hand than in a status pass; what a repair starts must not inherit the limits of its look.
+/// A check by hand costs no more than one in a status pass, and what a repair starts must not inherit the limits of its checks.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_look_by_hand_is_limited_and_a_repair_leaves_the_limits() {
     let master = shared();
-    // Where the process is, as often as that changes, until it has ended.
+    // The control group of the process, each time it changes, until the process has ended.
     let groups = |words: &str| {
         master.sh(&format!(
             "nodelet {words} > /tmp/said 2>&1 & its=/proc/$!; before=
@@ -71,12 +72,12 @@ fn a_look_by_hand_is_limited_and_a_repair_leaves_the_limits() {
     master.check(&[]).exits(0);
 }
 
-/// Which ports are taken is asked before an apply, not in each minute.
+/// Whether ports are taken is asked before an apply, and not in each pass.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_pass_asks_nothing_about_preconditions_that_were_met() {
     let master = shared();
-    // Programs are looked for here first.
+    // This directory is the first one on the path.
     let started = master.sh(
         "place=/usr/local/sbin
          trap 'cd $place; rm -f ss dpkg-query iptables-save /tmp/started' EXIT
@@ -88,7 +89,7 @@ fn a_pass_asks_nothing_about_preconditions_that_were_met() {
          nodelet pass --role pf9-kube > /dev/null
          sort /tmp/started",
     );
-    // The packages of phases, and the rules of kube-proxy.
+    // They are asked about the packages of phases, and about the rules of kube-proxy.
     assert_eq!(started, "dpkg-query\niptables-save");
 }
 

@@ -1,11 +1,11 @@
-//! What people and programs do with a host that nodeletd holds at its role.
+//! What operators and programs do with a host that nodeletd holds at its role.
 
 use std::time::Duration;
 
 use lab_suites::{Master, SCALED, Standing, Watch, shared};
 
 const CALM: Duration = Duration::from_secs(90);
-/// Held while a command is tried that wants it.
+/// Holds the lock while a command that needs it is tried.
 const LOCKED: &str =
     "exec 9<>/run/pf9-nodelet.lock; flock 9; echo '`nodelet apply` (process 1, since now)' >&9";
 
@@ -31,7 +31,7 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
     let watch = Watch::start(&master);
     watch.calm(CALM);
 
-    // It would be brought up again before anybody could do what he cleaned it for.
+    // A clean is refused: nodeletd would bring the host up again before the operator could work on it.
     let before = Standing::of(&master);
     master
         .nodelet(&["clean"])
@@ -39,28 +39,28 @@ fn a_held_host_is_drained_asked_and_not_cleaned() {
         .says(&["nodeletd holds it", "systemctl stop pf9-nodeletd"]);
     assert_eq!(Standing::of(&master), before);
 
-    // Nor is one that cannot be asked taken for none.
+    // A nodeletd that does not answer does not count as none, either.
     master.sh("rm /run/pf9/nodeletd.sock; mkdir /run/pf9/nodeletd.sock");
     for verb in ["clean", "drain"] {
         let refused = master.nodelet(&[verb]).exits(1);
-        refused.says(&["it runs, and makes its socket anew"]);
+        refused.says(&["it runs, and makes its socket again"]);
     }
     assert_eq!(Standing::of(&master), before);
     assert!(takes_pods(&master));
     master.sh("rmdir /run/pf9/nodeletd.sock");
     watch.calm(CALM);
 
-    // A drain that cannot begin leaves nobody without repairs.
+    // A drain that cannot begin does not pause nodeletd.
     let refused = master.try_sh(&format!("{LOCKED}; nodelet drain"));
     assert_eq!(refused.status.code(), Some(75));
     assert!(!is_paused(&watch));
 
-    // Nor does one without an API server, which says so and ends nobody's pause.
+    // A drain without an API server does not, either: it says so, and an operator's pause stays.
     let server = "$(docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver)";
     master.sh("nodelet pause 5m --because 'a look at the rack'");
     master.sh(&format!("docker pause {server}"));
     let refused = master.nodelet(&["drain"]).exits(1);
-    refused.says(&["its API server is to evict the pods"]);
+    refused.says(&["its API server must evict the pods"]);
     let view = watch.view().expect("a view");
     assert_eq!(view["paused_because"], "a look at the rack", "{view:#}");
     master.sh(&format!("docker unpause {server}"));

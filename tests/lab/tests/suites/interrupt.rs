@@ -1,4 +1,4 @@
-//! One apply at a time; and an apply that is cut off, politely or not, is taken up by the next.
+//! One apply at a time; and an apply that is interrupted, by a signal or by a kill, is continued by the next one.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ struct Background<'a> {
 }
 
 impl<'a> Background<'a> {
-    /// Starts it and waits until it tells something that contains `text`.
+    /// Starts it and waits until its output contains `text`.
     fn start(master: &'a Master, unit: &'static str, text: &str) -> Self {
         master.sh(&format!(
             "systemd-run --quiet --unit={unit} --property=StandardOutput=file:/run/{unit}.out \
@@ -20,7 +20,7 @@ impl<'a> Background<'a> {
         ));
         let script = format!("grep -q '{text}' /run/{unit}.out");
         master.wait_for(
-            "the apply comes that far",
+            "the apply has come that far",
             &script,
             Duration::from_secs(120),
         );
@@ -34,7 +34,7 @@ impl<'a> Background<'a> {
         ))
     }
 
-    /// Sends the signal and gives the exit code and everything told.
+    /// Sends the signal and gives the exit code and the output.
     fn end(self, signal: &str) -> (String, String) {
         let unit = self.unit;
         self.master
@@ -67,7 +67,7 @@ fn interrupted(told: &(String, String), phases: &[&str]) {
         interrupted.iter().any(|phase| phases.contains(phase)),
         "{interrupted:?} were interrupted, none of {phases:?}, in\n{text}"
     );
-    // It comes after all of them; others may run beside.
+    // This phase comes after all of them; other phases may run beside them.
     let begun = all("phase_started");
     assert!(
         !begun.contains(&"kubernetes-ready"),
@@ -83,8 +83,8 @@ fn interrupted(told: &(String, String), phases: &[&str]) {
 fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     let master = Master::create("cut", Image::Bare, false);
 
-    // The phases of images run side by side and etcd beside them. How far the run is when the signal comes depends on the machine; at the latest it
-    // waits for the API server.
+    // The phases of images run in parallel, and etcd beside them. How far the run is when the signal comes depends on the machine;
+    // at the latest it waits for the API server.
     let first = Background::start(&master, "first", r#""step_changing","phase":"etcd-image""#);
     let parts = [
         "etcd-image",
@@ -99,7 +99,7 @@ fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     interrupted(&first.end("INT"), &parts);
 
     let second = Background::start(&master, "second", r#""phase_started","phase":"api-ready""#);
-    // It waits for the API server, which takes its time the more there is to do on the machine.
+    // It waits for the API server, which needs more time on a busy machine.
     let process = second.property("MainPID");
     let refused: Run = master.nodelet(&["stop"]).exits(75);
     refused.says(&[
@@ -109,7 +109,7 @@ fn one_apply_at_a_time_and_every_cut_is_taken_up_again() {
     interrupted(&second.end("TERM"), &["api-ready"]);
     master.check(&["--to", "kubelet"]).exits(0);
 
-    // A cut without warning, in the middle of a phase.
+    // A kill without warning, in the middle of a phase.
     master.sh("docker rm --force etcd");
     let third = Background::start(&master, "third", r#""step_changing","phase":"etcd""#);
     assert_eq!(third.end("KILL").0, "9");

@@ -1,5 +1,5 @@
-//! `LiveHost` on a real host. What it needs (docker, systemd, dpkg, a kernel that it may change) no machine of a developer
-//! has to offer, so this very program is copied into a lab host, and the tests of `inside` run there.
+//! `LiveHost` on a real host. It needs docker, systemd, dpkg and a kernel that it may change, which a developer's machine need not
+//! have. So this program is copied into a lab host, and the tests of `inside` run there.
 
 mod inside;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lab_suites::{Image, Master, shared};
 
-/// Where the copy stands.
+/// The path of the copy.
 const PROGRAM: &str = "/usr/local/lib/suites";
 const PAYLOAD: &str = "/opt/pf9/roles/pf9-kube/current/payload";
 
@@ -26,7 +26,7 @@ fn run_inside(master: &Master, test: &str, variables: &str) {
 }
 
 fn put_program(master: &Master) {
-    let program = std::env::current_exe().expect("this program stands somewhere");
+    let program = std::env::current_exe().expect("this program has a path");
     let host = master.host();
     host.put_file(&program, PROGRAM, 0o755)
         .expect("it is copied");
@@ -40,13 +40,13 @@ fn units_containers_packages_and_mounts_are_handled_as_the_fake_host_promises() 
     let docker = "docker info > /dev/null";
     master.wait_for("docker answers", docker, Duration::from_secs(60));
     run_inside(&master, "a_unit_goes_through_its_life", "A=");
-    // Containers that others have made, too, with what we cannot say.
+    // Also containers that other programs have made, with settings that nodelet cannot express.
     run_inside(
         &master,
         "a_container_goes_through_its_life",
         &format!("LIVE_ARCHIVE={PAYLOAD}/images/pause.tar LIVE_IMAGE=k8s.gcr.io/pause:3.2"),
     );
-    // Services of packages are not started while these are installed. Without its configuration this one would not start anyhow.
+    // Services of packages are not started during the installation. Without a configuration this one would not start at all.
     master.sh("mkdir -p /etc/keepalived; echo 'global_defs { }' > /etc/keepalived/keepalived.conf");
     let debs = master.sh(&format!(
         "cd {PAYLOAD}/debs; sed \"s|^|$PWD/|\" keepalived.list"

@@ -1,8 +1,8 @@
-//! Preconditions: an unfit host is told everything that is wrong with it, is left alone, and works once it is mended.
+//! Preconditions: all problems of an unfit host are reported, the host is not changed, and an apply succeeds once they are removed.
 
 use lab_suites::{Image, Master, changes, listing};
 
-/// Makes a host unfit in many ways. Each line has its counterpart in [`MEND`].
+/// Makes a host unfit in many ways. [`MEND`] reverts each line.
 const SPOIL: &str = r#"
     cp /etc/os-release /tmp/os-release; hostname > /tmp/hostname
     printf 'ID=plan9\nVERSION_ID=4\nPRETTY_NAME="Plan 9"\n' > /etc/os-release
@@ -94,7 +94,7 @@ fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_wi
     let state_after = master.sh("ls -A /var/opt/pf9 2>/dev/null || true");
     assert!(
         state_after.is_empty(),
-        "nor written down: {state} {state_after}"
+        "nothing was recorded: {state} {state_after}"
     );
 
     master.sh(MEND);
@@ -112,6 +112,6 @@ fn an_unfit_host_is_told_everything_and_left_alone_then_mended_and_brought_up_wi
     );
     master.kubectl("wait --for=condition=Ready node/master-1 --timeout=10s");
 
-    // The ports are taken now, by us. A requirement that was met is not asked again.
+    // Our own programs use the ports now. A requirement that was met is not evaluated again.
     master.apply(&[]).exits(0).changes_nothing();
 }

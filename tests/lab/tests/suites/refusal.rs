@@ -16,7 +16,7 @@ fn only_root_may_apply_and_stop() {
     }
 }
 
-/// Who can write to a role's files decides what runs as root.
+/// A user who can write to a role's files decides what runs as root.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_role_that_another_user_can_change_is_refused() {
@@ -35,13 +35,13 @@ fn a_role_that_another_user_can_change_is_refused() {
                 let run = run.says(&[&format!("`{fix}`")]);
                 assert!(run.events("run_started").is_empty(), "{}", run.text());
             }
-            // It is all that was wrong.
+            // Nothing else was wrong.
             master.sh(&fix);
         }
     }
     master.apply(&[]).exits(0).changes_nothing();
 
-    // A name means the installed role, wherever root stands.
+    // A name means the installed role, in every current directory.
     master.sh(
         "mkdir -p /tmp/others/roles/pf9-kube; echo 'no role' > /tmp/others/roles/pf9-kube/role.yaml
          chown -R 65534 /tmp/others",

@@ -1,4 +1,4 @@
-//! nodeletd repairs what breaks, without a hand: each fault by itself, and nothing but what it broke.
+//! nodeletd repairs each fault without an operator, and touches nothing that the fault did not break.
 
 use std::time::{Duration, Instant};
 
@@ -6,16 +6,16 @@ use lab_suites::{
     FAULTS, Fault, Master, SCALED, Standing, Watch, ready_with_vip, restarted, shared,
 };
 
-/// No fault takes longer to be mended.
+/// Time limit of a repair.
 const MENDED: Duration = Duration::from_secs(150);
-/// Whoever asks docker waits at its socket until it is back, and keepalived puts its address back within moments, so the first look may find
-/// the host whole.
+/// Faults after which the first look may find a healthy host: docker's client waits at the socket until docker is back, and
+/// keepalived sets its address again within moments.
 const WAITED_OUT: &[&str] = &["docker-killed", "virtual-ip-deleted"];
 const CALM: Duration = Duration::from_secs(90);
 
-/// What each fault makes a repair restart, in order; nothing where it is healed by itself or by the pass alone.
+/// What a repair restarts after each fault, in order; empty if the host recovers by itself or a pass repairs it.
 const RESTARTS: &[(&str, &str)] = &[
-    // systemd starts it again, and its containers never ended.
+    // systemd starts dockerd again, and its containers never ended.
     ("docker-killed", ""),
     (
         "docker-stopped",
@@ -49,7 +49,7 @@ const RESTARTS: &[(&str, &str)] = &[
         "manifest-deleted",
         "control-plane api-ready node-role kubernetes-ready drain",
     ),
-    // kubelet's own probe ends it; the phase waits for the next one.
+    // kubelet's own probe ends the API server; the phase waits for the next one.
     ("api-hung", "api-ready kubernetes-ready drain"),
     ("proxy-removed", "kube-proxy kubernetes-ready drain"),
     ("rules-flushed", "kube-proxy kubernetes-ready drain"),
@@ -72,21 +72,22 @@ const RESTARTS: &[(&str, &str)] = &[
     ("keepalived-edited", "keepalived"),
     ("keepalived-uninstalled", "keepalived"),
     ("kube-env-deleted", "node-config"),
-    // Written anew after each pass.
+    // Each pass writes the file again.
     ("status-deleted", ""),
     ("status-garbage", ""),
     ("image-deleted", "etcd-image"),
     ("bridge-deleted", "cni kubernetes-ready drain"),
     ("bridge-address-deleted", "cni kubernetes-ready drain"),
     ("bridge-route-deleted", "cni kubernetes-ready drain"),
-    // keepalived puts it back by itself.
+    // keepalived sets the address again by itself.
     ("virtual-ip-deleted", ""),
 ];
 
-/// What is restarted where a pass had looked at the readers already when the fault came: the next one finds their file as they read it.
+/// What is restarted if the fault came when a pass had already checked the readers: the next pass finds the same file that they
+/// have read.
 const MIDWAY: &[(&str, &str)] = &[("kubeconfig-truncated", "kubeconfigs")];
 
-/// The faults are divided among tests, which run side by side on hosts of their own.
+/// The faults are divided among tests, which run in parallel on hosts of their own.
 const PARTS: usize = 3;
 
 #[test]
@@ -107,7 +108,7 @@ fn faults_are_repaired_and_nothing_else_is_touched_3_of_3() {
     every_fault_is_repaired(2);
 }
 
-/// Each fault of a part of them.
+/// All faults of this part.
 fn every_fault_is_repaired(part: usize) {
     let master = ready_with_vip(&format!("faults-{part}"));
     master.configure(SCALED);
@@ -131,7 +132,7 @@ fn another_interface_is_refused_and_keepalived_keeps_the_address() {
     another_interface(&master, &watch);
 }
 
-/// One that is not there is told, and keepalived keeps the address where it is.
+/// An interface that does not exist is reported, and keepalived keeps the address where it is.
 fn another_interface(master: &Master, watch: &Watch<'_>) {
     let before = Standing::of(master);
     let otherwise = ("MASTER_VIP_IFACE", "none0");
@@ -145,12 +146,12 @@ fn another_interface(master: &Master, watch: &Watch<'_>) {
     assert_eq!(Standing::of(master), before);
 }
 
-/// Passes so far apart that none comes by itself while the test goes on.
+/// Passes are so rare that none begins by itself during the test.
 const SELDOM: &[(&str, &str)] = &[("LOOP_INTERVAL", "600s"), SCALED[1]];
-/// More than the event, the pass and the repair take together, on a machine that other suites use as well; much less than [`SELDOM`].
+/// More than the event, the pass and the repair take together on a busy machine; much less than [`SELDOM`].
 const WATCHED: Duration = Duration::from_secs(60);
 
-/// Faults that the kernel or the API server tells of, and what nodeletd is told then, as its view has it.
+/// Faults that cause an event of the kernel or the API server, and the event in nodeletd's view.
 const TOLD: &[(&str, &str)] = &[
     (
         "bridge-address-deleted",
@@ -167,7 +168,7 @@ const TOLD: &[(&str, &str)] = &[
 /// The taint of a master.
 const TAINT: &str = "node-role.kubernetes.io/master";
 
-/// The events alone make a pass: the next one by itself is minutes away.
+/// Only the events can start a pass: the next one by itself is minutes away.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_is_watched_is_repaired_long_before_the_next_pass() {
@@ -206,7 +207,7 @@ fn what_is_watched_is_repaired_long_before_the_next_pass() {
     master.kubectl("delete pod bridged");
 }
 
-/// Strikes a host at rest: nodeletd has the hint in its view, and the host is whole again.
+/// Causes a fault on a host at rest: the event is in nodeletd's view, and the host becomes healthy again.
 fn is_told_and_repaired(
     master: &Master,
     watch: &Watch<'_>,
@@ -217,16 +218,16 @@ fn is_told_and_repaired(
     at_rest(master, watch);
     strike();
     let began = Instant::now();
-    // The view has it until the pass after the repair, so it is looked at again and again.
+    // The event is in the view only until the pass after the repair, so the view is read again and again.
     let told = format!(
         "for n in $(seq 20); do nodelet status --json | grep -qE '{hint}' && exit 0; done; exit 1"
     );
-    master.wait_for(&format!("nodeletd is told of {name}"), &told, WATCHED);
+    master.wait_for(&format!("nodeletd got the event of {name}"), &told, WATCHED);
     watch.until(name, WATCHED, is_whole);
     println!("{name:<24} {:>5.1} s", began.elapsed().as_secs_f64());
 }
 
-/// Waits until nodeletd finds the host as it should be, no event has led to a pass for some seconds, and the next pass is minutes away.
+/// Waits until nodeletd finds the host healthy, no event has started a pass for some seconds, and the next pass is minutes away.
 fn at_rest(master: &Master, watch: &Watch<'_>) {
     const QUIET: i64 = 3;
     const MINUTES: i64 = 300;
@@ -242,7 +243,7 @@ fn at_rest(master: &Master, watch: &Watch<'_>) {
     });
 }
 
-/// Which file the status is. It is written again at once, and no event tells of that.
+/// The identity of the status file: nodeletd writes it again at once, and without an event.
 const WRITTEN: &str = "stat --format '%i %w %z' /var/opt/pf9/kube_status";
 
 fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
@@ -258,7 +259,7 @@ fn strikes(master: &Master, watch: &Watch, fault: &Fault) -> Option<String> {
             .is_whole(master.host(), &vip)
             .expect("the host answers")
     };
-    // Either the host is broken now, or nodeletd was quicker than this look and is repairing it already.
+    // Either the host is broken now, or nodeletd was quicker than this look and already repairs it.
     assert!(
         !whole()
             || WAITED_OUT.contains(&fault.name)

@@ -1,8 +1,8 @@
-//! What a master gives away to nobody: Secrets in etcd, and keys in the containers of other components.
+//! What other components must not see: Secrets in etcd, and the keys of other containers.
 
 use lab_suites::shared;
 
-/// How a value stands in etcd.
+/// Prints a value as it is stored in etcd.
 const STORED: &str = "docker exec -e ETCDCTL_API=3 etcd etcdctl --endpoints https://127.0.0.1:4001 --cacert /certs/client/ca.crt --cert /certs/client/request.crt --key /certs/client/request.key get --print-value-only";
 
 #[test]
@@ -20,7 +20,7 @@ fn a_secret_is_encrypted_and_who_asked_for_it_is_logged() {
         .try_sh(&format!("grep -q swordfish {log}"))
         .status
         .success();
-    // A kubelet's certificate may not do it, and its try is logged as well: a websocket begins with a GET.
+    // A kubelet's certificate may not do this, and its attempt is logged as well: a websocket begins with a GET.
     master.sh(
         "curl --silent --max-time 10 --output /dev/null --cacert /etc/pf9/kube.d/certs/apiserver/ca.crt \
          --cert /etc/pf9/kube.d/certs/kubelet/apiserver/request.crt --key /etc/pf9/kube.d/certs/kubelet/apiserver/request.key \
@@ -41,7 +41,7 @@ fn a_secret_is_encrypted_and_who_asked_for_it_is_logged() {
         logged.parse::<u32>().is_ok_and(|lines| lines >= 2),
         "{logged}"
     );
-    assert_ne!(entered, "0", "a look into a pod is logged");
+    assert_ne!(entered, "0", "an exec into a pod is logged");
     assert!(!shown, "the log holds no bodies of requests");
     assert_eq!(modes, "700\n700\n600");
 }
@@ -70,12 +70,12 @@ fn a_container_of_the_control_plane_sees_its_own_directories_alone() {
     );
 }
 
-/// Every server of the control plane is asked, and not what the plan says of it.
+/// Every server of the control plane is asked itself; the plan is no proof.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn servers_refuse_old_ciphers_and_show_no_profiles() {
     let master = shared();
-    // etcd's peers listen on the host's address, and ask for a certificate as its clients do.
+    // etcd's peer port is on the host's address, and asks for a certificate as the client port does.
     let address = master.host().address();
     for server in [
         "127.0.0.1:443".to_owned(),
@@ -114,7 +114,7 @@ fn servers_refuse_old_ciphers_and_show_no_profiles() {
     }
 }
 
-/// A policy of an operator's, from a directory of an operator's; the log says which policy the API server has.
+/// An audit policy from an operator's directory; the log shows which policy the API server has.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn an_operators_directory_reaches_the_api_server() {
@@ -156,7 +156,8 @@ fn an_operators_directory_reaches_the_api_server() {
     assert_eq!(before, after, "the role's policy is back");
 }
 
-/// Each step of another key, seen in etcd. What the key before has encrypted is written again, and read all the time.
+/// Each step of a key rotation, as seen in etcd. Values that the old key has encrypted are encrypted again, and can be read all the
+/// time.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn the_key_of_secrets_is_replaced() {
@@ -182,7 +183,7 @@ fn the_key_of_secrets_is_replaced() {
         );
         stored()
     };
-    assert_eq!(key("begin"), old, "it is read, and does not encrypt yet");
+    assert_eq!(key("begin"), old, "the new key does not encrypt yet");
     let new = key("switch");
     assert_ne!(new, old, "every Secret is written again");
     assert_eq!(key("finish"), new);

@@ -1,4 +1,4 @@
-//! `cargo xtask up`: what a user begins with, and goes on with.
+//! `cargo xtask up`: the first call, and the following ones.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use lab::{Cache, Host, Lab, Suites, command};
 
-/// For one `up`, on a machine that does other things besides.
+/// Time limit of one `up`, on a machine that also does other things.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// For a node that has come to be to get its pods' subnet.
+/// Time limit until a new node has its pods' subnet.
 const GIVEN: Duration = Duration::from_secs(60);
 
 /// A lab as a user makes it.
@@ -48,7 +48,7 @@ impl Users {
 
     fn host(&self) -> Host {
         let cache = Cache::locate().expect("the cache has a place");
-        let lab = Lab::open(&cache, &self.lab).expect("the lab stands");
+        let lab = Lab::open(&cache, &self.lab).expect("the lab exists");
         lab.host("master-1").expect("the host is there")
     }
 }
@@ -88,14 +88,14 @@ fn up_makes_a_master_that_nodeletd_keeps_and_writes_no_settings_that_are_refused
     assert_eq!(given.as_deref(), Some("10.20.0.0/24 10.20.1.0/24"));
     text(&host, &format!("{kubectl} delete node other"));
 
-    // Judged before they are written; what keeps the host goes on.
+    // Settings are validated before they are written, and nodeletd goes on.
     let (done, said) = users.up(&["--set", "NOSUCH=1"]);
     assert!(!done && said.contains("NOSUCH"), "{said}");
     assert!(said.contains("so they were not written"), "{said}");
     assert_eq!(text(&host, settings), before);
     assert_eq!(text(&host, daemon), "enabled\nactive");
 
-    // Nor does the refused one come back with the next.
+    // The refused setting does not come back with the next call, either.
     let (done, said) = users.up(&["--no-apply", "--set", "MAX_PODS=120"]);
     assert!(done, "{said}");
     let after = text(&host, settings);

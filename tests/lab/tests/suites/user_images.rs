@@ -1,4 +1,5 @@
-//! Images that an operator has put on the host: loaded if their checksum is right, again if they change, named if not.
+//! Images that an operator has put on the host: loaded if their checksum is right, loaded again if they change, reported if it is
+//! wrong.
 
 use lab_suites::{Master, TOOLBOX_IMAGE, shared};
 
@@ -20,7 +21,7 @@ fn images_of_an_operator_are_verified_and_loaded() {
     let master = shared();
     master.load_toolbox();
     let first = id(&master);
-    // Two builds of one reference, and neither is loaded.
+    // Two builds with one reference; neither is loaded.
     master.sh(&format!(
         "mkdir -p {DIRECTORY} /tmp/builds
          docker save {TOOLBOX_IMAGE} > /tmp/builds/1.tar
@@ -38,7 +39,7 @@ fn images_of_an_operator_are_verified_and_loaded() {
     assert_eq!(id(&master), first);
     master.apply(&[]).exits(0).changes_nothing();
 
-    // The same reference, another build: it is noticed, and the first can be put back.
+    // Another build with the same reference is noticed, and the first one can be restored.
     master.sh(&format!(
         "cp /tmp/builds/2.tar {DIRECTORY}/toolbox.tar; {SUMS}"
     ));
@@ -50,7 +51,7 @@ fn images_of_an_operator_are_verified_and_loaded() {
     let kept = master.sh("docker image ls --no-trunc --quiet pf9-replaced");
     assert_eq!(kept, first);
 
-    // A damaged archive is named, and nothing else is touched for it.
+    // A damaged archive is reported, and nothing else is touched.
     master.sh(&format!(
         "docker image rm {TOOLBOX_IMAGE} > /dev/null; echo damaged >> {DIRECTORY}/toolbox.tar"
     ));

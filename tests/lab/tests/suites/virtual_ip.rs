@@ -1,4 +1,4 @@
-//! The virtual IP, where one is chosen.
+//! The virtual IP, if the settings have one.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn the_api_answers_on_the_virtual_ip() {
     ]);
     assert_eq!(ready.expect("the address answers"), "ok");
 
-    // The administrator's kubeconfig names it, and works copied away.
+    // The administrator's kubeconfig names the virtual IP, and works on another host, too.
     let admin = master
         .host()
         .get("/etc/pf9/kube.d/kubeconfigs/admin.yaml")
@@ -79,10 +79,10 @@ fn the_api_answers_on_the_virtual_ip() {
     assert_eq!(
         Standing::of(&master),
         running,
-        "nothing was restarted, keepalived neither"
+        "nothing was restarted, not even keepalived"
     );
 
-    // Another interface that is not there is refused, and the node goes on.
+    // An interface that does not exist is refused, and the node goes on.
     master.configure(&[("MASTER_VIP_IFACE", "none0")]);
     for verb in ["diff", "apply"] {
         let told = master.nodelet(&[verb, "--role", ROLE]).exits(1);
@@ -92,11 +92,11 @@ fn the_api_answers_on_the_virtual_ip() {
     assert_eq!(
         Standing::of(&master),
         running,
-        "what was refused has touched nothing"
+        "the refused settings have changed nothing"
     );
     master.check(&[]).exits(0);
 
-    // An API server that is not ready gives the address up.
+    // A master whose API server is not ready gives up the address.
     master.sh("systemctl stop pf9-kubelet; docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs docker stop");
     master.wait_for(
         "the address goes with the API server",
@@ -135,10 +135,10 @@ fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
         "{}",
         diff.text()
     );
-    master
-        .check(&[])
-        .exits(2)
-        .says(&["nothing stands that the plan does not have", "keepalived"]);
+    master.check(&[]).exits(2).says(&[
+        "the host has nothing that the plan does not have",
+        "keepalived",
+    ]);
 
     let apply = master.apply(&[]).exits(0);
     assert_eq!(removed(&apply), predicted, "{}", apply.text());
@@ -160,7 +160,7 @@ fn a_virtual_ip_that_is_no_longer_wanted_is_taken_back() {
     master.check(&[]).exits(0);
 }
 
-/// The steps that a run tells to remove, sorted.
+/// The steps that a run removes, or would remove, sorted.
 fn removed(run: &Run) -> Vec<String> {
     let mut steps: Vec<String> = run
         .events("step_changing")

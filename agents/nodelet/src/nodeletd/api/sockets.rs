@@ -1,4 +1,4 @@
-//! Where the API is served: its unix socket, and loopback for those who only read.
+//! Serves the API on its unix socket, and metrics and health on loopback.
 
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -21,12 +21,12 @@ use crate::nodeletd::worker::Worker;
 pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
 /// Connections at a time: listeners to events stay for as long as they like.
 const PLACES: usize = 64;
-/// Connections at a time on loopback, where anybody on the host may come, and how long each may take.
+/// Connections at a time on loopback, which every process of the host can reach, and how long each may take.
 const PLACES_FOR_ALL: usize = 8;
 const TIME_FOR_ALL: Duration = Duration::from_secs(10);
-/// Between looks whether the socket is still there.
+/// Interval of the check that the socket still exists.
 const LOOK: Duration = Duration::from_secs(10);
-/// Before a socket that could not be made is tried again, doubled each time; and the longest, which is that of a port.
+/// First pause before a socket that could not be made is tried again. It doubles up to [`AGAIN`], which is also the pause of the port.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -37,7 +37,7 @@ pub(crate) async fn serve(
     health: Health,
     shutdown: CancellationToken,
 ) {
-    // It waits for as long as it likes, but must not end.
+    // It may wait for any time, but must not end.
     let beat = health.part("the local API", Duration::MAX);
     let shared = Shared {
         worker,
@@ -50,7 +50,7 @@ pub(crate) async fn serve(
     beat.finish();
 }
 
-/// Serves on the socket, which is made anew whenever it goes, and as soon as it can be made.
+/// Serves on the socket. Makes it again if it was removed, and tries again if it could not be made.
 async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
     let problem = shared.outside.api_problem.clone();
     let app = routes().with_state(shared);
@@ -60,7 +60,7 @@ async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
         let listener = match bind(path) {
             Ok(listener) => listener,
             Err(error) => {
-                let told = format!("nobody can ask for anything: could not {error:#}");
+                let told = format!("nodeletd accepts no requests: could not {error:#}");
                 if *problem.borrow() != told {
                     tracing::error!("{told}; trying again");
                     problem.send_replace(told);
@@ -76,14 +76,14 @@ async fn local(path: &Path, shared: Shared, shutdown: &CancellationToken) {
         problem.send_replace(String::new());
         pause = FIRST_PAUSE;
         let end = shutdown.child_token();
-        // Who listens to events goes on listening, over the connection that he has.
+        // Clients that listen to events keep their connection.
         let (app, places) = (app.clone(), Arc::clone(&places));
         let serving = connections::serve(listener, app, places, Duration::MAX, end.clone());
         tokio::join!(serving, lost(path, end));
     }
 }
 
-/// Waits until somebody has removed or replaced the socket that stands there now, and ends those who serve it; or for their end.
+/// Waits until the present socket was removed or replaced, and cancels `end` then. Also returns when `end` is cancelled.
 async fn lost(path: &Path, end: CancellationToken) {
     let stands = || {
         std::fs::symlink_metadata(path)
@@ -98,20 +98,23 @@ async fn lost(path: &Path, end: CancellationToken) {
             _ = look.tick() => {}
         }
         if stands() != ours {
-            tracing::warn!("{} has gone; it is made anew", path.display());
+            tracing::warn!(
+                "{} was removed or replaced; it is made again",
+                path.display()
+            );
             end.cancel();
             return;
         }
     }
 }
 
-/// A socket that stands there from an earlier run is nobody's: there is one nodeletd, by its lock.
+/// A socket from an earlier run is not in use: the lock allows only one nodeletd.
 fn bind(path: &Path) -> Result<UnixListener> {
     let directory = path.parent().context("the socket has a directory")?;
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     if path.is_dir() {
         bail!(
-            "listen on {0}: a directory stands there; see that nobody needs it and remove it (`rmdir {0}`)",
+            "listen on {0}: a directory is in its place; make sure that it is not needed and remove it (`rmdir {0}`)",
             path.display()
         );
     }
@@ -128,9 +131,9 @@ fn bind(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves metrics on loopback, on whichever port the settings name at the moment.
+/// Serves metrics on loopback, on the port that the settings name at present.
 async fn loopback(shared: Shared, shutdown: CancellationToken) {
-    // It waits for as long as it likes, but must not end.
+    // It may wait for any time, but must not end.
     let beat = shared.health.part("metrics on loopback", Duration::MAX);
     let mut port = shared.outside.metrics_port.clone();
     let places = Arc::new(Semaphore::new(PLACES_FOR_ALL));
@@ -173,7 +176,7 @@ mod tests {
     use super::super::tests::Played;
     use super::*;
 
-    /// Whoever can write to it can stop and start this host's node.
+    /// A process that can write to the socket can stop and start this host's node.
     #[tokio::test]
     async fn the_socket_is_for_its_owner_alone() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -183,12 +186,12 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o600);
     }
 
-    /// A full /run, or a directory where the socket belongs: the daemon goes on, and its API comes when it can.
+    /// A full /run, or a directory in place of the socket: the daemon goes on, and serves its API once it can.
     #[tokio::test(start_paused = true)]
     async fn a_socket_that_cannot_be_made_is_told_and_made_later() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("nodeletd.sock");
-        std::fs::create_dir(&path).expect("somebody makes it");
+        std::fs::create_dir(&path).expect("it is made");
         let api = Played::new();
         let mut problem = api.shared.outside.api_problem.subscribe();
         let end = CancellationToken::new();
@@ -196,8 +199,8 @@ mod tests {
         let serving = tokio::spawn(async move { local(&at, shared, &ends).await });
         let told = problem.wait_for(|told| !told.is_empty()).await;
         let told = told.expect("it serves").clone();
-        assert!(told.contains("a directory stands there"), "{told}");
-        std::fs::remove_dir(&path).expect("somebody removes it");
+        assert!(told.contains("a directory is in its place"), "{told}");
+        std::fs::remove_dir(&path).expect("it is removed");
         let waited = tokio::time::timeout(2 * AGAIN, problem.wait_for(String::is_empty));
         waited.await.expect("it is tried again").expect("it serves");
         let stands = path.metadata().expect("it is there").file_type();

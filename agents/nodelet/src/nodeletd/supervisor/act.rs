@@ -1,4 +1,4 @@
-//! What a round does to the host once it is decided. Each gives the time until the next round at the latest.
+//! Carries out what a round has decided. Each function returns the longest time until the next round.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use crate::pass::Pass;
 
 /// Pause between the renewals of two components.
 const AFTER_RENEWAL: Duration = Duration::from_secs(2);
-/// Pause after an attempt that was refused while something happened on the host; it doubles with each such attempt in a row.
+/// Pause after an attempt that was refused while hints arrived; it doubles with each such attempt in a row.
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
-/// Pause after somebody else was found working on the host.
+/// Pause after another process was found changing the host.
 const BUSY: Duration = Duration::from_secs(5);
 
 impl<H: Hands> Supervisor<H> {
-    /// Restarts what failed, or takes everything off and starts from the first phase.
+    /// Restarts what failed, or makes a full clean and starts from the first phase.
     pub(super) async fn attempt(&mut self, pass: &Pass, everything: bool) -> Duration {
         self.hurry = false;
         let wanted = std::mem::take(&mut self.wanted);
         let before = (self.state.attempts.clone(), self.status.pf9_kube_node_state);
         let every = pass.desired.full_retry_count;
-        // What merely stands in for the full clean leaves it its turn.
+        // A repair in place of a full clean that is due does not count, so the clean stays due.
         let due = before.0.clean_is_due(every, &pass.failed);
         self.begin(pass, everything || !due);
         let number = self.state.attempts.count();
@@ -49,7 +49,7 @@ impl<H: Hands> Supervisor<H> {
             }
             carried = self.carry_out(&words, last_good).await;
             if carried.change == Change::Refused {
-                // What could not come up again is not taken off. What can be mended is, for as long as that lasts.
+                // After a clean the host could not come up again, so it is repaired instead.
                 tracing::warn!("{doing}: no full clean: {}", self.unfit);
                 self.state.attempts.clone_from(&before.0);
                 self.begin(pass, false);
@@ -68,7 +68,7 @@ impl<H: Hands> Supervisor<H> {
             self.unfit = unfit_for_clean.unwrap_or_default();
         }
         let Carried { change, begun, .. } = carried;
-        // What we did ourselves is no news. What was refused has done nothing, so others did that.
+        // Hints of our own change are dropped. A refused attempt changes nothing, so hints during it come from other processes.
         let heard = self.wake.forget_our_own();
         self.refused_in_a_row = match change {
             Change::Refused if heard => self.refused_in_a_row.saturating_add(1),
@@ -76,12 +76,12 @@ impl<H: Hands> Supervisor<H> {
         };
         match change {
             Change::Done if !begun => {
-                tracing::info!("{doing}: what failed is well again; nothing was restarted");
+                tracing::info!("{doing}: failed phases are healthy again; nothing was restarted");
                 let again = std::mem::replace(&mut self.came_and_went, true);
                 self.was_none(if again { self.waiting(before) } else { before });
                 Duration::ZERO
             }
-            // Whether it was a success the next pass says.
+            // The next pass shows whether it helped.
             Change::Done | Change::Failed => {
                 self.counters.failed_attempts += u64::from(change == Change::Failed);
                 self.state.attempts.end(unix_now(), Instant::now());
@@ -91,12 +91,12 @@ impl<H: Hands> Supervisor<H> {
                 self.remember();
                 Duration::ZERO
             }
-            // Whoever killed it may do so again, so the next one waits; but nobody counts it.
+            // It may be killed again, so the next attempt waits; but this one is not counted.
             Change::Interrupted if !self.shutdown.is_cancelled() => {
                 self.was_none(self.waiting(before));
                 Duration::ZERO
             }
-            // It was no attempt: it never came to its end, or touched nothing. No host is cleaned for a wrong setting or for our own ends.
+            // Not an attempt: it did not finish, or changed nothing. Wrong settings and restarts of nodeletd must not lead to a full clean.
             Change::Interrupted | Change::Busy | Change::Refused => {
                 self.was_none(before);
                 match change {
@@ -105,8 +105,8 @@ impl<H: Hands> Supervisor<H> {
                         BUSY
                     }
                     Change::Refused => {
-                        tracing::warn!("touching nothing: {}", self.unfit);
-                        let doing = "waiting until the host fits";
+                        tracing::warn!("changing nothing: {}", self.unfit);
+                        let doing = "waiting until the host meets its preconditions";
                         let next = after_refusal(self.refused_in_a_row, pass.desired.loop_interval);
                         self.publish(pass, doing, next, None);
                         next
@@ -117,8 +117,8 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// The words of a repair. By name, so that not every phase has to be looked at a second time. But what a pass saw may be well by
-    /// the time the lock is held, and what is well is not restarted; what somebody wants is.
+    /// The arguments of a repair. It names phases, so that not every phase is checked a second time. A failed phase that is healthy
+    /// again once the repair holds the lock is not restarted; a phase whose restart was requested is.
     fn repair_words<'a>(&self, pass: &'a Pass, wanted: &'a [String]) -> Vec<&'a str> {
         let mut words = vec!["repair"];
         words.extend(wanted.iter().map(String::as_str));
@@ -130,14 +130,14 @@ impl<H: Hands> Supervisor<H> {
         words
     }
 
-    /// As `before` the attempt that is on, but for the pause that follows it.
+    /// The counters `before` the current attempt, but with the pause that follows an attempt.
     fn waiting(&self, before: (Attempts, NodeState)) -> (Attempts, NodeState) {
         let mut attempts = self.state.attempts.clone();
         attempts.cut_short(&before.0, unix_now(), Instant::now());
         (attempts, before.1)
     }
 
-    /// An attempt was none: what is counted and shown is as `before` it.
+    /// Does not count an attempt: restores the counters and the node state from `before` it.
     fn was_none(&mut self, before: (Attempts, NodeState)) {
         (self.state.attempts, self.status.pf9_kube_node_state) = before;
         self.status.pf9_kube_start_attempt = self.state.attempts.count();
@@ -145,7 +145,7 @@ impl<H: Hands> Supervisor<H> {
         self.write_status();
     }
 
-    /// Writes down that an attempt begins, before it does.
+    /// Records an attempt before it begins.
     fn begin(&mut self, pass: &Pass, counts: bool) {
         self.state.attempts.begin(&pass.failed, counts);
         let number = self.state.attempts.count();
@@ -157,11 +157,11 @@ impl<H: Hands> Supervisor<H> {
         self.write_status();
     }
 
-    /// Takes back what the plan does not have. Nothing is restarted for it, and it is no attempt.
+    /// Removes what the plan does not contain. Nothing is restarted for this, and it does not count as an attempt.
     pub(super) async fn take_back(&mut self, pass: &Pass) -> Duration {
         self.hurry = false;
-        tracing::info!("taking back what the plan does not have");
-        let doing = "taking back what the plan does not have";
+        tracing::info!("removing what the plan does not contain");
+        let doing = "removing what the plan does not contain";
         self.publish(pass, doing, pass.desired.loop_interval, None);
         let words = ["repair", "--left-over"];
         let change = self.change(&words, pass.goes_by_last_good()).await;
@@ -173,7 +173,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Renews the certificates of one component; the next pass says who is next.
+    /// Renews the certificates of one component; the next pass finds the next one.
     pub(super) async fn renew(&mut self, pass: &Pass, component: &str) -> Duration {
         tracing::info!("renewing the certificates of {component}");
         let doing = format!("renewing the certificates of {component}");
@@ -190,7 +190,7 @@ impl<H: Hands> Supervisor<H> {
     }
 
     pub(super) async fn stop(&mut self, pass: &Pass) -> Duration {
-        // What comes up again and again is not ended without a pause.
+        // A role that comes up again and again is stopped again only after an interval.
         let again = self.state.is_stopped();
         tracing::info!("stopping the role: KUBE_SERVICE_STATE is false");
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
@@ -206,7 +206,7 @@ impl<H: Hands> Supervisor<H> {
                 self.state.has_stopped();
                 self.remember();
             }
-            // What runs on is not what is wanted.
+            // The role still runs, although it is to be down.
             Change::Failed | Change::Refused => {
                 self.status.pf9_kube_node_state = NodeState::Converging;
                 tracing::warn!("the role does not stop: {said}");
@@ -226,10 +226,10 @@ impl<H: Hands> Supervisor<H> {
         self.carry_out(words, last_good).await.change
     }
 
-    /// Lets `nodelet` change the host; its events go to whoever listens, and into `kube_status`. What failed before it began has
-    /// touched nothing, whatever the reason, and counts as refused.
+    /// Runs `nodelet` to change the host; its events go to the API's clients and into `kube_status`. A failure before the run began
+    /// has changed nothing, and counts as refused.
     async fn carry_out(&mut self, words: &[&str], last_good: bool) -> Carried {
-        // What is counted is on disk before it is done.
+        // The counters are on disk before the change begins.
         self.settle().await;
         let events = self.events.clone();
         let beat = &self.beat;
@@ -244,7 +244,7 @@ impl<H: Hands> Supervisor<H> {
             beat.within(CHANGING);
             if let Ok(event) = serde_json::from_str::<Event>(&line) {
                 if follow(status, &event) {
-                    // Read below, as long as the change goes on.
+                    // `beside` reads it below while the change runs.
                     let _ = tell.send(status.clone());
                 }
                 if let Event::PhaseFailed { phase, failure, .. } = &event {
@@ -273,7 +273,7 @@ impl<H: Hands> Supervisor<H> {
                     cleaned |= verb == Verb::Clean;
                 }
             }
-            // Nobody listening is no error.
+            // It is no error if no client listens.
             let _ = events.send(line.into());
         });
         // Readers of the file follow the change, phase by phase.
@@ -288,13 +288,14 @@ impl<H: Hands> Supervisor<H> {
         let (mut change, mut said) =
             changed.unwrap_or_else(|error| (Change::Failed, format!("{error:#}")));
         if change == Change::Failed && self.shutdown.is_cancelled() {
-            // At our own end it was asked to end, and what it needs may be ending beside it: that says nothing of the host.
+            // At shutdown nodeletd has asked it to end, and services that it needs may be stopping as well: this says nothing about the
+            // host.
             tracing::info!("{}: {said}", words.join(" "));
             change = Change::Interrupted;
         }
         self.cut_short.ended(&words.join(" "), change, &said);
         if change == Change::Done && !said.is_empty() {
-            // It has warned of something on its way.
+            // It succeeded, but printed warnings.
             tracing::warn!("{}: {said}", words.join(" "));
         }
         if change == Change::Failed {
@@ -305,7 +306,7 @@ impl<H: Hands> Supervisor<H> {
                     }
                     said = unended.unwrap_or(said);
                 }
-                // Part of it was refused, and the rest has failed: that is an attempt like any other.
+                // A part was refused and the rest failed: this counts as an attempt.
                 Some(why) if ran_in_vain && !cleaned => {
                     self.unfit = why;
                     fits = false;
@@ -313,8 +314,7 @@ impl<H: Hands> Supervisor<H> {
                 why => {
                     self.unfit = why.unwrap_or_else(|| said.clone());
                     fits = false;
-                    // A run that was refused after another one of the same change had begun, an apply after a clean, is a failure all
-                    // the same.
+                    // A run that was refused after an earlier run of the same change (an apply after a clean) counts as a failure.
                     if !cleaned {
                         change = Change::Refused;
                     }
@@ -330,14 +330,14 @@ impl<H: Hands> Supervisor<H> {
     }
 }
 
-/// What came of a change.
+/// Result of a change.
 struct Carried {
     change: Change,
-    /// Whether it has touched anything.
+    /// Whether a run has begun.
     begun: bool,
-    /// Whether nothing kept the host from being worked on.
+    /// Whether nothing was refused.
     fits: bool,
-    /// What it could not do, for people; empty where it has said nothing.
+    /// Its error text, for people; empty if there is none.
     said: String,
 }
 
@@ -350,8 +350,8 @@ impl Carried {
     };
 }
 
-/// Pause after an attempt that was refused, which so many in a row were while something happened: what happened is looked at soon, and a
-/// source that goes on and on makes no busy loop.
+/// Pause after a refused attempt; `in_a_row` attempts were refused while hints arrived. The first hints are followed up soon, and a source
+/// that sends hints all the time causes no busy loop.
 fn after_refusal(in_a_row: u32, interval: Duration) -> Duration {
     match in_a_row.checked_sub(1) {
         None => interval,
@@ -361,13 +361,13 @@ fn after_refusal(in_a_row: u32, interval: Duration) -> Duration {
     }
 }
 
-/// What a pass saw failing, to be looked at again.
+/// Arguments by which `nodelet` checks the failed phases of a pass again before it restarts them.
 fn still_failing(pass: &Pass) -> impl Iterator<Item = &str> {
     let phases = pass.failed.iter();
     phases.flat_map(|phase| ["--if-failing", phase.as_str()])
 }
 
-/// Takes an event of a change into the status file's fields. Says whether readers should see that.
+/// Updates the status file's fields from an event of a change. Returns whether the file is to be written now.
 fn follow(status: &mut KubeStatus, event: &Event) -> bool {
     match event {
         Event::PhaseStarted { phase, .. } => {

@@ -1,5 +1,5 @@
-//! What others ask of the loop. It is taken while the loop waits and while it looks, so that what is decided afterwards goes by it;
-//! during a change it waits for the change's end.
+//! Requests to the loop. It takes them while it waits and during a pass, so that the next decision respects them; during a change they
+//! wait until the change has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use crate::nodeletd::view::View;
 use crate::nodeletd::worker::Hands;
 use crate::pass::Pass;
 
-/// What others ask of the daemon.
+/// A request to the daemon.
 #[derive(Debug, Clone)]
 pub(in crate::nodeletd) enum Request {
-    /// Look now, and do not wait for the next attempt.
+    /// Make a pass now; the next attempt does not wait.
     Now,
     /// Restart these phases and what needs them.
     Repair(Vec<String>),
-    /// Touch nothing for so long.
+    /// Change nothing for this time.
     Pause { time: Duration, because: String },
-    /// Go on.
+    /// End the pause.
     Resume,
 }
 
-/// A request, and who waits until it is in force.
+/// A request, and the channel that tells its sender when it is in force.
 #[derive(Debug)]
 pub(in crate::nodeletd) struct Asked {
     pub(in crate::nodeletd) request: Request,
@@ -34,7 +34,7 @@ pub(in crate::nodeletd) struct Asked {
 }
 
 impl Request {
-    /// Ready to be sent. What it comes with ends once the request is in force.
+    /// Prepares the request for sending. The receiver is notified once the request is in force.
     pub(in crate::nodeletd) fn asked(self) -> (Asked, oneshot::Receiver<()>) {
         let (taken, in_force) = oneshot::channel();
         let asked = Asked {
@@ -46,10 +46,10 @@ impl Request {
 }
 
 impl<H: Hands> Supervisor<H> {
-    /// Makes a pass, and takes what is asked meanwhile.
+    /// Makes a pass, and takes requests that arrive meanwhile.
     ///
     /// # Errors
-    /// It did not come to its end.
+    /// The pass did not finish.
     pub(super) async fn look(&mut self) -> Result<Pass> {
         let hands = Arc::clone(&self.hands);
         let group = self.group.joined().cloned();
@@ -68,7 +68,7 @@ impl<H: Hands> Supervisor<H> {
         pass
     }
 
-    /// Takes what has been asked by now.
+    /// Takes all requests that have arrived.
     pub(super) async fn take_waiting(&mut self) {
         while let Ok(asked) = self.requests.try_recv() {
             self.take_request(asked).await;
@@ -95,7 +95,7 @@ impl<H: Hands> Supervisor<H> {
             }
             Request::Resume => {
                 self.pause.end(&mut self.state);
-                // Whoever paused it has done something about it.
+                // The operator who paused it has worked on the host, so attempts are counted from 0.
                 self.forget_attempts();
                 self.ask_again();
                 self.remember();
@@ -103,11 +103,11 @@ impl<H: Hands> Supervisor<H> {
                 self.show_pause();
             }
         }
-        // Who does not wait for it needs no answer.
+        // A sender that does not wait has dropped its receiver.
         let _ = asked.taken.send(());
     }
 
-    /// Whoever asks next sees it, and not only after the next pass.
+    /// Shows the pause in the view at once, not only after the next pass.
     fn show_pause(&self) {
         let seen = self.view.borrow().clone();
         if let Some(seen) = seen {
@@ -117,7 +117,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// A pass that is on may have looked already.
+    /// Requests another pass: a pass under way may have made its checks before the request.
     fn ask_again(&mut self) {
         self.hurry = true;
         self.again = true;

@@ -1,4 +1,4 @@
-//! What a pass says is taken down, before anything is decided; and that one said nothing.
+//! Records the result of a pass, or that it failed, before anything is decided.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::nodeletd::worker::Hands;
 use crate::pass::{Pass, ServiceState};
 
 impl<H: Hands> Supervisor<H> {
-    /// Takes note of what a pass says, before anything is decided.
+    /// Records the result of a pass, before anything is decided.
     pub(super) fn take_in(&mut self, pass: &Pass) {
         for problem in &pass.settings_problems {
             tracing::warn!("keeping the last good settings: {problem}");
@@ -24,7 +24,7 @@ impl<H: Hands> Supervisor<H> {
             tracing::warn!("keeping the last good role: {problem}");
         }
         if let Some(refused) = &pass.refused {
-            tracing::warn!("touching nothing: could not {refused}");
+            tracing::warn!("changing nothing: could not {refused}");
         }
         for problem in [&pass.ledger_lost, &pass.ledger_problem] {
             if !problem.is_empty() {
@@ -32,7 +32,7 @@ impl<H: Hands> Supervisor<H> {
             }
         }
         if pass.desired != self.desired {
-            // New settings are new hope: nobody waits for the next attempt.
+            // New settings may fix the failure, so the next attempt does not wait.
             self.hurry |= self.settings_in_use > 0;
             if self.settings_in_use > 0 && pass.desired.service_state != self.desired.service_state
             {
@@ -55,7 +55,7 @@ impl<H: Hands> Supervisor<H> {
         let now = unix_now();
         if !pass.failed.is_empty() {
             self.unsure = None;
-            // Nor is it so before an attempt, or where none may be made.
+            // Also before an attempt begins, and where none may be made.
             self.is_not_up();
         }
         let status = &mut self.status;
@@ -77,7 +77,7 @@ impl<H: Hands> Supervisor<H> {
         self.write_status();
     }
 
-    /// Nobody may say of it that it is up, nor, unless it is to be down, that it is as it should be.
+    /// Reports the role as not up and, unless it is to be down, the node as not `ok`.
     pub(super) fn is_not_up(&mut self) {
         "false".clone_into(&mut self.status.pf9_kube_service_state);
         if self.status.pf9_kube_node_state == NodeState::Ok
@@ -87,7 +87,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// Nothing fails: what was counted is forgotten.
+    /// No phase fails: ends the row of attempts, and forgets them if every result is known.
     pub(super) fn healthy(&mut self, pass: &Pass) {
         self.came_and_went = false;
         if pass.desired.service_state == ServiceState::False {
@@ -96,8 +96,8 @@ impl<H: Hands> Supervisor<H> {
         let unknown = pass.health.iter().find(|phase| !phase.works());
         let counted = self.state.attempts.clone();
         let up_before = self.state.up_in.clone();
-        // What is merely not known is no failure, so attempts from here on are not in a row with those before; one that has failed, but not
-        // often enough yet, is none of these.
+        // An unknown result is no failure, so it ends the row of attempts. Two kinds of results do not end it: a check that has failed, but
+        // not often enough yet, and a failure that counts as unknown for now, for example after a boot.
         if self.streaks.is_empty() && !pass.health.iter().any(PhaseHealth::was_put_off) {
             self.state.attempts.break_the_row();
             self.status.pf9_kube_start_attempt = 0;
@@ -107,13 +107,13 @@ impl<H: Hands> Supervisor<H> {
         } else {
             self.unsure = None;
             if counted.count() > 0 {
-                tracing::info!("well again after attempt {}", counted.count());
+                tracing::info!("healthy again after attempt {}", counted.count());
             }
             self.state.attempts.forget();
             if pass.stands {
                 self.state.is_up();
             }
-            // Why nothing is taken back holds until it is.
+            // While something is left that the plan does not contain, the reason why it was not removed stays.
             if !pass.health.iter().any(PhaseHealth::has_left_over) {
                 self.unfit.clear();
             }
@@ -130,7 +130,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// What cannot be told for long is not as it should be, for all that is known; no repair follows.
+    /// A result that stays unknown for long is reported: the node is not `ok`. No repair follows.
     fn is_unsure(&mut self, phase: &PhaseName) {
         let now = Instant::now();
         let (since, passes) = self.unsure.get_or_insert((now, 0));
@@ -143,8 +143,8 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// `kube_status` does not say `ok` where the ledger is lost or damaged, or where the settings or the role that stand on the host are
-    /// invalid and older ones are in force, whatever the checks say.
+    /// Even if all checks hold, `kube_status` does not say `ok` while the ledger is lost or damaged, the settings or the role on the host
+    /// are invalid (older ones are in force), or the settings are refused.
     pub(super) fn doubt(&mut self, pass: &Pass) {
         let doubtful = if !pass.ledger_lost.is_empty() || !pass.ledger_problem.is_empty() {
             "ledger"
@@ -158,9 +158,8 @@ impl<H: Hands> Supervisor<H> {
         self.is_not_ok(doubtful);
     }
 
-    /// A host is not as it should be where a key, an authority or data that it keeps is lost or another's, where the API server refuses
-    /// the cluster's tokens, or where the role's package is damaged. A restart of the phase would not mend that, so nothing else follows
-    /// from it.
+    /// The node is not `ok` if a key, a certificate authority or data that the host keeps was lost or replaced, if the API server refuses
+    /// the cluster's tokens, or if the role's package is damaged. A restart of the phase would not fix this, so none is made.
     pub(super) fn tell_damage(&mut self, pass: &Pass) {
         if let Some(phase) = pass.damaged.first().filter(|_| pass.stands) {
             self.is_not_ok(phase.as_str());
@@ -175,7 +174,7 @@ impl<H: Hands> Supervisor<H> {
         self.status.last_failed_status_time = unix_now();
     }
 
-    /// It is what it is to be, which is no node, or nobody's: no attempt will come, whatever its checks say.
+    /// The host is to be no node, or belongs to no cluster, and is as desired: no attempt follows, even if checks fail.
     pub(super) fn has_become(&mut self, pass: &Pass) {
         self.status.pf9_kube_node_state = NodeState::Ok;
         self.status.pf9_kube_start_attempt = 0;
@@ -189,7 +188,7 @@ impl<H: Hands> Supervisor<H> {
         }
     }
 
-    /// A pass that did not come to its end says nothing about the host, so nothing is done to it, not even what was asked.
+    /// A failed pass says nothing about the host, so nothing is changed, and requested restarts are dropped.
     pub(super) fn pass_failed(&mut self, error: &str) -> Duration {
         self.keep_pause();
         self.status.current_status_check.clear();
@@ -198,7 +197,7 @@ impl<H: Hands> Supervisor<H> {
         self.blind = self.blind.saturating_add(1);
         tracing::error!("{error}");
         if self.blind >= BLIND {
-            // Whoever reads the file must not go on believing that all is well.
+            // Readers of the status file must not take an old `ok` for the present state.
             self.is_not_up();
             "a status pass".clone_into(&mut self.status.last_failed_status_check);
             self.status.last_failed_status_time = unix_now();

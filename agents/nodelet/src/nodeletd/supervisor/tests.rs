@@ -1,4 +1,4 @@
-//! The loop on a clock of its own: minutes pass in no time, and each attempt is on the record.
+//! The loop on a test clock: minutes pass at once, and each attempt is recorded.
 
 mod asked;
 mod attempts;
@@ -20,48 +20,48 @@ use crate::nodeletd::kube_status::NodeState;
 use crate::nodeletd::worker::Change;
 use crate::pass::{PassInterests, ServiceState, WithoutSubnet};
 
-/// How a full clean is asked for.
+/// The arguments of a full clean.
 const CLEAN: &str = "repair --afresh";
 
 /// A host on which etcd cannot run as long as `broken`.
 #[derive(Clone)]
 struct Broken {
     broken: Arc<AtomicBool>,
-    /// Whether it has just booted, and nothing can be told yet.
+    /// Whether it has just booted, so that all results are unknown.
     booting: Arc<AtomicBool>,
-    /// Whether whatever would change it is refused, for an interface that it does not have.
+    /// Whether every change is refused, because an interface is missing.
     refuses: Arc<AtomicBool>,
-    /// Whether a full clean is, for swap that would keep it from coming up again.
+    /// Whether a full clean is refused, because swap would keep the host from coming up again.
     refuses_clean: Arc<AtomicBool>,
-    /// Whether `nodelet` cannot even begin.
+    /// Whether `nodelet` cannot be run.
     unable: Arc<AtomicBool>,
     /// Whether a repair is interrupted before its end.
     interrupts: Arc<AtomicBool>,
-    /// Whether `nodelet` is still at work when the daemon's patience with it at its own end is over.
+    /// Whether `nodelet` still runs at the end of the time that it gets at the daemon's shutdown.
     lingers: Arc<AtomicBool>,
-    /// Whether what a pass saw failing is well once a repair looks again.
+    /// Whether what a pass saw failing is healthy when a repair checks it again.
     comes_and_goes: Arc<AtomicBool>,
-    /// How often a repair has looked again and found it well.
+    /// How often a repair has checked it again and found it healthy.
     found_well: Arc<AtomicUsize>,
     /// How long a pass takes.
     looks: Arc<Mutex<Duration>>,
-    /// How long a change says nothing.
+    /// How long a change prints nothing.
     silent: Arc<Mutex<Duration>>,
-    /// What it is to be.
+    /// The service state that its settings ask for.
     wanted: Arc<Mutex<ServiceState>>,
-    /// Of its plan.
+    /// Digest of its plan.
     digest: Arc<Mutex<String>>,
-    /// Whose it is; empty for nobody's.
+    /// Id of its cluster; empty if it belongs to none.
     cluster: Arc<Mutex<String>>,
-    /// Whether nothing of the role's is on it.
+    /// Whether nothing of the role is on it.
     bare: Arc<AtomicBool>,
-    /// Whether no pass comes to its end.
+    /// Whether all passes fail.
     unseen: Arc<AtomicBool>,
     /// Whether a key that it keeps is lost.
     keyless: Arc<AtomicBool>,
-    /// Which phases fail beside etcd while that is broken.
+    /// Phases that fail beside etcd while `broken`.
     others: Arc<Mutex<Vec<PhaseName>>>,
-    /// Whether something happens on it during each change.
+    /// Whether a hint comes during each change.
     stirs: Arc<AtomicBool>,
     /// Why its ledger cannot be used; empty if it can.
     ledger_lost: Arc<Mutex<String>>,
@@ -69,27 +69,27 @@ struct Broken {
     due: Arc<Mutex<Vec<String>>>,
     /// Whether something of the role runs, though it was stopped.
     runs: Arc<AtomicBool>,
-    /// Whether nobody can tell.
+    /// Whether it is unknown if anything of the role runs.
     untold: Arc<AtomicBool>,
-    /// How often in a row etcd's check has failed that may, when it is not broken.
+    /// Failures in a row of etcd's check, which may fail more than once, while not `broken`.
     streak: Arc<AtomicU32>,
-    /// What the last pass was told of the one before.
+    /// The counts of failures that the last pass got from the one before.
     before: Arc<Mutex<Streaks>>,
-    /// The one of them that cannot be renewed.
+    /// The component that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
-    /// What is wrong with the role that is installed.
+    /// Problems of the installed role.
     role_problems: Arc<Mutex<Vec<String>>>,
     refused: Arc<Mutex<Option<String>>>,
     without_subnet: Arc<Mutex<WithoutSubnet>>,
     subnet_problem: Arc<Mutex<String>>,
-    /// Whether the last change was asked to go by the last good settings and role.
+    /// Whether the last change was to use the last good settings and role.
     went_by_last_good: Arc<AtomicBool>,
     /// Where the daemon writes.
     disk: Disk,
-    /// Where it hears of what happens.
+    /// Where the daemon gets its hints.
     wake: Arc<Mutex<Wake>>,
     began: Instant,
-    /// When what was done, since the beginning.
+    /// The changes, each with its time since the beginning.
     done: Arc<Mutex<Vec<(Duration, String)>>>,
 }
 
@@ -135,17 +135,17 @@ impl Broken {
     }
 
     fn done(&self) -> Vec<(Duration, String)> {
-        self.done.lock().expect("nobody panicked").clone()
+        self.done.lock().expect("no test panicked").clone()
     }
 
-    /// Somebody writes settings by which it is to be so.
+    /// Writes settings with this service state.
     fn is_to_be(&self, wanted: ServiceState) {
-        *self.wanted.lock().expect("nobody panicked") = wanted;
-        let wake = self.wake.lock().expect("nobody panicked");
+        *self.wanted.lock().expect("no test panicked") = wanted;
+        let wake = self.wake.lock().expect("no test panicked");
         wake.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
     }
 
-    /// Each attempt that was made: when it began, and whether by a full clean.
+    /// Each attempt that was made: when it began, and whether it was a full clean.
     fn attempts(&self) -> Vec<(Duration, bool)> {
         let done = self.done();
         let begins = done.iter().filter(|(_, words)| !words.starts_with("certs"));
@@ -169,11 +169,11 @@ impl Hands for Broken {
     ) -> Result<Pass> {
         self.before
             .lock()
-            .expect("nobody panicked")
+            .expect("no test panicked")
             .clone_from(before);
-        let looks = *self.looks.lock().expect("nobody panicked");
+        let looks = *self.looks.lock().expect("no test panicked");
         // It reads the settings first.
-        let wanted = *self.wanted.lock().expect("nobody panicked");
+        let wanted = *self.wanted.lock().expect("no test panicked");
         if !looks.is_zero() {
             progress.send("etcd".parse()?)?;
         }
@@ -200,16 +200,16 @@ impl Hands for Broken {
             desired: Desired {
                 service_state: wanted,
                 node: "master".to_owned(),
-                cluster_id: self.cluster.lock().expect("nobody panicked").clone(),
+                cluster_id: self.cluster.lock().expect("no test panicked").clone(),
                 use_cgroups: false,
                 ..Desired::default()
             },
             settings_problems: Vec::new(),
             role_problems: self.role_problems.lock().expect("no test panicked").clone(),
             refused: self.refused.lock().expect("no test panicked").clone(),
-            ledger_lost: self.ledger_lost.lock().expect("nobody panicked").clone(),
+            ledger_lost: self.ledger_lost.lock().expect("no test panicked").clone(),
             ledger_problem: String::new(),
-            digest: self.digest.lock().expect("nobody panicked").clone(),
+            digest: self.digest.lock().expect("no test panicked").clone(),
             health: vec![PhaseHealth {
                 phase: etcd,
                 skipped: None,
@@ -243,7 +243,7 @@ impl Hands for Broken {
                 .transpose()?
                 .into_iter()
                 .collect(),
-            due: self.due.lock().expect("nobody panicked").clone(),
+            due: self.due.lock().expect("no test panicked").clone(),
         })
     }
 
@@ -294,7 +294,7 @@ impl Hands for Broken {
         })?);
         let at = self.began.elapsed();
         let done = (at, words.join(" "));
-        self.done.lock().expect("nobody panicked").push(done);
+        self.done.lock().expect("no test panicked").push(done);
         if words == ["stop"] && self.broken.load(Ordering::Relaxed) {
             let etcd: PhaseName = "etcd".parse()?;
             event(serde_json::to_string(&Event::StopFailed {
@@ -305,10 +305,10 @@ impl Hands for Broken {
             return Ok((Change::Failed, String::new()));
         }
         if let ["certs", "renew", component] = words {
-            if *self.unrenewable.lock().expect("nobody panicked") == *component {
+            if *self.unrenewable.lock().expect("no test panicked") == *component {
                 return Ok((Change::Failed, "it did not".to_owned()));
             }
-            let mut due = self.due.lock().expect("nobody panicked");
+            let mut due = self.due.lock().expect("no test panicked");
             due.retain(|other| other != component);
             return Ok((Change::Done, String::new()));
         }
@@ -316,10 +316,10 @@ impl Hands for Broken {
             phase: "etcd".parse()?,
             about: String::new(),
         })?);
-        let silent = *self.silent.lock().expect("nobody panicked");
+        let silent = *self.silent.lock().expect("no test panicked");
         tokio::time::sleep(silent).await;
         let change = if self.interrupts.load(Ordering::Relaxed) {
-            // Asked to end, it takes a moment to a safe point.
+            // It needs a moment to reach a safe point.
             tokio::time::sleep(Duration::from_secs(1)).await;
             if self.lingers.load(Ordering::Relaxed) {
                 tokio::time::sleep(GRACE).await;
@@ -335,7 +335,7 @@ impl Hands for Broken {
     }
 
     fn listen(&self, _: &Interests, _: &StatusFile, wake: &Wake, _: &CancellationToken) {
-        *self.wake.lock().expect("nobody panicked") = wake.clone();
+        *self.wake.lock().expect("no test panicked") = wake.clone();
     }
 
     fn subnet_problem(&self) -> String {
@@ -347,7 +347,7 @@ impl Hands for Broken {
 }
 
 impl Outside {
-    /// Asks for something, and waits until it is in force.
+    /// Sends a request, and waits until it is in force.
     async fn ask(&self, request: Request) {
         let (asked, in_force) = request.asked();
         self.requests.send(asked).await.expect("it listens");
@@ -355,7 +355,7 @@ impl Outside {
     }
 }
 
-/// For an hour.
+/// A pause of an hour.
 fn pause() -> Request {
     Request::Pause {
         time: Duration::from_secs(3600),
@@ -363,7 +363,7 @@ fn pause() -> Request {
     }
 }
 
-/// How a condition of the daemon's own stands, and why.
+/// Status and reason of a condition of the daemon.
 fn condition(outside: &Outside, name: &str) -> Option<(Status, String)> {
     let view = outside.view.borrow().clone().expect("it looks");
     let mut conditions = view.conditions.iter();
@@ -371,7 +371,7 @@ fn condition(outside: &Outside, name: &str) -> Option<(Status, String)> {
     its.map(|one| (one.status, one.reason.clone()))
 }
 
-/// Runs `what` beside a daemon on `host` that remembers in `directory`, and ends with it.
+/// Runs a daemon on `host` with its files in `directory` for as long as `what` runs.
 async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Outside)) {
     let memory = Memory {
         status: StatusFile::at(directory.join("kube_status")),
@@ -387,7 +387,7 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
     local
         .run_until(async {
             let daemon = tokio::task::spawn_local(supervisor.run(false));
-            // Whatever happens, systemd has no reason to kill it.
+            // The watchdog must never have a reason to kill the daemon.
             let (looked_at, looks) = (health.clone(), shutdown.clone());
             let well = tokio::task::spawn_local(async move {
                 while !looks.is_cancelled() {
@@ -404,7 +404,7 @@ async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOn
         .await;
 }
 
-/// Waits until so many attempts were begun.
+/// Waits until so many attempts have begun.
 async fn attempts(host: &Broken, count: usize) {
     let long = Duration::from_secs(24 * 3600);
     tokio::time::timeout(long, async {

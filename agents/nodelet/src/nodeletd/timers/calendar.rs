@@ -1,16 +1,16 @@
-//! From the times of a schedule, which are a clock's on a wall, to instants. Pure.
+//! Converts the times of a schedule, which are local wall-clock times, to instants. Pure.
 //!
-//! The zone is that of the host (`/etc/localtime`, read again when it changes; UTC without it). Where the clock is put
-//! forward, a time that it jumps over is due as much later as it jumps: 02:30 becomes 03:30, on that day alone. Where it is
-//! put back, a time that comes twice is due when it comes first, and once. So nothing is left out and nothing runs twice; a
-//! schedule of every few minutes pauses for the hour that is repeated.
+//! The zone is that of the host (`/etc/localtime`, read again when it changes; UTC without it). If the clock is put
+//! forward, a time in the gap is due later by the size of the jump: 02:30 becomes 03:30, on that day only. If it is put back,
+//! a time that comes twice is due only the first time. So no run is left out and none is made twice; a schedule of every few
+//! minutes pauses for the hour that is repeated.
 
 use chrono::{DateTime, Duration, LocalResult, NaiveDateTime, TimeZone, Utc};
 use engine::schedule::Schedule;
 
-/// No zone ever jumped farther at once, but for the date line's.
+/// In hours: more than any time zone ever jumped at once, a change across the date line (24 hours) included.
 const JUMP: i64 = 26;
-/// Most times of a schedule that are looked at: one a minute, for longer than a jump.
+/// Most times of a schedule that are tried: one a minute, for longer than a jump.
 const MOST: usize = 4000;
 
 /// The first instant after `after` at which `schedule` is due in `zone`.
@@ -20,7 +20,7 @@ pub(super) fn next_due<Z: TimeZone>(
     after: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
     let local = after.with_timezone(zone).naive_local();
-    // What the clock showed before it was put back or forward may still become due.
+    // A time that the clock showed before it was put back or forward may still become due.
     let mut at = local - Duration::hours(JUMP);
     let mut soonest: Option<DateTime<Utc>> = None;
     for _ in 0..MOST {
@@ -32,7 +32,7 @@ pub(super) fn next_due<Z: TimeZone>(
         if due > after && soonest.is_none_or(|soonest| due < soonest) {
             soonest = Some(due);
         }
-        // A later time on the wall is an earlier instant only across a jump.
+        // A later wall-clock time is an earlier instant only across a jump.
         if soonest.is_some() && next > local + Duration::hours(JUMP) {
             break;
         }
@@ -45,7 +45,7 @@ pub(super) fn next_due<Z: TimeZone>(
     soonest
 }
 
-/// The instant at which a wall clock of `zone` shows `time`, or would have.
+/// The instant at which a wall clock of `zone` shows `time`, or would show it without the jump.
 fn instant<Z: TimeZone>(zone: &Z, time: NaiveDateTime) -> DateTime<Utc> {
     match zone.from_local_datetime(&time) {
         LocalResult::Single(there) | LocalResult::Ambiguous(there, _) => there.with_timezone(&Utc),
@@ -103,7 +103,7 @@ mod tests {
             quarters,
             ["29 03:00 +0200", "29 03:15 +0200", "29 03:30 +0200"]
         );
-        // Those that are due anyhow do not come twice.
+        // Times that are due anyhow are not due twice.
         let all_day = three("30 * * * *", "Europe/Berlin", "2026-03-29T01:45:00+01:00");
         assert_eq!(
             all_day,

@@ -10,37 +10,37 @@ use super::calendar::next_due;
 const PAUSE: TimeDelta = TimeDelta::minutes(1);
 /// Longest pause after a failure.
 const LONGEST: TimeDelta = TimeDelta::hours(1);
-/// So far ahead a run may be that was made before the clock was put right, and still be one to count from.
+/// A recorded run may lie so far in the future, because the clock was set back since, and still counts.
 const SKEW: TimeDelta = TimeDelta::hours(1);
 
 /// What is remembered of a timer's runs. Times are seconds since 1970.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Runs {
-    /// When the last run began that did what it was for.
+    /// When the last successful run began.
     pub(crate) last_good: Option<i64>,
     /// When the last run began, or ended if it has.
     pub(crate) last: Option<i64>,
     /// Runs since the last good one that failed or were killed.
     pub(crate) failures: u32,
-    /// Runs in a row that gave way to somebody.
+    /// Runs in a row that were interrupted by a change, a pause or a shutdown.
     pub(crate) given_way: u32,
     /// Why the last one failed; empty if it did not.
     pub(crate) reason: String,
-    /// The same of the one before, while one is under way.
+    /// The reason of the run before, while a run is under way.
     #[serde(skip_serializing_if = "String::is_empty")]
     before: String,
 }
 
 impl Runs {
-    /// A run begins. It counts as failed until it is over: one that takes the host down with it has failed.
+    /// A run begins. It counts as failed until it is over, so that a run during which the host crashes has failed.
     pub(super) fn begin(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_add(1);
-        self.before = std::mem::replace(&mut self.reason, "it did not come to its end".to_owned());
+        self.before = std::mem::replace(&mut self.reason, "it did not finish".to_owned());
     }
 
-    /// It did what it was for.
+    /// The run was successful.
     pub(super) fn good(&mut self, began: DateTime<Utc>, now: DateTime<Utc>) {
         *self = Self {
             last_good: Some(began.timestamp()),
@@ -56,7 +56,7 @@ impl Runs {
         self.before.clear();
     }
 
-    /// It gave way to somebody, and that is no failure: what was so before it is so again.
+    /// The run was interrupted, which is no failure: the failures are as before it.
     pub(super) fn gave_way(&mut self, now: DateTime<Utc>) {
         self.last = Some(now.timestamp());
         self.failures = self.failures.saturating_sub(1);
@@ -65,10 +65,10 @@ impl Runs {
     }
 }
 
-/// When the timer is due: now, if that is not later than `now`.
+/// When the timer is due; a time that is not later than `now` means now.
 ///
-/// A timer that never ran well is due at once. However many times were missed, one run makes up for them. After a failure it
-/// is due again after a pause that doubles from a minute to an hour.
+/// A timer without a successful run is due at once. One run makes up for any number of missed ones. After a failure the timer is due
+/// again after a pause that doubles from a minute to an hour.
 pub(super) fn due<Z: TimeZone>(
     schedule: &Schedule,
     zone: &Z,
@@ -78,8 +78,8 @@ pub(super) fn due<Z: TimeZone>(
     let time = |seconds: i64| DateTime::from_timestamp(seconds, 0);
     let planned = match runs.last_good.and_then(time) {
         None => now,
-        // The clock was ahead by then: what lies in the future is no time to count from, and the next one from now would be later at
-        // each look.
+        // The clock was ahead at that run. The schedule cannot be counted from a time in the future, and counted from now it would be
+        // later at each check.
         Some(good) if good - now > SKEW => now,
         Some(good) => next_due(schedule, zone, good).unwrap_or(now),
     };
@@ -91,7 +91,7 @@ pub(super) fn due<Z: TimeZone>(
 
 fn pause(failures: u32) -> TimeDelta {
     match failures.checked_sub(1) {
-        // It may just have given way to somebody who is still at work.
+        // It may just have been interrupted by a change that is still under way.
         None => TimeDelta::seconds(10),
         Some(doublings) => PAUSE
             .checked_mul(1 << doublings.min(10))
@@ -177,11 +177,11 @@ mod tests {
     #[test]
     fn a_run_from_the_future_delays_none() {
         assert_eq!(next(&good("20T03:00"), "10T12:00"), "now");
-        // A clock that was a little ahead costs no run, and brings none.
+        // If the clock was a little ahead, no run is lost, and none is added.
         let runs = good("10T03:10");
         assert_eq!(next(&runs, "10T02:55"), "11T03:00");
         assert_eq!(next(&runs, "11T03:00"), "now");
-        // One that fails then is tried again after a pause.
+        // A run that fails then is tried again after a pause.
         let mut runs = good("20T03:00");
         runs.begin(at("10T12:00"));
         runs.failed(at("10T12:00"), "no room".to_owned());

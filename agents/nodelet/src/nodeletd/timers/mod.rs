@@ -1,8 +1,8 @@
-//! Timers: what nodeletd runs again and again, beside holding the host at its role.
+//! Timers: commands that nodeletd runs on a schedule, beside holding the host at its role.
 //!
-//! A phase puts a file into [`TIMERS`]; here it is read, its next time is found (`calendar`, `due`), and `nodelet` is run in a
-//! process and a control group of its own. It waits while the host is being repaired, is paused, stopped or still coming up after
-//! a boot, and gives way when somebody wants to change the host (see `lock`). Each run is written down before it begins.
+//! A phase puts a file into [`TIMERS`]. This module reads it, finds its next time (`calendar`, `due`), and runs `nodelet` in a process and
+//! a control group of its own. A run waits while the host is being repaired, is paused, stopped or still coming up after a boot. It ends
+//! early if another process wants to change the host (see `lock`). Each run is recorded before it begins.
 
 mod calendar;
 mod due;
@@ -25,17 +25,17 @@ use super::worker::{BACKUP, Change, Worker};
 
 pub(crate) use due::Runs;
 
-/// Longest time between two looks: the clock may be set, and files may change.
+/// Longest time between two checks of what is due: the clock may be set, and files may change.
 const LOOK: Duration = Duration::from_secs(30);
-/// Within this long it looks again, the run of a timer and its wait included.
+/// Deadline for progress of the loop, including the run of a timer and its wait.
 pub(super) const ROUND: Duration = BACKUP.saturating_add(Duration::from_secs(300));
-/// Shortest: a view may change often.
+/// Shortest time between two checks: the view may change often.
 const LEAST: Duration = Duration::from_secs(1);
-/// So long before its end a pass may have looked at the directory of backups, in seconds.
+/// A pass may have read the directory of backups so many seconds before its end.
 const A_PASS: i64 = 10;
 /// Bound on each file.
 const LIMIT: u64 = 64 * 1024;
-/// Most timers that are looked at.
+/// Most timers that are read.
 const MOST: usize = 64;
 
 /// A timer that can be run.
@@ -65,7 +65,7 @@ pub(super) async fn run(worker: Worker, mut view: watch::Receiver<Option<Arc<Vie
     beat.finish();
 }
 
-/// Runs what is due. Gives the time until something may be.
+/// Runs a timer that is due. Returns the time until one may be due again.
 async fn look(
     worker: &Worker,
     view: &watch::Receiver<Option<Arc<View>>>,
@@ -73,7 +73,7 @@ async fn look(
 ) -> Duration {
     let mut wait = LOOK;
     for timer in timers(told) {
-        // Before the first pass nobody knows how the host stands.
+        // Before the first pass the state of the host is unknown.
         let Some(seen) = view.borrow().clone() else {
             continue;
         };
@@ -88,11 +88,11 @@ async fn look(
         let due = due::due(&timer.schedule, &Local, &runs, now);
         if due <= now {
             if let Err(error) = carry_out(worker, view, &timer.name, runs, last_good).await {
-                // A run that cannot be written down is not made: a full disk is no reason to try every second.
+                // A run that cannot be recorded is not made. With a full disk it must not be tried every second.
                 tracing::error!("timer {}: could not {error:#}", timer.name);
                 return LOOK;
             }
-            // Others may be due by now, and this one after a pause.
+            // Other timers may be due by now, and this one again after a pause.
             return LEAST;
         }
         wait = wait.min((due - now).to_std().unwrap_or(LOOK)).max(LEAST);
@@ -105,15 +105,15 @@ fn is_paused(view: &Option<Arc<View>>) -> bool {
         .is_some_and(|view| view.paused_until.is_some())
 }
 
-/// For the disk to take a small file.
+/// Deadline for writing a small file.
 const DISK: Duration = Duration::from_secs(30);
 
-/// What is backed up. Whatever else fails, for months perhaps, is no reason to have no backups: not even where a repair of it would restart
-/// this as well.
+/// The phase whose data is backed up. Failures of other phases, which may last for months, do not stop the backups, even if their repair
+/// would restart this phase as well.
 const SOURCE: &str = "etcd";
 
-/// Whether a timer may run now, and if so, whether with the last good settings. Its phase, whose name it has, must do something
-/// on this host: what a setting has turned off does not run, even while its file is still there.
+/// Whether a timer may run now, and if so, whether with the last good settings. The phase of the same name must do something on this host:
+/// a timer that a setting has turned off does not run, even while its file is still there.
 fn allowed(view: &View, timer: &str) -> Option<bool> {
     let phase = |name: &str| view.phases.iter().find(|one| one.phase.as_str() == name);
     let fails = |condition: &Condition| condition.status == Status::False && !condition.warns;
@@ -125,13 +125,13 @@ fn allowed(view: &View, timer: &str) -> Option<bool> {
     (at_rest && wanted).then(|| view.keeps_last_good())
 }
 
-/// Whether the host was booted a moment ago, and has enough to do with that. What a pass saw is old where those after it failed.
+/// Whether the host has just booted, and is still busy with it. If later passes failed, the view is old, and does not count.
 fn is_coming_up(view: &View) -> bool {
     view.failed_in_a_row == 0 && view.phases.iter().any(PhaseHealth::was_put_off)
 }
 
-/// Whether what the last good run made is not there any more: its directory is another one now, or was cleared, or the cluster is new.
-/// Only a pass that began after the run can tell.
+/// Whether the backup of the last good run is gone: the directory is another one now, or was cleared, or the cluster is new. Only a pass
+/// that began after the run shows this.
 fn is_in_vain(view: &View, runs: &Runs) -> bool {
     view.lacks_backup && view.last_pass > runs.last.map(|ended| ended.saturating_add(A_PASS))
 }
@@ -151,7 +151,7 @@ async fn carry_out(
     let mut view = view.clone();
     let backup = worker.backup(last_good, &end);
     tokio::pin!(backup);
-    // Whoever pauses the daemon may want to take one by hand.
+    // An operator who pauses the daemon may want to take a backup by hand.
     let ended = tokio::select! {
         ended = &mut backup => Some(ended),
         _ = view.wait_for(is_paused) => None,
@@ -170,7 +170,9 @@ async fn carry_out(
             runs.good(began, now);
         }
         Change::Interrupted | Change::Busy => {
-            tracing::info!("timer {name}: gave way; it runs again when the host is at rest");
+            tracing::info!(
+                "timer {name}: interrupted by a change, a pause or a shutdown; it runs again later"
+            );
             runs.gave_way(now);
         }
         Change::Failed | Change::Refused => {
@@ -181,10 +183,10 @@ async fn carry_out(
     record(name, &runs).await
 }
 
-/// The timers on this host; one that cannot be understood is told, once.
+/// The timers on this host. One that cannot be read is logged once.
 fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
     let Ok(entries) = std::fs::read_dir(TIMERS) else {
-        // Where there is none, there are no timers.
+        // Without this directory there are no timers.
         return Vec::new();
     };
     let mut timers = Vec::new();
@@ -218,11 +220,11 @@ fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
 
 fn read(path: &Path) -> Result<Schedule> {
     let content = daemon::files::read(path, LIMIT)?.context("read it: it went away")?;
-    let timer: TimerFile = serde_json::from_slice(&content)
-        .with_context(|| format!("understand {}", path.display()))?;
+    let timer: TimerFile =
+        serde_json::from_slice(&content).with_context(|| format!("parse {}", path.display()))?;
     if timer.version != 1 || !engine::resource::RUNNABLE.contains(&timer.run.as_str()) {
         anyhow::bail!(
-            "understand {}: form {} and `{}` are not known here",
+            "parse {}: version {} with `{}` is not supported",
             path.display(),
             timer.version,
             timer.run
@@ -231,14 +233,14 @@ fn read(path: &Path) -> Result<Schedule> {
     timer
         .schedule
         .parse()
-        .with_context(|| format!("understand the schedule in {}", path.display()))
+        .with_context(|| format!("parse the schedule in {}", path.display()))
 }
 
 fn runs_path(name: &str) -> PathBuf {
     Path::new(STATE).join(format!("timer-{name}.json"))
 }
 
-/// What is remembered of a timer's runs; a file that is lost or garbage costs an early run, and nothing else.
+/// The record of a timer's runs. If the file is lost or invalid, the timer only runs early.
 pub(crate) fn recorded(name: &str) -> Runs {
     daemon::files::read(&runs_path(name), LIMIT)
         .ok()
@@ -247,7 +249,7 @@ pub(crate) fn recorded(name: &str) -> Runs {
         .unwrap_or_default()
 }
 
-/// Beside the daemon's thread, for a disk may stall.
+/// Writes the record outside the daemon's thread, because a disk may stall.
 async fn record(name: &str, runs: &Runs) -> Result<()> {
     let (path, content) = (runs_path(name), serde_json::to_vec_pretty(runs)?);
     let shown = path.display().to_string();
@@ -289,7 +291,7 @@ mod tests {
         for restarted in ["kube-proxy", "etcd"] {
             let restarted = restarted.parse().expect("a name");
             let beside = changed(|view| view.restart_set.push(restarted));
-            assert_eq!(beside, Some(false), "for months perhaps");
+            assert_eq!(beside, Some(false), "it may last for months");
         }
         for (status, warns, put_off, failed_passes, runs) in [
             (Status::False, false, false, 0, None),
@@ -336,7 +338,7 @@ mod tests {
         assert!(is_in_vain(&view, &runs));
         for during in [130, 145, 150] {
             view.last_pass = Some(during);
-            assert!(!is_in_vain(&view, &runs), "nobody has looked since");
+            assert!(!is_in_vain(&view, &runs), "no pass has looked since");
         }
         assert!(is_in_vain(&view, &Runs::default()));
     }

@@ -1,4 +1,4 @@
-//! Containers that end, and images that go.
+//! Containers that end, and images that are removed.
 
 use anyhow::{Context as _, Result};
 use bollard::Docker;
@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use super::{Interests, Wake};
 
 const SOCKET: &str = "/var/run/docker.sock";
-/// Of the connection and of the first answer, in seconds.
+/// Timeout of the connection and of the first answer, in seconds.
 const PATIENCE: u64 = 10;
 
 pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
@@ -28,7 +28,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     while let Some(event) = events.next().await {
         let event = event.context("listen to docker's events")?;
         if event.typ == Some(EventMessageTypeEnum::IMAGE) {
-            // What goes has lost its names by now; this is rare enough to look whether it was one of ours.
+            // A removed image no longer has names. This is rare, so a pass may find out whether it was one of ours.
             let image = event.actor.and_then(|actor| actor.id).unwrap_or_default();
             wake.hint(format!(
                 "image {image}: {}",
@@ -41,7 +41,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
             .and_then(|actor| actor.attributes)
             .and_then(|attributes| attributes.get("name").cloned())
             .unwrap_or_default();
-        // Others' containers, and those of pods, which kubelet looks after.
+        // Ignores containers of others, and those of pods, which kubelet looks after.
         if interests.containers.contains(&name) {
             let what = event.action.unwrap_or_default();
             wake.hint(format!("container {name}: {what}"));

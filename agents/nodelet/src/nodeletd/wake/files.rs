@@ -11,9 +11,9 @@ use nix::errno::Errno;
 
 use super::{Interests, Wake};
 
-/// Directories watched at most.
+/// Most directories that are watched.
 const DIRECTORIES: usize = 256;
-/// Between looks for directories that could not be watched.
+/// Interval of new attempts to watch directories that could not be watched.
 const LOOK: Duration = Duration::from_secs(5);
 
 pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
@@ -30,7 +30,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     let mut missing: Vec<PathBuf> = interests.directories;
     missing.truncate(DIRECTORIES);
     let mut watches = inotify.watches();
-    // Gives how many directories could be watched that were not before.
+    // Returns how many more directories are watched now.
     let mut watch = |missing: &mut Vec<PathBuf>, watched: &mut Vec<_>| {
         let before = missing.len();
         missing.retain(|directory| match watches.add(directory, mask) {
@@ -39,7 +39,8 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
                 false
             }
             Err(error) => {
-                // One that is not there comes to be or does not; nor does one that the kernel has no room for keep others from being watched.
+                // A missing directory may be made later. A directory for which the kernel has no room does not keep others from being
+                // watched.
                 if error.kind() != ErrorKind::NotFound {
                     let directory = directory.display();
                     wake.warn_once(format!(
@@ -63,10 +64,10 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
                 Some(event) => event.context("read inotify's events")?,
                 None => return Ok(()),
             },
-            // Directories that come to be are watched from then on. Nobody knows what was done in them before.
+            // New directories are watched from now on. It is unknown what was changed in them before.
             _ = look.tick() => {
                 if watch(&mut missing, &mut watched) > 0 {
-                    wake.hint("directories came to be".to_owned());
+                    wake.hint("directories were made".to_owned());
                 }
                 continue;
             }
@@ -91,7 +92,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
             }
         }
         if gone {
-            // Watch what stands there next.
+            // The next call watches the directory that is there then.
             return Ok(());
         }
     }
@@ -126,7 +127,7 @@ mod tests {
         let name = format!("file {}", file.display());
         let noticed = async {
             while !wake.take().contains(&name) {
-                std::fs::write(&file, "x").expect("somebody writes");
+                std::fs::write(&file, "x").expect("it is written");
                 let _ = tokio::time::timeout(Duration::from_millis(20), wake.wait()).await;
             }
         };
@@ -138,7 +139,7 @@ mod tests {
     async fn one_that_cannot_be_watched_keeps_no_other_from_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
-        // The kernel does not even take the name of the last.
+        // The kernel refuses the name of the last one, which is too long.
         let (well, later, never) = (path("well"), path("later"), path(&"n".repeat(300)));
         std::fs::create_dir(&well).expect("it is made");
         let interests = Interests {
@@ -148,7 +149,7 @@ mod tests {
         let wake = Wake::default();
         let listening = tokio::spawn(listen(interests, wake.clone()));
         is_noticed(&well, &wake).await;
-        std::fs::create_dir(&later).expect("it comes to be");
+        std::fs::create_dir(&later).expect("it is made");
         is_noticed(&later, &wake).await;
         is_noticed(&well, &wake).await;
         assert!(!listening.is_finished(), "no event in between is lost");

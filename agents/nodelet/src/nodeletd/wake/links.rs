@@ -1,6 +1,6 @@
-//! Links, addresses and routes of the role that go, as the kernel tells of them (rtnetlink).
+//! Links, addresses and routes of the role that are removed, by the kernel's events (rtnetlink).
 //!
-//! Each pod brings a link, an address and routes of its own, so all that is not the role's is passed over.
+//! Each pod has a link, an address and routes of its own, so events of what is not the role's are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -50,7 +50,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
                     wake.hint(hint);
                 }
             }
-            // The socket goes on, without what did not fit.
+            // The socket still works; events that did not fit are lost.
             Ok(Err(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                 wake.hint("network events were lost".to_owned());
                 links = Links::of(&interests);
@@ -69,7 +69,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     }
 }
 
-/// A socket that the kernel's events come to.
+/// A socket that receives the kernel's events.
 fn subscribed() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (family, protocol) = (AddressFamily::Netlink, SockProtocol::NetlinkRoute);
@@ -83,7 +83,7 @@ fn subscribed() -> io::Result<OwnedFd> {
 /// The role's links and addresses, as far as they are known.
 #[derive(Debug)]
 struct Links {
-    /// Names by index. A link that is made anew gets another index.
+    /// Names by index. A link that is made again gets another index.
     indices: BTreeMap<u32, String>,
     /// Links that were last seen to be down.
     down: BTreeSet<String>,
@@ -103,7 +103,7 @@ impl Links {
         }
     }
 
-    /// What there is to hint at in a datagram of messages. A message that makes no sense ends it.
+    /// The hints from a datagram of messages. An invalid message ends the datagram.
     fn take_in(&mut self, mut datagram: &[u8]) -> Vec<String> {
         let mut hints = Vec::new();
         while let Some((kind, body, rest)) = message(datagram) {
@@ -241,7 +241,7 @@ mod tests {
             ..Interests::default()
         });
         let seen = links.take_in(&link(NEW_LINK, CNI, "cni0-of-a-test", IFF_UP));
-        assert_eq!(seen, [""; 0], "a link that comes is no reason to look");
+        assert_eq!(seen, [""; 0], "a new link is no hint");
         links
     }
 
@@ -344,11 +344,11 @@ mod tests {
                 &["route over cni0-of-a-test deleted"],
             ),
             (
-                "a route that the kernel kept in mind",
+                "a route that the kernel cached",
                 route(CNI, RTN_UNICAST, RTM_F_CLONED),
                 &[],
             ),
-            ("what comes with an address", route(CNI, 2, 0), &[]),
+            ("the local route of an address", route(CNI, 2, 0), &[]),
             ("another route", route(POD, RTN_UNICAST, 0), &[]),
         ];
         for (what, datagram, hints) in cases {
@@ -385,7 +385,7 @@ mod tests {
         for length in 0..datagram.len() {
             assert_eq!(links().take_in(&datagram[..length]), [""; 0]);
         }
-        // Nor is a length that leads nowhere followed.
+        // A message with an invalid length ends the datagram as well.
         for length in [0u32, 4, 15, u32::MAX] {
             let mut wrong = datagram.clone();
             wrong[..4].copy_from_slice(&length.to_ne_bytes());
@@ -393,7 +393,7 @@ mod tests {
         }
     }
 
-    /// The kernel tells whoever listens, without any rights.
+    /// The kernel sends these events to every process, without privileges.
     #[tokio::test]
     async fn the_kernel_lets_us_listen() {
         let interests = Interests {

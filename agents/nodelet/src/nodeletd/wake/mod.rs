@@ -1,7 +1,7 @@
-//! What wakes the daemon before its time: something that the role runs has ended, or a file that it wrote has changed.
+//! Events that start a pass early: something that the role runs has ended, or a file that the role wrote has changed.
 //!
-//! A hint and nothing more. What is wrong, and whether anything is, a status pass finds out; the pass that comes with time
-//! needs no hint. Each source connects again by itself when what it listens to goes away.
+//! An event is only a hint: a status pass finds out whether anything is wrong, and what. Passes also come at their interval, without a
+//! hint. Each source connects again by itself when it has lost its connection.
 
 mod docker;
 mod files;
@@ -26,12 +26,12 @@ use super::pod_subnets::Allocation;
 
 /// Hints that are remembered until the next pass, for people.
 const REMEMBERED: usize = 20;
-/// Most reasons for not listening that are told.
+/// Most different warnings about what cannot be listened to.
 const TOLD: usize = 300;
 /// Pauses between attempts to listen to a source.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The same for the node: its API server is on this host, or a virtual IP leads to it, and it comes up while the daemon waits.
+/// The longest pause for the node: its API server is on this host or behind a virtual IP, and comes up while the daemon waits.
 const LONGEST_PAUSE_OF_NODE: Duration = Duration::from_secs(3);
 
 /// What to listen for. Changes with the plan.
@@ -43,15 +43,15 @@ pub(super) struct Interests {
     pub(super) units: Vec<String>,
     /// Directories whose files are ours.
     pub(super) directories: Vec<std::path::PathBuf>,
-    /// Names of links, of which the link itself, its addresses and the routes over it count.
+    /// Names of links. Events of the link itself, of its addresses and of the routes over it count.
     pub(super) links: Vec<String>,
-    /// Addresses, on whichever link they are.
+    /// Addresses, on any link.
     pub(super) addresses: Vec<IpAddr>,
     /// Nodes of the cluster, as steps of the role make them.
     pub(super) nodes: Vec<NodeSpec>,
-    /// How nodes of the cluster are given their pods' subnets, if that is ours to do.
+    /// How nodes of the cluster get their pod subnets, if this host assigns them.
     pub(super) allocation: Option<Allocation>,
-    /// The one of these that people write settings to, and the daemon nothing.
+    /// The one of `directories` that contains the settings; the daemon writes nothing to it.
     pub(super) settings: std::path::PathBuf,
 }
 
@@ -65,12 +65,12 @@ struct Inner {
     hints: Mutex<Vec<String>>,
     settings: AtomicBool,
     told: Mutex<BTreeSet<String>>,
-    /// How things were last seen to be, by name, of sources that tell again what was told.
+    /// The last known state by name, for sources that report the same state repeatedly.
     states: Mutex<BTreeMap<String, String>>,
 }
 
 impl Wake {
-    /// Tells that something may have happened.
+    /// Records that something may have happened, and wakes the daemon.
     pub(super) fn hint(&self, hint: String) {
         let mut hints = self.hints();
         if hints.len() < REMEMBERED && !hints.contains(&hint) {
@@ -80,7 +80,7 @@ impl Wake {
         self.0.notify.notify_one();
     }
 
-    /// Tells that somebody has written settings.
+    /// Records that settings were written, and wakes the daemon.
     pub(super) fn hint_at_settings(&self, hint: String) {
         self.0.settings.store(true, Ordering::Relaxed);
         self.hint(hint);
@@ -101,14 +101,14 @@ impl Wake {
         }
     }
 
-    /// All hints so far, which are forgotten.
+    /// Returns all hints so far, and forgets them.
     pub(super) fn take(&self) -> Vec<String> {
         self.0.settings.store(false, Ordering::Relaxed);
         std::mem::take(&mut self.hints())
     }
 
-    /// Forgets what the daemon was told of its own doing. New settings are not.
-    /// Gives whether there was anything to forget.
+    /// Forgets the hints that came during a change of our own, but not that settings were written.
+    /// Returns whether there were any hints.
     pub(super) fn forget_our_own(&self) -> bool {
         let mut hints = self.hints();
         let heard = !hints.is_empty();
@@ -119,8 +119,8 @@ impl Wake {
         heard
     }
 
-    /// Notes how a thing is; empty for as it should be, which all are at first. Gives whether that is news. It outlives a source that connects
-    /// again.
+    /// Records the state of a thing; empty means as desired, which is the initial state. Returns whether the state has changed. States are
+    /// kept when a source connects again.
     fn is_news(&self, thing: &str, state: String) -> bool {
         let states = &self.0.states;
         let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,11 +128,11 @@ impl Wake {
         before.unwrap_or_default() != state
     }
 
-    /// Tells people what cannot be listened to and why, once. The minute pass sees what no hint is given of.
+    /// Logs once what cannot be listened to, and why. The pass at the next interval sees changes without a hint.
     fn warn_once(&self, deaf: String) {
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() < TOLD && !told.contains(&deaf) {
-            tracing::warn!("{deaf}; what happens there is seen by the next status pass only");
+            tracing::warn!("{deaf}; only the next status pass sees changes there");
             told.insert(deaf);
         }
     }
@@ -150,7 +150,7 @@ pub(super) fn listen(
     end: &CancellationToken,
 ) {
     let (always, from_time_to_time) = (Source::always, Source::from_time_to_time);
-    // Neither need be there before the role has come up.
+    // These two may be missing until the role has come up.
     let docker = from_time_to_time("docker");
     spawn(end, again(docker, docker::listen, interests, wake));
     let systemd = from_time_to_time("systemd");
@@ -166,13 +166,13 @@ pub(super) fn listen(
     spawn(end, again(file, status::listen, status, wake));
 }
 
-/// What is listened to.
+/// A source of hints.
 #[derive(Debug, Clone, Copy)]
 struct Source {
     name: &'static str,
-    /// It is there with and without the role, so people are told why it cannot be listened to.
+    /// It exists with and without the role, so a failure to listen to it is logged.
     always: bool,
-    /// Between two attempts.
+    /// Longest pause between two attempts to listen.
     longest_pause: Duration,
 }
 
@@ -210,7 +210,7 @@ fn spawn(end: &CancellationToken, work: impl Future<Output = ()> + Send + 'stati
     });
 }
 
-/// Listens to a source again and again, and tells why it cannot where it should. A source that goes away after a while is a hint itself.
+/// Listens to a source again and again; failures are logged if the source always exists. The loss of a source after a while is a hint.
 fn again<T, F>(
     source: Source,
     listen: impl Fn(T, Wake) -> F + Send + 'static,
@@ -266,7 +266,7 @@ mod tests {
         assert!(waited.is_err(), "there is no hint left");
     }
 
-    /// Its API server may take minutes to come up, and is to be heard at once then.
+    /// The API server may take minutes to come up, and its events are needed soon after that.
     #[tokio::test(start_paused = true)]
     async fn the_node_is_asked_for_again_soon_however_long_it_did_not_answer() {
         let longest_of = async |source: Source| {

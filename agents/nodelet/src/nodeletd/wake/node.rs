@@ -1,6 +1,6 @@
-//! The role's node in the cluster, where others change its labels, its taints or its cordon.
+//! Changes by others to the role's node in the cluster: to its labels, its taints or its cordon.
 //!
-//! kubelet writes to the node all the time, so what counts is whether a step of the role would change something on it.
+//! kubelet writes to the node all the time, so an event counts only if a step of the role would change something on the node.
 
 use anyhow::{Context as _, Result};
 use engine::host::live::{NodeEvent, watch_nodes};
@@ -33,7 +33,7 @@ fn tell(spec: &NodeSpec, event: NodeEvent, wake: &Wake) {
         NodeEvent::Seen { name, node } if name == spec.name => {
             let differs = differences(spec, *node);
             let hint = format!("node {name}: {}", differs.join(", "));
-            // What was told already is not told again with each heartbeat of kubelet.
+            // The same differences are not reported again with each heartbeat of kubelet.
             if wake.is_news(&format!("node {name}"), differs.join(", ")) && !differs.is_empty() {
                 wake.hint(hint);
             }
@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// The role's own one; those of others are theirs.
+    /// Only the role's own taints count, not those of others.
     #[test]
     fn a_taint_that_goes_is_told() {
         let taint = |key: &str| Taint {

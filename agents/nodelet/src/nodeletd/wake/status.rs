@@ -1,4 +1,4 @@
-//! The status file, where somebody else changes or removes it.
+//! Changes and removal of the status file by other processes.
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -29,12 +29,12 @@ pub(super) async fn listen(file: StatusFile, wake: Wake) -> Result<()> {
         let gone = event
             .mask
             .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
-        // Our own writing is no news.
+        // Our own writes are no hint.
         if (gone || event.name.as_deref() == path.file_name()) && !file.is_as_written() {
             wake.hint(format!("file {}", path.display()));
         }
         if gone {
-            // Watch what stands there next.
+            // The next call watches the directory that is there then.
             return Ok(());
         }
     }
@@ -64,10 +64,10 @@ mod tests {
         write(0);
         let wake = Wake::default();
         let listening = tokio::spawn(listen(file.clone(), wake.clone()));
-        // Watched once a foreign write is noticed; those before it go unseen.
+        // The file is watched once a foreign write is noticed; earlier writes may be missed.
         let foreign = async {
             while wake.take().is_empty() {
-                std::fs::write(file.path(), "rubbish").expect("somebody writes");
+                std::fs::write(file.path(), "rubbish").expect("it is written");
                 let _ = tokio::time::timeout(Duration::from_millis(20), wake.wait()).await;
             }
         };
@@ -78,7 +78,7 @@ mod tests {
         write(2);
         let told = tokio::time::timeout(Duration::from_millis(200), wake.wait()).await;
         assert!(told.is_err(), "{:?}", wake.take());
-        std::fs::remove_file(file.path()).expect("somebody removes it");
+        std::fs::remove_file(file.path()).expect("it is removed");
         tokio::time::timeout(SOON, wake.wait())
             .await
             .expect("it is noticed");

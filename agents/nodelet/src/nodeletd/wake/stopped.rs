@@ -1,4 +1,4 @@
-//! Processes of the role that a signal has stopped: no event tells of them, and they answer nothing any more.
+//! Processes of the role that a signal has stopped: they no longer answer, and no event reports this.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Interests, Wake};
 
-/// Between looks. One reads a line for each process of the host.
+/// Interval of the checks. A check reads a line for each process of the host.
 const LOOK: Duration = Duration::from_secs(5);
 /// Control groups of stopped processes that are remembered.
 const REMEMBERED: usize = 1000;
@@ -29,7 +29,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     }
 }
 
-/// What is stopped now and was not at the last look. Whose a container is, a pass finds out.
+/// Hints of what is stopped now and was not at the last check. A pass finds out whether a container is one of the role.
 fn news(groups: &[String], units: &[String], known: &mut BTreeSet<String>) -> Vec<String> {
     let mut stopped = BTreeSet::new();
     for part in groups.iter().flat_map(|group| group.lines()) {

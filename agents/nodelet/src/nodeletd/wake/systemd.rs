@@ -10,7 +10,7 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedVariant, connection, messa
 
 use super::{Interests, Wake};
 
-/// For one answer of the bus.
+/// Deadline for one answer of the bus.
 const PATIENCE: Duration = Duration::from_secs(10);
 const ADDRESS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -21,7 +21,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
         .await
         .context("connect to the system bus in time")?
         .context("connect to the system bus")?;
-    // Without this systemd keeps its signals to itself.
+    // systemd sends its signals only after this call.
     let subscribe = bus.call_method(
         Some(SYSTEMD),
         "/org/freedesktop/systemd1",
@@ -78,7 +78,7 @@ pub(super) async fn listen(interests: Interests, wake: Wake) -> Result<()> {
     Ok(())
 }
 
-/// A unit's name as a part of an object path: whatever is no ASCII letter or digit, and a digit at the start, becomes `_`
+/// A unit's name as a part of an object path: each byte that is no ASCII letter or digit, and a digit at the start, becomes `_`
 /// and two hex digits (`sd_bus_path_encode(3)`).
 fn escaped(unit: &str) -> String {
     use std::fmt::Write as _;

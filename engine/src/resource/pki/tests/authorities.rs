@@ -1,4 +1,4 @@
-//! Authorities: made once, precious ever after.
+//! Authorities: made once, and never replaced without a request.
 
 use std::path::Path;
 
@@ -58,7 +58,7 @@ async fn it_is_never_replaced() {
     assert_eq!(
         apply(&host, &cluster()).await,
         None,
-        "an expired one is for people to replace"
+        "only an operator replaces an expired one"
     );
     assert_eq!(text(&host, CA), before);
     let end = authority_expiry(&host, "cluster")
@@ -100,7 +100,7 @@ async fn an_unusable_one_is_an_error_that_says_what_to_do_and_changes_nothing() 
         (
             CA_KEY,
             text(&other, CA_KEY),
-            "ca.key: its key is not that of the certificate beside it",
+            "ca.key: its key does not match the certificate beside it",
         ),
         (
             CA,
@@ -142,7 +142,7 @@ async fn a_leaf_is_no_authority() {
     assert!(
         failure(&host, &cluster())
             .await
-            .contains("may not sign others")
+            .contains("may not sign other certificates")
     );
 }
 
@@ -174,7 +174,7 @@ async fn a_certificate_without_a_key_is_left_alone_and_signs_nothing() {
     assert_eq!(
         apply(&host, &apiserver()).await,
         None,
-        "what was issued elsewhere stands"
+        "a certificate of another host is valid"
     );
     put(&host, KEY, "garbage", 0o600);
     let error = failure(&host, &apiserver()).await;

@@ -114,7 +114,7 @@ async fn a_changed_specification_is_a_reason() {
     );
 }
 
-/// Each way in which the files may have suffered.
+/// Each way in which the files may be damaged.
 #[tokio::test]
 async fn damaged_files_are_a_reason() {
     let host = with_certificate().await;
@@ -206,7 +206,7 @@ async fn a_new_authority_issues_everything_again() {
         error,
         "find authority `cluster` that signs certificate `apiserver`: make or import it first"
     );
-    // A new one, with its record, as an import brings it.
+    // A new authority with its record, as after an import.
     let new = with_authority().await;
     for (path, mode) in [(CA, 0o644), (CA_KEY, 0o600)] {
         put(&host, path, &text(&new, path), mode);
@@ -278,7 +278,7 @@ async fn trust_and_modes_are_put_right_without_issuing_again() {
     );
 }
 
-/// Somebody may keep the files elsewhere and link to them; what leads nowhere is replaced.
+/// An operator may store the files elsewhere and link to them; a dangling link is replaced.
 #[tokio::test]
 async fn links_are_followed_and_directories_are_not_ours_to_remove() {
     let host = with_certificate().await;
@@ -293,7 +293,7 @@ async fn links_are_followed_and_directories_are_not_ours_to_remove() {
     let before = host.snapshot();
     assert_eq!(
         reasons(&host, &apiserver()).await,
-        ["certificate: unreadable: it is a link to nowhere → issued again"]
+        ["certificate: unreadable: it is a dangling link → issued again"]
     );
     let mut receipt = Receipt::default();
     run(&host, &apiserver(), false, &mut receipt)

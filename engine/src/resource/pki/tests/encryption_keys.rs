@@ -54,7 +54,7 @@ async fn a_key_is_made_once_in_the_form_that_the_api_server_reads() {
     assert_ne!(
         ids(&with_keys().await).await,
         [id],
-        "another host's is another"
+        "each host has its own key"
     );
     for path in [CONFIG, COPY] {
         let entry = host.entry(Path::new(path)).await.expect("it answers");
@@ -92,7 +92,7 @@ async fn the_api_server_may_read_the_right_keys_whatever_another_copy_holds() {
         for damage in ["", &other] {
             let host = with_keys().await;
             if path == RECORD && !damage.is_empty() {
-                // A person has to say which is right.
+                // An operator has to decide which is right.
                 continue;
             }
             put(&host, path, damage, 0o600);
@@ -105,7 +105,7 @@ async fn the_api_server_may_read_the_right_keys_whatever_another_copy_holds() {
 #[tokio::test]
 async fn an_exchanged_key_is_never_adopted() {
     let other = text(&with_keys().await, CONFIG);
-    // Where two agree, the third one is restored.
+    // If the record agrees with one of the others, the third file is restored.
     for path in [COPY, CONFIG] {
         let host = with_keys().await;
         let before = text(&host, path);
@@ -113,7 +113,7 @@ async fn an_exchanged_key_is_never_adopted() {
         apply(&host, &HOLD).await.expect("it differs");
         assert_eq!(text(&host, path), before);
     }
-    // Where they do not, or the record has another key, a person has to say which is right.
+    // If no two files agree, or the record has another key, an operator has to decide which is right.
     for (lost, exchanged) in [
         (Some(RECORD), &[COPY][..]),
         (Some(COPY), &[CONFIG]),
@@ -134,7 +134,7 @@ async fn an_exchanged_key_is_never_adopted() {
             assert_eq!(text(&host, path), other, "nothing was changed");
         }
     }
-    // Nor another secret under the known name.
+    // Another secret under the known name is not adopted either.
     let host = with_keys().await;
     let secret = |text: &str| {
         let line = text.lines().find(|line| line.contains("secret: "));
@@ -146,7 +146,7 @@ async fn an_exchanged_key_is_never_adopted() {
         put(&host, path, &forged, 0o600);
     }
     let error = failure(&host, &HOLD).await;
-    assert!(error.contains("is not the one of that name"), "{error}");
+    assert!(error.contains("does not match its name"), "{error}");
     assert!(!error.contains(secret(&other).trim()), "no key is told");
 }
 
@@ -162,7 +162,7 @@ async fn a_key_is_replaced_in_three_steps() {
         .expect("a change");
     assert_eq!(apply(&host, &step(Rotation::Begin)).await, None, "once");
     let [first, new] = ids(&host).await.try_into().expect("two keys");
-    assert_eq!(first, old, "the present key encrypts still");
+    assert_eq!(first, old, "the present key still encrypts");
     assert!(new.starts_with("2-"), "{new}");
     assert_eq!(encryption_stage(&host).await.unwrap(), Stage::Begun);
     apply(&host, &step(Rotation::Switch))
@@ -183,7 +183,7 @@ async fn a_key_is_replaced_in_three_steps() {
     assert_eq!(apply(&host, &HOLD).await, None);
 }
 
-/// Backups from before need a retired key. No running part would notice its loss.
+/// Older backups need a retired key. No running component would notice its loss.
 #[tokio::test]
 async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() {
     const COPIES: &str = "/var/opt/pf9/nodelet/kept/encryption-retired.json";
@@ -228,7 +228,7 @@ async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() 
         apply(&host, &HOLD).await.expect("a change");
         assert_eq!(apply(&host, &HOLD).await, None);
     }
-    // Where both copies are gone nothing is made up, and a file that is no key is named.
+    // If both copies are lost, no key is invented, and a file that is not a key is reported.
     let host = rotated.fork();
     put(&host, &files[0], "no key\n", 0o600);
     put(&host, COPIES, "[]", 0o600);
@@ -248,7 +248,7 @@ async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() 
     }
 }
 
-/// Our own file is written first.
+/// The record is written first.
 #[tokio::test]
 async fn a_step_that_was_cut_between_the_files_is_carried_on() {
     for steps in [
@@ -268,7 +268,7 @@ async fn a_step_that_was_cut_between_the_files_is_carried_on() {
                 put(&host, path, &before, 0o600);
             }
             apply(&host, &HOLD).await.expect("it differs");
-            // Cut after the first file, it is as if it had not begun: two files outweigh one.
+            // A step that was interrupted after the first file has no effect: two equal files outweigh one.
             let expected = if cut.len() == 2 { &before } else { &after };
             for path in ALL {
                 assert_eq!(text(&host, path), *expected, "{path} {steps:?}");

@@ -1,4 +1,4 @@
-//! What every resource here has to withstand: failures, crashes, and the way back.
+//! Tests for every resource of this module: failures, crashes and reverts.
 
 use super::*;
 use crate::host::fake::FaultPlan;
@@ -83,7 +83,7 @@ async fn run_spec(
     }
 }
 
-/// How many calls on the host change it.
+/// The number of calls that change the host.
 async fn effects(start: &FakeHost, spec: &Spec) -> usize {
     let host = start.fork();
     run_spec(&host, spec, false, &mut Receipt::default())
@@ -196,7 +196,7 @@ async fn keys_are_never_printed() {
     }
 }
 
-/// What a plan keeps of these resources survives its way to disk.
+/// The specifications in a plan are the same after they were written and read.
 #[tokio::test]
 async fn specifications_survive_serialization() {
     for (_, _, spec) in cases().await {

@@ -1,4 +1,4 @@
-//! TLS handshakes in memory: what was issued is accepted where it should be, and nowhere else.
+//! TLS handshakes in memory: an issued certificate is accepted where it should be, and refused elsewhere.
 
 use std::sync::Arc;
 
@@ -131,7 +131,7 @@ async fn usages_are_kept_apart() {
     assert!(handshake(&host, "wrong", "admin", "localhost").is_err());
     assert!(
         handshake(&host, "apiserver", "apiserver", "localhost").is_err(),
-        "a server is no client"
+        "a server certificate is no client certificate"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Keys and authorities that are lost or replaced: restored from their copies, or held and told.
+//! Lost or replaced keys and authorities: restored from their copies, or left as they are and reported.
 
 use super::*;
 use crate::resource::Action;
@@ -13,7 +13,7 @@ const NEXT: &str = "/etc/pf9/kube.d/ca/cluster/next.crt";
 const NEXT_KEY: &str = "/etc/pf9/kube.d/ca/cluster/next.key";
 const PREVIOUS: &str = "/etc/pf9/kube.d/ca/cluster/previous.crt";
 
-/// What can become of a file: it is gone, empty, cut short, garbage, or another one of its kind.
+/// Kinds of damage: the file is missing, empty, cut short, garbage, or another one of its kind.
 fn damages(host: &FakeHost, other: &FakeHost, path: &str) -> Vec<Option<String>> {
     let whole = text(host, path);
     vec![
@@ -65,7 +65,7 @@ async fn a_foreign_authority_signs_nothing_and_is_not_trusted() {
     for path in [CA, CA_KEY] {
         damage(&host, path, Some(&text(&other, path)));
     }
-    // Nothing is derived from it, be it asked for alone.
+    // It issues nothing, even if only the certificate is converged.
     damage(&host, CRT, None);
     let error = failure(&host, &apiserver()).await;
     assert!(
@@ -78,7 +78,7 @@ async fn a_foreign_authority_signs_nothing_and_is_not_trusted() {
     assert_eq!(text(&host, CA), text(&start, CA));
     assert_eq!(text(&host, TRUST), text(&start, TRUST));
 
-    // A key alone that is another one, or none, keeps nobody from trusting the certificate.
+    // If only the key is another one, the certificate is still trusted.
     let host = start.fork();
     damage(&host, CA_KEY, Some(&text(&other, CA_KEY)));
     assert!(!read(&host).await.can_sign());
@@ -112,7 +112,7 @@ async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
     let json = start
         .look(|world| world.text(&record))
         .expect("it is there");
-    // The copy of the key, damaged in its middle.
+    // The record, with the copy of the key cut to half.
     let parsed: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
     let copy = parsed["files"]["ca.key"]["content"].as_str().expect("text");
     let damaged = json.replace(copy, &copy[..copy.len() / 2]);
@@ -127,11 +127,11 @@ async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
                 .starts_with("read authority `cluster`: /etc/pf9/kube.d/ca/cluster/ca.key: it is "),
             "{error}"
         );
-        assert!(error.contains("no whole copy"), "{error}");
+        assert!(error.contains("no intact copy"), "{error}");
         assert!(error.contains("Put the right file back"), "{error}");
         assert!(host.snapshot() == before);
     }
-    // A damaged copy beside a whole key is made anew, and so is a record whose other half is damaged.
+    // A damaged copy of an intact key is written again, and so is a record with a damaged identity or a truncated record.
     let identity = parsed["files"]["ca.key"]["identity"]
         .as_str()
         .expect("text");
@@ -158,7 +158,7 @@ async fn a_host_without_a_record_takes_what_its_certificates_prove() {
     apply(&host, &cluster()).await;
     assert_eq!(text(&host, CA_KEY), text(&start, CA_KEY));
 
-    // Another authority, or none at all, beside certificates of the one that was there.
+    // Another authority, or none, beside certificates of the original one.
     for (certificate, key) in [
         (Some(text(&other, CA)), Some(text(&other, CA_KEY))),
         (None, Some(text(&other, CA_KEY))),
@@ -176,7 +176,7 @@ async fn a_host_without_a_record_takes_what_its_certificates_prove() {
             "{error}"
         );
         assert!(host.snapshot() == before);
-        // The way out that it names.
+        // The remedy that the error names.
         for path in [CA, CA_KEY, CRT, KEY, TRUST] {
             host.meddle(|world| world.remove(path));
         }
@@ -185,7 +185,7 @@ async fn a_host_without_a_record_takes_what_its_certificates_prove() {
     }
 }
 
-/// A disk that was restored in part: the record is older than the authority.
+/// After a disk was partly restored, the record may be older than the authority.
 #[tokio::test]
 async fn an_older_record_takes_no_authority_away_that_is_in_use() {
     let (host, other) = (with_certificate().await, with_certificate().await);
@@ -197,16 +197,16 @@ async fn an_older_record_takes_no_authority_away_that_is_in_use() {
     let before = host.snapshot();
     let error = failure(&host, &cluster()).await;
     assert!(
-        error.contains("authority-cluster.json has another"),
+        error.contains("authority-cluster.json records another"),
         "{error}"
     );
     assert!(host.snapshot() == before);
-    // One that was put in another's place is none.
+    // A record at the path of another record is ignored.
     let misplaced = older.replace("authority-cluster", "authority-etcd");
     host.meddle(|world| world.file_with_mode(&record, &misplaced, 0o600));
     assert_eq!(
         reasons(&host, &cluster()).await,
-        ["record of its keys: it is that of authority-etcd → made, with copies"]
+        ["record of its keys: it belongs to authority-etcd → made, with copies"]
     );
     forget(&host);
     apply(&host, &cluster()).await;
@@ -234,11 +234,11 @@ async fn the_record_follows_a_replacement() {
             apply(&lost, &cluster()).await.expect("it is restored");
             assert!(lost.snapshot() == host.snapshot(), "{rotation:?}: {path}");
         }
-        // What the step has taken away does not come back.
+        // What the step has removed is not restored.
         assert_eq!(apply(&host, &cluster()).await, None, "{rotation:?}");
     }
     assert_ne!(text(&host, CA_KEY), old);
-    // And its key is nowhere in the record.
+    // The old key is no longer in the record.
     use base64::Engine as _;
     let copy = base64::engine::general_purpose::STANDARD.encode(&old);
     let record = host.look(|world| world.text(authority_record("cluster")));
@@ -266,7 +266,7 @@ async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
             assert_eq!(apply(&host, &spec).await, None);
         }
     }
-    // Another host's record, or both halves of another pair: which of the two is right, no file says.
+    // With both halves of another pair, or the record of another host, no file shows which is right.
     let record = service_account_record();
     for paths in [&[SIGNS, VERIFIES][..], &[record.to_str().expect("ASCII")]] {
         let host = start.fork();
@@ -276,16 +276,16 @@ async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
         let before = host.snapshot();
         let error = failure(&host, &spec).await;
         assert!(
-            error.contains("service-account.json has another key"),
+            error.contains("service-account.json records another key"),
             "{error}"
         );
         assert!(host.snapshot() == before);
-        // One of the files put back is enough.
+        // It is enough to put one of the files back.
         damage(&host, paths[0], Some(&text(&start, paths[0])));
         apply(&host, &spec).await;
         assert!(host.snapshot() == start.snapshot());
     }
-    // Without a copy it is held.
+    // Without a copy, the key is left as it is.
     let host = start.fork();
     let json = start
         .look(|world| world.text(&record))
@@ -299,7 +299,7 @@ async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
     let before = host.snapshot();
     let error = failure(&host, &spec).await;
     assert!(
-        error.contains("svcacct.key: it is another key, and there is no whole copy of it"),
+        error.contains("svcacct.key: it is another key, and there is no intact copy of it"),
         "{error}"
     );
     assert!(host.snapshot() == before, "no public half of it is derived");
@@ -337,7 +337,7 @@ async fn a_service_account_key_without_a_record_is_proven_by_its_public_half() {
         assert!(error.contains(problem), "{error}");
         assert!(host.snapshot() == before);
     }
-    // A bring-up that was cut between the two, before anything used the key.
+    // A bring-up that was interrupted between the two files, before any component used the key.
     let host = FakeHost::new();
     put(&host, SIGNS, &text(&other, SIGNS), 0o600);
     apply(&host, &spec).await;

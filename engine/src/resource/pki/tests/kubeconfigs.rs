@@ -69,7 +69,7 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     let renewed = host.fork();
     renewed.meddle(|world| world.remove("/etc/pf9/kube.d/certs/admin"));
     apply(&renewed, &admin()).await;
-    let other = "other data → that of the file it is made of";
+    let other = "other data → the data of its source file";
     assert_eq!(
         reasons(&renewed, &admin_kubeconfig()).await,
         [
@@ -80,7 +80,7 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     put(&host, FILE, "garbage: [", 0o600);
     assert_eq!(
         reasons(&host, &admin_kubeconfig()).await,
-        ["content: unreadable: it is no kubeconfig → written anew"]
+        ["content: unreadable: it is not a kubeconfig → written again"]
     );
     apply(&host, &admin_kubeconfig()).await;
     let reordered = format!("# mine\n{}", text(&host, FILE));
@@ -88,7 +88,7 @@ async fn every_difference_is_named_and_no_key_is_shown() {
     assert_eq!(
         reasons(&host, &admin_kubeconfig()).await,
         [
-            "content: written in another way → written anew",
+            "content: written in another form → written again",
             "mode: admin.yaml 0644 → admin.yaml 0600"
         ]
     );
@@ -169,7 +169,7 @@ async fn specifications_that_cannot_stand_are_refused() {
     }
 }
 
-/// Whoever looks at the files again finds the renewed ones: the kubeconfig itself does not change.
+/// A client that reads the files again finds the renewed ones; the kubeconfig itself does not change.
 #[tokio::test]
 async fn by_path_it_names_the_files_and_outlives_a_renewal() {
     let host = with_kubeconfig().await;
@@ -180,8 +180,8 @@ async fn by_path_it_names_the_files_and_outlives_a_renewal() {
     assert_eq!(
         reasons(&host, &spec).await,
         [
-            "client certificate: other data → that of the file it is made of",
-            "client key: other data → that of the file it is made of",
+            "client certificate: other data → the data of its source file",
+            "client key: other data → the data of its source file",
         ]
     );
     apply(&host, &spec).await;

@@ -85,7 +85,7 @@ async fn with_certificate() -> FakeHost {
     host
 }
 
-/// Observes, compares and converges, noting in `receipt` how to go back.
+/// Observes, compares and converges, and records the undos in `receipt`.
 async fn run<R: Resource>(
     host: &FakeHost,
     resource: &R,
@@ -160,7 +160,7 @@ fn put(host: &FakeHost, path: &str, content: &str, mode: u32) {
     host.meddle(|world| world.file_with_mode(path, content, mode));
 }
 
-/// A host without its records, as one that was brought up before there were any.
+/// Removes the records of the host, as on a host that was brought up by a version without records.
 fn forget(host: &FakeHost) {
     host.meddle(|world| world.remove(super::RECORDS));
 }

@@ -13,7 +13,7 @@ fn end(host: &FakeHost, path: &str) -> std::time::SystemTime {
 #[tokio::test]
 async fn it_is_renewed_past_three_fifths_of_its_life() {
     let host = with_certificate().await;
-    // It is 90 days from now and began two days ago.
+    // Its validity began two days ago and ends in 90 days.
     let due = DAY * 92 / 5 * 3 - DAY * 2;
     advance(&host, due - Duration::from_secs(600));
     assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
@@ -40,7 +40,7 @@ async fn an_expired_one_is_issued_again() {
     assert_eq!(apply(&host, &apiserver()).await, None);
 }
 
-/// A certificate cannot outlive its authority, and is not issued again and again on the way there.
+/// A certificate cannot be valid longer than its authority, and is not issued again and again shortly before that ends.
 #[tokio::test]
 async fn near_the_end_of_the_authority_nothing_is_renewed_in_vain() {
     let host = with_authority().await;
@@ -64,7 +64,7 @@ async fn near_the_end_of_the_authority_nothing_is_renewed_in_vain() {
     );
 }
 
-/// Whoever keeps the cluster goes on while its clock is a day behind: the API server's certificate, made a moment ago, is good there.
+/// A component whose clock is a day behind accepts the API server's certificate that was made a moment ago.
 #[tokio::test]
 async fn a_clock_that_is_a_day_behind_is_no_matter() {
     let later = with_certificate().await;
@@ -76,7 +76,7 @@ async fn a_clock_that_is_a_day_behind_is_no_matter() {
     }
 }
 
-/// A host that starts without a clock is in 1970 until it hears the time. Nothing is issued then.
+/// A host that starts without a hardware clock has a time in 1970 until it is synchronized. Nothing is issued then.
 #[tokio::test]
 async fn a_clock_that_is_far_behind_issues_nothing() {
     let later = FakeHost::new();
@@ -89,7 +89,10 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
         put(&host, path, &text(&later, path), mode);
     }
     let error = failure(&host, &apiserver()).await;
-    assert!(error.contains("begins at 2026-12-30T00:00:00Z"), "{error}");
+    assert!(
+        error.contains("valid only from 2026-12-30T00:00:00Z"),
+        "{error}"
+    );
     assert!(
         error.contains("the clock says 2026-01-01T00:00:"),
         "{error}"
@@ -97,7 +100,7 @@ async fn a_clock_that_is_far_behind_issues_nothing() {
     assert_eq!(text(&host, CRT), text(&later, CRT));
 }
 
-/// One that was made while the clock was ahead does not hold up a host whose clock is right again: a person says which is which.
+/// A certificate that was made while the clock was ahead does not block a host whose clock is right again: an operator removes it.
 #[tokio::test]
 async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed() {
     let host = with_authority().await;
@@ -115,7 +118,7 @@ async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed(
     }
     let error = failure(&host, &apiserver()).await;
     assert!(
-        error.contains("while the clock says 2026-01-01T"),
+        error.contains(", and the clock says 2026-01-01T"),
         "{error}"
     );
     host.meddle(|world| world.remove(CRT));
@@ -124,7 +127,7 @@ async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed(
     assert!(end(&host, CRT) < end(&ahead, CRT));
 }
 
-/// What is merely due can wait; what is wrong as well cannot.
+/// A certificate that is only due can wait; one that also differs cannot.
 #[tokio::test]
 async fn due_is_a_change_of_its_own_kind() {
     let host = with_certificate().await;

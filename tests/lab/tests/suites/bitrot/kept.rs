@@ -1,5 +1,5 @@
-//! A key that this host keeps and is replaced by another valid one, and one that is lost: both come from their copies, and the API server,
-//! which reads the first at its start, is all that is restarted. The soak of the same name has all kept and secret files.
+//! A kept key that is replaced by another valid one, and a kept key that is lost: both are restored from their copies, and only the
+//! API server, which reads the first one at its start, is restarted. The soak of the same name has all kept and secret files.
 
 use lab_suites::{Damage, PLACE, SCALED, SecretFiles, Watch, make_place, shared};
 

@@ -1,7 +1,7 @@
-//! Files of the installed role. nodeletd cannot repair them; it reports the damaged one by name, what runs goes on, and a unit that
-//! ends meanwhile is started again as the last good role has it, but never with a damaged program.
+//! Files of the installed role. nodeletd cannot repair them: it reports the damaged file by name, and what runs goes on. A unit
+//! that ends meanwhile is started again from the last good role, but never with a damaged program.
 //!
-//! Of each kind of file one is damaged in every way, and each script and template is replaced. Each file of the payload is a soak.
+//! One file of each kind is damaged in every way, and each script and template is replaced. Each file of the payload is a soak.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use lab_suites::{
     is_reported, make_place, shared, until_reported,
 };
 
-/// For a unit that was stopped to run again.
+/// Time limit until a stopped unit runs again.
 const STARTED: Duration = Duration::from_secs(120);
-/// A damaged file is seen by the next pass.
+/// Settings with which the next pass sees a damaged file at once.
 const HASTENED: &[(&str, &str)] = &[("LOOP_INTERVAL", "1s"), ("KUBE_SERVICE_STATE", "true")];
-/// The files that describe the package; while one of them is damaged, what else is damaged may go unseen.
+/// The files that describe the package; while one of them is damaged, other damage may not be seen.
 const DESCRIPTIONS: [&str; 2] = ["role.yaml", "SHA256SUMS"];
 
 /// A master that nodeletd holds at its role, for one part of the suite.
@@ -43,7 +43,7 @@ fn kubelet_is_started_again(master: &Master, what: &str) {
     );
 }
 
-/// Those whose damage is reported together: one that describes the package hides the others.
+/// Files whose damage is reported together: a damaged description of the package hides other damage.
 fn kinds() -> [Vec<Target>; 3] {
     let (script, template) = (
         "phases/kubelet.rhai",
@@ -51,7 +51,7 @@ fn kinds() -> [Vec<Target>; 3] {
     );
     let mut role = Target::of_role(
         "role.yaml",
-        // That of another build of the package.
+        // The checksums of another build of the package.
         &format!("sed -E 's/^checksums: ..../checksums: 0000/' {ROLE}/role.yaml"),
     );
     role.words.push("find role `pf9-kube`".to_owned());
@@ -82,15 +82,15 @@ fn scripts_templates_and_descriptions_are_reported_by_name() {
                 if damage != Damage::Delete {
                     assert_eq!(Standing::of(master), before, "{what}");
                 }
-                // What is reported of one may name another.
+                // The report of one damage may name another one, so no damage may remain.
                 watch.calm(REPORTED);
             }
         }
     });
 }
 
-/// Files that are as good as those that were packed: only a comparison tells them apart. What plans as well as the package is no part of
-/// it: it is reported, nothing is done by it, and commands refuse it.
+/// Valid files that differ from the packed ones: only a comparison can find them. Such a file does not belong to the package: it is
+/// reported, nodeletd does not use it, and commands refuse it.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
@@ -105,7 +105,7 @@ fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
                 template,
             ),
             (script, "1i // One line more.", script),
-            // Nothing could be compared any more.
+            // Without checksums nothing could be compared.
             (
                 "role.yaml",
                 "/^checksums:/d",
@@ -126,7 +126,7 @@ fn valid_variants_of_all_scripts_and_templates_are_reported_by_name() {
             assert_eq!(Standing::of(master), before, "{what}");
             master.sh(&format!("cp -p {PLACE}/original {path}"));
             watch.calm(REPORTED);
-            assert_eq!(Standing::of(master), before, "{what}, mended");
+            assert_eq!(Standing::of(master), before, "{what}, repaired");
         }
         let targets = texts(master);
         are_reported(master, watch, Damage::Replace, &targets, || {});
@@ -143,7 +143,7 @@ fn texts(master: &Master) -> Vec<Target> {
     let texts = found.lines().filter(|file| !DESCRIPTIONS.contains(file));
     let texts: Vec<Target> = texts
         .map(|file| {
-            assert!(file.starts_with("phases/"), "{file} is damaged nowhere");
+            assert!(file.starts_with("phases/"), "no suite damages {file}");
             let path = format!("{ROLE}/{file}");
             Target::of_role(file, &format!("sed '1i // One line more.' {path}"))
         })
@@ -153,7 +153,7 @@ fn texts(master: &Master) -> Vec<Target> {
     texts
 }
 
-/// Programs, which the lab mounts: another file is mounted over each.
+/// The lab mounts the payload, so another file is mounted over each program.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_unit_is_started_again_but_never_with_a_damaged_program() {
@@ -201,8 +201,8 @@ fn a_unit_is_started_again_but_never_with_a_damaged_program() {
     });
 }
 
-/// A program, an archive of an image, a package and a list of packages: nothing is run, loaded or installed from a damaged one, and that it
-/// is damaged is reported before it is wanted.
+/// A program, an archive of an image, a package and a list of packages: nothing is run, loaded or installed from a damaged one, and
+/// the damage is reported before the file is needed.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn files_of_the_payload_are_reported_by_name() {
@@ -213,7 +213,7 @@ fn files_of_the_payload_are_reported_by_name() {
         let first = |beginning: &str, end: &str| {
             let mut its = files.iter();
             let its = its.find(|file| file.starts_with(beginning) && file.ends_with(end));
-            its.unwrap_or_else(|| panic!("{beginning}…{end} is in none of {files:?}"))
+            its.unwrap_or_else(|| panic!("no {beginning}…{end} in {files:?}"))
         };
         let kinds = [
             first("bin/", "kubectl"),
@@ -227,7 +227,7 @@ fn files_of_the_payload_are_reported_by_name() {
             are_reported(master, watch, damage, &kinds, || {});
             assert_eq!(Standing::of(master), before, "{damage:?}");
         }
-        // One that is as it was packed, and cannot be run.
+        // A program that is as packed and cannot be run.
         let program = format!("{ROLE}/payload/bin/kubectl");
         master.sh(&format!("chmod 0644 {program}"));
         until_reported(

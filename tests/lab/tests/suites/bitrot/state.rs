@@ -1,5 +1,6 @@
-//! nodeletd's own files: deleted, truncated, replaced by another valid file of the same kind, opened to others. Each is repaired, or
-//! reported by name, while what runs goes on; a lost ledger is never begun anew, and is recovered. Copies of keys are a soak.
+//! nodeletd's own files: deleted, truncated, replaced by another valid file of the same kind, or made accessible to other users.
+//! Each is repaired, or reported by name, while what runs goes on. A lost ledger is never replaced by an empty one; it is
+//! recovered. Copies of keys are a soak.
 
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use lab_suites::{
 };
 
 const CALM: Duration = Duration::from_secs(90);
-/// `STATE`, as it was before anything befell it.
+/// A copy of `STATE` before any damage.
 const BEFORE: &str = "/root/bitrot/nodelet";
 
-/// The reason of a condition of nodeletd's that is False.
+/// The reason of a condition of nodeletd that is False.
 fn wrong(watch: &Watch<'_>, name: &str) -> Option<String> {
     let view = watch.view()?;
     let conditions = view["conditions"].as_array()?;
@@ -26,7 +27,7 @@ fn node_state(master: &Master) -> String {
     master.sh("sed -n 's/.*pf9_kube_node_state\": \"\\(.*\\)\".*/\\1/p' /var/opt/pf9/kube_status")
 }
 
-/// A ledger that is lost, and everything that must not happen then.
+/// A lost ledger, and everything that must not happen then.
 fn the_ledger(master: &Master, watch: &Watch<'_>) {
     let ledger = format!("{STATE}/ledger.jsonl");
     let before = Standing::of(master);
@@ -62,7 +63,7 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
             let refused = master.nodelet(words).exits(1);
             let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
         }
-        // nodeletd holds the host, so a clean is refused for that; with a pause it is refused for its ledger.
+        // A clean is refused because nodeletd holds the host. During a pause it is refused because of the ledger.
         master.sh("nodelet pause 10m --because 'a clean'");
         let refused = master.nodelet(&["clean"]).exits(1);
         let _ = refused.says(&[
@@ -82,16 +83,16 @@ fn the_ledger(master: &Master, watch: &Watch<'_>) {
     }
 }
 
-/// A file of nodeletd's: what makes another valid one of it, as sed edits it, and what is in that one alone.
+/// A file of nodeletd: a sed expression that makes another valid file of it, and a text that only the other one has.
 struct Own {
     name: &'static str,
     edit: &'static str,
     mark: &'static str,
 }
 
-/// Those that are written anew from what nodeletd knows.
+/// Files that nodeletd writes again from what it knows.
 const RESTORED: [Own; 6] = [
-    // Another host's, of another cluster.
+    // A file of another host in another cluster.
     Own {
         name: "identity.json",
         edit: r#"s/("ledger": *")[^"]*/\100000000-00000000/; s/("CLUSTER_ID": *")[^"]*/\1another/"#,
@@ -102,19 +103,19 @@ const RESTORED: [Own; 6] = [
         edit: r#"s/^(LOOP_INTERVAL: ).*/\1"7s"/"#,
         mark: "7s",
     },
-    // That of another release.
+    // A file of another release.
     Own {
         name: "role.json",
         edit: r#"s/"release":"[^"]*"/"release":"0.0.1"/"#,
         mark: r#""release":"0.0.1""#,
     },
-    // One by which nothing would be repaired any more.
+    // A pause, with which nothing would be repaired any more.
     Own {
         name: "nodeletd.json",
         edit: r#"s/("paused_until": *)null/\14102444800/; s/("paused_because": *")/\1of another host/"#,
         mark: "of another host",
     },
-    // Another host's: it has other inodes.
+    // A file of another host, with other inodes.
     Own {
         name: "digests.json",
         edit: r#"s/"inode":[0-9]+/"inode":1/g"#,
@@ -126,17 +127,17 @@ const RESTORED: [Own; 6] = [
         mark: r#""failed""#,
     },
 ];
-/// Those that say what the ledger contains; older ones are from before the last run. Written anew, too.
+/// Files that say what the ledger contains; the older ones are from before the last run. They are written again, too.
 const OF_THE_LEDGER: [&str; 2] = ["ledger.tip", "ledger.backup.jsonl"];
 
-/// A record, which comes again with what it records. Until then there is one less to go by: docs/ledger.md says of each what that costs.
+/// A record, which is written again when its event happens again. docs/ledger.md says for each what is missing until then.
 fn other_record(name: &str) -> Option<String> {
     let edit = match name {
-        // Another host's.
+        // A record of another host.
         "preflight.json" => "s/[0-9a-f]{8}/00000000/g",
         "timer-etcd-backup.json" => r#"s/("last_good": *)[^,]*/\11577836800/"#,
         "SHA256SUMS" => "1d",
-        // Of an earlier run of the unit.
+        // A record of an earlier start of the unit.
         _ if name.starts_with("services/") => r#"s/("invocation": *")[^"]*/\10000/"#,
         _ => return None,
     };
@@ -148,16 +149,16 @@ fn other_record(name: &str) -> Option<String> {
 /// # Panics
 /// A file of the state is damaged by none of the suites.
 fn records(master: &Master) -> Vec<String> {
-    // A name that begins with a dot is that of a file that is being written.
+    // A name that begins with a dot is a file that is being written.
     let found = master.sh(&format!(
         "find {STATE} -type f ! -name '.*' -printf '%P\n' | sort"
     ));
     let is_damaged_elsewhere = |name: &str| {
-        // What a recovery puts aside is read by no program.
+        // No program reads what a recovery has put aside.
         ["ledger.jsonl", "ledger.damaged.jsonl"].contains(&name)
             || OF_THE_LEDGER.contains(&name)
             || RESTORED.iter().any(|its| its.name == name)
-            // The first are the soak's, and the others have a test of their own below.
+            // The first ones belong to the soak, and the others have a test of their own below.
             || ["kept/", "data-", "content/", "timers/"].iter().any(|folder| name.starts_with(folder))
     };
     let records: Vec<String> = found
@@ -166,14 +167,14 @@ fn records(master: &Master) -> Vec<String> {
         .map(str::to_owned)
         .collect();
     for name in &records {
-        assert!(other_record(name).is_some(), "{name} is damaged nowhere");
+        assert!(other_record(name).is_some(), "no suite damages {name}");
     }
     assert!(records.len() > 3, "{records:?}");
     records
 }
 
-/// All other files of nodeletd's. They have nothing to do with each other, so one damage befalls all at once: what is damaged is as it
-/// was after a few passes, and nothing of the role was touched.
+/// All other files of nodeletd. They do not depend on each other, so all are damaged at once. After a few passes they are as
+/// before, and nothing of the role was touched.
 fn the_other_files(master: &Master, watch: &Watch<'_>) {
     master.sh(&format!(
         "cp -a {STATE} {BEFORE}; cp -p {STATE}/../kube_status {PLACE}"
@@ -195,7 +196,7 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
     for damage in Damage::ALL {
         let mut script = String::new();
         for name in &records {
-            // One that has not come again since the last damage.
+            // Restore a record that was not written again since the last damage.
             let path = format!("{STATE}/{name}");
             script += &format!("[ -e {path} ] || cp -p {BEFORE}/{name} {path}\n");
         }
@@ -212,7 +213,7 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
         for Own { name, mark, .. } in &RESTORED {
             let script = format!("grep -qF '{mark}' {STATE}/{name}");
             let found = master.try_sh(&script).status.code();
-            assert_eq!(found, Some(1), "{name} {how}: it is the other one still");
+            assert_eq!(found, Some(1), "{name} {how}: it is still the other file");
         }
         for name in OF_THE_LEDGER {
             master.sh(&format!("cmp {STATE}/{name} {BEFORE}/{name}"));
@@ -228,11 +229,11 @@ fn the_other_files(master: &Master, watch: &Watch<'_>) {
                 _ => "600",
             };
             let is_right = is.ends_with(&format!(" {mode} root:root"));
-            // nodeletd writes a status at each pass, and the others where they differ.
+            // nodeletd writes a status at each pass, and the other files when they differ.
             assert!(!is.starts_with("0 ") && is_right, "{name} {how}: {is}");
         }
     }
-    // The daemon went on all the time.
+    // The daemon was not restarted.
     let restarts = master.sh("systemctl show --value --property NRestarts pf9-nodeletd");
     assert_eq!(restarts, "0");
     master.sh("rm /run/pf9-nodeletd.lock");
@@ -259,7 +260,7 @@ fn files_of_nodeletd_are_repaired() {
     let master = shared();
     make_place(&master);
     master.configure(SCALED);
-    // A run that changes something, so that what is there before it is older.
+    // A run that changes something, so that the files from before it are older.
     master.sh(&format!(
         "install -d {PLACE}/older; cp -p {STATE}/ledger.tip {STATE}/ledger.backup.jsonl {PLACE}/older
          rm /etc/pf9/kube.d/kubeconfigs/admin.yaml"
@@ -274,7 +275,8 @@ fn files_of_nodeletd_are_repaired() {
     master.check(&[]).exits(0);
 }
 
-/// The previous content of a file is known from nowhere else, so a damaged one is reported by name. The timer is planned, and written anew.
+/// No other copy of a file's previous content exists, so a damaged one is reported by name. The timer is in the plan, so it is
+/// written again.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
@@ -338,7 +340,7 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
         assert_eq!(node_state(&master), "ok", "{what}");
     }
     drop(watch);
-    // The role gives the place back.
+    // The role restores the previous file.
     master.configure(&[]);
     master.apply(&[]).exits(0);
     master.sh(&format!(
@@ -347,12 +349,12 @@ fn a_previous_content_is_reported_by_name_and_a_timer_is_repaired() {
     master.check(&[]).exits(0);
 }
 
-/// With nothing left of the ledger and of what is kept beside it, the host itself is asked.
+/// If nothing is left of the ledger and of the files beside it, the role is recovered from the host itself.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_role_without_any_record_is_recovered_and_cleaned() {
     let master = Master::create("recover", Image::Bare, false);
-    // Packages that were there before: who has installed one is not known without a ledger, so all stay.
+    // Packages that were there before: without a ledger it is not known who has installed a package, so all stay.
     master.sh("cd /opt/pf9/roles/pf9-kube/current/payload/debs
          for name in conntrack socat ipset containernetworking-plugins; do
              DEBIAN_FRONTEND=noninteractive dpkg --skip-same-version --install $(cat $name.list)
@@ -370,15 +372,16 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     let recovered = recovered.says(&["from the plan and from what stands", "net.ipv4.ip_forward"]);
     let told = recovered.text();
     let _ = master.apply(&[]).exits(0);
-    // A container of ours that the ledger does not know comes to be when the one it knows has gone: the clean does not call that clean.
+    // When the known container is gone, another container with our label appears that the ledger does not know: the clean does not
+    // report success.
     master.sh("tar --create --files-from /dev/null | docker import - stub:1 > /dev/null
          systemd-run --quiet --unit maker sh -c 'while :; do docker create --name etcd --label pf9.io/owner=nodelet stub:1 none; done'");
     let refused = master.nodelet(&["clean", "--purge"]).exits(1);
-    let _ = refused.says(&["did not know container etcd", "still stand"]);
+    let _ = refused.says(&["did not know container etcd", "are still there"]);
     master
         .sh("systemctl stop maker; docker rm etcd > /dev/null; docker image rm stub:1 > /dev/null");
     let _ = master.nodelet(&["clean", "--purge"]).exits(0);
-    // What could not be known was named.
+    // The recovery has named what could not be known.
     let _ = before.assert_same_but(&master, After::Purge, "recovered and cleaned", |line| {
         line.split([' ', '=', '/'])
             .any(|word| word.len() > 4 && told.contains(word))

@@ -1,4 +1,4 @@
-//! What happens in the middle of a backup, and places that are none.
+//! Interruptions of a backup, and directories that are not suitable.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use lab_suites::{Master, shared};
 
 use super::{DIRECTORY, ETCDCTL, SERVES, held_at, nothing_left, proven, without_backups};
 
-/// Any container of a proof.
+/// Holds at any container of a proof.
 const ANY: &str = "true";
-/// Starts a backup in the background, as a unit, and holds its proof at such a container: a small store is proven before anybody
-/// could cut in.
+/// Starts a backup in the background, as a unit, and holds its proof at such a container: without that, the proof of a small store
+/// is over before a test could interrupt it.
 fn begin(master: &Master, config: &str, at: &str) {
     master.sh("docker rm --force pf9-etcd-proof 2>/dev/null || true");
     let held = held_at(at, 30);
@@ -40,15 +40,15 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
     );
     master.nodelet(&["etcd", "verify"]).exits(0);
 
-    // Who wants to change the host goes first.
+    // A command that changes the host goes first.
     begin(&master, "/etc/pf9/nodelet", ANY);
     let _ = master.apply(&["--only", "node-config"]).exits(0);
-    master.wait_for("it gave way", over, Duration::from_secs(10));
+    master.wait_for("the backup ended", over, Duration::from_secs(10));
     master.sh("grep -q 'asked to end, and left nothing' /run/backup.err");
     nothing_left(&master);
     assert_eq!(proven(&master), older);
 
-    // And waits for nobody who changes the host.
+    // A backup does not wait for a command that changes the host.
     master.sh("exec 9<>/run/pf9-nodelet.lock; flock 9; echo '`nodelet apply` (process 1, since now)' >&9; ! nodelet etcd backup 2>/run/backup.err; grep -q 'being worked on by `nodelet apply`' /run/backup.err");
 
     master.nodelet(&["etcd", "backup"]).exits(0);
@@ -57,7 +57,7 @@ fn a_cut_leaves_older_backups_and_no_half_one() {
     without_backups(&master);
 }
 
-/// A large store is restored for longer than the API server lets etcd keep a revision.
+/// A large store takes longer to restore than the API server lets etcd keep a revision.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn what_is_compacted_during_the_proof_is_proven_all_the_same() {
@@ -100,7 +100,7 @@ fn a_directory_that_fills_up_in_the_middle_keeps_what_it_has() {
     let files = "ls -A /mnt/small/backups";
     let older = master.sh(files);
 
-    // It begins, and somebody takes all room before it has ended.
+    // Another program takes all room after the backup has begun.
     master.sh(r#"cat > /tmp/fill <<'END'
         until ls /mnt/small/backups/.etcd-*.part >/dev/null 2>&1; do :; done
         fallocate --length $(df --output=avail --block-size=1 /mnt/small | tail -1) /mnt/small/filler
@@ -116,7 +116,7 @@ END
     ]);
     nothing_left(&master);
 
-    // While it is full, a backup does not even begin, and says why. The one that failed has left some room.
+    // While the disk is full, a backup does not even begin, and says why. The failed one has left some room.
     master.sh("dd if=/dev/zero of=/mnt/small/rest bs=64K 2>/dev/null || true");
     master.nodelet(&backup).exits(1).says(&[
         "make room for",
@@ -133,7 +133,7 @@ END
     master.sh("rm -f /mnt/small/filler /mnt/small/last /mnt/small/rest");
     master.nodelet(&backup).exits(0);
 
-    // And places that are none.
+    // Directories that are not suitable.
     master.sh("mount -o remount,ro /mnt/small");
     master
         .nodelet(&backup)
@@ -151,7 +151,8 @@ END
     without_backups(&master);
 }
 
-/// A disk that does not answer any more, as one of another host may: a backup waits for it, and nobody waits for the backup.
+/// A disk that does not answer any more, as one of another host may: a backup waits for the disk, and no command waits for the
+/// backup.
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
 fn a_directory_that_hangs_holds_up_nobody() {
@@ -168,7 +169,7 @@ fn a_directory_that_hangs_holds_up_nobody() {
     master.nodelet(&backup).exits(0);
     let files = "ls -A /mnt/hangs/backups";
     let older = master.sh(files);
-    // It thaws whatever becomes of this test.
+    // The disk thaws even if this test fails.
     master.sh(
         "fsfreeze --freeze /mnt/hangs
         systemd-run --quiet --on-active=100 --unit=thaw fsfreeze --unfreeze /mnt/hangs
@@ -181,7 +182,7 @@ fn a_directory_that_hangs_holds_up_nobody() {
     master.sh("grep -q 'asked to end' /run/backup.err; fsfreeze --unfreeze /mnt/hangs; systemctl stop thaw.timer");
     let over = "! systemctl is-active --quiet backup";
     master.wait_for("it has ended", over, Duration::from_secs(15));
-    // Its part may have come to be with the thaw; the next one takes it away.
+    // The backup's part may be created after the thaw; the next backup removes it.
     master.nodelet(&backup).exits(0);
     let all = master.sh(files);
     assert!(all.contains(&older) && !all.contains("part"), "{all}");

@@ -1,4 +1,4 @@
-//! An etcd whose store is full: told, restarted by nobody, and well again once there is room.
+//! An etcd whose store is full: it is reported, etcd is not restarted, and it is healthy again once there is room.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use lab_suites::{Master, poll, shared};
 
 use super::ETCDCTL;
 
-/// The least that may be set.
+/// The smallest quota that may be set.
 const LEAST: u64 = 64 << 20;
 
 #[test]
@@ -37,21 +37,22 @@ fn a_full_store_is_a_condition_and_no_reason_to_restart_etcd() {
     let predicted = master.nodelet(&["diff", "--repair"]).text();
     assert!(!predicted.contains("etcd:"), "{predicted}");
 
-    // As the message says.
+    // The steps that the message names.
     master.sh(&format!(
         r#"{ETCDCTL} del --prefix /full/ > /dev/null
         revision=$({ETCDCTL} get /full --write-out json | grep -o '"revision":[0-9]*' | cut -d: -f2)
         {ETCDCTL} compact $revision; {ETCDCTL} defrag; {ETCDCTL} alarm disarm; rm /tmp/value /tmp/said"#
     ));
     assert!(!conditions().contains(alarm), "{}", conditions());
-    assert_eq!(master.sh(member), before, "nobody has restarted it");
+    assert_eq!(master.sh(member), before, "etcd was not restarted");
     master.configure(&[]);
     master.apply(&[]).exits(0);
     watched_anew(&master);
 }
 
-/// The API server of Kubernetes 1.20 leaves its clients' watches open, and silent until they end by themselves after five to ten minutes,
-/// where etcd has compacted what it watched and is started again. The next suite on this host creates Services and wants them served.
+/// If etcd has compacted what the API server of Kubernetes 1.20 watched, and is started again, the API server leaves the watches of
+/// its clients open and silent until they end by themselves after five to ten minutes. The next suite on this host creates Services
+/// and needs them served, so the API server is restarted.
 fn watched_anew(master: &Master) {
     master.sh(
         "docker ps --quiet --filter label=io.kubernetes.container.name=kube-apiserver | xargs docker kill > /dev/null",

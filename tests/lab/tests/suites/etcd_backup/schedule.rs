@@ -1,4 +1,4 @@
-//! nodeletd takes backups when they are due, and makes up for those it missed.
+//! nodeletd takes backups when they are due, and takes missed ones later.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         "printf '{{\"last_good\": %s}}' $(date +%s) > {record}; systemctl start pf9-nodeletd"
     ));
 
-    // What the last run is said to have made is not there, so one comes at once, and the next with the next minute.
+    // The backup of the recorded last run is not there, so one is taken at once, and another in the next minute.
     wait_for(&master, 1, Duration::from_secs(30));
     wait_for(&master, 2, Duration::from_secs(80));
     let times = master.sh(&format!(
@@ -42,7 +42,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         panic!("two backups say when they were taken: {times:?}");
     };
     let minute = (first / 60 + 1) * 60;
-    // There is a pause between two.
+    // There is a pause between two backups.
     let due = minute.max(ended + 10);
     assert!(second >= minute && second < due + 10, "{times:?}");
     assert_eq!(
@@ -50,8 +50,8 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
         "0"
     );
 
-    // A daemon that is killed in the middle of one that was missed: what it ran goes with it, older ones stay, and that one is made
-    // up for, long before the next is due.
+    // A daemon that is killed during a missed backup: the programs that it ran end with it, older backups stay, and the missed one
+    // is taken again, long before the next is due.
     master.sh("systemctl stop pf9-nodeletd");
     master.configure(&[
         ("ETCD_BACKUP_SCHEDULE", "0 0 1 1 *"),
@@ -71,7 +71,7 @@ fn backups_come_on_schedule_and_a_killed_daemon_makes_up_for_its_own() {
     nothing_left(&master);
     master.nodelet(&["etcd", "verify"]).exits(0);
 
-    // A pause ends one of the daemon's, and what somebody takes by hand has the host to itself.
+    // A pause ends a backup of the daemon, and a backup by an operator then has the host to itself.
     master.sh(&format!("{missed}; {}", held_at(SERVES, 80)));
     let limits =
         "docker inspect --format '{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}' pf9-etcd-proof";

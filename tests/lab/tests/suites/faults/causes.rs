@@ -4,21 +4,21 @@
 pub(super) struct Cause {
     pub(super) phase: &'static str,
     pub(super) about: &'static str,
-    /// Shell on the host that brings it about.
+    /// Shell on the host that causes the failure.
     pub(super) breaks: &'static str,
-    /// A port that somebody else takes.
+    /// A port that another program takes.
     pub(super) port: Option<u16>,
-    /// Settings that bring it about.
+    /// Settings that cause the failure.
     pub(super) settings: &'static [(&'static str, &'static str)],
-    /// A sed expression on the phase's script that shortens its patience, so that the suite does not wait for minutes.
+    /// A sed expression that shortens the timeouts in the phase's script, so that the suite does not wait for minutes.
     pub(super) hurry: &'static str,
     /// What the message must say.
     pub(super) says: &'static [&'static str],
-    /// Shell on the host that mends it.
+    /// Shell on the host that removes the cause.
     pub(super) mend: &'static str,
 }
 
-/// To be filled in.
+/// The defaults of the other causes.
 const NONE: Cause = Cause {
     phase: "",
     about: "",
@@ -30,13 +30,13 @@ const NONE: Cause = Cause {
     mend: "",
 };
 
-/// Shortens every wait for a check and the tries of a step, but not the bound on the whole phase.
+/// Shortens every timeout of a check and the tries of a step, but not the timeout of the phase.
 const HURRY: &str = r#"/^phase\(/,/;/! { s/\.timeout\("(60s|2m|3m)"\)/.timeout("8s")/; s/\.retry\((240|600),/.retry(8,/ }"#;
 
 pub(super) const CAUSES: &[Cause] = &[
     Cause {
         phase: "node-config",
-        about: "a directory stands where a link is to be",
+        about: "a directory is in the place of a link",
         breaks: "mkdir -p /usr/local/bin/kubectl/full",
         says: &["/usr/local/bin/kubectl a link: a directory stands there", "move it away"],
         mend: "rm -r /usr/local/bin/kubectl",
@@ -76,7 +76,7 @@ pub(super) const CAUSES: &[Cause] = &[
     },
     Cause {
         phase: "docker",
-        about: "docker refuses daemon.json, for a flag that says the same",
+        about: "docker refuses daemon.json, because a flag sets the same option",
         breaks: "systemctl stop docker.socket docker
             mkdir -p /etc/systemd/system/docker.service.d
             printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/dockerd -H fd:// --log-driver=journald\\n' > /etc/systemd/system/docker.service.d/own.conf
@@ -118,7 +118,7 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause {
         phase: "etcd",
         about: "its disk is full",
-        // With the id of the data, without which nothing would start there.
+        // The id of the data is copied, because without it nothing would start there.
         breaks: "cd /var/opt/pf9/kube/etcd/data/member; cp -a nodelet-data-id /tmp/; cd /
             mount -t tmpfs -o size=1m,mode=700 none /var/opt/pf9/kube/etcd/data
             install -d -m 0700 /var/opt/pf9/kube/etcd/data/member; mv /tmp/nodelet-data-id /var/opt/pf9/kube/etcd/data/member/",
@@ -139,7 +139,7 @@ pub(super) const CAUSES: &[Cause] = &[
     },
     Cause {
         phase: "control-plane",
-        about: "a file stands where the manifests' directory is to be",
+        about: "a file is in the place of the manifests' directory",
         breaks: "touch /etc/pf9/kube.d/manifests",
         says: &["/etc/pf9/kube.d/manifests", "move it away"],
         mend: "rm /etc/pf9/kube.d/manifests",
@@ -147,7 +147,7 @@ pub(super) const CAUSES: &[Cause] = &[
     },
     Cause {
         phase: "cni",
-        about: "a directory stands where the configuration is to be",
+        about: "a directory is in the place of the configuration",
         breaks: "mkdir -p /etc/cni/net.d/10-bridge.conflist",
         says: &["/etc/cni/net.d/10-bridge.conflist", "move it away"],
         mend: "rm -r /etc/cni",
@@ -214,7 +214,7 @@ pub(super) const CAUSES: &[Cause] = &[
     },
     Cause {
         phase: "etcd-backup",
-        about: "a file stands where its directory is to be",
+        about: "a file is in the place of its directory",
         breaks: "touch /etc/pf9/etcd-backup",
         says: &["/etc/pf9/etcd-backup", "a file stands there", "move it away"],
         mend: "rm /etc/pf9/etcd-backup",

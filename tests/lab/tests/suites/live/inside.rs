@@ -1,5 +1,5 @@
-//! What runs inside a lab host: `LiveHost` against its docker, systemd, dpkg, kernel and API server. The module above copies
-//! this program there and runs these tests one by one; where it was not, they are ignored.
+//! Tests that run inside a lab host: `LiveHost` with its docker, systemd, dpkg, kernel and API server. The module above copies this
+//! program there and runs these tests one by one; elsewhere they are ignored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -226,7 +226,7 @@ async fn a_container_goes_through_its_life() {
     );
     host.remove_container(name).await.expect("remove");
 
-    // Made by hand with the older form of mounts, and then with something that we cannot say.
+    // Made by hand with the older form of mounts, and then with a setting that nodelet cannot express.
     let by_hand = |more: &[&str]| {
         let fixed = "docker run -d --name nodelet-live --network host --restart always --cap-add NET_ADMIN -u 0:0 -e KEY=a=b \
                      -v /etc/ssl:/mnt/ssl:ro,rslave -l pf9.io/role=test";
@@ -240,7 +240,7 @@ async fn a_container_goes_through_its_life() {
     };
     host.run_ok(&by_hand(&[])).await.expect("docker run");
     config.restart = RestartPolicy::Always;
-    // The image's own entry point stays, and what is given comes after it.
+    // The image's own entry point stays, and the given words follow it.
     config.command = vec!["/pause".into(), "/pause".into()];
     assert_eq!(
         host.container_config(name).await.expect("config"),
@@ -375,7 +375,7 @@ async fn mounts_are_left_alone() {
     host.create_directory(data, Attributes::root(0o700))
         .await
         .expect("create");
-    // A bind mount within one file system: the device number does not give it away.
+    // A bind mount within one file system has the same device number.
     run(&["mount", "--bind", "/var/tmp/nodelet-live-data", inner]).await;
     let error = host.remove_tree(tree).await.expect_err("a mount below");
     println!("{}", chain(&error));
@@ -405,7 +405,7 @@ async fn the_cluster_takes_objects_and_gives_them_back() {
         value: "v".into(),
         effect: "NoSchedule".into(),
     };
-    // Controllers write their own taints of a new node, and may overwrite ours at first.
+    // Controllers write their own taints on a new node, and may overwrite ours at first.
     let mut seen = ClusterNode::default();
     for _ in 0..100 {
         host.patch_node(&access, name, &patch).await.expect("patch");
@@ -447,7 +447,7 @@ async fn the_cluster_takes_objects_and_gives_them_back() {
         .await
         .expect("delete none");
 
-    // What is called a token is asked about, and not only looked at.
+    // A token is sent to the server, and not only parsed.
     let refused = [
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "live-refused"}, "stringData": {"token": "no token"}}),
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "live-refused"}, "secrets": [{"name": "live-refused"}]}),
@@ -507,6 +507,11 @@ async fn the_cluster_takes_objects_and_gives_them_back() {
     };
     println!(
         "{}",
-        chain(&host.node(&silent, name).await.expect_err("nobody listens"))
+        chain(
+            &host
+                .node(&silent, name)
+                .await
+                .expect_err("no server listens")
+        )
     );
 }

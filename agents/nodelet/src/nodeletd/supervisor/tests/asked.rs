@@ -1,4 +1,4 @@
-//! What is asked of the daemon: pauses, looks and repairs.
+//! Requests to the daemon: pauses, passes and repairs.
 
 use super::*;
 
@@ -25,7 +25,7 @@ async fn a_paused_daemon_looks_and_touches_nothing() {
     .await;
 }
 
-/// A short one is not made a long one by the interval between two passes.
+/// The interval between two passes does not make a short pause longer.
 #[tokio::test(start_paused = true)]
 async fn what_broke_during_a_pause_is_repaired_at_its_end() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -47,7 +47,7 @@ async fn what_broke_during_a_pause_is_repaired_at_its_end() {
     .await;
 }
 
-/// What was decided by the old ones counts for nothing, and what came during a change is not forgotten with what the change itself did.
+/// A decision by the old settings is dropped, and settings written during a change are not forgotten with the hints of the change itself.
 #[tokio::test(start_paused = true)]
 async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_anything_else_is_done()
 {
@@ -55,7 +55,7 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     let seconds = Duration::from_secs;
-    *host.looks.lock().expect("nobody panicked") = seconds(10);
+    *host.looks.lock().expect("no test panicked") = seconds(10);
     beside(&host, directory.path(), async |_| {
         tokio::time::sleep(seconds(30)).await;
         host.is_to_be(ServiceState::False);
@@ -63,9 +63,9 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
         // The pass that has read them is under way.
         host.is_to_be(ServiceState::True);
         tokio::time::sleep(seconds(300)).await;
-        assert_eq!(host.done(), [], "nobody wants it to be down");
+        assert_eq!(host.done(), [], "it is no longer to be down");
 
-        *host.silent.lock().expect("nobody panicked") = seconds(20);
+        *host.silent.lock().expect("no test panicked") = seconds(20);
         host.is_to_be(ServiceState::False);
         tokio::time::sleep(seconds(25)).await;
         assert_eq!(host.done().len(), 1, "it is being stopped");
@@ -74,7 +74,7 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
         tokio::time::sleep(seconds(30)).await;
         assert_eq!(host.done().len(), 2, "{:?}", host.done());
 
-        // Somebody who writes all the time keeps no host from being repaired.
+        // The host is repaired even while settings are written all the time.
         let before = host.done().len();
         for _ in 0..600 {
             host.is_to_be(ServiceState::True);
@@ -85,12 +85,12 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
     .await;
 }
 
-/// Whoever was told that it holds has begun to work on the host.
+/// An operator who was told that the pause is in force may have begun to work on the host.
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(20);
+    *host.looks.lock().expect("no test panicked") = Duration::from_secs(20);
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let asked = Instant::now();
@@ -103,7 +103,7 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
         assert!(remembered.paused_until.is_some());
         tokio::time::sleep(Duration::from_secs(1800)).await;
         assert_eq!(host.done(), [], "nothing was touched");
-        // And so does what else is asked meanwhile.
+        // Other requests during a pass are respected as well.
         outside.ask(Request::Resume).await;
         attempts(&host, 1).await;
         let (at, _) = host.attempts()[0];
@@ -112,7 +112,7 @@ async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     .await;
 }
 
-/// Nobody sets the clock by which it is counted: here the time of day stands still.
+/// The pause is measured on the monotonic clock: here the time of day stands still.
 #[tokio::test(start_paused = true)]
 async fn a_pause_ends_with_its_time() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -131,13 +131,13 @@ async fn a_pause_ends_with_its_time() {
     .await;
 }
 
-/// A pass that is on may have looked before: who asks for one gets one.
+/// A pass under way may have made its checks before the request, so another pass is made.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_is_asked_for_during_a_pass_is_another_pass() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(4);
+    *host.looks.lock().expect("no test panicked") = Duration::from_secs(4);
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(2)).await;
         outside.ask(Request::Now).await;
@@ -148,13 +148,13 @@ async fn a_look_that_is_asked_for_during_a_pass_is_another_pass() {
     .await;
 }
 
-/// Both were accepted.
+/// Both requests were accepted.
 #[tokio::test(start_paused = true)]
 async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(5);
+    *host.looks.lock().expect("no test panicked") = Duration::from_secs(5);
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(2)).await;
         for phase in ["kubelet", "docker", "kubelet"] {
@@ -166,7 +166,7 @@ async fn a_second_repair_that_is_asked_for_does_not_replace_the_first() {
     .await;
 }
 
-/// Nobody waits for hours for what was asked before the daemon went blind.
+/// A requested repair is dropped if passes fail, and is not made hours later.
 #[tokio::test(start_paused = true)]
 async fn what_was_asked_before_passes_failed_is_not_done_after_them() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! What counts as an attempt, when the next one comes, and which of them cleans.
+//! What counts as an attempt, when the next one comes, and which of them is a full clean.
 
 use super::*;
 
@@ -21,7 +21,7 @@ async fn attempts_one_to_twelve_at_the_usual_intervals() {
         }
         let all = host.attempts();
         let full: Vec<usize> = (1..=12).filter(|number| all[number - 1].1).collect();
-        assert_eq!(full, [10], "the tenth and no other cleans");
+        assert_eq!(full, [10], "only the tenth is a full clean");
         // Each pause is as decided, and at most a fifth longer.
         for (number, pair) in all.windows(2).enumerate() {
             let waited = pair[1].0 - pair[0].0;
@@ -32,7 +32,7 @@ async fn attempts_one_to_twelve_at_the_usual_intervals() {
                 "after attempt {failed}: {waited:?} for {least:?}"
             );
         }
-        // With its cause removed the next attempt heals it, and is forgotten.
+        // Once the cause is removed, the next attempt is successful, and the count begins at 0 again.
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
         let status = kept(directory.path());
@@ -58,7 +58,7 @@ async fn attempts_are_counted_on_by_the_next_daemon() {
     assert_eq!(full, [9], "three daemons counted to ten together");
 }
 
-/// Right after a boot nothing is known to fail, and nothing is known to be well.
+/// Right after a boot all results are unknown.
 #[tokio::test(start_paused = true)]
 async fn a_boot_ends_no_row_of_attempts() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -75,7 +75,7 @@ async fn a_boot_ends_no_row_of_attempts() {
     assert!(host.attempts()[9].1, "the tenth is a full clean");
 }
 
-/// A wrong setting never takes a node down, however long it stands there.
+/// A wrong setting never leads to a full clean, even if it stays for hours.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_refused_is_never_cleaned() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -90,7 +90,7 @@ async fn a_host_that_is_refused_is_never_cleaned() {
         let fits = fits.expect("it is a condition");
         assert_eq!(fits.status, Status::False);
         assert!(fits.reason.contains("no eth9"), "{}", fits.reason);
-        // Once it fits again, attempts go on as ever; what they fail for is another matter.
+        // Once the preconditions hold again, attempts are made as usual.
         host.refuses.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(180)).await;
         let view = outside.view.borrow().clone().expect("it looks");
@@ -105,7 +105,7 @@ async fn a_host_that_is_refused_is_never_cleaned() {
     .await;
 }
 
-/// The tenth attempt comes when the host no longer fits: nothing is taken off that could not be put there again.
+/// At the tenth attempt a precondition no longer holds: no full clean is made, because the host could not come up again.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -116,7 +116,7 @@ async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
         tokio::time::sleep(Duration::from_secs(4 * 3600)).await;
         assert_eq!(host.cleans(), 0);
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
-        // What can be mended is, all the while.
+        // Repairs go on meanwhile.
         assert!(host.attempts().len() > 20, "{:?}", host.attempts());
         host.refuses_clean.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(1800)).await;
@@ -125,13 +125,13 @@ async fn nothing_is_cleaned_that_could_not_be_brought_up_again() {
     .await;
 }
 
-/// Nine failures of another life: of a program that is mended by now, or before a boot.
+/// Nine failures from before the daemon's start: of an older program, or before a boot.
 #[tokio::test(start_paused = true)]
 async fn a_daemon_tries_for_itself_before_it_cleans() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_| attempts(&host, 9).await).await;
-    // Whoever starts the daemon again and again never sees it clean.
+    // A daemon that is restarted again and again never makes a full clean.
     for start in 0..5 {
         beside(&host, directory.path(), async |_| {
             attempts(&host, 10 + start).await;
@@ -140,13 +140,13 @@ async fn a_daemon_tries_for_itself_before_it_cleans() {
         assert_eq!(host.cleans(), 0);
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 9);
     }
-    // And with the new plan it is another matter altogether.
-    "another plan".clone_into(&mut host.digest.lock().expect("nobody panicked"));
+    // With a new plan the count begins at 0 again.
+    "another plan".clone_into(&mut host.digest.lock().expect("no test panicked"));
     beside(&host, directory.path(), async |_| attempts(&host, 20).await).await;
     assert_eq!(host.cleans(), 0);
 }
 
-/// Somebody who asks wants a repair, and not his node to be taken off.
+/// An operator who requests an attempt wants a repair, not a full clean.
 #[tokio::test(start_paused = true)]
 async fn nobodys_haste_cleans_a_host() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -163,7 +163,7 @@ async fn nobodys_haste_cleans_a_host() {
             attempts(&host, 10 + number).await;
         }
         assert_eq!(host.cleans(), 0);
-        // Who pauses and resumes has done something in between: it is counted anew.
+        // After a pause the count begins at 0 again: the operator has worked on the host.
         outside.ask(pause()).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         outside.ask(Request::Resume).await;
@@ -174,7 +174,7 @@ async fn nobodys_haste_cleans_a_host() {
     .await;
 }
 
-/// What ends before its end is no attempt, and neither is what never began.
+/// A change that is interrupted does not count as an attempt, nor does one that never began.
 #[tokio::test(start_paused = true)]
 async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -200,7 +200,7 @@ async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
     assert_eq!(host.cleans(), 0);
 }
 
-/// Killed, for want of memory for one: whether it would have helped nobody knows, and whoever killed it may do so again.
+/// Killed, for example because memory was short: it is unknown whether the repair would have helped, and it may be killed again.
 #[tokio::test(start_paused = true)]
 async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -231,7 +231,7 @@ async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
     .await;
 }
 
-/// What does not end in time when the daemon ends is killed with it, and says nothing of the host.
+/// A change that does not end in time at the daemon's shutdown is killed, and says nothing about the host.
 #[tokio::test(start_paused = true)]
 async fn what_is_cut_short_by_the_daemons_own_end_is_not_counted() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -248,7 +248,7 @@ async fn what_is_cut_short_by_the_daemons_own_end_is_not_counted() {
     assert_eq!(host.cleans(), 0);
 }
 
-/// Somebody has restarted it by hand, say, between the pass and the lock.
+/// For example, an operator has restarted it by hand between the pass and the lock.
 #[tokio::test(start_paused = true)]
 async fn what_is_well_again_is_not_restarted_but_for_once() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -256,7 +256,7 @@ async fn what_is_well_again_is_not_restarted_but_for_once() {
     host.comes_and_goes.store(true, Ordering::Relaxed);
     beside(&host, directory.path(), async |outside| {
         attempts(&host, 1).await;
-        // What every pass sees failing is repaired at last, whatever it is like in between.
+        // A phase that every pass sees failing is restarted in the end, even if it is healthy in between.
         let (at, words) = host.done().remove(0);
         assert_eq!(words, "repair etcd");
         assert!(at < Duration::from_secs(10), "{at:?}");
@@ -264,7 +264,7 @@ async fn what_is_well_again_is_not_restarted_but_for_once() {
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
         let done = host.done().len();
-        // Seen well meanwhile, it is looked at again.
+        // A pass has seen it healthy meanwhile, so the next repair checks it again first.
         host.broken.store(true, Ordering::Relaxed);
         host.comes_and_goes.store(false, Ordering::Relaxed);
         attempts(&host, done + 1).await;
@@ -276,7 +276,7 @@ async fn what_is_well_again_is_not_restarted_but_for_once() {
     .await;
 }
 
-/// Nine repairs were in vain, and by the tenth somebody has mended it by hand.
+/// Nine repairs did not help, and before the tenth an operator has fixed it by hand.
 #[tokio::test(start_paused = true)]
 async fn what_is_well_again_is_not_cleaned() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -287,14 +287,14 @@ async fn what_is_well_again_is_not_cleaned() {
         assert_eq!(host.found_well.load(Ordering::Relaxed), 0);
         attempts(&host, 10).await;
         assert_eq!(host.found_well.load(Ordering::Relaxed), 1);
-        // But what every pass sees failing is, at last.
-        assert_eq!(host.done()[9].1, CLEAN, "without another look");
+        // But if every pass sees it failing, the full clean is made in the end.
+        assert_eq!(host.done()[9].1, CLEAN, "without another check");
     })
     .await;
 }
 
-/// Each pass is told what the one before has counted; and what has not failed often enough yet breaks no row of attempts, as after a
-/// start of the daemon, which begins to count failures anew.
+/// Each pass gets the counts of failures of the one before. A check that has not failed often enough yet does not end a row of attempts.
+/// This is so after a start of the daemon, which counts failures from 0.
 #[tokio::test(start_paused = true)]
 async fn failures_that_do_not_count_yet_go_from_pass_to_pass() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -304,17 +304,18 @@ async fn failures_that_do_not_count_yet_go_from_pass_to_pass() {
         host.streak.store(1, Ordering::Relaxed);
         host.broken.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(3600)).await;
-        assert!(!host.before.lock().expect("nobody panicked").is_empty());
+        assert!(!host.before.lock().expect("no test panicked").is_empty());
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 3);
         host.streak.store(0, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(150)).await;
-        assert!(host.before.lock().expect("nobody panicked").is_empty());
+        assert!(host.before.lock().expect("no test panicked").is_empty());
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
     })
     .await;
 }
 
-/// A masked unit, say: the full clean of the tenth attempt cannot mend it, so the twentieth makes none. Another failure is another matter.
+/// For example a masked unit: the full clean of the tenth attempt cannot fix it, so the twentieth is a repair. If another phase fails as
+/// well, a full clean is made again.
 #[tokio::test(start_paused = true)]
 async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -324,7 +325,7 @@ async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
         attempts(&host, 9).await;
         assert_eq!(told(), Some((Status::True, String::new())));
         attempts(&host, 25).await;
-        assert_eq!(host.cleans(), 1, "the tenth alone");
+        assert_eq!(host.cleans(), 1, "only the tenth");
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 25);
         tokio::time::sleep(Duration::from_secs(10)).await;
         let (status, reason) = told().expect("it is a condition");
@@ -343,7 +344,7 @@ async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
         let all = host.attempts();
         let full: Vec<usize> = all.iter().enumerate().filter_map(full).collect();
         assert_eq!(full, [10, 40], "another phase fails");
-        // And with another plan it is counted anew.
+        // With another plan the count begins at 0 again.
         "another plan".clone_into(&mut host.digest.lock().expect("no test panicked"));
         attempts(&host, 50).await;
         assert_eq!(host.cleans(), 3);
@@ -351,7 +352,7 @@ async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
     .await;
 }
 
-/// What it does not hear during a refused attempt it would see a minute later only.
+/// If hints during a refused attempt were dropped, the daemon would see the change only a minute later.
 #[tokio::test(start_paused = true)]
 async fn what_happens_during_a_refused_attempt_is_looked_at_soon_and_in_no_hot_loop() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -370,7 +371,7 @@ async fn what_happens_during_a_refused_attempt_is_looked_at_soon_and_in_no_hot_l
         let before = passes();
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!((55..=65).contains(&(passes() - before)), "{}", passes());
-        // Once nothing happens any more, the next one that does is looked at soon again.
+        // Once no hints come any more, passes are made at the usual interval again.
         host.stirs.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(125)).await;
         let before = passes();

@@ -1,4 +1,4 @@
-//! A host whose ledger was lost, and a daemon whose own file was.
+//! A host whose ledger was lost, and a daemon whose state file was changed or lost.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::{Broken, beside, kept};
 use crate::nodeletd::kube_status::NodeState;
 use crate::nodeletd::state::State;
 
-/// What fails meanwhile is told, and not repaired: a repair that is written down nowhere could not be taken back.
+/// Failures are reported, but not repaired: a repair that is recorded nowhere could not be rolled back.
 #[tokio::test(start_paused = true)]
 async fn without_its_ledger_a_host_is_watched_and_not_changed_and_never_ok() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
     let says = |lost: &str| {
-        lost.clone_into(&mut host.ledger_lost.lock().expect("nobody panicked"));
+        lost.clone_into(&mut host.ledger_lost.lock().expect("no test panicked"));
     };
     says("could not use the ledger: it is missing");
     beside(&host, directory.path(), async |outside| {
@@ -48,7 +48,7 @@ async fn without_its_ledger_a_host_is_watched_and_not_changed_and_never_ok() {
     .await;
 }
 
-/// A pause among it: the next daemon would not know of it.
+/// For example a pause: the next daemon would not know of it.
 #[tokio::test(start_paused = true)]
 async fn what_the_daemon_remembers_is_written_anew_where_the_file_was_changed() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,13 +1,13 @@
-//! Certificates that are due, beside whatever else is wrong.
+//! Certificates that are due while other things fail.
 
 use super::*;
 
-/// What fails for months takes no other's certificates with it.
+/// A phase that fails for months must not keep the certificates of other components from renewal.
 #[tokio::test(start_paused = true)]
 async fn certificates_are_renewed_beside_a_phase_that_never_succeeds() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.due.lock().expect("nobody panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
+    *host.due.lock().expect("no test panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
     beside(&host, directory.path(), async |_| {
         attempts(&host, 5).await;
         let renewed: Vec<String> = host
@@ -29,14 +29,14 @@ async fn certificates_are_renewed_beside_a_phase_that_never_succeeds() {
     .await;
 }
 
-/// A component whose renewal fails is tried again with growing pauses, is told, and keeps no other from its renewal.
+/// A component whose renewal fails is tried again with growing pauses. The failure is reported, and does not block other renewals.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_fails_holds_up_no_other() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    *host.due.lock().expect("nobody panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
-    *host.unrenewable.lock().expect("nobody panicked") = "etcd".to_owned();
+    *host.due.lock().expect("no test panicked") = ["etcd", "kubelet"].map(str::to_owned).into();
+    *host.unrenewable.lock().expect("no test panicked") = "etcd".to_owned();
     let renewals = |of: &str| -> Vec<Duration> {
         let done = host.done().into_iter();
         let its = done.filter(|(_, words)| *words == format!("certs renew {of}"));
@@ -59,7 +59,7 @@ async fn a_renewal_that_fails_holds_up_no_other() {
         });
         assert!(told, "{:?}", view.conditions);
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 0);
-        host.unrenewable.lock().expect("nobody panicked").clear();
+        host.unrenewable.lock().expect("no test panicked").clear();
         tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
         assert_eq!(renewals("etcd").len(), tried.len() + 1);
     })

@@ -1,13 +1,13 @@
-//! What others read of it: its health, and `kube_status`.
+//! What the daemon reports: its health, its conditions and `kube_status`.
 
 use super::*;
 
-/// As long as a change may take, and as long as nothing happens.
+/// Changes of the longest duration, and a day without events.
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_changes_or_waits_for_long_is_well() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.silent.lock().expect("nobody panicked") = CHANGE + GRACE;
+    *host.silent.lock().expect("no test panicked") = CHANGE + GRACE;
     beside(&host, directory.path(), async |_outside| {
         attempts(&host, 3).await;
         host.broken.store(false, Ordering::Relaxed);
@@ -16,13 +16,13 @@ async fn a_daemon_that_changes_or_waits_for_long_is_well() {
     .await;
 }
 
-/// kube_status is for others to read, and for others to break.
+/// Other processes read kube_status, and may damage it.
 #[tokio::test(start_paused = true)]
 async fn what_others_write_into_the_status_file_counts_for_nothing() {
     for number in ["9", "4294967295"] {
         let directory = tempfile::tempdir().expect("a directory");
         let status = format!("{{\"pf9_kube_start_attempt\": {number}}}");
-        std::fs::write(directory.path().join("kube_status"), status).expect("somebody writes");
+        std::fs::write(directory.path().join("kube_status"), status).expect("it is written");
         let host = Broken::new();
         beside(&host, directory.path(), async |_| attempts(&host, 1).await).await;
         assert_eq!(host.cleans(), 0);
@@ -30,7 +30,7 @@ async fn what_others_write_into_the_status_file_counts_for_nothing() {
     }
 }
 
-/// Whoever reads the status file must not go on believing what nobody sees any more; nothing is done to the host for it.
+/// After three failed passes the status file no longer reports the old state. The host is not changed for this.
 #[tokio::test(start_paused = true)]
 async fn the_third_pass_that_sees_nothing_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -58,7 +58,7 @@ async fn the_third_pass_that_sees_nothing_is_told() {
     .await;
 }
 
-/// A check that can never be made is no reason for a repair, and none to call the host well.
+/// A check that can never be made is no reason for a repair, but the host must not be reported as healthy.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_known_for_three_intervals_is_told_and_repairs_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -86,14 +86,14 @@ async fn what_is_not_known_for_three_intervals_is_told_and_repairs_nothing() {
     .await;
 }
 
-/// Nor is it shown while the daemon waits for its next attempt.
+/// A foreign count is not shown either while the daemon waits for its next attempt.
 #[tokio::test(start_paused = true)]
 async fn the_status_file_shows_what_the_daemon_has_counted() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |_| attempts(&host, 5).await).await;
     let status = r#"{"pf9_kube_start_attempt": 77}"#;
-    std::fs::write(directory.path().join("kube_status"), status).expect("somebody writes");
+    std::fs::write(directory.path().join("kube_status"), status).expect("it is written");
     beside(&host, directory.path(), async |_| {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(kept(directory.path()).pf9_kube_start_attempt, 5);
@@ -101,7 +101,7 @@ async fn the_status_file_shows_what_the_daemon_has_counted() {
     .await;
 }
 
-/// After a power cut, say, the file goes on saying what was so before.
+/// After a boot, for example after a power cut, the file still has the state from before.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -130,7 +130,7 @@ async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
     assert!(!before.has_booted());
     before.up_in = "the boot before".to_owned();
     before.write(&state).expect("it is written");
-    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(10);
+    *host.looks.lock().expect("no test panicked") = Duration::from_secs(10);
     beside(&host, path, async |_| {
         for seconds in [1, 10] {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -144,7 +144,7 @@ async fn nothing_is_up_after_a_boot_before_it_is_seen_to_be() {
     assert!(!State::read(&state).has_booted());
 }
 
-/// What was up before may have been taken off by hand, or by a setting.
+/// A role that was up before may have been removed by hand, or by a setting.
 #[tokio::test(start_paused = true)]
 async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -157,10 +157,10 @@ async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
         (ServiceState::True, true, false),
         (ServiceState::Ignore, true, false),
     ] {
-        *host.wanted.lock().expect("nobody panicked") = wanted;
+        *host.wanted.lock().expect("no test panicked") = wanted;
         host.bare.store(bare, Ordering::Relaxed);
         let cluster = if bare { "" } else { "c" };
-        cluster.clone_into(&mut host.cluster.lock().expect("nobody panicked"));
+        cluster.clone_into(&mut host.cluster.lock().expect("no test panicked"));
         beside(&host, path, async |_| {
             tokio::time::sleep(Duration::from_secs(1)).await;
         })
@@ -170,13 +170,13 @@ async fn a_host_with_nothing_on_it_has_nothing_to_come_up_after_a_boot() {
     }
 }
 
-/// Whoever reads the file would go on believing what it said last.
+/// Otherwise readers of the file would take its old content for the present state.
 #[tokio::test(start_paused = true)]
 async fn a_status_file_that_cannot_be_written_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    let in_its_place = directory.path().join("kube_status/somebody's");
+    let in_its_place = directory.path().join("kube_status/other");
     std::fs::create_dir_all(&in_its_place).expect("a directory in its place");
     beside(&host, directory.path(), async |outside| {
         let told = || condition(outside, "StateWritten");
@@ -191,7 +191,7 @@ async fn a_status_file_that_cannot_be_written_is_told() {
     .await;
 }
 
-/// A pause that ended while the disk was full holds for no later daemon.
+/// A pause that ended while the disk was full must not be in force for a later daemon.
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_remembered_is_written_once_it_can_be() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -224,12 +224,12 @@ async fn what_could_not_be_remembered_is_written_once_it_can_be() {
     .await;
 }
 
-/// Nobody will ever make an attempt.
+/// No attempt will ever be made on this host.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    host.cluster.lock().expect("nobody panicked").clear();
+    host.cluster.lock().expect("no test panicked").clear();
     host.bare.store(true, Ordering::Relaxed);
     beside(&host, directory.path(), async |_| {
         tokio::time::sleep(Duration::from_secs(600)).await;
@@ -242,13 +242,13 @@ async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
     .await;
 }
 
-/// Somebody starts by hand what was stopped: it is to be down, and nobody has said otherwise.
+/// An operator starts a stopped role by hand: it is stopped again, because the settings still ask for that.
 #[tokio::test(start_paused = true)]
 async fn a_role_that_is_to_be_down_is_held_there() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.broken.store(false, Ordering::Relaxed);
-    *host.wanted.lock().expect("nobody panicked") = ServiceState::False;
+    *host.wanted.lock().expect("no test panicked") = ServiceState::False;
     beside(&host, directory.path(), async |outside| {
         tokio::time::sleep(Duration::from_secs(5)).await;
         let view = outside.view.borrow().clone().expect("it looks");
@@ -263,17 +263,17 @@ async fn a_role_that_is_to_be_down_is_held_there() {
         assert_eq!(host.done().len(), 2, "{:?}", host.done());
         host.untold.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
-        assert_eq!(host.done().len(), 2, "what hangs is not ended");
+        assert_eq!(host.done().len(), 2, "if unknown, it is not stopped");
     })
     .await;
 }
 
-/// Whoever wants the role to be down is told that it is not, until it is.
+/// A condition says that a role that is to be down does not stop, until it has stopped.
 #[tokio::test(start_paused = true)]
 async fn a_role_that_does_not_stop_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.wanted.lock().expect("nobody panicked") = ServiceState::False;
+    *host.wanted.lock().expect("no test panicked") = ServiceState::False;
     beside(&host, directory.path(), async |outside| {
         let told = || condition(outside, "RoleStops");
         tokio::time::sleep(Duration::from_secs(90)).await;
@@ -294,7 +294,7 @@ async fn a_role_that_does_not_stop_is_told() {
     .await;
 }
 
-/// A disk that takes nothing for a minute, during a change too: the daemon goes on, answers, and says so.
+/// A disk stalls for a minute, also during a change: the daemon goes on, answers requests, and reports this.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -313,7 +313,7 @@ async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
         let written = conditions.find(|one| one.name == "StateWritten");
         written.map(|one| (one.status, one.reason.clone()))
     };
-    // `beside` looks each second whether the watchdog has a reason to let the daemon be killed.
+    // `beside` checks each second that the watchdog has no reason to let systemd kill the daemon.
     beside(&host, directory.path(), async |outside| {
         attempts(&host, 1).await;
         stalls.send_replace(true);
@@ -322,7 +322,7 @@ async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
         let (status, reason) = says(outside).expect("it is a condition");
         assert_eq!(status, Status::False);
         assert!(reason.contains("the disk has not taken it"), "{reason}");
-        // Who asks is answered.
+        // Requests are answered.
         outside.ask(pause()).await;
         stalls.send_replace(false);
         tokio::time::sleep(Duration::from_secs(61)).await;
@@ -352,7 +352,7 @@ async fn a_role_that_stands_is_repaired_without_a_cluster_id_and_that_is_told() 
     .await;
 }
 
-/// With an invalid script nothing may be taken off: whether it would come back is not known. What is down is restarted all the same.
+/// With an invalid script no full clean may be made: the host might not come up again. What is down is restarted all the same.
 #[tokio::test(start_paused = true)]
 async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -373,7 +373,7 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
         let told = conditions.find(|one| one.name == "RoleValid");
         let told = told.expect("it is a condition");
         assert!(told.reason.contains("phases/etcd.rhai:3:5"), "{told:?}");
-        // Once it is valid again, the clean has its turn.
+        // Once the role is valid again, the full clean has its turn.
         host.role_problems.lock().expect("no test panicked").clear();
         attempts(&host, 30).await;
         assert!(host.cleans() > 0);
@@ -431,7 +431,7 @@ async fn what_is_not_known_of_subnets_is_not_told_as_good() {
         let (status, reason) = told().await;
         assert_eq!(status, Status::False);
         assert!(reason.contains("worker-1 and 2 more"), "{reason}");
-        // On a host that gives them.
+        // On a host that assigns them.
         look(WithoutSubnet::default());
         let used_up = "no subnet is left in 10.20.0.0/16".to_owned();
         *host.subnet_problem.lock().expect("no test panicked") = used_up.clone();
@@ -445,8 +445,8 @@ async fn what_is_not_known_of_subnets_is_not_told_as_good() {
 async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
-    *host.looks.lock().expect("nobody panicked") = Duration::from_secs(10);
-    *host.silent.lock().expect("nobody panicked") = Duration::from_secs(30);
+    *host.looks.lock().expect("no test panicked") = Duration::from_secs(10);
+    *host.silent.lock().expect("no test panicked") = Duration::from_secs(30);
     let shown = || {
         let status = kept(directory.path());
         (status.current_status_check, status.current_task)
@@ -466,7 +466,7 @@ async fn the_status_file_shows_what_is_looked_at_and_what_is_done() {
     .await;
 }
 
-/// No restart would bring it back, and its checks warn only; all the same the host is not as it should be.
+/// A restart would not bring the key back, and its checks only warn; all the same the host is not `ok`.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_has_lost_a_key_that_it_keeps_is_never_ok_and_not_repaired() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -476,7 +476,7 @@ async fn a_host_that_has_lost_a_key_that_it_keeps_is_never_ok_and_not_repaired()
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(kept(directory.path()).pf9_kube_node_state, NodeState::Ok);
         host.keyless.store(true, Ordering::Relaxed);
-        // Also where what is planned cannot be told for want of the key.
+        // Also while other results are unknown because the key is missing.
         for booting in [false, true] {
             host.booting.store(booting, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_secs(130)).await;
