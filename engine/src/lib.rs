@@ -10,7 +10,7 @@
 //! Scripts describe, Rust performs: evaluating scripts changes nothing ([`script`]), the plan is immutable data
 //! ([`mod@plan`]), and everything that reads or changes a machine goes through one trait ([`host::Host`]).
 
-pub mod diagnostic;
+pub mod model;
 pub mod env;
 pub mod exec;
 pub mod facts;

@@ -52,7 +52,7 @@ async fn an_append_that_does_not_fit_leaves_the_file_as_it_was() {
         .append(&path, &[b'2'; 64 * 1024], attributes)
         .await
         .expect_err("there is no room for it");
-    let chain = engine::exec::chain(&error).join(": ");
+    let chain = engine::model::chain(&error).join(": ");
     assert!(chain.contains("File too large"), "{chain}");
     assert_eq!(fs::read_to_string(&path).expect("text"), first);
     host.append(&path, b"3\n", attributes)

@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::exec::{
-    Event, NotStanding, Outcome, PhaseHealth, Recording, Runner, Selection, overlay_host,
-    simulated_host,
-};
+use engine::exec::{Event, NotStanding, PhaseHealth, Recording, Runner, Selection, overlay_host, simulated_host};
+use engine::model::Outcome;
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
-use engine::plan::{Graph, PhaseName, Plan, PlannedCheck, PlannedPhase, Probe};
+use engine::plan::{Graph, Plan, PlannedCheck, PlannedPhase, Probe};
+use engine::model::PhaseName;
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
 
@@ -170,7 +169,7 @@ impl Bringup {
             state.trim().to_owned()
         };
         host.snapshot()
-            .without_path(engine::exec::STATE)
+            .without_path(engine::model::STATE)
             .things()
             .filter(|(name, _)| !name.starts_with("object "))
             .map(|(name, full)| format!("{name}: {}", state(full)))
@@ -308,7 +307,7 @@ impl Bringup {
     /// and the objects that the API server has in kept data.
     #[must_use]
     pub fn not_cleaned(&self, before: &WorldSnapshot, host: &FakeHost, purge: bool) -> Vec<String> {
-        let mut kept = vec![PathBuf::from(engine::exec::STATE)];
+        let mut kept = vec![PathBuf::from(engine::model::STATE)];
         if !purge {
             kept.extend(self.plan.phases.iter().flat_map(kept_by));
         }
@@ -348,7 +347,7 @@ impl Bringup {
         before: &WorldSnapshot,
         host: &FakeHost,
     ) -> Vec<String> {
-        let mut kept = vec![PathBuf::from(engine::exec::STATE)];
+        let mut kept = vec![PathBuf::from(engine::model::STATE)];
         kept.extend(kept_by(phase));
         let mut lines = unlike(before.clone(), host.snapshot(), &kept);
         if !phase

@@ -1,6 +1,6 @@
 //! A host and its settings, and the plan that the role makes of them.
 
-use engine::diagnostic::Diagnostic;
+use engine::model::Diagnostic;
 use engine::env::KubeEnv;
 use engine::facts::Facts;
 use engine::host::live::LiveHost;

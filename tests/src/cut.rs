@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use engine::exec::STATE;
+use engine::model::STATE;
 use engine::host::fake::{Call, FakeHost};
 use engine::host::unfinished;
 

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use behaviour::{Bringup, block_on, checked_in_part};
-use engine::exec::{Event, Outcome, PhaseHealth, Recording, Runner, Status};
+use engine::exec::{Event, PhaseHealth, Recording, Runner, Status};
+use engine::model::Outcome;
 use engine::host::fake::FakeHost;
-use engine::plan::PhaseName;
+use engine::model::PhaseName;
 use engine::resource::pki::{USES, Uptake, components};
 use engine::resource::{NoSecrets, Spec};
 

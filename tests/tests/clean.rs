@@ -1,7 +1,8 @@
 //! A clean on a fake host, from the ledger alone: after it the host is as it was before the role.
 
 use behaviour::{Bringup, Run, Scripts, block_on, somebody_elses};
-use engine::exec::{Event, Outcome};
+use engine::exec::Event;
+use engine::model::Outcome;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Files as _, Services as _};
 use engine::ledger::{Cause, Why};

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
-use engine::exec::Outcome;
+use engine::model::Outcome;
 use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::ledger::Record;
 use engine::plan::{PlannedPhase, Probe};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use behaviour::{Case, Scripts, block_on, fixtures, folders, golden, snapshot_names, text};
-use engine::diagnostic::{Diagnostic, Sources};
+use engine::model::{Diagnostic, Sources};
 use engine::host::live::LiveHost;
 use engine::role::{RoleError, RolePackage};
 use engine::script::SIZE_LIMIT;

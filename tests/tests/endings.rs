@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use behaviour::{Bringup, Case, block_on};
-use engine::exec::{Event, EventSink, Outcome, Recording, Runner, simulated_host};
+use engine::exec::{Event, EventSink, Recording, Runner, simulated_host};
+use engine::model::Outcome;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
     Clock as _, Files as _, HttpsRequest, Network as _, Packages as _, Services as _,

@@ -5,7 +5,8 @@
 use std::fmt::Write as _;
 
 use behaviour::{Bringup, Case, block_on, checked_in, fixtures, repository, text};
-use engine::exec::{Event, Fidelity, Outcome, simulated_host};
+use engine::exec::{Event, Fidelity, simulated_host};
+use engine::model::Outcome;
 use engine::facts::{Facts, Listener, gather};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 

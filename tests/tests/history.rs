@@ -1,7 +1,8 @@
 //! What `nodelet history` and `nodelet why` say about failed runs, and about things that the ledger does not know.
 
 use behaviour::{Bringup, block_on};
-use engine::exec::{Outcome, Planned, Recording, Runner};
+use engine::model::Outcome;
+use engine::exec::{Planned, Recording, Runner};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::ledger::{History, Why};
 use engine::report;

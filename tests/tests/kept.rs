@@ -6,9 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use behaviour::{Bringup, block_on};
-use engine::exec::{
-    Condition, Outcome, PhaseHealth, Recording, Runner, Status, failed_phases, restart_set,
-};
+use engine::exec::{Condition, PhaseHealth, Recording, Runner, Status, failed_phases, restart_set};
+use engine::model::Outcome;
 use engine::host::fake::FakeHost;
 use engine::resource::NoSecrets;
 use engine::resource::pki::{RECORDS, authority_record, service_account_record};
@@ -259,8 +258,8 @@ fn what_has_no_copy_is_told_by_name_and_everything_goes_on() {
         let run = bringup.apply(&host);
         assert_eq!(run.outcome, Outcome::Failed);
         assert!(run.text().contains(path), "{}", run.text());
-        let without = |host: &FakeHost| host.snapshot().without_path(engine::exec::STATE);
-        assert!(without(&host) == before.0.without_path(engine::exec::STATE));
+        let without = |host: &FakeHost| host.snapshot().without_path(engine::model::STATE);
+        assert!(without(&host) == before.0.without_path(engine::model::STATE));
         assert_eq!(started(&host), before.1);
     }
 }

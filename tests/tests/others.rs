@@ -1,11 +1,12 @@
 //! Things on a host that are not ours are not ended, not replaced and not removed, even if they have our names.
 
 use behaviour::{Bringup, block_on, somebody_elses};
-use engine::exec::{Event, Outcome, Recording, Runner, failed_phases, restart_set};
+use engine::exec::{Event, Recording, Runner, failed_phases, restart_set};
+use engine::model::Outcome;
 use engine::facts::{Disk, Facts, Listener, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
-use engine::plan::PhaseName;
+use engine::model::PhaseName;
 use engine::resource::MaskedSecrets;
 
 /// A host with docker, where another owner runs containers with names that the role uses.

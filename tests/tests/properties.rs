@@ -3,7 +3,8 @@
 //! The same cases every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
 
 use behaviour::{Bringup, Cut, Generated, Run, generated, soaks, unlike};
-use engine::exec::{Fidelity, Outcome};
+use engine::exec::Fidelity;
+use engine::model::Outcome;
 use engine::host::fake::{FakeHost, difference};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;

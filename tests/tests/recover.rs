@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use behaviour::{Bringup, block_on};
-use engine::exec::{Outcome, Recording, Recovered, RecoveredFrom, Runner, STATE};
+use engine::model::{Outcome, STATE};
+use engine::exec::{Recording, Recovered, RecoveredFrom, Runner};
 use engine::facts::gather;
 use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan, WorldSnapshot};

@@ -2,7 +2,8 @@
 //! before stays, and what others have made since stays theirs.
 
 use behaviour::{Bringup, Run, Scripts};
-use engine::exec::{Event, Outcome};
+use engine::exec::Event;
+use engine::model::Outcome;
 use engine::host::CommandOutput;
 use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
 use engine::ledger::Record;

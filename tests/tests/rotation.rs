@@ -5,10 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use behaviour::{Bringup, Cut, block_on, checked_in_part, unlike};
-use engine::exec::{
-    Outcome, Recording, Runner, STATE, authorities, failed_phases, overlay_host, restart_set,
-    rotating,
-};
+use engine::model::{Outcome, STATE};
+use engine::exec::{Recording, Runner, authorities, failed_phases, overlay_host, restart_set, rotating};
 use engine::host::fake::FakeHost;
 use engine::plan::Plan;
 use engine::resource::pki::{

@@ -2,7 +2,8 @@
 //! and nothing of theirs.
 
 use behaviour::{Bringup, Case, Cut, Run, block_on, somebody_elses};
-use engine::exec::{Event, Outcome, Recording, Runner, STATE};
+use engine::exec::{Event, Recording, Runner};
+use engine::model::{Outcome, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
     Containers as _, Network as _, Services as _, Space, Transport, VirtualService,

@@ -43,7 +43,8 @@ mod tests {
     use std::time::Duration;
 
     use engine::env::KubeEnv;
-    use engine::exec::{Outcome, STATE, simulated_host};
+    use engine::model::{Outcome, STATE};
+    use engine::exec::simulated_host;
     use engine::facts::Facts;
     use engine::host::Services as _;
     use engine::host::fake::FaultPlan;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
-use engine::exec::STATE;
+use engine::model::STATE;
 use engine::facts::Facts;
 use engine::ledger::Ledger;
 use engine::planner;

@@ -9,7 +9,8 @@ use engine::exec::unmet;
 use engine::facts::{self, Facts, Interests};
 use engine::host::live::LiveHost;
 use engine::host::{EntryKind, Files, HostResult};
-use engine::plan::{Plan, SecretRef};
+use engine::plan::Plan;
+use engine::model::SecretRef;
 use engine::planner;
 use engine::resource::SecretStore;
 use engine::role::{RoleError, RolePackage, changeable_way_to};
@@ -175,7 +176,7 @@ fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan> {
 
 /// The text of an error about input: the error with its causes, then each of its problems with its place.
 pub(crate) fn told(error: &anyhow::Error) -> Vec<String> {
-    let mut problems = vec![engine::exec::chain(error.as_ref()).join(": ")];
+    let mut problems = vec![engine::model::chain(error.as_ref()).join(": ")];
     if let Some(refused) = error.downcast_ref::<Refused>() {
         problems.extend(refused.problems.iter().map(|p| p.trim_end().to_owned()));
     }
@@ -274,7 +275,7 @@ async fn role(args: &RoleArgs, host: &LiveHost) -> Result<RolePackage> {
         Err(RoleError::Invalid { name, findings }) => {
             bail!(Refused {
                 what: format!("use role {name}: {}", count(findings.len(), "mistake")),
-                problems: vec![engine::diagnostic::Sources::default().render(&findings)],
+                problems: vec![engine::model::Sources::default().render(&findings)],
             })
         }
         Err(RoleError::NotFound { place, .. }) => {

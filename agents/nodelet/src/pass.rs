@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
-use engine::exec::{
-    ChecksInProgress, PhaseHealth, Recording, Runner, STATE, Status, Streaks, failed_phases,
-    left_over_phases, restart_set,
-};
+use engine::exec::{ChecksInProgress, PhaseHealth, Recording, Runner, Status, Streaks, failed_phases, left_over_phases, restart_set};
+use engine::model::STATE;
 use engine::host::live::LiveHost;
 use engine::host::{ClusterAccess, Host};
 use engine::ledger::Ledger;
-use engine::plan::{PhaseName, Plan, Probe};
+use engine::model::PhaseName;
+use engine::plan::{Plan, Probe};
 use engine::resource::{NodeSpec, Spec};
 use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;
@@ -333,7 +332,7 @@ impl Pass {
         let due = runner.due().await;
         for problem in &due.problems {
             // A check of the certificate's phase reports the same problem.
-            let problem = engine::exec::chain(problem).join(": ");
+            let problem = engine::model::chain(problem).join(": ");
             tracing::warn!("could not tell whether a certificate is due: {problem}");
         }
         let mut repaired = restart_set(&inputs.plan, &failed);
@@ -415,7 +414,7 @@ fn damaged(plan: &Plan, health: &[PhaseHealth]) -> Vec<PhaseName> {
 /// written again.
 async fn ledger(runner: &Runner<'_>) -> (String, String) {
     let told = |error: &(dyn std::error::Error + 'static)| {
-        format!("could not {}", engine::exec::chain(error).join(": "))
+        format!("could not {}", engine::model::chain(error).join(": "))
     };
     if let Some(lost) = runner.lost_ledger().await {
         return (told(&lost), String::new());
@@ -449,7 +448,7 @@ async fn nodes_without_subnet(host: &dyn Host, kubeconfig: PathBuf) -> WithoutSu
         Ok(Err(error)) => {
             return unknown(format!(
                 "could not {}",
-                engine::exec::chain(&error).join(": ")
+                engine::model::chain(&error).join(": ")
             ));
         }
         Err(_) => return unknown("the API server did not answer".to_owned()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Source, Value};
-use engine::exec::STATE;
+use engine::model::STATE;
 use engine::host::live::LiveHost;
 use engine::role::RolePackage;
 use serde::{Deserialize, Serialize};

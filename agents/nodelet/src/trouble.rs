@@ -26,7 +26,7 @@ pub(crate) struct Trouble {
 
 impl Trouble {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        let chain = engine::exec::chain(error.as_ref());
+        let chain = engine::model::chain(error.as_ref());
         let refused = error.downcast_ref::<Refused>();
         let known = || next_step(&chain, nix::unistd::Uid::effective().is_root());
         Self {

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::event::{Event, Outcome, Verb};
+use super::event::Event;
+use crate::model::{Outcome, Verb};
 use super::leftovers::{Leftover, leftovers};
 use super::session::Session;
 use super::step::millis;
 use super::{Mode, Runner};
 use crate::ledger::LedgerError;
-use crate::plan::{Graph, PhaseName, PlannedPhase};
+use crate::plan::{Graph, PlannedPhase};
+use crate::model::PhaseName;
 use crate::resource::{ResourceError, ResourceResult};
 
 impl Runner<'_> {
@@ -66,7 +68,7 @@ impl Runner<'_> {
             };
             if let Err(error) = session.end(outcome, totals).await {
                 // All changes are recorded. Only the end of the run is not, so the next run treats this one as cut.
-                tracing::warn!("could not {}", super::chain(&error).join(": "));
+                tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
             }
             outcome
         } else {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::STATE;
+use crate::model::STATE;
 use crate::host::{EntryKind, Host};
 use crate::resource::{ResourceError, ResourceResult, timer_path};
 

@@ -10,14 +10,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Runner;
-use super::advice::chain;
+use crate::model::chain;
 use super::event::Event;
 use super::lasting::Lasting;
 use super::leftovers::leftovers;
 use super::step::{backoff, millis};
 use super::streaks::Streaks;
 use crate::host::{Host, HostError, UnitState, View};
-use crate::plan::{Graph, PhaseName, PlannedCheck, PlannedPhase, Probe, Span};
+use crate::plan::{Graph, PlannedCheck, PlannedPhase, Probe};
+use crate::model::{PhaseName, Span};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 
 /// Typed result of a check.

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::STATE;
-use super::advice::chain;
-use super::event::{Event, EventSink, Failure, Outcome, Verb};
+use crate::model::STATE;
+use crate::model::chain;
+use super::event::{Event, EventSink};
+use crate::model::{Failure, Outcome, Verb};
 use super::step::millis;
 use super::throwaway;
 use super::unfinished::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
-use crate::plan::{PhaseName, PlannedStep, Span};
+use crate::model::{PhaseName, Span};
+use crate::plan::PlannedStep;
 use crate::resource::{
     Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
     Spec, Undo, engine, with_resource,

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Runner;
-use super::advice::chain;
-use super::event::Problem;
+use crate::model::chain;
+use crate::model::Problem;
 use super::remedy::remedy;
 use crate::host::{EntryKind, HostError};
-use crate::plan::{PlannedStep, Probe, Span};
+use crate::plan::{PlannedStep, Probe};
+use crate::model::Span;
 use crate::resource::{Checksums, ImageSpec, ResourceError, ResourceResult, Spec};
 
 /// Bound on reading one file of the package, or all of it.
@@ -191,7 +192,8 @@ mod tests {
     use crate::exec::Recording;
     use crate::facts::Facts;
     use crate::host::fake::FakeHost;
-    use crate::plan::{PhaseName, Plan, PlannedPhase, StepId, StepPolicy};
+    use crate::model::{PhaseName, StepId};
+    use crate::plan::{Plan, PlannedPhase, StepPolicy};
     use crate::resource::{NoSecrets, ServiceSpec};
 
     const PAYLOAD: &str = "/opt/pf9/roles/r/current/payload";
@@ -215,12 +217,12 @@ mod tests {
         let mut sums = String::new();
         for (name, content) in files {
             host.meddle(|world| world.file_with_mode(at(name), content, 0o755));
-            let digest = crate::plan::hex(&sha2::Sha256::digest(content));
+            let digest = crate::model::hex(&sha2::Sha256::digest(content));
             sums += &format!("{digest}  payload/{name}\n");
         }
         let checksums = Some(Checksums {
             file: SUMS.into(),
-            sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+            sha256: crate::model::hex(&sha2::Sha256::digest(&sums)),
         });
         host.meddle(|world| world.file(SUMS, &sums));
         let phase: PhaseName = "kubelet".parse().expect("a name");

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::Event;
-use crate::plan::StepId;
+use crate::model::StepId;
 use crate::resource::Action;
 
 /// What an event stream says of a step.
@@ -210,7 +210,7 @@ fn seen(events: &[Event]) -> BTreeMap<(StepId, Part), Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{PhaseName, Span};
+    use crate::model::{PhaseName, Span};
     use crate::resource::Change;
 
     fn changing(step: &str, change: Change) -> Event {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Runner;
-use super::advice::chain;
+use crate::model::chain;
 use super::event::Event;
 use crate::host::{ContainerState, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
@@ -81,11 +81,13 @@ impl Runner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::{Outcome, Recording};
+    use crate::model::Outcome;
+    use crate::exec::Recording;
     use crate::facts::Facts;
     use crate::host::fake::FakeHost;
     use crate::host::{Clock as _, Containers as _};
-    use crate::plan::{Plan, PlannedCheck, Span};
+    use crate::plan::{Plan, PlannedCheck};
+    use crate::model::Span;
     use crate::resource::NoSecrets;
 
     fn check(name: &str, probe: Probe, timeout: Duration) -> PlannedCheck {

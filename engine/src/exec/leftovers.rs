@@ -10,7 +10,8 @@ use std::path::Path;
 use super::Selection;
 use crate::host::Host;
 use crate::ledger::{Ledger, Record, StandingThing};
-use crate::plan::{PhaseName, Plan, PlannedStep, Span, StepId};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Action, Change, ResourceResult, Spec, Undo, engine};
 
 /// What one phase has left, in the order in which it is taken back.

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::Runner;
 use crate::ledger::Ledger;
-use crate::plan::{Graph, PhaseName, PlannedPhase};
+use crate::plan::{Graph, PlannedPhase};
+use crate::model::PhaseName;
 use crate::resource::ResourceResult;
 
 /// The chosen phases require others that are neither chosen nor on this host.

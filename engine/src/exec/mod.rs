@@ -44,17 +44,16 @@ mod virtual_ip;
 mod withdraw;
 mod write_trial;
 
-pub use advice::{advice, chain};
+pub use advice::advice;
 pub use backups::room_for_backup;
 pub use check::{ChecksInProgress, Condition, LEFT_OVER, PhaseHealth, Status};
 pub use clean::clean;
-pub use event::{Event, EventSink, Failure, Outcome, Problem, Recording, Verb};
+pub use event::{Event, EventSink, Recording};
 pub use fidelity::{Fidelity, Miss, Seen};
 pub use missing::NotStanding;
 pub use overlay::overlay_host;
 pub use planned::Planned;
 pub use preflight::unmet;
-pub(crate) use preflight::{met_before, record_path as met_path, record_text as met_text};
 pub use recover::{Recovered, RecoveredFrom};
 pub use renew::{Due, Renewals, phases_renewed_with};
 pub use restart::{failed_phases, left_over_phases, restart_set};
@@ -69,9 +68,6 @@ use crate::facts::Facts;
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::resource::{Outputs, SecretStore};
-
-/// Where the engine keeps what it must remember about a host.
-pub const STATE: &str = "/var/opt/pf9/nodelet";
 
 /// Whether effects are real.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

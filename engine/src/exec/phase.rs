@@ -2,12 +2,15 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::advice::{self, chain};
-use super::event::{Event, Failure, Outcome};
+use super::advice::{self};
+use crate::model::chain;
+use super::event::Event;
+use crate::model::{Failure, Outcome};
 use super::session::Session;
 use super::step::{Done, millis};
 use super::{Mode, Runner};
-use crate::plan::{PlannedPhase, Span};
+use crate::plan::PlannedPhase;
+use crate::model::Span;
 use crate::resource::{ResourceError, Undo};
 
 /// What a phase did.

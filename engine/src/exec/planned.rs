@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::Runner;
 use crate::ledger::{is_about, is_step};
-use crate::plan::{PlannedStep, Span, StepId};
+use crate::plan::PlannedStep;
+use crate::model::{Span, StepId};
 
 /// A step of the plan that is about a thing.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,27 +7,22 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::advice::chain;
-use super::event::{Event, Problem};
+use crate::model::preflight_record::{self, Record};
+use crate::model::chain;
+use super::event::Event;
+use crate::model::Problem;
 use super::remedy::remedy;
 use super::write_trial::EngineState;
-use super::{Mode, Runner, STATE, Selection};
+use super::{Mode, Runner, Selection};
+use crate::model::STATE;
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
-use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep, Span};
+use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
+use crate::model::Span;
 use crate::resource::{ResourceError, ResourceResult, Spec};
-
-/// The content of the record.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    /// Digests of the requirements that were met.
-    met: BTreeSet<String>,
-}
 
 impl Runner<'_> {
     /// Whether all requirements that were not met before hold now. Problems are reported as one event.
@@ -200,7 +195,7 @@ impl Runner<'_> {
 
     async fn read_record(&self) -> ResourceResult<Record> {
         // A record that cannot be read is ignored: everything is evaluated again.
-        let content = match in_time(self.host.read(&record_path(), 1024 * 1024)).await {
+        let content = match in_time(self.host.read(&preflight_record::path(), 1024 * 1024)).await {
             Err(error) if is_damaged(&error) => {
                 let why = chain(&error).join(": ");
                 tracing::warn!("the record of met preconditions counts as lost: {why}");
@@ -227,15 +222,15 @@ impl Runner<'_> {
                 in_time(self.host.create_directory(&directory, attributes)).await?;
             }
         }
-        let there = self.host.entry(&record_path()).await?;
+        let there = self.host.entry(&preflight_record::path()).await?;
         if there.is_some_and(|entry| !matches!(entry.kind, EntryKind::File(_))) {
-            let path = record_path();
+            let path = preflight_record::path();
             tracing::warn!("{} is no file; move away what stands there", path.display());
             return Ok(());
         }
-        let json = record_text(&record.met);
+        let json = preflight_record::text(&record.met);
         let private = Attributes::root(0o600);
-        in_time(self.host.write(&record_path(), &json, private)).await?;
+        in_time(self.host.write(&preflight_record::path(), &json, private)).await?;
         Ok(())
     }
 }
@@ -299,7 +294,7 @@ fn unreadable(error: &crate::resource::ResourceError) -> Problem {
 
 /// What a dry run may not read, and what to do about it.
 fn hidden(error: &(dyn std::error::Error + 'static)) -> (String, String) {
-    let problem = format!("could not {}", super::chain(error).join(": "));
+    let problem = format!("could not {}", crate::model::chain(error).join(": "));
     (problem, "try again with sudo".to_owned())
 }
 
@@ -312,30 +307,10 @@ pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requi
     unmet.map(|requirement| &requirement.requirement).collect()
 }
 
-/// The file that records which preconditions were met.
-pub(crate) fn record_path() -> PathBuf {
-    Path::new(STATE).join("preflight.json")
-}
-
-/// Digests of the preconditions that were met, from the text of that file; empty if the text cannot be read.
-pub(crate) fn met_before(text: &str) -> BTreeSet<String> {
-    let record: Option<Record> = serde_json::from_str(text).ok();
-    record.map(|record| record.met).unwrap_or_default()
-}
-
-/// The text of that file.
-pub(crate) fn record_text(met: &BTreeSet<String>) -> Vec<u8> {
-    serde_json::to_vec_pretty(&Record {
-        version: 1,
-        met: met.clone(),
-    })
-    .expect("a set of texts is JSON")
-}
-
 fn digest(requirement: &PlannedRequirement) -> String {
     let subject = requirement.requirement.subject();
     let json = serde_json::to_vec(&subject).expect("a requirement is JSON");
-    crate::plan::hex(&sha2::Sha256::digest(json))
+    crate::model::hex(&sha2::Sha256::digest(json))
 }
 
 #[cfg(test)]

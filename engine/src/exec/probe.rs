@@ -45,7 +45,7 @@ impl Runner<'_> {
                 let response = match host.https_get(&request).await {
                     Ok(response) => response,
                     Err(error) if error.is_permanent() => return Err(error.into()),
-                    Err(error) => return no(super::advice::chain(&error).join(": ")),
+                    Err(error) => return no(crate::model::chain(&error).join(": ")),
                 };
                 if response.status != 200 {
                     let body = response.body.lines().last().unwrap_or_default();
@@ -73,7 +73,7 @@ impl Runner<'_> {
             }
             Probe::Tcp(address) => match host.tcp_connect(*address, PATIENCE).await {
                 Ok(()) => Ok(None),
-                Err(error) => no(super::advice::chain(&error).join(": ")),
+                Err(error) => no(crate::model::chain(&error).join(": ")),
             },
             Probe::Run { argv, expect } => {
                 let mut command = CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE);
@@ -348,7 +348,7 @@ impl Runner<'_> {
                     continue;
                 }
                 if let Err(error) = pki::may_be_read(host, &container.inputs).await {
-                    return format!("could not {}", super::advice::chain(&error).join(": "));
+                    return format!("could not {}", crate::model::chain(&error).join(": "));
                 }
                 readers.insert(phase.name.as_str());
             }
@@ -372,7 +372,7 @@ impl Runner<'_> {
         let answer = self.host.container_engine_within(patience);
         Ok(match tokio::time::timeout(patience, answer).await {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(super::advice::chain(&error).join(": ")),
+            Ok(Err(error)) => Some(crate::model::chain(&error).join(": ")),
             Err(_) => Some(format!(
                 "the container engine does not answer within {} s",
                 patience.as_secs()
@@ -431,7 +431,7 @@ async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Opti
             Ok(problem) => problem,
             // The key was read, and it is wrong.
             Err(error @ (ResourceError::Pki { .. } | ResourceError::Unmet { .. })) => {
-                Some(super::advice::chain(&error).join(": "))
+                Some(crate::model::chain(&error).join(": "))
             }
             Err(error) => return Err(error),
         };

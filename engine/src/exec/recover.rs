@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::event::{Event, Outcome, Recording, Verb};
+use super::event::{Event, Recording};
+use crate::model::{Outcome, Verb};
 use super::installed::is_ours;
 use super::{Runner, simulated_host};
 use crate::facts::Facts;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
-use crate::plan::{Plan, StepId};
+use crate::plan::Plan;
+use crate::model::StepId;
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo, directory, engine};
 
 /// The result of a recovery, or of its dry run.

@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 
-use super::advice::chain;
+use crate::model::chain;
 use crate::host::HostError;
 use crate::resource::ResourceError;
 

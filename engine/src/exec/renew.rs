@@ -9,9 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::event::{Event, Outcome, Verb};
+use super::event::Event;
+use crate::model::{Outcome, Verb};
 use super::{Mode, Runner, Selection};
-use crate::plan::{PlannedStep, StepId};
+use crate::plan::PlannedStep;
+use crate::model::StepId;
 use crate::resource::pki::{self, Uptake, uses_of};
 use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::check::{LEFT_OVER, PhaseHealth, Status};
-use super::event::{Event, Outcome, Verb};
+use super::event::Event;
+use crate::model::{Outcome, Verb};
 use super::stop::Containers;
 use super::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
-use crate::plan::{Graph, PhaseName, Plan};
+use crate::plan::{Graph, Plan};
+use crate::model::PhaseName;
 use crate::resource::ResourceResult;
 
 /// The phases that a repair restarts, in the plan's order; empty if nothing failed.
@@ -208,7 +210,7 @@ mod tests {
     fn what_is_only_told_restarts_nothing() {
         let condition = |status, warns| crate::exec::Condition {
             check: "c".to_owned(),
-            span: crate::plan::Span::new("phases/etcd.rhai", 1, 1),
+            span: crate::model::Span::new("phases/etcd.rhai", 1, 1),
             status,
             reason: String::new(),
             warns,
@@ -237,7 +239,7 @@ mod tests {
     fn a_phase_works_beside_what_is_left_over_and_not_while_its_checks_say_nothing() {
         let condition = |check: &str, status| crate::exec::Condition {
             check: check.to_owned(),
-            span: crate::plan::Span::new("phases/etcd.rhai", 1, 1),
+            span: crate::model::Span::new("phases/etcd.rhai", 1, 1),
             status,
             reason: String::new(),
             warns: false,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Runner;
-use super::advice::chain;
+use crate::model::chain;
 use super::event::Event;
 use super::session::Session;
 use crate::ledger::LedgerError;

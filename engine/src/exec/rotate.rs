@@ -5,7 +5,7 @@
 //! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
 
 use super::check::Status;
-use super::event::{Outcome, Verb};
+use crate::model::{Outcome, Verb};
 use super::{Mode, Renewals, Runner};
 use crate::host::ClusterAccess;
 use crate::ledger::Ledger;

@@ -1,6 +1,7 @@
 //! Which phases of a plan a run is about.
 
-use crate::plan::{PhaseName, Plan, PlannedPhase};
+use crate::model::PhaseName;
+use crate::plan::{Plan, PlannedPhase};
 
 /// A range of phases, or one; all by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Selection {
             if !names().any(|known| known == name) {
                 return Err(SelectionError::Unknown {
                     name: name.clone(),
-                    closest: crate::diagnostic::closest(name, names()).map(str::to_owned),
+                    closest: crate::model::closest(name, names()).map(str::to_owned),
                 });
             }
         }

@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use super::unfinished::sweep;
-use super::{Failure, Mode, Outcome, Verb};
+use crate::model::{Failure, Outcome, Verb};
+use super::Mode;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, RunId};
-use crate::plan::{PhaseName, Plan, PlannedPhase, PlannedStep, Span, StepId};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::{Plan, PlannedPhase, PlannedStep};
 use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
 
 /// A run in progress.

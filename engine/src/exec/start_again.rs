@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use super::Runner;
-use super::advice::chain;
+use crate::model::chain;
 use super::event::Event;
 use super::stop::Containers;
 use crate::host::HostError;
-use crate::plan::{PhaseName, PlannedStep, StepId};
+use crate::model::{PhaseName, StepId};
+use crate::plan::PlannedStep;
 use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
 
 /// How long the container engine may take to say how a container is configured.

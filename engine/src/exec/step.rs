@@ -7,7 +7,8 @@ use super::event::{Event, EventSink};
 use super::lasting::Lasting;
 use super::session::Session;
 use super::{Mode, Runner};
-use crate::plan::{PhaseName, PlannedStep};
+use crate::model::PhaseName;
+use crate::plan::PlannedStep;
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Spec, with_resource,
 };
@@ -82,7 +83,7 @@ impl Runner<'_> {
             }
             if session.mode == Mode::DryRun {
                 // The present state cannot be simulated here either: the server that would know it is missing.
-                let reason = super::advice::chain(&error).join(": ");
+                let reason = crate::model::chain(&error).join(": ");
                 let change = Change::unknown(&reason);
                 self.events.emit(Event::StepChanging {
                     phase: phase.clone(),
@@ -96,7 +97,7 @@ impl Runner<'_> {
             if attempt >= step.policy.tries || given_up || self.cancel.is_cancelled() {
                 return Err(error);
             }
-            let reason = super::advice::chain(&error).join(": ");
+            let reason = crate::model::chain(&error).join(": ");
             if reason != last {
                 // The same reason is not reported again.
                 self.events.emit(Event::StepRetried {
@@ -122,7 +123,7 @@ impl Runner<'_> {
     /// Marks what a step would write as not known, if the step cannot be simulated: a step that reads it is then known
     /// after apply, too.
     async fn leave_late(&self, step: &PlannedStep, error: &ResourceError) {
-        let why = super::advice::chain(error).join(": ");
+        let why = crate::model::chain(error).join(": ");
         for path in step.spec.paths() {
             // If the path may not be read, the steps that need it cannot read it either.
             let _ = self.host.mark_late(&path, &why).await;

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::advice::chain;
-use super::event::{Event, Failure, Outcome, Verb};
+use crate::model::chain;
+use super::event::Event;
+use crate::model::{Failure, Outcome, Verb};
 use super::session::Session;
 use super::start_again::Ended;
 use super::step::{Done, millis};
 use super::throwaway;
 use super::{Mode, Runner};
 use crate::ledger::Ledger;
-use crate::plan::{PhaseName, PlannedPhase, PlannedStep};
+use crate::model::PhaseName;
+use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo, engine};
 
 /// What follows a stop.

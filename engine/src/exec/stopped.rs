@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Runner;
-use super::advice::chain;
+use crate::model::chain;
 use super::event::Event;
 use crate::host::ListedContainer;
 use crate::plan::{PlannedPhase, PlannedStep, Probe};
@@ -148,11 +148,13 @@ fn is_container(groups: &[String], id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::{Outcome, Recording, Status};
+    use crate::model::Outcome;
+    use crate::exec::{Recording, Status};
     use crate::facts::Facts;
     use crate::host::Containers as _;
     use crate::host::fake::{FakeHost, FaultPlan};
-    use crate::plan::{PhaseName, Plan, PlannedCheck, Span, StepId, StepPolicy};
+    use crate::model::{PhaseName, Span, StepId};
+    use crate::plan::{Plan, PlannedCheck, StepPolicy};
     use crate::resource::{NoSecrets, ServiceSpec};
 
     fn check(probe: Probe) -> PlannedCheck {

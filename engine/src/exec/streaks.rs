@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::check::{Condition, PhaseHealth, Status};
-use crate::plan::{PhaseName, PlannedCheck};
+use crate::model::PhaseName;
+use crate::plan::PlannedCheck;
 
 /// Failures in a row, by phase and check, of those checks that may fail more than once before their phase does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::advice::chain;
+use crate::model::chain;
 use crate::host::{Host, HttpsRequest};
 use crate::resource::ResourceResult;
 

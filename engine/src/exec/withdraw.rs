@@ -7,16 +7,19 @@
 
 use std::path::Path;
 
-use super::advice::{advice, chain};
+use super::advice::advice;
+use crate::model::chain;
 use super::clean::{concerns_others, is_about_containers, keeps_engine, late, remove};
-use super::event::{Event, Failure, Outcome};
+use super::event::Event;
+use crate::model::{Failure, Outcome};
 use super::leftovers::{Leftover, LeftoverStep, is_directory};
 use super::session::Session;
 use super::step::millis;
 use super::{Mode, Runner};
 use crate::host::Host;
 use crate::ledger::StandingThing;
-use crate::plan::{PhaseName, PlannedStep, Span};
+use crate::model::{PhaseName, Span};
+use crate::plan::PlannedStep;
 use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo, engine};
 
 /// What a phase is about while the things that it has left are taken back.

@@ -10,12 +10,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::event::Problem;
+use crate::model::Problem;
 use super::remedy::remedy;
 use super::restart::restart_set;
-use super::{Mode, Runner, STATE, chain};
+use super::{Mode, Runner};
+use crate::model::{STATE, chain};
 use crate::host::{EntryKind, HostError};
-use crate::plan::{Graph, PhaseName, Plan, PlannedPhase, PlannedStep, Span};
+use crate::plan::{Graph, Plan, PlannedPhase, PlannedStep};
+use crate::model::{PhaseName, Span};
 use crate::resource::{
     Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, engine,
     largest, pki,

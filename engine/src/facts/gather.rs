@@ -143,9 +143,9 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
             }
         },
         async {
-            let path = crate::exec::met_path().display().to_string();
+            let path = crate::model::preflight_record::path().display().to_string();
             let record = ask.optional(&path).await.unwrap_or_default();
-            facts.met_before = crate::exec::met_before(&record);
+            facts.met_before = crate::model::preflight_record::met(&record);
         },
         async {
             facts.files = ask

@@ -7,7 +7,7 @@ use super::seal::{CHAINED, Chain, Line};
 use super::store::{LIMIT, content_folder, failed, in_time};
 use super::tip::{Tip, id_of};
 use super::{LedgerError, Record, RunId, VERSION};
-use crate::exec::STATE;
+use crate::model::STATE;
 use crate::host::Host;
 
 /// The path of the ledger.

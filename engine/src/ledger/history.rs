@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::standing::{clean_lanes_noted, live, span_of};
 use super::{Record, RunId};
-use crate::exec::{Failure, Outcome, Verb};
-use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::model::{Failure, Outcome, Verb};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::PlannedStep;
 use crate::resource::{Action, Spec};
 
 /// The runs of a host, oldest first.

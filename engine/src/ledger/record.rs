@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::exec::{Failure, Outcome, Verb};
-use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::model::{Failure, Outcome, Verb};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::PlannedStep;
 use crate::resource::{Action, Undo};
 
 /// Number of a run, from 1.

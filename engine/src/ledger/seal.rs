@@ -121,7 +121,7 @@ fn parts(line: &str) -> Option<(u64, &str, &str)> {
 
 fn sum(before: &str, number: u64, text: &str) -> String {
     let hash = sha2::Sha256::digest(format!("{before} {number} {text}"));
-    let mut hex = crate::plan::hex(&hash);
+    let mut hex = crate::model::hex(&hash);
     hex.truncate(DIGITS);
     hex
 }

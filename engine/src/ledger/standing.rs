@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::tip::id_of;
 use super::{Record, RunId, VERSION};
-use crate::exec::{Outcome, Verb};
-use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::model::{Outcome, Verb};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::PlannedStep;
 use crate::resource::Undo;
 
 /// Runs whose records survive compaction.

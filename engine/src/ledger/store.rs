@@ -19,9 +19,10 @@ use super::standing::{
 };
 use super::tip::{Tip, id_of};
 use super::{History, LedgerError, Record, RunId, VERSION};
-use crate::exec::{Failure, Outcome, STATE, Verb};
+use crate::model::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
-use crate::plan::{PhaseName, PlannedStep, Span, StepId};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::PlannedStep;
 use crate::resource::{Change, ResourceResult, Undo, UndoLog, engine, pki};
 
 /// Largest ledger that is read; compaction keeps it far below.
@@ -92,7 +93,7 @@ impl<'a> Ledger<'a> {
             && let Err(error) = ledger.keep_copies(&mut pages).await
         {
             // The ledger itself is good; a status pass tries again.
-            tracing::warn!("could not {}", crate::exec::chain(&error).join(": "));
+            tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
         }
         drop(pages);
         Ok(ledger)
@@ -875,7 +876,7 @@ pub(super) async fn host_part(host: &dyn Host) -> Result<String, LedgerError> {
 }
 
 fn digest(text: &str) -> String {
-    let mut hex = crate::plan::hex(&sha2::Sha256::digest(text));
+    let mut hex = crate::model::hex(&sha2::Sha256::digest(text));
     hex.truncate(8);
     hex
 }

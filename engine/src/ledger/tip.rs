@@ -121,7 +121,7 @@ fn sum(records: &[Record], wanted: RunId) -> String {
         let text = serde_json::to_vec(record).expect("a record holds nothing that JSON cannot say");
         hash.update(text);
     }
-    let mut hex = crate::plan::hex(&hash.finalize());
+    let mut hex = crate::model::hex(&hash.finalize());
     hex.truncate(DIGITS);
     hex
 }

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Record, RunId};
-use crate::exec::{Outcome, Verb};
-use crate::plan::{PlannedStep, StepId};
+use crate::model::{Outcome, Verb};
+use crate::plan::PlannedStep;
+use crate::model::StepId;
 
 /// What our records say of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +135,8 @@ fn begins(record: &Record) -> bool {
 mod tests {
     use super::*;
     use crate::ledger::Ledger;
-    use crate::plan::{PhaseName, Span, StepPolicy, Text};
+    use crate::model::{PhaseName, Span, Text};
+    use crate::plan::StepPolicy;
     use crate::resource::{Action, ManifestSpec, Spec, Undo};
 
     fn phase() -> PhaseName {

@@ -4,19 +4,9 @@
 //! execution, contains no time and no path of the machine on which it was made, and does not depend on the script
 //! language.
 
-mod grammar;
-mod name;
 mod order;
-mod systemd;
-mod template;
-mod text;
-mod value;
 
-pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
 pub use order::{Graph, OrderError};
-pub use template::{render, variables};
-pub use text::{RenderError, Text};
-pub use value::{OutputRef, SecretRef, Value};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::model::{PhaseName, Span, StepId, hex};
 use crate::facts::Requirement;
 use crate::resource::{Checksums, Spec};
 
@@ -73,17 +64,6 @@ impl Plan {
     pub fn phase(&self, name: &str) -> Option<&PlannedPhase> {
         self.phases.iter().find(|phase| phase.name.as_str() == name)
     }
-}
-
-/// Lower-case hex of some bytes.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// A named unit of bring-up with steps, checks and ways back.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::PhaseName;
+use crate::model::PhaseName;
 use crate::resource::Spec;
 
 /// Which phases must come before which.

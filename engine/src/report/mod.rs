@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::exec::Event;
-use crate::plan::PhaseName;
+use crate::model::PhaseName;
 
 /// Puts the events of phases that run in parallel into the plan's order.
 ///
@@ -92,7 +92,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::{Outcome, Verb};
+    use crate::model::{Outcome, Verb};
 
     fn started(name: &str, about: &str) -> Event {
         Event::PhaseStarted {

@@ -37,7 +37,7 @@ pub fn plan(phase: &PlannedPhase) -> String {
         let _ = writeln!(text, "  skipped: {reason}");
         return text;
     }
-    let list = |names: &[crate::plan::PhaseName]| {
+    let list = |names: &[crate::model::PhaseName]| {
         names
             .iter()
             .map(|name| name.as_str())

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::text::{Detail, render};
 use crate::exec::{Event, EventSink};
-use crate::plan::PhaseName;
+use crate::model::PhaseName;
 
 /// Shows events as they happen.
 pub struct ProgressReport {

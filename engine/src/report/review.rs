@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::text::{Detail, changing, failed, render};
-use crate::exec::{Event, Failure, Outcome};
+use crate::exec::Event;
+use crate::model::{Failure, Outcome};
 use crate::resource::{Action, Change};
 
 /// Of a file only the differences are shown.
@@ -271,7 +272,7 @@ fn would_fail(phase: &str, failure: &Failure) -> String {
 }
 
 /// One change; a new file has its length in place of its text.
-fn one(step: &crate::plan::StepId, span: &str, change: &Change) -> String {
+fn one(step: &crate::model::StepId, span: &str, change: &Change) -> String {
     let mut shown = change.clone();
     if change.action == Action::Create
         && let Some(new) = shown.text.take()
@@ -286,8 +287,8 @@ fn one(step: &crate::plan::StepId, span: &str, change: &Change) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::Problem;
-    use crate::plan::{PhaseName, Span, StepId};
+    use crate::model::Problem;
+    use crate::model::{PhaseName, Span, StepId};
     use crate::resource::TextDiff;
 
     fn events() -> Vec<Event> {

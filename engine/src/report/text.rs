@@ -7,8 +7,9 @@ use std::sync::Mutex;
 use similar::TextDiff;
 
 use super::InOrder;
-use crate::exec::{Event, EventSink, Failure, Outcome, PhaseHealth, Status, Verb};
-use crate::plan::StepId;
+use crate::exec::{Event, EventSink, PhaseHealth, Status};
+use crate::model::{Failure, Outcome, Verb};
+use crate::model::StepId;
 use crate::resource::Change;
 
 /// How much is shown.

@@ -170,5 +170,5 @@ pub(crate) fn octal(mode: u32) -> String {
 /// SHA-256 of content, in the form that reports and comparisons use.
 pub(crate) fn content_digest(content: &[u8]) -> String {
     use sha2::Digest as _;
-    crate::plan::hex(&sha2::Sha256::digest(content))
+    crate::model::hex(&sha2::Sha256::digest(content))
 }

@@ -127,7 +127,7 @@ impl Checksums {
 
     /// The text, if its checksum is the one that the role names.
     fn named(&self, sums: Vec<u8>) -> Option<String> {
-        let is = crate::plan::hex(&Sha256::digest(&sums));
+        let is = crate::model::hex(&Sha256::digest(&sums));
         (is == self.sha256).then(|| String::from_utf8_lossy(&sums).into_owned())
     }
 
@@ -175,11 +175,11 @@ mod tests {
     const FILE: &str = "/opt/r/payload/debs/a b.deb";
 
     fn packed() -> (FakeHost, Checksums) {
-        let digest = crate::plan::hex(&Sha256::digest("content"));
+        let digest = crate::model::hex(&Sha256::digest("content"));
         let text = format!("{digest}  payload/debs/a b.deb\n");
         let sums = Checksums {
             file: SUMS.into(),
-            sha256: crate::plan::hex(&Sha256::digest(&text)),
+            sha256: crate::model::hex(&Sha256::digest(&text)),
         };
         let host = FakeHost::new().with_file(SUMS, text);
         (host.with_file(FILE, "content"), sums)
@@ -216,7 +216,7 @@ mod tests {
     async fn each_damaged_file_of_a_package_is_named() {
         let host = FakeHost::new();
         let names: Vec<String> = (10..30).map(|n| format!("payload/debs/{n}.deb")).collect();
-        let packed = crate::plan::hex(&Sha256::digest("content"));
+        let packed = crate::model::hex(&Sha256::digest("content"));
         let lines: String = names
             .iter()
             .map(|name| format!("{packed}  {name}\n"))
@@ -230,7 +230,7 @@ mod tests {
         });
         let sums = Checksums {
             file: SUMS.into(),
-            sha256: crate::plan::hex(&Sha256::digest(&lines)),
+            sha256: crate::model::hex(&Sha256::digest(&lines)),
         };
         let asked = async || sums.problems(&host).await.expect("the host is read");
         assert_eq!(asked().await, []);
@@ -265,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn the_checksums_themselves_are_those_that_the_role_names() {
         let (host, sums) = packed();
-        let forged = crate::plan::hex(&Sha256::digest("kontent"));
+        let forged = crate::model::hex(&Sha256::digest("kontent"));
         host.meddle(|world| {
             world.file(FILE, "kontent");
             world.file(SUMS, format!("{forged}  payload/debs/a b.deb\n"));

@@ -18,7 +18,7 @@ use super::{
 use crate::host::{
     ContainerConfig, ContainerState, Host, HostError, HostResult, Mount, RestartPolicy,
 };
-use crate::plan::Value;
+use crate::model::Value;
 
 /// Label that holds the digest of configuration and inputs.
 const DIGEST_LABEL: &str = "pf9.io/digest";
@@ -342,7 +342,7 @@ impl ContainerSpec {
         hash.update(inputs::digest(cx.host, &self.inputs).await?);
         config
             .labels
-            .insert(DIGEST_LABEL.to_owned(), crate::plan::hex(&hash.finalize()));
+            .insert(DIGEST_LABEL.to_owned(), crate::model::hex(&hash.finalize()));
         if let Ok(Some(image)) = cx.host.image(&self.image).await
             && !image.id.is_empty()
         {

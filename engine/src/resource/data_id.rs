@@ -19,7 +19,7 @@ use super::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     missing_parents,
 };
-use crate::exec::STATE;
+use crate::model::STATE;
 use crate::host::{Attributes, Entry, EntryKind, Host};
 
 /// Maximum size of the file and of the record. Both are far smaller.
@@ -97,7 +97,7 @@ fn new_id() -> ResourceResult<String> {
         .map_err(|error| ResourceError::NotConverged {
             what: format!("the system gives no random numbers: {error}"),
         })?;
-    Ok(crate::plan::hex(&bytes))
+    Ok(crate::model::hex(&bytes))
 }
 
 impl DataIdSpec {

@@ -13,7 +13,7 @@ use super::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult, Undo, create_parents,
 };
 use crate::host::{Attributes, Entry, EntryKind};
-use crate::plan::Value;
+use crate::model::Value;
 
 /// Variables in a file. The plan contains references to secret values; the values appear only in the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,7 +200,7 @@ fn parse(text: &str) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
-    use crate::plan::SecretRef;
+    use crate::model::SecretRef;
     use crate::resource::{Outputs, SecretStore};
 
     struct Secrets;

@@ -13,7 +13,7 @@ use super::{
     ResourceResult, Undo, create_parents,
 };
 use crate::host::{Attributes, Entry, EntryKind, Host};
-use crate::plan::Text;
+use crate::model::Text;
 
 /// A file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

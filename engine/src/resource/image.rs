@@ -12,7 +12,7 @@ use super::{
     Action, Change, Checksums, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     engine,
 };
-use crate::exec::chain;
+use crate::model::chain;
 use crate::host::{ArchivedImage, EntryKind, Host};
 
 /// The name of images that were replaced; the tag is the beginning of their content id.
@@ -366,7 +366,7 @@ mod tests {
             archive: ARCHIVE.into(),
             checksums: Some(Checksums {
                 file: file.into(),
-                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+                sha256: crate::model::hex(&sha2::Sha256::digest(&sums)),
             }),
         };
         let before = host.snapshot();
@@ -393,7 +393,7 @@ mod tests {
     #[tokio::test]
     async fn an_image_that_is_there_is_not_outdated_by_a_damaged_archive() {
         let host = host(&["app:1"]).await;
-        let packed = crate::plan::hex(&sha2::Sha256::digest("fake-image:app:1"));
+        let packed = crate::model::hex(&sha2::Sha256::digest("fake-image:app:1"));
         let (error, _) = converge(&host).await;
         assert!(error.is_none(), "{error:?}");
         let sums = format!("{packed}  images/app.tar\n");
@@ -404,7 +404,7 @@ mod tests {
             archive: ARCHIVE.into(),
             checksums: Some(Checksums {
                 file: file.into(),
-                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+                sha256: crate::model::hex(&sha2::Sha256::digest(&sums)),
             }),
         };
         let outputs = Outputs::default();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::image::{familiar, make_way, same};
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
-use crate::exec::chain;
+use crate::model::chain;
 use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
 use crate::role::changeable_way_to;
 
@@ -343,7 +343,7 @@ mod tests {
         let mut sums = String::new();
         for (name, content) in archives {
             host = host.with_file(format!("{DIRECTORY}/{name}"), *content);
-            let digest = crate::plan::hex(&Sha256::digest(content));
+            let digest = crate::model::hex(&Sha256::digest(content));
             sums += &format!("{digest}  {name}\n");
         }
         host.with_file(format!("{DIRECTORY}/{SUMS}"), sums)

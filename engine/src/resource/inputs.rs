@@ -30,7 +30,7 @@ pub(super) async fn digest(host: &dyn Host, paths: &[PathBuf]) -> ResourceResult
             None => hash.update([0]),
         }
     }
-    Ok(crate::plan::hex(&hash.finalize()))
+    Ok(crate::model::hex(&hash.finalize()))
 }
 
 /// Checks that the content of all these files is known, so that a difference is real.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::undo::Kept;
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo};
 use crate::host::{ClusterAccess, ClusterObject};
-use crate::plan::Text;
+use crate::model::Text;
 
 /// The objects of one manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -76,7 +76,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{EntryKind, Host, HostError};
-use crate::plan::{OutputRef, SecretRef, StepId, Value};
+use crate::model::{OutputRef, SecretRef, StepId, Value};
 
 /// Result of a resource's verb.
 pub type ResourceResult<T> = Result<T, ResourceError>;
@@ -90,7 +90,7 @@ pub enum ResourceError {
     Host(#[from] HostError),
     /// A template with late values did not render.
     #[error(transparent)]
-    Render(#[from] crate::plan::RenderError),
+    Render(#[from] crate::model::RenderError),
     /// Something that an earlier step provides is not there.
     #[error("{what}")]
     Missing {

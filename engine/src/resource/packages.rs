@@ -186,7 +186,7 @@ mod tests {
             .with_file(LIST, "tool_1.deb\n");
         let digest = |path: &str| {
             let content = host.look(|world| world.text(path)).expect("it is there");
-            crate::plan::hex(&sha2::Sha256::digest(content))
+            crate::model::hex(&sha2::Sha256::digest(content))
         };
         let sums = format!(
             "{}  payload/debs/tool_1.deb\n{}  payload/debs/tool.list\n",
@@ -198,7 +198,7 @@ mod tests {
             directory: "/opt/r/payload/debs".into(),
             checksums: Some(Checksums {
                 file: "/opt/r/SHA256SUMS".into(),
-                sha256: crate::plan::hex(&sha2::Sha256::digest(&sums)),
+                sha256: crate::model::hex(&sha2::Sha256::digest(&sums)),
             }),
         };
         (host.with_file("/opt/r/SHA256SUMS", sums), packages)

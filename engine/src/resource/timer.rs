@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{Observed, PRIVATE};
 use super::{Change, Context, FileSource, FileSpec, Receipt, Resource, ResourceResult};
-use crate::plan::Text;
+use crate::model::Text;
 
 /// The directory of timers, one file each.
 pub const TIMERS: &str = "/var/opt/pf9/nodelet/timers";

@@ -304,7 +304,7 @@ impl Kept {
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self {
-            sha256: crate::plan::hex(&sha2::Sha256::digest(&bytes)),
+            sha256: crate::model::hex(&sha2::Sha256::digest(&bytes)),
             bytes: Some(bytes),
         }
     }
@@ -318,7 +318,7 @@ impl Kept {
     /// The file in which the bytes of this hash are stored.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        Path::new(crate::exec::STATE)
+        Path::new(crate::model::STATE)
             .join("content")
             .join(&self.sha256)
     }
@@ -338,7 +338,7 @@ impl Kept {
         };
         let bytes = bytes
             .ok_or_else(|| lost(format!("find the previous content in {}", path.display())))?;
-        if crate::plan::hex(&sha2::Sha256::digest(&bytes)) != self.sha256 {
+        if crate::model::hex(&sha2::Sha256::digest(&bytes)) != self.sha256 {
             return Err(lost(format!(
                 "trust the previous content in {}: it has been changed",
                 path.display()

@@ -64,8 +64,8 @@ pub enum ParameterKind {
 
 impl Parameter {
     /// The default as a value, if it has the parameter's type.
-    pub(super) fn value(&self) -> Result<crate::plan::Value, String> {
-        use crate::plan::Value;
+    pub(super) fn value(&self) -> Result<crate::model::Value, String> {
+        use crate::model::Value;
         use serde_json::Value as Json;
         match (self.kind, &self.default) {
             (ParameterKind::Text, Json::String(text)) => Ok(Value::Text(text.clone())),

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ownership::Ownership;
 use super::{RoleManifest, packed};
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::host::{EntryKind, Files, HostError};
-use crate::plan::{Span, Value};
+use crate::model::{Span, Value};
 use crate::script::{SIZE_LIMIT, ScriptSet};
 use crate::yaml;
 
@@ -185,7 +185,7 @@ impl RolePackage {
         names.sort();
         names.dedup();
         for name in names {
-            if name.parse::<crate::plan::PhaseName>().is_err() {
+            if name.parse::<crate::model::PhaseName>().is_err() {
                 let message = format!("`{name}` is no phase name");
                 findings.push(Diagnostic::new("P0603", place(&text, name), message));
                 continue;

@@ -9,9 +9,9 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::{RoleError, RolePackage};
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::host::{Files, HostError};
-use crate::plan::Span;
+use crate::model::Span;
 use crate::resource::{READ_LIMIT, digest_of};
 
 /// The file of checksums, beside `role.yaml`.
@@ -36,7 +36,7 @@ pub(super) async fn verify(
         findings,
     };
     let sums = match files.read(&directory.join(SUMS), READ_LIMIT).await {
-        Ok(Some(sums)) if crate::plan::hex(&Sha256::digest(&sums)) == *named => sums,
+        Ok(Some(sums)) if crate::model::hex(&Sha256::digest(&sums)) == *named => sums,
         Ok(Some(_)) => {
             let problem = "it is damaged: it is not the one that role.yaml names";
             return Err(invalid(vec![finding(SUMS, problem)]));
@@ -55,7 +55,7 @@ pub(super) async fn verify(
     let templates = templates.map(|(name, text)| (format!("phases/templates/{name}"), text));
     let mut findings = Vec::new();
     for (name, text) in scripts.chain(templates) {
-        let is = crate::plan::hex(&Sha256::digest(text));
+        let is = crate::model::hex(&Sha256::digest(text));
         match digest_of(&sums, Path::new(&name)) {
             Some(packed) if packed == is => {}
             Some(_) => findings.push(finding(
@@ -85,7 +85,7 @@ mod tests {
     const TEMPLATE: &str = "max-pods: 110\n";
 
     fn digest(text: &str) -> String {
-        crate::plan::hex(&Sha256::digest(text))
+        crate::model::hex(&Sha256::digest(text))
     }
 
     fn manifest(checksums: &str) -> String {

@@ -26,8 +26,9 @@ use std::rc::Rc;
 
 use rhai::{Engine, Scope};
 
-use crate::diagnostic::{Diagnostic, Sources};
-use crate::plan::{PlannedPhase, Span, Value};
+use crate::model::{Diagnostic, Sources};
+use crate::plan::PlannedPhase;
+use crate::model::{Span, Value};
 use interpreter::Tape;
 use namespace::Namespace;
 use recorder::Recorder;

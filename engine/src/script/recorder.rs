@@ -4,8 +4,8 @@
 //! modifier is dropped, so one run of a script finds every mistake in it.
 
 use super::vocabulary::{Arg, Modifier, Param, Word};
-use crate::diagnostic::Diagnostic;
-use crate::plan::{Span, Value};
+use crate::model::Diagnostic;
+use crate::model::{Span, Value};
 
 /// Index of a recorded word.
 pub(super) type CallId = usize;

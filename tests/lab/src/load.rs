@@ -205,7 +205,7 @@ async fn ask(url: &str, tls: &ClientConfig, seen: &Arc<Mutex<Seen>>, ended: watc
 
 /// One request, which has to be answered with status 200 and a whole body.
 async fn one(client: &Connections, url: &str) -> Result<(), String> {
-    let chain = |error: &(dyn std::error::Error + 'static)| engine::exec::chain(error).join(": ");
+    let chain = |error: &(dyn std::error::Error + 'static)| engine::model::chain(error).join(": ");
     let request = Request::get(url)
         .body(Empty::new())
         .map_err(|error| chain(&error))?;

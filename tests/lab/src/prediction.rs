@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use engine::exec::{Event, Fidelity, Verb};
-use engine::plan::PhaseName;
+use engine::exec::{Event, Fidelity};
+use engine::model::Verb;
+use engine::model::PhaseName;
 
 use lab::Fault;
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use engine::exec::{Event, Verb};
-use engine::plan::PhaseName;
+use engine::exec::Event;
+use engine::model::Verb;
+use engine::model::PhaseName;
 use serde_json::Value;
 
 use crate::master::Master;

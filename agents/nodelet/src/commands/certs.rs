@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use engine::exec::{Due, Outcome, Runner, Selection};
+use engine::exec::{Due, Runner, Selection};
+use engine::model::Outcome;
 use engine::host::live::LiveHost;
 use engine::resource::pki::{Kind, Listed, Listing, listing};
 

@@ -1,7 +1,8 @@
 //! `nodelet clean`: makes the host as it was before the role.
 
 use anyhow::{Context as _, Result, bail};
-use engine::exec::{self, EventSink, Outcome, Recording, Runner};
+use engine::exec::{self, EventSink, Recording, Runner};
+use engine::model::Outcome;
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, RECOVER, Record};
@@ -164,7 +165,7 @@ async fn stop(
         Ok(inputs) => inputs,
         Err(error) => {
             tracing::warn!(
-                error = exec::chain(error.as_ref()).join(": "),
+                error = engine::model::chain(error.as_ref()).join(": "),
                 "cleaning without a stop: the role cannot be planned"
             );
             return;
@@ -178,7 +179,7 @@ async fn stop(
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(
-            error = exec::chain(&error).join(": "),
+            error = engine::model::chain(&error).join(": "),
             "cleaning without a stop"
         ),
     }

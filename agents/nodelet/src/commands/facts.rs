@@ -16,7 +16,7 @@ pub(crate) async fn facts() -> Result<Exit> {
         Ok(records) => facts.stands = Ledger::standing_role_in(&records),
         // A user who may not read the ledger gets all other facts.
         Err(error) => {
-            let why = engine::exec::chain(&error).join(": ");
+            let why = engine::model::chain(&error).join(": ");
             facts.unknown.insert("stands".to_owned(), why);
         }
     }

@@ -23,7 +23,7 @@ pub(crate) async fn pod_subnets(args: &PodSubnetsArgs) -> Result<Exit> {
         match result {
             Ok(subnet) => say(&format!("node {node} has the pod subnet {subnet}\n")),
             Err(error) => {
-                let chain = engine::exec::chain(&error).join(": ");
+                let chain = engine::model::chain(&error).join(": ");
                 trouble::say(&format!("nodelet: could not {chain}"));
                 exit = Exit::Failed;
             }

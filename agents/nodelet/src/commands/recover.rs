@@ -39,7 +39,7 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
         say(&text(&recovered, args.dry_run));
     }
     if !args.dry_run {
-        note_identity(engine::exec::Outcome::Converged, &inputs);
+        note_identity(engine::model::Outcome::Converged, &inputs);
     }
     Ok(Exit::Ok)
 }

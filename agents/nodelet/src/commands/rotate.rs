@@ -1,7 +1,8 @@
 //! `nodelet certs rotate`: replace an authority, a step at a time.
 
 use anyhow::{Result, bail};
-use engine::exec::{Outcome, Recording, Runner, Selection, authorities, overlay_host, rotating};
+use engine::model::Outcome;
+use engine::exec::{Recording, Runner, Selection, authorities, overlay_host, rotating};
 use engine::host::ClusterAccess;
 use engine::host::live::LiveHost;
 use engine::plan::Plan;

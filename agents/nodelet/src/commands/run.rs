@@ -1,7 +1,8 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
 use anyhow::{Result, bail};
-use engine::exec::{Outcome, Recording, Runner, Selection};
+use engine::model::Outcome;
+use engine::exec::{Recording, Runner, Selection};
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, LedgerError};
 

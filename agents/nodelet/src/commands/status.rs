@@ -215,7 +215,7 @@ mod tests {
         view.failed_in_a_row = 1;
         view.phases[0].conditions.push(engine::exec::Condition {
             check: "a backup is there".to_owned(),
-            span: engine::plan::Span::file("phases/etcd-backup.rhai"),
+            span: engine::model::Span::file("phases/etcd-backup.rhai"),
             status: Status::True,
             reason: String::new(),
             warns: false,

@@ -67,7 +67,7 @@ impl Follower {
         }
         Ok(Content {
             size: self.size,
-            sha256: engine::plan::hex(&self.whole.finalize()),
+            sha256: engine::model::hex(&self.whole.finalize()),
         })
     }
 }
@@ -155,7 +155,7 @@ pub(super) mod tests {
     #[test]
     fn damage_is_named() {
         let good = formed(16, 7);
-        let whole = engine::plan::hex(&Sha256::digest(&good));
+        let whole = engine::model::hex(&Sha256::digest(&good));
         assert_eq!(said_of(&good), format!("8224 {}", &whole[..8]));
         assert_eq!(said_of(b""), "it is empty");
         assert!(said_of(&good[..good.len() - 1]).contains("it is cut"));

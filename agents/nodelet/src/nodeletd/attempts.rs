@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use engine::plan::PhaseName;
+use engine::model::PhaseName;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 

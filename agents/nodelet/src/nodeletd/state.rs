@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use engine::exec::STATE;
+use engine::model::STATE;
 use serde::{Deserialize, Serialize};
 
 use super::attempts::Attempts;

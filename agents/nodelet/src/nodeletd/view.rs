@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::exec::{PhaseHealth, Status};
-use engine::plan::PhaseName;
+use engine::model::PhaseName;
 use serde::{Deserialize, Serialize};
 
 use super::attempts::Attempts;

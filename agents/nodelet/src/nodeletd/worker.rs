@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use daemon::child::{Child, Ended};
 use engine::exec::Streaks;
-use engine::plan::PhaseName;
+use engine::model::PhaseName;
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;

@@ -6,7 +6,8 @@ use super::*;
 use crate::exec::{Recording, failed_phases, restart_set};
 use crate::facts::Facts;
 use crate::host::fake::{FakeHost, FaultPlan, World};
-use crate::plan::{Plan, PlannedStep, StepId, StepPolicy};
+use crate::plan::{Plan, PlannedStep, StepPolicy};
+use crate::model::StepId;
 use crate::resource::{Checksums, NoSecrets, ServiceSpec};
 
 fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
@@ -259,7 +260,7 @@ async fn whoever_is_slow_to_answer_is_asked_less_often() {
 
 /// A package of one program, and the check that compares it.
 fn package(program: &str) -> (Plan, FakeHost) {
-    let digest = |text: &str| crate::plan::hex(&Sha256::digest(text));
+    let digest = |text: &str| crate::model::hex(&Sha256::digest(text));
     let sums = format!("{}  payload/bin/kubelet\n", digest("a program"));
     let file = "/opt/r/SHA256SUMS";
     let checksums = Checksums {

@@ -56,7 +56,7 @@ impl Files for FakeHost {
 
     async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
         let content = self.read(path, u64::MAX).await?;
-        Ok(content.map(|content| crate::plan::hex(&Sha256::digest(&content))))
+        Ok(content.map(|content| crate::model::hex(&Sha256::digest(&content))))
     }
 
     fn reads_payload(&self) -> bool {

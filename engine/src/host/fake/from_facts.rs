@@ -68,8 +68,8 @@ impl FakeHost {
             world.remove_link("docker0");
         }
         if !facts.met_before.is_empty() {
-            let path = crate::exec::met_path();
-            world.file_with_mode(path, crate::exec::met_text(&facts.met_before), 0o600);
+            let path = crate::model::preflight_record::path();
+            world.file_with_mode(path, crate::model::preflight_record::text(&facts.met_before), 0o600);
         }
         Self::of(world)
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::blocking::if_there;
-use crate::exec::STATE;
+use crate::model::STATE;
 
 /// How much of a file is read at once.
 const PIECE: usize = 256 * 1024;
@@ -123,7 +123,7 @@ fn hash(file: &mut File) -> io::Result<String> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(crate::plan::hex(&hash.finalize())),
+            0 => return Ok(crate::model::hex(&hash.finalize())),
             length => hash.update(&piece[..length]),
         }
     }
@@ -218,7 +218,7 @@ mod tests {
         let path = folder.path().join("large");
         let content = vec![7; 3 * PIECE + 5];
         std::fs::write(&path, &content).expect("a file of our own");
-        let expected = crate::plan::hex(&Sha256::digest(&content));
+        let expected = crate::model::hex(&Sha256::digest(&content));
         assert_eq!(digest(&path).expect("it is read"), Some(expected));
         assert_eq!(digest(&folder.path().join("none")).expect("told"), None);
         digest(folder.path()).expect_err("a directory has none");

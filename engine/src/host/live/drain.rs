@@ -150,7 +150,7 @@ impl LiveHost {
         let answer = tokio::time::timeout_at(deadline, self.evict(access, pod)).await;
         let refusal = match answer {
             Ok(Ok(refusal)) => refusal,
-            Ok(Err(error)) => Some(crate::exec::chain(&error).join(": ")),
+            Ok(Err(error)) => Some(crate::model::chain(&error).join(": ")),
             // An earlier refusal says more than a timeout.
             Err(_) => before.get(&uid).cloned(),
         };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::atomic;
-use crate::exec::STATE;
+use crate::model::STATE;
 use crate::host::Attributes;
 
 const PREFIX: &str = "loading-";
@@ -78,7 +78,7 @@ fn is_half_in(directory: &Path, reference: &str) -> bool {
 
 fn place(directory: &Path, archive: &Path) -> PathBuf {
     let digest = Sha256::digest(archive.as_os_str().as_encoded_bytes());
-    directory.join(format!("{PREFIX}{}", &crate::plan::hex(&digest)[..16]))
+    directory.join(format!("{PREFIX}{}", &crate::model::hex(&digest)[..16]))
 }
 
 fn marks(directory: &Path) -> impl Iterator<Item = (PathBuf, Mark)> {

@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(version, "7");
         let params = WatchParams::default();
         let ended = follow(&api, &params, &mut version, &mut event).await;
-        let ended = crate::exec::chain(&ended.expect_err("410")).join(": ");
+        let ended = crate::model::chain(&ended.expect_err("410")).join(": ");
         assert!(ended.contains("status 410"), "{ended}");
         assert_eq!(version, "10");
         assert_eq!(

@@ -212,7 +212,7 @@ impl OverlayHost<'_> {
         error: HostError,
         memory: Option<&'m Remembered<T>>,
     ) -> HostResult<Option<&'m T>> {
-        let reason = crate::exec::chain(&error).join(": ");
+        let reason = crate::model::chain(&error).join(": ");
         self.known().silent.get_or_insert(reason);
         match memory {
             _ if self.memory.empty => Ok(None),

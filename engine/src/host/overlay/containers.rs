@@ -179,7 +179,7 @@ impl OverlayHost<'_> {
                     Engine::Answers
                 }
                 Err(error) if docker.is_active() => {
-                    Engine::Unreadable(crate::exec::chain(&error).join(": "))
+                    Engine::Unreadable(crate::model::chain(&error).join(": "))
                 }
                 Err(_) => Engine::Absent,
             }

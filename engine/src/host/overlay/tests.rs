@@ -67,7 +67,7 @@ async fn a_late_file_is_read_by_nobody_until_it_is_written() {
             .unwrap();
         host.mark_late(path("/etc"), "no subnet yet").await.unwrap();
         let error = host.read(path("/etc/l"), 9).await.unwrap_err();
-        let told = crate::exec::chain(&error).join(": ");
+        let told = crate::model::chain(&error).join(": ");
         assert!(told.contains("known after apply: no subnet yet"), "{told}");
         assert!(host.is_late(path("/etc/l")).await.unwrap());
         assert!(host.entry(path("/etc/a")).await.unwrap().is_some());
@@ -188,7 +188,7 @@ async fn commands_are_not_run_and_nobody_waits() {
         host.write(path("/etc/a"), b"", MODE).await.unwrap();
         let after = host.https_get(&request).await.unwrap_err();
         assert!(
-            crate::exec::chain(&after)
+            crate::model::chain(&after)
                 .join(": ")
                 .contains("known after apply")
         );
@@ -209,7 +209,7 @@ async fn images_of_a_docker_that_does_not_run_are_not_guessed() {
     above(with_data, async |host| {
         host.start_unit("docker.service").await.unwrap();
         let error = host.image("etcd:1").await.unwrap_err();
-        let told = crate::exec::chain(&error).join(": ");
+        let told = crate::model::chain(&error).join(": ");
         assert!(told.contains("known after apply"), "{told}");
     })
     .await;

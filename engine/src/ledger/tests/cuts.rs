@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{file, live, note, removal, step};
-use crate::exec::{Outcome, Verb};
+use crate::model::{Outcome, Verb};
 use crate::host::Files as _;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::ledger::{Ledger, Record};
@@ -100,7 +100,7 @@ async fn a_write_that_arrives_late_breaks_no_chain() {
         let before = bytes(&host).await;
         let refused = ledger.begin(Verb::Apply, "r", "").await.unwrap_err();
         assert!(
-            crate::exec::chain(&refused).join(": ").contains("1m"),
+            crate::model::chain(&refused).join(": ").contains("1m"),
             "{refused}"
         );
         assert_eq!(bytes(&host).await, before, "{name}");

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{file, live, note, removal};
-use crate::exec::{Outcome, throwaway};
+use crate::model::Outcome;
+use crate::exec::throwaway;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
 use crate::ledger::{Ledger, LedgerError, Record, VERSION};

@@ -189,7 +189,7 @@ impl Key {
             .chain_update(b"nodelet encryption key\0")
             .chain_update(self.secret)
             .finalize();
-        format!("{}-{}", self.number, crate::plan::hex(&digest[..8]))
+        format!("{}-{}", self.number, crate::model::hex(&digest[..8]))
     }
 
     pub(super) fn encoded(&self) -> String {

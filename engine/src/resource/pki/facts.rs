@@ -126,7 +126,7 @@ impl Certificate {
                 .unwrap_or_default(),
             organizations: texts(subject.iter_organization()),
             issuer: x509.issuer().to_string(),
-            serial: crate::plan::hex(x509.raw_serial()),
+            serial: crate::model::hex(x509.raw_serial()),
             names,
             addresses,
             usage: usage(&x509)?,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::exec::STATE;
+use crate::model::STATE;
 
 /// Directory of everything that belongs to the node's Kubernetes configuration.
 pub const BASE: &str = "/etc/pf9/kube.d";

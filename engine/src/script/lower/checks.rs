@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::Options;
-use crate::diagnostic::Diagnostic;
-use crate::plan::{PlannedCheck, Probe, Value};
+use crate::model::Diagnostic;
+use crate::plan::{PlannedCheck, Probe};
+use crate::model::Value;
 use crate::script::recorder::Call;
 
 /// The directory that certificates' paths are relative to.

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 
 use super::files::template;
 use super::{Options, Surroundings};
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
-use crate::plan::Value;
+use crate::model::Value;
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::recorder::Call;
 

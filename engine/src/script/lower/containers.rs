@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Options;
 use super::system::only_absent;
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::host::{Mount, RestartPolicy};
 use crate::resource::{
     ContainerSpec, ImageDirectorySpec, ImageSpec, PodContainerSpec, PodsSpec, Spec,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Options, Surroundings};
-use crate::diagnostic::Diagnostic;
-use crate::plan::{PhaseName, PlannedPhase, Span, Value};
+use crate::model::Diagnostic;
+use crate::model::{PhaseName, Span, Value};
+use crate::plan::PlannedPhase;
 use crate::script::recorder::Call;
 use crate::script::vocabulary::Role;
 

@@ -17,8 +17,9 @@ use options::Options;
 
 use super::recorder::{Call, CallId, Lane, Recorder};
 use super::vocabulary::Role;
-use crate::diagnostic::Diagnostic;
-use crate::plan::{PhaseName, PlannedPhase, PlannedStep, StepId, StepPolicy};
+use crate::model::Diagnostic;
+use crate::model::{PhaseName, StepId};
+use crate::plan::{PlannedPhase, PlannedStep, StepPolicy};
 use crate::resource::Spec;
 
 /// What lowering needs to know besides the words.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::plan::{Span, StepId, Value};
+use crate::model::{Span, StepId, Value};
 use crate::script::recorder::{
     Argument, Call, CallId, RecordedOption, parse_duration, parse_mode, parse_size,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Options;
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
     AuthoritySpec, CertificateSpec, DataIdSpec, EncryptionKeysSpec, KubeconfigSpec,
@@ -120,7 +120,7 @@ fn number(options: &Options<'_>, name: &str, default: u32) -> u32 {
 fn valid(call: &Call, verdict: Result<(), PkiError>, findings: &mut Vec<Diagnostic>) -> Option<()> {
     verdict
         .map_err(|error| {
-            let text = crate::exec::chain(&error).join(": ");
+            let text = crate::model::chain(&error).join(": ");
             findings.push(Diagnostic::new("P0321", call.span.clone(), text));
         })
         .ok()

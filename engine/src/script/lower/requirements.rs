@@ -1,9 +1,10 @@
 //! `require(…)`: one typed precondition each.
 
 use super::Options;
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::facts::{NamedCidr, Requirement, SupportedSystem};
-use crate::plan::{PlannedRequirement, Value};
+use crate::plan::PlannedRequirement;
+use crate::model::Value;
 use crate::script::recorder::Call;
 
 pub(super) fn lower(

@@ -1,7 +1,7 @@
 //! Services, kernel, packages, links, commands.
 
 use super::{Options, Surroundings};
-use crate::diagnostic::Diagnostic;
+use crate::model::Diagnostic;
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
     KernelModuleSpec, LinkSpec, PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlBeforeSpec,

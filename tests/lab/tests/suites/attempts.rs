@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use engine::exec::{Event, Verb};
+use engine::exec::Event;
+use engine::model::Verb;
 use lab_suites::{Master, Watch, shared};
 use serde_json::Value;
 

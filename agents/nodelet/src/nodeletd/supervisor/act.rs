@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use engine::exec::{Event, Outcome, Verb};
+use engine::exec::Event;
+use engine::model::{Outcome, Verb};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

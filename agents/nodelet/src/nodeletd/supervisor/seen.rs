@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daemon::systemd;
 use engine::exec::{PhaseHealth, Status, Streaks};
-use engine::plan::PhaseName;
+use engine::model::PhaseName;
 use tokio::time::Instant;
 
 use super::{BLIND, Supervisor, unix_now};

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use engine::exec::{Condition, Event, PhaseHealth, Problem, Status, Streaks, Verb};
-use engine::plan::{PhaseName, Span, StepId};
+use engine::exec::{Condition, Event, PhaseHealth, Status, Streaks};
+use engine::model::{Problem, Verb};
+use engine::model::{PhaseName, Span, StepId};
 
 use super::*;
 use crate::nodeletd::cgroup::Leaf;

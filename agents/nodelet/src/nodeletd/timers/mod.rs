@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Local, Utc};
 use daemon::health::Beat;
-use engine::exec::{Condition, PhaseHealth, STATE, Status};
+use engine::exec::{Condition, PhaseHealth, Status};
+use engine::model::STATE;
 use engine::resource::{TIMERS, TimerFile};
 use engine::schedule::Schedule;
 use tokio::sync::watch;
@@ -267,7 +268,7 @@ pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
-    use engine::plan::Span;
+    use engine::model::Span;
 
     use super::*;
 

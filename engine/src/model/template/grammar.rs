@@ -7,8 +7,8 @@
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Token, parse, tokenize};
 
-use super::Span;
-use super::template::{refused, syntax};
+use crate::model::Span;
+use crate::model::template::{refused, syntax};
 use super::text::RenderError;
 
 /// Most words of one `{{ }}` or `{% %}`.
@@ -18,13 +18,13 @@ const ELIFS: usize = 64;
 
 /// What `inspect` found in an accepted template.
 #[derive(Debug, Default)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Line of the first loop.
-    pub(super) first_loop: Option<usize>,
+    pub(crate) first_loop: Option<usize>,
 }
 
 /// Parses a template and refuses what templates may not use.
-pub(super) fn inspect(template: &str, source: &str) -> Result<Shape, RenderError> {
+pub(crate) fn inspect(template: &str, source: &str) -> Result<Shape, RenderError> {
     let refuse = |(line, problem): (u16, String)| RenderError {
         place: Span::new(template, usize::from(line), 0),
         problem,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceSpan};
 use serde::Serialize;
 
-use crate::plan::Span;
+use crate::model::Span;
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,6 +3,12 @@
 //! A template comes with a role, so it is input from outside. `grammar.rs` allows only syntax that cannot make text longer
 //! without a filter; the filters here, the printed text and the operations of a rendering have limits.
 
+pub(crate) mod grammar;
+pub(crate) mod systemd;
+pub(crate) mod text;
+
+pub use text::{RenderError, Text};
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +17,6 @@ use minijinja::value::{Kwargs, Value as Jinja};
 use minijinja::{Error, ErrorKind};
 
 use super::Span;
-use super::grammar;
-use super::systemd;
-use super::text::RenderError;
 
 /// Most operations of a rendering: the same number as of a script.
 const OPERATIONS: u64 = 200_000;
@@ -68,7 +71,7 @@ pub fn variables(
 }
 
 /// How templates are written: `{{ }}`, `{% %}`, lines with nothing but a tag leave no trace.
-pub(super) fn syntax() -> minijinja::syntax::SyntaxConfig {
+pub(crate) fn syntax() -> minijinja::syntax::SyntaxConfig {
     minijinja::syntax::SyntaxConfig::builder()
         .keep_trailing_newline(true)
         .trim_blocks(true)
@@ -78,7 +81,7 @@ pub(super) fn syntax() -> minijinja::syntax::SyntaxConfig {
 }
 
 /// An error of the template library with its place.
-pub(super) fn refused(template: &str, error: &Error) -> RenderError {
+pub(crate) fn refused(template: &str, error: &Error) -> RenderError {
     RenderError {
         place: Span::new(template, error.line().unwrap_or(0), 0),
         problem: describe(error),

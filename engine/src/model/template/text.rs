@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::template::render;
-use super::{Span, Value};
+use crate::model::template::render;
+use crate::model::{Span, Value};
 
 /// Content of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 //! Source: systemd.service(5), "Command lines"; systemd.syntax(7), "Quoting"; systemd.exec(5), `Environment=`.
 
 /// A word of a command line, in which `$` and `%` stand for themselves. A word without special characters stays as it is.
-pub(super) fn exec_word(text: &str) -> String {
+pub(crate) fn exec_word(text: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_=./,:@+".contains(&b);
     if !text.is_empty() && text.bytes().all(is_plain) {
         return text.to_owned();
@@ -12,7 +12,7 @@ pub(super) fn exec_word(text: &str) -> String {
 }
 
 /// Text between double quotes in a unit file where `$` has no meaning, for example in an assignment of `Environment=`.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut word = String::new();
     for c in text.chars() {
         match c {

@@ -1,0 +1,25 @@
+//! Plain data that all modules share: names, values, positions, texts, findings, and how a run ended.
+//!
+//! Contains the types that stand in scripts, plans, events and the ledger, and pure functions over them. Nothing here reads a host or
+//! knows a kind of resource.
+//!
+//! Start with [`name`] (phases, steps, positions in scripts), then [`value`] (what a script can say) and [`template`].
+
+mod diagnostic;
+mod error_chain;
+mod hex;
+mod name;
+mod paths;
+pub(crate) mod preflight_record;
+mod run;
+mod template;
+mod value;
+
+pub use diagnostic::{Diagnostic, Sources, closest};
+pub use error_chain::chain;
+pub use hex::hex;
+pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
+pub use paths::STATE;
+pub use run::{Failure, Outcome, Problem, Verb};
+pub use template::{RenderError, Text, render, variables};
+pub use value::{OutputRef, SecretRef, Value};
