@@ -13,7 +13,8 @@ use engine::plan::Plan;
 use engine::model::SecretRef;
 use engine::planner;
 use engine::resource::SecretStore;
-use engine::role::{RoleError, RolePackage, changeable_way_to};
+use engine::role::{RoleError, RolePackage};
+use engine::host::changeable_way_to;
 
 use crate::cli::RoleArgs;
 use crate::identity::Identity;

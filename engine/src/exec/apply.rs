@@ -87,7 +87,11 @@ impl Runner<'_> {
     /// the preconditions report what cannot be read.
     async fn leftovers(&self, mode: Mode) -> ResourceResult<Vec<Leftover>> {
         match (leftovers(self.host, self.plan, &self.selection).await, mode) {
-            (Err(ResourceError::Ledger(LedgerError::Host { .. })), Mode::DryRun) => Ok(Vec::new()),
+            (Err(ResourceError::Ledger(error)), Mode::DryRun)
+                if matches!(error.downcast_ref(), Some(LedgerError::Host { .. })) =>
+            {
+                Ok(Vec::new())
+            }
             (left, _) => left,
         }
     }

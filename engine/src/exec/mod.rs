@@ -4,6 +4,7 @@
 //! [`Host`]. Everything that happens is reported as [`Event`]s; text, JSON and progress are made from these alone
 //! (`report`).
 
+pub(crate) mod from_facts;
 mod advice;
 mod afresh;
 mod apply;

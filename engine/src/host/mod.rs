@@ -5,6 +5,7 @@
 //! wait. [`live`] is the machine we run on; [`fake`] is a small stateful world for tests and dry runs.
 //! Policy (what should be, in which order, how often to try) lives above, in `resource` and `exec`.
 
+mod ownership;
 mod cluster;
 mod containers;
 mod error;
@@ -37,6 +38,8 @@ pub use error::{HostError, HostResult};
 pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
 pub use kernel::Kernel;
 pub use network::{HttpsRequest, HttpsResponse, Link, Network};
+pub use ownership::changeable_way_to;
+pub(crate) use ownership::{Ownership, OwnershipError};
 pub use packages::Packages;
 pub use pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
 pub use processes::{CommandOutput, CommandSpec, Processes};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::host::HostError;
+use crate::resource::ResourceError;
 
 /// What to do about a ledger that was lost or damaged.
 pub const RECOVER: &str =
@@ -64,4 +65,10 @@ pub enum LedgerError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl From<LedgerError> for ResourceError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(Box::new(error))
+    }
 }

@@ -99,7 +99,7 @@ pub enum ResourceError {
     },
     /// The ledger could not be written or read.
     #[error(transparent)]
-    Ledger(#[from] crate::ledger::LedgerError),
+    Ledger(Box<dyn std::error::Error + Send + Sync>),
     /// A key or certificate could not be made or read.
     #[error("{action}")]
     Pki {

@@ -5,10 +5,8 @@
 //! `payload/`.
 
 mod manifest;
-mod ownership;
 mod package;
 mod packed;
 
 pub use manifest::{Parameter, ParameterKind, RoleManifest};
-pub use ownership::changeable_way_to;
 pub use package::{RoleError, RolePackage};

@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::ownership::Ownership;
 use super::{RoleManifest, packed};
+use crate::host::{Ownership, OwnershipError};
 use crate::model::Diagnostic;
 use crate::host::{EntryKind, Files, HostError};
 use crate::model::{Span, Value};
@@ -76,6 +76,18 @@ pub enum RoleError {
         /// The mistakes.
         findings: Vec<Diagnostic>,
     },
+}
+
+impl From<OwnershipError> for RoleError {
+    fn from(error: OwnershipError) -> Self {
+        match error {
+            OwnershipError::Untrusted { path, problem, fix } => {
+                Self::Untrusted { path, problem, fix }
+            }
+            OwnershipError::TooLarge { path } => Self::TooLarge { path },
+            OwnershipError::Host(error) => Self::Host(error),
+        }
+    }
 }
 
 impl RolePackage {

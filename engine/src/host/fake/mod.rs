@@ -14,7 +14,6 @@ mod engine;
 mod fault;
 mod files;
 mod firewall;
-mod from_facts;
 mod gate;
 mod kernel;
 mod kubernetes;

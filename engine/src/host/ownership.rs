@@ -9,8 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use super::RoleError;
-use crate::host::{Attributes, EntryKind, Files, HostResult};
+use super::{Attributes, EntryKind, Files, HostError, HostResult};
 
 /// Most links on the path to one file: the kernel's own limit.
 const LINKS: usize = 40;
@@ -23,8 +22,32 @@ const WRITABLE: u32 = 0o022;
 /// In a directory with this bit, users can neither rename nor remove what belongs to root.
 const STICKY: u32 = 0o1000;
 
+/// Why a path is not trusted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnershipError {
+    /// A user other than root can change it.
+    #[error("{}: {problem} (`{fix} {}`)", path.display(), path.display())]
+    Untrusted {
+        /// The file or directory.
+        path: PathBuf,
+        /// Who else can change it.
+        problem: String,
+        /// Command that takes this away, without the path.
+        fix: &'static str,
+    },
+    /// There are too many files, or too many links.
+    #[error("check {}: it has too many files or its links form a loop", path.display())]
+    TooLarge {
+        /// Where the check ended.
+        path: PathBuf,
+    },
+    /// An operation of the host failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
 /// What has been checked in one package.
-pub(super) struct Ownership<'a> {
+pub(crate) struct Ownership<'a> {
     files: &'a (dyn Files + Sync),
     /// Directories that only root can change, as paths without links.
     safe: BTreeSet<PathBuf>,
@@ -33,7 +56,7 @@ pub(super) struct Ownership<'a> {
 
 impl<'a> Ownership<'a> {
     /// Nothing has been checked yet.
-    pub(super) fn new(files: &'a (dyn Files + Sync)) -> Self {
+    pub(crate) fn new(files: &'a (dyn Files + Sync)) -> Self {
         Self {
             files,
             safe: BTreeSet::new(),
@@ -45,7 +68,7 @@ impl<'a> Ownership<'a> {
     ///
     /// # Errors
     /// The first file or directory that a user other than root can change; or the package is too large; or an error of the host.
-    pub(super) async fn verify(&mut self, path: &Path) -> Result<(), RoleError> {
+    pub(crate) async fn verify(&mut self, path: &Path) -> Result<(), OwnershipError> {
         let Some(root) = self.resolve(path).await? else {
             return Ok(());
         };
@@ -53,7 +76,7 @@ impl<'a> Ownership<'a> {
         while let Some((path, depth)) = waiting.pop() {
             self.entries += 1;
             if self.entries > ENTRIES || depth > DEPTH {
-                return Err(RoleError::TooLarge { path });
+                return Err(OwnershipError::TooLarge { path });
             }
             let Some(entry) = self.files.entry(&path).await? else {
                 continue;
@@ -79,7 +102,7 @@ impl<'a> Ownership<'a> {
     }
 
     /// The path without links and `..`; every directory on it is verified. `None` if a part of the path is missing.
-    async fn resolve(&mut self, path: &Path) -> Result<Option<PathBuf>, RoleError> {
+    async fn resolve(&mut self, path: &Path) -> Result<Option<PathBuf>, OwnershipError> {
         let mut at = PathBuf::from("/");
         self.directory(&at).await?;
         let mut rest = names(path);
@@ -100,7 +123,7 @@ impl<'a> Ownership<'a> {
                     only_root(&next, entry.attributes, 0)?;
                     links += 1;
                     if links > LINKS {
-                        return Err(RoleError::TooLarge { path: next });
+                        return Err(OwnershipError::TooLarge { path: next });
                     }
                     if target.starts_with('/') {
                         at = PathBuf::from("/");
@@ -119,7 +142,7 @@ impl<'a> Ownership<'a> {
     }
 
     /// A directory on the path, checked once.
-    async fn directory(&mut self, path: &Path) -> Result<(), RoleError> {
+    async fn directory(&mut self, path: &Path) -> Result<(), OwnershipError> {
         if self.safe.contains(path) {
             return Ok(());
         }
@@ -145,8 +168,8 @@ pub async fn changeable_way_to(
     let parent = path.parent().unwrap_or(Path::new("/"));
     match Ownership::new(files).resolve(parent).await {
         Ok(_) => Ok(None),
-        Err(RoleError::Host(error)) => Err(error),
-        Err(RoleError::Untrusted { path, problem, fix }) => {
+        Err(OwnershipError::Host(error)) => Err(error),
+        Err(OwnershipError::Untrusted { path, problem, fix }) => {
             let path = path.display();
             Ok(Some(format!("{path}: {problem} (`{fix} {path}`)")))
         }
@@ -155,7 +178,7 @@ pub async fn changeable_way_to(
 }
 
 /// An error if the owner is not root, or if the mode has one of the bits `writable`. A link has no mode.
-fn only_root(path: &Path, attributes: Attributes, writable: u32) -> Result<(), RoleError> {
+fn only_root(path: &Path, attributes: Attributes, writable: u32) -> Result<(), OwnershipError> {
     let Attributes { mode, uid, .. } = attributes;
     let (problem, fix) = if uid != 0 {
         (
@@ -168,7 +191,7 @@ fn only_root(path: &Path, attributes: Attributes, writable: u32) -> Result<(), R
     } else {
         return Ok(());
     };
-    Err(RoleError::Untrusted {
+    Err(OwnershipError::Untrusted {
         path: path.to_path_buf(),
         problem,
         fix,

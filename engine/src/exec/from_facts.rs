@@ -9,10 +9,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::gate::FakeHost;
-use super::processes::Program;
-use super::tree::{Node, NodeKind};
-use super::world::World;
+use crate::host::fake::{FakeHost, Node, NodeKind, Program, World};
 use crate::facts::kernel::IPVS;
 use crate::facts::{CgroupVersion, Facts};
 use crate::host::{Attributes, Space};
