@@ -10,13 +10,13 @@
 //! Scripts describe, Rust performs: evaluating scripts changes nothing ([`script`]), the plan is immutable data
 //! ([`mod@plan`]), and everything that reads or changes a machine goes through one trait ([`host::Host`]).
 
-pub mod model;
 pub mod env;
 pub mod exec;
 pub mod facts;
 pub mod host;
 pub mod kubernetes;
 pub mod ledger;
+pub mod model;
 pub mod plan;
 pub mod planner;
 pub mod report;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::model::{Diagnostic, Sources, closest};
 use crate::env::{self, KubeEnv};
 use crate::facts::{CgroupVersion, Facts, Requirement, Verdict};
-use crate::plan::{self, Graph, Plan, Probe};
+use crate::model::{Diagnostic, Sources, closest};
 use crate::model::{SecretRef, Span, Value};
+use crate::plan::{self, Graph, Plan, Probe};
 use crate::resource::{Checksums, Spec};
 use crate::role::RolePackage;
 use crate::script::Surroundings;

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::exec::{Event, NotStanding, PhaseHealth, Recording, Runner, Selection, overlay_host, simulated_host};
-use engine::model::Outcome;
+use engine::exec::{
+    Event, NotStanding, PhaseHealth, Recording, Runner, Selection, overlay_host, simulated_host,
+};
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
-use engine::plan::{Graph, Plan, PlannedCheck, PlannedPhase, Probe};
+use engine::model::Outcome;
 use engine::model::PhaseName;
+use engine::plan::{Graph, Plan, PlannedCheck, PlannedPhase, Probe};
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
 

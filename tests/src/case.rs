@@ -1,9 +1,9 @@
 //! A host and its settings, and the plan that the role makes of them.
 
-use engine::model::Diagnostic;
 use engine::env::KubeEnv;
 use engine::facts::Facts;
 use engine::host::live::LiveHost;
+use engine::model::Diagnostic;
 use engine::plan::Plan;
 use engine::planner;
 use engine::role::RolePackage;

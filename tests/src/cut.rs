@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use engine::model::STATE;
 use engine::host::fake::{Call, FakeHost};
 use engine::host::unfinished;
+use engine::model::STATE;
 
 /// Where a run was interrupted, and the host that it left.
 pub struct Cut {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use behaviour::{Bringup, block_on, checked_in_part};
 use engine::exec::{Event, PhaseHealth, Recording, Runner, Status};
-use engine::model::Outcome;
 use engine::host::fake::FakeHost;
+use engine::model::Outcome;
 use engine::model::PhaseName;
 use engine::resource::pki::{USES, Uptake, components};
 use engine::resource::{NoSecrets, Spec};

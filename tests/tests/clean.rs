@@ -2,10 +2,10 @@
 
 use behaviour::{Bringup, Run, Scripts, block_on, somebody_elses};
 use engine::exec::Event;
-use engine::model::Outcome;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Files as _, Services as _};
 use engine::ledger::{Cause, Why};
+use engine::model::Outcome;
 use engine::plan::Probe;
 use engine::report;
 

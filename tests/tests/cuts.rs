@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
-use engine::model::Outcome;
 use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::ledger::Record;
+use engine::model::Outcome;
 use engine::plan::{PlannedPhase, Probe};
 
 /// The cases whose phases are tried; together they have every phase of the role.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use behaviour::{Case, Scripts, block_on, fixtures, folders, golden, snapshot_names, text};
-use engine::model::{Diagnostic, Sources};
 use engine::host::live::LiveHost;
+use engine::model::{Diagnostic, Sources};
 use engine::role::{RoleError, RolePackage};
 use engine::script::SIZE_LIMIT;
 

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use behaviour::{Bringup, Case, block_on};
 use engine::exec::{Event, EventSink, Recording, Runner, simulated_host};
-use engine::model::Outcome;
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
     Clock as _, Files as _, HttpsRequest, Network as _, Packages as _, Services as _,
 };
+use engine::model::Outcome;
 use engine::plan::{PlannedCheck, Probe};
 use engine::report::{Detail, render};
 use engine::resource::NoSecrets;

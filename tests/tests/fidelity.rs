@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 
 use behaviour::{Bringup, Case, block_on, checked_in, fixtures, repository, text};
 use engine::exec::{Event, Fidelity, simulated_host};
-use engine::model::Outcome;
 use engine::facts::{Facts, Listener, gather};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
+use engine::model::Outcome;
 
 /// The cases with a plan.
 const CASES: [&str; 3] = ["cp-1", "cp-1-vip", "cp-2-nodocker"];

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use behaviour::{Bringup, Run, Scripts, block_on};
 use engine::exec::{Event, Fidelity, Recording, Runner};
-use engine::model::Outcome;
 use engine::host::fake::{FakeHost, World};
 use engine::host::{ClusterNode, Files as _};
-use engine::plan::PlannedStep;
+use engine::model::Outcome;
 use engine::model::{StepId, Text};
+use engine::plan::PlannedStep;
 use engine::report::Review;
 use engine::resource::{MaskedSecrets, Spec};
 

@@ -1,10 +1,10 @@
 //! What `nodelet history` and `nodelet why` say about failed runs, and about things that the ledger does not know.
 
 use behaviour::{Bringup, block_on};
-use engine::model::Outcome;
 use engine::exec::{Planned, Recording, Runner};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::ledger::{History, Why};
+use engine::model::Outcome;
 use engine::report;
 use engine::resource::MaskedSecrets;
 

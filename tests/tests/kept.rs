@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use behaviour::{Bringup, block_on};
 use engine::exec::{Condition, PhaseHealth, Recording, Runner, Status, failed_phases, restart_set};
-use engine::model::Outcome;
 use engine::host::fake::FakeHost;
+use engine::model::Outcome;
 use engine::resource::NoSecrets;
 use engine::resource::pki::{RECORDS, authority_record, service_account_record};
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use behaviour::{CASES, Case};
-use engine::plan::Plan;
 use engine::model::Text;
+use engine::plan::Plan;
 use engine::resource::pki::{
     authority_paths, certificate_paths, kubeconfig_path, service_account_paths,
 };

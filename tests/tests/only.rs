@@ -1,9 +1,9 @@
 //! Phases that are applied alone: the phases that they require have to be applied already.
 
 use behaviour::{Bringup, Case, Scripts, block_on, fixtures, text};
-use engine::model::Outcome;
 use engine::host::Containers as _;
 use engine::host::fake::{FakeHost, difference};
+use engine::model::Outcome;
 use engine::resource::Spec;
 
 #[test]

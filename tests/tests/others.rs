@@ -2,10 +2,10 @@
 
 use behaviour::{Bringup, block_on, somebody_elses};
 use engine::exec::{Event, Recording, Runner, failed_phases, restart_set};
-use engine::model::Outcome;
 use engine::facts::{Disk, Facts, Listener, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
+use engine::model::Outcome;
 use engine::model::PhaseName;
 use engine::resource::MaskedSecrets;
 

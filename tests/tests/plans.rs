@@ -13,8 +13,8 @@ use behaviour::{
 };
 use engine::env::KEYS;
 use engine::exec::{Runner, simulated_host};
-use engine::plan::Plan;
 use engine::model::SecretRef;
+use engine::plan::Plan;
 use engine::report::{self, Detail, TextReport};
 use engine::resource::SecretStore;
 

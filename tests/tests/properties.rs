@@ -4,8 +4,8 @@
 
 use behaviour::{Bringup, Cut, Generated, Run, generated, soaks, unlike};
 use engine::exec::Fidelity;
-use engine::model::Outcome;
 use engine::host::fake::{FakeHost, difference};
+use engine::model::Outcome;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::RngSeed;

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use behaviour::{Bringup, block_on};
-use engine::model::{Outcome, STATE};
 use engine::exec::{Recording, Recovered, RecoveredFrom, Runner};
 use engine::facts::gather;
 use engine::host::Files as _;
 use engine::host::fake::{FakeHost, FaultPlan, WorldSnapshot};
 use engine::ledger::LedgerError;
+use engine::model::{Outcome, STATE};
 use engine::resource::{MaskedSecrets, ResourceError, ResourceResult};
 
 const CASES: [&str; 2] = ["cp-1", "cp-2-nodocker"];

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use behaviour::{Bringup, Case, block_on, fixtures};
 use engine::exec::{Event, EventSink, Recording, Runner, Status, failed_phases, restart_set};
-use engine::model::{Outcome, STATE};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::host::{
     Attributes, Cluster as _, ClusterAccess, Containers as _, EntryKind, Files as _, Services as _,
     Space,
 };
 use engine::model::PhaseName;
+use engine::model::{Outcome, STATE};
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
 use tokio::time::Instant;

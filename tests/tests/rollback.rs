@@ -3,10 +3,10 @@
 
 use behaviour::{Bringup, Run, Scripts};
 use engine::exec::Event;
-use engine::model::Outcome;
 use engine::host::CommandOutput;
 use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
 use engine::ledger::Record;
+use engine::model::Outcome;
 
 /// A phase with this name and these steps; `header` is the rest of its header.
 fn phase(name: &str, header: &str, steps: &str) -> Scripts {

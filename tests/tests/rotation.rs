@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use behaviour::{Bringup, Cut, block_on, checked_in_part, unlike};
-use engine::model::{Outcome, STATE};
-use engine::exec::{Recording, Runner, authorities, failed_phases, overlay_host, restart_set, rotating};
+use engine::exec::{
+    Recording, Runner, authorities, failed_phases, overlay_host, restart_set, rotating,
+};
 use engine::host::fake::FakeHost;
+use engine::model::{Outcome, STATE};
 use engine::plan::Plan;
 use engine::resource::pki::{
     Authority, ENCRYPTION, Rotation, Stage, USES, certificate_in, certificate_paths,

@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use behaviour::{Bringup, block_on, somebody_elses};
-use engine::model::Outcome;
 use engine::exec::{PhaseHealth, Recording, Runner, Streaks, unmet};
 use engine::facts::{Interests, gather_with};
 use engine::host::fake::FakeHost;
 use engine::host::{ContainerConfig, RestartPolicy, Transport, VirtualService};
+use engine::model::Outcome;
 use engine::resource::MaskedSecrets;
 
 const RULES: usize = 20_000;

@@ -3,12 +3,12 @@
 
 use behaviour::{Bringup, Case, Cut, Run, block_on, somebody_elses};
 use engine::exec::{Event, Recording, Runner};
-use engine::model::{Outcome, STATE};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{
     Containers as _, Network as _, Services as _, Space, Transport, VirtualService,
 };
 use engine::ledger::Record;
+use engine::model::{Outcome, STATE};
 use engine::resource::MaskedSecrets;
 
 /// A host with the role applied, after `meddle`.

@@ -43,11 +43,11 @@ mod tests {
     use std::time::Duration;
 
     use engine::env::KubeEnv;
-    use engine::model::{Outcome, STATE};
     use engine::exec::simulated_host;
     use engine::facts::Facts;
     use engine::host::Services as _;
     use engine::host::fake::FaultPlan;
+    use engine::model::{Outcome, STATE};
     use engine::planner;
     use engine::resource::NoSecrets;
     use engine::role::RolePackage;

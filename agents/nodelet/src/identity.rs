@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::env::KubeEnv;
-use engine::model::STATE;
 use engine::facts::Facts;
 use engine::ledger::Ledger;
+use engine::model::STATE;
 use engine::planner;
 use serde::{Deserialize, Serialize};
 

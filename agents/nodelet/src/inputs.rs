@@ -7,14 +7,14 @@ use anyhow::{Context as _, Result, bail};
 use engine::env::{KubeEnv, Source, Value};
 use engine::exec::unmet;
 use engine::facts::{self, Facts, Interests};
+use engine::host::changeable_way_to;
 use engine::host::live::LiveHost;
 use engine::host::{EntryKind, Files, HostResult};
-use engine::plan::Plan;
 use engine::model::SecretRef;
+use engine::plan::Plan;
 use engine::planner;
 use engine::resource::SecretStore;
 use engine::role::{RoleError, RolePackage};
-use engine::host::changeable_way_to;
 
 use crate::cli::RoleArgs;
 use crate::identity::Identity;

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::env::{KubeEnv, Value};
-use engine::exec::{ChecksInProgress, PhaseHealth, Recording, Runner, Status, Streaks, failed_phases, left_over_phases, restart_set};
-use engine::model::STATE;
+use engine::exec::{
+    ChecksInProgress, PhaseHealth, Recording, Runner, Status, Streaks, failed_phases,
+    left_over_phases, restart_set,
+};
 use engine::host::live::LiveHost;
 use engine::host::{ClusterAccess, Host};
 use engine::ledger::Ledger;
 use engine::model::PhaseName;
+use engine::model::STATE;
 use engine::plan::{Plan, Probe};
 use engine::resource::{NodeSpec, Spec};
 use serde::{Deserialize, Serialize};

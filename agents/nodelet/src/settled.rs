@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use engine::env::{KubeEnv, Source, Value};
-use engine::model::STATE;
 use engine::host::live::LiveHost;
+use engine::model::STATE;
 use engine::role::RolePackage;
 use serde::{Deserialize, Serialize};
 use tokio::time::error::Elapsed;

@@ -5,7 +5,6 @@
 //! wait. [`live`] is the machine we run on; [`fake`] is a small stateful world for tests and dry runs.
 //! Policy (what should be, in which order, how often to try) lives above, in `resource` and `exec`.
 
-mod ownership;
 mod cluster;
 mod containers;
 mod error;
@@ -19,6 +18,7 @@ mod kernel;
 pub mod live;
 mod network;
 pub mod overlay;
+mod ownership;
 mod packages;
 mod pod_subnets;
 mod processes;

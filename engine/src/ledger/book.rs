@@ -7,8 +7,8 @@ use super::seal::{CHAINED, Chain, Line};
 use super::store::{LIMIT, content_folder, failed, in_time};
 use super::tip::{Tip, id_of};
 use super::{LedgerError, Record, RunId, VERSION};
-use crate::model::STATE;
 use crate::host::Host;
+use crate::model::STATE;
 
 /// The path of the ledger.
 pub(super) fn path() -> PathBuf {

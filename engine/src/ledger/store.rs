@@ -19,8 +19,8 @@ use super::standing::{
 };
 use super::tip::{Tip, id_of};
 use super::{History, LedgerError, Record, RunId, VERSION};
-use crate::model::{Failure, Outcome, STATE, Verb};
 use crate::host::{Attributes, Host, HostError};
+use crate::model::{Failure, Outcome, STATE, Verb};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::PlannedStep;
 use crate::resource::{Change, ResourceResult, Undo, UndoLog, engine, pki};

@@ -7,11 +7,11 @@ mod damage;
 use std::path::{Path, PathBuf};
 
 use super::{History, Ledger, LedgerError, Record, VERSION, Why};
-use crate::model::{Outcome, STATE, Verb};
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{Attributes, Files as _};
-use crate::plan::{PlannedStep, StepPolicy};
+use crate::model::{Outcome, STATE, Verb};
 use crate::model::{Span, StepId};
+use crate::plan::{PlannedStep, StepPolicy};
 use crate::resource::{Action, Change, DirectorySpec, Kept, Spec, Undo, UndoLog as _};
 
 fn step(name: &str) -> PlannedStep {

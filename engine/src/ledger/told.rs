@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Record, RunId};
+use crate::model::StepId;
 use crate::model::{Outcome, Verb};
 use crate::plan::PlannedStep;
-use crate::model::StepId;
 
 /// What our records say of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use crate::model::{PhaseName, Span, StepId, hex};
 use crate::facts::Requirement;
+use crate::model::{PhaseName, Span, StepId, hex};
 use crate::resource::{Checksums, Spec};
 
 /// Version of the serialized form. A reader refuses a newer one.

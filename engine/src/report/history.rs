@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::model::{Outcome, Verb};
 use crate::exec::Planned;
 use crate::ledger::{History, Run, Why};
 use crate::model::StepId;
+use crate::model::{Outcome, Verb};
 use crate::resource::Action;
 
 /// The runs, a line each, the newest last.

@@ -19,8 +19,8 @@ use super::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     missing_parents,
 };
-use crate::model::STATE;
 use crate::host::{Attributes, Entry, EntryKind, Host};
+use crate::model::STATE;
 
 /// Maximum size of the file and of the record. Both are far smaller.
 const LIMIT: u64 = 4096;

@@ -12,8 +12,8 @@ use super::{
     Action, Change, Checksums, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
     engine,
 };
-use crate::model::chain;
 use crate::host::{ArchivedImage, EntryKind, Host};
+use crate::model::chain;
 
 /// The name of images that were replaced; the tag is the beginning of their content id.
 const REPLACED: &str = "pf9-replaced";

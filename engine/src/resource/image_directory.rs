@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::image::{familiar, make_way, same};
 use super::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, engine};
-use crate::model::chain;
-use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
 use crate::host::changeable_way_to;
+use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
+use crate::model::chain;
 
 /// The file of checksums, in the directory.
 const SUMS: &str = "checksum/sha256sums.txt";

@@ -9,8 +9,8 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::{RoleError, RolePackage};
-use crate::model::Diagnostic;
 use crate::host::{Files, HostError};
+use crate::model::Diagnostic;
 use crate::model::Span;
 use crate::resource::{READ_LIMIT, digest_of};
 

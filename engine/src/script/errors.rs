@@ -4,8 +4,8 @@ use rhai::{EvalAltResult, ParseError, Position};
 
 use super::vocabulary::FUNCTIONS;
 use super::words::WORDS;
-use crate::model::{Diagnostic, closest};
 use crate::model::Span;
+use crate::model::{Diagnostic, closest};
 
 fn span(file: &str, position: Position) -> Span {
     Span::new(

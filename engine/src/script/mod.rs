@@ -27,8 +27,8 @@ use std::rc::Rc;
 use rhai::{Engine, Scope};
 
 use crate::model::{Diagnostic, Sources};
-use crate::plan::PlannedPhase;
 use crate::model::{Span, Value};
+use crate::plan::PlannedPhase;
 use interpreter::Tape;
 use namespace::Namespace;
 use recorder::Recorder;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use engine::exec::{Event, Fidelity};
-use engine::model::Verb;
 use engine::model::PhaseName;
+use engine::model::Verb;
 
 use lab::Fault;
 

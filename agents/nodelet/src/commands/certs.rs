@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use engine::exec::{Due, Runner, Selection};
-use engine::model::Outcome;
 use engine::host::live::LiveHost;
+use engine::model::Outcome;
 use engine::resource::pki::{Kind, Listed, Listing, listing};
 
 use super::run::{exit, prepare};

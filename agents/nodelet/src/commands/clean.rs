@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use engine::exec::{self, EventSink, Recording, Runner};
-use engine::model::Outcome;
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, RECOVER, Record};
+use engine::model::Outcome;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{exit, has_ledger, standing_inputs};

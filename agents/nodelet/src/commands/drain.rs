@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use chrono::Utc;
 use engine::exec::{Event, EventSink, Runner, Selection};
-use engine::model::Outcome;
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess};
+use engine::model::Outcome;
 use engine::plan::PlannedPhase;
 use engine::resource::{DrainSpec, Spec};
 

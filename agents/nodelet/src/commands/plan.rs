@@ -4,10 +4,13 @@
 //! `--facts` on a simulated host.
 
 use anyhow::Result;
-use engine::exec::{Event, EventSink as _, Recording, Runner, failed_phases, left_over_phases, overlay_host, restart_set, simulated_host};
-use engine::model::Outcome;
+use engine::exec::{
+    Event, EventSink as _, Recording, Runner, failed_phases, left_over_phases, overlay_host,
+    restart_set, simulated_host,
+};
 use engine::host::Host;
 use engine::host::live::LiveHost;
+use engine::model::Outcome;
 use engine::plan::Plan;
 use engine::report::{self, JsonReport, Review};
 use engine::resource::{MaskedSecrets, SecretStore};

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
-use engine::exec::{Event, EventSink, PhaseHealth, Recording, Runner, Selection, failed_phases, left_over_phases, restart_set};
-use engine::model::{Outcome, Verb};
+use engine::exec::{
+    Event, EventSink, PhaseHealth, Recording, Runner, Selection, failed_phases, left_over_phases,
+    restart_set,
+};
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
 use engine::model::PhaseName;
+use engine::model::{Outcome, Verb};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
@@ -194,8 +197,8 @@ mod tests {
     use engine::env::KubeEnv;
     use engine::facts::Facts;
     use engine::host::fake::{FakeHost, FaultPlan};
-    use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
     use engine::model::Span;
+    use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
 
     use super::*;
     use crate::identity::Identity;

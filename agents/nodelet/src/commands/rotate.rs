@@ -1,10 +1,10 @@
 //! `nodelet certs rotate`: replace an authority, a step at a time.
 
 use anyhow::{Result, bail};
-use engine::model::Outcome;
 use engine::exec::{Recording, Runner, Selection, authorities, overlay_host, rotating};
 use engine::host::ClusterAccess;
 use engine::host::live::LiveHost;
+use engine::model::Outcome;
 use engine::plan::Plan;
 use engine::report::Review;
 use engine::resource::ResourceError;

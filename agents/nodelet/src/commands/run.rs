@@ -1,10 +1,10 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
 use anyhow::{Result, bail};
-use engine::model::Outcome;
 use engine::exec::{Recording, Runner, Selection};
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, LedgerError};
+use engine::model::Outcome;
 
 use crate::bound::bound_to;
 use crate::cli::{RoleArgs, RunArgs};

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use engine::exec::throwaway;
+use engine::exec::scratch;
 use tokio::time::Instant;
 
 use super::api::Etcd;
 use super::throwaway::{Mounted, Throwaway};
 
 /// Where the copy is made; emptied before and afterwards.
-const WORK: &str = throwaway::DIRECTORY;
+const WORK: &str = scratch::DIRECTORY;
 /// Timeout for reading each key and value of a store of 8 GiB at half a CPU.
 const READ: Duration = Duration::from_secs(240);
 /// Timeout for the restore: hashing and rewriting a store of 8 GiB at half a CPU.

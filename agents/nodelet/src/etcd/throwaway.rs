@@ -18,7 +18,7 @@ const PATIENCE: u64 = 30;
 /// There is one at a time, so its name is enough to find one that a killed run left.
 const NAME: &str = "pf9-etcd-proof";
 /// The label that marks our containers; the value says what they are for.
-const OWNER: (&str, &str) = engine::exec::throwaway::LABEL;
+const OWNER: (&str, &str) = engine::exec::scratch::LABEL;
 /// CPU time, in billionths of a CPU: half of one.
 const CPU: i64 = 500_000_000;
 /// Memory in bytes. The copy is mapped, so the kernel can drop it from memory; the index of its keys has to fit.

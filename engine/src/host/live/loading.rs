@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::atomic;
-use crate::model::STATE;
 use crate::host::Attributes;
+use crate::model::STATE;
 
 const PREFIX: &str = "loading-";
 /// Bound on a mark.

@@ -4,11 +4,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{live as live_on, removal, step};
-use crate::model::{Failure, Outcome, STATE, Verb};
 use crate::host::fake::FakeHost;
 use crate::ledger::seal::Chain;
 use crate::ledger::standing::{RUNS_KEPT, compacted, live, span_of};
 use crate::ledger::{History, Ledger, Record, RunId, VERSION};
+use crate::model::{Failure, Outcome, STATE, Verb};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Undo};

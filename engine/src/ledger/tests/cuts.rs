@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{file, live, note, removal, step};
-use crate::model::{Outcome, Verb};
 use crate::host::Files as _;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::ledger::{Ledger, Record};
+use crate::model::{Outcome, Verb};
 
 /// A ledger with one undo, and what is on disk of it.
 async fn begun(host: &FakeHost) -> Ledger<'_> {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{file, live, note, removal};
-use crate::model::Outcome;
-use crate::exec::throwaway;
+use crate::exec::scratch;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
 use crate::ledger::{Ledger, LedgerError, Record, VERSION};
+use crate::model::Outcome;
 use crate::resource::engine;
 
 async fn text(host: &FakeHost) -> String {
@@ -170,7 +170,7 @@ async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     assert_eq!(said(&FakeHost::new()).await, None, "without an engine");
     let host = FakeHost::new().with_docker().with_image("etcd:1");
     made(&host, "theirs", ("app", engine::OURS)).await;
-    made(&host, "proof", throwaway::LABEL).await;
+    made(&host, "proof", scratch::LABEL).await;
     assert_eq!(said(&host).await, None, "none of them is the role's");
     made(&host, "etcd", (engine::OWNER, engine::OURS)).await;
     let missing = said(&host).await.expect("it is noticed");

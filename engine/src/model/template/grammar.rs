@@ -7,9 +7,9 @@
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Token, parse, tokenize};
 
+use super::text::RenderError;
 use crate::model::Span;
 use crate::model::template::{refused, syntax};
-use super::text::RenderError;
 
 /// Most words of one `{{ }}` or `{% %}`.
 const WORDS: usize = 256;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::Options;
 use crate::model::Diagnostic;
-use crate::plan::{PlannedCheck, Probe};
 use crate::model::Value;
+use crate::plan::{PlannedCheck, Probe};
 use crate::script::recorder::Call;
 
 /// The directory that certificates' paths are relative to.

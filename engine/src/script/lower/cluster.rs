@@ -6,9 +6,9 @@ use ipnet::IpNet;
 
 use super::files::template;
 use super::{Options, Surroundings};
-use crate::model::Diagnostic;
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
+use crate::model::Diagnostic;
 use crate::model::Value;
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::recorder::Call;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::Options;
 use super::system::only_absent;
-use crate::model::Diagnostic;
 use crate::host::{Mount, RestartPolicy};
+use crate::model::Diagnostic;
 use crate::resource::{
     ContainerSpec, ImageDirectorySpec, ImageSpec, PodContainerSpec, PodsSpec, Spec,
 };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{Options, Surroundings};
-use crate::model::{Diagnostic, closest};
 use crate::host::Attributes;
+use crate::model::{Diagnostic, closest};
 use crate::model::{Span, Text, Value, render, variables};
 use crate::resource::{DirectorySpec, EnvFileSpec, FileSource, FileSpec, Spec, SymlinkSpec};
 use crate::script::recorder::Call;

@@ -1,0 +1,127 @@
+//! Records what exists before a phase's first effect. It is not the role's, so a rollback or a clean must leave it.
+
+use std::sync::{Mutex, OnceLock};
+
+use super::session::Session;
+use crate::exec::{Mode, Runner};
+use crate::host::{Host, View};
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo, directory};
+
+impl Runner<'_> {
+    /// Notes which `on_rollback` steps run if the phase fails. Only a phase of which earlier runs left nothing has any.
+    /// A step is left out if it would remove something that exists before the phase's first effect: that is not the
+    /// role's.
+    pub(in crate::exec) async fn note_ways_back<'p>(
+        &self,
+        phase: &'p PlannedPhase,
+        session: &Session<'_>,
+        ways_back: &OnceLock<Vec<&'p PlannedStep>>,
+    ) -> ResourceResult<()> {
+        if session.mode == Mode::DryRun
+            || phase.on_rollback.is_empty()
+            || session.stood_before(&phase.name).await
+        {
+            return Ok(());
+        }
+        let mut ours = Vec::new();
+        for step in &phase.on_rollback {
+            let cx = self.context(true);
+            if !step.policy.absent || step.spec.pending(&cx).await?.is_none() {
+                ours.push(step);
+            }
+        }
+        ways_back.get_or_init(|| ours);
+        Ok(())
+    }
+
+    /// If the role owns the whole content of a directory (`whole`) and the directory already exists, notes the names in
+    /// it: everything added later belongs to the role. The directory may be a separate disk for etcd's data. This is
+    /// done once, before the role writes into it.
+    pub(in crate::exec) async fn claim(
+        &self,
+        phase: &PlannedPhase,
+        step: &PlannedStep,
+        session: &Session<'_>,
+        done: &Mutex<Vec<Undo>>,
+    ) -> ResourceResult<()> {
+        let Spec::Directory(its) = &step.spec else {
+            return Ok(());
+        };
+        if !its.whole || step.policy.absent || session.mode == Mode::DryRun {
+            return Ok(());
+        }
+        let Some(spared) = directory::names(self.host, &its.path).await? else {
+            return Ok(());
+        };
+        let path = its.path.clone();
+        let undo = Undo::ClearDirectory { path, spared };
+        if session.stands(&undo.about()).await {
+            return Ok(());
+        }
+        session.receipt(&phase.name, step, done).push(undo).await
+    }
+
+    /// Records once which steps will remove what this phase leaves behind. A step is left out if its resource exists
+    /// before the phase's first effect: it is not the role's.
+    pub(in crate::exec) async fn note_clean_lane(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+    ) -> ResourceResult<()> {
+        if phase.on_clean.is_empty() {
+            return Ok(());
+        }
+        let Some(known) = session.lacks_clean_lane(&phase.name).await else {
+            return Ok(());
+        };
+        let mut ours = Vec::new();
+        // Nothing changes during this loop, so the firewall rules, which may be many, are read once for all steps.
+        let view = View::of(self.host);
+        for step in phase
+            .on_clean
+            .iter()
+            .filter(|step| !known.contains(&step.id))
+        {
+            let cx = Context {
+                host: &view,
+                ..self.context(true)
+            };
+            if let Spec::SysctlBefore(setting) = &step.spec {
+                let mut step = step.clone();
+                step.spec = Spec::SysctlBefore(setting.noted(self.host).await?);
+                ours.push(step);
+            } else if step.spec.pending(&cx).await?.is_none() {
+                ours.push(step.clone());
+            } else if let Some(spec) = beside_what_stands(&view, &step.spec).await? {
+                let mut step = step.clone();
+                step.spec = spec;
+                ours.push(step);
+            }
+        }
+        Ok(session.clean_lane(&phase.name, ours).await?)
+    }
+}
+
+/// For a resource that already exists: the spec that removes only what is added later, if the two can be told apart.
+async fn beside_what_stands(host: &dyn Host, spec: &Spec) -> ResourceResult<Option<Spec>> {
+    Ok(match spec {
+        // An empty directory may be a separate disk. If a directory is not empty, later files in it may belong to
+        // another program.
+        Spec::Directory(its) => {
+            let names = directory::names(host, &its.path).await?;
+            let empty = names.filter(Vec::is_empty);
+            empty.map(|spared| {
+                Spec::Directory(DirectorySpec {
+                    spared: Some(spared),
+                    ..its.clone()
+                })
+            })
+        }
+        Spec::FirewallChains(its) if its.spares_earlier => {
+            Some(Spec::FirewallChains(its.sparing(host).await?))
+        }
+        Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.sparing(host).await?)),
+        _ => None,
+    })
+}

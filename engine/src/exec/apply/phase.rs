@@ -1,0 +1,236 @@
+//! One phase: its steps in order and its checks, and how it ends.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::session::Session;
+use super::step::{Done, millis};
+use crate::exec::diagnosis::advice;
+use crate::exec::event::Event;
+use crate::exec::{Mode, Runner};
+use crate::model::Span;
+use crate::model::chain;
+use crate::model::{Failure, Outcome};
+use crate::plan::PlannedPhase;
+use crate::resource::{ResourceError, Undo};
+
+/// What a phase did.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::exec) struct PhaseResult {
+    pub(in crate::exec) outcome: Outcome,
+    pub(in crate::exec) changed: usize,
+    pub(in crate::exec) unchanged: usize,
+}
+
+/// How a phase was cut short.
+enum Cut {
+    Failed(Trouble),
+    /// The run was asked to end; an error at the same time is reported as well.
+    Interrupted(Option<Trouble>),
+}
+
+/// What went wrong, and where.
+struct Trouble {
+    what: String,
+    span: Span,
+    error: ResourceError,
+}
+
+impl Runner<'_> {
+    /// Runs a phase to its end: success, failure or interruption.
+    pub(in crate::exec) async fn phase(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+    ) -> PhaseResult {
+        let started = self.host.elapsed();
+        let name = &phase.name;
+        if let Some(reason) = &phase.skipped {
+            self.events.emit(Event::PhaseSkipped {
+                phase: name.clone(),
+                reason: reason.clone(),
+            });
+            return PhaseResult {
+                outcome: Outcome::Converged,
+                changed: 0,
+                unchanged: 0,
+            };
+        }
+        self.events.emit(Event::PhaseStarted {
+            phase: name.clone(),
+            about: phase.about.clone(),
+        });
+        if session.mode == Mode::Apply {
+            self.end_stopped_pods(phase).await;
+        }
+        // Outside the timed future: what a step did before the phase timed out has to be taken back, too.
+        let done = Mutex::new(session.done_before(name).await);
+        let ways_back = OnceLock::new();
+        let mut result = PhaseResult {
+            outcome: Outcome::Converged,
+            changed: 0,
+            unchanged: 0,
+        };
+        let run = async {
+            let noted = self.note_ways_back(phase, session, &ways_back).await;
+            noted.map_err(|error| {
+                self.cut(Trouble {
+                    what: "on_rollback".to_owned(),
+                    span: phase.span.clone(),
+                    error,
+                })
+            })?;
+            self.steps_and_checks(phase, session, &done, &mut result)
+                .await
+        };
+        let cut = match tokio::time::timeout(phase.timeout, run).await {
+            Ok(Ok(())) => None,
+            Ok(Err(cut)) => Some(cut),
+            Err(_) => Some(Cut::Failed(Trouble {
+                what: format!("phase {name}"),
+                span: phase.span.clone(),
+                error: ResourceError::Host(crate::host::HostError::Deadline {
+                    action: format!("finish phase {name}"),
+                    after: phase.timeout,
+                }),
+            })),
+        };
+        match cut {
+            None => {
+                if let Err(error) = session.stands_now(name).await {
+                    // The phase is complete all the same. But a later failure would take back more than it needs to.
+                    tracing::warn!("could not {}", chain(&error).join(": "));
+                }
+            }
+            Some(Cut::Interrupted(trouble)) => {
+                result.outcome = Outcome::Interrupted;
+                let failure = match trouble {
+                    Some(trouble) => Some(self.failure(phase, trouble, session.mode).await),
+                    None => None,
+                };
+                self.events.emit(Event::PhaseInterrupted {
+                    phase: name.clone(),
+                    done: result.changed + result.unchanged,
+                    steps: phase.steps.len(),
+                    failure,
+                });
+            }
+            Some(Cut::Failed(trouble)) => {
+                result.outcome = Outcome::Failed;
+                let failure = self.failure(phase, trouble, session.mode).await;
+                let noted = session.failed(&phase.name, &failure).await;
+                self.events.emit(Event::PhaseFailed {
+                    phase: name.clone(),
+                    failure,
+                });
+                if session.mode == Mode::Apply {
+                    let waited = self.host.elapsed().saturating_sub(started);
+                    let undos = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+                    let ways_back = ways_back.into_inner().unwrap_or_default();
+                    self.roll_back(phase, session, &undos, &ways_back, noted.err())
+                        .await;
+                    self.end_what_kept_waiting(phase, waited).await;
+                }
+            }
+        }
+        let predicted = session.mode == Mode::DryRun && result.outcome == Outcome::Converged;
+        self.events.emit(Event::PhaseFinished {
+            phase: name.clone(),
+            outcome: if predicted {
+                Outcome::Predicted
+            } else {
+                result.outcome
+            },
+            changed: result.changed,
+            unchanged: result.unchanged,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        result
+    }
+
+    /// What went wrong, with what was found near it and the next thing to try.
+    async fn failure(&self, phase: &PlannedPhase, trouble: Trouble, mode: Mode) -> Failure {
+        let found = match mode {
+            Mode::Apply => advice::look_around(phase, self.host).await,
+            // The state of a simulated host explains nothing.
+            Mode::DryRun => Vec::new(),
+        };
+        Failure {
+            what: trouble.what,
+            span: trouble.span,
+            chain: chain(&trouble.error),
+            next: advice::advice(&trouble.error, &found),
+            found,
+        }
+    }
+
+    async fn steps_and_checks(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+        done: &Mutex<Vec<Undo>>,
+        result: &mut PhaseResult,
+    ) -> Result<(), Cut> {
+        self.note_clean_lane(phase, session)
+            .await
+            .map_err(|error| {
+                Cut::Failed(Trouble {
+                    what: "on_clean".to_owned(),
+                    span: phase.span.clone(),
+                    error,
+                })
+            })?;
+        for step in &phase.steps {
+            let trouble = |error| Trouble {
+                what: format!("{} {}", step.spec.kind(), step.spec.label()),
+                span: step.span.clone(),
+                error,
+            };
+            self.claim(phase, step, session, done)
+                .await
+                .map_err(|error| Cut::Failed(trouble(error)))?;
+            session
+                .keep(&phase.name, step)
+                .await
+                .map_err(|error| Cut::Failed(trouble(error)))?;
+            if self.cancel.is_cancelled() {
+                return Err(Cut::Interrupted(None));
+            }
+            let mut receipt = session.receipt(&phase.name, step, done);
+            match self.step(&phase.name, step, session, &mut receipt).await {
+                Ok(Done::Changed) => result.changed += 1,
+                Ok(Done::Unchanged) => result.unchanged += 1,
+                Err(error) => return Err(self.cut(trouble(error))),
+            }
+        }
+        for check in &phase.checks {
+            if session.mode == Mode::DryRun {
+                self.events.emit(Event::CheckPlanned {
+                    phase: phase.name.clone(),
+                    check: check.name.clone(),
+                });
+                continue;
+            }
+            if check.warns {
+                self.warn_of(phase, check).await;
+                continue;
+            }
+            if let Err(error) = self.wait_for(phase, check).await {
+                return Err(self.cut(Trouble {
+                    what: format!("check \"{}\"", check.name),
+                    span: check.span.clone(),
+                    error,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error while the run is asked to end is no failure of the phase: nothing is taken back.
+    fn cut(&self, trouble: Trouble) -> Cut {
+        if self.cancel.is_cancelled() {
+            Cut::Interrupted(Some(trouble))
+        } else {
+            Cut::Failed(trouble)
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Preconditions: evaluated before anything is touched, all of them, and once per host.
+//!
+//! On a host with the role, the role itself uses the ports and docker runs. So a requirement that was met is recorded
+//! and not evaluated again. A changed requirement (another port) is another requirement. More of the same (more room)
+//! is required of bare hosts only.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use sha2::Digest as _;
+
+use crate::exec::diagnosis::remedy::remedy;
+use crate::exec::event::Event;
+use crate::exec::repair::write_trial::EngineState;
+use crate::exec::{Mode, Runner, Selection};
+use crate::facts::{Requirement, Verdict};
+use crate::host::{Attributes, Entry, EntryKind, HostError};
+use crate::ledger::in_time;
+use crate::model::Problem;
+use crate::model::STATE;
+use crate::model::Span;
+use crate::model::chain;
+use crate::model::preflight_record::{self, Record};
+use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
+use crate::resource::{ResourceError, ResourceResult, Spec};
+
+impl Runner<'_> {
+    /// Whether all requirements that were not met before hold now. Problems are reported as one event.
+    pub(in crate::exec) async fn preflight(&self, mode: Mode) -> ResourceResult<bool> {
+        let (problems, evaluated, record) = self.judge(mode).await?;
+        if !problems.is_empty() {
+            self.events.emit(Event::PreflightFailed { problems });
+            return Ok(false);
+        }
+        self.events.emit(Event::PreflightPassed { evaluated });
+        if evaluated > 0 && mode == Mode::Apply {
+            self.write_record(&record).await?;
+        }
+        Ok(true)
+    }
+
+    /// What keeps an apply from beginning. Emits no event and records nothing.
+    ///
+    /// # Errors
+    /// The host cannot be read.
+    pub async fn misfits(&self) -> ResourceResult<Vec<Problem>> {
+        let (problems, _, _) = self.judge(Mode::Apply).await?;
+        Ok(problems)
+    }
+
+    pub(in crate::exec) async fn fits(&self, mode: Mode) -> ResourceResult<bool> {
+        let (problems, _, _) = self.judge(mode).await?;
+        Ok(problems.is_empty())
+    }
+
+    /// What is wrong, how many requirements were evaluated for it, and which are met now.
+    async fn judge(&self, mode: Mode) -> ResourceResult<(Vec<Problem>, usize, Record)> {
+        let mut problems = Vec::new();
+        let mut record = match self.read_record().await {
+            // A dry run reports what it may not read, and continues.
+            Err(error) if mode == Mode::DryRun => {
+                problems.push(unreadable(&error));
+                return Ok((problems, 0, Record::default()));
+            }
+            record => record?,
+        };
+        // The record is another host's, or it is damaged but can be read: it counts as lost.
+        let phases = self.plan.phases.iter();
+        let mut asked = phases.flat_map(|phase| &phase.requirements);
+        if !asked.any(|one| record.met.contains(&digest(one))) {
+            record.met.clear();
+        }
+        // On a host with the role they were met, but the record of that may be lost.
+        let stands = record.met.is_empty() && self.stands().await;
+        let without_ours = match self.afresh {
+            true => Some(self.facts_without_ours().await),
+            false => None,
+        };
+        let mut evaluated = 0;
+        // All phases count, not only the selected ones: what the host lacks does not depend on where a run begins.
+        for phase in &self.plan.phases {
+            if phase.skipped.is_some() {
+                continue;
+            }
+            for requirement in &phase.requirements {
+                let digest = digest(requirement);
+                let ahead = requirement.requirement.can_be_asked_ahead();
+                let facts = match &without_ours {
+                    Some(without_ours) if ahead => without_ours,
+                    _ if record.met.contains(&digest) => continue,
+                    _ if stands && requirement.requirement.ends_with_the_role() => {
+                        record.met.insert(digest);
+                        continue;
+                    }
+                    _ => self.facts,
+                };
+                evaluated += 1;
+                let mut verdict = requirement.requirement.check(facts);
+                // A port that the role itself uses is not taken by another program.
+                if matches!(verdict, Verdict::NotMet { .. })
+                    && ahead
+                    && requirement.requirement.ends_with_the_role()
+                    && self.stands().await
+                {
+                    verdict = requirement
+                        .requirement
+                        .check(&self.facts_without_ours().await);
+                }
+                let (problem, remedy) = match verdict {
+                    Verdict::Met => {
+                        record.met.insert(digest);
+                        continue;
+                    }
+                    Verdict::NotMet { problem, remedy } => (problem, remedy),
+                    Verdict::Unknown { reason } => (
+                        format!("this could not be determined: {reason}"),
+                        "remove the cause of that".to_owned(),
+                    ),
+                };
+                problems.push(Problem {
+                    requirement: requirement.name.clone(),
+                    span: requirement.span.clone(),
+                    problem,
+                    remedy,
+                });
+            }
+        }
+        let mut unfit = BTreeSet::new();
+        for path in self.needed_payload().await {
+            if let Some(problem) = self.payload_problem(path, mode).await {
+                problems.push(problem);
+                unfit.insert(path.clone());
+            }
+        }
+        if self.afresh {
+            problems.extend(self.damaged_afresh(&unfit).await);
+            for one in self.unwritable_afresh().await {
+                // A damaged program is found by both.
+                if problems.iter().all(|other| other.problem != one.problem) {
+                    problems.push(one);
+                }
+            }
+        }
+        Ok((problems, evaluated, record))
+    }
+
+    /// Why a part of the payload cannot be used, judged by its type, size and mode.
+    pub(in crate::exec) async fn payload_problem(
+        &self,
+        path: &Path,
+        mode: Mode,
+    ) -> Option<Problem> {
+        let (problem, remedy) = match self.host.entry(path).await {
+            Ok(entry) => payload_problem(path, entry)?,
+            Err(error) if mode == Mode::DryRun && is_forbidden(&error) => hidden(&error),
+            Err(error) => unseen(error),
+        };
+        Some(Problem {
+            requirement: "the role's payload is complete".to_owned(),
+            span: Span::file("role.yaml"),
+            problem,
+            remedy,
+        })
+    }
+
+    /// What the run needs of the payload: all of it for a whole run. A repair of some phases needs only what their
+    /// steps name: a damaged archive, whose image was loaded long ago, must not keep kubelet from being started.
+    async fn needed_payload(&self) -> Vec<&PathBuf> {
+        if self.selection == Selection::default() {
+            return self.plan.payload.iter().collect();
+        }
+        let phases = self.selection.phases(self.plan);
+        self.payload_of(&phases, &self.engine_state(&phases).await)
+    }
+
+    /// The part of the payload that the steps of these phases name. An archive is needed only for an image that the
+    /// container engine says it lacks.
+    pub(in crate::exec) fn payload_of(
+        &self,
+        phases: &[&PlannedPhase],
+        engine: &EngineState,
+    ) -> Vec<&PathBuf> {
+        let steps = phases.iter().flat_map(|phase| &phase.steps);
+        let needs = |step: &&PlannedStep| match &step.spec {
+            Spec::Image(image) => engine.lacks(&image.reference),
+            _ => true,
+        };
+        let specs: Vec<String> = steps
+            .filter(needs)
+            .map(|step| serde_json::to_string(&step.spec).expect("a step is JSON"))
+            .collect();
+        let named = |path: &&PathBuf| {
+            specs
+                .iter()
+                .any(|spec| spec.contains(&*path.to_string_lossy()))
+        };
+        self.plan.payload.iter().filter(named).collect()
+    }
+
+    async fn read_record(&self) -> ResourceResult<Record> {
+        // A record that cannot be read is ignored: everything is evaluated again.
+        let content = match in_time(self.host.read(&preflight_record::path(), 1024 * 1024)).await {
+            Err(error) if is_damaged(&error) => {
+                let why = chain(&error).join(": ");
+                tracing::warn!("the record of met preconditions counts as lost: {why}");
+                None
+            }
+            read => read?,
+        };
+        Ok(content
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default())
+    }
+
+    async fn write_record(&self, record: &Record) -> ResourceResult<()> {
+        let mut directory = PathBuf::from("/");
+        for part in Path::new(STATE).iter().skip(1) {
+            directory.push(part);
+            if self.host.entry(&directory).await?.is_none() {
+                let mode = if directory == Path::new(STATE) {
+                    0o700
+                } else {
+                    0o755
+                };
+                let attributes = Attributes::root(mode);
+                in_time(self.host.create_directory(&directory, attributes)).await?;
+            }
+        }
+        let there = self.host.entry(&preflight_record::path()).await?;
+        if there.is_some_and(|entry| !matches!(entry.kind, EntryKind::File(_))) {
+            let path = preflight_record::path();
+            tracing::warn!("{} is no file; move away what stands there", path.display());
+            return Ok(());
+        }
+        let json = preflight_record::text(&record.met);
+        let private = Attributes::root(0o600);
+        in_time(self.host.write(&preflight_record::path(), &json, private)).await?;
+        Ok(())
+    }
+}
+
+/// Whether a file exists and cannot be read by any user, now or later.
+fn is_damaged(error: &HostError) -> bool {
+    match error {
+        HostError::TooLarge { .. } => true,
+        HostError::File { .. } => !is_forbidden(error),
+        _ => false,
+    }
+}
+
+fn is_forbidden(error: &HostError) -> bool {
+    matches!(error, HostError::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// Why a part of the payload could not be inspected, and what to do about it.
+fn unseen(error: HostError) -> (String, String) {
+    let error = ResourceError::Host(error);
+    let next = remedy(&error, &[]);
+    (
+        format!("could not {}", chain(&error).join(": ")),
+        format!("{next}; if the file is damaged, install the role's package again"),
+    )
+}
+
+/// What is wrong with a part of the payload, and what to do about it.
+fn payload_problem(path: &Path, entry: Option<Entry>) -> Option<(String, String)> {
+    let again = || "install the role's package again".to_owned();
+    let shown = path.display();
+    let Some(entry) = entry else {
+        return Some((format!("{shown} is not there"), again()));
+    };
+    let is_program = path.parent().is_some_and(|parent| parent.ends_with("bin"));
+    match entry.kind {
+        EntryKind::File(0) => Some((
+            format!("{shown} is empty: a download or a disk was cut short"),
+            again(),
+        )),
+        EntryKind::File(_) if is_program && entry.attributes.mode & 0o111 == 0 => Some((
+            format!(
+                "{shown} cannot be run: its mode is {:04o}",
+                entry.attributes.mode
+            ),
+            format!("make it executable with `chmod +x {shown}`, or {}", again()),
+        )),
+        _ => None,
+    }
+}
+
+fn unreadable(error: &crate::resource::ResourceError) -> Problem {
+    let (problem, remedy) = hidden(error);
+    Problem {
+        requirement: "it is known which preconditions were met before".to_owned(),
+        span: Span::file("role.yaml"),
+        problem,
+        remedy,
+    }
+}
+
+/// What a dry run may not read, and what to do about it.
+fn hidden(error: &(dyn std::error::Error + 'static)) -> (String, String) {
+    let problem = format!("could not {}", crate::model::chain(error).join(": "));
+    (problem, "try again with sudo".to_owned())
+}
+
+/// The preconditions of a plan that are not recorded as met: those that an apply would have to evaluate.
+#[must_use]
+pub fn unmet<'p>(plan: &'p Plan, met_before: &BTreeSet<String>) -> Vec<&'p Requirement> {
+    let phases = plan.phases.iter().filter(|phase| phase.skipped.is_none());
+    let all = phases.flat_map(|phase| &phase.requirements);
+    let unmet = all.filter(|requirement| !met_before.contains(&digest(requirement)));
+    unmet.map(|requirement| &requirement.requirement).collect()
+}
+
+fn digest(requirement: &PlannedRequirement) -> String {
+    let subject = requirement.requirement.subject();
+    let json = serde_json::to_vec(&subject).expect("a requirement is JSON");
+    crate::model::hex(&sha2::Sha256::digest(json))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_that_cannot_serve_is_named_with_the_way_out() {
+        let entry = |kind, mode| {
+            Some(Entry {
+                kind,
+                attributes: Attributes::root(mode),
+                modified: SystemTime::UNIX_EPOCH,
+            })
+        };
+        let says = |path: &str, entry| {
+            let problem = payload_problem(Path::new(path), entry);
+            problem.map(|(problem, remedy)| format!("{problem}; {remedy}"))
+        };
+        let (kubelet, image) = ("/p/bin/kubelet", "/p/images/etcd.tar");
+        assert_eq!(says(kubelet, entry(EntryKind::File(9), 0o755)), None);
+        assert_eq!(says(image, entry(EntryKind::File(9), 0o644)), None);
+        assert_eq!(says("/p/debs", entry(EntryKind::Directory, 0o755)), None);
+        for (path, entry, wanted) in [
+            (kubelet, None, "/p/bin/kubelet is not there"),
+            (
+                kubelet,
+                entry(EntryKind::File(9), 0o644),
+                "chmod +x /p/bin/kubelet",
+            ),
+            (
+                image,
+                entry(EntryKind::File(0), 0o644),
+                "/p/images/etcd.tar is empty",
+            ),
+        ] {
+            let told = says(path, entry).unwrap_or_default();
+            assert!(told.contains(wanted), "{told}");
+        }
+    }
+}

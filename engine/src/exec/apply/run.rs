@@ -1,0 +1,149 @@
+//! Applies phases in order; independent phases run in parallel.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::session::Session;
+use super::step::millis;
+use crate::exec::event::Event;
+use crate::exec::undo::orphans::{Leftover, leftovers};
+use crate::exec::{Mode, Runner};
+use crate::ledger::LedgerError;
+use crate::model::PhaseName;
+use crate::model::{Outcome, Verb};
+use crate::plan::{Graph, PlannedPhase};
+use crate::resource::{ResourceError, ResourceResult};
+
+impl Runner<'_> {
+    /// Brings the host to the plan. Events tell what happens; the outcome is that of the run.
+    ///
+    /// # Errors
+    /// The engine's own records cannot be read or written; nothing else was touched then.
+    ///
+    /// # Cancel safety
+    /// Do not drop the future. Cancel through [`Runner::cancel`]: the run then ends at the next safe point.
+    pub async fn apply(&self) -> ResourceResult<Outcome> {
+        self.run(Verb::Apply, Mode::Apply).await
+    }
+
+    /// Predicts what [`Runner::apply`] would do. The host must be a simulated one: effects are carried forward
+    /// on it from phase to phase.
+    ///
+    /// # Errors
+    /// The simulated host failed.
+    pub async fn dry_run(&self) -> ResourceResult<Outcome> {
+        self.run(Verb::DryRun, Mode::DryRun).await
+    }
+
+    pub(in crate::exec) async fn run(&self, verb: Verb, mode: Mode) -> ResourceResult<Outcome> {
+        let started = self.host.elapsed();
+        let phases = self.selection.phases(self.plan);
+        let leftovers = self.leftovers(mode).await?;
+        let leaving = leftovers.iter().map(|leftover| leftover.phase.clone());
+        let coming = phases.iter().map(|phase| phase.name.clone());
+        self.events.emit(Event::RunStarted {
+            verb,
+            role: self.plan.role.clone(),
+            host: self.plan.host.clone(),
+            digest: self.plan.digest(),
+            phases: leaving.chain(coming).collect(),
+        });
+        let mut totals = (0, 0);
+        let fits = self.preflight(mode).await?;
+        let outcome = if fits || mode == Mode::DryRun {
+            let session = match mode {
+                Mode::Apply => Session::begin(self.host, verb, self.plan).await?,
+                Mode::DryRun => Session::simulated(),
+            };
+            let (withdrawn, all_gone) = self.withdraw(&leftovers, &session).await?;
+            totals.0 = withdrawn;
+            let outcome = match (self.schedule(&phases, &session, &mut totals).await, mode) {
+                (Outcome::Converged, Mode::DryRun) if fits && all_gone => Outcome::Predicted,
+                (Outcome::Converged, Mode::DryRun) if fits => Outcome::Failed,
+                // The whole prediction was shown, but an apply would not begin.
+                (Outcome::Converged | Outcome::Failed, Mode::DryRun) if !fits => Outcome::Refused,
+                (Outcome::Converged, Mode::Apply) if !all_gone => Outcome::Failed,
+                (outcome, _) => outcome,
+            };
+            if let Err(error) = session.end(outcome, totals).await {
+                // All changes are recorded. Only the end of the run is not, so the next run treats this one as cut.
+                tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
+            }
+            outcome
+        } else {
+            Outcome::Refused
+        };
+        self.events.emit(Event::RunFinished {
+            outcome,
+            changed: totals.0,
+            unchanged: totals.1,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        Ok(outcome)
+    }
+
+    /// What is on the host but not in the plan. A dry run without permission to read the ledger continues without it;
+    /// the preconditions report what cannot be read.
+    async fn leftovers(&self, mode: Mode) -> ResourceResult<Vec<Leftover>> {
+        match (leftovers(self.host, self.plan, &self.selection).await, mode) {
+            (Err(ResourceError::Ledger(error)), Mode::DryRun)
+                if matches!(error.downcast_ref(), Some(LedgerError::Host { .. })) =>
+            {
+                Ok(Vec::new())
+            }
+            (left, _) => left,
+        }
+    }
+
+    /// Starts each phase when all phases before it have ended. After a failure it starts no more phases; a dry run
+    /// continues, to show all failures at once.
+    async fn schedule(
+        &self,
+        phases: &[&PlannedPhase],
+        session: &Session<'_>,
+        totals: &mut (usize, usize),
+    ) -> Outcome {
+        let graph = Graph::of_run(self.plan);
+        let mut waiting: Vec<&PlannedPhase> = phases.to_vec();
+        let mut over: BTreeSet<&PhaseName> = BTreeSet::new();
+        let mut running = FuturesUnordered::new();
+        let mut outcome = Outcome::Converged;
+        let selected: BTreeSet<&PhaseName> = phases.iter().map(|phase| &phase.name).collect();
+        // Computed once, not in each round: a role may have a thousand phases.
+        let before: BTreeMap<&PhaseName, BTreeSet<&PhaseName>> = selected
+            .iter()
+            .map(|&name| (name, graph.nearest_before(name, &selected)))
+            .collect();
+        loop {
+            let goes_on = outcome == Outcome::Converged || session.mode == Mode::DryRun;
+            if goes_on && !self.cancel.is_cancelled() {
+                waiting.retain(|phase| {
+                    // A dry run runs one phase at a time: effects must be seen in the plan's order.
+                    let alone = session.mode == Mode::Apply || running.is_empty();
+                    let starts =
+                        alone && before[&phase.name].iter().all(|&name| over.contains(name));
+                    if starts {
+                        let phase = *phase;
+                        running.push(async move { (phase, self.phase(phase, session).await) });
+                    }
+                    !starts
+                });
+            }
+            let Some((phase, result)) = running.next().await else {
+                break;
+            };
+            totals.0 += result.changed;
+            totals.1 += result.unchanged;
+            over.insert(&phase.name);
+            // A failure outweighs an interruption.
+            if result.outcome == Outcome::Failed || outcome == Outcome::Converged {
+                outcome = result.outcome;
+            }
+        }
+        if outcome == Outcome::Converged && !waiting.is_empty() {
+            return Outcome::Interrupted;
+        }
+        outcome
+    }
+}

@@ -1,0 +1,373 @@
+//! One run: whether its effects are real, and where they are recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use crate::exec::Mode;
+use crate::exec::undo::partial_files::sweep;
+use crate::host::Host;
+use crate::ledger::{Ledger, LedgerError, RunId};
+use crate::model::{Failure, Outcome, Verb};
+use crate::model::{PhaseName, Span, StepId};
+use crate::plan::{Plan, PlannedPhase, PlannedStep};
+use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
+
+/// A run in progress.
+pub(in crate::exec) struct Session<'a> {
+    pub(in crate::exec) mode: Mode,
+    /// A dry run records nothing.
+    book: Option<Book<'a>>,
+}
+
+/// The ledger and the run in it. The run begins with its first record: a run that finds everything as it should be
+/// leaves no trace.
+struct Book<'a> {
+    ledger: Ledger<'a>,
+    verb: Verb,
+    plan: &'a Plan,
+    run: OnceCell<RunId>,
+    /// Earlier runs that were cut. This run continues them, so what they did counts as its own, except in the phases
+    /// that they completed.
+    cut: BTreeMap<RunId, BTreeSet<PhaseName>>,
+}
+
+impl Book<'_> {
+    async fn run(&self) -> Result<RunId, LedgerError> {
+        self.run
+            .get_or_try_init(|| async {
+                let digest = self.plan.digest();
+                self.ledger.begin(self.verb, &self.plan.role, &digest).await
+            })
+            .await
+            .copied()
+    }
+
+    /// This run, if it has begun, and those that it continues in a phase.
+    fn own(&self, phase: &PhaseName) -> BTreeSet<RunId> {
+        let mut own = self.carried_on(phase);
+        own.extend(self.run.get());
+        own
+    }
+
+    fn carried_on(&self, phase: &PhaseName) -> BTreeSet<RunId> {
+        let cut = self
+            .cut
+            .iter()
+            .filter(|(_, stands)| !stands.contains(phase));
+        cut.map(|(run, _)| *run).collect()
+    }
+}
+
+impl<'a> Session<'a> {
+    /// A run whose effects are real.
+    pub(in crate::exec) async fn begin(
+        host: &'a dyn Host,
+        verb: Verb,
+        plan: &'a Plan,
+    ) -> ResourceResult<Self> {
+        let ledger = Ledger::open(host).await?;
+        let cut = match verb {
+            Verb::Apply => ledger.cut_runs(&plan.digest()).await,
+            _ => BTreeMap::new(),
+        };
+        let book = Book {
+            cut,
+            ledger,
+            verb,
+            plan,
+            run: OnceCell::new(),
+        };
+        if book.ledger.was_cut().await {
+            sweep(host, &book.ledger.live().await).await?;
+        }
+        if verb == Verb::Stop {
+            // A stop does not record its steps, so the run is recorded at its beginning.
+            book.run().await?;
+        }
+        Ok(Self {
+            mode: Mode::Apply,
+            book: Some(book),
+        })
+    }
+
+    /// A run on a simulated host.
+    pub(in crate::exec) fn simulated() -> Self {
+        Self {
+            mode: Mode::DryRun,
+            book: None,
+        }
+    }
+
+    /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or has holes; `None` if it is
+    /// complete.
+    pub(in crate::exec) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
+        match self.book.as_ref()?.ledger.clean_lane_of(phase).await {
+            None => Some(Vec::new()),
+            Some((known, holes)) => holes.then_some(known),
+        }
+    }
+
+    /// What the runs that this one continues did in a phase.
+    pub(in crate::exec) async fn done_before(&self, phase: &PhaseName) -> Vec<Undo> {
+        match &self.book {
+            Some(book) if !book.cut.is_empty() => {
+                book.ledger.noted_by(&book.carried_on(phase), phase).await
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(in crate::exec) async fn clean_lane(
+        &self,
+        phase: &PhaseName,
+        steps: Vec<PlannedStep>,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .clean_lane(book.run().await?, phase, steps)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The clean lane of a phase, if this run has recorded it: the phase had never been applied before.
+    pub(in crate::exec) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
+        match &self.book {
+            Some(book) => book.ledger.lane_of(&book.own(phase), phase).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether this run has begun to change anything in a phase.
+    pub(in crate::exec) async fn has_begun(&self, phase: &PhaseName) -> bool {
+        match &self.book {
+            Some(book) => book.ledger.has_intent(&book.own(phase), phase).await,
+            None => false,
+        }
+    }
+
+    /// Whether an earlier run made something of this phase that is still on the host.
+    pub(in crate::exec) async fn stood_before(&self, phase: &PhaseName) -> bool {
+        let Some(book) = &self.book else {
+            return false;
+        };
+        let own = book.own(phase);
+        let live = book.ledger.live().await;
+        live.iter()
+            .any(|live| live.phase == *phase && !own.contains(&live.run))
+    }
+
+    /// Whether the ledger has an undo of this thing.
+    pub(in crate::exec) async fn stands(&self, thing: &str) -> bool {
+        let Some(book) = &self.book else {
+            return false;
+        };
+        let live = book.ledger.live().await;
+        live.iter().any(|live| live.undo.about() == thing)
+    }
+
+    /// Records that what a step is about is to be kept, if that was decided after it was made.
+    pub(in crate::exec) async fn keep(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+    ) -> ResourceResult<()> {
+        let Some(book) = self.book.as_ref().filter(|_| step.policy.keep) else {
+            return Ok(());
+        };
+        let claims = step.spec.claims();
+        for thing in book.ledger.things().await {
+            // Any step may have made it, under another name.
+            let its = thing.steps.contains(&step.id) || claims.contains(&thing.undo.undo.about());
+            if its && !thing.undo.keep {
+                let log = book.ledger.step_log(book.run().await?, phase, step);
+                log.note(&thing.undo.undo).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A receipt for one step.
+    ///
+    /// Undos that a rollback carries out go to `done` as well.
+    pub(in crate::exec) fn receipt<'s>(
+        &'s self,
+        phase: &'s PhaseName,
+        step: &'s PlannedStep,
+        done: &'s Mutex<Vec<Undo>>,
+    ) -> Receipt<'s> {
+        match &self.book {
+            Some(book) => Receipt::logged(Box::new(StepBook {
+                book,
+                phase,
+                step,
+                done,
+            })),
+            None => Receipt::default(),
+        }
+    }
+
+    pub(in crate::exec) async fn intent(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        change: &Change,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .intent(book.run().await?, phase, step, change)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(in crate::exec) async fn converged(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .receipt(book.run().await?, phase, &step.id)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Records that something that the plan no longer has is about to be removed.
+    pub(in crate::exec) async fn withdrawal(
+        &self,
+        phase: &PhaseName,
+        place: (&StepId, &Span),
+        change: &Change,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .withdrawal(book.run().await?, phase, place, change)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(in crate::exec) async fn withdrawn(
+        &self,
+        phase: &PhaseName,
+        step: &StepId,
+        thing: &str,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                book.ledger
+                    .withdrawn(book.run().await?, phase, step, thing)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(in crate::exec) async fn lane_withdrawn(
+        &self,
+        phase: &PhaseName,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => {
+                let run = book.run().await?;
+                book.ledger.lane_withdrawn(run, phase, None).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Records that a phase is complete, if anything was changed in it.
+    pub(in crate::exec) async fn stands_now(&self, phase: &PhaseName) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) if self.has_begun(phase).await => {
+                book.ledger.stands(book.run().await?, phase).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(in crate::exec) async fn failed(
+        &self,
+        phase: &PhaseName,
+        failure: &Failure,
+    ) -> Result<(), LedgerError> {
+        match &self.book {
+            Some(book) => book.ledger.failed(book.run().await?, phase, failure).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Records that everything that was done in a phase, or only `thing`, has been taken back.
+    pub(in crate::exec) async fn reverted(
+        &self,
+        phase: &PlannedPhase,
+        thing: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        let Some(book) = &self.book else {
+            return Ok(());
+        };
+        book.run().await?;
+        for run in book.own(&phase.name) {
+            let thing = thing.map(str::to_owned);
+            book.ledger.reverted(run, &phase.name, thing).await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::exec) async fn end(
+        &self,
+        outcome: Outcome,
+        totals: (usize, usize),
+    ) -> Result<(), LedgerError> {
+        let Some(book) = &self.book else {
+            return Ok(());
+        };
+        if !book.cut.is_empty() {
+            // A run that finds everything done has completed the runs that it continues; the next run does not continue
+            // them.
+            book.run().await?;
+        }
+        match book.run.get() {
+            Some(run) => book.ledger.end(*run, outcome, totals).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes the undos of one step.
+struct StepBook<'s, 'a> {
+    book: &'s Book<'a>,
+    phase: &'s PhaseName,
+    step: &'s PlannedStep,
+    done: &'s Mutex<Vec<Undo>>,
+}
+
+#[async_trait]
+impl UndoLog for StepBook<'_, '_> {
+    async fn note(&self, undo: &Undo) -> ResourceResult<()> {
+        let run = self.book.run().await?;
+        let log = self.book.ledger.step_log(run, self.phase, self.step);
+        log.note(undo).await?;
+        // What is to be kept outlives a rollback.
+        if !self.step.policy.keep {
+            self.done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(undo.clone());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,292 @@
+//! One step: observe, diff, converge, and observe again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::session::Session;
+use crate::exec::apply::permanent::Lasting;
+use crate::exec::event::{Event, EventSink};
+use crate::exec::{Mode, Runner};
+use crate::model::PhaseName;
+use crate::plan::PlannedStep;
+use crate::resource::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Spec, with_resource,
+};
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::exec) enum Done {
+    Unchanged,
+    Changed,
+}
+
+/// One try of a step.
+enum Try {
+    Unchanged(BTreeMap<String, serde_json::Value>),
+    Changed(BTreeMap<String, serde_json::Value>),
+}
+
+impl Runner<'_> {
+    pub(in crate::exec) fn context(&self, absent: bool) -> Context<'_> {
+        Context {
+            host: self.host,
+            outputs: &self.outputs,
+            secrets: self.secrets,
+            absent,
+        }
+    }
+
+    /// Converges a step, and tries again as its policy says. The receipt holds what was done, also on failure.
+    pub(in crate::exec) async fn step(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<Done> {
+        let started = self.host.elapsed();
+        let mut told = None;
+        let mut attempt = 1;
+        let mut last = String::new();
+        let mut lasting = Lasting::default();
+        loop {
+            let one = self.bounded(phase, step, session, receipt, &mut told).await;
+            let error = match one {
+                Ok(Try::Unchanged(outputs)) => {
+                    self.outputs.set(&step.id, outputs);
+                    if told.is_none() {
+                        self.events.emit(Event::StepUnchanged {
+                            phase: phase.clone(),
+                            step: step.id.clone(),
+                        });
+                        return Ok(Done::Unchanged);
+                    }
+                    // A retry found it converged after all.
+                    break;
+                }
+                Ok(Try::Changed(outputs)) => {
+                    self.outputs.set(&step.id, outputs);
+                    break;
+                }
+                Err(error) => error,
+            };
+            if session.mode == Mode::DryRun && error.is_permanent() {
+                // An apply would fail in the same way on each try.
+                return Err(error);
+            }
+            if session.mode == Mode::DryRun {
+                self.leave_late(step, &error).await;
+            }
+            if session.mode == Mode::DryRun && told.is_some() {
+                // The change has been reported; how it ends cannot be simulated here.
+                break;
+            }
+            if session.mode == Mode::DryRun {
+                // The present state cannot be simulated here either: the server that would know it is missing.
+                let reason = crate::model::chain(&error).join(": ");
+                let change = Change::unknown(&reason);
+                self.events.emit(Event::StepChanging {
+                    phase: phase.clone(),
+                    step: step.id.clone(),
+                    span: step.span.clone(),
+                    change,
+                });
+                break;
+            }
+            let given_up = lasting.believed(error.is_permanent(), self.host.elapsed());
+            if attempt >= step.policy.tries || given_up || self.cancel.is_cancelled() {
+                return Err(error);
+            }
+            let reason = crate::model::chain(&error).join(": ");
+            if reason != last {
+                // The same reason is not reported again.
+                self.events.emit(Event::StepRetried {
+                    phase: phase.clone(),
+                    step: step.id.clone(),
+                    attempt,
+                    tries: step.policy.tries,
+                    error: reason.clone(),
+                });
+                last = reason;
+            }
+            self.pause(backoff(step.policy.backoff, attempt)).await;
+            attempt += 1;
+        }
+        self.events.emit(Event::StepChanged {
+            phase: phase.clone(),
+            step: step.id.clone(),
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        Ok(Done::Changed)
+    }
+
+    /// Marks what a step would write as not known, if the step cannot be simulated: a step that reads it is then known
+    /// after apply, too.
+    async fn leave_late(&self, step: &PlannedStep, error: &ResourceError) {
+        let why = crate::model::chain(error).join(": ");
+        for path in step.spec.paths() {
+            // If the path may not be read, the steps that need it cannot read it either.
+            let _ = self.host.mark_late(&path, &why).await;
+        }
+    }
+
+    async fn bounded(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
+        told: &mut Option<Change>,
+    ) -> ResourceResult<Try> {
+        let timeout = step.policy.timeout;
+        match tokio::time::timeout(timeout, self.try_step(phase, step, session, receipt, told))
+            .await
+        {
+            Ok(result) => result,
+            Err(_) => Err(ResourceError::Host(crate::host::HostError::Deadline {
+                action: format!("{} {}", step.spec.kind(), step.spec.label()),
+                after: timeout,
+            })),
+        }
+    }
+
+    async fn try_step(
+        &self,
+        phase: &PhaseName,
+        step: &PlannedStep,
+        session: &Session<'_>,
+        receipt: &mut Receipt<'_>,
+        told: &mut Option<Change>,
+    ) -> ResourceResult<Try> {
+        let cx = self.context(step.policy.absent);
+        let about = About {
+            events: self.events,
+            session,
+            phase,
+            step,
+            renews: self.renewals.include(&step.id),
+        };
+        with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, told).await)
+    }
+
+    /// Waits, unless the run is asked to end.
+    pub(in crate::exec) async fn pause(&self, duration: Duration) {
+        tokio::select! {
+            () = self.host.pause(duration) => {}
+            () = self.cancel.cancelled() => {}
+        }
+    }
+}
+
+/// What the verbs of a step need for their reports.
+struct About<'a, 's> {
+    events: &'a dyn EventSink,
+    session: &'a Session<'s>,
+    phase: &'a PhaseName,
+    step: &'a PlannedStep,
+    /// Whether a certificate is renewed that is only due.
+    renews: bool,
+}
+
+impl About<'_, '_> {
+    /// Reports a change that is about to happen, once per step, and records the intent.
+    async fn intend(&self, change: &Change, told: &mut Option<Change>) -> ResourceResult<()> {
+        if told.as_ref() == Some(change) {
+            // The same intent is not recorded again.
+            return Ok(());
+        }
+        if told.is_none() {
+            self.events.emit(Event::StepChanging {
+                phase: self.phase.clone(),
+                step: self.step.id.clone(),
+                span: self.step.span.clone(),
+                change: change.clone(),
+            });
+        }
+        *told = Some(change.clone());
+        Ok(self.session.intent(self.phase, self.step, change).await?)
+    }
+}
+
+/// The verbs of a resource in their order.
+async fn drive<R: Resource>(
+    resource: &R,
+    cx: &Context<'_>,
+    receipt: &mut Receipt<'_>,
+    about: &About<'_, '_>,
+    told: &mut Option<Change>,
+) -> ResourceResult<Try> {
+    let observed = resource.observe(cx).await?;
+    let Some(change) = resource.diff(&observed) else {
+        return Ok(Try::Unchanged(resource.outputs(&observed)));
+    };
+    if change.action == Action::Renew && !about.renews {
+        return Ok(Try::Unchanged(resource.outputs(&observed)));
+    }
+    about.intend(&change, told).await?;
+    resource.converge(&observed, &change, cx, receipt).await?;
+    // Observe again: a step is done when its result is seen, not when there was no error.
+    let observed = resource.observe(cx).await?;
+    if about.session.mode == Mode::Apply
+        && let Some(left) = resource.diff(&observed)
+        && left.action != Action::Run
+    {
+        let fields: Vec<String> = left
+            .differences
+            .iter()
+            .map(|d| {
+                format!(
+                    "{} is {}, not {}",
+                    d.field,
+                    or_nothing(&d.before),
+                    or_nothing(&d.after)
+                )
+            })
+            .collect();
+        return Err(ResourceError::NotConverged {
+            what: format!(
+                "keep {} as it was made: {}",
+                resource.label(),
+                fields.join("; ")
+            ),
+        });
+    }
+    about.session.converged(about.phase, about.step).await?;
+    Ok(Try::Changed(resource.outputs(&observed)))
+}
+
+fn or_nothing(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+/// The pause after a failed try: it grows to four times `base`, and varies by up to 10 % either way.
+pub(in crate::exec) fn backoff(base: Duration, attempt: u32) -> Duration {
+    let grown = base.mul_f64(f64::from(attempt.min(7) + 1) / 2.0);
+    grown.mul_f64(rand::random_range(0.9..1.1))
+}
+
+/// Whole milliseconds.
+pub(in crate::exec) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Spec {
+    /// Whether the resource is as it should be, without changing anything.
+    ///
+    /// # Errors
+    /// It cannot be observed.
+    pub async fn pending(&self, cx: &Context<'_>) -> ResourceResult<Option<Change>> {
+        Ok(self.look(cx).await?.0)
+    }
+
+    /// The same, and a note about the resource for operators, if there is one.
+    pub(in crate::exec) async fn look(
+        &self,
+        cx: &Context<'_>,
+    ) -> ResourceResult<(Option<Change>, Option<String>)> {
+        with_resource!(self, resource => {
+            let observed = resource.observe(cx).await?;
+            Ok((resource.diff(&observed), resource.note(&observed)))
+        })
+    }
+}

@@ -1,0 +1,11 @@
+//! Checks: whether phases do their work. Nothing here changes a host.
+//!
+//! Contains the evaluation of checks, how often they failed in a row, and the check of the role's package. What follows a failed check
+//! is decided in `repair` and by the agent.
+//!
+//! Start with `status`; `probe` makes the single observations.
+
+pub(in crate::exec) mod damaged;
+pub(in crate::exec) mod failure_counts;
+pub(in crate::exec) mod probe;
+pub(in crate::exec) mod status;

@@ -1,0 +1,480 @@
+//! Probes: the single observation that a check makes.
+//!
+//! `Ok(None)` means it holds, `Ok(Some(reason))` that it does not, an error that it could not be determined.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::exec::kubernetes::backups;
+use crate::exec::kubernetes::virtual_ip::VirtualIp;
+use crate::exec::{Mode, Runner};
+use crate::host::{ClusterAccess, CommandSpec, Host, HostError, HttpsRequest};
+use crate::plan::{PlannedPhase, Probe};
+use crate::resource::pod_container::{StaticPods, of_pods};
+use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, firewall, pki};
+
+/// Bound on one observation.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a unit may take to reach another state.
+const TRANSITION: Duration = Duration::from_secs(2);
+
+impl Runner<'_> {
+    /// The result of a probe on `host`: the host itself, or one [`View`](crate::host::View) of it for many probes.
+    pub(in crate::exec) async fn probe(
+        &self,
+        host: &dyn Host,
+        phase: &PlannedPhase,
+        probe: &Probe,
+    ) -> ResourceResult<Option<String>> {
+        let no = |reason: String| Ok(Some(reason));
+        match probe {
+            Probe::Https {
+                url,
+                ca,
+                client,
+                expect,
+                certificate,
+            } => {
+                let request = HttpsRequest {
+                    url: url.clone(),
+                    ca: ca.clone(),
+                    client: client.clone(),
+                    timeout: PATIENCE,
+                };
+                // No answer counts as a failure: the server is not there.
+                let response = match host.https_get(&request).await {
+                    Ok(response) => response,
+                    Err(error) if error.is_permanent() => return Err(error.into()),
+                    Err(error) => return no(crate::model::chain(&error).join(": ")),
+                };
+                if response.status != 200 {
+                    let body = response.body.lines().last().unwrap_or_default();
+                    let answer = format!("{url} answers {}: {}", response.status, shortened(body));
+                    // A 403 is different: the API server forbids everything until it has set up its own roles.
+                    if response.status == 401 {
+                        let action = format!("log in to the server of {url}");
+                        return Err(HostError::refused(action, answer).into());
+                    }
+                    return no(answer);
+                }
+                if !response.body.contains(expect.as_str()) {
+                    return no(format!("{url} answers {}", shortened(&response.body)));
+                }
+                let Some(file) = certificate else {
+                    return Ok(None);
+                };
+                let present = pki::first_certificate(host, file).await?;
+                Ok((response.certificate != Some(present)).then(|| {
+                    format!(
+                        "the server of {url} shows another certificate than {}: it has not read that file yet",
+                        file.display()
+                    )
+                }))
+            }
+            Probe::Tcp(address) => match host.tcp_connect(*address, PATIENCE).await {
+                Ok(()) => Ok(None),
+                Err(error) => no(crate::model::chain(&error).join(": ")),
+            },
+            Probe::Run { argv, expect } => {
+                let mut command = CommandSpec::new(argv.iter().cloned()).timeout(PATIENCE);
+                if !expect.is_empty() {
+                    command = command.whole();
+                }
+                let output = host.run(&command).await?;
+                if !output.success() {
+                    return no(format!(
+                        "`{}` ended with {}: {}",
+                        argv.join(" "),
+                        output.status,
+                        shortened(output.stderr.trim())
+                    ));
+                }
+                Ok((!output.stdout.contains(expect.as_str())).then(|| {
+                    format!(
+                        "`{}` says {}",
+                        argv.join(" "),
+                        shortened(output.stdout.trim())
+                    )
+                }))
+            }
+            Probe::FileExists(path) => Ok(match host.read(path, 1 << 20).await {
+                Ok(Some(content)) if !content.is_empty() => None,
+                Ok(Some(_)) => Some(format!("{} is empty", path.display())),
+                Ok(None) => Some(format!("{} is not there", path.display())),
+                Err(HostError::TooLarge { .. }) => None,
+                Err(error) => return Err(error.into()),
+            }),
+            Probe::FirstFile { path, endings } => {
+                let directory = path.parent().unwrap_or(Path::new("/"));
+                let is_read = |name: &&String| endings.iter().any(|end| name.ends_with(end));
+                let names = host.list(directory).await?;
+                Ok(match names.iter().find(is_read) {
+                    Some(name) if directory.join(name) == *path => None,
+                    Some(name) => Some(format!(
+                        "{} comes before {}, so the second file is not read; move the first one away if no program needs it",
+                        directory.join(name).display(),
+                        path.display()
+                    )),
+                    None => Some(format!("{} is not there", path.display())),
+                })
+            }
+            Probe::ServiceActive(unit) => {
+                let mut state = host.unit(unit).await?;
+                // The unit changes its state: a moment later it has the new state, or it is stuck.
+                if matches!(state.active.as_str(), "activating" | "deactivating") {
+                    host.pause(TRANSITION).await;
+                    state = host.unit(unit).await?;
+                }
+                Ok((!state.is_active())
+                    .then(|| format!("{unit} is {} ({})", state.active, state.sub)))
+            }
+            Probe::ContainerRunning(name) => Ok(match host.container(name).await? {
+                None => Some(format!("there is no container {name}")),
+                Some(state) if state.paused => Some(format!("container {name} is paused")),
+                Some(state) if !state.running => Some(format!(
+                    "container {name} has exited with {}",
+                    state.exit_code
+                )),
+                Some(_) => None,
+            }),
+            Probe::ContainerEngine => self.engine_answers(PATIENCE).await,
+            Probe::PodRunning { pod, containers } => pod_running(host, pod, containers).await,
+            Probe::NodeReady { node, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                Ok(match host.node(&access, node).await? {
+                    None => Some(format!("there is no node {node}")),
+                    Some(state) if state.ready == Some(true) => None,
+                    Some(state) if state.ready_message.is_empty() => {
+                        Some(format!("node {node} is not Ready"))
+                    }
+                    Some(state) => {
+                        Some(format!("node {node} is not Ready: {}", state.ready_message))
+                    }
+                })
+            }
+            Probe::NodeWithoutPressure { node, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                Ok(match host.node(&access, node).await? {
+                    None => Some(format!("there is no node {node}")),
+                    Some(state) if state.pressures.is_empty() => {
+                        if !state.unknown_pressures.is_empty() {
+                            return Err(ResourceError::Missing {
+                                what: format!(
+                                    "find {} of node {node}: kubelet has not reported it",
+                                    state.unknown_pressures.join(", ")
+                                ),
+                            });
+                        }
+                        None
+                    }
+                    Some(state) => Some(format!(
+                        "node {node} reports {}: kubelet evicts pods and admits few new ones until there is room again",
+                        state.pressures.join(", ")
+                    )),
+                })
+            }
+            Probe::ObjectExists { object, kubeconfig } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                let there = host.object_exists(&access, object).await?;
+                let text = |pointer: &str| {
+                    object
+                        .pointer(pointer)
+                        .and_then(|v| v.as_str())
+                        .unwrap_or_default()
+                };
+                Ok((!there).then(|| {
+                    let (kind, namespace, name) = (
+                        text("/kind"),
+                        text("/metadata/namespace"),
+                        text("/metadata/name"),
+                    );
+                    format!("there is no {kind} {namespace}/{name}")
+                }))
+            }
+            Probe::LinkUp(name) => Ok(match host.link(name).await? {
+                None => Some(format!("there is no interface {name}")),
+                Some(link) if !link.up => Some(format!("interface {name} is down")),
+                Some(_) => None,
+            }),
+            Probe::LinkAddressed(name) => Ok(match host.link(name).await? {
+                None => Some(format!("there is no interface {name}")),
+                Some(link) if !link.up => Some(format!("interface {name} is down")),
+                Some(link) if link.addresses.iter().all(|(ip, _)| ip.is_ipv6()) => {
+                    Some(format!("interface {name} has no IPv4 address"))
+                }
+                Some(_) => None,
+            }),
+            Probe::FirewallRule {
+                table,
+                chain,
+                target,
+            } => {
+                let asked = (table.as_str(), chain.as_str(), target.as_str());
+                let leads = firewall::leads_to(host, asked, PATIENCE).await?;
+                let of = format!("chain {chain} of the table {table}");
+                Ok(match (leads, target.as_str()) {
+                    (Some(true), _) => None,
+                    (None, _) => Some(format!("there is no {of}")),
+                    (Some(false), "") => Some(format!("{of} has no rule")),
+                    (Some(false), target) => Some(format!("{of} does not lead to {target}")),
+                })
+            }
+            Probe::AddressHeld(address) => {
+                let links = host.links().await?;
+                let mut all = links.iter().flat_map(|link| &link.addresses);
+                let held = all.any(|(ip, _)| ip == address);
+                Ok((!held).then(|| format!("{address} is on no interface of this host")))
+            }
+            Probe::VirtualIp {
+                address,
+                link,
+                port,
+                ca,
+                shared,
+            } => {
+                let virtual_ip = VirtualIp {
+                    address: *address,
+                    link,
+                    port: *port,
+                    ca,
+                    shared: *shared,
+                };
+                virtual_ip.settled(host).await
+            }
+            Probe::CertificatesValid { directory } => {
+                let survey = pki::certificates_in(host, directory).await?;
+                if let Some((path, why)) = survey.unreadable.first() {
+                    return no(format!("{}: {why}", path.display()));
+                }
+                let now = host.now();
+                for facts in &survey.certificates {
+                    if facts.not_before > now {
+                        return Err(ResourceError::Unmet {
+                            what: format!(
+                                "judge {} by the clock: it is not valid yet",
+                                facts.path.display()
+                            ),
+                            next: "set the clock".to_owned(),
+                        });
+                    }
+                    if let Some(near) = facts.near_its_end(now) {
+                        return no(near);
+                    }
+                }
+                if survey.cut_short {
+                    return Err(ResourceError::Missing {
+                        what: format!(
+                            "read every certificate in {}: there are too many",
+                            directory.display()
+                        ),
+                    });
+                }
+                Ok((survey.certificates.is_empty())
+                    .then(|| format!("there is no certificate in {}", directory.display())))
+            }
+            Probe::BackupYoungerThan {
+                directory,
+                limit,
+                cluster,
+            } => backups::younger_than(host, directory, *limit, cluster).await,
+            Probe::RoomForBackup { directory, file } => {
+                backups::room_beside(host, directory, file).await
+            }
+            Probe::TokenAccepted {
+                namespace,
+                account,
+                kubeconfig,
+            } => {
+                let access = ClusterAccess {
+                    kubeconfig: kubeconfig.clone(),
+                };
+                let whose = format!("service account {namespace}/{account}");
+                match host.accepts_token_of(&access, namespace, account).await? {
+                    Some(true) => Ok(None),
+                    Some(false) => no(format!(
+                        "the API server refuses the token of {whose}: it may have read another service-account key than the one that signed the token; {}",
+                        self.keys_in_use(host).await
+                    )),
+                    None => Err(ResourceError::Missing {
+                        what: format!("find a token of {whose}: the cluster has given it none yet"),
+                    }),
+                }
+            }
+            Probe::KeysKept => keys_kept(host, phase).await,
+            Probe::PackageIntact { checksums: None } => Ok(None),
+            Probe::PackageIntact {
+                checksums: Some(checksums),
+            } => match &checksums.problems(host).await?[..] {
+                [] if host.reads_payload() => Ok(self.unfit_payload().await),
+                [] => Ok(None),
+                problems => {
+                    let each = problems
+                        .iter()
+                        .map(|(what, next)| format!("{what}; {next}"));
+                    Ok(Some(each.collect::<Vec<_>>().join("; ")))
+                }
+            },
+            Probe::AsPlanned => self.as_planned(host, phase, &mut Vec::new()).await,
+        }
+    }
+
+    /// Why a file of the payload cannot be used although its content is what was packed, such as a program that has
+    /// lost its mode.
+    async fn unfit_payload(&self) -> Option<String> {
+        for path in &self.plan.payload {
+            if let Some(unfit) = self.payload_problem(path, Mode::Apply).await {
+                return Some(format!("{}; {}", unfit.problem, unfit.remedy));
+            }
+        }
+        None
+    }
+
+    /// What to do if a token is refused: a program reads the service-account key only at its start. A wrong key must
+    /// not be read.
+    async fn keys_in_use(&self, host: &dyn Host) -> String {
+        let mut readers = BTreeSet::new();
+        for phase in &self.plan.phases {
+            for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+                let Spec::PodContainer(container) = &step.spec else {
+                    continue;
+                };
+                if !pki::has_service_account_key(&container.inputs) {
+                    continue;
+                }
+                if let Err(error) = pki::may_be_read(host, &container.inputs).await {
+                    return format!("could not {}", crate::model::chain(&error).join(": "));
+                }
+                readers.insert(phase.name.as_str());
+            }
+        }
+        if readers.is_empty() {
+            return "see what the log of the API server says of it".to_owned();
+        }
+        let readers: Vec<&str> = readers.into_iter().collect();
+        format!(
+            "the keys on this host are the right ones, and a program reads them at its start: `nodelet repair {}`",
+            readers.join(" ")
+        )
+    }
+
+    /// Here, too, no answer counts as a failure: an engine that hangs ends and starts nothing.
+    pub(in crate::exec) async fn engine_answers(
+        &self,
+        patience: Duration,
+    ) -> ResourceResult<Option<String>> {
+        // Without this bound, the host may use a shorter one of its own.
+        let answer = self.host.container_engine_within(patience);
+        Ok(match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(crate::model::chain(&error).join(": ")),
+            Err(_) => Some(format!(
+                "the container engine does not answer within {} s",
+                patience.as_secs()
+            )),
+        })
+    }
+
+    /// Whether no step of the phase would change anything. Commands are left out: to observe one may run something.
+    /// Notes about the steps' resources for operators are added to `notes`.
+    pub(in crate::exec) async fn as_planned(
+        &self,
+        host: &dyn Host,
+        phase: &PlannedPhase,
+        notes: &mut Vec<String>,
+    ) -> ResourceResult<Option<String>> {
+        for step in phase
+            .steps
+            .iter()
+            .filter(|step| step.spec.kind() != "command")
+        {
+            let cx = Context {
+                host,
+                outputs: &self.outputs,
+                secrets: self.secrets,
+                absent: step.policy.absent,
+            };
+            let (change, note) = step.spec.look(&cx).await?;
+            notes.extend(note);
+            // A certificate that is only due is as planned until it is renewed.
+            if let Some(change) = change
+                && change.action != Action::Renew
+                && !step.spec.can_wait(&change)
+            {
+                let fields: Vec<&str> = change
+                    .differences
+                    .iter()
+                    .map(|d| d.field.as_str())
+                    .collect();
+                return Ok(Some(format!(
+                    "{} {} would be {} ({})",
+                    step.spec.kind(),
+                    step.spec.label(),
+                    would_be(&step.spec, change.action),
+                    fields.join(", ")
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What is wrong with the authorities and keys that a phase makes.
+async fn keys_kept(host: &dyn Host, phase: &PlannedPhase) -> ResourceResult<Option<String>> {
+    for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+        let problem = match pki::key_problem(host, &step.spec).await {
+            Ok(problem) => problem,
+            // The key was read, and it is wrong.
+            Err(error @ (ResourceError::Pki { .. } | ResourceError::Unmet { .. })) => {
+                Some(crate::model::chain(&error).join(": "))
+            }
+            Err(error) => return Err(error),
+        };
+        if problem.is_some() {
+            return Ok(problem);
+        }
+    }
+    Ok(None)
+}
+
+/// What would happen to a resource. A unit that does not run exists, so it is started, not created.
+fn would_be(spec: &Spec, action: Action) -> &'static str {
+    match (spec, action) {
+        (Spec::Service(_), Action::Create) => "started",
+        (_, action) => action.participle(),
+    }
+}
+
+async fn pod_running(
+    host: &dyn Host,
+    pod: &str,
+    names: &[String],
+) -> ResourceResult<Option<String>> {
+    let all = host.containers(&of_pods()).await?;
+    let pods = StaticPods::among(&all);
+    for name in names {
+        let running = all
+            .iter()
+            .any(|container| container.running && pods.has(container, pod, name));
+        if !running {
+            return Ok(Some(format!("container {name} of pod {pod} does not run")));
+        }
+    }
+    Ok(None)
+}
+
+/// The start of a text, on one line.
+fn shortened(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() > 160 {
+        format!("{}…", line.chars().take(157).collect::<String>())
+    } else {
+        line
+    }
+}

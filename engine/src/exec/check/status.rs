@@ -1,0 +1,650 @@
+//! Conditions: whether phases do their work. Read-only, bounded, and honest about what is not known.
+
+#[cfg(test)]
+pub(in crate::exec::check) mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::exec::Runner;
+use crate::exec::apply::permanent::Lasting;
+use crate::exec::apply::step::{backoff, millis};
+use crate::exec::check::failure_counts::Streaks;
+use crate::exec::event::Event;
+use crate::exec::undo::orphans::leftovers;
+use crate::host::{Host, HostError, UnitState, View};
+use crate::model::chain;
+use crate::model::{PhaseName, Span};
+use crate::plan::{Graph, PlannedCheck, PlannedPhase, Probe};
+use crate::resource::{ResourceError, ResourceResult, Spec};
+
+/// Typed result of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It could not be determined.
+    Unknown,
+    /// It does not hold.
+    False,
+}
+
+/// One check's result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What is asserted.
+    pub check: String,
+    /// Where the script says it.
+    pub span: Span,
+    /// Whether it holds.
+    pub status: Status,
+    /// Why it does not hold, or why that is not known. If it holds: a note for operators, usually empty.
+    pub reason: String,
+    /// Only a warning: nothing is restarted because of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warns: bool,
+    /// How often in a row the check has failed, if it may fail more than once before its phase counts as failed;
+    /// otherwise 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_in_a_row: u32,
+    /// The check failed, but counts as unknown: it may still pass by itself, for example soon after a boot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_off: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// All conditions of a phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseHealth {
+    /// The phase.
+    pub phase: PhaseName,
+    /// Why the phase has no conditions, if it does nothing on this host.
+    pub skipped: Option<String>,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// The condition of a phase that has something on the host that is not in the plan. Other phases do not have this
+/// condition.
+pub const LEFT_OVER: &str = "the host has nothing that the plan does not have";
+
+impl PhaseHealth {
+    /// Whether a condition that would cause a repair failed, and the decision was left to the next check.
+    #[must_use]
+    pub fn was_put_off(&self) -> bool {
+        let mut its = self.conditions.iter();
+        its.any(|its| its.put_off && !its.warns)
+    }
+
+    /// Whether the phase has something on the host that is not in the plan.
+    #[must_use]
+    pub fn has_left_over(&self) -> bool {
+        let mut its = self.conditions.iter();
+        its.any(|condition| condition.check == LEFT_OVER && condition.status == Status::False)
+    }
+
+    /// The worst of its conditions, without those that only warn. True if there are none.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let works = self.conditions.iter().filter(|c| !c.warns);
+        works.map(|c| c.status).max().unwrap_or(Status::True)
+    }
+
+    /// Whether every condition whose failure would cause a restart is known to hold.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        let counts = |its: &&Condition| !its.warns && its.check != LEFT_OVER;
+        let mut counting = self.conditions.iter().filter(counts);
+        counting.all(|its| its.status == Status::True)
+    }
+
+    /// Whether every condition holds, warnings included.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.conditions.iter().all(|c| c.status == Status::True)
+    }
+}
+
+/// The phases whose checks are running, in the plan's order. Clones share the same list.
+#[derive(Debug, Clone, Default)]
+pub struct ChecksInProgress(Arc<Mutex<Vec<PhaseName>>>);
+
+impl ChecksInProgress {
+    /// The first of them.
+    #[must_use]
+    pub fn first(&self) -> Option<PhaseName> {
+        self.lock().first().cloned()
+    }
+
+    fn begin(&self, phase: &PhaseName) {
+        self.lock().push(phase.clone());
+    }
+
+    fn end(&self, phase: &PhaseName) {
+        self.lock().retain(|other| other != phase);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PhaseName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many left-over things are named.
+const SHOWN: usize = 4;
+/// Bound on one observation.
+const BOUND: Duration = Duration::from_secs(10);
+/// Longest pause before a server that answers slowly is asked again.
+const REST: Duration = Duration::from_secs(5);
+/// Pause before a failed check is made again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long the container engine may take to answer the second time. A restart of the engine restarts everything that
+/// it runs, so a host that is only slow, for example after a boot, gets this time.
+const ENGINE: Duration = Duration::from_secs(30);
+
+/// How long to wait until the service manager has finished the starts in progress, as at boot. The bound is for all
+/// starts together: a pass has its own bound, and a pass that is cut reports nothing and repairs nothing.
+const STARTING: Duration = Duration::from_secs(45);
+
+/// The checks are repeated only if they took less than this: two rounds stay within the bound of a pass.
+const ONCE_MORE: Duration = Duration::from_secs(40);
+
+/// Why the checks are made.
+#[derive(Debug, Clone, Copy)]
+enum Asked<'a> {
+    /// To report the state: each check is made once.
+    Once,
+    /// To act on failures: a failed check is repeated, so that a server which is busy for a moment does not count as
+    /// failed.
+    Twice {
+        /// Until when to wait for starts of the service manager, on the host's clock.
+        until: Duration,
+        /// Failures in a row before these checks. `None` if the caller does not check again: one failure counts then.
+        before: Option<&'a Streaks>,
+    },
+}
+
+/// Whether a phase checks the role's package for damage.
+fn compares_the_package(phase: &PlannedPhase) -> bool {
+    let compares = |check: &PlannedCheck| matches!(check.probe, Probe::PackageIntact { .. });
+    phase.checks.iter().any(compares)
+}
+
+fn unknown(check: &PlannedCheck, reason: String) -> Condition {
+    Condition {
+        check: check.name.clone(),
+        span: check.span.clone(),
+        status: Status::Unknown,
+        reason,
+        warns: check.warns,
+        failed_in_a_row: 0,
+        put_off: false,
+    }
+}
+
+/// Leaves the decision about a failure to the next check.
+fn put_off(condition: &mut Condition) {
+    condition.status = Status::Unknown;
+    condition.put_off = true;
+}
+
+/// The condition that follows from the result of a probe.
+fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condition {
+    let (status, reason) = match looked {
+        Ok(None) => (Status::True, String::new()),
+        Ok(Some(reason)) => (Status::False, reason),
+        // A server that refuses the request runs, but does not do its work.
+        Err(error @ ResourceError::Host(HostError::Refused { .. })) => {
+            (Status::False, chain(&error).join(": "))
+        }
+        Err(error) => return unknown(check, chain(&error).join(": ")),
+    };
+    Condition {
+        check: check.name.clone(),
+        span: check.span.clone(),
+        status,
+        reason,
+        warns: check.warns,
+        failed_in_a_row: 0,
+        put_off: false,
+    }
+}
+
+/// A phase whose checks run, and the token that ends them.
+struct Look {
+    phase: PhaseName,
+    cut: CancellationToken,
+}
+
+impl Look {
+    fn at(phase: &PhaseName) -> Self {
+        Self {
+            phase: phase.clone(),
+            cut: CancellationToken::new(),
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// Makes every check of the selected phases once. Changes nothing. Each check has its bound, and phases are checked
+    /// in parallel.
+    pub async fn check(&self) -> Vec<PhaseHealth> {
+        self.look(None, None).await
+    }
+
+    /// The same for a caller that acts on failures. Once a check fails, phases that the failed one does not come after
+    /// get `settle` more time and then count as unknown: a check that hangs because of the failure must not delay its
+    /// repair. Phases that may be the cause are checked to the end. A check that got no answer is repeated once: a
+    /// server that is busy for a moment causes no restart.
+    pub async fn check_until_failed(&self, settle: Duration) -> Vec<PhaseHealth> {
+        self.look(Some(settle), None).await
+    }
+
+    /// The same for a caller that checks again and again. A check that may fail more than once fails only after that
+    /// many failures in a row; `before` has the failures of the checks before.
+    pub async fn check_again(&self, settle: Duration, before: &Streaks) -> Vec<PhaseHealth> {
+        self.look(Some(settle), Some(before)).await
+    }
+
+    /// Phases that come after one of `repaired` and are known not to be as planned. Right after a repair, these are
+    /// phases that read, at their start, something that the repair has made again. Waits for units that the service
+    /// manager is still starting.
+    pub async fn outdated(&self, repaired: &[PhaseName]) -> BTreeSet<PhaseName> {
+        let graph = Graph::of(self.plan);
+        let later = |phase: &PlannedPhase| {
+            let before = graph.before(&phase.name);
+            repaired.iter().any(|repaired| before.contains(repaired))
+        };
+        let phases = self.plan.phases.iter();
+        let phases = phases.filter(|phase| phase.skipped.is_none() && later(phase));
+        let asked = Asked::Twice {
+            until: self.host.elapsed() + STARTING,
+            before: None,
+        };
+        let looks = phases.map(|phase| async move {
+            for check in &phase.checks {
+                if matches!(check.probe, Probe::AsPlanned)
+                    && !check.warns
+                    && self.confirmed(self.host, phase, check, asked).await.status == Status::False
+                {
+                    return Some(phase.name.clone());
+                }
+            }
+            None
+        });
+        let outdated = futures::future::join_all(looks).await;
+        outdated.into_iter().flatten().collect()
+    }
+
+    async fn look(&self, settle: Option<Duration>, before: Option<&Streaks>) -> Vec<PhaseHealth> {
+        let mut health = self.look_at_all(settle, before).await;
+        self.look_for_leftovers(&mut health).await;
+        health
+    }
+
+    /// Adds a condition for each phase that has something on the host that is not in the plan, even if the plan no
+    /// longer has the phase.
+    async fn look_for_leftovers(&self, health: &mut Vec<PhaseHealth>) {
+        let condition = |phase: &PhaseName, status, reason| Condition {
+            check: LEFT_OVER.to_owned(),
+            span: Span::file(format!("phases/{phase}.rhai")),
+            status,
+            reason,
+            warns: false,
+            failed_in_a_row: 0,
+            put_off: false,
+        };
+        let found = leftovers(self.host, self.plan, &self.selection);
+        let left = match tokio::time::timeout(BOUND, found).await {
+            Ok(Ok(left)) => left,
+            // It is not known which phase this is about, so the first phase gets the condition.
+            unread => {
+                let reason = match unread {
+                    Ok(Err(error)) => chain(&error).join(": "),
+                    _ => format!("no answer within {} s", BOUND.as_secs()),
+                };
+                if let Some(first) = health.first_mut() {
+                    let unknown = condition(&first.phase, Status::Unknown, reason);
+                    first.conditions.push(unknown);
+                }
+                return;
+            }
+        };
+        for leftover in left {
+            let things = leftover.things();
+            let shown = things.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+            let more = match things.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let reason = format!("{}{more}: `nodelet apply` takes it back", shown.join(", "));
+            let left_over = condition(&leftover.phase, Status::False, reason);
+            match health.iter_mut().find(|its| its.phase == leftover.phase) {
+                Some(its) => its.conditions.push(left_over),
+                None => health.push(PhaseHealth {
+                    phase: leftover.phase,
+                    skipped: Some("the role does not have it any more".to_owned()),
+                    conditions: vec![left_over],
+                }),
+            }
+        }
+    }
+
+    async fn look_at_all(
+        &self,
+        settle: Option<Duration>,
+        before: Option<&Streaks>,
+    ) -> Vec<PhaseHealth> {
+        let Some(settle) = settle else {
+            return self.look_once(Duration::ZERO, Asked::Once).await;
+        };
+        let began = self.host.elapsed();
+        let asked = Asked::Twice {
+            until: began + STARTING,
+            before,
+        };
+        let starting = self.units_where(UnitState::is_being_started).await;
+        let mut health = self.look_once(settle, asked).await;
+        let fails = health.iter().any(|phase| phase.status() == Status::False);
+        if !fails || starting.is_empty() {
+            return health;
+        }
+        let up = self.units_where(UnitState::is_active).await;
+        if starting.is_disjoint(&up) {
+            return health;
+        }
+        // At boot etcd does not answer while docker is still starting. That is no failure.
+        if self.host.elapsed().saturating_sub(began) < ONCE_MORE {
+            return self.look_once(settle, asked).await;
+        }
+        for condition in health.iter_mut().flat_map(|phase| &mut phase.conditions) {
+            if condition.status == Status::False {
+                put_off(condition);
+                condition.reason +=
+                    "; units were being started at that time, so the next check decides";
+            }
+        }
+        health
+    }
+
+    /// The units of the plan for which `so` is true. A unit whose state cannot be read is left out.
+    async fn units_where(&self, so: fn(&UnitState) -> bool) -> BTreeSet<&str> {
+        let steps = self.plan.phases.iter().flat_map(|phase| &phase.steps);
+        let looks = steps.map(|step| async move {
+            let Spec::Service(service) = &step.spec else {
+                return None;
+            };
+            let unit = service.unit.as_str();
+            let state = tokio::time::timeout(AGAIN, self.host.unit(unit)).await;
+            matches!(state, Ok(Ok(state)) if so(&state)).then_some(unit)
+        });
+        let found = futures::future::join_all(looks).await;
+        found.into_iter().flatten().collect()
+    }
+
+    async fn look_once(&self, settle: Duration, asked: Asked<'_>) -> Vec<PhaseHealth> {
+        let phases = self.selection.phases(self.plan);
+        let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
+        let (failed, mut seen) = watch::channel(BTreeSet::new());
+        let view = View::of(self.host);
+        let all = futures::future::join_all(
+            phases
+                .iter()
+                .zip(&looks)
+                .map(|(phase, look)| self.look_at(&view, phase, look, asked, &failed)),
+        );
+        if matches!(asked, Asked::Once) {
+            return all.await;
+        }
+        let graph = Graph::of(self.plan);
+        let end = async {
+            // The sender lives as long as this future.
+            let _ = seen.wait_for(|failed| !failed.is_empty()).await;
+            self.host.pause(settle).await;
+            let causes: BTreeSet<PhaseName> = seen
+                .borrow()
+                .iter()
+                .flat_map(|phase| graph.before(phase))
+                .collect();
+            for (look, phase) in looks.iter().zip(phases) {
+                // A damaged package may be the cause of the other failures, so its check is always completed.
+                if !causes.contains(&look.phase) && !compares_the_package(phase) {
+                    look.cut.cancel();
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            health = all => health,
+            () = end => unreachable!("it never ends"),
+        }
+    }
+
+    async fn look_at(
+        &self,
+        view: &View<'_>,
+        phase: &PlannedPhase,
+        look: &Look,
+        asked: Asked<'_>,
+        failed: &watch::Sender<BTreeSet<PhaseName>>,
+    ) -> PhaseHealth {
+        let mut conditions = Vec::new();
+        if phase.skipped.is_none() {
+            self.checks_in_progress.begin(&phase.name);
+            for check in &phase.checks {
+                let condition = tokio::select! {
+                    condition = self.confirmed(view, phase, check, asked) => condition,
+                    () = look.cut.cancelled() => {
+                        unknown(check, "the check was ended early: another phase failed".to_owned())
+                    }
+                };
+                let condition = match asked {
+                    Asked::Twice {
+                        before: Some(before),
+                        ..
+                    } => before.next(&phase.name, check, condition),
+                    _ => condition,
+                };
+                if condition.status == Status::False && !condition.warns {
+                    failed.send_modify(|failed| {
+                        failed.insert(phase.name.clone());
+                    });
+                }
+                conditions.push(condition);
+            }
+            self.checks_in_progress.end(&phase.name);
+        }
+        PhaseHealth {
+            phase: phase.name.clone(),
+            skipped: phase.skipped.clone(),
+            conditions,
+        }
+    }
+
+    /// The first check reads through `view`, which all checks of this pass share. A failure is confirmed on the host
+    /// itself.
+    async fn confirmed(
+        &self,
+        view: &dyn Host,
+        phase: &PlannedPhase,
+        check: &PlannedCheck,
+        asked: Asked<'_>,
+    ) -> Condition {
+        let mut condition = self.condition(view, phase, check).await;
+        let Asked::Twice { until, .. } = asked else {
+            return condition;
+        };
+        if condition.status != Status::False {
+            return condition;
+        }
+        if self.waited(phase, &check.probe, until).await {
+            condition = self.condition(self.host, phase, check).await;
+        }
+        if condition.status != Status::False || !check.probe.asks() {
+            return condition;
+        }
+        if self.is_stopped(phase).await {
+            condition.reason += "; its process was stopped by a signal";
+            return condition;
+        }
+        self.host.pause(AGAIN).await;
+        if matches!(check.probe, Probe::ContainerEngine) {
+            return judged(check, self.engine_answers(ENGINE).await);
+        }
+        let mut condition = self.condition(self.host, phase, check).await;
+        // At boot everything starts by itself and at once. It gets as much time as after a start by an apply.
+        let up = self.host.up();
+        if condition.status == Status::False && up < check.timeout {
+            put_off(&mut condition);
+            condition.reason += &format!(
+                "; the host has been up for {} s, and this may take {}",
+                up.as_secs(),
+                humantime::format_duration(check.timeout)
+            );
+        }
+        condition
+    }
+
+    /// Waits while the service manager starts a unit that the probe is about: another start would only delay it.
+    /// Returns whether it waited.
+    async fn waited(&self, phase: &PlannedPhase, probe: &Probe, until: Duration) -> bool {
+        let units: Vec<&str> = match probe {
+            Probe::ServiceActive(unit) => vec![unit],
+            Probe::AsPlanned => {
+                let services = phase.steps.iter().filter_map(|step| match &step.spec {
+                    Spec::Service(service) if !step.policy.absent && service.started => {
+                        Some(service)
+                    }
+                    _ => None,
+                });
+                services.map(|service| service.unit.as_str()).collect()
+            }
+            _ => return false,
+        };
+        let mut waited = false;
+        for unit in units {
+            // A service manager that hangs starts nothing.
+            while let Ok(Ok(state)) = tokio::time::timeout(BOUND, self.host.unit(unit)).await
+                && state.is_being_started()
+                && self.host.elapsed() < until
+            {
+                waited = true;
+                self.host.pause(AGAIN).await;
+            }
+        }
+        waited
+    }
+
+    async fn condition(
+        &self,
+        host: &dyn Host,
+        phase: &PlannedPhase,
+        check: &PlannedCheck,
+    ) -> Condition {
+        let mut notes = Vec::new();
+        let look = async {
+            match &check.probe {
+                Probe::AsPlanned => self.as_planned(host, phase, &mut notes).await,
+                probe => self.probe(host, phase, probe).await,
+            }
+        };
+        let mut condition = match tokio::time::timeout(BOUND, look).await {
+            Ok(looked) => judged(check, looked),
+            Err(_) => unknown(check, format!("no answer within {} s", BOUND.as_secs())),
+        };
+        if condition.status == Status::True {
+            condition.reason = notes.join("; ");
+        }
+        condition
+    }
+
+    /// Makes a check that only warns: the apply does not wait for it.
+    pub(in crate::exec) async fn warn_of(&self, phase: &PlannedPhase, check: &PlannedCheck) {
+        let started = self.host.elapsed();
+        let seen = self.condition(self.host, phase, check).await;
+        self.events.emit(if seen.status == Status::True {
+            Event::CheckPassed {
+                phase: phase.name.clone(),
+                check: check.name.clone(),
+                milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+            }
+        } else {
+            Event::CheckWaiting {
+                phase: phase.name.clone(),
+                check: check.name.clone(),
+                reason: seen.reason,
+            }
+        });
+    }
+
+    /// Waits until a check holds, at most its timeout.
+    pub(in crate::exec) async fn wait_for(
+        &self,
+        phase: &PlannedPhase,
+        check: &PlannedCheck,
+    ) -> ResourceResult<()> {
+        let started = self.host.elapsed();
+        let mut told = String::new();
+        let mut attempt = 1;
+        let mut lasting = Lasting::default();
+        loop {
+            let mut permanent = false;
+            let asked = self.host.elapsed();
+            let reason = match self.probe(self.host, phase, &check.probe).await {
+                Ok(None) => {
+                    self.events.emit(Event::CheckPassed {
+                        phase: phase.name.clone(),
+                        check: check.name.clone(),
+                        milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+                    });
+                    return Ok(());
+                }
+                Ok(Some(reason)) => reason,
+                Err(error) => {
+                    permanent = error.is_permanent();
+                    chain(&error).join(": ")
+                }
+            };
+            if reason != told {
+                self.events.emit(Event::CheckWaiting {
+                    phase: phase.name.clone(),
+                    check: check.name.clone(),
+                    reason: reason.clone(),
+                });
+                told.clone_from(&reason);
+            }
+            let now = self.host.elapsed();
+            let waited = now.saturating_sub(started);
+            let when = if self.cancel.is_cancelled() {
+                "before the run was asked to end".to_owned()
+            } else if waited >= check.timeout {
+                format!("within {}", humantime::format_duration(check.timeout))
+            } else if lasting.believed(permanent, now) {
+                "by waiting".to_owned()
+            } else {
+                String::new()
+            };
+            if !when.is_empty() {
+                return Err(ResourceError::NotConverged {
+                    what: format!("pass the check {when}: {reason}"),
+                });
+            }
+            // The first checks follow quickly: most components are up within a second. A server that answers slowly is
+            // asked less often, to leave it time for its work.
+            let rest = (now.saturating_sub(asked) * 3).min(REST);
+            let pause = check.every.min(backoff(check.every / 5, attempt)).max(rest);
+            self.pause(pause.min(check.timeout.saturating_sub(waited)))
+                .await;
+            attempt += 1;
+        }
+    }
+}

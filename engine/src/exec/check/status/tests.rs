@@ -1,0 +1,314 @@
+//! What checks report, and how long they take, on a fake host.
+
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+use crate::exec::{Recording, failed_phases, restart_set};
+use crate::facts::Facts;
+use crate::host::fake::{FakeHost, FaultPlan, World};
+use crate::model::StepId;
+use crate::plan::{Plan, PlannedStep, StepPolicy};
+use crate::resource::{Checksums, NoSecrets, ServiceSpec};
+
+fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
+    let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
+    PlannedPhase {
+        requires: names(requires),
+        checks: vec![PlannedCheck {
+            name: "it answers".to_owned(),
+            span: Span::file(format!("phases/{name}.rhai")),
+            probe,
+            every: Duration::from_secs(1),
+            timeout: Duration::from_secs(60),
+            failures: 1,
+            warns: false,
+        }],
+        ..PlannedPhase::bare(name.parse().expect("a name"))
+    }
+}
+
+/// A step that makes a unit run.
+fn service(unit: &str) -> PlannedStep {
+    let phase: PhaseName = "docker".parse().expect("a name");
+    PlannedStep {
+        id: StepId::new(&phase, "service", unit),
+        span: Span::file("phases/docker.rhai"),
+        spec: Spec::Service(ServiceSpec {
+            unit: unit.to_owned(),
+            started: true,
+            enabled: None,
+            restart_inputs: Vec::new(),
+            reload_inputs: Vec::new(),
+            runs: Vec::new(),
+            checksums: None,
+        }),
+        policy: StepPolicy::default(),
+    }
+}
+
+/// The containers of an engine that hangs are not known. That the engine hangs is known, so it is restarted.
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_has_failed_and_what_it_runs_is_unknown() {
+    let plan = Plan::bare(vec![
+        phase("docker", &[], Probe::ContainerEngine),
+        phase(
+            "etcd",
+            &["docker"],
+            Probe::ContainerRunning("etcd".to_owned()),
+        ),
+    ]);
+    let hangs = FaultPlan::none()
+        .stall("container_engine", "*")
+        .stall("container", "*");
+    let host = FakeHost::new().with_docker().with_faults(hangs);
+    let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let health = runner.check_until_failed(Duration::from_millis(250)).await;
+    let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+    assert_eq!(statuses, [Status::False, Status::Unknown], "{health:?}");
+    let reason = &health[0].conditions[0].reason;
+    assert!(reason.contains("does not answer within 30 s"), "{reason}");
+    let set = restart_set(&plan, &failed_phases(&health));
+    let set: Vec<&str> = set.iter().map(PhaseName::as_str).collect();
+    assert_eq!(set, ["docker", "etcd"]);
+    // An engine that is slow has not failed.
+    host.set_faults(FaultPlan::none().stall("container_engine", "*").times(1));
+    let health = runner.check_until_failed(Duration::from_millis(250)).await;
+    assert_eq!(health[0].status(), Status::True, "{health:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
+    const FILE: &str = "/run/beat";
+    let mut patient = phase("beat", &[], Probe::FileExists(FILE.into()));
+    patient.checks[0].failures = 3;
+    let plan = Plan::bare(vec![patient]);
+    let (host, facts, unheard) = (
+        FakeHost::new(),
+        Facts::nothing_about("cp-1"),
+        Recording::default(),
+    );
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let settle = Duration::from_millis(250);
+    let mut before = Streaks::default();
+    let mut seen = Vec::new();
+    for there in [false, false, true, false, false, false, false] {
+        host.meddle(|world| match there {
+            true => world.file(FILE, "x"),
+            false => world.remove(FILE),
+        });
+        let health = runner.check_again(settle, &before).await;
+        // The caller passes it on as text.
+        let told = serde_json::to_string(&Streaks::of(&health)).expect("JSON");
+        before = serde_json::from_str(&told).expect("streaks");
+        seen.push(health[0].status());
+        let reason = &health[0].conditions[0].reason;
+        let partly = seen.last() == Some(&Status::Unknown);
+        assert_eq!(partly, reason.contains("of 3 times in a row"), "{reason}");
+    }
+    use Status::{False, True, Unknown};
+    assert_eq!(
+        seen,
+        [Unknown, Unknown, True, Unknown, Unknown, False, False]
+    );
+    // A caller that checks only once does not wait for that.
+    assert_eq!(runner.check_until_failed(settle).await[0].status(), False);
+    assert_eq!(runner.check().await[0].status(), False);
+}
+
+/// The unit that is being started.
+const UNIT: &str = "docker.service";
+
+/// Checks a host whose service manager is starting [`UNIT`], which is up after `up`, together with what runs in it.
+/// Returns the results, and how long the checks took.
+async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
+    let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
+    let facts = Facts::nothing_about("cp-1");
+    host.meddle(|world| world.being_started(UNIT));
+    let began = host.look(|world| world.elapsed());
+    let runner = Runner::new(plan, &host, &facts, &NoSecrets, &unheard);
+    let manager = async {
+        while host.look(|world| world.elapsed()) < began + up {
+            tokio::task::yield_now().await;
+        }
+        host.meddle(|world| {
+            world.file("/run/etcd", "up");
+            world.start_unit(UNIT)
+        })
+        .expect("it starts");
+        std::future::pending::<()>().await;
+    };
+    let health = tokio::select! {
+        health = runner.check_until_failed(Duration::from_millis(250)) => health,
+        () = manager => unreachable!("it never ends"),
+    };
+    (health, host.look(|world| world.elapsed()) - began)
+}
+
+/// At boot the service manager starts what is enabled, which takes some time on a slow machine.
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_is_being_started_has_not_failed_unless_it_stays_so() {
+    let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
+    // Checks of one phase wait for the same start, one after the other.
+    docker.checks.push(docker.checks[0].clone());
+    let plan = Plan::bare(vec![docker]);
+    let (health, took) = looked_while_starting(&plan, Duration::from_secs(20)).await;
+    let condition = &health[0].conditions[0];
+    assert_eq!(condition.status, Status::True, "{condition:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let (health, took) = looked_while_starting(&plan, Duration::from_secs(600)).await;
+    let condition = &health[0].conditions[0];
+    assert_eq!(condition.status, Status::False, "{condition:?}");
+    assert!(
+        condition.reason.contains("activating (start)"),
+        "{condition:?}"
+    );
+    assert!(took < STARTING + BOUND, "{took:?}");
+}
+
+/// For example, kube-proxy runs and has not written its rules yet.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
+    let probe = Probe::Https {
+        url: "http://127.0.0.1:10256/healthz".to_owned(),
+        ca: None,
+        client: None,
+        expect: String::new(),
+        certificate: None,
+    };
+    let plan = Plan::bare(vec![
+        phase("kube-proxy", &[], probe),
+        phase("cni", &["kube-proxy"], Probe::FileExists("/etc/cni".into())),
+    ]);
+    let (host, unheard) = (FakeHost::new(), Recording::default());
+    let facts = Facts::nothing_about("cp-1");
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let looked = async || {
+        let health = runner.check_until_failed(Duration::from_millis(250)).await;
+        let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+        let reason = health[0].conditions[0].reason.clone();
+        (statuses, reason, health[0].was_put_off())
+    };
+    use Status::{False, Unknown};
+    let (before, reason, put_off) = looked().await;
+    assert!(!put_off, "{reason}");
+    assert_eq!(before, [False, False], "{reason}");
+    host.meddle(World::has_booted);
+    let (booted, reason, put_off) = looked().await;
+    assert_eq!(
+        booted,
+        [Unknown, False],
+        "a file does not come by itself: {reason}"
+    );
+    assert!(put_off, "this does not end a row of failures");
+    assert!(reason.contains("this may take 1m"), "{reason}");
+    assert_eq!(
+        runner.check().await[0].status(),
+        False,
+        "an operator sees the failure as it is"
+    );
+    host.meddle(|world| world.advance(Duration::from_secs(60)));
+    assert_eq!(looked().await.0, [False, False]);
+}
+
+/// A check that fails while a unit is still being started that it depends on is made again once the unit is up. If that
+/// took long, the next check decides.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
+    let seconds = Duration::from_secs;
+    for (file, up, expected) in [
+        ("/run/etcd", seconds(1), Status::True),
+        ("/run/etcd", seconds(20), Status::True),
+        ("/run/never", seconds(20), Status::False),
+        ("/run/never", seconds(42), Status::Unknown),
+    ] {
+        let mut docker = phase("docker", &[], Probe::ServiceActive(UNIT.to_owned()));
+        docker.steps.push(service(UNIT));
+        let etcd = phase("etcd", &["docker"], Probe::FileExists(file.into()));
+        let (health, _) = looked_while_starting(&Plan::bare(vec![docker, etcd]), up).await;
+        let statuses: Vec<Status> = health.iter().map(PhaseHealth::status).collect();
+        assert_eq!(statuses, [Status::True, expected], "{up:?} {health:?}");
+    }
+}
+
+/// An API server that is overloaded would spend half of its time on answers to the checks that wait for it.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_slow_to_answer_is_asked_less_often() {
+    let probe = Probe::Https {
+        url: "https://127.0.0.1/readyz".to_owned(),
+        ca: None,
+        client: None,
+        expect: String::new(),
+        certificate: None,
+    };
+    for (faults, most) in [
+        (FaultPlan::none(), 80),
+        (FaultPlan::none().hang("https_get", "*"), 7),
+    ] {
+        let plan = Plan::bare(vec![phase("api-ready", &[], probe.clone())]);
+        let host = FakeHost::new().with_faults(faults);
+        let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+        let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+        let phase = &plan.phases[0];
+        let waited = runner.wait_for(phase, &phase.checks[0]).await;
+        assert!(waited.is_err(), "no server answers");
+        let calls = host.journal();
+        let asked = calls.iter().filter(|call| call.name == "https_get").count();
+        assert!((most / 2..=most).contains(&asked), "asked {asked} times");
+    }
+}
+
+/// A package of one program, and the check that compares it.
+fn package(program: &str) -> (Plan, FakeHost) {
+    let digest = |text: &str| crate::model::hex(&Sha256::digest(text));
+    let sums = format!("{}  payload/bin/kubelet\n", digest("a program"));
+    let file = "/opt/r/SHA256SUMS";
+    let checksums = Checksums {
+        file: file.into(),
+        sha256: digest(&sums),
+    };
+    let etcd = Probe::ContainerRunning("etcd".to_owned());
+    let compares = Probe::PackageIntact {
+        checksums: Some(checksums),
+    };
+    let mut plan = Plan::bare(vec![
+        phase("etcd", &[], etcd),
+        phase("package", &[], compares),
+    ]);
+    plan.payload = vec![program.into()];
+    let host = FakeHost::new().with_docker().with_file(file, sums);
+    host.meddle(|world| world.file_with_mode(program, "a program", 0o755));
+    (plan, host)
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_to_the_package_is_told_whatever_else_fails() {
+    let program = "/opt/r/payload/bin/kubelet";
+    let (plan, host) = package(program);
+    let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+    let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+    let look = || async {
+        let health = runner.check_until_failed(Duration::from_millis(250)).await;
+        assert_eq!(health[0].status(), Status::False, "{health:?}");
+        health[1].conditions[0].clone()
+    };
+    assert_eq!(look().await.status, Status::True);
+    // Its content is what was packed, but systemd could not start it.
+    host.meddle(|world| world.file_with_mode(program, "a program", 0o644));
+    let unfit = look().await;
+    assert_eq!(unfit.status, Status::False, "{unfit:?}");
+    assert!(unfit.reason.contains("its mode is 0644"), "{unfit:?}");
+    host.meddle(|world| world.file_with_mode(program, "another", 0o755));
+    let damaged = look().await;
+    assert!(
+        damaged.reason.contains("its checksum is not"),
+        "{damaged:?}"
+    );
+    // It takes longer than the time that other checks get after a failure.
+    host.set_faults(FaultPlan::none().stall("read", "/opt/r/SHA256SUMS"));
+    let slow = look().await;
+    assert!(
+        !slow.reason.contains("the check was ended early"),
+        "{slow:?}"
+    );
+}

@@ -1,0 +1,173 @@
+//! What a failure message says beyond the error: its causes, what was found nearby, and the next thing to try.
+
+use super::remedy::remedy;
+use crate::host::{ContainerState, Host, ListedContainer};
+use crate::plan::{PlannedPhase, Probe};
+use crate::resource::pod_container::{StaticPods, of_pods};
+use crate::resource::{ResourceError, Spec};
+
+/// The next thing to try, judged by the error and by what was found near it.
+#[must_use]
+pub fn advice(error: &ResourceError, found: &[String]) -> String {
+    let what = remedy(error, found);
+    let again = "then run `nodelet apply` again; phases that are already applied stay as they are";
+    format!("{what}, {again}")
+}
+
+/// How much of a log is read, and how many of its lines are shown.
+const LOG_READ: usize = 300;
+const LOG_SHOWN: usize = 5;
+/// Longest line of a log that is shown, in characters.
+const LINE: usize = 300;
+
+/// The states of a phase's containers, of its inactive units and of missing pod containers, with the log lines that
+/// explain them.
+pub(in crate::exec) async fn look_around(phase: &PlannedPhase, host: &dyn Host) -> Vec<String> {
+    let mut found = Vec::new();
+    for step in &phase.steps {
+        match &step.spec {
+            Spec::Container(spec) => {
+                if let Ok(Some(state)) = host.container(&spec.name).await {
+                    found.extend(container(host, &state, &spec.name).await);
+                }
+            }
+            Spec::Service(spec) => {
+                if let Ok(unit) = host.unit(&spec.unit).await
+                    && !unit.is_active()
+                {
+                    found.push(format!("{} is {} ({})", spec.unit, unit.active, unit.sub));
+                    if let Ok(log) = host.unit_log(&spec.unit, LOG_READ).await {
+                        found.extend(telling(&log).map(|line| format!("  {}: {line}", spec.unit)));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    for check in &phase.checks {
+        // Another phase starts a static pod. The phase that waits for the pod reports why it does not run.
+        if let Probe::PodRunning { pod, containers } = &check.probe {
+            found.extend(pod_containers(host, pod, containers).await);
+        }
+    }
+    found.truncate(30);
+    found
+}
+
+async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<String> {
+    let restarted = if state.restarts > 0 {
+        format!(", restarted {} times", state.restarts)
+    } else {
+        String::new()
+    };
+    let how = if state.running {
+        "runs".to_owned()
+    } else {
+        format!("exited with {}", state.exit_code)
+    };
+    let mut found = vec![format!("container {name} {how}{restarted}")];
+    if let Ok(log) = host.container_log(&state.name, LOG_READ).await {
+        found.extend(telling(&log).map(|line| format!("  {name}: {line}")));
+    }
+    found
+}
+
+/// The containers of a pod that do not run. If several have the same name, kubelet's latest one.
+async fn pod_containers(host: &dyn Host, pod: &str, names: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let all = host.containers(&of_pods()).await.unwrap_or_default();
+    let pods = StaticPods::among(&all);
+    for name in names {
+        let mut of_name: Vec<&ListedContainer> =
+            all.iter().filter(|one| pods.has(one, pod, name)).collect();
+        if of_name.iter().any(|one| one.running) {
+            continue;
+        }
+        // The name ends in the number of the attempt.
+        of_name.sort_by_key(|one| {
+            one.name
+                .rsplit('_')
+                .next()
+                .and_then(|n| n.parse::<u32>().ok())
+        });
+        match of_name.last() {
+            Some(last) => {
+                if let Ok(Some(last)) = host.container(&last.name).await {
+                    found.extend(container(host, &last, name).await);
+                }
+            }
+            None => found.push(format!("there is no container {name} of pod {pod}")),
+        }
+    }
+    found
+}
+
+/// The last lines of a log that say what is wrong, or simply the last lines if no line does.
+fn telling(log: &str) -> impl Iterator<Item = String> {
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| !line.is_empty() && !is_of_stack(line))
+        .collect();
+    let mut chosen: Vec<&str> = lines.iter().copied().filter(|line| tells(line)).collect();
+    if chosen.is_empty() {
+        chosen = lines;
+    }
+    let from = chosen.len().saturating_sub(LOG_SHOWN);
+    let cut = |line: &str| match line.char_indices().nth(LINE) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    };
+    chosen
+        .split_off(from)
+        .into_iter()
+        .map(cut)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// A line of the stack trace at the end of a Go program. It may have hundreds of lines, and the reason is above it.
+fn is_of_stack(line: &str) -> bool {
+    line.starts_with(['\t', ' '])
+        || line.starts_with("goroutine ")
+        || line.starts_with("created by ")
+        || (line.ends_with(')')
+            && ["(...)", "(0x", "({0x", "()"]
+                .iter()
+                .any(|sign| line.contains(sign)))
+}
+
+fn tells(line: &str) -> bool {
+    const SIGNS: [&str; 8] = [
+        "error", "fatal", "panic", "fail", "refused", "denied", "no space", "in use",
+    ];
+    let mut start = line.chars();
+    // Kubernetes' own form: severity and date, as in `E1120 10:04:01`.
+    let klog = start.next().is_some_and(|c| matches!(c, 'E' | 'F'))
+        && start.take(4).all(|c| c.is_ascii_digit());
+    let line = line.to_lowercase();
+    klog || SIGNS.iter().any(|sign| line.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_tells_its_cause_and_not_its_stack() {
+        let log = "starting\npanic: mkdir: no space left on device\n\ngoroutine 1 [running]:\n\tmain.go:28 +0x17\nmain.main()\n";
+        assert_eq!(
+            telling(log).collect::<Vec<_>>(),
+            ["panic: mkdir: no space left on device"]
+        );
+        let klog = "F1120 10:04:01 server.go:155] unknown flag: --x\nk8s.io/klog.Fatal(...)\nmain.run(0xc00, 0x1)\n";
+        assert_eq!(
+            telling(klog).collect::<Vec<_>>(),
+            ["F1120 10:04:01 server.go:155] unknown flag: --x"]
+        );
+        assert_eq!(telling("one\ntwo\n").collect::<Vec<_>>(), ["one", "two"]);
+        assert!(
+            telling(&format!("error {}", "x".repeat(1000)))
+                .all(|line| line.chars().count() == LINE + 1)
+        );
+    }
+}

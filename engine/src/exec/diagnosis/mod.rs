@@ -1,0 +1,6 @@
+//! What a failure message adds to the error: what was found near it, and what to do next.
+//!
+//! Start with `advice`; `remedy` has the known errors.
+
+pub(in crate::exec) mod advice;
+pub(in crate::exec) mod remedy;

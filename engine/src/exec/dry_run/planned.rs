@@ -1,0 +1,54 @@
+//! What the plan says of a thing that an operator asks about, used if the ledger does not know the thing.
+
+use serde::Serialize;
+
+use crate::exec::Runner;
+use crate::ledger::{is_about, is_step};
+use crate::model::{Span, StepId};
+use crate::plan::PlannedStep;
+
+/// A step of the plan that is about a thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Planned {
+    /// The step.
+    pub step: StepId,
+    /// Where the script says so.
+    pub span: Span,
+    /// Why its phase does nothing on this host, if so.
+    pub skipped: Option<String>,
+    /// Whether the thing is as planned; `None` if that cannot be told.
+    pub as_planned: Option<bool>,
+}
+
+impl Runner<'_> {
+    /// The plan's steps about `thing`: a phase, a step, a path, the name of a container, unit … Reads only.
+    pub async fn planned(&self, thing: &str) -> Vec<Planned> {
+        let mut found = Vec::new();
+        for phase in &self.plan.phases {
+            let whole = phase.name.as_str() == thing;
+            for step in phase
+                .steps
+                .iter()
+                .filter(|step| whole || meant(step, thing))
+            {
+                let cx = self.context(step.policy.absent);
+                let pending = match phase.skipped {
+                    Some(_) => None,
+                    None => step.spec.pending(&cx).await.ok(),
+                };
+                found.push(Planned {
+                    step: step.id.clone(),
+                    span: step.span.clone(),
+                    skipped: phase.skipped.clone(),
+                    as_planned: pending.map(|pending| pending.is_none()),
+                });
+            }
+        }
+        found
+    }
+}
+
+fn meant(step: &PlannedStep, thing: &str) -> bool {
+    let mut claims = step.spec.claims().into_iter();
+    is_step(&step.id, thing) || claims.any(|claim| is_about(&claim, thing))
+}

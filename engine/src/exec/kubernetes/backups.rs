@@ -1,0 +1,313 @@
+//! Checks etcd's backups by their files: whether a recent one exists, and whether there is room for the next. nodelet
+//! makes and proves them (`agents/nodelet/src/etcd`). Here a snapshot with its final name counts as proven if the
+//! manifest beside it has a time and the same size in bytes.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::host::{EntryKind, Host};
+use crate::model::STATE;
+use crate::resource::{ResourceError, ResourceResult, timer_path};
+
+/// The timer that makes them.
+const TIMER: &str = "etcd-backup";
+/// The version of a manifest that is read here.
+const VERSION: u32 = 1;
+/// Bound on a manifest.
+const MANIFEST: u64 = 64 * 1024;
+/// What a restored member needs besides its store: it allocates its log with 64 MiB at once.
+const LOG: u64 = 128 * 1024 * 1024;
+
+/// The fields of a backup's manifest that are read here.
+#[derive(Deserialize)]
+struct Manifest {
+    version: u32,
+    /// RFC 3339.
+    taken: String,
+    content: Content,
+    /// The `CLUSTER_ID` under which it was taken.
+    cluster_id: String,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    size: u64,
+}
+
+/// Why the newest proven backup of `cluster` is not younger than `limit`; `None` if it is. Ignores backups of other
+/// clusters, such as earlier clusters of this host. Ignores backups dated further in the future than `limit`: the clock
+/// was wrong when they were taken, and they would count as young for as long as it was ahead. If there is no backup
+/// yet, the age of the timer counts: a host younger than `limit` has not missed a backup.
+pub(in crate::exec) async fn younger_than(
+    host: &dyn Host,
+    directory: &Path,
+    limit: Duration,
+    cluster: &str,
+) -> ResourceResult<Option<String>> {
+    let names = host.list(directory).await?;
+    let mut newest: Option<SystemTime> = None;
+    for name in &names {
+        let Some(stem) = name.strip_suffix(".db") else {
+            continue;
+        };
+        if !stem.starts_with("etcd-") || !names.contains(&format!("{stem}.json")) {
+            continue;
+        }
+        if let Some(taken) = taken(host, directory, stem, cluster).await? {
+            let ahead = taken.duration_since(host.now());
+            if ahead.is_ok_and(|ahead| ahead > limit) {
+                continue;
+            }
+            newest = newest.max(Some(taken));
+        }
+    }
+    let since = |time: SystemTime| host.now().duration_since(time).unwrap_or_default();
+    let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
+    let next = "`nodelet etcd backup` makes one or says what is wrong";
+    if let Some(newest) = newest {
+        let age = since(newest);
+        return Ok((age >= limit).then(|| {
+            format!(
+                "the newest proven backup in {} is {} old, and {} is the limit; {next}",
+                directory.display(),
+                text(age),
+                text(limit)
+            )
+        }));
+    }
+    let timer = host.entry(&timer_path(TIMER)).await?;
+    let young = timer.is_some_and(|timer| since(timer.modified) < limit);
+    Ok((!young).then(|| {
+        format!(
+            "there is no proven backup in {}; {next}",
+            directory.display()
+        )
+    }))
+}
+
+/// When a backup was taken, according to its manifest. `None` if it was not proven, differs from what was proven, or
+/// belongs to another cluster.
+async fn taken(
+    host: &dyn Host,
+    directory: &Path,
+    stem: &str,
+    cluster: &str,
+) -> ResourceResult<Option<SystemTime>> {
+    let entry = host.entry(&directory.join(format!("{stem}.db"))).await?;
+    let Some(EntryKind::File(size)) = entry.map(|entry| entry.kind) else {
+        return Ok(None);
+    };
+    let beside = directory.join(format!("{stem}.json"));
+    if !matches!(
+        host.entry(&beside).await?.map(|entry| entry.kind),
+        Some(EntryKind::File(..=MANIFEST))
+    ) {
+        return Ok(None);
+    }
+    let said = host.read(&beside, MANIFEST).await?;
+    let manifest = said.and_then(|said| serde_json::from_slice::<Manifest>(&said).ok());
+    Ok(manifest
+        .filter(|its| its.version == VERSION && its.cluster_id.eq_ignore_ascii_case(cluster))
+        .filter(|its| its.content.size == size)
+        .and_then(|manifest| humantime::parse_rfc3339(&manifest.taken).ok()))
+}
+
+/// Why there is no room for a backup of the store in `file`.
+pub(in crate::exec) async fn room_beside(
+    host: &dyn Host,
+    directory: &Path,
+    file: &Path,
+) -> ResourceResult<Option<String>> {
+    let store = match host.entry(file).await?.map(|entry| entry.kind) {
+        Some(EntryKind::File(size)) => size,
+        _ => {
+            return Err(ResourceError::Missing {
+                what: format!("see how large {} is: it is no file", file.display()),
+            });
+        }
+    };
+    room_for_backup(host, directory, store).await
+}
+
+/// Why there is no room for a backup of a store with `store` bytes. The snapshot needs room in `directory`, the copy
+/// that proves it in nodelet's own directory. If both are on one disk, it needs room for both.
+///
+/// # Errors
+/// The host does not say how much room there is.
+pub async fn room_for_backup(
+    host: &dyn Host,
+    directory: &Path,
+    store: u64,
+) -> ResourceResult<Option<String>> {
+    let kept = host.space(directory).await?;
+    let work = host.space(Path::new(STATE)).await?;
+    let copy = store + LOG;
+    let wanted = if kept.device == work.device {
+        vec![(
+            directory,
+            kept.free,
+            store + copy,
+            "the next backup and its proof",
+        )]
+    } else {
+        vec![
+            (directory, kept.free, store, "the next backup"),
+            (
+                Path::new(STATE),
+                work.free,
+                copy,
+                "the proof of the next backup",
+            ),
+        ]
+    };
+    let short = wanted
+        .into_iter()
+        .find(|(_, free, needed, _)| free < needed);
+    Ok(short.map(|(place, free, needed, what)| {
+        format!(
+            "{} has {} MiB left, and {what} needs {}; remove something there, give it a larger disk, or keep fewer (ETCD_BACKUP_COUNT) or elsewhere (ETCD_BACKUP_DIR)",
+            place.display(),
+            free >> 20,
+            needed.div_ceil(1 << 20)
+        )
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Space;
+    use crate::host::fake::FakeHost;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    const CLUSTER: &str = "c-1";
+
+    /// The manifest of a snapshot with `size` bytes that is taken now.
+    fn manifest(host: &FakeHost, size: u64) -> String {
+        let taken = humantime::format_rfc3339_seconds(crate::host::Clock::now(host));
+        format!(
+            r#"{{"version":1,"taken":"{taken}","content":{{"size":{size}}},"cluster_id":"{CLUSTER}"}}"#
+        )
+    }
+
+    /// What [`younger_than`] says a day after these files were written.
+    async fn said(files: &[&str], limit: Duration) -> String {
+        let mut host = FakeHost::new();
+        let manifest = manifest(&host, 1);
+        for name in files {
+            let content = if name.ends_with("json") {
+                &manifest
+            } else {
+                "x"
+            };
+            host = host.with_file(format!("/b/{name}"), content);
+        }
+        crate::host::Clock::pause(&host, DAY).await;
+        younger_than(&host, Path::new("/b"), limit, CLUSTER)
+            .await
+            .expect("it can be told")
+            .unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_proven_backup_has_a_manifest_and_an_age() {
+        let good = ["etcd-1.db", "etcd-1.json"];
+        assert_eq!(said(&good, 2 * DAY).await, "");
+        let old = said(&good, DAY).await;
+        assert!(old.contains("is 1day old"), "{old}");
+        for none in [
+            &["etcd-1.db"][..],
+            &["etcd-1.json"],
+            &[".etcd-1.db.part", ".etcd-1.json"],
+            &[],
+        ] {
+            let missing = said(none, 2 * DAY).await;
+            assert!(missing.contains("no proven backup"), "{none:?}: {missing}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backup_from_the_future_is_not_young_for_ever() {
+        let host = FakeHost::new();
+        host.meddle(|world| world.advance(10 * DAY));
+        let manifest = manifest(&host, 1);
+        let host = host
+            .with_file("/b/etcd-1.db", "x")
+            .with_file("/b/etcd-1.json", manifest);
+        let said = async |back: Duration| {
+            let host = host.fork();
+            host.meddle(|world| {
+                let start = world.now() - world.elapsed() - back;
+                world.begin_at(start);
+            });
+            let said = younger_than(&host, Path::new("/b"), 2 * DAY, CLUSTER).await;
+            said.expect("it can be told").unwrap_or_default()
+        };
+        assert_eq!(said(DAY).await, "", "a clock that is a little behind");
+        let ahead = said(5 * DAY).await;
+        assert!(ahead.contains("no proven backup"), "{ahead}");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_younger_than_the_limit_has_missed_nothing() {
+        let host = FakeHost::new().with_file(timer_path(TIMER), "{}");
+        let directory = Path::new("/b");
+        let look = || younger_than(&host, directory, DAY, CLUSTER);
+        assert_eq!(look().await.expect("it can be told"), None);
+        crate::host::Clock::pause(&host, DAY).await;
+        assert!(look().await.expect("it can be told").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_is_not_what_was_proven_is_none() {
+        let written = manifest(&FakeHost::new(), 1);
+        let newer = written.replace("\"version\":1", "\"version\":2");
+        let others = written.replace(CLUSTER, "c-2");
+        for (size, beside) in [
+            (1, None),
+            (2, None),
+            (1, Some("{}")),
+            (1, Some("garbage")),
+            (1, Some(newer.as_str())),
+            (1, Some(others.as_str())),
+        ] {
+            let host = FakeHost::new();
+            let written = manifest(&host, size);
+            let host = host
+                .with_file("/b/etcd-1.db", "x")
+                .with_file("/b/etcd-1.json", beside.unwrap_or(&written));
+            let said = younger_than(&host, Path::new("/b"), DAY, CLUSTER).await;
+            let good = said.expect("it can be told").is_none();
+            assert_eq!(good, size == 1 && beside.is_none(), "{size} {beside:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn room_is_that_for_a_backup_and_its_proof() {
+        let space = |device, free| Space {
+            free,
+            total: 1 << 40,
+            device,
+        };
+        let store = Path::new("/data/db");
+        let host = || FakeHost::new().with_file(store, "four");
+        let look = async |kept: Space, work: Space| {
+            let host = host().with_space("/b", kept).with_space(STATE, work);
+            let said = room_beside(&host, Path::new("/b"), store).await;
+            said.expect("it can be told").unwrap_or_default()
+        };
+        assert_eq!(look(space(1, 8 + LOG), space(1, 8 + LOG)).await, "");
+        let both = look(space(1, 7 + LOG), space(1, 7 + LOG)).await;
+        assert!(both.contains("/b has"), "{both}");
+        assert_eq!(look(space(1, 4), space(2, 4 + LOG)).await, "");
+        let work = look(space(1, 4), space(2, 3 + LOG)).await;
+        assert!(work.starts_with(STATE), "{work}");
+        let kept = look(space(1, 3), space(2, 4 + LOG)).await;
+        assert!(kept.contains("/b has"), "{kept}");
+        let nothing = room_beside(&FakeHost::new(), Path::new("/b"), store).await;
+        assert!(nothing.is_err(), "unknown is unknown");
+    }
+}

@@ -1,0 +1,177 @@
+//! Replacing an authority, step by step ([`Rotation`]).
+//!
+//! A step is an apply of a plan in which the step of the authority has this rotation set; the rest follows by itself.
+//! Files with the trusted roots then differ from the plan, and a component that reads them at its start is restarted.
+//! Certificates that the predecessor signed are due for renewal, which goes on one component at a time as usual.
+
+use crate::exec::check::status::Status;
+use crate::exec::{Mode, Renewals, Runner};
+use crate::host::ClusterAccess;
+use crate::ledger::Ledger;
+use crate::model::{Outcome, Verb};
+use crate::plan::Plan;
+use crate::resource::pki::{Authority, ENCRYPTION, Rotation, Stage, encryption_stage};
+use crate::resource::{ResourceError, ResourceResult, Spec};
+
+/// The same plan with this step of replacing an authority; `None` if no phase that is active on this host makes the
+/// authority.
+#[must_use]
+pub fn rotating(plan: &Plan, authority: &str, step: Rotation) -> Option<Plan> {
+    let mut plan = plan.clone();
+    let phases = plan.phases.iter_mut().filter(|p| p.skipped.is_none());
+    let found = phases
+        .flat_map(|phase| &mut phase.steps)
+        .find_map(|its| match &mut its.spec {
+            Spec::Authority(spec) if spec.name == authority => Some(&mut spec.rotation),
+            Spec::EncryptionKeys(spec) if authority == ENCRYPTION => Some(&mut spec.rotation),
+            _ => None,
+        });
+    *found? = Some(step);
+    Some(plan)
+}
+
+/// The authorities that a plan makes, and its encryption keys.
+#[must_use]
+pub fn authorities(plan: &Plan) -> Vec<&str> {
+    let phases = plan.phases.iter().filter(|p| p.skipped.is_none());
+    phases
+        .flat_map(|phase| &phase.steps)
+        .filter_map(|step| match &step.spec {
+            Spec::Authority(spec) => Some(spec.name.as_str()),
+            Spec::EncryptionKeys(_) => Some(ENCRYPTION),
+            _ => None,
+        })
+        .collect()
+}
+
+impl Runner<'_> {
+    /// Whether this step comes next, given the stage of the authority.
+    ///
+    /// # Errors
+    /// It does not, with what to do instead; or the authority cannot be read.
+    pub async fn its_turn(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
+        if authority == ENCRYPTION {
+            return encryption_turn(step, encryption_stage(self.host).await?);
+        }
+        let stands = Authority::read(self.host, authority).await?;
+        let stands = stands.ok_or_else(|| ResourceError::Unmet {
+            what: format!("replace authority `{authority}`: it has not been made yet"),
+            next: "run `nodelet apply` first".to_owned(),
+        })?;
+        let next = match (step, stands.stage()) {
+            (Rotation::Begin, Stage::Settled) if !stands.can_sign() => {
+                "do this on the master that holds the authority's key".to_owned()
+            }
+            (Rotation::Begin, Stage::Switched) => {
+                format!("finish the last one first: `nodelet certs rotate {authority} finish`")
+            }
+            (Rotation::Switch, Stage::Settled) => {
+                format!("begin with `nodelet certs rotate {authority} begin`")
+            }
+            (Rotation::Finish, Stage::Settled) => {
+                "there is nothing to finish: no predecessor is trusted".to_owned()
+            }
+            (Rotation::Finish, Stage::Begun) => {
+                format!("switch first: `nodelet certs rotate {authority} switch`")
+            }
+            // A step that was run may be run again: it completes what a failure left undone.
+            (Rotation::Begin, _) | (Rotation::Switch, _) | (Rotation::Finish, Stage::Switched) => {
+                return Ok(());
+            }
+        };
+        Err(ResourceError::Unmet {
+            what: format!(
+                "replace authority `{authority}`: {} at present",
+                stands.stage()
+            ),
+            next,
+        })
+    }
+
+    /// Whether every component uses what the step before has made: a component that does not would be locked out.
+    ///
+    /// # Errors
+    /// A component does not, or a check does not hold, so that this is not known.
+    pub async fn has_settled(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
+        let before = match step {
+            Rotation::Begin => return Ok(()),
+            Rotation::Switch => "begin",
+            Rotation::Finish => "switch",
+        };
+        let unmet = |problem: String| ResourceError::Unmet {
+            what: format!(
+                "replace authority `{authority}`: not every component uses what the step before has made: {problem}"
+            ),
+            next: format!(
+                "mend that, or run that step again: `nodelet certs rotate {authority} {before}`"
+            ),
+        };
+        for phase in self.check().await {
+            let mut its = phase.conditions.iter().filter(|its| !its.warns);
+            if let Some(bad) = its.find(|its| its.status != Status::True) {
+                let (name, check) = (&phase.phase, &bad.check);
+                return Err(unmet(format!("{name}: {check}: {}", bad.reason)));
+            }
+        }
+        if step == Rotation::Finish && authority != ENCRYPTION {
+            let due = self.due().await;
+            if let Some(problem) = due.problems.into_iter().next() {
+                return Err(problem);
+            }
+            if let Some(component) = due.components.first() {
+                return Err(unmet(format!("certificates of {component} are due")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the API server store every Secret again, with the key that encrypts now; returns their number.
+    ///
+    /// # Errors
+    /// The API server cannot be reached, or refuses. Secrets that were stored again stay so.
+    pub async fn rewrite_secrets(&self, access: &ClusterAccess) -> ResourceResult<u64> {
+        Ok(self.host.rewrite_secrets(access).await?)
+    }
+
+    /// Runs the rotation step in this runner's plan ([`rotating`]). Certificates that are only due are left to
+    /// [`Runner::renew`].
+    ///
+    /// # Errors
+    /// As [`Runner::apply`].
+    ///
+    /// # Cancel safety
+    /// As [`Runner::apply`].
+    pub async fn rotate(mut self) -> ResourceResult<Outcome> {
+        self.renewals = Renewals::none();
+        let outcome = self.run(Verb::Rotate, Mode::Apply).await?;
+        if outcome == Outcome::Converged {
+            // A kept copy of the predecessor's key would be worth as much as the key.
+            Ledger::open(self.host).await?.compact().await?;
+        }
+        Ok(outcome)
+    }
+}
+
+/// Whether this step comes next for the encryption keys.
+fn encryption_turn(step: Rotation, stage: Stage) -> ResourceResult<()> {
+    let next = match (step, stage) {
+        (Rotation::Begin, Stage::Switched) => {
+            "finish the last one first: `nodelet certs rotate encryption finish`"
+        }
+        (Rotation::Switch, Stage::Settled) => "begin with `nodelet certs rotate encryption begin`",
+        (Rotation::Finish, Stage::Settled) => "there is nothing to finish: there is one key",
+        (Rotation::Finish, Stage::Begun) => {
+            "switch first: `nodelet certs rotate encryption switch`"
+        }
+        _ => return Ok(()),
+    };
+    let stands = match stage {
+        Stage::Settled => "there is one key",
+        Stage::Begun => "the next key is read and does not encrypt yet",
+        Stage::Switched => "the next key encrypts, and the previous one is still read",
+    };
+    Err(ResourceError::Unmet {
+        what: format!("replace the encryption key: {stands} at present"),
+        next: next.to_owned(),
+    })
+}

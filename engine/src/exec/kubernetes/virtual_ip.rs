@@ -1,0 +1,157 @@
+//! Whether a virtual address works, as far as this host can tell.
+//!
+//! The check is about this node only. Which master holds the address is left to the masters, and another check is about
+//! an API server that is down here: keepalived is then right to release the address, and restarting it would not help.
+//! An address moves within seconds, so a failure is checked again before it is reported.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::host::{Host, HttpsRequest};
+use crate::model::chain;
+use crate::resource::ResourceResult;
+
+/// How long an address may take to move: keepalived's own checks take three seconds to notice.
+const GRACE: Duration = Duration::from_secs(5);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Bound on one answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A virtual address on one host.
+pub(in crate::exec) struct VirtualIp<'a> {
+    pub(in crate::exec) address: IpAddr,
+    pub(in crate::exec) link: &'a str,
+    pub(in crate::exec) port: u16,
+    pub(in crate::exec) ca: &'a Path,
+    /// Whether other masters may hold it.
+    pub(in crate::exec) shared: bool,
+}
+
+impl VirtualIp<'_> {
+    /// Checks until the address works, at most for [`GRACE`]; returns why it does not.
+    ///
+    /// # Errors
+    /// The host cannot tell which addresses it has.
+    pub(in crate::exec) async fn settled(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+        let started = host.elapsed();
+        loop {
+            let reason = self.look(host).await?;
+            if reason.is_none() || host.elapsed().saturating_sub(started) >= GRACE {
+                return Ok(reason);
+            }
+            host.pause(PAUSE).await;
+        }
+    }
+
+    async fn look(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+        let (address, link) = (self.address, self.link);
+        let Some(found) = host.link(link).await? else {
+            return Ok(Some(format!("there is no interface {link}")));
+        };
+        if found.addresses.iter().any(|(held, _)| *held == address) {
+            let silent = self.api(host, address).await;
+            return Ok(silent.map(|why| {
+                format!("this host holds {address}, and the API does not answer over it: {why}")
+            }));
+        }
+        if self.shared || self.api(host, loopback(address)).await.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "{address} is not on {link}, no other master could hold it, and this host's API server answers; see `journalctl -u keepalived -n 50`"
+        )))
+    }
+
+    /// Why the API does not answer at an address.
+    async fn api(&self, host: &dyn Host, at: IpAddr) -> Option<String> {
+        let url = format!(
+            "https://{}/readyz",
+            std::net::SocketAddr::new(at, self.port)
+        );
+        let request = HttpsRequest {
+            url: url.clone(),
+            ca: Some(self.ca.to_path_buf()),
+            client: None,
+            timeout: PATIENCE,
+        };
+        match host.https_get(&request).await {
+            Ok(response) if response.status == 200 => None,
+            Ok(response) => Some(format!("{url} answers {}", response.status)),
+            Err(error) => Some(chain(&error).join(": ")),
+        }
+    }
+}
+
+/// This host, in the same IP version.
+fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    const VIP: &str = "172.30.0.100";
+    const CA: &str = "/ca.crt";
+
+    /// What a check says of a host that holds the address or not, whose API answers here and over the address.
+    async fn check(held: bool, local: bool, over: bool, shared: bool) -> Option<String> {
+        let mut host = FakeHost::new().with_file(CA, "roots");
+        let mut addresses = vec![("172.30.0.11".parse().unwrap(), 24)];
+        if held {
+            addresses.push((VIP.parse().unwrap(), 32));
+        }
+        host.meddle(|world| world.link("eth0", true, &addresses));
+        for (answers, at) in [(local, "127.0.0.1"), (over, VIP)] {
+            if answers {
+                host = host.with_endpoint(&format!("{at}:443"), 200, "ok");
+            }
+        }
+        VirtualIp {
+            address: VIP.parse().unwrap(),
+            link: "eth0",
+            port: 443,
+            ca: Path::new(CA),
+            shared,
+        }
+        .settled(&host)
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_the_address_serves_the_api_over_it() {
+        assert_eq!(check(true, true, true, false).await, None);
+        let silent = check(true, true, false, false).await.unwrap();
+        assert!(silent.contains("does not answer over it"), "{silent}");
+        assert!(check(true, false, false, true).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_hold_it_is_fine_with_peers_or_without_an_api() {
+        assert_eq!(check(false, true, false, true).await, None);
+        assert_eq!(check(false, false, false, false).await, None);
+        let lost = check(false, true, false, false).await.unwrap();
+        assert!(lost.contains("is not on eth0"), "{lost}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_interface_is_named() {
+        let host = FakeHost::new();
+        let one = VirtualIp {
+            address: VIP.parse().unwrap(),
+            link: "eth9",
+            port: 443,
+            ca: Path::new(CA),
+            shared: true,
+        };
+        let reason = one.settled(&host).await.unwrap();
+        assert_eq!(reason.as_deref(), Some("there is no interface eth9"));
+    }
+}

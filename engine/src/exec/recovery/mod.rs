@@ -1,0 +1,6 @@
+//! A lost ledger: how it is noticed, and how it is made again from what is on the host.
+//!
+//! Start with `recover`; `installed` says whether the ledger knows what the role has made.
+
+pub(in crate::exec) mod installed;
+pub(in crate::exec) mod recover;

@@ -1,0 +1,275 @@
+//! Partial restart: finds the phases that a repair has to restart, and restarts them.
+
+use std::collections::BTreeSet;
+
+use super::stop::Containers;
+use crate::exec::check::status::{LEFT_OVER, PhaseHealth, Status};
+use crate::exec::event::Event;
+use crate::exec::{Mode, Renewals, Runner, Selection};
+use crate::ledger::Ledger;
+use crate::model::PhaseName;
+use crate::model::{Outcome, Verb};
+use crate::plan::{Graph, Plan};
+use crate::resource::ResourceResult;
+
+/// The phases that a repair restarts, in the plan's order; empty if nothing failed.
+///
+/// For each phase in `failed`, these are the phase itself, the phase that its `restart_from` names, and all that need
+/// that one by `requires`, directly or through others. A phase that only comes `after` it is not restarted, and neither
+/// is a phase that it needs, unless that one failed too.
+#[must_use]
+pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> {
+    let graph = Graph::of(plan);
+    let mut set = BTreeSet::new();
+    for phase in plan.phases.iter().filter(|p| failed.contains(&p.name)) {
+        let first = phase.restart_from.as_ref().unwrap_or(&phase.name);
+        set.extend(graph.dependents(first));
+        set.insert(first.clone());
+        // No phase need have it as a dependent if `restart_from` jumps over a gap.
+        set.insert(phase.name.clone());
+    }
+    plan.phases
+        .iter()
+        .filter(|phase| phase.skipped.is_none() && set.contains(&phase.name))
+        .map(|phase| phase.name.clone())
+        .collect()
+}
+
+/// The phases with a failed check. These conditions restart nothing: those that could not be determined, those that
+/// only warn (`.warns()`), and things that are not in the plan, which are taken back while everything goes on running.
+#[must_use]
+pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
+    let failed = health.iter().filter(|phase| {
+        let mut its = phase.conditions.iter();
+        its.any(|its| its.status == Status::False && !its.warns && its.check != LEFT_OVER)
+    });
+    failed.map(|phase| phase.phase.clone()).collect()
+}
+
+/// The phases that have something on the host that is not in the plan. The plan need not have these phases.
+#[must_use]
+pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
+    let left = health.iter().filter(|phase| phase.has_left_over());
+    left.map(|phase| phase.phase.clone()).collect()
+}
+
+impl Runner<'_> {
+    /// Restarts these phases and no others: ends what they run, from the last phase to the first, and applies them
+    /// again in order. Their `on_stop` steps are not run, because those are for a stop that lasts: pods go on running
+    /// while their kubelet restarts.
+    ///
+    /// If something cannot be ended, this is reported and the restart goes on: it may be what is broken.
+    ///
+    /// Before anything is ended, the restart tries each file that the phases are going to write, and looks for the
+    /// keys, data and images that they need. If a file cannot be written, or something is lost, nothing is touched and
+    /// the outcome is [`Outcome::Refused`]. If the restart fails or is interrupted, it starts again, as they were, the
+    /// things that it ended and that do not run.
+    ///
+    /// In the phases in `left_over`, only what is not in the plan is removed; nothing of them is ended.
+    ///
+    /// # Errors
+    /// As [`Runner::apply`].
+    ///
+    /// # Cancel safety
+    /// As [`Runner::apply`].
+    pub async fn restart(
+        self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+    ) -> ResourceResult<Outcome> {
+        self.stop_and_start(phases, left_over, Mode::Apply).await
+    }
+
+    /// Predicts what [`Runner::restart`] would do. The host must be a simulated one, as for [`Runner::dry_run`].
+    ///
+    /// # Errors
+    /// The simulated host failed.
+    pub async fn dry_restart(
+        self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+    ) -> ResourceResult<Outcome> {
+        self.stop_and_start(phases, left_over, Mode::DryRun).await
+    }
+
+    async fn stop_and_start(
+        mut self,
+        phases: &[PhaseName],
+        left_over: &[PhaseName],
+        mode: Mode,
+    ) -> ResourceResult<Outcome> {
+        let only = |phases: &[PhaseName]| Selection {
+            only: phases.iter().map(ToString::to_string).collect(),
+            ..Selection::default()
+        };
+        // Certificates that are only due are left for later: a repair is about what is broken.
+        self.renewals = Renewals::none();
+        let verb = match mode {
+            Mode::Apply => Verb::Restart,
+            Mode::DryRun => Verb::DryRun,
+        };
+        self.selection = only(phases);
+        if mode == Mode::Apply {
+            Ledger::has_room(self.host, verb).await?;
+        }
+        // If preconditions do not hold, nothing is ended here, and `run` says why.
+        let mut ended = Vec::new();
+        if !phases.is_empty() && self.fits(mode).await? {
+            let mut containers = Containers::End;
+            if mode == Mode::Apply {
+                let mut trial = self.unwritable(phases).await;
+                // Only an engine that answers can say what a container lacks.
+                if trial.found.is_empty() && !trial.engine_answers && self.revive_engine().await {
+                    trial = self.unwritable(phases).await;
+                }
+                if !trial.found.is_empty() {
+                    let problems = trial.found.into_iter().map(|one| one.problem).collect();
+                    self.events.emit(Event::PreflightFailed { problems });
+                    return Ok(Outcome::Refused);
+                }
+                if !trial.engine_answers {
+                    containers = Containers::Leave;
+                }
+            }
+            let quiesced = self.quiesce(mode, containers, &mut ended).await;
+            if !matches!(quiesced, Ok(Outcome::Stopped | Outcome::Failed)) {
+                self.start_again(ended).await;
+                return quiesced;
+            }
+        }
+        self.selection = only(&[phases, left_over].concat());
+        let outcome = self.run(verb, mode).await;
+        if mode == Mode::Apply && !matches!(outcome, Ok(Outcome::Converged)) {
+            self.start_again(ended).await;
+        }
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlannedPhase;
+
+    fn phase(name: &str, requires: &[&str], after: &[&str], from: Option<&str>) -> PlannedPhase {
+        let names = |list: &[&str]| list.iter().map(|n| n.parse().expect("a name")).collect();
+        PlannedPhase {
+            requires: names(requires),
+            after: names(after),
+            restart_from: from.map(|name| name.parse().expect("a name")),
+            ..PlannedPhase::bare(name.parse().expect("a name"))
+        }
+    }
+
+    fn plan() -> Plan {
+        Plan::bare(vec![
+            phase("certs", &[], &[], None),
+            phase("configure-docker", &[], &[], None),
+            phase(
+                "docker",
+                &["configure-docker"],
+                &[],
+                Some("configure-docker"),
+            ),
+            phase("etcd", &["docker", "certs"], &[], None),
+            phase("kubelet", &["docker"], &["etcd"], None),
+            phase("api-ready", &["kubelet", "etcd"], &[], None),
+            phase("keepalived", &[], &["api-ready"], None),
+        ])
+    }
+
+    fn set(failed: &[&str]) -> String {
+        let failed = failed.iter().map(|n| n.parse().expect("a name")).collect();
+        let names = restart_set(&plan(), &failed);
+        names
+            .iter()
+            .map(PhaseName::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn a_repair_restarts_what_failed_and_what_needs_it() {
+        for (failed, restarted) in [
+            (&[][..], ""),
+            (&["etcd"], "etcd api-ready"),
+            (&["kubelet"], "kubelet api-ready"),
+            (&["keepalived"], "keepalived"),
+            (
+                &["docker"],
+                "configure-docker docker etcd kubelet api-ready",
+            ),
+            (&["certs"], "certs etcd api-ready"),
+            (&["keepalived", "api-ready"], "api-ready keepalived"),
+        ] {
+            assert_eq!(set(failed), restarted, "{failed:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_told_restarts_nothing() {
+        let condition = |status, warns| crate::exec::Condition {
+            check: "c".to_owned(),
+            span: crate::model::Span::new("phases/etcd.rhai", 1, 1),
+            status,
+            reason: String::new(),
+            warns,
+            failed_in_a_row: 0,
+            put_off: false,
+        };
+        let health = |conditions| PhaseHealth {
+            phase: "etcd".parse().expect("a name"),
+            skipped: None,
+            conditions,
+        };
+        let told = health(vec![
+            condition(Status::True, false),
+            condition(Status::False, true),
+        ]);
+        assert!(!told.is_well(), "people are told");
+        assert!(failed_phases(&[told]).is_empty(), "and no more than that");
+        let fails = health(vec![
+            condition(Status::False, false),
+            condition(Status::True, true),
+        ]);
+        assert_eq!(failed_phases(&[fails]).len(), 1);
+    }
+
+    #[test]
+    fn a_phase_works_beside_what_is_left_over_and_not_while_its_checks_say_nothing() {
+        let condition = |check: &str, status| crate::exec::Condition {
+            check: check.to_owned(),
+            span: crate::model::Span::new("phases/etcd.rhai", 1, 1),
+            status,
+            reason: String::new(),
+            warns: false,
+            failed_in_a_row: 0,
+            put_off: false,
+        };
+        for (runs, left_over, works) in [
+            (Status::True, Status::True, true),
+            (Status::True, Status::False, true),
+            (Status::Unknown, Status::True, false),
+            (Status::Unknown, Status::False, false),
+            (Status::False, Status::False, false),
+        ] {
+            let health = PhaseHealth {
+                phase: "etcd".parse().expect("a name"),
+                skipped: None,
+                conditions: vec![
+                    condition("member runs", runs),
+                    condition(LEFT_OVER, left_over),
+                ],
+            };
+            assert_eq!(health.works(), works, "{runs:?}, {left_over:?}");
+        }
+    }
+
+    #[test]
+    fn a_phase_that_does_nothing_here_is_not_restarted() {
+        let mut plan = plan();
+        plan.phases[5].skipped = Some("it is for workers".to_owned());
+        let failed = ["etcd".parse().expect("a name")].into();
+        assert_eq!(restart_set(&plan, &failed).len(), 1);
+    }
+}

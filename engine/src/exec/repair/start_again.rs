@@ -1,0 +1,194 @@
+//! A restart that fails or is interrupted starts again what it had stopped: a service that worked must not stay down
+//! because of a failed repair.
+
+use std::time::Duration;
+
+use super::stop::Containers;
+use crate::exec::Runner;
+use crate::exec::event::Event;
+use crate::host::HostError;
+use crate::model::chain;
+use crate::model::{PhaseName, StepId};
+use crate::plan::PlannedStep;
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
+
+/// How long the container engine may take to say how a container is configured.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long to wait until a start is judged: a program that refuses its configuration ends at once.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Something that a restart has stopped.
+#[derive(Debug)]
+pub(in crate::exec) struct Ended {
+    pub(in crate::exec) phase: PhaseName,
+    pub(in crate::exec) step: StepId,
+    /// What starts it as it ran.
+    pub(in crate::exec) way_back: Undo,
+}
+
+/// The state of something that a restart has stopped.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    /// Why it does not run; `None` if it does.
+    down: Option<String>,
+    /// Identifies its last start.
+    start: String,
+}
+
+impl Look {
+    fn new(runs: bool, is: String, start: String) -> Self {
+        Self {
+            down: (!runs).then_some(is),
+            start,
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// The undo that brings back a step's container as it runs now; `None` if the step is about no container or the
+    /// container does not run.
+    ///
+    /// # Errors
+    /// The engine does not answer within [`LOOK`], or did not answer before, so it is not known whether the container
+    /// could be brought back.
+    pub(in crate::exec) async fn container_as_it_runs(
+        &self,
+        step: &PlannedStep,
+        containers: Containers,
+    ) -> ResourceResult<Option<Undo>> {
+        let Spec::Container(container) = &step.spec else {
+            return Ok(None);
+        };
+        if containers == Containers::Leave {
+            // An engine whose unit is down can end no container; this restart starts the engine.
+            let runs = tokio::time::timeout(LOOK, engine::runs(self.host)).await;
+            if matches!(runs, Ok(Ok(false))) {
+                return Ok(None);
+            }
+            return Err(ResourceError::Unmet {
+                what: format!(
+                    "end container {}: docker did not answer, so it is not known whether another one could be made",
+                    container.name
+                ),
+                next: "see `systemctl status docker`; the next attempt looks again".to_owned(),
+            });
+        }
+        let looked = tokio::time::timeout(LOOK, container.as_it_runs(self.host)).await;
+        looked.unwrap_or_else(|_| {
+            let action = format!("tell how container {} runs", container.name);
+            Err(HostError::Deadline {
+                action,
+                after: LOOK,
+            }
+            .into())
+        })
+    }
+
+    /// Starts what was stopped and does not run now, the thing that was stopped last comes first: what depends on a
+    /// thing was stopped before it. A failure is reported, and the others are started all the same. A thing that was
+    /// started and does not run a moment later counts as a failure.
+    pub(in crate::exec) async fn start_again(&self, ended: Vec<Ended>) {
+        let mut started = Vec::new();
+        for one in ended.into_iter().rev() {
+            let after = one.way_back.patience();
+            let start = tokio::time::timeout(after, self.start_unless_it_runs(&one.way_back)).await;
+            match start.unwrap_or_else(|_| Err(late("start", &one.way_back, after))) {
+                Ok(None) => {}
+                Ok(Some(look)) => started.push((one, look)),
+                Err(error) => self.start_failed(one, &chain(&error).join(": ")),
+            }
+        }
+        if started.is_empty() {
+            return;
+        }
+        self.host.pause(SETTLE).await;
+        for (one, first) in started {
+            let look = tokio::time::timeout(LOOK, self.how_it_is(&one.way_back)).await;
+            match look.unwrap_or_else(|_| Err(late("look at", &one.way_back, LOOK))) {
+                Ok(Look { down: None, start }) if start == first.start => {
+                    let Ended { phase, step, .. } = one;
+                    self.events.emit(Event::StepStartedAgain { phase, step });
+                }
+                Ok(look) => {
+                    let why = look.down.or(first.down);
+                    let why =
+                        why.unwrap_or_else(|| "it ended, and was started once more".to_owned());
+                    let about = one.way_back.about();
+                    self.start_failed(one, &format!("start {about}: {why}"));
+                }
+                Err(error) => self.start_failed(one, &chain(&error).join(": ")),
+            }
+        }
+    }
+
+    fn start_failed(&self, ended: Ended, why: &str) {
+        let Ended { phase, step, .. } = ended;
+        let error = format!("could not {why}");
+        self.events.emit(Event::StartFailed { phase, step, error });
+    }
+
+    /// Its state after the start; `None` if it did not have to be started.
+    async fn start_unless_it_runs(&self, way_back: &Undo) -> ResourceResult<Option<Look>> {
+        let runs = match way_back {
+            Undo::StartUnit { name } => {
+                let unit = self.host.unit(name).await?;
+                unit.is_active() || unit.active == "activating"
+            }
+            Undo::RecreateContainer { config, .. } => {
+                let state = self.host.container(&config.name).await?;
+                state.is_some_and(|state| state.running)
+            }
+            // A stop notes nothing else.
+            _ => true,
+        };
+        if runs {
+            return Ok(None);
+        }
+        way_back.carry_out(self.host).await?;
+        self.how_it_is(way_back).await.map(Some)
+    }
+
+    /// The present state of something that a stop has noted.
+    async fn how_it_is(&self, way_back: &Undo) -> ResourceResult<Look> {
+        Ok(match way_back {
+            Undo::StartUnit { name } => {
+                let unit = self.host.unit(name).await?;
+                let is = if unit.loaded {
+                    format!(
+                        "it is {} ({}); see `journalctl -u {name}`",
+                        unit.active, unit.sub
+                    )
+                } else {
+                    format!(
+                        "systemd has no unit of this name any more; see `systemctl status {name}`, then `nodelet apply`"
+                    )
+                };
+                Look::new(unit.is_active(), is, unit.invocation)
+            }
+            Undo::RecreateContainer { config, .. } => {
+                let name = &config.name;
+                match self.host.container(name).await? {
+                    Some(state) => Look::new(
+                        state.running,
+                        format!(
+                            "it exited with {}; see `docker logs {name}`",
+                            state.exit_code
+                        ),
+                        format!("{} {}", state.id, state.restarts),
+                    ),
+                    None => Look::new(
+                        false,
+                        "docker has no container of this name; see `docker ps --all`".to_owned(),
+                        String::new(),
+                    ),
+                }
+            }
+            _ => Look::new(true, String::new(), String::new()),
+        })
+    }
+}
+
+fn late(action: &str, way_back: &Undo, after: Duration) -> ResourceError {
+    let action = format!("{action} {}", way_back.about());
+    ResourceError::Host(HostError::Deadline { action, after })
+}

@@ -1,0 +1,453 @@
+//! Stop: quiesce what runs, leave files. Phases in reverse order, best effort, errors collected.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::start_again::Ended;
+use crate::exec::apply::session::Session;
+use crate::exec::apply::step::{Done, millis};
+use crate::exec::event::Event;
+use crate::exec::scratch;
+use crate::exec::{Mode, Runner};
+use crate::ledger::Ledger;
+use crate::model::PhaseName;
+use crate::model::chain;
+use crate::model::{Failure, Outcome, Verb};
+use crate::plan::{PlannedPhase, PlannedStep};
+use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo, engine};
+
+/// What follows a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Nothing: `on_stop` steps are carried out.
+    Stop,
+    /// A start. A thing that could not be started again is not ended.
+    Restart(Containers),
+}
+
+/// What a restart does with containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::exec) enum Containers {
+    /// They are ended.
+    End,
+    /// They go on running: the engine did not say whether new ones could be made.
+    Leave,
+}
+
+/// How long the container engine may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the ledger has anything of a phase. For a phase without steps: whether it has anything of any phase.
+fn is_written(phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
+    if phase.steps.is_empty() {
+        !begun.is_empty()
+    } else {
+        begun.contains(&phase.name)
+    }
+}
+
+impl Runner<'_> {
+    /// Ends everything that the selected phases run. After a failure the rest is stopped all the same; the outcome is
+    /// `Failed` if there was a failure.
+    ///
+    /// # Errors
+    /// The run could not be recorded; nothing was stopped then.
+    pub async fn stop(&self) -> ResourceResult<Outcome> {
+        let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
+        let unused = &mut Vec::new();
+        self.stop_but(&session, &BTreeSet::new(), Purpose::Stop, unused)
+            .await
+    }
+
+    /// The stop before a clean. Units that ran before the role go on running: the clean needs them, and what they run
+    /// is not the role's.
+    ///
+    /// # Errors
+    /// As [`Runner::stop`].
+    pub async fn hand_over(&self) -> ResourceResult<Outcome> {
+        let records = Ledger::read(self.host).await?;
+        let ours: BTreeSet<String> = Ledger::live_in(&records)
+            .into_iter()
+            .filter_map(|live| match live.undo {
+                Undo::StopUnit { name } => Some(name),
+                _ => None,
+            })
+            .collect();
+        // An engine that has containers which are not the role's goes on running, even if the role has installed and
+        // started it.
+        let lived_in = engine::strangers(self.host).await.unwrap_or_default();
+        let stays = |unit: &str| !lived_in.is_empty() && engine::is_unit(unit);
+        let units = self.plan.phases.iter().flat_map(|phase| &phase.steps);
+        let theirs = units
+            .filter_map(|step| match &step.spec {
+                Spec::Service(service) => Some(service.unit.clone()),
+                _ => None,
+            })
+            .filter(|unit| !ours.contains(unit) || stays(unit))
+            .collect();
+        let session = Session::begin(self.host, Verb::Stop, self.plan).await?;
+        self.stop_but(&session, &theirs, Purpose::Stop, &mut Vec::new())
+            .await
+    }
+
+    /// Ends what the selected phases run, for a moment: their `on_stop` steps are left out. Adds what was ended to
+    /// `ended`. A dry run uses a simulated host and records nothing.
+    pub(in crate::exec) async fn quiesce(
+        &self,
+        mode: Mode,
+        containers: Containers,
+        ended: &mut Vec<Ended>,
+    ) -> ResourceResult<Outcome> {
+        let purpose = Purpose::Restart(containers);
+        let session = match mode {
+            Mode::Apply => Session::begin(self.host, Verb::Stop, self.plan).await?,
+            Mode::DryRun => Session::simulated(),
+        };
+        self.stop_but(&session, &BTreeSet::new(), purpose, ended)
+            .await
+    }
+
+    async fn stop_but(
+        &self,
+        session: &Session<'_>,
+        running: &BTreeSet<String>,
+        purpose: Purpose,
+        all_ended: &mut Vec<Ended>,
+    ) -> ResourceResult<Outcome> {
+        let begun = self.begun().await?;
+        let started = self.host.elapsed();
+        let mut phases = self.selection.phases(self.plan);
+        phases.reverse();
+        self.events.emit(Event::RunStarted {
+            verb: Verb::Stop,
+            role: self.plan.role.clone(),
+            host: self.plan.host.clone(),
+            digest: self.plan.digest(),
+            phases: phases.iter().map(|phase| phase.name.clone()).collect(),
+        });
+        let mut outcome = Outcome::Stopped;
+        let mut stopped = 0;
+        let mut sweeps = purpose == Purpose::Stop;
+        for phase in phases {
+            if self.cancel.is_cancelled() {
+                outcome = Outcome::Interrupted;
+                break;
+            }
+            let began = self.host.elapsed();
+            self.events.emit(Event::PhaseStarted {
+                phase: phase.name.clone(),
+                about: phase.about.clone(),
+            });
+            let (ended, failed) = self
+                .stop_phase(
+                    phase,
+                    session,
+                    running,
+                    &begun,
+                    purpose,
+                    &mut sweeps,
+                    all_ended,
+                )
+                .await;
+            stopped += ended;
+            let one = if failed {
+                Outcome::Failed
+            } else {
+                Outcome::Stopped
+            };
+            if failed {
+                outcome = Outcome::Failed;
+            }
+            self.events.emit(Event::PhaseFinished {
+                phase: phase.name.clone(),
+                outcome: one,
+                changed: ended,
+                unchanged: 0,
+                milliseconds: millis(self.host.elapsed().saturating_sub(began)),
+            });
+        }
+        self.events.emit(Event::RunFinished {
+            outcome,
+            changed: stopped,
+            unchanged: 0,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+        session.end(outcome, (stopped, 0)).await?;
+        Ok(outcome)
+    }
+
+    /// Phases that have something on this host, according to the ledger, that a clean would take back.
+    async fn begun(&self) -> ResourceResult<BTreeSet<PhaseName>> {
+        let records = Ledger::read(self.host).await?;
+        let live = Ledger::live_in(&records).into_iter();
+        Ok(live
+            .filter(|live| !live.keep)
+            .map(|live| live.phase)
+            .collect())
+    }
+
+    /// Whether this host has anything of the role: according to the ledger or, if that was lost, to what runs.
+    pub async fn stands(&self) -> bool {
+        let begun = self.begun().await.unwrap_or_default();
+        let phases = || self.plan.phases.iter();
+        if phases().any(|phase| is_written(phase, &begun)) {
+            return true;
+        }
+        for phase in phases() {
+            if self.has_unit(phase).await {
+                return true;
+            }
+        }
+        // The containers of an engine that hangs are not known, so it is not asked for each of them.
+        let answer = tokio::time::timeout(PATIENCE, self.host.container_engine()).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            return false;
+        }
+        for phase in phases() {
+            if self.has_container(phase).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether anything of the role's own runs: a unit that it brings or has started, or one of its containers. The
+    /// container engine alone does not count. `None` if nothing is known to run and not everything could be checked.
+    pub async fn runs(&self) -> Option<bool> {
+        let mut told = true;
+        let records = Ledger::read(self.host).await.unwrap_or_else(|_| {
+            told = false;
+            Vec::new()
+        });
+        let live = Ledger::live_in(&records);
+        let started = |unit: &str| {
+            let mut undos = live.iter().map(|live| &live.undo);
+            undos.any(|undo| matches!(undo, Undo::StopUnit { name } if name == unit))
+        };
+        for phase in &self.plan.phases {
+            for step in &phase.steps {
+                let Spec::Service(service) = &step.spec else {
+                    continue;
+                };
+                let unit = service.unit.as_str();
+                if engine::is_unit(unit) || !(brings(phase, unit) || started(unit)) {
+                    continue;
+                }
+                match self.host.unit(unit).await {
+                    Ok(state) if state.is_active() || state.active == "activating" => {
+                        return Some(true);
+                    }
+                    Ok(_) => {}
+                    Err(_) => told = false,
+                }
+            }
+        }
+        match self.host.unit(engine::UNIT).await {
+            Ok(state) if state.is_active() => {}
+            // An engine that is down runs nothing, and a request to its socket would start it.
+            Ok(_) => return told.then_some(false),
+            Err(_) => return None,
+        }
+        for step in self.plan.phases.iter().flat_map(|phase| &phase.steps) {
+            if let Spec::Container(container) = &step.spec {
+                match container.runs(self.host).await {
+                    Ok(true) => return Some(true),
+                    Ok(false) => {}
+                    Err(_) => told = false,
+                }
+            }
+        }
+        told.then_some(false)
+    }
+
+    /// Whether a phase has anything of the role on this host. If not, what the phase would end is not the role's.
+    ///
+    /// The ledger says so. If it was lost, a container with the role's label does, or a unit whose file the plan
+    /// brings.
+    async fn has_begun(&self, phase: &PlannedPhase, begun: &BTreeSet<PhaseName>) -> bool {
+        is_written(phase, begun) || self.has_unit(phase).await || self.has_container(phase).await
+    }
+
+    /// Whether there is a unit whose file the phase brings.
+    async fn has_unit(&self, phase: &PlannedPhase) -> bool {
+        for step in &phase.steps {
+            if let Spec::Service(service) = &step.spec
+                && brings(phase, &service.unit)
+                && matches!(self.host.unit(&service.unit).await, Ok(unit) if unit.loaded)
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether there is a container of the phase that has the role's label.
+    async fn has_container(&self, phase: &PlannedPhase) -> bool {
+        for step in &phase.steps {
+            if let Spec::Container(container) = &step.spec
+                && container.stands(self.host).await
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are what one stop shares among its phases"
+    )]
+    /// Ends the steps in reverse order, then runs the `on_stop` steps. The first phase with containers also removes
+    /// temporary containers (`sweeps`): everything in the engine still runs then.
+    async fn stop_phase(
+        &self,
+        phase: &PlannedPhase,
+        session: &Session<'_>,
+        running: &BTreeSet<String>,
+        begun: &BTreeSet<PhaseName>,
+        purpose: Purpose,
+        sweeps: &mut bool,
+        all_ended: &mut Vec<Ended>,
+    ) -> (usize, bool) {
+        let mut ended = 0;
+        let mut failed = false;
+        let mut why = None;
+        if !self.has_begun(phase, begun).await {
+            return (0, false);
+        }
+        let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
+        if *sweeps && let Some(step) = of_containers.find(|step| is_about_containers(step)) {
+            *sweeps = false;
+            let woken = engine::wake_for_survivors(self.host).await;
+            let problems = woken.err().map(|error| chain(&error).join(": "));
+            let left = scratch::remove_all(self.host).await;
+            let left = left
+                .iter()
+                .map(|(thing, error)| format!("{thing}: {}", chain(error).join(": ")));
+            for error in problems.into_iter().chain(left) {
+                failed = true;
+                why.get_or_insert_with(|| not_ended(step, &error, purpose));
+                self.events.emit(Event::StopFailed {
+                    phase: phase.name.clone(),
+                    step: step.id.clone(),
+                    error,
+                });
+            }
+        }
+        let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
+        for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
+            let cx = Context {
+                host: self.host,
+                outputs: &self.outputs,
+                secrets: self.secrets,
+                absent: step.policy.absent,
+            };
+            // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
+            let unused = Mutex::default();
+            let mut receipt = session.receipt(&phase.name, step, &unused);
+            let container = match purpose {
+                Purpose::Restart(containers) => self.container_as_it_runs(step, containers).await,
+                Purpose::Stop => Ok(None),
+            };
+            // A container that could not be brought back is not ended.
+            let (container, quiesced) = match container {
+                Ok(container) => {
+                    let quiesce = step.spec.quiesce(&cx, &mut receipt);
+                    (
+                        container,
+                        tokio::time::timeout(step.policy.timeout, quiesce).await,
+                    )
+                }
+                Err(error) => (None, Ok(Err(error))),
+            };
+            if !matches!(quiesced, Ok(Ok(false))) {
+                // A unit that ran has noted its start. What did not end in time counts as ended.
+                let units = receipt.undos.iter().cloned();
+                all_ended.extend(units.chain(container).map(|way_back| Ended {
+                    phase: phase.name.clone(),
+                    step: step.id.clone(),
+                    way_back,
+                }));
+            }
+            let error = match quiesced {
+                Ok(Ok(true)) => {
+                    ended += 1;
+                    self.events.emit(Event::StepStopped {
+                        phase: phase.name.clone(),
+                        step: step.id.clone(),
+                    });
+                    continue;
+                }
+                Ok(Ok(false)) => continue,
+                Ok(Err(error)) => chain(&error).join(": "),
+                Err(_) => format!(
+                    "it did not end within {}",
+                    humantime::format_duration(step.policy.timeout)
+                ),
+            };
+            failed = true;
+            why.get_or_insert_with(|| not_ended(step, &error, purpose));
+            self.events.emit(Event::StopFailed {
+                phase: phase.name.clone(),
+                step: step.id.clone(),
+                error,
+            });
+        }
+        let is_stop = purpose == Purpose::Stop;
+        for step in phase.on_stop.iter().filter(|_| is_stop) {
+            let mut receipt = Receipt::default();
+            match self.step(&phase.name, step, session, &mut receipt).await {
+                Ok(Done::Changed) => ended += 1,
+                Ok(Done::Unchanged) => {}
+                Err(error) => {
+                    // Draining is best effort: an error is reported, and is no failure of the stop.
+                    let error = chain(&error).join(": ");
+                    if step.spec.kind() != "drain" {
+                        failed = true;
+                        why.get_or_insert_with(|| not_ended(step, &error, purpose));
+                    }
+                    self.events.emit(Event::StopFailed {
+                        phase: phase.name.clone(),
+                        step: step.id.clone(),
+                        error,
+                    });
+                }
+            }
+        }
+        if let Some(failure) = why
+            && let Err(error) = session.failed(&phase.name, &failure).await
+        {
+            tracing::warn!("could not {}", chain(&error).join(": "));
+        }
+        (ended, failed)
+    }
+}
+
+/// What `nodelet history` says of a thing that could not be ended.
+fn not_ended(step: &PlannedStep, error: &str, purpose: Purpose) -> Failure {
+    let next = match purpose {
+        Purpose::Stop => "see what keeps it from ending, then `nodelet stop` again",
+        Purpose::Restart(_) => "see what keeps it from ending; the next repair tries again",
+    };
+    Failure {
+        what: format!("stop {} {}", step.spec.kind(), step.spec.label()),
+        span: step.span.clone(),
+        chain: vec![error.to_owned()],
+        found: Vec::new(),
+        next: next.to_owned(),
+    }
+}
+
+/// Whether the end of a step is about containers.
+fn is_about_containers(step: &PlannedStep) -> bool {
+    matches!(step.spec, Spec::Container(_) | Spec::Pods(_))
+}
+
+/// Whether a phase brings the file of a unit.
+fn brings(phase: &PlannedPhase, unit: &str) -> bool {
+    phase.steps.iter().any(|step| {
+        matches!(&step.spec, Spec::File(file) if file.unit
+            && file.path.file_name().is_some_and(|name| name == unit))
+    })
+}

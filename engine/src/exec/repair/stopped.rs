@@ -1,0 +1,313 @@
+//! Processes of a phase that a signal such as SIGSTOP has stopped.
+//!
+//! A slow process may answer the second time; a stopped process never answers. So a stopped process confirms a failure.
+//! A stopped container of a pod is ended when its phase starts: kubelet then starts another at once, while its own
+//! probes would take most of a minute. A stopped container engine is restarted before anything in it is ended.
+
+use std::time::Duration;
+
+use crate::exec::Runner;
+use crate::exec::event::Event;
+use crate::host::ListedContainer;
+use crate::model::chain;
+use crate::plan::{PlannedPhase, PlannedStep, Probe};
+use crate::resource::pod_container::{StaticPods, of_pods};
+use crate::resource::{Spec, engine};
+
+/// Bound on one answer: a stopped container engine gives none.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Runner<'_> {
+    /// Whether a process of this phase's units, containers or pods is stopped. No, if that cannot be determined.
+    pub(in crate::exec) async fn is_stopped(&self, phase: &PlannedPhase) -> bool {
+        let groups = self.stopped_groups().await;
+        if groups.is_empty() {
+            return false;
+        }
+        for step in phase.steps.iter().filter(|step| !step.policy.absent) {
+            match &step.spec {
+                Spec::Service(service) if is_unit(&groups, &service.unit) => return true,
+                Spec::Container(container) => {
+                    let state = self.host.container(&container.name);
+                    let state = tokio::time::timeout(PATIENCE, state).await;
+                    if let Ok(Ok(Some(state))) = state
+                        && is_container(&groups, &state.id)
+                    {
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        !self.stopped_pods(phase, &groups).await.is_empty()
+    }
+
+    /// Ends the stopped containers of the pods that a phase is about.
+    pub(in crate::exec) async fn end_stopped_pods(&self, phase: &PlannedPhase) {
+        let is_about_pods = |probe: &Probe| matches!(probe, Probe::PodRunning { .. });
+        if !phase.checks.iter().any(|check| is_about_pods(&check.probe)) {
+            return;
+        }
+        let groups = self.stopped_groups().await;
+        if groups.is_empty() {
+            return;
+        }
+        for container in self.stopped_pods(phase, &groups).await {
+            // A stopped process reacts to SIGKILL only.
+            let ended = self.host.stop_container(&container.name, Duration::ZERO);
+            match ended.await {
+                Ok(()) => self.events.emit(Event::ThingRestarted {
+                    phase: phase.name.clone(),
+                    thing: format!("container {}", container.name),
+                    reason: "its process was stopped by a signal; kubelet starts another"
+                        .to_owned(),
+                }),
+                Err(error) => tracing::warn!("could not {}", chain(&error).join(": ")),
+            }
+        }
+    }
+
+    /// Restarts a container engine of the selected phases whose process is stopped: its containers have to be ended
+    /// next, and only the engine can do that. Returns whether it was restarted.
+    pub(in crate::exec) async fn revive_engine(&self) -> bool {
+        let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == engine::UNIT);
+        let phases = self.selection.phases(self.plan);
+        let mut phases = phases.iter();
+        let Some(phase) = phases.find(|phase| phase.steps.iter().any(is_its)) else {
+            return false;
+        };
+        if !is_unit(&self.stopped_groups().await, engine::UNIT) {
+            return false;
+        }
+        match self.host.restart_unit(engine::UNIT).await {
+            Ok(()) => self.events.emit(Event::ThingRestarted {
+                phase: phase.name.clone(),
+                thing: engine::UNIT.to_owned(),
+                reason: "its process was stopped by a signal, and what runs in it is to be ended"
+                    .to_owned(),
+            }),
+            // Its containers cannot be ended then; the stop reports that.
+            Err(error) => {
+                tracing::warn!("could not {}", chain(&error).join(": "));
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn stopped_groups(&self) -> Vec<String> {
+        let groups = tokio::time::timeout(PATIENCE, self.host.stopped_processes()).await;
+        match groups {
+            Ok(Ok(groups)) => groups,
+            _ => Vec::new(),
+        }
+    }
+
+    async fn stopped_pods(&self, phase: &PlannedPhase, groups: &[String]) -> Vec<ListedContainer> {
+        let pods = phase.checks.iter().filter_map(|check| match &check.probe {
+            Probe::PodRunning { pod, containers } => Some((pod, containers)),
+            _ => None,
+        });
+        let pods: Vec<_> = pods.collect();
+        if pods.is_empty() {
+            return Vec::new();
+        }
+        let of_pods = of_pods();
+        let all = tokio::time::timeout(PATIENCE, self.host.containers(&of_pods)).await;
+        let Ok(Ok(mut all)) = all else {
+            return Vec::new();
+        };
+        let statics = StaticPods::among(&all);
+        all.retain(|container| {
+            let is_theirs = |(pod, names): &(&String, &Vec<String>)| {
+                names.iter().any(|name| statics.has(container, pod, name))
+            };
+            container.running && is_container(groups, &container.id) && pods.iter().any(is_theirs)
+        });
+        all
+    }
+}
+
+/// Whether one of the control groups is a unit's, or below it.
+fn is_unit(groups: &[String], unit: &str) -> bool {
+    let mut lines = groups.iter().flat_map(|group| group.lines());
+    lines.any(|line| line.split('/').any(|part| part == unit))
+}
+
+/// Whether one of the control groups is a container's: named by its id, as a directory (`/docker/ID`) or a scope
+/// (`/system.slice/docker-ID.scope`).
+fn is_container(groups: &[String], id: &str) -> bool {
+    let of_id = |part: &str| {
+        let name = part.strip_suffix(".scope").unwrap_or(part);
+        name == id || name.rsplit_once('-').is_some_and(|(_, name)| name == id)
+    };
+    let mut lines = groups.iter().flat_map(|group| group.lines());
+    !id.is_empty() && lines.any(|line| line.rsplit('/').next().is_some_and(of_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Recording, Status};
+    use crate::facts::Facts;
+    use crate::host::Containers as _;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::model::Outcome;
+    use crate::model::{PhaseName, Span, StepId};
+    use crate::plan::{Plan, PlannedCheck, StepPolicy};
+    use crate::resource::{NoSecrets, ServiceSpec};
+
+    fn check(probe: Probe) -> PlannedCheck {
+        PlannedCheck {
+            name: "it answers".to_owned(),
+            span: Span::file("phases/api-ready.rhai"),
+            probe,
+            every: Duration::from_secs(1),
+            timeout: Duration::from_secs(60),
+            failures: 1,
+            warns: false,
+        }
+    }
+
+    fn plan() -> Plan {
+        let pod = Probe::PodRunning {
+            pod: "k8s-master".to_owned(),
+            containers: vec!["kube-apiserver".to_owned()],
+        };
+        let phase = PlannedPhase {
+            checks: vec![check(pod)],
+            ..PlannedPhase::bare("api-ready".parse().expect("a name"))
+        };
+        Plan::bare(vec![phase])
+    }
+
+    /// A host on which a container of this pod runs.
+    fn host(pod: &str) -> FakeHost {
+        let host = FakeHost::new().with_docker().with_image("image:1");
+        host.meddle(|world| world.static_pod(&format!("{pod}-cp-1"), "kube-apiserver", "image:1"));
+        host
+    }
+
+    fn name(pod: &str) -> String {
+        format!("k8s_kube-apiserver_{pod}-cp-1")
+    }
+
+    async fn stop(host: &FakeHost, pod: &str) {
+        let state = host.container(&name(pod)).await.expect("it answers");
+        let id = state.expect("it is there").id;
+        host.meddle(|world| world.stop_process(&format!("4:cpu:/kubepods/pod1/{id}\n0::/\n")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_whose_process_is_stopped_is_ended_where_its_phase_starts_and_no_other() {
+        for (pod, stopped, ended) in [
+            ("k8s-master", true, true),
+            ("k8s-master", false, false),
+            ("coredns", true, false),
+        ] {
+            let host = host(pod);
+            if stopped {
+                stop(&host, pod).await;
+            }
+            let (plan, facts, heard) = (plan(), Facts::nothing_about("cp-1"), Recording::default());
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+            let outcome = runner.apply().await.expect("it can be written down");
+            // This host has no kubelet that starts it again, and no other pod of that name.
+            let well = pod == "k8s-master" && !ended;
+            assert_eq!(outcome == Outcome::Converged, well);
+            assert_eq!(host.look(|world| world.container_runs(&name(pod))), !ended);
+            let told = heard.events().into_iter().any(|event| {
+                matches!(event, Event::ThingRestarted { thing, .. } if thing == format!("container {}", name(pod)))
+            });
+            assert_eq!(told, ended);
+        }
+    }
+
+    /// A second check costs a second, and half a minute more for the container engine.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stopped_is_not_asked_twice() {
+        for (stopped, quick) in [(true, true), (false, false)] {
+            let host = host("k8s-master");
+            if stopped {
+                stop(&host, "k8s-master").await;
+            }
+            let engine = check(Probe::ContainerEngine);
+            let mut plan = plan();
+            plan.phases[0].checks.push(engine);
+            host.set_faults(FaultPlan::none().stall("container_engine", "*"));
+            let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
+            let began = tokio::time::Instant::now();
+            let health = runner.check_until_failed(Duration::ZERO).await;
+            let status = health[0].conditions[1].status;
+            assert_eq!(status, Status::False, "stopped: {stopped}");
+            let took = began.elapsed();
+            assert_eq!(took < Duration::from_secs(10), quick, "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_engine_is_restarted_before_anything_is_ended() {
+        for stopped in [true, false] {
+            let host = FakeHost::new().with_docker();
+            if stopped {
+                host.meddle(|world| world.stop_process("4:cpu:/system.slice/docker.service\n"));
+            }
+            let name: PhaseName = "docker".parse().expect("a name");
+            let step = PlannedStep {
+                id: StepId::new(&name, "service", "docker"),
+                span: Span::file("phases/docker.rhai"),
+                spec: Spec::Service(ServiceSpec {
+                    unit: engine::UNIT.to_owned(),
+                    started: true,
+                    enabled: None,
+                    restart_inputs: Vec::new(),
+                    reload_inputs: Vec::new(),
+                    runs: Vec::new(),
+                    checksums: None,
+                }),
+                policy: StepPolicy::default(),
+            };
+            let plan = Plan::bare(vec![PlannedPhase {
+                steps: vec![step],
+                ..PlannedPhase::bare(name.clone())
+            }]);
+            let (facts, heard) = (Facts::nothing_about("cp-1"), Recording::default());
+            let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
+            let outcome = runner.restart(&[name], &[]).await;
+            assert_eq!(outcome.expect("it is written down"), Outcome::Converged);
+            let restarted = host
+                .journal()
+                .iter()
+                .any(|call| call.name == "restart_unit");
+            assert_eq!(restarted, stopped);
+            let told = heard.events().into_iter().any(|event| {
+                matches!(event, Event::ThingRestarted { thing, .. } if thing == engine::UNIT)
+            });
+            assert_eq!(told, stopped);
+        }
+    }
+
+    #[test]
+    fn control_groups_of_both_versions_are_known() {
+        let id = "0123abcd";
+        let of = |text: &str| vec![text.to_owned()];
+        for (group, unit, container) in [
+            ("4:cpu:/system.slice/docker.service\n", true, false),
+            ("0::/system.slice/docker.service/sub\n", true, false),
+            ("0::/system.slice/other-docker.service\n", false, false),
+            ("4:cpu:/docker/0123abcd\n", false, true),
+            ("0::/system.slice/docker-0123abcd.scope\n", false, true),
+            (
+                "4:cpu:/docker/0123abcd/system.slice/a.service\n",
+                false,
+                false,
+            ),
+            ("4:cpu:/docker/90123abcd\n", false, false),
+        ] {
+            assert_eq!(is_unit(&of(group), "docker.service"), unit, "{group}");
+            assert_eq!(is_container(&of(group), id), container, "{group}");
+        }
+        assert!(!is_container(&of("0::/\n"), ""));
+    }
+}

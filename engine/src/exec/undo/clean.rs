@@ -1,0 +1,620 @@
+//! Clean: restores the host to its state before the role, from the ledger alone.
+//!
+//! It needs no plan and no script. The ledger has the inverse of each change, and the steps that remove what running
+//! components leave behind; each phase recorded these steps before its first effect. Phases are cleaned in reverse
+//! order. Errors are collected; an error does not stop the rest.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::exec::apply::step::millis;
+use crate::exec::event::{Event, EventSink};
+use crate::exec::scratch;
+use crate::exec::undo::partial_files::sweep;
+use crate::host::Host;
+use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
+use crate::model::STATE;
+use crate::model::chain;
+use crate::model::{Failure, Outcome, Verb};
+use crate::model::{PhaseName, Span};
+use crate::plan::PlannedStep;
+use crate::resource::{
+    Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
+    Spec, Undo, engine, with_resource,
+};
+
+/// What a clean works on.
+struct Clean<'a, 'h> {
+    host: &'a dyn Host,
+    /// Where each removed thing is recorded. What appears in its place later is not the role's.
+    book: Option<(&'a Ledger<'h>, RunId)>,
+    events: &'a dyn EventSink,
+    cancel: &'a CancellationToken,
+    undone: usize,
+    failed: usize,
+    /// The first failure of each phase, to be recorded.
+    failures: Vec<(PhaseName, Failure)>,
+    /// Directories that were not empty when their turn came.
+    full: Vec<LiveUndo>,
+    /// Something in the container engine could not be removed, or may still be there.
+    containers_left: bool,
+    /// Names of containers that are not the role's, in an engine that the role installed: with such containers the
+    /// engine stays. `None` if they are not known.
+    strangers: Option<Vec<String>>,
+}
+
+/// Takes back everything in the ledger, in reverse order, except what is kept; with `purge` also what is kept. On a
+/// host without a ledger, or with nothing left to take back, it changes nothing.
+///
+/// # Errors
+/// The ledger cannot be read or written.
+///
+/// # Cancel safety
+/// Do not drop the future. Cancel through `cancel`: the clean then ends at the next safe point, and another clean
+/// continues from there.
+pub async fn clean(
+    host: &dyn Host,
+    events: &dyn EventSink,
+    cancel: &CancellationToken,
+    purge: bool,
+) -> ResourceResult<Outcome> {
+    let started = host.elapsed();
+    let work = Work::of(&Ledger::read(host).await?, purge);
+    let hostname = host.sysctl("kernel.hostname").await;
+    events.emit(Event::RunStarted {
+        verb: Verb::Clean,
+        role: work.role.clone(),
+        host: hostname.ok().flatten().unwrap_or_default(),
+        digest: String::new(),
+        phases: work.phases.clone(),
+    });
+    let ledger;
+    let mut clean = Clean {
+        host,
+        book: None,
+        events,
+        cancel,
+        undone: 0,
+        failed: 0,
+        failures: Vec::new(),
+        full: Vec::new(),
+        containers_left: false,
+        strangers: Some(Vec::new()),
+    };
+    let mut outcome = Outcome::Cleaned;
+    if !work.is_empty() {
+        ledger = Ledger::open(host).await?;
+        let run = ledger.begin(Verb::Clean, &work.role, "").await?;
+        clean.book = Some((&ledger, run));
+        if let Err(error) = sweep(host, &work.undos).await {
+            clean.fail(None, "half-made files", &error);
+        }
+        clean.everything(&work).await;
+        outcome = if cancel.is_cancelled() {
+            Outcome::Interrupted
+        } else if clean.failed > 0 {
+            Outcome::Failed
+        } else {
+            ledger.cleaned(run, !purge, &clean.full).await?;
+            if let Err(error) = clean.forget().await {
+                tracing::warn!("could not {}", chain(&error).join(": "));
+            }
+            Outcome::Cleaned
+        };
+        for (phase, failure) in &clean.failures {
+            ledger.failed(run, phase, failure).await?;
+        }
+        ledger.end(run, outcome, (clean.undone, 0)).await?;
+        if outcome == Outcome::Cleaned {
+            // The previous files are restored, so the saved copies, which may hold secrets, are no longer needed.
+            ledger.compact().await?;
+        }
+    }
+    if !purge && !work.kept.is_empty() {
+        events.emit(Event::ThingsKept {
+            things: work.kept.iter().map(Undo::about).collect(),
+        });
+    }
+    events.emit(Event::RunFinished {
+        outcome,
+        changed: clean.undone,
+        unchanged: 0,
+        milliseconds: millis(host.elapsed().saturating_sub(started)),
+    });
+    Ok(outcome)
+}
+
+/// What has to be taken back, in this order.
+#[derive(Default)]
+struct Work {
+    role: String,
+    phases: Vec<PhaseName>,
+    undos: Vec<LiveUndo>,
+    lanes: Vec<(PhaseName, Vec<PlannedStep>)>,
+    kept: Vec<Undo>,
+}
+
+impl Work {
+    fn of(records: &[Record], purge: bool) -> Self {
+        let mut work = Self {
+            role: Ledger::role_in(records).unwrap_or_default(),
+            ..Self::default()
+        };
+        let (undos, kept): (Vec<LiveUndo>, Vec<LiveUndo>) = Ledger::live_in(records)
+            .into_iter()
+            .partition(|live| purge || !live.keep);
+        work.kept = kept.into_iter().map(|live| live.undo).collect();
+        for (phase, mut steps) in Ledger::clean_lanes_in(records) {
+            steps.retain(|step| purge || !step.policy.keep);
+            if !steps.is_empty() {
+                work.lanes.push((phase, steps));
+            }
+        }
+        // From the phase that was applied last to the first one.
+        work.phases = Ledger::phases_in(records);
+        work.phases.retain(|phase| {
+            undos.iter().any(|live| live.phase == *phase)
+                || work.lanes.iter().any(|(lane, _)| lane == phase)
+        });
+        work.phases.reverse();
+        work.undos = undos;
+        work.undos.reverse();
+        work
+    }
+
+    fn is_empty(&self) -> bool {
+        self.phases.is_empty()
+    }
+
+    /// Whether the role has installed the container engine.
+    fn brought_engine(&self) -> bool {
+        self.undos.iter().any(|live| brings_engine(&live.undo))
+    }
+
+    /// Whether the container engine is needed.
+    fn is_about_containers(&self) -> bool {
+        self.undos
+            .iter()
+            .any(|live| is_about_containers(&live.undo))
+            || self
+                .lanes
+                .iter()
+                .flat_map(|(_, steps)| steps)
+                .any(|step| matches!(step.spec, Spec::Pods(_)))
+    }
+}
+
+impl Clean<'_, '_> {
+    async fn everything(&mut self, work: &Work) {
+        if work.is_about_containers()
+            && let Err(error) = engine::wake(self.host).await
+        {
+            self.containers_left = true;
+            self.fail(None, "container engine", &error);
+        }
+        for (thing, error) in scratch::remove_all(self.host).await {
+            self.fail(None, &thing, &error);
+        }
+        if work.brought_engine() {
+            self.look_for_strangers().await;
+        }
+        for phase in &work.phases {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            self.phase(phase, work).await;
+        }
+        self.directories().await;
+        for live in settling(&work.undos) {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            if !self.stays(&live.undo) {
+                self.undo(None, &live).await;
+            }
+        }
+    }
+
+    /// Finds the containers that are not the role's, in the engine that the role installed. An engine that cannot be
+    /// started runs nothing that another program could miss; whether it still has something of the role was checked
+    /// before. If an engine runs and does not answer, its containers are not known.
+    async fn look_for_strangers(&mut self) {
+        if engine::wake(self.host).await.is_err()
+            && matches!(engine::runs(self.host).await, Ok(false))
+        {
+            return;
+        }
+        match engine::strangers(self.host).await {
+            Ok(names) => self.strangers = Some(names),
+            Err(error) => {
+                self.strangers = None;
+                self.fail(None, "container engine", &error);
+            }
+        }
+    }
+
+    /// Whether the engine that the role installed has, or may have, containers that are not the role's.
+    fn is_shared(&self) -> bool {
+        self.strangers
+            .as_ref()
+            .is_none_or(|names| !names.is_empty())
+    }
+
+    /// Whether an undo must not run because it would end an engine that has other containers, or remove what their
+    /// networks need.
+    fn stays(&self, undo: &Undo) -> bool {
+        self.is_shared() && (engine::ends(undo) || engine::needs(undo))
+    }
+
+    async fn phase(&mut self, phase: &PhaseName, work: &Work) {
+        let started = self.host.elapsed();
+        let (undone, failed) = (self.undone, self.failed);
+        self.events.emit(Event::PhaseStarted {
+            phase: phase.clone(),
+            about: "takes back what it did".to_owned(),
+        });
+        if self.is_held(phase, work).await || self.is_lived_in(phase, work) {
+            self.finished(phase, started, (undone, failed));
+            return;
+        }
+        for live in work.undos.iter().filter(|live| live.phase == *phase) {
+            if live.undo.settles().is_some() {
+                continue;
+            }
+            if self.cancel.is_cancelled() {
+                break;
+            }
+            if self.stays(&live.undo) {
+                continue;
+            }
+            if let Undo::RemoveDirectory { path } = &live.undo
+                && self
+                    .host
+                    .list(path)
+                    .await
+                    .is_ok_and(|names| !names.is_empty())
+            {
+                // Its content may be removed later.
+                self.full.push(live.clone());
+                continue;
+            }
+            self.undo(Some(phase), live).await;
+        }
+        let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
+        let mut gone = Vec::new();
+        // If the engine keeps running, what it would leave behind is still in use.
+        let mut its = work.undos.iter().filter(|live| live.phase == *phase);
+        let goes_on = self.is_shared() && its.any(|live| engine::ends(&live.undo));
+        let lane = lane.filter(|_| !goes_on);
+        for step in lane.flat_map(|(_, steps)| steps) {
+            if !self.cancel.is_cancelled() && self.step(phase, step).await {
+                gone.push(&step.id);
+            }
+        }
+        // A component that could not be ended may create these things again.
+        if self.failed == failed
+            && let Some((ledger, run)) = self.book
+        {
+            for step in gone {
+                let written = ledger.lane_withdrawn(run, phase, Some(step)).await;
+                self.wrote(written);
+            }
+        }
+        self.finished(phase, started, (undone, failed));
+    }
+
+    /// Whether a phase that installed the container engine must wait: the engine does not answer, and it still has
+    /// things that could not be removed and that only the engine can remove. Reports this as a failure.
+    async fn is_held(&mut self, phase: &PhaseName, work: &Work) -> bool {
+        if !self.containers_left {
+            return false;
+        }
+        for live in work.undos.iter().filter(|live| live.phase == *phase) {
+            if let Some(error) = keeps_engine(&live.undo, self.host).await {
+                self.fail(Some(phase), &live.undo.about(), &error);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a phase installed a container engine that now has containers that are not the role's. The engine then
+    /// stays, with its configuration. Reports this.
+    fn is_lived_in(&self, phase: &PhaseName, work: &Work) -> bool {
+        let its = |live: &&LiveUndo| live.phase == *phase && brings_engine(&live.undo);
+        let Some(live) = work.undos.iter().find(its) else {
+            return false;
+        };
+        if !self.is_shared() {
+            return false;
+        }
+        let reason = match &self.strangers {
+            Some(names) => format!(
+                "it has containers that are not the role's ({})",
+                names.join(", ")
+            ),
+            None => "it is not known whether it has containers that are not the role's".to_owned(),
+        };
+        self.events.emit(Event::ThingLeft {
+            phase: Some(phase.clone()),
+            thing: live.undo.about(),
+            reason: format!("{reason}, so docker, its data and its configuration stay"),
+        });
+        true
+    }
+
+    fn finished(&self, phase: &PhaseName, started: Duration, (undone, failed): (usize, usize)) {
+        self.events.emit(Event::PhaseFinished {
+            phase: phase.clone(),
+            outcome: if self.failed > failed {
+                Outcome::Failed
+            } else {
+                Outcome::Cleaned
+            },
+            changed: self.undone - undone,
+            unchanged: 0,
+            milliseconds: millis(self.host.elapsed().saturating_sub(started)),
+        });
+    }
+
+    async fn undo(&mut self, phase: Option<&PhaseName>, live: &LiveUndo) {
+        let undo = &live.undo;
+        let thing = undo.about();
+        let limit = undo.patience();
+        let result = match tokio::time::timeout(limit, undo.carry_out(self.host)).await {
+            Ok(result) => result,
+            Err(_) => Err(late(&thing, limit)),
+        };
+        match result {
+            Ok(()) => {
+                // Units are loaded again after files were restored. If something failed, this must be done again, so it
+                // is not recorded.
+                let settled = undo.settles().is_none() || self.failed == 0;
+                if let (true, Some((ledger, run))) = (settled, self.book) {
+                    let written = ledger.withdrawn(run, &live.phase, &live.step, &thing);
+                    self.wrote(written.await);
+                }
+                self.took_back(phase, thing);
+            }
+            Err(error) if concerns_others(undo, &error) => self.events.emit(Event::ThingLeft {
+                phase: phase.cloned(),
+                thing,
+                reason: chain(&error).join(": "),
+            }),
+            Err(error) => {
+                self.containers_left |= is_about_containers(undo);
+                self.fail(phase, &thing, &error);
+            }
+        }
+    }
+
+    /// Carries out a step of a clean lane; returns whether its resource is gone.
+    async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) -> bool {
+        let thing = format!("{} {}", step.spec.kind(), step.spec.label());
+        let limit = step.policy.timeout;
+        let result = match tokio::time::timeout(limit, remove(self.host, step)).await {
+            Ok(result) => result,
+            Err(_) => Err(late(&thing, limit)),
+        };
+        match result {
+            Ok(true) => self.took_back(Some(phase), thing),
+            Ok(false) => {}
+            Err(error) => {
+                self.fail(Some(phase), &thing, &error);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A record that cannot be written is reported as a failure; the clean continues.
+    fn wrote(&mut self, written: Result<(), LedgerError>) {
+        if let Err(error) = written {
+            self.fail(None, "ledger", &error.into());
+        }
+    }
+
+    /// Removes the directories that were not empty before, the deepest first. Those that remain hold files that are not
+    /// the role's, or that are kept.
+    async fn directories(&mut self) {
+        let mut full = std::mem::take(&mut self.full);
+        full.sort_by_key(|live| std::cmp::Reverse(path_of(&live.undo).components().count()));
+        for live in full {
+            match self.host.list(path_of(&live.undo)).await {
+                Ok(names) if !names.is_empty() => self.full.push(live),
+                _ => self.undo(None, &live).await,
+            }
+        }
+    }
+
+    /// Removes the records of this host that are not in the ledger: its next bring-up begins with the preconditions.
+    async fn forget(&self) -> ResourceResult<()> {
+        let state = Path::new(STATE);
+        self.host.remove_tree(&state.join("services")).await?;
+        self.host.remove(&state.join("preflight.json")).await?;
+        Ok(())
+    }
+
+    fn took_back(&mut self, phase: Option<&PhaseName>, thing: String) {
+        self.undone += 1;
+        self.events.emit(Event::ThingRestored {
+            phase: phase.cloned(),
+            thing,
+        });
+    }
+
+    fn fail(&mut self, phase: Option<&PhaseName>, thing: &str, error: &ResourceError) {
+        self.failed += 1;
+        if let Some(phase) = phase
+            && self.failures.iter().all(|(known, _)| known != phase)
+        {
+            let failure = Failure {
+                what: format!("taking back {thing}"),
+                span: Span::file(format!("phases/{phase}.rhai")),
+                chain: chain(error),
+                found: Vec::new(),
+                next: "mend what the reason names, then `nodelet clean` again".to_owned(),
+            };
+            self.failures.push((phase.clone(), failure));
+        }
+        self.events.emit(Event::CleanFailed {
+            phase: phase.cloned(),
+            thing: thing.to_owned(),
+            error: match error {
+                ResourceError::Unmet { next, .. } => format!("{}; {next}", chain(error).join(": ")),
+                _ => chain(error).join(": "),
+            },
+        });
+    }
+}
+
+/// The undos that have to follow after files were restored, once each: units are loaded again, then units that ran
+/// before run again.
+fn settling(undos: &[LiveUndo]) -> Vec<LiveUndo> {
+    let mut last: Vec<LiveUndo> = undos
+        .iter()
+        .filter(|live| live.undo.settles().is_some())
+        .cloned()
+        .collect();
+    for live in &mut last {
+        // It may have been started since, with a configuration that is now gone.
+        if let Undo::StartUnit { name } = &live.undo
+            && name.ends_with(".service")
+        {
+            live.undo = Undo::RestartUnit { name: name.clone() };
+        }
+    }
+    last.sort_by_key(|live| live.undo.settles());
+    let mut seen = BTreeSet::new();
+    last.retain(|live| seen.insert(live.undo.about()));
+    last
+}
+
+/// Makes a step's resource absent; returns whether it was there.
+pub(in crate::exec) async fn remove(host: &dyn Host, step: &PlannedStep) -> ResourceResult<bool> {
+    let cx = Context {
+        host,
+        outputs: &Outputs::default(),
+        secrets: &MaskedSecrets,
+        absent: true,
+    };
+    let mut tries = step.policy.tries;
+    loop {
+        let result = with_resource!(&step.spec, resource => remove_once(resource, &cx).await);
+        tries = tries.saturating_sub(1);
+        if result.is_ok() || tries == 0 {
+            return result;
+        }
+        host.pause(step.policy.backoff).await;
+    }
+}
+
+async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceResult<bool> {
+    let observed = resource.observe(cx).await?;
+    let Some(change) = resource.diff(&observed) else {
+        return Ok(false);
+    };
+    // The removal needs no undo of its own.
+    let mut ignored = Receipt::default();
+    resource
+        .converge(&observed, &change, cx, &mut ignored)
+        .await?;
+    let left: Option<Change> = resource.diff(&resource.observe(cx).await?);
+    match left {
+        None => Ok(true),
+        Some(_) => Err(ResourceError::NotConverged {
+            what: format!(
+                "remove {}: it is still there, or there again",
+                resource.label()
+            ),
+        }),
+    }
+}
+
+/// Why the engine's package has to stay: the engine does not answer and may still have containers.
+pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
+    if !brings_engine(undo) || host.container_engine().await.is_ok() {
+        return None;
+    }
+    Some(ResourceError::Unmet {
+        what: "remove docker while containers may still be in it: it does not answer".to_owned(),
+        next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
+            .to_owned(),
+    })
+}
+
+/// Whether an undo removes the packages of a container engine.
+fn brings_engine(undo: &Undo) -> bool {
+    matches!(undo, Undo::PurgePackages { names } if engine::is_engine(names))
+}
+
+/// Whether the container engine is needed for an undo.
+pub(in crate::exec) fn is_about_containers(undo: &Undo) -> bool {
+    matches!(
+        undo,
+        Undo::RemoveContainer { .. }
+            | Undo::RecreateContainer { .. }
+            | Undo::StopContainer { .. }
+            | Undo::RemoveImage { .. }
+            | Undo::RestoreImage { .. }
+    )
+}
+
+/// Whether a failed undo is about something outside of this host, or about something that other programs use by now. It
+/// is reported as left, not as a failure.
+pub(in crate::exec) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
+    match undo {
+        Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
+        Undo::UnloadModule { .. } => says(error, "in use"),
+        Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => says(error, engine::TAKEN),
+        // Containers that are not the role's use the image by now.
+        Undo::RemoveImage { .. } => says(error, "status code 409"),
+        // Other packages depend on them by now.
+        Undo::PurgePackages { .. } => says(error, "dependency problems"),
+        _ => false,
+    }
+}
+
+fn says(error: &ResourceError, text: &str) -> bool {
+    chain(error).join(": ").contains(text)
+}
+
+pub(in crate::exec) fn late(thing: &str, after: Duration) -> ResourceError {
+    ResourceError::Host(crate::host::HostError::Deadline {
+        action: format!("take back {thing}"),
+        after,
+    })
+}
+
+fn path_of(undo: &Undo) -> &Path {
+    match undo {
+        Undo::RemoveDirectory { path } => path,
+        _ => Path::new("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostError;
+
+    #[test]
+    fn what_others_use_by_now_is_no_failure() {
+        let image = Undo::RemoveImage {
+            reference: "app:1".to_owned(),
+        };
+        let packages = Undo::PurgePackages {
+            names: vec!["iptables".to_owned()],
+        };
+        let said = |text: &str| ResourceError::Host(HostError::service("do it", text.to_owned()));
+        let in_use = said("Docker responded with status code 409: conflict: container x uses it");
+        let needed = said("dpkg: dependency problems prevent removal of iptables");
+        assert!(concerns_others(&image, &in_use));
+        assert!(concerns_others(&packages, &needed));
+        assert!(!concerns_others(&image, &needed));
+        assert!(!concerns_others(&packages, &in_use));
+    }
+}

@@ -1,0 +1,12 @@
+//! Takes back what was done: rollback of a failed phase, clean of the host, removal of what the plan no longer has.
+//!
+//! The ledger says what there is to take back, `resource::undo` how. Neither plan nor scripts are needed for it.
+//!
+//! Start with `clean`; `orphans` finds what the plan no longer has, and `prune` removes it.
+
+pub(in crate::exec) mod clean;
+pub(in crate::exec) mod orphans;
+pub(in crate::exec) mod partial_files;
+pub(in crate::exec) mod prune;
+pub(in crate::exec) mod rollback;
+pub mod scratch;
