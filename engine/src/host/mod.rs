@@ -5,47 +5,38 @@
 //! wait. [`live`] is the machine we run on; [`fake`] is a small stateful world for tests and dry runs.
 //! Policy (what should be, in which order, how often to try) lives above, in `resource` and `exec`.
 
-mod cluster;
-mod containers;
 mod error;
 pub mod fake;
-mod files;
-mod kernel;
 #[expect(
     clippy::disallowed_methods,
     reason = "all other code has to use this module instead"
 )]
 pub mod live;
-mod network;
 pub mod overlay;
 mod ownership;
-mod packages;
-mod pod_subnets;
-mod processes;
-mod services;
+mod traits;
 mod view;
-mod virtual_service;
 
-pub use cluster::{
+pub use error::{HostError, HostResult};
+pub use ownership::changeable_way_to;
+pub(crate) use ownership::{Ownership, OwnershipError};
+pub use traits::cluster::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,
 };
-pub(crate) use containers::SURVIVORS;
-pub use containers::{
+pub(crate) use traits::containers::SURVIVORS;
+pub use traits::containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
     PRESENCE, RestartPolicy,
 };
-pub use error::{HostError, HostResult};
-pub use files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
-pub use kernel::Kernel;
-pub use network::{HttpsRequest, HttpsResponse, Link, Network};
-pub use ownership::changeable_way_to;
-pub(crate) use ownership::{Ownership, OwnershipError};
-pub use packages::Packages;
-pub use pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
-pub use processes::{CommandOutput, CommandSpec, Processes};
-pub use services::{Services, UnitState};
+pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
+pub use traits::kernel::Kernel;
+pub use traits::network::{HttpsRequest, HttpsResponse, Link, Network};
+pub use traits::packages::Packages;
+pub use traits::pod_subnets::{PodSubnets, SubnetClaim, SubnetNode};
+pub use traits::processes::{CommandOutput, CommandSpec, Processes};
+pub use traits::services::{Services, UnitState};
+pub use traits::virtual_service::{Transport, VirtualService};
 pub use view::View;
-pub use virtual_service::{Transport, VirtualService};
 
 use std::time::{Duration, SystemTime};
 

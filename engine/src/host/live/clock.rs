@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{LiveHost, process_age};
+use super::LiveHost;
 use crate::host::Clock;
+use crate::host::live::process::age;
 
 #[async_trait::async_trait]
 impl Clock for LiveHost {
@@ -16,7 +17,7 @@ impl Clock for LiveHost {
     }
 
     fn up(&self) -> Duration {
-        process_age::age(1).unwrap_or(Duration::MAX)
+        age::age(1).unwrap_or(Duration::MAX)
     }
 
     async fn pause(&self, duration: Duration) {

@@ -10,57 +10,31 @@
 //! Deliberately not here: policy. How often to try, in which order and what to do about a failure is decided by
 //! `resource` and `exec`; this module tries once and says what happened.
 
-mod atomic;
 mod backoff;
 mod blocking;
-mod bus;
 mod clock;
-mod cluster;
-mod container_config;
-mod containers;
-mod digests;
-mod dpkg_run;
-mod drain;
-#[cfg(test)]
-mod durable;
-mod effects;
-mod engine;
+mod docker;
 mod files;
-mod foreign_container;
-mod group;
-mod https;
-mod image_archive;
-mod ipvs;
-mod jobs;
 mod kernel;
-mod kubeconfig;
-mod lasting;
-mod loading;
+mod kubernetes;
 mod network;
 mod packages;
-mod pod_subnets;
-mod process_age;
-mod processes;
-mod secrets;
-mod services;
-mod stopped;
-mod tail;
-mod tree;
-mod watch;
+mod process;
+mod systemd;
 
 use std::time::Instant;
 
-pub use stopped::stopped_processes;
-pub use watch::{NodeEvent, watch_nodes};
+pub use kubernetes::watch::{NodeEvent, watch_nodes};
+pub use process::stopped::stopped_processes;
 
 /// The machine we run on. Make one per process and share it.
 #[derive(Debug)]
 pub struct LiveHost {
     started: Instant,
-    effects: effects::Effects,
-    engine: engine::Engine,
-    bus: bus::Bus,
-    clusters: kubeconfig::Clients,
+    effects: files::effects::Effects,
+    engine: docker::client::Engine,
+    bus: systemd::bus::Bus,
+    clusters: kubernetes::kubeconfig::Clients,
     installed: packages::Installed,
 }
 
@@ -72,10 +46,10 @@ impl LiveHost {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         Self {
             started: Instant::now(),
-            effects: effects::Effects::default(),
-            engine: engine::Engine::default(),
-            bus: bus::Bus::default(),
-            clusters: kubeconfig::Clients::default(),
+            effects: files::effects::Effects::default(),
+            engine: docker::client::Engine::default(),
+            bus: systemd::bus::Bus::default(),
+            clusters: kubernetes::kubeconfig::Clients::default(),
             installed: packages::Installed::default(),
         }
     }

@@ -1,0 +1,190 @@
+//! The connection to the container engine.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::{API_DEFAULT_VERSION, Docker};
+
+use crate::host::live::blocking::within;
+use crate::host::{HostError, HostResult};
+
+/// Where the engine listens.
+const SOCKET: &str = "/var/run/docker.sock";
+
+/// Deadline of a call that only asks or does something small.
+pub(in crate::host::live) const USUAL: Duration = Duration::from_secs(30);
+
+/// The connection to the engine, kept while the engine answers. It is dropped when the engine stops answering, because the next engine may
+/// be another version.
+#[derive(Debug)]
+pub(in crate::host::live) struct Engine {
+    socket: String,
+    /// Never locked during a wait: a call must not wait for the deadline of another call.
+    client: Mutex<Option<Docker>>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::at(SOCKET)
+    }
+}
+
+impl Engine {
+    fn at(socket: &str) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            client: Mutex::default(),
+        }
+    }
+
+    /// Makes one call. `action` completes "failed to …".
+    pub(in crate::host::live) async fn call<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        action: impl Into<String>,
+        after: Duration,
+        call: impl FnOnce(Docker) -> F,
+    ) -> HostResult<T> {
+        self.call_if_there(action.into(), after, call)
+            .await?
+            .map_err(|(action, error)| HostError::service(action, error))
+    }
+
+    /// The same, with `None` for "no such thing".
+    pub(in crate::host::live) async fn find<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        action: impl Into<String>,
+        call: impl FnOnce(Docker) -> F,
+    ) -> HostResult<Option<T>> {
+        self.find_within(action, USUAL, call).await
+    }
+
+    /// The same, with a deadline of its own.
+    pub(in crate::host::live) async fn find_within<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        action: impl Into<String>,
+        after: Duration,
+        call: impl FnOnce(Docker) -> F,
+    ) -> HostResult<Option<T>> {
+        match self.call_if_there(action.into(), after, call).await? {
+            Ok(found) => Ok(Some(found)),
+            Err((_, error)) if status(&error) == Some(404) => Ok(None),
+            Err((action, error)) => Err(HostError::service(action, error)),
+        }
+    }
+
+    /// Makes one call; the inner error is an answer of the engine.
+    async fn call_if_there<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        action: String,
+        after: Duration,
+        call: impl FnOnce(Docker) -> F,
+    ) -> HostResult<Result<T, (String, Error)>> {
+        let answer = within(after, || action.clone(), async {
+            let client = self.client().await?;
+            Ok(call(client.with_timeout(after)).await)
+        })
+        .await;
+        let lost = match &answer {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => status(error).is_none(),
+            Err(_) => true,
+        };
+        if lost {
+            *self.kept() = None;
+        }
+        Ok(answer?.map_err(|error| match status(&error) {
+            Some(_) => (action, error),
+            None => (format!("{action} (does docker.service run?)"), error),
+        }))
+    }
+
+    async fn client(&self) -> HostResult<Docker> {
+        let kept = self.kept().clone();
+        if let Some(client) = kept {
+            return Ok(client);
+        }
+        let socket = &self.socket;
+        let connect = async {
+            Docker::connect_with_unix(socket, USUAL.as_secs(), API_DEFAULT_VERSION)?
+                .negotiate_version()
+                .await
+        };
+        let client = connect.await.map_err(|error| {
+            HostError::service(
+                format!("reach the container engine at {socket} (does docker.service run?)"),
+                error,
+            )
+        })?;
+        *self.kept() = Some(client.clone());
+        Ok(client)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Docker>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The HTTP status with which the engine refused; `None` when it was not the engine that failed.
+pub(in crate::host::live) const fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        // A failure during the work arrives in the body of a successful answer.
+        Error::DockerStreamError { .. } => Some(200),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::host::live::LiveHost;
+    use crate::host::{Containers as _, PRESENCE};
+
+    /// A socket whose listener accepts connections and never answers, and an engine that uses it.
+    fn hung(directory: &tempfile::TempDir) -> (UnixListener, Engine) {
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        (listener, Engine::at(&socket.display().to_string()))
+    }
+
+    /// The connection's own deadline must not end the wait early.
+    #[tokio::test(start_paused = true)]
+    async fn whether_it_answers_is_waited_for_as_long_as_one_likes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_listener, engine) = hung(&directory);
+        let host = LiveHost {
+            engine,
+            ..LiveHost::new()
+        };
+        for patience in [PRESENCE, 3 * PRESENCE] {
+            let began = Instant::now();
+            let answer = host.container_engine_within(patience).await;
+            answer.expect_err("the listener does not answer");
+            let took = began.elapsed();
+            assert!(
+                took >= patience && took < patience + Duration::from_secs(1),
+                "{took:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_waits_for_the_deadline_of_another_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_listener, engine) = hung(&directory);
+        let asked = async |after: Duration| {
+            let began = Instant::now();
+            let answer = engine.call("ask", after, |docker| async move { docker.version().await });
+            answer.await.expect_err("the listener does not answer");
+            began.elapsed()
+        };
+        let (long, short) = tokio::join!(asked(USUAL), asked(PRESENCE));
+        assert!(long < USUAL + Duration::from_secs(1), "{long:?}");
+        assert!(short < PRESENCE + Duration::from_secs(1), "{short:?}");
+    }
+}

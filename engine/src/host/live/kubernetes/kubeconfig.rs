@@ -1,0 +1,162 @@
+//! Clients of API servers, one per kubeconfig file.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::sync::Mutex;
+
+use crate::host::live::blocking::{blocking, file_error, within};
+use crate::host::live::kubernetes::error_class::{classified, status_lasts};
+use crate::host::{ClusterAccess, HostError, HostResult};
+
+/// Deadline of one call.
+pub(in crate::host::live) const CALL: Duration = Duration::from_secs(10);
+
+/// A kubeconfig larger than this is refused.
+const MAX: u64 = 1024 * 1024;
+
+/// A client is made again after this time, because the certificates that a kubeconfig names are rotated without a change of the kubeconfig
+/// itself.
+const LIFE: Duration = Duration::from_secs(5 * 60);
+
+/// The clients made so far.
+#[derive(Default)]
+pub(in crate::host::live) struct Clients {
+    kept: Mutex<HashMap<PathBuf, Kept>>,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+struct Kept {
+    client: Client,
+    modified: SystemTime,
+    made: Instant,
+}
+
+impl Clients {
+    /// Makes one call. `action` completes "failed to …".
+    pub(in crate::host::live) async fn call<T, F: Future<Output = Result<T, kube::Error>>>(
+        &self,
+        access: &ClusterAccess,
+        action: impl Into<String>,
+        call: impl FnOnce(Client) -> F,
+    ) -> HostResult<T> {
+        let action = action.into();
+        let answer = within(CALL, || action.clone(), async {
+            let client = self.client(&access.kubeconfig).await?;
+            Ok(call(client).await)
+        })
+        .await;
+        let failed = match &answer {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => matches!(status(error), None | Some(401)),
+            Err(_) => true,
+        };
+        if failed {
+            self.kept.lock().await.remove(&access.kubeconfig);
+        }
+        answer?.map_err(|error| match status(&error) {
+            Some(code) if status_lasts(code) => HostError::refused(action, plain(error)),
+            _ => classified(action, plain(error)),
+        })
+    }
+
+    async fn client(&self, path: &Path) -> HostResult<Client> {
+        let owned = path.to_owned();
+        let modified = blocking(move || modified(&owned)).await?;
+        let mut kept = self.kept.lock().await;
+        if let Some(known) = kept.get(path)
+            && known.modified == modified
+            && known.made.elapsed() < LIFE
+        {
+            return Ok(known.client.clone());
+        }
+        let client = connect(path).await?;
+        let fresh = Kept {
+            client: client.clone(),
+            modified,
+            made: Instant::now(),
+        };
+        kept.insert(path.to_owned(), fresh);
+        Ok(client)
+    }
+}
+
+fn modified(path: &Path) -> HostResult<SystemTime> {
+    let failed = || file_error("read", path);
+    let metadata = path.metadata().map_err(failed())?;
+    if metadata.len() > MAX {
+        return Err(HostError::TooLarge {
+            path: path.to_owned(),
+            limit: MAX,
+        });
+    }
+    metadata.modified().map_err(failed())
+}
+
+pub(in crate::host::live) async fn connect(path: &Path) -> HostResult<Client> {
+    let action = || format!("use kubeconfig {}", path.display());
+    let owned = path.to_owned();
+    let kubeconfig = blocking(move || {
+        Kubeconfig::read_from(&owned).map_err(|error| {
+            HostError::refused(format!("use kubeconfig {}", owned.display()), error)
+        })
+    })
+    .await?;
+    let declared_proxy = kubeconfig.clusters.iter().any(|named| {
+        named
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.proxy_url.is_some())
+    });
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| HostError::refused(action(), error))?;
+    if !declared_proxy {
+        // kube would take a proxy from HTTPS_PROXY; a node reaches its own API server without one.
+        config.proxy_url = None;
+    }
+    config.connect_timeout = Some(CALL);
+    // How often to try is decided above us.
+    config.default_retry = false;
+    Client::try_from(config).map_err(|error| HostError::service(action(), error))
+}
+
+/// The server's answer in one sentence. kube prints the whole status object, twice.
+fn plain(error: kube::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        kube::Error::Api(status) if status.message.trim() == "404 page not found" => {
+            "the API server knows no such kind of object (is its CustomResourceDefinition applied?)"
+                .into()
+        }
+        kube::Error::Api(status) => format!("{} (status {})", status.message, status.code).into(),
+        other => other.into(),
+    }
+}
+
+/// The HTTP status with which the server refused; `None` when it was not the server that failed.
+pub(in crate::host::live) fn status(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Turns "no such thing" into `None`: no such object, or no such kind of object.
+pub(in crate::host::live) fn if_there<T>(
+    result: Result<T, kube::Error>,
+) -> Result<Option<T>, kube::Error> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(kube::Error::Discovery(_)) => Ok(None),
+        Err(error) if status(&error) == Some(404) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

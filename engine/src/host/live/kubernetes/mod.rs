@@ -1,0 +1,11 @@
+//! The API server, as the kubeconfig files of this machine reach it.
+//!
+//! Start with `cluster`; `kubeconfig` makes the clients, `error_class` tells permanent errors from transient ones.
+
+pub(in crate::host::live) mod cluster;
+pub(in crate::host::live) mod drain;
+pub(in crate::host::live) mod error_class;
+pub(in crate::host::live) mod kubeconfig;
+pub(in crate::host::live) mod pod_subnets;
+pub(in crate::host::live) mod secrets;
+pub(in crate::host::live) mod watch;

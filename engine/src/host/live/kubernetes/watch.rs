@@ -1,0 +1,250 @@
+//! Watches nodes: reports what the API server says of them, as soon as it changes.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+
+use super::cluster::node;
+use super::kubeconfig::{CALL, connect, status};
+use crate::host::live::blocking::within;
+use crate::host::live::kubernetes::error_class::classified;
+use crate::host::{ClusterAccess, ClusterNode, HostError, HostResult};
+
+/// Nodes per page of a list, so that a large cluster needs little memory.
+const PAGE: u32 = 100;
+/// Seconds after which the API server ends a watch. We then begin another one, with the credentials of that time.
+const LENGTH: u32 = 240;
+/// A watch that sends nothing and does not end in this time hangs.
+const SILENCE: Duration = Duration::from_secs(LENGTH as u64 + 30);
+/// A watch that ends sooner is an error: the caller waits before the next one.
+const SHORTEST: Duration = Duration::from_secs(5);
+
+/// An event about nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// The state of a node.
+    Seen {
+        /// Its name.
+        name: String,
+        /// The node.
+        node: Box<ClusterNode>,
+    },
+    /// A node was deleted.
+    Gone {
+        /// Its name.
+        name: String,
+    },
+    /// All existing nodes have been reported. A node that the caller knows and that was not among them is gone.
+    Listed,
+}
+
+/// Calls `event` with the state of all nodes, or of the node with this `name`, and then with each change.
+///
+/// # Errors
+/// Always, in the end: the API server does not answer, refuses, or no longer has the version to watch from (410). The next call begins with
+/// a list, so it reports what changed after the error.
+///
+/// # Cancel safety
+/// Nothing is changed.
+pub async fn watch_nodes(
+    access: &ClusterAccess,
+    name: Option<&str>,
+    mut event: impl FnMut(NodeEvent),
+) -> HostResult<()> {
+    // kube uses the process's choice of a TLS implementation; an error means that the choice was made before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let field = name.map(|name| format!("metadata.name={name}"));
+    let api = nodes(connect(&access.kubeconfig).await?);
+    let mut version = list(&api, field.as_deref(), &mut event).await?;
+    let params = WatchParams {
+        field_selector: field,
+        timeout: Some(LENGTH),
+        bookmarks: true,
+        ..WatchParams::default()
+    };
+    loop {
+        let api = nodes(connect(&access.kubeconfig).await?);
+        let began = Instant::now();
+        follow(&api, &params, &mut version, &mut event).await?;
+        if began.elapsed() < SHORTEST {
+            return Err(HostError::service(
+                ACTION,
+                "the API server ends each watch at once",
+            ));
+        }
+    }
+}
+
+const ACTION: &str = "watch the nodes of the cluster";
+
+fn nodes(client: Client) -> Api<Node> {
+    Api::all(client)
+}
+
+fn failed(error: kube::Error) -> HostError {
+    classified(ACTION, error)
+}
+
+/// Lists the nodes. Returns the version to watch from.
+async fn list(
+    api: &Api<Node>,
+    field: Option<&str>,
+    event: &mut impl FnMut(NodeEvent),
+) -> HostResult<String> {
+    let mut params = ListParams::default().limit(PAGE);
+    params.field_selector = field.map(str::to_owned);
+    loop {
+        let page = within(CALL, || ACTION.to_owned(), async {
+            api.list(&params).await.map_err(failed)
+        })
+        .await?;
+        for object in page.items {
+            event(seen(object));
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => {
+                event(NodeEvent::Listed);
+                return Ok(page.metadata.resource_version.unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// Watches until the API server ends the watch.
+async fn follow(
+    api: &Api<Node>,
+    params: &WatchParams,
+    version: &mut String,
+    event: &mut impl FnMut(NodeEvent),
+) -> HostResult<()> {
+    let stream = within(CALL, || ACTION.to_owned(), async {
+        api.watch(params, version).await.map_err(failed)
+    })
+    .await?;
+    let mut stream = pin!(stream);
+    loop {
+        let next = tokio::time::timeout(SILENCE, stream.next()).await;
+        let said = match next {
+            Ok(Some(said)) => said.map_err(failed)?,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                return Err(HostError::service(
+                    ACTION,
+                    "the watch sends nothing and does not end",
+                ));
+            }
+        };
+        match said {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                if let Some(newer) = &object.metadata.resource_version {
+                    version.clone_from(newer);
+                }
+                event(seen(object));
+            }
+            WatchEvent::Deleted(object) => {
+                if let Some(newer) = &object.metadata.resource_version {
+                    version.clone_from(newer);
+                }
+                event(NodeEvent::Gone {
+                    name: object.metadata.name.unwrap_or_default(),
+                });
+            }
+            WatchEvent::Bookmark(mark) => version.clone_from(&mark.metadata.resource_version),
+            WatchEvent::Error(error) => {
+                let error = kube::Error::Api(error);
+                let code = status(&error).unwrap_or_default();
+                return Err(HostError::service(
+                    ACTION,
+                    format!("{error} (status {code})"),
+                ));
+            }
+        }
+    }
+}
+
+fn seen(object: Node) -> NodeEvent {
+    NodeEvent::Seen {
+        name: object.metadata.name.clone().unwrap_or_default(),
+        node: Box::new(node(object)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn node_object(version: u64, labels: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "cp-1", "resourceVersion": version.to_string(), "labels": labels}})
+    }
+
+    /// A client of an API server that gives these answers one after the other, and the paths that were requested.
+    fn client(answers: Vec<String>) -> (Client, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+        let asked: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
+        let seen = asked.clone();
+        let answers = std::sync::Mutex::new(answers.into_iter());
+        let service = tower::service_fn(move |request: hyper::Request<kube::client::Body>| {
+            seen.lock().unwrap().push(request.uri().to_string());
+            let body = answers.lock().unwrap().next().unwrap_or_default();
+            async move {
+                let body = http_body_util::Full::new(bytes::Bytes::from(body));
+                Ok::<_, std::convert::Infallible>(hyper::Response::new(body))
+            }
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    #[tokio::test]
+    async fn a_watch_goes_on_where_the_list_ended_and_ends_with_410() {
+        let list = json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {"resourceVersion": "7"},
+            "items": [node_object(5, json!({"role": "x"}))]});
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired",
+            "message": "too old resource version", "code": 410});
+        let watch = [
+            json!({"type": "MODIFIED", "object": node_object(8, json!({}))}),
+            json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Node", "metadata": {"resourceVersion": "9"}}}),
+            json!({"type": "DELETED", "object": node_object(10, json!({}))}),
+            json!({"type": "ERROR", "object": gone}),
+        ];
+        let watch: String = watch.iter().map(|line| format!("{line}\n")).collect();
+        let (client, asked) = client(vec![list.to_string(), watch]);
+        let api = nodes(client);
+        let mut told = Vec::new();
+        let mut event = |event: NodeEvent| {
+            told.push(match event {
+                NodeEvent::Seen { name, node } => format!("{name} {:?}", node.labels),
+                NodeEvent::Gone { name } => format!("{name} gone"),
+                NodeEvent::Listed => "listed".to_owned(),
+            });
+        };
+        let field = "metadata.name=cp-1";
+        let mut version = list_of(&api, field, &mut event).await;
+        assert_eq!(version, "7");
+        let params = WatchParams::default();
+        let ended = follow(&api, &params, &mut version, &mut event).await;
+        let ended = crate::model::chain(&ended.expect_err("410")).join(": ");
+        assert!(ended.contains("status 410"), "{ended}");
+        assert_eq!(version, "10");
+        assert_eq!(
+            told,
+            ["cp-1 {\"role\": \"x\"}", "listed", "cp-1 {}", "cp-1 gone"]
+        );
+        let asked = asked.lock().unwrap().join(" ");
+        assert!(
+            asked.contains("fieldSelector=metadata.name%3Dcp-1"),
+            "{asked}"
+        );
+        assert!(asked.contains("resourceVersion=7"), "{asked}");
+    }
+
+    async fn list_of(api: &Api<Node>, field: &str, event: &mut impl FnMut(NodeEvent)) -> String {
+        list(api, Some(field), event).await.expect("it answers")
+    }
+}

@@ -1,0 +1,69 @@
+//! Observations on the network, links and virtual services.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::host::{HostResult, VirtualService};
+
+/// One HTTPS GET.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsRequest {
+    /// Whole URL, scheme `https` (or `http` for a loopback health port).
+    pub url: String,
+    /// PEM file with the roots to trust.
+    pub ca: Option<PathBuf>,
+    /// PEM files with our certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// For connection, handshake and answer together.
+    pub timeout: Duration,
+}
+
+/// The answer. A body of more than 1 MiB is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpsResponse {
+    /// Status code.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+    /// The certificate that the server showed, in DER; none without TLS.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// A network link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its addresses with prefix length.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Its IPv4 addresses whose network has no route over this link, although the kernel makes one for each.
+    pub unrouted: Vec<IpAddr>,
+}
+
+/// Probes, links and virtual services.
+#[async_trait::async_trait]
+pub trait Network {
+    /// Fetches a URL; an answer of any status is `Ok`. Cancel safe.
+    async fn https_get(&self, request: &HttpsRequest) -> HostResult<HttpsResponse>;
+
+    /// Opens and closes a TCP connection. Cancel safe.
+    async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()>;
+
+    /// All links, sorted by name. Cancel safe.
+    async fn links(&self) -> HostResult<Vec<Link>>;
+
+    /// The link of this name. Cancel safe.
+    async fn link(&self, name: &str) -> HostResult<Option<Link>>;
+
+    /// Removes a link. Fine if there is none.
+    async fn remove_link(&self, name: &str) -> HostResult<()>;
+
+    /// All virtual services of IPVS; none where the kernel has no IPVS. Cancel safe.
+    async fn virtual_services(&self) -> HostResult<Vec<VirtualService>>;
+
+    /// Removes a virtual service with its servers. Fine if there is none.
+    async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()>;
+}
