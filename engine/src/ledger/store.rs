@@ -23,7 +23,8 @@ use crate::host::{Attributes, Host, HostError};
 use crate::model::{Failure, Outcome, STATE, Verb};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::PlannedStep;
-use crate::resource::{Change, ResourceResult, Undo, UndoLog, engine, pki};
+use crate::resource::docker::container_runtime;
+use crate::resource::{Change, ResourceResult, Undo, UndoLog, pki};
 
 /// Largest ledger that is read; compaction keeps it far below.
 pub(super) const LIMIT: u64 = 64 * 1024 * 1024;
@@ -133,7 +134,10 @@ impl<'a> Ledger<'a> {
         let listing = async {
             host.container_engine().await.ok()?;
             // An agent's temporary container has another value there, and is in no ledger.
-            let ours = (engine::OWNER.to_owned(), engine::OURS.to_owned());
+            let ours = (
+                container_runtime::OWNER.to_owned(),
+                container_runtime::OURS.to_owned(),
+            );
             host.containers(&BTreeMap::from([ours])).await.ok()
         };
         let listed = tokio::time::timeout(ENGINE, listing).await.ok().flatten();

@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::{ResourceError, ResourceResult, directory, engine};
+use super::{ResourceError, ResourceResult};
 use crate::host::{
     Attributes, ClusterAccess, ContainerConfig, ContainerState, Entry, EntryKind, Host,
 };
+use crate::resource::docker::container_runtime;
+use crate::resource::files::directory;
 
 /// The log in which an undo is written before its effect, so that the undo survives a crash of this process.
 #[async_trait]
@@ -524,14 +526,15 @@ impl Undo {
                 }
             }
             Self::RemoveContainer { name } => {
-                if engine::has_ours(host, name).await? {
+                if container_runtime::has_ours(host, name).await? {
                     host.stop_container(name, GRACE).await?;
                     host.remove_container(name).await?;
                 }
             }
             Self::RecreateContainer { config, running } => {
                 // Neither the recreated container nor one that another user has created under its name has our label: both stay.
-                let theirs = |state: &ContainerState| !state.labels.contains_key(engine::OWNER);
+                let theirs =
+                    |state: &ContainerState| !state.labels.contains_key(container_runtime::OWNER);
                 if host
                     .container(&config.name)
                     .await?
@@ -545,17 +548,17 @@ impl Undo {
                 }
             }
             Self::StopContainer { name } => {
-                if engine::has_ours(host, name).await? {
+                if container_runtime::has_ours(host, name).await? {
                     host.stop_container(name, GRACE).await?;
                 }
             }
             Self::RemoveImage { reference } => {
-                if engine::is_there(host, &self.about()).await? {
+                if container_runtime::is_there(host, &self.about()).await? {
                     host.remove_image(reference).await?;
                 }
             }
             Self::RestoreImage { reference, id } => {
-                if !engine::is_there(host, &self.about()).await? {
+                if !container_runtime::is_there(host, &self.about()).await? {
                     return Ok(());
                 }
                 // An operator or another program may have removed it as an unused image.
@@ -585,7 +588,7 @@ impl Undo {
             Self::RestartUnit { name } => {
                 // It ran before; the package of the unit may have been removed since.
                 if host.unit(name).await?.loaded {
-                    engine::restart(host, name).await?;
+                    container_runtime::restart(host, name).await?;
                 }
             }
             Self::SetUnitEnabled { name, enabled } => {

@@ -6,7 +6,8 @@ use super::session::Session;
 use crate::exec::{Mode, Runner};
 use crate::host::{Host, View};
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo, directory};
+use crate::resource::files::directory;
+use crate::resource::{Context, DirectorySpec, ResourceResult, Spec, Undo};
 
 impl Runner<'_> {
     /// Notes which `on_rollback` steps run if the phase fails. Only a phase of which earlier runs left nothing has any.

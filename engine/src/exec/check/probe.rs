@@ -11,8 +11,9 @@ use crate::exec::kubernetes::virtual_ip::VirtualIp;
 use crate::exec::{Mode, Runner};
 use crate::host::{ClusterAccess, CommandSpec, Host, HostError, HttpsRequest};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{StaticPods, of_pods};
-use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, firewall, pki};
+use crate::resource::kernel::firewall;
+use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
+use crate::resource::{Action, Context, ResourceError, ResourceResult, Spec, pki};
 
 /// Bound on one observation.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use super::remedy::remedy;
 use crate::host::{ContainerState, Host, ListedContainer};
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{StaticPods, of_pods};
+use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::{ResourceError, Spec};
 
 /// The next thing to try, judged by the error and by what was found near it.

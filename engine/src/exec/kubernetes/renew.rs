@@ -14,8 +14,8 @@ use crate::exec::{Mode, Runner, Selection};
 use crate::model::StepId;
 use crate::model::{Outcome, Verb};
 use crate::plan::PlannedStep;
+use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::pki::{self, Uptake, uses_of};
-use crate::resource::pod_container::{StaticPods, of_pods};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Which due certificates a run renews.

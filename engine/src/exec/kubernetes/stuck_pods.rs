@@ -11,7 +11,7 @@ use crate::exec::event::Event;
 use crate::host::{ContainerState, ListedContainer};
 use crate::model::chain;
 use crate::plan::{PlannedPhase, Probe};
-use crate::resource::pod_container::{GRACE, StaticPods, of_pods};
+use crate::resource::kubernetes::pod_container::{GRACE, StaticPods, of_pods};
 
 /// Minimum wait of the phase, and minimum age of a container when the wait began: kubelet gives a container as long to
 /// start. The timeout of `api-ready` is not longer than this; it waits to the end if its API server does not answer at

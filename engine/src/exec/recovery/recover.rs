@@ -18,7 +18,9 @@ use crate::ledger::{Ledger, Record, Recoverable, RunId};
 use crate::model::StepId;
 use crate::model::{Outcome, Verb};
 use crate::plan::Plan;
-use crate::resource::{ResourceError, ResourceResult, Spec, Undo, directory, engine};
+use crate::resource::docker::container_runtime;
+use crate::resource::files::directory;
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
 
 /// The result of a recovery, or of its dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -348,7 +350,7 @@ impl Runner<'_> {
                 _ => None,
             })
             // A container engine that stays keeps its link.
-            .filter(|name| *name != engine::LINK)
+            .filter(|name| *name != container_runtime::LINK)
             .collect();
         if let Some(all) = &mut facts.links {
             all.retain(|link| !links.contains(link.name.as_str()));
@@ -425,10 +427,11 @@ impl Runner<'_> {
                 }
             }
             Undo::RemoveContainer { name } | Undo::StopContainer { name } => {
-                stands(engine::has_ours(host, name).await?)
+                stands(container_runtime::has_ours(host, name).await?)
             }
             Undo::RemoveImage { reference } => {
-                let there = engine::has(host).await? && host.image(reference).await?.is_some();
+                let there =
+                    container_runtime::has(host).await? && host.image(reference).await?.is_some();
                 match on_top {
                     true => not_named(there),
                     false => stands(there),
@@ -438,7 +441,7 @@ impl Runner<'_> {
             Undo::PurgePackages { .. } => Found::Nothing,
             Undo::StopUnit { name } | Undo::RestartUnit { name } => {
                 let loaded = host.unit(name).await?.loaded;
-                match on_top && engine::is_unit(name) {
+                match on_top && container_runtime::is_unit(name) {
                     true => Found::Nothing,
                     false => stands(loaded),
                 }

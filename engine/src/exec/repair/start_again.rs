@@ -10,7 +10,8 @@ use crate::host::HostError;
 use crate::model::chain;
 use crate::model::{PhaseName, StepId};
 use crate::plan::PlannedStep;
-use crate::resource::{ResourceError, ResourceResult, Spec, Undo, engine};
+use crate::resource::docker::container_runtime;
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
 
 /// How long the container engine may take to say how a container is configured.
 const LOOK: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ impl Runner<'_> {
         };
         if containers == Containers::Leave {
             // An engine whose unit is down can end no container; this restart starts the engine.
-            let runs = tokio::time::timeout(LOOK, engine::runs(self.host)).await;
+            let runs = tokio::time::timeout(LOOK, container_runtime::runs(self.host)).await;
             if matches!(runs, Ok(Ok(false))) {
                 return Ok(None);
             }

@@ -15,7 +15,8 @@ use crate::model::PhaseName;
 use crate::model::chain;
 use crate::model::{Failure, Outcome, Verb};
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo, engine};
+use crate::resource::docker::container_runtime;
+use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
 
 /// What follows a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +77,10 @@ impl Runner<'_> {
             .collect();
         // An engine that has containers which are not the role's goes on running, even if the role has installed and
         // started it.
-        let lived_in = engine::strangers(self.host).await.unwrap_or_default();
-        let stays = |unit: &str| !lived_in.is_empty() && engine::is_unit(unit);
+        let lived_in = container_runtime::strangers(self.host)
+            .await
+            .unwrap_or_default();
+        let stays = |unit: &str| !lived_in.is_empty() && container_runtime::is_unit(unit);
         let units = self.plan.phases.iter().flat_map(|phase| &phase.steps);
         let theirs = units
             .filter_map(|step| match &step.spec {
@@ -231,7 +234,7 @@ impl Runner<'_> {
                     continue;
                 };
                 let unit = service.unit.as_str();
-                if engine::is_unit(unit) || !(brings(phase, unit) || started(unit)) {
+                if container_runtime::is_unit(unit) || !(brings(phase, unit) || started(unit)) {
                     continue;
                 }
                 match self.host.unit(unit).await {
@@ -243,7 +246,7 @@ impl Runner<'_> {
                 }
             }
         }
-        match self.host.unit(engine::UNIT).await {
+        match self.host.unit(container_runtime::UNIT).await {
             Ok(state) if state.is_active() => {}
             // An engine that is down runs nothing, and a request to its socket would start it.
             Ok(_) => return told.then_some(false),
@@ -319,7 +322,7 @@ impl Runner<'_> {
         let mut of_containers = phase.steps.iter().chain(&phase.on_stop);
         if *sweeps && let Some(step) = of_containers.find(|step| is_about_containers(step)) {
             *sweeps = false;
-            let woken = engine::wake_for_survivors(self.host).await;
+            let woken = container_runtime::wake_for_survivors(self.host).await;
             let problems = woken.err().map(|error| chain(&error).join(": "));
             let left = scratch::remove_all(self.host).await;
             let left = left

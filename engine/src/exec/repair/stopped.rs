@@ -11,8 +11,9 @@ use crate::exec::event::Event;
 use crate::host::ListedContainer;
 use crate::model::chain;
 use crate::plan::{PlannedPhase, PlannedStep, Probe};
-use crate::resource::pod_container::{StaticPods, of_pods};
-use crate::resource::{Spec, engine};
+use crate::resource::Spec;
+use crate::resource::docker::container_runtime;
+use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 
 /// Bound on one answer: a stopped container engine gives none.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -70,19 +71,19 @@ impl Runner<'_> {
     /// Restarts a container engine of the selected phases whose process is stopped: its containers have to be ended
     /// next, and only the engine can do that. Returns whether it was restarted.
     pub(in crate::exec) async fn revive_engine(&self) -> bool {
-        let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == engine::UNIT);
+        let is_its = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if service.unit == container_runtime::UNIT);
         let phases = self.selection.phases(self.plan);
         let mut phases = phases.iter();
         let Some(phase) = phases.find(|phase| phase.steps.iter().any(is_its)) else {
             return false;
         };
-        if !is_unit(&self.stopped_groups().await, engine::UNIT) {
+        if !is_unit(&self.stopped_groups().await, container_runtime::UNIT) {
             return false;
         }
-        match self.host.restart_unit(engine::UNIT).await {
+        match self.host.restart_unit(container_runtime::UNIT).await {
             Ok(()) => self.events.emit(Event::ThingRestarted {
                 phase: phase.name.clone(),
-                thing: engine::UNIT.to_owned(),
+                thing: container_runtime::UNIT.to_owned(),
                 reason: "its process was stopped by a signal, and what runs in it is to be ended"
                     .to_owned(),
             }),
@@ -258,7 +259,7 @@ mod tests {
                 id: StepId::new(&name, "service", "docker"),
                 span: Span::file("phases/docker.rhai"),
                 spec: Spec::Service(ServiceSpec {
-                    unit: engine::UNIT.to_owned(),
+                    unit: container_runtime::UNIT.to_owned(),
                     started: true,
                     enabled: None,
                     restart_inputs: Vec::new(),
@@ -282,7 +283,7 @@ mod tests {
                 .any(|call| call.name == "restart_unit");
             assert_eq!(restarted, stopped);
             let told = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ThingRestarted { thing, .. } if thing == engine::UNIT)
+                matches!(event, Event::ThingRestarted { thing, .. } if thing == container_runtime::UNIT)
             });
             assert_eq!(told, stopped);
         }

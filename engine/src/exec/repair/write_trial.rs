@@ -18,9 +18,9 @@ use crate::model::Problem;
 use crate::model::{PhaseName, Span};
 use crate::model::{STATE, chain};
 use crate::plan::{Graph, Plan, PlannedPhase, PlannedStep};
+use crate::resource::docker::container_runtime;
 use crate::resource::{
-    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, engine,
-    largest, pki,
+    Action, FileSource, ImageSpec, ResourceError, ResourceResult, ServiceSpec, Spec, largest, pki,
 };
 
 /// Bound on one trial, and on finding out whether it is needed. A disk that does not store a small file in this time is
@@ -360,7 +360,8 @@ impl Runner<'_> {
         }
         if !matches!(self.engine_answers(ANSWER).await, Ok(None)) {
             // An engine that is still to be installed has no image. One that hangs may have all of them.
-            let there = tokio::time::timeout(BOUND, engine::is_installed(self.host)).await;
+            let there =
+                tokio::time::timeout(BOUND, container_runtime::is_installed(self.host)).await;
             if matches!(there, Ok(Ok(false))) {
                 engine.gone = references.into_iter().cloned().collect();
             }

@@ -21,9 +21,10 @@ use crate::model::chain;
 use crate::model::{Failure, Outcome, Verb};
 use crate::model::{PhaseName, Span};
 use crate::plan::PlannedStep;
+use crate::resource::docker::container_runtime;
 use crate::resource::{
     Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
-    Spec, Undo, engine, with_resource,
+    Spec, Undo, with_resource,
 };
 
 /// What a clean works on.
@@ -190,7 +191,7 @@ impl Work {
 impl Clean<'_, '_> {
     async fn everything(&mut self, work: &Work) {
         if work.is_about_containers()
-            && let Err(error) = engine::wake(self.host).await
+            && let Err(error) = container_runtime::wake(self.host).await
         {
             self.containers_left = true;
             self.fail(None, "container engine", &error);
@@ -222,12 +223,12 @@ impl Clean<'_, '_> {
     /// started runs nothing that another program could miss; whether it still has something of the role was checked
     /// before. If an engine runs and does not answer, its containers are not known.
     async fn look_for_strangers(&mut self) {
-        if engine::wake(self.host).await.is_err()
-            && matches!(engine::runs(self.host).await, Ok(false))
+        if container_runtime::wake(self.host).await.is_err()
+            && matches!(container_runtime::runs(self.host).await, Ok(false))
         {
             return;
         }
-        match engine::strangers(self.host).await {
+        match container_runtime::strangers(self.host).await {
             Ok(names) => self.strangers = Some(names),
             Err(error) => {
                 self.strangers = None;
@@ -246,7 +247,7 @@ impl Clean<'_, '_> {
     /// Whether an undo must not run because it would end an engine that has other containers, or remove what their
     /// networks need.
     fn stays(&self, undo: &Undo) -> bool {
-        self.is_shared() && (engine::ends(undo) || engine::needs(undo))
+        self.is_shared() && (container_runtime::ends(undo) || container_runtime::needs(undo))
     }
 
     async fn phase(&mut self, phase: &PhaseName, work: &Work) {
@@ -287,7 +288,7 @@ impl Clean<'_, '_> {
         let mut gone = Vec::new();
         // If the engine keeps running, what it would leave behind is still in use.
         let mut its = work.undos.iter().filter(|live| live.phase == *phase);
-        let goes_on = self.is_shared() && its.any(|live| engine::ends(&live.undo));
+        let goes_on = self.is_shared() && its.any(|live| container_runtime::ends(&live.undo));
         let lane = lane.filter(|_| !goes_on);
         for step in lane.flat_map(|(_, steps)| steps) {
             if !self.cancel.is_cancelled() && self.step(phase, step).await {
@@ -548,7 +549,7 @@ pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Optio
 
 /// Whether an undo removes the packages of a container engine.
 fn brings_engine(undo: &Undo) -> bool {
-    matches!(undo, Undo::PurgePackages { names } if engine::is_engine(names))
+    matches!(undo, Undo::PurgePackages { names } if container_runtime::is_engine(names))
 }
 
 /// Whether the container engine is needed for an undo.
@@ -569,7 +570,9 @@ pub(in crate::exec) fn concerns_others(undo: &Undo, error: &ResourceError) -> bo
     match undo {
         Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
         Undo::UnloadModule { .. } => says(error, "in use"),
-        Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => says(error, engine::TAKEN),
+        Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => {
+            says(error, container_runtime::TAKEN)
+        }
         // Containers that are not the role's use the image by now.
         Undo::RemoveImage { .. } => says(error, "status code 409"),
         // Other packages depend on them by now.

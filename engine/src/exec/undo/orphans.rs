@@ -12,7 +12,8 @@ use crate::host::Host;
 use crate::ledger::{Ledger, Record, StandingThing};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::{Plan, PlannedStep};
-use crate::resource::{Action, Change, ResourceResult, Spec, Undo, engine};
+use crate::resource::docker::container_runtime;
+use crate::resource::{Action, Change, ResourceResult, Spec, Undo};
 
 /// What one phase has left, in the order in which it is taken back.
 #[derive(Debug)]
@@ -194,7 +195,7 @@ impl<'a> Wanted<'a> {
                     names
                         .iter()
                         .any(|name| self.packages.contains(name.as_str()))
-                        || (self.containers && engine::is_engine(names))
+                        || (self.containers && container_runtime::is_engine(names))
                 }
                 Undo::RemoveTree { path } | Undo::ClearDirectory { path, .. } => self.has_below(path),
                 _ => false,

@@ -20,7 +20,8 @@ use crate::model::chain;
 use crate::model::{Failure, Outcome};
 use crate::model::{PhaseName, Span};
 use crate::plan::PlannedStep;
-use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo, engine};
+use crate::resource::docker::container_runtime;
+use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo};
 
 /// What a phase is about while the things that it has left are taken back.
 const ABOUT: &str = "Takes back what the plan no longer has.";
@@ -83,7 +84,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
         if things
             .clone()
             .any(|thing| is_about_containers(&thing.undo.undo))
-            && let Err(error) = engine::wake(runner.host).await
+            && let Err(error) = container_runtime::wake(runner.host).await
         {
             self.containers_left = true;
             self.fail(&leftover.phase, "container engine", &error).await;

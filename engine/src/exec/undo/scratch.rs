@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::host::{Host, ListedContainer};
-use crate::resource::{ResourceError, engine};
+use crate::resource::ResourceError;
+use crate::resource::docker::container_runtime;
 
 /// Label and value on a temporary container: an etcd on which a backup is proven.
-pub const LABEL: (&str, &str) = (engine::OWNER, "etcd-proof");
+pub const LABEL: (&str, &str) = (container_runtime::OWNER, "etcd-proof");
 /// The directory that such a container works in. The copies in it are as secret as their originals.
 pub const DIRECTORY: &str = "/var/opt/pf9/nodelet/etcd-proof";
 

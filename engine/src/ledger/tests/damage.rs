@@ -9,7 +9,7 @@ use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
 use crate::ledger::{Ledger, LedgerError, Record, VERSION};
 use crate::model::Outcome;
-use crate::resource::engine;
+use crate::resource::docker::container_runtime;
 
 async fn text(host: &FakeHost) -> String {
     let bytes = host.read(&file(), 1 << 20).await.unwrap().unwrap();
@@ -169,10 +169,15 @@ async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     };
     assert_eq!(said(&FakeHost::new()).await, None, "without an engine");
     let host = FakeHost::new().with_docker().with_image("etcd:1");
-    made(&host, "theirs", ("app", engine::OURS)).await;
+    made(&host, "theirs", ("app", container_runtime::OURS)).await;
     made(&host, "proof", scratch::LABEL).await;
     assert_eq!(said(&host).await, None, "none of them is the role's");
-    made(&host, "etcd", (engine::OWNER, engine::OURS)).await;
+    made(
+        &host,
+        "etcd",
+        (container_runtime::OWNER, container_runtime::OURS),
+    )
+    .await;
     let missing = said(&host).await.expect("it is noticed");
     assert!(
         missing.contains("is missing or empty") && missing.contains("has container etcd; `nodelet"),

@@ -13,54 +13,37 @@
 //! remote authority.
 
 mod authority;
-mod authority_files;
 mod certificate;
-mod document;
-mod encryption;
 mod error;
-mod evidence;
-mod facts;
-mod held;
-mod issue;
-mod key;
-mod key_problem;
+mod keys;
 mod kubeconfig;
 mod layout;
-mod listing;
-mod reasons;
-mod record;
-mod retired;
-mod rotation;
-mod service_account_key;
-mod signer;
-mod standing;
-mod survey;
-mod uses;
+mod stored;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
+pub use authority::rotation::{Rotation, Stage};
+pub use authority::signer::Authority;
 pub use authority::{AuthoritySpec, authority_expiry};
+pub use certificate::consumers::{USES, Uptake, Use, components, uses_of};
+pub use certificate::facts::CertificateFacts;
+pub use certificate::inventory::{Kind, Listed, Listing, listing};
+pub use certificate::issue::Issued;
+pub use certificate::scan::{Survey, certificate_in, certificates_in, first_certificate};
 pub use certificate::{CertificateSpec, Usage};
-pub use encryption::{
+pub use error::PkiError;
+pub use keys::PrivateKey;
+pub use keys::encryption::{
     ENCRYPTION, EncryptionKeysSpec, encryption_directories, encryption_key_ids, encryption_stage,
     stored_prefix,
 };
-pub use error::PkiError;
-pub use facts::CertificateFacts;
-pub use issue::Issued;
-pub use key::PrivateKey;
-pub use key_problem::key_problem;
-pub(crate) use key_problem::{has_service_account_key, may_be_read};
+pub use keys::problem::key_problem;
+pub(crate) use keys::problem::{has_service_account_key, may_be_read};
+pub use keys::service_account::ServiceAccountKeySpec;
 pub use kubeconfig::KubeconfigSpec;
 pub use layout::{
     AuthorityPaths, BASE, CertificatePaths, RECORDS, authority_paths, authority_record,
     certificate_paths, kubeconfig_path, service_account_paths, service_account_record,
 };
-pub use listing::{Kind, Listed, Listing, listing};
-pub use rotation::{Rotation, Stage};
-pub use service_account_key::ServiceAccountKeySpec;
-pub use signer::Authority;
-pub use survey::{Survey, certificate_in, certificates_in, first_certificate};
-pub use uses::{USES, Uptake, Use, components, uses_of};

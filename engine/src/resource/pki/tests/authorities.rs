@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::*;
 use crate::host::{Clock as _, Files as _};
-use crate::resource::pki::facts::Certificate;
-use crate::resource::pki::{Authority, authority_expiry, issue, key};
+use crate::resource::pki::certificate::facts::Certificate;
+use crate::resource::pki::certificate::issue;
+use crate::resource::pki::{Authority, authority_expiry, keys};
 
 fn certificate(host: &FakeHost) -> Certificate {
     Certificate::parse(CA, text(host, CA).as_bytes()).expect("it parses")
@@ -210,7 +211,7 @@ async fn an_imported_rsa_authority_signs() {
 #[tokio::test]
 async fn an_authority_whose_name_cannot_be_written_is_refused() {
     let host = FakeHost::new();
-    let pair = key::generate().expect("a key");
+    let pair = keys::generate().expect("a key");
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::*;
 use crate::host::Files as _;
 use crate::resource::Action;
-use crate::resource::pki::facts::Certificate;
+use crate::resource::pki::certificate::facts::Certificate;
 
 fn parse(host: &FakeHost, path: &str) -> Certificate {
     Certificate::parse(path, text(host, path).as_bytes()).expect("it parses")

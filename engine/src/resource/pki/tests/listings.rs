@@ -1,7 +1,8 @@
 //! What `nodelet certs` lists.
 
 use super::*;
-use crate::resource::pki::{Kind, listing};
+use crate::resource::pki::Kind;
+use crate::resource::pki::listing;
 
 #[tokio::test]
 async fn all_are_listed_with_their_users_and_no_key() {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::host::Clock as _;
 use crate::resource::Action;
-use crate::resource::pki::facts::Certificate;
+use crate::resource::pki::certificate::facts::Certificate;
 
 fn end(host: &FakeHost, path: &str) -> std::time::SystemTime {
     let certificate = Certificate::parse(path, text(host, path).as_bytes()).expect("it parses");

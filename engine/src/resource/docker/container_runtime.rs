@@ -1,0 +1,236 @@
+//! The container engine's own service. Foreign containers in the engine must not be stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::host::{Host, HostError, ListedContainer, SURVIVORS};
+use crate::resource::{ResourceError, ResourceResult, Undo};
+
+/// The unit that runs the engine.
+pub(crate) const UNIT: &str = "docker.service";
+/// Exists if the unit is masked: systemd does not load a masked unit, although the unit is installed.
+const MASK: &str = "/etc/systemd/system/docker.service";
+/// The network link that the engine creates for its own network.
+pub(crate) const LINK: &str = "docker0";
+/// Units of an engine.
+const UNITS: &[&str] = &[UNIT, "docker.socket", "containerd.service"];
+/// Label on containers that a role has made.
+pub(crate) const OWNER: &str = "pf9.io/owner";
+/// Value of this label on containers that the ledger records.
+pub(crate) const OURS: &str = "nodelet";
+/// Label on containers of pods.
+pub(crate) const POD: &str = "io.kubernetes.pod.uid";
+/// Packages that install an engine.
+const PACKAGES: &[&str] = &["docker.io", "docker-ce", "moby-engine"];
+/// How long an engine may take to answer after its start.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Pause between two requests to the engine.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Restarts a unit. If the unit is the container engine, also starts the containers that ran before: without
+/// `live-restore`, a restart of the engine stops them.
+pub(crate) async fn restart(host: &dyn Host, unit: &str) -> ResourceResult<()> {
+    let ran = if unit == UNIT && host.container_engine().await.is_ok() {
+        running(host).await?
+    } else {
+        BTreeSet::new()
+    };
+    host.reset_failed_unit(unit).await?;
+    host.restart_unit(unit).await?;
+    if ran.is_empty() {
+        return Ok(());
+    }
+    answers(host).await?;
+    let runs = running(host).await?;
+    for name in ran.difference(&runs) {
+        // A container with `--rm` was removed when it ended.
+        if host.container(name).await?.is_some() {
+            host.start_container(name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts the engine if it is installed and does not answer.
+pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
+    if host.container_engine().await.is_ok() || !is_installed(host).await? {
+        return Ok(());
+    }
+    host.reset_failed_unit(UNIT).await?;
+    host.start_unit(UNIT).await?;
+    answers(host).await
+}
+
+/// Starts the engine if it is down while its containers still run (`live-restore`): only the engine can stop them.
+pub(crate) async fn wake_for_survivors(host: &dyn Host) -> ResourceResult<()> {
+    if runs(host).await? || host.list(Path::new(SURVIVORS)).await?.is_empty() {
+        return Ok(());
+    }
+    wake(host).await.map_err(|error| match error {
+        ResourceError::Host(error) => ResourceError::Host(HostError::service(
+            "start docker: its containers still run without it, and only docker can stop them",
+            error,
+        )),
+        other => other,
+    })
+}
+
+/// Whether there is an engine that may still have `thing`. An engine that is not installed, or not any more, has nothing
+/// of ours; an installed engine that does not answer may still have it.
+///
+/// # Errors
+/// The engine is installed and does not answer.
+pub(crate) async fn is_there(host: &dyn Host, thing: &str) -> ResourceResult<bool> {
+    let Err(error) = host.container_engine().await else {
+        return Ok(true);
+    };
+    if !is_installed(host).await? {
+        return Ok(false);
+    }
+    Err(ResourceError::Host(HostError::service(
+        format!("take back {thing}: docker does not answer, so it may still be there"),
+        error,
+    )))
+}
+
+/// Whether an engine is there and answers.
+///
+/// # Errors
+/// The engine is installed and does not answer.
+pub(crate) async fn has(host: &dyn Host) -> ResourceResult<bool> {
+    match host.container_engine().await {
+        Ok(_) => Ok(true),
+        Err(_) if !is_installed(host).await? => Ok(false),
+        Err(error) => Err(ResourceError::Host(error)),
+    }
+}
+
+/// Whether the engine answers. If its unit is inactive, there is nothing to stop through it; if its unit is active and
+/// the engine does not answer, containers may run.
+///
+/// # Errors
+/// The unit is active and the engine does not answer.
+pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
+    match host.container_engine().await {
+        Ok(_) => Ok(true),
+        Err(_) if !host.unit(UNIT).await?.is_active() => Ok(false),
+        Err(error) => Err(ResourceError::Host(error)),
+    }
+}
+
+/// Whether a container of ours has this name.
+///
+/// # Errors
+/// The container of this name is a foreign one, or the engine does not answer.
+pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool> {
+    if !is_there(host, &format!("container {name}")).await? {
+        return Ok(false);
+    }
+    match host.container(name).await? {
+        Some(state) if !state.labels.contains_key(OWNER) => Err(ResourceError::Unmet {
+            what: format!("remove or stop container {name}: {TAKEN}"),
+            next: format!("find its owner (`docker inspect {name}`); nodelet leaves it as it is"),
+        }),
+        state => Ok(state.is_some()),
+    }
+}
+
+/// Error text for a container name that a foreign container now has.
+pub(crate) const TAKEN: &str = "a container that nodelet did not create has this name now";
+
+/// Whether the unit is installed, even if it is masked.
+pub(crate) async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
+    Ok(host.unit(UNIT).await?.loaded || host.entry(Path::new(MASK)).await?.is_some())
+}
+
+/// Whether one of these packages is the engine.
+pub(crate) fn is_engine(packages: &[String]) -> bool {
+    packages
+        .iter()
+        .any(|name| PACKAGES.contains(&name.as_str()))
+}
+
+/// Whether an undo stops the engine or sets whether it starts at boot.
+pub(crate) fn ends(undo: &Undo) -> bool {
+    match undo {
+        Undo::StopUnit { name } | Undo::SetUnitEnabled { name, .. } => is_unit(name),
+        _ => false,
+    }
+}
+
+/// Whether an undo would reset a kernel setting that container networks need.
+pub(crate) fn needs(undo: &Undo) -> bool {
+    matches!(undo, Undo::SetSysctl { key, .. } if key == "net.ipv4.ip_forward" || key.starts_with("net.bridge."))
+}
+
+/// Whether a unit is one of the engine.
+pub(crate) fn is_unit(name: &str) -> bool {
+    UNITS.contains(&name)
+}
+
+/// Names of the containers, running or not, that are neither ours nor of pods.
+///
+/// # Errors
+/// The engine does not answer.
+pub(crate) async fn strangers(host: &dyn Host) -> ResourceResult<Vec<String>> {
+    if !has(host).await? {
+        return Ok(Vec::new());
+    }
+    let all = host.containers(&BTreeMap::new()).await?;
+    let foreign =
+        |one: &ListedContainer| !one.labels.contains_key(OWNER) && !one.labels.contains_key(POD);
+    let strangers = all.into_iter().filter(foreign);
+    Ok(strangers.map(|one| one.name).collect())
+}
+
+async fn answers(host: &dyn Host) -> ResourceResult<()> {
+    let started = host.elapsed();
+    loop {
+        match host.container_engine().await {
+            Ok(_) => return Ok(()),
+            Err(error) if host.elapsed().saturating_sub(started) > ANSWER => {
+                return Err(ResourceError::Host(error));
+            }
+            Err(_) => host.pause(PAUSE).await,
+        }
+    }
+}
+
+async fn running(host: &dyn Host) -> ResourceResult<BTreeSet<String>> {
+    Ok(host
+        .containers(&BTreeMap::new())
+        .await?
+        .into_iter()
+        .filter(|container| container.running)
+        .map(|container| container.name)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Services as _;
+    use crate::host::fake::FakeHost;
+
+    async fn told(host: &FakeHost) -> Result<bool, String> {
+        let answer = is_there(host, "container etcd").await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn only_an_engine_that_is_not_installed_has_nothing_of_ours() {
+        let host = FakeHost::new();
+        host.meddle(|world| world.engine_without_unit = false);
+        assert_eq!(told(&host).await, Ok(false));
+
+        let silent = "take back container etcd: docker does not answer, so it may still be there";
+        host.meddle(|world| world.file(MASK, ""));
+        assert_eq!(told(&host).await, Err(silent.to_owned()), "masked");
+
+        let host = FakeHost::new().with_unit(UNIT, "[Service]\n");
+        assert_eq!(told(&host).await, Err(silent.to_owned()), "stopped");
+        host.start_unit(UNIT).await.expect("it starts");
+        assert_eq!(told(&host).await, Ok(true));
+    }
+}

@@ -1,0 +1,8 @@
+//! docker: its own service, images and containers.
+//!
+//! Start with `container`; `container_runtime` is docker itself.
+
+pub(in crate::resource) mod container;
+pub(crate) mod container_runtime;
+pub(in crate::resource) mod image;
+pub(in crate::resource) mod image_directory;

@@ -1,0 +1,304 @@
+//! The checksums of a role package: a payload file is verified before it is used.
+//!
+//! `SHA256SUMS` beside `role.yaml` contains the digest of each file below `payload/` and `phases/`; `role.yaml` contains the digest of
+//! `SHA256SUMS`. Only the payload files that a step is about to use are verified, so a run that changes nothing reads none of them.
+//! Scripts and templates are verified when the role is loaded.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::file::PRIVATE;
+use crate::host::Host;
+use crate::resource::{READ_LIMIT, ResourceError, ResourceResult};
+
+/// Our copy of the file. It is used only if its own checksum is the one that the role names.
+const COPY: &str = "/var/opt/pf9/nodelet/SHA256SUMS";
+/// Maximum number of damaged files in one report.
+const NAMED: usize = 10;
+const GONE: &str = "it is not there";
+const OTHER: &str = "its checksum is not the one of the package";
+
+/// The file of checksums, and its own checksum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checksums {
+    /// Lines as `sha256sum` writes them; paths are relative to the file's directory.
+    pub file: PathBuf,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl Checksums {
+    /// Checks that the file at `path` is the one that was packed. A dry run reads no payload and skips the check.
+    ///
+    /// # Errors
+    /// The file is missing or differs, or it cannot be checked.
+    pub(crate) async fn verify(&self, host: &dyn Host, path: &Path) -> ResourceResult<()> {
+        if !host.reads_payload() {
+            return Ok(());
+        }
+        let sums = self.packed_or_copy(host).await?;
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        let name = path.strip_prefix(root).unwrap_or(path);
+        let Some(packed) = digest_of(&sums, name) else {
+            let problem = format!("{} does not name it", self.file.display());
+            return Err(damaged(path, &problem));
+        };
+        match host.digest(path).await? {
+            Some(is) if is == packed => self.remember(host, &sums).await,
+            Some(_) => Err(damaged(path, OTHER)),
+            None => Err(damaged(path, GONE)),
+        }
+    }
+
+    /// Problems with the files of the package, each with its remedy: at most the first ten; empty if all files are as packed. A large file
+    /// is read only if it has changed. Cancel safe: the digest of a file that was read is remembered.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) async fn problems(&self, host: &dyn Host) -> ResourceResult<Vec<(String, String)>> {
+        if !host.reads_payload() {
+            return Ok(Vec::new());
+        }
+        let told = |error: ResourceError| match error {
+            ResourceError::Unmet { what, next } => Ok((format!("could not {what}"), next)),
+            other => Err(other),
+        };
+        let sums = match self.packed(host).await {
+            Ok(sums) => sums,
+            Err(error) => return Ok(vec![told(error)?]),
+        };
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        let mut problems = Vec::new();
+        for (packed, name) in sums.lines().filter_map(|line| line.split_once("  ")) {
+            let path = root.join(name);
+            let problem = match host.remembered_digest(&path).await? {
+                Some(is) if is == packed => continue,
+                Some(_) => OTHER,
+                None => GONE,
+            };
+            problems.push(told(damaged(&path, problem))?);
+            if problems.len() == NAMED {
+                break;
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Checks by its remembered digest that one file is the one that was packed. Cancel safe.
+    ///
+    /// # Errors
+    /// The file is missing or differs, or a file cannot be read.
+    pub(crate) async fn verify_remembered(
+        &self,
+        host: &dyn Host,
+        path: &Path,
+    ) -> ResourceResult<()> {
+        if !host.reads_payload() {
+            return Ok(());
+        }
+        let sums = self.packed_or_copy(host).await?;
+        let root = self.file.parent().unwrap_or(Path::new("/"));
+        let name = path.strip_prefix(root).unwrap_or(path);
+        match host.remembered_digest(path).await? {
+            None => Err(damaged(path, GONE)),
+            is if is.as_deref() == digest_of(&sums, name) => Ok(()),
+            Some(_) => Err(damaged(path, OTHER)),
+        }
+    }
+
+    /// The content of the checksum file, if its own checksum is the one that the role names.
+    async fn packed(&self, host: &dyn Host) -> ResourceResult<String> {
+        let sums = host.read(&self.file, READ_LIMIT).await?;
+        let sums = sums.ok_or_else(|| damaged(&self.file, GONE))?;
+        self.named(sums)
+            .ok_or_else(|| damaged(&self.file, "it is not the one that role.yaml names"))
+    }
+
+    /// The same, or our copy of it: an intact payload file can be used even if the checksum file is damaged.
+    async fn packed_or_copy(&self, host: &dyn Host) -> ResourceResult<String> {
+        match self.packed(host).await {
+            Ok(sums) => Ok(sums),
+            Err(error) => self.copy(host).await?.ok_or(error),
+        }
+    }
+
+    /// The text, if its checksum is the one that the role names.
+    fn named(&self, sums: Vec<u8>) -> Option<String> {
+        let is = crate::model::hex(&Sha256::digest(&sums));
+        (is == self.sha256).then(|| String::from_utf8_lossy(&sums).into_owned())
+    }
+
+    /// Our copy of the file, if its checksum is the one that the role names.
+    async fn copy(&self, host: &dyn Host) -> ResourceResult<Option<String>> {
+        let copy = host.read(Path::new(COPY), READ_LIMIT).await?;
+        Ok(copy.and_then(|sums| self.named(sums)))
+    }
+
+    /// Saves a copy of the file, for the case that the file is damaged later.
+    async fn remember(&self, host: &dyn Host, sums: &str) -> ResourceResult<()> {
+        if self.copy(host).await?.is_none()
+            && let Err(error) = host.write(Path::new(COPY), sums.as_bytes(), PRIVATE).await
+        {
+            tracing::warn!("the package's checksums were not copied: {error}");
+        }
+        Ok(())
+    }
+}
+
+/// The digest of this file in the output of `sha256sum`.
+pub(crate) fn digest_of<'a>(sums: &'a str, name: &Path) -> Option<&'a str> {
+    sums.lines().find_map(|line| {
+        let (digest, its) = line.split_once("  ")?;
+        (Path::new(its) == name).then_some(digest)
+    })
+}
+
+fn damaged(path: &Path, problem: &str) -> ResourceError {
+    ResourceError::Unmet {
+        what: format!(
+            "use {} of the role's package: it is damaged: {problem}",
+            path.display()
+        ),
+        next: "install the role's package again".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    const SUMS: &str = "/opt/r/SHA256SUMS";
+    const FILE: &str = "/opt/r/payload/debs/a b.deb";
+
+    fn packed() -> (FakeHost, Checksums) {
+        let digest = crate::model::hex(&Sha256::digest("content"));
+        let text = format!("{digest}  payload/debs/a b.deb\n");
+        let sums = Checksums {
+            file: SUMS.into(),
+            sha256: crate::model::hex(&Sha256::digest(&text)),
+        };
+        let host = FakeHost::new().with_file(SUMS, text);
+        (host.with_file(FILE, "content"), sums)
+    }
+
+    async fn verdict(host: &FakeHost, sums: &Checksums, path: &str) -> String {
+        match sums.verify(host, Path::new(path)).await {
+            Ok(()) => "as packed".to_owned(),
+            Err(error) => {
+                assert!(error.is_permanent(), "trying again does not help: {error}");
+                error.to_string()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_differs_from_what_was_packed_is_refused() {
+        let (host, sums) = packed();
+        assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+        let other = verdict(&host, &sums, "/opt/r/payload/debs/b.deb").await;
+        assert!(other.contains("does not name it"), "{other}");
+        host.meddle(|world| world.file(FILE, "kontent"));
+        let differs = verdict(&host, &sums, FILE).await;
+        assert!(
+            differs.contains("a b.deb of the role's package: it is damaged"),
+            "{differs}"
+        );
+        host.meddle(|world| world.remove(FILE));
+        let gone = verdict(&host, &sums, FILE).await;
+        assert!(gone.contains("it is not there"), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn each_damaged_file_of_a_package_is_named() {
+        let host = FakeHost::new();
+        let names: Vec<String> = (10..30).map(|n| format!("payload/debs/{n}.deb")).collect();
+        let packed = crate::model::hex(&Sha256::digest("content"));
+        let lines: String = names
+            .iter()
+            .map(|name| format!("{packed}  {name}\n"))
+            .collect();
+        let path = |name: &str| format!("/opt/r/{name}");
+        host.meddle(|world| {
+            world.file(SUMS, &lines);
+            for name in &names {
+                world.file(path(name), "content");
+            }
+        });
+        let sums = Checksums {
+            file: SUMS.into(),
+            sha256: crate::model::hex(&Sha256::digest(&lines)),
+        };
+        let asked = async || sums.problems(&host).await.expect("the host is read");
+        assert_eq!(asked().await, []);
+        host.meddle(|world| {
+            world.file(path(&names[3]), "kontent");
+            world.file(path(&names[5]), "");
+            world.remove(path(&names[7]));
+        });
+        let told = asked().await;
+        assert_eq!(told.len(), 3, "{told:?}");
+        for ((what, next), (name, how)) in
+            told.iter()
+                .zip([(&names[3], OTHER), (&names[5], OTHER), (&names[7], GONE)])
+        {
+            assert!(what.contains(name) && what.contains(how), "{what}");
+            assert_eq!(next, "install the role's package again");
+        }
+        host.meddle(|world| {
+            for name in &names {
+                world.file(path(name), "kontent");
+            }
+        });
+        assert_eq!(asked().await.len(), NAMED, "the report is limited");
+        host.meddle(|world| world.file(SUMS, ""));
+        let told = asked().await;
+        assert!(
+            told.len() == 1 && told[0].0.contains("SHA256SUMS"),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_checksums_themselves_are_those_that_the_role_names() {
+        let (host, sums) = packed();
+        let forged = crate::model::hex(&Sha256::digest("kontent"));
+        host.meddle(|world| {
+            world.file(FILE, "kontent");
+            world.file(SUMS, format!("{forged}  payload/debs/a b.deb\n"));
+        });
+        let told = verdict(&host, &sums, FILE).await;
+        assert!(
+            told.contains("SHA256SUMS") && told.contains("role.yaml"),
+            "{told}"
+        );
+        host.meddle(|world| world.remove(SUMS));
+        let told = verdict(&host, &sums, FILE).await;
+        assert!(told.contains("it is not there"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_copy_says_what_was_packed_where_the_checksums_are_damaged() {
+        let (host, sums) = packed();
+        // An apply creates its state directory first.
+        host.meddle(|world| world.file("/var/opt/pf9/nodelet/ledger.jsonl", ""));
+        assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+        for damage in ["", "rubbish"] {
+            host.meddle(|world| world.file(SUMS, damage));
+            assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
+            let told = sums.problems(&host).await.expect("the host is read");
+            assert!(told[0].0.contains("SHA256SUMS"), "{told:?}");
+        }
+        host.meddle(|world| world.file(FILE, "kontent"));
+        assert!(verdict(&host, &sums, FILE).await.contains("damaged"));
+        host.meddle(|world| {
+            world.file(FILE, "content");
+            world.file(COPY, "rubbish");
+        });
+        let told = verdict(&host, &sums, FILE).await;
+        assert!(told.contains("SHA256SUMS"), "{told}");
+    }
+}

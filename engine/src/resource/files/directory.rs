@@ -1,0 +1,173 @@
+//! A directory with mode and owner.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Attributes, Entry, EntryKind, Host};
+use crate::resource::change::{Differences, octal};
+use crate::resource::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, create_parents,
+};
+
+/// A directory. If it should be absent, it is removed with its content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DirectorySpec {
+    /// Its path.
+    pub path: PathBuf,
+    /// Permission bits and owner.
+    pub attributes: Attributes,
+    /// Whether everything in it is ours, regardless of which program writes it: its undo removes it with its content.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// Names in the directory before the role was applied, if it existed. If it should be absent, everything else in it is removed and the
+    /// directory stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared: Option<Vec<String>>,
+}
+
+/// The current state of a directory.
+#[derive(Debug)]
+pub struct Observed {
+    entry: Option<Entry>,
+    absent: bool,
+    /// Names that were not in it before the role was applied; empty if `spared` is not set.
+    others: Vec<String>,
+}
+
+#[async_trait]
+impl Resource for DirectorySpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        Ok(Observed {
+            entry: cx.host.entry(&self.path).await?,
+            absent: cx.absent,
+            others: match &self.spared {
+                Some(spared) => others(cx.host, &self.path, spared).await?,
+                None => Vec::new(),
+            },
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        match (&observed.entry, observed.absent) {
+            (None, true) => None,
+            (Some(_), true) if self.spared.is_some() && observed.others.is_empty() => None,
+            (Some(_), true) => Some(Change::new(Action::Remove)),
+            (None, false) => {
+                Some(Change::new(Action::Create).with("mode", "", octal(self.attributes.mode)))
+            }
+            (Some(entry), false) => {
+                let mut differences = Differences::default();
+                if entry.kind != EntryKind::Directory {
+                    differences.note("kind", "not a directory", "directory");
+                }
+                attributes(&mut differences, entry.attributes, self.attributes);
+                differences.into_change(Action::Change)
+            }
+        }
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if let (true, Some(spared)) = (observed.absent, &self.spared) {
+            return clear(cx.host, &self.path, spared).await;
+        }
+        if observed.absent {
+            cx.host.unmount_below(&self.path).await?;
+            cx.host.remove_tree(&self.path).await?;
+            return Ok(());
+        }
+        match &observed.entry {
+            None => {
+                create_parents(cx.host, &self.path, receipt).await?;
+                let path = self.path.clone();
+                receipt
+                    .push(if self.whole {
+                        Undo::RemoveTree { path }
+                    } else {
+                        Undo::RemoveDirectory { path }
+                    })
+                    .await?;
+                cx.host
+                    .create_directory(&self.path, self.attributes)
+                    .await?;
+            }
+            Some(entry) if entry.kind == EntryKind::Directory => {
+                let undo = Undo::restore_attributes(&self.path, entry);
+                receipt.push(undo).await?;
+                cx.host.set_attributes(&self.path, self.attributes).await?;
+            }
+            Some(entry) => {
+                return Err(ResourceError::in_the_way(
+                    &self.path,
+                    "a directory",
+                    &entry.kind,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The directory that every new ext4 file system contains.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// The names in a directory except these.
+async fn others(host: &dyn Host, path: &Path, spared: &[String]) -> ResourceResult<Vec<String>> {
+    let mut names = host.list(path).await?;
+    names.retain(|name| name != LOST_AND_FOUND && !spared.contains(name));
+    Ok(names)
+}
+
+/// The names in a directory; `None` if there is no directory.
+pub(crate) async fn names(host: &dyn Host, path: &Path) -> ResourceResult<Option<Vec<String>>> {
+    match host.entry(path).await? {
+        Some(entry) if entry.kind == EntryKind::Directory => {
+            Ok(Some(others(host, path, &[]).await?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Removes everything in a directory except these names. The directory stays.
+pub(in crate::resource) async fn clear(
+    host: &dyn Host,
+    path: &Path,
+    spared: &[String],
+) -> ResourceResult<()> {
+    if host.entry(path).await?.is_none() {
+        return Ok(());
+    }
+    for name in others(host, path, spared).await? {
+        let path = path.join(name);
+        host.unmount_below(&path).await?;
+        host.remove_tree(&path).await?;
+    }
+    Ok(())
+}
+
+/// Notes mode and owner if they differ.
+pub(in crate::resource) fn attributes(
+    differences: &mut Differences,
+    is: Attributes,
+    should: Attributes,
+) {
+    differences.compare("mode", &octal(is.mode & 0o7777), &octal(should.mode));
+    differences.compare(
+        "owner",
+        &format!("{}:{}", is.uid, is.gid),
+        &format!("{}:{}", should.uid, should.gid),
+    );
+}

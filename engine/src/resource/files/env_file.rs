@@ -1,0 +1,241 @@
+//! A file of `export KEY="VALUE"` lines that a shell can source: `/etc/pf9/kube.env`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::directory::attributes;
+use super::file::remember;
+use crate::host::{Attributes, Entry, EntryKind};
+use crate::model::Value;
+use crate::resource::change::{Differences, TextDiff, content_digest, octal};
+use crate::resource::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult, Undo, create_parents,
+};
+
+/// Variables in a file. The plan contains references to secret values; the values appear only in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnvFileSpec {
+    /// Its path.
+    pub path: PathBuf,
+    /// Variables by name.
+    pub values: BTreeMap<String, Value>,
+    /// Permission bits and owner.
+    pub attributes: Attributes,
+}
+
+/// The current state of the file, and its desired content.
+pub struct Observed {
+    entry: Option<Entry>,
+    content: Option<Vec<u8>>,
+    desired: String,
+    /// The desired content with a mask in place of each secret.
+    shown: String,
+}
+
+/// The mask of a secret.
+const HIDDEN: &str = "(hidden)";
+
+#[async_trait]
+impl Resource for EnvFileSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let mut values = BTreeMap::new();
+        let mut shown = BTreeMap::new();
+        for (name, value) in &self.values {
+            let json = cx.resolve(value)?;
+            let text = json
+                .as_str()
+                .map_or_else(|| json.to_string(), str::to_owned);
+            let mask = value.is_secret().then(|| HIDDEN.to_owned());
+            shown.insert(name.clone(), mask.unwrap_or_else(|| text.clone()));
+            values.insert(name.clone(), text);
+        }
+        let entry = cx.host.entry(&self.path).await?;
+        // The target of a link is not ours.
+        let content = match entry.as_ref().map(|entry| &entry.kind) {
+            Some(EntryKind::File(_)) => cx.host.read(&self.path, READ_LIMIT).await?,
+            _ => None,
+        };
+        Ok(Observed {
+            entry,
+            content,
+            desired: render(&values),
+            shown: render(&shown),
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let Some(entry) = &observed.entry else {
+            let mut change =
+                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode));
+            change.text = Some(TextDiff {
+                before: String::new(),
+                after: observed.shown.clone(),
+            });
+            change.digest = self.digest(observed);
+            return Some(change);
+        };
+        let mut differences = Differences::default();
+        if !matches!(entry.kind, EntryKind::File(_)) {
+            differences.note("kind", "not a file", "file");
+        }
+        attributes(&mut differences, entry.attributes, self.attributes);
+        if observed.content.as_deref() != Some(observed.desired.as_bytes()) {
+            self.name_variables(observed, &mut differences);
+        }
+        let mut change = differences.into_change(Action::Change)?;
+        change.digest = self.digest(observed);
+        Some(change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        create_parents(cx.host, &self.path, receipt).await?;
+        if observed.content.as_deref() == Some(observed.desired.as_bytes()) {
+            if let Some(entry) = &observed.entry {
+                let undo = Undo::restore_attributes(&self.path, entry);
+                receipt.push(undo).await?;
+            }
+            cx.host.set_attributes(&self.path, self.attributes).await?;
+            return Ok(());
+        }
+        remember(
+            cx.host,
+            &self.path,
+            observed.entry.as_ref(),
+            "a file",
+            receipt,
+        )
+        .await?;
+        cx.host
+            .write(&self.path, observed.desired.as_bytes(), self.attributes)
+            .await?;
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+}
+
+impl EnvFileSpec {
+    /// The digest of a file without secrets. A secret with few possible values could be guessed from a digest.
+    fn digest(&self, observed: &Observed) -> Option<String> {
+        let secret = self.values.values().any(Value::is_secret);
+        (!secret).then(|| content_digest(observed.desired.as_bytes()))
+    }
+
+    /// Notes which variables differ; a secret value is shown as [`HIDDEN`] on both sides.
+    fn name_variables(&self, observed: &Observed, differences: &mut Differences) {
+        let content = String::from_utf8_lossy(observed.content.as_deref().unwrap_or_default());
+        let before = parse(&content);
+        let after = parse(&observed.desired);
+        let names: std::collections::BTreeSet<&String> =
+            before.keys().chain(after.keys()).collect();
+        let mut named = false;
+        for name in names {
+            let (is, should) = (before.get(name), after.get(name));
+            if is == should {
+                continue;
+            }
+            named = true;
+            // A variable that is not in the plan may be a secret: its value is not shown either.
+            let secret = match self.values.get(name) {
+                Some(value) => value.is_secret(),
+                None => true,
+            };
+            if secret {
+                differences.note(
+                    name,
+                    is.map_or("not set", |_| HIDDEN),
+                    should.map_or("not set", |_| HIDDEN),
+                );
+            } else {
+                differences.note(
+                    name,
+                    is.map_or("not set", String::as_str),
+                    should.map_or("not set", String::as_str),
+                );
+            }
+        }
+        if !named {
+            differences.note("text", "written otherwise", "as nodelet writes it");
+        }
+    }
+}
+
+/// The whole file.
+fn render(values: &BTreeMap<String, String>) -> String {
+    let mut text = format!("{}\n", crate::env::GENERATED_NOTICE);
+    for (name, value) in values {
+        text.push_str(&crate::env::assignment(name, value));
+    }
+    text
+}
+
+/// Variables by name; empty if the text cannot be parsed.
+fn parse(text: &str) -> BTreeMap<String, String> {
+    let assignments = crate::env::parse(std::path::Path::new("kube.env"), text.as_bytes());
+    assignments
+        .unwrap_or_default()
+        .into_iter()
+        .map(|a| (a.name, a.value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::model::SecretRef;
+    use crate::resource::{Outputs, SecretStore};
+
+    struct Secrets;
+
+    impl SecretStore for Secrets {
+        fn get(&self, _: &SecretRef) -> Option<String> {
+            Some("hunter2".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_file_shows_its_variables_and_no_secret() {
+        let file = EnvFileSpec {
+            path: "/etc/pf9/kube.env".into(),
+            values: BTreeMap::from([
+                ("PORT".to_owned(), Value::from("443")),
+                (
+                    "TOKEN".to_owned(),
+                    Value::Secret(SecretRef("kube/TOKEN".to_owned())),
+                ),
+            ]),
+            attributes: Attributes::root(0o640),
+        };
+        let (host, outputs) = (FakeHost::new(), Outputs::default());
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &Secrets,
+            absent: false,
+        };
+        let observed = file.observe(&cx).await.expect("it can be observed");
+        let change = file.diff(&observed).expect("it is not there");
+        let text = change.text.expect("it is told").after;
+        assert!(text.contains("export PORT=\"443\"\n"), "{text}");
+        assert!(text.contains("export TOKEN=\"(hidden)\"\n"), "{text}");
+        assert_eq!(change.digest, None, "it could be guessed from");
+    }
+}

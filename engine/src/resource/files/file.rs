@@ -1,0 +1,385 @@
+//! A file: fixed text, a rendered template, or a copy from the role's payload or of another file.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::directory::attributes;
+use crate::host::{Attributes, Entry, EntryKind, Host};
+use crate::model::Text;
+use crate::resource::change::{Differences, TextDiff, content_digest, octal};
+use crate::resource::undo::Kept;
+use crate::resource::{
+    Action, Change, Context, KEPT_LIMIT, READ_LIMIT, Receipt, Resource, ResourceError,
+    ResourceResult, Undo, create_parents,
+};
+
+/// A file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileSpec {
+    /// Its path.
+    pub path: PathBuf,
+    /// Where its content comes from.
+    pub source: FileSource,
+    /// Permission bits and owner.
+    pub attributes: Attributes,
+    /// Written only if it does not exist; never overwritten.
+    pub once: bool,
+    /// Its content is never shown.
+    pub secret: bool,
+    /// It is a unit file: systemd reloads its unit files after a change.
+    pub unit: bool,
+}
+
+/// Where the content of a file comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileSource {
+    /// Text in the plan.
+    Text(Text),
+    /// A file of the role's payload on the host.
+    Payload(PathBuf),
+    /// Another file of the host.
+    Copy(PathBuf),
+}
+
+/// The current state of a file, and its desired content.
+#[derive(Debug)]
+pub struct Observed {
+    entry: Option<Entry>,
+    /// Current content, if the entry is a regular file.
+    content: Option<Vec<u8>>,
+    /// `Err` says why the content is not known yet.
+    desired: Result<Vec<u8>, String>,
+    absent: bool,
+    stale: bool,
+}
+
+#[async_trait]
+impl Resource for FileSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let entry = cx.host.entry(&self.path).await?;
+        let content = match &entry {
+            Some(Entry {
+                kind: EntryKind::File(_),
+                ..
+            }) => cx.host.read(&self.path, READ_LIMIT).await?,
+            _ => None,
+        };
+        let settled = self.once && content.is_some();
+        let desired =
+            match &self.source {
+                _ if cx.absent || settled => Ok(content.clone().unwrap_or_default()),
+                FileSource::Text(text) => text
+                    .render(&mut |value| cx.resolve(value))
+                    .map(String::into_bytes)
+                    .map_err(|error| error.to_string()),
+                FileSource::Payload(path) => {
+                    Ok(cx.host.read(path, READ_LIMIT).await?.ok_or_else(|| {
+                        ResourceError::Unmet {
+                            what: format!("find {} in the role's payload", path.display()),
+                            next: "install the role's package again".to_owned(),
+                        }
+                    })?)
+                }
+                FileSource::Copy(path) if cx.host.is_late(path).await? => {
+                    Err(format!("{} is known after apply", path.display()))
+                }
+                FileSource::Copy(path) => {
+                    let content = cx.host.read(path, READ_LIMIT).await?;
+                    content.ok_or_else(|| format!("{} is not there yet", path.display()))
+                }
+            };
+        let stale = match (&entry, self.unit) {
+            (Some(_), true) => cx.host.unit(&self.unit_name()).await?.stale,
+            _ => false,
+        };
+        Ok(Observed {
+            entry,
+            content,
+            desired,
+            absent: cx.absent,
+            stale,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        if observed.absent {
+            return observed.entry.as_ref().map(|_| Change::new(Action::Remove));
+        }
+        let Some(entry) = &observed.entry else {
+            let mut change =
+                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode));
+            change.text = self.text_diff(observed);
+            change.digest = self.digest(observed);
+            if let Err(reason) = &observed.desired {
+                change = change.with("content", "", format!("known after apply ({reason})"));
+            }
+            return Some(change);
+        };
+        let mut differences = Differences::default();
+        if !matches!(entry.kind, EntryKind::File(_)) {
+            differences.note("kind", "not a file", "file");
+        }
+        attributes(&mut differences, entry.attributes, self.attributes);
+        let mut text = None;
+        match (&observed.desired, &observed.content) {
+            (Ok(desired), Some(content)) if desired != content => {
+                differences.note("content", size(content), size(desired));
+                text = self.text_diff(observed);
+            }
+            (Err(reason), _) => {
+                differences.note("content", "", format!("known after apply ({reason})"));
+            }
+            _ => {}
+        }
+        if observed.stale {
+            differences.note("loaded by systemd", "an older version", "this version");
+        }
+        let mut change = differences.into_change(Action::Change)?;
+        change.text = text;
+        change.digest = self.digest(observed);
+        Some(change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if self.unit {
+            receipt.push(Undo::ReloadUnits).await?;
+        }
+        let is_new_unit = self.is_new_unit(observed, cx.host).await?;
+        if observed.absent {
+            let entry = observed.entry.as_ref();
+            // A socket cannot be restored: the service that listens on it creates it.
+            if entry.is_none_or(|entry| entry.kind != EntryKind::Socket) {
+                remember(cx.host, &self.path, entry, "a file", receipt).await?;
+            }
+            cx.host.remove(&self.path).await?;
+        } else {
+            let desired = observed
+                .desired
+                .as_ref()
+                .map_err(|reason| ResourceError::Missing {
+                    what: format!("write {}: {reason}", self.path.display()),
+                })?;
+            create_parents(cx.host, &self.path, receipt).await?;
+            let settled = observed.content.as_ref() == Some(desired);
+            match &observed.entry {
+                Some(entry) if settled => {
+                    if entry.attributes != self.attributes {
+                        let undo = Undo::restore_attributes(&self.path, entry);
+                        receipt.push(undo).await?;
+                        cx.host.set_attributes(&self.path, self.attributes).await?;
+                    }
+                }
+                entry => {
+                    remember(cx.host, &self.path, entry.as_ref(), "a file", receipt).await?;
+                    cx.host.write(&self.path, desired, self.attributes).await?;
+                }
+            }
+        }
+        if self.unit && !(is_new_unit && cx.host.unit(&self.unit_name()).await?.loaded) {
+            cx.host.reload_units().await?;
+        }
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+}
+
+impl FileSpec {
+    fn text_diff(&self, observed: &Observed) -> Option<TextDiff> {
+        if self.is_secret() {
+            return None;
+        }
+        let after = String::from_utf8(observed.desired.as_ref().ok()?.clone()).ok()?;
+        let before = String::from_utf8(observed.content.clone().unwrap_or_default()).ok()?;
+        Some(TextDiff { before, after })
+    }
+
+    fn digest(&self, observed: &Observed) -> Option<String> {
+        let desired = observed.desired.as_ref().ok()?;
+        (!self.is_secret()).then(|| content_digest(desired))
+    }
+
+    fn is_secret(&self) -> bool {
+        let secret = match &self.source {
+            FileSource::Text(text) => text.is_secret(),
+            FileSource::Payload(_) | FileSource::Copy(_) => false,
+        };
+        self.secret || secret
+    }
+
+    /// Whether this is the file of a unit that systemd does not know yet. systemd loads a new unit on demand, without a reload of all unit
+    /// files. A drop-in changes a unit that systemd may already know, so it needs the reload.
+    async fn is_new_unit(&self, observed: &Observed, host: &dyn Host) -> ResourceResult<bool> {
+        let is_drop_in = self.path.parent().and_then(Path::extension) == Some("d".as_ref());
+        if !self.unit || is_drop_in || observed.absent || observed.entry.is_some() {
+            return Ok(false);
+        }
+        Ok(!host.unit(&self.unit_name()).await?.loaded)
+    }
+
+    fn unit_name(&self) -> String {
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+fn size(content: &[u8]) -> String {
+    format!("{} bytes", content.len())
+}
+
+/// Records the undo that restores the current entry at `path`, before `wanted` ("a file") replaces the entry.
+pub(in crate::resource) async fn remember(
+    host: &dyn Host,
+    path: &std::path::Path,
+    entry: Option<&Entry>,
+    wanted: &str,
+    receipt: &mut Receipt<'_>,
+) -> ResourceResult<()> {
+    let undo = match entry {
+        None => Undo::RemoveFile {
+            path: path.to_path_buf(),
+        },
+        Some(Entry {
+            kind: EntryKind::Symlink(target),
+            ..
+        }) => Undo::RestoreSymlink {
+            path: path.to_path_buf(),
+            target: target.clone(),
+        },
+        Some(Entry {
+            kind: EntryKind::File(_),
+            attributes,
+            ..
+        }) => {
+            let content = host.read(path, KEPT_LIMIT).await?.unwrap_or_default();
+            Undo::RestoreFile {
+                path: path.to_path_buf(),
+                content: Kept::new(content),
+                attributes: *attributes,
+            }
+        }
+        Some(entry) => return Err(ResourceError::in_the_way(path, wanted, &entry.kind)),
+    };
+    receipt.push(undo).await?;
+    Ok(())
+}
+
+/// Attributes of a file that only root reads.
+pub(in crate::resource) const PRIVATE: Attributes = Attributes::root(0o600);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::host::Files as _;
+    use crate::host::fake::FakeHost;
+    use crate::resource::{NoSecrets, Outputs};
+
+    /// Converges a copy of `/etc/a`; returns the change.
+    async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
+        let file = FileSpec {
+            path: "/etc/b".into(),
+            source: FileSource::Copy("/etc/a".into()),
+            attributes: PRIVATE,
+            once: false,
+            secret: true,
+            unit: false,
+        };
+        let outputs = Outputs::default();
+        let cx = Context {
+            host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = file.observe(&cx).await?;
+        let change = file.diff(&observed);
+        if let Some(change) = &change {
+            let mut receipt = Receipt::default();
+            file.converge(&observed, change, &cx, &mut receipt).await?;
+        }
+        Ok(change)
+    }
+
+    /// A service that stops leaves its socket file.
+    #[tokio::test]
+    async fn a_socket_goes_and_a_pipe_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is made"));
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("it is made");
+        let (host, outputs) = (crate::host::live::LiveHost::new(), Outputs::default());
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &NoSecrets,
+            absent: true,
+        };
+        for (path, stays) in [(socket, false), (pipe, true)] {
+            let file = FileSpec {
+                path,
+                source: FileSource::Text(Text::Known(String::new())),
+                attributes: PRIVATE,
+                once: false,
+                secret: false,
+                unit: false,
+            };
+            let observed = file.observe(&cx).await.expect("it is seen");
+            let change = file.diff(&observed).expect("it is to go");
+            let mut receipt = Receipt::default();
+            let converged = file.converge(&observed, &change, &cx, &mut receipt).await;
+            assert_eq!(converged.is_err(), stays, "{converged:?}");
+            assert_eq!(file.path.exists(), stays);
+            assert!(receipt.undos.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_follows_its_source_and_shows_no_secret() {
+        let host = FakeHost::new().with_file("/etc/a", "one");
+        let text = |host: &FakeHost| host.look(|world| world.text("/etc/b"));
+        copy(&host).await.expect("it is copied");
+        assert_eq!(text(&host).as_deref(), Some("one"));
+        assert_eq!(copy(&host).await.expect("it is the same"), None);
+        host.meddle(|world| world.file("/etc/a", "two"));
+        let change = copy(&host).await.expect("it is copied").expect("a change");
+        assert_eq!(text(&host).as_deref(), Some("two"));
+        assert!(
+            change.text.is_none() && change.digest.is_none(),
+            "{change:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
+        let host = FakeHost::new();
+        let error = copy(&host).await.expect_err("there is none").to_string();
+        assert!(error.contains("/etc/a is not there yet"), "{error}");
+        let marked = host.mark_late(Path::new("/etc/a"), "a key is random").await;
+        marked.expect("it is simulated");
+        let error = copy(&host).await.expect_err("not known").to_string();
+        assert!(error.contains("/etc/a is known after apply"), "{error}");
+    }
+}

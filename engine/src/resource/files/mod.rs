@@ -1,0 +1,10 @@
+//! Files, directories and links, and the checksums of what a role brings.
+//!
+//! Start with `file`.
+
+pub(in crate::resource) mod checksums;
+pub(in crate::resource) mod data_id;
+pub(crate) mod directory;
+pub(in crate::resource) mod env_file;
+pub(in crate::resource) mod file;
+pub(in crate::resource) mod symlink;

@@ -1,0 +1,11 @@
+//! The kernel: settings, modules, control groups, links, packet filter, address sets and virtual services.
+//!
+//! Start with `settings`.
+
+pub(in crate::resource) mod cgroup;
+pub(crate) mod firewall;
+pub(in crate::resource) mod ipsets;
+pub(in crate::resource) mod ipvs;
+pub(in crate::resource) mod link;
+pub(in crate::resource) mod settings;
+pub(in crate::resource) mod sysctl_snapshot;

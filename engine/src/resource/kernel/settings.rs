@@ -1,0 +1,182 @@
+//! Kernel settings and modules, now and after the next boot.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::host::Attributes;
+use crate::resource::change::Differences;
+use crate::resource::files::file::remember;
+use crate::resource::{
+    Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceError, ResourceResult, Undo,
+    create_parents,
+};
+
+/// A setting under `/proc/sys`, written to `/etc/sysctl.d/` as well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SysctlSpec {
+    /// Its key, for example `net.ipv4.ip_forward`.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// The current state of a setting.
+#[derive(Debug)]
+pub struct ObservedSysctl {
+    value: Option<String>,
+    persisted: Option<Vec<u8>>,
+}
+
+impl SysctlSpec {
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/etc/sysctl.d/90-pf9-{}.conf", self.key))
+    }
+
+    fn line(&self) -> String {
+        format!("{} = {}\n", self.key, self.value)
+    }
+}
+
+#[async_trait]
+impl Resource for SysctlSpec {
+    type Observed = ObservedSysctl;
+
+    fn label(&self) -> String {
+        self.key.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<ObservedSysctl> {
+        Ok(ObservedSysctl {
+            value: cx.host.sysctl(&self.key).await?,
+            persisted: cx.host.read(&self.path(), READ_LIMIT).await?,
+        })
+    }
+
+    fn diff(&self, observed: &ObservedSysctl) -> Option<Change> {
+        let mut differences = Differences::default();
+        let is = observed.value.as_deref().unwrap_or("not there");
+        if is.split_whitespace().ne(self.value.split_whitespace()) {
+            differences.note("value", is, &self.value);
+        }
+        if observed.persisted.as_deref() != Some(self.line().as_bytes()) {
+            differences.note("after boot", "not set", &self.value);
+        }
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &ObservedSysctl,
+        change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if change.differences.iter().any(|d| d.field == "value") {
+            let Some(before) = &observed.value else {
+                return Err(ResourceError::Missing {
+                    what: format!(
+                        "set {}: this kernel has no such setting (is its module loaded?)",
+                        self.key
+                    ),
+                });
+            };
+            receipt
+                .push(Undo::SetSysctl {
+                    key: self.key.clone(),
+                    value: before.clone(),
+                })
+                .await?;
+            cx.host.set_sysctl(&self.key, &self.value).await?;
+        }
+        let path = self.path();
+        if observed.persisted.as_deref() == Some(self.line().as_bytes()) {
+            return Ok(());
+        }
+        create_parents(cx.host, &path, receipt).await?;
+        let entry = cx.host.entry(&path).await?;
+        remember(cx.host, &path, entry.as_ref(), "a file", receipt).await?;
+        cx.host
+            .write(&path, self.line().as_bytes(), Attributes::root(0o644))
+            .await?;
+        Ok(())
+    }
+}
+
+/// A kernel module, loaded now and at boot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KernelModuleSpec {
+    /// Its name.
+    pub name: String,
+}
+
+/// The current state of a module.
+#[derive(Debug)]
+pub struct ObservedModule {
+    loaded: bool,
+    persisted: Option<Vec<u8>>,
+}
+
+impl KernelModuleSpec {
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/etc/modules-load.d/pf9-{}.conf", self.name))
+    }
+}
+
+#[async_trait]
+impl Resource for KernelModuleSpec {
+    type Observed = ObservedModule;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<ObservedModule> {
+        Ok(ObservedModule {
+            loaded: cx.host.module_loaded(&self.name).await?,
+            persisted: cx.host.read(&self.path(), READ_LIMIT).await?,
+        })
+    }
+
+    fn diff(&self, observed: &ObservedModule) -> Option<Change> {
+        let mut differences = Differences::default();
+        if !observed.loaded {
+            differences.note("state", "not loaded", "loaded");
+        }
+        if observed.persisted.as_deref() != Some(format!("{}\n", self.name).as_bytes()) {
+            differences.note("at boot", "not loaded", "loaded");
+        }
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &ObservedModule,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if !observed.loaded {
+            receipt
+                .push(Undo::UnloadModule {
+                    name: self.name.clone(),
+                    stay: cx.host.loaded_modules().await?,
+                })
+                .await?;
+            cx.host.load_module(&self.name).await?;
+        }
+        let path = self.path();
+        let line = format!("{}\n", self.name);
+        if observed.persisted.as_deref() == Some(line.as_bytes()) {
+            return Ok(());
+        }
+        create_parents(cx.host, &path, receipt).await?;
+        let entry = cx.host.entry(&path).await?;
+        remember(cx.host, &path, entry.as_ref(), "a file", receipt).await?;
+        cx.host
+            .write(&path, line.as_bytes(), Attributes::root(0o644))
+            .await?;
+        Ok(())
+    }
+}

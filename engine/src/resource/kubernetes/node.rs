@@ -1,0 +1,582 @@
+//! This host's node object: registered, labelled, tainted, schedulable; and drained when the host stops.
+//!
+//! A cordon has an owner. The drain cordons the node and marks the cordon as ours in the same patch; an apply removes such a
+//! cordon. Every other cordon belongs to an operator and stays until an operator removes it. A drain of a node that an operator
+//! has cordoned evicts the pods, and the cordon still belongs to the operator. `kubectl cordon` does not change a node that is
+//! already cordoned, so our cordon stays ours; the annotation `UserNodeCordon=true` gives it to the operator. A node that an
+//! operator uncordons during a drain is not cordoned again, and the drain fails.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use crate::host::{ClusterAccess, ClusterNode, FIELD_MANAGER, RemainingPod, Taint};
+use crate::kubernetes::{PodSubnetError, SubnetPool, allocate};
+use crate::resource::change::Differences;
+use crate::resource::{
+    Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
+};
+
+/// Annotation with which an operator keeps a node cordoned, even if the cordon was ours.
+const USER_CORDON: &str = "UserNodeCordon";
+/// Annotation on a node that we cordoned. It is set in the same patch as the cordon.
+const SHUT_DOWN: &str = "KubeStackShutDown";
+/// Maximum number of remaining pods that the error of a drain names.
+const NAMED: usize = 10;
+
+/// A node object with these labels and taints. Its output `pod_cidr` is the pods' subnet of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Its name.
+    pub name: String,
+    /// Kubeconfig to ask and patch with.
+    pub kubeconfig: PathBuf,
+    /// Labels it has.
+    pub labels: BTreeMap<String, String>,
+    /// Taints it has.
+    pub taints: Vec<Taint>,
+    /// Keys of taints it does not have.
+    pub untainted: Vec<String>,
+    /// Whether a cordon of ours is lifted.
+    pub schedulable: bool,
+    /// Pool from which the subnet of the node's pods is allocated; if `None`, another component sets the subnet.
+    pub pod_subnets: Option<SubnetPool>,
+}
+
+#[async_trait]
+impl Resource for NodeSpec {
+    type Observed = Option<ClusterNode>;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        Ok(cx.host.node(&self.access(), &self.name).await?)
+    }
+
+    fn diff(&self, observed: &Self::Observed) -> Option<Change> {
+        // kubelet registers the node while this step waits, so the action is `Change` whether or not the node is registered yet.
+        let not_yet = ClusterNode::default();
+        let mut differences = Differences::default();
+        let node = observed.as_ref().unwrap_or_else(|| {
+            differences.note("registered", "no", "yes");
+            &not_yet
+        });
+        if node.pod_cidr.is_none() {
+            let after = match self.pod_subnets {
+                Some(pool) => pool.to_string(),
+                None => "known after apply".to_owned(),
+            };
+            differences.note("pods' subnet", "none yet", after);
+        }
+        for (label, value) in &self.labels {
+            if node.labels.get(label) != Some(value) {
+                let is = node.labels.get(label).map_or("not set", String::as_str);
+                differences.note(&format!("label {label}"), is, value);
+            }
+        }
+        let wanted = self.wanted_taints(node);
+        if wanted != sorted(node.taints.clone()) {
+            differences.note("taints", list(&node.taints), list(&wanted));
+        }
+        if self.schedulable && Cordon::of(node) == Cordon::Ours {
+            differences.note("cordoned", "yes", "no");
+        }
+        if self.schedulable && node.annotations.contains_key(SHUT_DOWN) {
+            differences.note(&format!("annotation {SHUT_DOWN}"), "set", "not set");
+        }
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Self::Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        // kubelet registers the node. The runner's retries wait for that, so that only the runner has a deadline.
+        let node = observed
+            .as_ref()
+            .ok_or_else(|| ResourceError::NotConverged {
+                what: format!(
+                    "find node {}: kubelet has not registered it; see `journalctl -u pf9-kubelet`",
+                    self.name
+                ),
+            })?;
+        // The subnet comes first: kubelet needs it before the node becomes Ready. There is no undo: the API does not allow a change of a
+        // node's subnet.
+        let seen_again;
+        let mut node = node;
+        if let (None, Some(pool)) = (&node.pod_cidr, self.pod_subnets) {
+            allocate(cx.host, &self.access(), &self.name, pool).await?;
+            // The allocation takes a moment. Taints that were added in the meantime must be kept.
+            seen_again = cx.host.node(&self.access(), &self.name).await?;
+            node = seen_again.as_ref().unwrap_or(node);
+        }
+        let labels: serde_json::Map<String, Json> = self
+            .labels
+            .iter()
+            .map(|(k, v)| (k.clone(), json!(v)))
+            .collect();
+        let before: serde_json::Map<String, Json> = self
+            .labels
+            .keys()
+            .map(|k| (k.clone(), json!(node.labels.get(k))))
+            .collect();
+        let mut patch = json!({ "metadata": { "labels": labels } });
+        let mut back = json!({ "metadata": { "labels": before } });
+        // The API replaces the whole list, so a taint that was added in the meantime would be lost. The list is sent only if it differs,
+        // and only for the observed version of the node; after a conflict, the next try of the step observes the node again.
+        let wanted = self.wanted_taints(node);
+        if wanted != sorted(node.taints.clone()) {
+            patch["metadata"]["resourceVersion"] = json!(node.version);
+            patch["spec"]["taints"] = taints(&wanted);
+            back["spec"]["taints"] = taints(&node.taints);
+        }
+        if self.schedulable {
+            // The mark is removed even if an operator has already removed our cordon: otherwise the operator's next cordon would
+            // look like ours.
+            patch["metadata"]["annotations"] = json!({ SHUT_DOWN: null });
+            if Cordon::of(node) == Cordon::Ours {
+                patch["spec"]["unschedulable"] = json!(false);
+                back["spec"]["unschedulable"] = json!(true);
+                back["metadata"]["annotations"] = json!({ SHUT_DOWN: "true" });
+            }
+        }
+        receipt
+            .push(Undo::PatchNode {
+                access: self.access(),
+                node: self.name.clone(),
+                patch: back,
+            })
+            .await?;
+        cx.host
+            .patch_node(&self.access(), &self.name, &patch)
+            .await?;
+        if node.pod_cidr.is_none() && self.pod_subnets.is_none() {
+            return Err(ResourceError::NotConverged {
+                what: format!(
+                    "find the pods' subnet of node {}: no component has set it",
+                    self.name
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    fn outputs(&self, observed: &Self::Observed) -> BTreeMap<String, Json> {
+        let cidr = observed.as_ref().and_then(|node| node.pod_cidr.clone());
+        cidr.map(|cidr| ("pod_cidr".to_owned(), Json::from(cidr)))
+            .into_iter()
+            .collect()
+    }
+
+    fn note(&self, observed: &Self::Observed) -> Option<String> {
+        let node = observed.as_ref()?;
+        (Cordon::of(node) == Cordon::Operators).then(|| {
+            let client = match node.cordoned_by.as_str() {
+                "" => String::new(),
+                client => format!(" with {client}"),
+            };
+            format!(
+                "node {name} is cordoned by an operator{client}; `kubectl uncordon {name}` lets pods be scheduled to it again",
+                name = self.name
+            )
+        })
+    }
+}
+
+impl From<PodSubnetError> for ResourceError {
+    fn from(error: PodSubnetError) -> Self {
+        match error {
+            PodSubnetError::Api(error) => Self::Host(error),
+            PodSubnetError::Exhausted { .. } => Self::Unmet {
+                what: error.to_string(),
+                next: "remove nodes that are gone (`kubectl delete node`); their claims follow (`kubectl --namespace kube-system get leases`)".to_owned(),
+            },
+            PodSubnetError::NoNode { .. } | PodSubnetError::Contended { .. } => {
+                Self::NotConverged {
+                    what: error.to_string(),
+                }
+            }
+        }
+    }
+}
+
+impl NodeSpec {
+    fn access(&self) -> ClusterAccess {
+        ClusterAccess {
+            kubeconfig: self.kubeconfig.clone(),
+        }
+    }
+
+    /// The node's taints with ours added and the unwanted ones left out.
+    fn wanted_taints(&self, node: &ClusterNode) -> Vec<Taint> {
+        let mut wanted: Vec<Taint> = node
+            .taints
+            .iter()
+            .filter(|taint| !self.untainted.contains(&taint.key))
+            .filter(|taint| !self.taints.iter().any(|t| t.key == taint.key))
+            .cloned()
+            .collect();
+        wanted.extend(self.taints.iter().cloned());
+        sorted(wanted)
+    }
+}
+
+/// Who cordoned a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cordon {
+    /// It is not cordoned.
+    None,
+    /// We did, for a drain. The next apply removes the cordon.
+    Ours,
+    /// An operator did. The cordon stays.
+    Operators,
+}
+
+impl Cordon {
+    fn of(node: &ClusterNode) -> Self {
+        let annotated = |key| {
+            node.annotations
+                .get(key)
+                .is_some_and(|value| value == "true")
+        };
+        // The mark alone is not enough: it stays if an operator removes our cordon, and the next cordon may be the operator's.
+        // The API server records the client that set the field; for drains by earlier versions of ours this name is empty.
+        let set_by_us = ["", FIELD_MANAGER].contains(&node.cordoned_by.as_str());
+        match (node.unschedulable, annotated(USER_CORDON)) {
+            (false, _) => Self::None,
+            (true, false) if annotated(SHUT_DOWN) && set_by_us => Self::Ours,
+            (true, _) => Self::Operators,
+        }
+    }
+}
+
+fn sorted(mut taints: Vec<Taint>) -> Vec<Taint> {
+    taints.sort();
+    taints
+}
+
+fn list(taints: &[Taint]) -> String {
+    if taints.is_empty() {
+        return "none".to_owned();
+    }
+    let one = |t: &Taint| format!("{}={}:{}", t.key, t.value, t.effect);
+    taints.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn taints(taints: &[Taint]) -> Json {
+    let one = |t: &Taint| json!({ "key": t.key, "value": t.value, "effect": t.effect });
+    taints.iter().map(one).collect()
+}
+
+/// Cordons a node and evicts its pods. For the stop lane: best effort and with a time limit, so it never blocks the other steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrainSpec {
+    /// The node's name.
+    pub node: String,
+    /// Kubeconfig for the requests.
+    pub kubeconfig: PathBuf,
+    /// How long the eviction of all pods may take, in seconds.
+    pub seconds: u64,
+}
+
+#[async_trait]
+impl Resource for DrainSpec {
+    /// The node, if this host has a kubeconfig and the cluster has the node.
+    type Observed = Option<ClusterNode>;
+
+    fn label(&self) -> String {
+        self.node.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Self::Observed> {
+        let access = ClusterAccess {
+            kubeconfig: self.kubeconfig.clone(),
+        };
+        if cx.host.entry(&self.kubeconfig).await?.is_none() {
+            return Ok(None);
+        }
+        // If the API server does not answer, pods may stay on the node: that is an error. A stop continues without the drain.
+        Ok(cx.host.node(&access, &self.node).await?)
+    }
+
+    fn diff(&self, observed: &Self::Observed) -> Option<Change> {
+        // Also for a node that was drained before: only the list of its pods shows whether a pod is left.
+        observed
+            .is_some()
+            .then(|| Change::new(Action::Run).with("pods", "running", "evicted"))
+    }
+
+    async fn converge(
+        &self,
+        observed: &Self::Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        _receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let access = ClusterAccess {
+            kubeconfig: self.kubeconfig.clone(),
+        };
+        let cordoned = observed.as_ref().is_some_and(|node| node.unschedulable);
+        if !cordoned {
+            // One patch, so that a cordon of ours always has its mark.
+            let cordon = json!({
+                "metadata": { "annotations": { SHUT_DOWN: "true" } },
+                "spec": { "unschedulable": true },
+            });
+            cx.host.patch_node(&access, &self.node, &cordon).await?;
+        }
+        let left = cx
+            .host
+            .evict_pods(&access, &self.node, Duration::from_secs(self.seconds))
+            .await?;
+        if !left.is_empty() {
+            return Err(ResourceError::NotConverged {
+                what: format!("evict all pods in time; still there: {}", named(&left)),
+            });
+        }
+        let node = cx.host.node(&access, &self.node).await?;
+        if node.is_some_and(|node| !node.unschedulable) {
+            return Err(ResourceError::NotConverged {
+                what: format!(
+                    "keep node {} cordoned: an operator has uncordoned it during the drain",
+                    self.node
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The remaining pods, each with its reason.
+fn named(left: &[RemainingPod]) -> String {
+    let first = left.iter().take(NAMED);
+    let mut text = first
+        .map(|pod| format!("{} ({})", pod.name, pod.reason))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if left.len() > NAMED {
+        text += &format!(" and {} more", left.len() - NAMED);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Cluster as _;
+    use crate::host::fake::{FakeHost, FaultPlan};
+    use crate::resource::{NoSecrets, Outputs};
+
+    const KUBECONFIG: &str = "/etc/kubeconfig";
+
+    fn worker() -> FakeHost {
+        let host = FakeHost::new()
+            .with_unit("pf9-kubelet.service", "[Service]\n")
+            .with_file(KUBECONFIG, "")
+            .with_kubernetes(|rules| rules.remote_api = true);
+        host.meddle(|world| world.start_unit("pf9-kubelet.service"))
+            .unwrap();
+        host
+    }
+
+    fn spec() -> NodeSpec {
+        NodeSpec {
+            name: "cp-1".to_owned(),
+            kubeconfig: KUBECONFIG.into(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            untainted: Vec::new(),
+            schedulable: true,
+            pod_subnets: None,
+        }
+    }
+
+    /// Observes, compares and converges. Gives the fields that were changed, the undos and the note.
+    async fn apply<R: Resource>(
+        resource: &R,
+        host: &FakeHost,
+    ) -> ResourceResult<(Vec<String>, Vec<Undo>, Option<String>)> {
+        let cx = Context {
+            host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let observed = resource.observe(&cx).await?;
+        let mut receipt = Receipt::default();
+        let mut fields = Vec::new();
+        if let Some(change) = resource.diff(&observed) {
+            fields.extend(change.differences.iter().map(|one| one.field.clone()));
+            resource
+                .converge(&observed, &change, &cx, &mut receipt)
+                .await?;
+        }
+        Ok((fields, receipt.undos, resource.note(&observed)))
+    }
+
+    async fn drain(host: &FakeHost) -> ResourceResult<()> {
+        let drain = DrainSpec {
+            node: "cp-1".to_owned(),
+            kubeconfig: KUBECONFIG.into(),
+            seconds: 1,
+        };
+        apply(&drain, host).await.map(drop)
+    }
+
+    async fn node(host: &FakeHost) -> ClusterNode {
+        let access = spec().access();
+        host.node(&access, "cp-1").await.unwrap().unwrap()
+    }
+
+    async fn is_marked(host: &FakeHost) -> bool {
+        node(host).await.annotations.contains_key(SHUT_DOWN)
+    }
+
+    #[tokio::test]
+    async fn a_cordon_of_an_operator_stays_and_is_told() {
+        let host = worker();
+        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        let (fields, _, note) = apply(&spec(), &host).await.unwrap();
+        assert_eq!(fields, [""; 0]);
+        let note = note.expect("a note");
+        assert!(
+            note.starts_with("node cp-1 is cordoned by an operator with kubectl-cordon"),
+            "{note}"
+        );
+        // A converge for another difference does not change the cordon, and neither does its undo.
+        let labelled = NodeSpec {
+            labels: BTreeMap::from([("tier".to_owned(), "one".to_owned())]),
+            ..spec()
+        };
+        let (fields, undos, _) = apply(&labelled, &host).await.unwrap();
+        assert_eq!(fields, ["label tier"]);
+        assert!(node(&host).await.unschedulable);
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn a_taint_that_comes_between_look_and_change_is_not_lost() {
+        let host = worker();
+        let taint = |key: &str| Taint {
+            key: key.to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        };
+        let tainted = NodeSpec {
+            taints: vec![taint("ours")],
+            ..spec()
+        };
+        let cx = Context {
+            host: &host,
+            outputs: &Outputs::default(),
+            secrets: &NoSecrets,
+            absent: false,
+        };
+        let seen = tainted.observe(&cx).await.unwrap();
+        let change = tainted.diff(&seen).expect("the taint is missing");
+        let theirs = json!({ "spec": { "taints": [{ "key": "theirs", "effect": "NoSchedule" }] } });
+        let access = spec().access();
+        host.patch_node(&access, "cp-1", &theirs).await.unwrap();
+        let mut receipt = Receipt::default();
+        let refused = tainted.converge(&seen, &change, &cx, &mut receipt).await;
+        assert!(refused.is_err(), "{refused:?}");
+        assert_eq!(node(&host).await.taints, [taint("theirs")]);
+        apply(&tainted, &host).await.unwrap();
+        assert_eq!(node(&host).await.taints, [taint("ours"), taint("theirs")]);
+    }
+
+    #[tokio::test]
+    async fn a_cordon_of_a_drain_is_lifted() {
+        let host = worker();
+        drain(&host).await.unwrap();
+        assert!(node(&host).await.unschedulable && is_marked(&host).await);
+        let (fields, undos, note) = apply(&spec(), &host).await.unwrap();
+        assert_eq!(fields, ["cordoned", "annotation KubeStackShutDown"]);
+        assert_eq!(note, None);
+        assert!(!node(&host).await.unschedulable && !is_marked(&host).await);
+        assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
+        // After the revert, the cordon is ours again.
+        assert!(crate::resource::revert(&undos, &host).await.is_empty());
+        assert!(node(&host).await.unschedulable && is_marked(&host).await);
+    }
+
+    #[tokio::test]
+    async fn a_drain_leaves_the_cordon_of_an_operator_to_the_operator() {
+        let host = worker();
+        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        drain(&host).await.unwrap();
+        assert!(!is_marked(&host).await);
+        assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
+        assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_stayed_behind_makes_no_later_cordon_ours() {
+        let host = worker();
+        drain(&host).await.unwrap();
+        host.meddle(|world| {
+            world.kubectl_cordon("cp-1", false);
+            world.kubectl_cordon("cp-1", true);
+        });
+        let (fields, _, note) = apply(&spec(), &host).await.unwrap();
+        assert_eq!(fields, ["annotation KubeStackShutDown"]);
+        assert!(note.is_some_and(|note| note.contains("by an operator")));
+        assert!(node(&host).await.unschedulable);
+    }
+
+    #[tokio::test]
+    async fn an_operator_keeps_a_cordon_of_ours_with_an_annotation() {
+        let host = worker();
+        drain(&host).await.unwrap();
+        let keep = json!({ "metadata": { "annotations": { USER_CORDON: "true" } } });
+        let access = spec().access();
+        host.patch_node(&access, "cp-1", &keep).await.unwrap();
+        apply(&spec(), &host).await.unwrap();
+        assert!(node(&host).await.unschedulable && !is_marked(&host).await);
+    }
+
+    /// The node may have pods, whether or not it was cordoned before.
+    #[tokio::test]
+    async fn a_drain_that_cannot_ask_for_the_node_has_failed() {
+        let host = worker();
+        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        host.set_faults(FaultPlan::none().fail("node", "cp-1").times(1));
+        let error = drain(&host).await.expect_err("it was not asked");
+        assert!(matches!(error, ResourceError::Host(_)), "{error}");
+        drain(&host).await.expect("it is asked for again");
+    }
+
+    #[tokio::test]
+    async fn a_drain_names_the_pods_that_stay_and_why() {
+        let host = worker().with_kubernetes(|rules| {
+            let pods = (0..12).map(|number| RemainingPod {
+                name: format!("shop/web-{number}"),
+                reason: "a budget".to_owned(),
+            });
+            rules.unevictable = pods.collect();
+        });
+        let error = drain(&host).await.expect_err("pods are left").to_string();
+        assert!(
+            error.contains("shop/web-0 (a budget), shop/web-1"),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("shop/web-9 (a budget) and 2 more"),
+            "{error}"
+        );
+        // Each drain lists the pods again, also on a node that was drained before.
+        drain(&host).await.expect_err("pods are left still");
+        host.meddle(|world| world.kubernetes.unevictable.clear());
+        drain(&host).await.unwrap();
+    }
+}

@@ -1,0 +1,237 @@
+//! A certificate authority on this host.
+
+pub(in crate::resource::pki) mod evidence;
+pub(in crate::resource::pki) mod files;
+pub(in crate::resource::pki) mod rotation;
+pub(in crate::resource::pki) mod signer;
+pub(in crate::resource::pki) mod state;
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Authority, PkiError, PrivateKey, authority_paths, authority_record, validate};
+use crate::host::{Attributes, Host};
+use crate::resource::change::Differences;
+use crate::resource::pki::authority::files::{CERTIFICATE, Files, KEY};
+use crate::resource::pki::authority::rotation::Rotation;
+use crate::resource::pki::authority::state::Standing;
+use crate::resource::pki::certificate::issue;
+use crate::resource::pki::keys;
+use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
+use crate::resource::pki::stored::{Content, Held};
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
+
+/// A certificate authority. It is made if none exists and none is recorded. It is replaced, step by step, only if an operator requests
+/// it ([`Rotation`]). A lost or replaced file is restored from the recorded copy; without an intact copy, it is an error with a remedy. A
+/// certificate without its key (as on a worker) is left as it is. A key without a certificate gets one, unless certificates on the host
+/// show that an authority was lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthoritySpec {
+    /// `cluster`, `etcd` or `front-proxy`.
+    pub name: String,
+    /// Common name of its certificate.
+    pub common_name: String,
+    /// How long it is valid.
+    pub years: u32,
+    /// The step of its replacement to carry out; never set in a plan that was made by a script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+}
+
+/// The current state of an authority.
+#[derive(Debug)]
+pub struct Observed {
+    absent: bool,
+    directory: Held,
+    files: Files,
+    record: KeyRecord,
+    standing: Standing,
+}
+
+impl Observed {
+    /// The first file that is not as recorded, and what to do about it.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        let Standing::Whole {
+            files,
+            lost,
+            strays,
+        } = &self.standing
+        else {
+            return None;
+        };
+        if let Some((file, problem)) = lost.first() {
+            let told = format!("it is {problem}; `nodelet apply` restores it from its copy");
+            return Some((file, told));
+        }
+        if let Some(file) = strays.first() {
+            let told =
+                "it does not belong to this authority; `nodelet apply` removes it".to_owned();
+            return Some((file, told));
+        }
+        (!files.contains_key(KEY)).then(|| {
+            let told = "it is missing, and there is no copy of it; restore it from a backup or another master: without it, nothing can be signed";
+            (KEY, told.to_owned())
+        })
+    }
+}
+
+/// Mode and owner of the directory of an authority: only for root.
+const DIRECTORY: Attributes = Attributes::root(0o700);
+
+impl AuthoritySpec {
+    /// Checks the specification.
+    ///
+    /// # Errors
+    /// The invalid field, and why it is invalid.
+    pub fn validate(&self) -> Result<(), PkiError> {
+        validate::component("name", &self.name)?;
+        validate::name("common_name", &self.common_name)?;
+        validate::years("years", self.years)
+    }
+}
+
+#[async_trait]
+impl Resource for AuthoritySpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        self.validate()
+            .map_err(|error| error.at(self.action("plan")))?;
+        let directory = Held::look(cx.host, &authority_paths(&self.name).directory).await?;
+        let files = Files::read(cx.host, &self.name).await?;
+        let record = KeyRecord::read(cx.host, &authority_record(&self.name)).await?;
+        let standing = match cx.absent {
+            true => Standing::Nothing,
+            false => Standing::of(&self.name, &files, &record, cx.host).await?,
+        };
+        Ok(Observed {
+            absent: cx.absent,
+            directory,
+            files,
+            record,
+            standing,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let (files, record) = (&observed.files, &observed.record);
+        if observed.absent {
+            let there = files.all().any(Held::is_there) || record.is_there();
+            return there.then(|| Change::new(Action::Remove));
+        }
+        let mut differences = Differences::default();
+        let describe = |differences: &mut Differences| {
+            differences.note("common name", "", &self.common_name);
+            differences.note("valid for", "", format!("{} years", self.years));
+        };
+        match &observed.standing {
+            Standing::Nothing => {
+                describe(&mut differences);
+                return differences.into_change(Action::Create);
+            }
+            Standing::KeyAlone(key) => {
+                describe(&mut differences);
+                differences.note("certificate", "missing", "made for the key that is there");
+                Self::compare_modes(observed, key, &mut differences);
+            }
+            Standing::Whole {
+                files,
+                lost,
+                strays,
+            } => {
+                for (name, problem) in lost {
+                    differences.note(name, problem, "restored from its copy");
+                }
+                for name in strays {
+                    differences.note(name, "not of this authority", "removed");
+                }
+                record.compare(files, &mut differences);
+                Self::compare_modes(observed, files, &mut differences);
+                rotation::note(self.rotation, files, &mut differences);
+            }
+        }
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let (files, record) = (&observed.files, &observed.record);
+        if observed.absent {
+            files.align(cx.host, &KeptFiles::new(), receipt).await?;
+            return record.remove(cx.host, receipt).await;
+        }
+        let failed = |error: PkiError| error.at(self.action("make"));
+        let wanted = match &observed.standing {
+            Standing::Nothing => self.made(None, cx.host).map_err(failed)?,
+            Standing::KeyAlone(key) => self.made(key.get(KEY), cx.host).map_err(failed)?,
+            Standing::Whole { files, .. } => rotation::after(self, files.clone(), cx.host.now())
+                .map_err(|error| error.at(self.action("replace")))?,
+        };
+        observed
+            .directory
+            .repair(cx.host, DIRECTORY, receipt)
+            .await?;
+        // The record first: after an interruption between the two, the next run restores the files from it.
+        record.put(cx.host, &wanted, receipt).await?;
+        files.align(cx.host, &wanted, receipt).await
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![authority_paths(&self.name).certificate]
+    }
+}
+
+impl AuthoritySpec {
+    /// Notes modes and owners that differ.
+    fn compare_modes(observed: &Observed, wanted: &KeptFiles, differences: &mut Differences) {
+        observed.directory.compare(differences, DIRECTORY);
+        for (file, attributes) in observed.files.attributes(wanted) {
+            file.compare(differences, attributes);
+        }
+    }
+
+    /// A new authority, with this key if there is one.
+    fn made(&self, key: Option<&Vec<u8>>, host: &dyn Host) -> Result<KeptFiles, PkiError> {
+        let present = key.map_or(Content::Missing, |pem| Content::Bytes(pem.clone()));
+        let pair = match Authority::parse_key(&self.name, &present)? {
+            Some(pair) => pair,
+            None => keys::generate()?,
+        };
+        let certificate = issue::self_signed(self, &pair, host.now())?;
+        let pem = match present {
+            Content::Bytes(bytes) => bytes,
+            _ => PrivateKey::from(&pair).expose_pem().as_bytes().to_vec(),
+        };
+        Ok(KeptFiles::from([
+            (KEY, pem),
+            (CERTIFICATE, certificate.into_bytes()),
+        ]))
+    }
+
+    fn action(&self, verb: &str) -> String {
+        format!("{verb} authority `{}`", self.name)
+    }
+}
+
+/// When the authority of this name expires; `None` if there is none. An operator decides on its replacement, so a status has to
+/// warn in time.
+///
+/// # Errors
+/// Its files cannot be read.
+pub async fn authority_expiry(host: &dyn Host, name: &str) -> ResourceResult<Option<SystemTime>> {
+    let authority = Authority::read(host, name).await?;
+    Ok(authority.map(|authority| authority.facts().not_after))
+}

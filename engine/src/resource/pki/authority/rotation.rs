@@ -1,0 +1,139 @@
+//! Replacing an authority while all components that trust it continue to work.
+//!
+//! There are three steps. Before the next step, every component has to use the result of the one before: (1) a successor is made and
+//! trusted beside the present authority; (2) the successor signs, and certificates of its predecessor are renewed; (3) the predecessor is
+//! no longer trusted. (<https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/> has the same order.)
+//!
+//! The files of the authority are the only state: `next.crt` exists after the first step, `previous.crt` after the second. A step first
+//! changes the authority's record ([`crate::resource::pki::keys::record`]) in one write, then the files. So an interrupted step has either happened or not,
+//! and any later run aligns the files with the record.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::resource::change::Differences;
+use crate::resource::pki::authority::AuthoritySpec;
+use crate::resource::pki::authority::files::{
+    CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS,
+};
+use crate::resource::pki::certificate::facts::Certificate;
+use crate::resource::pki::certificate::issue;
+use crate::resource::pki::keys::record::KeptFiles;
+use crate::resource::pki::stored::Content;
+use crate::resource::pki::{Authority, PkiError, PrivateKey, keys};
+
+/// A step of replacing an authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotation {
+    /// A successor is made, and trusted beside the present authority.
+    Begin,
+    /// The successor signs; its predecessor is still trusted.
+    Switch,
+    /// The predecessor is no longer trusted.
+    Finish,
+}
+
+/// The stage of an authority's replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// No other authority is trusted.
+    Settled,
+    /// A successor is trusted as well.
+    Begun,
+    /// Its predecessor is trusted as well.
+    Switched,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Settled => "there is one authority, and no other is trusted",
+            Self::Begun => "its successor is trusted and does not sign yet",
+            Self::Switched => "its successor signs, and it is still trusted",
+        })
+    }
+}
+
+/// The stage of the replacement of an authority that has these files.
+pub(in crate::resource::pki) fn stage_of(has: impl Fn(&str) -> bool) -> Stage {
+    if has(PREVIOUS) {
+        Stage::Switched
+    } else if has(NEXT_CERTIFICATE) {
+        Stage::Begun
+    } else {
+        Stage::Settled
+    }
+}
+
+/// Notes what a step would do to an authority that has these files.
+pub(in crate::resource::pki) fn note(
+    wanted: Option<Rotation>,
+    files: &KeptFiles,
+    differences: &mut Differences,
+) {
+    match (wanted, stage_of(|name| files.contains_key(name))) {
+        (Some(Rotation::Begin), Stage::Settled) => {
+            differences.note("successor", "", "made, and trusted beside it");
+        }
+        (Some(Rotation::Switch), Stage::Begun) => {
+            differences.note("signs", "the present one", "its successor");
+        }
+        (Some(Rotation::Finish), Stage::Switched) => {
+            differences.note("predecessor", "trusted", "trusted no more");
+        }
+        _ => {}
+    }
+}
+
+/// The files that an authority has after its requested step. [`note`] describes the same step.
+pub(in crate::resource::pki) fn after(
+    spec: &AuthoritySpec,
+    mut files: KeptFiles,
+    now: SystemTime,
+) -> Result<KeptFiles, PkiError> {
+    match (spec.rotation, stage_of(|name| files.contains_key(name))) {
+        (Some(Rotation::Begin), Stage::Settled) => {
+            let key = keys::generate()?;
+            let certificate = issue::self_signed(spec, &key, now)?;
+            let pem = PrivateKey::from(&key);
+            files.insert(NEXT_KEY, pem.expose_pem().as_bytes().to_vec());
+            files.insert(NEXT_CERTIFICATE, certificate.into_bytes());
+        }
+        (Some(Rotation::Switch), Stage::Begun) => {
+            let next = files.remove(NEXT_CERTIFICATE);
+            let key = files.remove(NEXT_KEY);
+            let content =
+                |bytes: &Option<Vec<u8>>| bytes.clone().map_or(Content::Missing, Content::Bytes);
+            Authority::can_succeed(&spec.name, &content(&next), &content(&key), now)?;
+            // The replaced authority is trusted until the last step.
+            let present = next.and_then(|next| files.insert(CERTIFICATE, next));
+            files.extend(present.map(|present| (PREVIOUS, present)));
+            files.extend(key.map(|key| (KEY, key)));
+        }
+        (Some(Rotation::Finish), Stage::Switched) => {
+            files.remove(PREVIOUS);
+        }
+        _ => {}
+    }
+    Ok(files)
+}
+
+/// The trusted certificates, the older first, so that the file does not change at a switch.
+pub(in crate::resource::pki) fn trusted(
+    signer: (&Certificate, &[u8]),
+    other: (&Certificate, &[u8]),
+) -> Vec<u8> {
+    let mut all = [signer, other];
+    all.sort_by_key(|(certificate, _)| (certificate.facts.not_before, certificate.der.clone()));
+    let mut pem = Vec::new();
+    for (_, its) in all {
+        if !pem.is_empty() && !pem.ends_with(b"\n") {
+            pem.push(b'\n');
+        }
+        pem.extend_from_slice(its);
+    }
+    pem
+}

@@ -1,0 +1,295 @@
+//! The key pair of service-account tokens.
+//!
+//! The controller-manager signs with `svcacct.key` and the API server verifies with `svcacct.pub`. The private
+//! half is PKCS #8 (`PRIVATE KEY`) and the public half `PUBLIC KEY`. Kubernetes accepts PKCS #8 for a key that
+//! signs (`keyutil.ParsePrivateKeyPEM` in client-go), but for a key that verifies (`ParsePublicKeysPEM`) it accepts an
+//! EC private key only in SEC 1 form: give `--service-account-key-file` the public half.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::record::{KeptFiles, KeyRecord, Stands};
+use crate::host::Host;
+use crate::resource::change::Differences;
+use crate::resource::files::file::PRIVATE;
+use crate::resource::pki::stored::{Content, Held, PUBLIC};
+use crate::resource::pki::{
+    PkiError, PrivateKey, certificate_paths, keys, service_account_paths, service_account_record,
+};
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+
+/// Name of the key in its record.
+const KEY: &str = "svcacct.key";
+
+/// The key that signs service-account tokens. It is made if none exists and none is recorded. It is never replaced, because every token
+/// that it signed would become invalid. A lost or replaced key is restored from the recorded copy; without an intact copy, it is an error
+/// with a remedy, and nothing is derived from another key. The public half is derived from the key, and written again if it differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccountKeySpec {}
+
+/// The current state of the key pair.
+#[derive(Debug)]
+pub struct Observed {
+    absent: bool,
+    key: Held,
+    public: Held,
+    record: KeyRecord,
+    /// The desired pair; `None` if there is no key yet.
+    pair: Option<Pair>,
+    /// Whether the current public half is the one of the pair.
+    matches: bool,
+}
+
+impl Observed {
+    /// Whether both halves are right, or there is no key yet.
+    pub(in crate::resource::pki) fn is_whole(&self) -> bool {
+        let restored = |pair: &Pair| pair.lost.is_some() || !self.matches;
+        !self.pair.as_ref().is_some_and(restored)
+    }
+
+    /// What is wrong with the key, and what to do about it.
+    pub(in crate::resource::pki) fn problem(&self) -> Option<String> {
+        let problem = self.pair.as_ref()?.lost.as_ref()?;
+        Some(format!(
+            "it is {problem}; `nodelet apply` restores it from its copy"
+        ))
+    }
+}
+
+/// A key with its public half.
+struct Pair {
+    files: KeptFiles,
+    public: String,
+    /// What is wrong with the file of the key, if it has to be restored.
+    lost: Option<String>,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair")
+            .field("public", &self.public)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pair {
+    fn new(pem: Vec<u8>, lost: Option<String>) -> ResourceResult<Self> {
+        let parsed = keys::parse(&pem).map_err(|problem| precious(KeyFile::Key, &problem))?;
+        Ok(Self {
+            public: parsed.public_key_pem(),
+            files: KeptFiles::from([(KEY, pem)]),
+            lost,
+        })
+    }
+
+    fn pem(&self) -> &[u8] {
+        self.files.get(KEY).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[async_trait]
+impl Resource for ServiceAccountKeySpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        "service-account".to_owned()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let (key_path, public_path) = service_account_paths();
+        let (key, content) = Held::read(cx.host, &key_path).await?;
+        let (public, public_content) = Held::read(cx.host, &public_path).await?;
+        let record = KeyRecord::read(cx.host, &service_account_record()).await?;
+        let pair = match cx.absent {
+            true => None,
+            false => pair(cx.host, &record, &content, &public_content).await?,
+        };
+        let is_its = |pair: &Pair| public_content.bytes() == Some(pair.public.as_bytes());
+        Ok(Observed {
+            absent: cx.absent,
+            key,
+            public,
+            record,
+            matches: pair.as_ref().is_some_and(is_its),
+            pair,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        let record = &observed.record;
+        if observed.absent {
+            let files = observed.key.is_there() || observed.public.is_there();
+            return (files || record.is_there()).then(|| Change::new(Action::Remove));
+        }
+        let Some(pair) = &observed.pair else {
+            return Some(Change::new(Action::Create).with("kind", "", "ECDSA P-256"));
+        };
+        let mut differences = Differences::default();
+        if let Some(problem) = &pair.lost {
+            differences.note("key", problem, "restored from its copy");
+        }
+        if !observed.matches {
+            let before = if observed.public.is_there() {
+                "of another key"
+            } else {
+                "missing"
+            };
+            differences.note("public half", before, "derived from the key");
+        }
+        record.compare(&pair.files, &mut differences);
+        observed.key.compare(&mut differences, PRIVATE);
+        observed.public.compare(&mut differences, PUBLIC);
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        let (key, public, record) = (&observed.key, &observed.public, &observed.record);
+        if observed.absent {
+            key.remove(cx.host, receipt).await?;
+            public.remove(cx.host, receipt).await?;
+            return record.remove(cx.host, receipt).await;
+        }
+        let made;
+        let pair = match &observed.pair {
+            Some(pair) => pair,
+            None => {
+                let new = keys::generate().map_err(|error| error.at(action("make")))?;
+                let pem = PrivateKey::from(&new);
+                made = Pair::new(pem.expose_pem().as_bytes().to_vec(), None)?;
+                &made
+            }
+        };
+        // The record first: after an interruption between the two, the next run restores the key from it.
+        record.put(cx.host, &pair.files, receipt).await?;
+        if observed.pair.is_none() || pair.lost.is_some() {
+            key.put(cx.host, pair.pem(), PRIVATE, receipt).await?;
+        } else {
+            key.repair(cx.host, PRIVATE, receipt).await?;
+        }
+        if observed.matches {
+            return public.repair(cx.host, PUBLIC, receipt).await;
+        }
+        public
+            .put(cx.host, pair.public.as_bytes(), PUBLIC, receipt)
+            .await
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let (key, public) = service_account_paths();
+        vec![key, public]
+    }
+}
+
+/// The desired pair according to its record or, on a host without a record, to the public half, with which the API server verifies.
+async fn pair(
+    host: &dyn Host,
+    record: &KeyRecord,
+    key: &Content,
+    public: &Content,
+) -> ResourceResult<Option<Pair>> {
+    let live = || key.bytes().unwrap_or_default().to_vec();
+    match record.judge(KEY, key) {
+        Stands::AsRecorded => {
+            return Pair::new(record.copy(KEY).unwrap_or_else(live), None).map(Some);
+        }
+        // The record may be the wrong one: key and public half match each other, and only the record differs.
+        Stands::Restorable { .. } if is_pair(key, public) => {
+            let problem = format!(
+                "it matches the public half beside it, but {} records another key; if the record is wrong, move it away",
+                service_account_record().display()
+            );
+            return Err(precious(KeyFile::Key, &problem));
+        }
+        Stands::Restorable { problem, copy } => return Pair::new(copy, Some(problem)).map(Some),
+        Stands::Lost { problem } => {
+            let problem = format!("it is {problem}, and there is no intact copy of it");
+            return Err(precious(KeyFile::Key, &problem));
+        }
+        Stands::Unrecorded => {}
+    }
+    match (key, public) {
+        (Content::Missing, Content::Missing) => return Ok(None),
+        (Content::Missing, _) => {
+            return Err(precious(
+                KeyFile::Key,
+                "it is missing, but its public half is there",
+            ));
+        }
+        (Content::Unfit(problem), _) => return Err(precious(KeyFile::Key, problem)),
+        (Content::Bytes(_), _) => {}
+    }
+    let pair = Pair::new(live(), None)?;
+    let proven = match public {
+        Content::Bytes(bytes) => bytes == pair.public.as_bytes(),
+        // The API server's certificate is made after the key: a host without that certificate has never used the key.
+        _ => {
+            let used = certificate_paths("apiserver").certificate;
+            host.entry(&used).await?.is_none()
+        }
+    };
+    if !proven {
+        return Err(precious(
+            KeyFile::Public,
+            "it is not the public half of the key beside it, and it is unknown which of the two the cluster uses",
+        ));
+    }
+    Ok(Some(pair))
+}
+
+/// Whether the public half belongs to the key.
+fn is_pair(key: &Content, public: &Content) -> bool {
+    let derived = key.parse(|pem| keys::parse(pem).map(|pair| pair.public_key_pem()));
+    matches!((derived, public), (Some(Ok(pem)), Content::Bytes(is)) if pem.as_bytes() == is)
+}
+
+/// The file that has a problem.
+#[derive(Clone, Copy)]
+enum KeyFile {
+    Key,
+    Public,
+}
+
+/// A problem of the pair that only an operator can solve.
+fn precious(file: KeyFile, problem: &str) -> ResourceError {
+    let (key, public) = service_account_paths();
+    let (path, help) = match file {
+        KeyFile::Key => (
+            &key,
+            format!(
+                "Put the right key back from a backup or another master; if it is lost, move it, {} and {} away: then a new \
+                 key is made, and every service-account token has to be renewed",
+                public.display(),
+                service_account_record().display()
+            ),
+        ),
+        KeyFile::Public => (
+            &public,
+            format!(
+                "Put the right files back from a backup or another master; if the key is right, derive the public half \
+                 from it: `openssl pkey -in {} -pubout -out {}`",
+                key.display(),
+                public.display()
+            ),
+        ),
+    };
+    let error = PkiError::Precious {
+        problem: format!("{}: {problem}", path.display()),
+        help: format!("nothing was changed. {help}"),
+    };
+    error.at(action("read"))
+}
+
+fn action(verb: &str) -> String {
+    format!("{verb} the service-account key")
+}

@@ -1,0 +1,182 @@
+//! Kubeconfigs that contain their certificate and key, or the paths of both.
+
+pub(in crate::resource::pki) mod kubeconfig_yaml;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Authority, PkiError, certificate_paths, kubeconfig_path, validate};
+use crate::resource::change::Differences;
+use crate::resource::files::file::PRIVATE;
+use crate::resource::pki::kubeconfig::kubeconfig_yaml::Document;
+use crate::resource::pki::stored::{Content, Held};
+use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
+
+/// A kubeconfig: the address of the API server, the trusted authority and the client's identity. It is written again if its
+/// certificate, its authority or anything else in it differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubeconfigSpec {
+    /// Its path below `kubeconfigs` without `.yaml`, for example `admin` or `kube-proxy/kubeconfig`.
+    pub name: String,
+    /// URL of the API server.
+    pub server: String,
+    /// Path below `certs` of the client certificate.
+    pub certificate: String,
+    /// Name of the authority that signed the server's certificate.
+    pub authority: String,
+    /// Name of the user entry.
+    pub user: String,
+    /// Whether the kubeconfig contains the paths of certificate and key instead of their content: then its user finds a renewed one there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_path: bool,
+    /// Namespace of the context; the admin's contexts have their own.
+    pub namespace: Option<String>,
+}
+
+/// The current kubeconfig, and the desired one.
+pub struct Observed {
+    absent: bool,
+    file: Held,
+    content: Content,
+    /// `Err` says what is missing for it.
+    should: Result<Document, String>,
+}
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Both contents contain a key.
+        f.debug_struct("Observed")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubeconfigSpec {
+    /// Checks the specification.
+    ///
+    /// # Errors
+    /// The invalid field, and why it is invalid.
+    pub fn validate(&self) -> Result<(), PkiError> {
+        validate::path("name", &self.name)?;
+        validate::server("server", &self.server)?;
+        validate::path("certificate", &self.certificate)?;
+        validate::component("authority", &self.authority)?;
+        validate::name("user", &self.user)?;
+        self.namespace
+            .as_deref()
+            .map_or(Ok(()), |name| validate::component("namespace", name))
+    }
+
+    fn failed(&self, error: PkiError) -> ResourceError {
+        error.at(format!("plan kubeconfig `{}`", self.name))
+    }
+
+    /// The document, made from the current files.
+    async fn document(&self, cx: &Context<'_>) -> ResourceResult<Result<Document, String>> {
+        let paths = certificate_paths(&self.certificate);
+        let Some(authority) = Authority::read(cx.host, &self.authority).await? else {
+            return Ok(Err(format!(
+                "authority `{}` is not there yet",
+                self.authority
+            )));
+        };
+        let mut contents = Vec::with_capacity(2);
+        for path in [&paths.certificate, &paths.key] {
+            match Held::read(cx.host, path).await?.1 {
+                Content::Bytes(bytes) => contents.push(bytes),
+                Content::Missing => return Ok(Err(format!("{} is not there yet", path.display()))),
+                Content::Unfit(problem) => {
+                    return Ok(Err(format!("{}: {problem}", path.display())));
+                }
+            }
+        }
+        let [certificate, key] = contents.as_slice() else {
+            return Ok(Err("a file is missing".to_owned()));
+        };
+        Ok(Ok(Document::new(self, authority.pem(), certificate, key)))
+    }
+}
+
+#[async_trait]
+impl Resource for KubeconfigSpec {
+    type Observed = Observed;
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        self.validate().map_err(|error| self.failed(error))?;
+        let (file, content) = Held::read(cx.host, &kubeconfig_path(&self.name)).await?;
+        let should = if cx.absent {
+            Err("it should not be there".to_owned())
+        } else {
+            self.document(cx).await?
+        };
+        Ok(Observed {
+            absent: cx.absent,
+            file,
+            content,
+            should,
+        })
+    }
+
+    fn diff(&self, observed: &Observed) -> Option<Change> {
+        if observed.absent {
+            return observed
+                .file
+                .is_there()
+                .then(|| Change::new(Action::Remove));
+        }
+        let mut differences = Differences::default();
+        if !observed.file.is_there() {
+            differences.note("server", "", &self.server);
+            differences.note("user", "", &self.user);
+        }
+        match &observed.should {
+            Err(reason) => differences.note("content", "", format!("known after apply ({reason})")),
+            Ok(should) if observed.file.is_there() => {
+                should.compare(&observed.content, &mut differences);
+            }
+            Ok(_) => {}
+        }
+        if !observed.file.is_there() {
+            return differences.into_change(Action::Create);
+        }
+        observed.file.compare(&mut differences, PRIVATE);
+        differences.into_change(Action::Change)
+    }
+
+    async fn converge(
+        &self,
+        observed: &Observed,
+        _change: &Change,
+        cx: &Context<'_>,
+        receipt: &mut Receipt<'_>,
+    ) -> ResourceResult<()> {
+        if observed.absent {
+            return observed.file.remove(cx.host, receipt).await;
+        }
+        let should = observed
+            .should
+            .as_ref()
+            .map_err(|reason| ResourceError::Missing {
+                what: format!("write kubeconfig `{}`: {reason}", self.name),
+            })?;
+        let text = should.render().map_err(|error| self.failed(error))?;
+        if observed.content.bytes() == Some(text.as_bytes()) {
+            return observed.file.repair(cx.host, PRIVATE, receipt).await;
+        }
+        observed
+            .file
+            .put(cx.host, text.as_bytes(), PRIVATE, receipt)
+            .await
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        vec![kubeconfig_path(&self.name)]
+    }
+}

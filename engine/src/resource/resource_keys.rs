@@ -1,0 +1,57 @@
+//! Keys of the things that a step needs, in the form of [`Undo::about`]. Before a thing is removed, its key is compared
+//! with these, because another step may need it now.
+//!
+//! Packages are left out: their undo names all packages that were installed together, so their names are compared instead.
+
+use std::path::Path;
+
+use super::{Spec, Undo};
+use crate::resource::kubernetes::manifest::identity;
+
+impl Spec {
+    /// Keys of the things that this resource needs.
+    #[must_use]
+    pub(crate) fn claims(&self) -> Vec<String> {
+        match self {
+            Self::Directory(directory) => {
+                let path = directory.path.display();
+                vec![format!("directory {path}"), format!("attributes {path}")]
+            }
+            Self::Image(image) => vec![format!("image {}", image.reference)],
+            Self::Container(container) => vec![
+                format!("container {}", container.name),
+                format!("running container {}", container.name),
+            ],
+            Self::Service(service) => {
+                let mut things = vec![
+                    format!("running unit {}", service.unit),
+                    format!("unit at boot {}", service.unit),
+                ];
+                things.extend(file(&service.stamp_path()));
+                things
+            }
+            Self::Sysctl(_) => vec![format!("sysctl {}", self.label())],
+            Self::KernelModule(_) => vec![format!("module {}", self.label())],
+            Self::Node(node) => vec![format!("node {}", node.name)],
+            Self::Manifest(manifest) => manifest
+                .known_objects()
+                .into_iter()
+                .flatten()
+                .map(|object| {
+                    Undo::DeleteObject {
+                        access: manifest.access(),
+                        object: identity(&object),
+                    }
+                    .about()
+                })
+                .collect(),
+            Self::Symlink(link) => file(&link.path).to_vec(),
+            other => other.paths().iter().flat_map(|path| file(path)).collect(),
+        }
+    }
+}
+
+fn file(path: &Path) -> [String; 2] {
+    let path = path.display();
+    [format!("file {path}"), format!("attributes {path}")]
+}
