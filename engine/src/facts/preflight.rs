@@ -200,7 +200,7 @@ impl Requirement {
     }
 
     /// Whether the requirement can be judged while the role is still on the host, as if the role were not there. The ports can be, once the
-    /// role's own listeners are left out (`exec/afresh.rs`); and without the role there is at least as much room.
+    /// role's own listeners are left out (`exec/repair/rebuild.rs`); and without the role there is at least as much room.
     #[must_use]
     pub fn can_be_asked_ahead(&self) -> bool {
         !matches!(

@@ -1,8 +1,8 @@
 //! The machine we run on.
 //!
 //! [`LiveHost`] implements every capability of [`Host`](super::Host) with the real thing: system calls, child
-//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One file per capability; the helpers that two of them share are
-//! in `blocking`, `effects`, `backoff`, `engine` and `bus`.
+//! processes, the docker socket, systemd over D-Bus, dpkg, the API server. One directory per part of the machine; `backoff` and
+//! `blocking` are what several of them share.
 //!
 //! Two rules hold everywhere. All input from outside is bounded in size and in time. And a connection is made when it is first needed and
 //! made again after it failed, because the plan itself may install, start or restart the program at its other end.

@@ -1,4 +1,4 @@
-//! The part of the template language that templates may use. Called by `template.rs` before a template is compiled or rendered.
+//! The part of the template language that templates may use. Its parent calls it before a template is compiled or rendered.
 //!
 //! Templates place values; scripts make values, within limits of their own. So everything in the language itself that makes
 //! text or lists longer (`+`, `*`, `~`, slices, captured blocks) is refused here: the template library counts operations,
