@@ -57,15 +57,27 @@ impl Damage {
     /// A shell script that damages the file at `path`. The command `another` prints another valid file of the same kind.
     #[must_use]
     pub fn script(self, path: &str, another: &str) -> String {
-        match self {
-            Self::Delete => format!("rm {path}"),
-            // All files are longer.
-            Self::Truncate => format!("truncate --size 20 {path}"),
-            Self::Replace => format!(
-                "{{ {another}; }} > {PLACE}/other; if cmp -s {PLACE}/other {path}; then echo '{path} is the same'; exit 1; fi; cat {PLACE}/other > {path}"
-            ),
-            Self::Attributes => format!("chown 1000:1000 {path}; chmod 0666 {path}"),
+        Self::together(&[(self, path, another)])
+    }
+
+    /// A shell script that damages all these files at once: it makes the files that replace others before it damages the first one.
+    fn together(files: &[(Self, &str, &str)]) -> String {
+        let (mut prepare, mut damage) = (Vec::new(), Vec::new());
+        for (number, (kind, path, another)) in files.iter().enumerate() {
+            let other = format!("{PLACE}/other-{number}");
+            let command = match kind {
+                Self::Delete => format!("rm {path}"),
+                // All files are longer.
+                Self::Truncate => format!("truncate --size 20 {path}"),
+                Self::Replace => {
+                    prepare.push(format!("{{ {another}; }} > {other}; if cmp -s {other} {path}; then echo '{path} is the same'; exit 1; fi"));
+                    format!("cat {other} > {path}")
+                }
+                Self::Attributes => format!("chown 1000:1000 {path}; chmod 0666 {path}"),
+            };
+            damage.push(command);
         }
+        [prepare, damage].concat().join("\n")
     }
 }
 
@@ -463,12 +475,16 @@ impl<'a> SecretFiles<'a> {
         watch.calm(REPAIRED);
         watch.record();
         let before = self.started();
-        let (mut script, mut what) = (String::new(), String::new());
+        let mut what = String::new();
         for (damage, path) in struck {
-            let _ = writeln!(script, "{}", damage.script(path, &another(path)));
             let _ = write!(what, "{damage:?} {path} ");
         }
-        self.master.sh(&script);
+        let others: Vec<String> = struck.iter().map(|(_, path)| another(path)).collect();
+        let files = struck.iter().zip(&others);
+        let files: Vec<(Damage, &str, &str)> = files
+            .map(|((damage, path), other)| (*damage, path.as_str(), other.as_str()))
+            .collect();
+        self.master.sh(&Damage::together(&files));
         let took = watch.until(&what, REPAIRED, || {
             let now = self.master.try_sh(&self.look);
             let is_as_before = String::from_utf8_lossy(&now.stdout).trim() == self.before;
