@@ -10,7 +10,7 @@ use crate::model::{SecretRef, Span, Value};
 use crate::plan::{self, Graph, Plan, Probe};
 use crate::resource::{Checksums, Spec};
 use crate::role::RolePackage;
-use crate::script::Surroundings;
+use crate::script::ScriptContext;
 
 /// Why there is no plan: every finding, and the texts to quote from.
 #[derive(Debug)]
@@ -180,7 +180,7 @@ fn surroundings(
     role: &RolePackage,
     settings: &KubeEnv,
     facts: &Facts,
-) -> Result<Surroundings, Box<Diagnostic>> {
+) -> Result<ScriptContext, Box<Diagnostic>> {
     let missing = |what: &str, help: &str| {
         Box::new(
             Diagnostic::new(
@@ -209,7 +209,7 @@ fn surroundings(
     for (key, value) in settings.iter() {
         kube.insert(key.to_owned(), setting(key, value));
     }
-    Ok(Surroundings {
+    Ok(ScriptContext {
         host: host(facts, &name, address),
         cluster: cluster(settings, &name, address),
         role: role_values(role, settings),

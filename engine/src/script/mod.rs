@@ -47,7 +47,7 @@ pub struct ScriptSet {
 
 /// What scripts may read.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct ScriptContext {
     /// `host`.
     pub host: BTreeMap<String, Value>,
     /// `cluster`.
@@ -80,7 +80,7 @@ impl ScriptSet {
     /// Every finding of every script.
     pub fn evaluate(
         &self,
-        around: &Surroundings,
+        around: &ScriptContext,
         payload: &Path,
     ) -> Result<Vec<PlannedPhase>, Vec<Diagnostic>> {
         let mut phases = Vec::new();
@@ -102,7 +102,7 @@ impl ScriptSet {
                 findings.append(&mut recorder.findings);
                 continue;
             }
-            let lowering = lower::Surroundings {
+            let lowering = lower::context::ScriptContext {
                 templates: &self.templates,
                 node: &around.node,
                 payload,
@@ -136,7 +136,7 @@ fn function_span(file: &str, text: &str, name: &str) -> Span {
     Span::new(file, line, 0)
 }
 
-fn run(engine: &Engine, file: &str, text: &str, around: &Surroundings) -> Result<(), Diagnostic> {
+fn run(engine: &Engine, file: &str, text: &str, around: &ScriptContext) -> Result<(), Diagnostic> {
     let mut scope = Scope::new();
     for (name, values) in [
         ("host", &around.host),

@@ -24,15 +24,17 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use authority::rotation::{Rotation, Stage};
+pub use authority::authority_expiry;
+pub use authority::rotation::Stage;
 pub use authority::signer::Authority;
-pub use authority::{AuthoritySpec, authority_expiry};
+pub use authority::spec::AuthoritySpec;
+pub use authority::spec::Rotation;
 pub use certificate::consumers::{USES, Uptake, Use, components, uses_of};
 pub use certificate::facts::CertificateFacts;
 pub use certificate::inventory::{Kind, Listed, Listing, listing};
 pub use certificate::issue::Issued;
 pub use certificate::scan::{Survey, certificate_in, certificates_in, first_certificate};
-pub use certificate::{CertificateSpec, Usage};
+pub use certificate::spec::{CertificateSpec, Usage};
 pub use error::PkiError;
 pub use keys::PrivateKey;
 pub use keys::encryption::{

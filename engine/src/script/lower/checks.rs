@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Options;
 use crate::model::Diagnostic;
 use crate::model::Value;
 use crate::plan::{PlannedCheck, Probe};
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 /// The directory that certificates' paths are relative to.

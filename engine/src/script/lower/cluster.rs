@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::files::template;
-use super::{Options, Surroundings};
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
 use crate::model::Diagnostic;
 use crate::model::Value;
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
+use crate::script::lower::context::ScriptContext;
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 /// The kubeconfig used where a script names none.
@@ -19,7 +20,7 @@ pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    around: &Surroundings<'_>,
+    around: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     let kubeconfig = options

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::Options;
 use super::system::only_absent;
 use crate::host::{Mount, RestartPolicy};
 use crate::model::Diagnostic;
 use crate::resource::{
     ContainerSpec, ImageDirectorySpec, ImageSpec, PodContainerSpec, PodsSpec, Spec,
 };
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 pub(super) fn lower(

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Options, Surroundings};
 use crate::host::Attributes;
 use crate::model::{Diagnostic, closest};
 use crate::model::{Span, Text, Value, render, variables};
 use crate::resource::{DirectorySpec, EnvFileSpec, FileSource, FileSpec, Spec, SymlinkSpec};
+use crate::script::lower::context::ScriptContext;
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    around: &Surroundings<'_>,
+    around: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     let mode = options.mode();
@@ -99,7 +100,7 @@ pub(super) fn lower(
 pub(super) fn template(
     name: &str,
     options: &Options<'_>,
-    around: &Surroundings<'_>,
+    around: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Text> {
     let place = format!("phases/templates/{name}");

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Options, Surroundings};
 use crate::model::Diagnostic;
 use crate::model::{PhaseName, Span, Value};
 use crate::plan::PlannedPhase;
+use crate::script::lower::context::ScriptContext;
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 use crate::script::vocabulary::Role;
 
@@ -22,7 +23,7 @@ pub(super) enum Header {
 pub(super) fn lower(
     calls: &[Call],
     file: &str,
-    around: &Surroundings<'_>,
+    around: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Header {
     let stem = file

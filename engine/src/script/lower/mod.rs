@@ -3,6 +3,7 @@
 mod checks;
 mod cluster;
 mod containers;
+pub(super) mod context;
 mod files;
 mod header;
 mod options;
@@ -11,8 +12,9 @@ mod requirements;
 mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use context::ScriptContext;
 use options::Options;
 
 use super::recorder::{Call, CallId, Lane, Recorder};
@@ -22,19 +24,9 @@ use crate::model::{PhaseName, StepId};
 use crate::plan::{PlannedPhase, PlannedStep, StepPolicy};
 use crate::resource::Spec;
 
-/// What lowering needs to know besides the words.
-pub(super) struct Surroundings<'a> {
-    /// Templates by name.
-    pub(super) templates: &'a BTreeMap<String, String>,
-    /// `master` or `worker`.
-    pub(super) node: &'a str,
-    /// The role's payload on the host.
-    pub(super) payload: &'a Path,
-}
-
 /// A phase being lowered.
 struct Lowering<'a> {
-    around: &'a Surroundings<'a>,
+    around: &'a ScriptContext<'a>,
     phase: PhaseName,
     findings: Vec<Diagnostic>,
     /// Ids of the steps so far, in all lanes.
@@ -44,7 +36,7 @@ struct Lowering<'a> {
 /// Lowers one script's words. `None` for the phase when its header is unusable or it is not for this node.
 pub(super) fn phase(
     recorder: Recorder,
-    around: &Surroundings<'_>,
+    around: &ScriptContext<'_>,
 ) -> (Option<PlannedPhase>, Vec<Diagnostic>) {
     let mut findings = recorder.findings;
     let header = match header::lower(&recorder.calls, &recorder.file, around, &mut findings) {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Options;
 use crate::model::Diagnostic;
 use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
     AuthoritySpec, CertificateSpec, DataIdSpec, EncryptionKeysSpec, KubeconfigSpec,
     ServiceAccountKeySpec, Spec,
 };
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 /// How long a certificate is valid where the script says nothing.

@@ -1,10 +1,10 @@
 //! `require(…)`: one typed precondition each.
 
-use super::Options;
 use crate::facts::{NamedCidr, Requirement, SupportedSystem};
 use crate::model::Diagnostic;
 use crate::model::Value;
 use crate::plan::PlannedRequirement;
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 pub(super) fn lower(

@@ -1,6 +1,5 @@
 //! Services, kernel, packages, links, commands.
 
-use super::{Options, Surroundings};
 use crate::model::Diagnostic;
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
@@ -8,12 +7,14 @@ use crate::resource::{
     SysctlSpec, TimerSpec,
 };
 use crate::schedule::Schedule;
+use crate::script::lower::context::ScriptContext;
+use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
 
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    around: &Surroundings<'_>,
+    around: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     match call.word.name {

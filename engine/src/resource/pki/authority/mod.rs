@@ -4,43 +4,25 @@ pub(in crate::resource::pki) mod evidence;
 pub(in crate::resource::pki) mod files;
 pub(in crate::resource::pki) mod rotation;
 pub(in crate::resource::pki) mod signer;
+pub(in crate::resource::pki) mod spec;
 pub(in crate::resource::pki) mod state;
 
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
-use super::{Authority, PkiError, PrivateKey, authority_paths, authority_record, validate};
+use super::{Authority, PkiError, PrivateKey, authority_paths, authority_record};
 use crate::host::{Attributes, Host};
 use crate::resource::change::Differences;
 use crate::resource::pki::authority::files::{CERTIFICATE, Files, KEY};
-use crate::resource::pki::authority::rotation::Rotation;
+use crate::resource::pki::authority::spec::AuthoritySpec;
 use crate::resource::pki::authority::state::Standing;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
 use crate::resource::pki::stored::{Content, Held};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
-
-/// A certificate authority. It is made if none exists and none is recorded. It is replaced, step by step, only if an operator requests
-/// it ([`Rotation`]). A lost or replaced file is restored from the recorded copy; without an intact copy, it is an error with a remedy. A
-/// certificate without its key (as on a worker) is left as it is. A key without a certificate gets one, unless certificates on the host
-/// show that an authority was lost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuthoritySpec {
-    /// `cluster`, `etcd` or `front-proxy`.
-    pub name: String,
-    /// Common name of its certificate.
-    pub common_name: String,
-    /// How long it is valid.
-    pub years: u32,
-    /// The step of its replacement to carry out; never set in a plan that was made by a script.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rotation: Option<Rotation>,
-}
 
 /// The current state of an authority.
 #[derive(Debug)]
@@ -81,18 +63,6 @@ impl Observed {
 
 /// Mode and owner of the directory of an authority: only for root.
 const DIRECTORY: Attributes = Attributes::root(0o700);
-
-impl AuthoritySpec {
-    /// Checks the specification.
-    ///
-    /// # Errors
-    /// The invalid field, and why it is invalid.
-    pub fn validate(&self) -> Result<(), PkiError> {
-        validate::component("name", &self.name)?;
-        validate::name("common_name", &self.common_name)?;
-        validate::years("years", self.years)
-    }
-}
 
 #[async_trait]
 impl Resource for AuthoritySpec {

@@ -10,30 +10,19 @@
 
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::resource::change::Differences;
-use crate::resource::pki::authority::AuthoritySpec;
 use crate::resource::pki::authority::files::{
     CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS,
 };
+use crate::resource::pki::authority::spec::AuthoritySpec;
+use crate::resource::pki::authority::spec::Rotation;
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeptFiles;
 use crate::resource::pki::stored::Content;
 use crate::resource::pki::{Authority, PkiError, PrivateKey, keys};
-
-/// A step of replacing an authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rotation {
-    /// A successor is made, and trusted beside the present authority.
-    Begin,
-    /// The successor signs; its predecessor is still trusted.
-    Switch,
-    /// The predecessor is no longer trusted.
-    Finish,
-}
 
 /// The stage of an authority's replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -6,73 +6,20 @@ pub(in crate::resource::pki) mod inventory;
 pub(in crate::resource::pki) mod issue;
 pub(in crate::resource::pki) mod reissue;
 pub(in crate::resource::pki) mod scan;
+pub(in crate::resource::pki) mod spec;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 use super::{Authority, PkiError, certificate_paths, validate};
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::certificate::facts::show;
 use crate::resource::pki::certificate::reissue::{Reading, due, reissue};
+use crate::resource::pki::certificate::spec::CertificateSpec;
 use crate::resource::pki::stored::{Held, PUBLIC};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
-
-/// A certificate, its key, and the certificate of the authority that its peers trust.
-///
-/// If anything is wrong with it, it is issued again with a new key; only wrong modes and a wrong `ca.crt` are repaired
-/// without a new key. A valid certificate past three fifths of its life is due: its change is an [`Action::Renew`], which does not have
-/// to be made at once. The key is written first: a crash before the certificate leaves a pair that does not match, and the next
-/// observation finds that.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateSpec {
-    /// Directory below `certs`, for example `etcd/peer`.
-    pub path: String,
-    /// Name of the authority that signs it.
-    pub authority: String,
-    /// Common name: the user, in Kubernetes.
-    pub common_name: String,
-    /// Organizations: groups, in Kubernetes. At most one.
-    pub organizations: Vec<String>,
-    /// What it is for.
-    pub usage: Usage,
-    /// Names it is valid for. A name that is an IP address is added to the addresses, because peers verify it as an address.
-    pub dns_names: Vec<String>,
-    /// Addresses it is valid for.
-    pub addresses: Vec<IpAddr>,
-    /// How long it is valid, at most until its authority ends. Applies when it is issued: a change of this alone
-    /// issues nothing.
-    #[serde(with = "validate::life_in_text")]
-    pub life: Duration,
-}
-
-/// What a certificate is for (its extended key usage).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Usage {
-    /// To be a TLS server.
-    Server,
-    /// To be a TLS client.
-    Client,
-    /// Both, as etcd members are to each other.
-    Peer,
-}
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Server => "server",
-            Self::Client => "client",
-            Self::Peer => "server and client",
-        })
-    }
-}
 
 /// The current state of a certificate.
 #[derive(Debug)]
@@ -85,43 +32,6 @@ pub struct Observed {
 }
 
 impl CertificateSpec {
-    /// Checks the specification.
-    ///
-    /// # Errors
-    /// The invalid field, and why it is invalid.
-    pub fn validate(&self) -> Result<(), PkiError> {
-        validate::path("path", &self.path)?;
-        validate::component("authority", &self.authority)?;
-        validate::name("common_name", &self.common_name)?;
-        for organization in &self.organizations {
-            validate::name("organizations", organization)?;
-        }
-        let all = self.organizations.join(", ");
-        let one = self.organizations.len() <= 1;
-        validate::check(one, "organizations", &all, "rcgen writes at most one")?;
-        for name in self.alternative_names().0 {
-            validate::dns_name("dns_names", &name)?;
-        }
-        validate::life("valid_for", self.life)
-    }
-
-    /// Names and addresses without repetition, names in lower case.
-    pub(super) fn alternative_names(&self) -> (BTreeSet<String>, BTreeSet<IpAddr>) {
-        let mut names = BTreeSet::new();
-        let mut addresses: BTreeSet<IpAddr> = self.addresses.iter().copied().collect();
-        for name in &self.dns_names {
-            match name.parse() {
-                Ok(address) => {
-                    addresses.insert(address);
-                }
-                Err(_) => {
-                    names.insert(name.to_ascii_lowercase());
-                }
-            }
-        }
-        (names, addresses)
-    }
-
     fn failed(&self, verb: &str) -> impl Fn(PkiError) -> ResourceError {
         let action = format!("{verb} certificate `{}`", self.path);
         move |error| error.at(action.clone())
