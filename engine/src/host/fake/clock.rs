@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::gate::FakeHost;
 use crate::host::Clock;
+use crate::host::fake::fake_host::FakeHost;
 
 #[async_trait::async_trait]
 impl Clock for FakeHost {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::gate::FakeHost;
-use super::tree::{Node, NodeKind};
 use super::world::World;
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::world::tree::{Node, NodeKind};
 use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SURVIVORS, Space};
 
 /// File calls have no deadline of their own; on a disk that hangs, a call ends after this time.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::files::file_error;
-use super::gate::FakeHost;
 use super::world::World;
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::{HostError, HostResult, Kernel};
 
 const DEADLINE: Duration = Duration::from_secs(30);

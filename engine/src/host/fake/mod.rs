@@ -6,39 +6,32 @@
 //!
 //! It leaves out what no phase depends on: processes, users, permissions (we are root), real TLS and real packets.
 
-mod cgroups;
+mod builder;
 mod clock;
-mod cluster;
-mod containers;
-mod engine;
+mod docker;
+mod fake_host;
 mod fault;
 mod files;
-mod firewall;
-mod gate;
 mod kernel;
 mod kubernetes;
-mod late;
+mod late_writes;
 mod network;
 mod packages;
-mod pod_subnets;
 mod processes;
 mod services;
-mod setup;
-mod snapshot;
-mod static_pods;
-mod tree;
 mod world;
 
-pub(crate) use cluster::key;
-pub(crate) use containers::FakeContainer;
+pub(crate) use docker::container::FakeContainer;
 pub(crate) use files::file_error;
-pub(crate) use packages::PackageFile;
-pub(crate) use services::{DIRECTORIES as UNIT_DIRECTORIES, Unit};
-pub(crate) use tree::{LINK_LIMIT, Node, NodeKind, parts};
+pub(crate) use kubernetes::cluster::key;
+pub(crate) use services::DIRECTORIES as UNIT_DIRECTORIES;
+pub(crate) use world::package::PackageFile;
+pub(crate) use world::tree::{LINK_LIMIT, Node, NodeKind, parts};
+pub(crate) use world::unit::Unit;
 
+pub use fake_host::{Call, FakeHost};
 pub use fault::{Fault, FaultPlan, Mischief, Trigger};
-pub use gate::{Call, FakeHost};
-pub use kubernetes::KubernetesRules;
-pub use processes::Program;
-pub use snapshot::{WorldSnapshot, difference};
+pub use kubernetes::state::KubernetesRules;
 pub use world::World;
+pub use world::program::Program;
+pub use world::snapshot::{WorldSnapshot, difference};

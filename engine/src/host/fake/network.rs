@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::files::file_error;
-use super::gate::FakeHost;
-use super::processes::Program;
 use super::world::World;
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::world::program::Program;
 use crate::host::{
     CommandOutput, CommandSpec, HostError, HostResult, HttpsRequest, HttpsResponse, Link, Network,
     VirtualService,

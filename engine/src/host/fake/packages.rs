@@ -7,26 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::files::file_error;
-use super::gate::FakeHost;
 use super::world::World;
+use super::world::package::{InstalledPackage, PackageFile};
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::{HostError, HostResult, Packages};
 
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// A package that is installed, with what it brought.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct InstalledPackage {
-    pub(crate) version: String,
-    units: Vec<String>,
-    paths: Vec<PathBuf>,
-}
-
-/// A package file, read.
-pub(crate) struct PackageFile {
-    pub(crate) name: String,
-    pub(crate) version: String,
-    pub(crate) items: Vec<(String, String)>,
-}
 
 #[async_trait::async_trait]
 impl Packages for FakeHost {

@@ -3,13 +3,13 @@
 //! A registered program does what its behaviour says. A program that is on the PATH without a behaviour
 //! succeeds silently. Anything else cannot be started.
 
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 
-use super::gate::FakeHost;
 use super::world::World;
+use super::world::program::Behaviour;
+use super::world::program::Program;
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
 
 /// Where programs are looked up.
@@ -21,54 +21,6 @@ const PATH: [&str; 6] = [
     "/sbin",
     "/bin",
 ];
-
-/// What a program does to a fake world.
-#[derive(Clone)]
-pub struct Program(Behaviour);
-
-type Changes = dyn Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync;
-type Looks = dyn Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync;
-
-#[derive(Clone)]
-enum Behaviour {
-    Changes(Arc<Changes>),
-    Looks(Arc<Looks>),
-}
-
-impl Program {
-    /// A program that may change the world.
-    pub fn new(
-        behaviour: impl Fn(&CommandSpec, &mut World) -> CommandOutput + Send + Sync + 'static,
-    ) -> Self {
-        Self(Behaviour::Changes(Arc::new(behaviour)))
-    }
-
-    /// A program that only looks; its calls do not count as mutations.
-    pub fn probe(
-        behaviour: impl Fn(&CommandSpec, &World) -> CommandOutput + Send + Sync + 'static,
-    ) -> Self {
-        Self(Behaviour::Looks(Arc::new(behaviour)))
-    }
-
-    /// A probe that always ends like this.
-    #[must_use]
-    pub fn ends(status: i32, stdout: &str) -> Self {
-        let output = CommandOutput {
-            status,
-            stdout: stdout.to_owned(),
-            stderr: String::new(),
-        };
-        Self::probe(move |_, _| output.clone())
-    }
-}
-
-impl fmt::Debug for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program")
-            .field("mutating", &matches!(self.0, Behaviour::Changes(_)))
-            .finish_non_exhaustive()
-    }
-}
 
 #[async_trait::async_trait]
 impl Processes for FakeHost {

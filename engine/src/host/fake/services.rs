@@ -4,10 +4,11 @@
 //! The work of a unit's process is not simulated, except for docker, which the containers need.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::gate::FakeHost;
 use super::world::World;
+use super::world::unit::Unit;
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::{EntryKind, HostError, HostResult, Services, UnitState};
 
 /// What the trait promises for verbs.
@@ -20,36 +21,6 @@ pub(crate) const DIRECTORIES: [&str; 4] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-
-/// A unit the manager knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Unit {
-    /// What the manager loaded: the unit file and its drop-ins. `None` if there is no file any more.
-    pub(crate) text: Option<String>,
-    pub(crate) active: String,
-    pub(crate) sub: String,
-    pub(crate) enabled: bool,
-    pub(crate) invocation: String,
-    pub(crate) active_since: Option<SystemTime>,
-    /// The manager has a job for it.
-    pub(crate) job: bool,
-}
-
-impl Unit {
-    /// An inactive unit with this text.
-    pub(crate) fn loaded(text: String) -> Self {
-        Self {
-            text: Some(text),
-            active: "inactive".to_owned(),
-            sub: "dead".to_owned(),
-            ..Self::default()
-        }
-    }
-
-    fn is_active(&self) -> bool {
-        self.active == "active"
-    }
-}
 
 #[async_trait::async_trait]
 impl Services for FakeHost {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::files::file_error;
-use super::gate::FakeHost;
-use super::world::World;
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::files::file_error;
+use crate::host::fake::world::World;
 use crate::host::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, HostError, HostResult,
     RemainingPod, Taint,
@@ -203,7 +203,11 @@ impl World {
     }
 
     /// Whether the API server can be reached with this access.
-    pub(super) fn reach(&self, access: &ClusterAccess, action: &str) -> HostResult<()> {
+    pub(in crate::host::fake) fn reach(
+        &self,
+        access: &ClusterAccess,
+        action: &str,
+    ) -> HostResult<()> {
         if self.tree.content(&access.kubeconfig).is_none() {
             return Err(file_error(
                 "read",

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::engine::images_in;
-use super::files::file_error;
-use super::gate::FakeHost;
+use super::container::FakeContainer;
+use crate::host::fake::docker::daemon::images_in;
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::files::file_error;
 use crate::host::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
     ListedContainer, PRESENCE,
@@ -17,19 +18,6 @@ use crate::host::{
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
-
-/// A container with the configuration it was made from.
-#[derive(Debug, Clone)]
-pub(crate) struct FakeContainer {
-    pub(crate) config: ContainerConfig,
-    pub(crate) id: String,
-    pub(crate) running: bool,
-    pub(crate) exit_code: i64,
-    pub(crate) started_at: Option<SystemTime>,
-    pub(crate) restarts: u64,
-    /// It was stopped by a call, so the policy `unless-stopped` does not start it again.
-    pub(crate) stopped: bool,
-}
 
 #[async_trait::async_trait]
 impl Containers for FakeHost {
@@ -274,35 +262,6 @@ impl Containers for FakeHost {
             })
         })
         .await
-    }
-}
-
-impl FakeContainer {
-    fn listed(&self) -> ListedContainer {
-        ListedContainer {
-            id: self.id.clone(),
-            name: self.config.name.clone(),
-            image: self.config.image.clone(),
-            running: self.running,
-            paused: false,
-            host_network: self.config.host_network,
-            labels: self.config.labels.clone(),
-        }
-    }
-
-    fn state(&self) -> ContainerState {
-        ContainerState {
-            id: self.id.clone(),
-            name: self.config.name.clone(),
-            running: self.running,
-            paused: false,
-            exit_code: self.exit_code,
-            started_at: self.started_at,
-            restarts: self.restarts,
-            image: self.config.image.clone(),
-            host_network: self.config.host_network,
-            labels: self.config.labels.clone(),
-        }
     }
 }
 

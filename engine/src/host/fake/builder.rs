@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::gate::FakeHost;
-use super::kubernetes::KubernetesRules;
-use super::processes::Program;
 use super::world::World;
 use crate::host::Space;
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::kubernetes::state::KubernetesRules;
+use crate::host::fake::world::program::Program;
 
 /// Directories of a fresh Debian.
 const DIRECTORIES: [&str; 29] = [

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use super::services::Unit;
 use super::tree::{Node, NodeKind};
-use super::world::World;
+use crate::host::fake::world::World;
+use crate::host::fake::world::unit::Unit;
 
 /// State of a world, one line for each thing in it. Prints readably; compare with `==` or [`difference`].
 #[derive(Clone, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::containers::FakeContainer;
-use super::world::World;
+use crate::host::fake::docker::container::FakeContainer;
+use crate::host::fake::world::World;
 use crate::host::{ArchivedImage, ContainerConfig, HostError, HostResult, RestartPolicy};
 
 /// The content id of one build of an image.
@@ -15,7 +15,7 @@ fn image_id(reference: &str, build: &str) -> String {
 }
 
 /// The images in a fake archive: a file with `fake-image:REFERENCE,…`, and on further lines the name of the build.
-pub(super) fn images_in(content: &str) -> Option<Vec<ArchivedImage>> {
+pub(in crate::host::fake) fn images_in(content: &str) -> Option<Vec<ArchivedImage>> {
     let content = content.trim().strip_prefix("fake-image:")?;
     let (references, build) = content.split_once('\n').unwrap_or((content, ""));
     let image = |reference: &str| ArchivedImage {
@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    pub(super) fn engine_configuration(&self) -> serde_json::Value {
+    pub(in crate::host::fake) fn engine_configuration(&self) -> serde_json::Value {
         let text = self.tree.text("/etc/docker/daemon.json");
         serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
     }

@@ -3,100 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::time::Duration;
 
-use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::world::World;
-use crate::host::{ClusterNode, RemainingPod, SubnetClaim, Transport, VirtualService};
-
-/// Names, ports and paths the rules go by. The defaults are the role's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KubernetesRules {
-    /// Port of the API server.
-    pub api_port: u16,
-    /// Directory that kubelet reads static pods from.
-    pub manifests: PathBuf,
-    /// File name of the control plane's static pod.
-    pub control_plane: String,
-    /// Directory of CNI configurations; a file in it makes the node ready.
-    pub cni: PathBuf,
-    /// Unit that runs kubelet.
-    pub kubelet_unit: String,
-    /// Container that runs etcd.
-    pub etcd_container: String,
-    /// Container that runs kube-proxy.
-    pub proxy_container: String,
-    /// Container that runs the webhook.
-    pub bouncer_container: String,
-    /// Subnet that this host's node registers with, as if the controller-manager had given it one; empty for none.
-    pub pod_cidr: String,
-    /// Whether a new node starts cordoned.
-    pub cordoned: bool,
-    /// Pods that an eviction does not remove.
-    pub unevictable: Vec<RemainingPod>,
-    /// Name under which kubelet registers; the host name if `None`.
-    pub node_name: Option<String>,
-    /// An API server elsewhere that is up: a worker's masters.
-    pub remote_api: bool,
-    /// Whether running components leave traces on the host that only a clean removes.
-    pub leaves_traces: bool,
-}
-
-impl Default for KubernetesRules {
-    fn default() -> Self {
-        Self {
-            api_port: 443,
-            manifests: "/etc/pf9/kube.d/manifests".into(),
-            control_plane: "k8s-master.yaml".to_owned(),
-            cni: "/etc/cni/net.d".into(),
-            kubelet_unit: "pf9-kubelet.service".to_owned(),
-            etcd_container: "etcd".to_owned(),
-            proxy_container: "proxy".to_owned(),
-            bouncer_container: "bouncer".to_owned(),
-            pod_cidr: "10.20.0.0/24".to_owned(),
-            cordoned: false,
-            unevictable: Vec::new(),
-            node_name: None,
-            remote_api: false,
-            leaves_traces: false,
-        }
-    }
-}
+use super::state::ClusterState;
+use crate::host::fake::world::World;
+use crate::host::{ClusterNode, Transport, VirtualService};
 
 /// The store, in etcd's data directory.
 const STORE: &str = "member/snap/db";
-
-/// What the API server remembers.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ClusterState {
-    pub(crate) nodes: BTreeMap<String, ClusterNode>,
-    /// Claims of pod subnets, at most one of each.
-    pub(crate) subnet_claims: BTreeMap<IpNet, SubnetClaim>,
-    /// Nodes registered so far: each has an uid of its own.
-    registered: u64,
-    /// Objects by `apiVersion/kind/namespace/name`.
-    pub(crate) objects: BTreeMap<String, serde_json::Value>,
-    /// Where etcd was last seen to keep its data.
-    data: Option<PathBuf>,
-    /// The public key for the service-account tokens that the cluster has issued.
-    tokens: Option<Vec<u8>>,
-    /// The public key that the API server verifies tokens with, and when the server started: it reads the key only then.
-    verifies: Option<(Vec<u8>, Option<SystemTime>)>,
-    /// The certificates that the parts of the control plane have read, by port, and when.
-    served: BTreeMap<u16, (Vec<u8>, SystemTime)>,
-}
-
-impl ClusterState {
-    /// The uid of the next node.
-    pub(crate) fn next_uid(&mut self) -> String {
-        self.registered += 1;
-        format!("node-{}", self.registered)
-    }
-}
 
 /// Stands for the API server's port, which is a setting.
 const API: u16 = 0;
@@ -443,7 +361,7 @@ mod tests {
 
     async fn start(host: &FakeHost) {
         use crate::host::{Containers, Services};
-        let mut config = crate::host::fake::containers::tests::config("etcd");
+        let mut config = crate::host::fake::docker::containers::tests::config("etcd");
         config.mounts = vec![Mount {
             source: "/var/opt/data".into(),
             target: "/var/etcd/data".into(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::world::World;
+use crate::host::fake::world::World;
 
 /// Control files of a hierarchy of version 1.
 const V1_FILES: [(&str, &str); 6] = [

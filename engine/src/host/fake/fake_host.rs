@@ -4,9 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::fault::{FaultPlan, Mischief};
-use super::late::LateWrites;
-use super::snapshot::WorldSnapshot;
 use super::world::World;
+use crate::host::fake::late_writes::LateWrites;
+use crate::host::fake::world::snapshot::WorldSnapshot;
 use crate::host::{HostError, HostResult};
 
 /// What one mutating call costs on the fake clock.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::gate::FakeHost;
-use super::world::World;
+use crate::host::fake::fake_host::FakeHost;
+use crate::host::fake::world::World;
 use crate::host::{ClusterAccess, HostResult, PodSubnets, SubnetClaim, SubnetNode};
 
 const DEADLINE: Duration = Duration::from_secs(10);

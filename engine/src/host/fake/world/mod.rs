@@ -1,16 +1,24 @@
 //! Everything a fake host consists of.
 
+pub(in crate::host::fake) mod cgroups;
+pub(in crate::host::fake) mod firewall;
+pub(in crate::host::fake) mod package;
+pub(in crate::host::fake) mod program;
+pub(in crate::host::fake) mod snapshot;
+pub(in crate::host::fake) mod tree;
+pub(in crate::host::fake) mod unit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::containers::FakeContainer;
-use super::firewall::Firewall;
-use super::kubernetes::{ClusterState, KubernetesRules};
-use super::packages::InstalledPackage;
-use super::processes::Program;
-use super::services::Unit;
-use super::tree::{Node, NodeKind, Tree};
+use crate::host::fake::docker::container::FakeContainer;
+use crate::host::fake::kubernetes::state::{ClusterState, KubernetesRules};
+use crate::host::fake::world::firewall::Firewall;
+use crate::host::fake::world::package::InstalledPackage;
+use crate::host::fake::world::program::Program;
+use crate::host::fake::world::tree::{Node, NodeKind, Tree};
+use crate::host::fake::world::unit::Unit;
 use crate::host::{Attributes, EntryKind, Link, VirtualService};
 
 /// 2026-01-01T00:00:00Z, where every fake clock starts.

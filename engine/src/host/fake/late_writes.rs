@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::fault::Mischief;
 use super::files::{append_file, write_file};
-use super::gate::FakeHost;
+use crate::host::fake::fake_host::FakeHost;
 use crate::host::{Attributes, HostResult};
 
 /// Writes that have begun and not arrived.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_yaml::Value;
 
-use super::containers::FakeContainer;
-use super::world::World;
 use crate::host::ContainerConfig;
+use crate::host::fake::docker::container::FakeContainer;
+use crate::host::fake::world::World;
 
 /// Labels by which kubelet knows its containers.
 const POD_UID: &str = "io.kubernetes.pod.uid";

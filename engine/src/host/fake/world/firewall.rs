@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::processes::Program;
-use super::world::World;
+use crate::host::fake::world::World;
+use crate::host::fake::world::program::Program;
 use crate::host::{CommandOutput, CommandSpec};
 
 /// The kernel's built-in chains of one table. The fake host gives every table the same ones.

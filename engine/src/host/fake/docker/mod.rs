@@ -1,0 +1,7 @@
+//! docker on a fake host: its containers and images, and what it does by itself.
+//!
+//! Start with `containers`.
+
+pub(in crate::host::fake) mod container;
+pub(in crate::host::fake) mod containers;
+pub(in crate::host::fake) mod daemon;
