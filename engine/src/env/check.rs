@@ -6,10 +6,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::key::{Key, Kind};
-use super::layers::MAX_VALUE_BYTES;
 use super::names;
 use super::suggest::closest_word;
 use super::value::{SecretText, Value};
+use crate::env::source::layers::MAX_VALUE_BYTES;
 use crate::schedule::Schedule;
 
 /// Why a text is not a value of a key.

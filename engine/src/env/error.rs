@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::place::Place;
+use crate::env::source::place::Place;
 
 /// One problem. Its text starts with `file:line:column: ` if the problem is in a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,10 +9,10 @@ use ipnet::IpNet;
 use super::error::{EnvError, Found};
 use super::key::{DefaultValue, Key, Kind};
 use super::keys::KEYS;
-use super::layers::{Merge, Setting};
-use super::place::Source;
 use super::rules;
 use super::value::Value;
+use crate::env::source::layers::{Merge, Setting};
+use crate::env::source::place::Source;
 
 /// Every key of the table with its value and the source of the value. It exists only if all settings are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]

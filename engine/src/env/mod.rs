@@ -11,29 +11,26 @@ mod error;
 mod key;
 mod keys;
 mod kube_env;
-mod layers;
 mod names;
-mod parse;
-mod place;
 mod render;
 mod rules;
+mod source;
 mod suggest;
 mod template;
 mod value;
-mod yaml;
 
 pub use check::Refusal;
 pub use error::{EnvError, Found};
 pub use key::{DefaultValue, Key, Kind};
 pub use keys::KEYS;
 pub use kube_env::KubeEnv;
-pub use layers::{
-    Layered, MAX_FILE_BYTES, MAX_FILES, MAX_KEYS_PER_FILE, MAX_VALUE_BYTES, Setting, load_directory,
-};
-pub use parse::{Assignment, MAX_ENV_BYTES, parse};
-pub use place::{Place, Source};
 pub(crate) use render::assignment;
 pub use render::{GENERATED_NOTICE, render};
+pub use source::layers::{
+    Layered, MAX_FILE_BYTES, MAX_FILES, MAX_KEYS_PER_FILE, MAX_VALUE_BYTES, Setting, load_directory,
+};
+pub use source::parse::{Assignment, MAX_ENV_BYTES, parse};
+pub use source::place::{Place, Source};
 pub use suggest::closest;
 pub use template::template;
 pub use value::{SecretText, Value};

@@ -6,9 +6,9 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::error::EnvError;
-use super::layers::{Layered, Setting};
-use super::place::Place;
 use super::value::Value;
+use crate::env::source::layers::{Layered, Setting};
+use crate::env::source::place::Place;
 
 /// Kubernetes' controller-manager divides a network into at most 2^16 subnets.
 const MAX_SUBNET_BITS: i64 = 16;

@@ -9,20 +9,18 @@
 //! after apply.
 
 mod clock;
-mod cluster;
-mod containers;
-mod engine_data;
+mod docker;
 mod files;
 mod kernel;
-mod learn;
-mod memory;
+mod kubernetes;
+mod ledger_hints;
 mod network;
 mod packages;
-mod pod_subnets;
 mod processes;
+mod read_through;
 mod services;
 
-pub use memory::{Memory, Remembered};
+pub use ledger_hints::{Memory, Remembered};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

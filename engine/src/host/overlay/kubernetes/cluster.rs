@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{OverlayHost, Remembered};
 use crate::host::fake::key;
+use crate::host::overlay::{OverlayHost, Remembered};
 use crate::host::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, RemainingPod,
 };
@@ -183,7 +183,10 @@ impl OverlayHost<'_> {
     }
 
     /// A container engine that cannot be asked says nothing about an API server that answers.
-    pub(super) async fn learn_servers_or_know(&self, access: &ClusterAccess) -> HostResult<()> {
+    pub(in crate::host::overlay) async fn learn_servers_or_know(
+        &self,
+        access: &ClusterAccess,
+    ) -> HostResult<()> {
         match self.learn_servers(access).await {
             Err(HostError::Service { .. }) => Ok(()),
             other => other,
@@ -191,13 +194,13 @@ impl OverlayHost<'_> {
     }
 
     /// The error of an API server that did not answer before: it is not waited for again.
-    pub(super) fn silence(&self, action: &str) -> Option<HostError> {
+    pub(in crate::host::overlay) fn silence(&self, action: &str) -> Option<HostError> {
         let silent = self.known().silent.clone()?;
         Some(HostError::service(action, silent))
     }
 
     /// An API server that answers while this host's own is not up is on another host.
-    pub(super) fn answered(&self) {
+    pub(in crate::host::overlay) fn answered(&self) {
         self.upper.meddle(|world| {
             if !world.local_api_up() {
                 world.kubernetes.remote_api = true;

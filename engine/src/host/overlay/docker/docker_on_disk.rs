@@ -15,19 +15,19 @@ const MOST: usize = 2000;
 
 /// Everything in it.
 #[derive(Debug, Default)]
-pub(super) struct EngineData {
+pub(in crate::host::overlay) struct EngineData {
     /// References and content ids.
-    pub(super) images: BTreeMap<String, String>,
-    pub(super) containers: Vec<Kept>,
+    pub(in crate::host::overlay) images: BTreeMap<String, String>,
+    pub(in crate::host::overlay) containers: Vec<Kept>,
 }
 
 /// A container that the engine will have again when it starts.
 #[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) state: ContainerState,
-    pub(super) restart: RestartPolicy,
+pub(in crate::host::overlay) struct Kept {
+    pub(in crate::host::overlay) state: ContainerState,
+    pub(in crate::host::overlay) restart: RestartPolicy,
     /// It was stopped on purpose.
-    pub(super) stopped: bool,
+    pub(in crate::host::overlay) stopped: bool,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ struct Restart {
 }
 
 /// Reads the data; `None` if we may not read it, or if its format is not known here: half of it would be worse than nothing.
-pub(super) async fn read(host: &dyn Host, root: &Path) -> Option<EngineData> {
+pub(in crate::host::overlay) async fn read(host: &dyn Host, root: &Path) -> Option<EngineData> {
     let mut data = EngineData::default();
     let drivers = root.join("image");
     for driver in host.list(&drivers).await.ok()? {

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::error::{EnvError, Found};
-use super::key::Key;
-use super::keys::KEYS;
 use super::parse::parse;
 use super::place::{Place, Source};
-use super::suggest::closest;
-use super::value::Value;
 use super::yaml::{self, Node};
+use crate::env::error::{EnvError, Found};
+use crate::env::key::Key;
+use crate::env::keys::KEYS;
+use crate::env::suggest::closest;
+use crate::env::value::Value;
 
 /// Most files that are read.
 pub const MAX_FILES: usize = 64;

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use super::error::EnvError;
 use super::layers::MAX_VALUE_BYTES;
 use super::place::Place;
+use crate::env::error::EnvError;
 
 /// Largest environment file that is read, in bytes.
 pub const MAX_ENV_BYTES: usize = 128 * MAX_VALUE_BYTES;

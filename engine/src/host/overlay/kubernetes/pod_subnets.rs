@@ -1,6 +1,6 @@
 //! Pod subnets: the nodes and claims below are learned together, the first time that either is asked for.
 
-use super::OverlayHost;
+use crate::host::overlay::OverlayHost;
 use crate::host::{
     ClusterAccess, ClusterNode, HostError, HostResult, PodSubnets, SubnetClaim, SubnetNode,
 };

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::engine_data::{self, EngineData, Kept};
-use super::services::DOCKER;
-use super::{Engine, OverlayHost};
 use crate::host::fake::{FakeContainer, file_error};
+use crate::host::overlay::docker::docker_on_disk::{self, EngineData, Kept};
+use crate::host::overlay::services::DOCKER;
+use crate::host::overlay::{Engine, OverlayHost};
 use crate::host::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, HostError, HostResult, ImageState,
     ListedContainer, RestartPolicy,
@@ -152,7 +152,7 @@ impl Containers for OverlayHost<'_> {
 
 impl OverlayHost<'_> {
     /// Learns whether the engine below answers.
-    pub(super) async fn learn_engine(&self) -> HostResult<()> {
+    pub(in crate::host::overlay) async fn learn_engine(&self) -> HostResult<()> {
         if self.known().engine.is_some() {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl OverlayHost<'_> {
             let root = self.engine_root().await;
             if !self.has_run(&root).await {
                 Engine::Absent
-            } else if let Some(data) = engine_data::read(self.lower, &root).await {
+            } else if let Some(data) = docker_on_disk::read(self.lower, &root).await {
                 self.take_over(data);
                 Engine::OnDisk
             } else {
@@ -269,7 +269,7 @@ impl OverlayHost<'_> {
         Ok(())
     }
 
-    pub(super) async fn learn_container(&self, name: &str) -> HostResult<()> {
+    pub(in crate::host::overlay) async fn learn_container(&self, name: &str) -> HostResult<()> {
         self.learn_engine().await?;
         if self.known().containers.contains_key(name) {
             return Ok(());
@@ -308,7 +308,7 @@ impl OverlayHost<'_> {
     }
 
     /// Learns every container, before the engine ends or starts.
-    pub(super) async fn learn_all_containers(&self) -> HostResult<()> {
+    pub(in crate::host::overlay) async fn learn_all_containers(&self) -> HostResult<()> {
         self.learn_engine().await?;
         if matches!(self.known().engine, Some(Engine::Answers)) {
             self.learn_listed(&BTreeMap::new()).await?;
@@ -369,7 +369,10 @@ impl OverlayHost<'_> {
     }
 
     /// Learns the directories that a container is given, and whether one of them holds etcd's data.
-    pub(super) async fn learn_mounts(&self, config: &ContainerConfig) -> HostResult<()> {
+    pub(in crate::host::overlay) async fn learn_mounts(
+        &self,
+        config: &ContainerConfig,
+    ) -> HostResult<()> {
         for mount in &config.mounts {
             let source = self.learn(&mount.source, true).await?;
             if !mount.read_only {

@@ -15,9 +15,9 @@ use serde::de::{
     Visitor,
 };
 
-use super::error::EnvError;
 use super::layers::MAX_KEYS_PER_FILE;
 use super::place::Place;
+use crate::env::error::EnvError;
 use crate::yaml;
 
 /// Most items in nested lists and maps that are skipped before the file is refused: with aliases a small file can have very many.

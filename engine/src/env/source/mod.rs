@@ -1,0 +1,8 @@
+//! Settings as they are written: files, their order, and positions in them.
+//!
+//! Start with `layers`.
+
+pub(in crate::env) mod layers;
+pub(in crate::env) mod parse;
+pub(in crate::env) mod place;
+pub(in crate::env) mod yaml;
