@@ -9,6 +9,7 @@ mod case;
 mod corpus;
 mod cut;
 mod generated;
+pub mod modules;
 mod program;
 mod repository;
 
