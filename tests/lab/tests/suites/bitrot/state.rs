@@ -369,7 +369,10 @@ fn a_role_without_any_record_is_recovered_and_cleaned() {
     let _ = refused.says(&["ledger.jsonl", "nodelet recover"]);
     assert_eq!(Standing::of(&master), stands);
     let recovered = master.nodelet(&["recover"]).exits(0);
-    let recovered = recovered.says(&["from the plan and from what is on this host", "net.ipv4.ip_forward"]);
+    let recovered = recovered.says(&[
+        "from the plan and from what is on this host",
+        "net.ipv4.ip_forward",
+    ]);
     let told = recovered.text();
     let _ = master.apply(&[]).exits(0);
     // When the known container is gone, another container with our label appears that the ledger does not know: the clean does not
