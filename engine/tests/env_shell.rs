@@ -1,4 +1,4 @@
-//! kube.env against real shells: what is written is what a script gets, whatever it is.
+//! kube.env against real shells: a script gets exactly the values that were written.
 
 #![expect(
     clippy::disallowed_methods,

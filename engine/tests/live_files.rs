@@ -13,7 +13,7 @@ use std::path::Path;
 use engine::host::live::LiveHost;
 use engine::host::{Attributes, EntryKind, Files, HostError};
 
-/// Ours, whoever runs the test.
+/// Owned by the user who runs the test.
 fn own(mode: u32) -> Attributes {
     let here = fs::metadata("/proc/self").expect("procfs");
     Attributes {

@@ -101,7 +101,7 @@ async fn input_reaches_the_command_and_may_be_ignored() {
     assert_eq!(host.run(&command).await.expect("run").stdout.len(), 200_000);
     command.argv = vec!["true".into()];
     assert!(host.run(&command).await.expect("run").success());
-    // Without input it is at its end at once, whatever our own standard input is.
+    // Without input its standard input ends at once; it does not inherit ours.
     assert_eq!(
         host.run(&CommandSpec::new(["cat"]))
             .await

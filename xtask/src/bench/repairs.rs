@@ -176,11 +176,11 @@ impl Ours {
         fault.prepare(&self.host, &self.vip)?;
         let before = self.view().map_or(0, |view| passes(&view));
         let seconds = fault.repaired_within(&self.host, &self.vip)?;
-        // With a wrong clock, for one, nobody is content.
+        // A fault such as a wrong clock keeps the host unhealthy until it is cleared.
         if !fault.clears.is_empty() {
             fault.clear(&self.host, &self.vip)?;
         }
-        // Whose passes are counted may have been started anew.
+        // The daemon whose passes are counted may have restarted.
         let restarted = TRIALS.iter().any(|trial| trial.name == name);
         self.calm(if restarted { 0 } else { before })
             .with_context(|| format!("after the fault `{name}`"))?;
