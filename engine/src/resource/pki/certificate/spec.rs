@@ -11,9 +11,9 @@ use crate::resource::pki::{PkiError, validate};
 /// A certificate, its key, and the certificate of the authority that its peers trust.
 ///
 /// If anything is wrong with it, it is issued again with a new key; only wrong modes and a wrong `ca.crt` are repaired
-/// without a new key. A valid certificate past three fifths of its life is due: its change is an [`Action::Renew`], which does not have
-/// to be made at once. The key is written first: a crash before the certificate leaves a pair that does not match, and the next
-/// observation finds that.
+/// without a new key. A valid certificate past three fifths of its life is due: its change is an
+/// [`Action::Renew`](crate::resource::Action::Renew), which does not have to be made at once. The key is written first: a crash
+/// before the certificate leaves a pair that does not match, and the next observation finds that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateSpec {
