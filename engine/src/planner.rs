@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use crate::env::{self, KubeEnv};
 use crate::facts::{CgroupVersion, Facts, Requirement, Verdict};
-use crate::model::{Diagnostic, Sources, closest};
-use crate::model::{SecretRef, Span, Value};
+use crate::model::{Diagnostic, SecretRef, Sources, Span, Value, closest};
 use crate::plan::{self, Graph, Plan, Probe};
 use crate::resource::{Checksums, Spec};
 use crate::role::RolePackage;

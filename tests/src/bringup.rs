@@ -8,8 +8,7 @@ use engine::exec::{
 };
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
-use engine::model::Outcome;
-use engine::model::PhaseName;
+use engine::model::{Outcome, PhaseName};
 use engine::plan::{Graph, Plan, PlannedCheck, PlannedPhase, Probe};
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};

@@ -8,8 +8,7 @@ use std::time::Duration;
 use behaviour::{Bringup, block_on, checked_in_part};
 use engine::exec::{Event, PhaseHealth, Recording, Runner, Status};
 use engine::host::fake::FakeHost;
-use engine::model::Outcome;
-use engine::model::PhaseName;
+use engine::model::{Outcome, PhaseName};
 use engine::resource::pki::{USES, Uptake, components};
 use engine::resource::{NoSecrets, Spec};
 

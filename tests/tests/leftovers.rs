@@ -5,8 +5,7 @@ use behaviour::{Bringup, Case, Cut, fixtures, sample, text, try_each, unlike};
 use engine::exec::{Event, Fidelity, LEFT_OVER, Miss, Status};
 use engine::host::fake::{FakeHost, FaultPlan};
 use engine::ledger::{History, Ledger};
-use engine::model::Outcome;
-use engine::model::StepId;
+use engine::model::{Outcome, StepId};
 use engine::plan::{PlannedPhase, Probe};
 use engine::resource::{Action, Spec};
 

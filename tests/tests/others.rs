@@ -5,8 +5,7 @@ use engine::exec::{Event, Recording, Runner, failed_phases, restart_set};
 use engine::facts::{Disk, Facts, Listener, Requirement, Swap};
 use engine::host::fake::FakeHost;
 use engine::host::{Containers as _, Files as _};
-use engine::model::Outcome;
-use engine::model::PhaseName;
+use engine::model::{Outcome, PhaseName};
 use engine::resource::MaskedSecrets;
 
 /// A host with docker, where another owner runs containers with names that the role uses.

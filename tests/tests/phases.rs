@@ -8,8 +8,7 @@ use behaviour::{Bringup, block_on, repository, soaks, try_each, unlike};
 use engine::exec::{Event, PhaseHealth, Recording, Runner, failed_phases, restart_set};
 use engine::host::fake::{Call, FakeHost, FaultPlan, WorldSnapshot, difference};
 use engine::host::{Containers as _, Services as _};
-use engine::model::Outcome;
-use engine::model::PhaseName;
+use engine::model::{Outcome, PhaseName};
 use engine::plan::{Plan, PlannedPhase};
 use engine::resource::MaskedSecrets;
 

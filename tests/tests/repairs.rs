@@ -13,8 +13,7 @@ use engine::host::{
     Attributes, Cluster as _, ClusterAccess, Containers as _, EntryKind, Files as _, Services as _,
     Space,
 };
-use engine::model::PhaseName;
-use engine::model::{Outcome, STATE};
+use engine::model::{Outcome, PhaseName, STATE};
 use engine::report::{Detail, render};
 use engine::resource::{MaskedSecrets, Spec};
 use tokio::time::Instant;

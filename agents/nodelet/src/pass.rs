@@ -14,8 +14,7 @@ use engine::exec::{
 use engine::host::live::LiveHost;
 use engine::host::{ClusterAccess, Host};
 use engine::ledger::Ledger;
-use engine::model::PhaseName;
-use engine::model::STATE;
+use engine::model::{PhaseName, STATE};
 use engine::plan::{Plan, Probe};
 use engine::resource::{NodeSpec, Spec};
 use serde::{Deserialize, Serialize};

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Failure, Outcome, Problem, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Failure, Outcome, PhaseName, Problem, Span, StepId, Verb};
 use crate::resource::Change;
 
 /// Something that happened.

@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use super::standing::{clean_lanes_noted, live, span_of};
 use super::{Record, RunId};
-use crate::model::{Failure, Outcome, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Spec};
 

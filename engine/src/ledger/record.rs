@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Failure, Outcome, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Undo};
 

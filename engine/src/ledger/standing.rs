@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::tip::id_of;
 use super::{Record, RunId, VERSION};
-use crate::model::{Outcome, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::Undo;
 

@@ -20,8 +20,7 @@ use super::standing::{
 use super::tip::{Tip, id_of};
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::host::{Attributes, Host, HostError};
-use crate::model::{Failure, Outcome, STATE, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
 use crate::resource::{Change, ResourceResult, Undo, UndoLog, pki};

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{History, Ledger, LedgerError, Record, VERSION, Why};
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{Attributes, Files as _};
-use crate::model::{Outcome, STATE, Verb};
-use crate::model::{Span, StepId};
+use crate::model::{Outcome, STATE, Span, StepId, Verb};
 use crate::plan::{PlannedStep, StepPolicy};
 use crate::resource::{Action, Change, DirectorySpec, Kept, Spec, Undo, UndoLog as _};
 

@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Record, RunId};
-use crate::model::StepId;
-use crate::model::{Outcome, Verb};
+use crate::model::{Outcome, StepId, Verb};
 use crate::plan::PlannedStep;
 
 /// What our records say of a step.

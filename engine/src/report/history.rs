@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use crate::exec::Planned;
 use crate::ledger::{History, Run, Why};
-use crate::model::StepId;
-use crate::model::{Outcome, Verb};
+use crate::model::{Outcome, StepId, Verb};
 use crate::resource::Action;
 
 /// The runs, a line each, the newest last.

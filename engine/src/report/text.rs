@@ -8,8 +8,7 @@ use similar::TextDiff;
 
 use super::InOrder;
 use crate::exec::{Event, EventSink, PhaseHealth, Status};
-use crate::model::StepId;
-use crate::model::{Failure, Outcome, Verb};
+use crate::model::{Failure, Outcome, StepId, Verb};
 use crate::resource::Change;
 
 /// How much is shown.

@@ -6,10 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{RoleManifest, packed};
-use crate::host::{EntryKind, Files, HostError};
-use crate::host::{Ownership, OwnershipError};
-use crate::model::Diagnostic;
-use crate::model::{Span, Value};
+use crate::host::{EntryKind, Files, HostError, Ownership, OwnershipError};
+use crate::model::{Diagnostic, Span, Value};
 use crate::script::{SIZE_LIMIT, ScriptSet};
 use crate::yaml;
 

@@ -10,8 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{RoleError, RolePackage};
 use crate::host::{Files, HostError};
-use crate::model::Diagnostic;
-use crate::model::Span;
+use crate::model::{Diagnostic, Span};
 use crate::resource::{READ_LIMIT, digest_of};
 
 /// The file of checksums, beside `role.yaml`.

@@ -4,8 +4,7 @@ use rhai::{EvalAltResult, ParseError, Position};
 
 use super::vocabulary::FUNCTIONS;
 use super::words::WORDS;
-use crate::model::Span;
-use crate::model::{Diagnostic, closest};
+use crate::model::{Diagnostic, Span, closest};
 
 fn span(file: &str, position: Position) -> Span {
     Span::new(

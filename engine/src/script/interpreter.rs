@@ -12,8 +12,7 @@ use super::namespace::Namespace;
 use super::recorder::{Argument, CallId, Lane, Recorder};
 use super::vocabulary::{FUNCTIONS, Word};
 use super::words::WORDS;
-use crate::model::Diagnostic;
-use crate::model::{OutputRef, SecretRef, StepId, Value};
+use crate::model::{Diagnostic, OutputRef, SecretRef, StepId, Value};
 
 /// The recorder of the script that runs now.
 pub(super) type Tape = Rc<RefCell<Recorder>>;

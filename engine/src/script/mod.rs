@@ -26,8 +26,7 @@ use std::rc::Rc;
 
 use rhai::{Engine, Scope};
 
-use crate::model::{Diagnostic, Sources};
-use crate::model::{Span, Value};
+use crate::model::{Diagnostic, Sources, Span, Value};
 use crate::plan::PlannedPhase;
 use interpreter::Tape;
 use namespace::Namespace;

@@ -6,8 +6,7 @@ use std::rc::Rc;
 use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, NativeCallContext};
 
 use super::interpreter::dynamic;
-use crate::model::Value;
-use crate::model::closest;
+use crate::model::{Value, closest};
 
 /// Values by name. The error for an unknown name suggests the closest one.
 #[derive(Debug, Clone)]

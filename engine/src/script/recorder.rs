@@ -4,8 +4,7 @@
 //! modifier is dropped, so one run of a script finds every mistake in it.
 
 use super::vocabulary::{Arg, Modifier, Param, Word};
-use crate::model::Diagnostic;
-use crate::model::{Span, Value};
+use crate::model::{Diagnostic, Span, Value};
 
 /// Index of a recorded word.
 pub(super) type CallId = usize;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use engine::exec::{Event, Fidelity};
-use engine::model::PhaseName;
-use engine::model::Verb;
+use engine::model::{PhaseName, Verb};
 
 use lab::Fault;
 

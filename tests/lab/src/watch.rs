@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use engine::exec::Event;
-use engine::model::PhaseName;
-use engine::model::Verb;
+use engine::model::{PhaseName, Verb};
 use serde_json::Value;
 
 use crate::master::Master;

@@ -11,8 +11,7 @@ use engine::exec::{
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::Ledger;
-use engine::model::PhaseName;
-use engine::model::{Outcome, Verb};
+use engine::model::{Outcome, PhaseName, Verb};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};

@@ -7,9 +7,7 @@ use super::step::{Done, millis};
 use crate::exec::diagnosis::advice;
 use crate::exec::event::Event;
 use crate::exec::{Mode, Runner};
-use crate::model::Span;
-use crate::model::chain;
-use crate::model::{Failure, Outcome};
+use crate::model::{Failure, Outcome, Span, chain};
 use crate::plan::PlannedPhase;
 use crate::resource::{ResourceError, Undo};
 

@@ -16,11 +16,8 @@ use crate::exec::{Mode, Runner, Selection};
 use crate::facts::{Requirement, Verdict};
 use crate::host::{Attributes, Entry, EntryKind, HostError};
 use crate::ledger::in_time;
-use crate::model::Problem;
-use crate::model::STATE;
-use crate::model::Span;
-use crate::model::chain;
 use crate::model::preflight_record::{self, Record};
+use crate::model::{Problem, STATE, Span, chain};
 use crate::plan::{Plan, PlannedPhase, PlannedRequirement, PlannedStep};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 

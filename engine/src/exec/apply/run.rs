@@ -10,8 +10,7 @@ use crate::exec::event::Event;
 use crate::exec::undo::orphans::{Leftover, leftovers};
 use crate::exec::{Mode, Runner};
 use crate::ledger::LedgerError;
-use crate::model::PhaseName;
-use crate::model::{Outcome, Verb};
+use crate::model::{Outcome, PhaseName, Verb};
 use crate::plan::{Graph, PlannedPhase};
 use crate::resource::{ResourceError, ResourceResult};
 

@@ -10,8 +10,7 @@ use crate::exec::Mode;
 use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, RunId};
-use crate::model::{Failure, Outcome, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::{Plan, PlannedPhase, PlannedStep};
 use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
 

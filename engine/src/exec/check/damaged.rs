@@ -9,9 +9,7 @@ use std::time::Duration;
 use crate::exec::Runner;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::host::{EntryKind, HostError};
-use crate::model::Problem;
-use crate::model::Span;
-use crate::model::chain;
+use crate::model::{Problem, Span, chain};
 use crate::plan::{PlannedStep, Probe};
 use crate::resource::{Checksums, ImageSpec, ResourceError, ResourceResult, Spec};
 

@@ -19,8 +19,7 @@ use crate::exec::check::failure_counts::Streaks;
 use crate::exec::event::Event;
 use crate::exec::undo::orphans::leftovers;
 use crate::host::{Host, HostError, UnitState, View};
-use crate::model::chain;
-use crate::model::{PhaseName, Span};
+use crate::model::{PhaseName, Span, chain};
 use crate::plan::{Graph, PlannedCheck, PlannedPhase, Probe};
 use crate::resource::{ResourceError, ResourceResult, Spec};
 

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use crate::exec::event::Event;
 use crate::exec::{Mode, Runner, Selection};
-use crate::model::StepId;
-use crate::model::{Outcome, Verb};
+use crate::model::{Outcome, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
 use crate::resource::pki::{self, Uptake, uses_of};

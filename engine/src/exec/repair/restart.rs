@@ -7,8 +7,7 @@ use crate::exec::check::status::{LEFT_OVER, PhaseHealth, Status};
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
-use crate::model::PhaseName;
-use crate::model::{Outcome, Verb};
+use crate::model::{Outcome, PhaseName, Verb};
 use crate::plan::{Graph, Plan};
 use crate::resource::ResourceResult;
 

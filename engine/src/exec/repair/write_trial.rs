@@ -14,9 +14,7 @@ use super::restart::restart_set;
 use crate::exec::diagnosis::remedy::remedy;
 use crate::exec::{Mode, Runner};
 use crate::host::{EntryKind, HostError};
-use crate::model::Problem;
-use crate::model::{PhaseName, Span};
-use crate::model::{STATE, chain};
+use crate::model::{PhaseName, Problem, STATE, Span, chain};
 use crate::plan::{Graph, Plan, PlannedPhase, PlannedStep};
 use crate::resource::docker::container_runtime;
 use crate::resource::{

@@ -16,10 +16,7 @@ use crate::exec::scratch;
 use crate::exec::undo::partial_files::sweep;
 use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
-use crate::model::STATE;
-use crate::model::chain;
-use crate::model::{Failure, Outcome, Verb};
-use crate::model::{PhaseName, Span};
+use crate::model::{Failure, Outcome, PhaseName, STATE, Span, Verb, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
 use crate::resource::{

@@ -8,8 +8,7 @@ use crate::host::fake::FakeHost;
 use crate::ledger::seal::Chain;
 use crate::ledger::standing::{RUNS_KEPT, compacted, live, span_of};
 use crate::ledger::{History, Ledger, Record, RunId, VERSION};
-use crate::model::{Failure, Outcome, STATE, Verb};
-use crate::model::{PhaseName, Span, StepId};
+use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Undo};
 

@@ -12,8 +12,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::image::{familiar, make_way, same};
-use crate::host::changeable_way_to;
-use crate::host::{ArchivedImage, EntryKind, Host, HostResult};
+use crate::host::{ArchivedImage, EntryKind, Host, HostResult, changeable_way_to};
 use crate::model::chain;
 use crate::resource::docker::container_runtime;
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};

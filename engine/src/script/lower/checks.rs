@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::Diagnostic;
-use crate::model::Value;
+use crate::model::{Diagnostic, Value};
 use crate::plan::{PlannedCheck, Probe};
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;

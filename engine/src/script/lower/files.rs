@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::host::Attributes;
-use crate::model::{Diagnostic, closest};
-use crate::model::{Span, Text, Value, render, variables};
+use crate::model::{Diagnostic, Span, Text, Value, closest, render, variables};
 use crate::resource::{DirectorySpec, EnvFileSpec, FileSource, FileSpec, Spec, SymlinkSpec};
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::Diagnostic;
-use crate::model::{PhaseName, Span, Value};
+use crate::model::{Diagnostic, PhaseName, Span, Value};
 use crate::plan::PlannedPhase;
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;

@@ -19,8 +19,7 @@ use options::Options;
 
 use super::recorder::{Call, CallId, Lane, Recorder};
 use super::vocabulary::Role;
-use crate::model::Diagnostic;
-use crate::model::{PhaseName, StepId};
+use crate::model::{Diagnostic, PhaseName, StepId};
 use crate::plan::{PlannedPhase, PlannedStep, StepPolicy};
 use crate::resource::Spec;
 

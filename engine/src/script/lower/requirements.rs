@@ -1,8 +1,7 @@
 //! `require(…)`: one typed precondition each.
 
 use crate::facts::{NamedCidr, Requirement, SupportedSystem};
-use crate::model::Diagnostic;
-use crate::model::Value;
+use crate::model::{Diagnostic, Value};
 use crate::plan::PlannedRequirement;
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;

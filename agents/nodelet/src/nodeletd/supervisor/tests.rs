@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use engine::exec::{Condition, Event, PhaseHealth, Status, Streaks};
-use engine::model::{PhaseName, Span, StepId};
-use engine::model::{Problem, Verb};
+use engine::model::{PhaseName, Problem, Span, StepId, Verb};
 
 use super::*;
 use crate::nodeletd::cgroup::Leaf;

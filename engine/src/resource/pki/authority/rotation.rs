@@ -16,8 +16,7 @@ use crate::resource::change::Differences;
 use crate::resource::pki::authority::files::{
     CERTIFICATE, KEY, NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS,
 };
-use crate::resource::pki::authority::spec::AuthoritySpec;
-use crate::resource::pki::authority::spec::Rotation;
+use crate::resource::pki::authority::spec::{AuthoritySpec, Rotation};
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys::record::KeptFiles;

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::*;
 use crate::host::Files as _;
 use crate::resource::Spec;
-use crate::resource::pki::key_problem;
 use crate::resource::pki::{
-    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage, may_be_read,
+    EncryptionKeysSpec, Rotation, Stage, encryption_key_ids, encryption_stage, key_problem,
+    may_be_read,
 };
 
 const CONFIG: &str = "/etc/pf9/kube.d/encryption/config.yaml";

@@ -1,8 +1,7 @@
 //! What `nodelet certs` lists.
 
 use super::*;
-use crate::resource::pki::Kind;
-use crate::resource::pki::listing;
+use crate::resource::pki::{Kind, listing};
 
 #[tokio::test]
 async fn all_are_listed_with_their_users_and_no_key() {
