@@ -87,6 +87,9 @@ const WATCH: &str = r#"
 ask() { curl --silent --insecure --max-time 5 "$@"; }
 until ask --output /dev/null "@API@/livez"; do sleep 0.1; done
 date +%s%N >/run/bench.answer
+# Now, because `kubeadm init` starts kubelet again when the API server has answered.
+started=$(systemctl show --timestamp=us+utc --property=ExecMainStartTimestamp --value @KUBELET@)
+date --date "$started" +%s%N >/run/bench.kubelet
 umask 077
 for part in certificate key; do
     sed -n "s/^ *client-$part-data: *//p" @KUBECONFIG@ | tr -d '"' | base64 --decode >/run/bench.$part
@@ -105,8 +108,6 @@ until is_ready namespaces/default/pods/first; do sleep 0.1; done
 date +%s%N >/run/bench.pod
 wait
 # Where the time went: what kubelet and the API server take for themselves is the same program's on all hosts.
-started=$(systemctl show --timestamp=us+utc --property=ExecMainStartTimestamp --value @KUBELET@)
-date --date "$started" +%s%N >/run/bench.kubelet
 container=$(docker ps --all --quiet --filter name=k8s_kube-apiserver_ | tail --lines 1)
 date --date "$(docker inspect --format '{{.State.StartedAt}}' "$container")" +%s%N >/run/bench.container
 # Of this shell and of what it has waited for: user and system time of each, in nanoseconds.
