@@ -1,15 +1,25 @@
 //! From a role, settings and facts to a plan. Pure: the same inputs give the same plan on every machine.
+//!
+//! [`plan()`] evaluates the scripts, applies rules that concern several phases, and brings the phases into their order. `context` makes what
+//! scripts read as `host`, `cluster`, `kube` and `role`; `fields` documents it. What a word of a script means is in `script::lower`, the
+//! order of phases in `plan::order`. Nothing is read from a host here. Start with [`plan()`].
+
+mod context;
+mod fields;
+
+pub use context::node_name;
+pub use fields::{CLUSTER_FIELDS, HOST_FIELDS};
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use crate::env::{self, KubeEnv};
-use crate::facts::{CgroupVersion, Facts, Requirement, Verdict};
-use crate::model::{Diagnostic, SecretRef, Sources, Span, Value, closest};
-use crate::plan::{self, Graph, Plan, Probe};
+use context::{script_context, text};
+
+use crate::env::KubeEnv;
+use crate::facts::{Facts, Requirement, Verdict};
+use crate::model::{Diagnostic, PhaseName, Sources, Span, closest};
+use crate::plan::{self, Graph, Plan, PlannedPhase, Probe};
 use crate::resource::{Checksums, Spec};
 use crate::role::RolePackage;
-use crate::script::ScriptContext;
 
 /// Why there is no plan: every finding, and the texts to quote from.
 #[derive(Debug)]
@@ -27,7 +37,8 @@ const NONE: &str = "none";
 /// no payload.
 ///
 /// # Errors
-/// Every mistake in the role's scripts, and settings that do not fit the host.
+/// Every mistake in the role's scripts, settings of parameters that the role does not have or accept, and settings that do not fit the
+/// host.
 pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Plan, PlanError> {
     let node = text(settings, "ROLE");
     let empty = Plan {
@@ -64,7 +75,9 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
         findings,
         sources: scripts.sources(),
     };
-    let around = surroundings(role, settings, facts).map_err(|finding| fail(vec![*finding]))?;
+    let parameters = role.parameters_with(settings).map_err(fail)?;
+    let around = script_context(role, parameters, settings, facts)
+        .map_err(|finding| fail(vec![*finding]))?;
     let payload = RolePackage::payload(&role.manifest.name);
     let mut phases = scripts
         .evaluate(&around, &payload)
@@ -83,6 +96,11 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
                 Spec::Service(service) if !service.runs.is_empty() => {
                     service.checksums = Some(checksums.clone());
                 }
+                Spec::Timer(timer) => {
+                    if let Some(command) = &mut timer.command {
+                        command.checksums = Some(checksums.clone());
+                    }
+                }
                 _ => {}
             }
         }
@@ -92,11 +110,40 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             }
         }
     }
+    let mut findings = plan::shared_things(&phases);
+    let order = match ordered(&phases) {
+        Ok(order) if findings.is_empty() => order,
+        Ok(_) => return Err(fail(findings)),
+        Err(more) => {
+            findings.extend(more);
+            return Err(fail(findings));
+        }
+    };
+    let place: BTreeMap<_, _> = order
+        .iter()
+        .enumerate()
+        .map(|(i, name)| (name, i))
+        .collect();
+    phases.sort_by_key(|phase| place.get(&phase.name).copied());
+    Ok(Plan {
+        payload: role
+            .manifest
+            .payload
+            .iter()
+            .map(|path| payload.join(path))
+            .collect(),
+        phases,
+        ..empty
+    })
+}
+
+/// The names of the phases in the order in which they start, or what is wrong with `requires` and `after`.
+fn ordered(phases: &[PlannedPhase]) -> Result<Vec<PhaseName>, Vec<Diagnostic>> {
     let mut graph = Graph::default();
-    for phase in &phases {
+    for phase in phases {
         graph.add(&phase.name, &phase.requires, &phase.after);
     }
-    let order = graph.ordered().map_err(|errors| {
+    graph.ordered().map_err(|errors| {
         let findings = errors.iter().map(|error| {
             let name = match error {
                 plan::OrderError::Missing { phase, .. } => Some(phase),
@@ -120,23 +167,7 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
                 }
             }
         });
-        fail(findings.collect())
-    })?;
-    let place: BTreeMap<_, _> = order
-        .iter()
-        .enumerate()
-        .map(|(i, name)| (name, i))
-        .collect();
-    phases.sort_by_key(|phase| place.get(&phase.name).copied());
-    Ok(Plan {
-        payload: role
-            .manifest
-            .payload
-            .iter()
-            .map(|path| payload.join(path))
-            .collect(),
-        phases,
-        ..empty
+        findings.collect()
     })
 }
 
@@ -155,189 +186,6 @@ fn blame_host_name(mut findings: Vec<Diagnostic>, facts: &Facts) -> Vec<Diagnost
         );
     }
     findings
-}
-
-/// The setting as text; an unset one is empty.
-fn text(settings: &KubeEnv, key: &str) -> String {
-    settings
-        .get(key)
-        .map(ToString::to_string)
-        .unwrap_or_default()
-}
-
-/// The name this host has as a node: its host name, or its address where `USE_HOSTNAME` is off.
-#[must_use]
-pub fn node_name(settings: &KubeEnv, facts: &Facts) -> Option<String> {
-    if matches!(settings.get("USE_HOSTNAME"), Some(env::Value::Bool(false))) {
-        facts.address.map(|address| address.to_string())
-    } else {
-        Some(facts.hostname.to_lowercase())
-    }
-}
-
-fn surroundings(
-    role: &RolePackage,
-    settings: &KubeEnv,
-    facts: &Facts,
-) -> Result<ScriptContext, Box<Diagnostic>> {
-    let missing = |what: &str, help: &str| {
-        Box::new(
-            Diagnostic::new(
-                "P0608",
-                Span::file("facts"),
-                format!("the host has no {what}"),
-            )
-            .help(help),
-        )
-    };
-    let address = facts.address.ok_or_else(|| {
-        missing(
-            "address on the link of its default route",
-            "give it one; see `ip route` and `ip address`",
-        )
-    })?;
-    if address.is_loopback() {
-        return Err(missing(
-            "address but a loopback one",
-            "give it one that other hosts can reach",
-        ));
-    }
-    let name = node_name(settings, facts)
-        .ok_or_else(|| missing("usable name", "set one with `hostnamectl set-hostname`"))?;
-    let mut kube = BTreeMap::new();
-    for (key, value) in settings.iter() {
-        kube.insert(key.to_owned(), setting(key, value));
-    }
-    Ok(ScriptContext {
-        host: host(facts, &name, address),
-        cluster: cluster(settings, &name, address),
-        role: role_values(role, settings),
-        kube,
-        node: text(settings, "ROLE"),
-    })
-}
-
-/// A setting as scripts see it: flags, numbers and lists typed, the rest as text; secrets by reference.
-fn setting(key: &str, value: &env::Value) -> Value {
-    match value {
-        env::Value::Bool(b) => Value::Bool(*b),
-        env::Value::Integer(n) => Value::Integer(*n),
-        env::Value::List(items) => Value::from(items.clone()),
-        // An empty secret is no secret: scripts may ask whether it was given.
-        env::Value::Secret(secret) if secret.is_empty() => Value::from(""),
-        env::Value::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
-        other => Value::Text(other.to_string()),
-    }
-}
-
-fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
-    let version = facts.cgroups.as_ref().map(|cgroups| cgroups.version);
-    // The systemd driver needs delegated v2 hierarchies; on v1 docker's default is cgroupfs.
-    let driver = if version == Some(CgroupVersion::V2) {
-        "systemd"
-    } else {
-        "cgroupfs"
-    };
-    BTreeMap::from([
-        ("name".to_owned(), Value::from(name)),
-        ("hostname".to_owned(), Value::from(facts.hostname.clone())),
-        ("address".to_owned(), Value::from(address.to_string())),
-        (
-            "interface".to_owned(),
-            Value::from(
-                facts
-                    .default_route
-                    .as_ref()
-                    .map(|route| route.link.clone())
-                    .unwrap_or_default(),
-            ),
-        ),
-        (
-            "cpus".to_owned(),
-            Value::Integer(i64::from(facts.cpus.unwrap_or(1))),
-        ),
-        ("cgroup_driver".to_owned(), Value::from(driver)),
-    ])
-}
-
-fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
-    let port = text(settings, "K8S_API_PORT");
-    let url = |host: &str| {
-        let bracketed = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host.to_owned()
-        };
-        format!("https://{bracketed}:{port}")
-    };
-    let master = text(settings, "ROLE") == "master";
-    let api_url = url(&text(settings, "MASTER_IP"));
-    let local = url("127.0.0.1");
-    // One master so far: it is its own only peer.
-    let this = BTreeMap::from([
-        ("name".to_owned(), Value::from(name)),
-        ("address".to_owned(), Value::from(address.to_string())),
-    ]);
-    BTreeMap::from([
-        ("id".to_owned(), Value::from(cluster_id(settings))),
-        (
-            "api_is_address".to_owned(),
-            Value::Bool(text(settings, "MASTER_IP").parse::<IpAddr>().is_ok()),
-        ),
-        ("api_url".to_owned(), Value::from(api_url.clone())),
-        (
-            "local_api_url".to_owned(),
-            Value::from(if master { local } else { api_url }),
-        ),
-        (
-            "api_service_ip".to_owned(),
-            Value::from(settings.api_service_ip().to_string()),
-        ),
-        (
-            "dns_service_ip".to_owned(),
-            Value::from(settings.dns_service_ip().to_string()),
-        ),
-        ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
-        ("other_masters".to_owned(), Value::List(Vec::new())),
-    ])
-}
-
-/// The cluster's id. If none is given, the address of its master, which also tells it apart from its neighbours.
-fn cluster_id(settings: &KubeEnv) -> String {
-    match text(settings, "CLUSTER_ID") {
-        id if id.is_empty() => text(settings, "MASTER_IP"),
-        id => id,
-    }
-}
-
-fn role_values(role: &RolePackage, settings: &KubeEnv) -> BTreeMap<String, Value> {
-    let mut values = role.parameters.clone();
-    let payload = RolePackage::payload(&role.manifest.name);
-    let environment: BTreeMap<String, Value> = settings
-        .iter()
-        .map(|(key, value)| match value {
-            env::Value::Secret(secret) if !secret.is_empty() => (
-                key.to_owned(),
-                Value::Secret(SecretRef(format!("kube/{key}"))),
-            ),
-            env::Value::Secret(_) => (key.to_owned(), Value::from("")),
-            other => (key.to_owned(), Value::Text(other.to_string())),
-        })
-        .collect();
-    values.extend([
-        ("name".to_owned(), Value::from(role.manifest.name.clone())),
-        (
-            "release".to_owned(),
-            Value::from(role.manifest.release.clone()),
-        ),
-        ("node".to_owned(), Value::from(text(settings, "ROLE"))),
-        (
-            "payload".to_owned(),
-            Value::from(payload.display().to_string()),
-        ),
-        ("kube_env".to_owned(), Value::Map(environment)),
-    ]);
-    values
 }
 
 #[cfg(test)]

@@ -132,6 +132,41 @@ fn a_secret_shows_only_where_it_is_exposed() {
     );
 }
 
+/// Only `role.yaml` says which of them are secrets.
+#[test]
+fn settings_of_parameters_are_kept_and_not_shown() {
+    let env = KubeEnv::resolve_with_override(
+        vec![file(
+            "a.yaml",
+            "MASTER_IP: 192.0.2.1\nROLE_TOKEN: hunter2\nROLE_PACE: slow\n",
+        )],
+        Some(("b.env".to_owned(), b"ROLE_PACE=fast\n".to_vec())),
+    )
+    .expect("valid");
+    let given: Vec<(&str, &str, String)> = env
+        .role_settings()
+        .map(|(name, text, source)| (name, text.expose(), source.to_string()))
+        .collect();
+    assert_eq!(
+        given,
+        [
+            ("ROLE_PACE", "fast", "b.env:1".to_owned()),
+            ("ROLE_TOKEN", "hunter2", "a.yaml:2:1".to_owned()),
+        ]
+    );
+    assert!(!format!("{env:?}").contains("hunter2"));
+    // They are sorted among the others, are read back, and count when settings are compared.
+    let text = render(&env, |secret| secret.expose().to_owned());
+    assert!(text.contains("export ROLE=\"none\"\nexport ROLE_PACE=\"fast\"\nexport ROLE_TOKEN=\"hunter2\"\nexport RUNTIME="));
+    let back = parse(Path::new("kube.env"), text.as_bytes()).expect("our own text");
+    let back = back.into_iter().map(|it| (it.name, it.value));
+    let back = KubeEnv::from_pairs(back).expect("valid again");
+    assert!(env.iter().eq(back.iter()));
+    let without = pairs(&[("MASTER_IP", "192.0.2.1")]).expect("valid");
+    assert_ne!(env, without);
+    assert_eq!(without.get("ROLE_PACE"), None);
+}
+
 /// A file of another kind among the settings: its first line may be a secret.
 #[test]
 fn what_is_no_name_is_not_shown() {

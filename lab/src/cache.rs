@@ -197,9 +197,19 @@ impl Cache {
         Ok(path)
     }
 
+    /// The records of all labs as one text, to see whether one of them mentions a path.
+    fn records_of_labs(&self) -> String {
+        let entries = fs::read_dir(self.root.join("labs")).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let records = paths.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        records
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .collect()
+    }
+
     /// Removes older artifacts of a step, except those that a lab still mounts, and leftovers of other keys.
     fn prune(&self, step: &str, current: &Key) -> Result<()> {
-        let labs = crate::topology::states_as_text(self);
+        let labs = self.records_of_labs();
         let directory = self.root.join(step);
         let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(&directory)?
             .filter_map(|entry| Some(entry.ok()?.path()))

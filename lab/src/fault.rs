@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::host::Host;
+use crate::topology::host::Host;
 
 /// Time limit for causing a fault: one fault waits for two passes, which are a minute apart.
 const LIMIT: Duration = Duration::from_secs(180);

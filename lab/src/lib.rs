@@ -4,7 +4,7 @@
 //! so nodelet treats it like any Debian server. For tests that need another kernel, a host is a virtual machine in such a
 //! container. [`Setup::run`] makes everything that a lab needs, with Rust and apt: the outer docker, images of hosts, Kubernetes
 //! from Debian's source package, and the payload of the role package. Each step is an artifact in the [`Cache`], outside the
-//! checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them, [`Lab::destroy`] and [`down`]
+//! checkout, keyed by its inputs. [`Lab::create`] brings hosts up, [`Host`] runs commands on them, [`Lab::destroy`] and [`topology::down`]
 //! leave nothing behind.
 //!
 //! Nothing here is part of the product: nodelet must not know that a host is a container.
@@ -16,20 +16,13 @@ pub mod command;
 pub mod config;
 mod debian;
 pub mod docker;
-pub mod down;
 pub mod fault;
-pub mod host;
-mod initramfs;
 pub mod lock;
 pub mod micro;
-mod network;
-pub mod oci;
-pub mod outer;
 pub mod package;
 pub mod progress;
 pub mod setup;
 pub mod snapshot;
-mod steps;
 pub mod suites;
 pub mod topology;
 
@@ -37,13 +30,13 @@ pub use cache::Cache;
 pub use config::Config;
 pub use docker::Docker;
 pub use fault::{FAULTS, Fault, TRIALS};
-pub use host::{Host, Image};
 pub use micro::{Machine, Micro};
-pub use outer::Outer;
 pub use setup::Setup;
+pub use setup::steps::images::TOOLBOX_IMAGE;
+pub use setup::steps::kubernetes::VERSION as KUBERNETES_VERSION;
+pub use setup::steps::packages::for_tests as install_packages_for_tests;
 pub use snapshot::HostSnapshot;
-pub use steps::images::TOOLBOX_IMAGE;
-pub use steps::kubernetes::VERSION as KUBERNETES_VERSION;
-pub use steps::packages::for_tests as install_packages_for_tests;
 pub use suites::Suites;
+pub use topology::host::{Host, Image};
+pub use topology::outer_docker::Outer;
 pub use topology::{HostSpec, Lab, Mount, machine_mount};

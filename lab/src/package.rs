@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::config::Config;
-use crate::host::Host;
-use crate::steps::kubernetes::VERSION;
+use crate::setup::steps::kubernetes::VERSION;
 use crate::topology::Mount;
+use crate::topology::host::Host;
 
 /// The role the lab installs.
 pub const ROLE: &str = "pf9-kube";

@@ -13,7 +13,8 @@ use std::{env, process};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
-use crate::{command, down};
+use crate::command;
+use crate::topology::down;
 
 const RUN: &str = "NODELET_LAB_RUN";
 const NODELET: &str = "NODELET_LAB_NODELET";

@@ -4,7 +4,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use lab::{Cache, Host, HostSpec, Image, Lab, Outer, down};
+use lab::topology::down;
+use lab::{Cache, Host, HostSpec, Image, Lab, Outer};
 
 fn spec(name: &str, image: Image) -> HostSpec {
     HostSpec {

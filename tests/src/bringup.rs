@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::exec::{
-    Event, NotStanding, PhaseHealth, Recording, Runner, Selection, overlay_host, simulated_host,
+    Event, PhaseHealth, Recording, Runner, Selection, UnmetRequires, overlay_host, simulated_host,
 };
 use engine::facts::Facts;
 use engine::host::fake::{FakeHost, WorldSnapshot, difference};
@@ -111,7 +111,7 @@ impl Bringup {
                 every: Duration::from_secs(1),
                 timeout: Duration::from_secs(1),
                 failures: 1,
-                warns: false,
+                advisory: false,
             });
         Self {
             plan,
@@ -232,14 +232,14 @@ impl Bringup {
     /// # Panics
     /// The ledger cannot be read.
     #[must_use]
-    pub fn not_standing(&self, host: &FakeHost, only: &[&str]) -> Option<NotStanding> {
+    pub fn unmet_requires(&self, host: &FakeHost, only: &[&str]) -> Option<UnmetRequires> {
         let unheard = Recording::default();
         let mut runner = Runner::new(&self.plan, host, &self.facts, &MaskedSecrets, &unheard);
         runner.selection = Selection {
             only: only.iter().map(ToString::to_string).collect(),
             ..Selection::default()
         };
-        block_on(runner.not_standing()).expect("the ledger can be read")
+        block_on(runner.unmet_requires()).expect("the ledger can be read")
     }
 
     /// Stops one phase alone.

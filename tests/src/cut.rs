@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use engine::host::fake::{Call, FakeHost};
-use engine::host::unfinished;
+use engine::host::partial_file;
 use engine::model::STATE;
 
 /// Where a run was interrupted, and the host that it left.
@@ -65,8 +65,8 @@ fn half_made(before: &FakeHost, call: &Call) -> Option<FakeHost> {
         return None;
     }
     let host = before.fork();
-    let sibling = unfinished(Path::new(&call.argument));
-    host.meddle(|world| world.file_with_mode(sibling, "half", 0o600));
+    let sibling = partial_file(Path::new(&call.argument));
+    host.with_world_mut(|world| world.file_with_mode(sibling, "half", 0o600));
     Some(host)
 }
 
@@ -74,14 +74,14 @@ fn half_made(before: &FakeHost, call: &Call) -> Option<FakeHost> {
 /// the line.
 fn torn(before: &FakeHost, after: &FakeHost, n: usize) -> Option<FakeHost> {
     let ledger = Path::new(STATE).join("ledger.jsonl");
-    let text = |host: &FakeHost| host.look(|world| world.text(&ledger));
+    let text = |host: &FakeHost| host.with_world(|world| world.text(&ledger));
     let (old, new) = (text(before)?, text(after)?);
     let line = new.strip_prefix(&old).filter(|line| !line.is_empty())?;
     let arrived = [1, line.len() / 2, line.len() - 1][n % 3];
     let host = before.fork();
     // The ledger may hold more than ASCII, and an interruption may split a character.
     let bytes = &new.as_bytes()[..old.len() + arrived];
-    host.meddle(|world| world.file_with_mode(&ledger, bytes, 0o600));
+    host.with_world_mut(|world| world.file_with_mode(&ledger, bytes, 0o600));
     Some(host)
 }
 

@@ -71,7 +71,7 @@ impl Generated {
             .bare_host()
             .with_file(ADMIN, "fake")
             .with_kubernetes(|rules| rules.remote_api = true);
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file_with_mode("/usr/bin/mark", "fake program\n", 0o755);
             let mark = Program::new(|_, world| {
                 world.file("/run/mark", "marked");
@@ -89,7 +89,7 @@ impl Generated {
         }
         // Times of files and starts have a coarse resolution: without a pause, a run could not tell older files from those that it
         // has written.
-        host.meddle(|world| world.advance(Duration::from_secs(60)));
+        host.with_world_mut(|world| world.advance(Duration::from_secs(60)));
         host.clear_journal();
         (bringup, host)
     }
@@ -120,29 +120,29 @@ impl Before {
     fn put(&self, host: &FakeHost) {
         match self {
             Self::File(path, content, mode) => {
-                host.meddle(|world| world.file_with_mode(path, content, *mode));
+                host.with_world_mut(|world| world.file_with_mode(path, content, *mode));
             }
             Self::Directory(path, mode) => block_on(async {
                 use engine::host::Files as _;
-                host.meddle(|world| world.directory(path));
+                host.with_world_mut(|world| world.directory(path));
                 let set = host.set_attributes(path.as_ref(), Attributes::root(*mode));
                 set.await.expect("the directory is there");
             }),
             Self::Link(path, target) => block_on(async {
                 use engine::host::Files as _;
                 let parent = std::path::Path::new(path).parent().expect("a parent");
-                host.meddle(|world| world.directory(parent));
+                host.with_world_mut(|world| world.directory(parent));
                 let linked = host.symlink(path.as_ref(), target).await;
                 linked.expect("nothing else is there");
             }),
-            Self::Sysctl(key, value) => host.meddle(|world| world.set_sysctl(key, value)),
-            Self::Module(name) => host.meddle(|world| world.load_module(name)),
-            Self::Package(name) => host.meddle(|world| world.package(name, "1")),
-            Self::Map(name) => host.meddle(|world| world.object(map(name))),
-            Self::Node(node) => host.meddle(|world| world.node("cp-1", (**node).clone())),
-            Self::Image(reference) => host.meddle(|world| world.image(reference)),
+            Self::Sysctl(key, value) => host.with_world_mut(|world| world.set_sysctl(key, value)),
+            Self::Module(name) => host.with_world_mut(|world| world.load_module(name)),
+            Self::Package(name) => host.with_world_mut(|world| world.package(name, "1")),
+            Self::Map(name) => host.with_world_mut(|world| world.object(map(name))),
+            Self::Node(node) => host.with_world_mut(|world| world.node("cp-1", (**node).clone())),
+            Self::Image(reference) => host.with_world_mut(|world| world.image(reference)),
             Self::Container { image, running } => block_on(async {
-                host.meddle(|world| world.image(image));
+                host.with_world_mut(|world| world.image(image));
                 let made = host.create_container(&container(image)).await;
                 made.expect("its image is there");
                 if *running {
@@ -156,7 +156,7 @@ impl Before {
                 enabled,
             } => block_on(async {
                 use engine::host::Services as _;
-                host.meddle(|world| world.file(format!("{place}/app.service"), text));
+                host.with_world_mut(|world| world.file(format!("{place}/app.service"), text));
                 let set = host.set_unit_enabled("app.service", *enabled).await;
                 set.expect("the unit is there");
                 if *active {
@@ -169,7 +169,7 @@ impl Before {
 
 /// A container that is neither the role's nor a pod's.
 #[must_use]
-pub fn somebody_elses(name: &str) -> ContainerConfig {
+pub fn foreign_container(name: &str) -> ContainerConfig {
     ContainerConfig::bare(name, "example/foreign:1")
 }
 
@@ -183,7 +183,7 @@ fn container(image: &str) -> ContainerConfig {
             ("app".to_owned(), "theirs".to_owned()),
             ("pf9.io/owner".to_owned(), "nodelet".to_owned()),
         ]),
-        ..somebody_elses("app")
+        ..foreign_container("app")
     }
 }
 
@@ -242,7 +242,14 @@ fn mode(text: &str) -> u32 {
 }
 
 fn file(path: &'static str) -> BoxedStrategy<Piece> {
-    let flags = ["", "", ".once()", ".hidden()", ".keep()", ".absent()"];
+    let flags = [
+        "",
+        "",
+        ".create_only()",
+        ".sensitive()",
+        ".keep()",
+        ".absent()",
+    ];
     let before = prop_oneof![
         Just(None),
         (select(&CONTENTS[..]), select(&MODES[..])).prop_map(move |(c, m)| Some(Before::File(
@@ -302,7 +309,7 @@ fn directory(path: &'static str) -> BoxedStrategy<Piece> {
     let flags = if path == "/opt/app" {
         vec![""]
     } else {
-        vec!["", ".whole()", ".keep()"]
+        vec!["", ".exclusive()", ".keep()"]
     };
     let before = prop_oneof![
         Just(None),

@@ -19,7 +19,7 @@ pub use bringup::{Bringup, Run};
 pub use case::{CASES, Case};
 pub use corpus::{Scripts, folders};
 pub use cut::{Cut, sample, soaks, try_each, unlike};
-pub use generated::{Generated, generated, somebody_elses};
+pub use generated::{Generated, foreign_container, generated};
 pub use program::{Answer, Program};
 pub use repository::{
     checked_in, checked_in_part, fixtures, golden, repository, snapshot_names, text,

@@ -84,7 +84,7 @@ impl Program {
     /// # Panics
     /// It cannot be copied.
     #[must_use]
-    pub fn as_nobody(place: &Path, arguments: &[&str]) -> Self {
+    pub fn as_unprivileged(place: &Path, arguments: &[&str]) -> Self {
         const NOBODY: u32 = 65534;
         let mut its = Self::nodelet(arguments);
         if nix::unistd::Uid::effective().is_root() {

@@ -114,6 +114,32 @@ fn a_name_means_no_directory_at_hand() {
     }
 }
 
+/// Where a user names such a directory by its name, the message says how to name it.
+#[test]
+fn a_directory_at_hand_is_named_by_its_path() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    std::fs::create_dir(folder.path().join("chrony")).expect("a directory of our own");
+    let (settings, facts) = (
+        fixtures("settings/cp-1.yaml").display().to_string(),
+        fixtures("hosts/cp-1.yaml").display().to_string(),
+    );
+    for (name, hint) in [("chrony", true), ("chronyd", false)] {
+        let arguments = [
+            "plan", "--role", name, "--config", &settings, "--facts", &facts,
+        ];
+        let answer = Program::nodelet(&arguments)
+            .in_directory(folder.path())
+            .answer();
+        assert_eq!(answer.code, 1, "{}", answer.out);
+        for part in [
+            "a name means an installed role",
+            "next: use `--role ./chrony`",
+        ] {
+            assert_eq!(answer.err.contains(part), hint, "{}", answer.err);
+        }
+    }
+}
+
 #[test]
 fn reading_commands_end_with_0() {
     for (verb, more) in [
@@ -149,6 +175,7 @@ fn wrong_usage_ends_with_64() {
             &["--from", "etcd", "--only", "certs"],
             "cannot be used with",
         ),
+        (&["--details", "--full"], "cannot be used with"),
     ] {
         let answer = Program::for_cp_1("plan", more).answer();
         assert_eq!(answer.code, 64, "{more:?}: {}", answer.err);
@@ -253,11 +280,67 @@ fn an_unfit_host_fails_the_dry_run_with_1() {
     ];
     let answer = Program::nodelet(&arguments).answer();
     assert_eq!(answer.code, 1, "{}", answer.out);
+    // The refusal is the last thing that a reader sees: what does not hold, what to do, and that nothing happens.
+    let (_, verdict) = answer
+        .out
+        .split_once("\npreconditions that do not hold (")
+        .unwrap_or_else(|| panic!("{}", answer.out));
+    assert!(verdict.contains("required at phases/preflight.rhai:"));
+    let last = verdict.lines().last().unwrap_or_default();
     assert!(
-        answer.out.contains("preconditions that do not hold"),
-        "{}",
-        answer.out
+        last.starts_with("nothing would be changed: an apply would refuse this host"),
+        "{last}"
     );
+    let first = answer.out.lines().nth(1).unwrap_or_default();
+    assert!(
+        first.ends_with("preconditions do not hold; see the end"),
+        "{first}"
+    );
+}
+
+#[test]
+fn phases_that_are_required_and_not_planned_are_named() {
+    let answer = Program::for_cp_1("plan", &["--only", "kubelet"]).answer();
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let last = answer.out.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("they require configure-docker, which the host does not have yet")
+            && last.contains("`nodelet plan --to kubelet`"),
+        "{last}"
+    );
+    let answer = Program::for_cp_1("plan", &["--only", "preflight"]).answer();
+    assert!(!answer.out.contains("they require"), "{}", answer.out);
+}
+
+#[test]
+fn what_a_plan_skips_is_shown_with_its_reason() {
+    let review = Program::for_cp_1("plan", &[]).answer();
+    let full = Program::for_cp_1("plan", &["--full"]).answer();
+    for (what, answer) in [("the review", review), ("the plan in full", full)] {
+        let is_skipped = |line: &str| {
+            line.starts_with("  · kernel_module ip_vs_rr skipped: its condition (phases/")
+        };
+        assert!(answer.out.lines().any(is_skipped), "{what}: {}", answer.out);
+    }
+    let json = Program::for_cp_1("plan", &["--json", "--only", "node-config"]).answer();
+    let plan: Value = serde_json::from_str(&json.out).expect("one JSON value");
+    let skipped = &plan["plan"]["phases"][0]["skipped_words"];
+    assert_eq!(skipped.as_array().map(Vec::len), Some(4), "{skipped}");
+    assert_eq!(skipped[0]["word"], "kernel_module");
+}
+
+#[test]
+fn modes_in_a_plan_are_octal() {
+    let answer = Program::for_cp_1("plan", &["--json", "--only", "etcd"]).answer();
+    let plan: Value = serde_json::from_str(&answer.out).expect("one JSON value");
+    let steps = plan["plan"]["phases"][0]["steps"].as_array();
+    let modes: Vec<&Value> = steps
+        .into_iter()
+        .flatten()
+        .filter_map(|step| step["spec"].pointer("/attributes/mode"))
+        .collect();
+    assert!(modes.contains(&&Value::from("0700")), "{modes:?}");
+    assert!(modes.iter().all(|mode| mode.is_string()), "{modes:?}");
 }
 
 #[test]
@@ -298,15 +381,48 @@ fn changing_commands_refuse_facts() {
         ("why", &["etcd"]),
         ("repair", &[]),
         ("recover", &[]),
+        ("drain", &[]),
         ("pass", &[]),
     ] {
         let answer = Program::for_cp_1(verb, more).answer();
         assert_eq!(answer.code, 64, "{verb}: {}", answer.err);
+        let parts = [
+            "unexpected argument '--facts'",
+            "--facts is for `nodelet plan`, `nodelet diff` and `nodelet phases`",
+        ];
         assert!(
-            answer.err.contains("--facts is for `nodelet plan`"),
+            parts.iter().all(|part| answer.err.contains(part)),
             "{verb}: {}",
             answer.err
         );
+    }
+}
+
+#[test]
+fn only_commands_that_plan_list_facts_in_their_help() {
+    for (command, takes) in [
+        (&["plan"][..], true),
+        (&["diff"], true),
+        (&["phases"], true),
+        (&["apply"], false),
+        (&["check"], false),
+        (&["stop"], false),
+        (&["drain"], false),
+        (&["repair"], false),
+        (&["clean"], false),
+        (&["recover"], false),
+        (&["why"], false),
+        (&["certs", "renew"], false),
+        (&["certs", "rotate"], false),
+        (&["etcd", "backup"], false),
+        (&["etcd", "list"], false),
+        (&["etcd", "verify"], false),
+        (&["etcd", "status"], false),
+    ] {
+        let answer = Program::nodelet(&[command, &["--help"][..]].concat()).answer();
+        assert_eq!(answer.code, 0, "{command:?}");
+        let listed = answer.out.contains("--facts <FILE>");
+        assert_eq!(listed, takes, "{command:?}: {}", answer.out);
     }
 }
 
@@ -315,7 +431,7 @@ fn changing_commands_refuse_others_than_root() {
     let place = tempfile::tempdir_in("/tmp").expect("a temporary directory");
     for verb in ["apply", "stop"] {
         let config = fixtures("settings/cp-1.yaml").display().to_string();
-        let answer = Program::as_nobody(place.path(), &[verb, "--config", &config]).answer();
+        let answer = Program::as_unprivileged(place.path(), &[verb, "--config", &config]).answer();
         assert_eq!(answer.code, 1, "{verb}: {}", answer.err);
         assert!(
             answer.err.contains("only root can"),
@@ -488,6 +604,55 @@ fn with_json_an_error_is_one_object_on_standard_error() {
 }
 
 #[test]
+fn with_json_each_problem_has_its_place_in_fields() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let host = fixtures("hosts/cp-1.yaml").display().to_string();
+    let first_problem = |role: &str, config: &str| {
+        let arguments = [
+            "plan", "--json", "--role", role, "--config", config, "--facts", &host,
+        ];
+        let answer = Program::nodelet(&arguments).answer();
+        assert_eq!(answer.code, 1, "{}", answer.err);
+        let told: Value = serde_json::from_str(&answer.err).expect("one JSON object");
+        told["problems"][0].clone()
+    };
+    let wrong = folder.path().join("settings.yaml");
+    std::fs::write(
+        &wrong,
+        "ROLE: master\nMASTER_IP: 172.30.0.11\nMTU_SIZE: wide\n",
+    )
+    .expect("a file of our own");
+    let wrong = wrong.display().to_string();
+    let problem = first_problem(ROLE, &wrong);
+    assert_eq!(problem["file"], wrong.as_str());
+    assert_eq!(problem["line"], 3);
+    let message = problem["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("MTU_SIZE: expected"), "{problem}");
+
+    copy(&repository().join("phases"), &folder.path().join("phases"));
+    let role = folder.path().join("roles/pf9-kube");
+    copy(&repository().join("roles/pf9-kube"), &role);
+    let script = folder.path().join("phases/etcd.rhai");
+    let mistaken = text(&script).replacen(".mode(", ".moed(", 1);
+    let before = mistaken.lines().position(|line| line.contains(".moed("));
+    let line = before.expect("a step has a mode") + 1;
+    std::fs::write(&script, mistaken).expect("a file of our own");
+    let right = fixtures("settings/cp-1.yaml").display().to_string();
+    let problem = first_problem(&role.display().to_string(), &right);
+    assert_eq!(problem["file"], "phases/etcd.rhai");
+    assert_eq!(problem["line"], line);
+    assert!(problem["column"].is_u64(), "{problem}");
+    let code = problem["code"].as_str().unwrap_or_default();
+    assert!(code.starts_with("P0"), "{problem}");
+    let message = problem["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("moed") && !message.contains('\n'),
+        "{problem}"
+    );
+    assert!(problem["help"].is_string(), "{problem}");
+}
+
+#[test]
 fn a_link_to_nowhere_among_the_settings_is_named_and_no_terminal_is_moved() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let name = "10-\u{1b}[2J\n.yaml";
@@ -514,8 +679,8 @@ fn unwritable() -> [std::process::Stdio; 2] {
         .write(true)
         .open("/dev/full")
         .expect("every Linux has it");
-    let (_, nobody_reads) = std::io::pipe().expect("a pipe");
-    [full.into(), nobody_reads.into()]
+    let (_, without_reader) = std::io::pipe().expect("a pipe");
+    [full.into(), without_reader.into()]
 }
 
 #[test]

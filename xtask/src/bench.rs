@@ -16,12 +16,13 @@ use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use lab::{Cache, Setup, down};
+use lab::topology::down;
+use lab::{Cache, Setup};
 
 use crate::machine::{Machine, refuse_changes, wait_until_quiet};
-use crate::nodelet::Profile;
-use crate::transient::with_labs;
-use crate::{checkout, nodelet};
+use crate::nodelet::{self, Profile};
+use crate::repository::checkout;
+use crate::temporary_lab::with_labs;
 use figures::{Figure, Target};
 
 /// Where `--write` puts the figures.

@@ -1,16 +1,15 @@
 //! The machine and the commit on which published figures were measured.
 
-use std::fs;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::checkout;
+use crate::repository::checkout;
 
 /// The load average over a minute below which a machine is quiet.
 const QUIET: f64 = 0.5;

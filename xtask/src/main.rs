@@ -2,21 +2,16 @@
 //! figures (`bench`).
 
 mod bench;
-mod down;
-mod enter;
-mod fault;
+mod labs;
 mod machine;
-mod measured;
 mod nodelet;
+mod repository;
+mod resource_usage;
 mod soak;
-mod status;
+mod temporary_lab;
 mod test;
-mod transient;
-mod up;
 
-use std::env;
-use std::path::Path;
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -32,18 +27,18 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring up a Kubernetes master on a lab host, with everything it needs. Run it again to apply what changed.
-    Up(up::Arguments),
+    Up(labs::up::Arguments),
     /// Take labs down and leave nothing behind.
-    Down(down::Arguments),
+    Down(labs::down::Arguments),
     /// Show the labs, their hosts, and the cache.
     Status,
     /// Open a shell on a lab host, or run a command there.
-    Shell(enter::Shell),
+    Shell(labs::shell::Shell),
     /// Run kubectl against a lab's cluster.
-    Kubectl(enter::Kubectl),
+    Kubectl(labs::shell::Kubectl),
     /// Break a lab host on purpose, or open a shell there.
     #[command(subcommand)]
-    Lab(fault::Lab),
+    Lab(labs::fault::Lab),
     /// Run the checks and tests. A failure does not stop the others; the end of the output names all failures.
     #[command(alias = "ci")]
     Test(test::Arguments),
@@ -53,36 +48,21 @@ enum Command {
     Bench(bench::Arguments),
     /// Run a program once and print its seconds and its peak memory; `bench` uses it.
     #[command(hide = true)]
-    Measured(measured::Arguments),
-}
-
-/// The root of the checkout this program was built from.
-fn checkout() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-}
-
-/// The cargo that built this program, in the checkout.
-fn cargo() -> process::Command {
-    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = process::Command::new(program);
-    command.current_dir(checkout());
-    command
+    Measured(resource_usage::Arguments),
 }
 
 fn run(command: &Command) -> Result<ExitCode> {
     match command {
-        Command::Up(arguments) => up::run(arguments),
-        Command::Down(arguments) => down::run(arguments),
-        Command::Status => status::run(),
+        Command::Up(arguments) => labs::up::run(arguments),
+        Command::Down(arguments) => labs::down::run(arguments),
+        Command::Status => labs::status::run(),
         Command::Shell(arguments) => arguments.run(),
         Command::Kubectl(arguments) => arguments.run(),
         Command::Lab(arguments) => arguments.run(),
         Command::Test(arguments) => test::run(arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
-        Command::Measured(arguments) => measured::run(arguments),
+        Command::Measured(arguments) => resource_usage::run(arguments),
     }
 }
 

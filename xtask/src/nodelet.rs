@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo;
+use crate::repository::cargo;
 
 /// How it is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use lab::{Cache, Setup, Suites, command};
 
 use crate::machine::{Machine, refuse_changes};
 use crate::nodelet::{self, Profile};
-use crate::transient::{suites, with_labs};
-use crate::{cargo, checkout};
+use crate::repository::{cargo, checkout};
+use crate::temporary_lab::{suites, with_labs};
 
 /// The page that `--write` writes.
 const PAGE: &str = "docs/clean-slate.md";
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 const TARGETS: &[(&str, &str)] = &[("lab", "hosts"), ("lab-suites", "soak")];
 
 /// Targets of the package `behaviour` that `cargo xtask test` runs with a sample of their cases, and a soak with all cases.
-const IN_FULL: &[&str] = &["cuts", "properties"];
+const IN_FULL: &[&str] = &["crashes", "properties"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.write {

@@ -1,9 +1,9 @@
-//! The command line.
+//! The arguments of `nodelet`, as its help shows them. The arguments of `nodeletd` are in `nodeletd`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use engine::exec::{Selection, Streaks};
+use engine::exec::{FailureCounts, Selection};
 use engine::resource::pki::components;
 
 /// Brings this host to a role and keeps it there.
@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Exit codes: 0 nothing would change; 2 something would.
     Diff(DiffArgs),
     /// Bring this host to the role, phase by phase.
-    Apply(RunArgs),
+    Apply(ApplyArgs),
     /// Make every check once. Touches nothing.
     Check(RunArgs),
     /// End what the role runs, in reverse order, and leave its files.
@@ -61,7 +61,7 @@ pub(crate) enum Command {
     /// Exit codes: 0 all are valid; 2 one is not valid or cannot be read, or there are too many to read all.
     Certs(CertsArgs),
     /// List the role's phases for this host, in order.
-    Phases(RoleArgs),
+    Phases(TargetArgs),
     /// Print what is known of this host as a file for --facts. Touches nothing.
     ///
     /// The file has packages, units, links and ports, but no files, containers or objects of the cluster. On a host with a role, it
@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// Take backups of this master's etcd, and look at them.
     #[command(subcommand)]
     Etcd(EtcdCommand),
+    /// Show what nodeletd runs on a schedule on this host, and how the last runs ended.
+    #[command(subcommand)]
+    Timer(TimerVerb),
     /// Show what was done to this host, run by run. Reads nothing but the ledger.
     History(HistoryArgs),
     /// Say which step made a thing, what failed there, and what happens next. Changes nothing.
@@ -80,16 +83,17 @@ impl Command {
     /// Whether JSON was asked for.
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Plan(args) => args.role.json,
-            Self::Diff(args) => args.run.role.json,
-            Self::Apply(args) | Self::Check(args) | Self::Stop(args) => args.role.json,
+            Self::Plan(args) => args.target.role.json,
+            Self::Diff(args) => args.target.role.json,
+            Self::Apply(args) => args.run.role.json,
+            Self::Check(args) | Self::Stop(args) => args.role.json,
             Self::Drain(args) => args.role.json,
             Self::Status(args) => args.json,
             Self::Repair(args) => args.role.json,
             Self::Pass(args) => args.role.json,
             Self::Clean(args) => args.role.json,
             Self::Recover(args) => args.role.json,
-            Self::Phases(role) => role.json,
+            Self::Phases(target) => target.role.json,
             Self::History(args) => args.json,
             Self::Why(args) => args.role.json,
             Self::Certs(args) => match &args.command {
@@ -100,45 +104,10 @@ impl Command {
             Self::Etcd(EtcdCommand::Backup(args)) => args.role.json,
             Self::Etcd(EtcdCommand::List(args) | EtcdCommand::Status(args)) => args.role.json,
             Self::Etcd(EtcdCommand::Verify(args)) => args.role.json,
+            Self::Timer(TimerVerb::Status(args)) => args.json,
+            Self::Timer(TimerVerb::Run(_)) => false,
             Self::Pause(_) | Self::Resume | Self::Facts | Self::PodSubnets(_) => false,
         }
-    }
-}
-
-impl Command {
-    /// The verb, if the command changes or checks this host although `--facts` describes another one. With a facts file, any user may own
-    /// the role; a command on this host carries it out as root.
-    pub(crate) fn with_facts_of_another_host(&self) -> Option<&'static str> {
-        let (verb, role) = match self {
-            Self::Plan(_)
-            | Self::Diff(_)
-            | Self::Phases(_)
-            | Self::Status(_)
-            | Self::Pause(_)
-            | Self::Resume
-            | Self::PodSubnets(_)
-            | Self::Facts
-            | Self::History(_) => return None,
-            Self::Apply(args) => ("apply", &args.role),
-            Self::Check(args) => ("check", &args.role),
-            Self::Stop(args) => ("stop", &args.role),
-            Self::Drain(args) => ("drain", &args.role),
-            Self::Repair(args) => ("repair", &args.role),
-            Self::Pass(args) => ("pass", &args.role),
-            Self::Clean(args) => ("clean", &args.role),
-            Self::Recover(args) => ("recover", &args.role),
-            Self::Why(args) => ("why", &args.role),
-            Self::Certs(args) => match &args.command {
-                Some(CertsCommand::Renew(args)) => ("certs renew", &args.role),
-                Some(CertsCommand::Rotate(args)) => ("certs rotate", &args.role),
-                None => return None,
-            },
-            Self::Etcd(EtcdCommand::Backup(args)) => ("etcd backup", &args.role),
-            Self::Etcd(EtcdCommand::List(args)) => ("etcd list", &args.role),
-            Self::Etcd(EtcdCommand::Status(args)) => ("etcd status", &args.role),
-            Self::Etcd(EtcdCommand::Verify(args)) => ("etcd verify", &args.role),
-        };
-        role.facts.is_some().then_some(verb)
     }
 }
 
@@ -157,6 +126,36 @@ pub(crate) enum EtcdCommand {
     Verify(EtcdVerifyArgs),
     /// Show the state of backups: the newest proven one, room, alarms of etcd.
     Status(EtcdListArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TimerVerb {
+    /// List the timers: what each runs, when it runs next, and why its last run failed. Reads files and nothing else.
+    ///
+    /// Exit codes: 0 no run has failed since the last good one; 2 one has.
+    Status(TimerStatusArgs),
+    /// Run the program of a timer once, as nodeletd does.
+    ///
+    /// Commands that change the host go first: the program is ended (exit code 2).
+    #[command(hide = true)]
+    Run(TimerRunArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TimerStatusArgs {
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TimerRunArgs {
+    /// The timer, by its name in `nodelet timer status`.
+    pub(crate) name: String,
+
+    /// Files named cgroup.procs through which the run joins its control group before it does anything.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) cgroup: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -184,7 +183,7 @@ pub(crate) struct EtcdVerifyArgs {
     pub(crate) names: Vec<String>,
 }
 
-/// Which role, with which settings, for which host.
+/// Which role, with which settings: for this host.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
     /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash (./roles/pf9-kube). Its scripts
@@ -202,10 +201,6 @@ pub(crate) struct RoleArgs {
     #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodelet")]
     pub(crate) config: PathBuf,
 
-    /// Plan for the host that this file describes, instead of this one.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) facts: Option<PathBuf>,
-
     /// Write JSON: one value, or one event per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -221,11 +216,22 @@ impl RoleArgs {
         Self {
             role: "pf9-kube".to_owned(),
             config: PathBuf::from("/etc/pf9/nodelet"),
-            facts: None,
             json: false,
             settled: false,
         }
     }
+}
+
+/// Which role, with which settings, for which host. Only commands that plan take this: with a facts file, any user may own the role, and
+/// a command that works on this host would carry it out as root.
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+
+    /// Plan for the host that this file describes, instead of this one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) facts: Option<PathBuf>,
 }
 
 /// Which phases.
@@ -268,12 +274,12 @@ pub(crate) struct RepairArgs {
 
     /// Take everything off except what is kept, and start from the first phase. Only if a check still fails when this command begins, and
     /// if an apply could begin afterwards.
-    #[arg(long, conflicts_with_all = ["phases", "left_over"])]
-    pub(crate) afresh: bool,
+    #[arg(long, conflicts_with_all = ["phases", "prune"])]
+    pub(crate) rebuild: bool,
 
     /// Only take back what is on the host but not in the plan; restart nothing.
     #[arg(long, conflicts_with_all = ["phases", "if_failing"])]
-    pub(crate) left_over: bool,
+    pub(crate) prune: bool,
 }
 
 #[derive(Debug, Args)]
@@ -383,7 +389,7 @@ pub(crate) struct PassArgs {
 
     /// Failures in a row before this pass, as the previous pass reported them, in JSON.
     #[arg(long, value_name = "JSON", value_parser = streaks)]
-    pub(crate) before: Option<Streaks>,
+    pub(crate) before: Option<FailureCounts>,
 }
 
 #[derive(Debug, Args)]
@@ -401,14 +407,14 @@ pub(crate) struct PodSubnetsArgs {
     pub(crate) kubeconfig: PathBuf,
 }
 
-fn streaks(json: &str) -> Result<Streaks, serde_json::Error> {
+fn streaks(json: &str) -> Result<FailureCounts, serde_json::Error> {
     serde_json::from_str(json)
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
-    pub(crate) role: RoleArgs,
+    pub(crate) target: TargetArgs,
 
     #[command(flatten)]
     pub(crate) phases: PhaseArgs,
@@ -416,6 +422,10 @@ pub(crate) struct PlanArgs {
     /// Show every step in full, with the text of every file, instead of what would change.
     #[arg(long)]
     pub(crate) full: bool,
+
+    /// Show each change on a terminal, too. Without this option, a terminal shows a long plan with one line for each phase.
+    #[arg(long, conflicts_with = "full")]
+    pub(crate) details: bool,
 
     /// `plan` is always a dry run; with --json, this writes one event per line.
     #[arg(long, requires = "facts", hide = true)]
@@ -425,7 +435,10 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) target: TargetArgs,
+
+    #[command(flatten)]
+    pub(crate) phases: PhaseArgs,
 
     /// Make every check, and show what `nodelet repair` would stop and change, instead of what an apply would.
     #[arg(long, conflicts_with_all = ["facts", "from", "to", "only"])]
@@ -433,7 +446,18 @@ pub(crate) struct DiffArgs {
 
     /// Also say whether an apply could begin after a full clean: of the ports in use, only those of the role count as free.
     #[arg(long, conflicts_with_all = ["facts", "repair"])]
-    pub(crate) afresh: bool,
+    pub(crate) rebuild: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+
+    /// If another role is on this host, replace it: remove what only that role has, and apply this one. Without this option, such an
+    /// apply is refused.
+    #[arg(long, conflicts_with_all = ["from", "to", "only"])]
+    pub(crate) replace_role: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,38 +1,31 @@
 //! Two programs. `nodelet` plans, applies, checks and stops a role on this host; `nodeletd` holds the host at its role.
 //!
 //! `nodelet` is a thin edge: arguments, files and signals come in here, the engine does the work, and events become text
-//! or JSON. Results go to standard output, everything else to standard error. Exit codes are in [`exit`].
+//! or JSON. Results go to standard output, everything else to standard error. Exit codes are in [`output::exit`].
 //!
 //! `nodeletd` changes nothing on the host itself: it decides what has to be done and when, and runs `nodelet` for it, as an operator
 //! would ([`nodeletd`](mod@nodeletd)).
 
-mod bound;
+mod inputs;
+mod output;
+mod process;
+
 mod cli;
 mod commands;
 mod etcd;
-mod exit;
-mod identity;
-mod inputs;
-mod limits;
-mod lock;
 mod nodeletd;
-mod output;
 mod pass;
-mod priority;
-mod private_state;
-mod settled;
-mod signals;
-mod trouble;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command, EtcdCommand};
-use exit::{Exit, WrongUsage};
-use trouble::Trouble;
+use cli::{Cli, Command, EtcdCommand, TimerVerb};
+use output::error_report::ErrorReport;
+use output::exit::Exit;
 
 /// Runs `nodeletd` with the arguments of this process.
 #[must_use]
@@ -40,21 +33,16 @@ pub fn nodeletd() -> ExitCode {
     nodeletd::main()
 }
 
-/// Prints the parser's message: the error for wrong arguments, or the help or version that was asked for.
-pub(crate) fn tell_usage(error: &clap::Error) -> Exit {
-    let printed = error.print();
-    if error.use_stderr() {
-        return Exit::Usage;
-    }
-    match printed {
-        // A reader that closes the pipe needs no more.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            trouble::say(&format!(
-                "could not write the help to standard output: {error}"
-            ));
-            Exit::Failed
-        }
-        _ => Exit::Ok,
+/// Adds to the error about `--facts`, if it is one, which commands have the option.
+fn add_tip_about_facts(error: &mut clap::Error) {
+    const TIP: &str = "--facts is for `nodelet plan`, `nodelet diff` and `nodelet phases`, which can plan for another host; all other commands work on this host";
+    let is_facts =
+        |named: &ContextValue| matches!(named, ContextValue::String(name) if name == "--facts");
+    if error.kind() == ErrorKind::UnknownArgument
+        && error.get(ContextKind::InvalidArg).is_some_and(is_facts)
+    {
+        let tips = ContextValue::StyledStrs(vec![TIP.into()]);
+        error.insert(ContextKind::Suggested, tips);
     }
 }
 
@@ -63,22 +51,24 @@ pub(crate) fn tell_usage(error: &clap::Error) -> Exit {
 pub fn command_line() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            add_tip_about_facts(&mut error);
             // The parser's own status for a usage error is 2, which here means "changes pending".
-            return tell_usage(&error).into();
+            return output::error_report::tell_usage(&error).into();
         }
     };
     let cgroup = match &cli.command {
         Command::Pass(args) => args.cgroup.as_slice(),
         Command::Etcd(EtcdCommand::Backup(args)) => args.cgroup.as_slice(),
+        Command::Timer(TimerVerb::Run(args)) => args.cgroup.as_slice(),
         _ => &[],
     };
     if let Err(error) = commands::join_cgroup(cgroup) {
         // Go on without the limit: without status passes, nodeletd would repair nothing.
-        trouble::say(&format!(
+        output::error_report::say(&format!(
             "nodelet: could not {error:#}; going on with lowered priority"
         ));
-        priority::lower();
+        process::priority::lower();
     }
     let filter = EnvFilter::try_from_env("NODELET_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
@@ -96,17 +86,11 @@ pub fn command_line() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            trouble::say(&format!("nodelet: could not start its threads: {error}"));
+            output::error_report::say(&format!("nodelet: could not start its threads: {error}"));
             return Exit::Failed.into();
         }
     };
     let result = runtime.block_on(async {
-        if let Some(verb) = cli.command.with_facts_of_another_host() {
-            return Err(WrongUsage(format!(
-                "{verb} on a host that a file describes: --facts is for `nodelet plan`"
-            ))
-            .into());
-        }
         match &cli.command {
             Command::Plan(args) => commands::plan(args).await,
             Command::Diff(args) => commands::diff(args).await,
@@ -125,6 +109,7 @@ pub fn command_line() -> ExitCode {
             Command::Certs(args) => commands::certs(args).await,
             Command::Phases(args) => commands::phases(args).await,
             Command::Etcd(command) => commands::etcd(command).await,
+            Command::Timer(verb) => commands::timer(verb).await,
             Command::Facts => commands::facts().await,
             Command::History(args) => commands::history(args).await,
             Command::Why(args) => commands::why(args).await,
@@ -135,13 +120,13 @@ pub fn command_line() -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(error) => {
-            Trouble::of(&error).tell(cli.command.json());
-            exit::of(&error)
+            ErrorReport::of(&error).tell(cli.command.json());
+            output::exit::of(&error)
         }
     };
     match output::failure() {
         Some(error) => {
-            trouble::say(&format!(
+            output::error_report::say(&format!(
                 "nodelet: could not write its result to standard output: {error}"
             ));
             Exit::Failed.into()

@@ -1,16 +1,12 @@
 //! Small files that are replaced atomically: after a crash a file has its old content or the new one.
 
-use std::fs::{File, Permissions};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-/// How the names of temporary files begin, and how many letters and digits follow.
-const NEW: &str = ".new-";
-const RANDOM: usize = 6;
 /// Longer than any write takes: for [`sweep`] in a directory that other processes may be writing to.
 pub const ABANDONED: Duration = Duration::from_secs(600);
 
@@ -20,20 +16,7 @@ pub const ABANDONED: Duration = Duration::from_secs(600);
 /// # Errors
 /// The directory is not there, is not writable, or has no room; `path` is as before.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let directory = path.parent().context("write a file without a directory")?;
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(NEW)
-            .rand_bytes(RANDOM)
-            .tempfile_in(directory)?;
-        file.write_all(content)?;
-        file.as_file()
-            .set_permissions(Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        File::open(directory)?.sync_all()
-    };
-    write().with_context(|| format!("write {}", path.display()))
+    atomic_files::replace(path, content, mode).with_context(|| format!("write {}", path.display()))
 }
 
 /// Removes temporary files that [`replace`] left in a directory at a power cut. Files younger than `abandoned` stay, because they may still
@@ -46,11 +29,7 @@ pub fn sweep(directory: &Path, abandoned: Duration) -> Result<()> {
     let mut failed = None;
     for entry in std::fs::read_dir(directory).with_context(list)? {
         let entry = entry.with_context(list)?;
-        let name = entry.file_name();
-        let random = name.to_str().and_then(|name| name.strip_prefix(NEW));
-        let ours = random.is_some_and(|random| {
-            random.len() == RANDOM && random.bytes().all(|one| one.is_ascii_alphanumeric())
-        });
+        let ours = atomic_files::is_temporary(&entry.file_name());
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
@@ -78,14 +57,9 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let Some(file) = open(path)? else {
         return Ok(None);
     };
-    let mut content = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut content)
-        .with_context(|| format!("read {}", path.display()))?;
-    if content.len() as u64 > limit {
-        bail!("read {}: it is larger than {limit} bytes", path.display());
-    }
-    Ok(Some(content))
+    atomic_files::read(file, limit)
+        .map(Some)
+        .map_err(|error| anyhow::anyhow!("read {}: {error}", path.display()))
 }
 
 /// Reads the first line, of at most `limit` bytes and without its end, of a file of any size; `None` if it is not there.
@@ -110,24 +84,18 @@ pub fn first_line(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 }
 
 fn open(path: &Path) -> Result<Option<File>> {
-    let opened = File::options()
-        .read(true)
-        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
-        .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-    };
-    let is_file = file.metadata().is_ok_and(|said| said.is_file());
-    if !is_file {
-        bail!("read {}: it is no file", path.display());
+    match atomic_files::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        opened => opened
+            .map(Some)
+            .with_context(|| format!("open {}", path.display())),
     }
-    Ok(Some(file))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use traced::{RENAMES, SYNCS, is, position};
 
     use super::*;
@@ -142,7 +110,7 @@ mod tests {
         };
         let of_new = |names: &[&str], call: &str| {
             let (name, paths) = call.split_once(' ').unwrap_or((call, ""));
-            names.contains(&name) && paths.starts_with(NEW)
+            names.contains(&name) && paths.starts_with(".new-")
         };
         let written = position(&calls, |call| of_new(&["write"], call), "write");
         let synced = position(&calls, |call| of_new(SYNCS, call), "fsync of the file");
@@ -217,11 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_without_a_writer_holds_up_nobody() {
+    fn a_pipe_without_a_writer_blocks_no_reader() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
         let error = read(&path, 10).expect_err("it is no file");
-        assert!(error.to_string().contains("it is no file"), "{error}");
+        let error = format!("{error:#}");
+        assert!(error.contains("it is not a regular file"), "{error}");
     }
 }

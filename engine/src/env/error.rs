@@ -82,6 +82,13 @@ pub enum EnvError {
         help: Option<String>,
         place: Option<Place>,
     },
+    /// A setting of a role's parameter that is wrong for every role.
+    #[error("{}{key}: {problem}", at(.place))]
+    RoleSetting {
+        key: String,
+        problem: String,
+        place: Option<Place>,
+    },
     /// A required key that no file gives.
     #[error("{key}: required and not given; expected {expected}")]
     MissingRequired { key: &'static str, expected: String },
@@ -225,6 +232,7 @@ impl EnvError {
             | Self::NoValue { place, .. }
             | Self::NestedValue { place, .. }
             | Self::InvalidValue { place, .. }
+            | Self::RoleSetting { place, .. }
             | Self::OverlappingNetworks { place, .. }
             | Self::MixedIpVersions { place, .. }
             | Self::ServicesNetworkSize { place, .. }

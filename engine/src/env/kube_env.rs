@@ -10,14 +10,16 @@ use super::error::{EnvError, Found};
 use super::key::{DefaultValue, Key, Kind};
 use super::keys::KEYS;
 use super::rules;
-use super::value::Value;
+use super::value::{SecretText, Value};
 use crate::env::source::layers::{Merge, Setting};
 use crate::env::source::place::Source;
 
-/// Every key of the table with its value and the source of the value. It exists only if all settings are valid.
+/// Every key of the table with its value and the source of the value, and the settings of the role's parameters. It exists only if all
+/// settings of the table are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KubeEnv {
     settings: BTreeMap<&'static str, Setting>,
+    of_role: BTreeMap<String, Setting>,
 }
 
 impl KubeEnv {
@@ -53,21 +55,41 @@ impl KubeEnv {
         finish(merge)
     }
 
-    /// The value of a key of the table; `None` for any other name.
+    /// The value of a key of the table, or of a role's parameter that is set; `None` for any other name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.settings.get(name).map(|setting| &setting.value)
+        self.setting(name).map(|setting| &setting.value)
     }
 
     /// The source of a key's value.
     pub fn source_of(&self, name: &str) -> Option<&Source> {
-        self.settings.get(name).map(|setting| &setting.source)
+        self.setting(name).map(|setting| &setting.source)
     }
 
-    /// Every key with its value, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        self.settings
+    fn setting(&self, name: &str) -> Option<&Setting> {
+        self.settings.get(name).or_else(|| self.of_role.get(name))
+    }
+
+    /// Every key with its value, sorted by name; also those of the role's parameters that are set.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let mut all: BTreeMap<&str, &Value> = BTreeMap::new();
+        for (name, setting) in &self.settings {
+            all.insert(name, &setting.value);
+        }
+        for (name, setting) in &self.of_role {
+            all.insert(name, &setting.value);
+        }
+        all.into_iter()
+    }
+
+    /// The settings of the role's parameters, sorted by name: `ROLE_` and the parameter's name in upper case, the text, its source.
+    /// The text counts as a secret, because only `role.yaml` says which parameters are secret.
+    pub fn role_settings(&self) -> impl Iterator<Item = (&str, &SecretText, &Source)> {
+        self.of_role
             .iter()
-            .map(|(name, setting)| (*name, &setting.value))
+            .filter_map(|(name, setting)| match &setting.value {
+                Value::Secret(text) => Some((name.as_str(), text, &setting.source)),
+                _ => None,
+            })
     }
 
     /// The paths that settings name, each once.
@@ -145,6 +167,7 @@ fn finish(mut merge: Merge) -> Result<KubeEnv, Vec<EnvError>> {
     if merge.problems.is_empty() {
         Ok(KubeEnv {
             settings: merge.settings,
+            of_role: merge.of_role,
         })
     } else {
         Err(merge.problems)

@@ -3,7 +3,8 @@
 //! One table ([`KEYS`]) describes every setting. [`KubeEnv::resolve`] merges the contents of
 //! `/etc/pf9/nodelet/*.yaml` over the defaults and refuses what is wrong, naming file and line;
 //! [`render()`] writes `/etc/pf9/kube.env`; [`parse()`] reads it (and `kube_override.env`) back; [`template()`]
-//! prints `kube.env.template`. The agents and the script evaluator call it. The module neither reads files nor touches
+//! prints `kube.env.template`. Settings of the role's parameters ([`ROLE_PREFIX`]) are kept as text; the planner checks them,
+//! because only `role.yaml` knows their types. The agents and the script evaluator call it. The module neither reads files nor touches
 //! a host: callers pass contents and get text back, so tests need only values.
 
 mod check;
@@ -27,7 +28,8 @@ pub use kube_env::KubeEnv;
 pub(crate) use render::assignment;
 pub use render::{GENERATED_NOTICE, render};
 pub use source::layers::{
-    Layered, MAX_FILE_BYTES, MAX_FILES, MAX_KEYS_PER_FILE, MAX_VALUE_BYTES, Setting, load_directory,
+    Layered, MAX_FILE_BYTES, MAX_FILES, MAX_KEYS_PER_FILE, MAX_VALUE_BYTES, ROLE_PREFIX, Setting,
+    load_directory,
 };
 pub use source::parse::{Assignment, MAX_ENV_BYTES, parse};
 pub use source::place::{Place, Source};

@@ -9,6 +9,7 @@ const HEADER: &str = "\
 # Set them as `KEY: value` in /etc/pf9/nodelet/*.yaml (files in sorted order, later wins) or as
 # `export KEY=\"value\"` in /etc/pf9/kube_override.env, which wins over those. An empty default means: not chosen.
 # A secret is shown as secret:kube/KEY everywhere but in kube.env itself.
+# A parameter of the role is set here, too: `ROLE_` and its name in upper case, as in `export ROLE_LEAST_MEMORY=\"2G\"` (docs/role.md).
 ";
 
 /// The whole text of `kube.env.template`, the same for every run.

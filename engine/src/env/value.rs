@@ -1,5 +1,6 @@
 //! The typed value of a setting, and how it is printed. A secret is always printed as a reference.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -100,13 +101,14 @@ impl Serialize for Value {
 /// The text of a secret setting. Every way of printing it gives the reference.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText {
-    key: &'static str,
+    key: Cow<'static, str>,
     text: String,
 }
 
 impl SecretText {
     /// Wraps the text of `key`.
-    pub(crate) fn new(key: &'static str, text: String) -> Self {
+    pub(crate) fn new(key: impl Into<Cow<'static, str>>, text: String) -> Self {
+        let key = key.into();
         Self { key, text }
     }
 
@@ -115,7 +117,8 @@ impl SecretText {
         format!("secret:kube/{}", self.key)
     }
 
-    /// The text itself. Call it inside converge only, where kube.env or a client needs it.
+    /// The text itself. Call it inside converge only, where kube.env or a client needs it, or for a parameter of the role that is no
+    /// secret.
     pub fn expose(&self) -> &str {
         &self.text
     }

@@ -85,7 +85,7 @@ pub enum Event {
     /// Something that ran was ended.
     StepStopped { phase: PhaseName, step: StepId },
     /// Something was restarted, or it was ended so that kubelet starts it again.
-    ThingRestarted {
+    ResourceRestarted {
         phase: PhaseName,
         thing: String,
         reason: String,
@@ -105,12 +105,12 @@ pub enum Event {
         error: String,
     },
     /// A thing is as it was before the role.
-    ThingRestored {
+    ResourceRestored {
         phase: Option<PhaseName>,
         thing: String,
     },
     /// A thing was not taken back, which is no failure: it is elsewhere, or other programs use it by now.
-    ThingLeft {
+    ResourceLeft {
         phase: Option<PhaseName>,
         thing: String,
         reason: String,
@@ -162,8 +162,8 @@ impl Event {
             | Self::PreflightFailed { .. }
             | Self::ThingsKept { .. }
             | Self::RunFinished { .. } => None,
-            Self::ThingRestored { phase, .. }
-            | Self::ThingLeft { phase, .. }
+            Self::ResourceRestored { phase, .. }
+            | Self::ResourceLeft { phase, .. }
             | Self::CleanFailed { phase, .. } => phase.as_ref(),
             Self::PhaseStarted { phase, .. }
             | Self::PhaseSkipped { phase, .. }
@@ -178,7 +178,7 @@ impl Event {
             | Self::PhaseRolledBack { phase, .. }
             | Self::PhaseInterrupted { phase, .. }
             | Self::StepStopped { phase, .. }
-            | Self::ThingRestarted { phase, .. }
+            | Self::ResourceRestarted { phase, .. }
             | Self::StopFailed { phase, .. }
             | Self::StepStartedAgain { phase, .. }
             | Self::StartFailed { phase, .. }

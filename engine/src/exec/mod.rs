@@ -16,11 +16,11 @@ mod selection;
 mod undo;
 
 pub use apply::preflight::unmet;
-pub use apply::unmet_requires::NotStanding;
-pub use check::failure_counts::Streaks;
-pub use check::status::{ChecksInProgress, Condition, LEFT_OVER, PhaseHealth, Status};
+pub use apply::unmet_requires::UnmetRequires;
+pub use check::failure_counts::FailureCounts;
+pub use check::status::{ChecksInProgress, Condition, ConditionKind, PhaseHealth, Status};
 pub use diagnosis::advice::advice;
-pub use dry_run::fidelity::{Fidelity, Miss, Seen};
+pub use dry_run::fidelity::{Fidelity, Mismatch, Seen};
 pub use dry_run::overlay::overlay_host;
 pub use dry_run::planned::Planned;
 pub use dry_run::simulated::simulated_host;
@@ -31,6 +31,7 @@ pub use kubernetes::rotate::{authorities, rotating};
 pub use recovery::recover::{Recovered, RecoveredFrom};
 pub use repair::restart::{failed_phases, left_over_phases, restart_set};
 pub use selection::{Selection, SelectionError};
+pub use undo::another_role::AnotherRole;
 pub use undo::clean::clean;
 pub use undo::scratch;
 
@@ -71,7 +72,7 @@ pub struct Runner<'a> {
     pub renewals: Renewals,
     /// Whether to evaluate again the preconditions that were met before, as if the role were not on this host: what an
     /// apply after a full clean would find.
-    pub afresh: bool,
+    pub rebuild: bool,
     /// Outputs of steps, shared by all phases.
     pub outputs: Outputs,
     /// The phases whose checks are running now.
@@ -97,7 +98,7 @@ impl<'a> Runner<'a> {
             cancel: CancellationToken::new(),
             selection: Selection::default(),
             renewals: Renewals::All,
-            afresh: false,
+            rebuild: false,
             outputs: Outputs::default(),
             checks_in_progress: ChecksInProgress::default(),
         }

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use futures::join;
 use ipnet::IpNet;
 
-use super::interests::Interests;
+use super::interests::FactQuery;
 use super::kernel::{FEATURES, Signs, cgroups, filesystem_of, unified_mount};
 use super::model::{Disk, Facts, LinkFacts, Listener, UnitFacts, VIRTUAL_SERVICES};
 use super::parse;
@@ -32,14 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The host's name cannot be learnt; every other failure is an entry of `unknown`.
 pub async fn gather(host: &dyn Host) -> HostResult<Facts> {
-    gather_with(host, &Interests::default()).await
+    gather_with(host, &FactQuery::default()).await
 }
 
 /// Takes the facts, asking for what `interests` lists; what it leaves out is unknown. Cancel safe.
 ///
 /// # Errors
 /// The host's name cannot be learnt; every other failure is an entry of `unknown`.
-pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<Facts> {
+pub async fn gather_with(host: &dyn Host, interests: &FactQuery) -> HostResult<Facts> {
     let asking = Asking {
         host,
         unknown: Mutex::default(),
@@ -165,8 +165,8 @@ pub async fn gather_with(host: &dyn Host, interests: &Interests) -> HostResult<F
 }
 
 /// Items that were not asked for and whose absence from the facts would otherwise mean "not there".
-fn unasked(interests: &Interests) -> Vec<String> {
-    let usual = Interests::default();
+fn unasked(interests: &FactQuery) -> Vec<String> {
+    let usual = FactQuery::default();
     let mut unasked = Vec::new();
     for (all, asked) in [
         (usual.units, &interests.units),
@@ -556,7 +556,7 @@ mod tests {
             ("/srv/file", Some("a file")),
             ("/srv/file/below/it", Some("a file (/srv/file)")),
         ];
-        let interests = Interests::default().and_disks(paths.map(|(path, _)| path.to_owned()));
+        let interests = FactQuery::default().and_disks(paths.map(|(path, _)| path.to_owned()));
         let facts = gather_with(&host, &interests).await.unwrap();
         for (path, taken_by) in paths {
             let disk = facts.disks.iter().find(|disk| disk.path == path);

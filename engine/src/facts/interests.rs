@@ -4,7 +4,7 @@ use super::preflight::Requirement;
 
 /// What gathering asks for. Items are named if they cannot be listed, or if the whole list would be too long.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interests {
+pub struct FactQuery {
     /// Programs to look for on the PATH.
     pub programs: Vec<String>,
     /// Kernel settings.
@@ -31,7 +31,7 @@ pub struct Interests {
     pub engine: bool,
 }
 
-impl Interests {
+impl FactQuery {
     /// Only what a plan is made from: the host's name, links, routes, processors and control groups, and a few small files. All other facts
     /// are unknown.
     #[must_use]
@@ -63,7 +63,8 @@ impl Interests {
             match requirement {
                 Requirement::PortsFree(_) => self.listeners = true,
                 Requirement::Programs(names) => self.programs.extend_from_slice(names),
-                Requirement::MinDisk { path, .. } | Requirement::LastingDirectory { path, .. } => {
+                Requirement::MinDisk { path, .. }
+                | Requirement::PersistentDirectory { path, .. } => {
                     self = self.and_disks([path.clone()]);
                 }
                 Requirement::NoForeignRuntime => self.units.clone_from(&usual.units),
@@ -103,7 +104,7 @@ impl Interests {
     }
 }
 
-impl Default for Interests {
+impl Default for FactQuery {
     fn default() -> Self {
         let all = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         Self {
@@ -228,7 +229,7 @@ mod tests {
                 path: path(),
                 bytes: 1,
             },
-            Requirement::LastingDirectory {
+            Requirement::PersistentDirectory {
                 path: path(),
                 bytes: 1,
             },
@@ -257,13 +258,13 @@ mod tests {
     #[tokio::test]
     async fn a_precondition_is_judged_by_what_it_asks_for_and_is_unknown_without() {
         let host = FakeHost::new().with_docker();
-        let all = gather_with(&host, &Interests::default()).await.unwrap();
-        let bare = gather_with(&host, &Interests::for_a_plan()).await.unwrap();
+        let all = gather_with(&host, &FactQuery::default()).await.unwrap();
+        let bare = gather_with(&host, &FactQuery::for_a_plan()).await.unwrap();
         for requirement in every_requirement() {
-            let asked = Interests::for_a_plan().and_requirements([&requirement]);
+            let asked = FactQuery::for_a_plan().and_requirements([&requirement]);
             let some = gather_with(&host, &asked).await.unwrap();
             assert_eq!(requirement.check(&some), requirement.check(&all));
-            if asked != Interests::for_a_plan() {
+            if asked != FactQuery::for_a_plan() {
                 let told = requirement.check(&bare);
                 let unknown = matches!(told, Verdict::Unknown { .. });
                 assert!(unknown, "{requirement:?}: {told}");

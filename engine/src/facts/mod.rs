@@ -16,7 +16,7 @@ mod requirements;
 
 pub use fixture::FactsError;
 pub use gather::{gather, gather_with};
-pub use interests::Interests;
+pub use interests::FactQuery;
 pub use model::{
     CgroupVersion, Cgroups, DefaultRoute, Disk, Facts, LinkFacts, Listener, OperatingSystem, Route,
     Swap, UnitFacts,

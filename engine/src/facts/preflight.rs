@@ -32,7 +32,9 @@ pub enum Requirement {
         bytes: u64,
     },
     /// A directory that exists or can be made, on a disk that is writable and has room (not in memory), and open to root only.
-    LastingDirectory {
+    // `lasting-directory` in older records; to be removed at the first release.
+    #[serde(alias = "lasting-directory")]
+    PersistentDirectory {
         /// The path.
         path: String,
         /// Free bytes.
@@ -171,7 +173,7 @@ impl Requirement {
     /// Whether a host stops meeting the requirement once the role is on it: the role itself listens on the ports, runs containers, has
     /// routes and takes room.
     #[must_use]
-    pub fn ends_with_the_role(&self) -> bool {
+    pub fn invalidated_by_role(&self) -> bool {
         matches!(
             self,
             Self::PortsFree(_)
@@ -180,7 +182,7 @@ impl Requirement {
                 | Self::NoVirtualServices
                 | Self::CidrsDisjoint { .. }
                 | Self::MinDisk { .. }
-                | Self::LastingDirectory { .. }
+                | Self::PersistentDirectory { .. }
         )
     }
 
@@ -192,7 +194,7 @@ impl Requirement {
         match &mut subject {
             Self::MinMemory(bytes)
             | Self::MinDisk { bytes, .. }
-            | Self::LastingDirectory { bytes, .. } => *bytes = 0,
+            | Self::PersistentDirectory { bytes, .. } => *bytes = 0,
             Self::MinCpus(count) => *count = 0,
             _ => {}
         }
@@ -202,7 +204,7 @@ impl Requirement {
     /// Whether the requirement can be judged while the role is still on the host, as if the role were not there. The ports can be, once the
     /// role's own listeners are left out (`exec/repair/rebuild.rs`); and without the role there is at least as much room.
     #[must_use]
-    pub fn can_be_asked_ahead(&self) -> bool {
+    pub fn checkable_before_clean(&self) -> bool {
         !matches!(
             self,
             Self::NoForeignRuntime
@@ -222,7 +224,9 @@ impl Requirement {
             Self::MinMemory(bytes) => judge::min_memory(facts, *bytes),
             Self::MinCpus(count) => judge::min_cpus(facts, *count),
             Self::MinDisk { path, bytes } => judge::min_disk(facts, path, *bytes),
-            Self::LastingDirectory { path, bytes } => judge::lasting_directory(facts, path, *bytes),
+            Self::PersistentDirectory { path, bytes } => {
+                judge::persistent_directory(facts, path, *bytes)
+            }
             Self::CgroupControllers(names) => judge::cgroup_controllers(facts, names),
             Self::NoForeignRuntime => judge::no_foreign_runtime(facts),
             Self::NoEarlierCluster => judge::no_earlier_cluster(facts),

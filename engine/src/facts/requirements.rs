@@ -1,6 +1,6 @@
 //! How each preflight requirement judges the facts. Every message says what is wrong, with numbers, and what to try.
 
-use super::interests::Interests;
+use super::interests::FactQuery;
 use super::model::{Disk, Facts, VIRTUAL_SERVICES};
 use super::preflight::{SupportedSystem, Verdict};
 
@@ -114,7 +114,7 @@ fn disk_of<'a>(facts: &'a Facts, path: &str) -> Option<&'a Disk> {
         .max_by_key(|disk| disk.path.len())
 }
 
-pub(crate) fn lasting_directory(facts: &Facts, path: &str, wanted: u64) -> Verdict {
+pub(crate) fn persistent_directory(facts: &Facts, path: &str, wanted: u64) -> Verdict {
     let Some(disk) = disk_of(facts, path) else {
         return Verdict::unknown(facts, &format!("what {path} is on"), &[path]);
     };
@@ -245,7 +245,7 @@ pub(crate) fn no_virtual_services(facts: &Facts) -> Verdict {
 
 pub(crate) fn no_earlier_cluster(facts: &Facts) -> Verdict {
     if facts.earlier_clusters.is_empty() {
-        let asked = Interests::default().earlier_clusters;
+        let asked = FactQuery::default().earlier_clusters;
         let unasked = asked.iter().find(|path| facts.unknown.contains_key(*path));
         return unasked.map_or(Verdict::Met, |path| {
             Verdict::unknown(facts, "earlier clusters", &[path])

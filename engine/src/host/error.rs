@@ -99,6 +99,15 @@ pub enum HostError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Something cannot be removed or unloaded, because it is in use.
+    #[error("{action}")]
+    InUse {
+        /// The request, for example `unload module ip_vs`.
+        action: String,
+        /// The answer, which names the user if it is known.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A server shows a certificate whose validity begins later than our clock says, so this clock cannot judge it.
     #[error("{action}: the server's certificate is not valid yet by this host's clock")]
     Clock {
@@ -149,6 +158,17 @@ impl HostError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self::Refused {
+            action: action.into(),
+            source: source.into(),
+        }
+    }
+
+    /// A [`HostError::InUse`] from anything that can be an error.
+    pub fn in_use(
+        action: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::InUse {
             action: action.into(),
             source: source.into(),
         }

@@ -23,12 +23,12 @@ pub(crate) use ownership::{Ownership, OwnershipError};
 pub use traits::cluster::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, FIELD_MANAGER, RemainingPod, Taint,
 };
-pub(crate) use traits::containers::SURVIVORS;
+pub(crate) use traits::containers::LIVE_RESTORE_DIR;
 pub use traits::containers::{
     ArchivedImage, ContainerConfig, ContainerState, Containers, ImageState, ListedContainer, Mount,
     PRESENCE, RestartPolicy,
 };
-pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, unfinished};
+pub use traits::files::{Attributes, Entry, EntryKind, Files, Space, partial_file};
 pub use traits::kernel::Kernel;
 pub use traits::network::{HttpsRequest, HttpsResponse, Link, Network};
 pub use traits::packages::Packages;

@@ -323,7 +323,7 @@ mod tests {
             ..Attributes::root(0o777)
         };
         let link = Path::new("/tmp/r");
-        host.meddle(|world| world.own(link, theirs));
+        host.with_world_mut(|world| world.own(link, theirs));
         let error = load(&host, "/tmp/r").await.expect_err("a user's link");
         assert!(error.contains("/tmp/r: it belongs to user 1000"), "{error}");
     }
@@ -340,10 +340,10 @@ mod tests {
             told.expect("the host answers")
         };
         assert_eq!(way("/srv/u/images").await, None);
-        host.meddle(|world| world.own(Path::new("/srv/u/images"), theirs));
+        host.with_world_mut(|world| world.own(Path::new("/srv/u/images"), theirs));
         assert_eq!(way("/srv/u/images").await, None);
         assert_eq!(way("/srv/not/yet/there").await, None);
-        host.meddle(|world| world.own(Path::new("/srv/u"), theirs));
+        host.with_world_mut(|world| world.own(Path::new("/srv/u"), theirs));
         let told = way("/srv/u/images").await.expect("a user's directory");
         assert_eq!(
             told,

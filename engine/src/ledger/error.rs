@@ -38,6 +38,16 @@ pub enum LedgerError {
         /// Ours.
         known: u32,
     },
+    /// It was written by an older program, in a form that was never released.
+    #[error("read the ledger {}: its form has version {found}, this program reads version {known} only; {RECOVER}", path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
     /// There is no ledger where there was one, or where a role is installed. A clean with a new one would take nothing
     /// of that back.
     #[error("use the ledger {}: it is missing or empty, but this host has {}; {RECOVER}", path.display(), evidence.join(", "))]

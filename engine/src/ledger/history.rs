@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::standing::{clean_lanes_noted, live, span_of};
 use super::{Record, RunId};
+use crate::ledger::live_resource::{clean_lanes_noted, live, span_of};
 use crate::model::{Failure, Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::{Action, Spec};

@@ -9,29 +9,27 @@
 //! other problem with the file is an error that names the line (`seal`): half a ledger would take half a role off the
 //! host.
 
-mod book;
+mod contents;
 mod error;
+mod hash_chain;
 mod history;
+mod last_run;
+mod live_resource;
 mod record;
-mod seal;
-mod standing;
+mod recorded;
 mod store;
 #[cfg(test)]
 mod tests;
-mod tip;
-mod told;
 
-pub(crate) use book::Recoverable;
+pub(crate) use contents::Recoverable;
 pub use error::{LedgerError, RECOVER};
 pub use history::{Attempt, Cause, History, Run, RunPhase, Why};
 pub(crate) use history::{is_about, is_step};
+pub use live_resource::{LiveResource, LiveUndo};
 pub use record::{Record, RunId};
-pub use standing::{LiveUndo, StandingThing};
+pub(crate) use recorded::{Reading, Recorded};
 pub(crate) use store::in_time;
 pub use store::{Ledger, StepLog};
-pub(crate) use told::{Reading, Told};
 
-/// Version of the file's form. A newer one is refused; an older one is read, and the first run that writes converts the
-/// file to this form. Since version 2 lines are chained, and there are records of what was withdrawn. Since version 4
-/// clean lanes may have virtual services.
+/// Version of the file's form. A file of another version is refused.
 pub const VERSION: u32 = 4;

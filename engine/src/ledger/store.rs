@@ -9,17 +9,17 @@ use futures::future::BoxFuture;
 use sha2::Digest as _;
 use tokio::sync::Mutex;
 
-use super::book::{
-    Recoverable, copy_path, damaged_path, ended_part, path, read, recoverable, tip_path,
-};
-use super::seal::Chain;
-use super::standing::{
-    LiveUndo, Standing, StandingThing, clean_lane, clean_lanes, compacted, cut_runs, live,
-    noted_by, things,
-};
-use super::tip::{Tip, id_of};
 use super::{History, LedgerError, Record, RunId, VERSION};
 use crate::host::{Attributes, Host, HostError};
+use crate::ledger::contents::{
+    Recoverable, copy_path, damaged_path, ended_part, path, read, recoverable, tip_path,
+};
+use crate::ledger::hash_chain::Chain;
+use crate::ledger::last_run::{LastRun, id_of};
+use crate::ledger::live_resource::{
+    LiveResource, LiveUndo, Standing, clean_lane, clean_lanes, compacted, cut_runs, live, noted_by,
+    things,
+};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
@@ -44,11 +44,11 @@ const DIRECTORY: Attributes = Attributes::root(0o700);
 /// A host's ledger, open for writing.
 pub struct Ledger<'a> {
     host: &'a dyn Host,
-    pages: Mutex<Pages<'a>>,
+    state: Mutex<LedgerState<'a>>,
 }
 
 /// The records, and whether the file ends with them.
-struct Pages<'a> {
+struct LedgerState<'a> {
     records: Vec<Record>,
     /// Where the file's chain ends.
     chain: Chain,
@@ -64,38 +64,37 @@ impl<'a> Ledger<'a> {
     /// lock.
     ///
     /// # Errors
-    /// It cannot be read, is newer than this program, or was changed by another program.
+    /// It cannot be read, has another version, or was changed by another program.
     pub async fn open(host: &'a dyn Host) -> Result<Self, LedgerError> {
-        let book = read(host).await?;
+        let contents = read(host).await?;
         in_time(create_directories(host))
             .await
             .map_err(failed("create"))?;
         let ledger = Self {
             host,
-            pages: Mutex::new(Pages {
-                // A file of an older version is written again: all lines of a file have one version.
-                tail_in_doubt: book.torn || book.older || book.records.is_empty(),
-                records: book.records,
-                chain: book.chain,
+            state: Mutex::new(LedgerState {
+                tail_in_doubt: contents.truncated || contents.records.is_empty(),
+                records: contents.records,
+                chain: contents.chain,
                 in_flight: None,
             }),
         };
-        let mut pages = ledger.pages.lock().await;
-        let is_new = pages.records.is_empty();
+        let mut state = ledger.state.lock().await;
+        let is_new = state.records.is_empty();
         if is_new {
-            pages.records.push(Record::Header {
+            state.records.push(Record::Header {
                 version: VERSION,
                 id: Some(new_id(host).await?),
             });
         }
-        ledger.repair(&mut pages).await?;
-        if (book.copies_due || is_new)
-            && let Err(error) = ledger.keep_copies(&mut pages).await
+        ledger.repair(&mut state).await?;
+        if (contents.copies_due || is_new)
+            && let Err(error) = ledger.keep_copies(&mut state).await
         {
             // The ledger itself is good; a status pass tries again.
             tracing::warn!("could not {}", crate::model::chain(&error).join(": "));
         }
-        drop(pages);
+        drop(state);
         Ok(ledger)
     }
 
@@ -104,22 +103,22 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// As [`Ledger::open`], or they cannot be written.
     pub async fn renew_copies(host: &dyn Host) -> Result<bool, LedgerError> {
-        let book = read(host).await?;
-        if !book.copies_due {
+        let contents = read(host).await?;
+        if !contents.copies_due {
             return Ok(false);
         }
         let ledger = Ledger {
             host,
-            pages: Mutex::new(Pages {
+            state: Mutex::new(LedgerState {
                 tail_in_doubt: false,
-                records: book.records,
-                chain: book.chain,
+                records: contents.records,
+                chain: contents.chain,
                 in_flight: None,
             }),
         };
-        let mut pages = ledger.pages.lock().await;
-        ledger.keep_copies(&mut pages).await?;
-        drop(pages);
+        let mut state = ledger.state.lock().await;
+        ledger.keep_copies(&mut state).await?;
+        drop(state);
         Ok(true)
     }
 
@@ -172,7 +171,7 @@ impl<'a> Ledger<'a> {
     /// The id of the ledger that a `ledger.tip` of this content belongs to.
     #[must_use]
     pub fn id_in_tip(content: &[u8]) -> Option<String> {
-        Tip::parse(content)?.id
+        LastRun::parse(content)?.id
     }
 
     /// The id of the ledger that begins with this line.
@@ -212,7 +211,7 @@ impl<'a> Ledger<'a> {
         }
         let ledger = Ledger {
             host,
-            pages: Mutex::new(Pages {
+            state: Mutex::new(LedgerState {
                 tail_in_doubt: true,
                 records,
                 chain: Chain::default(),
@@ -298,9 +297,9 @@ impl<'a> Ledger<'a> {
     /// It could not be written, or there is no room for what follows.
     pub async fn begin(&self, verb: Verb, role: &str, digest: &str) -> Result<RunId, LedgerError> {
         Self::has_room(self.host, verb).await?;
-        let pages = self.pages.lock().await;
-        let last = pages.records.iter().filter_map(Record::run).max();
-        drop(pages);
+        let state = self.state.lock().await;
+        let last = state.records.iter().filter_map(Record::run).max();
+        drop(state);
         let run = last.unwrap_or(0) + 1;
         self.append(Record::Run {
             run,
@@ -312,8 +311,8 @@ impl<'a> Ledger<'a> {
         .await?;
         // The tip is written before the first effect of the run: a ledger from before this run must not be taken for
         // the complete one.
-        let mut pages = self.pages.lock().await;
-        self.write_tip(&mut pages).await?;
+        let mut state = self.state.lock().await;
+        self.write_tip(&mut state).await?;
         Ok(run)
     }
 
@@ -401,23 +400,23 @@ impl<'a> Ledger<'a> {
 
     /// Whether one of these runs was about to converge anything in a phase.
     pub async fn has_intent(&self, runs: &BTreeSet<RunId>, name: &PhaseName) -> bool {
-        let pages = self.pages.lock().await;
-        pages.records.iter().any(|record| {
+        let state = self.state.lock().await;
+        state.records.iter().any(|record| {
             matches!(record, Record::Intent { run, phase, .. } if runs.contains(run) && phase == name)
         })
     }
 
     /// Whether the last run has no end.
     pub async fn was_cut(&self) -> bool {
-        let pages = self.pages.lock().await;
-        let mut back = pages.records.iter().rev();
+        let state = self.state.lock().await;
+        let mut back = state.records.iter().rev();
         let last = back.find(|record| matches!(record, Record::Run { .. } | Record::End { .. }));
         matches!(last, Some(Record::Run { .. }))
     }
 
     /// Runs that applied this plan and were cut, with the phases that they completed.
     pub async fn cut_runs(&self, digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
-        cut_runs(&self.pages.lock().await.records, digest)
+        cut_runs(&self.state.lock().await.records, digest)
     }
 
     /// Notes that a phase in which a run changed something is complete.
@@ -432,7 +431,7 @@ impl<'a> Ledger<'a> {
     /// All undos that these runs noted in a phase and that were not carried out, in their order, without those of kept
     /// things.
     pub async fn noted_by(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<Undo> {
-        let noted = noted_by(&self.pages.lock().await.records, runs, phase);
+        let noted = noted_by(&self.state.lock().await.records, runs, phase);
         noted.into_iter().map(|live| live.undo).collect()
     }
 
@@ -552,13 +551,13 @@ impl<'a> Ledger<'a> {
             at: self.now(),
         })
         .await?;
-        let mut pages = self.pages.lock().await;
-        self.keep_copies(&mut pages).await?;
-        drop(pages);
+        let mut state = self.state.lock().await;
+        self.keep_copies(&mut state).await?;
+        drop(state);
         // The next run may have to take back what an interrupted run did, and compaction keeps only the oldest undo of
         // each thing.
         let carried_on = outcome == Outcome::Interrupted;
-        if !carried_on && self.pages.lock().await.records.len() > COMPACT_BEYOND {
+        if !carried_on && self.state.lock().await.records.len() > COMPACT_BEYOND {
             self.compact().await?;
         }
         Ok(())
@@ -567,7 +566,7 @@ impl<'a> Ledger<'a> {
     /// Undos that have not been carried out, oldest first: for each thing the one that leads back to the state before
     /// the role.
     pub async fn live(&self) -> Vec<LiveUndo> {
-        live(&self.pages.lock().await.records)
+        live(&self.state.lock().await.records)
     }
 
     /// The same, from these records.
@@ -577,25 +576,25 @@ impl<'a> Ledger<'a> {
     }
 
     /// Every thing that was changed and not taken back, oldest first.
-    pub async fn things(&self) -> Vec<StandingThing> {
-        things(&self.pages.lock().await.records)
+    pub async fn things(&self) -> Vec<LiveResource> {
+        things(&self.state.lock().await.records)
     }
 
     /// The same, from these records.
     #[must_use]
-    pub fn things_in(records: &[Record]) -> Vec<StandingThing> {
+    pub fn things_in(records: &[Record]) -> Vec<LiveResource> {
         things(records)
     }
 
     /// Steps that remove what phases left behind, by phase, oldest first.
     pub async fn clean_lanes(&self) -> Vec<(PhaseName, Vec<PlannedStep>)> {
-        clean_lanes(&self.pages.lock().await.records)
+        clean_lanes(&self.state.lock().await.records)
     }
 
     /// The steps in the clean lane of a phase, and whether some have been carried out since; `None` if the phase has no
     /// lane.
     pub async fn clean_lane_of(&self, phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
-        clean_lane(&self.pages.lock().await.records, phase)
+        clean_lane(&self.state.lock().await.records, phase)
     }
 
     /// Like [`Ledger::clean_lanes`], from these records.
@@ -628,12 +627,12 @@ impl<'a> Ledger<'a> {
 
     /// The clean lane of a phase, if one of these runs has recorded it.
     pub async fn lane_of(&self, runs: &BTreeSet<RunId>, phase: &PhaseName) -> Vec<PlannedStep> {
-        Standing::of(&self.pages.lock().await.records).lane_of(runs, phase)
+        Standing::of(&self.state.lock().await.records).lane_of(runs, phase)
     }
 
     /// The runs, for questions of operators.
     pub async fn history(&self) -> History {
-        History::of(&self.pages.lock().await.records)
+        History::of(&self.state.lock().await.records)
     }
 
     /// Rewrites the ledger to one record per live thing and the last runs, in one atomic step, and drops content that
@@ -642,12 +641,12 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// It could not be written; the old file stays then.
     pub async fn compact(&self) -> Result<(), LedgerError> {
-        let mut pages = self.pages.lock().await;
-        self.repair(&mut pages).await?;
-        let compacted = compacted(&pages.records);
-        self.replace(&mut pages, compacted).await?;
-        self.keep_copies(&mut pages).await?;
-        let wanted: BTreeSet<String> = live(&pages.records)
+        let mut state = self.state.lock().await;
+        self.repair(&mut state).await?;
+        let compacted = compacted(&state.records);
+        self.replace(&mut state, compacted).await?;
+        self.keep_copies(&mut state).await?;
+        let wanted: BTreeSet<String> = live(&state.records)
             .iter()
             .filter_map(|live| Some(live.undo.kept()?.sha256.clone()))
             .collect();
@@ -684,30 +683,30 @@ impl<'a> Ledger<'a> {
     /// repair: a record must never follow half a line.
     async fn append(&self, record: Record) -> Result<(), LedgerError> {
         // One writer at a time: records of phases that run in parallel must not mix within a line.
-        let mut pages = self.pages.lock().await;
-        self.repair(&mut pages).await?;
-        pages.tail_in_doubt = true;
-        let mut chain = pages.chain.clone();
+        let mut state = self.state.lock().await;
+        self.repair(&mut state).await?;
+        state.tail_in_doubt = true;
+        let mut chain = state.chain.clone();
         let line = chain.seal(&record);
         let host = self.host;
         let append = async move { host.append(&path(), line.as_bytes(), FILE).await };
-        pages.in_flight = Some(Box::pin(append));
-        self.settle(&mut pages).await.map_err(failed("write"))?;
-        pages.tail_in_doubt = false;
-        pages.chain = chain;
-        pages.records.push(record);
+        state.in_flight = Some(Box::pin(append));
+        self.settle(&mut state).await.map_err(failed("write"))?;
+        state.tail_in_doubt = false;
+        state.chain = chain;
+        state.records.push(record);
         Ok(())
     }
 
     /// Waits for the end of a write that has begun, even if its caller gave up long ago. A write that does not end in
     /// time stays in flight, and the next caller waits for it in turn.
-    async fn settle(&self, pages: &mut Pages<'a>) -> Result<(), HostError> {
-        let Some(write) = &mut pages.in_flight else {
+    async fn settle(&self, state: &mut LedgerState<'a>) -> Result<(), HostError> {
+        let Some(write) = &mut state.in_flight else {
             return Ok(());
         };
         match tokio::time::timeout(PATIENCE, write).await {
             Ok(written) => {
-                pages.in_flight = None;
+                state.in_flight = None;
                 written
             }
             Err(_) => Err(too_late()),
@@ -715,15 +714,15 @@ impl<'a> Ledger<'a> {
     }
 
     /// Writes the file again if it may not end with the last record.
-    async fn repair(&self, pages: &mut Pages<'a>) -> Result<(), LedgerError> {
-        if let Err(error) = self.settle(pages).await
-            && pages.in_flight.is_some()
+    async fn repair(&self, state: &mut LedgerState<'a>) -> Result<(), LedgerError> {
+        if let Err(error) = self.settle(state).await
+            && state.in_flight.is_some()
         {
             return Err(failed("write")(error));
         }
-        if pages.tail_in_doubt {
-            let records = pages.records.clone();
-            self.replace(pages, records).await?;
+        if state.tail_in_doubt {
+            let records = state.records.clone();
+            self.replace(state, records).await?;
         }
         Ok(())
     }
@@ -731,51 +730,51 @@ impl<'a> Ledger<'a> {
     /// Writes the whole file. If that fails, the records in memory stay as before.
     async fn replace(
         &self,
-        pages: &mut Pages<'a>,
+        state: &mut LedgerState<'a>,
         records: Vec<Record>,
     ) -> Result<(), LedgerError> {
         let mut chain = Chain::default();
         let text: String = records.iter().map(|record| chain.seal(record)).collect();
-        let written = self.write(pages, path(), text.into_bytes()).await;
+        let written = self.write(state, path(), text.into_bytes()).await;
         if written.is_err() {
-            pages.tail_in_doubt = true;
+            state.tail_in_doubt = true;
         }
         written.map_err(failed("write"))?;
-        pages.records = records;
-        pages.chain = chain;
-        pages.tail_in_doubt = false;
+        state.records = records;
+        state.chain = chain;
+        state.tail_in_doubt = false;
         Ok(())
     }
 
     /// Writes a file of the ledger. It is on disk when this returns.
     async fn write(
         &self,
-        pages: &mut Pages<'a>,
+        state: &mut LedgerState<'a>,
         path: PathBuf,
         content: Vec<u8>,
     ) -> Result<(), HostError> {
         let host = self.host;
         let write = async move { host.write(&path, &content, FILE).await };
-        pages.in_flight = Some(Box::pin(write));
-        self.settle(pages).await
+        state.in_flight = Some(Box::pin(write));
+        self.settle(state).await
     }
 
-    async fn write_tip(&self, pages: &mut Pages<'a>) -> Result<(), LedgerError> {
-        let tip = Tip::of(&pages.records).text();
-        let written = self.write(pages, tip_path(), tip).await;
+    async fn write_tip(&self, state: &mut LedgerState<'a>) -> Result<(), LedgerError> {
+        let tip = LastRun::of(&state.records).text();
+        let written = self.write(state, tip_path(), tip).await;
         written.map_err(failed("write the tip of"))
     }
 
     /// Updates the files beside the ledger. The copy comes first, so that the tip never names an ended run that the
     /// copy lacks.
-    async fn keep_copies(&self, pages: &mut Pages<'a>) -> Result<(), LedgerError> {
+    async fn keep_copies(&self, state: &mut LedgerState<'a>) -> Result<(), LedgerError> {
         let bytes = in_time(self.host.read(&path(), LIMIT)).await;
         let bytes = bytes.map_err(failed("read"))?.unwrap_or_default();
-        if let Some(ended) = ended_part(&bytes, &pages.records) {
-            let written = self.write(pages, copy_path(), ended.to_vec()).await;
+        if let Some(ended) = ended_part(&bytes, &state.records) {
+            let written = self.write(state, copy_path(), ended.to_vec()).await;
             written.map_err(failed("write the copy of"))?;
         }
-        self.write_tip(pages).await
+        self.write_tip(state).await
     }
 
     fn now(&self) -> String {

@@ -1,7 +1,7 @@
 //! The ledger on a host that fails, crashes, and cuts writes.
 
 mod compaction;
-mod cuts;
+mod crashes;
 mod damage;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{Attributes, Files as _};
 use crate::model::{Outcome, STATE, Span, StepId, Verb};
 use crate::plan::{PlannedStep, StepPolicy};
-use crate::resource::{Action, Change, DirectorySpec, Kept, Spec, Undo, UndoLog as _};
+use crate::resource::{
+    Action, Change, DirectorySpec, Owner, SavedContent, Spec, Undo, UndoLog as _,
+};
 
 fn step(name: &str) -> PlannedStep {
     PlannedStep {
@@ -20,7 +22,8 @@ fn step(name: &str) -> PlannedStep {
         spec: Spec::Directory(DirectorySpec {
             path: name.into(),
             attributes: Attributes::root(0o755),
-            whole: false,
+            owner: Owner::default(),
+            exclusive: false,
             spared: None,
         }),
         policy: StepPolicy::default(),
@@ -93,7 +96,7 @@ async fn of_two_undos_of_one_thing_the_older_counts() {
     note(&ledger, removal("/a")).await;
     let restore = Undo::RestoreFile {
         path: "/a".into(),
-        content: Kept::new(b"ours".to_vec()),
+        content: SavedContent::new(b"ours".to_vec()),
         attributes: Attributes::root(0o644),
     };
     note(&ledger, restore).await;
@@ -147,15 +150,15 @@ async fn a_torn_last_line_counts_as_not_written_and_is_cut_off() {
         .unwrap()
         + 1;
     for cut in last_line + 1..whole.len() {
-        let torn = host.fork();
-        torn.meddle(|world| world.file(file(), &whole[..cut]));
-        let records = Ledger::read(&torn).await.unwrap();
-        let ledger = Ledger::open(&torn).await.unwrap();
+        let truncated = host.fork();
+        truncated.with_world_mut(|world| world.file(file(), &whole[..cut]));
+        let records = Ledger::read(&truncated).await.unwrap();
+        let ledger = Ledger::open(&truncated).await.unwrap();
         assert_eq!(ledger.live().await.len(), 2, "cut at {cut}");
         note(&ledger, removal("/c")).await;
         drop(ledger);
-        assert_eq!(live(&torn).await.len(), 3);
-        assert!(Ledger::read(&torn).await.unwrap().len() > records.len());
+        assert_eq!(live(&truncated).await.len(), 3);
+        assert!(Ledger::read(&truncated).await.unwrap().len() > records.len());
     }
 }
 
@@ -164,12 +167,15 @@ async fn a_newer_form_is_refused() {
     let host = FakeHost::new();
     let newer = VERSION + 1;
     let header = format!(r#"{{"r":"header","version":{newer},"more":true}}"#);
-    host.meddle(|world| world.file(file(), header + "\n{\"r\":\"news\"}\n"));
+    host.with_world_mut(|world| world.file(file(), header + "\n{\"r\":\"news\"}\n"));
     let error = Ledger::open(&host).await.err().unwrap();
     let LedgerError::Newer { found, known, .. } = error else {
         panic!("{error}");
     };
     assert_eq!((found, known), (newer, VERSION));
+    // Nor is it recovered: a newer program can read it.
+    let error = Ledger::recoverable(&host).await.err().unwrap();
+    assert!(matches!(error, LedgerError::Newer { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -181,7 +187,7 @@ async fn a_line_changed_by_others_is_named() {
     }
     let text = String::from_utf8(host.read(&file(), 1 << 20).await.unwrap().unwrap()).unwrap();
     let changed = text.replacen("intent", "content", 1);
-    host.meddle(|world| world.file(file(), changed));
+    host.with_world_mut(|world| world.file(file(), changed));
     let error = Ledger::open(&host).await.err().unwrap();
     assert!(error.to_string().contains("ledger.jsonl:3:"), "{error}");
 }
@@ -191,20 +197,20 @@ async fn previous_content_is_kept_apart_and_comes_back() {
     let host = FakeHost::new().with_file("/etc/token", "hunter2");
     let undo = Undo::RestoreFile {
         path: "/etc/token".into(),
-        content: Kept::new(b"hunter2".to_vec()),
+        content: SavedContent::new(b"hunter2".to_vec()),
         attributes: Attributes::root(0o600),
     };
     {
         let ledger = Ledger::open(&host).await.unwrap();
         note(&ledger, undo).await;
     }
-    host.meddle(|world| world.file("/etc/token", "ours"));
+    host.with_world_mut(|world| world.file("/etc/token", "ours"));
     let text = String::from_utf8(host.read(&file(), 1 << 20).await.unwrap().unwrap()).unwrap();
     assert!(!text.contains("hunter2"));
     let kept = live(&host).await.remove(0);
     kept.carry_out(&host).await.unwrap();
     assert_eq!(
-        host.look(|world| world.text("/etc/token")),
+        host.with_world(|world| world.text("/etc/token")),
         Some("hunter2".to_owned())
     );
     let folder = Path::new(STATE).join("content");
@@ -218,7 +224,7 @@ async fn previous_content_is_kept_apart_and_comes_back() {
             .mode,
         0o600
     );
-    host.meddle(|world| world.file(folder.join(&name), "forged"));
+    host.with_world_mut(|world| world.file(folder.join(&name), "forged"));
     assert!(
         kept.carry_out(&host).await.is_err(),
         "content that was tampered with is not written back"

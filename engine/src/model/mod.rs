@@ -5,6 +5,7 @@
 //!
 //! Start with [`name`] (phases, steps, positions in scripts), then [`value`] (what a script can say) and [`template`].
 
+mod count;
 mod diagnostic;
 mod error_chain;
 mod hex;
@@ -15,6 +16,7 @@ mod run;
 mod template;
 mod value;
 
+pub use count::count;
 pub use diagnostic::{Diagnostic, Sources, closest};
 pub use error_chain::chain;
 pub use hex::hex;

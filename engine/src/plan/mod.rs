@@ -4,18 +4,22 @@
 //! execution, contains no time and no path of the machine on which it was made, and does not depend on the script
 //! language.
 
+mod digest;
 mod order;
+mod owners;
+mod skipped;
 
 pub use order::{Graph, OrderError};
+pub(crate) use owners::shared_things;
+pub use skipped::SkippedWord;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 
 use crate::facts::Requirement;
-use crate::model::{PhaseName, Span, StepId, hex};
+use crate::model::{PhaseName, Span, StepId};
 use crate::resource::{Checksums, Spec};
 
 /// Version of the serialized form. A reader refuses a newer one.
@@ -50,13 +54,6 @@ impl Plan {
             payload: Vec::new(),
             phases,
         }
-    }
-
-    /// SHA-256 over the serialized plan, in hex: equal plans have equal digests on every machine.
-    #[must_use]
-    pub fn digest(&self) -> String {
-        let json = serde_json::to_vec(self).expect("a plan holds nothing that JSON cannot say");
-        hex(&sha2::Sha256::digest(json))
     }
 
     /// The phase of this name.
@@ -99,6 +96,9 @@ pub struct PlannedPhase {
     pub on_clean: Vec<PlannedStep>,
     /// Read-only assertions that it does its work.
     pub checks: Vec<PlannedCheck>,
+    /// Its steps, checks and preconditions that are left out on this host. Only reports read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped_words: Vec<SkippedWord>,
 }
 
 impl PlannedPhase {
@@ -123,6 +123,7 @@ impl PlannedPhase {
             on_rollback: Vec::new(),
             on_clean: Vec::new(),
             checks: Vec::new(),
+            skipped_words: Vec::new(),
         }
     }
 }
@@ -205,7 +206,7 @@ pub struct PlannedCheck {
     pub failures: u32,
     /// A failure is only reported: no apply waits for the check, and no phase fails or is restarted because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub warns: bool,
+    pub advisory: bool,
 }
 
 impl PlannedCheck {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::text::short;
 use crate::exec::Planned;
 use crate::ledger::{History, Run, Why};
 use crate::model::{Outcome, StepId, Verb};
@@ -128,18 +129,23 @@ fn unknown(text: &mut String, thing: &str, planned: Option<&[Planned]>) {
     });
     for (n, planned) in planned.unwrap_or_default().iter().enumerate() {
         let how = match (&planned.skipped, planned.as_planned) {
-            (Some(reason), _) => format!("but its phase is skipped: {reason}"),
+            (Some(reason), _) => format!("but it is skipped on this host: {reason}"),
             (None, Some(true)) => "and it was like that before the role".to_owned(),
             (None, Some(false)) => {
-                "and not applied yet: `nodelet apply` brings it about".to_owned()
+                "and was not applied yet: `nodelet apply` brings it about".to_owned()
             }
-            (None, None) => "and its present state is not known".to_owned(),
+            (None, None) => {
+                "and was not applied yet, as far as the ledger says; its present state is not known"
+                    .to_owned()
+            }
         };
         let also = if n == 0 { "" } else { "  " };
+        let phase = planned.step.phase().unwrap_or_default();
         let _ = writeln!(
             text,
-            "{also}it is planned by {} ({}), {how}",
-            planned.step, planned.span
+            "{also}it is planned by phase {phase} ({}, {}), {how}",
+            short(&planned.step),
+            planned.span
         );
     }
 }
@@ -173,18 +179,11 @@ fn line(run: &Run) -> String {
 
 fn steps(text: &mut String, steps: &[(StepId, Action, Vec<String>)]) {
     for (step, action, fields) in steps {
-        let id = step.as_str();
-        let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
         let fields = if fields.is_empty() {
             String::new()
         } else {
             format!(": {}", fields.join(", "))
         };
-        let _ = writeln!(
-            text,
-            "    {} {}{fields}",
-            action.sign(),
-            rest.replacen(':', " ", 1)
-        );
+        let _ = writeln!(text, "    {} {}{fields}", action.sign(), short(step));
     }
 }

@@ -1,18 +1,26 @@
 //! Output for people and programs, made only from events, plans and conditions.
+//!
+//! `plan` is what `nodelet plan` shows, `review` and `page` what a dry run would change, `text` and `json` the events of a run while it
+//! goes on, `progress` one line for each phase, `history` what earlier runs did, and why a resource is as it is. `totals` counts.
+//!
+//! Nothing here reads a host or decides anything. Error reports of a command are not here: the agent writes them. Start with `review`.
 
 mod history;
 mod json;
+mod page;
 mod plan;
 mod progress;
 mod review;
 mod text;
+mod totals;
 
 pub use history::{history, run_in_full, why};
-pub use json::JsonReport;
+pub use json::{JsonReport, with_octal_modes};
 pub use plan::{phases, plan};
 pub use progress::ProgressReport;
-pub use review::{Review, Totals};
+pub use review::Review;
 pub use text::{Detail, TextReport, conditions, render};
+pub use totals::Totals;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use humantime::format_duration;
 use serde_json::Value as Json;
 
+use super::page::left_out;
 use crate::plan::{Plan, PlannedCheck, PlannedPhase, PlannedStep, StepPolicy};
 
 /// The phases in order, one line each.
@@ -73,6 +74,7 @@ pub fn plan(phase: &PlannedPhase) -> String {
             text.push_str(&one(lane, step));
         }
     }
+    text.push_str(&left_out(&phase.skipped_words));
     for check in &phase.checks {
         let probe = serde_json::to_value(&check.probe).expect("a probe is JSON");
         let _ = writeln!(text, "  check {}  ({})", check.name, check.span);
@@ -99,7 +101,7 @@ fn pace(check: &PlannedCheck) -> String {
     if check.failures != PlannedCheck::FAILURES {
         let _ = writeln!(text, "      failures: {}", check.failures);
     }
-    if check.warns {
+    if check.advisory {
         text.push_str("      warning only\n");
     }
     text
@@ -114,7 +116,8 @@ fn manner(policy: &StepPolicy) -> String {
     }
     if policy.tries != usual.tries || policy.backoff != usual.backoff {
         let pause = format_duration(policy.backoff);
-        let _ = writeln!(text, "      retry: {} tries, {pause} apart", policy.tries);
+        let tries = if policy.tries == 1 { "try" } else { "tries" };
+        let _ = writeln!(text, "      retry: {} {tries}, {pause} apart", policy.tries);
     }
     for (what, steps) in [
         ("restart on", &policy.restart_on),

@@ -1,111 +1,77 @@
-//! A prediction as a review: what would change, phase by phase, with a sum at the end.
+//! A prediction as a review: a line for each phase, then each change, and the verdict at the end.
 //!
-//! Phases with nothing to change take one line. Files that change show their differences; new ones show only their
-//! length, because `nodelet plan --full` shows their text. Neither shows secrets: a change does not hold them.
+//! The line of a phase says everything of a phase with nothing to change. Files that change show their differences; new ones show only
+//! their length, because `nodelet plan --full` shows their text. Neither shows secrets: a change does not hold them.
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
-
-use super::text::{Detail, changing, failed, render};
-use crate::exec::Event;
-use crate::model::{Failure, Outcome};
-use crate::resource::{Action, Change};
-
-/// Of a file only the differences are shown.
-const DETAIL: Detail = Detail {
-    unchanged: false,
-    diffs: true,
-    times: false,
-};
+use super::page::{DETAIL, Page};
+use super::text::render;
+use super::totals::Totals;
+use crate::exec::{Event, UnmetRequires};
+use crate::model::{Outcome, PhaseName, Problem, count};
+use crate::plan::{Plan, SkippedWord};
 
 /// What a dry run said, ready to be read.
 #[derive(Debug)]
 pub struct Review<'a> {
     events: &'a [Event],
-}
-
-/// How many steps would change, by kind of change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Not there, and will be.
-    pub created: usize,
-    /// There, and will differ.
-    pub changed: usize,
-    /// They run, and will be restarted or reloaded.
-    pub restarted: usize,
-    /// There, and will go.
-    pub removed: usize,
-    /// Commands that will run.
-    pub run: usize,
-    /// As they should be.
-    pub unchanged: usize,
-    /// Cannot be known beforehand.
-    pub known_after_apply: usize,
-}
-
-impl Totals {
-    /// Steps that would change something, or may.
-    #[must_use]
-    pub fn pending(&self) -> usize {
-        self.created
-            + self.changed
-            + self.restarted
-            + self.removed
-            + self.run
-            + self.known_after_apply
-    }
-
-    fn count(&mut self, change: &Change) {
-        *match change.action {
-            _ if change.unknown => &mut self.known_after_apply,
-            Action::Create => &mut self.created,
-            Action::Change | Action::Renew => &mut self.changed,
-            Action::Restart | Action::Reload => &mut self.restarted,
-            Action::Remove => &mut self.removed,
-            Action::Run => &mut self.run,
-        } += 1;
-    }
-}
-
-impl std::fmt::Display for Totals {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.pending() == 0 {
-            return write!(f, "nothing would change: {} unchanged", self.unchanged);
-        }
-        write!(
-            f,
-            "would change: {} created, {} changed, {} restarted, {} removed",
-            self.created, self.changed, self.restarted, self.removed
-        )?;
-        if self.run > 0 {
-            write!(f, ", {} commands run", self.run)?;
-        }
-        write!(f, "; {} unchanged", self.unchanged)?;
-        if self.known_after_apply > 0 {
-            write!(f, "; {} known after apply", self.known_after_apply)?;
-        }
-        Ok(())
-    }
+    plan: Option<&'a Plan>,
+    missing: Option<&'a UnmetRequires>,
 }
 
 impl<'a> Review<'a> {
     /// A review of a dry run's events.
     #[must_use]
     pub fn of(events: &'a [Event]) -> Self {
-        Self { events }
+        Self {
+            events,
+            plan: None,
+            missing: None,
+        }
     }
 
-    /// Every phase, with what would be checked in it.
+    /// The review with what the plan skips: no event is about a skipped step.
+    #[must_use]
+    pub fn with_skipped_of(self, plan: &'a Plan) -> Self {
+        Self {
+            plan: Some(plan),
+            ..self
+        }
+    }
+
+    /// The review with the phases that the chosen ones require and the host does not have.
+    #[must_use]
+    pub fn with_missing(self, missing: Option<&'a UnmetRequires>) -> Self {
+        Self { missing, ..self }
+    }
+
+    /// Every phase in one line, then each change with what would be checked, then the verdict.
     #[must_use]
     pub fn plan(&self) -> String {
-        self.text(true)
+        let pages = self.pages();
+        let full: String = pages.iter().map(Page::full).collect();
+        let mut text = self.summary(&pages);
+        if !full.is_empty() {
+            let _ = writeln!(text, "\n{full}");
+        }
+        text + self.verdict(&pages).as_str()
     }
 
-    /// What would change, and nothing else.
+    /// Every phase in one line, then the verdict.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let pages = self.pages();
+        let how = "each change: `nodelet plan --details`; each step with the text of its files: `nodelet plan --full`";
+        format!("{}\n{how}\n{}", self.summary(&pages), self.verdict(&pages))
+    }
+
+    /// What would change and the verdict, and nothing else.
     #[must_use]
     pub fn diff(&self) -> String {
-        self.text(false)
+        let pages = self.pages();
+        let changes: String = pages.iter().map(Page::changes).collect();
+        changes + self.verdict(&pages).as_str()
     }
 
     /// The sum over all phases.
@@ -138,158 +104,118 @@ impl<'a> Review<'a> {
         !self.events.iter().any(refused) && self.events.iter().any(ended)
     }
 
-    fn text(&self, all: bool) -> String {
+    /// The events, phase by phase.
+    fn pages(&self) -> Vec<Page<'a>> {
+        let mut pages = Vec::new();
+        let mut page: Option<Page<'a>> = None;
+        for event in self.events {
+            match event {
+                Event::PhaseStarted { phase, about } => {
+                    page = Some(Page::new(phase, about, self.skipped_words(phase, about)));
+                }
+                Event::PhaseSkipped { phase, reason } => pages.push(Page::skipped(phase, reason)),
+                Event::PhaseFinished { .. } => pages.extend(page.take()),
+                _ => match (&mut page, event.phase()) {
+                    (Some(page), _) => page.add(event),
+                    // Something that had to wait until all phases had taken back what they have left.
+                    (None, Some(phase)) => {
+                        let mut late = Page::new(phase, "Takes back the rest.", &[]);
+                        late.add(event);
+                        if late.failing().is_some() {
+                            pages.push(late);
+                        }
+                    }
+                    (None, None) => {}
+                },
+            }
+        }
+        pages
+    }
+
+    /// What the plan skips of a phase. What a phase has left is taken back under another description.
+    fn skipped_words(&self, phase: &PhaseName, about: &str) -> &'a [SkippedWord] {
+        let planned = self.plan.and_then(|plan| plan.phase(phase.as_str()));
+        match planned.filter(|planned| planned.about == about) {
+            Some(planned) => planned.skipped_words.as_slice(),
+            None => &[],
+        }
+    }
+
+    /// What is planned, and a line for each phase.
+    fn summary(&self, pages: &[Page<'_>]) -> String {
         let mut text = String::new();
-        let mut page = Page::default();
-        let mut failing: Vec<&str> = Vec::new();
-        let mut refusing: Vec<&str> = Vec::new();
         for event in self.events {
             match event {
                 Event::RunStarted {
                     role, host, digest, ..
-                } if all => {
-                    let _ = writeln!(
-                        text,
-                        "{role} on {host}, plan {}",
-                        &digest[..digest.len().min(12)]
-                    );
+                } => {
+                    let digest = &digest[..digest.len().min(12)];
+                    let _ = writeln!(text, "{role} on {host}, plan {digest}");
                 }
+                Event::PreflightPassed { .. } => text.push_str(&render(event, DETAIL)),
+                // The list is part of the verdict.
                 Event::PreflightFailed { problems } => {
-                    refusing.extend(problems.iter().map(|one| one.problem.as_str()));
-                    text.push_str(&render(event, DETAIL));
-                }
-                Event::PreflightPassed { .. } if all => text.push_str(&render(event, DETAIL)),
-                Event::PhaseStarted { about, .. } => {
-                    page = Page {
-                        about: about.clone(),
-                        ..Page::default()
-                    };
-                }
-                Event::PhaseSkipped { phase, reason } if all => {
-                    let _ = writeln!(text, "{phase:<18} skipped: {reason}");
-                }
-                Event::StepUnchanged { .. } => page.unchanged += 1,
-                Event::StepChanging {
-                    step, span, change, ..
-                } => {
-                    page.changes += 1;
-                    page.body.push_str(&one(step, &span.to_string(), change));
-                }
-                Event::StepStopped { .. } | Event::StopFailed { .. } => {
-                    page.changes += 1;
-                    page.body.push_str(&render(event, DETAIL));
-                }
-                Event::CheckPlanned { check, .. } => page.checks.push(check.clone()),
-                Event::PhaseFailed { phase, failure } => {
-                    failing.push(phase.as_str());
-                    page.body.push_str(&would_fail(phase.as_str(), failure));
-                }
-                Event::CleanFailed {
-                    phase: Some(phase),
-                    thing,
-                    error,
-                } => {
-                    failing.push(phase.as_str());
-                    let _ = writeln!(
-                        page.body,
-                        "  ✗ {thing} would not be taken back: could not {error}"
-                    );
-                }
-                Event::PhaseFinished { phase, .. } => {
-                    text.push_str(&page.turn(phase.as_str(), all));
+                    let _ = writeln!(text, "{}; see the end", unmet(problems));
                 }
                 _ => {}
             }
         }
-        let _ = writeln!(text, "{}", self.totals());
-        if let Some(first) = failing.first() {
+        text.extend(pages.iter().map(Page::line));
+        text
+    }
+
+    /// What an apply would do in all. If it would refuse the host: why, and what to do. This comes last, because people read the last
+    /// lines first.
+    fn verdict(&self, pages: &[Page<'_>]) -> String {
+        let totals = self.totals();
+        let refusal = self.events.iter().find_map(|event| match event {
+            Event::PreflightFailed { problems } => Some((event, problems)),
+            _ => None,
+        });
+        let mut text = String::new();
+        if refusal.is_none() {
+            let _ = writeln!(text, "{totals}");
+        }
+        if let Some(first) = pages.iter().find_map(Page::failing) {
             let _ = writeln!(
                 text,
                 "an apply would fail in {first}; the phases after it are shown all the same"
             );
         }
-        // The reason is far above, and the last line is what people read.
-        if let [first, others @ ..] = refusing.as_slice() {
-            let more = match others.len() {
-                0 => String::new(),
-                number => format!(" (and {number} more)"),
-            };
+        if let Some(missing) = self.missing {
+            let names: Vec<&str> = missing.phases.iter().map(PhaseName::as_str).collect();
             let _ = writeln!(
                 text,
-                "an apply would refuse this host and change nothing: {first}{more}"
+                "an apply of the chosen phases would be refused: they require {}, which the host does not have yet; `nodelet plan --to {}` shows everything up to them",
+                names.join(", "),
+                missing.last
+            );
+        }
+        if let Some((event, problems)) = refusal {
+            text.push_str(&render(event, DETAIL));
+            let _ = writeln!(
+                text,
+                "nothing would be changed: an apply would refuse this host, because {} (once they are met: {})",
+                unmet(problems),
+                totals.sum()
             );
         }
         text
     }
 }
 
-/// One phase, while it is read.
-#[derive(Debug, Default)]
-struct Page {
-    about: String,
-    body: String,
-    checks: Vec<String>,
-    changes: usize,
-    unchanged: usize,
-}
-
-impl Page {
-    fn turn(&self, phase: &str, all: bool) -> String {
-        let mut text = String::new();
-        if self.body.is_empty() {
-            if all {
-                let checks = match self.checks.len() {
-                    0 => String::new(),
-                    1 => ", 1 check".to_owned(),
-                    n => format!(", {n} checks"),
-                };
-                let _ = writeln!(text, "{phase:<18} {} unchanged{checks}", self.unchanged);
-            }
-            return text;
-        }
-        let _ = writeln!(text, "{phase}: {}", self.about);
-        text.push_str(&self.body);
-        if all {
-            for check in &self.checks {
-                let _ = writeln!(text, "  ✓ will be checked: {check}");
-            }
-            if self.unchanged > 0 {
-                let _ = writeln!(text, "    {} more unchanged", self.unchanged);
-            }
-        }
-        text
-    }
-}
-
-/// Why an apply would fail in a phase. What was found near the failure is left out: it is the state of the simulated
-/// host.
-fn would_fail(phase: &str, failure: &Failure) -> String {
-    let failure = Failure {
-        found: Vec::new(),
-        ..failure.clone()
-    };
-    failed(phase, "would fail", &failure)
-}
-
-/// One change; a new file has its length in place of its text.
-fn one(step: &crate::model::StepId, span: &str, change: &Change) -> String {
-    let mut shown = change.clone();
-    if change.action == Action::Create
-        && let Some(new) = shown.text.take()
-    {
-        let lines = new.after.lines().count();
-        let unit = if lines == 1 { "line" } else { "lines" };
-        shown = shown.with("content", "", format!("{lines} {unit}"));
-    }
-    changing(step, span, &shown, DETAIL)
+/// `2 preconditions do not hold`.
+fn unmet(problems: &[Problem]) -> String {
+    let verb = if problems.len() == 1 { "does" } else { "do" };
+    format!("{} {verb} not hold", count(problems.len(), "precondition"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Problem;
-    use crate::model::{PhaseName, Span, StepId};
-    use crate::resource::TextDiff;
+    use crate::model::{Failure, Span, StepId};
+    use crate::plan::PlannedPhase;
+    use crate::resource::{Action, Change, TextDiff};
 
     fn events() -> Vec<Event> {
         let phase: PhaseName = "etcd".parse().unwrap();
@@ -345,6 +271,9 @@ mod tests {
     #[test]
     fn a_plan_shows_every_phase_and_a_sum() {
         let expected = "\
+etcd               1 created, 1 changed, 1 known after apply, 1 unchanged, 1 check
+etcd               1 unchanged, 1 check
+
 etcd: Runs etcd.
   + file /etc/x  (phases/etcd.rhai:3:1)
       mode: 0644
@@ -358,7 +287,7 @@ etcd: Runs etcd.
       state: known after apply (no answer)
   ✓ will be checked: member is healthy
     1 more unchanged
-etcd               1 unchanged, 1 check
+
 would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known after apply
 ";
         assert_eq!(Review::of(&events()).plan(), expected);
@@ -426,14 +355,76 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
         let mut events = events();
         let problems = vec![problem("port 443 is taken"), problem("port 2380 is taken")];
         events.insert(0, Event::PreflightFailed { problems });
-        for text in [Review::of(&events).plan(), Review::of(&events).diff()] {
-            assert!(
-                text.ends_with(
-                    "\nan apply would refuse this host and change nothing: port 443 is taken (and 1 more)\n"
-                ),
-                "{text}"
-            );
+        let end = "\
+preconditions that do not hold (2):
+  ✗ the ports are free: port 443 is taken
+      stop what holds it
+      required at role.yaml
+  ✗ the ports are free: port 2380 is taken
+      stop what holds it
+      required at role.yaml
+nothing would be changed: an apply would refuse this host, because 2 preconditions do not hold (once they are met: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known after apply)
+";
+        let review = Review::of(&events);
+        for text in [review.plan(), review.brief(), review.diff()] {
+            assert!(text.ends_with(end), "{text}");
         }
+        let begin = "2 preconditions do not hold; see the end\netcd ";
+        assert!(review.plan().starts_with(begin), "{}", review.plan());
+    }
+
+    #[test]
+    fn a_brief_review_has_a_line_for_each_phase_and_says_how_to_see_more() {
+        let expected = "\
+etcd               1 created, 1 changed, 1 known after apply, 1 unchanged, 1 check
+etcd               1 unchanged, 1 check
+
+each change: `nodelet plan --details`; each step with the text of its files: `nodelet plan --full`
+would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known after apply
+";
+        assert_eq!(Review::of(&events()).brief(), expected);
+    }
+
+    #[test]
+    fn what_is_skipped_is_shown_with_its_reason() {
+        let mut phase = PlannedPhase::bare("etcd".parse().unwrap());
+        phase.about = "Runs etcd.".to_owned();
+        phase.skipped_words.push(SkippedWord {
+            word: "directory".to_owned(),
+            label: "/etc/y".to_owned(),
+            span: Span::new("phases/etcd.rhai", 5, 1),
+            reason: "its condition (phases/etcd.rhai:6:6) is false".to_owned(),
+        });
+        let plan = Plan::bare(vec![phase]);
+        let mut events = events().split_off(7);
+        events.push(Event::PhaseSkipped {
+            phase: "keepalived".parse().unwrap(),
+            reason: "its condition (phases/keepalived.rhai:6:6) is false".to_owned(),
+        });
+        let expected = "\
+etcd               1 unchanged, 1 check, 1 skipped
+keepalived         skipped: its condition (phases/keepalived.rhai:6:6) is false
+
+etcd: Runs etcd.
+  · directory /etc/y skipped: its condition (phases/etcd.rhai:6:6) is false
+
+nothing would change: 1 unchanged
+";
+        let review = Review::of(&events).with_skipped_of(&plan);
+        assert_eq!(review.plan(), expected);
+        assert_eq!(review.diff(), "nothing would change: 1 unchanged\n");
+    }
+
+    #[test]
+    fn phases_that_are_required_and_not_there_are_named() {
+        let missing = UnmetRequires {
+            phases: vec!["docker".parse().unwrap()],
+            last: "etcd".parse().unwrap(),
+        };
+        let events = events();
+        let review = Review::of(&events).with_missing(Some(&missing));
+        let end = "they require docker, which the host does not have yet; `nodelet plan --to etcd` shows everything up to them\n";
+        assert!(review.plan().ends_with(end), "{}", review.plan());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use similar::TextDiff;
 
 use super::InOrder;
 use crate::exec::{Event, EventSink, PhaseHealth, Status};
-use crate::model::{Failure, Outcome, StepId, Verb};
+use crate::model::{Failure, Outcome, StepId, Verb, count};
 use crate::resource::Change;
 
 /// How much is shown.
@@ -95,11 +95,14 @@ pub fn render(event: &Event, detail: Detail) -> String {
                 .unwrap_or_default();
             writeln!(
                 text,
-                "{what}{role} on {host}: {} phases{plan}",
-                phases.len()
+                "{what}{role} on {host}: {}{plan}",
+                count(phases.len(), "phase")
             )
         }
         Event::PreflightPassed { evaluated: 0 } => Ok(()),
+        Event::PreflightPassed { evaluated: 1 } => {
+            writeln!(text, "preconditions: the only one holds")
+        }
         Event::PreflightPassed { evaluated } => {
             writeln!(text, "preconditions: all {evaluated} hold")
         }
@@ -160,16 +163,16 @@ pub fn render(event: &Event, detail: Detail) -> String {
             reverted,
             errors,
         } => {
-            let effects = if *reverted == 1 { "effect" } else { "effects" };
+            let effects = count(*reverted, "effect");
             let _ = if errors.is_empty() {
                 writeln!(
                     text,
-                    "  {phase} was rolled back: {reverted} {effects} taken back; earlier phases stand"
+                    "  {phase} was rolled back: {effects} taken back; earlier phases stand"
                 )
             } else {
                 writeln!(
                     text,
-                    "  {phase} was not wholly rolled back ({} of {reverted} {effects} taken back); earlier phases stand, and the next run or a clean tries the rest again",
+                    "  {phase} was not wholly rolled back ({} of {effects} taken back); earlier phases stand, and the next run or a clean tries the rest again",
                     reverted.saturating_sub(errors.len())
                 )
             };
@@ -189,7 +192,8 @@ pub fn render(event: &Event, detail: Detail) -> String {
             }
             writeln!(
                 text,
-                "  {phase} was interrupted at a safe point after {done} of {steps} steps; `nodelet apply` goes on from there"
+                "  {phase} was interrupted at a safe point after {done} of {}; `nodelet apply` goes on from there",
+                count(*steps, "step")
             )
         }
         Event::StepStopped { step, .. } => writeln!(text, "  - {} stopped", short(step)),
@@ -204,11 +208,13 @@ pub fn render(event: &Event, detail: Detail) -> String {
             "  ✗ {} was stopped and could not be started again: {error}",
             short(step)
         ),
-        Event::ThingRestored { thing, .. } => writeln!(text, "  - {thing}"),
-        Event::ThingRestarted { thing, reason, .. } => {
+        Event::ResourceRestored { thing, .. } => writeln!(text, "  - {thing}"),
+        Event::ResourceRestarted { thing, reason, .. } => {
             writeln!(text, "  ↻ {thing} restarted: {reason}")
         }
-        Event::ThingLeft { thing, reason, .. } => writeln!(text, "  . {thing} is left: {reason}"),
+        Event::ResourceLeft { thing, reason, .. } => {
+            writeln!(text, "  . {thing} is left: {reason}")
+        }
         Event::CleanFailed { thing, error, .. } => {
             writeln!(text, "  ✗ {thing}: could not {error}")
         }
@@ -242,7 +248,8 @@ pub fn render(event: &Event, detail: Detail) -> String {
         } => match outcome {
             Outcome::Stopped => writeln!(
                 text,
-                "stopped: {changed} things ended{}",
+                "stopped: {} ended{}",
+                count(*changed, "thing"),
                 time(milliseconds)
             ),
             Outcome::Refused => writeln!(
@@ -254,7 +261,8 @@ pub fn render(event: &Event, detail: Detail) -> String {
             }
             Outcome::Cleaned => writeln!(
                 text,
-                "clean: {changed} things taken back{}",
+                "clean: {} taken back{}",
+                count(*changed, "thing"),
                 time(milliseconds)
             ),
             _ => writeln!(
@@ -281,7 +289,7 @@ fn name(outcome: Outcome) -> &'static str {
 }
 
 /// A step id without its phase.
-fn short(step: &StepId) -> String {
+pub(super) fn short(step: &StepId) -> String {
     let id = step.as_str();
     let rest = id.split_once('/').map_or(id, |(_, rest)| rest);
     rest.replacen(':', " ", 1)
@@ -359,7 +367,7 @@ pub fn conditions(health: &[PhaseHealth]) -> String {
         };
         let what = match &phase.skipped {
             Some(reason) => format!("skipped, {reason}"),
-            None => format!("{} checks", phase.conditions.len()),
+            None => count(phase.conditions.len(), "check"),
         };
         let _ = writeln!(text, "{sign} {:<18} {what}", phase.phase);
         for note in phase.conditions.iter().filter(|c| c.status == Status::True) {

@@ -25,6 +25,7 @@ pub use files::data_id::DataIdSpec;
 pub use files::directory::DirectorySpec;
 pub use files::env_file::EnvFileSpec;
 pub use files::file::{FileSource, FileSpec};
+pub use files::owner::Owner;
 pub use files::symlink::SymlinkSpec;
 pub use kernel::cgroup::CgroupSpec;
 pub use kernel::firewall::FirewallChainsSpec;
@@ -32,7 +33,7 @@ pub use kernel::ipsets::IpsetsSpec;
 pub use kernel::ipvs::IpvsServicesSpec;
 pub use kernel::link::LinkSpec;
 pub use kernel::settings::{KernelModuleSpec, SysctlSpec};
-pub use kernel::sysctl_snapshot::SysctlBeforeSpec;
+pub use kernel::sysctl_snapshot::SysctlSnapshotSpec;
 pub use kubernetes::manifest::ManifestSpec;
 pub use kubernetes::node::{DrainSpec, NodeSpec};
 pub use kubernetes::pod_container::PodContainerSpec;
@@ -44,8 +45,8 @@ pub use system::command::CommandStep;
 pub use system::group::GroupSpec;
 pub use system::packages::PackagesSpec;
 pub use system::service::ServiceSpec;
-pub use system::timer::{RUNNABLE, TIMERS, TimerFile, TimerSpec, timer_path};
-pub use undo::{EntryType, Kept, Receipt, Undo, UndoLog, in_order, revert, revert_each};
+pub use system::timer::{RUNNABLE, TIMERS, TimerCommand, TimerFile, TimerSpec, timer_path};
+pub use undo::{EntryType, Receipt, SavedContent, Undo, UndoLog, in_order, revert, revert_each};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -304,7 +305,7 @@ macro_rules! with_resource {
             Spec::Ipsets($resource) => $body,
             Spec::IpvsServices($resource) => $body,
             Spec::Cgroup($resource) => $body,
-            Spec::SysctlBefore($resource) => $body,
+            Spec::SysctlSnapshot($resource) => $body,
             Spec::Group($resource) => $body,
             Spec::Timer($resource) => $body,
         }
@@ -345,7 +346,9 @@ pub enum Spec {
     Ipsets(IpsetsSpec),
     IpvsServices(IpvsServicesSpec),
     Cgroup(CgroupSpec),
-    SysctlBefore(SysctlBeforeSpec),
+    // `sysctl_before` in older records; to be removed at the first release.
+    #[serde(alias = "sysctl_before")]
+    SysctlSnapshot(SysctlSnapshotSpec),
     Group(GroupSpec),
     Timer(TimerSpec),
 }
@@ -353,7 +356,7 @@ pub enum Spec {
 impl Spec {
     /// Whether an undo can restore what the step removes when the resource has to be absent.
     #[must_use]
-    pub fn removal_comes_back(&self) -> bool {
+    pub fn is_reversible(&self) -> bool {
         !matches!(
             self,
             Self::Directory(_)
@@ -408,7 +411,7 @@ impl Spec {
             Self::Ipsets(_) => "ipsets",
             Self::IpvsServices(_) => "ipvs_services",
             Self::Cgroup(_) => "cgroup",
-            Self::SysctlBefore(_) => "sysctl_as_before",
+            Self::SysctlSnapshot(_) => "restore_sysctl",
             Self::Group(_) => "group",
             Self::Timer(_) => "timer",
         }

@@ -153,7 +153,7 @@ pub enum Undo {
         /// Its path.
         path: PathBuf,
         /// What it held. Never printed.
-        content: Kept,
+        content: SavedContent,
         /// Permission bits and owner.
         attributes: Attributes,
     },
@@ -256,7 +256,6 @@ pub enum Undo {
         /// Its name.
         name: String,
         /// Modules that were loaded before it: they stay loaded, even if it depends on them.
-        #[serde(default)]
         stay: Vec<String>,
     },
     /// Packages were installed.
@@ -278,7 +277,7 @@ pub enum Undo {
         /// Enough of it to find it: apiVersion, kind, metadata.
         object: serde_json::Value,
         /// What it held, as JSON. Never printed.
-        content: Kept,
+        content: SavedContent,
     },
     /// A node object was changed; the patch sets it back.
     PatchNode {
@@ -294,14 +293,14 @@ pub enum Undo {
 /// Previous content of a file: its hash, and its bytes while they are in memory. Only the hash is serialized. The bytes
 /// are stored in a private directory, in a file named by the hash, and are never printed, logged or bundled.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct SavedContent {
     /// SHA-256 of the bytes, in hex.
     pub sha256: String,
     #[serde(skip)]
     bytes: Option<Vec<u8>>,
 }
 
-impl Kept {
+impl SavedContent {
     /// Content of these bytes.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
@@ -350,7 +349,7 @@ impl Kept {
     }
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for SavedContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.bytes {
             Some(bytes) => write!(f, "{} bytes", bytes.len()),
@@ -432,7 +431,7 @@ impl Undo {
 
     /// The previous content that it restores.
     #[must_use]
-    pub fn kept(&self) -> Option<&Kept> {
+    pub fn kept(&self) -> Option<&SavedContent> {
         match self {
             Self::RestoreFile { content, .. } | Self::RestoreObject { content, .. } => {
                 Some(content)

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Parameter;
+use crate::model::Span;
+
 /// A role: which phases for which node kind, in order, and its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +21,7 @@ pub struct RoleManifest {
     pub about: String,
     /// Phases by node kind, in order.
     pub nodes: BTreeMap<String, Vec<String>>,
-    /// Parameters by name: scripts read them as `role.NAME`.
+    /// Parameters by name: scripts read them as `role.NAME`, settings set them as `ROLE_NAME`.
     #[serde(default)]
     pub parameters: BTreeMap<String, Parameter>,
     /// SHA-256 of `SHA256SUMS`, which is beside this file in an installed package and has the digest of each file below `phases/`
@@ -29,66 +32,44 @@ pub struct RoleManifest {
     pub payload: Vec<String>,
 }
 
-/// A typed parameter of a role.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Parameter {
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: ParameterKind,
-    /// Its value where none is given.
-    pub default: serde_json::Value,
-    /// Least value of a number.
-    #[serde(default)]
-    pub least: Option<i64>,
-    /// Greatest value of a number.
-    #[serde(default)]
-    pub most: Option<i64>,
-    /// What it decides.
-    pub doc: String,
-}
-
-/// Type of a parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ParameterKind {
-    /// Text.
-    Text,
-    /// A whole number.
-    Integer,
-    /// True or false.
-    Bool,
-    /// A list of texts.
-    Texts,
-}
-
-impl Parameter {
-    /// The default as a value, if it has the parameter's type.
-    pub(super) fn value(&self) -> Result<crate::model::Value, String> {
-        use crate::model::Value;
-        use serde_json::Value as Json;
-        match (self.kind, &self.default) {
-            (ParameterKind::Text, Json::String(text)) => Ok(Value::Text(text.clone())),
-            (ParameterKind::Bool, Json::Bool(b)) => Ok(Value::Bool(*b)),
-            (ParameterKind::Integer, Json::Number(number)) => {
-                let n = number.as_i64().ok_or("it is no whole number")?;
-                if self.least.is_some_and(|least| n < least)
-                    || self.most.is_some_and(|most| n > most)
-                {
-                    return Err(format!("{n} is out of its range"));
-                }
-                Ok(Value::Integer(n))
-            }
-            (ParameterKind::Texts, Json::Array(items)) => items
-                .iter()
-                .map(|item| {
-                    item.as_str()
-                        .map(Value::from)
-                        .ok_or_else(|| format!("{item} is no text"))
-                })
-                .collect::<Result<_, _>>()
-                .map(Value::List),
-            (kind, other) => Err(format!("{other} is not of type {kind:?}").to_lowercase()),
-        }
+impl RoleManifest {
+    /// The node kinds that list a phase.
+    pub(super) fn kinds_with(&self, phase: &str) -> Vec<String> {
+        self.nodes
+            .iter()
+            .filter(|(_, phases)| phases.iter().any(|name| name == phase))
+            .map(|(kind, _)| kind.clone())
+            .collect()
     }
+}
+
+/// The line of `role.yaml` that has a name, as a key or in a list: serde keeps no positions.
+pub(super) fn place(text: &str, name: &str) -> Span {
+    place_from(text, 0, name)
+}
+
+/// The line that declares a parameter; other keys may have the same name.
+pub(super) fn parameter_place(text: &str, name: &str) -> Span {
+    let before = text
+        .lines()
+        .take_while(|line| !line.starts_with("parameters:"));
+    place_from(text, before.count(), name)
+}
+
+/// The same after this number of lines.
+fn place_from(text: &str, lines: usize, name: &str) -> Span {
+    let says = |line: &str| {
+        let line = line
+            .trim()
+            .trim_start_matches("- ")
+            .trim_matches(['"', '\'']);
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    let found = text
+        .lines()
+        .enumerate()
+        .skip(lines)
+        .find(|(_, line)| says(line));
+    Span::new("role.yaml", found.map_or(1, |(index, _)| index + 1), 0)
 }

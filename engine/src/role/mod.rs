@@ -2,11 +2,17 @@
 //!
 //! A role package is a directory with `role.yaml`, `phases/` and `payload/`. In a checkout the phases are
 //! shared by all roles and are two levels up. An installed package also has `SHA256SUMS`, which names each file in `phases/` and
-//! `payload/`.
+//! `payload/`. `docs/role.md` describes all of it for authors.
 
+mod fields;
+mod inspect;
 mod manifest;
 mod package;
 mod packed;
+mod parameter;
+mod parameters;
 
-pub use manifest::{Parameter, ParameterKind, RoleManifest};
+pub use fields::{Field, MANIFEST_KEYS, PARAMETER_KEYS, ROLE_FIELDS};
+pub use manifest::RoleManifest;
 pub use package::{RoleError, RolePackage};
+pub use parameter::{Parameter, ParameterKind};

@@ -1,11 +1,13 @@
 //! Reads a role package from disk, within limits, and reports every problem.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RoleManifest, packed};
+use super::manifest::place;
+use super::{RoleManifest, inspect, packed, parameters};
+use crate::env::KubeEnv;
 use crate::host::{EntryKind, Files, HostError, Ownership, OwnershipError};
 use crate::model::{Diagnostic, Span, Value};
 use crate::script::{SIZE_LIMIT, ScriptSet};
@@ -26,7 +28,7 @@ pub struct RolePackage {
     pub scripts: BTreeMap<String, String>,
     /// Templates by name.
     pub templates: BTreeMap<String, String>,
-    /// Parameters with their values.
+    /// Parameters with their defaults.
     pub parameters: BTreeMap<String, Value>,
 }
 
@@ -35,12 +37,18 @@ pub struct RolePackage {
 #[non_exhaustive]
 pub enum RoleError {
     /// No directory holds a role of this name.
-    #[error("find role `{name}`: looked in {}", place.display())]
+    #[error(
+        "find role `{name}`: looked in {}{}",
+        place.display(),
+        path_hint(name, *beside)
+    )]
     NotFound {
         /// The name or path.
         name: String,
         /// Where it was looked for.
         place: PathBuf,
+        /// The current directory has a directory of this name.
+        beside: bool,
     },
     /// A user other than root can change a part of the package, whose programs run as root.
     #[error(
@@ -118,7 +126,16 @@ impl RolePackage {
         Err(RoleError::NotFound {
             name: name.to_owned(),
             place,
+            beside: Self::is_beside(files, name).await,
         })
+    }
+
+    /// Whether the current directory has a directory of this name. A name does not mean this directory: it may belong to another user.
+    pub async fn is_beside(files: &(dyn Files + Sync), name: &str) -> bool {
+        let here = Path::new(name);
+        // If this cannot be read, the error comes without the hint.
+        let found = files.entry(here).await.ok().flatten();
+        Self::place(name) != here && found.is_some_and(|found| found.kind == EntryKind::Directory)
     }
 
     /// As [`RolePackage::load`], for a role that nodelet executes on this host as root: only root can change the package, its payload
@@ -188,7 +205,7 @@ impl RolePackage {
             );
             findings.push(Diagnostic::new("P0602", place(&text, "version"), message));
         }
-        inspect(&manifest, &text, &mut findings);
+        inspect::inspect(&manifest, &text, &mut findings);
         let phases = phases_directory(files, directory).await?;
         let mut scripts = BTreeMap::new();
         let mut names: Vec<&String> = manifest.nodes.values().flatten().collect();
@@ -224,19 +241,7 @@ impl RolePackage {
             &mut findings,
         )
         .await?;
-        let mut parameters = BTreeMap::new();
-        for (name, parameter) in &manifest.parameters {
-            match parameter.value() {
-                Ok(value) => {
-                    parameters.insert(name.clone(), value);
-                }
-                Err(problem) => findings.push(Diagnostic::new(
-                    "P0604",
-                    place(&text, name),
-                    format!("parameter `{name}`: its default does not fit: {problem}"),
-                )),
-            }
-        }
+        let parameters = parameters::declared(&manifest, &text, &mut findings);
         if findings.is_empty() {
             Ok(Self {
                 manifest,
@@ -252,6 +257,23 @@ impl RolePackage {
         }
     }
 
+    /// The parameters with the values that settings give them, otherwise with their defaults.
+    ///
+    /// # Errors
+    /// Every setting of a parameter that is unknown or does not fit, and every required parameter without a value.
+    pub fn parameters_with(
+        &self,
+        settings: &KubeEnv,
+    ) -> Result<BTreeMap<String, Value>, Vec<Diagnostic>> {
+        parameters::resolve(&self.manifest, &self.parameters, settings)
+    }
+
+    /// Whether a setting whose name begins with [`crate::env::ROLE_PREFIX`] is that of a secret parameter, or of none.
+    #[must_use]
+    pub fn is_secret(&self, setting: &str) -> bool {
+        parameters::is_secret(&self.manifest, setting)
+    }
+
     /// The scripts of one node kind, in the role's order.
     #[must_use]
     pub fn script_set(&self, node: &str) -> Option<ScriptSet> {
@@ -261,84 +283,14 @@ impl RolePackage {
                 .iter()
                 .filter_map(|name| Some((name.clone(), self.scripts.get(name)?.clone())))
                 .collect(),
+            phases: self.manifest.nodes.values().flatten().cloned().collect(),
             templates: self.templates.clone(),
+            listed_for: names
+                .iter()
+                .map(|name| (name.clone(), self.manifest.kinds_with(name)))
+                .collect(),
         })
     }
-}
-
-/// The line of `role.yaml` that has a name, as a key or in a list: serde keeps no positions.
-fn place(text: &str, name: &str) -> Span {
-    let says = |line: &str| {
-        let line = line
-            .trim()
-            .trim_start_matches("- ")
-            .trim_matches(['"', '\'']);
-        line.strip_prefix(name)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-    };
-    Span::new(
-        "role.yaml",
-        text.lines().position(says).map_or(1, |index| index + 1),
-        0,
-    )
-}
-
-/// Finds mistakes that the manifest's types allow.
-fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
-    if !is_name(&manifest.name) {
-        let message = format!("`{}` is no name of a role", manifest.name);
-        findings.push(
-            Diagnostic::new("P0616", place(text, "name"), message).help(
-                "it names the directory below /opt/pf9/roles: at most 64 letters, digits, `-`, `_` and `.`, a letter or digit first",
-            ),
-        );
-    }
-    for (node, names) in &manifest.nodes {
-        if names.is_empty() {
-            let message = format!("node kind `{node}` has no phases");
-            findings.push(
-                Diagnostic::new("P0612", place(text, node), message)
-                    .help("name its phases, or take it out; was the file cut short?"),
-            );
-        }
-        let mut seen = BTreeSet::new();
-        for name in names.iter().filter(|name| !seen.insert(*name)) {
-            let message = format!("phase `{name}` is listed twice in `{node}`");
-            findings.push(
-                Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
-            );
-        }
-    }
-    if let Some(digest) = &manifest.checksums
-        && (digest.len() != 64
-            || !digest
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
-    {
-        let message = format!("`{digest}` is no SHA-256 in lower-case hexadecimal");
-        findings.push(Diagnostic::new("P0614", place(text, "checksums"), message));
-    }
-    for path in &manifest.payload {
-        if Path::new(path)
-            .components()
-            .any(|part| !matches!(part, Component::Normal(_)))
-        {
-            let message = format!("`{path}` is no path within the payload");
-            findings.push(
-                Diagnostic::new("P0610", place(text, path), message)
-                    .help("write it relative to the payload, without `..`"),
-            );
-        }
-    }
-}
-
-/// Whether this can be a role's name, which becomes a part of paths.
-fn is_name(name: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let first = name.bytes().next();
-    name.len() <= 64
-        && name.bytes().all(fits)
-        && first.is_some_and(|one| one.is_ascii_alphanumeric())
 }
 
 /// `phases` in the package, or the checkout's own.
@@ -436,6 +388,16 @@ fn collect<'a>(
         }
         Ok(())
     })
+}
+
+/// The end of the message about a name that is also the name of a directory in the current directory.
+fn path_hint(name: &str, beside: bool) -> String {
+    if !beside {
+        return String::new();
+    }
+    format!(
+        ", because a name means an installed role; the directory `{name}` here is `--role ./{name}`"
+    )
 }
 
 /// serde's message without the position, which the span already has.

@@ -156,10 +156,12 @@ mod tests {
     #[tokio::test]
     async fn checksums_that_are_damaged_or_gone_are_told() {
         let host = sealed(&sums());
-        host.meddle(|world| world.file(format!("{ROLE}/SHA256SUMS"), format!("{}\n", sums())));
+        host.with_world_mut(|world| {
+            world.file(format!("{ROLE}/SHA256SUMS"), format!("{}\n", sums()))
+        });
         let told = problems(&host).await;
         assert!(told[0].contains("role.yaml names"), "{told:?}");
-        host.meddle(|world| world.remove(format!("{ROLE}/SHA256SUMS")));
+        host.with_world_mut(|world| world.remove(format!("{ROLE}/SHA256SUMS")));
         let told = problems(&host).await;
         assert!(
             told[0].starts_with("SHA256SUMS: P0615 it is not there"),

@@ -1,10 +1,25 @@
 //! Turns Rhai's errors into findings: the innermost position, a message in our words, and what to do.
 
-use rhai::{EvalAltResult, ParseError, Position};
+mod syntax;
 
-use super::vocabulary::FUNCTIONS;
+pub(super) use syntax::{byte_order_mark, cut_short, parse};
+
+use rhai::{EvalAltResult, Position};
+
+use super::vocabulary::{FUNCTIONS, Word};
 use super::words::WORDS;
 use crate::model::{Diagnostic, Span, closest};
+
+/// A function that a script defines.
+#[derive(Debug)]
+pub(super) struct ScriptFunction {
+    /// Its name.
+    pub(super) name: String,
+    /// Number of its parameters.
+    pub(super) parameters: usize,
+    /// The line of its definition.
+    pub(super) line: usize,
+}
 
 fn span(file: &str, position: Position) -> Span {
     Span::new(
@@ -14,126 +29,94 @@ fn span(file: &str, position: Position) -> Span {
     )
 }
 
-/// Keywords of Rhai that phase scripts cannot use, and the help for each.
-const LEFT_OUT: &[(&str, &str)] = &[
-    ("while", "use `for … in …` over a list or a range"),
-    ("loop", "use `for … in …` over a list or a range"),
-    ("do", "use `for … in …` over a list or a range"),
-    (
-        "try",
-        "a mistake must be reported, so a script cannot catch errors",
-    ),
-    (
-        "import",
-        "one file is one phase; everything it needs is in it",
-    ),
-    ("export", "one file is one phase; nothing else reads it"),
-    ("eval", "write the words directly"),
-];
-
-/// A script that does not parse.
-pub(super) fn parse(file: &str, text: &str, error: &ParseError) -> Diagnostic {
-    if let Some(finding) = left_out(file, error) {
-        return finding;
+/// The innermost frame says what happened; the frames around it say only how the script got there.
+fn innermost(error: &EvalAltResult) -> &EvalAltResult {
+    let mut inner = error;
+    while let EvalAltResult::ErrorInFunctionCall(_, _, next, _) = inner {
+        inner = next;
     }
-    let message = match error.err_type() {
-        rhai::ParseErrorType::VariableUndefined(name) => format!("there is no variable `{name}`"),
-        rhai::ParseErrorType::ExprTooDeep => "expressions are nested too deep".to_owned(),
-        rhai::ParseErrorType::TooManyFunctions => "there are too many functions".to_owned(),
-        other => other.to_string(),
-    };
-    let mut finding = Diagnostic::new("P0101", span(file, error.position()), message);
-    if let rhai::ParseErrorType::VariableUndefined(name) = error.err_type()
-        && let Some(name) = closest(name, ["host", "cluster", "role", "kube"])
-    {
-        finding = finding.help(format!("did you mean `{name}`?"));
-    }
-    if unit_after_number(text, error.position()) {
-        finding = finding.help("put it in quotes, such as \"5m\"");
-    } else if wants_more(text, error) {
-        finding = finding.help(CUT_SHORT);
-    }
-    finding
+    inner
 }
 
-const CUT_SHORT: &str = "was the file cut short? then install the role's package again";
+/// The name and the number of arguments of an unknown function, if that ended the evaluation. Operators are left out.
+pub(super) fn missing_function(error: &EvalAltResult) -> Option<(String, usize)> {
+    let EvalAltResult::ErrorFunctionNotFound(signature, _) = innermost(error) else {
+        return None;
+    };
+    let (name, types) = parts(signature);
+    let is_name = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    is_name.then(|| (name.to_owned(), types.len()))
+}
 
-/// Whether the text ends inside an unfinished statement or string.
-fn wants_more(text: &str, error: &ParseError) -> bool {
-    use rhai::{LexError, ParseErrorType as E};
-    let text = text.trim_end();
-    let line = error.position().line().unwrap_or(usize::MAX);
-    let column = error.position().position().unwrap_or(usize::MAX);
-    let last = text.lines().last().unwrap_or_default().chars().count();
-    let in_the_last_line = line >= text.lines().count();
-    match error.err_type() {
-        E::BadInput(LexError::UnterminatedString) => in_the_last_line,
-        E::UnexpectedEOF | E::MissingToken(..) => in_the_last_line && column > last,
+/// Whether an unknown value may be the cause of an error. `undefined` are the variables that have such a value.
+pub(super) fn may_follow(error: &EvalAltResult, undefined: &[String]) -> bool {
+    use EvalAltResult as E;
+    match innermost(error) {
+        E::ErrorVariableNotFound(name, _) | E::ErrorVariableExists(name, _) => {
+            undefined.contains(name)
+        }
+        E::ErrorFunctionNotFound(..)
+        | E::ErrorMismatchDataType(..)
+        | E::ErrorMismatchOutputType(..)
+        | E::ErrorIndexingType(..)
+        | E::ErrorDotExpr(..)
+        | E::ErrorFor(..) => true,
         _ => false,
     }
 }
 
-/// A finding if the last statement has no `;`. Rhai accepts such a script, so a script that was truncated between two
-/// modifiers would be planned without the rest of them.
-pub(super) fn cut_short(file: &str, text: &str) -> Option<Diagnostic> {
-    let is_code = |line: &str| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with("//")
-    };
-    let lines = text.lines().enumerate();
-    let (number, line) = lines.filter(|(_, line)| is_code(line)).last()?;
-    let code = line.split(" //").next().unwrap_or(line).trim_end();
-    if code.ends_with([';', '}', '/']) {
-        return None;
+/// The function of the script in which an error happened.
+fn function_of(error: &EvalAltResult) -> Option<&str> {
+    let mut function = None;
+    let mut inner = error;
+    while let EvalAltResult::ErrorInFunctionCall(name, _, next, _) = inner {
+        // Closures see the variables of the script.
+        if !name.starts_with("anon$") {
+            function = Some(name.as_str());
+        }
+        inner = next;
     }
-    Some(
-        Diagnostic::new(
-            "P0103",
-            Span::new(file, number + 1, code.chars().count().max(1)),
-            "the last statement does not end with `;`",
-        )
-        .help(CUT_SHORT),
+    function
+}
+
+/// A finding for a variable of the script that a function uses.
+fn hidden_variable(span: Span, name: &str, function: &str) -> Diagnostic {
+    Diagnostic::new(
+        "P0105",
+        span,
+        format!(
+            "there is no `{name}` in `{function}`: a function does not see the variables of the script"
+        ),
     )
-}
-
-/// A finding if the error is about a keyword that phase scripts cannot use.
-fn left_out(file: &str, error: &ParseError) -> Option<Diagnostic> {
-    let keyword = match error.err_type() {
-        rhai::ParseErrorType::Reserved(keyword)
-        | rhai::ParseErrorType::BadInput(rhai::LexError::ImproperSymbol(keyword, _)) => keyword,
-        _ => return None,
-    };
-    let (keyword, instead) = LEFT_OUT.iter().find(|(name, _)| name == keyword)?;
-    let message = format!("there is no `{keyword}` in a phase script");
-    Some(Diagnostic::new("P0101", span(file, error.position()), message).help(*instead))
-}
-
-/// Whether a name begins right after a digit, as in `5m`.
-fn unit_after_number(text: &str, position: Position) -> bool {
-    let (Some(line), Some(column)) = (position.line(), position.position()) else {
-        return false;
-    };
-    let mut around = text
-        .lines()
-        .nth(line - 1)
-        .unwrap_or_default()
-        .chars()
-        .skip(column.saturating_sub(2));
-    around.next().is_some_and(|c| c.is_ascii_digit())
-        && around.next().is_some_and(char::is_alphabetic)
+    .help(format!(
+        "add a parameter for it to `{function}`, and pass `{name}` in each call"
+    ))
 }
 
 /// A script that ended with an error.
-pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
+pub(super) fn evaluation(
+    file: &str,
+    error: &EvalAltResult,
+    functions: &[ScriptFunction],
+) -> Diagnostic {
     use EvalAltResult as E;
-    // The innermost frame says what happened; the frames around it say only how the script got there.
-    let mut inner = error;
-    while let E::ErrorInFunctionCall(_, _, next, _) = inner {
-        inner = next;
-    }
     let at = |position: &Position| span(file, *position);
-    match inner {
-        E::ErrorFunctionNotFound(signature, position) => unknown_function(at(position), signature),
+    match innermost(error) {
+        E::ErrorFunctionNotFound(signature, position) => {
+            let (name, types) = parts(signature);
+            let receiver = types
+                .first()
+                .and_then(|first| WORDS.iter().find(|word| word.name == *first));
+            unknown_function(at(position), name, receiver, types.len(), functions)
+        }
+        E::ErrorVariableNotFound(name, position) => match function_of(error) {
+            Some(function) => hidden_variable(at(position), name, function),
+            None => Diagnostic::new(
+                "P0101",
+                at(position),
+                format!("there is no variable `{name}`"),
+            ),
+        },
         E::ErrorTooManyOperations(position) => Diagnostic::new(
             "P0110",
             at(position),
@@ -154,12 +137,7 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
             format!("a value grows too large: {}", what.to_lowercase()),
         ),
         E::ErrorRuntime(message, position) => {
-            let text = message.to_string();
-            match text.split_once("; did you mean ") {
-                Some((what, name)) => Diagnostic::new("P0204", at(position), what)
-                    .help(format!("did you mean {name}")),
-                None => Diagnostic::new("P0204", at(position), text),
-            }
+            Diagnostic::new("P0204", at(position), message.to_string())
         }
         E::ErrorNonPureMethodCallOnConstant(name, position)
         | E::ErrorAssignmentToConstant(name, position) => {
@@ -180,19 +158,35 @@ pub(super) fn evaluation(file: &str, error: &EvalAltResult) -> Diagnostic {
     }
 }
 
-/// A finding for an unknown function. `signature` is Rhai's text, such as `ownr (directory, string)`: the name, and the types
-/// of the word before it and of the arguments.
-fn unknown_function(span: Span, signature: &str) -> Diagnostic {
+/// The name and the types of the arguments in Rhai's text about an unknown function, such as `ownr (directory, string)`. The
+/// first type is that of the word before a modifier.
+fn parts(signature: &str) -> (&str, Vec<&str>) {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
-    let name = name.trim();
-    let types: Vec<&str> = types
-        .trim_end_matches(')')
-        .split(", ")
-        .filter(|t| !t.is_empty())
-        .collect();
+    let types = types.trim_end_matches(')').split(", ");
+    (name.trim(), types.filter(|t| !t.is_empty()).collect())
+}
+
+/// A finding for a function that does not exist with this number and these types of arguments. `receiver` is the word whose step
+/// is the first argument, `given` the number of arguments with it.
+pub(super) fn unknown_function(
+    span: Span,
+    name: &str,
+    receiver: Option<&Word>,
+    given: usize,
+    functions: &[ScriptFunction],
+) -> Diagnostic {
+    let mut own = functions.iter().filter(|function| function.name == name);
+    if let Some(function) = own.next() {
+        let mut takes = function.parameters.to_string();
+        for other in own {
+            takes.push_str(&format!(" or {}", other.parameters));
+        }
+        return wrong_count(span, name, &takes, given)
+            .help(format!("line {} defines it", function.line));
+    }
     if let Some((_, params, _)) = FUNCTIONS.iter().find(|(function, ..)| *function == name) {
-        if params.len() != types.len() {
-            return wrong_count(span, name, params.len(), types.len());
+        if params.len() != given {
+            return wrong_count(span, name, &params.len().to_string(), given);
         }
         let takes: Vec<&str> = params.iter().map(|param| param.arg.describe()).collect();
         return Diagnostic::new(
@@ -201,12 +195,10 @@ fn unknown_function(span: Span, signature: &str) -> Diagnostic {
             format!("`{name}` takes {}", takes.join(", then ")),
         );
     }
-    let receiver = types
-        .first()
-        .and_then(|first| WORDS.iter().find(|word| word.name == *first));
     if let Some(word) = receiver {
         if let Some(modifier) = word.modifier(name) {
-            return wrong_count(span, name, modifier.params.len(), types.len() - 1);
+            let takes = modifier.params.len().to_string();
+            return wrong_count(span, name, &takes, given.saturating_sub(1));
         }
         let finding = Diagnostic::new("P0202", span, format!("`{}` has no `{name}`", word.name));
         let names: Vec<_> = word.all_modifiers().map(|modifier| modifier.name).collect();
@@ -216,21 +208,32 @@ fn unknown_function(span: Span, signature: &str) -> Diagnostic {
         };
     }
     if let Some(word) = WORDS.iter().find(|word| word.name == name) {
-        return wrong_count(span, name, word.params.len(), types.len());
-    }
-    if name == "sleep" || name == "print" {
-        return Diagnostic::new("P0201", span, format!("there is no word `{name}`"))
-            .help("scripts describe; nothing happens while they are read");
+        return wrong_count(span, name, &word.params.len().to_string(), given);
     }
     let finding = Diagnostic::new("P0201", span, format!("there is no word `{name}`"));
-    match closest(name, WORDS.iter().map(|word| word.name)) {
-        Some(meant) => finding.help(format!("did you mean `{meant}`?")),
-        None => finding,
+    match name {
+        "sleep" | "print" => finding.help("scripts describe; nothing happens while they are read"),
+        "not" => finding.help("write `!`"),
+        _ => match closest(name, known(functions)) {
+            Some(meant) => finding.help(format!("did you mean `{meant}`?")),
+            None => finding,
+        },
     }
 }
 
-fn wrong_count(span: Span, name: &str, takes: usize, given: usize) -> Diagnostic {
-    let arguments = if takes == 1 { "argument" } else { "arguments" };
+/// The names that a script may call.
+fn known(functions: &[ScriptFunction]) -> impl Iterator<Item = &str> {
+    let words = WORDS.iter().map(|word| word.name);
+    let own = functions.iter().map(|function| function.name.as_str());
+    words.chain(own)
+}
+
+fn wrong_count(span: Span, name: &str, takes: &str, given: usize) -> Diagnostic {
+    let arguments = if takes == "1" {
+        "argument"
+    } else {
+        "arguments"
+    };
     Diagnostic::new(
         "P0203",
         span,

@@ -1,5 +1,9 @@
 //! The script engine: Rhai with our words, tight limits, and no function that reaches the host.
 
+mod unknown;
+
+pub(super) use unknown::Unknown;
+
 use std::any::TypeId;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,6 +12,7 @@ use std::time::Duration;
 use rhai::packages::Package as _;
 use rhai::{Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, NativeCallContext};
 
+use super::errors::{self, ScriptFunction};
 use super::namespace::Namespace;
 use super::recorder::{Argument, CallId, Lane, Recorder};
 use super::vocabulary::{FUNCTIONS, Word};
@@ -15,7 +20,7 @@ use super::words::WORDS;
 use crate::model::{Diagnostic, OutputRef, SecretRef, StepId, Value};
 
 /// The recorder of the script that runs now.
-pub(super) type Tape = Rc<RefCell<Recorder>>;
+pub(super) type SharedRecorder = Rc<RefCell<Recorder>>;
 
 /// What a word returns to the script. Its type stands for the word, so that modifiers of other words cannot follow it.
 #[derive(Debug, Clone)]
@@ -47,7 +52,7 @@ fn processor_time() -> Duration {
 }
 
 /// Makes an engine whose words record to `tape`. Cheap: one per evaluation.
-pub(super) fn engine(tape: &Tape) -> Engine {
+pub(super) fn engine(tape: &SharedRecorder) -> Engine {
     let mut engine = Engine::new_raw();
     rhai::packages::ArithmeticPackage::new().register_into_engine(&mut engine);
     rhai::packages::LogicPackage::new().register_into_engine(&mut engine);
@@ -84,8 +89,10 @@ pub(super) fn engine(tape: &Tape) -> Engine {
     engine.on_print(|_| {});
     engine.on_debug(|_, _, _| {});
     Namespace::register(&mut engine);
+    Unknown::register(&mut engine);
     register_late(&mut engine, tape);
     register_lanes(&mut engine, tape);
+    super::comparison::register(&mut engine, tape);
     macro_rules! register {
         ($($k:literal)*) => { $( register_word::<$k>(&mut engine, tape); )* };
     }
@@ -93,13 +100,13 @@ pub(super) fn engine(tape: &Tape) -> Engine {
     engine
 }
 
-fn register_word<const K: usize>(engine: &mut Engine, tape: &Tape) {
+fn register_word<const K: usize>(engine: &mut Engine, tape: &SharedRecorder) {
     let word: &'static Word = &WORDS[K];
     engine.register_type_with_name::<Handle<K>>(word.name);
     let any = TypeId::of::<Dynamic>();
     let recorder = Rc::clone(tape);
     engine.register_raw_fn(word.name, vec![any; word.params.len()], move |cx, args| {
-        let args = arguments(args.iter().map(|arg| &**arg), &cx)?;
+        let args = arguments(args.iter().map(|arg| &**arg), &cx, &recorder)?;
         let mut recorder = recorder.borrow_mut();
         let span = recorder.span(cx.call_position());
         Ok(Handle::<K>(recorder.word(word, args, span)))
@@ -113,7 +120,7 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &Tape) {
                 .read_lock::<Handle<K>>()
                 .map(|handle| handle.clone());
             let handle = handle.ok_or("a step is expected here")?;
-            let values = arguments(args[1..].iter().map(|arg| &**arg), &cx)?;
+            let values = arguments(args[1..].iter().map(|arg| &**arg), &cx, &recorder)?;
             let mut recorder = recorder.borrow_mut();
             let span = recorder.span(cx.call_position());
             recorder.modify(handle.0, modifier, values, span);
@@ -123,10 +130,16 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &Tape) {
 }
 
 /// Registers `secret` and `output`, and refuses late values in text.
-fn register_late(engine: &mut Engine, tape: &Tape) {
+fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
     engine.register_type_with_name::<Late>("late value");
-    engine.register_fn("secret", |name: ImmutableString| {
-        Late(Value::Secret(SecretRef(name.to_string())))
+    let recorder = Rc::clone(tape);
+    let types = [TypeId::of::<ImmutableString>()];
+    engine.register_raw_fn("secret", types, move |cx, args| {
+        let name = args[0].to_string();
+        let mut recorder = recorder.borrow_mut();
+        let span = recorder.span(cx.call_position());
+        recorder.secrets.push((name.clone(), span));
+        Ok(Late(Value::Secret(SecretRef(name))))
     });
     let types = [TypeId::of::<Dynamic>(), TypeId::of::<ImmutableString>()];
     engine.register_raw_fn("output", types, |_, args| {
@@ -152,8 +165,45 @@ fn register_late(engine: &mut Engine, tape: &Tape) {
     }
 }
 
+/// Defines a function that does not exist with this number of arguments. Each call of it is a finding, and the evaluation goes
+/// on: after a wrong modifier with the step, after a wrong word with an unknown value. Rhai prefers functions with more exact
+/// types, so the words with this name keep their meaning.
+pub(super) fn tolerate(
+    engine: &mut Engine,
+    tape: &SharedRecorder,
+    functions: &Rc<[ScriptFunction]>,
+    name: &str,
+    arguments: usize,
+) {
+    let types = vec![TypeId::of::<Dynamic>(); arguments];
+    let recorder = Rc::clone(tape);
+    let functions = Rc::clone(functions);
+    let function = name.to_owned();
+    engine.register_raw_fn(name, types, move |cx, args| {
+        let step = args.first().and_then(|first| step_of(first));
+        let follows = args.iter().any(|arg| Unknown::is_in(arg, DEPTH));
+        let mut recorder = recorder.borrow_mut();
+        if !follows {
+            let word = step.map(|id| recorder.calls[id].word);
+            let span = recorder.span(cx.call_position());
+            let given = args.len();
+            recorder.find_in_any_case(errors::unknown_function(
+                span, &function, word, given, &functions,
+            ));
+        }
+        recorder.has_unknown = true;
+        Ok(match step {
+            Some(id) => {
+                recorder.calls[id].incomplete = true;
+                args[0].flatten_clone()
+            }
+            None => Dynamic::from(Unknown),
+        })
+    });
+}
+
 /// Registers `on_stop`, `on_rollback` and `on_clean`: each evaluates its closure at once, and its steps go to that lane.
-fn register_lanes(engine: &mut Engine, tape: &Tape) {
+fn register_lanes(engine: &mut Engine, tape: &SharedRecorder) {
     for (name, lane) in [
         ("on_stop", Lane::Stop),
         ("on_rollback", Lane::Rollback),
@@ -175,8 +225,16 @@ fn register_lanes(engine: &mut Engine, tape: &Tape) {
 fn arguments<'a>(
     args: impl Iterator<Item = &'a Dynamic>,
     cx: &NativeCallContext,
+    tape: &SharedRecorder,
 ) -> Result<Vec<Argument>, Box<EvalAltResult>> {
-    args.map(|arg| argument(arg, cx)).collect()
+    let has_unknown = tape.borrow().has_unknown;
+    args.map(|arg| {
+        if has_unknown && Unknown::is_in(arg, DEPTH) {
+            return Ok(Argument::Unknown);
+        }
+        argument(arg, cx)
+    })
+    .collect()
 }
 
 fn argument(arg: &Dynamic, cx: &NativeCallContext) -> Result<Argument, Box<EvalAltResult>> {

@@ -4,7 +4,10 @@
 //! the recording its meaning, and only typed, thread-safe values leave this module. Findings of all scripts are
 //! returned together.
 
+mod comparison;
 mod errors;
+mod evaluation;
+mod interpolation;
 mod interpreter;
 mod lower;
 mod namespace;
@@ -15,22 +18,17 @@ mod words;
 
 pub use reference::reference;
 pub use vocabulary::{
-    Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word,
+    Arg, CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, STEP_POLICY, Word, WordKind,
 };
 pub use words::WORDS;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
-use rhai::{Engine, Scope};
-
-use crate::model::{Diagnostic, Sources, Span, Value};
+use crate::model::{Diagnostic, Sources, Value};
 use crate::plan::PlannedPhase;
-use interpreter::Tape;
-use namespace::Namespace;
-use recorder::Recorder;
+use evaluation::{Evaluation, Readable};
 
 /// Largest script or template, in bytes.
 pub const SIZE_LIMIT: u64 = 256 * 1024;
@@ -40,6 +38,10 @@ pub const SIZE_LIMIT: u64 = 256 * 1024;
 pub struct ScriptSet {
     /// Phase scripts by phase name, in the order in which the role names them.
     pub scripts: Vec<(String, String)>,
+    /// The node kinds for which `role.yaml` lists each of these phases.
+    pub listed_for: BTreeMap<String, Vec<String>>,
+    /// Names of the role's phases, those of other node kinds too.
+    pub phases: BTreeSet<String>,
     /// Templates by name, for example `etcd/etcd.env.tmpl`.
     pub templates: BTreeMap<String, String>,
 }
@@ -55,8 +57,8 @@ pub struct ScriptContext {
     pub role: BTreeMap<String, Value>,
     /// `kube`.
     pub kube: BTreeMap<String, Value>,
-    /// `master` or `worker`.
-    pub node: String,
+    /// Names of the secrets, for `secret`.
+    pub secrets: BTreeSet<String>,
 }
 
 impl ScriptSet {
@@ -79,31 +81,38 @@ impl ScriptSet {
     /// Every finding of every script.
     pub fn evaluate(
         &self,
-        around: &ScriptContext,
+        context: &ScriptContext,
         payload: &Path,
     ) -> Result<Vec<PlannedPhase>, Vec<Diagnostic>> {
         let mut phases = Vec::new();
         let mut findings = Vec::new();
-        let tape: Tape = Rc::new(RefCell::new(Recorder::default()));
+        let readable = Readable {
+            constants: [
+                ("host", Rc::new(context.host.clone())),
+                ("cluster", Rc::new(context.cluster.clone())),
+                ("role", Rc::new(context.role.clone())),
+                ("kube", Rc::new(context.kube.clone())),
+            ],
+            secrets: &context.secrets,
+        };
         for (name, text) in &self.scripts {
-            // One Rhai engine per script: the time limit starts with it, and no state is carried over.
-            let engine = interpreter::engine(&tape);
-            let file = file_of(name);
-            *tape.borrow_mut() = Recorder::new(&file);
-            let mut failed = false;
-            if let Err(finding) = run(&engine, &file, text, around) {
-                failed = true;
-                findings.push(finding);
-            }
-            let mut recorder = tape.replace(Recorder::default());
-            if failed {
-                // The recording is incomplete: only its findings count.
-                findings.append(&mut recorder.findings);
-                continue;
+            let Evaluation {
+                mut recorder,
+                is_complete,
+            } = evaluation::evaluate(&file_of(name), text, &readable);
+            if !is_complete {
+                // The evaluation may have ended before the modifiers of the last word.
+                recorder.calls.pop();
+                if !recorder.has_header() {
+                    findings.append(&mut recorder.findings);
+                    findings.append(&mut recorder.in_any_case);
+                    continue;
+                }
             }
             let lowering = lower::context::ScriptContext {
                 templates: &self.templates,
-                node: &around.node,
+                listed_for: &self.listed_for,
+                phases: &self.phases,
                 payload,
             };
             let (phase, mut more) = lower::phase(recorder, &lowering);
@@ -111,10 +120,13 @@ impl ScriptSet {
             phases.extend(phase);
         }
         if findings.is_empty() {
+            findings = lower::restarts_from_later_phases(&phases);
+        }
+        if findings.is_empty() {
             Ok(phases)
         } else {
             findings.sort_by(|a, b| a.span.cmp(&b.span));
-            Err(findings)
+            Err(without_repetitions(findings))
         }
     }
 }
@@ -123,49 +135,16 @@ fn file_of(phase: &str) -> String {
     format!("phases/{phase}.rhai")
 }
 
-/// The position of a script's function. Rhai tells only its name.
-fn function_span(file: &str, text: &str, name: &str) -> Span {
-    let is_it = |line: &str| {
-        let mut words = line
-            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .filter(|word| !word.is_empty());
-        words.any(|word| word == "fn") && words.next() == Some(name)
-    };
-    let line = text.lines().position(is_it).map_or(0, |index| index + 1);
-    Span::new(file, line, 0)
-}
-
-fn run(engine: &Engine, file: &str, text: &str, around: &ScriptContext) -> Result<(), Diagnostic> {
-    let mut scope = Scope::new();
-    for (name, values) in [
-        ("host", &around.host),
-        ("cluster", &around.cluster),
-        ("role", &around.role),
-        ("kube", &around.kube),
-    ] {
-        scope.push_constant(name, Namespace::new(name, values.clone()));
-    }
-    let ast = engine
-        .compile_with_scope(&scope, text)
-        .map_err(|error| errors::parse(file, text, &error))?;
-    if let Some(finding) = errors::cut_short(file, text) {
-        return Err(finding);
-    }
-    for function in ast.iter_functions() {
-        if interpreter::is_reserved(function.name) {
-            let message = format!(
-                "`{}` is a word; a function of that name would replace it",
-                function.name
-            );
-            return Err(Diagnostic::new(
-                "P0207",
-                function_span(file, text, function.name),
-                message,
-            )
-            .help("give the function another name"));
+/// Each finding once: a mistake in a loop or in a function is found several times.
+fn without_repetitions(findings: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut once: Vec<Diagnostic> = Vec::new();
+    for finding in findings {
+        // The findings are sorted, so equal ones are among those with the same position.
+        let last = once.iter().rev();
+        let mut same_place = last.take_while(|other| other.span == finding.span);
+        if !same_place.any(|other| *other == finding) {
+            once.push(finding);
         }
     }
-    engine
-        .run_ast_with_scope(&mut scope, &ast)
-        .map_err(|error| errors::evaluation(file, &error))
+    once
 }

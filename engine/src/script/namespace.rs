@@ -3,23 +3,29 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, NativeCallContext};
+use rhai::{Dynamic, Engine, ImmutableString, NativeCallContext};
 
-use super::interpreter::dynamic;
-use crate::model::{Value, closest};
+use super::interpreter::{SharedRecorder, Unknown, dynamic};
+use crate::model::{Diagnostic, Value, closest};
 
-/// Values by name. The error for an unknown name suggests the closest one.
+/// Values by name. The finding for an unknown name suggests the closest one.
 #[derive(Debug, Clone)]
 pub(super) struct Namespace {
     name: &'static str,
     values: Rc<BTreeMap<String, Value>>,
+    tape: SharedRecorder,
 }
 
 impl Namespace {
-    pub(super) fn new(name: &'static str, values: BTreeMap<String, Value>) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        values: Rc<BTreeMap<String, Value>>,
+        tape: &SharedRecorder,
+    ) -> Self {
         Self {
             name,
-            values: Rc::new(values),
+            values,
+            tape: Rc::clone(tape),
         }
     }
 
@@ -28,18 +34,21 @@ impl Namespace {
         engine.register_indexer_get(Self::get);
     }
 
-    fn get(
-        cx: NativeCallContext,
-        this: &mut Self,
-        key: ImmutableString,
-    ) -> Result<Dynamic, Box<EvalAltResult>> {
+    fn get(cx: NativeCallContext, this: &mut Self, key: ImmutableString) -> Dynamic {
         if let Some(value) = this.values.get(key.as_str()) {
-            return Ok(dynamic(value));
+            return dynamic(value);
         }
-        let mut message = format!("`{}` has no `{key}`", this.name);
-        if let Some(name) = closest(&key, this.values.keys().map(String::as_str)) {
-            message.push_str(&format!("; did you mean `{name}`?"));
-        }
-        Err(EvalAltResult::ErrorRuntime(message.into(), cx.call_position()).into())
+        let mut recorder = this.tape.borrow_mut();
+        let span = recorder.span(cx.call_position());
+        let message = format!("`{}` has no `{key}`", this.name);
+        let finding = Diagnostic::new("P0204", span, message);
+        recorder.find_in_any_case(
+            match closest(&key, this.values.keys().map(String::as_str)) {
+                Some(name) => finding.help(format!("did you mean `{name}`?")),
+                None => finding,
+            },
+        );
+        recorder.has_unknown = true;
+        Dynamic::from(Unknown)
     }
 }

@@ -3,7 +3,8 @@
 //! Words and modifiers only record their arguments and positions. A wrong argument is recorded as a finding and its
 //! modifier is dropped, so one run of a script finds every mistake in it.
 
-use super::vocabulary::{Arg, Modifier, Param, Word};
+use super::interpolation;
+use super::vocabulary::{Arg, Modifier, Param, Word, WordKind};
 use crate::model::{Diagnostic, Span, Value};
 
 /// Index of a recorded word.
@@ -29,13 +30,15 @@ pub(super) enum Argument {
     Value(Value),
     /// Steps.
     Steps(Vec<CallId>),
+    /// The value of an expression with a mistake. The mistake is reported, so this fits each type.
+    Unknown,
 }
 
 impl Argument {
     pub(super) fn value(&self) -> Option<&Value> {
         match self {
             Self::Value(value) => Some(value),
-            Self::Steps(_) => None,
+            Self::Steps(_) | Self::Unknown => None,
         }
     }
 }
@@ -50,6 +53,8 @@ pub(super) struct Call {
     pub(super) options: Vec<RecordedOption>,
     /// What is wrong with its arguments. Reported only if no `.when(false)` leaves the word out.
     pub(super) findings: Vec<Diagnostic>,
+    /// Whether a mistake that is reported elsewhere left out a part of it: what seems to be missing may be in the script.
+    pub(super) incomplete: bool,
 }
 
 /// A recorded modifier.
@@ -66,6 +71,12 @@ pub(super) struct Recorder {
     pub(super) file: String,
     pub(super) calls: Vec<Call>,
     pub(super) findings: Vec<Diagnostic>,
+    /// Findings that hold even if the phase is skipped. A wrong comparison may be the reason why it is skipped.
+    pub(super) in_any_case: Vec<Diagnostic>,
+    /// Names of secrets in the script, and where they are.
+    pub(super) secrets: Vec<(String, Span)>,
+    /// Whether the script has a mistake that gives an unknown value.
+    pub(super) has_unknown: bool,
     lane: Option<Lane>,
 }
 
@@ -90,6 +101,18 @@ impl Recorder {
         self.findings.push(finding);
     }
 
+    /// A finding that holds even if the phase is skipped.
+    pub(super) fn find_in_any_case(&mut self, finding: Diagnostic) {
+        self.in_any_case.push(finding);
+    }
+
+    /// Whether the script has named its phase.
+    pub(super) fn has_header(&self) -> bool {
+        self.calls
+            .iter()
+            .any(|call| call.word.role == WordKind::Header)
+    }
+
     /// Enters a lane and returns the previous one.
     pub(super) fn enter(&mut self, lane: Lane) -> Option<Lane> {
         self.lane.replace(lane)
@@ -105,6 +128,7 @@ impl Recorder {
         self.calls.push(Call {
             word,
             findings: problems(word.name, word.params, &args, &span),
+            incomplete: args.contains(&Argument::Unknown),
             args,
             span,
             lane: self.lane.unwrap_or(Lane::Steps),
@@ -123,6 +147,7 @@ impl Recorder {
     ) {
         let problems = problems(modifier.name, modifier.params, &args, &span);
         let call = &mut self.calls[id];
+        call.incomplete |= args.contains(&Argument::Unknown);
         if !problems.is_empty() {
             call.findings.extend(problems);
             return;
@@ -150,6 +175,24 @@ impl Recorder {
 /// Findings for arguments of the wrong type.
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
+        let value = argument.value();
+        let unreplaced =
+            value.and_then(|value| interpolation::unreplaced(name, param, value, span));
+        if unreplaced.is_some() {
+            return unreplaced;
+        }
+        if let Some(text) = command_in_one_item(param, argument) {
+            return Some(
+                Diagnostic::new(
+                    "P0370",
+                    span.clone(),
+                    format!(
+                        "`{name}` gets {text:?} as its program, and no program has such a name"
+                    ),
+                )
+                .help(format!("write {}", split_command(name, text))),
+            );
+        }
         let problem = accepts(param.arg, argument).err()?;
         let which = if params.len() == 1 {
             String::new()
@@ -161,7 +204,7 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
             param.arg.describe()
         );
         let finding = Diagnostic::new("P0301", span.clone(), message);
-        Some(match remedy(param.arg, argument) {
+        Some(match remedy(name, param, argument) {
             Some(remedy) => finding.help(remedy),
             None => finding,
         })
@@ -170,41 +213,89 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
 }
 
 /// Help for the most frequent mistakes.
-fn remedy(arg: Arg, argument: &Argument) -> Option<String> {
-    match (arg, argument.value()?) {
+fn remedy(name: &str, param: &Param, argument: &Argument) -> Option<String> {
+    match (param.arg, argument.value()?) {
         (Arg::Mode, Value::Integer(_)) => {
             Some("put it in quotes: a number is read as a decimal one".to_owned())
         }
         (Arg::Mode, Value::Text(text)) if text.parse::<u16>().is_ok() => {
-            Some("begin it with a zero".to_owned())
+            Some(match text.chars().find(|c| !c.is_digit(8)) {
+                Some(digit) => format!("{digit} is no octal digit: each digit is from 0 to 7"),
+                None if text.starts_with('0') => {
+                    "write three or four digits after the zero".to_owned()
+                }
+                None => "begin it with a zero".to_owned(),
+            })
+        }
+        (Arg::Text | Arg::AnyText, Value::Secret(_) | Value::Output(_)) => Some(
+            "its value is known only when the plan runs: write the text as a template, and give the value to it with .vars(#{ value: … })"
+                .to_owned(),
+        ),
+        (Arg::Texts, Value::Text(text)) if is_command(param, text) => {
+            Some(format!("write {}", split_command(name, text)))
         }
         (Arg::Integer(least), Value::Integer(_)) => Some(format!("at least {least}")),
-        (Arg::Texts, Value::Text(_)) => {
+        (Arg::Between(least, most), Value::Integer(_)) => Some(format!("from {least} to {most}")),
+        (Arg::Duration, Value::Text(text)) if parse_duration(text).is_some() => {
+            Some("it must be longer than zero".to_owned())
+        }
+        (Arg::Texts | Arg::Paths, Value::Text(_)) => {
             Some("put it in brackets: a list may have one item".to_owned())
         }
         _ => None,
     }
 }
 
+/// Whether a text is a command with arguments, where a list of program and arguments is expected.
+fn is_command(param: &Param, text: &str) -> bool {
+    param.name == "argv" && text.split_whitespace().nth(1).is_some()
+}
+
+/// The text of a list that has a command with its arguments in a single item.
+fn command_in_one_item<'a>(param: &Param, argument: &'a Argument) -> Option<&'a str> {
+    let Value::List(items) = argument.value()? else {
+        return None;
+    };
+    match items.as_slice() {
+        [Value::Text(text)] if is_command(param, text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+/// A command as a list of its words.
+fn split_command(name: &str, text: &str) -> String {
+    let words: Vec<String> = text
+        .split_whitespace()
+        .map(|word| format!("{word:?}"))
+        .collect();
+    format!("{name}([{}])", words.join(", "))
+}
+
 /// Whether an argument has the type; otherwise the argument as text, for the message.
 fn accepts(arg: Arg, argument: &Argument) -> Result<(), String> {
     let value = match (arg, argument) {
-        (Arg::Steps, Argument::Steps(_)) | (Arg::Any, _) => return Ok(()),
+        (Arg::Steps, Argument::Steps(_)) | (Arg::Any, _) | (_, Argument::Unknown) => return Ok(()),
         (_, Argument::Steps(_)) => return Err("a step".to_owned()),
         (_, Argument::Value(value)) => value,
     };
     let fits = match (arg, value) {
         (Arg::Text, Value::Text(text)) => !text.is_empty() && !text.contains('\0'),
         (Arg::AnyText, Value::Text(text)) => !text.contains('\0'),
-        (Arg::AnyText, Value::Secret(_) | Value::Output(_)) => true,
         (Arg::Path, Value::Text(text)) => is_clean_path(text),
         (Arg::Mode, Value::Text(text)) => parse_mode(text).is_some(),
-        (Arg::Duration, Value::Text(text)) => parse_duration(text).is_some(),
+        // Of zero duration, a timeout fails at once and a pause is none.
+        (Arg::Duration, Value::Text(text)) => {
+            parse_duration(text).is_some_and(|duration| !duration.is_zero())
+        }
         (Arg::Size, Value::Text(text)) => parse_size(text).is_some(),
         (Arg::Address, Value::Text(text)) => text.parse::<std::net::IpAddr>().is_ok(),
         (Arg::Integer(least), Value::Integer(n)) => n >= &least,
+        (Arg::Between(least, most), Value::Integer(n)) => (least..=most).contains(n),
         (Arg::Bool, Value::Bool(_)) | (Arg::Map, Value::Map(_)) => true,
         (Arg::Texts, Value::List(items)) => items.iter().all(|item| matches!(item, Value::Text(_))),
+        (Arg::Paths, Value::List(items)) => items
+            .iter()
+            .all(|item| matches!(item, Value::Text(text) if is_clean_path(text))),
         (Arg::Addresses, Value::List(items)) => items
             .iter()
             .all(|item| matches!(item, Value::Text(t) if t.parse::<std::net::IpAddr>().is_ok())),
@@ -222,6 +313,8 @@ fn quote(value: &Value) -> String {
     let text = match value {
         Value::Null => return "nothing".to_owned(),
         Value::Text(text) => format!("{text:?}"),
+        Value::Secret(secret) => format!("the secret {:?}", secret.0),
+        Value::Output(output) => format!("the output {:?} of a step", output.field),
         other => other.to_string(),
     };
     if text.chars().count() > 60 {

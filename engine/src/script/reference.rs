@@ -3,30 +3,35 @@
 use std::fmt::Write as _;
 
 use super::vocabulary::{
-    CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, Role, STEP_POLICY, Word,
+    CHECK_POLICY, FUNCTIONS, Modifier, Param, REQUIREMENT_POLICY, STEP_POLICY, Word, WordKind,
 };
 use super::words::WORDS;
 
 /// Sections of the page: heading, introduction, kind of words, and the modifiers that these words share.
-const SECTIONS: &[(&str, &str, Role, &[Modifier])] = &[
-    ("The phase", "Each file begins with it.", Role::Header, &[]),
+const SECTIONS: &[(&str, &str, WordKind, &[Modifier])] = &[
+    (
+        "The phase",
+        "Each file begins with it.",
+        WordKind::Header,
+        &[],
+    ),
     (
         "Resources",
         "Each describes how one thing should be. The step looks at the thing first and changes it only if it differs; the \
          change is reverted when a later step of the phase fails.",
-        Role::Resource,
+        WordKind::Resource,
         STEP_POLICY,
     ),
     (
         "Checks",
         "They come last in a file and are read-only.",
-        Role::Check,
+        WordKind::Check,
         CHECK_POLICY,
     ),
     (
         "Requirements",
         "All of them are evaluated before anything on the host is changed.",
-        Role::Requirement,
+        WordKind::Requirement,
         REQUIREMENT_POLICY,
     ),
 ];
@@ -36,8 +41,8 @@ const SECTIONS: &[(&str, &str, Role, &[Modifier])] = &[
 pub fn reference() -> String {
     let mut page = String::from(
         "# The words of phase scripts\n\n\
-         Generated from the table in `engine/src/script/words.rs`; a test keeps the two the same \
-         (`UPDATE_GENERATED=1 cargo test -p behaviour --test words`).\n\n\
+         Generated from the table in `engine/src/script/words/`; a test keeps the two the same \
+         (`UPDATE_GENERATED=1 cargo test -p behaviour --test scripts`).\n\n\
          A script describes and changes nothing: it is read once, into a plan. A word begins the phase, a step, a check \
          or a requirement, and the modifiers after it, one per line, set its options. Modes and durations are texts: \
          `\"0644\"`, `\"5m\"`. `host`, `cluster`, `role` and `kube` hold facts and settings that are known before; an \

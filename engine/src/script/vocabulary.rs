@@ -2,7 +2,7 @@
 
 /// What a word begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum WordKind {
     /// The phase itself.
     Header,
     /// A resource: one step.
@@ -32,10 +32,14 @@ pub enum Arg {
     Address,
     /// A whole number of at least this.
     Integer(i64),
+    /// A whole number from this to that.
+    Between(i64, i64),
     /// True or false.
     Bool,
     /// A list of texts.
     Texts,
+    /// A list of absolute paths.
+    Paths,
     /// A list of IP addresses.
     Addresses,
     /// A list of ports.
@@ -62,9 +66,10 @@ impl Arg {
             Self::Duration => "a duration as text such as \"30s\" or \"5m\"",
             Self::Size => "a size as text such as \"512M\" or \"10G\"",
             Self::Address => "an IP address",
-            Self::Integer(_) => "a whole number",
+            Self::Integer(_) | Self::Between(..) => "a whole number",
             Self::Bool => "true or false",
             Self::Texts => "a list of texts",
+            Self::Paths => "a list of absolute paths without `.`, `..` and doubled slashes",
             Self::Addresses => "a list of IP addresses",
             Self::Ports => "a list of ports",
             Self::Map => "a map such as #{ name: value }",
@@ -90,7 +95,7 @@ pub struct Word {
     /// As it is written.
     pub name: &'static str,
     /// What it begins.
-    pub role: Role,
+    pub role: WordKind,
     /// Its parameters.
     pub params: &'static [Param],
     /// One line, then details.
@@ -125,7 +130,10 @@ pub static STEP_POLICY: &[Modifier] = &[
     ),
     modifier(
         "retry",
-        &[p("tries", Arg::Integer(1)), p("every", Arg::Duration)],
+        &[
+            p("tries", Arg::Between(1, 100_000)),
+            p("every", Arg::Duration),
+        ],
         "Number of tries, and the pause before the second one. Later pauses are longer, with jitter.",
     ),
     modifier(
@@ -146,7 +154,7 @@ pub static CHECK_POLICY: &[Modifier] = &[
     modifier(
         "every",
         &[p("pause", Arg::Duration)],
-        "Pause between two tries while the phase starts. Default 500ms.",
+        "Pause between two tries while the phase starts, at most the timeout. Default 500ms.",
     ),
     modifier(
         "timeout",
@@ -155,11 +163,11 @@ pub static CHECK_POLICY: &[Modifier] = &[
     ),
     modifier(
         "failures",
-        &[p("count", Arg::Integer(1))],
+        &[p("count", Arg::Between(1, 1_000))],
         "Failures in a row that make the phase unhealthy. Default 1.",
     ),
     modifier(
-        "warns",
+        "advisory",
         &[],
         "If it fails, nodelet only reports it: the phase counts as working, and nothing is restarted.",
     ),
@@ -181,10 +189,10 @@ impl Word {
     /// Its own modifiers, then those that all words of its kind have.
     pub fn all_modifiers(&self) -> impl Iterator<Item = &'static Modifier> {
         let policy: &'static [Modifier] = match self.role {
-            Role::Header => &[],
-            Role::Resource => STEP_POLICY,
-            Role::Check => CHECK_POLICY,
-            Role::Requirement => REQUIREMENT_POLICY,
+            WordKind::Header => &[],
+            WordKind::Resource => STEP_POLICY,
+            WordKind::Check => CHECK_POLICY,
+            WordKind::Requirement => REQUIREMENT_POLICY,
         };
         self.modifiers.iter().chain(policy)
     }
@@ -221,7 +229,7 @@ pub static FUNCTIONS: &[(&str, &[Param], &str)] = &[
     (
         "on_clean",
         &[p("steps", Arg::Closure)],
-        "Steps that a clean runs, to remove what the phase's programs leave behind; each has `.absent()`, except `sysctl_as_before`. What existed before the phase's first change is not ours and stays.",
+        "Steps that a clean runs, to remove what the phase's programs leave behind; each has `.absent()`, except `restore_sysctl`. What existed before the phase's first change is not ours and stays.",
     ),
 ];
 

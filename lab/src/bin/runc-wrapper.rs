@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
-use lab::oci::{Document, relax};
+use lab::setup::oci::{Document, relax};
 use serde_json::Value;
 
 /// Where the real runc may be: beside a diverted wrapper, or in its package's place when the wrapper lies elsewhere.

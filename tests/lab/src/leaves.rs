@@ -143,7 +143,8 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn text(host: &FakeHost, path: &Path) -> String {
-    host.look(|world| world.text(path)).expect("it is there")
+    host.with_world(|world| world.text(path))
+        .expect("it is there")
 }
 
 fn put(master: &Master, path: &Path, text: &str, mode: u32) {

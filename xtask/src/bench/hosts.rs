@@ -12,7 +12,7 @@ use lab::topology::Mount;
 use lab::{Config, Host, HostSpec, Image, Lab, Setup, TOOLBOX_IMAGE};
 use serde_json::{Value, json};
 
-use crate::checkout;
+use crate::repository::checkout;
 
 /// Where the hosts see the Kubernetes programs, `kubeadm` among them.
 pub(super) const PROGRAMS: &str = "/opt/kubernetes";

@@ -260,7 +260,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::checkout;
+    use crate::repository::checkout;
 
     #[test]
     fn the_subnet_is_written_in() {

@@ -10,8 +10,8 @@ use lab::command;
 
 use super::figures::{Figure, Target, Unit, growth};
 use super::synthetic;
-use crate::checkout;
-use crate::measured::{self, Usage};
+use crate::repository::checkout;
+use crate::resource_usage::{self, Usage};
 
 /// Bound on one plan.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -170,5 +170,5 @@ fn run(nodelet: &Path, verb: &str, role: &Path) -> Result<Usage> {
         .arg(fixtures.join("settings/cp-1.yaml"))
         .arg("--facts")
         .arg(fixtures.join("hosts/cp-1.yaml"));
-    measured::parse(&command::text(&mut command, LIMIT)?)
+    resource_usage::parse(&command::text(&mut command, LIMIT)?)
 }

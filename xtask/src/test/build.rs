@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::cargo;
+use crate::repository::cargo;
 
 /// The target of the program that labs run.
 const NODELET: &str = "nodelet";

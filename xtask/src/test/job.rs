@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use lab::{Micro, Suites, command};
 
 use super::build::Program;
-use crate::cargo;
+use crate::repository::cargo;
 
 /// The package with the suites that need labs and machines.
 const LAB_SUITES: &str = "lab-suites";
@@ -32,27 +32,27 @@ const LISTS: Duration = Duration::from_secs(30);
 const FIRST: &[&str] = &[
     // No suite runs beside it, so it runs before the first one.
     "micro",
-    "lab: faults::every_phase",
-    "lab: endurance",
-    "lab: certificates::certificates_are",
-    "lab: repair::faults",
-    "lab: repair::another",
-    "lab: up",
-    "lab: virtual_ip",
-    "lab: interrupt",
-    "lab: preflight",
-    "lab: bitrot::state::a_role",
+    "lab: apply::faults::every_phase",
+    "lab: repair::endurance",
+    "lab: repair::certificates::certificates_are",
+    "lab: repair::fault::faults",
+    "lab: repair::fault::another",
+    "lab: apply::up",
+    "lab: cluster::virtual_ip",
+    "lab: apply::interrupt",
+    "lab: apply::preflight",
+    "lab: files::bitrot::state::a_role",
     "lab: clean",
     "lab: live::units",
-    "lab: bitrot",
-    "lab: certificates",
-    "lab: attempts",
-    "lab: eviction",
-    "lab: etcd_backup::schedule",
-    "behaviour: cuts",
-    "behaviour: rotation",
-    "behaviour: kept",
-    "behaviour: phases",
+    "lab: files::bitrot",
+    "lab: repair::certificates",
+    "lab: apply::attempts",
+    "lab: repair::eviction",
+    "lab: files::etcd_backup::schedule",
+    "behaviour: crashes",
+    "behaviour: repair",
+    "behaviour: apply",
+    "behaviour: undo",
     "nodelet: nodelet",
     "behaviour: properties",
     "engine: engine",
@@ -265,10 +265,16 @@ mod tests {
     #[test]
     fn what_begins_early_comes_first() {
         let rank = |name: &str| Job::cargo(name, &[]).rank();
-        assert!(rank("micro") < rank("lab: certificates::x"));
-        assert!(rank("lab: repair::faults_x") < rank("lab: bitrot::role::y"));
-        assert_eq!(rank("lab: repair::what"), rank("lab: again::y"));
-        assert!(rank("lab: bitrot::role::y") < rank("lab: again::y"));
-        assert_eq!(rank("lab: again::y"), rank("lab: refusal::z"));
+        assert!(rank("micro") < rank("lab: repair::certificates::x"));
+        assert!(rank("lab: repair::fault::faults_x") < rank("lab: files::bitrot::role::y"));
+        assert_eq!(
+            rank("lab: repair::fault::what"),
+            rank("lab: apply::second_apply::y")
+        );
+        assert!(rank("lab: files::bitrot::role::y") < rank("lab: apply::second_apply::y"));
+        assert_eq!(
+            rank("lab: apply::second_apply::y"),
+            rank("lab: apply::refusal::z")
+        );
     }
 }

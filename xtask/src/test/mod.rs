@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use lab::{Cache, Micro, Setup, Suites, command};
 
-use crate::transient::{suites, with_labs};
+use crate::temporary_lab::{suites, with_labs};
 use build::Built;
 use job::Job;
 use run::Told;

@@ -1,17 +1,17 @@
 //! `nodelet check`.
 
 use anyhow::Result;
-use engine::exec::{PhaseHealth, Recording, Runner};
+use engine::exec::{PhaseHealth, Recording};
 use engine::host::live::LiveHost;
 use engine::report;
 
-use super::plan::nothing;
 use super::run::{lost_ledger, unchanged};
-use super::say;
 use crate::cli::RunArgs;
-use crate::exit::Exit;
+use crate::commands::report::plan::nothing;
 use crate::inputs;
-use crate::limits::Limits;
+use crate::output::exit::Exit;
+use crate::output::say;
+use crate::process::limits::Limits;
 
 pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     let host = LiveHost::new();
@@ -25,13 +25,7 @@ pub(crate) async fn check(args: &RunArgs) -> Result<Exit> {
     selection.validate(&inputs.plan)?;
     Limits::for_good(&inputs.secrets.0).await;
     let unheard = Recording::default();
-    let mut runner = Runner::new(
-        &inputs.plan,
-        &host,
-        &inputs.facts,
-        &inputs.secrets,
-        &unheard,
-    );
+    let mut runner = inputs.runner(&host, &unheard);
     runner.selection = selection;
     let health = runner.check().await;
     if args.role.json {

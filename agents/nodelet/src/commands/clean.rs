@@ -1,7 +1,7 @@
 //! `nodelet clean`: makes the host as it was before the role.
 
 use anyhow::{Context as _, Result, bail};
-use engine::exec::{self, EventSink, Recording, Runner};
+use engine::exec::{self, EventSink, Recording};
 use engine::host::Host;
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, RECOVER, Record};
@@ -10,19 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::{exit, has_ledger, standing_inputs};
 use crate::cli::{CleanArgs, RoleArgs};
-use crate::exit::{Exit, WrongUsage};
-use crate::identity::Identity;
 use crate::inputs::Inputs;
-use crate::lock::Lock;
-use crate::nodeletd::{cgroup, client};
-use crate::{output, signals};
+use crate::inputs::identity::Identity;
+use crate::nodeletd::api::client;
+use crate::output;
+use crate::output::exit::Exit;
+use crate::process::lock::Lock;
+use crate::process::{cgroup, signals};
 
 pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
-    if args.role.facts.is_some() {
-        bail!(WrongUsage(
-            "clean a host that a file describes: --facts is for `nodelet plan`".to_owned()
-        ));
-    }
     if !nix::unistd::Uid::effective().is_root() {
         bail!("clean this host: only root can; try again with sudo");
     }
@@ -101,7 +97,7 @@ pub(super) async fn take_off(
     match (outcome, purpose) {
         // Nothing of the cluster is left, so the host is bound to nothing.
         (Outcome::Cleaned, Purpose::Purge) => Identity::forget()?,
-        (Outcome::Cleaned, Purpose::Leave) => Identity::loosen()?,
+        (Outcome::Cleaned, Purpose::Leave) => Identity::release()?,
         _ => {}
     }
     Ok(outcome)
@@ -149,7 +145,7 @@ async fn is_gone(inputs: &Inputs, host: &LiveHost) -> Result<()> {
 /// The parts of the role that are on this host beyond doubt; with `files` also its files, which may have been there before the role.
 async fn installed(inputs: &Inputs, host: &LiveHost, files: bool) -> Vec<String> {
     let unheard = Recording::default();
-    let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+    let runner = inputs.runner(host, &unheard);
     runner.installed(files).await
 }
 
@@ -171,7 +167,7 @@ async fn stop(
             return;
         }
     };
-    let mut runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, sink);
+    let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
     match runner.hand_over().await {
         Ok(Outcome::Failed) => {

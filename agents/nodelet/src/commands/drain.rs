@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::Utc;
-use engine::exec::{Event, EventSink, Runner, Selection};
+use engine::exec::{Event, EventSink, Selection};
 use engine::host::live::LiveHost;
 use engine::host::{Cluster as _, ClusterAccess};
 use engine::model::Outcome;
@@ -13,12 +13,12 @@ use engine::plan::PlannedPhase;
 use engine::resource::{DrainSpec, Spec};
 
 use super::run::{exit, prepare};
-use super::say;
-use super::status::pause_for;
 use crate::cli::DrainArgs;
-use crate::exit::Exit;
-use crate::nodeletd::client;
-use crate::{output, signals};
+use crate::commands::report::status::pause_for;
+use crate::nodeletd::api::client;
+use crate::output::exit::Exit;
+use crate::output::{self, say};
+use crate::process::signals;
 
 /// Passes events on, and remembers whether a step of the stop failed: the stop goes on after that, but the exit code has to show it.
 struct Heard<'a> {
@@ -60,7 +60,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
         sink: sink.as_ref(),
         failed: AtomicBool::new(false),
     };
-    let mut runner = Runner::new(&inputs.plan, &host, &inputs.facts, &inputs.secrets, &heard);
+    let mut runner = inputs.runner(&host, &heard);
     let names = phases().filter(|phase| hands_over(phase).next().is_some());
     runner.selection = Selection {
         only: names.map(|phase| phase.name.to_string()).collect(),
@@ -88,7 +88,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
     }
     if !args.role.json {
         say(match paused {
-            Pause::Nobody => {
+            Pause::NotRunning => {
                 "nodeletd does not run here; pods come back with `nodelet apply`, unless an operator has cordoned the node\n"
             }
             Pause::Ours { .. } | Pause::Longer => {
@@ -105,7 +105,7 @@ pub(crate) async fn drain(args: &DrainArgs) -> Result<Exit> {
 /// How nodeletd was kept from letting pods come back.
 enum Pause {
     /// nodeletd does not run here.
-    Nobody,
+    NotRunning,
     /// By a pause for this drain. `before` is the shorter pause that it replaced: its end, in seconds since 1970, and its reason.
     Ours { before: Option<(i64, String)> },
     /// nodeletd was paused for longer already.
@@ -115,7 +115,7 @@ enum Pause {
 impl Pause {
     async fn for_drain(lasting: Duration) -> Result<Self> {
         let view = match client::status().await {
-            Err(error) if error.is::<client::NotThere>() => return Ok(Self::Nobody),
+            Err(error) if error.is::<client::NotThere>() => return Ok(Self::NotRunning),
             view => view.context("drain this node: nodeletd must not let pods come back")?,
         };
         let over = Utc::now() + lasting;

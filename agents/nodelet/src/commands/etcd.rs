@@ -6,18 +6,20 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 use chrono::SecondsFormat;
 use engine::exec::room_for_backup;
+use engine::host::Files as _;
 use engine::host::live::LiveHost;
+use engine::kubernetes::etcd_backup::{ClusterIdentity, SNAPSHOT, TIMER};
+use engine::model::count;
 
-use super::say;
 use crate::cli::{EtcdBackupArgs, EtcdCommand, EtcdListArgs, EtcdVerifyArgs, RoleArgs};
-use crate::etcd::{self, Backups, Etcd, Interrupted, Manifest, Stored};
-use crate::exit::Exit;
-use crate::lock::Lock;
+use crate::etcd::{self, Backups, Etcd, Interrupted, Stored};
+use crate::inputs;
 use crate::nodeletd::timers;
-use crate::{inputs, signals, trouble};
+use crate::output::exit::Exit;
+use crate::output::{error_report, say};
+use crate::process::lock::Lock;
+use crate::process::signals;
 
-/// The timer of the phase etcd-backup.
-const TIMER: &str = "etcd-backup";
 /// Runs in a row that may give way before the status reports a problem.
 const PATIENT: u32 = 3;
 
@@ -31,9 +33,6 @@ pub(crate) async fn etcd(command: &EtcdCommand) -> Result<Exit> {
 }
 
 async fn settings(args: &RoleArgs) -> Result<Backups> {
-    if args.facts.is_some() {
-        bail!("look at the etcd of a host that a file describes: --facts is for `nodelet plan`");
-    }
     if !nix::unistd::Uid::effective().is_root() {
         bail!("look at etcd and its backups: only root can; try again with sudo");
     }
@@ -48,7 +47,7 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
     let done = match etcd::backup(&backups, &cancel).await {
         Ok(done) => done,
         Err(error) if error.is::<Interrupted>() => {
-            trouble::say(&format!("nodelet: could not {error}"));
+            error_report::say(&format!("nodelet: could not {error}"));
             return Ok(Exit::Pending);
         }
         Err(error) => return Err(error),
@@ -67,7 +66,7 @@ async fn backup(args: &EtcdBackupArgs) -> Result<Exit> {
         "{}: proven, {} keys at revision {}, {} bytes\n",
         backups
             .directory
-            .join(format!("{}.db", done.name))
+            .join(format!("{}.{SNAPSHOT}", done.name))
             .display(),
         manifest.keys,
         manifest.revision,
@@ -189,27 +188,25 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
             )),
         ),
     };
-    // Backups of other clusters do not count, nor does one from far in the future: the clock was wrong when it was taken.
-    let counts = |one: &&Stored| {
-        let cluster = etcd.as_ref().and_then(|etcd| etcd.cluster.as_ref());
-        let ours = |manifest: &Manifest| match cluster {
-            Some(cluster) => *cluster == manifest.cluster,
-            None => backups
-                .cluster_id
-                .eq_ignore_ascii_case(&manifest.cluster_id),
-        };
-        one.manifest.as_ref().is_ok_and(ours) && one.taken() <= now + backups.max_age
-    };
-    let newest = all.iter().rev().find(counts);
-    let age = newest.map(|one| now.duration_since(one.taken()).unwrap_or_default());
+    let uid = etcd.as_ref().and_then(|etcd| etcd.cluster.as_deref());
+    let cluster = uid.map_or(
+        ClusterIdentity::Id(&backups.cluster_id),
+        ClusterIdentity::Uid,
+    );
+    let newest = all.iter().rev().find_map(|one| {
+        let manifest = one.manifest.as_ref().ok()?;
+        Some((one, manifest.age(cluster, now, backups.max_age)?))
+    });
+    let age = newest.map(|(_, age)| age);
     let store = etcd.as_ref().map(|etcd| etcd.size);
+    let host = LiveHost::new();
     let mut problems = own_problems(&backups, age);
     if let Some(store) = store {
-        problems.extend(room_for_backup(&LiveHost::new(), &backups.directory, store).await?);
+        problems.extend(room_for_backup(&host, &backups.directory, store).await?);
     }
     problems.extend(etcd.into_iter().flat_map(|etcd| etcd.alarms));
     problems.extend(silence);
-    let room = etcd::room(&backups.directory)?;
+    let room = host.space(&backups.directory).await?.free;
     let runs = timers::recorded(TIMER);
     if runs.failures > 0 {
         problems.push(format!(
@@ -230,7 +227,7 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
         next: timers::next(TIMER).map(|next| next.to_rfc3339_opts(SecondsFormat::Secs, true)),
         failures: runs.failures,
         reason: runs.reason,
-        newest: newest.map(|one| one.name.clone()),
+        newest: newest.map(|(one, _)| one.name.clone()),
         age: age.map(|age| age.as_secs()),
         store,
         room,
@@ -249,7 +246,7 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
 }
 
 /// What etcd reports about itself.
-struct Asked {
+struct PendingRequest {
     /// The size of its store, in bytes.
     size: u64,
     /// The UID of its namespace kube-system.
@@ -258,7 +255,7 @@ struct Asked {
     alarms: Vec<String>,
 }
 
-async fn ask() -> Result<Asked> {
+async fn ask() -> Result<PendingRequest> {
     let etcd = Etcd::member().await?;
     let alarms = etcd.alarms().await?.into_iter().map(|alarm| {
         if alarm.starts_with("NOSPACE") {
@@ -267,7 +264,7 @@ async fn ask() -> Result<Asked> {
             format!("{alarm}: see `etcdctl alarm list`")
         }
     });
-    Ok(Asked {
+    Ok(PendingRequest {
         size: etcd.status().await?.size,
         cluster: etcd.cluster().await?,
         alarms: alarms.collect(),
@@ -304,8 +301,9 @@ fn screen(status: &EtcdBackupStatus, number: usize, now: SystemTime) -> String {
     };
     let _ = writeln!(
         text,
-        "directory      {} ({number} backups)",
-        status.directory
+        "directory      {} ({})",
+        status.directory,
+        count(number, "backup")
     );
     let _ = writeln!(text, "schedule       {schedule}");
     let next = match status.next.as_deref() {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use engine::host::live::LiveHost;
 
-use super::say;
 use crate::cli::PassArgs;
-use crate::exit::Exit;
+use crate::output::exit::Exit;
+use crate::output::say;
 use crate::pass::Pass;
 
 /// Joins control groups by their `cgroup.procs`. Called before there is a second thread: in version 1 of control groups a

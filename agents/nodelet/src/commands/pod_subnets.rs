@@ -5,10 +5,9 @@ use engine::host::ClusterAccess;
 use engine::host::live::LiveHost;
 use engine::kubernetes::{SubnetPool, allocate_all};
 
-use super::say;
 use crate::cli::PodSubnetsArgs;
-use crate::exit::Exit;
-use crate::trouble;
+use crate::output::exit::Exit;
+use crate::output::{error_report, say};
 
 pub(crate) async fn pod_subnets(args: &PodSubnetsArgs) -> Result<Exit> {
     let access = ClusterAccess {
@@ -24,7 +23,7 @@ pub(crate) async fn pod_subnets(args: &PodSubnetsArgs) -> Result<Exit> {
             Ok(subnet) => say(&format!("node {node} has the pod subnet {subnet}\n")),
             Err(error) => {
                 let chain = engine::model::chain(&error).join(": ");
-                trouble::say(&format!("nodelet: could not {chain}"));
+                error_report::say(&format!("nodelet: could not {chain}"));
                 exit = Exit::Failed;
             }
         }

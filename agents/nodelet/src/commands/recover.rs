@@ -3,17 +3,17 @@
 use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
-use engine::exec::{Recording, Recovered, RecoveredFrom, Runner};
+use engine::exec::{Recording, Recovered, RecoveredFrom};
 use engine::host::live::LiveHost;
 
-use super::run::{note_identity, refuse_unfit, standing_inputs, unchanged};
-use super::say;
+use super::run::{note_identity, only_root, standing_inputs, unchanged};
 use crate::cli::RecoverArgs;
-use crate::exit::Exit;
-use crate::lock::Lock;
+use crate::output::exit::Exit;
+use crate::output::say;
+use crate::process::lock::Lock;
 
 pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
-    refuse_unfit("recover", &args.role)?;
+    only_root("recover")?;
     let _lock = Lock::take("recover")?;
     let host = LiveHost::new();
     let inputs = standing_inputs(&args.role, &host).await?;
@@ -25,13 +25,7 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<Exit> {
     }
     unchanged(&args.role, &host, &inputs).await?;
     let unheard = Recording::default();
-    let runner = Runner::new(
-        &inputs.plan,
-        &host,
-        &inputs.facts,
-        &inputs.secrets,
-        &unheard,
-    );
+    let runner = inputs.runner(&host, &unheard);
     let recovered = runner.recover(args.dry_run).await?;
     if args.role.json {
         say(&format!("{:#}\n", serde_json::to_value(&recovered)?));

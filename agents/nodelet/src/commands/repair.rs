@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use engine::exec::{
-    Event, EventSink, PhaseHealth, Recording, Runner, Selection, failed_phases, left_over_phases,
+    Event, EventSink, PhaseHealth, Recording, Selection, failed_phases, left_over_phases,
     restart_set,
 };
 use engine::host::Host;
@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::clean::{Purpose, take_off};
 use super::run::{exit, note_identity, prepare};
-use super::say;
-use crate::bound::bound_to;
 use crate::cli::{RepairArgs, RoleArgs};
-use crate::exit::Exit;
+use crate::inputs::installed_identity::bound_to;
 use crate::inputs::{self, Inputs};
-use crate::limits::Limits;
-use crate::{output, signals};
+use crate::output::exit::Exit;
+use crate::output::{self, say};
+use crate::process::limits::Limits;
+use crate::process::signals;
 
 /// Timeout for a second check of the phases that a pass saw failing. A phase whose check hangs still counts as failing.
 const LOOK: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     let (failed, left_over) = if args.phases.is_empty() && args.if_failing.is_empty() {
         // Check even if a pass has seen failures: the host may have recovered, or an operator may have repaired it, meanwhile.
         let unheard = Recording::default();
-        let runner = runner(&inputs, &host, &unheard);
+        let runner = inputs.runner(&host, &unheard);
         // This asks again what does not answer: a server that is busy for a moment is no reason to take anything off.
         let health = runner.check_until_failed(SETTLE).await;
         (failed_phases(&health), left_over_phases(&health))
@@ -56,11 +56,11 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     if let Some(limits) = limits {
         limits.leave()?;
     }
-    let set = match args.left_over {
+    let set = match args.prune {
         true => Vec::new(),
         false => restart_set(&inputs.plan, &failed),
     };
-    if set.is_empty() && (left_over.is_empty() || args.afresh) {
+    if set.is_empty() && (left_over.is_empty() || args.rebuild) {
         if !args.role.json {
             say("nothing to repair: every check holds or cannot be made\n");
         }
@@ -68,18 +68,18 @@ pub(crate) async fn repair(args: &RepairArgs) -> Result<Exit> {
     }
     let sink = output::sink(args.role.json);
     let cancel = signals::cancel_on_signal()?;
-    let outcome = if args.afresh {
-        afresh(&args.role, &inputs, &host, sink.as_ref(), &cancel).await?
+    let outcome = if args.rebuild {
+        rebuild(&args.role, &inputs, &host, sink.as_ref(), &cancel).await?
     } else {
         let restart = async |set: &[PhaseName], left_over: &[PhaseName]| {
-            let mut runner = runner(&inputs, &host, sink.as_ref());
+            let mut runner = inputs.runner(&host, sink.as_ref());
             runner.cancel = cancel.clone();
             runner.restart(set, left_over).await
         };
         let mut outcome = restart(&set, &left_over).await?;
         if outcome == Outcome::Refused {
             // A file that cannot be written prevents the repair of its own phase, but not of other phases.
-            let runner = runner(&inputs, &host, sink.as_ref());
+            let runner = inputs.runner(&host, sink.as_ref());
             let (others, problems) = runner.restartable(&failed).await;
             let nothing_else = others.is_empty() && left_over.is_empty();
             if !problems.is_empty() && !nothing_else {
@@ -110,7 +110,7 @@ pub(super) async fn readers(
     repaired: &[PhaseName],
 ) -> Vec<PhaseName> {
     let unheard = Recording::default();
-    let outdated = runner(inputs, host, &unheard).outdated(repaired).await;
+    let outdated = inputs.runner(host, &unheard).outdated(repaired).await;
     restart_set(&inputs.plan, &outdated)
 }
 
@@ -129,7 +129,7 @@ async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTr
     let mut looks: FuturesUnordered<_> = seen
         .iter()
         .map(|phase| async move {
-            let mut runner = runner(inputs, host, unheard);
+            let mut runner = inputs.runner(host, unheard);
             runner.selection.only.push(phase.to_string());
             (phase, runner.check().await.iter().all(PhaseHealth::works))
         })
@@ -154,7 +154,7 @@ async fn still_failing(inputs: &Inputs, host: &dyn Host, seen: &[String]) -> BTr
 
 /// Takes everything off and brings it up again, under one lock, so that no other command runs in between. Refused if it could not come up
 /// again.
-async fn afresh(
+async fn rebuild(
     role: &RoleArgs,
     inputs: &Inputs,
     host: &LiveHost,
@@ -162,9 +162,9 @@ async fn afresh(
     cancel: &CancellationToken,
 ) -> Result<Outcome> {
     Ledger::has_room(host, Verb::Apply).await?;
-    let mut before = runner(inputs, host, sink);
-    before.afresh = true;
-    let problems = before.misfits().await?;
+    let mut before = inputs.runner(host, sink);
+    before.rebuild = true;
+    let problems = before.failed_preconditions().await?;
     if !problems.is_empty() {
         sink.emit(Event::PreflightFailed { problems });
         return Ok(Outcome::Refused);
@@ -180,15 +180,11 @@ async fn afresh(
     if let Some(changed) = bound.and_then(|was| was.changed_by(&inputs.identity)) {
         return Err(changed.into());
     }
-    let mut runner = runner(&inputs, host, sink);
+    let mut runner = inputs.runner(host, sink);
     runner.cancel = cancel.clone();
     let outcome = runner.apply().await?;
     note_identity(outcome, &inputs);
     Ok(outcome)
-}
-
-fn runner<'a>(inputs: &'a Inputs, host: &'a dyn Host, events: &'a dyn EventSink) -> Runner<'a> {
-    Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, events)
 }
 
 #[cfg(test)]
@@ -200,7 +196,7 @@ mod tests {
     use engine::plan::{Plan, PlannedCheck, PlannedPhase, Probe};
 
     use super::*;
-    use crate::identity::Identity;
+    use crate::inputs::identity::Identity;
     use crate::inputs::{Role, SettingSecrets};
 
     /// A phase that is well while its file is there.
@@ -213,7 +209,7 @@ mod tests {
                 every: PlannedCheck::EVERY,
                 timeout: PlannedCheck::TIMEOUT,
                 failures: 1,
-                warns: false,
+                advisory: false,
             }],
             ..PlannedPhase::bare(name.parse().expect("a name"))
         }
@@ -256,7 +252,7 @@ mod tests {
 
     /// A phase whose check hangs still counts as failing, and delays the repair by a moment at most.
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_what_hangs() {
+    async fn no_command_waits_for_what_hangs() {
         for (beside, longest) in [("docker", LOOK), ("kubelet", SETTLE)] {
             let hangs = FaultPlan::none().stall("read", "/run/etcd");
             let host = FakeHost::new()

@@ -1,34 +1,35 @@
 //! `nodelet apply` and `nodelet stop`: the commands that change the host.
 
 use anyhow::{Result, bail};
-use engine::exec::{Recording, Runner, Selection};
+use engine::exec::{Recording, Selection};
 use engine::host::live::LiveHost;
 use engine::ledger::{Ledger, LedgerError};
 use engine::model::Outcome;
 
-use crate::bound::bound_to;
-use crate::cli::{RoleArgs, RunArgs};
-use crate::exit::{Exit, WrongUsage};
-use crate::identity::Identity;
+use crate::cli::{ApplyArgs, RoleArgs, RunArgs};
+use crate::inputs::identity::Identity;
+use crate::inputs::installed_identity::bound_to;
+use crate::inputs::last_good_settings::last_good;
 use crate::inputs::{self, Inputs, NO_ROLE};
-use crate::lock::Lock;
-use crate::settled::last_good;
-use crate::{output, signals};
+use crate::output;
+use crate::output::exit::Exit;
+use crate::output::problem::{Problem, Refused};
+use crate::process::lock::Lock;
+use crate::process::signals;
 
-pub(crate) async fn apply(args: &RunArgs) -> Result<Exit> {
+pub(crate) async fn apply(args: &ApplyArgs) -> Result<Exit> {
     let host = LiveHost::new();
-    let selection = args.phases.selection();
-    let (inputs, _lock) = prepare("apply", &args.role, &selection, &host).await?;
-    let sink = output::sink(args.role.json);
-    let mut runner = Runner::new(
-        &inputs.plan,
-        &host,
-        &inputs.facts,
-        &inputs.secrets,
-        sink.as_ref(),
-    );
+    let RunArgs { role, phases } = &args.run;
+    let selection = phases.selection();
+    let (inputs, _lock) = if args.replace_role {
+        prepare_for_any_role("apply", role, &selection, &host).await?
+    } else {
+        prepare("apply", role, &selection, &host).await?
+    };
+    let sink = output::sink(role.json);
+    let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
-    if let Some(missing) = runner.not_standing().await? {
+    if let Some(missing) = runner.unmet_requires().await? {
         return Err(missing.into());
     }
     runner.cancel = signals::cancel_on_signal()?;
@@ -77,13 +78,7 @@ pub(crate) async fn stop(args: &RunArgs) -> Result<Exit> {
     let selection = args.phases.selection();
     let (inputs, _lock) = prepare("stop", &args.role, &selection, &host).await?;
     let sink = output::sink(args.role.json);
-    let mut runner = Runner::new(
-        &inputs.plan,
-        &host,
-        &inputs.facts,
-        &inputs.secrets,
-        sink.as_ref(),
-    );
+    let mut runner = inputs.runner(&host, sink.as_ref());
     runner.selection = selection;
     runner.cancel = signals::cancel_on_signal()?;
     Ok(exit(runner.stop().await?))
@@ -96,7 +91,19 @@ pub(super) async fn prepare(
     selection: &Selection,
     host: &LiveHost,
 ) -> Result<(Inputs, Lock)> {
-    refuse_unfit(verb, args)?;
+    let (inputs, lock) = prepare_for_any_role(verb, args, selection, host).await?;
+    is_role_of_host(verb, &inputs, host).await?;
+    Ok((inputs, lock))
+}
+
+/// The same, but another role may be on the host.
+async fn prepare_for_any_role(
+    verb: &str,
+    args: &RoleArgs,
+    selection: &Selection,
+    host: &LiveHost,
+) -> Result<(Inputs, Lock)> {
+    only_root(verb)?;
     let lock = Lock::take(verb)?;
     let inputs = inputs::read(args, host).await?;
     unchanged(args, host, &inputs).await?;
@@ -109,13 +116,26 @@ pub(super) async fn prepare(
     Ok((inputs, lock))
 }
 
-/// Refuses a command that cannot change this host: one with a facts file, or without root.
-pub(super) fn refuse_unfit(verb: &str, args: &RoleArgs) -> Result<()> {
-    if args.facts.is_some() {
-        bail!(WrongUsage(format!(
-            "{verb} on a host that a file describes: --facts is for `nodelet plan`"
-        )));
-    }
+/// Refuses a role other than the one that is on this host, and lists what it would remove.
+async fn is_role_of_host(verb: &str, inputs: &Inputs, host: &LiveHost) -> Result<()> {
+    let unheard = Recording::default();
+    let runner = inputs.runner(host, &unheard);
+    let Some(another) = runner.another_role().await? else {
+        return Ok(());
+    };
+    let removed = another.removed.iter();
+    let problems: Vec<String> = removed
+        .map(|step| format!("{step}: it would be removed\n"))
+        .collect();
+    bail!(Refused {
+        what: format!("{verb} a role: {another}"),
+        items: problems.iter().map(|p| Problem::of_text(p)).collect(),
+        problems,
+    })
+}
+
+/// Refuses users other than root: a command that changes this host needs root.
+pub(super) fn only_root(verb: &str) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("{verb} a role: only root can; try again with sudo");
     }
@@ -125,7 +145,7 @@ pub(super) fn refuse_unfit(verb: &str, args: &RoleArgs) -> Result<()> {
 /// Refuses a host where the role is installed and the ledger does not know it: nothing that is done there could be taken back.
 pub(super) async fn has_ledger(inputs: &Inputs, host: &LiveHost) -> Result<()> {
     let unheard = Recording::default();
-    let runner = Runner::new(&inputs.plan, host, &inputs.facts, &inputs.secrets, &unheard);
+    let runner = inputs.runner(host, &unheard);
     match runner.lost_ledger().await {
         Some(lost) => Err(lost.into()),
         None => Ok(()),

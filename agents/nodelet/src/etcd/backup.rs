@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use engine::exec::room_for_backup;
 use engine::host::live::LiveHost;
+use engine::kubernetes::etcd_backup::{BackupManifest, ClusterIdentity, VERSION, Versions};
 use tokio_util::sync::CancellationToken;
 
-use super::api::Etcd;
-use super::manifest::{Manifest, VERSION, Versions};
-use super::proof::Held;
 use super::retention::{Aged, surplus};
 use super::settings::Backups;
 use super::store;
-use super::{place, proof, snapshot};
+use crate::etcd::client::api::Etcd;
+use crate::etcd::restore_test::{self, Held};
+use crate::etcd::store::{directory, snapshot};
 
 /// Timeout for taking and proving the snapshot.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -30,7 +30,7 @@ pub(crate) struct Interrupted;
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub(crate) name: String,
-    pub(crate) manifest: Manifest,
+    pub(crate) manifest: BackupManifest,
     /// Older ones that were removed because of it.
     pub(crate) removed: Vec<String>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Done {
 /// # Errors
 /// What failed, with the next thing to try where it is known; [`Interrupted`] when `cancel` was cancelled first.
 pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Result<Done> {
-    on_disk(backups, "prepare the directory", place::prepare).await?;
+    on_disk(backups, "prepare the directory", directory::prepare).await?;
     let proven = tokio::select! {
         () = cancel.cancelled() => Err(Interrupted.into()),
         made = tokio::time::timeout(LIMIT, make(backups)) => {
@@ -58,7 +58,7 @@ pub(crate) async fn backup(backups: &Backups, cancel: &CancellationToken) -> Res
             return Err(error);
         }
     };
-    if let Err(left) = proof::sweep(&backups.image).await {
+    if let Err(left) = restore_test::sweep(&backups.image).await {
         tracing::warn!("the next backup cleans up: could not {left:#}");
     }
     // This part is not cancelled: a snapshot with a final name must have its manifest.
@@ -108,11 +108,11 @@ async fn on_disk<T: Send + 'static>(
 /// Removes an unfinished snapshot and the copy of a proof: our own after a failure, those of a killed run before the next backup.
 async fn clear(backups: &Backups) -> Result<()> {
     on_disk(backups, "remove unfinished snapshots", store::sweep).await?;
-    proof::sweep(&backups.image).await
+    restore_test::sweep(&backups.image).await
 }
 
 /// Takes a snapshot and proves it; it has no name yet.
-async fn make(backups: &Backups) -> Result<(String, Manifest)> {
+async fn make(backups: &Backups) -> Result<(String, BackupManifest)> {
     clear(backups).await?;
     let etcd = Etcd::member().await?;
     if let Some(corrupt) = etcd.alarms().await?.iter().find(|a| a.contains("CORRUPT")) {
@@ -138,7 +138,7 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
     let part = store::part(&backups.directory, &name);
     let content = snapshot::take(&etcd, &part).await?;
     // Counted before the restore, which may take longer than etcd keeps a revision.
-    let revision = proof::revision(&part, &backups.image)
+    let revision = restore_test::revision(&part, &backups.image)
         .await
         .context("prove the snapshot")?;
     let count = async |revision| {
@@ -146,7 +146,7 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
         keys.context("compare the snapshot with etcd")
     };
     let mut keys = count(revision).await?;
-    let held = proof::prove(&part, &backups.image)
+    let held = restore_test::prove(&part, &backups.image)
         .await
         .context("prove the snapshot")?;
     if held.revision != revision {
@@ -156,7 +156,7 @@ async fn make(backups: &Backups) -> Result<(String, Manifest)> {
     }
     compare(&held, keys, &cluster)?;
 
-    let manifest = Manifest {
+    let manifest = BackupManifest {
         version: VERSION,
         taken: time(taken),
         proven: time(SystemTime::now()),
@@ -199,16 +199,14 @@ fn compare(held: &Held, keys: u64, cluster: &str) -> Result<()> {
 
 /// Removes older backups that are too many, and returns their names. Backups of another cluster than that of `new` stay: they may be all
 /// that is left of that cluster.
-fn thin_out(backups: &Backups, new: &Manifest) -> Result<Vec<String>> {
+fn thin_out(backups: &Backups, new: &BackupManifest) -> Result<Vec<String>> {
     let all = store::stored(&backups.directory)?;
+    let cluster = ClusterIdentity::Uid(&new.cluster);
     let aged: Vec<Aged> = all
         .iter()
         .map(|stored| Aged {
             taken: stored.taken(),
-            ours: stored
-                .manifest
-                .as_ref()
-                .is_ok_and(|manifest| manifest.cluster == new.cluster),
+            ours: stored.is_proven_of(cluster),
         })
         .collect();
     // The clock may have been set back since: the new backup must not count as one from the future.

@@ -1,17 +1,17 @@
 //! Verifies stored backups: compares each with its own hash, its manifest, a restored copy of it, and this cluster.
 
 use anyhow::{Result, bail};
+use engine::kubernetes::etcd_backup::{BackupManifest, ClusterIdentity, Content, name_of};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::api::Etcd;
 use super::backup::Interrupted;
-use super::manifest::Manifest;
-use super::proof::{self, Held};
 use super::settings::Backups;
-use super::snapshot::{self, Content};
 use super::store::{Stored, stored};
-use super::throwaway::Rejected;
+use crate::etcd::client::api::Etcd;
+use crate::etcd::restore_test::scratch_container::Rejected;
+use crate::etcd::restore_test::{self, Held};
+use crate::etcd::store::snapshot;
 
 /// What is wrong with a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,7 +44,7 @@ pub(crate) async fn verify(
     }
     all.retain(|one| names.is_empty() || names.iter().any(|name| plain(name) == one.name));
     // Docker must answer first: otherwise a good backup could be reported as damaged.
-    proof::sweep(&backups.image).await?;
+    restore_test::sweep(&backups.image).await?;
     let here = here().await;
     if here.is_none() {
         tracing::warn!(
@@ -55,12 +55,12 @@ pub(crate) async fn verify(
     for one in &all {
         let found = tokio::select! {
             () = cancel.cancelled() => {
-                proof::sweep(&backups.image).await?;
+                restore_test::sweep(&backups.image).await?;
                 return Err(Interrupted.into());
             }
             found = problems(backups, one, here.as_deref()) => found,
         };
-        proof::sweep(&backups.image).await?;
+        restore_test::sweep(&backups.image).await?;
         match found {
             Ok(problems) => verdict(Verdict {
                 name: one.name.clone(),
@@ -80,21 +80,12 @@ pub(crate) async fn verify(
 
 /// A name without its suffix: operators give it with the suffix or without.
 fn plain(name: &str) -> &str {
-    name.strip_suffix(".db").unwrap_or(name)
+    name_of(name).unwrap_or(name)
 }
 
 /// Which cluster this is.
 async fn here() -> Option<String> {
     Etcd::member().await.ok()?.cluster().await.ok()?
-}
-
-/// What is known of the cluster of this host.
-#[derive(Debug, Clone, Copy)]
-enum Here<'a> {
-    /// Its identity, which etcd holds.
-    Cluster(&'a str),
-    /// Only its `CLUSTER_ID`, because etcd does not answer. A backup is needed most then.
-    Named(&'a str),
 }
 
 /// What is wrong with a backup.
@@ -113,26 +104,26 @@ async fn problems(backups: &Backups, one: &Stored, here: Option<&str>) -> Result
         Ok(Err(error)) => return Ok(vec![format!("{error:#}")]),
         Err(error) => return Ok(vec![format!("it could not be read: {error}")]),
     };
-    let held = match proof::prove(&one.path, &backups.image).await {
+    let held = match restore_test::prove(&one.path, &backups.image).await {
         Ok(held) => held,
         Err(error) if error.downcast_ref::<Rejected>().is_some() => {
             return Ok(vec![format!("it does not restore: could not {error:#}")]);
         }
         Err(error) => return Err(error),
     };
-    let here = match here {
-        Some(cluster) => Here::Cluster(cluster),
-        None => Here::Named(&backups.cluster_id),
-    };
+    let here = here.map_or(
+        ClusterIdentity::Id(&backups.cluster_id),
+        ClusterIdentity::Uid,
+    );
     Ok(differences(&one.manifest, &content, &held, here))
 }
 
 /// The differences between a backup, its manifest, its restored copy and this cluster.
 fn differences(
-    manifest: &std::result::Result<Manifest, String>,
+    manifest: &std::result::Result<BackupManifest, String>,
     content: &Content,
     held: &Held,
-    here: Here<'_>,
+    here: ClusterIdentity<'_>,
 ) -> Vec<String> {
     let mut problems = Vec::new();
     let of = held.cluster.as_deref().unwrap_or("no cluster");
@@ -160,14 +151,14 @@ fn differences(
         }
     }
     match (here, manifest) {
-        (Here::Cluster(here), _) if here != of => {
+        (ClusterIdentity::Uid(here), _) if here != of => {
             problems.push(format!(
                 "it is foreign: of cluster {of}, and this is {here}"
             ));
         }
-        (Here::Named(here), Ok(manifest)) if !manifest.cluster_id.eq_ignore_ascii_case(here) => {
+        (ClusterIdentity::Id(id), Ok(manifest)) if !manifest.is_of(here) => {
             problems.push(format!(
-                "it is foreign: taken under CLUSTER_ID {:?}, and this is {here:?}",
+                "it is foreign: taken under CLUSTER_ID {:?}, and this is {id:?}",
                 manifest.cluster_id
             ));
         }
@@ -195,14 +186,18 @@ mod tests {
         let said = |manifest, content: &Content, held: &Held, here| {
             differences(&manifest, content, held, here).join("; ")
         };
-        let ours = Here::Cluster("u");
+        let ours = ClusterIdentity::Uid("u");
         let whole = || Ok(manifest.clone());
         assert_eq!(said(whole(), &content, &held, ours), "");
-        assert_eq!(said(whole(), &content, &held, Here::Named("")), "");
+        let unnamed = ClusterIdentity::Id("");
+        assert_eq!(said(whole(), &content, &held, unnamed), "");
         for (here, says) in [
-            (Here::Cluster("v"), "foreign: of cluster u, and this is v"),
             (
-                Here::Named("lab"),
+                ClusterIdentity::Uid("v"),
+                "foreign: of cluster u, and this is v",
+            ),
+            (
+                ClusterIdentity::Id("lab"),
                 r#"foreign: taken under CLUSTER_ID "", and this is "lab""#,
             ),
         ] {
@@ -223,7 +218,7 @@ mod tests {
             cluster: Some("w".to_owned()),
             ..held
         };
-        let swapped = said(whole(), &content, &swapped, Here::Named(""));
+        let swapped = said(whole(), &content, &swapped, unnamed);
         assert!(
             swapped.contains("of cluster w; its manifest says u"),
             "{swapped}"

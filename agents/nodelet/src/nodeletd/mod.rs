@@ -10,27 +10,15 @@
 //! `decide` says when. What must outlive it is in `kube_status` and `state`. Beside the loop, `timers` runs
 //! backups, and `pod_subnets` gives nodes of the cluster their pods' subnets.
 
-mod alone;
-mod api;
-mod attempts;
-pub(crate) mod cgroup;
-pub(crate) mod client;
-mod connections;
-mod cut_short;
-mod decide;
-mod disk;
-mod kube_status;
-mod metrics;
-mod pause;
-pub(crate) mod pod_subnets;
-mod renewal;
+pub(crate) mod api;
+mod single_instance;
 mod state;
+mod status;
 mod supervisor;
-mod take_back;
+
+pub(crate) mod pod_subnets;
 pub(crate) mod timers;
-mod view;
-mod wake;
-mod worker;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,11 +30,11 @@ use daemon::health::Health;
 use daemon::{config, log, shutdown, systemd};
 use serde::Deserialize;
 
-use kube_status::StatusFile;
+use status::kube_status::StatusFile;
+use supervisor::worker::Worker;
 use supervisor::{Memory, Supervisor};
-use worker::Worker;
 
-pub(crate) use view::View;
+pub(crate) use status::view::View;
 
 /// Holds this host at its role: checks it, restarts what failed, and, if that does not help, cleans it and starts from the first phase.
 ///
@@ -85,7 +73,7 @@ pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            return crate::tell_usage(&error).into();
+            return crate::output::error_report::tell_usage(&error).into();
         }
     };
     let configured = config::read::<Configuration>(&arguments.own_config);
@@ -123,7 +111,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("hold this host at its role: only root can");
     }
-    let alone = alone::only_one().await?;
+    let alone = single_instance::only_one().await?;
     tokio::spawn(alone.stay());
     let signals = shutdown::listen()?;
     let worker = Worker {
@@ -135,9 +123,9 @@ async fn run(arguments: Arguments) -> Result<()> {
         subnet_problem: Arc::default(),
     };
     let memory = Memory {
-        status: StatusFile::at(PathBuf::from(kube_status::PATH)),
+        status: StatusFile::at(PathBuf::from(status::kube_status::PATH)),
         state: state::path(),
-        disk: disk::Disk::live(),
+        disk: state::disk::Disk::live(),
     };
     for file in [memory.status.path(), memory.state.as_path()] {
         let directory = file.parent().filter(|directory| directory.is_dir());

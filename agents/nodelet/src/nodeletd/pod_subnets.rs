@@ -4,43 +4,19 @@
 //! it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use engine::host::ClusterAccess;
 use engine::host::live::{NodeEvent, watch_nodes};
-use engine::kubernetes::SubnetPool;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::pass::Allocation;
 
 /// Pauses between attempts that did not give each node a subnet, and between watches.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Most nodes without a subnet that are remembered: one is enough to start an allocation.
 const REMEMBERED: usize = 1000;
-
-/// Where subnets come from, and how the API server is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Allocation {
-    pub(crate) pool: SubnetPool,
-    pub(crate) kubeconfig: PathBuf,
-}
-
-impl Allocation {
-    /// The command that allocates.
-    pub(super) fn words(&self) -> Vec<String> {
-        let words = [
-            "pod-subnets",
-            "--network",
-            &self.pool.network.to_string(),
-            "--prefix",
-            &self.pool.prefix.to_string(),
-            "--kubeconfig",
-            &self.kubeconfig.display().to_string(),
-        ];
-        words.map(str::to_owned).to_vec()
-    }
-}
 
 /// Allocates until the future is dropped. `give` runs the command and returns whether all nodes have a subnet. `none_lacks` is called when
 /// every node has one.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::parse::parse;
 use super::place::{Place, Source};
-use super::yaml::{self, Node};
+use super::yaml::{self, Entry, Node};
 use crate::env::error::{EnvError, Found};
 use crate::env::key::Key;
 use crate::env::keys::KEYS;
 use crate::env::suggest::closest;
-use crate::env::value::Value;
+use crate::env::value::{SecretText, Value};
 
 /// Most files that are read.
 pub const MAX_FILES: usize = 64;
@@ -20,6 +20,11 @@ pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 pub const MAX_KEYS_PER_FILE: usize = 1024;
 /// Longest value, in bytes. Linux takes environment strings of up to 128 KiB.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
+
+/// How the names of settings for the role's parameters begin: `ROLE_LEAST_MEMORY` sets the parameter `least_memory`.
+pub const ROLE_PREFIX: &str = "ROLE_";
+/// Longest name of such a setting, in bytes.
+const ROLE_NAME_BYTES: usize = ROLE_PREFIX.len() + 64;
 
 /// A value and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub fn load_directory(files: Vec<(PathBuf, Vec<u8>)>) -> Result<Layered, Vec<Env
 #[derive(Default)]
 pub(crate) struct Merge {
     pub(crate) settings: Layered,
+    /// Settings of the role's parameters. Their values are secrets until the role tells which are not.
+    pub(crate) of_role: BTreeMap<String, Setting>,
     pub(crate) problems: Vec<EnvError>,
     /// Whether a whole file was refused. Then it is unknown which keys are missing.
     pub(crate) incomplete: bool,
@@ -86,6 +93,10 @@ impl Merge {
         };
         let mut layer = Layer::default();
         for entry in entries {
+            if is_of_role(&entry.key) {
+                self.role_entry(&mut layer, entry);
+                continue;
+            }
             let place = Some(entry.place);
             let Some(key) = self.key(&mut layer, &entry.key, place.as_ref()) else {
                 continue;
@@ -124,7 +135,9 @@ impl Merge {
         let mut layer = Layer::default();
         for assignment in assignments {
             let place = Some(Place::line(path, assignment.line));
-            if let Some(key) = self.key(&mut layer, &assignment.name, place.as_ref()) {
+            if is_of_role(&assignment.name) {
+                self.role_text(&mut layer, assignment.name, assignment.value, place);
+            } else if let Some(key) = self.key(&mut layer, &assignment.name, place.as_ref()) {
                 self.text(key, &assignment.value, place);
             }
         }
@@ -134,7 +147,9 @@ impl Merge {
     pub(crate) fn pairs(&mut self, pairs: impl IntoIterator<Item = (String, String)>) {
         let mut layer = Layer::default();
         for (name, text) in pairs {
-            if let Some(key) = self.key(&mut layer, &name, None) {
+            if is_of_role(&name) {
+                self.role_text(&mut layer, name, text, None);
+            } else if let Some(key) = self.key(&mut layer, &name, None) {
                 self.text(key, &text, None);
             }
         }
@@ -155,9 +170,7 @@ impl Merge {
             });
             return None;
         };
-        let line = place.and_then(|place| place.line);
-        if let Some(first_line) = layer.seen.insert(key.name, line) {
-            layer.seen.insert(key.name, first_line);
+        if let Some(first_line) = layer.given_before(key.name, place) {
             self.fail(
                 key,
                 EnvError::DuplicateKey {
@@ -194,6 +207,46 @@ impl Merge {
         }
     }
 
+    /// A setting of a role's parameter in a YAML file.
+    fn role_entry(&mut self, layer: &mut Layer, entry: Entry) {
+        let place = Some(entry.place);
+        let problem = match entry.node {
+            Node::Scalar(text) => return self.role_text(layer, entry.key, text, place),
+            Node::Null => "expected text, found no value; write `\"\"` for the empty value",
+            Node::Sequence => {
+                "expected text, found a list; write its texts with commas between them"
+            }
+            Node::Mapping => "expected text, found a map",
+        };
+        self.problems.push(EnvError::RoleSetting {
+            key: entry.key,
+            problem: problem.to_owned(),
+            place,
+        });
+    }
+
+    /// The text of a setting of a role's parameter; an error if the layer has given it already.
+    fn role_text(&mut self, layer: &mut Layer, key: String, text: String, place: Option<Place>) {
+        let problem = if let Some(first_line) = layer.given_before(&key, place.as_ref()) {
+            let first = first_line.map(|line| format!(", first in line {line}"));
+            format!("given twice{}", first.unwrap_or_default())
+        } else if text.len() > MAX_VALUE_BYTES {
+            format!("expected at most {MAX_VALUE_BYTES} bytes")
+        } else if text.contains('\0') {
+            "expected text without NUL characters".to_owned()
+        } else {
+            let value = Value::Secret(SecretText::new(key.clone(), text));
+            let source = place.map_or(Source::Given, Source::File);
+            self.of_role.insert(key, Setting { value, source });
+            return;
+        };
+        self.problems.push(EnvError::RoleSetting {
+            key,
+            problem,
+            place,
+        });
+    }
+
     /// Records that one file, or all of them, was refused.
     fn refuse(&mut self, problem: EnvError) {
         self.incomplete = true;
@@ -209,5 +262,26 @@ impl Merge {
 /// The keys of one file, with the line on which each is given first.
 #[derive(Default)]
 struct Layer {
-    seen: BTreeMap<&'static str, Option<u32>>,
+    seen: BTreeMap<String, Option<u32>>,
+}
+
+impl Layer {
+    /// The line on which the key was given before, if it was; otherwise records it.
+    fn given_before(&mut self, key: &str, place: Option<&Place>) -> Option<Option<u32>> {
+        if let Some(first_line) = self.seen.get(key) {
+            return Some(*first_line);
+        }
+        let line = place.and_then(|place| place.line);
+        self.seen.insert(key.to_owned(), line);
+        None
+    }
+}
+
+/// Whether this can be the setting of a role's parameter.
+fn is_of_role(name: &str) -> bool {
+    let fits = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    name.len() <= ROLE_NAME_BYTES
+        && name
+            .strip_prefix(ROLE_PREFIX)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(fits))
 }

@@ -13,7 +13,7 @@ impl Runner<'_> {
     /// Notes which `on_rollback` steps run if the phase fails. Only a phase of which earlier runs left nothing has any.
     /// A step is left out if it would remove something that exists before the phase's first effect: that is not the
     /// role's.
-    pub(in crate::exec) async fn note_ways_back<'p>(
+    pub(in crate::exec) async fn record_rollback_steps<'p>(
         &self,
         phase: &'p PlannedPhase,
         session: &Session<'_>,
@@ -36,7 +36,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// If the role owns the whole content of a directory (`whole`) and the directory already exists, notes the names in
+    /// If the role owns the whole content of a directory (`exclusive`) and the directory already exists, notes the names in
     /// it: everything added later belongs to the role. The directory may be a separate disk for etcd's data. This is
     /// done once, before the role writes into it.
     pub(in crate::exec) async fn claim(
@@ -49,7 +49,7 @@ impl Runner<'_> {
         let Spec::Directory(its) = &step.spec else {
             return Ok(());
         };
-        if !its.whole || step.policy.absent || session.mode == Mode::DryRun {
+        if !its.exclusive || step.policy.absent || session.mode == Mode::DryRun {
             return Ok(());
         }
         let Some(spared) = directory::names(self.host, &its.path).await? else {
@@ -88,9 +88,9 @@ impl Runner<'_> {
                 host: &view,
                 ..self.context(true)
             };
-            if let Spec::SysctlBefore(setting) = &step.spec {
+            if let Spec::SysctlSnapshot(setting) = &step.spec {
                 let mut step = step.clone();
-                step.spec = Spec::SysctlBefore(setting.noted(self.host).await?);
+                step.spec = Spec::SysctlSnapshot(setting.noted(self.host).await?);
                 ours.push(step);
             } else if step.spec.pending(&cx).await?.is_none() {
                 ours.push(step.clone());
@@ -119,7 +119,7 @@ async fn beside_what_stands(host: &dyn Host, spec: &Spec) -> ResourceResult<Opti
                 })
             })
         }
-        Spec::FirewallChains(its) if its.spares_earlier => {
+        Spec::FirewallChains(its) if its.keep_existing => {
             Some(Spec::FirewallChains(its.sparing(host).await?))
         }
         Spec::IpvsServices(its) => Some(Spec::IpvsServices(its.sparing(host).await?)),

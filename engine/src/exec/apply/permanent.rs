@@ -10,14 +10,14 @@ const TIME: Duration = Duration::from_secs(3);
 
 /// The permanent errors of one wait.
 #[derive(Debug, Default)]
-pub(in crate::exec) struct Lasting {
+pub(in crate::exec) struct PermanentErrors {
     tries: u32,
     since: Duration,
 }
 
-impl Lasting {
+impl PermanentErrors {
     /// Takes the result of one try, made at `now`; says whether to give up.
-    pub(in crate::exec) fn believed(&mut self, permanent: bool, now: Duration) -> bool {
+    pub(in crate::exec) fn give_up(&mut self, permanent: bool, now: Duration) -> bool {
         if !permanent {
             self.tries = 0;
             return false;
@@ -35,9 +35,9 @@ mod tests {
     use super::*;
 
     fn gives_up_at(tries: &[(bool, u64)]) -> Option<usize> {
-        let mut lasting = Lasting::default();
+        let mut permanent_errors = PermanentErrors::default();
         tries.iter().position(|(permanent, seconds)| {
-            lasting.believed(*permanent, Duration::from_secs(*seconds))
+            permanent_errors.give_up(*permanent, Duration::from_secs(*seconds))
         })
     }
 

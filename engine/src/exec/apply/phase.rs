@@ -20,14 +20,14 @@ pub(in crate::exec) struct PhaseResult {
 }
 
 /// How a phase was cut short.
-enum Cut {
-    Failed(Trouble),
+enum PhaseEnd {
+    Failed(StepFailure),
     /// The run was asked to end; an error at the same time is reported as well.
-    Interrupted(Option<Trouble>),
+    Interrupted(Option<StepFailure>),
 }
 
 /// What went wrong, and where.
-struct Trouble {
+struct StepFailure {
     what: String,
     span: Span,
     error: ResourceError,
@@ -69,9 +69,9 @@ impl Runner<'_> {
             unchanged: 0,
         };
         let run = async {
-            let noted = self.note_ways_back(phase, session, &ways_back).await;
+            let noted = self.record_rollback_steps(phase, session, &ways_back).await;
             noted.map_err(|error| {
-                self.cut(Trouble {
+                self.cut(StepFailure {
                     what: "on_rollback".to_owned(),
                     span: phase.span.clone(),
                     error,
@@ -83,7 +83,7 @@ impl Runner<'_> {
         let cut = match tokio::time::timeout(phase.timeout, run).await {
             Ok(Ok(())) => None,
             Ok(Err(cut)) => Some(cut),
-            Err(_) => Some(Cut::Failed(Trouble {
+            Err(_) => Some(PhaseEnd::Failed(StepFailure {
                 what: format!("phase {name}"),
                 span: phase.span.clone(),
                 error: ResourceError::Host(crate::host::HostError::Deadline {
@@ -99,10 +99,10 @@ impl Runner<'_> {
                     tracing::warn!("could not {}", chain(&error).join(": "));
                 }
             }
-            Some(Cut::Interrupted(trouble)) => {
+            Some(PhaseEnd::Interrupted(failure)) => {
                 result.outcome = Outcome::Interrupted;
-                let failure = match trouble {
-                    Some(trouble) => Some(self.failure(phase, trouble, session.mode).await),
+                let failure = match failure {
+                    Some(failure) => Some(self.failure(phase, failure, session.mode).await),
                     None => None,
                 };
                 self.events.emit(Event::PhaseInterrupted {
@@ -112,9 +112,9 @@ impl Runner<'_> {
                     failure,
                 });
             }
-            Some(Cut::Failed(trouble)) => {
+            Some(PhaseEnd::Failed(failure)) => {
                 result.outcome = Outcome::Failed;
-                let failure = self.failure(phase, trouble, session.mode).await;
+                let failure = self.failure(phase, failure, session.mode).await;
                 let noted = session.failed(&phase.name, &failure).await;
                 self.events.emit(Event::PhaseFailed {
                     phase: name.clone(),
@@ -126,7 +126,7 @@ impl Runner<'_> {
                     let ways_back = ways_back.into_inner().unwrap_or_default();
                     self.roll_back(phase, session, &undos, &ways_back, noted.err())
                         .await;
-                    self.end_what_kept_waiting(phase, waited).await;
+                    self.kill_stuck_pods(phase, waited).await;
                 }
             }
         }
@@ -146,17 +146,17 @@ impl Runner<'_> {
     }
 
     /// What went wrong, with what was found near it and the next thing to try.
-    async fn failure(&self, phase: &PlannedPhase, trouble: Trouble, mode: Mode) -> Failure {
+    async fn failure(&self, phase: &PlannedPhase, failure: StepFailure, mode: Mode) -> Failure {
         let found = match mode {
             Mode::Apply => advice::look_around(phase, self.host).await,
             // The state of a simulated host explains nothing.
             Mode::DryRun => Vec::new(),
         };
         Failure {
-            what: trouble.what,
-            span: trouble.span,
-            chain: chain(&trouble.error),
-            next: advice::advice(&trouble.error, &found),
+            what: failure.what,
+            span: failure.span,
+            chain: chain(&failure.error),
+            next: advice::advice(&failure.error, &found),
             found,
         }
     }
@@ -167,37 +167,37 @@ impl Runner<'_> {
         session: &Session<'_>,
         done: &Mutex<Vec<Undo>>,
         result: &mut PhaseResult,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), PhaseEnd> {
         self.note_clean_lane(phase, session)
             .await
             .map_err(|error| {
-                Cut::Failed(Trouble {
+                PhaseEnd::Failed(StepFailure {
                     what: "on_clean".to_owned(),
                     span: phase.span.clone(),
                     error,
                 })
             })?;
         for step in &phase.steps {
-            let trouble = |error| Trouble {
+            let failure = |error| StepFailure {
                 what: format!("{} {}", step.spec.kind(), step.spec.label()),
                 span: step.span.clone(),
                 error,
             };
             self.claim(phase, step, session, done)
                 .await
-                .map_err(|error| Cut::Failed(trouble(error)))?;
+                .map_err(|error| PhaseEnd::Failed(failure(error)))?;
             session
                 .keep(&phase.name, step)
                 .await
-                .map_err(|error| Cut::Failed(trouble(error)))?;
+                .map_err(|error| PhaseEnd::Failed(failure(error)))?;
             if self.cancel.is_cancelled() {
-                return Err(Cut::Interrupted(None));
+                return Err(PhaseEnd::Interrupted(None));
             }
             let mut receipt = session.receipt(&phase.name, step, done);
             match self.step(&phase.name, step, session, &mut receipt).await {
                 Ok(Done::Changed) => result.changed += 1,
                 Ok(Done::Unchanged) => result.unchanged += 1,
-                Err(error) => return Err(self.cut(trouble(error))),
+                Err(error) => return Err(self.cut(failure(error))),
             }
         }
         for check in &phase.checks {
@@ -208,12 +208,12 @@ impl Runner<'_> {
                 });
                 continue;
             }
-            if check.warns {
+            if check.advisory {
                 self.warn_of(phase, check).await;
                 continue;
             }
             if let Err(error) = self.wait_for(phase, check).await {
-                return Err(self.cut(Trouble {
+                return Err(self.cut(StepFailure {
                     what: format!("check \"{}\"", check.name),
                     span: check.span.clone(),
                     error,
@@ -224,11 +224,11 @@ impl Runner<'_> {
     }
 
     /// An error while the run is asked to end is no failure of the phase: nothing is taken back.
-    fn cut(&self, trouble: Trouble) -> Cut {
+    fn cut(&self, failure: StepFailure) -> PhaseEnd {
         if self.cancel.is_cancelled() {
-            Cut::Interrupted(Some(trouble))
+            PhaseEnd::Interrupted(Some(failure))
         } else {
-            Cut::Failed(trouble)
+            PhaseEnd::Failed(failure)
         }
     }
 }

@@ -40,7 +40,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// The host cannot be read.
-    pub async fn misfits(&self) -> ResourceResult<Vec<Problem>> {
+    pub async fn failed_preconditions(&self) -> ResourceResult<Vec<Problem>> {
         let (problems, _, _) = self.judge(Mode::Apply).await?;
         Ok(problems)
     }
@@ -69,7 +69,7 @@ impl Runner<'_> {
         }
         // On a host with the role they were met, but the record of that may be lost.
         let stands = record.met.is_empty() && self.stands().await;
-        let without_ours = match self.afresh {
+        let without_ours = match self.rebuild {
             true => Some(self.facts_without_ours().await),
             false => None,
         };
@@ -81,11 +81,11 @@ impl Runner<'_> {
             }
             for requirement in &phase.requirements {
                 let digest = digest(requirement);
-                let ahead = requirement.requirement.can_be_asked_ahead();
+                let ahead = requirement.requirement.checkable_before_clean();
                 let facts = match &without_ours {
                     Some(without_ours) if ahead => without_ours,
                     _ if record.met.contains(&digest) => continue,
-                    _ if stands && requirement.requirement.ends_with_the_role() => {
+                    _ if stands && requirement.requirement.invalidated_by_role() => {
                         record.met.insert(digest);
                         continue;
                     }
@@ -96,7 +96,7 @@ impl Runner<'_> {
                 // A port that the role itself uses is not taken by another program.
                 if matches!(verdict, Verdict::NotMet { .. })
                     && ahead
-                    && requirement.requirement.ends_with_the_role()
+                    && requirement.requirement.invalidated_by_role()
                     && self.stands().await
                 {
                     verdict = requirement
@@ -129,7 +129,7 @@ impl Runner<'_> {
                 unfit.insert(path.clone());
             }
         }
-        if self.afresh {
+        if self.rebuild {
             problems.extend(self.damaged_afresh(&unfit).await);
             for one in self.unwritable_afresh().await {
                 // A damaged program is found by both.

@@ -18,12 +18,12 @@ use crate::resource::{Change, Receipt, ResourceResult, Undo, UndoLog};
 pub(in crate::exec) struct Session<'a> {
     pub(in crate::exec) mode: Mode,
     /// A dry run records nothing.
-    book: Option<Book<'a>>,
+    session: Option<LedgerSession<'a>>,
 }
 
 /// The ledger and the run in it. The run begins with its first record: a run that finds everything as it should be
 /// leaves no trace.
-struct Book<'a> {
+struct LedgerSession<'a> {
     ledger: Ledger<'a>,
     verb: Verb,
     plan: &'a Plan,
@@ -33,7 +33,7 @@ struct Book<'a> {
     cut: BTreeMap<RunId, BTreeSet<PhaseName>>,
 }
 
-impl Book<'_> {
+impl LedgerSession<'_> {
     async fn run(&self) -> Result<RunId, LedgerError> {
         self.run
             .get_or_try_init(|| async {
@@ -72,23 +72,23 @@ impl<'a> Session<'a> {
             Verb::Apply => ledger.cut_runs(&plan.digest()).await,
             _ => BTreeMap::new(),
         };
-        let book = Book {
+        let session = LedgerSession {
             cut,
             ledger,
             verb,
             plan,
             run: OnceCell::new(),
         };
-        if book.ledger.was_cut().await {
-            sweep(host, &book.ledger.live().await).await?;
+        if session.ledger.was_cut().await {
+            sweep(host, &session.ledger.live().await).await?;
         }
         if verb == Verb::Stop {
             // A stop does not record its steps, so the run is recorded at its beginning.
-            book.run().await?;
+            session.run().await?;
         }
         Ok(Self {
             mode: Mode::Apply,
-            book: Some(book),
+            session: Some(session),
         })
     }
 
@@ -96,14 +96,14 @@ impl<'a> Session<'a> {
     pub(in crate::exec) fn simulated() -> Self {
         Self {
             mode: Mode::DryRun,
-            book: None,
+            session: None,
         }
     }
 
     /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or has holes; `None` if it is
     /// complete.
     pub(in crate::exec) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
-        match self.book.as_ref()?.ledger.clean_lane_of(phase).await {
+        match self.session.as_ref()?.ledger.clean_lane_of(phase).await {
             None => Some(Vec::new()),
             Some((known, holes)) => holes.then_some(known),
         }
@@ -111,9 +111,12 @@ impl<'a> Session<'a> {
 
     /// What the runs that this one continues did in a phase.
     pub(in crate::exec) async fn done_before(&self, phase: &PhaseName) -> Vec<Undo> {
-        match &self.book {
-            Some(book) if !book.cut.is_empty() => {
-                book.ledger.noted_by(&book.carried_on(phase), phase).await
+        match &self.session {
+            Some(session) if !session.cut.is_empty() => {
+                session
+                    .ledger
+                    .noted_by(&session.carried_on(phase), phase)
+                    .await
             }
             _ => Vec::new(),
         }
@@ -124,10 +127,11 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         steps: Vec<PlannedStep>,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => {
-                book.ledger
-                    .clean_lane(book.run().await?, phase, steps)
+        match &self.session {
+            Some(session) => {
+                session
+                    .ledger
+                    .clean_lane(session.run().await?, phase, steps)
                     .await
             }
             None => Ok(()),
@@ -136,37 +140,37 @@ impl<'a> Session<'a> {
 
     /// The clean lane of a phase, if this run has recorded it: the phase had never been applied before.
     pub(in crate::exec) async fn lane_begun_here(&self, phase: &PhaseName) -> Vec<PlannedStep> {
-        match &self.book {
-            Some(book) => book.ledger.lane_of(&book.own(phase), phase).await,
+        match &self.session {
+            Some(session) => session.ledger.lane_of(&session.own(phase), phase).await,
             None => Vec::new(),
         }
     }
 
     /// Whether this run has begun to change anything in a phase.
     pub(in crate::exec) async fn has_begun(&self, phase: &PhaseName) -> bool {
-        match &self.book {
-            Some(book) => book.ledger.has_intent(&book.own(phase), phase).await,
+        match &self.session {
+            Some(session) => session.ledger.has_intent(&session.own(phase), phase).await,
             None => false,
         }
     }
 
     /// Whether an earlier run made something of this phase that is still on the host.
     pub(in crate::exec) async fn stood_before(&self, phase: &PhaseName) -> bool {
-        let Some(book) = &self.book else {
+        let Some(session) = &self.session else {
             return false;
         };
-        let own = book.own(phase);
-        let live = book.ledger.live().await;
+        let own = session.own(phase);
+        let live = session.ledger.live().await;
         live.iter()
             .any(|live| live.phase == *phase && !own.contains(&live.run))
     }
 
     /// Whether the ledger has an undo of this thing.
     pub(in crate::exec) async fn stands(&self, thing: &str) -> bool {
-        let Some(book) = &self.book else {
+        let Some(session) = &self.session else {
             return false;
         };
-        let live = book.ledger.live().await;
+        let live = session.ledger.live().await;
         live.iter().any(|live| live.undo.about() == thing)
     }
 
@@ -176,15 +180,15 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         step: &PlannedStep,
     ) -> ResourceResult<()> {
-        let Some(book) = self.book.as_ref().filter(|_| step.policy.keep) else {
+        let Some(session) = self.session.as_ref().filter(|_| step.policy.keep) else {
             return Ok(());
         };
         let claims = step.spec.claims();
-        for thing in book.ledger.things().await {
+        for thing in session.ledger.things().await {
             // Any step may have made it, under another name.
             let its = thing.steps.contains(&step.id) || claims.contains(&thing.undo.undo.about());
             if its && !thing.undo.keep {
-                let log = book.ledger.step_log(book.run().await?, phase, step);
+                let log = session.ledger.step_log(session.run().await?, phase, step);
                 log.note(&thing.undo.undo).await?;
             }
         }
@@ -200,9 +204,9 @@ impl<'a> Session<'a> {
         step: &'s PlannedStep,
         done: &'s Mutex<Vec<Undo>>,
     ) -> Receipt<'s> {
-        match &self.book {
-            Some(book) => Receipt::logged(Box::new(StepBook {
-                book,
+        match &self.session {
+            Some(session) => Receipt::logged(Box::new(StepBook {
+                session,
                 phase,
                 step,
                 done,
@@ -217,10 +221,11 @@ impl<'a> Session<'a> {
         step: &PlannedStep,
         change: &Change,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => {
-                book.ledger
-                    .intent(book.run().await?, phase, step, change)
+        match &self.session {
+            Some(session) => {
+                session
+                    .ledger
+                    .intent(session.run().await?, phase, step, change)
                     .await
             }
             None => Ok(()),
@@ -232,10 +237,11 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         step: &PlannedStep,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => {
-                book.ledger
-                    .receipt(book.run().await?, phase, &step.id)
+        match &self.session {
+            Some(session) => {
+                session
+                    .ledger
+                    .receipt(session.run().await?, phase, &step.id)
                     .await
             }
             None => Ok(()),
@@ -249,10 +255,11 @@ impl<'a> Session<'a> {
         place: (&StepId, &Span),
         change: &Change,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => {
-                book.ledger
-                    .withdrawal(book.run().await?, phase, place, change)
+        match &self.session {
+            Some(session) => {
+                session
+                    .ledger
+                    .withdrawal(session.run().await?, phase, place, change)
                     .await
             }
             None => Ok(()),
@@ -265,10 +272,11 @@ impl<'a> Session<'a> {
         step: &StepId,
         thing: &str,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => {
-                book.ledger
-                    .withdrawn(book.run().await?, phase, step, thing)
+        match &self.session {
+            Some(session) => {
+                session
+                    .ledger
+                    .withdrawn(session.run().await?, phase, step, thing)
                     .await
             }
             None => Ok(()),
@@ -279,10 +287,10 @@ impl<'a> Session<'a> {
         &self,
         phase: &PhaseName,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => {
-                let run = book.run().await?;
-                book.ledger.lane_withdrawn(run, phase, None).await
+        match &self.session {
+            Some(session) => {
+                let run = session.run().await?;
+                session.ledger.lane_withdrawn(run, phase, None).await
             }
             None => Ok(()),
         }
@@ -290,9 +298,9 @@ impl<'a> Session<'a> {
 
     /// Records that a phase is complete, if anything was changed in it.
     pub(in crate::exec) async fn stands_now(&self, phase: &PhaseName) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) if self.has_begun(phase).await => {
-                book.ledger.stands(book.run().await?, phase).await
+        match &self.session {
+            Some(session) if self.has_begun(phase).await => {
+                session.ledger.stands(session.run().await?, phase).await
             }
             _ => Ok(()),
         }
@@ -303,8 +311,13 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         failure: &Failure,
     ) -> Result<(), LedgerError> {
-        match &self.book {
-            Some(book) => book.ledger.failed(book.run().await?, phase, failure).await,
+        match &self.session {
+            Some(session) => {
+                session
+                    .ledger
+                    .failed(session.run().await?, phase, failure)
+                    .await
+            }
             None => Ok(()),
         }
     }
@@ -315,13 +328,13 @@ impl<'a> Session<'a> {
         phase: &PlannedPhase,
         thing: Option<&str>,
     ) -> Result<(), LedgerError> {
-        let Some(book) = &self.book else {
+        let Some(session) = &self.session else {
             return Ok(());
         };
-        book.run().await?;
-        for run in book.own(&phase.name) {
+        session.run().await?;
+        for run in session.own(&phase.name) {
             let thing = thing.map(str::to_owned);
-            book.ledger.reverted(run, &phase.name, thing).await?;
+            session.ledger.reverted(run, &phase.name, thing).await?;
         }
         Ok(())
     }
@@ -331,16 +344,16 @@ impl<'a> Session<'a> {
         outcome: Outcome,
         totals: (usize, usize),
     ) -> Result<(), LedgerError> {
-        let Some(book) = &self.book else {
+        let Some(session) = &self.session else {
             return Ok(());
         };
-        if !book.cut.is_empty() {
+        if !session.cut.is_empty() {
             // A run that finds everything done has completed the runs that it continues; the next run does not continue
             // them.
-            book.run().await?;
+            session.run().await?;
         }
-        match book.run.get() {
-            Some(run) => book.ledger.end(*run, outcome, totals).await,
+        match session.run.get() {
+            Some(run) => session.ledger.end(*run, outcome, totals).await,
             None => Ok(()),
         }
     }
@@ -348,7 +361,7 @@ impl<'a> Session<'a> {
 
 /// Writes the undos of one step.
 struct StepBook<'s, 'a> {
-    book: &'s Book<'a>,
+    session: &'s LedgerSession<'a>,
     phase: &'s PhaseName,
     step: &'s PlannedStep,
     done: &'s Mutex<Vec<Undo>>,
@@ -357,8 +370,8 @@ struct StepBook<'s, 'a> {
 #[async_trait]
 impl UndoLog for StepBook<'_, '_> {
     async fn note(&self, undo: &Undo) -> ResourceResult<()> {
-        let run = self.book.run().await?;
-        let log = self.book.ledger.step_log(run, self.phase, self.step);
+        let run = self.session.run().await?;
+        let log = self.session.ledger.step_log(run, self.phase, self.step);
         log.note(undo).await?;
         // What is to be kept outlives a rollback.
         if !self.step.policy.keep {

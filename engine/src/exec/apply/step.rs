@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::session::Session;
-use crate::exec::apply::permanent::Lasting;
+use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::event::{Event, EventSink};
 use crate::exec::{Mode, Runner};
 use crate::model::PhaseName;
@@ -48,7 +48,7 @@ impl Runner<'_> {
         let mut told = None;
         let mut attempt = 1;
         let mut last = String::new();
-        let mut lasting = Lasting::default();
+        let mut permanent_errors = PermanentErrors::default();
         loop {
             let one = self.bounded(phase, step, session, receipt, &mut told).await;
             let error = match one {
@@ -93,7 +93,7 @@ impl Runner<'_> {
                 });
                 break;
             }
-            let given_up = lasting.believed(error.is_permanent(), self.host.elapsed());
+            let given_up = permanent_errors.give_up(error.is_permanent(), self.host.elapsed());
             if attempt >= step.policy.tries || given_up || self.cancel.is_cancelled() {
                 return Err(error);
             }

@@ -15,7 +15,7 @@ use crate::resource::ResourceResult;
     "apply the chosen phases: they require {}, which this host does not have yet; `nodelet apply --to {last}` applies them, too, `nodelet apply` applies everything",
     phases.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 )]
-pub struct NotStanding {
+pub struct UnmetRequires {
     /// The phases that this host does not have, in the plan's order.
     pub phases: Vec<PhaseName>,
     /// The last of the chosen phases.
@@ -31,7 +31,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// The ledger cannot be read.
-    pub async fn not_standing(&self) -> ResourceResult<Option<NotStanding>> {
+    pub async fn unmet_requires(&self) -> ResourceResult<Option<UnmetRequires>> {
         let chosen = self.selection.phases(self.plan);
         let Some(last) = chosen.last() else {
             return Ok(None);
@@ -56,7 +56,7 @@ impl Runner<'_> {
                 phases.push(phase.name.clone());
             }
         }
-        Ok((!phases.is_empty()).then(|| NotStanding {
+        Ok((!phases.is_empty()).then(|| UnmetRequires {
             phases,
             last: last.name.clone(),
         }))

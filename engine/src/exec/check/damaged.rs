@@ -46,11 +46,8 @@ impl Runner<'_> {
                 problems.push(problem_of(&error, &span));
             }
         }
-        let mut rest = self.of_package(checksums).await;
-        rest.retain(|one| {
-            let known = |path: &PathBuf| one.problem.contains(&*path.to_string_lossy());
-            !told.iter().any(known) && problems.iter().all(|other| other.problem != one.problem)
-        });
+        let mut rest = self.of_package(checksums, told).await;
+        rest.retain(|one| problems.iter().all(|other| other.problem != one.problem));
         problems.extend(rest);
         problems
     }
@@ -134,10 +131,10 @@ impl Runner<'_> {
         files
     }
 
-    /// The damaged files of the whole package; only the first ones if there are many.
-    async fn of_package(&self, checksums: &Checksums) -> Vec<Problem> {
+    /// The damaged files of the whole package without those in `told`; only the first ones if there are many.
+    async fn of_package(&self, checksums: &Checksums, told: &BTreeSet<PathBuf>) -> Vec<Problem> {
         let span = Span::file("role.yaml");
-        match in_time(&checksums.file, checksums.problems(self.host)).await {
+        match in_time(&checksums.file, checksums.problems(self.host, told)).await {
             Ok(told) => {
                 let each = told.into_iter().map(|(problem, remedy)| Problem {
                     problem,
@@ -210,11 +207,12 @@ mod tests {
             ("images/a.tar", "fake-image:a:1"),
             ("images/b.tar", "fake-image:b:1"),
             ("unused", "unused"),
+            ("images/a.tar.old", "unused"),
         ];
         let host = FakeHost::new().with_docker().with_image("a:1");
         let mut sums = String::new();
         for (name, content) in files {
-            host.meddle(|world| world.file_with_mode(at(name), content, 0o755));
+            host.with_world_mut(|world| world.file_with_mode(at(name), content, 0o755));
             let digest = crate::model::hex(&sha2::Sha256::digest(content));
             sums += &format!("{digest}  payload/{name}\n");
         }
@@ -222,7 +220,7 @@ mod tests {
             file: SUMS.into(),
             sha256: crate::model::hex(&sha2::Sha256::digest(&sums)),
         });
-        host.meddle(|world| world.file(SUMS, &sums));
+        host.with_world_mut(|world| world.file(SUMS, &sums));
         let phase: PhaseName = "kubelet".parse().expect("a name");
         let step = |kind: &str, name: &str, spec| PlannedStep {
             id: StepId::new(&phase, kind, name),
@@ -260,17 +258,17 @@ mod tests {
         (host, plan)
     }
 
-    async fn misfits(host: &FakeHost, plan: &Plan, afresh: bool) -> Vec<Problem> {
+    async fn failed_preconditions(host: &FakeHost, plan: &Plan, rebuild: bool) -> Vec<Problem> {
         let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
         let mut runner = Runner::new(plan, host, &facts, &NoSecrets, &unheard);
-        runner.afresh = afresh;
-        runner.misfits().await.expect("the host tells")
+        runner.rebuild = rebuild;
+        runner.failed_preconditions().await.expect("the host tells")
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_damaged_file_of_the_package_keeps_a_full_clean_from_beginning() {
         let (host, plan) = sealed();
-        assert_eq!(misfits(&host, &plan, true).await, []);
+        assert_eq!(failed_preconditions(&host, &plan, true).await, []);
         for damaged in [
             &["bin/kubelet"][..],
             &["bin/kubectl"],
@@ -281,9 +279,9 @@ mod tests {
         ] {
             let host = host.fork();
             for name in damaged {
-                host.meddle(|world| world.file_with_mode(at(name), "other", 0o755));
+                host.with_world_mut(|world| world.file_with_mode(at(name), "other", 0o755));
             }
-            let told = misfits(&host, &plan, true).await;
+            let told = failed_preconditions(&host, &plan, true).await;
             assert_eq!(told.len(), damaged.len(), "{told:?}");
             for name in damaged {
                 let path = at(name).display().to_string();
@@ -296,7 +294,7 @@ mod tests {
                 assert_eq!(its.remedy, "install the role's package again");
             }
             // A repair needs only the files that it uses.
-            assert_eq!(misfits(&host, &plan, false).await, []);
+            assert_eq!(failed_preconditions(&host, &plan, false).await, []);
         }
     }
 
@@ -304,13 +302,17 @@ mod tests {
     async fn what_is_missing_or_names_other_images_is_told_once() {
         let (host, mut plan) = sealed();
         let missing = host.fork();
-        missing.meddle(|world| world.remove(at("images/a.tar")));
-        let told = misfits(&missing, &plan, true).await;
+        missing.with_world_mut(|world| world.remove(at("images/a.tar")));
+        let told = failed_preconditions(&missing, &plan, true).await;
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].problem.ends_with("a.tar is not there"), "{told:?}");
+        // Its name begins like that of the missing file.
+        missing.with_world_mut(|world| world.file(at("images/a.tar.old"), "other"));
+        let told = failed_preconditions(&missing, &plan, true).await;
+        assert_eq!(told.len(), 2, "{told:?}");
         let forged = host.fork();
-        forged.meddle(|world| world.file(SUMS, ""));
-        let told = misfits(&forged, &plan, true).await;
+        forged.with_world_mut(|world| world.file(SUMS, ""));
+        let told = failed_preconditions(&forged, &plan, true).await;
         assert!(
             told.iter().any(|one| one.problem.contains(SUMS)),
             "{told:?}"
@@ -323,8 +325,8 @@ mod tests {
                 _ => {}
             }
         }
-        host.meddle(|world| world.file(at("images/b.tar"), "fake-image:c:1"));
-        let told = misfits(&host, &plan, true).await;
+        host.with_world_mut(|world| world.file(at("images/b.tar"), "fake-image:c:1"));
+        let told = failed_preconditions(&host, &plan, true).await;
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(
             told[0].problem.contains("holds other images (c:1)"),

@@ -11,9 +11,9 @@ use crate::plan::PlannedCheck;
 /// Failures in a row, by phase and check, of those checks that may fail more than once before their phase does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Streaks(BTreeMap<PhaseName, BTreeMap<String, u32>>);
+pub struct FailureCounts(BTreeMap<PhaseName, BTreeMap<String, u32>>);
 
-impl Streaks {
+impl FailureCounts {
     /// The failures in a row that these results have.
     #[must_use]
     pub fn of(health: &[PhaseHealth]) -> Self {

@@ -312,7 +312,7 @@ impl Runner<'_> {
             Probe::PackageIntact { checksums: None } => Ok(None),
             Probe::PackageIntact {
                 checksums: Some(checksums),
-            } => match &checksums.problems(host).await?[..] {
+            } => match &checksums.problems(host, &BTreeSet::new()).await?[..] {
                 [] if host.reads_payload() => Ok(self.unfit_payload().await),
                 [] => Ok(None),
                 problems => {

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::exec::Runner;
-use crate::exec::apply::permanent::Lasting;
+use crate::exec::apply::permanent::PermanentErrors;
 use crate::exec::apply::step::{backoff, millis};
-use crate::exec::check::failure_counts::Streaks;
+use crate::exec::check::failure_counts::FailureCounts;
 use crate::exec::event::Event;
 use crate::exec::undo::orphans::leftovers;
 use crate::host::{Host, HostError, UnitState, View};
@@ -34,9 +34,29 @@ pub enum Status {
     False,
 }
 
+/// What a condition is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConditionKind {
+    /// A check of the phase.
+    #[default]
+    Check,
+    /// What is on the host but not in the plan. A phase without such things does not have this condition.
+    Orphans,
+}
+
+impl ConditionKind {
+    fn is_check(&self) -> bool {
+        *self == Self::Check
+    }
+}
+
 /// One check's result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
+    /// What it is about.
+    #[serde(default, skip_serializing_if = "ConditionKind::is_check")]
+    pub kind: ConditionKind,
     /// What is asserted.
     pub check: String,
     /// Where the script says it.
@@ -47,14 +67,21 @@ pub struct Condition {
     pub reason: String,
     /// Only a warning: nothing is restarted because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub warns: bool,
+    pub advisory: bool,
     /// How often in a row the check has failed, if it may fail more than once before its phase counts as failed;
     /// otherwise 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_in_a_row: u32,
     /// The check failed, but counts as unknown: it may still pass by itself, for example soon after a boot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub put_off: bool,
+    pub deferred: bool,
+}
+
+impl Condition {
+    /// Whether its failure causes a restart.
+    pub(in crate::exec) fn causes_restart(&self) -> bool {
+        self.kind.is_check() && !self.advisory
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
@@ -73,37 +100,32 @@ pub struct PhaseHealth {
     pub conditions: Vec<Condition>,
 }
 
-/// The condition of a phase that has something on the host that is not in the plan. Other phases do not have this
-/// condition.
-pub const LEFT_OVER: &str = "the host has nothing that the plan does not have";
-
 impl PhaseHealth {
     /// Whether a condition that would cause a repair failed, and the decision was left to the next check.
     #[must_use]
     pub fn was_put_off(&self) -> bool {
         let mut its = self.conditions.iter();
-        its.any(|its| its.put_off && !its.warns)
+        its.any(|its| its.deferred && !its.advisory)
     }
 
     /// Whether the phase has something on the host that is not in the plan.
     #[must_use]
     pub fn has_left_over(&self) -> bool {
         let mut its = self.conditions.iter();
-        its.any(|condition| condition.check == LEFT_OVER && condition.status == Status::False)
+        its.any(|its| its.kind == ConditionKind::Orphans && its.status == Status::False)
     }
 
     /// The worst of its conditions, without those that only warn. True if there are none.
     #[must_use]
     pub fn status(&self) -> Status {
-        let works = self.conditions.iter().filter(|c| !c.warns);
+        let works = self.conditions.iter().filter(|c| !c.advisory);
         works.map(|c| c.status).max().unwrap_or(Status::True)
     }
 
     /// Whether every condition whose failure would cause a restart is known to hold.
     #[must_use]
     pub fn works(&self) -> bool {
-        let counts = |its: &&Condition| !its.warns && its.check != LEFT_OVER;
-        let mut counting = self.conditions.iter().filter(counts);
+        let mut counting = self.conditions.iter().filter(|its| its.causes_restart());
         counting.all(|its| its.status == Status::True)
     }
 
@@ -159,16 +181,16 @@ const ONCE_MORE: Duration = Duration::from_secs(40);
 
 /// Why the checks are made.
 #[derive(Debug, Clone, Copy)]
-enum Asked<'a> {
+enum ProbeMode<'a> {
     /// To report the state: each check is made once.
-    Once,
+    Single,
     /// To act on failures: a failed check is repeated, so that a server which is busy for a moment does not count as
     /// failed.
-    Twice {
+    Confirmed {
         /// Until when to wait for starts of the service manager, on the host's clock.
         until: Duration,
         /// Failures in a row before these checks. `None` if the caller does not check again: one failure counts then.
-        before: Option<&'a Streaks>,
+        before: Option<&'a FailureCounts>,
     },
 }
 
@@ -180,20 +202,21 @@ fn compares_the_package(phase: &PlannedPhase) -> bool {
 
 fn unknown(check: &PlannedCheck, reason: String) -> Condition {
     Condition {
+        kind: ConditionKind::Check,
         check: check.name.clone(),
         span: check.span.clone(),
         status: Status::Unknown,
         reason,
-        warns: check.warns,
+        advisory: check.advisory,
         failed_in_a_row: 0,
-        put_off: false,
+        deferred: false,
     }
 }
 
 /// Leaves the decision about a failure to the next check.
-fn put_off(condition: &mut Condition) {
+fn deferred(condition: &mut Condition) {
     condition.status = Status::Unknown;
-    condition.put_off = true;
+    condition.deferred = true;
 }
 
 /// The condition that follows from the result of a probe.
@@ -208,13 +231,14 @@ fn judged(check: &PlannedCheck, looked: ResourceResult<Option<String>>) -> Condi
         Err(error) => return unknown(check, chain(&error).join(": ")),
     };
     Condition {
+        kind: ConditionKind::Check,
         check: check.name.clone(),
         span: check.span.clone(),
         status,
         reason,
-        warns: check.warns,
+        advisory: check.advisory,
         failed_in_a_row: 0,
-        put_off: false,
+        deferred: false,
     }
 }
 
@@ -250,7 +274,7 @@ impl Runner<'_> {
 
     /// The same for a caller that checks again and again. A check that may fail more than once fails only after that
     /// many failures in a row; `before` has the failures of the checks before.
-    pub async fn check_again(&self, settle: Duration, before: &Streaks) -> Vec<PhaseHealth> {
+    pub async fn check_again(&self, settle: Duration, before: &FailureCounts) -> Vec<PhaseHealth> {
         self.look(Some(settle), Some(before)).await
     }
 
@@ -265,15 +289,15 @@ impl Runner<'_> {
         };
         let phases = self.plan.phases.iter();
         let phases = phases.filter(|phase| phase.skipped.is_none() && later(phase));
-        let asked = Asked::Twice {
+        let mode = ProbeMode::Confirmed {
             until: self.host.elapsed() + STARTING,
             before: None,
         };
         let looks = phases.map(|phase| async move {
             for check in &phase.checks {
                 if matches!(check.probe, Probe::AsPlanned)
-                    && !check.warns
-                    && self.confirmed(self.host, phase, check, asked).await.status == Status::False
+                    && !check.advisory
+                    && self.confirmed(self.host, phase, check, mode).await.status == Status::False
                 {
                     return Some(phase.name.clone());
                 }
@@ -284,7 +308,11 @@ impl Runner<'_> {
         outdated.into_iter().flatten().collect()
     }
 
-    async fn look(&self, settle: Option<Duration>, before: Option<&Streaks>) -> Vec<PhaseHealth> {
+    async fn look(
+        &self,
+        settle: Option<Duration>,
+        before: Option<&FailureCounts>,
+    ) -> Vec<PhaseHealth> {
         let mut health = self.look_at_all(settle, before).await;
         self.look_for_leftovers(&mut health).await;
         health
@@ -294,13 +322,14 @@ impl Runner<'_> {
     /// longer has the phase.
     async fn look_for_leftovers(&self, health: &mut Vec<PhaseHealth>) {
         let condition = |phase: &PhaseName, status, reason| Condition {
-            check: LEFT_OVER.to_owned(),
+            kind: ConditionKind::Orphans,
+            check: "the host has nothing that the plan does not have".to_owned(),
             span: Span::file(format!("phases/{phase}.rhai")),
             status,
             reason,
-            warns: false,
+            advisory: false,
             failed_in_a_row: 0,
-            put_off: false,
+            deferred: false,
         };
         let found = leftovers(self.host, self.plan, &self.selection);
         let left = match tokio::time::timeout(BOUND, found).await {
@@ -341,18 +370,18 @@ impl Runner<'_> {
     async fn look_at_all(
         &self,
         settle: Option<Duration>,
-        before: Option<&Streaks>,
+        before: Option<&FailureCounts>,
     ) -> Vec<PhaseHealth> {
         let Some(settle) = settle else {
-            return self.look_once(Duration::ZERO, Asked::Once).await;
+            return self.look_once(Duration::ZERO, ProbeMode::Single).await;
         };
         let began = self.host.elapsed();
-        let asked = Asked::Twice {
+        let mode = ProbeMode::Confirmed {
             until: began + STARTING,
             before,
         };
         let starting = self.units_where(UnitState::is_being_started).await;
-        let mut health = self.look_once(settle, asked).await;
+        let mut health = self.look_once(settle, mode).await;
         let fails = health.iter().any(|phase| phase.status() == Status::False);
         if !fails || starting.is_empty() {
             return health;
@@ -363,11 +392,11 @@ impl Runner<'_> {
         }
         // At boot etcd does not answer while docker is still starting. That is no failure.
         if self.host.elapsed().saturating_sub(began) < ONCE_MORE {
-            return self.look_once(settle, asked).await;
+            return self.look_once(settle, mode).await;
         }
         for condition in health.iter_mut().flat_map(|phase| &mut phase.conditions) {
             if condition.status == Status::False {
-                put_off(condition);
+                deferred(condition);
                 condition.reason +=
                     "; units were being started at that time, so the next check decides";
             }
@@ -390,7 +419,7 @@ impl Runner<'_> {
         found.into_iter().flatten().collect()
     }
 
-    async fn look_once(&self, settle: Duration, asked: Asked<'_>) -> Vec<PhaseHealth> {
+    async fn look_once(&self, settle: Duration, mode: ProbeMode<'_>) -> Vec<PhaseHealth> {
         let phases = self.selection.phases(self.plan);
         let looks: Vec<Look> = phases.iter().map(|phase| Look::at(&phase.name)).collect();
         let (failed, mut seen) = watch::channel(BTreeSet::new());
@@ -399,9 +428,9 @@ impl Runner<'_> {
             phases
                 .iter()
                 .zip(&looks)
-                .map(|(phase, look)| self.look_at(&view, phase, look, asked, &failed)),
+                .map(|(phase, look)| self.look_at(&view, phase, look, mode, &failed)),
         );
-        if matches!(asked, Asked::Once) {
+        if matches!(mode, ProbeMode::Single) {
             return all.await;
         }
         let graph = Graph::of(self.plan);
@@ -433,7 +462,7 @@ impl Runner<'_> {
         view: &View<'_>,
         phase: &PlannedPhase,
         look: &Look,
-        asked: Asked<'_>,
+        mode: ProbeMode<'_>,
         failed: &watch::Sender<BTreeSet<PhaseName>>,
     ) -> PhaseHealth {
         let mut conditions = Vec::new();
@@ -441,19 +470,19 @@ impl Runner<'_> {
             self.checks_in_progress.begin(&phase.name);
             for check in &phase.checks {
                 let condition = tokio::select! {
-                    condition = self.confirmed(view, phase, check, asked) => condition,
+                    condition = self.confirmed(view, phase, check, mode) => condition,
                     () = look.cut.cancelled() => {
                         unknown(check, "the check was ended early: another phase failed".to_owned())
                     }
                 };
-                let condition = match asked {
-                    Asked::Twice {
+                let condition = match mode {
+                    ProbeMode::Confirmed {
                         before: Some(before),
                         ..
                     } => before.next(&phase.name, check, condition),
                     _ => condition,
                 };
-                if condition.status == Status::False && !condition.warns {
+                if condition.status == Status::False && !condition.advisory {
                     failed.send_modify(|failed| {
                         failed.insert(phase.name.clone());
                     });
@@ -476,10 +505,10 @@ impl Runner<'_> {
         view: &dyn Host,
         phase: &PlannedPhase,
         check: &PlannedCheck,
-        asked: Asked<'_>,
+        mode: ProbeMode<'_>,
     ) -> Condition {
         let mut condition = self.condition(view, phase, check).await;
-        let Asked::Twice { until, .. } = asked else {
+        let ProbeMode::Confirmed { until, .. } = mode else {
             return condition;
         };
         if condition.status != Status::False {
@@ -503,7 +532,7 @@ impl Runner<'_> {
         // At boot everything starts by itself and at once. It gets as much time as after a start by an apply.
         let up = self.host.up();
         if condition.status == Status::False && up < check.timeout {
-            put_off(&mut condition);
+            deferred(&mut condition);
             condition.reason += &format!(
                 "; the host has been up for {} s, and this may take {}",
                 up.as_secs(),
@@ -594,10 +623,10 @@ impl Runner<'_> {
         let started = self.host.elapsed();
         let mut told = String::new();
         let mut attempt = 1;
-        let mut lasting = Lasting::default();
+        let mut permanent_errors = PermanentErrors::default();
         loop {
             let mut permanent = false;
-            let asked = self.host.elapsed();
+            let mode = self.host.elapsed();
             let reason = match self.probe(self.host, phase, &check.probe).await {
                 Ok(None) => {
                     self.events.emit(Event::CheckPassed {
@@ -627,7 +656,7 @@ impl Runner<'_> {
                 "before the run was asked to end".to_owned()
             } else if waited >= check.timeout {
                 format!("within {}", humantime::format_duration(check.timeout))
-            } else if lasting.believed(permanent, now) {
+            } else if permanent_errors.give_up(permanent, now) {
                 "by waiting".to_owned()
             } else {
                 String::new()
@@ -639,7 +668,7 @@ impl Runner<'_> {
             }
             // The first checks follow quickly: most components are up within a second. A server that answers slowly is
             // asked less often, to leave it time for its work.
-            let rest = (now.saturating_sub(asked) * 3).min(REST);
+            let rest = (now.saturating_sub(mode) * 3).min(REST);
             let pause = check.every.min(backoff(check.every / 5, attempt)).max(rest);
             self.pause(pause.min(check.timeout.saturating_sub(waited)))
                 .await;

@@ -55,10 +55,10 @@ pub(in crate::exec) async fn look_around(phase: &PlannedPhase, host: &dyn Host) 
 }
 
 async fn container(host: &dyn Host, state: &ContainerState, name: &str) -> Vec<String> {
-    let restarted = if state.restarts > 0 {
-        format!(", restarted {} times", state.restarts)
-    } else {
-        String::new()
+    let restarted = match state.restarts {
+        0 => String::new(),
+        1 => ", restarted once".to_owned(),
+        times => format!(", restarted {times} times"),
     };
     let how = if state.running {
         "runs".to_owned()

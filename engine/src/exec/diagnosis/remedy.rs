@@ -140,6 +140,10 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
         "see what the packages on this host lack (`apt-get --fix-broken --dry-run install`)",
     ),
     (
+        &[&["/etc/passwd has no user"], &["/etc/group has no group"]],
+        "install the package that makes the account in an earlier step, or correct the name in `.owner` or `.group` (`getent passwd`, `getent group`; an account of LDAP or SSSD needs its number)",
+    ),
+    (
         &[&["in the role's payload"], &["the role's payload has no"]],
         "install the role's package again, or name what its payload has",
     ),
@@ -185,6 +189,7 @@ fn by_kind(error: &HostError, all: &str) -> String {
         HostError::TooLarge { path, .. } => {
             format!("see what stands in {} (`ls -l`), and put a smaller file there", path.display())
         }
+        HostError::InUse { .. } => "find out what uses it, and stop or remove that".to_owned(),
         HostError::Service { .. } | HostError::Refused { .. } => by_service(all).to_owned(),
         _ => "see the host's log (`journalctl --priority err --since -10min`)".to_owned(),
     }
@@ -275,6 +280,12 @@ mod tests {
             (
                 host(HostError::service("get node cp-1", "connection refused")),
                 "kube-apiserver",
+            ),
+            (
+                ResourceError::Missing {
+                    what: "give /etc/a its owner: /etc/passwd has no user `chrony`".to_owned(),
+                },
+                "correct the name in `.owner`",
             ),
             // The kernel gives the same error if no inode is left.
             (

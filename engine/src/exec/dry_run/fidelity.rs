@@ -54,7 +54,7 @@ impl std::fmt::Display for Seen {
 
 /// A step for which the prediction and the run differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Miss {
+pub struct Mismatch {
     /// The step.
     pub step: StepId,
     /// What was predicted; `None` if the step did not occur.
@@ -63,7 +63,7 @@ pub struct Miss {
     pub done: Option<Seen>,
 }
 
-impl std::fmt::Display for Miss {
+impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = |seen: &Option<Seen>| {
             seen.as_ref()
@@ -84,7 +84,7 @@ pub struct Fidelity {
     /// Of these, steps that changed.
     pub done: usize,
     /// Steps on which the two do not agree.
-    pub misses: Vec<Miss>,
+    pub misses: Vec<Mismatch>,
     /// `command` steps, and on how many of them the two agree.
     pub commands: (usize, usize),
 }
@@ -115,7 +115,7 @@ impl Fidelity {
             fidelity.predicted += usize::from(changes(is));
             fidelity.done += usize::from(changes(should));
             if is != should {
-                fidelity.misses.push(Miss {
+                fidelity.misses.push(Mismatch {
                     step: step.clone(),
                     predicted: is.cloned(),
                     done: should.cloned(),
@@ -155,7 +155,7 @@ impl Fidelity {
     }
 }
 
-impl Miss {
+impl Mismatch {
     fn predicts(&self) -> bool {
         self.predicted
             .as_ref()
@@ -265,7 +265,7 @@ mod tests {
             (5, 4, 3)
         );
         assert_eq!(fidelity.commands, (1, 0));
-        let misses: Vec<String> = fidelity.misses.iter().map(Miss::to_string).collect();
+        let misses: Vec<String> = fidelity.misses.iter().map(Mismatch::to_string).collect();
         assert_eq!(
             misses,
             [

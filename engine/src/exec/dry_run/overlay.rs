@@ -2,17 +2,17 @@
 //! cluster that does not answer.
 
 use crate::host::fake::{KubernetesRules, key};
-use crate::host::overlay::{Memory, OverlayHost, Remembered};
+use crate::host::overlay::{LedgerHint, LedgerHints, OverlayHost};
 use crate::host::{ClusterNode, Host};
-use crate::ledger::{Ledger, Reading, Told};
+use crate::ledger::{Ledger, Reading, Recorded};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{NodeSpec, Spec};
 
 /// An overlay above `lower` for a dry run of `plan`. Reads only.
 pub async fn overlay_host<'a>(lower: &'a dyn Host, plan: &Plan) -> OverlayHost<'a> {
-    let memory = memory(lower, plan).await;
+    let hints = hints(lower, plan).await;
     let mut host = OverlayHost::new(lower)
-        .with_memory(memory)
+        .with_hints(hints)
         .with_kubernetes(|rules| {
             // A node registers without a subnet.
             rules.pod_cidr.clear();
@@ -37,10 +37,10 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
 }
 
 /// What the ledger says of the cluster's nodes and objects, used if the API server does not answer.
-async fn memory(lower: &dyn Host, plan: &Plan) -> Memory {
-    let mut memory = Memory {
+async fn hints(lower: &dyn Host, plan: &Plan) -> LedgerHints {
+    let mut hints = LedgerHints {
         empty: begins_empty(lower, plan).await,
-        ..Memory::default()
+        ..LedgerHints::default()
     };
     // An unreadable ledger says nothing: the state is then known after apply.
     let records = Ledger::read(lower).await.unwrap_or_default();
@@ -58,35 +58,35 @@ async fn memory(lower: &dyn Host, plan: &Plan) -> Memory {
         let as_planned = match reading.of(step) {
             // An object that the plan removes is absent once it was removed. If no removal is recorded, another client
             // may have made one.
-            Told::AsPlanned => !step.policy.absent,
-            Told::Never if !step.policy.absent => false,
-            Told::Never | Told::Open => continue,
+            Recorded::AsPlanned => !step.policy.absent,
+            Recorded::Never if !step.policy.absent => false,
+            Recorded::Never | Recorded::Open => continue,
         };
         match &step.spec {
             Spec::Node(node) => {
                 let remembered = if as_planned {
-                    Remembered::AsPlanned(planned_node(node))
+                    LedgerHint::AsPlanned(planned_node(node))
                 } else {
-                    Remembered::Absent
+                    LedgerHint::Absent
                 };
-                memory.nodes.insert(node.name.clone(), remembered);
+                hints.nodes.insert(node.name.clone(), remembered);
             }
             Spec::Manifest(manifest) => {
                 for object in manifest.known_objects().into_iter().flatten() {
                     if let Ok(key) = key(&object) {
                         let remembered = if as_planned {
-                            Remembered::AsPlanned(object)
+                            LedgerHint::AsPlanned(object)
                         } else {
-                            Remembered::Absent
+                            LedgerHint::Absent
                         };
-                        memory.objects.insert(key, remembered);
+                        hints.objects.insert(key, remembered);
                     }
                 }
             }
             _ => {}
         }
     }
-    memory
+    hints
 }
 
 /// Whether etcd will find no data on this host.

@@ -14,7 +14,7 @@ pub struct Planned {
     pub step: StepId,
     /// Where the script says so.
     pub span: Span,
-    /// Why its phase does nothing on this host, if so.
+    /// Why it or its phase does nothing on this host, if so.
     pub skipped: Option<String>,
     /// Whether the thing is as planned; `None` if that cannot be told.
     pub as_planned: Option<bool>,
@@ -43,6 +43,18 @@ impl Runner<'_> {
                     as_planned: pending.map(|pending| pending.is_none()),
                 });
             }
+            found.extend(
+                phase
+                    .skipped_words
+                    .iter()
+                    .filter(|word| word.label == thing)
+                    .map(|word| Planned {
+                        step: StepId::new(&phase.name, &word.word, &word.label),
+                        span: word.span.clone(),
+                        skipped: Some(word.reason.clone()),
+                        as_planned: None,
+                    }),
+            );
         }
         found
     }

@@ -17,7 +17,7 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
         // A node registers without a subnet.
         rules.pod_cidr.clear();
     });
-    host.meddle(|world| world.payload_unread = true);
+    host.with_world_mut(|world| world.payload_unread = true);
     for path in &plan.payload {
         // A program or archive; the others are directories.
         if path.extension().is_some() || path.parent().is_some_and(|p| p.ends_with("bin")) {
@@ -56,7 +56,7 @@ trait Seeded {
 impl Seeded for FakeHost {
     /// An executable file.
     fn with_program_file(self, path: &Path) -> Self {
-        self.meddle(|world| world.file_with_mode(path, "payload", 0o755));
+        self.with_world_mut(|world| world.file_with_mode(path, "payload", 0o755));
         self
     }
 }

@@ -1,73 +1,41 @@
 //! Checks etcd's backups by their files: whether a recent one exists, and whether there is room for the next. nodelet
-//! makes and proves them (`agents/nodelet/src/etcd`). Here a snapshot with its final name counts as proven if the
-//! manifest beside it has a time and the same size in bytes.
+//! makes and proves them (`agents/nodelet/src/etcd`).
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
-
-use serde::Deserialize;
+use std::time::Duration;
 
 use crate::host::{EntryKind, Host};
+use crate::kubernetes::etcd_backup::{
+    BackupManifest, ClusterIdentity, MANIFEST, MANIFEST_LIMIT, TIMER, name_of,
+};
 use crate::model::STATE;
 use crate::resource::{ResourceError, ResourceResult, timer_path};
 
-/// The timer that makes them.
-const TIMER: &str = "etcd-backup";
-/// The version of a manifest that is read here.
-const VERSION: u32 = 1;
-/// Bound on a manifest.
-const MANIFEST: u64 = 64 * 1024;
 /// What a restored member needs besides its store: it allocates its log with 64 MiB at once.
 const LOG: u64 = 128 * 1024 * 1024;
 
-/// The fields of a backup's manifest that are read here.
-#[derive(Deserialize)]
-struct Manifest {
-    version: u32,
-    /// RFC 3339.
-    taken: String,
-    content: Content,
-    /// The `CLUSTER_ID` under which it was taken.
-    cluster_id: String,
-}
-
-#[derive(Deserialize)]
-struct Content {
-    size: u64,
-}
-
-/// Why the newest proven backup of `cluster` is not younger than `limit`; `None` if it is. Ignores backups of other
-/// clusters, such as earlier clusters of this host. Ignores backups dated further in the future than `limit`: the clock
-/// was wrong when they were taken, and they would count as young for as long as it was ahead. If there is no backup
-/// yet, the age of the timer counts: a host younger than `limit` has not missed a backup.
+/// Why the newest proven backup of `cluster` is not younger than `limit`; `None` if it is. [`BackupManifest::age`] says
+/// which backups count. If there is no backup yet, the age of the timer counts: a host younger than `limit` has not
+/// missed a backup.
 pub(in crate::exec) async fn younger_than(
     host: &dyn Host,
     directory: &Path,
     limit: Duration,
     cluster: &str,
 ) -> ResourceResult<Option<String>> {
-    let names = host.list(directory).await?;
-    let mut newest: Option<SystemTime> = None;
-    for name in &names {
-        let Some(stem) = name.strip_suffix(".db") else {
-            continue;
-        };
-        if !stem.starts_with("etcd-") || !names.contains(&format!("{stem}.json")) {
+    let cluster = ClusterIdentity::Id(cluster);
+    let mut newest: Option<Duration> = None;
+    for file in host.list(directory).await? {
+        if name_of(&file).is_none() {
             continue;
         }
-        if let Some(taken) = taken(host, directory, stem, cluster).await? {
-            let ahead = taken.duration_since(host.now());
-            if ahead.is_ok_and(|ahead| ahead > limit) {
-                continue;
-            }
-            newest = newest.max(Some(taken));
-        }
+        let manifest = proven(host, &directory.join(file)).await?;
+        let age = manifest.and_then(|manifest| manifest.age(cluster, host.now(), limit));
+        newest = newest.into_iter().chain(age).min();
     }
-    let since = |time: SystemTime| host.now().duration_since(time).unwrap_or_default();
     let text = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs()));
     let next = "`nodelet etcd backup` makes one or says what is wrong";
-    if let Some(newest) = newest {
-        let age = since(newest);
+    if let Some(age) = newest {
         return Ok((age >= limit).then(|| {
             format!(
                 "the newest proven backup in {} is {} old, and {} is the limit; {next}",
@@ -78,7 +46,10 @@ pub(in crate::exec) async fn younger_than(
         }));
     }
     let timer = host.entry(&timer_path(TIMER)).await?;
-    let young = timer.is_some_and(|timer| since(timer.modified) < limit);
+    let young = timer.is_some_and(|timer| {
+        let age = host.now().duration_since(timer.modified);
+        age.unwrap_or_default() < limit
+    });
     Ok((!young).then(|| {
         format!(
             "there is no proven backup in {}; {next}",
@@ -87,31 +58,21 @@ pub(in crate::exec) async fn younger_than(
     }))
 }
 
-/// When a backup was taken, according to its manifest. `None` if it was not proven, differs from what was proven, or
-/// belongs to another cluster.
-async fn taken(
-    host: &dyn Host,
-    directory: &Path,
-    stem: &str,
-    cluster: &str,
-) -> ResourceResult<Option<SystemTime>> {
-    let entry = host.entry(&directory.join(format!("{stem}.db"))).await?;
+/// The manifest of the snapshot at `path`. `None` if the snapshot was not proven, or differs from what was proven.
+async fn proven(host: &dyn Host, path: &Path) -> ResourceResult<Option<BackupManifest>> {
+    let entry = host.entry(path).await?;
     let Some(EntryKind::File(size)) = entry.map(|entry| entry.kind) else {
         return Ok(None);
     };
-    let beside = directory.join(format!("{stem}.json"));
+    let beside = path.with_extension(MANIFEST);
     if !matches!(
         host.entry(&beside).await?.map(|entry| entry.kind),
-        Some(EntryKind::File(..=MANIFEST))
+        Some(EntryKind::File(..=MANIFEST_LIMIT))
     ) {
         return Ok(None);
     }
-    let said = host.read(&beside, MANIFEST).await?;
-    let manifest = said.and_then(|said| serde_json::from_slice::<Manifest>(&said).ok());
-    Ok(manifest
-        .filter(|its| its.version == VERSION && its.cluster_id.eq_ignore_ascii_case(cluster))
-        .filter(|its| its.content.size == size)
-        .and_then(|manifest| humantime::parse_rfc3339(&manifest.taken).ok()))
+    let content = host.read(&beside, MANIFEST_LIMIT).await?;
+    Ok(BackupManifest::proven(&beside, content.as_deref(), size).ok())
 }
 
 /// Why there is no room for a backup of the store in `file`.
@@ -189,7 +150,7 @@ mod tests {
     fn manifest(host: &FakeHost, size: u64) -> String {
         let taken = humantime::format_rfc3339_seconds(crate::host::Clock::now(host));
         format!(
-            r#"{{"version":1,"taken":"{taken}","content":{{"size":{size}}},"cluster_id":"{CLUSTER}"}}"#
+            r#"{{"version":1,"taken":"{taken}","proven":"{taken}","revision":5,"keys":3,"content":{{"size":{size},"sha256":""}},"cluster":"u","cluster_id":"{CLUSTER}","host":"h","versions":{{"etcd":"3.4.23","nodelet":"0","image":"etcd:3"}}}}"#
         )
     }
 
@@ -232,14 +193,14 @@ mod tests {
     #[tokio::test]
     async fn a_backup_from_the_future_is_not_young_for_ever() {
         let host = FakeHost::new();
-        host.meddle(|world| world.advance(10 * DAY));
+        host.with_world_mut(|world| world.advance(10 * DAY));
         let manifest = manifest(&host, 1);
         let host = host
             .with_file("/b/etcd-1.db", "x")
             .with_file("/b/etcd-1.json", manifest);
         let said = async |back: Duration| {
             let host = host.fork();
-            host.meddle(|world| {
+            host.with_world_mut(|world| {
                 let start = world.now() - world.elapsed() - back;
                 world.begin_at(start);
             });

@@ -14,7 +14,7 @@ use crate::exec::{Mode, Runner, Selection};
 use crate::model::{Outcome, StepId, Verb};
 use crate::plan::PlannedStep;
 use crate::resource::kubernetes::pod_container::{StaticPods, of_pods};
-use crate::resource::pki::{self, Uptake, uses_of};
+use crate::resource::pki::{self, ReloadMode, uses_of};
 use crate::resource::{Action, ResourceError, ResourceResult, Spec};
 
 /// Which due certificates a run renews.
@@ -144,8 +144,8 @@ impl Runner<'_> {
     /// The container that would look for a new certificate only after its present one has ended, and a text that says
     /// so.
     async fn impatient(&self, certificate: &str) -> ResourceResult<Option<(&'static str, String)>> {
-        let Some(Uptake::Reconnect { within, container }) =
-            uses_of(certificate).map(|its| its.uptake)
+        let Some(ReloadMode::Reconnect { within, container }) =
+            uses_of(certificate).map(|its| its.reload)
         else {
             return Ok(None);
         };
@@ -184,14 +184,14 @@ impl Runner<'_> {
             .iter()
             .filter(|container| container.running && pods.has(container, CONTROL_PLANE, name))
         {
-            self.events.emit(Event::ThingRestarted {
+            self.events.emit(Event::ResourceRestarted {
                 phase: phase.name.clone(),
                 thing: format!("container {name}"),
                 reason: reason.to_owned(),
             });
             self.host.stop_container(&container.name, GRACE).await?;
         }
-        for check in phase.checks.iter().filter(|check| !check.warns) {
+        for check in phase.checks.iter().filter(|check| !check.advisory) {
             self.wait_for(phase, check).await?;
         }
         Ok(())

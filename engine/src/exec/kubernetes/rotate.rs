@@ -49,7 +49,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// It does not, with what to do instead; or the authority cannot be read.
-    pub async fn its_turn(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
+    pub async fn check_stage(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
         if authority == ENCRYPTION {
             return encryption_turn(step, encryption_stage(self.host).await?);
         }
@@ -92,7 +92,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// A component does not, or a check does not hold, so that this is not known.
-    pub async fn has_settled(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
+    pub async fn check_rollout(&self, authority: &str, step: Rotation) -> ResourceResult<()> {
         let before = match step {
             Rotation::Begin => return Ok(()),
             Rotation::Switch => "begin",
@@ -107,7 +107,7 @@ impl Runner<'_> {
             ),
         };
         for phase in self.check().await {
-            let mut its = phase.conditions.iter().filter(|its| !its.warns);
+            let mut its = phase.conditions.iter().filter(|its| !its.advisory);
             if let Some(bad) = its.find(|its| its.status != Status::True) {
                 let (name, check) = (&phase.phase, &bad.check);
                 return Err(unmet(format!("{name}: {check}: {}", bad.reason)));

@@ -21,11 +21,7 @@ const LONG: Duration = Duration::from_secs(5 * 60);
 impl Runner<'_> {
     /// Ends the containers of the pods that a failed phase is about, if it has `waited` at least [`LONG`] and they had
     /// been started at least as long before.
-    pub(in crate::exec) async fn end_what_kept_waiting(
-        &self,
-        phase: &PlannedPhase,
-        waited: Duration,
-    ) {
+    pub(in crate::exec) async fn kill_stuck_pods(&self, phase: &PlannedPhase, waited: Duration) {
         if waited < LONG {
             return;
         }
@@ -68,7 +64,7 @@ impl Runner<'_> {
                 }
             };
             match self.host.stop_container(&container.name, GRACE).await {
-                Ok(()) => self.events.emit(Event::ThingRestarted {
+                Ok(()) => self.events.emit(Event::ResourceRestarted {
                     phase: phase.name.clone(),
                     thing: format!("container {}", container.name),
                     reason: format!(
@@ -102,7 +98,7 @@ mod tests {
             every: Duration::from_secs(1),
             timeout,
             failures: 1,
-            warns: false,
+            advisory: false,
         }
     }
 
@@ -132,7 +128,7 @@ mod tests {
     /// Runs a static pod with this container; returns the container's name.
     fn run(host: &FakeHost, pod: &str, container: &str) -> String {
         let pod = format!("{pod}-cp-1");
-        host.meddle(|world| world.static_pod(&pod, container, "image:1"));
+        host.with_world_mut(|world| world.static_pod(&pod, container, "image:1"));
         format!("k8s_{container}_{pod}")
     }
 
@@ -151,9 +147,11 @@ mod tests {
             let api = run(&host, "k8s-master", "kube-apiserver");
             let other = run(&host, "coredns", "kube-apiserver");
             // A tenant's pod: its name begins like ours, and its container has the same name.
-            host.meddle(|world| world.tenants_pod("k8s-master-x", "kube-apiserver", "image:1"));
+            host.with_world_mut(|world| {
+                world.tenants_pod("k8s-master-x", "kube-apiserver", "image:1")
+            });
             let tenants = "k8s_kube-apiserver_k8s-master-x_tenant";
-            host.meddle(|world| {
+            host.with_world_mut(|world| {
                 world.advance(before);
                 if booted {
                     world.has_booted();
@@ -167,11 +165,11 @@ mod tests {
             let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &heard);
             let outcome = runner.apply().await.expect("it can be written down");
             assert_eq!(outcome, Outcome::Failed);
-            let runs = |name: &str| host.look(|world| world.container_runs(name));
+            let runs = |name: &str| host.with_world(|world| world.container_runs(name));
             assert_eq!(runs(&api), !ended, "after {waits:?}");
             assert!(runs(&other) && runs(tenants));
             let told = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ThingRestarted { thing, .. } if thing.ends_with(&api))
+                matches!(event, Event::ResourceRestarted { thing, .. } if thing.ends_with(&api))
             });
             assert_eq!(told, ended);
         }
@@ -183,7 +181,7 @@ mod tests {
         let api = run(&host, "k8s-master", "kube-apiserver");
         let plan = plan(Duration::from_secs(300));
         let (facts, unheard) = (Facts::nothing_about("cp-1"), Recording::default());
-        host.meddle(|world| world.advance(Duration::from_secs(3600)));
+        host.with_world_mut(|world| world.advance(Duration::from_secs(3600)));
         let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
         let restarted = async {
             host.pause(Duration::from_secs(100)).await;
@@ -192,6 +190,6 @@ mod tests {
         };
         let (outcome, ()) = tokio::join!(runner.apply(), restarted);
         assert_eq!(outcome.expect("it can be written down"), Outcome::Failed);
-        assert!(host.look(|world| world.container_runs(&api)));
+        assert!(host.with_world(|world| world.container_runs(&api)));
     }
 }

@@ -107,7 +107,7 @@ mod tests {
         if held {
             addresses.push((VIP.parse().unwrap(), 32));
         }
-        host.meddle(|world| world.link("eth0", true, &addresses));
+        host.with_world_mut(|world| world.link("eth0", true, &addresses));
         for (answers, at) in [(local, "127.0.0.1"), (over, VIP)] {
             if answers {
                 host = host.with_endpoint(&format!("{at}:443"), 200, "ok");

@@ -244,7 +244,7 @@ impl Runner<'_> {
     /// the role. A container engine that was there before has everything in such a directory.
     async fn in_doubt(&self, left_behind: &Spec) -> ResourceResult<Option<String>> {
         let stands = match left_behind {
-            Spec::SysctlBefore(setting) => return Ok(Some(unknown_setting(&setting.key))),
+            Spec::SysctlSnapshot(setting) => return Ok(Some(unknown_setting(&setting.key))),
             Spec::Directory(its) if !is_ours(&its.path) => {
                 let names = directory::names(self.host, &its.path).await?;
                 names.is_some_and(|names| !names.is_empty())

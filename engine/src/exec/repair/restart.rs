@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::stop::Containers;
-use crate::exec::check::status::{LEFT_OVER, PhaseHealth, Status};
+use crate::exec::check::status::{PhaseHealth, Status};
 use crate::exec::event::Event;
 use crate::exec::{Mode, Renewals, Runner, Selection};
 use crate::ledger::Ledger;
@@ -35,12 +35,12 @@ pub fn restart_set(plan: &Plan, failed: &BTreeSet<PhaseName>) -> Vec<PhaseName> 
 }
 
 /// The phases with a failed check. These conditions restart nothing: those that could not be determined, those that
-/// only warn (`.warns()`), and things that are not in the plan, which are taken back while everything goes on running.
+/// only warn (`.advisory()`), and things that are not in the plan, which are taken back while everything goes on running.
 #[must_use]
 pub fn failed_phases(health: &[PhaseHealth]) -> BTreeSet<PhaseName> {
     let failed = health.iter().filter(|phase| {
         let mut its = phase.conditions.iter();
-        its.any(|its| its.status == Status::False && !its.warns && its.check != LEFT_OVER)
+        its.any(|its| its.status == Status::False && its.causes_restart())
     });
     failed.map(|phase| phase.phase.clone()).collect()
 }
@@ -148,6 +148,7 @@ impl Runner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::ConditionKind;
     use crate::plan::PlannedPhase;
 
     fn phase(name: &str, requires: &[&str], after: &[&str], from: Option<&str>) -> PlannedPhase {
@@ -207,14 +208,15 @@ mod tests {
 
     #[test]
     fn what_is_only_told_restarts_nothing() {
-        let condition = |status, warns| crate::exec::Condition {
+        let condition = |status, advisory| crate::exec::Condition {
+            kind: ConditionKind::Check,
             check: "c".to_owned(),
             span: crate::model::Span::new("phases/etcd.rhai", 1, 1),
             status,
             reason: String::new(),
-            warns,
+            advisory,
             failed_in_a_row: 0,
-            put_off: false,
+            deferred: false,
         };
         let health = |conditions| PhaseHealth {
             phase: "etcd".parse().expect("a name"),
@@ -236,14 +238,15 @@ mod tests {
 
     #[test]
     fn a_phase_works_beside_what_is_left_over_and_not_while_its_checks_say_nothing() {
-        let condition = |check: &str, status| crate::exec::Condition {
-            check: check.to_owned(),
+        let condition = |kind, status| crate::exec::Condition {
+            kind,
+            check: "c".to_owned(),
             span: crate::model::Span::new("phases/etcd.rhai", 1, 1),
             status,
             reason: String::new(),
-            warns: false,
+            advisory: false,
             failed_in_a_row: 0,
-            put_off: false,
+            deferred: false,
         };
         for (runs, left_over, works) in [
             (Status::True, Status::True, true),
@@ -256,8 +259,8 @@ mod tests {
                 phase: "etcd".parse().expect("a name"),
                 skipped: None,
                 conditions: vec![
-                    condition("member runs", runs),
-                    condition(LEFT_OVER, left_over),
+                    condition(ConditionKind::Check, runs),
+                    condition(ConditionKind::Orphans, left_over),
                 ],
             };
             assert_eq!(health.works(), works, "{runs:?}, {left_over:?}");

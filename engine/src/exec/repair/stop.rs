@@ -74,7 +74,7 @@ impl Runner<'_> {
             .collect();
         // An engine that has containers which are not the role's goes on running, even if the role has installed and
         // started it.
-        let lived_in = container_runtime::strangers(self.host)
+        let lived_in = container_runtime::foreign_containers(self.host)
             .await
             .unwrap_or_default();
         let stays = |unit: &str| !lived_in.is_empty() && container_runtime::is_unit(unit);

@@ -57,7 +57,7 @@ impl Runner<'_> {
             // A stopped process reacts to SIGKILL only.
             let ended = self.host.stop_container(&container.name, Duration::ZERO);
             match ended.await {
-                Ok(()) => self.events.emit(Event::ThingRestarted {
+                Ok(()) => self.events.emit(Event::ResourceRestarted {
                     phase: phase.name.clone(),
                     thing: format!("container {}", container.name),
                     reason: "its process was stopped by a signal; kubelet starts another"
@@ -81,7 +81,7 @@ impl Runner<'_> {
             return false;
         }
         match self.host.restart_unit(container_runtime::UNIT).await {
-            Ok(()) => self.events.emit(Event::ThingRestarted {
+            Ok(()) => self.events.emit(Event::ResourceRestarted {
                 phase: phase.name.clone(),
                 thing: container_runtime::UNIT.to_owned(),
                 reason: "its process was stopped by a signal, and what runs in it is to be ended"
@@ -166,7 +166,7 @@ mod tests {
             every: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             failures: 1,
-            warns: false,
+            advisory: false,
         }
     }
 
@@ -185,7 +185,9 @@ mod tests {
     /// A host on which a container of this pod runs.
     fn host(pod: &str) -> FakeHost {
         let host = FakeHost::new().with_docker().with_image("image:1");
-        host.meddle(|world| world.static_pod(&format!("{pod}-cp-1"), "kube-apiserver", "image:1"));
+        host.with_world_mut(|world| {
+            world.static_pod(&format!("{pod}-cp-1"), "kube-apiserver", "image:1")
+        });
         host
     }
 
@@ -196,7 +198,9 @@ mod tests {
     async fn stop(host: &FakeHost, pod: &str) {
         let state = host.container(&name(pod)).await.expect("it answers");
         let id = state.expect("it is there").id;
-        host.meddle(|world| world.stop_process(&format!("4:cpu:/kubepods/pod1/{id}\n0::/\n")));
+        host.with_world_mut(|world| {
+            world.stop_process(&format!("4:cpu:/kubepods/pod1/{id}\n0::/\n"))
+        });
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,9 +220,12 @@ mod tests {
             // This host has no kubelet that starts it again, and no other pod of that name.
             let well = pod == "k8s-master" && !ended;
             assert_eq!(outcome == Outcome::Converged, well);
-            assert_eq!(host.look(|world| world.container_runs(&name(pod))), !ended);
+            assert_eq!(
+                host.with_world(|world| world.container_runs(&name(pod))),
+                !ended
+            );
             let told = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ThingRestarted { thing, .. } if thing == format!("container {}", name(pod)))
+                matches!(event, Event::ResourceRestarted { thing, .. } if thing == format!("container {}", name(pod)))
             });
             assert_eq!(told, ended);
         }
@@ -252,7 +259,9 @@ mod tests {
         for stopped in [true, false] {
             let host = FakeHost::new().with_docker();
             if stopped {
-                host.meddle(|world| world.stop_process("4:cpu:/system.slice/docker.service\n"));
+                host.with_world_mut(|world| {
+                    world.stop_process("4:cpu:/system.slice/docker.service\n")
+                });
             }
             let name: PhaseName = "docker".parse().expect("a name");
             let step = PlannedStep {
@@ -283,7 +292,7 @@ mod tests {
                 .any(|call| call.name == "restart_unit");
             assert_eq!(restarted, stopped);
             let told = heard.events().into_iter().any(|event| {
-                matches!(event, Event::ThingRestarted { thing, .. } if thing == container_runtime::UNIT)
+                matches!(event, Event::ResourceRestarted { thing, .. } if thing == container_runtime::UNIT)
             });
             assert_eq!(told, stopped);
         }

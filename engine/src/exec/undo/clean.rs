@@ -14,7 +14,7 @@ use crate::exec::apply::step::millis;
 use crate::exec::event::{Event, EventSink};
 use crate::exec::scratch;
 use crate::exec::undo::partial_files::sweep;
-use crate::host::Host;
+use crate::host::{Host, HostError};
 use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, Verb, chain};
 use crate::plan::PlannedStep;
@@ -41,7 +41,7 @@ struct Clean<'a, 'h> {
     containers_left: bool,
     /// Names of containers that are not the role's, in an engine that the role installed: with such containers the
     /// engine stays. `None` if they are not known.
-    strangers: Option<Vec<String>>,
+    foreign_containers: Option<Vec<String>>,
 }
 
 /// Takes back everything in the ledger, in reverse order, except what is kept; with `purge` also what is kept. On a
@@ -80,7 +80,7 @@ pub async fn clean(
         failures: Vec::new(),
         full: Vec::new(),
         containers_left: false,
-        strangers: Some(Vec::new()),
+        foreign_containers: Some(Vec::new()),
     };
     let mut outcome = Outcome::Cleaned;
     if !work.is_empty() {
@@ -225,10 +225,10 @@ impl Clean<'_, '_> {
         {
             return;
         }
-        match container_runtime::strangers(self.host).await {
-            Ok(names) => self.strangers = Some(names),
+        match container_runtime::foreign_containers(self.host).await {
+            Ok(names) => self.foreign_containers = Some(names),
             Err(error) => {
-                self.strangers = None;
+                self.foreign_containers = None;
                 self.fail(None, "container engine", &error);
             }
         }
@@ -236,7 +236,7 @@ impl Clean<'_, '_> {
 
     /// Whether the engine that the role installed has, or may have, containers that are not the role's.
     fn is_shared(&self) -> bool {
-        self.strangers
+        self.foreign_containers
             .as_ref()
             .is_none_or(|names| !names.is_empty())
     }
@@ -329,14 +329,14 @@ impl Clean<'_, '_> {
         if !self.is_shared() {
             return false;
         }
-        let reason = match &self.strangers {
+        let reason = match &self.foreign_containers {
             Some(names) => format!(
                 "it has containers that are not the role's ({})",
                 names.join(", ")
             ),
             None => "it is not known whether it has containers that are not the role's".to_owned(),
         };
-        self.events.emit(Event::ThingLeft {
+        self.events.emit(Event::ResourceLeft {
             phase: Some(phase.clone()),
             thing: live.undo.about(),
             reason: format!("{reason}, so docker, its data and its configuration stay"),
@@ -377,7 +377,7 @@ impl Clean<'_, '_> {
                 }
                 self.took_back(phase, thing);
             }
-            Err(error) if concerns_others(undo, &error) => self.events.emit(Event::ThingLeft {
+            Err(error) if concerns_others(undo, &error) => self.events.emit(Event::ResourceLeft {
                 phase: phase.cloned(),
                 thing,
                 reason: chain(&error).join(": "),
@@ -438,7 +438,7 @@ impl Clean<'_, '_> {
 
     fn took_back(&mut self, phase: Option<&PhaseName>, thing: String) {
         self.undone += 1;
-        self.events.emit(Event::ThingRestored {
+        self.events.emit(Event::ResourceRestored {
             phase: phase.cloned(),
             thing,
         });
@@ -566,24 +566,20 @@ pub(in crate::exec) fn is_about_containers(undo: &Undo) -> bool {
 pub(in crate::exec) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
     match undo {
         Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
-        Undo::UnloadModule { .. } => says(error, "in use"),
+        // A foreign container has the name by now (`container_runtime::has_ours`).
         Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => {
-            says(error, container_runtime::TAKEN)
+            matches!(error, ResourceError::Unmet { .. })
         }
-        // Containers that are not the role's use the image by now.
-        Undo::RemoveImage { .. } => says(error, "status code 409"),
-        // Other packages depend on them by now.
-        Undo::PurgePackages { .. } => says(error, "dependency problems"),
+        // Another module, a foreign container or another package needs it by now.
+        Undo::UnloadModule { .. } | Undo::RemoveImage { .. } | Undo::PurgePackages { .. } => {
+            matches!(error, ResourceError::Host(HostError::InUse { .. }))
+        }
         _ => false,
     }
 }
 
-fn says(error: &ResourceError, text: &str) -> bool {
-    chain(error).join(": ").contains(text)
-}
-
 pub(in crate::exec) fn late(thing: &str, after: Duration) -> ResourceError {
-    ResourceError::Host(crate::host::HostError::Deadline {
+    ResourceError::Host(HostError::Deadline {
         action: format!("take back {thing}"),
         after,
     })
@@ -599,7 +595,6 @@ fn path_of(undo: &Undo) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::HostError;
 
     #[test]
     fn what_others_use_by_now_is_no_failure() {
@@ -609,12 +604,15 @@ mod tests {
         let packages = Undo::PurgePackages {
             names: vec!["iptables".to_owned()],
         };
-        let said = |text: &str| ResourceError::Host(HostError::service("do it", text.to_owned()));
-        let in_use = said("Docker responded with status code 409: conflict: container x uses it");
-        let needed = said("dpkg: dependency problems prevent removal of iptables");
+        let unit = Undo::StopUnit {
+            name: "app.service".to_owned(),
+        };
+        let in_use = ResourceError::Host(HostError::in_use("remove it", "container x uses it"));
+        let failed = ResourceError::Host(HostError::service("remove it", "it is in use"));
         assert!(concerns_others(&image, &in_use));
-        assert!(concerns_others(&packages, &needed));
-        assert!(!concerns_others(&image, &needed));
-        assert!(!concerns_others(&packages, &in_use));
+        assert!(concerns_others(&packages, &in_use));
+        assert!(!concerns_others(&unit, &in_use));
+        assert!(!concerns_others(&image, &failed));
+        assert!(!concerns_others(&packages, &failed));
     }
 }

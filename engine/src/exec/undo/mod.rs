@@ -2,8 +2,10 @@
 //!
 //! The ledger says what there is to take back, `resource::undo` how. Neither plan nor scripts are needed for it.
 //!
-//! Start with `clean`; `orphans` finds what the plan no longer has, and `prune` removes it.
+//! Start with `clean`; `orphans` finds what the plan no longer has, and `prune` removes it. `another_role`
+//! says whether a whole other role would be removed.
 
+pub(in crate::exec) mod another_role;
 pub(in crate::exec) mod clean;
 pub(in crate::exec) mod orphans;
 pub(in crate::exec) mod partial_files;

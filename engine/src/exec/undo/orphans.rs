@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::exec::Selection;
 use crate::host::Host;
-use crate::ledger::{Ledger, Record, StandingThing};
+use crate::ledger::{Ledger, LiveResource, Record};
 use crate::model::{PhaseName, Span, StepId};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::docker::container_runtime;
@@ -29,7 +29,7 @@ pub(in crate::exec) struct Leftover {
 pub(in crate::exec) struct LeftoverStep {
     pub(in crate::exec) id: StepId,
     pub(in crate::exec) span: Span,
-    pub(in crate::exec) things: Vec<StandingThing>,
+    pub(in crate::exec) things: Vec<LiveResource>,
 }
 
 impl LeftoverStep {
@@ -183,7 +183,7 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    fn wants(&self, thing: &StandingThing) -> bool {
+    fn wants(&self, thing: &LiveResource) -> bool {
         let undo = &thing.undo.undo;
         thing.undo.keep
             // It belongs to no step alone: taking back a unit's file loads the units again anyway.

@@ -15,7 +15,7 @@ use crate::exec::event::Event;
 use crate::exec::undo::orphans::{Leftover, LeftoverStep, is_directory};
 use crate::exec::{Mode, Runner};
 use crate::host::Host;
-use crate::ledger::StandingThing;
+use crate::ledger::LiveResource;
 use crate::model::{Failure, Outcome, PhaseName, Span, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
@@ -34,9 +34,9 @@ struct Withdrawal<'r, 'a, 's> {
     /// Something in the container engine could not be taken back.
     containers_left: bool,
     /// Directories that were not empty when their turn came.
-    full: Vec<&'r StandingThing>,
+    full: Vec<&'r LiveResource>,
     /// The undos that have to follow after files were restored.
-    settling: Vec<(&'r LeftoverStep, &'r StandingThing)>,
+    settling: Vec<(&'r LeftoverStep, &'r LiveResource)>,
 }
 
 impl Runner<'_> {
@@ -161,7 +161,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
     }
 
     /// Takes one thing back and writes that down.
-    async fn thing(&mut self, phase: &PhaseName, thing: &StandingThing) -> ResourceResult<()> {
+    async fn thing(&mut self, phase: &PhaseName, thing: &LiveResource) -> ResourceResult<()> {
         let (host, undo) = (self.runner.host, &thing.undo.undo);
         if self.containers_left
             && let Some(error) = keeps_engine(undo, host).await
@@ -183,7 +183,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
             Err(error)
                 if concerns_others(undo, &error) && !matches!(undo, Undo::RemoveImage { .. }) =>
             {
-                self.runner.events.emit(Event::ThingLeft {
+                self.runner.events.emit(Event::ResourceLeft {
                     phase: Some(phase.clone()),
                     thing: undo.about(),
                     reason: chain(&error).join(": "),
@@ -199,7 +199,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
         Ok(())
     }
 
-    async fn gone(&self, phase: &PhaseName, thing: &StandingThing) -> ResourceResult<()> {
+    async fn gone(&self, phase: &PhaseName, thing: &LiveResource) -> ResourceResult<()> {
         let about = thing.undo.undo.about();
         Ok(self
             .session
@@ -209,7 +209,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
 
     /// Removes the directories of a phase, the deepest first; those that are not empty wait.
     async fn directories(&mut self, leftover: &'r Leftover) -> ResourceResult<()> {
-        let mut all: Vec<(&LeftoverStep, &StandingThing, &Path)> = Vec::new();
+        let mut all: Vec<(&LeftoverStep, &LiveResource, &Path)> = Vec::new();
         for step in &leftover.steps {
             for thing in &step.things {
                 if let Undo::RemoveDirectory { path } = &thing.undo.undo {
@@ -361,7 +361,7 @@ async fn take_back(undo: &Undo, host: &dyn Host) -> ResourceResult<()> {
     }
 }
 
-fn one(thing: &StandingThing) -> Change {
+fn one(thing: &LiveResource) -> Change {
     Change::new(Action::Remove).with(thing.undo.undo.about(), "not in the plan", "")
 }
 

@@ -57,7 +57,7 @@ fn good() -> Facts {
 }
 
 #[test]
-fn a_virtual_ip_is_nobodys_own_and_near() {
+fn a_virtual_ip_is_unused_and_on_link() {
     let wanted = |address: &str, interface: &str| Requirement::VirtualIp {
         address: address.parse().unwrap(),
         interface: interface.to_owned(),
@@ -267,7 +267,7 @@ fn the_architecture_is_that_of_the_programs() {
 
 #[test]
 fn a_directory_where_things_last() {
-    let requirement = Requirement::LastingDirectory {
+    let requirement = Requirement::PersistentDirectory {
         path: "/backups/etcd".to_owned(),
         bytes: GIB,
     };

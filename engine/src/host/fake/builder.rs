@@ -205,7 +205,7 @@ impl FakeHost {
     }
 
     fn having(self, change: impl FnOnce(&mut World)) -> Self {
-        self.meddle(change);
+        self.with_world_mut(change);
         self
     }
 }

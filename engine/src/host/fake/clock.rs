@@ -8,19 +8,19 @@ use crate::host::fake::fake_host::FakeHost;
 #[async_trait::async_trait]
 impl Clock for FakeHost {
     fn now(&self) -> SystemTime {
-        self.look(|world| world.now())
+        self.with_world(|world| world.now())
     }
 
     fn elapsed(&self) -> Duration {
-        self.look(|world| world.elapsed())
+        self.with_world(|world| world.elapsed())
     }
 
     fn up(&self) -> Duration {
-        self.look(|world| world.up())
+        self.with_world(|world| world.up())
     }
 
     async fn pause(&self, duration: Duration) {
-        self.meddle(|world| world.advance(duration));
+        self.with_world_mut(|world| world.advance(duration));
         // Other tasks of the same test get their turn, as they would during a real wait.
         tokio::task::yield_now().await;
     }

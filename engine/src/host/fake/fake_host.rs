@@ -152,12 +152,12 @@ impl FakeHost {
     }
 
     /// Reads the world directly, without journal and faults.
-    pub fn look<T>(&self, view: impl FnOnce(&World) -> T) -> T {
+    pub fn with_world<T>(&self, view: impl FnOnce(&World) -> T) -> T {
         view(&self.lock().world)
     }
 
     /// Changes the world directly, without journal and faults, as another process on the host would.
-    pub fn meddle<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+    pub fn with_world_mut<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state.world);
         state.world.settle();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn stands(host: &FakeHost, path: &str) -> bool {
-        host.look(|world| world.text(path).is_some())
+        host.with_world(|world| world.text(path).is_some())
     }
 
     #[tokio::test]
@@ -415,13 +415,13 @@ mod tests {
         let (path, mode) = (Path::new("/etc/a"), Attributes::root(0o644));
         assert!(host.append(path, b"3456", mode).await.is_err());
         assert_eq!(
-            host.look(|world| world.text("/etc/a")),
+            host.with_world(|world| world.text("/etc/a")),
             Some("1234".to_owned())
         );
         host.set_faults(FaultPlan::none());
         host.append(path, b"5", mode).await.unwrap();
         assert_eq!(
-            host.look(|world| world.text("/etc/a")),
+            host.with_world(|world| world.text("/etc/a")),
             Some("12345".to_owned())
         );
     }

@@ -9,7 +9,9 @@ use sha2::{Digest as _, Sha256};
 use super::world::World;
 use crate::host::fake::fake_host::FakeHost;
 use crate::host::fake::world::tree::{Node, NodeKind};
-use crate::host::{Attributes, Entry, EntryKind, Files, HostError, HostResult, SURVIVORS, Space};
+use crate::host::{
+    Attributes, Entry, EntryKind, Files, HostError, HostResult, LIVE_RESTORE_DIR, Space,
+};
 
 /// File calls have no deadline of their own; on a disk that hangs, a call ends after this time.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -60,12 +62,12 @@ impl Files for FakeHost {
     }
 
     fn reads_payload(&self) -> bool {
-        self.look(|world| !world.payload_unread)
+        self.with_world(|world| !world.payload_unread)
     }
 
     async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
         self.observe("list", show(path), DEADLINE, |world| {
-            if path == Path::new(SURVIVORS) {
+            if path == Path::new(LIVE_RESTORE_DIR) {
                 return Ok(world.running_containers());
             }
             Ok(world.tree.names(path))
@@ -207,12 +209,12 @@ impl Files for FakeHost {
     }
 
     async fn mark_late(&self, path: &Path, why: &str) -> HostResult<()> {
-        self.meddle(|world| world.mark_late(path, why));
+        self.with_world_mut(|world| world.mark_late(path, why));
         Ok(())
     }
 
     async fn is_late(&self, path: &Path) -> HostResult<bool> {
-        Ok(self.look(|world| world.tree.late(path).is_some()))
+        Ok(self.with_world(|world| world.tree.late(path).is_some()))
     }
 
     async fn space(&self, path: &Path) -> HostResult<Space> {
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_makes_files_in_proc() {
+    async fn no_file_can_be_made_in_proc() {
         let host = FakeHost::new();
         assert!(
             host.write(path("/proc/sys/new"), b"1", Attributes::root(0o644))

@@ -71,7 +71,7 @@ impl Kernel for FakeHost {
         self.mutate("unload_module", name, DEADLINE, |world| {
             // IPVS uses these modules while it has virtual services.
             if name.starts_with("ip_vs") && !world.virtual_services.is_empty() {
-                return Err(HostError::service(
+                return Err(HostError::in_use(
                     format!("unload module {name}"),
                     "it is in use",
                 ));

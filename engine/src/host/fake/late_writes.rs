@@ -84,7 +84,7 @@ mod tests {
         let path = Path::new("/etc/a");
         let late = FaultPlan::none().late("write", "/etc/a").times(1);
         let host = FakeHost::new().with_faults(late);
-        let text = |host: &FakeHost| host.look(|world| world.text(path));
+        let text = |host: &FakeHost| host.with_world(|world| world.text(path));
         let write = |content: &'static [u8]| host.write(path, content, Attributes::root(0o644));
         let given_up = tokio::time::timeout(Duration::from_secs(1), write(b"old")).await;
         assert!(given_up.is_err());

@@ -72,6 +72,7 @@ impl FakeHost {
     #[must_use]
     pub fn package_items(name: &str) -> &'static [&'static str] {
         match name {
+            "chrony" => &["unit=chrony.service", "program=/usr/sbin/chronyd"],
             "containernetworking-plugins" => &["program=/usr/lib/cni/bridge"],
             "docker.io" => &[
                 "unit=docker.service",

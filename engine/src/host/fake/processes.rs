@@ -26,7 +26,7 @@ const PATH: [&str; 6] = [
 impl Processes for FakeHost {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
         let name = command.argv.first().map_or("", String::as_str);
-        let Some(program) = self.look(|world| world.program(name)) else {
+        let Some(program) = self.with_world(|world| world.program(name)) else {
             return self
                 .observe("run", command.display(), command.timeout, |_| {
                     Err(HostError::Spawn {
@@ -160,7 +160,7 @@ mod tests {
         );
         host.run_ok(&CommandSpec::new(["mark", "x"])).await.unwrap();
         assert_eq!(
-            host.look(|world| world.text("/run/mark")).as_deref(),
+            host.with_world(|world| world.text("/run/mark")).as_deref(),
             Some("x")
         );
         let journal = host.journal();

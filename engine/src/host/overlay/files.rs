@@ -15,7 +15,7 @@ impl Files for OverlayHost<'_> {
 
     async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
         let real = self.learn(path, true).await?;
-        let below = self.upper.look(|world| {
+        let below = self.upper.with_world(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
             matches!(
                 kind,
@@ -47,7 +47,9 @@ impl Files for OverlayHost<'_> {
         let gone = real
             .ancestors()
             .any(|above| self.known().gone.contains(above));
-        let is_directory = self.upper.look(|world| world.tree.is_directory(&real));
+        let is_directory = self
+            .upper
+            .with_world(|world| world.tree.is_directory(&real));
         if !gone && is_directory {
             for name in self.lower.list(&real).await? {
                 if !self.is_known(&real.join(&name)) {
@@ -95,7 +97,7 @@ impl Files for OverlayHost<'_> {
     async fn remove(&self, path: &Path) -> HostResult<()> {
         self.before_change(path).await?;
         let real = self.learn(path, false).await?;
-        let directory = self.upper.look(|world| {
+        let directory = self.upper.with_world(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
             kind == Some(&NodeKind::Directory)
         });

@@ -26,7 +26,7 @@ impl Kernel for OverlayHost<'_> {
         self.learn_module(name).await?;
         // The preconditions tell whether this kernel has the module.
         self.upper
-            .meddle(|world| world.loadable_modules.insert(name.to_owned()));
+            .with_world_mut(|world| world.loadable_modules.insert(name.to_owned()));
         self.upper.load_module(name).await
     }
 
@@ -50,7 +50,8 @@ impl OverlayHost<'_> {
         let value = self.lower.sysctl(key).await?;
         self.known().settings.insert(key.to_owned());
         if let Some(value) = value {
-            self.upper.meddle(|world| world.set_sysctl(key, &value));
+            self.upper
+                .with_world_mut(|world| world.set_sysctl(key, &value));
         }
         Ok(())
     }
@@ -64,7 +65,7 @@ impl OverlayHost<'_> {
         if loaded {
             // Its settings are learned separately.
             self.upper
-                .meddle(|world| world.modules.insert(name.to_owned()));
+                .with_world_mut(|world| world.modules.insert(name.to_owned()));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::host::ClusterNode;
 
 /// Something that only the API server knows for certain.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Remembered<T> {
+pub enum LedgerHint<T> {
     /// According to our records, this very plan has made it like this.
     AsPlanned(T),
     /// It was never made from this host, or is gone.
@@ -15,11 +15,11 @@ pub enum Remembered<T> {
 
 /// Nodes and objects according to our own records; what is not listed is known after apply.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct LedgerHints {
     /// Nodes by name.
-    pub nodes: BTreeMap<String, Remembered<ClusterNode>>,
+    pub nodes: BTreeMap<String, LedgerHint<ClusterNode>>,
     /// Objects by `apiVersion/kind/namespace/name`.
-    pub objects: BTreeMap<String, Remembered<serde_json::Value>>,
+    pub objects: BTreeMap<String, LedgerHint<serde_json::Value>>,
     /// Whether the cluster's data is not on this host yet: it will begin empty.
     pub empty: bool,
 }

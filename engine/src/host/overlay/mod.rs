@@ -20,7 +20,7 @@ mod processes;
 mod read_through;
 mod services;
 
-pub use ledger_hints::{Memory, Remembered};
+pub use ledger_hints::{LedgerHint, LedgerHints};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub struct OverlayHost<'a> {
     known: Mutex<Known>,
     /// References that an image archive brings.
     archives: BTreeMap<PathBuf, Vec<String>>,
-    memory: Memory,
+    hints: LedgerHints,
 }
 
 /// What has been learned from below, and what the host below is no longer asked for.
@@ -103,7 +103,7 @@ impl<'a> OverlayHost<'a> {
             upper: FakeHost::of(world),
             known: Mutex::default(),
             archives: BTreeMap::new(),
-            memory: Memory::default(),
+            hints: LedgerHints::default(),
         }
     }
 
@@ -117,14 +117,15 @@ impl<'a> OverlayHost<'a> {
     /// Sets the rules by which Kubernetes works on this host.
     #[must_use]
     pub fn with_kubernetes(self, set: impl FnOnce(&mut KubernetesRules)) -> Self {
-        self.upper.meddle(|world| set(&mut world.kubernetes));
+        self.upper
+            .with_world_mut(|world| set(&mut world.kubernetes));
         self
     }
 
     /// Sets our own records of a cluster whose API server does not answer now.
     #[must_use]
-    pub fn with_memory(mut self, memory: Memory) -> Self {
-        self.memory = memory;
+    pub fn with_hints(mut self, hints: LedgerHints) -> Self {
+        self.hints = hints;
         self
     }
 

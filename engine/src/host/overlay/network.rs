@@ -24,7 +24,7 @@ impl Network for OverlayHost<'_> {
         for link in self.lower.links().await? {
             if self.known().links.insert(link.name.clone()) {
                 self.upper
-                    .meddle(|world| world.links.insert(link.name.clone(), link));
+                    .with_world_mut(|world| world.links.insert(link.name.clone(), link));
             }
         }
         self.upper.links().await
@@ -69,7 +69,7 @@ impl OverlayHost<'_> {
         let services = self.lower.virtual_services().await?;
         self.known().virtual_services = true;
         self.upper
-            .meddle(|world| world.virtual_services.extend(services));
+            .with_world_mut(|world| world.virtual_services.extend(services));
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl OverlayHost<'_> {
         self.known().links.insert(name.to_owned());
         if let Some(link) = link {
             self.upper
-                .meddle(|world| world.links.insert(name.to_owned(), link));
+                .with_world_mut(|world| world.links.insert(name.to_owned(), link));
         }
         Ok(())
     }

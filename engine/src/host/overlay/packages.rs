@@ -38,7 +38,7 @@ impl Packages for OverlayHost<'_> {
                 version,
                 items,
             };
-            self.upper.meddle(|world| world.unpack(&package));
+            self.upper.with_world_mut(|world| world.unpack(&package));
         }
         Ok(())
     }
@@ -60,7 +60,8 @@ impl OverlayHost<'_> {
         let version = self.lower.package_version(name).await?;
         self.known().packages.insert(name.to_owned());
         if let Some(version) = version {
-            self.upper.meddle(|world| world.package(name, &version));
+            self.upper
+                .with_world_mut(|world| world.package(name, &version));
         }
         Ok(())
     }

@@ -32,7 +32,10 @@ impl Processes for OverlayHost<'_> {
             let real = self
                 .learn(&std::path::Path::new(directory).join(name), true)
                 .await?;
-            if self.upper.look(|world| world.tree.content(&real).is_some()) {
+            if self
+                .upper
+                .with_world(|world| world.tree.content(&real).is_some())
+            {
                 return Ok(true);
             }
         }

@@ -24,7 +24,7 @@ impl OverlayHost<'_> {
             }
             let next = at.join(&part);
             self.learn_entry(&next).await?;
-            let target = self.upper.look(|world| {
+            let target = self.upper.with_world(|world| {
                 let kind = world.tree.get(&next, false).map(|node| node.kind.clone());
                 match kind {
                     Some(NodeKind::Symlink(target)) => Some(target),
@@ -55,9 +55,10 @@ impl OverlayHost<'_> {
             return Ok(());
         }
         // If the parent does not exist, neither does the entry. This saves a call for each part of a path.
-        let parent_gone = path
-            .parent()
-            .is_some_and(|parent| self.upper.look(|world| !world.tree.is_directory(parent)));
+        let parent_gone = path.parent().is_some_and(|parent| {
+            self.upper
+                .with_world(|world| !world.tree.is_directory(parent))
+        });
         let entry = if parent_gone {
             None
         } else {
@@ -77,7 +78,8 @@ impl OverlayHost<'_> {
                 attributes: entry.attributes,
                 modified: entry.modified,
             };
-            self.upper.meddle(|world| world.tree.plant(path, node));
+            self.upper
+                .with_world_mut(|world| world.tree.plant(path, node));
         }
         Ok(())
     }
@@ -100,12 +102,12 @@ impl OverlayHost<'_> {
     /// Learns the content of a file that the upper world reads itself. A large or unreadable one stays unread.
     pub(super) async fn learn_content(&self, path: &Path) -> HostResult<()> {
         let real = self.learn(path, true).await?;
-        let unread = self.upper.look(|world| {
+        let unread = self.upper.with_world(|world| {
             let kind = world.tree.get(&real, false).map(|node| &node.kind);
             matches!(kind, Some(NodeKind::Below(_)))
         });
         if unread && let Ok(Some(content)) = self.lower.read(&real, CONTENT_LIMIT).await {
-            self.upper.meddle(|world| {
+            self.upper.with_world_mut(|world| {
                 if let Some(node) = world.tree.get(&real, false).cloned() {
                     let kind = NodeKind::File(content);
                     world.tree.plant(&real, Node { kind, ..node });

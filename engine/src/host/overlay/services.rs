@@ -72,7 +72,7 @@ impl OverlayHost<'_> {
             let drop_ins = self
                 .learn_children(&directory.join(format!("{name}.d")))
                 .await?;
-            let names = self.upper.look(|world| world.tree.names(&drop_ins));
+            let names = self.upper.with_world(|world| world.tree.names(&drop_ins));
             for drop_in in names {
                 self.learn_content(&drop_ins.join(drop_in)).await?;
             }
@@ -81,7 +81,7 @@ impl OverlayHost<'_> {
         if !state.loaded && state.active == "inactive" {
             return Ok(());
         }
-        self.upper.meddle(|world| {
+        self.upper.with_world_mut(|world| {
             if state.loaded && world.unit_text(name).is_none() {
                 // A generated unit: these directories have no file of it.
                 world.file(PathBuf::from("/run/systemd/system").join(name), "");
@@ -116,7 +116,7 @@ impl OverlayHost<'_> {
     async fn before_start(&self, name: &str) -> HostResult<()> {
         self.changes();
         self.learn_unit(name).await?;
-        for path in self.upper.look(|world| world.unit_needs(name)) {
+        for path in self.upper.with_world(|world| world.unit_needs(name)) {
             self.learn(&path, true).await?;
         }
         if name == DOCKER {

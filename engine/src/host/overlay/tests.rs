@@ -57,7 +57,7 @@ async fn files_are_read_through_and_changed_above() {
 }
 
 #[tokio::test]
-async fn a_late_file_is_read_by_nobody_until_it_is_written() {
+async fn a_late_file_is_read_only_after_it_is_written() {
     let lower = FakeHost::new().with_file("/etc/a", "old");
     lower.symlink(path("/etc/l"), "/etc/a").await.unwrap();
     lower.clear_journal();
@@ -99,7 +99,7 @@ async fn links_below_lead_to_what_is_written_above() {
 #[tokio::test]
 async fn a_changed_unit_file_makes_a_running_unit_stale() {
     let lower = FakeHost::new().with_unit("a.service", "[Service]\nExecStart=/usr/bin/true\n");
-    lower.meddle(|world| {
+    lower.with_world_mut(|world| {
         world.file("/usr/bin/true", "");
         world.start_unit("a.service").unwrap();
     });
@@ -134,7 +134,7 @@ async fn a_docker_that_does_not_run_is_not_woken() {
             .iter()
             .all(|call| call.name != "container_engine")
     );
-    lower.meddle(|world| world.file("/opt/i.tar", "anything"));
+    lower.with_world_mut(|world| world.file("/opt/i.tar", "anything"));
     host.start_unit("docker.service").await.unwrap();
     host.container_engine().await.unwrap();
     assert_eq!(host.image("image:1").await.unwrap(), None);
@@ -146,7 +146,7 @@ async fn a_docker_that_does_not_run_is_not_woken() {
 #[tokio::test]
 async fn kernel_packages_and_links_change_above_alone() {
     let lower = FakeHost::new().with_package_file("/opt/k.deb", "keepalived", "2.2", &[]);
-    lower.meddle(|world| world.link("dummy0", true, &[]));
+    lower.with_world_mut(|world| world.link("dummy0", true, &[]));
     above(lower, async |host| {
         let key = "net.bridge.bridge-nf-call-iptables";
         assert_eq!(host.sysctl(key).await.unwrap(), None);
@@ -171,7 +171,7 @@ async fn kernel_packages_and_links_change_above_alone() {
 }
 
 #[tokio::test]
-async fn commands_are_not_run_and_nobody_waits() {
+async fn commands_are_not_run_and_nothing_waits() {
     let lower = FakeHost::new().with_endpoint("10.0.0.9:443", 200, "ok");
     let request = HttpsRequest {
         url: "https://10.0.0.9/".to_owned(),
@@ -274,7 +274,7 @@ async fn a_masked_unit_does_not_start_here_either() {
     let lower = FakeHost::new().with_unit("docker.service", "[Service]\n");
     let mask = path("/etc/systemd/system/docker.service");
     lower.remove(mask).await.unwrap();
-    lower.meddle(|world| world.file("/lib/systemd/system/docker.service", "[Service]\n"));
+    lower.with_world_mut(|world| world.file("/lib/systemd/system/docker.service", "[Service]\n"));
     lower.symlink(mask, "/dev/null").await.unwrap();
     lower.clear_journal();
     above(lower, async |host| {

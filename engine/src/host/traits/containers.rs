@@ -10,7 +10,7 @@ use crate::host::HostResult;
 
 /// containerd has a directory here for each running container of docker, even while docker itself is down (containerd 1.4 and later,
 /// runtime `io.containerd.runc.v2`).
-pub(crate) const SURVIVORS: &str = "/run/containerd/io.containerd.runtime.v2.task/moby";
+pub(crate) const LIVE_RESTORE_DIR: &str = "/run/containerd/io.containerd.runtime.v2.task/moby";
 
 /// Everything that decides how a container runs. Equal configurations make equal containers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,7 +184,8 @@ pub trait Containers {
     /// Loads the images of an archive as `docker save` writes it. When the call is cancelled, the engine may still load the archive.
     async fn load_image(&self, archive: &Path) -> HostResult<()>;
 
-    /// Removes a reference, and the image when it was the last. Fine if there is none.
+    /// Removes a reference, and the image when it was the last. Fine if there is none. The error is
+    /// [`InUse`](crate::host::HostError::InUse) if a container uses the image.
     async fn remove_image(&self, reference: &str) -> HostResult<()>;
 
     /// The container of this name. Cancel safe.
@@ -200,8 +201,8 @@ pub trait Containers {
     /// Creates, but does not start, a container and returns its id.
     async fn create_container(&self, config: &ContainerConfig) -> HostResult<String>;
 
-    /// The configuration of a container, in our terms, so that it can be made again. `None` if there is none or if it uses what
-    /// [`ContainerConfig`] cannot express.
+    /// The configuration from which nodelet made a container, so that it can be made again. `None` if there is no such container, or if it
+    /// does not carry its configuration: another program made it.
     async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>>;
 
     /// Starts a container. Fine if it runs.

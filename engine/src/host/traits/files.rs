@@ -4,14 +4,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::host::HostResult;
 
 /// Permission bits and owner of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
-    /// Permission bits, for example `0o640`.
+    /// Permission bits, for example `0o640`. Records contain them as a number; reports contain octal text, which can be read, too.
+    #[serde(deserialize_with = "mode")]
     pub mode: u32,
     /// Owner.
     pub uid: u32,
@@ -28,6 +29,20 @@ impl Attributes {
             uid: 0,
             gid: 0,
         }
+    }
+}
+
+/// Permission bits from a number, or from octal text as in `"0640"`.
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Mode {
+        Number(u32),
+        Octal(String),
+    }
+    match Mode::deserialize(deserializer)? {
+        Mode::Number(mode) => Ok(mode),
+        Mode::Octal(text) => u32::from_str_radix(&text, 8).map_err(serde::de::Error::custom),
     }
 }
 
@@ -145,7 +160,7 @@ pub trait Files {
 /// The path where a file or link is made before it gets its own name. A program that ends during a write leaves it there. The dot hides it
 /// from kubelet's manifest directory and from `run-parts`; the suffix hides it from programs that select files by suffix, as CNI does.
 #[must_use]
-pub fn unfinished(path: &Path) -> PathBuf {
+pub fn partial_file(path: &Path) -> PathBuf {
     let mut name = OsString::from(".nodelet-");
     name.push(path.file_name().unwrap_or_default());
     name.push(".part");

@@ -21,6 +21,6 @@ pub trait Kernel {
     async fn loaded_modules(&self) -> HostResult<Vec<String>>;
 
     /// Unloads a module and the modules that it depends on, except those that another module uses and those in `stay`. Fine if the module
-    /// is not loaded.
+    /// is not loaded. The error is [`InUse`](crate::host::HostError::InUse) if a module has users.
     async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()>;
 }

@@ -17,6 +17,7 @@ pub trait Packages {
     /// when). Waits for a package manager that is at work, at most 2 min. When cancelled it may go on.
     async fn install_packages(&self, files: &[PathBuf]) -> HostResult<()>;
 
-    /// Removes packages with their configuration. Fine for those not installed.
+    /// Removes packages with their configuration. Fine for those not installed. The error is
+    /// [`InUse`](crate::host::HostError::InUse) if packages that stay depend on them.
     async fn purge_packages(&self, names: &[String]) -> HostResult<()>;
 }

@@ -44,7 +44,7 @@ fn register(host: &FakeHost, name: &str, subnet: Option<&str>) {
         pod_cidr: subnet.map(str::to_owned),
         ..ClusterNode::default()
     };
-    host.meddle(|world| world.node(name, node));
+    host.with_world_mut(|world| world.node(name, node));
 }
 
 /// The nodes and claims as they are now.
@@ -160,12 +160,12 @@ fn compete(seed: u64) {
             5 => {
                 // Another node registers under the same name at once, or none does.
                 let name = name(random.random_range(0..registered));
-                host.meddle(|world| world.remove_node(&name));
+                host.with_world_mut(|world| world.remove_node(&name));
                 if random.random_bool(0.8) {
                     register(&host, &name, None);
                 }
             }
-            6 => host.meddle(crate::host::fake::World::collect_subnet_claims),
+            6 => host.with_world_mut(crate::host::fake::World::collect_subnet_claims),
             7 => {
                 let at = random.random_range(0..ALLOCATORS);
                 running[at] = allocator(&host, pool);
@@ -253,7 +253,7 @@ async fn the_subnet_of_a_node_that_is_gone_is_free_once_its_claim_is_deleted() {
         register(&host, name, None);
         allocate(&host, &access(), name, pool).await.expect("one");
     }
-    host.meddle(|world| world.remove_node("a"));
+    host.with_world_mut(|world| world.remove_node("a"));
     register(&host, "c", None);
     let error = allocate(&host, &access(), "c", pool)
         .await
@@ -263,7 +263,7 @@ async fn the_subnet_of_a_node_that_is_gone_is_free_once_its_claim_is_deleted() {
         "find a free pod subnet for node c: all subnets of length /24 in 10.20.0.0/23 are taken, by 1 nodes and 2 claims"
     );
     assert!(matches!(error, PodSubnetError::Exhausted { .. }));
-    host.meddle(crate::host::fake::World::collect_subnet_claims);
+    host.with_world_mut(crate::host::fake::World::collect_subnet_claims);
     let given = allocate(&host, &access(), "c", pool).await.expect("one");
     assert_eq!(given, subnet("10.20.0.0/24"));
 }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::{live as live_on, removal, step};
 use crate::host::fake::FakeHost;
-use crate::ledger::seal::Chain;
-use crate::ledger::standing::{RUNS_KEPT, compacted, live, span_of};
+use crate::ledger::hash_chain::Chain;
+use crate::ledger::live_resource::{RUNS_KEPT, compacted, live, span_of};
 use crate::ledger::{History, Ledger, Record, RunId, VERSION};
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
@@ -225,7 +225,7 @@ proptest! {
         let cut = place.index(text.len() + 1);
         let lines = text[..cut].matches('\n').count();
         let host = FakeHost::new();
-        host.meddle(|world| world.file(format!("{STATE}/ledger.jsonl"), &text[..cut]));
+        host.with_world_mut(|world| world.file(format!("{STATE}/ledger.jsonl"), &text[..cut]));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let told = live_on(&host).await;

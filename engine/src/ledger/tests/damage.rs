@@ -1,5 +1,5 @@
 //! Damaged ledgers: a line before the last one that is missing, repeated, moved or changed is noticed. So is a ledger
-//! of an older version, which is read and written again.
+//! of an older version, which is refused.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use super::{file, live, note, removal};
 use crate::exec::scratch;
 use crate::host::fake::{FakeHost, FaultPlan};
 use crate::host::{ContainerConfig, Containers as _, Files as _};
+use crate::ledger::hash_chain::Chain;
 use crate::ledger::{Ledger, LedgerError, Record, VERSION};
 use crate::model::Outcome;
 use crate::resource::docker::container_runtime;
@@ -33,12 +34,12 @@ async fn written() -> (FakeHost, Vec<String>) {
 async fn refused(host: &FakeHost, lines: &[String]) -> Option<(usize, String)> {
     let host = host.fork();
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    host.meddle(|world| world.file(file(), &text));
+    host.with_world_mut(|world| world.file(file(), &text));
     let read = Ledger::read(&host).await;
     let opened = Ledger::open(&host).await;
     assert_eq!(read.is_ok(), opened.is_ok());
     assert_eq!(
-        host.look(|world| world.text(file())),
+        host.with_world(|world| world.text(file())),
         Some(text),
         "what is refused is not touched"
     );
@@ -112,7 +113,7 @@ async fn cut_in_the_middle_of_a_line_with_more_behind_it_is_noticed() {
 async fn the_refusal_names_the_line_and_the_way_out() {
     let (host, mut lines) = written().await;
     lines.remove(2);
-    host.meddle(|world| world.file(file(), lines.join("\n") + "\n"));
+    host.with_world_mut(|world| world.file(file(), lines.join("\n") + "\n"));
     let error = Ledger::open(&host).await.err().unwrap().to_string();
     assert!(
         error.contains("ledger.jsonl:3: it has number 3 where 2 comes next"),
@@ -122,23 +123,38 @@ async fn the_refusal_names_the_line_and_the_way_out() {
 }
 
 #[tokio::test]
-async fn one_of_the_first_form_is_read_and_written_anew() {
+async fn an_older_form_is_refused_with_the_way_out() {
     let (host, _) = written().await;
-    let records = Ledger::read(&host).await.unwrap();
-    let plain = |record: &Record| match record {
-        Record::Header { .. } => "{\"r\":\"header\",\"version\":1}\n".to_owned(),
-        record => serde_json::to_string(record).unwrap() + "\n",
+    let older = VERSION - 1;
+    let content = format!("{{\"r\":\"header\",\"version\":{older}}}\n{{\"r\":\"old\"}}\n");
+    host.with_world_mut(|world| world.file(file(), &content));
+    assert!(Ledger::read(&host).await.is_err());
+    let error = Ledger::open(&host).await.err().unwrap();
+    assert!(matches!(error, LedgerError::Older { .. }), "{error}");
+    let wanted = format!(
+        "ledger.jsonl: its form has version {older}, this program reads version {VERSION} only; `nodelet recover"
+    );
+    assert!(error.to_string().contains(&wanted), "{error}");
+    assert_eq!(text(&host).await, content, "what is refused is not touched");
+}
+
+#[tokio::test]
+async fn a_ledger_without_an_id_is_read_and_continued() {
+    let (host, _) = written().await;
+    let mut records = Ledger::read(&host).await.unwrap();
+    records[0] = Record::Header {
+        version: VERSION,
+        id: None,
     };
-    let first: String = records.iter().map(plain).collect();
-    host.meddle(|world| {
-        world.file(file(), &first);
-        // What older programs wrote beside it.
+    let mut chain = Chain::default();
+    let content: String = records.iter().map(|record| chain.seal(record)).collect();
+    host.with_world_mut(|world| {
+        world.file(file(), &content);
+        // The tip was the number of the last run, and there was no copy.
         world.file(file().with_extension("tip"), "2");
         world.remove(file().with_file_name("ledger.backup.jsonl"));
     });
-    // Older ledgers had no id.
-    assert_eq!(Ledger::read(&host).await.unwrap()[1..], records[1..]);
-    assert_eq!(text(&host).await, first, "reading changes nothing");
+    assert_eq!(Ledger::read(&host).await.unwrap(), records);
     let ledger = Ledger::open(&host).await.unwrap();
     note(&ledger, removal("/c")).await;
     drop(ledger);
@@ -146,9 +162,7 @@ async fn one_of_the_first_form_is_read_and_written_anew() {
         live(&host).await,
         [removal("/a"), removal("/b"), removal("/c")]
     );
-    assert!(text(&host).await.starts_with(&format!(
-        "{{\"r\":\"header\",\"version\":{VERSION}}}\n{{\"n\":1,"
-    )));
+    assert!(text(&host).await.starts_with(&content));
 }
 
 /// If the whole directory is gone, nothing else shows that there was a ledger; and without settings there is no plan
@@ -185,13 +199,15 @@ async fn what_stands_of_the_role_belies_a_ledger_with_nothing_to_take_back() {
     );
     host.set_faults(FaultPlan::none().stall("container_engine", "*"));
     assert_eq!(said(&host).await, None, "an engine that hangs says nothing");
-    host.meddle(|world| world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml", "kind: Config"));
+    host.with_world_mut(|world| {
+        world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml", "kind: Config")
+    });
     let missing = said(&host).await.expect("it is noticed");
     assert!(
         missing.contains("has file /etc/pf9/kube.d/kubeconfigs/admin.yaml"),
         "{missing}"
     );
-    host.meddle(|world| {
+    host.with_world_mut(|world| {
         world.remove("/etc/pf9/kube.d/kubeconfigs/admin.yaml");
         world.file("/etc/pf9/kube.d/kubeconfigs/admin.yaml.bak", "kind: Config");
     });

@@ -165,7 +165,7 @@ impl Resource for ContainerSpec {
                 if change.action != Action::Remove {
                     self.has_image(cx).await?;
                 }
-                if let Some(config) = cx.host.container_config(&self.name).await? {
+                if let Some(config) = self.previous(cx.host).await? {
                     receipt
                         .push(Undo::RecreateContainer {
                             config: Box::new(config),
@@ -260,11 +260,23 @@ impl ContainerSpec {
         if !state.is_some_and(|state| is_ours(&state) && state.running) {
             return Ok(None);
         }
-        let config = host.container_config(&self.name).await?;
+        let config = self.previous(host).await?;
         Ok(config.map(|config| Undo::RecreateContainer {
             config: Box::new(config),
             running: true,
         }))
+    }
+
+    /// The configuration that the existing container of ours carries. Without it, the container cannot be made again.
+    async fn previous(&self, host: &dyn Host) -> HostResult<Option<ContainerConfig>> {
+        let config = host.container_config(&self.name).await?;
+        if config.is_none() {
+            tracing::warn!(
+                "container {} does not carry its configuration: a rollback cannot make it again",
+                self.name
+            );
+        }
+        Ok(config)
     }
 
     /// Whether a container of ours has this name.
@@ -413,7 +425,7 @@ mod tests {
         let mut receipt = Receipt::default();
         let made = spec.converge(&observed, &change, &cx, &mut receipt).await;
         made.unwrap();
-        host.meddle(|world| world.remove("/etc/app.env"));
+        host.with_world_mut(|world| world.remove("/etc/app.env"));
         let error = spec.observe(&cx).await.unwrap_err();
         assert_eq!(error.to_string(), "find the environment file /etc/app.env");
         // A removal needs no configuration.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::host::{Host, HostError, ListedContainer, SURVIVORS};
+use crate::host::{Host, HostError, LIVE_RESTORE_DIR, ListedContainer};
 use crate::resource::{ResourceError, ResourceResult, Undo};
 
 /// The unit that runs the engine.
@@ -64,7 +64,7 @@ pub(crate) async fn wake(host: &dyn Host) -> ResourceResult<()> {
 
 /// Starts the engine if it is down while its containers still run (`live-restore`): only the engine can stop them.
 pub(crate) async fn wake_for_survivors(host: &dyn Host) -> ResourceResult<()> {
-    if runs(host).await? || host.list(Path::new(SURVIVORS)).await?.is_empty() {
+    if runs(host).await? || host.list(Path::new(LIVE_RESTORE_DIR)).await?.is_empty() {
         return Ok(());
     }
     wake(host).await.map_err(|error| match error {
@@ -122,22 +122,22 @@ pub(crate) async fn runs(host: &dyn Host) -> ResourceResult<bool> {
 /// Whether a container of ours has this name.
 ///
 /// # Errors
-/// The container of this name is a foreign one, or the engine does not answer.
+/// [`ResourceError::Unmet`] if the container of this name is a foreign one, and another error if the engine does not
+/// answer.
 pub(crate) async fn has_ours(host: &dyn Host, name: &str) -> ResourceResult<bool> {
     if !is_there(host, &format!("container {name}")).await? {
         return Ok(false);
     }
     match host.container(name).await? {
         Some(state) if !state.labels.contains_key(OWNER) => Err(ResourceError::Unmet {
-            what: format!("remove or stop container {name}: {TAKEN}"),
+            what: format!(
+                "remove or stop container {name}: a container that nodelet did not create has this name now"
+            ),
             next: format!("find its owner (`docker inspect {name}`); nodelet leaves it as it is"),
         }),
         state => Ok(state.is_some()),
     }
 }
-
-/// Error text for a container name that a foreign container now has.
-pub(crate) const TAKEN: &str = "a container that nodelet did not create has this name now";
 
 /// Whether the unit is installed, even if it is masked.
 pub(crate) async fn is_installed(host: &dyn Host) -> ResourceResult<bool> {
@@ -173,15 +173,15 @@ pub(crate) fn is_unit(name: &str) -> bool {
 ///
 /// # Errors
 /// The engine does not answer.
-pub(crate) async fn strangers(host: &dyn Host) -> ResourceResult<Vec<String>> {
+pub(crate) async fn foreign_containers(host: &dyn Host) -> ResourceResult<Vec<String>> {
     if !has(host).await? {
         return Ok(Vec::new());
     }
     let all = host.containers(&BTreeMap::new()).await?;
     let foreign =
         |one: &ListedContainer| !one.labels.contains_key(OWNER) && !one.labels.contains_key(POD);
-    let strangers = all.into_iter().filter(foreign);
-    Ok(strangers.map(|one| one.name).collect())
+    let foreign_containers = all.into_iter().filter(foreign);
+    Ok(foreign_containers.map(|one| one.name).collect())
 }
 
 async fn answers(host: &dyn Host) -> ResourceResult<()> {
@@ -221,11 +221,11 @@ mod tests {
     #[tokio::test]
     async fn only_an_engine_that_is_not_installed_has_nothing_of_ours() {
         let host = FakeHost::new();
-        host.meddle(|world| world.engine_without_unit = false);
+        host.with_world_mut(|world| world.engine_without_unit = false);
         assert_eq!(told(&host).await, Ok(false));
 
         let silent = "take back container etcd: docker does not answer, so it may still be there";
-        host.meddle(|world| world.file(MASK, ""));
+        host.with_world_mut(|world| world.file(MASK, ""));
         assert_eq!(told(&host).await, Err(silent.to_owned()), "masked");
 
         let host = FakeHost::new().with_unit(UNIT, "[Service]\n");

@@ -360,7 +360,7 @@ mod tests {
         let host = host(&["app:1"]).await;
         let sums = format!("{}  images/app.tar\n", "0".repeat(64));
         let file = "/opt/SHA256SUMS";
-        host.meddle(|world| world.file(file, &sums));
+        host.with_world_mut(|world| world.file(file, &sums));
         let image = ImageSpec {
             reference: "app:1".to_owned(),
             archive: ARCHIVE.into(),
@@ -398,7 +398,7 @@ mod tests {
         assert!(error.is_none(), "{error:?}");
         let sums = format!("{packed}  images/app.tar\n");
         let file = "/opt/SHA256SUMS";
-        host.meddle(|world| world.file(file, &sums));
+        host.with_world_mut(|world| world.file(file, &sums));
         let image = ImageSpec {
             reference: "app:1".to_owned(),
             archive: ARCHIVE.into(),
@@ -416,7 +416,7 @@ mod tests {
         };
         let observed = image.observe(&cx).await.expect("docker answers");
         assert_eq!((image.diff(&observed), image.note(&observed)), (None, None));
-        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
+        host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
         let observed = image.observe(&cx).await.expect("docker answers");
         assert_eq!(image.diff(&observed), None);
         let note = image.note(&observed).expect("it is told");
@@ -440,10 +440,10 @@ mod tests {
     #[tokio::test]
     async fn what_was_there_before_stays() {
         let host = host(&["app:1", "other:1"]).await;
-        host.meddle(|world| world.image("other:1"));
+        host.with_world_mut(|world| world.image("other:1"));
         let (_, undos) = converge(&host).await;
         assert!(crate::resource::revert(&undos, &host).await.is_empty());
-        let images = host.look(|world| world.images.keys().cloned().collect::<Vec<_>>());
+        let images = host.with_world(|world| world.images.keys().cloned().collect::<Vec<_>>());
         assert_eq!(images, ["other:1"]);
     }
 
@@ -453,42 +453,42 @@ mod tests {
         let (error, first) = converge(&host).await;
         assert!(error.is_none(), "{error:?}");
         let before = host.snapshot();
-        let id = |host: &FakeHost| host.look(|world| world.images["app:1"].clone());
+        let id = |host: &FakeHost| host.with_world(|world| world.images["app:1"].clone());
         let old = id(&host);
-        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1,other:1\nbuild 2"));
+        host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1,other:1\nbuild 2"));
         let (error, second) = converge(&host).await;
         assert!(error.is_none(), "{error:?}");
         assert_ne!(id(&host), old);
-        let known = host.look(|world| world.images.values().any(|one| *one == old));
+        let known = host.with_world(|world| world.images.values().any(|one| *one == old));
         assert!(known, "it can be put back");
         // Back to the first build, and from there to no image.
-        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1,other:1"));
+        host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1,other:1"));
         assert!(crate::resource::revert(&second, &host).await.is_empty());
         assert_eq!(host.snapshot(), before);
         assert!(crate::resource::revert(&first, &host).await.is_empty());
-        assert!(host.look(|world| world.images.is_empty()));
+        assert!(host.with_world(|world| world.images.is_empty()));
     }
 
     #[tokio::test]
     async fn a_name_that_others_gave_to_a_loaded_image_outlives_its_rollback() {
         let host = host(&["app:1"]).await;
         let _ = converge(&host).await;
-        let id = |host: &FakeHost| host.look(|world| world.images["app:1"].clone());
+        let id = |host: &FakeHost| host.with_world(|world| world.images["app:1"].clone());
         let old = id(&host);
-        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
+        host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1\nbuild 2"));
         let (error, undos) = converge(&host).await;
         assert!(error.is_none(), "{error:?}");
         let new = id(&host);
-        host.meddle(|world| drop(world.images.insert("mine:1".to_owned(), new.clone())));
+        host.with_world_mut(|world| drop(world.images.insert("mine:1".to_owned(), new.clone())));
         assert!(crate::resource::revert(&undos, &host).await.is_empty());
         assert_eq!(id(&host), old);
-        assert_eq!(host.look(|world| world.images["mine:1"].clone()), new);
+        assert_eq!(host.with_world(|world| world.images["mine:1"].clone()), new);
     }
 
     #[tokio::test]
     async fn an_image_whose_archive_cannot_be_read_stays_and_that_is_told() {
         let host = host(&["app:1"]).await;
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.image("app:1");
             world.remove(ARCHIVE);
         });
@@ -498,7 +498,7 @@ mod tests {
             (None, None),
             "without an archive nothing is compared"
         );
-        host.meddle(|world| world.file(ARCHIVE, "fake-image:app:1"));
+        host.with_world_mut(|world| world.file(ARCHIVE, "fake-image:app:1"));
         let host =
             host.with_faults(crate::host::fake::FaultPlan::none().fail("archived_images", "*"));
         let (pending, note) = look(&host).await;
@@ -525,7 +525,7 @@ mod tests {
     #[tokio::test]
     async fn an_archive_without_a_table_of_contents_is_loaded_to_see() {
         let host = host(&["app:1"]).await;
-        host.meddle(|world| world.file(Path::new(ARCHIVE), "compressed"));
+        host.with_world_mut(|world| world.file(Path::new(ARCHIVE), "compressed"));
         let (error, undos) = converge(&host).await;
         assert!(
             error

@@ -373,7 +373,7 @@ mod tests {
     }
 
     fn images(host: &FakeHost) -> Vec<String> {
-        host.look(|world| world.images.keys().cloned().collect())
+        host.with_world(|world| world.images.keys().cloned().collect())
     }
 
     #[tokio::test]
@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(fields, ["archive a.tar", "archive c.tar"]);
         assert_eq!((error.as_str(), images(&host).len()), ("", 3));
         assert_eq!(apply(&host).await.0, [""; 0]);
-        host.meddle(|world| world.forget_image("b:1"));
+        host.with_world_mut(|world| world.forget_image("b:1"));
         assert_eq!(apply(&host).await.0, ["archive a.tar"]);
         assert!(crate::resource::revert(&undos, &host).await.is_empty());
         assert_eq!(host.snapshot(), before);
@@ -398,7 +398,7 @@ mod tests {
             ("junk.tar", "junk"),
             ("z.tar", "fake-image:z:1"),
         ]);
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file(format!("{DIRECTORY}/b.tar"), "fake-image:b:1,evil:1");
             world.file(format!("{DIRECTORY}/unnamed.tar"), "fake-image:u:1");
             world.file_with_mode(format!("{DIRECTORY}/z.tar"), "fake-image:z:1", 0o666);
@@ -413,7 +413,7 @@ mod tests {
             assert!(error.contains(part), "{part} in {error}");
         }
         assert_eq!(images(&host), ["a:1"]);
-        host.meddle(|world| world.remove(format!("{DIRECTORY}/a.tar")));
+        host.with_world_mut(|world| world.remove(format!("{DIRECTORY}/a.tar")));
         let (_, error, _) = apply(&host).await;
         assert!(
             error.contains("a.tar: checksum/sha256sums.txt names it, but it does not exist"),
@@ -430,7 +430,7 @@ mod tests {
             ("c.tar", "fake-image:role:1"),
             ("d.tar", "fake-image:d:1"),
         ]);
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world
                 .images
                 .insert("role:1".to_owned(), "sha256:role".to_owned());
@@ -476,7 +476,7 @@ mod tests {
             (0o777, 0, "`chmod go-w /var/opt`"),
         ] {
             let open = Attributes { mode, uid, gid: 0 };
-            host.meddle(|world| world.own(Path::new("/var/opt"), open));
+            host.with_world_mut(|world| world.own(Path::new("/var/opt"), open));
             let (_, error, _) = apply(&host).await;
             assert!(
                 error.contains("users other than root can replace /var/opt/pf9/images")
@@ -486,7 +486,7 @@ mod tests {
             assert_eq!(images(&host), [""; 0]);
         }
         let ours = Attributes::root(0o755);
-        host.meddle(|world| world.own(Path::new("/var/opt"), ours));
+        host.with_world_mut(|world| world.own(Path::new("/var/opt"), ours));
         assert_eq!(apply(&host).await.0, ["archive a.tar"]);
     }
 

@@ -4,6 +4,7 @@
 //! `SHA256SUMS`. Only the payload files that a step is about to use are verified, so a run that changes nothing reads none of them.
 //! Scripts and templates are verified when the role is loaded.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,11 +55,16 @@ impl Checksums {
     }
 
     /// Problems with the files of the package, each with its remedy: at most the first ten; empty if all files are as packed. A large file
-    /// is read only if it has changed. Cancel safe: the digest of a file that was read is remembered.
+    /// is read only if it has changed. Files in `known`, or below a directory in it, are left out: their problems are known. Cancel safe:
+    /// the digest of a file that was read is remembered.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub(crate) async fn problems(&self, host: &dyn Host) -> ResourceResult<Vec<(String, String)>> {
+    pub(crate) async fn problems(
+        &self,
+        host: &dyn Host,
+        known: &BTreeSet<PathBuf>,
+    ) -> ResourceResult<Vec<(String, String)>> {
         if !host.reads_payload() {
             return Ok(Vec::new());
         }
@@ -74,6 +80,9 @@ impl Checksums {
         let mut problems = Vec::new();
         for (packed, name) in sums.lines().filter_map(|line| line.split_once("  ")) {
             let path = root.join(name);
+            if known.iter().any(|known| path.starts_with(known)) {
+                continue;
+            }
             let problem = match host.remembered_digest(&path).await? {
                 Some(is) if is == packed => continue,
                 Some(_) => OTHER,
@@ -201,13 +210,13 @@ mod tests {
         assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
         let other = verdict(&host, &sums, "/opt/r/payload/debs/b.deb").await;
         assert!(other.contains("does not name it"), "{other}");
-        host.meddle(|world| world.file(FILE, "kontent"));
+        host.with_world_mut(|world| world.file(FILE, "kontent"));
         let differs = verdict(&host, &sums, FILE).await;
         assert!(
             differs.contains("a b.deb of the role's package: it is damaged"),
             "{differs}"
         );
-        host.meddle(|world| world.remove(FILE));
+        host.with_world_mut(|world| world.remove(FILE));
         let gone = verdict(&host, &sums, FILE).await;
         assert!(gone.contains("it is not there"), "{gone}");
     }
@@ -222,7 +231,7 @@ mod tests {
             .map(|name| format!("{packed}  {name}\n"))
             .collect();
         let path = |name: &str| format!("/opt/r/{name}");
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file(SUMS, &lines);
             for name in &names {
                 world.file(path(name), "content");
@@ -232,9 +241,10 @@ mod tests {
             file: SUMS.into(),
             sha256: crate::model::hex(&Sha256::digest(&lines)),
         };
-        let asked = async || sums.problems(&host).await.expect("the host is read");
+        let none = BTreeSet::new();
+        let asked = async || sums.problems(&host, &none).await.expect("it is read");
         assert_eq!(asked().await, []);
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file(path(&names[3]), "kontent");
             world.file(path(&names[5]), "");
             world.remove(path(&names[7]));
@@ -248,13 +258,16 @@ mod tests {
             assert!(what.contains(name) && what.contains(how), "{what}");
             assert_eq!(next, "install the role's package again");
         }
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             for name in &names {
                 world.file(path(name), "kontent");
             }
         });
         assert_eq!(asked().await.len(), NAMED, "the report is limited");
-        host.meddle(|world| world.file(SUMS, ""));
+        let known = BTreeSet::from([PathBuf::from("/opt/r/payload/debs")]);
+        let others = sums.problems(&host, &known).await.expect("it is read");
+        assert_eq!(others, [], "all damaged files are in a known directory");
+        host.with_world_mut(|world| world.file(SUMS, ""));
         let told = asked().await;
         assert!(
             told.len() == 1 && told[0].0.contains("SHA256SUMS"),
@@ -266,7 +279,7 @@ mod tests {
     async fn the_checksums_themselves_are_those_that_the_role_names() {
         let (host, sums) = packed();
         let forged = crate::model::hex(&Sha256::digest("kontent"));
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file(FILE, "kontent");
             world.file(SUMS, format!("{forged}  payload/debs/a b.deb\n"));
         });
@@ -275,7 +288,7 @@ mod tests {
             told.contains("SHA256SUMS") && told.contains("role.yaml"),
             "{told}"
         );
-        host.meddle(|world| world.remove(SUMS));
+        host.with_world_mut(|world| world.remove(SUMS));
         let told = verdict(&host, &sums, FILE).await;
         assert!(told.contains("it is not there"), "{told}");
     }
@@ -284,17 +297,18 @@ mod tests {
     async fn a_copy_says_what_was_packed_where_the_checksums_are_damaged() {
         let (host, sums) = packed();
         // An apply creates its state directory first.
-        host.meddle(|world| world.file("/var/opt/pf9/nodelet/ledger.jsonl", ""));
+        host.with_world_mut(|world| world.file("/var/opt/pf9/nodelet/ledger.jsonl", ""));
         assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
         for damage in ["", "rubbish"] {
-            host.meddle(|world| world.file(SUMS, damage));
+            host.with_world_mut(|world| world.file(SUMS, damage));
             assert_eq!(verdict(&host, &sums, FILE).await, "as packed");
-            let told = sums.problems(&host).await.expect("the host is read");
+            let told = sums.problems(&host, &BTreeSet::new()).await;
+            let told = told.expect("the host is read");
             assert!(told[0].0.contains("SHA256SUMS"), "{told:?}");
         }
-        host.meddle(|world| world.file(FILE, "kontent"));
+        host.with_world_mut(|world| world.file(FILE, "kontent"));
         assert!(verdict(&host, &sums, FILE).await.contains("damaged"));
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file(FILE, "content");
             world.file(COPY, "rubbish");
         });

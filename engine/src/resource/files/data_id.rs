@@ -292,7 +292,7 @@ mod tests {
     }
 
     fn text(host: &FakeHost, path: &str) -> Option<String> {
-        host.look(|world| world.text(path))
+        host.with_world(|world| world.text(path))
     }
 
     async fn marked() -> FakeHost {
@@ -309,15 +309,15 @@ mod tests {
             let host = marked().await;
             let before = text(&host, FILE).unwrap();
             match content {
-                None => host.meddle(|world| world.remove("/data")),
-                Some(content) => host.meddle(|world| world.file(FILE, content)),
+                None => host.with_world_mut(|world| world.remove("/data")),
+                Some(content) => host.with_world_mut(|world| world.file(FILE, content)),
             }
             host.clear_journal();
             let error = apply(&host).await.expect_err("it is other data");
             assert!(error.is_permanent(), "{error}");
             assert!(error.to_string().contains(FILE), "{error}");
             assert_eq!(host.mutations(), 0, "{content:?}");
-            host.meddle(|world| world.file(FILE, &before));
+            host.with_world_mut(|world| world.file(FILE, &before));
             apply(&host).await.expect("the right data is back");
             assert_eq!(text(&host, FILE).unwrap(), before);
         }
@@ -331,15 +331,15 @@ mod tests {
                 let host = marked().await;
                 let before = [FILE, RECORD, COPY].map(|path| text(&host, path));
                 match content {
-                    None => host.meddle(|world| world.remove(lost)),
-                    Some(content) => host.meddle(|world| world.file(lost, content)),
+                    None => host.with_world_mut(|world| world.remove(lost)),
+                    Some(content) => host.with_world_mut(|world| world.file(lost, content)),
                 }
                 let damaged = host.fork();
                 apply(&host).await.unwrap().expect("it differs");
                 let after = [FILE, RECORD, COPY].map(|path| text(&host, path));
                 assert_eq!(after, before, "{lost}: {content:?}");
                 // Lost data is still noticed, and no new id is written.
-                damaged.meddle(|world| world.remove("/data"));
+                damaged.with_world_mut(|world| world.remove("/data"));
                 damaged.clear_journal();
                 let error = apply(&damaged).await.expect_err("there was data");
                 assert!(error.is_permanent(), "{error}");
@@ -353,11 +353,11 @@ mod tests {
         let host = marked().await;
         let before = [FILE, RECORD, COPY].map(|path| text(&host, path));
         for path in [RECORD, COPY] {
-            host.meddle(|world| world.remove(path));
+            host.with_world_mut(|world| world.remove(path));
         }
         apply(&host).await.unwrap().expect("they are made");
         assert_eq!([FILE, RECORD, COPY].map(|path| text(&host, path)), before);
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             for path in ["/data", RECORD, COPY] {
                 world.remove(path);
             }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::owner::{Owner, Resolved, known};
 use crate::host::{Attributes, Entry, EntryKind, Host};
-use crate::resource::change::{Differences, octal};
+use crate::resource::change::Differences;
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo, create_parents,
 };
@@ -18,9 +19,13 @@ pub struct DirectorySpec {
     pub path: PathBuf,
     /// Permission bits and owner.
     pub attributes: Attributes,
+    /// Names of owner and group, if the script gives names.
+    #[serde(default, skip_serializing_if = "Owner::is_unnamed")]
+    pub owner: Owner,
     /// Whether everything in it is ours, regardless of which program writes it: its undo removes it with its content.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub whole: bool,
+    // `whole` in older records; to be removed at the first release.
+    #[serde(default, alias = "whole", skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
     /// Names in the directory before the role was applied, if it existed. If it should be absent, everything else in it is removed and the
     /// directory stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,6 +36,8 @@ pub struct DirectorySpec {
 #[derive(Debug)]
 pub struct Observed {
     entry: Option<Entry>,
+    /// Desired mode and owner.
+    attributes: Resolved,
     absent: bool,
     /// Names that were not in it before the role was applied; empty if `spared` is not set.
     others: Vec<String>,
@@ -45,8 +52,14 @@ impl Resource for DirectorySpec {
     }
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
+        let attributes = if cx.absent {
+            Ok(self.attributes)
+        } else {
+            self.owner.resolve(cx.host, self.attributes).await?
+        };
         Ok(Observed {
             entry: cx.host.entry(&self.path).await?,
+            attributes,
             absent: cx.absent,
             others: match &self.spared {
                 Some(spared) => others(cx.host, &self.path, spared).await?,
@@ -61,14 +74,21 @@ impl Resource for DirectorySpec {
             (Some(_), true) if self.spared.is_some() && observed.others.is_empty() => None,
             (Some(_), true) => Some(Change::new(Action::Remove)),
             (None, false) => {
-                Some(Change::new(Action::Create).with("mode", "", octal(self.attributes.mode)))
+                let change = Change::new(Action::Create);
+                let attributes = &observed.attributes;
+                Some(self.owner.of_new(change, self.attributes, attributes))
             }
             (Some(entry), false) => {
                 let mut differences = Differences::default();
                 if entry.kind != EntryKind::Directory {
                     differences.note("kind", "not a directory", "directory");
                 }
-                attributes(&mut differences, entry.attributes, self.attributes);
+                self.owner.compare(
+                    &mut differences,
+                    entry.attributes,
+                    self.attributes,
+                    &observed.attributes,
+                );
                 differences.into_change(Action::Change)
             }
         }
@@ -89,25 +109,24 @@ impl Resource for DirectorySpec {
             cx.host.remove_tree(&self.path).await?;
             return Ok(());
         }
+        let attributes = known(&self.path, &observed.attributes)?;
         match &observed.entry {
             None => {
                 create_parents(cx.host, &self.path, receipt).await?;
                 let path = self.path.clone();
                 receipt
-                    .push(if self.whole {
+                    .push(if self.exclusive {
                         Undo::RemoveTree { path }
                     } else {
                         Undo::RemoveDirectory { path }
                     })
                     .await?;
-                cx.host
-                    .create_directory(&self.path, self.attributes)
-                    .await?;
+                cx.host.create_directory(&self.path, attributes).await?;
             }
             Some(entry) if entry.kind == EntryKind::Directory => {
                 let undo = Undo::restore_attributes(&self.path, entry);
                 receipt.push(undo).await?;
-                cx.host.set_attributes(&self.path, self.attributes).await?;
+                cx.host.set_attributes(&self.path, attributes).await?;
             }
             Some(entry) => {
                 return Err(ResourceError::in_the_way(
@@ -156,18 +175,4 @@ pub(in crate::resource) async fn clear(
         host.remove_tree(&path).await?;
     }
     Ok(())
-}
-
-/// Notes mode and owner if they differ.
-pub(in crate::resource) fn attributes(
-    differences: &mut Differences,
-    is: Attributes,
-    should: Attributes,
-) {
-    differences.compare("mode", &octal(is.mode & 0o7777), &octal(should.mode));
-    differences.compare(
-        "owner",
-        &format!("{}:{}", is.uid, is.gid),
-        &format!("{}:{}", should.uid, should.gid),
-    );
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::directory::attributes;
 use super::file::remember;
+use super::owner::{Owner, Resolved, known};
 use crate::host::{Attributes, Entry, EntryKind};
 use crate::model::Value;
-use crate::resource::change::{Differences, TextDiff, content_digest, octal};
+use crate::resource::change::{Differences, TextDiff, content_digest};
 use crate::resource::{
     Action, Change, Context, READ_LIMIT, Receipt, Resource, ResourceResult, Undo, create_parents,
 };
@@ -24,6 +24,9 @@ pub struct EnvFileSpec {
     pub values: BTreeMap<String, Value>,
     /// Permission bits and owner.
     pub attributes: Attributes,
+    /// Names of owner and group, if the script gives names.
+    #[serde(default, skip_serializing_if = "Owner::is_unnamed")]
+    pub owner: Owner,
 }
 
 /// The current state of the file, and its desired content.
@@ -33,6 +36,9 @@ pub struct Observed {
     desired: String,
     /// The desired content with a mask in place of each secret.
     shown: String,
+    /// Desired mode and owner.
+    attributes: Resolved,
+    absent: bool,
 }
 
 /// The mask of a secret.
@@ -49,7 +55,8 @@ impl Resource for EnvFileSpec {
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let mut values = BTreeMap::new();
         let mut shown = BTreeMap::new();
-        for (name, value) in &self.values {
+        // What is to be removed has no content to know.
+        for (name, value) in self.values.iter().filter(|_| !cx.absent) {
             let json = cx.resolve(value)?;
             let text = json
                 .as_str()
@@ -69,13 +76,19 @@ impl Resource for EnvFileSpec {
             content,
             desired: render(&values),
             shown: render(&shown),
+            attributes: self.owner.resolve(cx.host, self.attributes).await?,
+            absent: cx.absent,
         })
     }
 
     fn diff(&self, observed: &Observed) -> Option<Change> {
+        if observed.absent {
+            return observed.entry.as_ref().map(|_| Change::new(Action::Remove));
+        }
         let Some(entry) = &observed.entry else {
-            let mut change =
-                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode));
+            let change = Change::new(Action::Create);
+            let attributes = &observed.attributes;
+            let mut change = self.owner.of_new(change, self.attributes, attributes);
             change.text = Some(TextDiff {
                 before: String::new(),
                 after: observed.shown.clone(),
@@ -87,7 +100,12 @@ impl Resource for EnvFileSpec {
         if !matches!(entry.kind, EntryKind::File(_)) {
             differences.note("kind", "not a file", "file");
         }
-        attributes(&mut differences, entry.attributes, self.attributes);
+        self.owner.compare(
+            &mut differences,
+            entry.attributes,
+            self.attributes,
+            &observed.attributes,
+        );
         if observed.content.as_deref() != Some(observed.desired.as_bytes()) {
             self.name_variables(observed, &mut differences);
         }
@@ -103,13 +121,20 @@ impl Resource for EnvFileSpec {
         cx: &Context<'_>,
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
+        if observed.absent {
+            let entry = observed.entry.as_ref();
+            remember(cx.host, &self.path, entry, "a file", receipt).await?;
+            cx.host.remove(&self.path).await?;
+            return Ok(());
+        }
+        let attributes = known(&self.path, &observed.attributes)?;
         create_parents(cx.host, &self.path, receipt).await?;
         if observed.content.as_deref() == Some(observed.desired.as_bytes()) {
             if let Some(entry) = &observed.entry {
                 let undo = Undo::restore_attributes(&self.path, entry);
                 receipt.push(undo).await?;
             }
-            cx.host.set_attributes(&self.path, self.attributes).await?;
+            cx.host.set_attributes(&self.path, attributes).await?;
             return Ok(());
         }
         remember(
@@ -121,7 +146,7 @@ impl Resource for EnvFileSpec {
         )
         .await?;
         cx.host
-            .write(&self.path, observed.desired.as_bytes(), self.attributes)
+            .write(&self.path, observed.desired.as_bytes(), attributes)
             .await?;
         Ok(())
     }
@@ -212,6 +237,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_must_not_exist_is_removed_and_comes_back() {
+        let file = EnvFileSpec {
+            path: "/etc/a.env".into(),
+            values: BTreeMap::new(),
+            attributes: Attributes::root(0o640),
+            owner: Owner::default(),
+        };
+        let (host, outputs) = (
+            FakeHost::new().with_file("/etc/a.env", "A=1\n"),
+            Outputs::default(),
+        );
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &Secrets,
+            absent: true,
+        };
+        let text = || host.with_world(|world| world.text("/etc/a.env"));
+        let observed = file.observe(&cx).await.expect("it can be observed");
+        let change = file.diff(&observed).expect("it is there");
+        assert_eq!(change.action, Action::Remove);
+        let mut receipt = Receipt::default();
+        let removed = file.converge(&observed, &change, &cx, &mut receipt).await;
+        removed.expect("it is removed");
+        assert_eq!(text(), None);
+        let observed = file.observe(&cx).await.expect("it can be observed");
+        assert_eq!(file.diff(&observed), None);
+        assert!(receipt.revert(&host).await.is_empty());
+        assert_eq!(text().as_deref(), Some("A=1\n"));
+    }
+
+    #[tokio::test]
     async fn a_new_file_shows_its_variables_and_no_secret() {
         let file = EnvFileSpec {
             path: "/etc/pf9/kube.env".into(),
@@ -223,6 +280,7 @@ mod tests {
                 ),
             ]),
             attributes: Attributes::root(0o640),
+            owner: Owner::default(),
         };
         let (host, outputs) = (FakeHost::new(), Outputs::default());
         let cx = Context {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::directory::attributes;
+use super::owner::{Owner, Resolved, known};
 use crate::host::{Attributes, Entry, EntryKind, Host};
 use crate::model::Text;
-use crate::resource::change::{Differences, TextDiff, content_digest, octal};
-use crate::resource::undo::Kept;
+use crate::resource::change::{Differences, TextDiff, content_digest};
+use crate::resource::undo::SavedContent;
 use crate::resource::{
     Action, Change, Context, KEPT_LIMIT, READ_LIMIT, Receipt, Resource, ResourceError,
     ResourceResult, Undo, create_parents,
@@ -24,8 +24,13 @@ pub struct FileSpec {
     pub source: FileSource,
     /// Permission bits and owner.
     pub attributes: Attributes,
+    /// Names of owner and group, if the script gives names.
+    #[serde(default, skip_serializing_if = "Owner::is_unnamed")]
+    pub owner: Owner,
     /// Written only if it does not exist; never overwritten.
-    pub once: bool,
+    // `once` in older records; to be removed at the first release.
+    #[serde(alias = "once")]
+    pub create_only: bool,
     /// Its content is never shown.
     pub secret: bool,
     /// It is a unit file: systemd reloads its unit files after a change.
@@ -52,6 +57,8 @@ pub struct Observed {
     content: Option<Vec<u8>>,
     /// `Err` says why the content is not known yet.
     desired: Result<Vec<u8>, String>,
+    /// Desired mode and owner.
+    attributes: Resolved,
     absent: bool,
     stale: bool,
 }
@@ -73,7 +80,7 @@ impl Resource for FileSpec {
             }) => cx.host.read(&self.path, READ_LIMIT).await?,
             _ => None,
         };
-        let settled = self.once && content.is_some();
+        let settled = self.create_only && content.is_some();
         let desired =
             match &self.source {
                 _ if cx.absent || settled => Ok(content.clone().unwrap_or_default()),
@@ -101,10 +108,16 @@ impl Resource for FileSpec {
             (Some(_), true) => cx.host.unit(&self.unit_name()).await?.stale,
             _ => false,
         };
+        let attributes = if cx.absent {
+            Ok(self.attributes)
+        } else {
+            self.owner.resolve(cx.host, self.attributes).await?
+        };
         Ok(Observed {
             entry,
             content,
             desired,
+            attributes,
             absent: cx.absent,
             stale,
         })
@@ -115,8 +128,9 @@ impl Resource for FileSpec {
             return observed.entry.as_ref().map(|_| Change::new(Action::Remove));
         }
         let Some(entry) = &observed.entry else {
-            let mut change =
-                Change::new(Action::Create).with("mode", "", octal(self.attributes.mode));
+            let change = Change::new(Action::Create);
+            let attributes = &observed.attributes;
+            let mut change = self.owner.of_new(change, self.attributes, attributes);
             change.text = self.text_diff(observed);
             change.digest = self.digest(observed);
             if let Err(reason) = &observed.desired {
@@ -128,7 +142,12 @@ impl Resource for FileSpec {
         if !matches!(entry.kind, EntryKind::File(_)) {
             differences.note("kind", "not a file", "file");
         }
-        attributes(&mut differences, entry.attributes, self.attributes);
+        self.owner.compare(
+            &mut differences,
+            entry.attributes,
+            self.attributes,
+            &observed.attributes,
+        );
         let mut text = None;
         match (&observed.desired, &observed.content) {
             (Ok(desired), Some(content)) if desired != content => {
@@ -174,19 +193,20 @@ impl Resource for FileSpec {
                 .map_err(|reason| ResourceError::Missing {
                     what: format!("write {}: {reason}", self.path.display()),
                 })?;
+            let attributes = known(&self.path, &observed.attributes)?;
             create_parents(cx.host, &self.path, receipt).await?;
             let settled = observed.content.as_ref() == Some(desired);
             match &observed.entry {
                 Some(entry) if settled => {
-                    if entry.attributes != self.attributes {
+                    if entry.attributes != attributes {
                         let undo = Undo::restore_attributes(&self.path, entry);
                         receipt.push(undo).await?;
-                        cx.host.set_attributes(&self.path, self.attributes).await?;
+                        cx.host.set_attributes(&self.path, attributes).await?;
                     }
                 }
                 entry => {
                     remember(cx.host, &self.path, entry.as_ref(), "a file", receipt).await?;
-                    cx.host.write(&self.path, desired, self.attributes).await?;
+                    cx.host.write(&self.path, desired, attributes).await?;
                 }
             }
         }
@@ -274,7 +294,7 @@ pub(in crate::resource) async fn remember(
             let content = host.read(path, KEPT_LIMIT).await?.unwrap_or_default();
             Undo::RestoreFile {
                 path: path.to_path_buf(),
-                content: Kept::new(content),
+                content: SavedContent::new(content),
                 attributes: *attributes,
             }
         }
@@ -302,7 +322,8 @@ mod tests {
             path: "/etc/b".into(),
             source: FileSource::Copy("/etc/a".into()),
             attributes: PRIVATE,
-            once: false,
+            owner: Owner::default(),
+            create_only: false,
             secret: true,
             unit: false,
         };
@@ -342,7 +363,8 @@ mod tests {
                 path,
                 source: FileSource::Text(Text::Known(String::new())),
                 attributes: PRIVATE,
-                once: false,
+                owner: Owner::default(),
+                create_only: false,
                 secret: false,
                 unit: false,
             };
@@ -359,11 +381,11 @@ mod tests {
     #[tokio::test]
     async fn a_copy_follows_its_source_and_shows_no_secret() {
         let host = FakeHost::new().with_file("/etc/a", "one");
-        let text = |host: &FakeHost| host.look(|world| world.text("/etc/b"));
+        let text = |host: &FakeHost| host.with_world(|world| world.text("/etc/b"));
         copy(&host).await.expect("it is copied");
         assert_eq!(text(&host).as_deref(), Some("one"));
         assert_eq!(copy(&host).await.expect("it is the same"), None);
-        host.meddle(|world| world.file("/etc/a", "two"));
+        host.with_world_mut(|world| world.file("/etc/a", "two"));
         let change = copy(&host).await.expect("it is copied").expect("a change");
         assert_eq!(text(&host).as_deref(), Some("two"));
         assert!(

@@ -7,4 +7,5 @@ pub(in crate::resource) mod data_id;
 pub(crate) mod directory;
 pub(in crate::resource) mod env_file;
 pub(in crate::resource) mod file;
+pub(in crate::resource) mod owner;
 pub(in crate::resource) mod symlink;

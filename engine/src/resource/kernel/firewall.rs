@@ -27,8 +27,13 @@ pub struct FirewallChainsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Chains that existed before the role was applied stay; the others are removed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub spares_earlier: bool,
+    // `spares_earlier` in older records; to be removed at the first release.
+    #[serde(
+        default,
+        alias = "spares_earlier",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub keep_existing: bool,
     /// The chains that existed before the role was applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spared: Vec<String>,
@@ -330,7 +335,7 @@ COMMIT
     #[tokio::test]
     async fn the_rules_of_others_may_be_many() {
         let host = FakeHost::new();
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             // Our rules come first: output that is truncated at its beginning would lose them.
             world.firewall_rule("iptables", "filter", "FORWARD", "-j KUBE-FORWARD");
             world.firewall_rule("iptables", "filter", "KUBE-FORWARD", "-j ACCEPT");
@@ -341,7 +346,7 @@ COMMIT
         let spec = FirewallChainsSpec {
             prefix: "KUBE-".to_owned(),
             interface: None,
-            spares_earlier: false,
+            keep_existing: false,
             spared: Vec::new(),
         };
         let to_it = ("filter", "FORWARD", "KUBE-FORWARD");
@@ -361,7 +366,7 @@ COMMIT
             .unwrap();
         let left = spec.observe(&cx).await.unwrap();
         assert_eq!(spec.diff(&left), None);
-        let of_others = host.look(|world| world.firewall_count());
+        let of_others = host.with_world(|world| world.firewall_count());
         assert_eq!(of_others, 20_000, "rules of others stay");
     }
 
@@ -381,11 +386,11 @@ COMMIT
                 stderr: String::new(),
             }
         });
-        host.meddle(|world| world.program_does("iptables-save", large));
+        host.with_world_mut(|world| world.program_does("iptables-save", large));
         let spec = FirewallChainsSpec {
             prefix: "KUBE-".to_owned(),
             interface: None,
-            spares_earlier: true,
+            keep_existing: true,
             spared: Vec::new(),
         };
         let error = spec.sparing(&host).await.expect_err("it is too much");

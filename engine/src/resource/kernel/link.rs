@@ -158,7 +158,7 @@ mod tests {
     /// A host on which one pod with a network of its own has run for a minute.
     async fn with_a_pod() -> FakeHost {
         let host = FakeHost::new();
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.image("pause:1");
             world.link("cni0", true, &[(GATEWAY, 24)]);
         });
@@ -173,7 +173,7 @@ mod tests {
         };
         host.create_container(&sandbox).await.expect("it is made");
         host.start_container("k8s_POD_a").await.expect("it starts");
-        host.meddle(|world| world.advance(Duration::from_secs(60)));
+        host.with_world_mut(|world| world.advance(Duration::from_secs(60)));
         host
     }
 
@@ -223,7 +223,7 @@ mod tests {
         ];
         for (expected, breaks) in cases {
             let host = with_a_pod().await;
-            host.meddle(breaks);
+            host.with_world_mut(breaks);
             let (found, left) = mended(&host).await;
             assert_eq!((found.as_deref(), left), (expected, None));
             let sandbox = host.container("k8s_POD_a").await.expect("it answers");
@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn a_pod_that_is_being_connected_is_given_its_time() {
         let host = with_a_pod().await;
-        host.meddle(|world| world.remove_link("cni0"));
+        host.with_world_mut(|world| world.remove_link("cni0"));
         host.stop_container("k8s_POD_a", GRACE)
             .await
             .expect("it ends");
@@ -249,7 +249,7 @@ mod tests {
         assert!(waited >= CONNECTED, "{waited:?}");
         // There is no wait for a pod that has run for a while.
         let host = with_a_pod().await;
-        host.meddle(|world| world.remove_link("cni0"));
+        host.with_world_mut(|world| world.remove_link("cni0"));
         let began = host.elapsed();
         assert!(mended(&host).await.0.is_some());
         let waited = host.elapsed() - began;

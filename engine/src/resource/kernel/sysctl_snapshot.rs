@@ -10,7 +10,7 @@ use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError,
 
 /// A setting under `/proc/sys` that another program changes because of the role, for example kube-proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SysctlBeforeSpec {
+pub struct SysctlSnapshotSpec {
     /// Its key, for example `net.netfilter.nf_conntrack_max`.
     pub key: String,
     /// Its value before the role was applied; `None` until it is recorded, and if the kernel had no such setting.
@@ -18,7 +18,7 @@ pub struct SysctlBeforeSpec {
     pub before: Option<String>,
 }
 
-impl SysctlBeforeSpec {
+impl SysctlSnapshotSpec {
     /// The same, with the current value recorded as the value before.
     pub(crate) async fn noted(&self, host: &dyn Host) -> ResourceResult<Self> {
         Ok(Self {
@@ -29,7 +29,7 @@ impl SysctlBeforeSpec {
 }
 
 #[async_trait]
-impl Resource for SysctlBeforeSpec {
+impl Resource for SysctlSnapshotSpec {
     type Observed = Option<String>;
 
     fn label(&self) -> String {

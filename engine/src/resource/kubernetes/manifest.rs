@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{ClusterAccess, ClusterObject};
 use crate::model::Text;
-use crate::resource::undo::Kept;
+use crate::resource::undo::SavedContent;
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Undo,
 };
@@ -108,7 +108,7 @@ impl ManifestSpec {
             Some(there) => Undo::RestoreObject {
                 access,
                 object,
-                content: Kept::new(there.present.to_string().into_bytes()),
+                content: SavedContent::new(there.present.to_string().into_bytes()),
             },
         }
     }

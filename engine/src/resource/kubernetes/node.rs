@@ -383,7 +383,7 @@ mod tests {
             .with_unit("pf9-kubelet.service", "[Service]\n")
             .with_file(KUBECONFIG, "")
             .with_kubernetes(|rules| rules.remote_api = true);
-        host.meddle(|world| world.start_unit("pf9-kubelet.service"))
+        host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
             .unwrap();
         host
     }
@@ -444,7 +444,7 @@ mod tests {
     #[tokio::test]
     async fn a_cordon_of_an_operator_stays_and_is_told() {
         let host = worker();
-        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        host.with_world_mut(|world| world.kubectl_cordon("cp-1", true));
         let (fields, _, note) = apply(&spec(), &host).await.unwrap();
         assert_eq!(fields, [""; 0]);
         let note = note.expect("a note");
@@ -513,7 +513,7 @@ mod tests {
     #[tokio::test]
     async fn a_drain_leaves_the_cordon_of_an_operator_to_the_operator() {
         let host = worker();
-        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        host.with_world_mut(|world| world.kubectl_cordon("cp-1", true));
         drain(&host).await.unwrap();
         assert!(!is_marked(&host).await);
         assert_eq!(apply(&spec(), &host).await.unwrap().0, [""; 0]);
@@ -524,7 +524,7 @@ mod tests {
     async fn a_mark_that_stayed_behind_makes_no_later_cordon_ours() {
         let host = worker();
         drain(&host).await.unwrap();
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.kubectl_cordon("cp-1", false);
             world.kubectl_cordon("cp-1", true);
         });
@@ -549,7 +549,7 @@ mod tests {
     #[tokio::test]
     async fn a_drain_that_cannot_ask_for_the_node_has_failed() {
         let host = worker();
-        host.meddle(|world| world.kubectl_cordon("cp-1", true));
+        host.with_world_mut(|world| world.kubectl_cordon("cp-1", true));
         host.set_faults(FaultPlan::none().fail("node", "cp-1").times(1));
         let error = drain(&host).await.expect_err("it was not asked");
         assert!(matches!(error, ResourceError::Host(_)), "{error}");
@@ -576,7 +576,7 @@ mod tests {
         );
         // Each drain lists the pods again, also on a node that was drained before.
         drain(&host).await.expect_err("pods are left still");
-        host.meddle(|world| world.kubernetes.unevictable.clear());
+        host.with_world_mut(|world| world.kubernetes.unevictable.clear());
         drain(&host).await.unwrap();
     }
 }

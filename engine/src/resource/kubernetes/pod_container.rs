@@ -177,13 +177,13 @@ mod tests {
         assert_eq!(pending(&host).await, None, "it does not run yet");
         host.start_unit("pf9-kubelet.service").await.unwrap();
         assert_eq!(pending(&host).await, None, "it has just read it");
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.advance(Duration::from_secs(60));
             world.file(TRUST, "two");
         });
         host.clear_journal();
         assert_eq!(pending(&host).await.unwrap().action, Action::Restart);
-        host.meddle(|world| world.advance(Duration::from_secs(60)));
+        host.with_world_mut(|world| world.advance(Duration::from_secs(60)));
         assert_eq!(pending(&host).await, None);
         let runs = host.containers(&of_pods()).await.unwrap();
         assert!(runs.iter().any(|one| one.running), "{runs:?}");
@@ -196,8 +196,8 @@ mod tests {
             .with_docker()
             .with_image("a:1")
             .with_file(TRUST, "one");
-        host.meddle(|world| world.tenants_pod("k8s-master-cp-1", "kube-apiserver", "a:1"));
-        host.meddle(|world| {
+        host.with_world_mut(|world| world.tenants_pod("k8s-master-cp-1", "kube-apiserver", "a:1"));
+        host.with_world_mut(|world| {
             world.advance(Duration::from_secs(60));
             world.file(TRUST, "two");
             world.advance(Duration::from_secs(60));

@@ -16,7 +16,7 @@ pub(super) const PUBLIC: Attributes = Attributes::root(0o644);
 
 /// A file without its content, so that it can be part of an observation and printed.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Stored {
     path: PathBuf,
     entry: Option<Entry>,
 }
@@ -53,11 +53,11 @@ impl Content {
     }
 }
 
-impl Held {
+impl Stored {
     /// The current entry at `path`, with its content. Links are followed. Cancel safe.
     pub(super) async fn read(host: &dyn Host, path: &Path) -> ResourceResult<(Self, Content)> {
-        let held = Self::look(host, path).await?;
-        let content = match held.entry.as_ref().map(|entry| &entry.kind) {
+        let stored = Self::look(host, path).await?;
+        let content = match stored.entry.as_ref().map(|entry| &entry.kind) {
             None => Content::Missing,
             Some(EntryKind::File(size)) if *size > LIMIT => {
                 Content::Unfit(format!("it is larger than {LIMIT} bytes"))
@@ -72,7 +72,7 @@ impl Held {
                 Content::Unfit("it is not a file".to_owned())
             }
         };
-        Ok((held, content))
+        Ok((stored, content))
     }
 
     /// The current entry at `path`. Cancel safe.

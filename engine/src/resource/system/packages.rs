@@ -185,7 +185,9 @@ mod tests {
             .with_package_file(FILE, "tool", "1", &[])
             .with_file(LIST, "tool_1.deb\n");
         let digest = |path: &str| {
-            let content = host.look(|world| world.text(path)).expect("it is there");
+            let content = host
+                .with_world(|world| world.text(path))
+                .expect("it is there");
             crate::model::hex(&sha2::Sha256::digest(content))
         };
         let sums = format!(
@@ -232,7 +234,7 @@ mod tests {
             (LIST, "tool_1.deb\n\n"),
         ] {
             let host = host.fork();
-            host.meddle(|world| world.file(path, other));
+            host.with_world_mut(|world| world.file(path, other));
             host.clear_journal();
             let error = converge(&host, &packages).await.expect_err("it is refused");
             let told = error.to_string();

@@ -16,7 +16,7 @@ const MANNER: &[&str] = &[
     "every",
     "timeout",
     "failures",
-    "warns",
+    "advisory",
     "when",
     "expect",
     "ca",
@@ -56,18 +56,67 @@ pub(super) fn lower(
             return None;
         }
     };
+    without_effect(call, name, findings);
+    let every = options.duration("every").unwrap_or(PlannedCheck::EVERY);
+    let timeout = options.duration("timeout").unwrap_or(PlannedCheck::TIMEOUT);
+    if timeout < every {
+        let said = if options.has("timeout") {
+            "timeout"
+        } else {
+            "every"
+        };
+        findings.push(
+            Diagnostic::new(
+                "P0357",
+                options.span(said),
+                format!(
+                    "the check ends after {}, before the pause of {} between two tries",
+                    humantime::format_duration(timeout),
+                    humantime::format_duration(every)
+                ),
+            )
+            .help("make `.timeout` longer or `.every` shorter"),
+        );
+    }
     Some(PlannedCheck {
         name: options.text_argument(0)?,
         span: call.span.clone(),
         probe: probe(name, options, findings)?,
-        every: options.duration("every").unwrap_or(PlannedCheck::EVERY),
-        timeout: options.duration("timeout").unwrap_or(PlannedCheck::TIMEOUT),
+        every,
+        timeout,
         failures: options
             .integer("failures")
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(PlannedCheck::FAILURES),
-        warns: options.has("warns"),
+        advisory: options.has("advisory"),
     })
+}
+
+/// Findings for modifiers that the check's observation does not use.
+fn without_effect(call: &Call, observation: &str, findings: &mut Vec<Diagnostic>) {
+    for option in &call.options {
+        let modifier = option.modifier.name;
+        let used_by: &[&str] = match modifier {
+            "expect" => &["https", "run"],
+            "client_certificate" | "server_certificate" => &["https"],
+            "ca" => &["https", "virtual_ip"],
+            "peers" => &["virtual_ip"],
+            _ => continue,
+        };
+        if !used_by.contains(&observation) {
+            findings.push(
+                Diagnostic::new(
+                    "P0359",
+                    option.span.clone(),
+                    format!("`.{modifier}` has no effect on `.{observation}`"),
+                )
+                .help(format!(
+                    "take it out; it belongs to `.{}`",
+                    used_by.join("` and `.")
+                )),
+            );
+        }
+    }
 }
 
 fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Probe> {
@@ -109,10 +158,11 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             };
             Probe::Tcp(socket)
         }
-        "run" => Probe::Run {
-            argv: options.texts(name)?,
-            expect,
-        },
+        "run" => {
+            let argv = options.texts(name)?;
+            super::system::has_program(&argv, options.span(name), findings)?;
+            Probe::Run { argv, expect }
+        }
         "file_exists" => Probe::FileExists(text()?.into()),
         "first_file" => {
             let values = options.values(name);
@@ -125,12 +175,8 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             }
         }
         "service_active" => {
-            let unit = text()?;
-            Probe::ServiceActive(if unit.contains('.') {
-                unit
-            } else {
-                format!("{unit}.service")
-            })
+            let unit = super::system::unit_name(text()?, options.span(name), findings)?;
+            Probe::ServiceActive(unit)
         }
         "container_running" => Probe::ContainerRunning(text()?),
         "container_engine" => Probe::ContainerEngine,
@@ -194,11 +240,22 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
             else {
                 return None;
             };
+            let Some(ca) = options.text("ca") else {
+                findings.push(
+                    Diagnostic::new(
+                        "P0358",
+                        options.span(name),
+                        "`virtual_ip` has no roots with which to verify the API server",
+                    )
+                    .help("add .ca(\"…/ca.crt\")"),
+                );
+                return None;
+            };
             Probe::VirtualIp {
                 address: address.parse().ok()?,
                 link: link.clone(),
                 port: u16::try_from(*port).ok()?,
-                ca: options.text("ca")?.into(),
+                ca: ca.into(),
                 shared: !matches!(options.value("peers"), Some(Value::List(peers)) if peers.is_empty()),
             }
         }
@@ -244,6 +301,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
         }
         "keys_kept" => Probe::KeysKept,
         "package_intact" => Probe::PackageIntact { checksums: None },
-        _ => Probe::AsPlanned,
+        "as_planned" => Probe::AsPlanned,
+        _ => return None,
     })
 }

@@ -19,7 +19,7 @@ pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    around: &ScriptContext<'_>,
+    context: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     let kubeconfig = options
@@ -28,18 +28,16 @@ pub(super) fn lower(
     let name = options.text_argument(0)?;
     match call.word.name {
         "manifest" => Some(Spec::Manifest(ManifestSpec {
-            text: template(&name, options, around, findings)?,
+            text: template(&name, options, context, findings)?,
             name,
             kubeconfig,
         })),
         "drain" => Some(Spec::Drain(DrainSpec {
             node: name,
             kubeconfig,
-            seconds: options
-                .duration("within")
-                .map_or(30, |within| within.as_secs()),
+            seconds: options.seconds("within", 30, findings),
         })),
-        _ => {
+        "node" => {
             let mut taints = Vec::new();
             for taint in options.repeated("taint") {
                 let [key, value, effect] = taint.as_slice() else {
@@ -81,6 +79,7 @@ pub(super) fn lower(
                 pod_subnets: pod_subnets(options, findings),
             }))
         }
+        _ => None,
     }
 }
 

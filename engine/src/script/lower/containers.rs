@@ -42,9 +42,7 @@ pub(super) fn lower(
         "pods" => {
             only_absent(call, options, findings)?;
             Some(Spec::Pods(PodsSpec {
-                grace_seconds: options
-                    .duration("grace")
-                    .map_or(10, |grace| grace.as_secs()),
+                grace_seconds: options.seconds("grace", 10, findings),
             }))
         }
         "pod_container" => Some(Spec::PodContainer(PodContainerSpec {
@@ -52,7 +50,8 @@ pub(super) fn lower(
             container: options.text_argument(1)?,
             inputs: options.restart_inputs(),
         })),
-        _ => container(call, options, findings),
+        "container" => container(call, options, findings),
+        _ => None,
     }
 }
 

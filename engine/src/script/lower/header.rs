@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Diagnostic, PhaseName, Span, Value};
-use crate::plan::PlannedPhase;
+use crate::model::{Diagnostic, PhaseName, Span, Value, closest};
+use crate::plan::{Graph, PlannedPhase};
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
-use crate::script::vocabulary::Role;
+use crate::script::vocabulary::WordKind;
 
 /// What the header says.
 pub(super) enum Header {
-    /// A phase of this node, without steps yet.
+    /// A phase, without steps yet.
     Phase(Box<PlannedPhase>),
-    /// The phase is for other node kinds.
-    NotForThisNode,
     /// There is no header, or a wrong one; findings say so.
     Unusable,
 }
@@ -22,7 +20,7 @@ pub(super) enum Header {
 pub(super) fn lower(
     calls: &[Call],
     file: &str,
-    around: &ScriptContext<'_>,
+    context: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Header {
     let stem = file
@@ -32,7 +30,7 @@ pub(super) fn lower(
         .trim_end_matches(".rhai");
     let headers: Vec<&Call> = calls
         .iter()
-        .filter(|c| c.word.role == Role::Header)
+        .filter(|c| c.word.role == WordKind::Header)
         .collect();
     let Some(call) = headers.first() else {
         findings.push(
@@ -59,6 +57,8 @@ pub(super) fn lower(
     };
     let name: PhaseName = match name.parse() {
         Ok(name) => name,
+        // The recorder has a finding for an empty text.
+        Err(_) if name.is_empty() => return Header::Unusable,
         Err(error) => {
             findings.push(Diagnostic::new(
                 "P0404",
@@ -78,7 +78,9 @@ pub(super) fn lower(
             .help("name both the same"),
         );
     }
-    if !options.has("about") {
+    // What seems to be missing may be in a part with another mistake.
+    let is_whole = call.findings.is_empty() && !call.incomplete;
+    if is_whole && !options.has("about") {
         findings.push(
             Diagnostic::new(
                 "P0405",
@@ -101,7 +103,7 @@ pub(super) fn lower(
             );
         }
     }
-    if nodes.is_empty() {
+    if is_whole && nodes.is_empty() {
         findings.push(
             Diagnostic::new(
                 "P0406",
@@ -111,8 +113,24 @@ pub(super) fn lower(
             .help("add .nodes([\"master\", \"worker\"])"),
         );
     }
-    if !nodes.is_empty() && !nodes.iter().any(|kind| kind == around.node) {
-        return Header::NotForThisNode;
+    let listed = context.listed_for.get(stem).map(Vec::as_slice);
+    let left_out: Vec<&str> = listed
+        .unwrap_or_default()
+        .iter()
+        .filter(|kind| !nodes.contains(kind))
+        .map(String::as_str)
+        .collect();
+    if !nodes.is_empty() && !left_out.is_empty() {
+        let left_out = left_out.join("` and `");
+        findings.push(
+            Diagnostic::new(
+                "P0409",
+                options.span("nodes"),
+                format!("role.yaml lists phase `{name}` for `{left_out}`, and its `.nodes` does not name that"),
+            )
+            .help(format!("add it to `.nodes`, or take `{name}` out of that list in role.yaml")),
+        );
+        return Header::Unusable;
     }
     let mut names = |modifier: &str| -> Vec<PhaseName> {
         let mut list = Vec::new();
@@ -130,12 +148,17 @@ pub(super) fn lower(
     };
     let requires = names("requires");
     let after = names("after");
+    for name in &after {
+        known(name.as_str(), "after", &options, context, findings);
+    }
+    let restart_from: Option<PhaseName> = options
+        .text("restart_from")
+        .filter(|name| known(name, "restart_from", &options, context, findings))
+        .and_then(|name| name.parse().ok());
     let skipped = matches!(options.value("when"), Some(Value::Bool(false)))
         .then(|| format!("its condition ({}) is false", options.span("when")));
     Header::Phase(Box::new(PlannedPhase {
-        restart_from: options
-            .text("restart_from")
-            .and_then(|text| text.parse().ok()),
+        restart_from,
         name,
         about: options.text("about").unwrap_or_default(),
         span: call.span.clone(),
@@ -149,5 +172,58 @@ pub(super) fn lower(
         on_rollback: Vec::new(),
         on_clean: Vec::new(),
         checks: Vec::new(),
+        skipped_words: Vec::new(),
     }))
+}
+
+/// Whether some node kind of the role has this phase; otherwise a finding. A phase that only other node kinds have is fine.
+fn known(
+    name: &str,
+    modifier: &str,
+    options: &Options<'_>,
+    context: &ScriptContext<'_>,
+    findings: &mut Vec<Diagnostic>,
+) -> bool {
+    if context.phases.contains(name) {
+        return true;
+    }
+    let finding = Diagnostic::new(
+        "P0423",
+        options.span(modifier),
+        format!("`.{modifier}` names `{name}`, but no node kind of the role has such a phase"),
+    );
+    let meant = closest(name, context.phases.iter().map(String::as_str));
+    findings.push(match meant {
+        Some(meant) => finding.help(format!("did you mean `{meant}`?")),
+        None => finding.help("take it out, or add the phase to role.yaml"),
+    });
+    false
+}
+
+/// Findings for phases whose repair would begin at a phase that does not come before them.
+pub(in crate::script) fn restarts_from_later_phases(phases: &[PlannedPhase]) -> Vec<Diagnostic> {
+    let mut graph = Graph::default();
+    for phase in phases {
+        graph.add(&phase.name, &phase.requires, &phase.after);
+    }
+    let is_planned = |name: &PhaseName| phases.iter().any(|phase| phase.name == *name);
+    let mut findings = Vec::new();
+    for phase in phases {
+        let first = match &phase.restart_from {
+            Some(first) if is_planned(first) => first,
+            _ => continue,
+        };
+        if !graph.before(&phase.name).contains(first) {
+            let message = format!(
+                "a repair of `{}` cannot begin at `{first}`, which does not come before it",
+                phase.name
+            );
+            findings.push(
+                Diagnostic::new("P0424", phase.span.clone(), message).help(format!(
+                    "name `{first}` in `.requires` or `.after`, or take `.restart_from` out"
+                )),
+            );
+        }
+    }
+    findings
 }

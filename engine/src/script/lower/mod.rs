@@ -2,6 +2,7 @@
 
 mod checks;
 mod cluster;
+mod consistency;
 mod containers;
 pub(super) mod context;
 mod files;
@@ -14,40 +15,53 @@ mod system;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use consistency::Named;
 use context::ScriptContext;
+pub(super) use header::restarts_from_later_phases;
 use options::Options;
 
 use super::recorder::{Call, CallId, Lane, Recorder};
-use super::vocabulary::Role;
+use super::vocabulary::WordKind;
 use crate::model::{Diagnostic, PhaseName, StepId};
 use crate::plan::{PlannedPhase, PlannedStep, StepPolicy};
 use crate::resource::Spec;
 
 /// A phase being lowered.
 struct Lowering<'a> {
-    around: &'a ScriptContext<'a>,
+    context: &'a ScriptContext<'a>,
     phase: PhaseName,
     findings: Vec<Diagnostic>,
     /// Ids of the steps so far, in all lanes.
     taken: BTreeSet<StepId>,
+    /// Paths of the steps and names of the checks so far.
+    named: Named,
 }
 
-/// Lowers one script's words. `None` for the phase when its header is unusable or it is not for this node.
+/// Lowers one script's words. `None` for the phase when its header is unusable.
 pub(super) fn phase(
     recorder: Recorder,
-    around: &ScriptContext<'_>,
+    context: &ScriptContext<'_>,
 ) -> (Option<PlannedPhase>, Vec<Diagnostic>) {
-    let mut findings = recorder.findings;
-    let header = match header::lower(&recorder.calls, &recorder.file, around, &mut findings) {
+    // What is wrong with the script itself counts even if the phase is skipped on this host.
+    let mut in_any_case = recorder.in_any_case;
+    in_any_case.extend(consistency::order(&recorder.calls));
+    let header = match header::lower(&recorder.calls, &recorder.file, context, &mut in_any_case) {
         header::Header::Phase(header) => *header,
-        header::Header::NotForThisNode => return (None, findings),
-        header::Header::Unusable => return (None, findings),
+        header::Header::Unusable => {
+            in_any_case.extend(recorder.findings);
+            let (ids, paths) = (BTreeMap::new(), BTreeMap::new());
+            let is_used = |call: &&Call| !Options::new(call, &ids, &paths).left_out();
+            let used = recorder.calls.iter().filter(is_used);
+            in_any_case.extend(used.flat_map(|call| call.findings.iter().cloned()));
+            return (None, in_any_case);
+        }
     };
     let mut lowering = Lowering {
-        around,
+        context,
         phase: header.name.clone(),
-        findings,
+        findings: recorder.findings,
         taken: BTreeSet::new(),
+        named: Named::default(),
     };
     // The step of each word and the files that consumers of the step read: a modifier may name earlier steps.
     let mut ids: BTreeMap<CallId, StepId> = BTreeMap::new();
@@ -57,18 +71,22 @@ pub(super) fn phase(
         let mut lowered = None;
         let options = Options::new(call, &ids, &paths);
         if options.left_out() {
+            phase.skipped_words.push(options.skipped());
             continue;
         }
         lowering.findings.extend(call.findings.iter().cloned());
         let said = lowering.findings.len();
+        let mut has_meaning = true;
         match call.word.role {
-            Role::Header => {}
-            Role::Resource => {
-                if let Some(step) = lowering.step(call, &options) {
+            WordKind::Header => {}
+            WordKind::Resource => {
+                let step = lowering.step(call, &options);
+                has_meaning = step.is_some();
+                if let Some(step) = step {
                     lowered = Some((step.id.clone(), step.spec.paths()));
                     match call.lane {
                         Lane::Steps | Lane::Stop | Lane::Rollback
-                            if matches!(step.spec, Spec::SysctlBefore(_)) =>
+                            if matches!(step.spec, Spec::SysctlSnapshot(_)) =>
                         {
                             lowering.findings.push(
                                 Diagnostic::new(
@@ -81,6 +99,8 @@ pub(super) fn phase(
                         }
                         Lane::Steps => {
                             lowering.has_a_way_back(call, &step);
+                            let clash = lowering.named.path(&step);
+                            lowering.findings.extend(clash);
                             phase.steps.push(step);
                         }
                         Lane::Stop => phase.on_stop.push(step),
@@ -92,20 +112,26 @@ pub(super) fn phase(
                     }
                 }
             }
-            Role::Check => {
-                phase
-                    .checks
-                    .extend(checks::lower(call, &options, &mut lowering.findings))
+            WordKind::Check => {
+                let check = checks::lower(call, &options, &mut lowering.findings);
+                has_meaning = check.is_some();
+                if let Some(check) = check {
+                    let clash = lowering.named.check(&check);
+                    lowering.findings.extend(clash);
+                    phase.checks.push(check);
+                }
             }
-            Role::Requirement => {
-                phase.requirements.extend(requirements::lower(
-                    call,
-                    &options,
-                    &mut lowering.findings,
-                ));
+            WordKind::Requirement => {
+                let requirement = requirements::lower(call, &options, &mut lowering.findings);
+                has_meaning = requirement.is_some();
+                phase.requirements.extend(requirement);
             }
         }
-        if !call.findings.is_empty() {
+        let is_explained = lowering.findings.len() > said || !call.findings.is_empty();
+        if !has_meaning && !is_explained && !call.incomplete {
+            lowering.findings.push(without_meaning(call));
+        }
+        if !call.findings.is_empty() || call.incomplete {
             // A modifier with a wrong argument was dropped, so what seems to be missing may be in the script.
             lowering.findings.truncate(said);
         }
@@ -114,19 +140,38 @@ pub(super) fn phase(
             paths.insert(id, files);
         }
     }
-    let findings = lowering.findings;
     // A phase that is skipped on this host may lack settings that it needs only on other hosts.
-    if phase.skipped.is_some() {
-        return (Some(phase), Vec::new());
+    if phase.skipped.is_none() {
+        in_any_case.append(&mut lowering.findings);
     }
-    (Some(phase), findings)
+    (Some(phase), in_any_case)
+}
+
+/// A finding for a word that the language has, but that has no meaning: without it, the plan would lack the word silently.
+fn without_meaning(call: &Call) -> Diagnostic {
+    let word = call.word.name;
+    let modifiers: Vec<String> = call
+        .options
+        .iter()
+        .map(|option| format!(".{}", option.modifier.name))
+        .collect();
+    let message = format!(
+        "nodelet cannot make a step, check or requirement of `{word}` with {}",
+        if modifiers.is_empty() {
+            "these arguments".to_owned()
+        } else {
+            modifiers.join(", ")
+        }
+    );
+    Diagnostic::new("P0361", call.span.clone(), message)
+        .help("look for a wrong argument; if there is none, this is a defect of nodelet")
 }
 
 impl Lowering<'_> {
     fn step(&mut self, call: &Call, options: &Options<'_>) -> Option<PlannedStep> {
         let spec = match call.word.name {
             "directory" | "file" | "template" | "symlink" | "unit" | "env_file" => {
-                files::lower(call, options, self.around, &mut self.findings)
+                files::lower(call, options, self.context, &mut self.findings)
             }
             "certificate_authority"
             | "service_account_key"
@@ -138,10 +183,19 @@ impl Lowering<'_> {
                 containers::lower(call, options, &mut self.findings)
             }
             "service" | "sysctl" | "kernel_module" | "packages" | "link" | "command"
-            | "firewall_chains" | "ipsets" | "ipvs_services" | "cgroup" | "sysctl_as_before"
-            | "group" | "timer" => system::lower(call, options, self.around, &mut self.findings),
-            _ => cluster::lower(call, options, self.around, &mut self.findings),
+            | "firewall_chains" | "ipsets" | "ipvs_services" | "cgroup" | "restore_sysctl"
+            | "group" => system::lower(call, options, self.context, &mut self.findings),
+            "timer" => {
+                let payload = self.context.payload;
+                system::timer(call, options, &self.phase, payload, &mut self.findings)
+            }
+            "manifest" | "drain" | "node" => {
+                cluster::lower(call, options, self.context, &mut self.findings)
+            }
+            _ => None,
         }?;
+        self.findings
+            .extend(consistency::system_directory(call, &spec));
         let policy = self.policy(&spec, options);
         let id_text = StepId::new(&self.phase, spec.kind(), &spec.label());
         let taken = !self.taken.insert(id_text.clone());
@@ -169,7 +223,7 @@ impl Lowering<'_> {
 
     /// Refuses a step whose removal a rollback and a clean could not reverse.
     fn has_a_way_back(&mut self, call: &Call, step: &PlannedStep) {
-        if step.policy.absent && !step.spec.removal_comes_back() {
+        if step.policy.absent && !step.spec.is_reversible() {
             self.findings.push(
                 Diagnostic::new(
                     "P0326",
@@ -186,7 +240,7 @@ impl Lowering<'_> {
 
     /// Refuses a step in `on_clean` that would create or change something: a clean only removes.
     fn only_removes(&mut self, call: &Call, step: &PlannedStep) {
-        if !step.policy.absent && !matches!(step.spec, Spec::SysctlBefore(_)) {
+        if !step.policy.absent && !matches!(step.spec, Spec::SysctlSnapshot(_)) {
             self.findings.push(
                 Diagnostic::new(
                     "P0328",
@@ -213,5 +267,91 @@ impl Lowering<'_> {
         policy.reload_on = options.step_ids("reload_on");
         debug_assert!(policy.tries > 0, "{} has a try", spec.kind());
         policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::{Span, Value};
+    use crate::script::recorder::Argument;
+    use crate::script::vocabulary::{Arg, Modifier, Param, Word};
+    use crate::script::words::WORDS;
+
+    /// An argument of the parameter's type.
+    fn sample(param: &Param) -> Argument {
+        Argument::Value(match param.arg {
+            Arg::Text | Arg::AnyText => Value::from("example"),
+            Arg::Path => Value::from("/srv/example"),
+            Arg::Mode => Value::from("0600"),
+            Arg::Duration => Value::from("90s"),
+            Arg::Size => Value::from("1G"),
+            Arg::Address => Value::from("192.0.2.1"),
+            Arg::Integer(least) | Arg::Between(least, _) => Value::from(least),
+            Arg::Bool => Value::from(true),
+            Arg::Texts => Value::from(vec!["example"]),
+            Arg::Paths => Value::from(vec!["/srv/example"]),
+            Arg::Addresses => Value::from(vec!["192.0.2.1"]),
+            Arg::Ports => Value::from(vec![4001_i64]),
+            Arg::Map => Value::Map(BTreeMap::new()),
+            Arg::Steps => return Argument::Steps(Vec::new()),
+            Arg::Any | Arg::Closure => Value::List(Vec::new()),
+        })
+    }
+
+    fn samples(params: &[Param]) -> Vec<Argument> {
+        params.iter().map(sample).collect()
+    }
+
+    /// The codes of the findings about a script that uses the word, with or without a modifier.
+    fn codes(word: &'static Word, modifier: Option<&'static Modifier>) -> Vec<&'static str> {
+        let span = |line| Span::new("phases/example.rhai", line, 1);
+        let mut recorder = Recorder::new("phases/example.rhai");
+        let header = &WORDS[0];
+        let name = vec![Argument::Value(Value::from("example"))];
+        let begun = recorder.word(header, name, span(1));
+        for (name, value) in [
+            ("about", Value::from("An example.")),
+            ("nodes", Value::from(vec!["master"])),
+        ] {
+            let modifier = header.modifier(name).expect("the header has it");
+            recorder.modify(begun, modifier, vec![Argument::Value(value)], span(1));
+        }
+        let call = recorder.word(word, samples(word.params), span(2));
+        if let Some(modifier) = modifier {
+            recorder.modify(call, modifier, samples(modifier.params), span(3));
+        }
+        let example = "example".to_owned();
+        let templates = BTreeMap::from([(example.clone(), "text\n".to_owned())]);
+        let context = ScriptContext {
+            templates: &templates,
+            listed_for: &BTreeMap::from([(example.clone(), vec!["master".to_owned()])]),
+            phases: &BTreeSet::from([example]),
+            payload: Path::new("/opt/pf9/roles/example/current/payload"),
+        };
+        let (_, findings) = phase(recorder, &context);
+        findings.iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn every_word_has_a_meaning_or_a_finding() {
+        for word in WORDS.iter().filter(|word| word.role != WordKind::Header) {
+            let codes = codes(word, None);
+            assert!(!codes.contains(&"P0361"), "{}: {codes:?}", word.name);
+        }
+    }
+
+    #[test]
+    fn every_observation_and_every_precondition_has_a_meaning_or_a_finding() {
+        let about_the_host =
+            |word: &&Word| matches!(word.role, WordKind::Check | WordKind::Requirement);
+        for word in WORDS.iter().filter(about_the_host) {
+            for modifier in word.modifiers {
+                let codes = codes(word, Some(modifier));
+                assert!(!codes.contains(&"P0361"), "{}: {codes:?}", modifier.name);
+            }
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{Span, StepId, Value};
+use crate::model::{Diagnostic, Span, StepId, Value};
+use crate::plan::SkippedWord;
 use crate::script::recorder::{
     Argument, Call, CallId, RecordedOption, parse_duration, parse_mode, parse_size,
 };
@@ -28,9 +29,27 @@ impl<'a> Options<'a> {
         Self { call, ids, paths }
     }
 
-    /// Whether the word has `.when(false)`.
+    /// Whether the word has `.when(false)`, or a `.when` whose condition contains a mistake.
     pub(super) fn left_out(&self) -> bool {
-        self.call.word.name != "phase" && matches!(self.value("when"), Some(Value::Bool(false)))
+        let mut conditions = self.options("when").flat_map(|option| &option.args);
+        self.call.word.name != "phase"
+            && conditions.any(|condition| match condition {
+                Argument::Value(value) => *value == Value::Bool(false),
+                Argument::Unknown => true,
+                Argument::Steps(_) => false,
+            })
+    }
+
+    /// The word as a plan shows it if it is left out.
+    pub(super) fn skipped(&self) -> SkippedWord {
+        let label = self.text_argument(0);
+        let label = label.or_else(|| Some(self.texts_argument(0)?.join(" ")));
+        SkippedWord {
+            word: self.call.word.name.to_owned(),
+            label: label.unwrap_or_default(),
+            span: self.call.span.clone(),
+            reason: format!("its condition ({}) is false", self.span("when")),
+        }
     }
 
     fn options(&self, name: &str) -> impl Iterator<Item = &'a RecordedOption> {
@@ -153,6 +172,24 @@ impl<'a> Options<'a> {
         parse_duration(&self.text(name)?)
     }
 
+    /// A duration in seconds, or `default` without the modifier. A fraction of a second is a finding, because it would be dropped.
+    pub(super) fn seconds(&self, name: &str, default: u64, findings: &mut Vec<Diagnostic>) -> u64 {
+        let Some(duration) = self.duration(name) else {
+            return default;
+        };
+        if duration.subsec_nanos() > 0 {
+            findings.push(
+                Diagnostic::new(
+                    "P0360",
+                    self.span(name),
+                    format!("`.{name}` of this word counts whole seconds"),
+                )
+                .help(format!("write \"{}s\"", duration.as_secs() + 1)),
+            );
+        }
+        duration.as_secs()
+    }
+
     pub(super) fn size(&self, name: &str, index: usize) -> Option<u64> {
         match self.values(name).get(index)? {
             Value::Text(text) => parse_size(text),
@@ -202,7 +239,7 @@ impl<'a> Options<'a> {
             .flat_map(|option| &option.args)
             .flat_map(|arg| match arg {
                 Argument::Steps(steps) => steps.clone(),
-                Argument::Value(_) => Vec::new(),
+                Argument::Value(_) | Argument::Unknown => Vec::new(),
             })
     }
 

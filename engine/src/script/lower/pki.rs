@@ -93,7 +93,7 @@ pub(super) fn lower(
             valid(call, spec.validate(), findings)?;
             Some(Spec::Certificate(spec))
         }
-        _ => {
+        "kubeconfig" => {
             let spec = KubeconfigSpec {
                 name: options.text_argument(0)?,
                 server: required("server")?,
@@ -101,11 +101,11 @@ pub(super) fn lower(
                 authority: "cluster".to_owned(),
                 user: required("user")?,
                 by_path: options.has("by_path"),
-                namespace: None,
             };
             valid(call, spec.validate(), findings)?;
             Some(Spec::Kubeconfig(spec))
         }
+        _ => None,
     }
 }
 

@@ -46,7 +46,7 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
             path: options.text(name)?,
             bytes: options.size(name, 1)?,
         },
-        "lasting_directory" => Requirement::LastingDirectory {
+        "persistent_directory" => Requirement::PersistentDirectory {
             path: options.text(name)?,
             bytes: options.size(name, 1)?,
         },
@@ -93,6 +93,7 @@ fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {
         ),
         "systemd" => Requirement::Systemd,
         "root" => Requirement::Root,
-        _ => Requirement::ClockSane,
+        "sane_clock" => Requirement::ClockSane,
+        _ => return None,
     })
 }

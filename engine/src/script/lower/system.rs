@@ -1,10 +1,12 @@
 //! Services, kernel, packages, links, commands.
 
-use crate::model::Diagnostic;
+use std::path::{Component, Path};
+
+use crate::model::{Diagnostic, PhaseName, Span};
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
-    KernelModuleSpec, LinkSpec, PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlBeforeSpec,
-    SysctlSpec, TimerSpec,
+    KernelModuleSpec, LinkSpec, PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlSnapshotSpec,
+    SysctlSpec, TimerCommand, TimerSpec,
 };
 use crate::schedule::Schedule;
 use crate::script::lower::context::ScriptContext;
@@ -14,7 +16,7 @@ use crate::script::recorder::Call;
 pub(super) fn lower(
     call: &Call,
     options: &Options<'_>,
-    around: &ScriptContext<'_>,
+    context: &ScriptContext<'_>,
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Spec> {
     match call.word.name {
@@ -26,17 +28,27 @@ pub(super) fn lower(
         "kernel_module" => Some(Spec::KernelModule(KernelModuleSpec {
             name: options.text_argument(0)?,
         })),
-        "packages" => Some(Spec::Packages(PackagesSpec {
-            names: options.texts_argument(0)?,
-            directory: around.payload.join("debs"),
-            checksums: None,
-        })),
+        "packages" => {
+            let names = options.texts_argument(0)?;
+            if names.is_empty() {
+                findings.push(
+                    Diagnostic::new("P0353", call.span.clone(), "`packages` names no package")
+                        .help("name at least one, or take the step out"),
+                );
+                return None;
+            }
+            Some(Spec::Packages(PackagesSpec {
+                names,
+                directory: context.payload.join("debs"),
+                checksums: None,
+            }))
+        }
         "firewall_chains" => {
             only_absent(call, options, findings)?;
             Some(Spec::FirewallChains(FirewallChainsSpec {
                 prefix: options.text_argument(0)?,
                 interface: options.text("interface"),
-                spares_earlier: options.has("spares_earlier"),
+                keep_existing: options.has("keep_existing"),
                 spared: Vec::new(),
             }))
         }
@@ -65,11 +77,10 @@ pub(super) fn lower(
                 name: options.text_argument(0)?,
             }))
         }
-        "sysctl_as_before" => Some(Spec::SysctlBefore(SysctlBeforeSpec {
+        "restore_sysctl" => Some(Spec::SysctlSnapshot(SysctlSnapshotSpec {
             key: options.text_argument(0)?,
             before: None,
         })),
-        "timer" => timer(call, options, findings),
         "link" => {
             let carries_pods = options.has("carries_pods");
             if !carries_pods {
@@ -80,27 +91,69 @@ pub(super) fn lower(
                 carries_pods,
             }))
         }
-        _ => {
+        "command" => {
             let argv = options.texts_argument(0)?;
-            if argv.is_empty() {
-                findings.push(Diagnostic::new(
-                    "P0307",
-                    call.span.clone(),
-                    "a command needs a program",
-                ));
-                return None;
+            let unless = options.texts("unless");
+            has_program(&argv, call.span.clone(), findings)?;
+            if let Some(argv) = &unless {
+                has_program(argv, options.span("unless"), findings)?;
             }
             Some(Spec::Command(CommandStep {
                 argv,
                 creates: options.text("creates").map(Into::into),
-                unless: options.texts("unless").unwrap_or_default(),
-                seconds: options
-                    .duration("timeout")
-                    .map_or(60, |timeout| timeout.as_secs()),
+                unless: unless.unwrap_or_default(),
+                seconds: options.seconds("timeout", 60, findings),
             }))
         }
+        _ => None,
     }
 }
+
+/// A finding if a command has no program.
+pub(super) fn has_program(
+    argv: &[String],
+    span: Span,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<()> {
+    if argv.first().is_some_and(|program| !program.is_empty()) {
+        return Some(());
+    }
+    findings.push(Diagnostic::new("P0307", span, "a command needs a program"));
+    None
+}
+
+/// Whether systemd accepts a text as the name of a unit, with or without its suffix.
+pub(super) fn is_unit_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || ":-_.@\\".contains(c);
+    name.len() < 256 && name.chars().all(fits)
+}
+
+/// A unit's name with its suffix, `.service` if it has none, or a finding.
+pub(super) fn unit_name(
+    mut name: String,
+    span: Span,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<String> {
+    if !is_unit_name(&name) {
+        findings.push(
+            Diagnostic::new(
+                "P0305",
+                span,
+                format!("`{}` is no unit name", name.escape_debug()),
+            )
+            .help(UNIT_LETTERS),
+        );
+        return None;
+    }
+    if !name.contains('.') {
+        name.push_str(".service");
+    }
+    Some(name)
+}
+
+/// Help for a wrong name of a unit.
+pub(super) const UNIT_LETTERS: &str =
+    "use letters, digits and `:-_.@\\`, for example pf9-kubelet.service";
 
 /// A finding unless `.absent()` is there: for words about things that other programs make.
 pub(super) fn only_absent(
@@ -122,7 +175,14 @@ pub(super) fn only_absent(
     None
 }
 
-fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
+/// A timer of this phase. `payload` is the role's payload on the host.
+pub(super) fn timer(
+    call: &Call,
+    options: &Options<'_>,
+    phase: &PhaseName,
+    payload: &Path,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Spec> {
     let name = options.text_argument(0)?;
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.chars().all(fits) {
@@ -141,16 +201,18 @@ fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> 
             name,
             schedule: String::new(),
             run: String::new(),
+            command: None,
         }));
     }
-    let (Some(schedule), Some(run)) = (options.text("schedule"), options.text("run")) else {
+    let runs = options.has("run") || options.has("command");
+    let (Some(schedule), true) = (options.text("schedule"), runs) else {
         findings.push(
             Diagnostic::new(
                 "P0323",
                 call.span.clone(),
                 "a timer needs a schedule and something to run",
             )
-            .help("add .schedule(\"0 3 * * *\") and .run(\"etcd-backup\")"),
+            .help("add .schedule(\"0 3 * * *\"), and .command([program, argument, …]) for a program of the role or .run(\"etcd-backup\")"),
         );
         return None;
     };
@@ -162,6 +224,26 @@ fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> 
         ));
         return None;
     }
+    if options.has("run") && options.has("command") {
+        findings.push(
+            Diagnostic::new(
+                "P0344",
+                options.span("command"),
+                "a timer has either `.run` or `.command`",
+            )
+            .help("remove one of them; a second timer can run the other"),
+        );
+        return None;
+    }
+    if let Some(argv) = options.texts("command") {
+        return Some(Spec::Timer(TimerSpec {
+            name,
+            schedule,
+            run: String::new(),
+            command: Some(timer_command(argv, options, phase, payload, findings)?),
+        }));
+    }
+    let run = options.text("run")?;
     if !RUNNABLE.contains(&run.as_str()) {
         findings.push(
             Diagnostic::new(
@@ -169,7 +251,10 @@ fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> 
                 options.span("run"),
                 format!("a timer cannot run `{run}`"),
             )
-            .help(format!("it can run {}", RUNNABLE.join(", "))),
+            .help(format!(
+                "it can run {}; a program of the role runs with .command([program, argument, …])",
+                RUNNABLE.join(", ")
+            )),
         );
         return None;
     }
@@ -177,7 +262,69 @@ fn timer(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> 
         name,
         schedule,
         run,
+        command: None,
     }))
+}
+
+/// The program of the role that a timer runs.
+fn timer_command(
+    argv: Vec<String>,
+    options: &Options<'_>,
+    phase: &PhaseName,
+    payload: &Path,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<TimerCommand> {
+    let program = argv.first().map_or("", String::as_str);
+    let bin = payload.join("bin").join("example");
+    let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    let path = Path::new(program);
+    let problem = if program.is_empty() {
+        Some((
+            "a timer's command needs a program".to_owned(),
+            format!("for example .command([\"{}\", \"--all\"])", bin.display()),
+        ))
+    } else if program.contains(char::is_whitespace) {
+        Some((
+            format!("`{program}` is no program: no shell splits it into words"),
+            "write each word as an item of its own: [\"program\", \"argument\"]".to_owned(),
+        ))
+    } else if !path.starts_with(payload) || !path.components().all(is_plain) {
+        Some((
+            format!(
+                "a timer cannot run `{program}`: it is not a program of the role's package, so its checksum is not known"
+            ),
+            format!(
+                "write the path below `role.payload`, for example \"{}\"; that program can start others",
+                bin.display()
+            ),
+        ))
+    } else {
+        None
+    };
+    if let Some((message, help)) = problem {
+        findings.push(Diagnostic::new("P0345", options.span("command"), message).help(help));
+        return None;
+    }
+    let seconds = options.seconds("timeout", TimerCommand::USUAL, findings);
+    if seconds > TimerCommand::LONGEST {
+        findings.push(
+            Diagnostic::new(
+                "P0346",
+                options.span("timeout"),
+                "a timer's command has at most 30 minutes: other timers wait for it",
+            )
+            .help(
+                "write \"30m\" or less; longer work belongs in a service that the command starts",
+            ),
+        );
+        return None;
+    }
+    Some(TimerCommand {
+        phase: phase.clone(),
+        argv,
+        seconds,
+        checksums: None,
+    })
 }
 
 fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
@@ -202,10 +349,7 @@ fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -
         );
         return None;
     }
-    let mut unit = options.text_argument(0)?;
-    if !unit.contains('.') {
-        unit.push_str(".service");
-    }
+    let unit = unit_name(options.text_argument(0)?, call.span.clone(), findings)?;
     let enabled = match (options.has("enabled"), options.has("disabled")) {
         (true, _) => Some(true),
         (_, true) => Some(false),

@@ -9,7 +9,6 @@ mod endurance;
 mod fidelity;
 mod figures;
 mod loaded;
-mod power;
+mod machine;
 mod repairs;
 mod steady;
-mod vm;

@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, metrics_routes, routes};
-use crate::nodeletd::connections;
-use crate::nodeletd::supervisor::Outside;
-use crate::nodeletd::worker::Worker;
+use crate::nodeletd::api::connections;
+use crate::nodeletd::supervisor::Handles;
+use crate::nodeletd::supervisor::worker::Worker;
 
 /// Where it listens.
 pub(crate) const SOCKET: &str = "/run/pf9/nodeletd.sock";
@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Serves until `shutdown` is cancelled.
 pub(crate) async fn serve(
     worker: Worker,
-    outside: Outside,
+    outside: Handles,
     health: Health,
     shutdown: CancellationToken,
 ) {

@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{CHANGING, Supervisor, unix_now};
-use crate::nodeletd::attempts::Attempts;
-use crate::nodeletd::disk;
-use crate::nodeletd::kube_status::{KubeStatus, NodeState};
-use crate::nodeletd::worker::{Change, Hands};
+use crate::nodeletd::state::attempts::Attempts;
+use crate::nodeletd::state::disk;
+use crate::nodeletd::state::retry::doubled;
+use crate::nodeletd::status::kube_status::{KubeStatus, NodeState};
+use crate::nodeletd::supervisor::worker::{Change, HostOps};
 use crate::pass::Pass;
 
 /// Pause between the renewals of two components.
@@ -21,10 +22,10 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 /// Pause after another process was found changing the host.
 const BUSY: Duration = Duration::from_secs(5);
 
-impl<H: Hands> Supervisor<H> {
+impl<H: HostOps> Supervisor<H> {
     /// Restarts what failed, or makes a full clean and starts from the first phase.
     pub(super) async fn attempt(&mut self, pass: &Pass, everything: bool) -> Duration {
-        self.hurry = false;
+        self.skip_backoff = false;
         let wanted = std::mem::take(&mut self.wanted);
         let before = (self.state.attempts.clone(), self.status.pf9_kube_node_state);
         let every = pass.desired.full_retry_count;
@@ -44,8 +45,8 @@ impl<H: Hands> Supervisor<H> {
         }
         if everything {
             tracing::info!("{doing}: a full clean and a start from the first phase");
-            let mut words = vec!["repair", "--afresh"];
-            if !self.came_and_went {
+            let mut words = vec!["repair", "--rebuild"];
+            if !self.flapped {
                 words.extend(still_failing(pass));
             }
             carried = self.carry_out(&words, last_good).await;
@@ -70,7 +71,7 @@ impl<H: Hands> Supervisor<H> {
         }
         let Carried { change, begun, .. } = carried;
         // Hints of our own change are dropped. A refused attempt changes nothing, so hints during it come from other processes.
-        let heard = self.wake.forget_our_own();
+        let heard = self.triggers.forget_our_own();
         self.refused_in_a_row = match change {
             Change::Refused if heard => self.refused_in_a_row.saturating_add(1),
             _ => 0,
@@ -78,7 +79,7 @@ impl<H: Hands> Supervisor<H> {
         match change {
             Change::Done if !begun => {
                 tracing::info!("{doing}: failed phases are healthy again; nothing was restarted");
-                let again = std::mem::replace(&mut self.came_and_went, true);
+                let again = std::mem::replace(&mut self.flapped, true);
                 self.was_none(if again { self.waiting(before) } else { before });
                 Duration::ZERO
             }
@@ -123,7 +124,7 @@ impl<H: Hands> Supervisor<H> {
     fn repair_words<'a>(&self, pass: &'a Pass, wanted: &'a [String]) -> Vec<&'a str> {
         let mut words = vec!["repair"];
         words.extend(wanted.iter().map(String::as_str));
-        if self.came_and_went {
+        if self.flapped {
             words.extend(pass.failed.iter().map(|phase| phase.as_str()));
         } else {
             words.extend(still_failing(pass));
@@ -159,18 +160,21 @@ impl<H: Hands> Supervisor<H> {
     }
 
     /// Removes what the plan does not contain. Nothing is restarted for this, and it does not count as an attempt.
-    pub(super) async fn take_back(&mut self, pass: &Pass) -> Duration {
-        self.hurry = false;
+    pub(super) async fn prune_backoff(&mut self, pass: &Pass) -> Duration {
+        self.skip_backoff = false;
         tracing::info!("removing what the plan does not contain");
         let doing = "removing what the plan does not contain";
         self.publish(pass, doing, pass.desired.loop_interval, None);
-        let words = ["repair", "--left-over"];
+        let words = ["repair", "--prune"];
         let change = self.change(&words, pass.goes_by_last_good()).await;
-        self.take_backs.ended(change, Instant::now());
-        self.wake.forget_our_own();
+        self.triggers.forget_our_own();
         match change {
             Change::Busy => BUSY,
-            _ => Duration::ZERO,
+            // The next pass shows whether it helped.
+            _ => {
+                self.prune_backoff.add(Instant::now());
+                Duration::ZERO
+            }
         }
     }
 
@@ -182,7 +186,7 @@ impl<H: Hands> Supervisor<H> {
         let words = ["certs", "renew", component];
         let change = self.change(&words, pass.goes_by_last_good()).await;
         self.renewals.ended(component, change, Instant::now());
-        self.wake.forget_our_own();
+        self.triggers.forget_our_own();
         self.write_status();
         match change {
             Change::Busy => BUSY,
@@ -197,13 +201,13 @@ impl<H: Hands> Supervisor<H> {
         self.publish(pass, "stopping", pass.desired.loop_interval, None);
         let last_good = pass.goes_by_last_good();
         let Carried { change, said, .. } = self.carry_out(&["stop"], last_good).await;
-        self.wake.forget_our_own();
+        self.triggers.forget_our_own();
         self.status.pf9_kube_start_attempt = 0;
         match change {
             Change::Done => {
                 "false".clone_into(&mut self.status.pf9_kube_service_state);
                 self.status.pf9_kube_node_state = NodeState::Ok;
-                self.unstopped.clear();
+                self.stop_error.clear();
                 self.state.has_stopped();
                 self.remember();
             }
@@ -211,7 +215,7 @@ impl<H: Hands> Supervisor<H> {
             Change::Failed | Change::Refused => {
                 self.status.pf9_kube_node_state = NodeState::Converging;
                 tracing::warn!("the role does not stop: {said}");
-                self.unstopped = said;
+                self.stop_error = said;
             }
             Change::Interrupted | Change::Busy => {}
         }
@@ -241,7 +245,7 @@ impl<H: Hands> Supervisor<H> {
         let (mut begun, mut cleaned, mut refused, mut fits) = (false, false, None, true);
         let mut ran_in_vain = false;
         let mut unended = None;
-        let changing = self.hands.change(words, last_good, |line| {
+        let changing = self.host_ops.change(words, last_good, |line| {
             beat.within(CHANGING);
             if let Ok(event) = serde_json::from_str::<Event>(&line) {
                 if follow(status, &event) {
@@ -354,11 +358,9 @@ impl Carried {
 /// Pause after a refused attempt; `in_a_row` attempts were refused while hints arrived. The first hints are followed up soon, and a source
 /// that sends hints all the time causes no busy loop.
 fn after_refusal(in_a_row: u32, interval: Duration) -> Duration {
-    match in_a_row.checked_sub(1) {
-        None => interval,
-        Some(doublings) => AFTER_REFUSAL
-            .saturating_mul(1_u32 << doublings.min(10))
-            .min(interval),
+    match in_a_row {
+        0 => interval,
+        _ => doubled(in_a_row, AFTER_REFUSAL, interval),
     }
 }
 

@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use engine::exec::{Condition, Event, PhaseHealth, Status, Streaks};
+use engine::exec::{Condition, ConditionKind, Event, FailureCounts, PhaseHealth, Status};
 use engine::model::{PhaseName, Problem, Span, StepId, Verb};
 
 use super::*;
-use crate::nodeletd::cgroup::Leaf;
-use crate::nodeletd::kube_status::NodeState;
-use crate::nodeletd::worker::Change;
-use crate::pass::{PassInterests, ServiceState, WithoutSubnet};
+use crate::nodeletd::status::kube_status::NodeState;
+use crate::nodeletd::supervisor::worker::Change;
+use crate::pass::{ServiceState, WatchList, WithoutSubnet};
+use crate::process::cgroup::Leaf;
 
 /// The arguments of a full clean.
-const CLEAN: &str = "repair --afresh";
+const CLEAN: &str = "repair --rebuild";
 
 /// A host on which etcd cannot run as long as `broken`.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ struct Broken {
     /// Failures in a row of etcd's check, which may fail more than once, while not `broken`.
     streak: Arc<AtomicU32>,
     /// The counts of failures that the last pass got from the one before.
-    before: Arc<Mutex<Streaks>>,
+    before: Arc<Mutex<FailureCounts>>,
     /// The component that cannot be renewed.
     unrenewable: Arc<Mutex<String>>,
     /// Problems of the installed role.
@@ -87,7 +87,7 @@ struct Broken {
     /// Where the daemon writes.
     disk: Disk,
     /// Where the daemon gets its hints.
-    wake: Arc<Mutex<Wake>>,
+    triggers: Arc<Mutex<Triggers>>,
     began: Instant,
     /// The changes, each with its time since the beginning.
     done: Arc<Mutex<Vec<(Duration, String)>>>,
@@ -128,7 +128,7 @@ impl Broken {
             subnet_problem: Arc::default(),
             went_by_last_good: Arc::default(),
             disk: Disk::live(),
-            wake: Arc::default(),
+            triggers: Arc::default(),
             began: Instant::now(),
             done: Arc::default(),
         }
@@ -141,8 +141,8 @@ impl Broken {
     /// Writes settings with this service state.
     fn is_to_be(&self, wanted: ServiceState) {
         *self.wanted.lock().expect("no test panicked") = wanted;
-        let wake = self.wake.lock().expect("no test panicked");
-        wake.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
+        let triggers = self.triggers.lock().expect("no test panicked");
+        triggers.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
     }
 
     /// Each attempt that was made: when it began, and whether it was a full clean.
@@ -160,11 +160,11 @@ impl Broken {
     }
 }
 
-impl Hands for Broken {
+impl HostOps for Broken {
     async fn pass(
         &self,
         _cgroup: Option<&Leaf>,
-        before: &Streaks,
+        before: &FailureCounts,
         progress: mpsc::UnboundedSender<PhaseName>,
     ) -> Result<Pass> {
         self.before
@@ -214,6 +214,7 @@ impl Hands for Broken {
                 phase: etcd,
                 skipped: None,
                 conditions: vec![Condition {
+                    kind: ConditionKind::Check,
                     check: "member runs".to_owned(),
                     span: Span::file("phases/etcd.rhai"),
                     status: match (broken, streak) {
@@ -221,15 +222,15 @@ impl Hands for Broken {
                         (false, 0) if !booting => Status::True,
                         (false, _) => Status::Unknown,
                     },
-                    warns: false,
+                    advisory: false,
                     failed_in_a_row: streak,
-                    put_off: booting,
+                    deferred: booting,
                     reason: String::new(),
                 }],
             }],
             restart_set: failed.clone(),
             failed,
-            interests: PassInterests::default(),
+            interests: WatchList::default(),
             stands: !self.bare.load(Ordering::Relaxed),
             runs: (!self.untold.load(Ordering::Relaxed)).then(|| self.runs.load(Ordering::Relaxed)),
             lacks_backup: false,
@@ -255,8 +256,8 @@ impl Hands for Broken {
     ) -> Result<(Change, String)> {
         self.went_by_last_good.store(last_good, Ordering::Relaxed);
         if self.stirs.load(Ordering::Relaxed) {
-            let wake = self.wake.lock().expect("no test panicked");
-            wake.hint("unit pf9-kubelet.service".to_owned());
+            let triggers = self.triggers.lock().expect("no test panicked");
+            triggers.hint("unit pf9-kubelet.service".to_owned());
         }
         if self.unable.load(Ordering::Relaxed) {
             bail!("run nodelet: no memory");
@@ -334,8 +335,8 @@ impl Hands for Broken {
         Ok((change, String::new()))
     }
 
-    fn listen(&self, _: &Interests, _: &StatusFile, wake: &Wake, _: &CancellationToken) {
-        *self.wake.lock().expect("no test panicked") = wake.clone();
+    fn listen(&self, _: &Watched, _: &StatusFile, triggers: &Triggers, _: &CancellationToken) {
+        *self.triggers.lock().expect("no test panicked") = triggers.clone();
     }
 
     fn subnet_problem(&self) -> String {
@@ -346,7 +347,7 @@ impl Hands for Broken {
     }
 }
 
-impl Outside {
+impl Handles {
     /// Sends a request, and waits until it is in force.
     async fn ask(&self, request: Request) {
         let (asked, in_force) = request.asked();
@@ -364,7 +365,7 @@ fn pause() -> Request {
 }
 
 /// Status and reason of a condition of the daemon.
-fn condition(outside: &Outside, name: &str) -> Option<(Status, String)> {
+fn condition(outside: &Handles, name: &str) -> Option<(Status, String)> {
     let view = outside.view.borrow().clone().expect("it looks");
     let mut conditions = view.conditions.iter();
     let its = conditions.find(|one| one.name == name);
@@ -372,7 +373,7 @@ fn condition(outside: &Outside, name: &str) -> Option<(Status, String)> {
 }
 
 /// Runs a daemon on `host` with its files in `directory` for as long as `what` runs.
-async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Outside)) {
+async fn beside(host: &Broken, directory: &std::path::Path, what: impl AsyncFnOnce(&Handles)) {
     let memory = Memory {
         status: StatusFile::at(directory.join("kube_status")),
         state: directory.join("nodeletd.json"),

@@ -1,8 +1,9 @@
 //! Timers: commands that nodeletd runs on a schedule, beside holding the host at its role.
 //!
 //! A phase puts a file into [`TIMERS`]. This module reads it, finds its next time (`calendar`, `due`), and runs `nodelet` in a process and
-//! a control group of its own. A run waits while the host is being repaired, is paused, stopped or still coming up after a boot. It ends
-//! early if another process wants to change the host (see `lock`). Each run is recorded before it begins.
+//! a control group of its own: `etcd backup`, or `timer run` for a program of the role. A run waits while the host is being repaired, is
+//! paused, stopped or still coming up after a boot. It ends early if another process wants to change the host (see `lock`). Each run is
+//! recorded before it begins.
 
 mod calendar;
 mod due;
@@ -13,16 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use chrono::{DateTime, Local, Utc};
+use chrono::{DateTime, Local, SecondsFormat, Utc};
 use daemon::health::Beat;
 use engine::exec::{Condition, PhaseHealth, Status};
 use engine::model::STATE;
-use engine::resource::{TIMERS, TimerFile};
+use engine::resource::{TIMERS, TimerCommand, TimerFile};
 use engine::schedule::Schedule;
 use tokio::sync::watch;
 
-use super::view::View;
-use super::worker::{BACKUP, Change, Worker};
+use crate::nodeletd::status::view::View;
+use crate::nodeletd::supervisor::worker::{BACKUP, Change, Worker};
 
 pub(crate) use due::Runs;
 
@@ -43,6 +44,34 @@ const MOST: usize = 64;
 struct Timer {
     name: String,
     schedule: Schedule,
+    /// The program of the role that it runs; `None` for a backup of etcd.
+    command: Option<TimerCommand>,
+}
+
+impl Timer {
+    /// The phase that has it. The timer of backups is named like its phase.
+    fn phase(&self) -> &str {
+        match &self.command {
+            Some(command) => command.phase.as_str(),
+            None => &self.name,
+        }
+    }
+
+    /// The phase without whose health a run would be in vain.
+    fn source(&self) -> &str {
+        match &self.command {
+            Some(command) => command.phase.as_str(),
+            None => SOURCE,
+        }
+    }
+
+    /// What it runs, for people.
+    fn runs(&self) -> String {
+        match &self.command {
+            Some(command) => format!("`{}`", command.argv.join(" ")),
+            None => "`nodelet etcd backup`".to_owned(),
+        }
+    }
 }
 
 /// Runs timers until the worker's shutdown.
@@ -78,17 +107,17 @@ async fn look(
         let Some(seen) = view.borrow().clone() else {
             continue;
         };
-        let Some(last_good) = allowed(&seen, &timer.name) else {
+        let Some(last_good) = allowed(&seen, timer.phase(), timer.source()) else {
             continue;
         };
         let now = Utc::now();
         let mut runs = recorded(&timer.name);
-        if is_in_vain(&seen, &runs) {
+        if timer.command.is_none() && is_in_vain(&seen, &runs) {
             runs.last_good = None;
         }
         let due = due::due(&timer.schedule, &Local, &runs, now);
         if due <= now {
-            if let Err(error) = carry_out(worker, view, &timer.name, runs, last_good).await {
+            if let Err(error) = carry_out(worker, view, &timer, runs, last_good).await {
                 // A run that cannot be recorded is not made. With a full disk it must not be tried every second.
                 tracing::error!("timer {}: could not {error:#}", timer.name);
                 return LOOK;
@@ -113,16 +142,16 @@ const DISK: Duration = Duration::from_secs(30);
 /// would restart this phase as well.
 const SOURCE: &str = "etcd";
 
-/// Whether a timer may run now, and if so, whether with the last good settings. The phase of the same name must do something on this host:
-/// a timer that a setting has turned off does not run, even while its file is still there.
-fn allowed(view: &View, timer: &str) -> Option<bool> {
+/// Whether a timer may run now, and if so, whether with the last good settings. Its phase must do something on this host: a timer that a
+/// setting has turned off does not run, even while its file is still there. The phase `source` must not fail.
+fn allowed(view: &View, phase_of_timer: &str, source: &str) -> Option<bool> {
     let phase = |name: &str| view.phases.iter().find(|one| one.phase.as_str() == name);
-    let fails = |condition: &Condition| condition.status == Status::False && !condition.warns;
+    let fails = |condition: &Condition| condition.status == Status::False && !condition.advisory;
     let at_rest = view.desired != "false"
         && view.paused_until.is_none()
         && !is_coming_up(view)
-        && phase(SOURCE).is_none_or(|phase| !phase.conditions.iter().any(fails));
-    let wanted = phase(timer).is_some_and(|phase| phase.skipped.is_none());
+        && phase(source).is_none_or(|phase| !phase.conditions.iter().any(fails));
+    let wanted = phase(phase_of_timer).is_some_and(|phase| phase.skipped.is_none());
     (at_rest && wanted).then(|| view.keeps_last_good())
 }
 
@@ -140,28 +169,34 @@ fn is_in_vain(view: &View, runs: &Runs) -> bool {
 async fn carry_out(
     worker: &Worker,
     view: &watch::Receiver<Option<Arc<View>>>,
-    name: &str,
+    timer: &Timer,
     mut runs: Runs,
     last_good: bool,
 ) -> Result<()> {
+    let name = timer.name.as_str();
     let began = Utc::now();
     runs.begin(began);
     record(name, &runs).await?;
-    tracing::info!("timer {name}: due; `nodelet etcd backup` runs");
+    tracing::info!("timer {name}: due; {} runs", timer.runs());
     let end = worker.shutdown.child_token();
     let mut view = view.clone();
-    let backup = worker.backup(last_good, &end);
-    tokio::pin!(backup);
+    let run = async {
+        match &timer.command {
+            Some(command) => worker.timer(name, command, &end).await,
+            None => worker.backup(last_good, &end).await,
+        }
+    };
+    tokio::pin!(run);
     // An operator who pauses the daemon may want to take a backup by hand.
     let ended = tokio::select! {
-        ended = &mut backup => Some(ended),
+        ended = &mut run => Some(ended),
         _ = view.wait_for(is_paused) => None,
     };
     let (change, reason) = match ended {
         Some(ended) => ended,
         None => {
             end.cancel();
-            backup.await
+            run.await
         }
     };
     let now = Utc::now();
@@ -200,11 +235,12 @@ fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
             continue;
         };
         match read(&path) {
-            Ok(schedule) => {
+            Ok((schedule, command)) => {
                 told.remove(name);
                 timers.push(Timer {
                     name: name.to_owned(),
                     schedule,
+                    command,
                 });
             }
             Err(error) => {
@@ -219,11 +255,15 @@ fn timers(told: &mut BTreeMap<String, String>) -> Vec<Timer> {
     timers
 }
 
-fn read(path: &Path) -> Result<Schedule> {
+fn read(path: &Path) -> Result<(Schedule, Option<TimerCommand>)> {
     let content = daemon::files::read(path, LIMIT)?.context("read it: it went away")?;
     let timer: TimerFile =
         serde_json::from_slice(&content).with_context(|| format!("parse {}", path.display()))?;
-    if timer.version != 1 || !engine::resource::RUNNABLE.contains(&timer.run.as_str()) {
+    let is_known = match &timer.command {
+        Some(command) => timer.run.is_empty() && !command.argv.is_empty(),
+        None => engine::resource::RUNNABLE.contains(&timer.run.as_str()),
+    };
+    if timer.version != 1 || !is_known {
         anyhow::bail!(
             "parse {}: version {} with `{}` is not supported",
             path.display(),
@@ -231,10 +271,63 @@ fn read(path: &Path) -> Result<Schedule> {
             timer.run
         );
     }
-    timer
+    let schedule = timer
         .schedule
         .parse()
-        .with_context(|| format!("parse the schedule in {}", path.display()))
+        .with_context(|| format!("parse the schedule in {}", path.display()))?;
+    Ok((schedule, timer.command))
+}
+
+/// The program of the timer of this name.
+///
+/// # Errors
+/// There is no such timer, its file cannot be read, or it runs a command of nodelet.
+pub(crate) fn command(name: &str) -> Result<TimerCommand> {
+    let (_, command) = read(&engine::resource::timer_path(name))?;
+    command.with_context(|| {
+        format!("run timer {name}: it has no program of the role, but a command of nodelet")
+    })
+}
+
+/// A timer of this host, for reports.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Listed {
+    /// Its name.
+    pub(crate) name: String,
+    /// What it runs.
+    pub(crate) runs: String,
+    /// When the last good run began, RFC 3339.
+    pub(crate) last_good: Option<String>,
+    /// When it runs next at the earliest, RFC 3339.
+    pub(crate) next: String,
+    /// Runs since the last good one that failed.
+    pub(crate) failures: u32,
+    /// Why the last one failed; empty if it did not.
+    pub(crate) reason: String,
+}
+
+/// All timers of this host, by name. One that cannot be read is logged and left out.
+pub(crate) fn listed() -> Vec<Listed> {
+    let now = Utc::now();
+    let shown = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let mut all: Vec<Listed> = timers(&mut BTreeMap::new())
+        .into_iter()
+        .map(|timer| {
+            let runs = recorded(&timer.name);
+            let began = runs.last_good;
+            let began = began.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+            Listed {
+                runs: timer.runs(),
+                last_good: began.map(shown),
+                next: shown(due::due(&timer.schedule, &Local, &runs, now)),
+                failures: runs.failures,
+                reason: runs.reason,
+                name: timer.name,
+            }
+        })
+        .collect();
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    all
 }
 
 fn runs_path(name: &str) -> PathBuf {
@@ -262,12 +355,13 @@ async fn record(name: &str, runs: &Runs) -> Result<()> {
 
 /// When the timer of this name is due next, if it is on this host.
 pub(crate) fn next(name: &str) -> Option<DateTime<Utc>> {
-    let schedule = read(&engine::resource::timer_path(name)).ok()?;
+    let (schedule, _) = read(&engine::resource::timer_path(name)).ok()?;
     Some(due::due(&schedule, &Local, &recorded(name), Utc::now()))
 }
 
 #[cfg(test)]
 mod tests {
+    use engine::exec::ConditionKind;
     use engine::model::Span;
 
     use super::*;
@@ -275,7 +369,7 @@ mod tests {
     fn changed(change: impl FnOnce(&mut View)) -> Option<bool> {
         let mut view = View::at_rest();
         change(&mut view);
-        allowed(&view, "etcd-backup")
+        allowed(&view, "etcd-backup", SOURCE)
     }
 
     #[test]
@@ -294,7 +388,7 @@ mod tests {
             let beside = changed(|view| view.restart_set.push(restarted));
             assert_eq!(beside, Some(false), "it may last for months");
         }
-        for (status, warns, put_off, failed_passes, runs) in [
+        for (status, advisory, deferred, failed_passes, runs) in [
             (Status::False, false, false, 0, None),
             (Status::False, true, false, 0, Some(false)),
             (Status::Unknown, false, false, 0, Some(false)),
@@ -308,18 +402,19 @@ mod tests {
                     phase: "etcd".parse().expect("a name"),
                     skipped: None,
                     conditions: vec![Condition {
+                        kind: ConditionKind::Check,
                         check: "member runs".to_owned(),
                         span: Span::file("phases/etcd.rhai"),
                         status,
-                        warns,
+                        advisory,
                         failed_in_a_row: 0,
-                        put_off,
+                        deferred,
                         reason: String::new(),
                     }],
                 };
                 view.phases.push(etcd);
             });
-            assert_eq!(allowed, runs, "{status:?}, {warns}, {put_off}");
+            assert_eq!(allowed, runs, "{status:?}, {advisory}, {deferred}");
         }
         let off = Some("its condition is false".to_owned());
         assert_eq!(changed(|view| view.phases[0].skipped = off), None);

@@ -21,7 +21,7 @@ fn phase(name: &str, requires: &[&str], probe: Probe) -> PlannedPhase {
             every: Duration::from_secs(1),
             timeout: Duration::from_secs(60),
             failures: 1,
-            warns: false,
+            advisory: false,
         }],
         ..PlannedPhase::bare(name.parse().expect("a name"))
     }
@@ -90,16 +90,16 @@ async fn what_may_fail_more_than_once_fails_as_often_in_a_row() {
     );
     let runner = Runner::new(&plan, &host, &facts, &NoSecrets, &unheard);
     let settle = Duration::from_millis(250);
-    let mut before = Streaks::default();
+    let mut before = FailureCounts::default();
     let mut seen = Vec::new();
     for there in [false, false, true, false, false, false, false] {
-        host.meddle(|world| match there {
+        host.with_world_mut(|world| match there {
             true => world.file(FILE, "x"),
             false => world.remove(FILE),
         });
         let health = runner.check_again(settle, &before).await;
         // The caller passes it on as text.
-        let told = serde_json::to_string(&Streaks::of(&health)).expect("JSON");
+        let told = serde_json::to_string(&FailureCounts::of(&health)).expect("JSON");
         before = serde_json::from_str(&told).expect("streaks");
         seen.push(health[0].status());
         let reason = &health[0].conditions[0].reason;
@@ -124,14 +124,14 @@ const UNIT: &str = "docker.service";
 async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, Duration) {
     let (host, unheard) = (FakeHost::new().with_docker(), Recording::default());
     let facts = Facts::nothing_about("cp-1");
-    host.meddle(|world| world.being_started(UNIT));
-    let began = host.look(|world| world.elapsed());
+    host.with_world_mut(|world| world.being_started(UNIT));
+    let began = host.with_world(|world| world.elapsed());
     let runner = Runner::new(plan, &host, &facts, &NoSecrets, &unheard);
     let manager = async {
-        while host.look(|world| world.elapsed()) < began + up {
+        while host.with_world(|world| world.elapsed()) < began + up {
             tokio::task::yield_now().await;
         }
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.file("/run/etcd", "up");
             world.start_unit(UNIT)
         })
@@ -142,7 +142,7 @@ async fn looked_while_starting(plan: &Plan, up: Duration) -> (Vec<PhaseHealth>, 
         health = runner.check_until_failed(Duration::from_millis(250)) => health,
         () = manager => unreachable!("it never ends"),
     };
-    (health, host.look(|world| world.elapsed()) - began)
+    (health, host.with_world(|world| world.elapsed()) - began)
 }
 
 /// At boot the service manager starts what is enabled, which takes some time on a slow machine.
@@ -190,24 +190,24 @@ async fn what_does_not_answer_yet_after_a_boot_has_not_failed() {
         (statuses, reason, health[0].was_put_off())
     };
     use Status::{False, Unknown};
-    let (before, reason, put_off) = looked().await;
-    assert!(!put_off, "{reason}");
+    let (before, reason, deferred) = looked().await;
+    assert!(!deferred, "{reason}");
     assert_eq!(before, [False, False], "{reason}");
-    host.meddle(World::has_booted);
-    let (booted, reason, put_off) = looked().await;
+    host.with_world_mut(World::has_booted);
+    let (booted, reason, deferred) = looked().await;
     assert_eq!(
         booted,
         [Unknown, False],
         "a file does not come by itself: {reason}"
     );
-    assert!(put_off, "this does not end a row of failures");
+    assert!(deferred, "this does not end a row of failures");
     assert!(reason.contains("this may take 1m"), "{reason}");
     assert_eq!(
         runner.check().await[0].status(),
         False,
         "an operator sees the failure as it is"
     );
-    host.meddle(|world| world.advance(Duration::from_secs(60)));
+    host.with_world_mut(|world| world.advance(Duration::from_secs(60)));
     assert_eq!(looked().await.0, [False, False]);
 }
 
@@ -233,7 +233,7 @@ async fn what_hangs_on_a_unit_that_is_being_started_is_looked_at_again() {
 
 /// An API server that is overloaded would spend half of its time on answers to the checks that wait for it.
 #[tokio::test(start_paused = true)]
-async fn whoever_is_slow_to_answer_is_asked_less_often() {
+async fn a_slow_component_is_asked_less_often() {
     let probe = Probe::Https {
         url: "https://127.0.0.1/readyz".to_owned(),
         ca: None,
@@ -277,7 +277,7 @@ fn package(program: &str) -> (Plan, FakeHost) {
     ]);
     plan.payload = vec![program.into()];
     let host = FakeHost::new().with_docker().with_file(file, sums);
-    host.meddle(|world| world.file_with_mode(program, "a program", 0o755));
+    host.with_world_mut(|world| world.file_with_mode(program, "a program", 0o755));
     (plan, host)
 }
 
@@ -294,11 +294,11 @@ async fn damage_to_the_package_is_told_whatever_else_fails() {
     };
     assert_eq!(look().await.status, Status::True);
     // Its content is what was packed, but systemd could not start it.
-    host.meddle(|world| world.file_with_mode(program, "a program", 0o644));
+    host.with_world_mut(|world| world.file_with_mode(program, "a program", 0o644));
     let unfit = look().await;
     assert_eq!(unfit.status, Status::False, "{unfit:?}");
     assert!(unfit.reason.contains("its mode is 0644"), "{unfit:?}");
-    host.meddle(|world| world.file_with_mode(program, "another", 0o755));
+    host.with_world_mut(|world| world.file_with_mode(program, "another", 0o755));
     let damaged = look().await;
     assert!(
         damaged.reason.contains("its checksum is not"),

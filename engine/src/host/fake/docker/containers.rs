@@ -112,7 +112,7 @@ impl Containers for FakeHost {
                 .find(|container| container.config.image == reference);
             if let Some(container) = user {
                 let reason = format!("container {} uses it", container.config.name);
-                return Err(HostError::service(action, reason));
+                return Err(HostError::in_use(action, reason));
             }
             // A removal by id also removes the image's only name.
             let named: Vec<String> = world
@@ -305,12 +305,12 @@ pub(crate) mod tests {
             "the image is missing"
         );
         host.load_image(Path::new("/opt/images.tar")).await.unwrap();
-        host.meddle(|world| world.remove("/var/opt/data"));
+        host.with_world_mut(|world| world.remove("/var/opt/data"));
         assert!(
             host.create_container(&config("a")).await.is_err(),
             "the mount's source is missing"
         );
-        host.meddle(|world| world.directory("/var/opt/data"));
+        host.with_world_mut(|world| world.directory("/var/opt/data"));
         host.create_container(&config("a")).await.unwrap();
         assert!(
             host.create_container(&config("a")).await.is_err(),
@@ -342,12 +342,13 @@ pub(crate) mod tests {
             .await
             .unwrap();
         host.restart_unit("docker.service").await.unwrap();
-        let running =
-            host.look(|world| ["stays", "stopped", "once"].map(|name| world.container_runs(name)));
+        let running = host.with_world(|world| {
+            ["stays", "stopped", "once"].map(|name| world.container_runs(name))
+        });
         assert_eq!(running, [true, false, false]);
-        host.meddle(|world| world.kill_container("stays"));
+        host.with_world_mut(|world| world.kill_container("stays"));
         assert_eq!(host.container("stays").await.unwrap().unwrap().restarts, 1);
-        host.meddle(|world| world.break_container("stays", true));
+        host.with_world_mut(|world| world.break_container("stays", true));
         assert!(!host.container("stays").await.unwrap().unwrap().running);
     }
 

@@ -306,7 +306,7 @@ mod tests {
             .with_unit("pf9-kubelet.service", "[Service]\n")
             .with_file("/etc/kubeconfig", "")
             .with_kubernetes(|rules| rules.remote_api = true);
-        host.meddle(|world| world.start_unit("pf9-kubelet.service"))
+        host.with_world_mut(|world| world.start_unit("pf9-kubelet.service"))
             .unwrap();
         (
             host,

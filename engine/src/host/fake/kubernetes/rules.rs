@@ -355,7 +355,7 @@ mod tests {
             .with_file("/etc/pf9/kube.d/manifests/k8s-master.yaml", "")
             .with_file("/etc/pf9/kube.d/admin.yaml", "")
             .with_directory("/var/opt/data");
-        host.meddle(|world| world.image("image:1"));
+        host.with_world_mut(|world| world.image("image:1"));
         host
     }
 
@@ -411,7 +411,7 @@ mod tests {
         for (url, wanted) in urls {
             assert_eq!(status(&host, url).await, wanted, "{url}");
         }
-        host.meddle(|world| world.break_container("etcd", true));
+        host.with_world_mut(|world| world.break_container("etcd", true));
         assert_eq!(status(&host, "https://localhost/readyz").await, None);
         assert!(host.node(&access(), "cp-1").await.is_err());
     }
@@ -425,7 +425,7 @@ mod tests {
             (node.ready, node.pod_cidr.as_deref()),
             (Some(false), Some("10.20.0.0/24"))
         );
-        host.meddle(|world| world.file("/etc/cni/net.d/10-bridge.conflist", "{}"));
+        host.with_world_mut(|world| world.file("/etc/cni/net.d/10-bridge.conflist", "{}"));
         assert_eq!(
             host.node(&access(), "cp-1").await.unwrap().unwrap().ready,
             Some(true)
@@ -436,9 +436,9 @@ mod tests {
     async fn the_cluster_goes_with_its_data() {
         let host = master();
         start(&host).await;
-        host.meddle(|world| world.remove_container("etcd"));
-        assert!(host.look(|world| world.cluster.nodes.contains_key("cp-1")));
-        host.meddle(|world| world.remove("/var/opt/data/member"));
-        assert!(host.look(|world| world.cluster.nodes.is_empty()));
+        host.with_world_mut(|world| world.remove_container("etcd"));
+        assert!(host.with_world(|world| world.cluster.nodes.contains_key("cp-1")));
+        host.with_world_mut(|world| world.remove("/var/opt/data/member"));
+        assert!(host.with_world(|world| world.cluster.nodes.is_empty()));
     }
 }

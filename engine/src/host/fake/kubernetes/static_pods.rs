@@ -159,13 +159,14 @@ mod tests {
             .with_unit("pf9-kubelet.service", "[Service]\n")
             .with_image("api:1")
             .with_file(path, MANIFEST);
-        let runs =
-            |host: &FakeHost| host.look(|world| world.container_runs("k8s_api_k8s-master-cp-1"));
+        let runs = |host: &FakeHost| {
+            host.with_world(|world| world.container_runs("k8s_api_k8s-master-cp-1"))
+        };
         assert!(!runs(&host));
         host.start_unit("pf9-kubelet.service").await.unwrap();
         assert!(runs(&host));
         host.stop_unit("pf9-kubelet.service").await.unwrap();
-        host.meddle(|world| world.remove(path));
+        host.with_world_mut(|world| world.remove(path));
         assert!(runs(&host));
         host.start_unit("pf9-kubelet.service").await.unwrap();
         assert!(!runs(&host));

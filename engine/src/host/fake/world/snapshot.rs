@@ -185,7 +185,7 @@ mod tests {
             .with_file("/etc/a", "1")
             .with_file("/etc/b", "1");
         let before = host.snapshot();
-        host.meddle(|world| {
+        host.with_world_mut(|world| {
             world.remove("/etc/a");
             world.file("/etc/b", "2");
             world.file("/etc/c", "3");

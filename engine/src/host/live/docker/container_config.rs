@@ -12,8 +12,8 @@ use crate::host::{ContainerConfig, HostError, HostResult, Mount, RestartPolicy};
 
 /// Label under which a container carries the configuration it was made from, as JSON.
 ///
-/// What the engine reports is mixed with what the image says (environment, user, command), so asking a container
-/// that we made for its configuration reads it back from here. It is left out of the labels we report.
+/// What the engine reports is mixed with what the image says (environment, user, command), so the configuration of a
+/// container is read back from here. It is left out of the labels we report.
 pub(in crate::host::live) const LABEL: &str = "pf9.io/config";
 
 /// What to send to the engine so that it makes this container.

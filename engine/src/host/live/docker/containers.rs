@@ -19,7 +19,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
-use super::{container_config, foreign_container, image_archive};
+use super::{container_config, image_archive};
 use crate::host::live::LiveHost;
 use crate::host::live::backoff::Backoff;
 use crate::host::live::blocking::{blocking, file_error, within};
@@ -130,8 +130,11 @@ impl Containers for LiveHost {
             pending_loads::begin(&begun, &brings).map_err(file_error("note the load of", &begun))
         });
         for reference in half.await? {
-            // An image that a container uses is complete: its layers were there before.
-            self.drop_image(&reference, InUse::Stays).await?;
+            match self.drop_image(&reference).await {
+                // An image that a container uses is complete: its layers were there before.
+                Err(HostError::InUse { .. }) => {}
+                dropped => dropped?,
+            }
         }
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
         self.engine
@@ -156,7 +159,7 @@ impl Containers for LiveHost {
     }
 
     async fn remove_image(&self, reference: &str) -> HostResult<()> {
-        self.drop_image(reference, InUse::Refused).await?;
+        self.drop_image(reference).await?;
         let reference = reference.to_owned();
         blocking(move || {
             let about = Path::new(&reference);
@@ -219,19 +222,7 @@ impl Containers for LiveHost {
             .config
             .as_ref()
             .and_then(|config| config.labels.as_ref());
-        if let Some(config) = container_config::carried(labels) {
-            return Ok(Some(config));
-        }
-        // Its image by id, because the reference may name another one by now.
-        let id = plain(container.image.as_deref().unwrap_or_default(), ":@/")?;
-        let image = self
-            .engine
-            .find(format!("inspect image {id}"), |docker| {
-                let id = id.clone();
-                async move { docker.inspect_image(&id).await }
-            })
-            .await?;
-        Ok(image.and_then(|image| foreign_container::config(&container, &image)))
+        Ok(container_config::carried(labels))
     }
 
     async fn start_container(&self, name: &str) -> HostResult<()> {
@@ -318,34 +309,28 @@ impl Containers for LiveHost {
     }
 }
 
-/// How to treat the removal of an image that a container uses.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum InUse {
-    /// It is refused.
-    Refused,
-    /// The image stays, and that is fine.
-    Stays,
-}
-
 impl LiveHost {
     /// Removes an image; fine if there is none.
-    async fn drop_image(&self, reference: &str, in_use: InUse) -> HostResult<()> {
+    ///
+    /// # Errors
+    /// [`HostError::InUse`] if a container uses it.
+    async fn drop_image(&self, reference: &str) -> HostResult<()> {
         let name = plain(reference, ":@/")?;
-        self.engine
-            .find(format!("remove image {name}"), |docker| {
-                let name = name.clone();
-                async move {
-                    let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
-                    match removed.await {
-                        Err(error) if in_use == InUse::Stays && status(&error) == Some(409) => {
-                            Ok(Vec::new())
-                        }
-                        removed => removed,
-                    }
+        let action = format!("remove image {name}");
+        let refused = self
+            .engine
+            .find(action.clone(), |docker| async move {
+                let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
+                match removed.await {
+                    Err(error) if status(&error) == Some(409) => Ok(Some(error)),
+                    removed => removed.map(|_| None),
                 }
             })
             .await?;
-        Ok(())
+        match refused.flatten() {
+            Some(error) => Err(HostError::in_use(action, error)),
+            None => Ok(()),
+        }
     }
 
     async fn inspect(&self, name: &str) -> HostResult<Option<ContainerInspectResponse>> {

@@ -5,6 +5,5 @@
 pub(in crate::host::live) mod client;
 pub(in crate::host::live) mod container_config;
 pub(in crate::host::live) mod containers;
-pub(in crate::host::live) mod foreign_container;
 pub(in crate::host::live) mod image_archive;
 pub(in crate::host::live) mod pending_loads;

@@ -1,17 +1,16 @@
 //! Files and links that appear whole or not at all.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+pub(in crate::host::live) use atomic_files::{parent, sync_directory};
 use nix::fcntl::posix_fallocate;
 use nix::libc::{EPERM, EROFS, O_NOFOLLOW, O_NONBLOCK};
-use tempfile::NamedTempFile;
 
 use super::effects::Fence;
-use crate::host::{Attributes, unfinished};
+use crate::host::{Attributes, partial_file};
 
 /// The bits of a mode that [`Attributes`] can express.
 pub(in crate::host::live) const MODE_BITS: u32 = 0o7777;
@@ -33,25 +32,15 @@ pub(in crate::host::live) fn write_fenced(
     attributes: Attributes,
     fence: &Fence,
 ) -> io::Result<()> {
-    let directory = parent(path)?;
-    let mut temporary = sibling(path)?.make(|sibling| {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(sibling)
-    })?;
-    temporary.write_all(content)?;
-    let file = temporary.as_file();
-    // The owner first: the kernel drops setuid bits when the owner changes.
-    fchown(file, Some(attributes.uid), Some(attributes.gid))?;
-    file.set_permissions(Permissions::from_mode(attributes.mode & MODE_BITS))?;
-    file.sync_all()?;
-    #[cfg(test)]
-    super::durable::before_rename(path);
-    fence.pass()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    sync_directory(directory)
+    let partial = partial_file(path);
+    let temporary = atomic_files::at(&partial)?.tempfile_in(parent(path)?)?;
+    let mode = attributes.mode & MODE_BITS;
+    let owner = Some((attributes.uid, attributes.gid));
+    atomic_files::commit(temporary, path, content, mode, owner, || {
+        #[cfg(test)]
+        super::durable::before_rename(path);
+        fence.pass()
+    })
 }
 
 /// Tries whether [`write()`] could put `room` bytes at `path`, and leaves it as it is.
@@ -79,13 +68,8 @@ pub(in crate::host::live) fn try_write(path: &Path, room: u64) -> io::Result<()>
     if super::tree::is_mount_point(path)? {
         return Err(io::ErrorKind::ResourceBusy.into());
     }
-    let trial = sibling(made)?.make(|sibling| {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(sibling)
-    })?;
+    let partial = partial_file(made);
+    let trial = atomic_files::at(&partial)?.tempfile_in(parent(made)?)?;
     let length = i64::try_from(room).unwrap_or(i64::MAX);
     let filled = match length {
         0 => Ok(()),
@@ -137,54 +121,9 @@ pub(in crate::host::live) fn link(path: &Path, target: &str, fence: &Fence) -> i
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let made = sibling(path)?.make(|sibling| symlink(target, sibling))?;
+    let partial = partial_file(path);
+    let made = atomic_files::at(&partial)?.make_in(directory, |at| symlink(target, at))?;
     fence.pass()?;
-    made.into_temp_path()
-        .persist(path)
-        .map_err(|error| error.error)?;
+    made.into_temp_path().persist(path)?;
     sync_directory(directory)
-}
-
-/// The path where a file is made before it gets its own name. A file that a power cut left there is removed.
-struct Sibling<'a> {
-    path: &'a Path,
-    sibling: PathBuf,
-}
-
-fn sibling(path: &Path) -> io::Result<Sibling<'_>> {
-    let sibling = unfinished(path);
-    match fs::remove_file(&sibling) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(Sibling { path, sibling }),
-    }
-}
-
-impl Sibling<'_> {
-    /// The file is removed when the returned value is dropped, unless it is persisted.
-    fn make<R>(&self, make: impl FnMut(&Path) -> io::Result<R>) -> io::Result<NamedTempFile<R>> {
-        tempfile::Builder::new()
-            .prefix(self.sibling.file_name().unwrap_or_default())
-            .rand_bytes(0)
-            .make_in(parent(self.path)?, make)
-    }
-}
-
-/// Makes what happened to the names in a directory survive a power cut.
-pub(in crate::host::live) fn sync_directory(directory: &Path) -> io::Result<()> {
-    match File::open(directory)?.sync_all() {
-        // The kernel's own trees (cgroups) have nothing to sync.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        synced => synced,
-    }
-}
-
-/// The directory that holds `path`.
-pub(in crate::host::live) fn parent(path: &Path) -> io::Result<&Path> {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(_)) if parent.as_os_str() != OsStr::new("") => Ok(parent),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "an absolute path with a name at its end is needed",
-        )),
-    }
 }

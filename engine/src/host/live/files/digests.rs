@@ -4,13 +4,12 @@
 //! comparison only: a file that is about to be used is read again. A record that is damaged or not ours is replaced.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::libc::O_NONBLOCK;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -56,7 +55,7 @@ impl Seen {
 
 /// Reads a file piece by piece; what is no file is an error.
 pub(in crate::host::live) fn digest(path: &Path) -> io::Result<Option<String>> {
-    let Some(mut file) = open(path)? else {
+    let Some(mut file) = if_there(atomic_files::open(path))? else {
         return Ok(None);
     };
     hash(&mut file).map(Some)
@@ -68,7 +67,7 @@ pub(in crate::host::live) fn remembered(path: &Path) -> io::Result<Option<String
 }
 
 fn remembered_in(state: &Path, path: &Path) -> io::Result<Option<String>> {
-    let Some(mut file) = open(path)? else {
+    let Some(mut file) = if_there(atomic_files::open(path))? else {
         return Ok(None);
     };
     let seen = Seen::of(&file.metadata()?);
@@ -102,23 +101,6 @@ fn now() -> i64 {
     since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
 }
 
-fn open(path: &Path) -> io::Result<Option<File>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path);
-    let Some(file) = if_there(opened)? else {
-        return Ok(None);
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
-    }
-    Ok(Some(file))
-}
-
 fn hash(file: &mut File) -> io::Result<String> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
     loop {
@@ -131,10 +113,10 @@ fn hash(file: &mut File) -> io::Result<String> {
 
 /// The record, if it is ours and whole.
 fn read(state: &Path) -> Option<Record> {
-    let file = File::open(state.join(RECORD)).ok()?;
+    let file = atomic_files::open(&state.join(RECORD)).ok()?;
     let its = file.metadata().ok()?;
     let is_ours = its.uid() == nix::unistd::geteuid().as_raw() && its.mode() & 0o077 == 0;
-    if !is_ours || !its.is_file() || its.size() > LIMIT {
+    if !is_ours || its.size() > LIMIT {
         return None;
     }
     serde_json::from_reader(file.take(LIMIT)).ok()
@@ -142,17 +124,17 @@ fn read(state: &Path) -> Option<Record> {
 
 /// Does not wait for the disk: a record that a power cut damages is replaced.
 fn write(state: &Path, record: &Record) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(state)?;
-    file.as_file()
-        .set_permissions(Permissions::from_mode(0o600))?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.persist(state.join(RECORD))?;
+    let path = state.join(RECORD);
+    let mut temporary = atomic_files::beside(&path)?;
+    temporary.write_all(&serde_json::to_vec(record)?)?;
+    temporary.persist(path)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
     use super::*;

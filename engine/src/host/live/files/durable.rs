@@ -164,7 +164,7 @@ async fn a_write_that_timed_out_takes_no_effect_after_its_rollback() {
             true => Undo::RemoveFile { path: path.clone() },
             false => Undo::RestoreFile {
                 path: path.clone(),
-                content: crate::resource::Kept::new(b"before".to_vec()),
+                content: crate::resource::SavedContent::new(b"before".to_vec()),
                 attributes: before.attributes,
             },
         };

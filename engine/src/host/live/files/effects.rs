@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_given_up_before_it_took_effect_has_none_and_keeps_nobody_waiting() {
+    async fn a_cancelled_write_has_no_effect_and_blocks_no_caller() {
         let effects = Effects::default().patient_for(SHORT);
         let played = Played::given_up(&effects, "/a/b", false).await;
         assert!(free(&effects, "/a/b", Purpose::Touch).await);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_given_up_is_in_nobodys_way() {
+    async fn a_write_that_goes_on_blocks_no_caller() {
         let effects = Effects::default().patient_for(SHORT);
         let (played, work) = Played::new(true);
         let change = effects.make("write", Path::new("/a"), Purpose::Replace, work);

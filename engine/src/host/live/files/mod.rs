@@ -8,13 +8,13 @@ pub(in crate::host::live) mod effects;
 pub(in crate::host::live) mod tree;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::fcntl::AtFlags;
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK, O_PATH};
+use nix::libc::{O_NOFOLLOW, O_PATH};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, fchownat};
 
@@ -182,30 +182,17 @@ fn entry(path: &Path) -> io::Result<Option<Entry>> {
 
 /// Reads a file. Shared with the other capabilities, which read small files of their own.
 pub(super) fn read(path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
-    let failed = || file_error("read", path);
-    // Without O_NONBLOCK, opening a pipe without a writer would wait for ever. A regular file ignores the flag.
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path);
-    let Some(file) = if_there(opened).map_err(failed())? else {
+    let opened = if_there(atomic_files::open(path)).map_err(file_error("read", path))?;
+    let Some(file) = opened else {
         return Ok(None);
     };
-    if !file.metadata().map_err(failed())?.is_file() {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-        return Err(failed()(source));
-    }
-    let mut content = Vec::new();
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut content)
-        .map_err(failed())?;
-    if u64::try_from(content.len()).is_ok_and(|length| length > limit) {
-        return Err(HostError::TooLarge {
+    match atomic_files::read(file, limit) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(HostError::TooLarge {
             path: path.to_owned(),
             limit,
-        });
+        }),
+        content => content.map(Some).map_err(file_error("read", path)),
     }
-    Ok(Some(content))
 }
 
 fn list(path: &Path) -> io::Result<Vec<String>> {

@@ -87,8 +87,9 @@ impl Kernel for LiveHost {
                 break;
             }
             let unload = CommandSpec::new(["rmmod", "--", &name]);
-            self.run_ok(&unload).await?;
+            let unloaded = self.run_ok(&unload).await;
             let loaded = blocking(modules).await?;
+            unloaded.map_err(|error| refusal(&loaded, &name, error))?;
             let unused = |name: &String| {
                 let mut modules = loaded.iter();
                 modules.any(|module| module.name == *name && module.uses == 0)
@@ -166,7 +167,7 @@ fn goes_along(
     bridges: bool,
 ) -> HostResult<Vec<String>> {
     if bridges && name == BRIDGE {
-        return Err(HostError::service(
+        return Err(HostError::in_use(
             format!("unload module {name}"),
             "it is in use: bridges of this host would be removed with it",
         ));
@@ -175,6 +176,16 @@ fn goes_along(
     let stays = |one: &String| stay.contains(one) || (bridges && one == BRIDGE);
     along.retain(|one| !stays(one));
     Ok(along)
+}
+
+/// Why a module was not unloaded: it is still listed with users, or another error.
+fn refusal(loaded: &[Module], name: &str, error: HostError) -> HostError {
+    // A kernel that cannot unload modules lists no number of users.
+    let is_used = |module: &Module| module.name == name && (1..u64::MAX).contains(&module.uses);
+    if loaded.iter().any(is_used) {
+        return HostError::in_use(format!("unload module {name}"), error);
+    }
+    error
 }
 
 /// Whether any link is a bridge. Bridges do not count as users of their module: the kernel removes them when the module is unloaded
@@ -298,6 +309,22 @@ mod tests {
         assert_eq!(along(of, &[], true).as_deref(), Some("llc stp"));
         assert_eq!(along("bridge", &[], false).as_deref(), Some("llc stp"));
         assert_eq!(along("bridge", &[], true), None);
+    }
+
+    #[test]
+    fn only_a_module_with_users_is_in_use() {
+        let list = "ip_vs 212992 3 ip_vs_rr, Live 0x0\n\
+            stp 16384 0 - Live 0x0\n\
+            overlay 200704 - - Live 0x0\n";
+        let loaded: Vec<Module> = list.lines().filter_map(Module::of).collect();
+        let is_used = |name: &str| {
+            let error = HostError::service("run `rmmod`", "exit status 1");
+            matches!(refusal(&loaded, name, error), HostError::InUse { .. })
+        };
+        assert!(is_used("ip_vs"));
+        for free in ["stp", "overlay", "tun"] {
+            assert!(!is_used(free), "{free}");
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_nobody_knows_lasts() {
+    fn an_unknown_host_name_is_permanent() {
         let lookup = "failed to lookup address information: ";
         assert!(is_permanent(io::Error::other(format!(
             "{lookup}Name or service not known"

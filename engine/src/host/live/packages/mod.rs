@@ -186,7 +186,21 @@ impl Packages for LiveHost {
         let _lock = Lock::take().await?;
         blocking(dpkg_run::sweep).await?;
         // dpkg warns about those that are not installed and goes on.
-        self.run_ok(&dpkg(arguments)).await.map(drop)
+        let purged = self.run_ok(&dpkg(arguments)).await;
+        purged.map(drop).map_err(|error| needed(names, error))
+    }
+}
+
+/// What dpkg says if packages that stay depend on one that is to be removed.
+const NEEDED: &str = "dependency problems";
+
+/// The error, turned into one about the packages that depend on these if those are the cause.
+fn needed(names: &[String], error: HostError) -> HostError {
+    match &error {
+        HostError::Exit { stderr, .. } if stderr.contains(NEEDED) => {
+            HostError::in_use(format!("purge packages {}", names.join(" ")), error)
+        }
+        _ => error,
     }
 }
 
@@ -272,6 +286,23 @@ mod tests {
         for name in ["gone", "half", "cut"] {
             assert_eq!(version(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn packages_that_others_depend_on_are_in_use() {
+        let is_used = |stderr: &str| {
+            let error = HostError::Exit {
+                command: "dpkg --purge".to_owned(),
+                status: 1,
+                stderr: stderr.to_owned(),
+            };
+            let names = ["iptables".to_owned()];
+            matches!(needed(&names, error), HostError::InUse { .. })
+        };
+        assert!(is_used(
+            "dpkg: dependency problems prevent removal of iptables"
+        ));
+        assert!(!is_used("dpkg: error: unable to access the database"));
     }
 
     /// Uses this machine's dpkg: the list of all packages gives the same versions as single queries.

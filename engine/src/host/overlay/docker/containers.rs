@@ -52,7 +52,7 @@ impl Containers for OverlayHost<'_> {
         let real = self.learn(archive, true).await?;
         if self
             .upper
-            .look(|world| world.tree.get(&real, false).is_none())
+            .with_world(|world| world.tree.get(&real, false).is_none())
         {
             return Err(file_error(
                 "read",
@@ -70,7 +70,7 @@ impl Containers for OverlayHost<'_> {
             self.learn_image(reference).await?;
             // The content ids of the archive's images are known after apply.
             self.upper
-                .meddle(|world| world.images.insert(reference.clone(), String::new()));
+                .with_world_mut(|world| world.images.insert(reference.clone(), String::new()));
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl OverlayHost<'_> {
         } else {
             match self.lower.container_engine_version().await {
                 Ok(version) => {
-                    self.upper.meddle(|world| {
+                    self.upper.with_world_mut(|world| {
                         world.engine_version = version;
                         world.engine_without_unit = !docker.loaded;
                     });
@@ -211,7 +211,7 @@ impl OverlayHost<'_> {
     /// Takes the engine's images and containers into the upper world, as known.
     fn take_over(&self, data: EngineData) {
         self.upper
-            .meddle(|world| world.images.extend(data.images.clone()));
+            .with_world_mut(|world| world.images.extend(data.images.clone()));
         for kept in data.containers {
             let Kept {
                 state,
@@ -232,7 +232,7 @@ impl OverlayHost<'_> {
                 stopped,
             };
             self.upper
-                .meddle(|world| world.containers.insert(name.clone(), container));
+                .with_world_mut(|world| world.containers.insert(name.clone(), container));
             self.known().containers.insert(name, Some(state));
         }
     }
@@ -262,7 +262,7 @@ impl OverlayHost<'_> {
             let image = self.lower.image(reference).await?;
             if let Some(image) = image {
                 self.upper
-                    .meddle(|world| world.images.insert(reference.to_owned(), image.id));
+                    .with_world_mut(|world| world.images.insert(reference.to_owned(), image.id));
             }
         }
         self.known().images.insert(reference.to_owned());
@@ -289,7 +289,7 @@ impl OverlayHost<'_> {
                     restarts: state.restarts,
                     stopped: !state.running,
                 };
-                self.upper.meddle(|world| {
+                self.upper.with_world_mut(|world| {
                     let above = world.containers.get(name);
                     // What happened to the container above since it was listed counts: its engine has ended or started.
                     if let (Some(listed), Some(above)) = (listed, above)
@@ -331,7 +331,7 @@ impl OverlayHost<'_> {
                 is_new
             };
             if is_new {
-                self.upper.meddle(|world| {
+                self.upper.with_world_mut(|world| {
                     world
                         .containers
                         .insert(listed.name.clone(), outlined(&listed))
@@ -355,7 +355,7 @@ impl OverlayHost<'_> {
             !at_run_time
                 && self
                     .upper
-                    .look(|world| world.tree.get(&mount.source, true).is_none())
+                    .with_world(|world| world.tree.get(&mount.source, true).is_none())
         });
         missing.map_or(Ok(()), |mount| {
             Err(HostError::refused(
@@ -407,7 +407,7 @@ fn outlined(listed: &ListedContainer) -> FakeContainer {
     }
 }
 
-/// A configuration, as far as the state describes it, for a container that [`ContainerConfig`] cannot express.
+/// A configuration, as far as the state describes it, for a container that does not carry its own.
 fn sketch(state: &ContainerState) -> ContainerConfig {
     ContainerConfig {
         host_network: state.host_network,
@@ -421,7 +421,7 @@ fn sketch(state: &ContainerState) -> ContainerConfig {
 mod tests {
     use super::*;
 
-    /// A static pod's sandbox uses the host's network, even if its configuration cannot be expressed.
+    /// A static pod's sandbox uses the host's network, even if it does not carry its configuration.
     #[test]
     fn a_sketch_keeps_what_the_state_tells() {
         for host_network in [false, true] {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::host::fake::key;
-use crate::host::overlay::{OverlayHost, Remembered};
+use crate::host::overlay::{LedgerHint, OverlayHost};
 use crate::host::{
     Cluster, ClusterAccess, ClusterNode, ClusterObject, HostError, HostResult, RemainingPod,
 };
@@ -103,14 +103,14 @@ impl Cluster for OverlayHost<'_> {
 impl OverlayHost<'_> {
     /// Learns what decides whether an API server is up, and whether the node is ready.
     async fn learn_servers(&self, access: &ClusterAccess) -> HostResult<()> {
-        let rules = self.upper.look(|world| world.kubernetes.clone());
+        let rules = self.upper.with_world(|world| world.kubernetes.clone());
         self.learn(&access.kubeconfig, true).await?;
         self.learn(&rules.manifests.join(&rules.control_plane), true)
             .await?;
         self.learn_unit(&rules.kubelet_unit).await?;
         self.learn_children(Path::new(&rules.cni)).await?;
         self.learn_container(&rules.etcd_container).await?;
-        let etcd = self.upper.look(|world| {
+        let etcd = self.upper.with_world(|world| {
             let container = world.containers.get(&rules.etcd_container);
             container.map(|container| container.config.clone())
         });
@@ -118,7 +118,7 @@ impl OverlayHost<'_> {
             self.learn_mounts(&config).await?;
         }
         // What was learned may have consequences: kubelet registers its node.
-        self.upper.meddle(|_| ());
+        self.upper.with_world_mut(|_| ());
         Ok(())
     }
 
@@ -138,13 +138,13 @@ impl OverlayHost<'_> {
                 node
             }
             Err(error) => self
-                .remembered(&action, error, self.memory.nodes.get(name))?
+                .remembered(&action, error, self.hints.nodes.get(name))?
                 .cloned(),
         };
         self.known().nodes.insert(name.to_owned());
         if let Some(node) = node {
             self.upper
-                .meddle(|world| world.cluster.nodes.insert(name.to_owned(), node));
+                .with_world_mut(|world| world.cluster.nodes.insert(name.to_owned(), node));
         }
         Ok(())
     }
@@ -171,13 +171,13 @@ impl OverlayHost<'_> {
                 })
             }
             Err(error) => self
-                .remembered(&action, error, self.memory.objects.get(&key))?
+                .remembered(&action, error, self.hints.objects.get(&key))?
                 .cloned(),
         };
         self.known().objects.insert(key.clone());
         if let Some(there) = there {
             self.upper
-                .meddle(|world| world.cluster.objects.insert(key, there));
+                .with_world_mut(|world| world.cluster.objects.insert(key, there));
         }
         Ok(())
     }
@@ -201,7 +201,7 @@ impl OverlayHost<'_> {
 
     /// An API server that answers while this host's own is not up is on another host.
     pub(in crate::host::overlay) fn answered(&self) {
-        self.upper.meddle(|world| {
+        self.upper.with_world_mut(|world| {
             if !world.local_api_up() {
                 world.kubernetes.remote_api = true;
             }
@@ -213,14 +213,14 @@ impl OverlayHost<'_> {
         &self,
         action: &str,
         error: HostError,
-        memory: Option<&'m Remembered<T>>,
+        hints: Option<&'m LedgerHint<T>>,
     ) -> HostResult<Option<&'m T>> {
         let reason = crate::model::chain(&error).join(": ");
         self.known().silent.get_or_insert(reason);
-        match memory {
-            _ if self.memory.empty => Ok(None),
-            Some(Remembered::Absent) => Ok(None),
-            Some(Remembered::AsPlanned(thing)) => Ok(Some(thing)),
+        match hints {
+            _ if self.hints.empty => Ok(None),
+            Some(LedgerHint::Absent) => Ok(None),
+            Some(LedgerHint::AsPlanned(thing)) => Ok(Some(thing)),
             None => {
                 let silent = self.known().silent.clone().unwrap_or_default();
                 Err(HostError::service(action, silent))

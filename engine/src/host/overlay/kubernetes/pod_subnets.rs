@@ -50,7 +50,7 @@ impl OverlayHost<'_> {
         match asked {
             Ok((nodes, claims)) => {
                 self.answered();
-                self.upper.meddle(|world| {
+                self.upper.with_world_mut(|world| {
                     for node in nodes {
                         // What is already known of a node is kept.
                         let subnet = node.subnets.first().map(ToString::to_string);
@@ -66,7 +66,7 @@ impl OverlayHost<'_> {
                 });
             }
             // A cluster without data begins without claims.
-            Err(_) if self.memory.empty => {}
+            Err(_) if self.hints.empty => {}
             Err(error) => return Err(HostError::service(action, error)),
         }
         self.known().subnets = true;

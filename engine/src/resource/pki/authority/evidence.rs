@@ -7,7 +7,7 @@ use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::layout::BASE;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 
 /// Maximum depth of directories below the first.
 const DEPTH: usize = 4;
@@ -99,7 +99,7 @@ async fn directories(host: &dyn Host, first: &Path) -> ResourceResult<Vec<PathBu
 
 /// The readable certificates in a file.
 async fn certificates(host: &dyn Host, path: &Path) -> ResourceResult<Vec<Certificate>> {
-    Ok(match Held::read(host, path).await?.1 {
+    Ok(match Stored::read(host, path).await?.1 {
         Content::Bytes(bytes) => Certificate::parse_all(path, &bytes)
             .filter_map(Result::ok)
             .collect(),

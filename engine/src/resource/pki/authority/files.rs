@@ -7,7 +7,7 @@ use super::signer;
 use crate::host::{Attributes, Host};
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord, Stands, identity, is_key};
-use crate::resource::pki::stored::{Content, Held, PUBLIC};
+use crate::resource::pki::stored::{Content, PUBLIC, Stored};
 use crate::resource::pki::{PkiError, authority_paths};
 use crate::resource::{Receipt, ResourceResult};
 
@@ -28,7 +28,7 @@ pub(in crate::resource::pki) const NAMES: [&str; 5] =
     [PREVIOUS, KEY, CERTIFICATE, NEXT_KEY, NEXT_CERTIFICATE];
 
 /// The files of an authority, with their content.
-pub(in crate::resource::pki) struct Files(BTreeMap<&'static str, (Held, Content)>);
+pub(in crate::resource::pki) struct Files(BTreeMap<&'static str, (Stored, Content)>);
 
 /// Without their content.
 impl std::fmt::Debug for Files {
@@ -46,7 +46,7 @@ impl Files {
         let directory = authority_paths(name).directory;
         let mut files = BTreeMap::new();
         for name in NAMES {
-            files.insert(name, Held::read(host, &directory.join(name)).await?);
+            files.insert(name, Stored::read(host, &directory.join(name)).await?);
         }
         Ok(Self(files))
     }
@@ -141,17 +141,17 @@ impl Files {
     }
 
     /// All files.
-    pub(in crate::resource::pki) fn all(&self) -> impl Iterator<Item = &Held> {
-        self.0.values().map(|(held, _)| held)
+    pub(in crate::resource::pki) fn all(&self) -> impl Iterator<Item = &Stored> {
+        self.0.values().map(|(stored, _)| stored)
     }
 
     /// The desired mode and owner of each wanted file.
     pub(in crate::resource::pki) fn attributes<'f>(
         &'f self,
         wanted: &'f KeptFiles,
-    ) -> impl Iterator<Item = (&'f Held, Attributes)> {
+    ) -> impl Iterator<Item = (&'f Stored, Attributes)> {
         let its = self.0.iter().filter(|(name, _)| wanted.contains_key(*name));
-        its.map(|(name, (held, _))| (held, attributes(name)))
+        its.map(|(name, (stored, _))| (stored, attributes(name)))
     }
 
     /// Writes the wanted files that differ, and removes the other files.
@@ -165,18 +165,19 @@ impl Files {
         receipt: &mut Receipt<'_>,
     ) -> ResourceResult<()> {
         for name in NAMES {
-            let (Some((held, content)), Some(bytes)) = (self.0.get(name), wanted.get(name)) else {
+            let (Some((stored, content)), Some(bytes)) = (self.0.get(name), wanted.get(name))
+            else {
                 continue;
             };
             if is_same(name, content, bytes) {
-                held.repair(host, attributes(name), receipt).await?;
+                stored.repair(host, attributes(name), receipt).await?;
             } else {
-                held.put(host, bytes, attributes(name), receipt).await?;
+                stored.put(host, bytes, attributes(name), receipt).await?;
             }
         }
-        for (name, (held, _)) in &self.0 {
+        for (name, (stored, _)) in &self.0 {
             if !wanted.contains_key(name) {
-                held.remove(host, receipt).await?;
+                stored.remove(host, receipt).await?;
             }
         }
         Ok(())

@@ -21,14 +21,14 @@ use crate::resource::pki::authority::state::Standing;
 use crate::resource::pki::certificate::issue;
 use crate::resource::pki::keys;
 use crate::resource::pki::keys::record::{KeptFiles, KeyRecord};
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceResult};
 
 /// The current state of an authority.
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
-    directory: Held,
+    directory: Stored,
     files: Files,
     record: KeyRecord,
     standing: Standing,
@@ -75,7 +75,7 @@ impl Resource for AuthoritySpec {
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         self.validate()
             .map_err(|error| error.at(self.action("plan")))?;
-        let directory = Held::look(cx.host, &authority_paths(&self.name).directory).await?;
+        let directory = Stored::look(cx.host, &authority_paths(&self.name).directory).await?;
         let files = Files::read(cx.host, &self.name).await?;
         let record = KeyRecord::read(cx.host, &authority_record(&self.name)).await?;
         let standing = match cx.absent {
@@ -94,7 +94,7 @@ impl Resource for AuthoritySpec {
     fn diff(&self, observed: &Observed) -> Option<Change> {
         let (files, record) = (&observed.files, &observed.record);
         if observed.absent {
-            let there = files.all().any(Held::is_there) || record.is_there();
+            let there = files.all().any(Stored::is_there) || record.is_there();
             return there.then(|| Change::new(Action::Remove));
         }
         let mut differences = Differences::default();

@@ -14,12 +14,12 @@ pub struct Use {
     /// Its purpose.
     pub purpose: &'static str,
     /// How the component starts to use a renewed one.
-    pub uptake: Uptake,
+    pub reload: ReloadMode,
 }
 
 /// How a component starts to use a renewed certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Uptake {
+pub enum ReloadMode {
     /// The component reads it for each new connection.
     EachConnection,
     /// The component reads the file once in this time and then uses the new certificate.
@@ -51,7 +51,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// (`CertCallbackRefreshDuration` in `k8s.io/client-go/transport`).
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// For the certificates of kubelet.
-const KUBELET: Uptake = Uptake::Restart {
+const KUBELET: ReloadMode = ReloadMode::Restart {
     cost: "containers go on running; requests to kubelet (logs, exec) break",
 };
 
@@ -61,43 +61,43 @@ pub const USES: &[Use] = &[
         certificate: "etcd/client",
         component: "etcd",
         purpose: "etcd serves its clients",
-        uptake: Uptake::EachConnection,
+        reload: ReloadMode::EachConnection,
     },
     Use {
         certificate: "etcd/peer",
         component: "etcd",
         purpose: "etcd's members know each other",
-        uptake: Uptake::EachConnection,
+        reload: ReloadMode::EachConnection,
     },
     Use {
         certificate: "etcdctl/etcd",
         component: "etcd",
         purpose: "checks and people ask etcd",
-        uptake: Uptake::EachUse,
+        reload: ReloadMode::EachUse,
     },
     Use {
         certificate: "apiserver",
         component: "kube-apiserver",
         purpose: "the API server serves the API",
-        uptake: Uptake::Reload { within: MINUTE },
+        reload: ReloadMode::Reload { within: MINUTE },
     },
     Use {
         certificate: "apiserver/etcd",
         component: "kube-apiserver",
         purpose: "the API server asks etcd",
-        uptake: Uptake::EachConnection,
+        reload: ReloadMode::EachConnection,
     },
     Use {
         certificate: "aggregator",
         component: "kube-apiserver",
         purpose: "the API server asks extension API servers",
-        uptake: Uptake::Reload { within: MINUTE },
+        reload: ReloadMode::Reload { within: MINUTE },
     },
     Use {
         certificate: "kube-controller-manager/apiserver",
         component: "kube-controller-manager",
         purpose: "the controller-manager asks the API server",
-        uptake: Uptake::Reconnect {
+        reload: ReloadMode::Reconnect {
             within: FIVE_MINUTES,
             container: "kube-controller-manager",
         },
@@ -106,13 +106,13 @@ pub const USES: &[Use] = &[
         certificate: "kube-controller-manager/server",
         component: "kube-controller-manager",
         purpose: "the controller-manager serves its health and metrics",
-        uptake: Uptake::Reload { within: MINUTE },
+        reload: ReloadMode::Reload { within: MINUTE },
     },
     Use {
         certificate: "kube-scheduler/apiserver",
         component: "kube-scheduler",
         purpose: "the scheduler asks the API server",
-        uptake: Uptake::Reconnect {
+        reload: ReloadMode::Reconnect {
             within: FIVE_MINUTES,
             container: "kube-scheduler",
         },
@@ -121,19 +121,19 @@ pub const USES: &[Use] = &[
         certificate: "kube-scheduler/server",
         component: "kube-scheduler",
         purpose: "the scheduler serves its health and metrics",
-        uptake: Uptake::Reload { within: MINUTE },
+        reload: ReloadMode::Reload { within: MINUTE },
     },
     Use {
         certificate: "kubelet/apiserver",
         component: "kubelet",
         purpose: "kubelet asks the API server",
-        uptake: KUBELET,
+        reload: KUBELET,
     },
     Use {
         certificate: "kubelet/server",
         component: "kubelet",
         purpose: "kubelet serves logs, exec and metrics",
-        uptake: KUBELET,
+        reload: KUBELET,
     },
     // The API server reads it for each new connection but keeps a connection in use, and kubelet verifies the certificate at each
     // request: a restart of kubelet ends the kept connections.
@@ -141,13 +141,13 @@ pub const USES: &[Use] = &[
         certificate: "apiserver/kubelet",
         component: "kubelet",
         purpose: "the API server asks kubelet",
-        uptake: KUBELET,
+        reload: KUBELET,
     },
     Use {
         certificate: "kube-proxy/apiserver",
         component: "kube-proxy",
         purpose: "kube-proxy asks the API server",
-        uptake: Uptake::Restart {
+        reload: ReloadMode::Restart {
             cost: "rules stay; changes of services wait for about two seconds",
         },
     },
@@ -155,7 +155,7 @@ pub const USES: &[Use] = &[
         certificate: "admin",
         component: "admin",
         purpose: "people and phases ask the API server",
-        uptake: Uptake::EachUse,
+        reload: ReloadMode::EachUse,
     },
 ];
 
@@ -173,7 +173,7 @@ pub fn uses_of(certificate: &str) -> Option<&'static Use> {
     USES.iter().find(|one| one.certificate == certificate)
 }
 
-impl std::fmt::Display for Uptake {
+impl std::fmt::Display for ReloadMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let minutes = |within: &Duration| humantime::format_duration(*within).to_string();
         match self {

@@ -10,7 +10,7 @@ use super::facts::{Certificate, rfc3339};
 use crate::host::{EntryKind, Host};
 use crate::resource::ResourceResult;
 use crate::resource::pki::kubeconfig::kubeconfig_yaml::Document;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{BASE, CertificateFacts, certificates_in, uses_of};
 
 /// The kind of file that contains a certificate.
@@ -46,7 +46,7 @@ pub struct Listed {
     /// Its purpose.
     pub purpose: Option<&'static str>,
     /// How the component starts to use a renewed one.
-    pub uptake: Option<String>,
+    pub reload: Option<String>,
 }
 
 /// All certificates, and the files that could not be read.
@@ -66,13 +66,13 @@ pub struct Listing {
 /// The directory cannot be read, most likely because the caller is not root.
 pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
     let now = host.now();
-    let survey = certificates_in(host, Path::new(BASE)).await?;
+    let scan = certificates_in(host, Path::new(BASE)).await?;
     let mut listing = Listing {
-        unreadable: survey.unreadable,
-        cut_short: survey.cut_short,
+        unreadable: scan.unreadable,
+        cut_short: scan.cut_short,
         ..Listing::default()
     };
-    for facts in survey.certificates {
+    for facts in scan.certificates {
         let Some((kind, name)) = placed(&facts.path) else {
             continue;
         };
@@ -86,7 +86,7 @@ pub async fn listing(host: &dyn Host) -> ResourceResult<Listing> {
         let Some(name) = file.strip_suffix(".yaml") else {
             continue;
         };
-        let (_, content) = Held::read(host, &path).await?;
+        let (_, content) = Stored::read(host, &path).await?;
         match inside(&path, &content) {
             Ok(Some(facts)) => {
                 listing
@@ -131,7 +131,7 @@ impl Listed {
             due: (kind == Kind::Certificate).then(|| certificate.renew_at()),
             component: its.map(|its| its.component),
             purpose: its.map(|its| its.purpose),
-            uptake: its.map(|its| its.uptake.to_string()),
+            reload: its.map(|its| its.reload.to_string()),
             name,
             certificate,
         }

@@ -18,16 +18,16 @@ use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::certificate::facts::show;
 use crate::resource::pki::certificate::reissue::{Reading, due, reissue};
 use crate::resource::pki::certificate::spec::CertificateSpec;
-use crate::resource::pki::stored::{Held, PUBLIC};
+use crate::resource::pki::stored::{PUBLIC, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// The current state of a certificate.
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
-    certificate: Held,
-    key: Held,
-    trust: Held,
+    certificate: Stored,
+    key: Stored,
+    trust: Stored,
     reading: Reading,
 }
 
@@ -49,9 +49,9 @@ impl Resource for CertificateSpec {
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         self.validate().map_err(self.failed("plan"))?;
         let paths = certificate_paths(&self.path);
-        let (certificate, certificate_content) = Held::read(cx.host, &paths.certificate).await?;
-        let (key, key_content) = Held::read(cx.host, &paths.key).await?;
-        let (trust, trust_content) = Held::read(cx.host, &paths.trust).await?;
+        let (certificate, certificate_content) = Stored::read(cx.host, &paths.certificate).await?;
+        let (key, key_content) = Stored::read(cx.host, &paths.key).await?;
+        let (trust, trust_content) = Stored::read(cx.host, &paths.trust).await?;
         let reading = if cx.absent {
             Reading::nothing(cx.host.now())
         } else {

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use super::facts::Certificate;
 use crate::host::{EntryKind, Host};
 use crate::resource::pki::CertificateFacts;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{ResourceError, ResourceResult};
 
 /// Maximum depth of directories below the first.
@@ -23,7 +23,7 @@ const ENTRIES: usize = 2_000;
 
 /// The result of a search. A check has to use all three fields: certificates that could not be read may exist.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct Scan {
     /// Every certificate, in order of path; a file may hold several.
     pub certificates: Vec<CertificateFacts>,
     /// Files that should hold a certificate and do not, and why.
@@ -37,16 +37,16 @@ pub struct Survey {
 ///
 /// # Errors
 /// An operation of the host failed.
-pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResult<Survey> {
-    let mut survey = Survey::default();
+pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResult<Scan> {
+    let mut scan = Scan::default();
     let mut waiting = VecDeque::from([(directory.to_path_buf(), 0)]);
     let (mut files, mut entries) = (0, 0);
     while let Some((directory, depth)) = waiting.pop_front() {
         for name in host.list(&directory).await? {
             entries += 1;
             if entries > ENTRIES {
-                survey.cut_short = true;
-                return Ok(survey.sorted());
+                scan.cut_short = true;
+                return Ok(scan.sorted());
             }
             let path = directory.join(&name);
             let Some(entry) = host.entry(&path).await? else {
@@ -54,21 +54,21 @@ pub async fn certificates_in(host: &dyn Host, directory: &Path) -> ResourceResul
             };
             match entry.kind {
                 EntryKind::Directory if depth < DEPTH => waiting.push_back((path, depth + 1)),
-                EntryKind::Directory => survey.cut_short = true,
+                EntryKind::Directory => scan.cut_short = true,
                 EntryKind::File(_) | EntryKind::Symlink(_) if is_candidate(&path) => {
                     files += 1;
                     if files > FILES {
-                        survey.cut_short = true;
-                        return Ok(survey.sorted());
+                        scan.cut_short = true;
+                        return Ok(scan.sorted());
                     }
-                    let (_, content) = Held::read(host, &path).await?;
-                    survey.add(&path, &content);
+                    let (_, content) = Stored::read(host, &path).await?;
+                    scan.add(&path, &content);
                 }
                 _ => {}
             }
         }
     }
-    Ok(survey.sorted())
+    Ok(scan.sorted())
 }
 
 /// The first certificate in a file, in DER: the one that a server presents. Cancel safe.
@@ -79,7 +79,7 @@ pub async fn first_certificate(host: &dyn Host, path: &Path) -> ResourceResult<V
     let none = |problem: String| ResourceError::Missing {
         what: format!("find a certificate in {}: {problem}", path.display()),
     };
-    match Held::read(host, path).await?.1 {
+    match Stored::read(host, path).await?.1 {
         Content::Missing => Err(none("it is not there".to_owned())),
         Content::Unfit(problem) => Err(none(problem)),
         Content::Bytes(bytes) => CertificateDer::from_pem_slice(&bytes)
@@ -96,7 +96,7 @@ pub async fn certificate_in(
     host: &dyn Host,
     path: &Path,
 ) -> ResourceResult<Option<CertificateFacts>> {
-    let (_, content) = Held::read(host, path).await?;
+    let (_, content) = Stored::read(host, path).await?;
     let parsed = content.parse(|pem| Certificate::parse(path, pem));
     Ok(parsed.and_then(Result::ok).map(|it| it.facts))
 }
@@ -106,7 +106,7 @@ fn is_candidate(path: &Path) -> bool {
         .is_some_and(|extension| extension == "crt" || extension == "pem")
 }
 
-impl Survey {
+impl Scan {
     fn add(&mut self, path: &Path, content: &Content) {
         let bytes = match content {
             Content::Missing => return,

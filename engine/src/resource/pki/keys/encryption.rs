@@ -23,7 +23,7 @@ use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::authority::rotation::Stage;
 use crate::resource::pki::authority::spec::Rotation;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{BASE, PkiError, RECORDS};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
@@ -95,9 +95,9 @@ struct Keys(Vec<Key>);
 /// The current state of the keys.
 pub struct Observed {
     absent: bool,
-    directories: Vec<Held>,
+    directories: Vec<Stored>,
     /// In the order in which they are written.
-    copies: [(Held, Content); 3],
+    copies: [(Stored, Content); 3],
     /// The right keys; `None` if there are none yet.
     keys: Option<Keys>,
     retired: Retired,
@@ -125,7 +125,7 @@ impl Observed {
     }
 
     /// The copies that do not contain the right keys.
-    fn damaged(&self) -> impl Iterator<Item = &(Held, Content)> {
+    fn damaged(&self) -> impl Iterator<Item = &(Stored, Content)> {
         let right = self.keys.as_ref().map(Keys::text);
         self.copies.iter().filter(move |(_, content)| {
             right
@@ -313,12 +313,12 @@ impl Keys {
 
 /// The copies of the keys, in the order in which they are written: our own copies first, so that the API server never has a key that
 /// is not saved elsewhere.
-async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
+async fn copies(host: &dyn Host) -> ResourceResult<[(Stored, Content); 3]> {
     let places = places();
     Ok([
-        Held::read(host, &places.record).await?,
-        Held::read(host, &places.copy).await?,
-        Held::read(host, &places.config).await?,
+        Stored::read(host, &places.record).await?,
+        Stored::read(host, &places.copy).await?,
+        Stored::read(host, &places.config).await?,
     ])
 }
 
@@ -326,7 +326,7 @@ async fn copies(host: &dyn Host) -> ResourceResult<[(Held, Content); 3]> {
 /// their keys are right. Otherwise the keys of the first valid file, in the order of writing, are right, if it is the only valid one or
 /// another one shares a key with it. Two equal files that share no key with the first one are not trusted. So an interrupted step is
 /// either completed or has no effect.
-fn right(copies: &[(Held, Content); 3]) -> ResourceResult<Option<Keys>> {
+fn right(copies: &[(Stored, Content); 3]) -> ResourceResult<Option<Keys>> {
     let mut valid: Vec<(&Path, Keys)> = Vec::new();
     let mut damaged = Vec::new();
     for (file, content) in copies {
@@ -383,7 +383,7 @@ impl Resource for EncryptionKeysSpec {
         let copies = copies(cx.host).await?;
         let mut directories = Vec::new();
         for directory in [&places.its, &places.ours, &places.records] {
-            directories.push(Held::look(cx.host, directory).await?);
+            directories.push(Stored::look(cx.host, directory).await?);
         }
         let retired = Retired::observe(cx.host).await?;
         let keys = if cx.absent { None } else { right(&copies)? };

@@ -21,7 +21,7 @@ use crate::host::{Attributes, Host};
 use crate::resource::change::{Differences, content_digest};
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::keys;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{Receipt, ResourceResult};
 
 /// Version of the file's format. Another version is not accepted.
@@ -80,8 +80,8 @@ impl Copy {
 
 /// The current state of a record.
 pub(in crate::resource::pki) struct KeyRecord {
-    directory: Held,
-    file: Held,
+    directory: Stored,
+    file: Stored,
     known: Option<BTreeMap<String, Copy>>,
     /// Why `known` is `None`.
     problem: String,
@@ -125,8 +125,8 @@ impl KeyRecord {
         host: &dyn Host,
         path: &Path,
     ) -> ResourceResult<Self> {
-        let directory = Held::look(host, path.parent().unwrap_or(path)).await?;
-        let (file, content) = Held::read(host, path).await?;
+        let directory = Stored::look(host, path.parent().unwrap_or(path)).await?;
+        let (file, content) = Stored::read(host, path).await?;
         let parsed = content.parse(|bytes| {
             // The parser's own error text could quote a key.
             let document: Document = serde_json::from_slice(bytes)

@@ -11,7 +11,7 @@ use super::encryption::Key;
 use crate::host::Host;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::pki::{BASE, RECORDS};
 use crate::resource::{Receipt, ResourceResult};
 
@@ -26,9 +26,9 @@ pub(in crate::resource::pki) struct Named {
 /// The current state of the retired keys. Has no `Debug`.
 pub(in crate::resource::pki) struct Retired {
     /// One file for each key, in the order of their names.
-    files: Vec<(String, Held, Content)>,
+    files: Vec<(String, Stored, Content)>,
     /// The file with the second copies.
-    record: (Held, Content),
+    record: (Stored, Content),
     /// The keys that have a valid copy.
     keys: Vec<Key>,
 }
@@ -38,7 +38,7 @@ impl Retired {
     pub(in crate::resource::pki) async fn observe(host: &dyn Host) -> ResourceResult<Self> {
         let directory = directory();
         let record = Path::new(RECORDS).join("encryption-retired.json");
-        let record = Held::read(host, &record).await?;
+        let record = Stored::read(host, &record).await?;
         let mut keys = recorded(&record.1);
         let mut names = host.list(&directory).await?;
         names.extend(keys.iter().map(Key::id));
@@ -46,13 +46,13 @@ impl Retired {
         names.dedup();
         let mut files = Vec::new();
         for name in names {
-            let (held, content) = Held::read(host, &directory.join(&name)).await?;
+            let (stored, content) = Stored::read(host, &directory.join(&name)).await?;
             if let Some(Ok(key)) = content.parse(|text| parse(&name, text))
                 && !keys.contains(&key)
             {
                 keys.push(key);
             }
-            files.push((name, held, content));
+            files.push((name, stored, content));
         }
         Ok(Self {
             files,
@@ -132,7 +132,7 @@ impl Retired {
     ) -> ResourceResult<()> {
         let mut keys: Vec<&Key> = self.keys.iter().collect();
         if let Some(key) = added.as_ref().filter(|key| !self.keys.contains(key)) {
-            let (file, content) = Held::read(host, &directory().join(key.id())).await?;
+            let (file, content) = Stored::read(host, &directory().join(key.id())).await?;
             put(&file, &content, text(key).as_bytes(), host, receipt).await?;
             keys.push(key);
         }
@@ -216,7 +216,7 @@ fn said(content: &Content) -> &'static str {
 }
 
 async fn put(
-    file: &Held,
+    file: &Stored,
     content: &Content,
     wanted: &[u8],
     host: &dyn Host,

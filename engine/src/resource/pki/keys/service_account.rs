@@ -14,7 +14,7 @@ use super::record::{KeptFiles, KeyRecord, Stands};
 use crate::host::Host;
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
-use crate::resource::pki::stored::{Content, Held, PUBLIC};
+use crate::resource::pki::stored::{Content, PUBLIC, Stored};
 use crate::resource::pki::{
     PkiError, PrivateKey, certificate_paths, keys, service_account_paths, service_account_record,
 };
@@ -34,8 +34,8 @@ pub struct ServiceAccountKeySpec {}
 #[derive(Debug)]
 pub struct Observed {
     absent: bool,
-    key: Held,
-    public: Held,
+    key: Stored,
+    public: Stored,
     record: KeyRecord,
     /// The desired pair; `None` if there is no key yet.
     pair: Option<Pair>,
@@ -102,8 +102,8 @@ impl Resource for ServiceAccountKeySpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         let (key_path, public_path) = service_account_paths();
-        let (key, content) = Held::read(cx.host, &key_path).await?;
-        let (public, public_content) = Held::read(cx.host, &public_path).await?;
+        let (key, content) = Stored::read(cx.host, &key_path).await?;
+        let (public, public_content) = Stored::read(cx.host, &public_path).await?;
         let record = KeyRecord::read(cx.host, &service_account_record()).await?;
         let pair = match cx.absent {
             true => None,

@@ -96,10 +96,7 @@ impl Document {
                 context("system-context", Some("kube-system")),
             ]
         } else {
-            vec![context(
-                "service-account-context",
-                spec.namespace.as_deref(),
-            )]
+            vec![context("service-account-context", None)]
         };
         let cluster = Cluster {
             certificate_authority_data: STANDARD.encode(authority),

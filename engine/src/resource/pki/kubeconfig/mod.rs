@@ -11,13 +11,14 @@ use super::{Authority, PkiError, certificate_paths, kubeconfig_path, validate};
 use crate::resource::change::Differences;
 use crate::resource::files::file::PRIVATE;
 use crate::resource::pki::kubeconfig::kubeconfig_yaml::Document;
-use crate::resource::pki::stored::{Content, Held};
+use crate::resource::pki::stored::{Content, Stored};
 use crate::resource::{Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult};
 
 /// A kubeconfig: the address of the API server, the trusted authority and the client's identity. It is written again if its
 /// certificate, its authority or anything else in it differs.
+///
+/// Records of earlier versions have a field `namespace`, so unknown fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KubeconfigSpec {
     /// Its path below `kubeconfigs` without `.yaml`, for example `admin` or `kube-proxy/kubeconfig`.
     pub name: String,
@@ -32,14 +33,12 @@ pub struct KubeconfigSpec {
     /// Whether the kubeconfig contains the paths of certificate and key instead of their content: then its user finds a renewed one there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_path: bool,
-    /// Namespace of the context; the admin's contexts have their own.
-    pub namespace: Option<String>,
 }
 
 /// The current kubeconfig, and the desired one.
 pub struct Observed {
     absent: bool,
-    file: Held,
+    file: Stored,
     content: Content,
     /// `Err` says what is missing for it.
     should: Result<Document, String>,
@@ -64,10 +63,7 @@ impl KubeconfigSpec {
         validate::server("server", &self.server)?;
         validate::path("certificate", &self.certificate)?;
         validate::component("authority", &self.authority)?;
-        validate::name("user", &self.user)?;
-        self.namespace
-            .as_deref()
-            .map_or(Ok(()), |name| validate::component("namespace", name))
+        validate::name("user", &self.user)
     }
 
     fn failed(&self, error: PkiError) -> ResourceError {
@@ -85,7 +81,7 @@ impl KubeconfigSpec {
         };
         let mut contents = Vec::with_capacity(2);
         for path in [&paths.certificate, &paths.key] {
-            match Held::read(cx.host, path).await?.1 {
+            match Stored::read(cx.host, path).await?.1 {
                 Content::Bytes(bytes) => contents.push(bytes),
                 Content::Missing => return Ok(Err(format!("{} is not there yet", path.display()))),
                 Content::Unfit(problem) => {
@@ -110,7 +106,7 @@ impl Resource for KubeconfigSpec {
 
     async fn observe(&self, cx: &Context<'_>) -> ResourceResult<Observed> {
         self.validate().map_err(|error| self.failed(error))?;
-        let (file, content) = Held::read(cx.host, &kubeconfig_path(&self.name)).await?;
+        let (file, content) = Stored::read(cx.host, &kubeconfig_path(&self.name)).await?;
         let should = if cx.absent {
             Err("it should not be there".to_owned())
         } else {

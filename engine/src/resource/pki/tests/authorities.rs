@@ -152,7 +152,7 @@ async fn a_key_without_a_certificate_gets_one_and_stays() {
     let host = with_authority().await;
     let key = text(&host, CA_KEY);
     forget(&host);
-    host.meddle(|world| world.remove(CA));
+    host.with_world_mut(|world| world.remove(CA));
     let change = apply(&host, &cluster())
         .await
         .expect("a certificate is missing");
@@ -165,7 +165,7 @@ async fn a_key_without_a_certificate_gets_one_and_stays() {
 async fn a_certificate_without_a_key_is_left_alone_and_signs_nothing() {
     let host = with_certificate().await;
     forget(&host);
-    host.meddle(|world| world.remove(CA_KEY));
+    host.with_world_mut(|world| world.remove(CA_KEY));
     assert_eq!(
         reasons(&host, &cluster()).await,
         ["record of its keys: missing → made, with copies"]

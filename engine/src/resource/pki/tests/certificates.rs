@@ -185,7 +185,7 @@ async fn damaged_files_are_a_reason() {
         (CRT, "certificate: missing → issued again"),
     ] {
         let host = host.fork();
-        host.meddle(|world| world.remove(path));
+        host.with_world_mut(|world| world.remove(path));
         assert_eq!(reasons(&host, &apiserver()).await, [expected]);
         apply(&host, &apiserver()).await;
         assert_eq!(apply(&host, &apiserver()).await, None);
@@ -196,7 +196,7 @@ async fn damaged_files_are_a_reason() {
 async fn a_new_authority_issues_everything_again() {
     let host = with_certificate().await;
     forget(&host);
-    host.meddle(|world| world.remove("/etc/pf9/kube.d/ca"));
+    host.with_world_mut(|world| world.remove("/etc/pf9/kube.d/ca"));
     assert_eq!(
         reasons(&host, &apiserver()).await,
         ["authority: CN=kubernetes → `cluster`, which is not there yet"]
@@ -271,7 +271,7 @@ async fn trust_and_modes_are_put_right_without_issuing_again() {
     apply(&host, &apiserver()).await;
     assert_eq!(apply(&host, &apiserver()).await, None);
     assert_eq!((text(&host, CRT), text(&host, KEY)), (certificate, key));
-    host.meddle(|world| world.remove(TRUST));
+    host.with_world_mut(|world| world.remove(TRUST));
     assert_eq!(
         reasons(&host, &apiserver()).await,
         ["trust: missing → authority `cluster`"]
@@ -284,12 +284,12 @@ async fn links_are_followed_and_directories_are_not_ours_to_remove() {
     let host = with_certificate().await;
     let certificate = text(&host, CRT);
     put(&host, "/srv/a.crt", &certificate, 0o640);
-    host.meddle(|world| world.remove(CRT));
+    host.with_world_mut(|world| world.remove(CRT));
     host.symlink(Path::new(CRT), "/srv/a.crt")
         .await
         .expect("it is linked");
     assert_eq!(reasons(&host, &apiserver()).await, [""; 0]);
-    host.meddle(|world| world.remove("/srv/a.crt"));
+    host.with_world_mut(|world| world.remove("/srv/a.crt"));
     let before = host.snapshot();
     assert_eq!(
         reasons(&host, &apiserver()).await,
@@ -303,8 +303,8 @@ async fn links_are_followed_and_directories_are_not_ours_to_remove() {
     assert!(receipt.revert(&host).await.is_empty());
     assert!(host.snapshot() == before);
 
-    host.meddle(|world| world.remove(CRT));
-    host.meddle(|world| world.directory(CRT));
+    host.with_world_mut(|world| world.remove(CRT));
+    host.with_world_mut(|world| world.directory(CRT));
     let error = failure(&host, &apiserver()).await;
     assert!(
         error.contains("request.crt a file: a directory stands there"),

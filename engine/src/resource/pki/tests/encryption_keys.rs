@@ -71,7 +71,7 @@ async fn lost_and_damaged_files_are_written_again_from_one_that_is_left() {
             let before = text(&host, left);
             for path in ALL.iter().filter(|path| **path != left) {
                 match damage {
-                    None => host.meddle(|world| world.remove(path)),
+                    None => host.with_world_mut(|world| world.remove(path)),
                     Some("cut") => put(&host, path, &before[..before.len() / 2], 0o600),
                     Some(other) => put(&host, path, other, 0o600),
                 }
@@ -123,7 +123,7 @@ async fn an_exchanged_key_is_never_adopted() {
     ] {
         let host = with_keys().await;
         if let Some(path) = lost {
-            host.meddle(|world| world.remove(path));
+            host.with_world_mut(|world| world.remove(path));
         }
         for path in exchanged {
             put(&host, path, &other, 0o600);
@@ -214,7 +214,7 @@ async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() 
         ] {
             let host = rotated.fork();
             match &damage {
-                None => host.meddle(|world| world.remove(file)),
+                None => host.with_world_mut(|world| world.remove(file)),
                 Some(text) => put(&host, file, text, 0o600),
             }
             let told = problem(&host).await.expect("it is told");
@@ -244,7 +244,7 @@ async fn a_retired_key_that_is_lost_or_damaged_is_written_again_from_its_copy() 
     let absent = run(&rotated, &HOLD, true, &mut Receipt::default()).await;
     absent.expect("they are removed");
     for file in &files {
-        assert_eq!(rotated.look(|world| world.text(file)), None, "{file}");
+        assert_eq!(rotated.with_world(|world| world.text(file)), None, "{file}");
     }
 }
 

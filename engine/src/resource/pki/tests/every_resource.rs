@@ -165,7 +165,7 @@ async fn absence_removes_the_files_and_can_be_taken_back() {
             .expect("it goes");
         for path in spec.paths() {
             assert!(
-                start.look(|world| world.text(&path)).is_none(),
+                start.with_world(|world| world.text(&path)).is_none(),
                 "{name}: {}",
                 path.display()
             );
@@ -187,7 +187,7 @@ async fn keys_are_never_printed() {
             .expect("it converges");
         let shown = format!("{change:?} {receipt:?} {spec:?}");
         for key in [CA_KEY, KEY, "/etc/pf9/kube.d/certs/admin/request.key"] {
-            let Some(pem) = host.look(|world| world.text(key)) else {
+            let Some(pem) = host.with_world(|world| world.text(key)) else {
                 continue;
             };
             let line = pem.lines().nth(1).unwrap_or("garbage");

@@ -26,7 +26,7 @@ fn damages(host: &FakeHost, other: &FakeHost, path: &str) -> Vec<Option<String>>
 }
 
 fn damage(host: &FakeHost, path: &str, content: Option<&str>) {
-    host.meddle(|world| match content {
+    host.with_world_mut(|world| match content {
         Some(content) => world.file_with_mode(path, content, 0o600),
         None => world.remove(path),
     });
@@ -110,7 +110,7 @@ async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
     let (start, other) = (with_certificate().await, with_certificate().await);
     let record = authority_record("cluster");
     let json = start
-        .look(|world| world.text(&record))
+        .with_world(|world| world.text(&record))
         .expect("it is there");
     // The record, with the copy of the key cut to half.
     let parsed: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
@@ -118,7 +118,7 @@ async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
     let damaged = json.replace(copy, &copy[..copy.len() / 2]);
     for content in damages(&start, &other, CA_KEY) {
         let host = start.fork();
-        host.meddle(|world| world.file_with_mode(&record, &damaged, 0o600));
+        host.with_world_mut(|world| world.file_with_mode(&record, &damaged, 0o600));
         damage(&host, CA_KEY, content.as_deref());
         let before = host.snapshot();
         let error = failure(&host, &cluster()).await;
@@ -137,7 +137,7 @@ async fn what_cannot_be_restored_is_told_by_name_and_nothing_is_changed() {
         .expect("text");
     for damaged in [damaged, json.replace(identity, "00"), json[..90].to_owned()] {
         let host = start.fork();
-        host.meddle(|world| world.file_with_mode(&record, &damaged, 0o600));
+        host.with_world_mut(|world| world.file_with_mode(&record, &damaged, 0o600));
         assert!(apply(&host, &cluster()).await.is_some());
         assert!(host.snapshot() == start.snapshot());
     }
@@ -178,7 +178,7 @@ async fn a_host_without_a_record_takes_what_its_certificates_prove() {
         assert!(host.snapshot() == before);
         // The remedy that the error names.
         for path in [CA, CA_KEY, CRT, KEY, TRUST] {
-            host.meddle(|world| world.remove(path));
+            host.with_world_mut(|world| world.remove(path));
         }
         apply(&host, &cluster()).await;
         apply(&host, &apiserver()).await;
@@ -191,9 +191,9 @@ async fn an_older_record_takes_no_authority_away_that_is_in_use() {
     let (host, other) = (with_certificate().await, with_certificate().await);
     let record = authority_record("cluster");
     let older = other
-        .look(|world| world.text(&record))
+        .with_world(|world| world.text(&record))
         .expect("it is there");
-    host.meddle(|world| world.file_with_mode(&record, &older, 0o600));
+    host.with_world_mut(|world| world.file_with_mode(&record, &older, 0o600));
     let before = host.snapshot();
     let error = failure(&host, &cluster()).await;
     assert!(
@@ -203,7 +203,7 @@ async fn an_older_record_takes_no_authority_away_that_is_in_use() {
     assert!(host.snapshot() == before);
     // A record at the path of another record is ignored.
     let misplaced = older.replace("authority-cluster", "authority-etcd");
-    host.meddle(|world| world.file_with_mode(&record, &misplaced, 0o600));
+    host.with_world_mut(|world| world.file_with_mode(&record, &misplaced, 0o600));
     assert_eq!(
         reasons(&host, &cluster()).await,
         ["record of its keys: it belongs to authority-etcd → made, with copies"]
@@ -241,7 +241,7 @@ async fn the_record_follows_a_replacement() {
     // The old key is no longer in the record.
     use base64::Engine as _;
     let copy = base64::engine::general_purpose::STANDARD.encode(&old);
-    let record = host.look(|world| world.text(authority_record("cluster")));
+    let record = host.with_world(|world| world.text(authority_record("cluster")));
     assert!(!record.expect("it is there").contains(&copy));
 }
 
@@ -288,13 +288,13 @@ async fn a_foreign_service_account_key_is_replaced_by_the_cluster_s_own() {
     // Without a copy, the key is left as it is.
     let host = start.fork();
     let json = start
-        .look(|world| world.text(&record))
+        .with_world(|world| world.text(&record))
         .expect("it is there");
     let parsed: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
     let copy = parsed["files"]["svcacct.key"]["content"]
         .as_str()
         .expect("text");
-    host.meddle(|world| world.file_with_mode(&record, json.replace(copy, ""), 0o600));
+    host.with_world_mut(|world| world.file_with_mode(&record, json.replace(copy, ""), 0o600));
     damage(&host, SIGNS, Some(&text(&other, SIGNS)));
     let before = host.snapshot();
     let error = failure(&host, &spec).await;
@@ -348,8 +348,10 @@ async fn a_service_account_key_without_a_record_is_proven_by_its_public_half() {
 async fn records_are_for_root_alone() {
     let host = with_authority().await;
     let record = authority_record("cluster");
-    let json = host.look(|world| world.text(&record)).expect("it is there");
-    host.meddle(|world| world.file_with_mode(&record, &json, 0o644));
+    let json = host
+        .with_world(|world| world.text(&record))
+        .expect("it is there");
+    host.with_world_mut(|world| world.file_with_mode(&record, &json, 0o644));
     assert_eq!(
         reasons(&host, &cluster()).await,
         ["mode: authority-cluster.json 0644 → authority-cluster.json 0600"]

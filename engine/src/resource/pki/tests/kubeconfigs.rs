@@ -67,7 +67,7 @@ async fn every_difference_is_named_and_no_key_is_shown() {
         ]
     );
     let renewed = host.fork();
-    renewed.meddle(|world| world.remove("/etc/pf9/kube.d/certs/admin"));
+    renewed.with_world_mut(|world| world.remove("/etc/pf9/kube.d/certs/admin"));
     apply(&renewed, &admin()).await;
     let other = "other data → the data of its source file";
     assert_eq!(
@@ -119,7 +119,7 @@ async fn it_is_removed_when_it_should_be_absent() {
         .await
         .expect("it goes");
     assert_eq!(change.expect("it was there").action, Action::Remove);
-    assert!(host.look(|world| world.text(FILE)).is_none());
+    assert!(host.with_world(|world| world.text(FILE)).is_none());
 }
 
 #[tokio::test]
@@ -167,6 +167,14 @@ async fn specifications_that_cannot_stand_are_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_read() {
+    let mut record = serde_json::to_value(admin_kubeconfig()).expect("it is JSON");
+    record["namespace"] = serde_json::Value::Null;
+    let read: KubeconfigSpec = serde_json::from_value(record).expect("it is understood");
+    assert_eq!(read, admin_kubeconfig());
 }
 
 /// A client that reads the files again finds the renewed ones; the kubeconfig itself does not change.

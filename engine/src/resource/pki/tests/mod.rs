@@ -67,7 +67,6 @@ fn admin_kubeconfig() -> KubeconfigSpec {
         authority: "cluster".to_owned(),
         user: "admin".to_owned(),
         by_path: false,
-        namespace: None,
     }
 }
 
@@ -152,21 +151,21 @@ fn chain(error: &ResourceError) -> String {
 }
 
 fn text(host: &FakeHost, path: &str) -> String {
-    host.look(|world| world.text(path))
+    host.with_world(|world| world.text(path))
         .expect("the file is there")
 }
 
 fn put(host: &FakeHost, path: &str, content: &str, mode: u32) {
-    host.meddle(|world| world.file_with_mode(path, content, mode));
+    host.with_world_mut(|world| world.file_with_mode(path, content, mode));
 }
 
 /// Removes the records of the host, as on a host that was brought up by a version without records.
 fn forget(host: &FakeHost) {
-    host.meddle(|world| world.remove(super::RECORDS));
+    host.with_world_mut(|world| world.remove(super::RECORDS));
 }
 
 fn advance(host: &FakeHost, by: Duration) {
-    host.meddle(|world| world.advance(by));
+    host.with_world_mut(|world| world.advance(by));
 }
 
 const CA: &str = "/etc/pf9/kube.d/ca/cluster/ca.crt";

@@ -22,7 +22,7 @@ async fn it_is_made_once_in_the_forms_that_kubernetes_reads() {
         ["public half: of another key → derived from the key"]
     );
     apply(&host, &spec).await;
-    host.meddle(|world| world.remove(PUBLIC));
+    host.with_world_mut(|world| world.remove(PUBLIC));
     assert_eq!(
         reasons(&host, &spec).await,
         ["public half: missing → derived from the key"]

@@ -21,10 +21,10 @@ async fn all_certificates_are_found_and_none_that_cannot_be_read_is_passed_over(
         &format!("{}{}", text(&host, KEY), text(&host, CRT)),
         0o600,
     );
-    let survey = certificates_in(&host, Path::new(BASE))
+    let scan = certificates_in(&host, Path::new(BASE))
         .await
         .expect("it can be listed");
-    let found: Vec<String> = survey
+    let found: Vec<String> = scan
         .certificates
         .iter()
         .map(|facts| {
@@ -52,11 +52,11 @@ async fn all_certificates_are_found_and_none_that_cannot_be_read_is_passed_over(
     );
     let broken = Path::new("/etc/pf9/kube.d/certs/broken/request.crt").to_path_buf();
     assert_eq!(
-        survey.unreadable,
+        scan.unreadable,
         [(broken, "it holds no certificate in PEM".to_owned())]
     );
-    assert!(!survey.cut_short);
-    let json = serde_json::to_value(&survey.certificates[4]).expect("it serializes");
+    assert!(!scan.cut_short);
+    let json = serde_json::to_value(&scan.certificates[4]).expect("it serializes");
     assert_eq!(json["not_after"], "2026-04-01T00:00:00Z");
 }
 
@@ -65,19 +65,19 @@ async fn its_bounds_are_told() {
     let host = with_authority().await;
     let authority = text(&host, CA);
     put(&host, "/srv/1/2/3/4/5/deep.crt", &authority, 0o644);
-    let survey = certificates_in(&host, Path::new("/srv"))
+    let scan = certificates_in(&host, Path::new("/srv"))
         .await
         .expect("it can be listed");
-    assert!(survey.cut_short && survey.certificates.is_empty());
+    assert!(scan.cut_short && scan.certificates.is_empty());
     for n in 0..201 {
         put(&host, &format!("/many/{n}.crt"), &authority, 0o644);
     }
-    let survey = certificates_in(&host, Path::new("/many"))
+    let scan = certificates_in(&host, Path::new("/many"))
         .await
         .expect("it can be listed");
-    assert!(survey.cut_short && survey.certificates.len() == 200);
-    let survey = certificates_in(&host, Path::new("/nowhere"))
+    assert!(scan.cut_short && scan.certificates.len() == 200);
+    let scan = certificates_in(&host, Path::new("/nowhere"))
         .await
         .expect("it can be listed");
-    assert!(survey.certificates.is_empty() && !survey.cut_short);
+    assert!(scan.certificates.is_empty() && !scan.cut_short);
 }

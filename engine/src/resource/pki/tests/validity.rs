@@ -121,7 +121,7 @@ async fn what_a_clock_that_was_ahead_has_issued_is_made_anew_once_it_is_removed(
         error.contains(", and the clock says 2026-01-01T"),
         "{error}"
     );
-    host.meddle(|world| world.remove(CRT));
+    host.with_world_mut(|world| world.remove(CRT));
     apply(&host, &apiserver()).await;
     assert_eq!(apply(&host, &apiserver()).await, None);
     assert!(end(&host, CRT) < end(&ahead, CRT));

@@ -1,6 +1,7 @@
 //! What counts as an attempt, when the next one comes, and which of them is a full clean.
 
 use super::*;
+use crate::nodeletd::state::retry::backoff;
 
 #[tokio::test(start_paused = true)]
 async fn attempts_one_to_twelve_at_the_usual_intervals() {
@@ -26,7 +27,7 @@ async fn attempts_one_to_twelve_at_the_usual_intervals() {
         for (number, pair) in all.windows(2).enumerate() {
             let waited = pair[1].0 - pair[0].0;
             let failed = u32::try_from(number + 1).expect("a small number");
-            let least = decide::backoff(failed, Duration::from_secs(60));
+            let least = backoff(failed, Duration::from_secs(60));
             assert!(
                 waited >= least && waited <= least.mul_f64(1.2) + Duration::from_secs(60),
                 "after attempt {failed}: {waited:?} for {least:?}"
@@ -148,7 +149,7 @@ async fn a_daemon_tries_for_itself_before_it_cleans() {
 
 /// An operator who requests an attempt wants a repair, not a full clean.
 #[tokio::test(start_paused = true)]
-async fn nobodys_haste_cleans_a_host() {
+async fn a_requested_attempt_never_cleans_a_host() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     beside(&host, directory.path(), async |outside| {
@@ -212,7 +213,7 @@ async fn a_repair_that_is_killed_is_no_failed_attempt_and_no_hot_loop() {
         assert!((20..100).contains(&tried.len()), "{}", tried.len());
         let usual = |(number, pair): (usize, &[(Duration, bool)])| {
             let number = u32::try_from(number + 1).expect("a small number");
-            pair[1].0 - pair[0].0 >= decide::backoff(number, Duration::from_secs(60))
+            pair[1].0 - pair[0].0 >= backoff(number, Duration::from_secs(60))
         };
         assert!(tried.windows(2).enumerate().all(usual), "{tried:?}");
         assert_eq!(host.cleans(), 0);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use engine::exec::Status;
 
 use super::{Broken, beside, kept};
-use crate::nodeletd::kube_status::NodeState;
 use crate::nodeletd::state::State;
+use crate::nodeletd::status::kube_status::NodeState;
 
 /// Failures are reported, but not repaired: a repair that is recorded nowhere could not be rolled back.
 #[tokio::test(start_paused = true)]

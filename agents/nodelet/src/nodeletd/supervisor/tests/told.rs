@@ -226,7 +226,7 @@ async fn what_could_not_be_remembered_is_written_once_it_can_be() {
 
 /// No attempt will ever be made on this host.
 #[tokio::test(start_paused = true)]
-async fn a_host_that_is_nobodys_does_not_converge_for_ever() {
+async fn an_unassigned_host_does_not_converge_for_ever() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = Broken::new();
     host.cluster.lock().expect("no test panicked").clear();
@@ -307,7 +307,7 @@ async fn a_disk_that_stalls_holds_up_nothing_and_is_told() {
             write()
         })
     });
-    let says = |outside: &Outside| {
+    let says = |outside: &Handles| {
         let view = outside.view.borrow().clone().expect("it looks");
         let mut conditions = view.conditions.iter();
         let written = conditions.find(|one| one.name == "StateWritten");

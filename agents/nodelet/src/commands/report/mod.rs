@@ -1,0 +1,8 @@
+//! Commands that only report: they take no lock and change nothing on the host.
+
+pub(in crate::commands) mod facts;
+pub(in crate::commands) mod history;
+pub(in crate::commands) mod phases;
+pub(in crate::commands) mod plan;
+pub(in crate::commands) mod status;
+pub(in crate::commands) mod why;

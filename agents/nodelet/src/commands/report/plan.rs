@@ -1,0 +1,242 @@
+//! `nodelet plan` and `nodelet diff`: what an apply would do. Neither takes the lock, neither writes anything.
+//!
+//! Against this host the plan is played on an overlay, which reads the host and keeps every change to itself; with
+//! `--facts` on a simulated host.
+
+use anyhow::Result;
+use engine::exec::{
+    Event, EventSink as _, Recording, UnmetRequires, failed_phases, left_over_phases, overlay_host,
+    restart_set, simulated_host,
+};
+use engine::host::Host;
+use engine::host::live::LiveHost;
+use engine::model::{Outcome, count};
+use engine::plan::Plan;
+use engine::report::{self, JsonReport, Review, with_octal_modes};
+use engine::resource::{MaskedSecrets, SecretStore};
+
+use crate::cli::{DiffArgs, PhaseArgs, PlanArgs, RoleArgs, TargetArgs};
+use crate::commands::repair::{SETTLE, readers};
+use crate::commands::run::{lost_ledger, unchanged};
+use crate::inputs::{self, Inputs, NO_ROLE};
+use crate::output::exit::Exit;
+use crate::output::{Out, is_long_for_a_terminal, say};
+
+pub(crate) async fn plan(args: &PlanArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let inputs = read(&args.target, &args.phases, &host).await?;
+    let role = &args.target.role;
+    if role.json && !args.dry_run {
+        return Ok(json(&inputs, &args.phases));
+    }
+    if inputs.are_of_no_role() {
+        return Ok(nothing(role));
+    }
+    if args.full {
+        return Ok(full(&inputs, &args.phases));
+    }
+    let events = predict(&args.target, &args.phases, &inputs, &host, false).await?;
+    let missing = missing(args, &inputs).await;
+    let review = Review::of(&events)
+        .with_skipped_of(&inputs.plan)
+        .with_missing(missing.as_ref());
+    if role.json {
+        lines(&events);
+    } else {
+        let text = review.plan();
+        let is_brief = !args.details && is_long_for_a_terminal(&text);
+        say(&if is_brief { review.brief() } else { text });
+    }
+    Ok(if review.complete() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
+}
+
+pub(crate) async fn diff(args: &DiffArgs) -> Result<Exit> {
+    let host = LiveHost::new();
+    let DiffArgs { target, phases, .. } = args;
+    let role = &target.role;
+    let inputs = read(target, phases, &host).await?;
+    if inputs.are_of_no_role() {
+        return Ok(nothing(role));
+    }
+    let events = if args.repair {
+        predict_repair(&inputs, &host).await?
+    } else {
+        predict(target, phases, &inputs, &host, args.rebuild).await?
+    };
+    let review = Review::of(&events);
+    if role.json {
+        lines(&events);
+    } else if events.is_empty() {
+        say("nothing to repair: every check holds or cannot be made\n");
+    } else {
+        say(&review.diff());
+    }
+    Ok(match review.totals().pending() {
+        _ if events.is_empty() => Exit::Ok,
+        _ if !review.complete() => Exit::Failed,
+        // A repair is pending even if it would change nothing: it restarts phases.
+        0 if !args.repair => Exit::Ok,
+        _ => Exit::Pending,
+    })
+}
+
+/// Says that there is no role to apply. With `--json` it prints nothing, because there are no events.
+pub(in crate::commands) fn nothing(role: &RoleArgs) -> Exit {
+    if !role.json {
+        say(&format!("nothing to do: {NO_ROLE}\n"));
+    }
+    Exit::Ok
+}
+
+/// Warns of a facts file that was taken on a host with a role.
+fn warn_of_facts(target: &TargetArgs, inputs: &Inputs) {
+    if let (Some(path), Some(stands)) = (&target.facts, &inputs.facts.stands) {
+        tracing::warn!(
+            "{} was taken on a host with {stands}: it has the packages, units, links and ports of that host, but none of its files and \
+             containers, so the prediction is true neither for that host nor for a bare one",
+            path.display()
+        );
+    }
+}
+
+/// Warns that an apply needs an option, because another role is on this host. The prediction shows what it would remove.
+async fn warn_of_another_role(inputs: &Inputs, host: &LiveHost) {
+    let unheard = Recording::default();
+    let runner = inputs.runner(host, &unheard);
+    // A user who may not read the ledger gets the prediction without the warning.
+    if let Ok(Some(another)) = runner.another_role().await {
+        tracing::warn!("{another}");
+    }
+}
+
+async fn read(target: &TargetArgs, phases: &PhaseArgs, host: &LiveHost) -> Result<Inputs> {
+    let inputs = inputs::read_for(target, host).await?;
+    warn_of_facts(target, &inputs);
+    // Refuse what an apply would refuse. A user who may not read the host's state gets the rest of the prediction.
+    if target.facts.is_none() {
+        unchanged(&target.role, host, &inputs).await?;
+        lost_ledger(&inputs, host).await?;
+        if !inputs.are_of_no_role() {
+            warn_of_another_role(&inputs, host).await;
+        }
+    }
+    if !inputs.are_of_no_role() {
+        phases.selection().validate(&inputs.plan)?;
+    }
+    Ok(inputs)
+}
+
+/// The events of a dry run: on a simulated host if a facts file describes it, on an overlay of this host otherwise.
+async fn predict(
+    target: &TargetArgs,
+    phases: &PhaseArgs,
+    inputs: &Inputs,
+    host: &LiveHost,
+    rebuild: bool,
+) -> Result<Vec<Event>> {
+    if target.facts.is_some() {
+        let simulated = simulated_host(&inputs.facts, &inputs.plan);
+        return dry_run(phases, inputs, &simulated, &MaskedSecrets, rebuild).await;
+    }
+    let overlay = overlay_host(host, &inputs.plan).await;
+    let unheard = Recording::default();
+    let mut asking = inputs.runner(&overlay, &unheard);
+    asking.selection = phases.selection();
+    // Refuse what an apply would refuse. A user who may not read the host's state gets the rest of the prediction.
+    if let Ok(Some(missing)) = asking.unmet_requires().await {
+        return Err(missing.into());
+    }
+    dry_run(phases, inputs, &overlay, &inputs.secrets, rebuild).await
+}
+
+/// The phases that the chosen ones require and that the host of a facts file does not have: an apply there would be refused. For this host
+/// [`predict`] refuses such a plan.
+async fn missing(args: &PlanArgs, inputs: &Inputs) -> Option<UnmetRequires> {
+    args.target.facts.as_ref()?;
+    let simulated = simulated_host(&inputs.facts, &inputs.plan);
+    let unheard = Recording::default();
+    let mut asking = inputs.runner_of(&inputs.plan, &MaskedSecrets, &simulated, &unheard);
+    asking.selection = args.phases.selection();
+    asking.unmet_requires().await.ok().flatten()
+}
+
+/// The events of a dry run of what `nodelet repair` would do now; none if every check holds or cannot be made.
+async fn predict_repair(inputs: &Inputs, host: &LiveHost) -> Result<Vec<Event>> {
+    let unheard = Recording::default();
+    let looking = inputs.runner(host, &unheard);
+    // The same checks as in a repair.
+    let health = looking.check_until_failed(SETTLE).await;
+    let set = restart_set(&inputs.plan, &failed_phases(&health));
+    let left_over = left_over_phases(&health);
+    if set.is_empty() && left_over.is_empty() {
+        return Ok(Vec::new());
+    }
+    let overlay = overlay_host(host, &inputs.plan).await;
+    let recording = Recording::default();
+    let runner = || inputs.runner(&overlay, &recording);
+    let outcome = runner().dry_restart(&set, &left_over).await?;
+    if outcome == Outcome::Predicted && !set.is_empty() {
+        let readers = readers(inputs, &overlay, &set).await;
+        if !readers.is_empty() {
+            runner().dry_restart(&readers, &[]).await?;
+        }
+    }
+    Ok(recording.events())
+}
+
+async fn dry_run(
+    phases: &PhaseArgs,
+    inputs: &Inputs,
+    host: &dyn Host,
+    secrets: &dyn SecretStore,
+    rebuild: bool,
+) -> Result<Vec<Event>> {
+    let recording = Recording::default();
+    let mut runner = inputs.runner_of(&inputs.plan, secrets, host, &recording);
+    runner.selection = phases.selection();
+    runner.rebuild = rebuild;
+    runner.dry_run().await?;
+    Ok(recording.events())
+}
+
+pub(in crate::commands) fn lines(events: &[Event]) {
+    let report = JsonReport::new(Out::new());
+    for event in events {
+        report.emit(event.clone());
+    }
+}
+
+/// Plan and digest as one value.
+fn json(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
+    let phases = phases.selection().phases(&inputs.plan);
+    let value = serde_json::json!({
+        "digest": inputs.plan.digest(),
+        "plan": Plan {
+            phases: phases.into_iter().cloned().collect(),
+            ..inputs.plan.clone()
+        },
+    });
+    say(&format!("{:#}\n", with_octal_modes(value)));
+    Exit::Ok
+}
+
+/// Shows every step in full.
+fn full(inputs: &Inputs, phases: &PhaseArgs) -> Exit {
+    let plan = &inputs.plan;
+    say(&format!(
+        "plan of {} for {} {}: {}, {}\n\n",
+        plan.role,
+        plan.node,
+        plan.host,
+        count(plan.phases.len(), "phase"),
+        &plan.digest()[..12]
+    ));
+    for phase in phases.selection().phases(plan) {
+        say(&format!("{}\n", report::plan(phase)));
+    }
+    Exit::Ok
+}

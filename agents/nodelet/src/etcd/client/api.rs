@@ -1,0 +1,252 @@
+//! The requests of backups to an etcd, over gRPC: to this host's own member, or to a restored one behind a unix socket.
+//!
+//! tonic with messages of our own instead of a client library: only four calls are needed, and they need no code generator.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use hyper::http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tokio::net::UnixStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::messages::{
+    AlarmRequest, AlarmResponse, KUBE_SYSTEM, RangeRequest, RangeResponse, SECRETS,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, uid,
+};
+
+/// This host's own member.
+const MEMBER: &str = "https://127.0.0.1:4001";
+/// The authority's certificate, and the client's certificate and key, for connections to it.
+const CERTIFICATE: &str = "/etc/pf9/kube.d/certs/etcdctl/etcd";
+/// Bound on a PEM file.
+const PEM: u64 = 1024 * 1024;
+/// Timeout for a connection, and for a small answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum number of values in one answer if they may be large, and maximum size of the answer: by default etcd accepts 1.5 MiB for one
+/// value.
+const PAGE: i64 = 16;
+const ANSWER: usize = 64 * 1024 * 1024;
+/// Timeout for an answer that needs a walk over all keys.
+const WALK: Duration = Duration::from_secs(60);
+
+/// A connection to one etcd.
+#[derive(Debug, Clone)]
+pub(crate) struct Etcd {
+    channel: Channel,
+}
+
+/// The status of an etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EtcdStatus {
+    pub(crate) version: String,
+    /// Size of its store on disk in bytes.
+    pub(crate) size: u64,
+    /// The identity etcd itself gave its cluster; it changes with a restore.
+    pub(crate) cluster_id: u64,
+}
+
+impl Etcd {
+    /// Connects to this host's own member.
+    ///
+    /// # Errors
+    /// The certificate is not there, or etcd does not answer within 10 s.
+    pub(crate) async fn member() -> Result<Self> {
+        let pem = |name: &str| -> Result<Vec<u8>> {
+            let path = Path::new(CERTIFICATE).join(name);
+            daemon::files::read(&path, PEM)?
+                .with_context(|| format!("use {}: it is not there", path.display()))
+        };
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(pem("ca.crt")?))
+            .identity(Identity::from_pem(pem("request.crt")?, pem("request.key")?));
+        let channel = Endpoint::from_static(MEMBER)
+            .tls_config(tls)
+            .context("use the certificate in /etc/pf9/kube.d/certs/etcdctl/etcd")?
+            .connect_timeout(PATIENCE)
+            .connect()
+            .await
+            .with_context(|| format!("connect to etcd at {MEMBER}"))?;
+        Ok(Self { channel })
+    }
+
+    /// Connects to an etcd that listens on a unix socket.
+    pub(in crate::etcd) async fn at_socket(socket: PathBuf) -> Result<Self> {
+        let at = socket.clone();
+        let connector = tower::service_fn(move |_| {
+            let at = at.clone();
+            async move { UnixStream::connect(at).await.map(TokioIo::new) }
+        });
+        // The URL is required, but the connector does not use it.
+        let channel = Endpoint::from_static("http://proof")
+            .connect_timeout(PATIENCE)
+            .connect_with_connector(connector)
+            .await
+            .with_context(|| format!("connect to etcd at {}", socket.display()))?;
+        Ok(Self { channel })
+    }
+
+    pub(crate) async fn status(&self) -> Result<EtcdStatus> {
+        let answer: StatusResponse = self
+            .call(
+                "/etcdserverpb.Maintenance/Status",
+                StatusRequest {},
+                PATIENCE,
+            )
+            .await
+            .context("ask etcd for its status")?;
+        Ok(EtcdStatus {
+            version: answer.version,
+            size: u64::try_from(answer.db_size).unwrap_or(0),
+            cluster_id: answer.header.unwrap_or_default().cluster_id,
+        })
+    }
+
+    /// The alarms that are on, for example `NOSPACE`.
+    pub(crate) async fn alarms(&self) -> Result<Vec<String>> {
+        let answer: AlarmResponse = self
+            .call(
+                "/etcdserverpb.Maintenance/Alarm",
+                AlarmRequest::default(),
+                PATIENCE,
+            )
+            .await
+            .context("ask etcd for its alarms")?;
+        let names = answer.alarms.iter().map(|alarm| match alarm.alarm {
+            1 => format!("NOSPACE of member {:x}", alarm.member),
+            2 => format!("CORRUPT of member {:x}", alarm.member),
+            other => format!("alarm {other} of member {:x}", alarm.member),
+        });
+        Ok(names.collect())
+    }
+
+    /// The revision at which this etcd is now.
+    pub(in crate::etcd) async fn revision(&self) -> Result<i64> {
+        let request = RangeRequest {
+            key: KUBE_SYSTEM.to_vec(),
+            count_only: true,
+            ..RangeRequest::default()
+        };
+        let answer = self
+            .range(request, PATIENCE)
+            .await
+            .context("ask etcd for its revision")?;
+        Ok(answer.header.unwrap_or_default().revision)
+    }
+
+    /// How many keys there were at a revision.
+    ///
+    /// # Errors
+    /// Among others: the revision has been compacted meanwhile (Kubernetes keeps five minutes).
+    pub(in crate::etcd) async fn keys(&self, revision: i64) -> Result<u64> {
+        let request = RangeRequest {
+            // From the first key on, without an end.
+            key: vec![0],
+            range_end: vec![0],
+            revision,
+            count_only: true,
+            ..RangeRequest::default()
+        };
+        let answer = self
+            .range(request, WALK)
+            .await
+            .with_context(|| format!("count the keys at revision {revision}"))?;
+        Ok(u64::try_from(answer.count).unwrap_or(0))
+    }
+
+    /// Which Kubernetes cluster's data this is: the UID of the namespace kube-system. `None` if there is none.
+    pub(crate) async fn cluster(&self) -> Result<Option<String>> {
+        let request = RangeRequest {
+            key: KUBE_SYSTEM.to_vec(),
+            ..RangeRequest::default()
+        };
+        let answer = self
+            .range(request, PATIENCE)
+            .await
+            .context("read the cluster's identity")?;
+        Ok(answer.kvs.first().and_then(|pair| uid(&pair.value)))
+    }
+
+    /// How many Secrets are stored with a value that does not begin with `prefix`.
+    pub(crate) async fn secrets_stored_otherwise(&self, prefix: &str) -> Result<u64> {
+        let (mut from, end) = (SECRETS.0.to_vec(), SECRETS.1.to_vec());
+        let mut others = 0;
+        loop {
+            let request = RangeRequest {
+                key: from,
+                range_end: end.clone(),
+                limit: PAGE,
+                ..RangeRequest::default()
+            };
+            let answer = self
+                .range(request, WALK)
+                .await
+                .context("see how Secrets are stored")?;
+            let is_other = |value: &[u8]| !value.starts_with(prefix.as_bytes());
+            others += answer.kvs.iter().filter(|one| is_other(&one.value)).count() as u64;
+            match answer.kvs.last() {
+                Some(last) if answer.more => {
+                    // The next key in etcd's order.
+                    from = last.key.clone();
+                    from.push(0);
+                }
+                _ => return Ok(others),
+            }
+        }
+    }
+
+    /// A snapshot as a stream of pieces. Only its beginning has a timeout.
+    pub(in crate::etcd) async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>> {
+        let path = PathAndQuery::from_static("/etcdserverpb.Maintenance/Snapshot");
+        let begun = tokio::time::timeout(PATIENCE, async {
+            let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+            grpc.ready().await.context("reach it")?;
+            grpc.server_streaming(
+                Request::new(SnapshotRequest {}),
+                path,
+                ProstCodec::<SnapshotRequest, SnapshotResponse>::default(),
+            )
+            .await
+            .map_err(|status| said(&status))
+        });
+        let begun = begun.await.context("ask etcd for a snapshot in time")?;
+        Ok(begun.context("ask etcd for a snapshot")?.into_inner())
+    }
+
+    async fn range(&self, request: RangeRequest, within: Duration) -> Result<RangeResponse> {
+        self.call("/etcdserverpb.KV/Range", request, within).await
+    }
+
+    async fn call<Q, A>(&self, path: &'static str, request: Q, within: Duration) -> Result<A>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let work = async {
+            let mut grpc =
+                tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(ANSWER);
+            grpc.ready().await.context("reach it")?;
+            let answer = grpc
+                .unary(
+                    Request::new(request),
+                    PathAndQuery::from_static(path),
+                    ProstCodec::<Q, A>::default(),
+                )
+                .await
+                .map_err(|status| said(&status))?;
+            Ok(answer.into_inner())
+        };
+        tokio::time::timeout(within, work)
+            .await
+            .with_context(|| format!("get an answer within {} s", within.as_secs()))?
+    }
+}
+
+/// The error that etcd answered with, in etcd's own words.
+pub(in crate::etcd) fn said(status: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{:?}: {}", status.code(), status.message())
+}

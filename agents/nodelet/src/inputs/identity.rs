@@ -1,0 +1,463 @@
+//! What a host may not change while a role is on it: its cluster, its role, the node's name and address, and its networks.
+//!
+//! Recorded after the first run that was not refused, and removed with the role's last data. Every command that changes the host compares
+//! its settings with the record first, so a changed one is refused before anything is touched. If the record was lost, a status pass
+//! writes it again.
+
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use engine::env::KubeEnv;
+use engine::facts::Facts;
+use engine::ledger::Ledger;
+use engine::model::STATE;
+use engine::planner;
+use serde::{Deserialize, Serialize};
+
+/// Settings that cannot change in place, with the way out for each.
+const FIXED: &[(&str, &str)] = &[
+    ("ROLE", "take the role off first: `nodelet clean`"),
+    (
+        "CLUSTER_ID",
+        "to leave the cluster, remove all its data from this host: `nodelet clean --purge`",
+    ),
+    (
+        "CONTAINERS_CIDR",
+        "pods would lose their addresses; create the cluster again: `nodelet clean --purge`",
+    ),
+    (
+        "SERVICES_CIDR",
+        "Services would lose their addresses; create the cluster again: `nodelet clean --purge`",
+    ),
+    (
+        "NODE_CIDR_MASK_SIZE",
+        "nodes have their subnets already; create the cluster again: `nodelet clean --purge`",
+    ),
+    (
+        "CLUSTER_DNS_DOMAIN",
+        "certificates and pods have it in their names; create the cluster again: `nodelet clean --purge`",
+    ),
+    (
+        "ETCD_DATA_DIR",
+        "etcd's data would be left behind; `nodelet clean`, move the directory, then apply",
+    ),
+    (
+        "DOCKER_ROOT",
+        "containers and images would be left behind; `nodelet clean` first",
+    ),
+    (
+        "KUBE_PROXY_MODE",
+        "kernel rules of the other mode would go on routing; `nodelet clean` first, which keeps the cluster's data",
+    ),
+];
+/// Settings that may change after a clean: what a clean keeps, the cluster's data and authorities, does not depend on them.
+const ENDED_BY_CLEAN: &[&str] = &["ROLE", "ETCD_DATA_DIR", "DOCKER_ROOT", "KUBE_PROXY_MODE"];
+/// Bound on the file.
+const LIMIT: u64 = 64 * 1024;
+
+/// The values of the fixed settings, and the node's name and address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Only in the file: the id of the ledger beside it, by which a file of another host is recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger: Option<String>,
+    /// The node's name: the host's, or its address. The file always contains it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    /// The node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    settings: BTreeMap<String, String>,
+}
+
+/// A setting that may not change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "use {name}={wanted} on this host: it was set up with {name}={stands}; set it back, or: {way_out}"
+)]
+pub(crate) struct Changed {
+    name: String,
+    stands: String,
+    wanted: String,
+    way_out: String,
+}
+
+fn path() -> PathBuf {
+    PathBuf::from(STATE).join("identity.json")
+}
+
+/// The id of the ledger in this directory, if it can be read: from `ledger.tip` or, if that is lost, from the ledger's first line.
+fn ledger_id(state: &Path) -> Option<String> {
+    let tip = daemon::files::read(&state.join("ledger.tip"), LIMIT);
+    let named = tip.ok().flatten().and_then(|tip| Ledger::id_in_tip(&tip));
+    named.or_else(|| {
+        let line = daemon::files::first_line(&state.join("ledger.jsonl"), LIMIT);
+        Ledger::id_in_header(&line.ok()??)
+    })
+}
+
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<Error>();
+    cause.is_some_and(|cause| cause.kind() == ErrorKind::PermissionDenied)
+}
+
+impl Identity {
+    /// The warning when the identity cannot be written.
+    pub(crate) const NOT_NOTED: &str = "the fixed settings of this host are not recorded, so changes of them will not be refused; a status pass tries again";
+
+    pub(crate) fn of(settings: &KubeEnv, facts: &Facts) -> Self {
+        let text = |name: &str| settings.get(name).map(ToString::to_string);
+        let values = FIXED
+            .iter()
+            .filter_map(|(name, _)| Some(((*name).to_owned(), text(name)?)));
+        Self {
+            ledger: None,
+            node: planner::node_name(settings, facts),
+            address: facts.address,
+            settings: values.collect(),
+        }
+    }
+
+    /// The recorded identity; `None` on a host without a role. A file that cannot be read or understood counts as lost: it only serves to
+    /// refuse changes, and no run may be refused because we lost a file.
+    pub(crate) fn recorded() -> Option<Self> {
+        Self::recorded_at(&path(), ledger_id(Path::new(STATE)).as_deref())
+    }
+
+    fn recorded_at(path: &Path, ledger: Option<&str>) -> Option<Self> {
+        let lost = |error: &anyhow::Error| {
+            tracing::warn!(
+                "{} cannot be read and counts as lost: {error:#}; move it away, and a status pass writes it again",
+                path.display()
+            );
+        };
+        let content = match daemon::files::read(path, LIMIT) {
+            // For a user who may not read it, the command goes on without it.
+            Err(error) if is_forbidden(&error) => return None,
+            read => read.inspect_err(lost).ok()??,
+        };
+        let identity = serde_json::from_slice::<Self>(&content).context("understand it");
+        let mut identity = identity.inspect_err(lost).ok()?;
+        if identity.node.is_none() {
+            lost(&anyhow::anyhow!("it does not have the node's name"));
+            return None;
+        }
+        let its = identity.ledger.take();
+        if its.is_some() && ledger.is_some() && its.as_deref() != ledger {
+            lost(&anyhow::anyhow!(
+                "it is the file of another host, or of an earlier ledger of this one"
+            ));
+            return None;
+        }
+        Some(identity)
+    }
+
+    /// The same without the address, if it is not known whether the host was set up with that address.
+    pub(crate) fn without_address(&self) -> Self {
+        Self {
+            address: None,
+            ..self.clone()
+        }
+    }
+
+    /// The recorded address, if one of the host's links still has it. A default route or an address that was added later changes nothing.
+    pub(crate) fn held_address(&self, facts: &Facts) -> Option<IpAddr> {
+        self.address.filter(|address| facts.has_address(*address))
+    }
+
+    /// The record that a status pass writes for a host whose identity is `seen`, if the record was lost, or has no address. The
+    /// address is recorded only if every check holds (`well`): then it is the one that the host was set up with.
+    pub(crate) fn renewed(recorded: Option<&Self>, seen: &Self, well: bool) -> Option<Self> {
+        match recorded {
+            Some(recorded) if recorded.address.is_some() || !well => None,
+            None if !well => Some(seen.without_address()),
+            _ => Some(seen.clone()),
+        }
+    }
+
+    /// The first difference of `wanted` from this identity.
+    pub(crate) fn changed_by(&self, wanted: &Self) -> Option<Changed> {
+        self.moved_by(wanted)
+            .or_else(|| self.renamed_by(wanted))
+            .or_else(|| self.set_otherwise_by(wanted))
+    }
+
+    fn moved_by(&self, wanted: &Self) -> Option<Changed> {
+        let (stands, wanted) = (self.address?, wanted.address?);
+        (stands != wanted).then(|| Changed {
+            name: "the address".to_owned(),
+            stands: stands.to_string(),
+            wanted: wanted.to_string(),
+            way_out: "certificates, etcd and other hosts have the old one, which no interface holds any more (`ip address`); `nodelet clean` first, which keeps the cluster's data".to_owned(),
+        })
+    }
+
+    /// Names are compared without regard to case.
+    fn renamed_by(&self, wanted: &Self) -> Option<Changed> {
+        let (stands, wanted) = (self.node.as_ref()?, wanted.node.as_ref()?);
+        (!stands.eq_ignore_ascii_case(wanted)).then(|| Changed {
+            name: "the node name".to_owned(),
+            stands: stands.clone(),
+            wanted: wanted.clone(),
+            way_out: "the cluster knows the node by the name that `hostnamectl` and USE_HOSTNAME decide; for another one: `nodelet clean --purge`".to_owned(),
+        })
+    }
+
+    fn set_otherwise_by(&self, wanted: &Self) -> Option<Changed> {
+        FIXED.iter().find_map(|(name, way_out)| {
+            let stands = self.settings.get(*name)?;
+            let wanted = wanted.settings.get(*name)?;
+            // Identifiers are compared without regard to case. A host that was set up without an id may get one: nothing on the host
+            // depends on it.
+            let same = *name == "CLUSTER_ID" && stands.is_empty()
+                || stands == wanted
+                || *name == "CLUSTER_ID" && stands.eq_ignore_ascii_case(wanted);
+            (!same).then(|| Changed {
+                name: (*name).to_owned(),
+                stands: stands.clone(),
+                wanted: wanted.clone(),
+                way_out: (*way_out).to_owned(),
+            })
+        })
+    }
+
+    /// After a clean that kept the cluster's data: keeps only what the host is still bound to.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn release() -> Result<()> {
+        let Some(mut identity) = Self::recorded() else {
+            return Ok(());
+        };
+        // The clean has removed everything that had the address in its configuration.
+        identity.address = None;
+        identity
+            .settings
+            .retain(|name, _| !ENDED_BY_CLEAN.contains(&name.as_str()));
+        identity.write()
+    }
+
+    pub(crate) fn write(&self) -> Result<()> {
+        std::fs::create_dir_all(STATE).with_context(|| format!("make {STATE}"))?;
+        let mut file = self.clone();
+        file.ledger = ledger_id(Path::new(STATE));
+        daemon::files::replace(&path(), &serde_json::to_vec_pretty(&file)?, 0o600)
+    }
+
+    pub(crate) fn forget() -> Result<()> {
+        match std::fs::remove_file(path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path().display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "172.30.0.11";
+
+    fn identity(node: &str, pairs: &[(&str, &str)]) -> Identity {
+        Identity {
+            ledger: None,
+            node: Some(node.to_owned()),
+            address: ADDRESS.parse().ok(),
+            settings: pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    fn refused(stands: &Identity, wanted: &Identity) -> String {
+        let changed = stands.changed_by(wanted);
+        changed
+            .map(|changed| changed.to_string())
+            .unwrap_or_default()
+    }
+
+    /// The identity of a host with this name, address and `USE_HOSTNAME`.
+    fn seen(host: &str, address: &str, use_hostname: &str) -> Identity {
+        let pairs = [
+            ("ROLE", "master"),
+            ("MASTER_IP", ADDRESS),
+            ("USE_HOSTNAME", use_hostname),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let facts = Facts {
+            address: address.parse().ok(),
+            ..Facts::nothing_about(host)
+        };
+        Identity::of(&KubeEnv::from_pairs(pairs).expect("good settings"), &facts)
+    }
+
+    #[test]
+    fn what_may_not_change_is_refused_with_a_way_out() {
+        let stands = identity(
+            "m",
+            &[("ROLE", "master"), ("CONTAINERS_CIDR", "10.20.0.0/16")],
+        );
+        assert_eq!(stands.changed_by(&stands), None);
+        let wanted = identity(
+            "m",
+            &[("ROLE", "master"), ("CONTAINERS_CIDR", "10.30.0.0/16")],
+        );
+        let refused = refused(&stands, &wanted);
+        assert!(
+            refused.contains("CONTAINERS_CIDR=10.30.0.0/16"),
+            "{refused}"
+        );
+        assert!(
+            refused.contains("was set up with CONTAINERS_CIDR=10.20.0.0/16"),
+            "{refused}"
+        );
+        assert!(refused.contains("nodelet clean --purge"), "{refused}");
+        let renamed = identity("n", &[]);
+        assert!(stands.changed_by(&renamed).is_some());
+    }
+
+    #[test]
+    fn another_name_or_address_of_the_node_is_refused_with_a_way_out() {
+        let stands = seen("m-1", ADDRESS, "true");
+        assert_eq!(refused(&stands, &seen("M-1", ADDRESS, "true")), "");
+        let by_address = refused(&stands, &seen("m-1", ADDRESS, "false"));
+        for part in [
+            ADDRESS,
+            "was set up with the node name=m-1",
+            "USE_HOSTNAME",
+            "clean --purge",
+        ] {
+            assert!(by_address.contains(part), "{by_address}");
+        }
+        let moved = refused(&stands, &seen("m-1", "10.8.0.2", "true"));
+        for part in ["the address=10.8.0.2", ADDRESS, "`nodelet clean` first"] {
+            assert!(moved.contains(part), "{moved}");
+        }
+        // Without an address nothing is planned, and planning reports why.
+        assert_eq!(refused(&stands, &seen("m-1", "", "true")), "");
+        // If the node is named after its address, the host's name may change.
+        let stands = seen("m-1", ADDRESS, "false");
+        assert_eq!(refused(&stands, &seen("m-2", ADDRESS, "false")), "");
+    }
+
+    #[test]
+    fn a_setting_that_is_not_recorded_is_no_change() {
+        let stands = identity("m", &[]);
+        assert_eq!(
+            stands.changed_by(&identity("m", &[("ROLE", "master")])),
+            None
+        );
+    }
+
+    #[test]
+    fn a_record_without_an_address_is_completed_on_a_host_that_is_well() {
+        let now = seen("m-1", ADDRESS, "true");
+        let without = now.without_address();
+        assert_eq!(Identity::renewed(Some(&without), &now, false), None);
+        assert_eq!(
+            Identity::renewed(Some(&without), &now, true).as_ref(),
+            Some(&now)
+        );
+        assert_eq!(Identity::renewed(Some(&now), &now, true), None);
+    }
+
+    #[test]
+    fn what_was_lost_is_written_anew_with_the_address_of_a_host_that_is_well() {
+        let now = seen("m-1", ADDRESS, "true");
+        assert_eq!(Identity::renewed(None, &now, true).as_ref(), Some(&now));
+        let unsure = Identity::renewed(None, &now, false).expect("what is fixed is fixed");
+        assert_eq!(unsure.address, None);
+        let otherwise = seen("m-1", "10.8.0.2", "true");
+        assert_eq!(refused(&unsure, &otherwise), "");
+        assert_ne!(refused(&unsure, &seen("m-2", ADDRESS, "true")), "");
+    }
+
+    #[test]
+    fn the_address_that_a_link_still_has_goes_on() {
+        let stands = seen("m-1", ADDRESS, "true");
+        let facts = |addresses: &[&str]| Facts {
+            links: Some(vec![engine::facts::LinkFacts {
+                name: "eth0".to_owned(),
+                up: true,
+                addresses: addresses
+                    .iter()
+                    .map(|net| net.parse().expect("an address"))
+                    .collect(),
+            }]),
+            address: "10.8.0.2".parse().ok(),
+            ..Facts::nothing_about("m-1")
+        };
+        let held = stands.held_address(&facts(&["10.8.0.2/24", "172.30.0.11/24"]));
+        assert_eq!(held, ADDRESS.parse().ok());
+        assert_eq!(stands.held_address(&facts(&["10.8.0.2/24"])), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_counts_as_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("directory")).expect("it is made");
+        std::fs::write(at("large"), " ".repeat(65 * 1024)).expect("it is written");
+        std::fs::write(at("garbage"), "{").expect("it is written");
+        let whole = serde_json::to_vec(&seen("m-1", ADDRESS, "true")).expect("JSON");
+        std::fs::write(at("whole"), whole).expect("it is written");
+        let nameless = r#"{"host": "m-1", "settings": {"ROLE": "master"}}"#;
+        std::fs::write(at("nameless"), nameless).expect("it is written");
+        for name in ["directory", "large", "garbage", "nameless", "nowhere"] {
+            assert_eq!(Identity::recorded_at(&at(name), None), None, "{name}");
+        }
+        assert!(Identity::recorded_at(&at("whole"), None).is_some());
+        // A file that was written beside another ledger is not this host's.
+        let mut file = identity("cp-1", &[("ROLE", "master")]);
+        file.ledger = Some("ours".to_owned());
+        let text = serde_json::to_vec(&file).expect("JSON");
+        std::fs::write(at("whole"), text).expect("it is written");
+        file.ledger = None;
+        for (ledger, recorded) in [
+            (Some("ours"), Some(&file)),
+            (None, Some(&file)),
+            (Some("another"), None),
+        ] {
+            let read = Identity::recorded_at(&at("whole"), ledger);
+            assert_eq!(read.as_ref(), recorded, "{ledger:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_tip_leaves_the_ledger_to_say_whose_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let id = || ledger_id(directory.path());
+        assert_eq!(id(), None);
+        let header = r#"{"r":"header","version":4,"id":"of the ledger"}"#;
+        std::fs::write(at("ledger.jsonl"), format!("{header}\nthe next line\n"))
+            .expect("it is written");
+        assert_eq!(id().as_deref(), Some("of the ledger"));
+        for lost in ["", "{", "7"] {
+            std::fs::write(at("ledger.tip"), lost).expect("it is written");
+            assert_eq!(id().as_deref(), Some("of the ledger"), "{lost}");
+        }
+        let tip = r#"{"id":"of the tip","run":1}"#;
+        std::fs::write(at("ledger.tip"), tip).expect("it is written");
+        assert_eq!(id().as_deref(), Some("of the tip"));
+        std::fs::remove_file(at("ledger.tip")).expect("it is removed");
+        std::fs::write(at("ledger.jsonl"), "x".repeat(65 * 1024)).expect("it is written");
+        assert_eq!(id(), None);
+    }
+
+    #[test]
+    fn every_fixed_setting_is_one() {
+        for (name, _) in FIXED {
+            assert!(
+                engine::env::KEYS.iter().any(|key| key.name == *name),
+                "{name}"
+            );
+        }
+    }
+}

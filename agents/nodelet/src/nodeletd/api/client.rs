@@ -1,0 +1,85 @@
+//! Requests to the daemon of this host, over its socket.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::nodeletd::api::SOCKET;
+use crate::nodeletd::single_instance;
+use crate::nodeletd::status::view::View;
+
+/// Bound on an answer, in bytes.
+const LIMIT: usize = 8 * 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// No daemon answers.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "ask nodeletd through {SOCKET}: it does not run (`systemctl status pf9-nodeletd` says why)"
+)]
+pub(crate) struct NotThere(#[source] std::io::Error);
+
+/// The state of the host.
+///
+/// # Errors
+/// No daemon answers, or its first pass is not over.
+pub(crate) async fn status() -> Result<View> {
+    let answer = ask(Method::GET, "/v1/status").await?;
+    serde_json::from_slice(&answer).context("parse the answer of nodeletd")
+}
+
+/// Sends a request to the daemon. Returns its answer, for people.
+///
+/// # Errors
+/// No daemon answers, or it refuses.
+pub(crate) async fn post(path: &str) -> Result<String> {
+    let answer = ask(Method::POST, path).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+async fn ask(method: Method, path: &str) -> Result<Bytes> {
+    tokio::time::timeout(PATIENCE, exchange(method, path))
+        .await
+        .with_context(|| format!("ask nodeletd within {} s", PATIENCE.as_secs()))?
+}
+
+async fn exchange(method: Method, path: &str) -> Result<Bytes> {
+    let stream = UnixStream::connect(SOCKET).await.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::PermissionDenied {
+            anyhow::Error::new(error)
+                .context(format!("ask nodeletd through {SOCKET}: only root may"))
+        } else if single_instance::runs() {
+            anyhow::Error::new(error).context(format!(
+                "ask nodeletd through {SOCKET}: it runs, and makes its socket again as soon as it can (`journalctl --unit pf9-nodeletd` shows what prevents it)"
+            ))
+        } else {
+            NotThere(error).into()
+        }
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .context("talk to nodeletd")?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "nodeletd")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await.context("ask nodeletd")?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LIMIT)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("read what nodeletd says: {error}"))?
+        .to_bytes();
+    connection.abort();
+    if !status.is_success() {
+        bail!("ask nodeletd: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}

@@ -1,0 +1,71 @@
+//! Counts changes in a row that were interrupted, most often killed because memory was short. It is unknown whether they would have
+//! helped, so none counts as a failed attempt; but while this goes on nothing is repaired, so it is reported.
+
+use crate::nodeletd::supervisor::worker::Change;
+
+/// So many in a row are reported.
+const OFTEN: u32 = 3;
+
+/// Interrupted changes since the last one that finished.
+#[derive(Debug, Default)]
+pub(in crate::nodeletd) struct InterruptedRuns {
+    row: u32,
+    problem: String,
+}
+
+impl InterruptedRuns {
+    /// Records how `nodelet` with these arguments ended, and its message.
+    pub(in crate::nodeletd) fn ended(&mut self, words: &str, change: Change, told: &str) {
+        match change {
+            Change::Interrupted => {
+                self.row = self.row.saturating_add(1);
+                if self.row >= OFTEN {
+                    let why = if told.is_empty() {
+                        "it was asked to end"
+                    } else {
+                        told
+                    };
+                    self.problem = format!(
+                        "`nodelet {words}` was interrupted {} times in a row: {why}; see `journalctl -k` for processes that the kernel killed \
+                         because memory was short, and `nodelet history`",
+                        self.row
+                    );
+                }
+            }
+            Change::Done | Change::Failed | Change::Refused => self.forget(),
+            Change::Busy => {}
+        }
+    }
+
+    /// No change is needed any more.
+    pub(in crate::nodeletd) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What is wrong; empty when nothing is.
+    pub(in crate::nodeletd) fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_in_a_row_is_told_until_one_comes_to_its_end() {
+        let mut cut = InterruptedRuns::default();
+        for told in [false, false, false, true] {
+            assert_eq!(!cut.problem().is_empty(), told);
+            cut.ended("repair", Change::Interrupted, "it was killed by signal 9");
+            cut.ended("repair", Change::Busy, "");
+        }
+        assert!(
+            cut.problem().contains("signal 9") && cut.problem().contains("journalctl -k"),
+            "{}",
+            cut.problem()
+        );
+        cut.ended("repair", Change::Failed, "");
+        assert_eq!(cut.problem(), "");
+    }
+}

@@ -1,0 +1,407 @@
+//! The state of the host, as the socket, `nodelet status` and the metrics show it.
+
+use std::time::Duration;
+
+use engine::exec::{PhaseHealth, Status};
+use engine::model::PhaseName;
+use serde::{Deserialize, Serialize};
+
+use super::kube_status::{KubeStatus, NodeState};
+use crate::nodeletd::state::attempts::Attempts;
+use crate::nodeletd::state::renewal::RenewalQueue;
+use crate::pass::{Pass, ServiceState, WithoutSubnet};
+
+/// A snapshot of the daemon's state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct View {
+    pub(crate) node_state: NodeState,
+    /// `KUBE_SERVICE_STATE` as it is in force.
+    pub(crate) desired: String,
+    pub(crate) role: String,
+    pub(crate) cluster_id: String,
+    /// Attempts since the host was last healthy.
+    pub(crate) attempts: u32,
+    /// What the daemon is doing.
+    pub(crate) doing: String,
+    /// When the last pass ended, seconds since 1970; `None` before the first.
+    pub(crate) last_pass: Option<i64>,
+    /// When the next one comes at the latest, seconds since 1970.
+    pub(crate) next_pass: Option<i64>,
+    /// When the next attempt comes, seconds since 1970, if the host is not as it should be.
+    pub(crate) next_attempt: Option<i64>,
+    /// End of the pause, seconds since 1970.
+    pub(crate) paused_until: Option<i64>,
+    pub(crate) paused_because: String,
+    /// The settings or the role in use are the last good ones, because those on the host are invalid.
+    #[serde(default)]
+    pub(crate) keeps_last_good: bool,
+    /// Why the settings in use do not allow changes to the host.
+    #[serde(default)]
+    pub(crate) refused: Option<String>,
+    /// Failed passes since the last successful one, whose results are still shown.
+    #[serde(default)]
+    pub(crate) failed_in_a_row: u32,
+    /// Conditions of the daemon's own work.
+    pub(crate) conditions: Vec<DaemonCondition>,
+    pub(crate) phases: Vec<PhaseHealth>,
+    /// What a repair would restart now.
+    pub(crate) restart_set: Vec<PhaseName>,
+    /// A backup is needed at once, because there is none.
+    #[serde(default)]
+    pub(crate) lacks_backup: bool,
+    /// What woke the daemon before its last pass.
+    pub(crate) hints: Vec<String>,
+    pub(crate) counters: Counters,
+}
+
+/// A condition of the daemon, beside those of the phases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DaemonCondition {
+    /// For example `SettingsValid`.
+    pub(crate) name: String,
+    pub(crate) status: Status,
+    pub(crate) reason: String,
+}
+
+/// What happened since the daemon's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) passes: u64,
+    pub(crate) failed_passes: u64,
+    pub(crate) repairs: u64,
+    pub(crate) failed_attempts: u64,
+    pub(crate) full_cleans: u64,
+}
+
+/// What the daemon knows itself, beside the result of a pass.
+#[derive(Debug)]
+pub(in crate::nodeletd) struct Now<'a> {
+    /// Seconds since 1970.
+    pub(in crate::nodeletd) at: i64,
+    pub(in crate::nodeletd) status: &'a KubeStatus,
+    /// Rest of the pause; `None` if there is none.
+    pub(in crate::nodeletd) paused: Option<Duration>,
+    pub(in crate::nodeletd) paused_because: &'a str,
+    /// Why the socket accepts no requests; empty if it accepts them.
+    pub(in crate::nodeletd) api_problem: String,
+    /// Why the status file or the state file could not be written; empty if both were.
+    pub(in crate::nodeletd) unwritten: String,
+    /// Why not all nodes have been given a pod subnet; empty if they have, or if this host gives none.
+    pub(in crate::nodeletd) subnets_not_given: String,
+    /// Why there is no control group for passes; empty if there is one.
+    pub(in crate::nodeletd) group_problem: &'a str,
+    /// That changes are interrupted again and again; empty if they are not.
+    pub(in crate::nodeletd) cut_short: &'a str,
+    pub(in crate::nodeletd) renewals: &'a RenewalQueue,
+    /// Why the last change was refused; empty if it was not.
+    pub(in crate::nodeletd) unfit: &'a str,
+    pub(in crate::nodeletd) attempts: &'a Attempts,
+    /// Why the role does not stop although it is to be down; empty if it stops.
+    pub(in crate::nodeletd) stop_error: &'a str,
+    pub(in crate::nodeletd) hints: &'a [String],
+    pub(in crate::nodeletd) counters: Counters,
+    /// Failed passes since the last successful one.
+    pub(in crate::nodeletd) failed_in_a_row: u32,
+}
+
+impl Now<'_> {
+    fn after(&self, time: Duration) -> i64 {
+        self.at
+            .saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// The conditions after `pass`. After a failed pass (`None`), those that need a result of it are unknown.
+    fn conditions(&self, pass: Option<&Pass>) -> Vec<DaemonCondition> {
+        let told = |name: &str, wrong: &dyn Fn(&Pass) -> String| match pass {
+            Some(pass) => DaemonCondition::new(name, wrong(pass)),
+            None => DaemonCondition {
+                name: name.to_owned(),
+                status: Status::Unknown,
+                reason: "the last status pass failed".to_owned(),
+            },
+        };
+        let known = |name: &str, wrong: &str| DaemonCondition::new(name, wrong.to_owned());
+        vec![
+            told("SettingsValid", &|pass| match &pass.settings_problems[..] {
+                [] => String::new(),
+                problems => format!("{}; the last good ones are in force", problems.join("; ")),
+            }),
+            told("RoleValid", &|pass| match &pass.role_problems[..] {
+                [] => String::new(),
+                problems => format!("{}; the last good role is in force", problems.join("; ")),
+            }),
+            told("SettingsAllowed", &|pass| {
+                pass.refused.clone().unwrap_or_default()
+            }),
+            told("ClusterIdSet", &|pass| {
+                if pass.stands && pass.desired.lacks_cluster() {
+                    "CLUSTER_ID is not set in the settings, but a role is installed on this host and KUBE_SERVICE_STATE is true: nodeletd still repairs it, but its backups do not name their cluster; set CLUSTER_ID".to_owned()
+                } else {
+                    String::new()
+                }
+            }),
+            told("LedgerValid", &|pass| match pass.ledger_lost.as_str() {
+                "" => pass.ledger_problem.clone(),
+                lost => format!("{lost}; until then nodeletd checks the host, but changes nothing"),
+            }),
+            match pass {
+                Some(pass) => nodes_have_subnets(pass, &self.subnets_not_given),
+                None => told("NodesHaveSubnets", &|_| String::new()),
+            },
+            told("HostFits", &|_| self.unfit.to_owned()),
+            told("FullCleanHelps", &|pass| {
+                let vain = self.attempts.vain_clean(&pass.failed);
+                vain.unwrap_or_default()
+            }),
+            told("RoleStops", &|_| self.stop_error.to_owned()),
+            known("ChangesComplete", self.cut_short),
+            known("LocalApi", &self.api_problem),
+            known("StateWritten", &self.unwritten),
+            known("StatusCgroup", self.group_problem),
+            told("CertificatesRenewed", &|pass| {
+                self.renewals.problem(&pass.due)
+            }),
+        ]
+    }
+
+    fn paused_until(&self) -> Option<i64> {
+        self.paused.map(|left| self.after(left))
+    }
+}
+
+/// Whether each node has a pod subnet, or gets one.
+fn nodes_have_subnets(pass: &Pass, not_given: &str) -> DaemonCondition {
+    let WithoutSubnet {
+        named,
+        more,
+        unknown,
+    } = &pass.without_subnet;
+    let name = "NodesHaveSubnets";
+    if !unknown.is_empty() {
+        return DaemonCondition {
+            name: name.to_owned(),
+            status: Status::Unknown,
+            reason: unknown.clone(),
+        };
+    }
+    if named.is_empty() {
+        return DaemonCondition::new(name, not_given.to_owned());
+    }
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let wrong = format!(
+        "pods with an address of their own cannot run on {}{more}: nodes get their pod subnet from nodeletd on a master, but nodeletd on this \
+         master changes nothing while KUBE_SERVICE_STATE is not true or its settings are refused",
+        named.join(", ")
+    );
+    DaemonCondition::new(name, wrong)
+}
+
+impl DaemonCondition {
+    /// A condition that holds if `wrong` is empty.
+    fn new(name: &str, wrong: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: if wrong.is_empty() {
+                Status::True
+            } else {
+                Status::False
+            },
+            reason: wrong,
+        }
+    }
+}
+
+impl View {
+    /// Whether the settings or the role in use are the last good ones, because those on the host are invalid.
+    pub(crate) fn keeps_last_good(&self) -> bool {
+        self.keeps_last_good
+    }
+
+    /// Why no repair would be made now, if so.
+    pub(in crate::nodeletd) fn touches_nothing(&self) -> Option<String> {
+        if self.paused_until.is_some() {
+            Some(format!("paused: {}", self.paused_because))
+        } else if self.desired != "true" {
+            Some(format!("KUBE_SERVICE_STATE is {}", self.desired))
+        } else {
+            self.refused.clone()
+        }
+    }
+
+    /// The view after a pass: what the daemon is `doing`, and when the `next` pass and the next `attempt` come.
+    pub(in crate::nodeletd) fn of(
+        pass: &Pass,
+        now: &Now<'_>,
+        doing: &str,
+        next: Duration,
+        attempt: Option<Duration>,
+    ) -> Self {
+        Self {
+            node_state: now.status.pf9_kube_node_state,
+            desired: match pass.desired.service_state {
+                ServiceState::True => "true",
+                ServiceState::False => "false",
+                ServiceState::Ignore => "ignore",
+            }
+            .to_owned(),
+            role: pass.desired.node.clone(),
+            cluster_id: pass.desired.cluster_id.clone(),
+            attempts: now.status.pf9_kube_start_attempt,
+            doing: if now.paused.is_some() {
+                "paused"
+            } else {
+                doing
+            }
+            .to_owned(),
+            last_pass: Some(now.status.status_check_timestamp),
+            next_pass: Some(now.after(next)),
+            next_attempt: attempt.map(|time| now.after(time)),
+            paused_until: now.paused_until(),
+            paused_because: now.paused_because.to_owned(),
+            keeps_last_good: pass.goes_by_last_good(),
+            refused: pass.refused.clone(),
+            failed_in_a_row: 0,
+            conditions: now.conditions(Some(pass)),
+            phases: pass.health.clone(),
+            restart_set: pass.restart_set.clone(),
+            lacks_backup: pass.lacks_backup,
+            hints: now.hints.to_vec(),
+            counters: now.counters,
+        }
+    }
+
+    /// Updates the pause, which may have begun or ended since the pass.
+    pub(in crate::nodeletd) fn show_pause(&mut self, now: &Now<'_>) {
+        self.paused_until = now.paused_until();
+        now.paused_because.clone_into(&mut self.paused_because);
+        if self.paused_until.is_some() {
+            "paused".clone_into(&mut self.doing);
+        }
+    }
+
+    /// The view after a failed pass: the results from `before`, what the daemon knows itself, and the failure.
+    pub(in crate::nodeletd) fn after_failed_pass(
+        before: Option<&Self>,
+        now: &Now<'_>,
+        next: Duration,
+        error: &str,
+    ) -> Self {
+        let mut conditions = now.conditions(None);
+        conditions.push(DaemonCondition::new("StatusPassWorks", error.to_owned()));
+        let blank = Self {
+            node_state: now.status.pf9_kube_node_state,
+            desired: "ignore".to_owned(),
+            role: "none".to_owned(),
+            cluster_id: String::new(),
+            attempts: now.status.pf9_kube_start_attempt,
+            doing: String::new(),
+            last_pass: None,
+            next_pass: None,
+            next_attempt: None,
+            paused_until: None,
+            paused_because: String::new(),
+            keeps_last_good: false,
+            refused: None,
+            failed_in_a_row: 0,
+            conditions: Vec::new(),
+            phases: Vec::new(),
+            restart_set: Vec::new(),
+            lacks_backup: false,
+            hints: Vec::new(),
+            counters: now.counters,
+        };
+        Self {
+            node_state: now.status.pf9_kube_node_state,
+            attempts: now.status.pf9_kube_start_attempt,
+            doing: "a status pass failed".to_owned(),
+            next_pass: Some(now.after(next)),
+            next_attempt: None,
+            paused_until: now.paused_until(),
+            paused_because: now.paused_because.to_owned(),
+            failed_in_a_row: now.failed_in_a_row,
+            conditions,
+            hints: now.hints.to_vec(),
+            counters: now.counters,
+            ..before.cloned().unwrap_or(blank)
+        }
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// Of a host at rest with one phase, `etcd-backup`.
+    pub(crate) fn at_rest() -> Self {
+        let view = serde_json::json!({
+            "node_state": "ok", "desired": "true", "role": "master", "cluster_id": "c",
+            "attempts": 0, "doing": "watching", "last_pass": 1, "next_pass": 2, "next_attempt": null,
+            "paused_until": null, "paused_because": "",
+            "conditions": [{"name": "SettingsValid", "status": "True", "reason": ""}],
+            "phases": [{"phase": "etcd-backup", "skipped": null, "conditions": []}],
+            "restart_set": [], "hints": [],
+            "counters": {"passes": 1, "failed_passes": 0, "repairs": 0, "failed_attempts": 0, "full_cleans": 0},
+        });
+        serde_json::from_value(view).expect("a view")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a failed pass the API and the timers still use the view: its settings and its pause stay in force.
+    #[test]
+    fn after_a_failed_pass_what_is_in_force_is_still_told() {
+        let mut before = View::at_rest();
+        before.keeps_last_good = true;
+        before.refused = Some("the cluster is another".to_owned());
+        before.next_attempt = Some(3);
+        let (status, renewals) = (KubeStatus::default(), RenewalQueue::default());
+        let attempts = Attempts::default();
+        let mut now = Now {
+            at: 1000,
+            status: &status,
+            paused: Some(Duration::from_secs(60)),
+            paused_because: "we move",
+            api_problem: "no room".to_owned(),
+            unwritten: String::new(),
+            subnets_not_given: String::new(),
+            group_problem: "",
+            cut_short: "",
+            renewals: &renewals,
+            unfit: "",
+            attempts: &attempts,
+            stop_error: "",
+            hints: &[],
+            counters: Counters {
+                failed_passes: 7,
+                ..Counters::default()
+            },
+            failed_in_a_row: 4,
+        };
+        let minute = Duration::from_secs(60);
+        let view = View::after_failed_pass(Some(&before), &now, minute, "make it: no memory");
+        assert!(view.keeps_last_good());
+        assert_eq!(view.touches_nothing().as_deref(), Some("paused: we move"));
+        assert_eq!(view.paused_until, Some(1060));
+        assert_eq!((view.next_pass, view.next_attempt), (Some(1060), None));
+        assert_eq!((view.counters.failed_passes, view.failed_in_a_row), (7, 4));
+        assert_eq!(view.phases, before.phases, "no pass has seen other phases");
+        let status = |name: &str| {
+            let mut conditions = view.conditions.iter();
+            conditions
+                .find(|one| one.name == name)
+                .map(|one| one.status)
+        };
+        assert_eq!(status("SettingsValid"), Some(Status::Unknown));
+        assert_eq!(status("LocalApi"), Some(Status::False));
+        assert_eq!(status("StatusPassWorks"), Some(Status::False));
+        // A pause that has ended is not shown.
+        now.paused = None;
+        let view = View::after_failed_pass(Some(&view), &now, minute, "make it: no memory");
+        let why = view.touches_nothing();
+        assert_eq!(why.as_deref(), Some("the cluster is another"));
+    }
+}

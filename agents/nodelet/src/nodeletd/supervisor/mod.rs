@@ -1,0 +1,504 @@
+//! The loop: make a pass, decide, act, wait.
+//!
+//! `observe` takes in what a pass has found, `decide` says what follows (pure), `act` does it, `requests` are those of operators, and
+//! `worker` runs `nodelet` for all of it, in processes of its own. The tests play the loop with another worker and a clock that they
+//! turn.
+
+pub(in crate::nodeletd) mod decide;
+mod observe;
+mod requests;
+pub(in crate::nodeletd) mod worker;
+
+mod act;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use daemon::health::{Beat, Health};
+use daemon::systemd;
+use engine::exec::{FailureCounts, phases_renewed_with};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::state::State;
+use super::watch::{Triggers, Watched};
+use crate::nodeletd::state::disk::{self, Disk, Writes};
+use crate::nodeletd::state::interrupted_runs::InterruptedRuns;
+use crate::nodeletd::state::pause::Pause;
+use crate::nodeletd::state::renewal::RenewalQueue;
+use crate::nodeletd::state::retry::Retries;
+use crate::nodeletd::status::kube_status::{KubeStatus, StatusFile};
+use crate::nodeletd::status::view::{Counters, Now, View};
+use crate::nodeletd::supervisor::decide::{Action, Situation};
+use crate::nodeletd::supervisor::worker::{CHANGE, GRACE, HostOps, PASS};
+use crate::pass::{Desired, Pass};
+use crate::process::cgroup::StatusGroup;
+
+pub(super) use requests::{PendingRequest, Request};
+
+/// How long more hints are collected after the first one: one event usually causes several.
+const GATHER: Duration = Duration::from_millis(200);
+/// Shortest time between passes that hints start.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// A pass leaves its decision to the next one if settings were written meanwhile, but only so many times in a row: the host must also be
+/// repaired while settings are written all the time.
+const LEFT_TO_NEXT: u32 = 3;
+/// After so many failed passes in a row the status file no longer says that the role is up. The same number of passes and intervals
+/// applies to a result that stays unknown.
+pub(super) const FAILED_PASSES: u32 = 3;
+/// Deadline for progress of a round, except during a change; after it the watchdog counts the loop as stuck.
+const ROUND: Duration = PASS.saturating_add(Duration::from_secs(60));
+/// Deadline for progress of a change: it may run for so long without any output.
+const CHANGING: Duration = CHANGE.saturating_add(GRACE).saturating_add(ROUND);
+/// How often the loop reports progress to the watchdog while it waits.
+const WAITING: Duration = Duration::from_secs(60);
+
+/// What the API and the timers use of the loop while it runs.
+#[derive(Debug, Clone)]
+pub(super) struct Handles {
+    pub(super) view: watch::Receiver<Option<Arc<View>>>,
+    /// Events of changes, as JSON lines.
+    pub(super) events: broadcast::Sender<Arc<str>>,
+    pub(super) requests: mpsc::Sender<PendingRequest>,
+    /// `METRICS_PORT`; 0 for none.
+    pub(super) metrics_port: watch::Receiver<u16>,
+    /// Why the socket accepts no requests; empty if it accepts them.
+    pub(super) api_problem: watch::Sender<String>,
+}
+
+/// Files that keep the daemon's state over a restart.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    /// For people and other agents.
+    pub(super) status: StatusFile,
+    /// For the daemon alone.
+    pub(super) state: PathBuf,
+    /// Where both are written.
+    pub(super) disk: Disk,
+}
+
+/// The daemon.
+pub(super) struct Supervisor<H> {
+    host_ops: Arc<H>,
+    memory: Memory,
+    shutdown: CancellationToken,
+    reload: watch::Receiver<u64>,
+    triggers: Triggers,
+    listening: Option<(Watched, CancellationToken)>,
+    requests: mpsc::Receiver<PendingRequest>,
+    view: watch::Sender<Option<Arc<View>>>,
+    events: broadcast::Sender<Arc<str>>,
+    metrics_port: watch::Sender<u16>,
+    api_problem: watch::Receiver<String>,
+    status: KubeStatus,
+    state: State,
+    pause: Pause,
+    desired: Desired,
+    /// Reports the loop's progress to the watchdog.
+    beat: Beat,
+    /// The next attempt does not wait for the end of its pause: it was requested, or the settings or the plan changed.
+    skip_backoff: bool,
+    /// A pass was requested: the next round begins at once.
+    again: bool,
+    /// Phases whose restart was requested.
+    wanted: Vec<String>,
+    /// A repair found the phases healthy that a pass had seen failing, and no pass has seen the host healthy since. The next repair
+    /// restarts such phases without checking them again.
+    flapped: bool,
+    cut_short: InterruptedRuns,
+    renewals: RenewalQueue,
+    /// Removals of what the plan does not contain, since there was last nothing to remove.
+    prune_backoff: Retries,
+    /// Why the last change was refused, for example a precondition that the host does not meet; empty if none was refused.
+    unfit: String,
+    /// Attempts in a row that were refused while hints arrived.
+    refused_in_a_row: u32,
+    /// Why the role does not stop although it is to be down; empty if it stops.
+    stop_error: String,
+    /// How many passes in a row have left their decision to the next one.
+    left_to_next: u32,
+    /// Failures in a row of each check that may fail more than once.
+    streaks: FailureCounts,
+    unwritten: Unwritten,
+    /// Failed passes in a row.
+    failed_passes_in_a_row: u32,
+    /// While no phase fails but a result is unknown: since when, and in how many passes.
+    unsure: Option<(Instant, u32)>,
+    settings_in_use: u64,
+    group: StatusGroup,
+    counters: Counters,
+    hints: Vec<String>,
+}
+
+impl<H: HostOps> Supervisor<H> {
+    pub(super) fn new(
+        host_ops: H,
+        memory: Memory,
+        shutdown: CancellationToken,
+        reload: watch::Receiver<u64>,
+        health: &Health,
+    ) -> (Self, Handles) {
+        let (requests, asked) = mpsc::channel(16);
+        let (view, seen) = watch::channel(None);
+        let (events, _) = broadcast::channel(1024);
+        let (metrics_port, port) = watch::channel(0);
+        let (api_problem, unasked) = watch::channel(String::new());
+        let outside = Handles {
+            view: seen,
+            events: events.clone(),
+            requests,
+            metrics_port: port,
+            api_problem,
+        };
+        let mut state = State::read(&memory.state);
+        state.attempts.go_on(unix_now(), Instant::now());
+        let pause = Pause::go_on(&state, unix_now(), Instant::now());
+        let mut status = memory.status.read();
+        // Other processes may write that file, so the count comes from the daemon's own state.
+        status.pf9_kube_start_attempt = state.attempts.count();
+        let writes = |path: &Path| Writes::of(&memory.disk, path.display().to_string());
+        let unwritten = Unwritten {
+            status: writes(memory.status.path()),
+            memory: writes(&memory.state),
+        };
+        let mut supervisor = Self {
+            host_ops: Arc::new(host_ops),
+            memory,
+            shutdown,
+            reload,
+            triggers: Triggers::default(),
+            listening: None,
+            requests: asked,
+            view,
+            events,
+            metrics_port,
+            api_problem: unasked,
+            status,
+            state,
+            pause,
+            desired: Desired::default(),
+            beat: health.part("the main loop", ROUND),
+            skip_backoff: false,
+            again: false,
+            wanted: Vec::new(),
+            flapped: false,
+            cut_short: InterruptedRuns::default(),
+            renewals: RenewalQueue::default(),
+            prune_backoff: Retries::default(),
+            unfit: String::new(),
+            refused_in_a_row: 0,
+            stop_error: String::new(),
+            left_to_next: 0,
+            streaks: FailureCounts::default(),
+            unwritten,
+            failed_passes_in_a_row: 0,
+            unsure: None,
+            settings_in_use: 0,
+            group: StatusGroup::default(),
+            counters: Counters::default(),
+            hints: Vec::new(),
+        };
+        if supervisor.state.has_booted() {
+            // The status from before the boot says nothing about this boot, and the first pass may take a while.
+            supervisor.is_not_up();
+            supervisor.write_status();
+        }
+        (supervisor, outside)
+    }
+
+    /// Runs until shutdown is requested; with `once`, makes one round.
+    pub(super) async fn run(mut self, once: bool) {
+        self.rounds(once).await;
+        self.beat.finish();
+    }
+
+    async fn rounds(&mut self, once: bool) {
+        loop {
+            let mut next = self.round().await;
+            self.settle().await;
+            if std::mem::take(&mut self.again) {
+                next = Duration::ZERO;
+            }
+            // The next round begins at the end of the pause, not later.
+            if let Some(left) = self.pause.left(Instant::now()) {
+                next = next.min(left);
+            }
+            if once || self.shutdown.is_cancelled() {
+                return;
+            }
+            self.wait(next).await;
+            if self.shutdown.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    /// Makes a pass and acts on it. Returns the longest time until the next round.
+    async fn round(&mut self) -> Duration {
+        self.moved();
+        let (wanted, limit) = (self.desired.use_cgroups, self.desired.cpu_limit);
+        self.group.keep(wanted, limit, Instant::now());
+        self.hints = self.triggers.take();
+        // This pass answers all requests that came before it.
+        self.again = false;
+        let pass = match self.look().await {
+            Ok(pass) => pass,
+            Err(_) if self.shutdown.is_cancelled() => return Duration::ZERO,
+            Err(error) => return self.pass_failed(&format!("{error:#}")),
+        };
+        self.counters.passes += 1;
+        self.failed_passes_in_a_row = 0;
+        self.observe(&pass);
+        if pass.failed.is_empty() {
+            self.healthy(&pass);
+        } else if self.state.attempts.see(&pass.failed) {
+            self.remember();
+        }
+        // While it is unknown whether the role runs (`None`), it is neither stopped again nor reported as down.
+        let down = self.state.is_stopped() && pass.runs == Some(false);
+        if decide::at_desired_state(&pass.desired, pass.stands, down) {
+            self.at_desired_state(&pass);
+        }
+        // Last, because these override an `ok`: they report faults that prevent a repair, or that a repair does not fix.
+        self.tell_damage(&pass);
+        self.doubt(&pass);
+        let stopped = self.state.is_stopped() && pass.runs != Some(true);
+        self.keep_pause();
+        let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
+        let due = renewable(&pass);
+        if pass.due.is_empty() {
+            self.renewals.nothing_due();
+        }
+        let next = self
+            .renewals
+            .next(&due, pass.desired.loop_interval, Instant::now());
+        let action = decide::decide(&Situation {
+            desired: &pass.desired,
+            refused: pass.refused.is_some() || !pass.ledger_lost.is_empty(),
+            paused: self.paused(),
+            failing,
+            due: next.is_some(),
+            left_over: self.prune_is_due(&pass),
+            stands: pass.stands,
+            stopped,
+            pause_left: self.state.attempts.pause_left(
+                &pass.failed,
+                pass.desired.loop_interval,
+                Instant::now(),
+            ),
+            clean_is_due: self
+                .state
+                .attempts
+                .clean_is_due(pass.desired.full_retry_count, &pass.failed),
+            by_last_good: pass.goes_by_last_good(),
+            repaired_since_start: self.state.attempts.repaired_since_start(),
+            skip_backoff: self.skip_backoff || !self.wanted.is_empty(),
+        });
+        self.write_status();
+        if !self.unwritten.memory.problem().is_empty() || !self.state.stands_in(&self.memory.state)
+        {
+            // A pause that is in force must survive a restart of nodeletd, and one that has ended must not.
+            self.remember();
+        }
+        self.settle().await;
+        let interval = pass.desired.loop_interval;
+        if action.changes_the_host()
+            && self.triggers.settings_changed()
+            && self.left_to_next < LEFT_TO_NEXT
+        {
+            tracing::info!("settings were written during this pass, so the next one decides");
+            self.left_to_next += 1;
+            self.publish(&pass, "reading new settings", Duration::ZERO, None);
+            return Duration::ZERO;
+        }
+        self.left_to_next = 0;
+        match action {
+            Action::Nothing => {
+                self.skip_backoff = self.again;
+                if pass.restart_set.is_empty() && pass.due.is_empty() {
+                    self.cut_short.forget();
+                }
+                // A requested restart that is not possible now is dropped; it must not be made hours later.
+                self.wanted.clear();
+                self.publish(&pass, "watching", interval, None);
+                interval
+            }
+            Action::Wait(left) => {
+                self.publish(
+                    &pass,
+                    "waiting for the next attempt",
+                    interval.min(left),
+                    Some(left),
+                );
+                interval.min(left)
+            }
+            Action::Prune => self.prune_backoff(&pass).await,
+            Action::Renew => {
+                let component = next.unwrap_or_default().to_owned();
+                self.renew(&pass, &component).await
+            }
+            Action::Stop => self.stop(&pass).await,
+            Action::Repair => self.attempt(&pass, false).await,
+            Action::CleanAndApply => self.attempt(&pass, true).await,
+        }
+    }
+
+    /// Waits for the next round: until its time, a hint, a request or a signal.
+    async fn wait(&mut self, longest: Duration) {
+        let until = Instant::now() + longest;
+        let listening_since = Instant::now();
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = self.beat.wait(WAITING) => {}
+            Ok(()) = self.reload.changed() => {
+                tracing::info!("SIGHUP: making a pass now");
+                self.skip_backoff = true;
+            }
+            Some(asked) = self.requests.recv() => self.take_request(asked).await,
+            () = async {
+                self.triggers.wait().await;
+                // One event causes several hints at once, and many hints must not cause many passes.
+                let earliest = (listening_since + BETWEEN).max(Instant::now() + GATHER);
+                tokio::time::sleep_until(earliest.min(until)).await;
+            } => {}
+        }
+        self.take_waiting().await;
+    }
+
+    fn publish(&mut self, pass: &Pass, doing: &str, next: Duration, attempt: Option<Duration>) {
+        let view = View::of(pass, &self.now(), doing, next, attempt);
+        systemd::status(&format!("{}; attempts {}", view.doing, view.attempts));
+        self.view.send_replace(Some(Arc::new(view)));
+    }
+
+    fn now(&self) -> Now<'_> {
+        Now {
+            at: unix_now(),
+            status: &self.status,
+            paused: self.pause.left(Instant::now()),
+            paused_because: &self.state.paused_because,
+            api_problem: self.api_problem.borrow().clone(),
+            unwritten: self.unwritten.problem(),
+            subnets_not_given: self.host_ops.subnet_problem(),
+            group_problem: self.group.problem(),
+            cut_short: self.cut_short.problem(),
+            renewals: &self.renewals,
+            unfit: &self.unfit,
+            attempts: &self.state.attempts,
+            stop_error: &self.stop_error,
+            hints: &self.hints,
+            counters: self.counters,
+            failed_in_a_row: self.failed_passes_in_a_row,
+        }
+    }
+
+    /// Counts attempts from 0 again.
+    fn forget_attempts(&mut self) {
+        self.state.attempts.forget();
+        self.status.pf9_kube_start_attempt = 0;
+    }
+
+    fn paused(&self) -> bool {
+        self.pause.left(Instant::now()).is_some()
+    }
+
+    fn keep_pause(&mut self) {
+        let state = &mut self.state;
+        if self.pause.keep(state, unix_now(), Instant::now()) {
+            self.remember();
+        }
+    }
+
+    /// Listens to events of what the plan has on the host.
+    fn listen(&mut self, pass: &Pass) {
+        let interests = Watched {
+            containers: pass.interests.containers.clone(),
+            units: pass.interests.units.clone(),
+            directories: pass.interests.directories.clone(),
+            links: pass.interests.links.clone(),
+            addresses: pass.interests.addresses.clone(),
+            nodes: pass.interests.nodes.clone(),
+            allocation: pass.interests.allocation.clone(),
+            settings: pass.interests.settings.clone(),
+        };
+        if self
+            .listening
+            .as_ref()
+            .is_some_and(|(now, _)| *now == interests)
+        {
+            return;
+        }
+        if let Some((_, end)) = self.listening.take() {
+            end.cancel();
+        }
+        let end = self.shutdown.child_token();
+        let status = &self.memory.status;
+        self.host_ops
+            .listen(&interests, status, &self.triggers, &end);
+        self.listening = Some((interests, end));
+    }
+
+    /// Begins to write the status file; see [`Self::settle`].
+    fn write_status(&mut self) {
+        let (file, status) = (self.memory.status.clone(), self.status.clone());
+        let write = move || file.write(&status);
+        self.unwritten.status.put(Box::new(write));
+    }
+
+    /// Begins to write the daemon's state file; see [`Self::settle`].
+    fn remember(&mut self) {
+        let (path, state) = (self.memory.state.clone(), self.state.clone());
+        let write = move || state.write(&path);
+        self.unwritten.memory.put(Box::new(write));
+    }
+
+    /// Waits briefly until both files are on disk. A stalled disk is reported, and delays nothing that does not need it.
+    async fn settle(&mut self) {
+        let until = Instant::now() + disk::PATIENCE;
+        self.unwritten.status.settle(until).await;
+        self.unwritten.memory.settle(until).await;
+    }
+
+    fn moved(&self) {
+        self.beat.within(ROUND);
+    }
+}
+
+/// Pending writes of the two files.
+struct Unwritten {
+    status: Writes,
+    memory: Writes,
+}
+
+impl Unwritten {
+    fn problem(&self) -> String {
+        let both = [self.status.problem(), self.memory.problem()];
+        let problems: Vec<&str> = both.into_iter().filter(|why| !why.is_empty()).collect();
+        problems.join("; ")
+    }
+}
+
+/// Components with a certificate that is due and whose own phases are healthy. Failures of other phases do not prevent a renewal.
+fn renewable(pass: &Pass) -> Vec<String> {
+    let well = |name: &str| {
+        let mut phases = pass.health.iter();
+        phases.all(|phase| phase.phase.as_str() != name || phase.works())
+    };
+    let due = pass.due.iter();
+    due.filter(|component| phases_renewed_with(component).iter().all(|name| well(name)))
+        .cloned()
+        .collect()
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests;

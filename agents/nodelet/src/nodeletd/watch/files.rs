@@ -1,0 +1,158 @@
+//! Files that change.
+
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use nix::errno::Errno;
+
+use super::trigger::{Triggers, Watched};
+
+/// Most directories that are watched.
+const DIRECTORIES: usize = 256;
+/// Interval of new attempts to watch directories that could not be watched.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub(super) async fn listen(interests: Watched, triggers: Triggers) -> Result<()> {
+    let inotify = Inotify::init().context("start inotify")?;
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::MOVED_TO
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE
+        | WatchMask::ATTRIB
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF;
+    let mut watched: Vec<(WatchDescriptor, PathBuf)> = Vec::new();
+    let settings = interests.settings;
+    let mut missing: Vec<PathBuf> = interests.directories;
+    missing.truncate(DIRECTORIES);
+    let mut watches = inotify.watches();
+    // Returns how many more directories are watched now.
+    let mut watch = |missing: &mut Vec<PathBuf>, watched: &mut Vec<_>| {
+        let before = missing.len();
+        missing.retain(|directory| match watches.add(directory, mask) {
+            Ok(watch) => {
+                watched.push((watch, directory.clone()));
+                false
+            }
+            Err(error) => {
+                // A missing directory may be made later. A directory for which the kernel has no room does not keep others from being
+                // watched.
+                if error.kind() != ErrorKind::NotFound {
+                    let directory = directory.display();
+                    triggers.warn_once(format!(
+                        "could not watch {directory}: {error}{}",
+                        next(&error)
+                    ));
+                }
+                true
+            }
+        });
+        before - missing.len()
+    };
+    watch(&mut missing, &mut watched);
+    let mut events = inotify
+        .into_event_stream(vec![0; 16 * 1024])
+        .context("read inotify's events")?;
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => match event {
+                Some(event) => event.context("read inotify's events")?,
+                None => return Ok(()),
+            },
+            // New directories are watched from now on. It is unknown what was changed in them before.
+            _ = look.tick() => {
+                if watch(&mut missing, &mut watched) > 0 {
+                    triggers.hint("directories were made".to_owned());
+                }
+                continue;
+            }
+        };
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            triggers.hint("many files changed".to_owned());
+            continue;
+        }
+        let Some((_, directory)) = watched.iter().find(|(watch, _)| *watch == event.wd) else {
+            continue;
+        };
+        let gone = event
+            .mask
+            .intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED);
+        let name = event.name.unwrap_or_default();
+        if !is_ours_in_the_making(Path::new(&name)) {
+            let hint = format!("file {}", directory.join(&name).display());
+            if *directory == settings {
+                triggers.hint_at_settings(hint);
+            } else {
+                triggers.hint(hint);
+            }
+        }
+        if gone {
+            // The next call watches the directory that is there then.
+            return Ok(());
+        }
+    }
+}
+
+/// Names of temporary files that are renamed over the real ones.
+fn is_ours_in_the_making(name: &Path) -> bool {
+    let name = name.to_string_lossy();
+    [".nodelet-", ".new-"]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
+/// What to do where the kernel gives no more watches (`inotify_add_watch(2)`).
+fn next(error: &Error) -> &'static str {
+    if error.raw_os_error() == Some(Errno::ENOSPC as i32) {
+        " (raise `sysctl fs.inotify.max_user_watches`)"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Writes into a directory until it is noticed.
+    async fn is_noticed(directory: &Path, triggers: &Triggers) {
+        let file = directory.join("file");
+        let name = format!("file {}", file.display());
+        let noticed = async {
+            while !triggers.take().contains(&name) {
+                std::fs::write(&file, "x").expect("it is written");
+                let _ = tokio::time::timeout(Duration::from_millis(20), triggers.wait()).await;
+            }
+        };
+        let noticed = tokio::time::timeout(SOON, noticed).await;
+        noticed.expect("it is noticed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_cannot_be_watched_keeps_no_other_from_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        // The kernel refuses the name of the last one, which is too long.
+        let (well, later, never) = (path("well"), path("later"), path(&"n".repeat(300)));
+        std::fs::create_dir(&well).expect("it is made");
+        let interests = Watched {
+            directories: vec![never, well.clone(), later.clone()],
+            ..Watched::default()
+        };
+        let triggers = Triggers::default();
+        let listening = tokio::spawn(listen(interests, triggers.clone()));
+        is_noticed(&well, &triggers).await;
+        std::fs::create_dir(&later).expect("it is made");
+        is_noticed(&later, &triggers).await;
+        is_noticed(&well, &triggers).await;
+        assert!(!listening.is_finished(), "no event in between is lost");
+        listening.abort();
+    }
+}

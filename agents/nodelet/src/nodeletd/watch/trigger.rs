@@ -1,0 +1,156 @@
+//! What has triggered a pass: each source adds its events, the daemon takes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use engine::resource::NodeSpec;
+use tokio::sync::Notify;
+
+use crate::pass::Allocation;
+
+/// Hints that are remembered until the next pass, for people.
+const REMEMBERED: usize = 20;
+/// Most different warnings about what cannot be listened to.
+const TOLD: usize = 300;
+
+/// What to listen for. Changes with the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::nodeletd) struct Watched {
+    /// Names of containers.
+    pub(in crate::nodeletd) containers: Vec<String>,
+    /// Names of units.
+    pub(in crate::nodeletd) units: Vec<String>,
+    /// Directories whose files are ours.
+    pub(in crate::nodeletd) directories: Vec<std::path::PathBuf>,
+    /// Names of links. Events of the link itself, of its addresses and of the routes over it count.
+    pub(in crate::nodeletd) links: Vec<String>,
+    /// Addresses, on any link.
+    pub(in crate::nodeletd) addresses: Vec<IpAddr>,
+    /// Nodes of the cluster, as steps of the role make them.
+    pub(in crate::nodeletd) nodes: Vec<NodeSpec>,
+    /// How nodes of the cluster get their pod subnets, if this host assigns them.
+    pub(in crate::nodeletd) allocation: Option<Allocation>,
+    /// The one of `directories` that contains the settings; the daemon writes nothing to it.
+    pub(in crate::nodeletd) settings: std::path::PathBuf,
+}
+
+/// Where hints arrive.
+#[derive(Debug, Clone, Default)]
+pub(in crate::nodeletd) struct Triggers(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    notify: Notify,
+    hints: Mutex<Vec<String>>,
+    settings: AtomicBool,
+    told: Mutex<BTreeSet<String>>,
+    /// The last known state by name, for sources that report the same state repeatedly.
+    states: Mutex<BTreeMap<String, String>>,
+}
+
+impl Triggers {
+    /// Records that something may have happened, and wakes the daemon.
+    pub(in crate::nodeletd) fn hint(&self, hint: String) {
+        let mut hints = self.hints();
+        if hints.len() < REMEMBERED && !hints.contains(&hint) {
+            hints.push(hint);
+        }
+        drop(hints);
+        self.0.notify.notify_one();
+    }
+
+    /// Records that settings were written, and wakes the daemon.
+    pub(in crate::nodeletd) fn hint_at_settings(&self, hint: String) {
+        self.0.settings.store(true, Ordering::Relaxed);
+        self.hint(hint);
+    }
+
+    /// Whether settings were written since the last [`Triggers::take`].
+    pub(in crate::nodeletd) fn settings_changed(&self) -> bool {
+        self.0.settings.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a hint that came since the last [`Triggers::take`].
+    ///
+    /// # Cancel safety
+    /// No hint is lost.
+    pub(in crate::nodeletd) async fn wait(&self) {
+        while self.hints().is_empty() {
+            self.0.notify.notified().await;
+        }
+    }
+
+    /// Returns all hints so far, and forgets them.
+    pub(in crate::nodeletd) fn take(&self) -> Vec<String> {
+        self.0.settings.store(false, Ordering::Relaxed);
+        std::mem::take(&mut self.hints())
+    }
+
+    /// Forgets the hints that came during a change of our own, but not that settings were written.
+    /// Returns whether there were any hints.
+    pub(in crate::nodeletd) fn forget_our_own(&self) -> bool {
+        let mut hints = self.hints();
+        let heard = !hints.is_empty();
+        hints.clear();
+        if self.settings_changed() {
+            hints.push("settings changed meanwhile".to_owned());
+        }
+        heard
+    }
+
+    /// Records the state of a thing; empty means as desired, which is the initial state. Returns whether the state has changed. States are
+    /// kept when a source connects again.
+    pub(super) fn is_news(&self, thing: &str, state: String) -> bool {
+        let states = &self.0.states;
+        let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = states.insert(thing.to_owned(), state.clone());
+        before.unwrap_or_default() != state
+    }
+
+    /// Logs once what cannot be listened to, and why. The pass at the next interval sees changes without a hint.
+    pub(super) fn warn_once(&self, deaf: String) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD && !told.contains(&deaf) {
+            tracing::warn!("{deaf}; only the next status pass sees changes there");
+            told.insert(deaf);
+        }
+    }
+
+    fn hints(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn hints_wait_until_they_are_taken() {
+        let triggers = Triggers::default();
+        triggers.hint("one".to_owned());
+        triggers.hint("one".to_owned());
+        triggers.wait().await;
+        assert_eq!(triggers.take(), ["one"]);
+        let waited = tokio::time::timeout(Duration::from_millis(50), triggers.wait()).await;
+        assert!(waited.is_err(), "there is no hint left");
+    }
+
+    #[test]
+    fn new_settings_are_nothing_of_ours() {
+        let triggers = Triggers::default();
+        assert!(!triggers.forget_our_own());
+        triggers.hint("unit pf9-kubelet.service".to_owned());
+        assert!(triggers.forget_our_own());
+        assert_eq!(triggers.take(), [""; 0]);
+        triggers.hint_at_settings("file /etc/pf9/nodelet/a.yaml".to_owned());
+        triggers.forget_our_own();
+        assert!(triggers.settings_changed());
+        assert_eq!(triggers.take(), ["settings changed meanwhile"]);
+        assert!(!triggers.settings_changed());
+    }
+}

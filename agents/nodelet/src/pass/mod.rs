@@ -1,0 +1,254 @@
+//! A status pass: what is wanted, how the host is, and what a repair would restart.
+//!
+//! `nodelet pass` makes one, as a process with limited CPU time and memory, and prints it as JSON for nodeletd. A pass changes nothing on
+//! the host, except that it renews copies of what it has read (last good settings, identity).
+//!
+//! What follows from a pass is decided in `nodeletd::supervisor`. Start with [`Pass::make`].
+
+mod allocation;
+mod damage;
+mod desired;
+mod progress;
+mod state;
+mod verdict;
+mod watch_list;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use engine::exec::{
+    FailureCounts, PhaseHealth, Recording, failed_phases, left_over_phases, restart_set,
+};
+use engine::host::live::LiveHost;
+use engine::model::PhaseName;
+use serde::{Deserialize, Serialize};
+use tokio::time::error::Elapsed;
+
+use crate::cli::RoleArgs;
+use crate::inputs::installed_identity::{bound_to, stands};
+use crate::inputs::last_good_settings::{last_good, last_good_if_any};
+use crate::inputs::{Role, current, settings, told};
+use allocation::nodes_without_subnet;
+pub(crate) use allocation::{Allocation, WithoutSubnet};
+use damage::damaged;
+pub(crate) use desired::{Desired, ServiceState};
+pub(crate) use progress::Progress;
+use progress::tell_progress;
+use state::{keep, lacks_backup, ledger, protect_state, remember};
+use verdict::{Verdict, blockers};
+pub(crate) use watch_list::WatchList;
+
+/// What nodeletd has to know after a pass.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pass {
+    pub(crate) desired: Desired,
+    /// Why the settings in use are the last good ones and not those that stand in the files; empty if they are.
+    pub(crate) settings_problems: Vec<String>,
+    /// Why the role in use is the last good one and not the one that is installed; empty if it is that one.
+    #[serde(default)]
+    pub(crate) role_problems: Vec<String>,
+    /// Why this host may not be worked on with these settings.
+    pub(crate) refused: Option<String>,
+    /// Why nothing may be changed before the ledger is recovered; empty if the ledger is good.
+    #[serde(default)]
+    pub(crate) ledger_lost: String,
+    /// What is wrong with other data that a clean needs, such as saved contents of files; empty if nothing is.
+    #[serde(default)]
+    pub(crate) ledger_problem: String,
+    /// Digest of the plan.
+    pub(crate) digest: String,
+    /// Conditions of all phases, in the plan's order.
+    pub(crate) health: Vec<PhaseHealth>,
+    /// Phases with a condition that does not hold.
+    pub(crate) failed: Vec<PhaseName>,
+    /// The phases that a repair would restart, and those of which it would take something back.
+    pub(crate) restart_set: Vec<PhaseName>,
+    /// Components with a certificate that is good and due for renewal, in the order in which they are renewed.
+    pub(crate) due: Vec<String>,
+    /// What the role has on the host: nodeletd watches it.
+    pub(crate) interests: WatchList,
+    /// Whether anything of ours is on this host that a clean would remove.
+    pub(crate) stands: bool,
+    /// Whether anything of the role's own runs, if that is known; looked at only if the role is to be down.
+    #[serde(default)]
+    pub(crate) runs: Option<bool>,
+    /// Backups are enabled, but their directory has no proven backup of this cluster.
+    #[serde(default)]
+    pub(crate) lacks_backup: bool,
+    /// Phases with damage that no restart of them repairs: a lost key, a refused token, a damaged package. Nothing is restarted because
+    /// of it.
+    #[serde(default)]
+    pub(crate) damaged: Vec<PhaseName>,
+    /// Nodes of the cluster without a pod subnet. Filled only if this host may not change anything, and so assigns no subnets.
+    #[serde(default)]
+    pub(crate) without_subnet: WithoutSubnet,
+}
+
+/// Timeout for the directory of backups, the container engine or the API server to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the other checks to end after one has failed: enough for those that answer at all.
+const SETTLE: Duration = Duration::from_millis(250);
+
+impl Pass {
+    /// Whether commands that change the host use the last good settings, and the last good role if the installed one cannot be used.
+    pub(crate) fn goes_by_last_good(&self) -> bool {
+        !self.settings_problems.is_empty() || !self.role_problems.is_empty()
+    }
+
+    /// Reads the settings, or takes the last good ones; plans; makes every check once. `before` has the failures in a row before this
+    /// pass.
+    ///
+    /// # Errors
+    /// There are no good settings at all, the role cannot be planned with them, or gathering the facts of the host timed out.
+    pub(crate) async fn make(
+        args: &RoleArgs,
+        before: &FailureCounts,
+        host: &LiveHost,
+    ) -> Result<Self> {
+        let mut now = current(args, host).await;
+        // A timeout on a busy host, after a boot for example, says nothing about its settings: try once more.
+        if now.as_ref().is_err_and(anyhow::Error::is::<Elapsed>) {
+            now = current(args, host).await;
+        }
+        let bound = bound_to(args, host).await?;
+        let bound = bound.as_ref();
+        let mut service_state = None;
+        let (settings, inputs, settings_problems) = match now {
+            Ok((settings, inputs)) => {
+                let now = blockers(bound, &inputs, host).await?;
+                let last = match now.as_slice() {
+                    [] => None,
+                    _ => last_good_if_any(args, host).await?,
+                };
+                let before = match &last {
+                    Some((_, last)) => Some(blockers(bound, last, host).await?),
+                    None => None,
+                };
+                let another = bound.is_some_and(|b| b.changed_by(&inputs.identity).is_some());
+                match (Verdict::of(now, before.as_deref(), another), last) {
+                    (Verdict::Refused(worse), Some((good, last))) => {
+                        let told = worse.iter().map(|one| one.at_its_place(&settings));
+                        let told = told.collect();
+                        (good, last, told)
+                    }
+                    (verdict, _) => {
+                        if verdict == Verdict::Good {
+                            keep(args, &settings, &inputs);
+                        }
+                        (settings, inputs, Vec::new())
+                    }
+                }
+            }
+            Err(error) if error.is::<Elapsed>() => return Err(error),
+            Err(error) => {
+                let problems = told(&error);
+                // Missing settings count as wrong settings.
+                let Ok((good, inputs)) = last_good(args, host).await else {
+                    return Err(error);
+                };
+                let readable = settings(args, host).await.ok();
+                match (&inputs.role, readable) {
+                    // Only the role is wrong. KUBE_SERVICE_STATE of the current settings still decides whether the role is to be up.
+                    (Role::LastGood(_), Some(settings)) => {
+                        service_state = Some(Desired::of(&settings).service_state);
+                        (good, inputs, Vec::new())
+                    }
+                    _ => (good, inputs, problems),
+                }
+            }
+        };
+        let role_problems = match &inputs.role {
+            Role::LastGood(problems) => problems.clone(),
+            Role::Installed(_) => Vec::new(),
+        };
+        let refused = bound
+            .and_then(|stands| stands.changed_by(&inputs.identity))
+            .map(|changed| changed.to_string());
+        let unheard = Recording::default();
+        let runner = inputs.runner(host, &unheard);
+        let in_progress = runner.checks_in_progress.clone();
+        let health = tell_progress(in_progress, runner.check_again(SETTLE, before)).await;
+        let failed = failed_phases(&health);
+        let due = runner.due().await;
+        for problem in &due.problems {
+            // A check of the certificate's phase reports the same problem.
+            let problem = engine::model::chain(problem).join(": ");
+            tracing::warn!("could not tell whether a certificate is due: {problem}");
+        }
+        let mut repaired = restart_set(&inputs.plan, &failed);
+        for phase in left_over_phases(&health) {
+            if !repaired.contains(&phase) {
+                repaired.push(phase);
+            }
+        }
+        let stands = stands(host, &runner).await;
+        if stands && refused.is_none() && !inputs.are_of_no_role() {
+            remember(&inputs.identity, &health);
+        }
+        let (ledger_lost, ledger_problem) = match inputs.are_of_no_role() {
+            true => (String::new(), String::new()),
+            false => ledger(&runner).await,
+        };
+        protect_state();
+        let mut desired = Desired::of(&settings);
+        desired.service_state = service_state.unwrap_or(desired.service_state);
+        let runs = if desired.service_state == ServiceState::False {
+            let looked = tokio::time::timeout(PATIENCE, runner.runs()).await;
+            looked.unwrap_or_default()
+        } else {
+            None
+        };
+        let mut interests = WatchList::of(&inputs.plan, &args.config);
+        let mut without_subnet = WithoutSubnet::default();
+        if (desired.service_state != ServiceState::True || refused.is_some())
+            && let Some(allocation) = interests.allocation.take()
+            && stands
+        {
+            without_subnet = nodes_without_subnet(host, allocation.kubeconfig).await;
+        }
+        Ok(Self {
+            desired,
+            settings_problems,
+            role_problems,
+            refused,
+            ledger_lost,
+            ledger_problem,
+            digest: inputs.plan.digest(),
+            interests,
+            restart_set: repaired,
+            failed: failed.into_iter().collect(),
+            damaged: damaged(&inputs.plan, &health),
+            without_subnet,
+            due: due.components.into_iter().map(str::to_owned).collect(),
+            health,
+            stands,
+            runs,
+            lacks_backup: lacks_backup(&settings).await,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use engine::env::KubeEnv;
+    use engine::host::live::LiveHost;
+    use engine::plan::Plan;
+
+    /// The plan of a master with a virtual IP.
+    pub(super) async fn plan_of_master() -> Plan {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let facts = repository.join("tests/fixtures/hosts/cp-1.yaml");
+        let facts = std::fs::read_to_string(facts).expect("a fixture");
+        let facts = engine::facts::Facts::from_yaml(&facts).expect("facts");
+        let role = repository.join("roles/pf9-kube").display().to_string();
+        let role = engine::role::RolePackage::load(&LiveHost::new(), &role).await;
+        let settings = repository.join("tests/fixtures/settings/cp-1-vip.yaml");
+        let settings = std::fs::read(settings).expect("a fixture");
+        let settings = KubeEnv::resolve(vec![("a.yaml".to_owned(), settings)]);
+        let settings = settings.expect("good settings");
+        let plan = engine::planner::plan(&role.expect("the role"), &settings, &facts);
+        plan.expect("a plan")
+    }
+}

@@ -1,0 +1,85 @@
+//! What nodelet keeps on disk, as a pass finds it and keeps it: the ledger, backups, copies of what is good.
+
+use std::path::Path;
+
+use engine::env::KubeEnv;
+use engine::exec::{PhaseHealth, Runner, Status};
+use engine::kubernetes::etcd_backup::ClusterIdentity;
+use engine::ledger::Ledger;
+use engine::model::STATE;
+
+use super::PATIENCE;
+use crate::cli::RoleArgs;
+use crate::etcd::{self, Backups};
+use crate::inputs::identity::Identity;
+use crate::inputs::{Inputs, Role, last_good_settings, private_state};
+
+/// Why the ledger cannot be relied on, and what else is wrong with it; each is empty if nothing is. Lost copies beside the ledger are
+/// written again.
+pub(super) async fn ledger(runner: &Runner<'_>) -> (String, String) {
+    let told = |error: &(dyn std::error::Error + 'static)| {
+        format!("could not {}", engine::model::chain(error).join(": "))
+    };
+    if let Some(lost) = runner.lost_ledger().await {
+        return (told(&lost), String::new());
+    }
+    match Ledger::renew_copies(runner.host).await {
+        Ok(true) => tracing::warn!(
+            "ledger.tip or ledger.backup.jsonl was lost or damaged; both are written again"
+        ),
+        Ok(false) => {}
+        Err(error) => return (String::new(), told(&error)),
+    }
+    match Ledger::damaged_contents(runner.host).await {
+        Ok(problems) => (String::new(), problems.join("; ")),
+        Err(error) => (String::new(), told(&error)),
+    }
+}
+
+/// Sets back mode and owner of our own files.
+pub(super) fn protect_state() {
+    match private_state::protect(Path::new(STATE)) {
+        Ok(changed) => {
+            for path in changed {
+                let path = path.display();
+                tracing::warn!("mode and owner of {path} are set back: it belongs to root alone");
+            }
+        }
+        Err(error) => tracing::warn!("could not protect {STATE}: {error}"),
+    }
+}
+
+/// False if the directory cannot be read or does not answer: the phase has a condition for that.
+pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
+    let Ok(backups) = Backups::of(settings) else {
+        return false;
+    };
+    let look = tokio::task::spawn_blocking(move || {
+        let cluster = ClusterIdentity::Id(&backups.cluster_id);
+        backups.enabled
+            && etcd::stored(&backups.directory)
+                .is_ok_and(|stored| !stored.iter().any(|one| one.is_proven_of(cluster)))
+    });
+    matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
+}
+
+/// Saves the settings and the role in use as the last good ones, for when the files become wrong.
+pub(super) fn keep(args: &RoleArgs, settings: &KubeEnv, inputs: &Inputs) {
+    if let Err(error) = last_good_settings::keep(settings) {
+        tracing::warn!("could not save the settings as the last good ones: {error:#}");
+    }
+    if let Role::Installed(role) = &inputs.role
+        && let Err(error) = last_good_settings::keep_role(&args.role, role)
+    {
+        tracing::warn!("could not save the role as the last good one: {error:#}");
+    }
+}
+
+/// Writes a lost identity again. Called right after the role was seen on the host, because a `nodelet clean` may be removing it.
+pub(super) fn remember(seen: &Identity, health: &[PhaseHealth]) {
+    let well = health.iter().all(|phase| phase.status() == Status::True);
+    let renewed = Identity::renewed(Identity::recorded().as_ref(), seen, well);
+    if let Some(Err(error)) = renewed.map(|renewed| renewed.write()) {
+        tracing::warn!("{}: {error:#}", Identity::NOT_NOTED);
+    }
+}

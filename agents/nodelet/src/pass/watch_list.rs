@@ -1,0 +1,105 @@
+//! What the role has on the host, by name: nodeletd watches it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use engine::plan::{Plan, Probe};
+use engine::resource::{NodeSpec, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::allocation::Allocation;
+
+/// Names of what a plan has on its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WatchList {
+    pub(crate) containers: Vec<String>,
+    pub(crate) units: Vec<String>,
+    pub(crate) directories: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) links: Vec<String>,
+    #[serde(default)]
+    pub(crate) addresses: Vec<IpAddr>,
+    #[serde(default)]
+    pub(crate) nodes: Vec<NodeSpec>,
+    /// How this host assigns pod subnets to nodes of the cluster; `None` if it may not change anything.
+    #[serde(default)]
+    pub(crate) allocation: Option<Allocation>,
+    /// The directory with the settings, one of them.
+    pub(crate) settings: PathBuf,
+}
+
+impl WatchList {
+    pub(super) fn of(plan: &Plan, config: &Path) -> Self {
+        let mut containers = Vec::new();
+        let mut units = Vec::new();
+        let mut links = BTreeSet::new();
+        let mut nodes = Vec::new();
+        let mut directories = BTreeSet::from([config.to_path_buf()]);
+        for step in plan.phases.iter().flat_map(|phase| &phase.steps) {
+            match &step.spec {
+                Spec::Container(container) => containers.push(container.name.clone()),
+                Spec::Service(service) => units.push(service.unit.clone()),
+                Spec::Link(link) if link.carries_pods => {
+                    links.insert(link.name.clone());
+                }
+                Spec::Node(node) => nodes.push(node.clone()),
+                _ => {}
+            }
+            let files = step.spec.paths();
+            directories.extend(
+                files
+                    .iter()
+                    .filter_map(|file| file.parent())
+                    .map(Path::to_path_buf),
+            );
+        }
+        let mut addresses = BTreeSet::new();
+        for check in plan.phases.iter().flat_map(|phase| &phase.checks) {
+            match &check.probe {
+                Probe::LinkUp(link) | Probe::LinkAddressed(link) => {
+                    links.insert(link.clone());
+                }
+                Probe::VirtualIp { address, .. } | Probe::AddressHeld(address) => {
+                    addresses.insert(*address);
+                }
+                _ => {}
+            }
+        }
+        let mut allocations = nodes.iter().filter_map(|node: &NodeSpec| {
+            let kubeconfig = node.kubeconfig.clone();
+            let pool = node.pod_subnets?;
+            Some(Allocation { pool, kubeconfig })
+        });
+        Self {
+            allocation: allocations.next_back(),
+            links: links.into_iter().collect(),
+            addresses: addresses.into_iter().collect(),
+            nodes,
+            containers,
+            units,
+            directories: directories.into_iter().collect(),
+            settings: config.to_path_buf(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pass::tests::plan_of_master;
+
+    #[tokio::test]
+    async fn what_changes_without_a_file_or_a_unit_is_listened_to() {
+        let plan = plan_of_master().await;
+        let found = WatchList::of(&plan, Path::new("/etc/pf9/nodelet"));
+        assert_eq!(found.links, ["cni0", "docker0", "eth0"]);
+        let virtual_ip: IpAddr = "172.30.0.100".parse().expect("an address");
+        assert_eq!(found.addresses, [virtual_ip]);
+        let nodes: Vec<&str> = found.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(nodes, ["cp-1"]);
+        let allocation = found.allocation.expect("subnets are given");
+        assert_eq!(allocation.pool.to_string(), "a /24 of 10.20.0.0/16");
+        assert!(allocation.kubeconfig.ends_with("local-admin.yaml"));
+    }
+}

@@ -1,0 +1,114 @@
+//! The chain of the ledger's lines: a line that is missing, repeated, moved or changed is noticed.
+//!
+//! After the header each line is `{"n":NUMBER,"sum":"SUM","is":RECORD}`: its number, from 1, and the first 64 bits of a
+//! SHA-256 over the sum before it, the number and the record's text. The header begins the chain and has no number and
+//! no sum, so that a program that does not know this form still finds its version.
+//!
+//! A number alone would not show a changed line; a sum alone could not say which line is missing. The chain protects
+//! against accidents only: a user who may write the file can write the sums as well. If whole lines are missing at the
+//! end, the file looks like one of a run that was cut there; the next run then reads the state of the host from the
+//! host.
+
+use sha2::Digest as _;
+
+use super::Record;
+
+/// The end of the chain: number and sum of the last line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Chain {
+    number: u64,
+    sum: String,
+}
+
+/// Hex digits of a sum.
+const DIGITS: usize = 16;
+
+impl Chain {
+    /// The line for a record, with its newline.
+    pub(super) fn seal(&mut self, record: &Record) -> String {
+        let text =
+            serde_json::to_string(record).expect("a record holds nothing that JSON cannot say");
+        if let Record::Header { .. } = record {
+            *self = Self::begun_by(&text);
+            return format!("{text}\n");
+        }
+        *self = self.next(&text);
+        format!(
+            "{{\"n\":{},\"sum\":\"{}\",\"is\":{text}}}\n",
+            self.number, self.sum
+        )
+    }
+
+    /// The record of a line, given without its newline, if it is the next one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn open(&mut self, line: &str) -> Result<Record, String> {
+        let parse = |text: &str| -> Result<Record, String> {
+            serde_json::from_str(text).map_err(|error| error.to_string())
+        };
+        if line.starts_with("{\"r\":") {
+            let record = parse(line)?;
+            // A record that is not in the chain was not written by the engine.
+            if !matches!(record, Record::Header { .. }) {
+                return Err(format!(
+                    "it has no number, and {} comes next",
+                    self.number + 1
+                ));
+            }
+            *self = Self::begun_by(line);
+            return Ok(record);
+        }
+        let (number, sum, text) = parts(line).ok_or("it is no line of a ledger")?;
+        if self.sum.is_empty() {
+            return Err("the header before it is missing".to_owned());
+        }
+        let wanted = self.number + 1;
+        if number != wanted {
+            let what = if number > wanted {
+                "lines before it are missing"
+            } else {
+                "it was there before"
+            };
+            return Err(format!(
+                "it has number {number} where {wanted} comes next: {what}"
+            ));
+        }
+        let next = self.next(text);
+        if sum != next.sum {
+            return Err("its sum does not fit: it, or a line before it, was changed".to_owned());
+        }
+        let record = parse(text)?;
+        *self = next;
+        Ok(record)
+    }
+
+    fn begun_by(header: &str) -> Self {
+        Self {
+            number: 0,
+            sum: sum("", 0, header),
+        }
+    }
+
+    fn next(&self, text: &str) -> Self {
+        let number = self.number + 1;
+        Self {
+            number,
+            sum: sum(&self.sum, number, text),
+        }
+    }
+}
+
+/// Number, sum and record of a line.
+fn parts(line: &str) -> Option<(u64, &str, &str)> {
+    let (number, rest) = line.strip_prefix("{\"n\":")?.split_once(",\"sum\":\"")?;
+    let (sum, text) = rest.split_once("\",\"is\":")?;
+    Some((number.parse().ok()?, sum, text.strip_suffix('}')?))
+}
+
+fn sum(before: &str, number: u64, text: &str) -> String {
+    let hash = sha2::Sha256::digest(format!("{before} {number} {text}"));
+    let mut hex = crate::model::hex(&hash);
+    hex.truncate(DIGITS);
+    hex
+}

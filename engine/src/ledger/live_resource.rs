@@ -1,0 +1,437 @@
+//! Which records count: undos that have not been carried out, clean lanes, and what compaction keeps.
+//!
+//! Pure: records in, records out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Record, RunId, VERSION};
+use crate::ledger::last_run::id_of;
+use crate::model::{Outcome, PhaseName, Span, StepId, Verb};
+use crate::plan::PlannedStep;
+use crate::resource::Undo;
+
+/// Runs whose records survive compaction.
+pub(super) const RUNS_KEPT: usize = 50;
+
+/// An undo that has not been carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveUndo {
+    /// The run that noted it.
+    pub run: RunId,
+    /// The phase.
+    pub phase: PhaseName,
+    /// The step.
+    pub step: StepId,
+    /// Whether a clean leaves it.
+    pub keep: bool,
+    /// The inverse.
+    pub undo: Undo,
+}
+
+/// A thing that was changed and not taken back, and every step that noted an undo of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveResource {
+    /// The oldest undo, which leads back to the state before the role. The thing is kept if any of its undos is.
+    pub undo: LiveUndo,
+    /// The steps that noted an undo of it, oldest first.
+    pub steps: Vec<StepId>,
+    /// Where the script has the step that changed it first, if that is still recorded.
+    pub span: Option<Span>,
+}
+
+/// The records that count, by their places among all.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// The oldest undo of each thing that was neither taken back nor cleaned; and whether a clean leaves the thing.
+    undos: Vec<(usize, bool)>,
+    lanes: Vec<Lane>,
+}
+
+/// A clean lane with the steps that are left of it.
+struct Lane {
+    place: usize,
+    run: RunId,
+    phase: PhaseName,
+    steps: Vec<PlannedStep>,
+    /// Some steps of it have been carried out.
+    holes: bool,
+}
+
+impl Standing {
+    pub(super) fn of(records: &[Record]) -> Self {
+        let mut standing = Self::whole(records);
+        keep_oldest(records, &mut standing.undos);
+        standing
+    }
+
+    /// The same with all undos of a thing.
+    fn whole(records: &[Record]) -> Self {
+        let mut standing = Self::default();
+        for (place, record) in records.iter().enumerate() {
+            match record {
+                Record::Undo { keep, .. } => standing.undos.push((place, *keep)),
+                Record::CleanLane { .. } => standing.lane(place, record),
+                // A rollback has carried them out. What appears there afterwards may not be the role's.
+                Record::Reverted { run, phase, thing } => {
+                    standing.revert(records, *run, phase, thing.as_deref());
+                }
+                Record::Cleaned { run, kept } => standing.clean(records, *run, *kept),
+                Record::Withdrawn { thing, .. } => standing
+                    .undos
+                    .retain(|(place, _)| about(&records[*place]).is_some_and(|its| its != *thing)),
+                Record::LaneWithdrawn { phase, step, .. } => {
+                    standing.withdraw_lane(phase, step.as_ref());
+                }
+                _ => {}
+            }
+        }
+        standing
+    }
+
+    /// The first lane of a phase counts: a later one could take for the role's what the first one found there. A lane
+    /// with holes takes the steps of a later one that it does not have.
+    fn lane(&mut self, place: usize, record: &Record) {
+        let Record::CleanLane {
+            run,
+            phase,
+            steps,
+            holes,
+        } = record
+        else {
+            return;
+        };
+        let Some(known) = self.lanes.iter_mut().find(|known| known.phase == *phase) else {
+            self.lanes.push(Lane {
+                place,
+                run: *run,
+                phase: phase.clone(),
+                steps: steps.clone(),
+                holes: *holes,
+            });
+            return;
+        };
+        if known.holes {
+            for step in steps {
+                if known.steps.iter().all(|its| its.id != step.id) {
+                    known.steps.push(step.clone());
+                }
+            }
+            known.holes = *holes;
+        }
+    }
+
+    fn withdraw_lane(&mut self, phase: &PhaseName, step: Option<&StepId>) {
+        let Some(at) = self.lanes.iter().position(|its| its.phase == *phase) else {
+            return;
+        };
+        let its = &mut self.lanes[at];
+        its.holes = true;
+        its.steps.retain(|one| match step {
+            Some(step) => one.id != *step,
+            None => one.policy.keep,
+        });
+        if its.steps.is_empty() {
+            self.lanes.remove(at);
+        }
+    }
+
+    fn revert(&mut self, records: &[Record], wanted: RunId, name: &PhaseName, thing: Option<&str>) {
+        self.undos.retain(|(place, _)| match &records[*place] {
+            Record::Undo {
+                run,
+                phase,
+                keep,
+                undo,
+                ..
+            } => {
+                let meant = thing.is_none_or(|thing| undo.about() == thing);
+                *keep || *run != wanted || phase != name || !meant
+            }
+            _ => false,
+        });
+        if thing.is_none() {
+            self.lanes
+                .retain(|lane| lane.run != wanted || lane.phase != *name);
+        }
+    }
+
+    fn clean(&mut self, records: &[Record], cleaning: RunId, kept: bool) {
+        // The undos that the clean itself has noted are for what it had to leave.
+        let (left, mut before): (Vec<_>, Vec<_>) = self
+            .undos
+            .iter()
+            .partition(|(place, _)| records[*place].run() == Some(cleaning));
+        // A younger undo of a thing is not needed: the thing is as it was before the role.
+        keep_oldest(records, &mut before);
+        before.extend(left);
+        before.retain(|(_, keep)| kept && *keep);
+        self.undos = before;
+        for lane in &mut self.lanes {
+            lane.steps.retain(|step| kept && step.policy.keep);
+            lane.holes = true;
+        }
+        self.lanes.retain(|lane| !lane.steps.is_empty());
+    }
+
+    /// Phases that have something on the host, in the order in which they were first applied.
+    pub(super) fn phases(self, records: &[Record]) -> Vec<PhaseName> {
+        let mut phases = Vec::new();
+        for record in self.into_records(records) {
+            if let Record::Undo { phase, .. } | Record::CleanLane { phase, .. } = record
+                && !phases.contains(&phase)
+            {
+                phases.push(phase);
+            }
+        }
+        phases
+    }
+
+    /// The clean lane of a phase, if one of these runs has recorded it.
+    pub(super) fn lane_of(self, runs: &BTreeSet<RunId>, name: &PhaseName) -> Vec<PlannedStep> {
+        let mut lanes = self.lanes.into_iter();
+        let own = lanes.find(|lane| runs.contains(&lane.run) && lane.phase == *name);
+        own.map(|lane| lane.steps).unwrap_or_default()
+    }
+
+    /// Its records, in the order in which they were written.
+    fn into_records(self, records: &[Record]) -> Vec<Record> {
+        let undos = self
+            .undos
+            .into_iter()
+            .map(|(place, kept)| (place, kept_as(&records[place], kept)));
+        let lanes = self.lanes.into_iter().map(|lane| {
+            let record = Record::CleanLane {
+                run: lane.run,
+                phase: lane.phase,
+                steps: lane.steps,
+                holes: lane.holes,
+            };
+            (lane.place, record)
+        });
+        let mut all: Vec<(usize, Record)> = undos.chain(lanes).collect();
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, record)| record).collect()
+    }
+}
+
+/// Keeps the oldest undo of each thing, which leads back to the state before the role. The thing is kept if any of its
+/// undos says so.
+fn keep_oldest(records: &[Record], undos: &mut Vec<(usize, bool)>) {
+    let named = |(place, keep): &(usize, bool)| Some((about(&records[*place])?, *keep));
+    let kept: BTreeSet<String> = undos
+        .iter()
+        .filter_map(named)
+        .filter_map(|(thing, keep)| keep.then_some(thing))
+        .collect();
+    let mut seen = BTreeSet::new();
+    undos.retain_mut(|(place, keep)| {
+        let Some(thing) = about(&records[*place]) else {
+            return false;
+        };
+        *keep = kept.contains(&thing);
+        seen.insert(thing)
+    });
+}
+
+/// The thing that an undo is about.
+fn about(record: &Record) -> Option<String> {
+    match record {
+        Record::Undo { undo, .. } => Some(undo.about()),
+        _ => None,
+    }
+}
+
+/// The record of an undo with this `keep` mark.
+fn kept_as(record: &Record, kept: bool) -> Record {
+    let mut record = record.clone();
+    if let Record::Undo { keep, .. } = &mut record {
+        *keep = kept;
+    }
+    record
+}
+
+/// The record of an undo as a [`LiveUndo`].
+fn live_undo(record: &Record) -> Option<LiveUndo> {
+    match record {
+        Record::Undo {
+            run,
+            phase,
+            step,
+            keep,
+            undo,
+        } => Some(LiveUndo {
+            run: *run,
+            phase: phase.clone(),
+            step: step.clone(),
+            keep: *keep,
+            undo: undo.clone(),
+        }),
+        _ => None,
+    }
+}
+
+/// Undos that count: the oldest undo of each thing that was neither taken back nor cleaned.
+pub(super) fn live(records: &[Record]) -> Vec<LiveUndo> {
+    let undos = Standing::of(records).undos.into_iter();
+    undos
+        .filter_map(|(place, keep)| live_undo(&kept_as(&records[place], keep)))
+        .collect()
+}
+
+/// All undos that these runs noted in a phase and that were not taken back, in their order, without those of kept
+/// things.
+pub(super) fn noted_by(
+    records: &[Record],
+    runs: &BTreeSet<RunId>,
+    name: &PhaseName,
+) -> Vec<LiveUndo> {
+    let undos = Standing::whole(records).undos.into_iter();
+    undos
+        .filter_map(|(place, _)| live_undo(&records[place]))
+        .filter(|its| runs.contains(&its.run) && its.phase == *name && !its.keep)
+        .collect()
+}
+
+/// Runs that applied this plan and were cut, with the phases that they completed. The next apply of the plan continues
+/// them, unless a run has converged since.
+pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTreeSet<PhaseName>> {
+    let mut cut: BTreeMap<RunId, BTreeSet<PhaseName>> = BTreeMap::new();
+    for record in records {
+        match record {
+            Record::Run {
+                run,
+                verb: Verb::Apply,
+                digest: its,
+                ..
+            } if its == digest => {
+                cut.insert(*run, BTreeSet::new());
+            }
+            Record::Stands { phase, .. } => {
+                for stands in cut.values_mut() {
+                    stands.insert(phase.clone());
+                }
+            }
+            Record::End { outcome, run, .. } => match outcome {
+                Outcome::Converged | Outcome::Cleaned => cut.clear(),
+                Outcome::Interrupted => {}
+                _ => {
+                    cut.remove(run);
+                }
+            },
+            _ => {}
+        }
+    }
+    cut
+}
+
+/// Every thing that was changed and not taken back, in the order of the first change.
+pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
+    let mut things: Vec<LiveResource> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for (place, _) in Standing::whole(records).undos {
+        let Record::Undo {
+            run,
+            phase,
+            step,
+            keep,
+            undo,
+        } = &records[place]
+        else {
+            continue;
+        };
+        if let Some(known) = places.get(&undo.about()) {
+            let known = &mut things[*known];
+            known.undo.keep |= keep;
+            if !known.steps.contains(step) {
+                known.steps.push(step.clone());
+            }
+            continue;
+        }
+        places.insert(undo.about(), things.len());
+        things.push(LiveResource {
+            undo: LiveUndo {
+                run: *run,
+                phase: phase.clone(),
+                step: step.clone(),
+                keep: *keep,
+                undo: undo.clone(),
+            },
+            steps: vec![step.clone()],
+            span: span_of(records, step),
+        });
+    }
+    things
+}
+
+pub(super) fn clean_lanes(records: &[Record]) -> Vec<(PhaseName, Vec<PlannedStep>)> {
+    let lanes = Standing::of(records).lanes.into_iter();
+    lanes.map(|lane| (lane.phase, lane.steps)).collect()
+}
+
+/// The same with the runs that recorded them.
+pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Vec<PlannedStep>)> {
+    let lanes = Standing::of(records).lanes.into_iter();
+    lanes
+        .map(|lane| (lane.run, lane.phase, lane.steps))
+        .collect()
+}
+
+/// The steps of a phase's clean lane, and whether it has holes; `None` if it has none.
+pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
+    let mut lanes = Standing::of(records).lanes.into_iter();
+    let its = lanes.find(|lane| lane.phase == *phase)?;
+    Some((
+        its.steps.into_iter().map(|step| step.id).collect(),
+        its.holes,
+    ))
+}
+
+/// The header, the records of the last runs, which operators may ask about, and one record per live thing.
+pub(super) fn compacted(records: &[Record]) -> Vec<Record> {
+    let runs: BTreeSet<RunId> = records.iter().filter_map(Record::run).collect();
+    let first = runs
+        .iter()
+        .rev()
+        .take(RUNS_KEPT)
+        .min()
+        .copied()
+        .unwrap_or(0);
+    let standing = Standing::of(records).into_records(records);
+    let mut kept = vec![Record::Header {
+        version: VERSION,
+        id: id_of(records),
+    }];
+    // An operator may ask which line of a script made a thing, for as long as the thing is on the host.
+    let mut older: BTreeMap<&StepId, &Record> = BTreeMap::new();
+    let mut recent = Vec::new();
+    for record in records {
+        match record {
+            Record::Header { .. } | Record::Undo { .. } | Record::CleanLane { .. } => {}
+            // The number of the next run is one more than the highest: at least one record of the last run stays.
+            record if record.run() >= Some(first) => recent.push(record),
+            Record::Intent { step, .. } => {
+                older.insert(step, record);
+            }
+            _ => {}
+        }
+    }
+    let stands = |step: &StepId| {
+        let is_its =
+            |record: &Record| matches!(record, Record::Undo { step: its, .. } if its == step);
+        standing.iter().any(is_its)
+    };
+    let owed = older.into_iter().filter(|(step, _)| stands(step));
+    kept.extend(owed.map(|(_, record)| record.clone()));
+    kept.extend(recent.into_iter().cloned());
+    // Live records come last: no record after them may say that they were taken back.
+    kept.extend(standing);
+    kept
+}
+
+/// Where the script has a step: for `why`.
+pub(super) fn span_of(records: &[Record], wanted: &StepId) -> Option<Span> {
+    records.iter().rev().find_map(|record| match record {
+        Record::Intent { step, span, .. } if step == wanted => Some(span.clone()),
+        _ => None,
+    })
+}

@@ -1,0 +1,124 @@
+//! Each thing on a host has one owner in a role: the step of one phase. If two phases had the same file, each apply would write it twice,
+//! and a rollback of one phase would take it from the other.
+//!
+//! Packages may be in several phases: they have no options that could differ, and only the phase that installed one takes it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{PlannedPhase, PlannedStep};
+use crate::model::Diagnostic;
+
+/// A finding for each step about a thing that a step of an earlier phase is about, too. Phases that do nothing on this host do not count,
+/// so phases with opposite conditions may have the same things.
+pub(crate) fn shared_things(phases: &[PlannedPhase]) -> Vec<Diagnostic> {
+    let mut owners: BTreeMap<String, (&PlannedPhase, &PlannedStep)> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for phase in phases.iter().filter(|phase| phase.skipped.is_none()) {
+        for step in &phase.steps {
+            // A step may have several things in common with another one.
+            let mut told = BTreeSet::new();
+            for thing in step.spec.claims() {
+                let (owner, first) = *owners.entry(thing).or_insert((phase, step));
+                if owner.name != phase.name && told.insert(first.id.clone()) {
+                    findings.push(shared((phase, step), (owner, first)));
+                }
+            }
+        }
+    }
+    findings
+}
+
+fn shared(
+    (phase, step): (&PlannedPhase, &PlannedStep),
+    (owner, first): (&PlannedPhase, &PlannedStep),
+) -> Diagnostic {
+    let message = format!(
+        "{} `{}` of phase `{}` is also a thing of phase `{}`: {} `{}` at {}",
+        step.spec.kind(),
+        step.spec.label(),
+        phase.name,
+        owner.name,
+        first.spec.kind(),
+        first.spec.label(),
+        first.span
+    );
+    Diagnostic::new("P0408", step.span.clone(), message).help(format!(
+        "keep it in one phase; the other phase names that one in `.requires` or `.after`, for example .requires([\"{}\"])",
+        owner.name
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Attributes;
+    use crate::model::{Span, StepId};
+    use crate::plan::StepPolicy;
+    use crate::resource::{DirectorySpec, Owner, Spec, SymlinkSpec};
+
+    fn directory(path: &str) -> Spec {
+        Spec::Directory(DirectorySpec {
+            path: path.into(),
+            attributes: Attributes::root(0o755),
+            owner: Owner::default(),
+            exclusive: false,
+            spared: None,
+        })
+    }
+
+    fn link(path: &str) -> Spec {
+        Spec::Symlink(SymlinkSpec {
+            path: path.into(),
+            target: "/etc".to_owned(),
+        })
+    }
+
+    fn phase(name: &str, specs: Vec<Spec>) -> PlannedPhase {
+        let mut phase = PlannedPhase::bare(name.parse().expect("a name"));
+        for (index, spec) in specs.into_iter().enumerate() {
+            phase.steps.push(PlannedStep {
+                id: StepId::new(&phase.name, spec.kind(), &spec.label()),
+                span: Span::new(format!("phases/{name}.rhai"), index + 5, 1),
+                spec,
+                policy: StepPolicy::default(),
+            });
+        }
+        phase
+    }
+
+    fn told(phases: &[PlannedPhase]) -> Vec<String> {
+        let findings = shared_things(phases);
+        findings
+            .into_iter()
+            .map(|finding| format!("{}: {}", finding.span, finding.message))
+            .collect()
+    }
+
+    #[test]
+    fn a_thing_in_two_phases_is_told_with_both_places() {
+        let first = phase("a", vec![directory("/etc/app"), link("/etc/one")]);
+        let second = phase("b", vec![link("/etc/two"), link("/etc/one")]);
+        assert_eq!(
+            told(&[first, second]),
+            [
+                "phases/b.rhai:6:1: symlink `/etc/one` of phase `b` is also a thing of phase `a`: symlink `/etc/one` at phases/a.rhai:6:1"
+            ]
+        );
+    }
+
+    #[test]
+    fn things_of_two_kinds_at_one_path_are_the_same_thing() {
+        let told = told(&[
+            phase("a", vec![directory("/etc/app")]),
+            phase("b", vec![link("/etc/app")]),
+        ]);
+        assert_eq!(told.len(), 1, "{told:?}");
+    }
+
+    #[test]
+    fn phases_that_do_nothing_have_nothing() {
+        let mut first = phase("a", vec![link("/etc/one")]);
+        first.skipped = Some("its condition is false".to_owned());
+        assert_eq!(told(&[first, phase("b", vec![link("/etc/one")])]), [""; 0]);
+    }
+}

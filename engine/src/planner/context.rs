@@ -1,0 +1,297 @@
+//! What scripts may read: `host`, `cluster`, `role` and `kube`, from facts, settings and the role. The tables in `fields.rs` and
+//! `engine/src/role/fields.rs` describe the fields.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::env::{self, KubeEnv};
+use crate::facts::{CgroupVersion, Facts};
+use crate::model::{Diagnostic, SecretRef, Span, Value};
+use crate::role::RolePackage;
+use crate::script::ScriptContext;
+
+/// The setting as text; an unset one is empty.
+pub(super) fn text(settings: &KubeEnv, key: &str) -> String {
+    settings
+        .get(key)
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+/// The name this host has as a node: its host name, or its address where `USE_HOSTNAME` is off.
+#[must_use]
+pub fn node_name(settings: &KubeEnv, facts: &Facts) -> Option<String> {
+    if matches!(settings.get("USE_HOSTNAME"), Some(env::Value::Bool(false))) {
+        facts.address.map(|address| address.to_string())
+    } else {
+        Some(facts.hostname.to_lowercase())
+    }
+}
+
+/// What the role's scripts may read. `parameters` are those of the role with their values.
+pub(super) fn script_context(
+    role: &RolePackage,
+    parameters: BTreeMap<String, Value>,
+    settings: &KubeEnv,
+    facts: &Facts,
+) -> Result<ScriptContext, Box<Diagnostic>> {
+    let missing = |what: &str, help: &str| {
+        Box::new(
+            Diagnostic::new(
+                "P0608",
+                Span::file("facts"),
+                format!("the host has no {what}"),
+            )
+            .help(help),
+        )
+    };
+    let address = facts.address.ok_or_else(|| {
+        missing(
+            "address on the link of its default route",
+            "give it one; see `ip route` and `ip address`",
+        )
+    })?;
+    if address.is_loopback() {
+        return Err(missing(
+            "address but a loopback one",
+            "give it one that other hosts can reach",
+        ));
+    }
+    let name = node_name(settings, facts)
+        .ok_or_else(|| missing("usable name", "set one with `hostnamectl set-hostname`"))?;
+    // Scripts read the settings of parameters as `role.NAME`.
+    let kube = settings
+        .iter()
+        .filter(|(key, _)| !key.starts_with(env::ROLE_PREFIX))
+        .map(|(key, value)| (key.to_owned(), setting(key, value)))
+        .collect();
+    Ok(ScriptContext {
+        host: host(facts, &name, address),
+        cluster: cluster(settings, &name, address),
+        role: role_values(role, parameters, settings),
+        kube,
+        secrets: secrets(role, settings),
+    })
+}
+
+/// A setting as scripts see it: flags, numbers and lists typed, the rest as text; secrets by reference.
+fn setting(key: &str, value: &env::Value) -> Value {
+    match value {
+        env::Value::Bool(b) => Value::Bool(*b),
+        env::Value::Integer(n) => Value::Integer(*n),
+        env::Value::List(items) => Value::from(items.clone()),
+        // An empty secret is no secret: scripts may ask whether it was given.
+        env::Value::Secret(secret) if secret.is_empty() => Value::from(""),
+        env::Value::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
+        other => Value::Text(other.to_string()),
+    }
+}
+
+/// The names of all secrets, also of those that no file gives.
+fn secrets(role: &RolePackage, settings: &KubeEnv) -> BTreeSet<String> {
+    let settings = settings
+        .iter()
+        .filter(|(key, value)| {
+            matches!(value, env::Value::Secret(_)) && !key.starts_with(env::ROLE_PREFIX)
+        })
+        .map(|(key, _)| key.to_owned());
+    let parameters = role.manifest.parameters.iter();
+    let parameters = parameters
+        .filter(|(_, parameter)| parameter.secret)
+        .map(|(name, _)| format!("{}{}", env::ROLE_PREFIX, name.to_ascii_uppercase()));
+    settings
+        .chain(parameters)
+        .map(|key| format!("kube/{key}"))
+        .collect()
+}
+
+fn host(facts: &Facts, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
+    let version = facts.cgroups.as_ref().map(|cgroups| cgroups.version);
+    // The systemd driver needs delegated v2 hierarchies; on v1 docker's default is cgroupfs.
+    let driver = if version == Some(CgroupVersion::V2) {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
+    BTreeMap::from([
+        ("name".to_owned(), Value::from(name)),
+        ("hostname".to_owned(), Value::from(facts.hostname.clone())),
+        ("address".to_owned(), Value::from(address.to_string())),
+        (
+            "interface".to_owned(),
+            Value::from(
+                facts
+                    .default_route
+                    .as_ref()
+                    .map(|route| route.link.clone())
+                    .unwrap_or_default(),
+            ),
+        ),
+        (
+            "cpus".to_owned(),
+            Value::Integer(i64::from(facts.cpus.unwrap_or(1))),
+        ),
+        ("cgroup_driver".to_owned(), Value::from(driver)),
+    ])
+}
+
+fn cluster(settings: &KubeEnv, name: &str, address: IpAddr) -> BTreeMap<String, Value> {
+    let port = text(settings, "K8S_API_PORT");
+    let url = |host: &str| {
+        let bracketed = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        format!("https://{bracketed}:{port}")
+    };
+    let master = text(settings, "ROLE") == "master";
+    let api_url = url(&text(settings, "MASTER_IP"));
+    let local = url("127.0.0.1");
+    // One master so far: it is its own only peer.
+    let this = BTreeMap::from([
+        ("name".to_owned(), Value::from(name)),
+        ("address".to_owned(), Value::from(address.to_string())),
+    ]);
+    BTreeMap::from([
+        ("id".to_owned(), Value::from(cluster_id(settings))),
+        (
+            "api_is_address".to_owned(),
+            Value::Bool(text(settings, "MASTER_IP").parse::<IpAddr>().is_ok()),
+        ),
+        ("api_url".to_owned(), Value::from(api_url.clone())),
+        (
+            "local_api_url".to_owned(),
+            Value::from(if master { local } else { api_url }),
+        ),
+        (
+            "api_service_ip".to_owned(),
+            Value::from(settings.api_service_ip().to_string()),
+        ),
+        (
+            "dns_service_ip".to_owned(),
+            Value::from(settings.dns_service_ip().to_string()),
+        ),
+        ("masters".to_owned(), Value::List(vec![Value::Map(this)])),
+        ("other_masters".to_owned(), Value::List(Vec::new())),
+    ])
+}
+
+/// The cluster's id. If none is given, the address of its master, which also tells it apart from its neighbours.
+fn cluster_id(settings: &KubeEnv) -> String {
+    match text(settings, "CLUSTER_ID") {
+        id if id.is_empty() => text(settings, "MASTER_IP"),
+        id => id,
+    }
+}
+
+fn role_values(
+    role: &RolePackage,
+    parameters: BTreeMap<String, Value>,
+    settings: &KubeEnv,
+) -> BTreeMap<String, Value> {
+    let mut values = parameters;
+    let payload = RolePackage::payload(&role.manifest.name);
+    let environment: BTreeMap<String, Value> = settings
+        .iter()
+        .map(|(key, value)| (key.to_owned(), variable(role, key, value)))
+        .collect();
+    values.extend([
+        ("name".to_owned(), Value::from(role.manifest.name.clone())),
+        (
+            "release".to_owned(),
+            Value::from(role.manifest.release.clone()),
+        ),
+        ("node".to_owned(), Value::from(text(settings, "ROLE"))),
+        (
+            "payload".to_owned(),
+            Value::from(payload.display().to_string()),
+        ),
+        ("kube_env".to_owned(), Value::Map(environment)),
+    ]);
+    values
+}
+
+/// A setting as `kube.env` has it: text, and secrets by reference.
+fn variable(role: &RolePackage, key: &str, value: &env::Value) -> Value {
+    match value {
+        env::Value::Secret(secret) if secret.is_empty() => Value::from(""),
+        // The text of a parameter counts as a secret only as long as the role is not known.
+        env::Value::Secret(text) if key.starts_with(env::ROLE_PREFIX) && !role.is_secret(key) => {
+            Value::from(text.expose())
+        }
+        env::Value::Secret(_) => Value::Secret(SecretRef(format!("kube/{key}"))),
+        other => Value::Text(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::planner::fields::{CLUSTER_FIELDS, HOST_FIELDS};
+    use crate::role::{Field, ROLE_FIELDS};
+
+    const MANIFEST: &str = "version: 1
+name: r
+release: '1'
+about: A role.
+nodes:
+  master: [example]
+parameters:
+  pace: { type: text, default: slow, doc: How fast. }
+  token: { type: text, default: '', secret: true, doc: A token. }
+payload: []
+";
+
+    /// The context of a master with these settings.
+    async fn context_with(given: &[(&str, &str)]) -> ScriptContext {
+        let host = FakeHost::new()
+            .with_file("/r/role.yaml", MANIFEST)
+            .with_file("/r/phases/example.rhai", "phase(\"example\");\n")
+            .with_directory("/r/phases/templates");
+        let role = RolePackage::load(&host, "/r").await.expect("a role");
+        let pairs = [("MASTER_IP", "192.0.2.1"), ("ROLE", "master")];
+        let pairs = pairs.iter().chain(given);
+        let pairs = pairs.map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        let settings = KubeEnv::from_pairs(pairs).expect("good settings");
+        let mut facts = Facts::nothing_about("cp-1");
+        facts.address = Some(IpAddr::from([192, 0, 2, 1]));
+        let parameters = role.parameters_with(&settings).expect("they fit");
+        script_context(&role, parameters, &settings, &facts)
+            .expect("the host has what a plan needs")
+    }
+
+    #[tokio::test]
+    async fn the_tables_have_each_field() {
+        let its = context_with(&[]).await;
+        let parameters = [Field::new("pace", "", ""), Field::new("token", "", "")];
+        let role = [ROLE_FIELDS, &parameters[..]].concat();
+        for (is, documented) in [
+            (&its.host, HOST_FIELDS),
+            (&its.cluster, CLUSTER_FIELDS),
+            (&its.role, &role[..]),
+        ] {
+            let is: BTreeSet<&str> = is.keys().map(String::as_str).collect();
+            let documented: BTreeSet<&str> = documented.iter().map(|field| field.name).collect();
+            assert_eq!(is, documented);
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_of_parameters_are_in_kube_env_and_in_role() {
+        let its = context_with(&[("ROLE_PACE", "fast"), ("ROLE_TOKEN", "hunter2")]).await;
+        let token = Value::Secret(SecretRef("kube/ROLE_TOKEN".to_owned()));
+        assert_eq!(its.role["pace"], Value::from("fast"));
+        assert_eq!(its.role["token"], token);
+        assert!(!its.kube.contains_key("ROLE_PACE"));
+        assert!(its.secrets.contains("kube/ROLE_TOKEN"), "{:?}", its.secrets);
+        assert!(!its.secrets.contains("kube/ROLE_PACE"), "{:?}", its.secrets);
+        let Value::Map(kube_env) = &its.role["kube_env"] else {
+            panic!("it is no map: {:?}", its.role["kube_env"]);
+        };
+        assert_eq!(kube_env["ROLE_PACE"], Value::from("fast"));
+        assert_eq!(kube_env["ROLE_TOKEN"], token);
+        assert!(!format!("{its:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,77 @@
+//! Mistakes in `role.yaml` that its types allow, except those in parameters.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+use super::RoleManifest;
+use super::manifest::place;
+use crate::model::{Diagnostic, closest};
+
+/// The kinds of node that a role can have phases for.
+const NODE_KINDS: [&str; 2] = ["master", "worker"];
+
+/// Finds mistakes that the manifest's types allow.
+pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Diagnostic>) {
+    if !is_name(&manifest.name) {
+        let message = format!("`{}` is no name of a role", manifest.name);
+        findings.push(
+            Diagnostic::new("P0616", place(text, "name"), message).help(
+                "it names the directory below /opt/pf9/roles: at most 64 letters, digits, `-`, `_` and `.`, a letter or digit first",
+            ),
+        );
+    }
+    for (node, names) in &manifest.nodes {
+        if !NODE_KINDS.contains(&node.as_str()) {
+            let message = format!("`{node}` is no node kind");
+            let help = match closest(node, NODE_KINDS) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("node kinds are {}", NODE_KINDS.join(" and ")),
+            };
+            findings.push(Diagnostic::new("P0617", place(text, node), message).help(help));
+        }
+        if names.is_empty() {
+            let message = format!("node kind `{node}` has no phases");
+            findings.push(
+                Diagnostic::new("P0612", place(text, node), message)
+                    .help("name its phases, or take it out; was the file cut short?"),
+            );
+        }
+        let mut seen = BTreeSet::new();
+        for name in names.iter().filter(|name| !seen.insert(*name)) {
+            let message = format!("phase `{name}` is listed twice in `{node}`");
+            findings.push(
+                Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
+            );
+        }
+    }
+    if let Some(digest) = &manifest.checksums
+        && (digest.len() != 64
+            || !digest
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    {
+        let message = format!("`{digest}` is no SHA-256 in lower-case hexadecimal");
+        findings.push(Diagnostic::new("P0614", place(text, "checksums"), message));
+    }
+    for path in &manifest.payload {
+        if Path::new(path)
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_)))
+        {
+            let message = format!("`{path}` is no path within the payload");
+            findings.push(
+                Diagnostic::new("P0610", place(text, path), message)
+                    .help("write it relative to the payload, without `..`"),
+            );
+        }
+    }
+}
+
+/// Whether this can be a role's name, which becomes a part of paths.
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let first = name.bytes().next();
+    name.len() <= 64
+        && name.bytes().all(fits)
+        && first.is_some_and(|one| one.is_ascii_alphanumeric())
+}

@@ -1,0 +1,116 @@
+//! Words for units, packages, commands and timers.
+
+use super::shared::word;
+use crate::script::vocabulary::{Arg, Word, WordKind, modifier, p, repeatable};
+
+pub(super) const SERVICE: Word = word(
+    "service",
+    WordKind::Resource,
+    &[p("unit", Arg::Text)],
+    &[
+        modifier("started", &[], "It runs."),
+        modifier("stopped", &[], "It does not run."),
+        modifier("enabled", &[], "It starts at boot."),
+        modifier("disabled", &[], "It does not start at boot."),
+        modifier(
+            "runs",
+            &[p("programs", Arg::Paths)],
+            "Programs of the role's package that it runs: each is compared with its checksum before a start.",
+        ),
+        repeatable(
+            "restart_on",
+            &[p("steps", Arg::Steps)],
+            "Steps of this phase whose content it reads at its start: a change restarts it.",
+        ),
+        modifier(
+            "reads",
+            &[p("paths", Arg::Paths)],
+            "Files of other phases that it reads at its start: a change restarts it.",
+        ),
+        repeatable(
+            "reload_on",
+            &[p("steps", Arg::Steps)],
+            "Steps whose content it reads again on reload.",
+        ),
+    ],
+    "A unit of systemd. `.service` is added to a name without a suffix.",
+    r#"service("example").started().enabled();"#,
+    "Stopped if it was started, started if it was stopped; whether it starts at boot is set back.",
+);
+
+pub(super) const PACKAGES: Word = word(
+    "packages",
+    WordKind::Resource,
+    &[p("names", Arg::Texts)],
+    &[],
+    "Packages of the distribution, installed from the role's payload. A package that is installed already is accepted in any version.",
+    r#"packages(["conntrack"]);"#,
+    "Those that were installed are purged.",
+);
+
+pub(super) const COMMAND: Word = word(
+    "command",
+    WordKind::Resource,
+    &[p("argv", Arg::Texts)],
+    &[
+        modifier(
+            "creates",
+            &[p("path", Arg::Path)],
+            "It is done when this path exists.",
+        ),
+        modifier(
+            "unless",
+            &[p("argv", Arg::Texts)],
+            "It is done when this command ends with 0.",
+        ),
+    ],
+    "The escape hatch: a command, without a shell. Say `.creates` or `.unless`, or it runs every time.",
+    r#"command(["touch", "/run/example"]).creates("/run/example");"#,
+    "Nothing by itself: add steps in `on_rollback`.",
+);
+
+pub(super) const CGROUP: Word = word(
+    "cgroup",
+    WordKind::Resource,
+    &[p("name", Arg::Text)],
+    &[],
+    "A tree of control groups that another program makes, in all hierarchies. It is removed only when it is empty, and no process is killed; only `.absent()` makes sense.",
+    r#"on_clean(|| { cgroup("kubepods").absent(); });"#,
+    "Nothing.",
+);
+
+pub(super) const GROUP: Word = word(
+    "group",
+    WordKind::Resource,
+    &[p("name", Arg::Text)],
+    &[],
+    "A group of accounts that a package creates and does not remove; only `.absent()` makes sense.",
+    r#"on_clean(|| { group("docker").absent(); });"#,
+    "Nothing.",
+);
+
+pub(super) const TIMER: Word = word(
+    "timer",
+    WordKind::Resource,
+    &[p("name", Arg::Text)],
+    &[
+        modifier(
+            "schedule",
+            &[p("expression", Arg::Text)],
+            "When it runs: a cron expression of five fields, in the host's time zone; 0 and 7 are Sunday.",
+        ),
+        modifier(
+            "run",
+            &[p("what", Arg::Text)],
+            "The command of nodelet that runs then: `etcd-backup`.",
+        ),
+        modifier(
+            "command",
+            &[p("argv", Arg::Texts)],
+            "The program of the role that runs then, with its arguments and without a shell: a path below `role.payload`, verified by its checksum before each run. `.timeout` bounds one run: 10m by default, 30m at most.",
+        ),
+    ],
+    "Something that nodeletd runs on a schedule, with `.run` or `.command`, as root and with limits of CPU time and memory. The first run begins at once. However many runs were missed, nodeletd makes up for them with one run. A run waits while the host or the phase is repaired, and is ended when the host has to be changed; it then begins again later.",
+    r#"timer("example").schedule("0 3 * * *").run("etcd-backup");"#,
+    "Removed, or as it was before.",
+);

@@ -1,0 +1,8 @@
+//! What nodeletd does on a running master: it finds what is broken, repairs it, and leaves the rest alone.
+
+pub(crate) mod certificates;
+pub(crate) mod endurance;
+pub(crate) mod eviction;
+pub(crate) mod fault;
+pub(crate) mod health;
+pub(crate) mod operator;

@@ -1,0 +1,119 @@
+//! What `nodelet history` and `nodelet why` say about failed runs, and about things that the ledger does not know.
+
+use behaviour::{Bringup, block_on};
+use engine::exec::{Planned, Recording, Runner};
+use engine::host::fake::{FakeHost, FaultPlan};
+use engine::ledger::{History, Why};
+use engine::model::Outcome;
+use engine::report;
+use engine::resource::MaskedSecrets;
+
+fn standing(bringup: &Bringup) -> FakeHost {
+    let host = bringup.bare_host();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host
+}
+
+/// The last run as `nodelet history --run` shows it.
+fn last_run(host: &FakeHost) -> String {
+    let history = History::of(&Bringup::records(host));
+    report::run_in_full(history.runs.last().expect("there was a run"))
+}
+
+#[test]
+fn a_stop_that_failed_says_why() {
+    let bringup = Bringup::of("cp-1");
+    let host = standing(&bringup);
+    host.set_faults(FaultPlan::none().fail("stop_unit", "pf9-kubelet.service"));
+    assert_eq!(bringup.stop(&host).outcome, Outcome::Failed);
+    let told = last_run(&host);
+    for text in [
+        "stop pf9-kube",
+        "failed at phases/kubelet.rhai:",
+        "stop service pf9-kubelet.service",
+        "stop_unit pf9-kubelet.service",
+        "next: see what keeps it from ending",
+    ] {
+        assert!(told.contains(text), "{text}: {told}");
+    }
+    // No other run has a reason.
+    host.set_faults(FaultPlan::none());
+    assert_eq!(bringup.stop(&host).outcome, Outcome::Stopped);
+    assert!(!last_run(&host).contains("failed at"));
+}
+
+#[test]
+fn a_clean_that_failed_says_why() {
+    let bringup = Bringup::of("cp-1");
+    let host = standing(&bringup);
+    host.set_faults(FaultPlan::none().fail("remove", "/etc/pf9/kube.env"));
+    assert_eq!(Bringup::clean(&host, true).outcome, Outcome::Failed);
+    let told = last_run(&host);
+    assert!(
+        told.contains("taking back file /etc/pf9/kube.env"),
+        "{told}"
+    );
+    assert!(told.contains("remove /etc/pf9/kube.env"), "{told}");
+}
+
+fn why(bringup: &Bringup, host: &FakeHost, thing: &str) -> (Vec<Planned>, String) {
+    let unheard = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &unheard,
+    );
+    let planned = block_on(runner.planned(thing));
+    let text = report::why(&Why::of(&Bringup::records(host), thing), Some(&planned));
+    (planned, text)
+}
+
+#[test]
+fn what_is_planned_and_not_applied_is_told_so() {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    for thing in ["/etc/pf9/kube.env", "etcd", "pf9-kubelet", "kubelet"] {
+        let (planned, text) = why(&bringup, &host, thing);
+        assert!(!planned.is_empty(), "{thing}");
+        assert!(
+            text.contains("it is planned by phase ")
+                && text.contains("phases/")
+                && text.contains("was not applied yet"),
+            "{thing}: {text}"
+        );
+        assert!(!text.contains("it is not ours"), "{thing}: {text}");
+    }
+    // A step that the plan skips is the role's, too.
+    let (planned, text) = why(&bringup, &host, "ip_vs_rr");
+    assert_eq!(planned.len(), 1, "{planned:?}");
+    assert!(
+        text.contains("it is planned by phase node-config")
+            && text.contains("but it is skipped on this host: its condition (phases/"),
+        "{text}"
+    );
+    let (planned, text) = why(&bringup, &host, "/etc/passwd");
+    assert_eq!(planned, []);
+    assert!(text.contains("no step of the plan is about it"), "{text}");
+    // Without a plan `nodelet why` claims nothing.
+    let unknown = Why::of(&Bringup::records(&host), "/etc/passwd");
+    let text = report::why(&unknown, None);
+    assert!(
+        text.contains(
+            "it is not known whether it is the role's, because the plan could not be read"
+        ),
+        "{text}"
+    );
+    // No run changes a file that already was as planned.
+    host.with_world_mut(|world| {
+        world.set_sysctl("net.ipv4.ip_forward", "1");
+        world.file(
+            "/etc/sysctl.d/90-pf9-net.ipv4.ip_forward.conf",
+            "net.ipv4.ip_forward = 1\n",
+        );
+    });
+    let (_, text) = why(&bringup, &host, "net.ipv4.ip_forward");
+    assert!(text.contains("it was like that before the role"), "{text}");
+}

@@ -1,0 +1,210 @@
+//! Certificates over their life: the use of each is known, due certificates are renewed component by component, and a repair does
+//! not renew certificates that are only due.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use behaviour::{Bringup, block_on, checked_in_part};
+use engine::exec::{Event, PhaseHealth, Recording, Runner, Status};
+use engine::host::fake::FakeHost;
+use engine::model::{Outcome, PhaseName};
+use engine::resource::pki::{ReloadMode, USES, components};
+use engine::resource::{NoSecrets, Spec};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A host on which every certificate is due.
+fn aged() -> (Bringup, FakeHost) {
+    let bringup = Bringup::of("cp-1");
+    let host = bringup.bare_host();
+    assert_eq!(bringup.apply(&host).outcome, Outcome::Converged);
+    host.with_world_mut(|world| world.advance(DAY * 300));
+    (bringup, host)
+}
+
+fn runner<'a>(bringup: &'a Bringup, host: &'a FakeHost, events: &'a Recording) -> Runner<'a> {
+    Runner::new(&bringup.plan, host, &bringup.facts, &NoSecrets, events)
+}
+
+fn certificate(host: &FakeHost, path: &str) -> String {
+    let path = format!("/etc/pf9/kube.d/certs/{path}/request.crt");
+    host.with_world(|world| world.text(path))
+        .expect("it is there")
+}
+
+#[test]
+fn every_certificate_of_the_role_has_its_use() {
+    let plan = Bringup::of("cp-1").plan;
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    let planned: BTreeSet<&str> = steps
+        .filter_map(|step| match &step.spec {
+            Spec::Certificate(certificate) => Some(certificate.path.as_str()),
+            _ => None,
+        })
+        .collect();
+    let used = USES.iter().map(|one| one.certificate).collect();
+    assert_eq!(planned, used);
+}
+
+#[test]
+fn the_page_has_the_table() {
+    let mut table = "| certificate | renewed with | what for | a renewed one is taken up |\n|---|---|---|---|\n".to_owned();
+    for one in USES {
+        let _ = writeln!(
+            table,
+            "| `{}` | {} | {} | {} |",
+            one.certificate, one.component, one.purpose, one.reload
+        );
+    }
+    checked_in_part("docs/certificates.md", "uses", &table);
+}
+
+#[test]
+fn what_is_due_is_no_failure_and_is_renewed_component_by_component() {
+    let (bringup, host) = aged();
+    let events = Recording::default();
+    let health = block_on(runner(&bringup, &host, &events).check());
+    assert!(health.iter().all(|phase| phase.status() == Status::True));
+
+    for component in components() {
+        let due = block_on(runner(&bringup, &host, &events).due());
+        assert_eq!(due.components.first(), Some(&component));
+        let before: Vec<String> = USES
+            .iter()
+            .map(|one| certificate(&host, one.certificate))
+            .collect();
+        let outcome = block_on(runner(&bringup, &host, &events).renew(component));
+        assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+        for (one, before) in USES.iter().zip(before) {
+            assert_eq!(
+                certificate(&host, one.certificate) != before,
+                one.component == component,
+                "{component}: {}",
+                one.certificate
+            );
+        }
+    }
+    let health = block_on(runner(&bringup, &host, &events).check());
+    // No backup was made in these months, so that check does not hold.
+    let well = |phase: &&PhaseHealth| phase.is_well() || phase.phase.as_str() == "etcd-backup";
+    assert!(health.iter().all(|phase| well(&phase)), "{health:?}");
+    assert_eq!(bringup.apply(&host).changes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_repair_leaves_what_is_due() {
+    let (bringup, host) = aged();
+    let before = certificate(&host, "apiserver");
+    host.with_world_mut(|world| {
+        world.remove("/etc/pf9/kube.d/certs/aggregator/request.crt");
+    });
+    let events = Recording::default();
+    let certs: PhaseName = "certs".parse().expect("a name");
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&[certs], &[]));
+    assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+    assert_eq!(certificate(&host, "apiserver"), before);
+    assert_ne!(certificate(&host, "aggregator"), "");
+}
+
+/// A repair finds the programs that read a repaired file only at their start, if their phases come after the repaired one.
+#[test]
+fn readers_of_what_was_made_anew_are_outdated() {
+    let (bringup, host) = aged();
+    let events = Recording::default();
+    let outdated = |phase: &str| {
+        let repaired: PhaseName = phase.parse().expect("a name");
+        let outdated = block_on(runner(&bringup, &host, &events).outdated(&[repaired]));
+        let names: Vec<String> = outdated.iter().map(ToString::to_string).collect();
+        names.join(" ")
+    };
+    assert_eq!(outdated("certs"), "");
+    host.with_world_mut(|world| {
+        world.remove("/etc/pf9/kube.d/certs/kubelet/server/request.crt");
+    });
+    let certs: PhaseName = "certs".parse().expect("a name");
+    let outcome = block_on(runner(&bringup, &host, &events).restart(&[certs], &[]));
+    assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+    assert_eq!(outdated("certs"), "kubelet");
+    assert_eq!(outdated("api-ready"), "", "kubelet does not come after it");
+}
+
+#[test]
+fn near_the_end_people_are_told_and_nothing_fails() {
+    let (bringup, host) = aged();
+    host.with_world_mut(|world| world.advance(DAY * 30));
+    let events = Recording::default();
+    let health = block_on(runner(&bringup, &host, &events).check());
+    let certs = &health[health
+        .iter()
+        .position(|p| p.phase.as_str() == "certs")
+        .expect("it is there")];
+    assert_eq!(certs.status(), Status::True);
+    let told = certs
+        .conditions
+        .iter()
+        .find(|c| c.advisory)
+        .expect("it warns");
+    assert_eq!(told.status, Status::False);
+    assert!(
+        told.reason.contains("request.crt ends in 1month"),
+        "{}",
+        told.reason
+    );
+}
+
+#[test]
+fn a_certificate_that_cannot_be_judged_keeps_no_other_from_its_renewal() {
+    let (bringup, host) = aged();
+    let events = Recording::default();
+    let due = || block_on(runner(&bringup, &host, &events).due());
+    let all = due().components;
+    let first = all[0];
+    let outcome = block_on(runner(&bringup, &host, &events).renew(first));
+    assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+    // The clock was ahead when the first certificate was renewed: now it is set right.
+    host.with_world_mut(|world| {
+        let began = world.now() - world.elapsed();
+        world.begin_at(began - DAY * 40);
+    });
+    let due = due();
+    assert!(
+        !due.problems.is_empty(),
+        "the certificates of {first} are not valid yet"
+    );
+    assert_eq!(due.components, all[1..]);
+}
+
+/// A server that would read its files too late to show the new certificate before the old one ends is restarted; other servers are
+/// not.
+#[test]
+fn who_would_look_too_late_is_restarted() {
+    for (left, restarted) in [(4, true), (10, false)] {
+        let (bringup, host) = aged();
+        let left = Duration::from_secs(left * 60);
+        host.with_world_mut(|world| world.advance(DAY * 65 - left));
+        for one in USES {
+            let ReloadMode::Reconnect { container, .. } = one.reload else {
+                continue;
+            };
+            let events = Recording::default();
+            let outcome = block_on(runner(&bringup, &host, &events).renew(one.component));
+            assert_eq!(outcome.expect("it ends"), Outcome::Converged);
+            let told: Vec<String> = events
+                .events()
+                .into_iter()
+                .filter_map(|event| match event {
+                    Event::ResourceRestarted { thing, reason, .. }
+                        if thing.starts_with("container") =>
+                    {
+                        assert!(reason.contains(one.certificate), "{reason}");
+                        Some(thing)
+                    }
+                    _ => None,
+                })
+                .collect();
+            let expected = restarted.then(|| format!("container {container}"));
+            assert_eq!(told, expected.into_iter().collect::<Vec<_>>(), "{left:?}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What repairs a host: checks, restarts, renewed certificates, replaced authorities.
+
+mod certificates;
+mod repairs;
+mod rotation;

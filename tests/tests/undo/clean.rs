@@ -1,0 +1,347 @@
+//! A clean on a fake host, from the ledger alone: after it the host is as it was before the role.
+
+use behaviour::{Bringup, Run, Scripts, block_on, foreign_container};
+use engine::exec::Event;
+use engine::host::fake::{FakeHost, FaultPlan};
+use engine::host::{Containers as _, Files as _, Services as _};
+use engine::ledger::{Cause, Why};
+use engine::model::Outcome;
+use engine::plan::Probe;
+use engine::report;
+
+const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
+
+/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
+fn bringup(case: &str) -> Bringup {
+    let mut bringup = Bringup::of(case);
+    for phase in &mut bringup.plan.phases {
+        phase
+            .checks
+            .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
+    }
+    bringup
+}
+
+/// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
+fn lived_in(bringup: &Bringup) -> FakeHost {
+    let host = bringup
+        .bare_host()
+        .with_kubernetes(|rules| rules.leaves_traces = true);
+    host.with_world_mut(|world| {
+        world.file_with_mode(
+            "/etc/docker/daemon.json",
+            "{\"log-driver\": \"journald\"}",
+            0o600,
+        );
+        world.firewall_rule("iptables", "filter", "MINE", "-p tcp -j ACCEPT");
+        world.firewall_rule("iptables", "filter", "INPUT", "-j MINE");
+        world.file("/opt/mine", "x");
+    });
+    host
+}
+
+/// The proof of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
+#[test]
+fn what_was_to_be_gone_in_a_moment_goes() {
+    goes_with(Outcome::Cleaned, |_, host| Bringup::clean(host, true));
+    goes_with(Outcome::Stopped, Bringup::stop);
+}
+
+fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    let applied = bringup.apply(&host);
+    assert_eq!(applied.outcome, Outcome::Converged, "{}", applied.text());
+    for (name, owner) in [("pf9-etcd-proof", Some("etcd-proof")), ("theirs", None)] {
+        let mut container = foreign_container(name);
+        let label = owner.map(|owner| ("pf9.io/owner".to_owned(), owner.to_owned()));
+        container.labels.extend(label);
+        host.with_world_mut(|world| world.image(&container.image));
+        block_on(host.create_container(&container)).expect("it is made");
+    }
+    let copy = "/var/opt/pf9/nodelet/etcd-proof/data/member/snap/db";
+    host.with_world_mut(|world| world.file_with_mode(copy, "all the cluster's secrets", 0o600));
+    let ended = end(&bringup, &host);
+    assert_eq!(ended.outcome, outcome, "{}", ended.text());
+    if outcome == Outcome::Stopped {
+        block_on(host.start_unit("docker.service")).expect("an operator starts it");
+    }
+    let state = |name| block_on(host.container(name)).expect("docker answers");
+    assert!(state("pf9-etcd-proof").is_none());
+    assert!(state("theirs").is_some());
+    assert!(
+        block_on(host.entry(copy.as_ref()))
+            .expect("it can be looked for")
+            .is_none()
+    );
+}
+
+#[test]
+fn the_host_is_as_it_was() {
+    for case in CASES {
+        for purge in [false, true] {
+            let bringup = bringup(case);
+            let host = lived_in(&bringup);
+            let before = host.snapshot();
+            let applied = bringup.apply(&host);
+            assert_eq!(
+                applied.outcome,
+                Outcome::Converged,
+                "{case}: {}",
+                applied.text()
+            );
+            let clean = Bringup::clean(&host, purge);
+            assert_eq!(clean.outcome, Outcome::Cleaned, "{case}: {}", clean.text());
+            let left = bringup.not_cleaned(&before, &host, purge);
+            assert_eq!(
+                left,
+                Vec::<String>::new(),
+                "{case}, purge {purge}: {}",
+                clean.text()
+            );
+
+            let copies = block_on(host.list("/var/opt/pf9/nodelet/content".as_ref()));
+            assert_eq!(
+                copies.expect("the directory can be listed"),
+                Vec::<String>::new(),
+                "{case}: copies of earlier files, which may hold secrets"
+            );
+
+            host.clear_journal();
+            let second = Bringup::clean(&host, purge);
+            assert_eq!(second.outcome, Outcome::Cleaned);
+            assert_eq!(
+                host.mutating_calls(),
+                [],
+                "{case}: the second clean touched the host"
+            );
+
+            let again = bringup.apply(&host);
+            assert_eq!(
+                again.outcome,
+                Outcome::Converged,
+                "{case}: {}",
+                again.text()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_purge_takes_what_a_clean_has_kept() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    let before = host.snapshot();
+    let _ = bringup.apply(&host);
+    let clean = Bringup::clean(&host, false);
+    assert!(
+        clean
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::ThingsKept { .. }))
+    );
+    let purge = Bringup::clean(&host, true);
+    assert_eq!(purge.outcome, Outcome::Cleaned, "{}", purge.text());
+    assert_eq!(
+        bringup.not_cleaned(&before, &host, true),
+        Vec::<String>::new(),
+        "{}",
+        purge.text()
+    );
+}
+
+#[test]
+fn every_prefix_of_the_phases_is_taken_back() {
+    for case in CASES {
+        let bringup = bringup(case);
+        let host = lived_in(&bringup);
+        let before = host.snapshot();
+        for phase in bringup
+            .plan
+            .phases
+            .iter()
+            .filter(|phase| phase.skipped.is_none())
+        {
+            let run = bringup.apply_phase(&host, phase);
+            assert_eq!(run.outcome, Outcome::Converged, "{case}: {}", run.text());
+            let cleaned = host.fork();
+            let clean = Bringup::clean(&cleaned, false);
+            assert_eq!(
+                clean.outcome,
+                Outcome::Cleaned,
+                "{case}, {}: {}",
+                phase.name,
+                clean.text()
+            );
+            let left = bringup.not_cleaned(&before, &cleaned, false);
+            assert_eq!(left, Vec::<String>::new(), "{case}, up to {}", phase.name);
+        }
+    }
+}
+
+#[test]
+fn a_stopped_host_is_cleaned_too() {
+    for case in CASES {
+        let bringup = bringup(case);
+        let host = lived_in(&bringup);
+        let before = host.snapshot();
+        let _ = bringup.apply(&host);
+        let _ = bringup.stop(&host);
+        let clean = Bringup::clean(&host, false);
+        assert_eq!(clean.outcome, Outcome::Cleaned, "{case}: {}", clean.text());
+        assert_eq!(
+            bringup.not_cleaned(&before, &host, false),
+            Vec::<String>::new(),
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn a_clean_that_fails_skips_nothing_and_the_next_one_ends_it() {
+    let bringup = bringup("cp-1");
+    let applied = lived_in(&bringup);
+    let before = applied.snapshot();
+    let _ = bringup.apply(&applied);
+    let trial = applied.fork();
+    let _ = Bringup::clean(&trial, false);
+    let calls = trial.mutating_calls();
+    for (index, call) in calls.iter().enumerate() {
+        let host = applied
+            .fork()
+            .with_faults(FaultPlan::none().fail_call(index + 1));
+        let _ = Bringup::clean(&host, false);
+        host.set_faults(FaultPlan::none());
+        let next = Bringup::clean(&host, false);
+        let name = format!("{} {}", call.name, call.argument);
+        assert_eq!(next.outcome, Outcome::Cleaned, "{name}: {}", next.text());
+        let left = bringup.not_cleaned(&before, &host, false);
+        assert_eq!(left, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn what_was_there_before_is_not_ours() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    host.with_world_mut(|world| {
+        world.file("/var/lib/cni/results/theirs", "x");
+        world.firewall_rule("iptables", "nat", "CNI-THEIRS", "-j RETURN");
+    });
+    let _ = bringup.apply(&host);
+    let clean = Bringup::clean(&host, true);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    host.with_world(|world| assert!(world.text("/var/lib/cni/results/theirs").is_some()));
+}
+
+#[test]
+fn a_host_that_we_never_touched_stays_untouched() {
+    let host = FakeHost::new();
+    let clean = Bringup::clean(&host, true);
+    assert_eq!(
+        (clean.outcome, host.mutations()),
+        (Outcome::Cleaned, 0),
+        "{}",
+        clean.text()
+    );
+}
+
+/// A role of one phase with this name and these steps.
+fn role(phase: &str, steps: &str) -> Bringup {
+    let script = format!("phase(\"{phase}\").about(\"Has data.\").nodes([\"master\"]);\n{steps}\n");
+    Bringup::of_scripts(&Scripts::default().phase(phase, &script))
+}
+
+#[test]
+fn data_that_is_to_be_kept_from_now_on_is_kept() {
+    let data = r#"directory("/var/lib/data").exclusive()"#;
+    let before = role("data", &format!("{data};"));
+    for (what, since) in [
+        (
+            "nothing else is new",
+            role("data", &format!("{data}.keep();")),
+        ),
+        (
+            "a change comes with it",
+            role("data", &format!("{data}.mode(\"0700\").keep();")),
+        ),
+        (
+            "another phase has it now",
+            role("store", &format!("{data}.keep();")),
+        ),
+    ] {
+        let host = FakeHost::new();
+        assert_eq!(before.apply(&host).outcome, Outcome::Converged);
+        host.with_world_mut(|world| world.file("/var/lib/data/x", "x"));
+        let run = since.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{what}: {}", run.text());
+        host.clear_journal();
+        let run = since.apply(&host);
+        assert_eq!(host.mutations(), 0, "{what}, once: {}", run.text());
+        let clean = Bringup::clean(&host, false);
+        assert_eq!(clean.outcome, Outcome::Cleaned, "{what}: {}", clean.text());
+        let stands = || host.with_world(|world| world.text("/var/lib/data/x").is_some());
+        assert!(stands(), "{what}: {}", clean.text());
+        let purge = Bringup::clean(&host, true);
+        assert!(!stands(), "{what}: {}", purge.text());
+    }
+}
+
+#[test]
+fn a_foreign_container_in_the_place_of_ours_stays() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    let _ = bringup.apply(&host);
+    host.with_world_mut(|world| {
+        world.remove_container("proxy");
+        world.image("example/foreign:1");
+    });
+    block_on(host.create_container(&foreign_container("proxy"))).expect("it is made");
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    let left = block_on(host.container("proxy")).expect("docker answers");
+    assert!(left.is_some(), "{}", clean.text());
+    let told = |event: &Event| matches!(event, Event::ResourceLeft { thing, .. } if thing == "container proxy");
+    assert!(clean.events.iter().any(told), "{}", clean.text());
+}
+
+#[test]
+fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
+    let bringup = bringup("cp-1");
+    let host = lived_in(&bringup);
+    host.with_world_mut(|world| world.firewall_rule("iptables", "nat", "KUBE-THEIRS", "-j RETURN"));
+    let _ = bringup.apply(&host);
+    let records = Bringup::records(&host);
+    for (thing, phase) in [
+        ("KUBE-SVC-XGLOHA7QRQ3V22RZ", "kube-proxy"),
+        ("KUBE-MARK-DROP", "kubelet"),
+        ("net.ipv4.conf.all.route_localnet", "kube-proxy"),
+        ("kernel.panic", "kubelet"),
+        ("/var/lib/dockershim", "kubelet"),
+    ] {
+        let why = Why::of(&records, thing);
+        let its = |cause: &Cause| cause.step.phase() == Some(phase) && cause.span.is_some();
+        assert!(why.causes.iter().any(its), "{thing}: {why:#?}");
+        assert!(
+            report::why(&why, None).contains("next: `nodelet clean` takes it back"),
+            "{thing}"
+        );
+    }
+    let chains = |thing: &str| {
+        let why = Why::of(&records, thing);
+        let of_chains = |cause: &&Cause| cause.step.kind() == Some("firewall_chains");
+        why.causes.iter().filter(of_chains).count()
+    };
+    assert_eq!(chains("KUBE-SVC-XGLOHA7QRQ3V22RZ"), 1, "the nearest one");
+    assert_eq!(chains("KUBE-THEIRS"), 0, "it was there before us");
+}
+
+#[test]
+fn a_failure_is_told_of_whole_names() {
+    let doomed = role("data", r#"file("/etc/passwd/d").content("x");"#);
+    let host = FakeHost::new().with_file("/etc/passwd", "x");
+    assert_eq!(doomed.apply(&host).outcome, Outcome::Failed);
+    let records = Bringup::records(&host);
+    assert!(Why::of(&records, "/etc/passwd/d").is_known());
+    assert!(!Why::of(&records, "d").is_known());
+}

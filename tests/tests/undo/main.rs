@@ -1,0 +1,7 @@
+//! What takes things back: rollback, clean, the removal of orphans, and recovery of a ledger.
+
+mod clean;
+mod failures;
+mod orphans;
+mod recover;
+mod rollback;

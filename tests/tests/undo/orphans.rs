@@ -1,0 +1,317 @@
+//! What the plan no longer has is taken back: a phase that is skipped now or is no longer part of the role, or a step whose
+//! condition became false. Afterwards the host is like one that never had it.
+
+use behaviour::{Bringup, Case, Cut, block_on, fixtures, sample, text, try_each, unlike};
+use engine::exec::{
+    AnotherRole, ConditionKind, Event, Fidelity, Mismatch, Recording, Runner, Status,
+};
+use engine::host::fake::{FakeHost, FaultPlan};
+use engine::ledger::{History, Ledger};
+use engine::model::{Outcome, StepId};
+use engine::plan::{PlannedPhase, Probe};
+use engine::resource::{Action, MaskedSecrets, Spec};
+
+const CREDENTIALS: &str = "/var/lib/kubelet/config.json";
+
+/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
+fn bringup(case: Case) -> Bringup {
+    let mut bringup = Bringup::from_case(case);
+    for phase in &mut bringup.plan.phases {
+        phase
+            .checks
+            .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
+    }
+    bringup
+}
+
+/// Case `cp-1` with these additional settings.
+fn with(settings: &str) -> Bringup {
+    let usual = text(fixtures("settings/cp-1.yaml"));
+    bringup(Case::of("cp-1", &format!("{usual}{settings}")))
+}
+
+/// The role without a phase.
+fn without(mut bringup: Bringup, phase: &str) -> Bringup {
+    bringup.plan.phases.retain(|its| its.name.as_str() != phase);
+    bringup
+}
+
+fn applied(bringup: &Bringup) -> FakeHost {
+    let host = bringup
+        .bare_host()
+        .with_kubernetes(|rules| rules.leaves_traces = true);
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    host
+}
+
+/// A plan that had something, and the same without it.
+fn changes() -> Vec<(&'static str, Bringup, Bringup)> {
+    let vip = || bringup(Case::named("cp-1-vip"));
+    vec![
+        ("the virtual IP", vip(), with("")),
+        (
+            "credentials",
+            with("DOCKERHUB_ID: me\nDOCKERHUB_PASSWORD: secret\n"),
+            with(""),
+        ),
+        (
+            "a proxy",
+            with("HTTP_PROXY: http://10.0.0.1:3128\n"),
+            with(""),
+        ),
+        (
+            "the phase kube-proxy",
+            with(""),
+            without(with(""), "kube-proxy"),
+        ),
+        (
+            "the phase keepalived",
+            vip(),
+            without(with(""), "keepalived"),
+        ),
+    ]
+}
+
+#[test]
+fn afterwards_the_host_is_like_one_that_never_had_it() {
+    for (name, had, has) in changes() {
+        let host = applied(&had);
+        let never = applied(&has);
+        let predicted = has.predict(&host);
+        let done = has.apply(&host);
+        assert_eq!(done.outcome, Outcome::Converged, "{name}: {}", done.text());
+        let removed = done.events.iter().filter(|event| {
+            matches!(event, Event::StepChanging { change, .. } if change.action == Action::Remove)
+        });
+        assert!(removed.count() > 0, "{name}: {}", done.text());
+        let fidelity = Fidelity::of(&predicted.events, &done.events);
+        // Only a command can list the chains, and a dry run runs none.
+        let chains = |miss: &Mismatch| miss.step.kind() == Some("firewall_chains");
+        assert!(
+            fidelity.misses.iter().all(chains),
+            "{name}: {:?}",
+            fidelity.misses
+        );
+        let mut differs = unlike(&Bringup::shape(&never), &Bringup::shape(&host));
+        // The role's own package: a fake host has only the files of it that its plan names.
+        differs.retain(|line| !line.contains("/current/payload/"));
+        assert_eq!(differs, Vec::<String>::new(), "{name}: {}", done.text());
+
+        host.clear_journal();
+        let second = has.apply(&host);
+        assert_eq!(host.mutating_calls(), [], "{name}: {}", second.text());
+        assert_eq!(second.changes(), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn a_run_that_is_cut_while_it_takes_back_is_carried_on_by_the_next_one() {
+    for (name, had, has) in changes() {
+        let start = had.bare_host().snapshot();
+        let host = applied(&had);
+        host.clear_journal();
+        let whole = host.fork();
+        let host = host.keeping_past();
+        let _ = has.apply(&whole);
+        let shape = Bringup::shape(&whole);
+        let run = has.apply(&host);
+        assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+        // A prime number, so that the sample is not in step with calls that recur for each thing.
+        let cuts = sample(Cut::all(&host), 5);
+        try_each(&cuts, |cut| {
+            let mut problems = Vec::new();
+            let host = cut.host.fork();
+            let next = has.apply(&host);
+            if next.outcome != Outcome::Converged {
+                problems.push(format!("the next apply: {}", next.text()));
+            }
+            problems.extend(unlike(&shape, &Bringup::shape(&host)));
+            host.clear_journal();
+            let _ = has.apply(&host);
+            if host.mutations() > 0 {
+                problems.push("not settled".to_owned());
+            }
+            let clean = Bringup::clean(&host, false);
+            let left = has.not_cleaned(&start, &host, false);
+            if clean.outcome != Outcome::Cleaned || !left.is_empty() {
+                problems.push(format!("clean leaves {left:?}: {}", clean.text()));
+            }
+            problems
+                .into_iter()
+                .map(|problem| format!("{name}, {}: {problem}", cut.place))
+                .collect()
+        });
+    }
+}
+
+#[test]
+fn a_check_says_so_until_it_is_gone() {
+    for (name, had, has) in changes() {
+        let host = applied(&had);
+        let left = |host: &FakeHost| {
+            let health = has.check(host);
+            let conditions = health.into_iter().flat_map(|phase| phase.conditions);
+            conditions
+                .filter(|condition| condition.kind == ConditionKind::Orphans)
+                .map(|condition| (condition.status, condition.reason))
+                .collect::<Vec<_>>()
+        };
+        let found = left(&host);
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert_eq!(found[0].0, Status::False, "{name}: {found:?}");
+        let _ = has.apply(&host);
+        assert_eq!(left(&host), [], "{name}");
+    }
+}
+
+#[test]
+fn a_run_over_some_phases_takes_back_what_is_theirs_alone() {
+    let had = with("DOCKERHUB_ID: me\nDOCKERHUB_PASSWORD: secret\n");
+    let has = with("");
+    let host = applied(&had);
+    let there = |host: &FakeHost| host.with_world(|world| world.text(CREDENTIALS)).is_some();
+    assert!(there(&host));
+    let _ = has.apply_only(&host, &["node-config", "cni"]);
+    assert!(there(&host), "phase kubelet was not named");
+    let run = has.apply_only(&host, &["kubelet"]);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    assert!(!there(&host), "{}", run.text());
+
+    let gone = without(with(""), "kube-proxy");
+    let host = applied(&with(""));
+    let run = gone.apply_only(&host, &["kubelet"]);
+    assert_eq!(run.changes(), Vec::<String>::new(), "{}", run.text());
+}
+
+#[test]
+fn what_another_step_is_about_by_now_stays() {
+    let had = with("");
+    let mut has = with("");
+    let moved = |phase: &mut PlannedPhase| {
+        let at = phase.steps.iter().position(|step| {
+            matches!(&step.spec, Spec::File(file) if file.path.ends_with("kubelet/config.yaml"))
+        });
+        phase
+            .steps
+            .remove(at.expect("kubelet has its configuration"))
+    };
+    let place = |bringup: &Bringup, name: &str| {
+        let mut phases = bringup.plan.phases.iter();
+        phases
+            .position(|phase| phase.name.as_str() == name)
+            .expect("a phase")
+    };
+    let (from, to) = (place(&has, "kubelet"), place(&has, "node-config"));
+    let mut step = moved(&mut has.plan.phases[from]);
+    step.id = StepId::new(
+        &has.plan.phases[to].name,
+        step.spec.kind(),
+        &step.spec.label(),
+    );
+    has.plan.phases[to].steps.push(step);
+    let host = applied(&had);
+    host.clear_journal();
+    let run = has.apply(&host);
+    assert_eq!(run.changes(), Vec::<String>::new(), "{}", run.text());
+    assert_eq!(host.mutating_calls(), []);
+}
+
+#[test]
+fn what_cannot_be_taken_back_fails_the_run_and_holds_up_nothing() {
+    let (_, had, has) = changes().remove(0);
+    let host = applied(&had);
+    host.set_faults(FaultPlan::none().fail("purge_packages", "*").times(1));
+    // A later phase has something to do.
+    host.with_world_mut(|world| world.remove_container("etcd"));
+    let run = has.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert!(run.text().contains("packages keepalived"), "{}", run.text());
+    assert!(
+        run.changes()
+            .iter()
+            .any(|step| step == "etcd/container:etcd"),
+        "the other phases were applied: {}",
+        run.text()
+    );
+    let next = has.apply(&host);
+    assert_eq!(next.outcome, Outcome::Converged, "{}", next.text());
+    assert_eq!(
+        next.changes(),
+        ["keepalived/packages:keepalived"],
+        "{}",
+        next.text()
+    );
+}
+
+/// The role on the host, if `nodelet` would refuse to apply this one.
+fn another_role(bringup: &Bringup, host: &FakeHost) -> Option<AnotherRole> {
+    let unheard = Recording::default();
+    let runner = Runner::new(
+        &bringup.plan,
+        host,
+        &bringup.facts,
+        &MaskedSecrets,
+        &unheard,
+    );
+    block_on(runner.another_role()).expect("the ledger can be read")
+}
+
+#[test]
+fn another_role_is_told_with_what_it_would_remove() {
+    let had = with("");
+    let mut has = without(with(""), "kube-proxy");
+    assert_eq!(another_role(&had, &had.bare_host()), None, "it is bare");
+    let host = applied(&had);
+    assert_eq!(another_role(&has, &host), None, "its name is the same");
+    has.plan.role = "other 1".to_owned();
+    host.clear_journal();
+    let found = another_role(&has, &host).expect("it is another role");
+    assert_eq!(host.mutating_calls(), []);
+    assert_eq!(found.standing, had.plan.role);
+    assert_eq!(found.planned, "other 1");
+    // What an operator is told is what a run removes.
+    assert!(!found.removed.is_empty());
+    let all = found.removed.iter();
+    let mut others = all.filter(|step| step.phase() != Some("kube-proxy"));
+    assert_eq!(others.next(), None, "the plan has all other phases");
+    let run = has.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    for event in &run.events {
+        if let Event::StepChanging { phase, step, .. } = event
+            && phase.as_str() == "kube-proxy"
+            && step.kind() != Some("directory")
+        {
+            assert!(found.removed.contains(step), "{step}: {:?}", found.removed);
+        }
+    }
+    // Now this is the role of the host, and the first one is another role.
+    assert_eq!(another_role(&has, &host), None);
+    let back = another_role(&had, &host).expect("it is another role");
+    assert_eq!(back.standing, "other 1");
+    // What a clean keeps is of no role.
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    assert_eq!(another_role(&had, &host), None);
+}
+
+#[test]
+fn the_ledger_tells_what_went_and_when() {
+    let (_, had, has) = changes().remove(0);
+    let host = applied(&had);
+    let _ = has.apply(&host);
+    let records = Bringup::records(&host);
+    let history = History::of(&records);
+    let last = history.runs.last().expect("a run");
+    let steps = &last.phases[&"keepalived".parse().expect("a name")].steps;
+    assert!(
+        steps.iter().all(|(_, action, _)| *action == Action::Remove),
+        "{steps:?}"
+    );
+    assert!(
+        Ledger::live_in(&records)
+            .iter()
+            .all(|live| live.phase.as_str() != "keepalived"),
+        "nothing of it is left"
+    );
+}
