@@ -46,7 +46,10 @@ pub use system::group::GroupSpec;
 pub use system::packages::PackagesSpec;
 pub use system::service::ServiceSpec;
 pub use system::timer::{RUNNABLE, TIMERS, TimerCommand, TimerFile, TimerSpec, timer_path};
-pub use undo::{EntryType, Receipt, SavedContent, Undo, UndoLog, in_order, revert, revert_each};
+pub use undo::{EntryType, Receipt, SavedContent, Undo, UndoLog};
+pub(crate) use undo::{in_order, last_order, within};
+#[cfg(test)]
+pub(crate) use undo::{revert, revert_each};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

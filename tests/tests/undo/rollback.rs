@@ -37,8 +37,13 @@ fn call(name: &str, argument: &str, mischief: Mischief) -> FaultPlan {
 
 /// A host with a program `mark` that leaves `/run/mark`.
 fn marking_host() -> FakeHost {
-    let mark = Program::new(|_, world| {
-        world.file("/run/mark", "x");
+    host_that_marks("/run/mark")
+}
+
+/// A host with a program `mark` that leaves this file.
+fn host_that_marks(file: &'static str) -> FakeHost {
+    let mark = Program::new(move |_, world| {
+        world.file(file, "x");
         CommandOutput {
             status: 0,
             stdout: String::new(),
@@ -182,6 +187,27 @@ fn on_rollback_takes_back_what_a_command_did() {
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
     assert!(run.text().contains("command mark"), "{}", run.text());
     host.with_world(|world| assert_eq!(world.text("/run/mark"), None));
+}
+
+/// The directory is not empty when its turn comes.
+#[test]
+fn a_directory_goes_after_what_on_rollback_removes_from_it() {
+    let bringup = Bringup::of_scripts(&phase(
+        "marks",
+        "",
+        &format!(
+            r#"directory("/etc/ours");
+               command(["mark"]).creates("/etc/ours/mark");
+               on_rollback(|| {{ file("/etc/ours/mark").absent(); }});
+               {DOOMED}"#
+        ),
+    ));
+    let host = host_that_marks("/etc/ours/mark");
+    let before = host.fork();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert_eq!(rollback_errors(&run), Vec::<String>::new());
+    assert_eq!(left_behind(&bringup, &before, &host), Vec::<String>::new());
 }
 
 #[test]

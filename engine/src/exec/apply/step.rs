@@ -11,6 +11,7 @@ use crate::model::PhaseName;
 use crate::plan::PlannedStep;
 use crate::resource::{
     Action, Change, Context, Receipt, Resource, ResourceError, ResourceResult, Spec, with_resource,
+    within,
 };
 
 /// What became of a step.
@@ -138,16 +139,9 @@ impl Runner<'_> {
         receipt: &mut Receipt<'_>,
         told: &mut Option<Change>,
     ) -> ResourceResult<Try> {
-        let timeout = step.policy.timeout;
-        match tokio::time::timeout(timeout, self.try_step(phase, step, session, receipt, told))
-            .await
-        {
-            Ok(result) => result,
-            Err(_) => Err(ResourceError::Host(crate::host::HostError::Deadline {
-                action: format!("{} {}", step.spec.kind(), step.spec.label()),
-                after: timeout,
-            })),
-        }
+        let action = format!("{} {}", step.spec.kind(), step.spec.label());
+        let tried = self.try_step(phase, step, session, receipt, told);
+        within(step.policy.timeout, action, tried).await
     }
 
     async fn try_step(

@@ -6,11 +6,10 @@ use std::time::Duration;
 use super::stop::Containers;
 use crate::exec::Runner;
 use crate::exec::event::Event;
-use crate::host::HostError;
 use crate::model::{PhaseName, StepId, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
-use crate::resource::{ResourceError, ResourceResult, Spec, Undo};
+use crate::resource::{ResourceError, ResourceResult, Spec, Undo, within};
 
 /// How long the container engine may take to say how a container is configured.
 const LOOK: Duration = Duration::from_secs(10);
@@ -73,15 +72,8 @@ impl Runner<'_> {
                 next: "see `systemctl status docker`; the next attempt looks again".to_owned(),
             });
         }
-        let looked = tokio::time::timeout(LOOK, container.as_it_runs(self.host)).await;
-        looked.unwrap_or_else(|_| {
-            let action = format!("tell how container {} runs", container.name);
-            Err(HostError::Deadline {
-                action,
-                after: LOOK,
-            }
-            .into())
-        })
+        let action = format!("tell how container {} runs", container.name);
+        within(LOOK, action, container.as_it_runs(self.host)).await
     }
 
     /// Starts what was stopped and does not run now, the thing that was stopped last comes first: what depends on a
@@ -90,9 +82,9 @@ impl Runner<'_> {
     pub(in crate::exec) async fn start_again(&self, ended: Vec<Ended>) {
         let mut started = Vec::new();
         for one in ended.into_iter().rev() {
-            let after = one.way_back.patience();
-            let start = tokio::time::timeout(after, self.start_unless_it_runs(&one.way_back)).await;
-            match start.unwrap_or_else(|_| Err(late("start", &one.way_back, after))) {
+            let action = format!("start {}", one.way_back.about());
+            let start = self.start_unless_it_runs(&one.way_back);
+            match within(one.way_back.patience(), action, start).await {
                 Ok(None) => {}
                 Ok(Some(look)) => started.push((one, look)),
                 Err(error) => self.start_failed(one, &chain(&error).join(": ")),
@@ -103,8 +95,8 @@ impl Runner<'_> {
         }
         self.host.pause(SETTLE).await;
         for (one, first) in started {
-            let look = tokio::time::timeout(LOOK, self.how_it_is(&one.way_back)).await;
-            match look.unwrap_or_else(|_| Err(late("look at", &one.way_back, LOOK))) {
+            let action = format!("look at {}", one.way_back.about());
+            match within(LOOK, action, self.how_it_is(&one.way_back)).await {
                 Ok(Look { down: None, start }) if start == first.start => {
                     let Ended { phase, step, .. } = one;
                     self.events.emit(Event::StepStartedAgain { phase, step });
@@ -186,9 +178,4 @@ impl Runner<'_> {
             _ => Look::new(true, String::new(), String::new()),
         })
     }
-}
-
-fn late(action: &str, way_back: &Undo, after: Duration) -> ResourceError {
-    let action = format!("{action} {}", way_back.about());
-    ResourceError::Host(HostError::Deadline { action, after })
 }

@@ -4,7 +4,6 @@
 //! components leave behind; each phase recorded these steps before its first effect. Phases are cleaned in reverse
 //! order. Errors are collected; an error does not stop the rest.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,32 +12,28 @@ use tokio_util::sync::CancellationToken;
 use crate::exec::apply::step::millis;
 use crate::exec::event::{Event, EventSink};
 use crate::exec::scratch;
+use crate::exec::undo::executor::{
+    Executor, Purpose, Undone, brings_engine, failure, keeps_engine, name_of, needs_engine, remove,
+};
 use crate::exec::undo::partial_files::sweep;
-use crate::host::{Host, HostError};
+use crate::host::Host;
 use crate::ledger::{Ledger, LedgerError, LiveUndo, Record, RunId};
-use crate::model::{Failure, Outcome, PhaseName, STATE, Span, Verb, chain};
+use crate::model::{Failure, Outcome, PhaseName, STATE, Verb, chain};
 use crate::plan::PlannedStep;
 use crate::resource::docker::container_runtime;
-use crate::resource::{
-    Change, Context, MaskedSecrets, Outputs, Receipt, Resource, ResourceError, ResourceResult,
-    Spec, Undo, with_resource,
-};
+use crate::resource::{ResourceError, ResourceResult, Undo};
 
 /// What a clean works on.
 struct Clean<'a, 'h> {
     host: &'a dyn Host,
+    executor: Executor<'a>,
     /// Where each removed thing is recorded. What appears in its place later is not the role's.
     book: Option<(&'a Ledger<'h>, RunId)>,
     events: &'a dyn EventSink,
     cancel: &'a CancellationToken,
     undone: usize,
-    failed: usize,
     /// The first failure of each phase, to be recorded.
     failures: Vec<(PhaseName, Failure)>,
-    /// Directories that were not empty when their turn came.
-    full: Vec<LiveUndo>,
-    /// Something in the container engine could not be removed, or may still be there.
-    containers_left: bool,
     /// Names of containers that are not the role's, in an engine that the role installed: with such containers the
     /// engine stays. `None` if they are not known.
     foreign_containers: Option<Vec<String>>,
@@ -72,18 +67,16 @@ pub async fn clean(
     let ledger;
     let mut clean = Clean {
         host,
+        executor: Executor::new(host, Purpose::Clean),
         book: None,
         events,
         cancel,
         undone: 0,
-        failed: 0,
         failures: Vec::new(),
-        full: Vec::new(),
-        containers_left: false,
         foreign_containers: Some(Vec::new()),
     };
     let mut outcome = Outcome::Cleaned;
-    if !work.is_empty() {
+    if !work.phases.is_empty() {
         ledger = Ledger::open(host).await?;
         let run = ledger.begin(Verb::Clean, &work.role, "").await?;
         clean.book = Some((&ledger, run));
@@ -93,10 +86,10 @@ pub async fn clean(
         clean.everything(&work).await;
         outcome = if cancel.is_cancelled() {
             Outcome::Interrupted
-        } else if clean.failed > 0 {
+        } else if clean.executor.failed > 0 {
             Outcome::Failed
         } else {
-            ledger.cleaned(run, !purge, &clean.full).await?;
+            ledger.cleaned(run, !purge, &clean.executor.later).await?;
             if let Err(error) = clean.forget().await {
                 tracing::warn!("could not {}", chain(&error).join(": "));
             }
@@ -162,57 +155,36 @@ impl Work {
         work.undos.reverse();
         work
     }
-
-    fn is_empty(&self) -> bool {
-        self.phases.is_empty()
-    }
-
-    /// Whether the role has installed the container engine.
-    fn brought_engine(&self) -> bool {
-        self.undos.iter().any(|live| brings_engine(&live.undo))
-    }
-
-    /// Whether the container engine is needed.
-    fn is_about_containers(&self) -> bool {
-        self.undos
-            .iter()
-            .any(|live| is_about_containers(&live.undo))
-            || self
-                .lanes
-                .iter()
-                .flat_map(|(_, steps)| steps)
-                .any(|step| matches!(step.spec, Spec::Pods(_)))
-    }
 }
 
 impl Clean<'_, '_> {
     async fn everything(&mut self, work: &Work) {
-        if work.is_about_containers()
-            && let Err(error) = container_runtime::wake(self.host).await
+        let lane = work.lanes.iter().flat_map(|(_, steps)| steps);
+        if needs_engine(&work.undos, lane)
+            && let Some(error) = self.executor.wake_engine().await
         {
-            self.containers_left = true;
             self.fail(None, "container engine", &error);
         }
         for (thing, error) in scratch::remove_all(self.host).await {
             self.fail(None, &thing, &error);
         }
-        if work.brought_engine() {
+        if work.undos.iter().any(|live| brings_engine(&live.undo)) {
             self.look_for_strangers().await;
         }
+        // Also those of phases that stay: the undo of a reload belongs to the first phase that changed a unit file.
+        let settling = work.undos.iter().filter(|it| it.undo.settles().is_some());
+        self.executor.later.extend(settling.cloned());
         for phase in &work.phases {
             if self.cancel.is_cancelled() {
                 return;
             }
             self.phase(phase, work).await;
         }
-        self.directories().await;
-        for live in settling(&work.undos) {
+        for live in self.executor.last() {
             if self.cancel.is_cancelled() {
                 return;
             }
-            if !self.stays(&live.undo) {
-                self.undo(None, &live).await;
-            }
+            self.undo(None, &live).await;
         }
     }
 
@@ -249,7 +221,7 @@ impl Clean<'_, '_> {
 
     async fn phase(&mut self, phase: &PhaseName, work: &Work) {
         let started = self.host.elapsed();
-        let (undone, failed) = (self.undone, self.failed);
+        let (undone, failed) = (self.undone, self.executor.failed);
         self.events.emit(Event::PhaseStarted {
             phase: phase.clone(),
             about: "takes back what it did".to_owned(),
@@ -259,27 +231,12 @@ impl Clean<'_, '_> {
             return;
         }
         for live in work.undos.iter().filter(|live| live.phase == *phase) {
-            if live.undo.settles().is_some() {
-                continue;
-            }
             if self.cancel.is_cancelled() {
                 break;
             }
-            if self.stays(&live.undo) {
-                continue;
+            if live.undo.settles().is_none() && !self.stays(&live.undo) {
+                self.undo(Some(phase), live).await;
             }
-            if let Undo::RemoveDirectory { path } = &live.undo
-                && self
-                    .host
-                    .list(path)
-                    .await
-                    .is_ok_and(|names| !names.is_empty())
-            {
-                // Its content may be removed later.
-                self.full.push(live.clone());
-                continue;
-            }
-            self.undo(Some(phase), live).await;
         }
         let lane = work.lanes.iter().filter(|(lane, _)| lane == phase);
         let mut gone = Vec::new();
@@ -293,7 +250,7 @@ impl Clean<'_, '_> {
             }
         }
         // A component that could not be ended may create these things again.
-        if self.failed == failed
+        if self.executor.failed == failed
             && let Some((ledger, run)) = self.book
         {
             for step in gone {
@@ -307,7 +264,7 @@ impl Clean<'_, '_> {
     /// Whether a phase that installed the container engine must wait: the engine does not answer, and it still has
     /// things that could not be removed and that only the engine can remove. Reports this as a failure.
     async fn is_held(&mut self, phase: &PhaseName, work: &Work) -> bool {
-        if !self.containers_left {
+        if !self.executor.containers_left {
             return false;
         }
         for live in work.undos.iter().filter(|live| live.phase == *phase) {
@@ -347,7 +304,7 @@ impl Clean<'_, '_> {
     fn finished(&self, phase: &PhaseName, started: Duration, (undone, failed): (usize, usize)) {
         self.events.emit(Event::PhaseFinished {
             phase: phase.clone(),
-            outcome: if self.failed > failed {
+            outcome: if self.executor.failed > failed {
                 Outcome::Failed
             } else {
                 Outcome::Cleaned
@@ -359,72 +316,42 @@ impl Clean<'_, '_> {
     }
 
     async fn undo(&mut self, phase: Option<&PhaseName>, live: &LiveUndo) {
-        let undo = &live.undo;
-        let thing = undo.about();
-        let limit = undo.patience();
-        let result = match tokio::time::timeout(limit, undo.carry_out(self.host)).await {
-            Ok(result) => result,
-            Err(_) => Err(late(&thing, limit)),
-        };
-        match result {
-            Ok(()) => {
-                // Units are loaded again after files were restored. If something failed, this must be done again, so it
-                // is not recorded.
-                let settled = undo.settles().is_none() || self.failed == 0;
-                if let (true, Some((ledger, run))) = (settled, self.book) {
+        let thing = live.undo.about();
+        match self.executor.undo(&live.undo).await {
+            Undone::Done => {
+                if let Some((ledger, run)) = self.book {
                     let written = ledger.withdrawn(run, &live.phase, &live.step, &thing);
                     self.wrote(written.await);
                 }
                 self.took_back(phase, thing);
             }
-            Err(error) if concerns_others(undo, &error) => self.events.emit(Event::ResourceLeft {
+            Undone::Again => self.took_back(phase, thing),
+            Undone::Full => self.executor.later.push(live.clone()),
+            Undone::Left(error) => self.events.emit(Event::ResourceLeft {
                 phase: phase.cloned(),
                 thing,
                 reason: chain(&error).join(": "),
             }),
-            Err(error) => {
-                self.containers_left |= is_about_containers(undo);
-                self.fail(phase, &thing, &error);
-            }
+            Undone::Failed(error) => self.fail(phase, &thing, &error),
         }
     }
 
     /// Carries out a step of a clean lane; returns whether its resource is gone.
     async fn step(&mut self, phase: &PhaseName, step: &PlannedStep) -> bool {
-        let thing = format!("{} {}", step.spec.kind(), step.spec.label());
-        let limit = step.policy.timeout;
-        let result = match tokio::time::timeout(limit, remove(self.host, step)).await {
-            Ok(result) => result,
-            Err(_) => Err(late(&thing, limit)),
-        };
-        match result {
+        let thing = name_of(step);
+        let removed = remove(self.host, step).await;
+        match &removed {
             Ok(true) => self.took_back(Some(phase), thing),
             Ok(false) => {}
-            Err(error) => {
-                self.fail(Some(phase), &thing, &error);
-                return false;
-            }
+            Err(error) => self.fail(Some(phase), &thing, error),
         }
-        true
+        removed.is_ok()
     }
 
     /// A record that cannot be written is reported as a failure; the clean continues.
     fn wrote(&mut self, written: Result<(), LedgerError>) {
         if let Err(error) = written {
             self.fail(None, "ledger", &error.into());
-        }
-    }
-
-    /// Removes the directories that were not empty before, the deepest first. Those that remain hold files that are not
-    /// the role's, or that are kept.
-    async fn directories(&mut self) {
-        let mut full = std::mem::take(&mut self.full);
-        full.sort_by_key(|live| std::cmp::Reverse(path_of(&live.undo).components().count()));
-        for live in full {
-            match self.host.list(path_of(&live.undo)).await {
-                Ok(names) if !names.is_empty() => self.full.push(live),
-                _ => self.undo(None, &live).await,
-            }
         }
     }
 
@@ -445,17 +372,12 @@ impl Clean<'_, '_> {
     }
 
     fn fail(&mut self, phase: Option<&PhaseName>, thing: &str, error: &ResourceError) {
-        self.failed += 1;
+        self.executor.failed += 1;
         if let Some(phase) = phase
             && self.failures.iter().all(|(known, _)| known != phase)
         {
-            let failure = Failure {
-                what: format!("taking back {thing}"),
-                span: Span::file(format!("phases/{phase}.rhai")),
-                chain: chain(error),
-                found: Vec::new(),
-                next: "mend what the reason names, then `nodelet clean` again".to_owned(),
-            };
+            let next = "mend what the reason names, then `nodelet clean` again".to_owned();
+            let failure = failure(phase, thing, error, next);
             self.failures.push((phase.clone(), failure));
         }
         self.events.emit(Event::CleanFailed {
@@ -466,153 +388,5 @@ impl Clean<'_, '_> {
                 _ => chain(error).join(": "),
             },
         });
-    }
-}
-
-/// The undos that have to follow after files were restored, once each: units are loaded again, then units that ran
-/// before run again.
-fn settling(undos: &[LiveUndo]) -> Vec<LiveUndo> {
-    let mut last: Vec<LiveUndo> = undos
-        .iter()
-        .filter(|live| live.undo.settles().is_some())
-        .cloned()
-        .collect();
-    for live in &mut last {
-        // It may have been started since, with a configuration that is now gone.
-        if let Undo::StartUnit { name } = &live.undo
-            && name.ends_with(".service")
-        {
-            live.undo = Undo::RestartUnit { name: name.clone() };
-        }
-    }
-    last.sort_by_key(|live| live.undo.settles());
-    let mut seen = BTreeSet::new();
-    last.retain(|live| seen.insert(live.undo.about()));
-    last
-}
-
-/// Makes a step's resource absent; returns whether it was there.
-pub(in crate::exec) async fn remove(host: &dyn Host, step: &PlannedStep) -> ResourceResult<bool> {
-    let cx = Context {
-        host,
-        outputs: &Outputs::default(),
-        secrets: &MaskedSecrets,
-        absent: true,
-    };
-    let mut tries = step.policy.tries;
-    loop {
-        let result = with_resource!(&step.spec, resource => remove_once(resource, &cx).await);
-        tries = tries.saturating_sub(1);
-        if result.is_ok() || tries == 0 {
-            return result;
-        }
-        host.pause(step.policy.backoff).await;
-    }
-}
-
-async fn remove_once<R: Resource>(resource: &R, cx: &Context<'_>) -> ResourceResult<bool> {
-    let observed = resource.observe(cx).await?;
-    let Some(change) = resource.diff(&observed) else {
-        return Ok(false);
-    };
-    // The removal needs no undo of its own.
-    let mut ignored = Receipt::default();
-    resource
-        .converge(&observed, &change, cx, &mut ignored)
-        .await?;
-    let left: Option<Change> = resource.diff(&resource.observe(cx).await?);
-    match left {
-        None => Ok(true),
-        Some(_) => Err(ResourceError::NotConverged {
-            what: format!(
-                "remove {}: it is still there, or there again",
-                resource.label()
-            ),
-        }),
-    }
-}
-
-/// Why the engine's package has to stay: the engine does not answer and may still have containers.
-pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Option<ResourceError> {
-    if !brings_engine(undo) || host.container_engine().await.is_ok() {
-        return None;
-    }
-    Some(ResourceError::Unmet {
-        what: "remove docker while containers may still be in it: it does not answer".to_owned(),
-        next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
-            .to_owned(),
-    })
-}
-
-/// Whether an undo removes the packages of a container engine.
-fn brings_engine(undo: &Undo) -> bool {
-    matches!(undo, Undo::PurgePackages { names } if container_runtime::is_engine(names))
-}
-
-/// Whether the container engine is needed for an undo.
-pub(in crate::exec) fn is_about_containers(undo: &Undo) -> bool {
-    matches!(
-        undo,
-        Undo::RemoveContainer { .. }
-            | Undo::RecreateContainer { .. }
-            | Undo::StopContainer { .. }
-            | Undo::RemoveImage { .. }
-            | Undo::RestoreImage { .. }
-    )
-}
-
-/// Whether a failed undo is about something outside of this host, or about something that other programs use by now. It
-/// is reported as left, not as a failure.
-pub(in crate::exec) fn concerns_others(undo: &Undo, error: &ResourceError) -> bool {
-    match undo {
-        Undo::DeleteObject { .. } | Undo::RestoreObject { .. } | Undo::PatchNode { .. } => true,
-        // A foreign container has the name by now (`container_runtime::has_ours`).
-        Undo::RemoveContainer { .. } | Undo::StopContainer { .. } => {
-            matches!(error, ResourceError::Unmet { .. })
-        }
-        // Another module, a foreign container or another package needs it by now.
-        Undo::UnloadModule { .. } | Undo::RemoveImage { .. } | Undo::PurgePackages { .. } => {
-            matches!(error, ResourceError::Host(HostError::InUse { .. }))
-        }
-        _ => false,
-    }
-}
-
-pub(in crate::exec) fn late(thing: &str, after: Duration) -> ResourceError {
-    ResourceError::Host(HostError::Deadline {
-        action: format!("take back {thing}"),
-        after,
-    })
-}
-
-fn path_of(undo: &Undo) -> &Path {
-    match undo {
-        Undo::RemoveDirectory { path } => path,
-        _ => Path::new("/"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_others_use_by_now_is_no_failure() {
-        let image = Undo::RemoveImage {
-            reference: "app:1".to_owned(),
-        };
-        let packages = Undo::PurgePackages {
-            names: vec!["iptables".to_owned()],
-        };
-        let unit = Undo::StopUnit {
-            name: "app.service".to_owned(),
-        };
-        let in_use = ResourceError::Host(HostError::in_use("remove it", "container x uses it"));
-        let failed = ResourceError::Host(HostError::service("remove it", "it is in use"));
-        assert!(concerns_others(&image, &in_use));
-        assert!(concerns_others(&packages, &in_use));
-        assert!(!concerns_others(&unit, &in_use));
-        assert!(!concerns_others(&image, &failed));
-        assert!(!concerns_others(&packages, &failed));
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! The ledger says what there is to take back, `resource::undo` how. Neither plan nor scripts are needed for it.
 //!
-//! Start with `clean`; `orphans` finds what the plan no longer has, and `prune` removes it. `another_role`
-//! says whether a whole other role would be removed.
+//! Start with `clean`, then `executor`; `orphans` finds what the plan no longer has, and `prune` removes it.
+//! `another_role` says whether a whole other role would be removed.
 
 pub(in crate::exec) mod another_role;
 pub(in crate::exec) mod clean;
+pub(in crate::exec) mod executor;
 pub(in crate::exec) mod orphans;
 pub(in crate::exec) mod partial_files;
 pub(in crate::exec) mod prune;

@@ -5,21 +5,19 @@
 //! applied all the same, and the next run tries again. Nothing of this is rolled back. Each thing is recorded when it
 //! is gone, so the next run continues a run that was cut.
 
-use std::path::Path;
+use std::time::Duration;
 
-use super::clean::{concerns_others, is_about_containers, keeps_engine, late, remove};
+use super::executor::{Executor, Purpose, Undone, failure, name_of, needs_engine, remove};
 use crate::exec::apply::session::Session;
 use crate::exec::apply::step::millis;
 use crate::exec::diagnosis::advice::advice;
 use crate::exec::event::Event;
 use crate::exec::undo::orphans::{Leftover, LeftoverStep, is_directory};
 use crate::exec::{Mode, Runner};
-use crate::host::Host;
-use crate::ledger::LiveResource;
-use crate::model::{Failure, Outcome, PhaseName, Span, chain};
+use crate::ledger::LiveUndo;
+use crate::model::{Outcome, PhaseName, Span, StepId, chain};
 use crate::plan::PlannedStep;
-use crate::resource::docker::container_runtime;
-use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo};
+use crate::resource::{Action, Change, ResourceError, ResourceResult, Undo, last_order};
 
 /// What a phase is about while the things that it has left are taken back.
 const ABOUT: &str = "Takes back what the plan no longer has.";
@@ -28,15 +26,9 @@ const ABOUT: &str = "Takes back what the plan no longer has.";
 struct Withdrawal<'r, 'a, 's> {
     runner: &'r Runner<'a>,
     session: &'r Session<'s>,
+    executor: Executor<'r>,
     /// Steps of which everything is gone.
     changed: usize,
-    failed: usize,
-    /// Something in the container engine could not be taken back.
-    containers_left: bool,
-    /// Directories that were not empty when their turn came.
-    full: Vec<&'r LiveResource>,
-    /// The undos that have to follow after files were restored.
-    settling: Vec<(&'r LeftoverStep, &'r LiveResource)>,
 }
 
 impl Runner<'_> {
@@ -52,11 +44,8 @@ impl Runner<'_> {
         let mut withdrawal = Withdrawal {
             runner: self,
             session,
+            executor: Executor::new(self.host, Purpose::Prune),
             changed: 0,
-            failed: 0,
-            containers_left: false,
-            full: Vec::new(),
-            settling: Vec::new(),
         };
         for leftover in leftovers {
             if self.cancel.is_cancelled() {
@@ -64,27 +53,29 @@ impl Runner<'_> {
             }
             withdrawal.phase(leftover).await?;
         }
-        withdrawal.settle().await?;
-        Ok((withdrawal.changed, withdrawal.failed == 0))
+        for live in withdrawal.executor.last() {
+            if self.cancel.is_cancelled() {
+                break;
+            }
+            withdrawal.thing(&live).await?;
+        }
+        Ok((withdrawal.changed, withdrawal.executor.failed == 0))
     }
 }
 
-impl<'r> Withdrawal<'r, '_, '_> {
-    async fn phase(&mut self, leftover: &'r Leftover) -> ResourceResult<()> {
+impl Withdrawal<'_, '_, '_> {
+    async fn phase(&mut self, leftover: &Leftover) -> ResourceResult<()> {
         let runner = self.runner;
         let started = runner.host.elapsed();
-        let (changed, failed) = (self.changed, self.failed);
+        let (changed, failed) = (self.changed, self.executor.failed);
         runner.events.emit(Event::PhaseStarted {
             phase: leftover.phase.clone(),
             about: ABOUT.to_owned(),
         });
         let things = leftover.steps.iter().flat_map(|step| &step.things);
-        if things
-            .clone()
-            .any(|thing| is_about_containers(&thing.undo.undo))
-            && let Err(error) = container_runtime::wake(runner.host).await
+        if needs_engine(things.map(|thing| &thing.undo), &leftover.lane)
+            && let Some(error) = self.executor.wake_engine().await
         {
-            self.containers_left = true;
             self.fail(&leftover.phase, "container engine", &error).await;
         }
         for step in leftover.steps.iter().filter(|step| !step.is_directories()) {
@@ -100,7 +91,7 @@ impl<'r> Withdrawal<'r, '_, '_> {
         runner.events.emit(Event::PhaseFinished {
             phase: leftover.phase.clone(),
             outcome: match self.session.mode {
-                _ if self.failed > failed => Outcome::Failed,
+                _ if self.executor.failed > failed => Outcome::Failed,
                 Mode::DryRun => Outcome::Predicted,
                 Mode::Apply if runner.cancel.is_cancelled() => Outcome::Interrupted,
                 Mode::Apply => Outcome::Converged,
@@ -112,25 +103,23 @@ impl<'r> Withdrawal<'r, '_, '_> {
         Ok(())
     }
 
-    async fn step(&mut self, phase: &PhaseName, step: &'r LeftoverStep) -> ResourceResult<()> {
+    async fn step(&mut self, phase: &PhaseName, step: &LeftoverStep) -> ResourceResult<()> {
         let started = self.runner.host.elapsed();
-        let failed = self.failed;
-        self.intend(phase, step, step.change()).await?;
+        let failed = self.executor.failed;
+        self.intend(phase, (&step.id, &step.span), step.change())
+            .await?;
         for thing in &step.things {
             if self.runner.cancel.is_cancelled() {
                 return Ok(());
             }
-            if is_directory(&thing.undo.undo) {
-                continue;
-            }
             if thing.undo.undo.settles().is_some() {
-                self.settling.push((step, thing));
-                continue;
+                self.executor.later.push(thing.undo.clone());
+            } else if !is_directory(&thing.undo.undo) {
+                self.thing(&thing.undo).await?;
             }
-            self.thing(phase, thing).await?;
         }
-        if self.failed == failed {
-            self.changed(phase, step, started);
+        if self.executor.failed == failed {
+            self.changed(phase, &step.id, started);
         }
         Ok(())
     }
@@ -138,104 +127,90 @@ impl<'r> Withdrawal<'r, '_, '_> {
     async fn intend(
         &self,
         phase: &PhaseName,
-        step: &LeftoverStep,
+        (step, span): (&StepId, &Span),
         change: Change,
     ) -> ResourceResult<()> {
         self.runner.events.emit(Event::StepChanging {
             phase: phase.clone(),
-            step: step.id.clone(),
-            span: step.span.clone(),
+            step: step.clone(),
+            span: span.clone(),
             change: change.clone(),
         });
-        let place = (&step.id, &step.span);
-        Ok(self.session.withdrawal(phase, place, &change).await?)
+        let noted = self.session.withdrawal(phase, (step, span), &change);
+        Ok(noted.await?)
     }
 
-    fn changed(&mut self, phase: &PhaseName, step: &LeftoverStep, started: std::time::Duration) {
+    fn changed(&mut self, phase: &PhaseName, step: &StepId, started: Duration) {
         self.changed += 1;
         self.runner.events.emit(Event::StepChanged {
             phase: phase.clone(),
-            step: step.id.clone(),
+            step: step.clone(),
             milliseconds: millis(self.runner.host.elapsed().saturating_sub(started)),
         });
     }
 
     /// Takes one thing back and writes that down.
-    async fn thing(&mut self, phase: &PhaseName, thing: &LiveResource) -> ResourceResult<()> {
-        let (host, undo) = (self.runner.host, &thing.undo.undo);
-        if self.containers_left
-            && let Some(error) = keeps_engine(undo, host).await
-        {
-            self.fail(phase, &undo.about(), &error).await;
-            return Ok(());
-        }
-        let limit = undo.patience();
-        let result = match tokio::time::timeout(limit, take_back(undo, host)).await {
-            Ok(result) => result,
-            Err(_) => Err(late(&undo.about(), limit)),
-        };
-        match result {
-            Ok(()) => self.gone(phase, thing).await?,
+    async fn thing(&mut self, live: &LiveUndo) -> ResourceResult<()> {
+        let (phase, undo) = (&live.phase, &live.undo);
+        match self.executor.undo(undo).await {
+            Undone::Done => self.gone(live).await?,
+            Undone::Again => {}
+            Undone::Full => self.executor.later.push(live.clone()),
             // The removal has been reported; how it ends cannot be simulated here, unless an apply would get the same
             // error.
-            Err(error) if self.session.mode == Mode::DryRun && !error.is_permanent() => {}
-            // An image may be in use by a container that this run replaces; the next run can remove it.
-            Err(error)
-                if concerns_others(undo, &error) && !matches!(undo, Undo::RemoveImage { .. }) =>
-            {
+            Undone::Left(error) | Undone::Failed(error)
+                if self.session.mode == Mode::DryRun && !error.is_permanent() => {}
+            Undone::Left(error) => {
                 self.runner.events.emit(Event::ResourceLeft {
                     phase: Some(phase.clone()),
                     thing: undo.about(),
                     reason: chain(&error).join(": "),
                 });
                 // Other programs use it now: it is not left over any more.
-                self.gone(phase, thing).await?;
+                self.gone(live).await?;
             }
-            Err(error) => {
-                self.containers_left |= is_about_containers(undo);
-                self.fail(phase, &undo.about(), &error).await;
-            }
+            Undone::Failed(error) => self.fail(phase, &undo.about(), &error).await,
         }
         Ok(())
     }
 
-    async fn gone(&self, phase: &PhaseName, thing: &LiveResource) -> ResourceResult<()> {
-        let about = thing.undo.undo.about();
-        Ok(self
-            .session
-            .withdrawn(phase, &thing.undo.step, &about)
-            .await?)
+    async fn gone(&self, live: &LiveUndo) -> ResourceResult<()> {
+        let about = live.undo.about();
+        let written = self.session.withdrawn(&live.phase, &live.step, &about);
+        Ok(written.await?)
     }
 
     /// Removes the directories of a phase, the deepest first; those that are not empty wait.
-    async fn directories(&mut self, leftover: &'r Leftover) -> ResourceResult<()> {
-        let mut all: Vec<(&LeftoverStep, &LiveResource, &Path)> = Vec::new();
+    async fn directories(&mut self, leftover: &Leftover) -> ResourceResult<()> {
+        let mut all: Vec<(&LeftoverStep, &LiveUndo)> = Vec::new();
         for step in &leftover.steps {
-            for thing in &step.things {
-                if let Undo::RemoveDirectory { path } = &thing.undo.undo {
-                    all.push((step, thing, path));
-                }
-            }
+            all.extend(step.things.iter().map(|thing| (step, &thing.undo)));
         }
-        all.sort_by_key(|(_, _, path)| std::cmp::Reverse(path.components().count()));
-        for (step, thing, path) in all {
+        all.sort_by_key(|(_, live)| last_order(&live.undo));
+        for (step, live) in all {
+            let Undo::RemoveDirectory { path } = &live.undo else {
+                continue;
+            };
             if self.runner.cancel.is_cancelled() {
                 break;
             }
-            let host = self.runner.host;
-            let is_there = host.entry(path).await.is_ok_and(|entry| entry.is_some());
-            if is_there && host.list(path).await.is_ok_and(|names| !names.is_empty()) {
-                self.full.push(thing);
+            if self.executor.is_full(&live.undo).await {
+                self.executor.later.push(live.clone());
                 continue;
             }
-            let (started, failed) = (host.elapsed(), self.failed);
+            let host = self.runner.host;
+            let (started, failed) = (host.elapsed(), self.executor.failed);
+            let is_there = host.entry(path).await.is_ok_and(|entry| entry.is_some());
             let told = is_there && step.is_directories();
             if told {
-                self.intend(&leftover.phase, step, one(thing)).await?;
+                let change = Change::new(Action::Remove);
+                let change = change.with(live.undo.about(), "not in the plan", "");
+                let place = (&step.id, &step.span);
+                self.intend(&leftover.phase, place, change).await?;
             }
-            self.thing(&leftover.phase, thing).await?;
-            if told && self.failed == failed {
-                self.changed(&leftover.phase, step, started);
+            self.thing(live).await?;
+            if told && self.executor.failed == failed {
+                self.changed(&leftover.phase, &step.id, started);
             }
         }
         Ok(())
@@ -243,14 +218,14 @@ impl<'r> Withdrawal<'r, '_, '_> {
 
     /// Removes what a phase that is gone has left behind.
     async fn lane(&mut self, leftover: &Leftover) -> ResourceResult<()> {
-        let failed = self.failed;
+        let failed = self.executor.failed;
         for step in &leftover.lane {
             if self.runner.cancel.is_cancelled() {
                 return Ok(());
             }
             self.lane_step(&leftover.phase, step).await?;
         }
-        if !leftover.lane.is_empty() && self.failed == failed {
+        if !leftover.lane.is_empty() && self.executor.failed == failed {
             self.session.lane_withdrawn(&leftover.phase).await?;
         }
         Ok(())
@@ -266,105 +241,33 @@ impl<'r> Withdrawal<'r, '_, '_> {
                 Change::unknown(&chain(&error).join(": "))
             }
             Err(error) => {
-                self.fail(phase, &thing_of(step), &error).await;
+                self.fail(phase, &name_of(step), &error).await;
                 return Ok(());
             }
         };
-        runner.events.emit(Event::StepChanging {
-            phase: phase.clone(),
-            step: step.id.clone(),
-            span: step.span.clone(),
-            change: change.clone(),
-        });
-        let place = (&step.id, &step.span);
-        self.session.withdrawal(phase, place, &change).await?;
-        let limit = step.policy.timeout;
-        let result = match tokio::time::timeout(limit, remove(runner.host, step)).await {
-            Ok(result) => result,
-            Err(_) => Err(late(&thing_of(step), limit)),
-        };
-        match result {
+        self.intend(phase, (&step.id, &step.span), change).await?;
+        match remove(runner.host, step).await {
             Err(error) if self.session.mode == Mode::Apply || error.is_permanent() => {
-                self.fail(phase, &thing_of(step), &error).await;
+                self.fail(phase, &name_of(step), &error).await;
             }
-            _ => {
-                self.changed += 1;
-                runner.events.emit(Event::StepChanged {
-                    phase: phase.clone(),
-                    step: step.id.clone(),
-                    milliseconds: millis(runner.host.elapsed().saturating_sub(started)),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// When everything else is gone: removes the directories that are empty now, then loads the units whose files were
-    /// restored.
-    async fn settle(&mut self) -> ResourceResult<()> {
-        let host = self.runner.host;
-        for thing in std::mem::take(&mut self.full) {
-            if let Undo::RemoveDirectory { path } = &thing.undo.undo
-                && host.list(path).await.is_ok_and(|names| names.is_empty())
-            {
-                self.thing(&thing.undo.phase, thing).await?;
-            }
-        }
-        let mut settling = std::mem::take(&mut self.settling);
-        settling.sort_by_key(|(_, thing)| thing.undo.undo.settles());
-        for (_, thing) in settling {
-            if self.runner.cancel.is_cancelled() {
-                break;
-            }
-            self.thing(&thing.undo.phase, thing).await?;
+            _ => self.changed(phase, &step.id, started),
         }
         Ok(())
     }
 
     async fn fail(&mut self, phase: &PhaseName, thing: &str, error: &ResourceError) {
-        self.failed += 1;
-        let failure = Failure {
-            what: format!("taking back {thing}"),
-            span: Span::file(format!("phases/{phase}.rhai")),
-            chain: chain(error),
-            found: Vec::new(),
-            next: advice(error, &[]),
-        };
+        self.executor.failed += 1;
+        let failure = failure(phase, thing, error, advice(error, &[]));
         // If this cannot be recorded, the event below reports the failure all the same.
         let _ = self.session.failed(phase, &failure).await;
+        let reason = failure.chain.join(": ");
         self.runner.events.emit(Event::CleanFailed {
             phase: Some(phase.clone()),
             thing: thing.to_owned(),
             error: match error.is_permanent() {
-                true => format!("{}; next: {}", failure.chain.join(": "), failure.next),
-                false => format!(
-                    "{}; the next `nodelet apply` tries again",
-                    failure.chain.join(": ")
-                ),
+                true => format!("{reason}; next: {}", failure.next),
+                false => format!("{reason}; the next `nodelet apply` tries again"),
             },
         });
     }
-}
-
-/// The directory of the role's unit files.
-const UNITS: &str = "/etc/systemd/system";
-
-/// Carries out an undo. Units are loaded again together with the file, and not at the end: a run that is cut in between
-/// would leave a unit running whose file is gone.
-async fn take_back(undo: &Undo, host: &dyn Host) -> ResourceResult<()> {
-    undo.carry_out(host).await?;
-    match undo {
-        Undo::RemoveFile { path } | Undo::RestoreFile { path, .. } if path.starts_with(UNITS) => {
-            Ok(host.reload_units().await?)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn one(thing: &LiveResource) -> Change {
-    Change::new(Action::Remove).with(thing.undo.undo.about(), "not in the plan", "")
-}
-
-fn thing_of(step: &PlannedStep) -> String {
-    format!("{} {}", step.spec.kind(), step.spec.label())
 }

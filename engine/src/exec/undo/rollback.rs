@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use crate::exec::Runner;
 use crate::exec::apply::session::Session;
 use crate::exec::event::Event;
+use crate::exec::undo::executor::{Executor, Purpose, Undone};
 use crate::ledger::LedgerError;
 use crate::model::chain;
 use crate::plan::{PlannedPhase, PlannedStep};
-use crate::resource::{Receipt, Undo, revert_each};
+use crate::resource::{Receipt, Undo, in_order, last_order};
 
 impl Runner<'_> {
-    /// Reverts what a failed phase did, in reverse order, then runs those of its `on_rollback` steps that were noted.
+    /// Reverts what a failed phase did, in reverse order, then runs those of its `on_rollback` steps that were noted. A
+    /// rollback that has begun is not interrupted.
     pub(in crate::exec) async fn roll_back(
         &self,
         phase: &PlannedPhase,
@@ -20,30 +22,42 @@ impl Runner<'_> {
         ways_back: &[&PlannedStep],
         unwritten: Option<LedgerError>,
     ) {
-        let mut errors = Vec::new();
-        let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
-        for (undo, result) in revert_each(undos, self.host).await {
-            match result {
-                Ok(()) => back.insert(undo.about()),
-                Err(error) => {
-                    errors.push(chain(&error).join(": "));
-                    stuck.insert(undo.about())
-                }
-            };
-        }
-        let lane = session.lane_begun_here(&phase.name).await;
         // If nothing was done, there is nothing to roll back. A command may have done something without an undo, so an
         // intent counts.
         let has_begun = session.has_begun(&phase.name).await;
         let ways_back = ways_back.iter().copied().filter(|_| has_begun);
         // Then what the phase left behind: nothing of it was there before this run.
-        for step in ways_back.chain(lane.iter().filter(|step| !step.policy.keep)) {
-            // The rollback step needs no undo of its own.
-            let mut ignored = Receipt::default();
-            if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
-                errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
+        let lane = session.lane_begun_here(&phase.name).await;
+        let lane = lane.iter().filter(|step| !step.policy.keep);
+        let mut steps: Vec<&PlannedStep> = ways_back.chain(lane).collect();
+        let mut executor = Executor::new(self.host, Purpose::Rollback);
+        let mut errors = Vec::new();
+        let (mut back, mut stuck) = (BTreeSet::new(), BTreeSet::new());
+        let mut waiting = in_order(undos);
+        // The second round is for directories that were not empty before these steps.
+        for _ in 0..2 {
+            for undo in std::mem::take(&mut waiting) {
+                match executor.undo(undo).await {
+                    Undone::Done => _ = back.insert(undo.about()),
+                    Undone::Again => _ = stuck.insert(undo.about()),
+                    Undone::Full => waiting.push(undo),
+                    Undone::Left(error) | Undone::Failed(error) => {
+                        executor.failed += 1;
+                        errors.push(chain(&error).join(": "));
+                        stuck.insert(undo.about());
+                    }
+                }
             }
+            for step in std::mem::take(&mut steps) {
+                // The rollback step needs no undo of its own.
+                let mut ignored = Receipt::default();
+                if let Err(error) = self.step(&phase.name, step, session, &mut ignored).await {
+                    errors.push(format!("{}: {}", step.span, chain(&error).join(": ")));
+                }
+            }
+            waiting.sort_by_key(|undo| last_order(undo));
         }
+        stuck.extend(waiting.into_iter().map(Undo::about));
         // Only what could not be taken back stays in the ledger, for a clean to try again. What appears in place of the
         // rest later is not the role's.
         let mut written = None;
@@ -56,12 +70,8 @@ impl Runner<'_> {
                 }
             }
         }
-        errors.extend(
-            unwritten
-                .into_iter()
-                .chain(written)
-                .map(|error| chain(&error).join(": ")),
-        );
+        let unwritten = unwritten.into_iter().chain(written);
+        errors.extend(unwritten.map(|error| chain(&error).join(": ")));
         self.events.emit(Event::PhaseRolledBack {
             phase: phase.name.clone(),
             reverted: undos.len(),
