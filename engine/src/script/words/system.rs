@@ -43,7 +43,7 @@ pub(super) const PACKAGES: Word = word(
     WordKind::Resource,
     &[p("names", Arg::Texts)],
     &[],
-    "Packages of the distribution, installed from the role's payload. A package that is installed already is accepted in any version.",
+    "Packages of the distribution, installed from the role's payload. For each of them, `payload/debs/NAME.list` names the `.deb` files of the package and of all that it needs, one on a line; the files are beside it. A package that is installed already is accepted in any version.",
     r#"packages(["conntrack"]);"#,
     "Those that were installed are purged.",
 );

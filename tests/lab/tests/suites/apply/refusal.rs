@@ -1,6 +1,6 @@
 //! Runs that are refused before anything is touched.
 
-use lab_suites::shared;
+use lab_suites::{changes, listing, shared};
 
 #[test]
 #[ignore = "needs a lab: cargo xtask test --only lab"]
@@ -74,7 +74,8 @@ fn wrong_settings_are_refused_with_their_place() {
         ("CONTAINERS_CIDR", "10.20.0.0/33"),
     ]);
     let run = master.apply(&[]).exits(1).says(&[
-        "/etc/pf9/nodelet/config.yaml:",
+        "\"file\":\"/etc/pf9/nodelet/config.yaml\",\"line\":2",
+        "\"file\":\"/etc/pf9/nodelet/config.yaml\",\"line\":3",
         "MASTER_IP",
         "CONTAINERS_CIDR",
     ]);
@@ -99,5 +100,45 @@ fn what_the_host_stands_with_is_refused_with_the_way_out() {
         }
     }
     master.configure(&[]);
+    master.apply(&[]).exits(0).changes_nothing();
+}
+
+/// A role of another name would remove all of the first one's steps.
+#[test]
+#[ignore = "needs a lab: cargo xtask test --only lab"]
+fn another_role_is_refused_with_what_it_would_remove() {
+    let master = shared();
+    master.sh("mkdir -p /opt/pf9/roles/other/1/phases/templates
+         cat > /opt/pf9/roles/other/1/role.yaml <<'END'
+version: 1
+name: other
+release: '1'
+about: Has one file.
+nodes:
+  master: [example]
+payload: []
+END
+         cat > /opt/pf9/roles/other/1/phases/example.rhai <<'END'
+phase(\"example\").about(\"Has one file.\").nodes([\"master\"]);
+file(\"/etc/pf9/example\").content(\"\");
+END
+         ln -s 1 /opt/pf9/roles/other/current");
+    let files = listing(&master);
+    for verb in ["apply", "stop"] {
+        let run = master.nodelet(&[verb, "--role", "other"]).exits(1);
+        let run = run.says(&[
+            "another role",
+            "etcd/container:etcd",
+            "`nodelet apply --replace-role`",
+        ]);
+        assert!(run.events("run_started").is_empty(), "{}", run.text());
+    }
+    // A prediction shows it, and says so.
+    master
+        .nodelet(&["plan", "--role", "other"])
+        .exits(0)
+        .says(&["another role", "example", "removed"]);
+    assert_eq!(changes(&files, &listing(&master)), [""; 0]);
+    master.sh("rm -r /opt/pf9/roles/other");
     master.apply(&[]).exits(0).changes_nothing();
 }
