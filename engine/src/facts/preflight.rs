@@ -32,8 +32,9 @@ pub enum Requirement {
         bytes: u64,
     },
     /// A directory that exists or can be made, on a disk that is writable and has room (not in memory), and open to root only.
-    // `lasting-directory` in older records; to be removed at the first release.
-    #[serde(alias = "lasting-directory")]
+    // The record of preconditions has the digest of this form: with another name, those of a running host would count as never met. To be
+    // removed at the first release.
+    #[serde(rename = "lasting-directory")]
     PersistentDirectory {
         /// The path.
         path: String,

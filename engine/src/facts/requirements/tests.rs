@@ -271,6 +271,9 @@ fn a_directory_where_things_last() {
         path: "/backups/etcd".to_owned(),
         bytes: GIB,
     };
+    // The record of preconditions of a host has the digest of this form.
+    let form = serde_json::to_string(&requirement).expect("JSON");
+    assert!(form.starts_with(r#"{"lasting-directory":"#), "{form}");
     let backups = Disk {
         filesystem: Some("ext4".to_owned()),
         mode: Some("0755".to_owned()),
