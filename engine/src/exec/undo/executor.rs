@@ -70,7 +70,14 @@ impl<'a> Executor<'a> {
         }
         let action = format!("take back {}", undo.about());
         match within(undo.patience(), action, self.carry_out(undo)).await {
-            Ok(true) if undo.settles().is_some() && self.failed > 0 => Undone::Again,
+            // Not in a prune: nodeletd tries again what has failed, and each try would restart the unit.
+            Ok(true)
+                if undo.settles().is_some()
+                    && self.failed > 0
+                    && self.purpose != Purpose::Prune =>
+            {
+                Undone::Again
+            }
             Ok(true) => Undone::Done,
             Ok(false) => Undone::Full,
             Err(error) if self.leaves(undo, &error) => Undone::Left(error),
