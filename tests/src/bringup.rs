@@ -201,6 +201,37 @@ impl Bringup {
         }
     }
 
+    /// The bring-up of a case, without the containers of static pods, which a fake host does not have.
+    #[must_use]
+    pub fn without_pods(case: &str) -> Self {
+        let mut bringup = Self::of(case);
+        for phase in &mut bringup.plan.phases {
+            phase
+                .checks
+                .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
+        }
+        bringup
+    }
+
+    /// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
+    #[must_use]
+    pub fn lived_in_host(&self) -> FakeHost {
+        let host = self
+            .bare_host()
+            .with_kubernetes(|rules| rules.leaves_traces = true);
+        host.with_world_mut(|world| {
+            world.file_with_mode(
+                "/etc/docker/daemon.json",
+                "{\"log-driver\": \"journald\"}",
+                0o600,
+            );
+            world.firewall_rule("iptables", "filter", "MINE", "-p tcp -j ACCEPT");
+            world.firewall_rule("iptables", "filter", "INPUT", "-j MINE");
+            world.file("/opt/mine", "x");
+        });
+        host
+    }
+
     /// The host before anything happened, with the role's payload and a controller-manager that gives subnets.
     #[must_use]
     pub fn bare_host(&self) -> FakeHost {

@@ -9,7 +9,7 @@ use behaviour::{Bringup, Cut, Run, sample, soaks, try_each, unlike};
 use engine::host::fake::{FakeHost, WorldSnapshot};
 use engine::ledger::Record;
 use engine::model::Outcome;
-use engine::plan::{PlannedPhase, Probe};
+use engine::plan::PlannedPhase;
 
 /// The cases whose phases are tried; together they have every phase of the role.
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker"];
@@ -135,8 +135,8 @@ fn a_rollback_cut_anywhere_is_taken_up_by_the_next_run() {
 fn the_whole_role_cut_anywhere_converges_or_goes_back() {
     let cases = if soaks() { CASES } else { &CASES[..1] };
     for case in cases {
-        let bringup = bringup(case);
-        let before = lived_in(&bringup);
+        let bringup = Bringup::without_pods(case);
+        let before = bringup.lived_in_host();
         let work = Work {
             name: (*case).to_owned(),
             bringup: &bringup,
@@ -158,8 +158,8 @@ fn the_whole_role_cut_anywhere_converges_or_goes_back() {
 fn a_stop_or_a_clean_cut_anywhere_is_ended_by_the_next_clean() {
     let cases = if soaks() { CASES } else { &CASES[..1] };
     for case in cases {
-        let bringup = bringup(case);
-        let before = lived_in(&bringup);
+        let bringup = Bringup::without_pods(case);
+        let before = bringup.lived_in_host();
         let start = before.snapshot();
         let run = bringup.apply(&before);
         assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
@@ -207,8 +207,8 @@ impl<T, const N: usize> ConcatAll<T> for [Vec<T>; N] {
 fn for_each_phase(attempt: impl Fn(&Work<'_>)) {
     let mut tried = BTreeSet::new();
     for case in CASES {
-        let bringup = bringup(case);
-        let host = lived_in(&bringup);
+        let bringup = Bringup::without_pods(case);
+        let host = bringup.lived_in_host();
         let start = host.snapshot();
         for phase in bringup.plan.phases.iter().filter(|p| p.skipped.is_none()) {
             let work = Work {
@@ -231,33 +231,4 @@ fn for_each_phase(attempt: impl Fn(&Work<'_>)) {
             }
         }
     }
-}
-
-/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
-fn bringup(case: &str) -> Bringup {
-    let mut bringup = Bringup::of(case);
-    for phase in &mut bringup.plan.phases {
-        phase
-            .checks
-            .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
-    }
-    bringup
-}
-
-/// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
-fn lived_in(bringup: &Bringup) -> FakeHost {
-    let host = bringup
-        .bare_host()
-        .with_kubernetes(|rules| rules.leaves_traces = true);
-    host.with_world_mut(|world| {
-        world.file_with_mode(
-            "/etc/docker/daemon.json",
-            "{\"log-driver\": \"journald\"}",
-            0o600,
-        );
-        world.firewall_rule("iptables", "filter", "MINE", "-p tcp -j ACCEPT");
-        world.firewall_rule("iptables", "filter", "INPUT", "-j MINE");
-        world.file("/opt/mine", "x");
-    });
-    host
 }

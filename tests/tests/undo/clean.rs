@@ -6,39 +6,9 @@ use engine::host::fake::{FakeHost, FaultPlan};
 use engine::host::{Containers as _, Files as _, Services as _};
 use engine::ledger::{Cause, Why};
 use engine::model::Outcome;
-use engine::plan::Probe;
 use engine::report;
 
 const CASES: &[&str] = &["cp-1", "cp-1-vip", "cp-2-nodocker", "cp-2-ipvs"];
-
-/// The bring-up of a case, without the containers of static pods, which a fake host does not have.
-fn bringup(case: &str) -> Bringup {
-    let mut bringup = Bringup::of(case);
-    for phase in &mut bringup.plan.phases {
-        phase
-            .checks
-            .retain(|check| !matches!(check.probe, Probe::PodRunning { .. }));
-    }
-    bringup
-}
-
-/// A bare host on which the role's programs leave traces, with files and firewall rules of another owner.
-fn lived_in(bringup: &Bringup) -> FakeHost {
-    let host = bringup
-        .bare_host()
-        .with_kubernetes(|rules| rules.leaves_traces = true);
-    host.with_world_mut(|world| {
-        world.file_with_mode(
-            "/etc/docker/daemon.json",
-            "{\"log-driver\": \"journald\"}",
-            0o600,
-        );
-        world.firewall_rule("iptables", "filter", "MINE", "-p tcp -j ACCEPT");
-        world.firewall_rule("iptables", "filter", "INPUT", "-j MINE");
-        world.file("/opt/mine", "x");
-    });
-    host
-}
 
 /// The proof of a backup was interrupted, for example by a power cut, and its container stayed. No ledger knows of it.
 #[test]
@@ -48,8 +18,8 @@ fn what_was_to_be_gone_in_a_moment_goes() {
 }
 
 fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
-    let bringup = bringup("cp-1");
-    let host = lived_in(&bringup);
+    let bringup = Bringup::without_pods("cp-1");
+    let host = bringup.lived_in_host();
     let applied = bringup.apply(&host);
     assert_eq!(applied.outcome, Outcome::Converged, "{}", applied.text());
     for (name, owner) in [("pf9-etcd-proof", Some("etcd-proof")), ("theirs", None)] {
@@ -80,8 +50,8 @@ fn goes_with(outcome: Outcome, end: impl Fn(&Bringup, &FakeHost) -> Run) {
 fn the_host_is_as_it_was() {
     for case in CASES {
         for purge in [false, true] {
-            let bringup = bringup(case);
-            let host = lived_in(&bringup);
+            let bringup = Bringup::without_pods(case);
+            let host = bringup.lived_in_host();
             let before = host.snapshot();
             let applied = bringup.apply(&host);
             assert_eq!(
@@ -129,8 +99,8 @@ fn the_host_is_as_it_was() {
 
 #[test]
 fn a_purge_takes_what_a_clean_has_kept() {
-    let bringup = bringup("cp-1");
-    let host = lived_in(&bringup);
+    let bringup = Bringup::without_pods("cp-1");
+    let host = bringup.lived_in_host();
     let before = host.snapshot();
     let _ = bringup.apply(&host);
     let clean = Bringup::clean(&host, false);
@@ -153,8 +123,8 @@ fn a_purge_takes_what_a_clean_has_kept() {
 #[test]
 fn every_prefix_of_the_phases_is_taken_back() {
     for case in CASES {
-        let bringup = bringup(case);
-        let host = lived_in(&bringup);
+        let bringup = Bringup::without_pods(case);
+        let host = bringup.lived_in_host();
         let before = host.snapshot();
         for phase in bringup
             .plan
@@ -182,8 +152,8 @@ fn every_prefix_of_the_phases_is_taken_back() {
 #[test]
 fn a_stopped_host_is_cleaned_too() {
     for case in CASES {
-        let bringup = bringup(case);
-        let host = lived_in(&bringup);
+        let bringup = Bringup::without_pods(case);
+        let host = bringup.lived_in_host();
         let before = host.snapshot();
         let _ = bringup.apply(&host);
         let _ = bringup.stop(&host);
@@ -199,8 +169,8 @@ fn a_stopped_host_is_cleaned_too() {
 
 #[test]
 fn a_clean_that_fails_skips_nothing_and_the_next_one_ends_it() {
-    let bringup = bringup("cp-1");
-    let applied = lived_in(&bringup);
+    let bringup = Bringup::without_pods("cp-1");
+    let applied = bringup.lived_in_host();
     let before = applied.snapshot();
     let _ = bringup.apply(&applied);
     let trial = applied.fork();
@@ -222,8 +192,8 @@ fn a_clean_that_fails_skips_nothing_and_the_next_one_ends_it() {
 
 #[test]
 fn what_was_there_before_is_not_ours() {
-    let bringup = bringup("cp-1");
-    let host = lived_in(&bringup);
+    let bringup = Bringup::without_pods("cp-1");
+    let host = bringup.lived_in_host();
     host.with_world_mut(|world| {
         world.file("/var/lib/cni/results/theirs", "x");
         world.firewall_rule("iptables", "nat", "CNI-THEIRS", "-j RETURN");
@@ -289,8 +259,8 @@ fn data_that_is_to_be_kept_from_now_on_is_kept() {
 
 #[test]
 fn a_foreign_container_in_the_place_of_ours_stays() {
-    let bringup = bringup("cp-1");
-    let host = lived_in(&bringup);
+    let bringup = Bringup::without_pods("cp-1");
+    let host = bringup.lived_in_host();
     let _ = bringup.apply(&host);
     host.with_world_mut(|world| {
         world.remove_container("proxy");
@@ -307,8 +277,8 @@ fn a_foreign_container_in_the_place_of_ours_stays() {
 
 #[test]
 fn what_runs_leaves_behind_is_owed_to_a_line_as_well() {
-    let bringup = bringup("cp-1");
-    let host = lived_in(&bringup);
+    let bringup = Bringup::without_pods("cp-1");
+    let host = bringup.lived_in_host();
     host.with_world_mut(|world| world.firewall_rule("iptables", "nat", "KUBE-THEIRS", "-j RETURN"));
     let _ = bringup.apply(&host);
     let records = Bringup::records(&host);
