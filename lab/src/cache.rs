@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -106,7 +106,7 @@ impl<'a> Build<'a> {
     }
 
     fn logged(&self, command: &mut Command, what: Option<&str>, limit: Duration) -> Result<()> {
-        let stdin: Stdio = self.lock.share()?;
+        let stdin = self.lock.share()?;
         command::logged(command, what, &self.log, stdin, limit, |group| {
             drop(self.lock.record(Some(group)))
         })?;

@@ -1,24 +1,24 @@
-//! Programs run with a deadline: each in its own process group, which is killed as a whole when time is up.
+//! Programs run with a deadline: each in its own process group (see [`child_process`]), which is killed as a whole when time is up.
+//! Only [`interruptible`] runs a program in our own group, because it needs the terminal.
 //!
 //! A recipe's group also holds the lock of its step as standard input (see [`crate::lock`]), so a build whose `xtask` was killed is
 //! found and ended by the next one.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill, killpg};
+use child_process::{Expression, Guard, Running, cmd};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Groups that are running now; an interrupt from the keyboard ends them (see [`end_groups_on_interrupt`]).
-static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Guards of groups. An interrupt from the keyboard drops them, and so ends those that are running (see [`end_groups_on_interrupt`]).
+static GROUPS: Mutex<Vec<Guard>> = Mutex::new(Vec::new());
 
 /// Whether the handler of interrupts is installed.
 static LISTENS: AtomicBool = AtomicBool::new(false);
@@ -43,11 +43,9 @@ pub fn end_groups_on_interrupt() -> Result<()> {
     }
     ctrlc::set_handler(|| {
         INTERRUPTED.store(true, Ordering::Relaxed);
-        let groups = GROUPS
-            .lock()
-            .map(|groups| groups.clone())
-            .unwrap_or_default();
-        groups.into_iter().for_each(kill_group);
+        if let Ok(mut groups) = GROUPS.lock() {
+            groups.clear();
+        }
         if !OUTLIVES.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
@@ -104,40 +102,11 @@ pub(crate) fn interruptible(command: &mut Command) -> Result<Option<ExitStatus>>
 }
 
 /// Runs `command` with our own standard streams, in a process group that an interrupt or the deadline kills as a whole.
-pub fn streaming(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
+pub fn streaming(command: &Command, limit: Duration) -> Result<ExitStatus> {
     let what = describe(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .process_group(0)
-        .spawn()
+    let running = child_process::start(&expression(command).stdin_null())
         .with_context(|| format!("cannot start {what}"))?;
-    wait(&mut child, limit, &what)
-}
-
-/// Kills a process group; a group that is gone already is fine.
-pub(crate) fn kill_group(leader: u32) {
-    if let Ok(leader) = i32::try_from(leader) {
-        let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
-    }
-}
-
-struct Group(u32);
-
-impl Group {
-    fn enter(child: &Child) -> Self {
-        if let Ok(mut groups) = GROUPS.lock() {
-            groups.push(child.id());
-        }
-        Self(child.id())
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Ok(mut groups) = GROUPS.lock() {
-            groups.retain(|group| *group != self.0);
-        }
-    }
+    Ok(attend(running, &[], limit, &what)?.status)
 }
 
 /// Calls `probe` until it gives a value, with growing pauses, for at most `limit`. `None` when time is up.
@@ -157,18 +126,41 @@ pub fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<
     }
 }
 
-fn wait(child: &mut Child, limit: Duration, what: &str) -> Result<ExitStatus> {
-    let _group = Group::enter(child);
-    match poll(limit, || child.try_wait().transpose()) {
-        Some(status) => status.with_context(|| format!("cannot wait for {what}")),
-        None => {
-            kill_group(child.id());
-            let _ = child.wait();
-            bail!(
-                "{what} did not end within {} s and was killed",
-                limit.as_secs()
-            )
-        }
+/// Attends a started program, whose group an interrupt or the deadline kills as a whole.
+fn attend(running: Running, input: &[u8], limit: Duration, what: &str) -> Result<Output> {
+    if let Ok(mut groups) = GROUPS.lock() {
+        groups.retain(Guard::holds);
+        groups.push(running.guard());
+    }
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut out = |part: &[u8]| stdout.extend_from_slice(part);
+    let mut err = |part: &[u8]| stderr.extend_from_slice(part);
+    let status = running
+        .attend(input, limit, None, [&mut out, &mut err])
+        .with_context(|| format!("cannot wait for {what}"))?;
+    let Some(status) = status else {
+        let limit = limit.as_secs();
+        bail!("{what} did not end within {limit} s and was killed")
+    };
+    Ok(Output {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
+/// The same program with the same arguments, environment and directory. Its streams are those of this program.
+fn expression(command: &Command) -> Expression {
+    let mut all = cmd(command.get_program(), command.get_args());
+    for (name, value) in command.get_envs() {
+        all = match value {
+            Some(value) => all.env(name, value),
+            None => all.env_remove(name),
+        };
+    }
+    match command.get_current_dir() {
+        Some(directory) => all.dir(directory),
+        None => all,
     }
 }
 
@@ -188,50 +180,16 @@ fn describe(command: &Command) -> String {
 }
 
 /// Runs `command` with `input` on its standard input and collects what it prints.
-pub fn output(command: &mut Command, input: Option<&[u8]>, limit: Duration) -> Result<Output> {
+pub fn output(command: &Command, input: Option<&[u8]>, limit: Duration) -> Result<Output> {
     let what = describe(command);
-    let stdin = if input.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    };
-    command
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    let mut child = command
-        .spawn()
+    let running = child_process::piped(&expression(command), input.is_some())
         .with_context(|| format!("cannot start {what}"))?;
-    let (pipe_in, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    thread::scope(|scope| {
-        if let (Some(mut pipe), Some(bytes)) = (pipe_in, input) {
-            // A program that ends without reading its input is judged by its exit status, not by the broken pipe.
-            scope.spawn(move || drop(pipe.write_all(bytes)));
-        }
-        let stdout = scope.spawn(|| drain(out));
-        let stderr = scope.spawn(|| drain(err));
-        let status = wait(&mut child, limit, &what)?;
-        Ok(Output {
-            status,
-            stdout: stdout.join().unwrap_or_default(),
-            stderr: stderr.join().unwrap_or_default(),
-        })
-    })
-}
-
-fn drain(pipe: Option<impl Read>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        // What was read before an error is still worth showing.
-        let _ = pipe.read_to_end(&mut bytes);
-    }
-    bytes
+    attend(running, input.unwrap_or_default(), limit, &what)
 }
 
 /// Like [`output`], but failure is an error that quotes the program's standard error, and success gives its trimmed standard
 /// output.
-pub fn text(command: &mut Command, limit: Duration) -> Result<String> {
+pub fn text(command: &Command, limit: Duration) -> Result<String> {
     let output = output(command, None, limit)?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
@@ -247,10 +205,10 @@ pub fn text(command: &mut Command, limit: Duration) -> Result<String> {
 
 /// Runs `command` (called `what` in errors) with everything it prints in the file `log`, and the lock of its step as standard input.
 pub(crate) fn logged(
-    command: &mut Command,
+    command: &Command,
     what: Option<&str>,
     log: &Path,
-    lock: Stdio,
+    lock: File,
     limit: Duration,
     started: impl FnOnce(u32),
 ) -> Result<()> {
@@ -260,16 +218,15 @@ pub(crate) fn logged(
         .append(true)
         .open(log)
         .with_context(|| format!("cannot open {}", log.display()))?;
-    command
-        .stdin(lock)
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .process_group(0);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {what}"))?;
-    started(child.id());
-    let status = wait(&mut child, limit, &what).with_context(|| tail(log))?;
+    let command = expression(command)
+        .stdin_file(lock)
+        .stderr_to_stdout()
+        .stdout_file(file);
+    let running = child_process::start(&command).with_context(|| format!("cannot start {what}"))?;
+    started(running.id());
+    let status = attend(running, &[], limit, &what)
+        .with_context(|| tail(log))?
+        .status;
     if !status.success() {
         bail!("{what} failed ({status}). {}", tail(log));
     }
@@ -311,12 +268,8 @@ mod tests {
 
     #[test]
     fn passes_input_and_collects_output() {
-        let output = output(
-            &mut Command::new("cat"),
-            Some(b"x"),
-            Duration::from_secs(10),
-        )
-        .expect("cat runs");
+        let output = output(&Command::new("cat"), Some(b"x"), Duration::from_secs(10))
+            .expect("cat runs");
         assert_eq!(output.stdout, b"x");
     }
 

@@ -58,7 +58,7 @@ impl Docker {
 
     /// Runs a client command and gives what it printed; failure is an error with docker's words.
     pub fn text<I: AsRef<std::ffi::OsStr>>(&self, arguments: &[I]) -> Result<String> {
-        command::text(&mut self.command(arguments), SHORT)
+        command::text(&self.command(arguments), SHORT)
     }
 
     /// Like [`Self::text`] for calls that move a lot of data.
@@ -67,7 +67,7 @@ impl Docker {
         arguments: &[I],
         limit: Duration,
     ) -> Result<String> {
-        command::text(&mut self.command(arguments), limit)
+        command::text(&self.command(arguments), limit)
     }
 
     /// Runs a client command. Its failure is no error here: the output has the exit status.
@@ -77,7 +77,7 @@ impl Docker {
         input: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Output> {
-        command::output(&mut self.command(arguments), input, limit)
+        command::output(&self.command(arguments), input, limit)
     }
 
     /// What `docker … ls` with a label filter lists, one name per line.

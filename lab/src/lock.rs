@@ -8,12 +8,12 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use child_process::kill_group;
 
-use crate::command::{kill_group, poll};
+use crate::command::poll;
 
 /// How long one set-up waits for the same step of another.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -122,12 +122,8 @@ impl Lock {
     }
 
     /// The lock as the standard input of a child that is to hold it too.
-    pub fn share(&self) -> Result<Stdio> {
-        Ok(self
-            .file
-            .try_clone()
-            .context("cannot share the lock")?
-            .into())
+    pub fn share(&self) -> Result<File> {
+        self.file.try_clone().context("cannot share the lock")
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         cargo
             .args(["test", "--package", "behaviour", "--test", target])
             .env("NODELET_SOAK", "1");
-        if !command::streaming(&mut cargo, LIMIT)?.success() {
+        if !command::streaming(&cargo, LIMIT)?.success() {
             bail!("a soak failed; repeat it with `cargo xtask soak {target}`");
         }
     }
@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 .env(MEASURED_ON, machine.describe_begin(&arguments.command()))
                 .envs(suites.variables())
                 .envs([Suites::record_to(&record)]);
-            if !command::streaming(&mut cargo, LIMIT)?.success() {
+            if !command::streaming(&cargo, LIMIT)?.success() {
                 bail!(
                     "a soak failed; repeat it with `cargo xtask soak NAME`, and with NODELET_LAB_KEEP=1 to inspect its lab"
                 );

@@ -1,22 +1,22 @@
 //! Child processes: in a process group of their own, with a deadline and bounded output, and ended when [`Child::run`] returns.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use futures::StreamExt as _;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Command;
-use tokio_util::codec::{FramedRead, LinesCodec};
+use bytes::BytesMut;
+use child_process::{Tail, cmd};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio_util::codec::{Decoder as _, LinesCodec};
 use tokio_util::sync::CancellationToken;
 
 /// Longest line that is taken, in bytes.
 const LINE: usize = 8 * 1024 * 1024;
 /// Bytes kept of a child's standard error.
 const ERRORS: usize = 16 * 1024;
+/// Parts of its output that may wait to be taken. If there are more, the child waits.
+const WAITING: usize = 16;
 
 /// A program to run, and its bounds.
 #[derive(Debug, Clone)]
@@ -55,103 +55,57 @@ impl Child {
             .argv
             .split_first()
             .context("run a command without a name")?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
+        let running = child_process::piped(&cmd(program, arguments).dir("/"), false)
             .with_context(|| format!("start {program}"))?;
-        let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
-        let stdout = child.stdout.take().context("its output is piped")?;
-        let stderr = child.stderr.take().context("its errors are piped")?;
+        // Kills the group when this future is dropped, or returns before the child has ended.
+        let group = running.guard();
+        let (taken, mut chunks) = mpsc::channel::<Vec<u8>>(WAITING);
+        let limit = self.limit;
+        let attended = spawn_blocking(move || {
+            let mut errors = Tail::new(ERRORS);
+            // It is no error if the receiver is gone: then the group is being killed.
+            let mut take = |chunk: &[u8]| drop(taken.blocking_send(chunk.to_vec()));
+            let mut keep = |chunk: &[u8]| errors.push(chunk);
+            let status = running.attend(&[], limit, None, [&mut take, &mut keep]);
+            (status, errors.text())
+        });
         let work = async {
-            let lines = async {
-                let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE));
-                while let Some(next) = lines.next().await {
-                    line(next.with_context(|| format!("read what {program} says"))?);
+            let mut codec = LinesCodec::new_with_max_length(LINE);
+            let mut said = BytesMut::new();
+            let unread = || format!("read what {program} says");
+            while let Some(chunk) = chunks.recv().await {
+                said.extend_from_slice(&chunk);
+                while let Some(next) = codec.decode(&mut said).with_context(unread)? {
+                    line(next);
                 }
-                anyhow::Ok(())
+            }
+            while let Some(next) = codec.decode_eof(&mut said).with_context(unread)? {
+                line(next);
+            }
+            let unseen = || format!("wait for {program}");
+            let (status, errors) = attended.await.with_context(unseen)?;
+            let Some(status) = status.with_context(unseen)? else {
+                let (what, limit) = (self.argv.join(" "), limit.as_secs());
+                bail!("run {what}: no end within {limit} s")
             };
-            let (said, errors) = tokio::join!(lines, tail(stderr));
-            said?;
-            let status = child
-                .wait()
-                .await
-                .with_context(|| format!("wait for {program}"))?;
             anyhow::Ok(Ended {
                 code: status.code(),
                 signal: status.signal(),
                 errors,
             })
         };
-        let mut work = std::pin::pin!(work);
-        let leader = group.0;
         let asked_to_end = async {
             self.cancel.cancelled().await;
-            // Only the leader: it knows in which order its own children have to end.
-            if let Some(id) = leader {
-                let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
-            }
+            group.terminate();
             tokio::time::sleep(self.grace).await;
         };
-        let ended = tokio::select! {
-            ended = &mut work => ended,
-            () = tokio::time::sleep(self.limit) => {
-                group.kill();
-                bail!("run {}: no end within {} s", self.argv.join(" "), self.limit.as_secs())
-            }
+        tokio::select! {
+            ended = work => ended,
             () = asked_to_end => {
-                group.kill();
                 bail!("run {}: asked to end, and no end within {} s", self.argv.join(" "), self.grace.as_secs())
             }
-        };
-        // From now on the kernel may reuse the process id. The processes that the child started have closed its output; otherwise we
-        // would still read it.
-        if ended.is_ok() {
-            group.release();
-        }
-        ended
-    }
-}
-
-/// The process group of a child.
-struct Group(Option<i32>);
-
-impl Group {
-    fn kill(&self) {
-        if let Some(id) = self.0 {
-            // It is fine if the group is gone already.
-            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
     }
-
-    fn release(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// The last [`ERRORS`] bytes of a stream, as text.
-async fn tail(mut stream: impl AsyncRead + Unpin) -> String {
-    let mut kept = Vec::new();
-    let mut chunk = [0; 4096];
-    while let Ok(length @ 1..) = stream.read(&mut chunk).await {
-        kept.extend_from_slice(&chunk[..length]);
-        if kept.len() > 2 * ERRORS {
-            kept.drain(..kept.len() - ERRORS);
-        }
-    }
-    let from = kept.len().saturating_sub(ERRORS);
-    String::from_utf8_lossy(&kept[from..]).into_owned()
 }
 
 #[cfg(test)]

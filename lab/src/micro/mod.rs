@@ -119,7 +119,7 @@ impl Machine {
             let bare = scratch.join("stripped");
             let mut strip = Command::new("strip");
             strip.arg("-o").arg(&bare).arg(source);
-            command::text(&mut strip, TOOL)?;
+            command::text(&strip, TOOL)?;
             self.copy(&bare, path)?;
             let listing = command::text(Command::new("ldd").arg(source), TOOL)?;
             libraries.extend(paths(&listing).map(str::to_owned));
@@ -164,7 +164,7 @@ impl Machine {
             .arg(&files)
             .arg("-serial")
             .arg(format!("file:{}", console.display()));
-        let ended = command::text(&mut emulator, limit);
+        let ended = command::text(&emulator, limit);
         let seen =
             fs::read(&console).with_context(|| format!("cannot read {}", console.display()))?;
         let seen = String::from_utf8_lossy(&seen).replace('\r', "");

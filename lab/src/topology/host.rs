@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -324,9 +324,8 @@ impl Host {
         let mut tar = Command::new("tar");
         tar.args(["--owner=0", "--group=0", "--mode=go-w", "-C"])
             .arg(source)
-            .args(["-cf", "-", "."])
-            .stdout(Stdio::piped());
-        let packed = command::output(&mut tar, None, COPY)?;
+            .args(["-cf", "-", "."]);
+        let packed = command::output(&tar, None, COPY)?;
         if !packed.status.success() {
             bail!(
                 "cannot pack {}: {}",
@@ -434,7 +433,7 @@ mod tests {
         let mut end = Command::new("sh");
         end.args(["-c", END_MARKED, "end"])
             .arg(format!("NODELET_LAB_ENTERED={mark}"));
-        let ended = command::output(&mut end, None, SHORT).expect("sh runs");
+        let ended = command::output(&end, None, SHORT).expect("sh runs");
         assert!(ended.stderr.is_empty(), "{ended:?}");
         let status = ours.wait().expect("it ends");
         assert_eq!(status.signal(), Some(15), "it was asked to end");

@@ -170,5 +170,5 @@ fn run(nodelet: &Path, verb: &str, role: &Path) -> Result<Usage> {
         .arg(fixtures.join("settings/cp-1.yaml"))
         .arg("--facts")
         .arg(fixtures.join("hosts/cp-1.yaml"));
-    resource_usage::parse(&command::text(&mut command, LIMIT)?)
+    resource_usage::parse(&command::text(&command, LIMIT)?)
 }

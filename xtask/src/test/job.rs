@@ -191,7 +191,7 @@ pub(super) fn lab(programs: &[Program], suites: &Suites, names: &[String]) -> Re
     let program = find(programs, SUITES).context("cargo built no suites")?;
     let mut list = Command::new(&program.path);
     list.args(["--list", "--format", "terse"]);
-    let listing = command::text(&mut list, LISTS)?;
+    let listing = command::text(&list, LISTS)?;
     let jobs: Vec<Job> = listed(&listing)
         .filter(|suite| !suite.starts_with(INSIDE))
         .filter(|suite| names.is_empty() || names.iter().any(|name| suite.contains(name.as_str())))

@@ -50,8 +50,7 @@ impl Told {
 /// It failed.
 pub(super) fn at_once(job: &Job) -> Result<()> {
     println!("==> {}", job.name);
-    let mut command = copy(&job.command);
-    if command::streaming(&mut command, job.limit)?.success() {
+    if command::streaming(&job.command, job.limit)?.success() {
         return Ok(());
     }
     bail!("`{}` failed; repeat it with `{}`", job.name, job.again)
@@ -169,37 +168,25 @@ pub(super) fn all(
 /// Runs a job, at idle priority if `yields` is true and the job computes.
 fn execute(job: &Job, yields: bool) -> Result<Output> {
     let idle = yields && matches!(job.kind, Kind::Compute | Kind::Cargo);
-    let mut command = if idle {
-        lowered(&job.command)
-    } else {
-        copy(&job.command)
-    };
-    command::output(&mut command, None, job.limit)
+    let lowered = idle.then(|| lowered(&job.command));
+    command::output(lowered.as_ref().unwrap_or(&job.command), None, job.limit)
 }
 
-/// A new command with the same program, arguments, environment and directory: `Command` cannot be cloned.
-fn copy(command: &Command) -> Command {
-    with_environment(Command::new(command.get_program()), command)
-}
-
+/// The same program with the same arguments, environment and directory, at idle priority.
 fn lowered(command: &Command) -> Command {
     let mut chrt = Command::new("chrt");
     chrt.args(["--idle", "0"]).arg(command.get_program());
-    with_environment(chrt, command)
-}
-
-fn with_environment(mut new: Command, command: &Command) -> Command {
-    new.args(command.get_args());
+    chrt.args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => new.env(name, value),
-            None => new.env_remove(name),
+            Some(value) => chrt.env(name, value),
+            None => chrt.env_remove(name),
         };
     }
     if let Some(directory) = command.get_current_dir() {
-        new.current_dir(directory);
+        chrt.current_dir(directory);
     }
-    new
+    chrt
 }
 
 impl Told {

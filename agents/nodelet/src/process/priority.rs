@@ -1,6 +1,12 @@
 //! Lowered priority, for work that may use only what the host can spare, and that has no control group to limit it.
 
-use std::process::{Command, Stdio};
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use child_process::cmd;
+
+/// Deadline of the programs that set a priority.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Lowers the priority of this process and of what it starts from now on. What cannot be lowered stays as it is.
 pub(crate) fn lower() {
@@ -28,12 +34,11 @@ fn set(nice: &str, class: &str) {
         ["renice", "-n", nice, "-p"].as_slice(),
         ["ionice", "-c", class, "-p"].as_slice(),
     ] {
-        let _ = Command::new(words[0])
-            .args(&words[1..])
-            .args(&own)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let threads = own.iter().map(|thread| thread.as_os_str());
+        let arguments = words[1..].iter().map(OsStr::new).chain(threads);
+        // Without pipes, so there is nothing to feed and to read.
+        let quiet = cmd(words[0], arguments).stdin_null().stdout_null();
+        let _ = child_process::start(&quiet.stderr_null())
+            .and_then(|running| running.attend(&[], LIMIT, None, [&mut |_| {}, &mut |_| {}]));
     }
 }

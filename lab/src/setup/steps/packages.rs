@@ -95,7 +95,7 @@ fn missing(needed: &[&'static str]) -> Vec<&'static str> {
     let query = |package: &&&str| {
         let mut command = Command::new("dpkg-query");
         command.args(["--show", "--showformat", "${db:Status-Status}", package]);
-        command::text(&mut command, Duration::from_secs(30))
+        command::text(&command, Duration::from_secs(30))
             .map_or(true, |status| status != "installed")
     };
     needed.iter().filter(query).copied().collect()

@@ -13,6 +13,7 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder, TagImageOptionsBuilder,
 };
 use bytes::Bytes;
+use child_process::Tail;
 use futures::{Stream, StreamExt, TryStreamExt};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -26,7 +27,6 @@ use crate::host::live::blocking::{blocking, file_error, within};
 use crate::host::live::docker::client::{USUAL, status};
 use crate::host::live::docker::pending_loads;
 use crate::host::live::process::age;
-use crate::host::live::process::tail::Tail;
 use crate::host::{
     ArchivedImage, CommandOutput, ContainerConfig, ContainerState, Containers, HostError,
     HostResult, ImageState, ListedContainer, PRESENCE,

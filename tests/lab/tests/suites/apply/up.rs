@@ -34,7 +34,7 @@ impl Users {
         let mut command = Command::new(&self.xtask);
         command.arg(words[0]).args(["--lab", &self.lab]);
         command.args(&words[1..]);
-        command::output(&mut command, None, LIMIT).expect("xtask runs")
+        command::output(&command, None, LIMIT).expect("xtask runs")
     }
 
     fn up(&self, words: &[&str]) -> (bool, String) {

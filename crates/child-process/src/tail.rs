@@ -2,7 +2,7 @@
 
 /// Keeps the last `limit` bytes of what is pushed.
 #[derive(Debug)]
-pub(in crate::host::live) struct Tail {
+pub struct Tail {
     limit: usize,
     bytes: Vec<u8>,
     /// Whether bytes were dropped.
@@ -10,7 +10,9 @@ pub(in crate::host::live) struct Tail {
 }
 
 impl Tail {
-    pub(in crate::host::live) const fn new(limit: usize) -> Self {
+    /// An empty tail.
+    #[must_use]
+    pub const fn new(limit: usize) -> Self {
         Self {
             limit,
             bytes: Vec::new(),
@@ -19,14 +21,16 @@ impl Tail {
     }
 
     /// Whether more was pushed than is kept.
-    pub(in crate::host::live) fn is_cut(&self) -> bool {
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
         self.cut || self.bytes.len() > self.limit
     }
 
-    pub(in crate::host::live) fn push(&mut self, more: &[u8]) {
+    /// Adds the next part of the stream.
+    pub fn push(&mut self, more: &[u8]) {
         self.bytes.extend_from_slice(more);
         // Cut only now and then, so that a long stream is not moved byte by byte.
-        if self.bytes.len() > 2 * self.limit {
+        if self.bytes.len() > self.limit.saturating_mul(2) {
             let surplus = self.bytes.len() - self.limit;
             self.bytes.drain(..surplus);
             self.cut = true;
@@ -34,7 +38,8 @@ impl Tail {
     }
 
     /// The tail as text of at most `limit` bytes; what is not UTF-8 is replaced.
-    pub(in crate::host::live) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let kept = &self.bytes[self.bytes.len().saturating_sub(self.limit)..];
         let text = String::from_utf8_lossy(kept);
         // A replacement character is longer than the byte it stands for.
