@@ -48,6 +48,7 @@ const FIRST: &[&str] = &[
     "lab: repair::certificates",
     "lab: apply::attempts",
     "lab: repair::eviction",
+    "lab: repair::timers",
     "lab: files::etcd_backup::schedule",
     "behaviour: crashes",
     "behaviour: repair",

@@ -1,4 +1,4 @@
-//! What nodeletd does on a running master: it finds what is broken, repairs it, and leaves the rest alone.
+//! What nodeletd does on a running master: it finds what is broken, repairs it, and changes nothing else.
 
 pub(crate) mod certificates;
 pub(crate) mod endurance;
@@ -6,3 +6,4 @@ pub(crate) mod eviction;
 pub(crate) mod fault;
 pub(crate) mod health;
 pub(crate) mod operator;
+pub(crate) mod timers;
