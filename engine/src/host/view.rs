@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -53,6 +54,11 @@ impl<'a> View<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The host, for a question.
+    fn to_read(&self) -> &'a dyn Host {
+        self.host
+    }
+
     /// The host, for a change: what was remembered may be outdated afterwards.
     fn to_change(&self) -> &'a dyn Host {
         *self.seen() = Seen::default();
@@ -60,8 +66,39 @@ impl<'a> View<'a> {
     }
 }
 
-#[async_trait::async_trait]
-impl Containers for View<'_> {
+/// Implements a trait: passes each call on to the host (`to_read`), or clears what was remembered and passes it on (`to_change`). The
+/// second pair of braces has the methods that are not passed on in this way.
+macro_rules! pass_on {
+    ($name:ident {
+        $($host:ident $call:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*
+    } { $($own:tt)* }) => {
+        #[async_trait::async_trait]
+        impl $name for View<'_> {
+            $(async fn $call(&self, $($argument: $kind),*) -> HostResult<$answer> {
+                self.$host().$call($($argument),*).await
+            })*
+            $($own)*
+        }
+    };
+}
+
+pass_on!(Containers {
+    to_read container_engine_within(patience: Duration) -> ();
+    to_read container_engine_version() -> String;
+    to_read container_engine_root() -> PathBuf;
+    to_read image(reference: &str) -> Option<ImageState>;
+    to_read archived_images(archive: &Path) -> Option<Vec<ArchivedImage>>;
+    to_change tag_image(id: &str, reference: &str) -> ();
+    to_change load_image(archive: &Path) -> ();
+    to_change remove_image(reference: &str) -> ();
+    to_read container(name: &str) -> Option<ContainerState>;
+    to_change create_container(config: &ContainerConfig) -> String;
+    to_read container_config(name: &str) -> Option<ContainerConfig>;
+    to_change start_container(name: &str) -> ();
+    to_change stop_container(name: &str, grace: Duration) -> ();
+    to_change remove_container(name: &str) -> ();
+    to_read container_log(name: &str, lines: usize) -> String;
+} {
     async fn containers(
         &self,
         labels: &BTreeMap<String, String>,
@@ -70,70 +107,12 @@ impl Containers for View<'_> {
         let listed = answer.get_or_try_init(|| self.host.containers(labels));
         listed.await.cloned()
     }
+});
 
-    async fn container_engine_within(&self, patience: Duration) -> HostResult<()> {
-        self.host.container_engine_within(patience).await
-    }
-
-    async fn container_engine_version(&self) -> HostResult<String> {
-        self.host.container_engine_version().await
-    }
-
-    async fn container_engine_root(&self) -> HostResult<PathBuf> {
-        self.host.container_engine_root().await
-    }
-
-    async fn image(&self, reference: &str) -> HostResult<Option<ImageState>> {
-        self.host.image(reference).await
-    }
-
-    async fn archived_images(&self, archive: &Path) -> HostResult<Option<Vec<ArchivedImage>>> {
-        self.host.archived_images(archive).await
-    }
-
-    async fn tag_image(&self, id: &str, reference: &str) -> HostResult<()> {
-        self.to_change().tag_image(id, reference).await
-    }
-
-    async fn load_image(&self, archive: &Path) -> HostResult<()> {
-        self.to_change().load_image(archive).await
-    }
-
-    async fn remove_image(&self, reference: &str) -> HostResult<()> {
-        self.to_change().remove_image(reference).await
-    }
-
-    async fn container(&self, name: &str) -> HostResult<Option<ContainerState>> {
-        self.host.container(name).await
-    }
-
-    async fn create_container(&self, config: &ContainerConfig) -> HostResult<String> {
-        self.to_change().create_container(config).await
-    }
-
-    async fn container_config(&self, name: &str) -> HostResult<Option<ContainerConfig>> {
-        self.host.container_config(name).await
-    }
-
-    async fn start_container(&self, name: &str) -> HostResult<()> {
-        self.to_change().start_container(name).await
-    }
-
-    async fn stop_container(&self, name: &str, grace: Duration) -> HostResult<()> {
-        self.to_change().stop_container(name, grace).await
-    }
-
-    async fn remove_container(&self, name: &str) -> HostResult<()> {
-        self.to_change().remove_container(name).await
-    }
-
-    async fn container_log(&self, name: &str, lines: usize) -> HostResult<String> {
-        self.host.container_log(name, lines).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Processes for View<'_> {
+pass_on!(Processes {
+    to_read stopped_processes() -> Vec<String>;
+    to_read has_program(name: &str) -> bool;
+} {
     async fn run(&self, command: &CommandSpec) -> HostResult<CommandOutput> {
         if !command.once_a_look {
             return self.host.run(command).await;
@@ -142,303 +121,90 @@ impl Processes for View<'_> {
         let output = answer.get_or_try_init(|| self.host.run(command));
         output.await.cloned()
     }
+});
 
-    async fn stopped_processes(&self) -> HostResult<Vec<String>> {
-        self.host.stopped_processes().await
-    }
-
-    async fn has_program(&self, name: &str) -> HostResult<bool> {
-        self.host.has_program(name).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Files for View<'_> {
-    async fn entry(&self, path: &Path) -> HostResult<Option<Entry>> {
-        self.host.entry(path).await
-    }
-
-    async fn read(&self, path: &Path, limit: u64) -> HostResult<Option<Vec<u8>>> {
-        self.host.read(path, limit).await
-    }
-
-    async fn digest(&self, path: &Path) -> HostResult<Option<String>> {
-        self.host.digest(path).await
-    }
-
-    async fn remembered_digest(&self, path: &Path) -> HostResult<Option<String>> {
-        self.host.remembered_digest(path).await
-    }
-
+pass_on!(Files {
+    to_read entry(path: &Path) -> Option<Entry>;
+    to_read read(path: &Path, limit: u64) -> Option<Vec<u8>>;
+    to_read digest(path: &Path) -> Option<String>;
+    to_read remembered_digest(path: &Path) -> Option<String>;
+    to_read list(path: &Path) -> Vec<String>;
+    to_change write(path: &Path, content: &[u8], attributes: Attributes) -> ();
+    to_change try_write(path: &Path, room: u64) -> ();
+    to_change append(path: &Path, content: &[u8], attributes: Attributes) -> ();
+    to_change create_directory(path: &Path, attributes: Attributes) -> ();
+    to_change symlink(path: &Path, target: &str) -> ();
+    to_change set_attributes(path: &Path, attributes: Attributes) -> ();
+    to_change remove(path: &Path) -> ();
+    to_change remove_tree(path: &Path) -> ();
+    to_change unmount_below(path: &Path) -> ();
+    to_change mark_late(path: &Path, why: &str) -> ();
+    to_read is_late(path: &Path) -> bool;
+    to_read space(path: &Path) -> Space;
+} {
     fn reads_payload(&self) -> bool {
         self.host.reads_payload()
     }
+});
 
-    async fn list(&self, path: &Path) -> HostResult<Vec<String>> {
-        self.host.list(path).await
-    }
+pass_on!(Services {
+    to_read unit(name: &str) -> UnitState;
+    to_change start_unit(name: &str) -> ();
+    to_change stop_unit(name: &str) -> ();
+    to_change restart_unit(name: &str) -> ();
+    to_change reload_unit(name: &str) -> ();
+    to_change set_unit_enabled(name: &str, enabled: bool) -> ();
+    to_change reset_failed_unit(name: &str) -> ();
+    to_change reload_units() -> ();
+    to_read unit_log(name: &str, lines: usize) -> String;
+} {});
 
-    async fn write(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
-        self.to_change().write(path, content, attributes).await
-    }
+pass_on!(Network {
+    to_read https_get(request: &HttpsRequest) -> HttpsResponse;
+    to_read tcp_connect(address: SocketAddr, timeout: Duration) -> ();
+    to_read links() -> Vec<Link>;
+    to_read link(name: &str) -> Option<Link>;
+    to_change remove_link(name: &str) -> ();
+    to_read virtual_services() -> Vec<VirtualService>;
+    to_change remove_virtual_service(service: &VirtualService) -> ();
+} {});
 
-    async fn try_write(&self, path: &Path, room: u64) -> HostResult<()> {
-        self.to_change().try_write(path, room).await
-    }
+pass_on!(Kernel {
+    to_read sysctl(key: &str) -> Option<String>;
+    to_change set_sysctl(key: &str, value: &str) -> ();
+    to_read module_loaded(name: &str) -> bool;
+    to_change load_module(name: &str) -> ();
+    to_read loaded_modules() -> Vec<String>;
+    to_change unload_module(name: &str, stay: &[String]) -> ();
+} {});
 
-    async fn append(&self, path: &Path, content: &[u8], attributes: Attributes) -> HostResult<()> {
-        self.to_change().append(path, content, attributes).await
-    }
+pass_on!(Packages {
+    to_read package_version(name: &str) -> Option<String>;
+    to_read package_file(file: &Path) -> (String, String);
+    to_change install_packages(files: &[PathBuf]) -> ();
+    to_change purge_packages(names: &[String]) -> ();
+} {});
 
-    async fn create_directory(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
-        self.to_change().create_directory(path, attributes).await
-    }
+pass_on!(Cluster {
+    to_read node(access: &ClusterAccess, name: &str) -> Option<ClusterNode>;
+    to_change patch_node(access: &ClusterAccess, name: &str, patch: &Value) -> ();
+    to_change delete_node(access: &ClusterAccess, name: &str) -> ();
+    to_read object_exists(access: &ClusterAccess, object: &Value) -> bool;
+    to_read compare_object(access: &ClusterAccess, object: &Value) -> Option<ClusterObject>;
+    to_change apply_object(access: &ClusterAccess, object: &Value) -> ();
+    to_change delete_object(access: &ClusterAccess, object: &Value) -> ();
+    to_change rewrite_secrets(access: &ClusterAccess) -> u64;
+    to_read accepts_token_of(access: &ClusterAccess, namespace: &str, account: &str) -> Option<bool>;
+    to_change evict_pods(access: &ClusterAccess, node: &str, timeout: Duration) -> Vec<RemainingPod>;
+} {});
 
-    async fn symlink(&self, path: &Path, target: &str) -> HostResult<()> {
-        self.to_change().symlink(path, target).await
-    }
-
-    async fn set_attributes(&self, path: &Path, attributes: Attributes) -> HostResult<()> {
-        self.to_change().set_attributes(path, attributes).await
-    }
-
-    async fn remove(&self, path: &Path) -> HostResult<()> {
-        self.to_change().remove(path).await
-    }
-
-    async fn remove_tree(&self, path: &Path) -> HostResult<()> {
-        self.to_change().remove_tree(path).await
-    }
-
-    async fn unmount_below(&self, path: &Path) -> HostResult<()> {
-        self.to_change().unmount_below(path).await
-    }
-
-    async fn mark_late(&self, path: &Path, why: &str) -> HostResult<()> {
-        self.to_change().mark_late(path, why).await
-    }
-
-    async fn is_late(&self, path: &Path) -> HostResult<bool> {
-        self.host.is_late(path).await
-    }
-
-    async fn space(&self, path: &Path) -> HostResult<Space> {
-        self.host.space(path).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Services for View<'_> {
-    async fn unit(&self, name: &str) -> HostResult<UnitState> {
-        self.host.unit(name).await
-    }
-
-    async fn start_unit(&self, name: &str) -> HostResult<()> {
-        self.to_change().start_unit(name).await
-    }
-
-    async fn stop_unit(&self, name: &str) -> HostResult<()> {
-        self.to_change().stop_unit(name).await
-    }
-
-    async fn restart_unit(&self, name: &str) -> HostResult<()> {
-        self.to_change().restart_unit(name).await
-    }
-
-    async fn reload_unit(&self, name: &str) -> HostResult<()> {
-        self.to_change().reload_unit(name).await
-    }
-
-    async fn set_unit_enabled(&self, name: &str, enabled: bool) -> HostResult<()> {
-        self.to_change().set_unit_enabled(name, enabled).await
-    }
-
-    async fn reset_failed_unit(&self, name: &str) -> HostResult<()> {
-        self.to_change().reset_failed_unit(name).await
-    }
-
-    async fn reload_units(&self) -> HostResult<()> {
-        self.to_change().reload_units().await
-    }
-
-    async fn unit_log(&self, name: &str, lines: usize) -> HostResult<String> {
-        self.host.unit_log(name, lines).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Network for View<'_> {
-    async fn https_get(&self, request: &HttpsRequest) -> HostResult<HttpsResponse> {
-        self.host.https_get(request).await
-    }
-
-    async fn tcp_connect(&self, address: SocketAddr, timeout: Duration) -> HostResult<()> {
-        self.host.tcp_connect(address, timeout).await
-    }
-
-    async fn links(&self) -> HostResult<Vec<Link>> {
-        self.host.links().await
-    }
-
-    async fn link(&self, name: &str) -> HostResult<Option<Link>> {
-        self.host.link(name).await
-    }
-
-    async fn remove_link(&self, name: &str) -> HostResult<()> {
-        self.to_change().remove_link(name).await
-    }
-
-    async fn virtual_services(&self) -> HostResult<Vec<VirtualService>> {
-        self.host.virtual_services().await
-    }
-
-    async fn remove_virtual_service(&self, service: &VirtualService) -> HostResult<()> {
-        self.to_change().remove_virtual_service(service).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Kernel for View<'_> {
-    async fn sysctl(&self, key: &str) -> HostResult<Option<String>> {
-        self.host.sysctl(key).await
-    }
-
-    async fn set_sysctl(&self, key: &str, value: &str) -> HostResult<()> {
-        self.to_change().set_sysctl(key, value).await
-    }
-
-    async fn module_loaded(&self, name: &str) -> HostResult<bool> {
-        self.host.module_loaded(name).await
-    }
-
-    async fn load_module(&self, name: &str) -> HostResult<()> {
-        self.to_change().load_module(name).await
-    }
-
-    async fn loaded_modules(&self) -> HostResult<Vec<String>> {
-        self.host.loaded_modules().await
-    }
-
-    async fn unload_module(&self, name: &str, stay: &[String]) -> HostResult<()> {
-        self.to_change().unload_module(name, stay).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Packages for View<'_> {
-    async fn package_version(&self, name: &str) -> HostResult<Option<String>> {
-        self.host.package_version(name).await
-    }
-
-    async fn package_file(&self, file: &Path) -> HostResult<(String, String)> {
-        self.host.package_file(file).await
-    }
-
-    async fn install_packages(&self, files: &[PathBuf]) -> HostResult<()> {
-        self.to_change().install_packages(files).await
-    }
-
-    async fn purge_packages(&self, names: &[String]) -> HostResult<()> {
-        self.to_change().purge_packages(names).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Cluster for View<'_> {
-    async fn node(&self, access: &ClusterAccess, name: &str) -> HostResult<Option<ClusterNode>> {
-        self.host.node(access, name).await
-    }
-
-    async fn patch_node(
-        &self,
-        access: &ClusterAccess,
-        name: &str,
-        patch: &serde_json::Value,
-    ) -> HostResult<()> {
-        self.to_change().patch_node(access, name, patch).await
-    }
-
-    async fn delete_node(&self, access: &ClusterAccess, name: &str) -> HostResult<()> {
-        self.to_change().delete_node(access, name).await
-    }
-
-    async fn object_exists(
-        &self,
-        access: &ClusterAccess,
-        object: &serde_json::Value,
-    ) -> HostResult<bool> {
-        self.host.object_exists(access, object).await
-    }
-
-    async fn compare_object(
-        &self,
-        access: &ClusterAccess,
-        object: &serde_json::Value,
-    ) -> HostResult<Option<ClusterObject>> {
-        self.host.compare_object(access, object).await
-    }
-
-    async fn apply_object(
-        &self,
-        access: &ClusterAccess,
-        object: &serde_json::Value,
-    ) -> HostResult<()> {
-        self.to_change().apply_object(access, object).await
-    }
-
-    async fn delete_object(
-        &self,
-        access: &ClusterAccess,
-        object: &serde_json::Value,
-    ) -> HostResult<()> {
-        self.to_change().delete_object(access, object).await
-    }
-
-    async fn rewrite_secrets(&self, access: &ClusterAccess) -> HostResult<u64> {
-        self.to_change().rewrite_secrets(access).await
-    }
-
-    async fn accepts_token_of(
-        &self,
-        access: &ClusterAccess,
-        namespace: &str,
-        account: &str,
-    ) -> HostResult<Option<bool>> {
-        self.host.accepts_token_of(access, namespace, account).await
-    }
-
-    async fn evict_pods(
-        &self,
-        access: &ClusterAccess,
-        node: &str,
-        timeout: Duration,
-    ) -> HostResult<Vec<RemainingPod>> {
-        self.to_change().evict_pods(access, node, timeout).await
-    }
-}
-
-#[async_trait::async_trait]
-impl PodSubnets for View<'_> {
-    async fn subnet_nodes(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetNode>> {
-        self.host.subnet_nodes(access).await
-    }
-
-    async fn subnet_claims(&self, access: &ClusterAccess) -> HostResult<Vec<SubnetClaim>> {
-        self.host.subnet_claims(access).await
-    }
-
-    async fn claim_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
-        self.to_change().claim_subnet(access, claim).await
-    }
-
-    async fn release_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<()> {
-        self.to_change().release_subnet(access, claim).await
-    }
-
-    async fn assign_subnet(&self, access: &ClusterAccess, claim: &SubnetClaim) -> HostResult<bool> {
-        self.to_change().assign_subnet(access, claim).await
-    }
-}
+pass_on!(PodSubnets {
+    to_read subnet_nodes(access: &ClusterAccess) -> Vec<SubnetNode>;
+    to_read subnet_claims(access: &ClusterAccess) -> Vec<SubnetClaim>;
+    to_change claim_subnet(access: &ClusterAccess, claim: &SubnetClaim) -> bool;
+    to_change release_subnet(access: &ClusterAccess, claim: &SubnetClaim) -> ();
+    to_change assign_subnet(access: &ClusterAccess, claim: &SubnetClaim) -> bool;
+} {});
 
 #[async_trait::async_trait]
 impl Clock for View<'_> {

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use super::world::World;
 use crate::host::Space;
@@ -162,18 +161,6 @@ impl FakeHost {
             )
     }
 
-    /// With a link.
-    #[must_use]
-    pub fn with_link(self, name: &str, up: bool, addresses: &[(IpAddr, u8)]) -> Self {
-        self.having(|world| world.link(name, up, addresses))
-    }
-
-    /// With a kernel setting.
-    #[must_use]
-    pub fn with_sysctl(self, key: &str, value: &str) -> Self {
-        self.having(|world| world.set_sysctl(key, value))
-    }
-
     /// With an endpoint elsewhere, `host:port`, and what it answers to every request.
     #[must_use]
     pub fn with_endpoint(self, endpoint: &str, status: u16, body: &str) -> Self {
@@ -196,12 +183,6 @@ impl FakeHost {
     #[must_use]
     pub fn with_kubernetes(self, change: impl FnOnce(&mut KubernetesRules)) -> Self {
         self.having(|world| change(&mut world.kubernetes))
-    }
-
-    /// With this much time passed.
-    #[must_use]
-    pub fn with_uptime(self, duration: Duration) -> Self {
-        self.having(|world| world.advance(duration))
     }
 
     fn having(self, change: impl FnOnce(&mut World)) -> Self {

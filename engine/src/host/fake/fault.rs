@@ -91,18 +91,6 @@ impl FaultPlan {
         self.with(nth(n, Mischief::FailAfter))
     }
 
-    /// The nth mutating call hangs to its deadline, once.
-    #[must_use]
-    pub fn hang_call(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::Hang))
-    }
-
-    /// The nth mutating call reports success without effect.
-    #[must_use]
-    pub fn lie_call(self, n: usize) -> Self {
-        self.with(nth(n, Mischief::Lie))
-    }
-
     /// The program ends just before the nth effect.
     #[must_use]
     pub fn crash_before(self, n: usize) -> Self {

@@ -24,6 +24,7 @@ mod world;
 pub(crate) use docker::container::FakeContainer;
 pub(crate) use files::file_error;
 pub(crate) use kubernetes::cluster::key;
+pub(crate) use processes::PATH as PROGRAM_PATH;
 pub(crate) use services::DIRECTORIES as UNIT_DIRECTORIES;
 pub(crate) use world::package::PackageFile;
 pub(crate) use world::tree::{LINK_LIMIT, Node, NodeKind, parts};

@@ -13,7 +13,7 @@ use crate::host::fake::fake_host::FakeHost;
 use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
 
 /// Where programs are looked up.
-const PATH: [&str; 6] = [
+pub(crate) const PATH: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/local/bin",
     "/usr/sbin",

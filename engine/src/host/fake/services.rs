@@ -135,15 +135,6 @@ impl World {
         self.reload_units();
     }
 
-    /// The unit's process ends with a failure, as if it crashed.
-    pub fn fail_unit(&mut self, name: &str) {
-        self.stop_unit(name);
-        if let Some(unit) = self.units.get_mut(name) {
-            unit.active = "failed".to_owned();
-            unit.sub = "failed".to_owned();
-        }
-    }
-
     /// The manager has begun to start the unit, as at boot, and it is not up yet.
     pub fn being_started(&mut self, name: &str) {
         self.stop_unit(name);
