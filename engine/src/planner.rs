@@ -63,7 +63,7 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
             ),
         )
         .help(match known.as_slice() {
-            [] => "name its phases under `nodes`; was role.yaml cut short?".to_owned(),
+            [] => format!("list the phases of `{node}` under `nodes` in role.yaml"),
             known => format!("set ROLE to {}", known.join(" or ")),
         });
         return Err(PlanError {
@@ -111,7 +111,8 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
         }
     }
     let mut findings = plan::shared_things(&phases);
-    let order = match ordered(&phases) {
+    findings.extend(plan::guard_secrets(&mut phases));
+    let order = match ordered(&phases, role, &node) {
         Ok(order) if findings.is_empty() => order,
         Ok(_) => return Err(fail(findings)),
         Err(more) => {
@@ -137,38 +138,71 @@ pub fn plan(role: &RolePackage, settings: &KubeEnv, facts: &Facts) -> Result<Pla
     })
 }
 
-/// The names of the phases in the order in which they start, or what is wrong with `requires` and `after`.
-fn ordered(phases: &[PlannedPhase]) -> Result<Vec<PhaseName>, Vec<Diagnostic>> {
+/// The names of the phases of a node kind in the order in which they start, or what is wrong with `requires` and `after`.
+fn ordered(
+    phases: &[PlannedPhase],
+    role: &RolePackage,
+    node: &str,
+) -> Result<Vec<PhaseName>, Vec<Diagnostic>> {
     let mut graph = Graph::default();
     for phase in phases {
         graph.add(&phase.name, &phase.requires, &phase.after);
     }
     graph.ordered().map_err(|errors| {
-        let findings = errors.iter().map(|error| {
-            let name = match error {
-                plan::OrderError::Missing { phase, .. } => Some(phase),
-                plan::OrderError::Cycle(names) => names.first(),
-            };
-            let span = phases
-                .iter()
-                .find(|phase| Some(&phase.name) == name)
-                .map_or_else(|| Span::file("role.yaml"), |phase| phase.span.clone());
-            let finding = Diagnostic::new("P0407", span, error.to_string());
-            let names = phases.iter().map(|phase| phase.name.as_str());
-            match error {
-                plan::OrderError::Missing { missing, .. } => match closest(missing.as_str(), names)
-                {
-                    Some(meant) => finding.help(format!("did you mean `{meant}`?")),
-                    None => finding
-                        .help("add it to the role, or say `.after` for a phase that may be absent"),
-                },
-                plan::OrderError::Cycle(_) => {
-                    finding.help("take one of these `.requires` or `.after` out")
-                }
+        let findings = errors.iter().map(|error| match error {
+            plan::OrderError::Missing { phase, missing } => {
+                let (message, help) = missing_phase(phase, missing, role, node);
+                Diagnostic::new("P0407", place_of(phases, Some(phase)), message).help(help)
+            }
+            plan::OrderError::Cycle(names) => {
+                let span = place_of(phases, names.first());
+                Diagnostic::new("P0407", span, error.to_string())
+                    .help("remove one of these names from the `.requires` or `.after` of another")
             }
         });
         findings.collect()
     })
+}
+
+/// Where a phase is.
+fn place_of(phases: &[PlannedPhase], name: Option<&PhaseName>) -> Span {
+    let phase = phases.iter().find(|phase| Some(&phase.name) == name);
+    phase.map_or_else(|| Span::file("role.yaml"), |phase| phase.span.clone())
+}
+
+/// Message and help about a phase that another one requires and that the node kind does not have.
+fn missing_phase(
+    phase: &PhaseName,
+    missing: &PhaseName,
+    role: &RolePackage,
+    node: &str,
+) -> (String, String) {
+    let kinds = role.manifest.nodes.iter();
+    let others: Vec<&str> = kinds
+        .filter(|(_, names)| names.iter().any(|name| name == missing.as_str()))
+        .map(|(kind, _)| kind.as_str())
+        .collect();
+    if !others.is_empty() {
+        let others = others.join("` and `");
+        return (
+            format!(
+                "phase `{phase}` requires `{missing}`, which role.yaml lists for `{others}`, but not for `{node}`"
+            ),
+            format!(
+                "list `{missing}` for `{node}`, too; if only the order matters, write .after([\"{missing}\"]) in place of `.requires`"
+            ),
+        );
+    }
+    let names = role.manifest.nodes.values().flatten();
+    let meant = closest(missing.as_str(), names.map(String::as_str));
+    let help = match meant {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!(
+            "remove `{missing}` from `.requires`, or write phases/{missing}.rhai and list `{missing}` in role.yaml"
+        ),
+    };
+    let message = format!("phase `{phase}` requires `{missing}`, which this role does not have");
+    (message, help)
 }
 
 /// If the host's name is the cause of findings, it is reported once, and not for every line that uses it.

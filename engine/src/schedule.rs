@@ -199,12 +199,7 @@ impl Field {
         }
         if self.names.len() == DAYS.len() {
             // Sunday is 0 or 7 here and 1 in the crate.
-            return Ok(set
-                .into_iter()
-                .map(|day| day % 7 + 1)
-                .collect::<std::collections::BTreeSet<u32>>()
-                .into_iter()
-                .collect());
+            set = set.into_iter().map(|day| day % 7 + 1).collect();
         }
         Ok(set.into_iter().collect())
     }
@@ -239,7 +234,7 @@ impl Field {
             Some(step) => step
                 .parse::<usize>()
                 .ok()
-                .filter(|step| (1..=60).contains(step) && step_is_plain(item))
+                .filter(|number| (1..=60).contains(number) && !step.starts_with('+'))
                 .ok_or_else(|| format!("`{step}` is no step; use 1 to 60"))?,
         };
         set.extend((first..=last).step_by(step));
@@ -249,7 +244,8 @@ impl Field {
     fn value(&self, text: &str) -> Result<u32, String> {
         let lower = text.to_lowercase();
         if let Some(at) = self.names.iter().position(|name| *name == lower) {
-            return Ok(u32::try_from(at).unwrap_or(0) + self.first_name());
+            // The first name has the least number: 1 for January, 0 for Sunday.
+            return Ok(u32::try_from(at).unwrap_or(0) + self.least);
         }
         text.parse()
             .ok()
@@ -258,18 +254,6 @@ impl Field {
             })
             .ok_or_else(|| format!("`{text}` is not from {} to {}", self.least, self.most))
     }
-
-    /// The number of the first name: 1 for January, 0 for Sunday.
-    fn first_name(&self) -> u32 {
-        self.least
-    }
-}
-
-/// A number without a sign.
-fn step_is_plain(item: &str) -> bool {
-    item.rsplit('/')
-        .next()
-        .is_some_and(|step| step.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

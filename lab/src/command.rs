@@ -268,8 +268,8 @@ mod tests {
 
     #[test]
     fn passes_input_and_collects_output() {
-        let output = output(&Command::new("cat"), Some(b"x"), Duration::from_secs(10))
-            .expect("cat runs");
+        let output =
+            output(&Command::new("cat"), Some(b"x"), Duration::from_secs(10)).expect("cat runs");
         assert_eq!(output.stdout, b"x");
     }
 

@@ -58,19 +58,19 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("/root/.bash_history", "the operator's"),
     (
         "/run/pf9-nodelet.lock",
-        "remains: nodelet's lock, an empty file that goes with the next boot",
+        "remains: nodelet's lock, an empty file that the next boot removes",
     ),
     (
         "/run/docker.sock",
-        "remains where docker came with the role: systemd leaves it where it ends docker.socket; it goes with the next boot",
+        "remains if the role installed docker: systemd leaves it when it ends docker.socket; the next boot removes it",
     ),
     (
         "/run/adduser",
-        "remains where packages made accounts: the lock of adduser; it goes with the next boot",
+        "remains if packages made accounts: the lock of adduser; the next boot removes it",
     ),
     (
         "/run/xtables.lock",
-        "remains where no program used iptables before: the lock of iptables; it goes with the next boot",
+        "remains if no program used iptables before: the lock of iptables; the next boot removes it",
     ),
     ("/run/docker", "docker's run time state"),
     ("/run/containerd", "containerd's run time state"),

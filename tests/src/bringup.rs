@@ -245,20 +245,20 @@ impl Bringup {
         self.run(host, &[], Verb::Apply)
     }
 
-    /// Applies one phase alone.
+    /// Applies only one phase.
     #[must_use]
     pub fn apply_phase(&self, host: &FakeHost, phase: &PlannedPhase) -> Run {
         self.run(host, &[phase.name.to_string()], Verb::Apply)
     }
 
-    /// Applies these phases alone.
+    /// Applies only these phases.
     #[must_use]
     pub fn apply_only(&self, host: &FakeHost, phases: &[&str]) -> Run {
         let only: Vec<String> = phases.iter().map(ToString::to_string).collect();
         self.run(host, &only, Verb::Apply)
     }
 
-    /// What keeps `nodelet apply` from applying these phases alone.
+    /// Why `nodelet apply` refuses to apply only these phases.
     ///
     /// # Panics
     /// The ledger cannot be read.
@@ -273,7 +273,7 @@ impl Bringup {
         block_on(runner.unmet_requires()).expect("the ledger can be read")
     }
 
-    /// Stops one phase alone.
+    /// Stops only one phase.
     #[must_use]
     pub fn stop_phase(&self, host: &FakeHost, phase: &str) -> Run {
         self.run(host, &[phase.to_owned()], Verb::Stop)
@@ -322,7 +322,7 @@ impl Bringup {
         }
     }
 
-    /// Cleans a host, from the ledger alone.
+    /// Cleans a host; uses only the ledger.
     #[must_use]
     pub fn clean(host: &FakeHost, purge: bool) -> Run {
         let recording = Recording::default();

@@ -1,4 +1,5 @@
-//! What the tests of this package share: the repository's files, cases, bring-ups on fake hosts, and the program.
+//! What the tests of this package share: the repository's files, cases, bring-ups on fake hosts, the program,
+//! and the comparison of a prediction with what was done.
 //!
 //! Every test file in `tests/` is one boundary: `plans` the plans that a role makes for hosts, `diagnostics` the messages about an
 //! author's mistakes, `phases` how phases behave when things go wrong, `rollback` what a failed phase may touch, `cuts` the run
@@ -8,6 +9,7 @@ mod bringup;
 mod case;
 mod corpus;
 mod cut;
+mod fidelity;
 mod generated;
 pub mod modules;
 mod program;
@@ -19,6 +21,7 @@ pub use bringup::{Bringup, Run};
 pub use case::{CASES, Case};
 pub use corpus::{Scripts, folders};
 pub use cut::{Cut, sample, soaks, try_each, unlike};
+pub use fidelity::{Fidelity, Mismatch, Seen};
 pub use generated::{Generated, foreign_container, generated};
 pub use program::{Answer, Program};
 pub use repository::{

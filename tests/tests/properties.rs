@@ -2,8 +2,7 @@
 //!
 //! The same cases every time, unless `NODELET_SOAK=1`: then many more, from a new seed.
 
-use behaviour::{Bringup, Cut, Generated, Run, generated, soaks, unlike};
-use engine::exec::Fidelity;
+use behaviour::{Bringup, Cut, Fidelity, Generated, Run, generated, soaks, unlike};
 use engine::host::fake::{FakeHost, difference};
 use engine::model::Outcome;
 use proptest::prelude::*;

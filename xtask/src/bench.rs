@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// How often everything is measured; the medians count.
     #[arg(long, default_value_t = PUBLISHED, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=50))]
     repetitions: u8,
-    /// Measure this part alone.
+    /// Measure only this part.
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// Write the figures to docs/benchmarks.md; parts that were not measured stay as they are there. Needs a quiet machine, which it
@@ -150,18 +150,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Labs that stand beside the bench slow it. With `quiet` there may be none.
+/// Other labs slow the bench. With `quiet`, there must be none.
 fn look_for_labs(quiet: bool) -> Result<()> {
     let others: Vec<String> = down::labs(&Cache::locate()?)?.into_iter().collect();
     if !others.is_empty() {
         if quiet {
             bail!(
-                "--write needs a quiet machine, and these labs stand: {}; take them down with `cargo xtask down --lab NAME`",
+                "--write needs a quiet machine, and these labs exist: {}; take them down with `cargo xtask down --lab NAME`",
                 others.join(", ")
             );
         }
         println!(
-            "These labs stand beside the bench and may slow it: {}.",
+            "These labs run beside the bench and may slow it: {}.",
             others.join(", ")
         );
     }
@@ -200,7 +200,7 @@ fn verdict(figures: &[Figure]) -> String {
     format!("Targets: {met} met, {missed};{unmeasured} {without} figures have none.")
 }
 
-/// The page with this section anew, and the others as they were.
+/// The page with this section replaced and the other sections unchanged.
 fn rewritten(page: &str, part: Part, section: &str) -> String {
     let mut text = format!("# Benchmarks\n\n{INTRODUCTION}");
     for its in Part::value_variants() {
@@ -333,7 +333,7 @@ mod tests {
             let says = |words: &str| figures.trim_start().starts_with(words);
             assert!(
                 says(UNMEASURED) || says("- date: "),
-                "{heading} has neither figures nor says so"
+                "{heading} has no figures, and does not say so"
             );
         }
     }

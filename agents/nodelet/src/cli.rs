@@ -8,8 +8,8 @@ use engine::resource::pki::components;
 
 /// Brings this host to a role and keeps it there.
 ///
-/// Exit codes: 0 all is as it should be; 1 failed; 2 changes are pending, the run was interrupted, or a check does
-/// not hold; 64 wrong usage; 75 another command works on the host.
+/// Exit codes: 0 the host is as desired; 1 the command failed or was refused; 2 changes are pending, the run was interrupted, or a
+/// check does not hold; 64 wrong usage; 75 another command works on the host.
 #[derive(Debug, Parser)]
 #[command(name = "nodelet", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -19,29 +19,29 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what an apply would do to this host, phase by phase. Touches nothing.
+    /// Show what an apply would do to this host, phase by phase. Changes nothing.
     Plan(PlanArgs),
-    /// Show what an apply would change, and nothing else. Touches nothing.
+    /// Show only what an apply would change. Changes nothing.
     ///
-    /// Exit codes: 0 nothing would change; 2 something would.
+    /// Exit codes: 0 an apply would change nothing; 2 it would change something.
     Diff(DiffArgs),
-    /// Bring this host to the role, phase by phase.
+    /// Apply the role to this host, phase by phase.
     Apply(ApplyArgs),
-    /// Make every check once. Touches nothing.
+    /// Make every check once. Changes nothing.
     Check(RunArgs),
-    /// End what the role runs, in reverse order, and leave its files.
+    /// Stop what the role runs, in reverse order. Its files stay.
     Stop(RunArgs),
-    /// Show this host's state: phases, conditions, attempts, what comes next. Asks nodeletd.
+    /// Show this host's state: phases, conditions, attempts and the next action. Reads it from nodeletd.
     Status(StatusArgs),
-    /// Let nodeletd only watch and change nothing for a while.
+    /// Pause nodeletd for some time: it checks the host, but changes nothing.
     Pause(PauseArgs),
-    /// Let nodeletd go on.
+    /// End the pause of nodeletd.
     Resume,
-    /// Evict this node's pods and take no new ones, for some time. Its own parts go on running.
+    /// Drain this node for some time: evict its pods and accept no new ones. The node's own components continue to run.
     ///
-    /// Afterwards, or at `nodelet resume`, nodeletd lets pods come back.
+    /// After this time, or after `nodelet resume`, nodeletd lets the node accept pods again.
     Drain(DrainArgs),
-    /// Check, and restart the phases that failed and those that need them. Others are not touched.
+    /// Check the host, and restart the phases that failed and the phases that need them. Other phases are not changed.
     Repair(RepairArgs),
     /// One status pass, as nodeletd makes it.
     #[command(hide = true)]
@@ -49,33 +49,33 @@ pub(crate) enum Command {
     /// Assign a free pod subnet to each node of the cluster that has none, as nodeletd does on masters.
     #[command(hide = true)]
     PodSubnets(PodSubnetsArgs),
-    /// Take the role off this host: all is as it was before, except what is kept.
+    /// Remove the role from this host. Afterwards the host is as it was before the role, except what is kept.
     Clean(CleanArgs),
     /// Recover the ledger of a host where the role runs and the ledger was lost, damaged or replaced. Changes nothing else.
     ///
-    /// The copy of the ledger is used if it is complete. Otherwise everything on the host that is as the role makes it is recorded as the
-    /// role's, and what cannot be known (values from before the role) is listed.
+    /// If the copy of the ledger is complete, it is used. Otherwise each resource on the host that is as the role makes it is recorded as a
+    /// resource of the role. What cannot be known is listed: for example, values from before the role.
     Recover(RecoverArgs),
-    /// Show every certificate: its end, when it is due for renewal, who uses it. Reads files and nothing else.
+    /// Show every certificate: its end, when it is due for renewal, and which component uses it. Reads only files.
     ///
-    /// Exit codes: 0 all are valid; 2 one is not valid or cannot be read, or there are too many to read all.
+    /// Exit codes: 0 all are valid; 2 a certificate is not valid or cannot be read, or there are too many to read all.
     Certs(CertsArgs),
     /// List the role's phases for this host, in order.
     Phases(TargetArgs),
-    /// Print what is known of this host as a file for --facts. Touches nothing.
+    /// Print the facts of this host as a file for --facts. Changes nothing.
     ///
     /// The file has packages, units, links and ports, but no files, containers or objects of the cluster. On a host with a role, it
-    /// therefore describes neither that host nor a bare one, and says which role was there.
+    /// therefore does not describe a bare host, and names the role.
     Facts,
-    /// Take backups of this master's etcd, and look at them.
+    /// Take, list and verify backups of this master's etcd.
     #[command(subcommand)]
     Etcd(EtcdCommand),
-    /// Show what nodeletd runs on a schedule on this host, and how the last runs ended.
+    /// Show the timers of this host, and how their last runs ended.
     #[command(subcommand)]
     Timer(TimerVerb),
-    /// Show what was done to this host, run by run. Reads nothing but the ledger.
+    /// Show what each run did to this host. Reads only the ledger.
     History(HistoryArgs),
-    /// Say which step made a thing, what failed there, and what happens next. Changes nothing.
+    /// Show which step made a resource, what failed there, and what happens next. Changes nothing.
     Why(WhyArgs),
 }
 
@@ -113,30 +113,30 @@ impl Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EtcdCommand {
-    /// Take a snapshot, prove it by a restore into a throw-away directory, and keep it.
+    /// Take a snapshot, prove it by a restore into a temporary directory, and keep it.
     ///
-    /// Commands that change the host go first: the backup ends and leaves nothing (exit code 2). If nodeletd began the backup, it takes
-    /// another one when the host is at rest.
+    /// Commands that change the host have priority: they end the backup, which leaves nothing (exit code 2). If nodeletd began the
+    /// backup, it takes another one when no command changes the host.
     Backup(EtcdBackupArgs),
-    /// List the backups. Reads their manifests and nothing else.
+    /// List the backups. Reads only their manifests.
     List(EtcdListArgs),
-    /// Compare backups with their hash, their manifest, this cluster, and a restored copy of them. Changes none.
+    /// Verify backups: compare each one with its hash, its manifest, this cluster and a restored copy. Changes no backup.
     ///
-    /// Exit codes: 0 all are good; 1 some could not be verified, or the command was asked to end; 2 at least one is not good.
+    /// Exit codes: 0 all are good; 1 some could not be verified, or the command was interrupted; 2 at least one is not good.
     Verify(EtcdVerifyArgs),
-    /// Show the state of backups: the newest proven one, room, alarms of etcd.
+    /// Show the state of backups: the newest proven one, free space, alarms of etcd.
     Status(EtcdListArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TimerVerb {
-    /// List the timers: what each runs, when it runs next, and why its last run failed. Reads files and nothing else.
+    /// List the timers: what each runs, when it runs next, and why its last run failed. Reads only files.
     ///
-    /// Exit codes: 0 no run has failed since the last good one; 2 one has.
+    /// Exit codes: 0 the last run of each timer succeeded; 2 the last run of a timer failed.
     Status(TimerStatusArgs),
     /// Run the program of a timer once, as nodeletd does.
     ///
-    /// Commands that change the host go first: the program is ended (exit code 2).
+    /// Commands that change the host have priority: they end the program (exit code 2).
     #[command(hide = true)]
     Run(TimerRunArgs),
 }
@@ -179,11 +179,11 @@ pub(crate) struct EtcdVerifyArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Verify only these, by their names as `list` shows them.
+    /// Verify only these backups. `list` shows their names.
     pub(crate) names: Vec<String>,
 }
 
-/// Which role, with which settings: for this host.
+/// The role and its settings, for this host.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
     /// Role: the name of an installed one (in /opt/pf9/roles), or a path, which contains a slash (./roles/pf9-kube). Its scripts
@@ -197,7 +197,7 @@ pub(crate) struct RoleArgs {
     )]
     pub(crate) role: String,
 
-    /// Settings: a YAML file, or a directory of them, of which later ones win.
+    /// Settings: a YAML file, or a directory of YAML files. Later files override earlier ones.
     #[arg(long, value_name = "PATH", default_value = "/etc/pf9/nodelet")]
     pub(crate) config: PathBuf,
 
@@ -211,7 +211,7 @@ pub(crate) struct RoleArgs {
 }
 
 impl RoleArgs {
-    /// The installed role with the host's own settings, for commands that take neither.
+    /// The default role with the host's own settings, for commands that have no options for them.
     pub(crate) fn usual() -> Self {
         Self {
             role: "pf9-kube".to_owned(),
@@ -222,8 +222,8 @@ impl RoleArgs {
     }
 }
 
-/// Which role, with which settings, for which host. Only commands that plan take this: with a facts file, any user may own the role, and
-/// a command that works on this host would carry it out as root.
+/// The role, its settings and the host. Only commands that plan have these options: with a facts file, any user may own the role, and a
+/// command that works on this host would run the role's files as root.
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
     #[command(flatten)]
@@ -234,7 +234,7 @@ pub(crate) struct TargetArgs {
     pub(crate) facts: Option<PathBuf>,
 }
 
-/// Which phases.
+/// The phases.
 #[derive(Debug, Args)]
 pub(crate) struct PhaseArgs {
     /// Begin at this phase.
@@ -245,7 +245,7 @@ pub(crate) struct PhaseArgs {
     #[arg(long, value_name = "PHASE")]
     to: Option<String>,
 
-    /// These phases alone.
+    /// Only these phases.
     #[arg(long, value_name = "PHASE", conflicts_with_all = ["from", "to"])]
     only: Vec<String>,
 }
@@ -265,19 +265,19 @@ pub(crate) struct RepairArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Restart these and what needs them, even if their checks hold.
+    /// Restart these phases and the phases that need them, even if their checks hold.
     pub(crate) phases: Vec<String>,
 
-    /// Restart these too, and what needs them, unless their checks hold by now.
+    /// Restart these phases and the phases that need them, too, but only if their checks still fail.
     #[arg(long, value_name = "PHASE", hide = true)]
     pub(crate) if_failing: Vec<String>,
 
-    /// Take everything off except what is kept, and start from the first phase. Only if a check still fails when this command begins, and
-    /// if an apply could begin afterwards.
+    /// Make a full clean, which leaves only what is kept, and start from the first phase. Only if a check still fails when this command
+    /// begins, and if an apply could begin afterwards.
     #[arg(long, conflicts_with_all = ["phases", "prune"])]
     pub(crate) rebuild: bool,
 
-    /// Only take back what is on the host but not in the plan; restart nothing.
+    /// Only remove what is on the host but not in the plan; restart nothing.
     #[arg(long, conflicts_with_all = ["phases", "if_failing"])]
     pub(crate) prune: bool,
 }
@@ -296,11 +296,11 @@ pub(crate) struct CertsArgs {
 pub(crate) enum CertsCommand {
     /// Renew the certificates of the first component that has one past three fifths of its life, and wait until it uses them.
     Renew(RenewArgs),
-    /// Replace an authority, a step at a time: begin, switch, finish (docs/certificates.md).
+    /// Replace an authority in three steps: begin, switch, finish (docs/certificates.md).
     ///
-    /// Each step restarts the components that read their roots only when they start. Between the steps everything goes on, for as long as
-    /// you like: after `begin` copy the admin's kubeconfig again to each place where it is used, and restart workloads that talk to the
-    /// API server; then switch.
+    /// Each step restarts the components that read their roots only when they start. You may wait between the steps; the cluster continues
+    /// to run. After `begin`, copy the admin's kubeconfig again to each machine that uses it, and restart workloads that call the API
+    /// server; then take the step `switch`.
     Rotate(RotateArgs),
 }
 
@@ -316,19 +316,20 @@ pub(crate) struct RotateArgs {
     #[arg(value_enum)]
     pub(crate) step: RotateStep,
 
-    /// Show what it would change, and change nothing. Exit code 2 if it would change something.
+    /// Show what the step would change, and change nothing. Exit code 2 if it would change something.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum RotateStep {
-    /// Make a successor that is trusted beside the present authority; or the next encryption key, which then decrypts but does not
-    /// encrypt.
+    /// Make a successor that components trust together with the present authority; or the next encryption key, which decrypts but does
+    /// not encrypt yet.
     Begin,
-    /// Sign with the successor, and renew all that its predecessor signed; or encrypt with the next key, and store all Secrets again.
+    /// Sign with the successor, and renew all certificates that its predecessor signed; or encrypt with the next key, and store all Secrets
+    /// again.
     Switch,
-    /// Trust the predecessor no more; or retire the previous key.
+    /// Stop trusting the predecessor; or retire the previous key.
     Finish,
 }
 
@@ -337,18 +338,18 @@ pub(crate) struct RenewArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Renew those of this component, if one of its certificates is due.
+    /// Renew the certificates of this component, if one of them is due.
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(components()))]
     pub(crate) component: Option<String>,
 
-    /// Renew those of all components, one after the other.
+    /// Renew the due certificates of all components, one component after the other.
     #[arg(long, conflicts_with = "component")]
     pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Show it again whenever it changes, until interrupted.
+    /// Show the status again at each change, until interrupted.
     #[arg(long, conflicts_with = "json")]
     pub(crate) watch: bool,
 
@@ -359,7 +360,7 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
-    /// For how long, for example 30m; at most 7 days.
+    /// Duration of the pause, for example 30m; at most 7 days.
     #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) time: std::time::Duration,
 
@@ -373,7 +374,7 @@ pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// How long nodeletd leaves the node drained, for example 30m; at most 7 days.
+    /// Time for which the node stays drained, for example 30m; at most 7 days.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(crate) lasting: std::time::Duration,
 }
@@ -394,7 +395,7 @@ pub(crate) struct PassArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PodSubnetsArgs {
-    /// The pods' network of the cluster.
+    /// The cluster's network for pods.
     #[arg(long, value_name = "CIDR")]
     pub(crate) network: ipnet::IpNet,
 
@@ -423,7 +424,7 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) full: bool,
 
-    /// Show each change on a terminal, too. Without this option, a terminal shows a long plan with one line for each phase.
+    /// Show each change. Without this option, a terminal shows only one line for each phase of a long plan.
     #[arg(long, conflicts_with = "full")]
     pub(crate) details: bool,
 
@@ -440,11 +441,11 @@ pub(crate) struct DiffArgs {
     #[command(flatten)]
     pub(crate) phases: PhaseArgs,
 
-    /// Make every check, and show what `nodelet repair` would stop and change, instead of what an apply would.
+    /// Make every check, and show what `nodelet repair` would stop and change, instead of what `nodelet apply` would change.
     #[arg(long, conflicts_with_all = ["facts", "from", "to", "only"])]
     pub(crate) repair: bool,
 
-    /// Also say whether an apply could begin after a full clean: of the ports in use, only those of the role count as free.
+    /// Also show whether an apply could begin after a full clean. Ports that the role uses count as free, other ports in use do not.
     #[arg(long, conflicts_with_all = ["facts", "repair"])]
     pub(crate) rebuild: bool,
 }
@@ -454,8 +455,8 @@ pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
 
-    /// If another role is on this host, replace it: remove what only that role has, and apply this one. Without this option, such an
-    /// apply is refused.
+    /// If another role is on this host, replace it: remove what only that role has, and apply this role. Without this option, `apply` refuses
+    /// to run on such a host.
     #[arg(long, conflicts_with_all = ["from", "to", "only"])]
     pub(crate) replace_role: bool,
 }
@@ -475,7 +476,7 @@ pub(crate) struct HistoryArgs {
     #[arg(long, value_name = "NUMBER")]
     pub(crate) run: Option<u64>,
 
-    /// Show at most this many runs, the newest last.
+    /// Maximum number of runs to show; the newest run is last.
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     pub(crate) last: usize,
 
@@ -508,8 +509,7 @@ pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
 
-    /// Remove what is marked to be kept as well: the cluster's data, its backups and its certificate
-    /// authorities.
+    /// Also remove what a clean keeps: the cluster's data, its backups and its certificate authorities.
     #[arg(long)]
     pub(crate) purge: bool,
 }

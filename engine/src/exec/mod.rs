@@ -20,7 +20,6 @@ pub use apply::unmet_requires::UnmetRequires;
 pub use check::failure_counts::FailureCounts;
 pub use check::status::{ChecksInProgress, Condition, ConditionKind, PhaseHealth, Status};
 pub use diagnosis::advice::advice;
-pub use dry_run::fidelity::{Fidelity, Mismatch, Seen};
 pub use dry_run::overlay::overlay_host;
 pub use dry_run::planned::Planned;
 pub use dry_run::simulated::simulated_host;

@@ -10,7 +10,7 @@ pub struct Selection {
     pub from: Option<String>,
     /// The last.
     pub to: Option<String>,
-    /// These alone.
+    /// Only these.
     pub only: Vec<String>,
 }
 
@@ -86,14 +86,8 @@ impl Selection {
     /// Whether it names this phase, which need not be one of the plan.
     #[must_use]
     pub fn names(&self, plan: &Plan, phase: &PhaseName) -> bool {
-        self.is_all()
+        *self == Self::default()
             || self.only.iter().any(|name| name == phase.as_str())
             || self.phases(plan).iter().any(|its| its.name == *phase)
-    }
-
-    /// Whether it is all of the plan.
-    #[must_use]
-    pub fn is_all(&self) -> bool {
-        *self == Self::default()
     }
 }

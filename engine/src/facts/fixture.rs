@@ -1,6 +1,8 @@
 //! Facts as a YAML file.
 
+use super::interests::FactQuery;
 use super::model::Facts;
+use super::preflight::Requirement;
 use crate::yaml;
 
 /// Facts that could not be read or written.
@@ -69,6 +71,29 @@ impl Facts {
         serde_yaml::to_string(self).map_err(FactsError::Write)
     }
 
+    /// The facts of a file, for these preconditions. If the file does not list a program that `nodelet facts` does not look for, it is
+    /// unknown whether the host has the program.
+    #[must_use]
+    pub fn with_unknown_programs<'r>(
+        mut self,
+        requirements: impl IntoIterator<Item = &'r Requirement>,
+    ) -> Self {
+        let usual = FactQuery::default().programs;
+        let listed = self.programs.clone().unwrap_or_default();
+        for requirement in requirements {
+            let Requirement::Programs(names) = requirement else {
+                continue;
+            };
+            for name in names {
+                if !usual.contains(name) && !listed.contains(name) {
+                    let why = "the file of facts does not say; if the host has the program, add it to the list `programs` of the file";
+                    self.unknown.insert(name.clone(), why.to_owned());
+                }
+            }
+        }
+        self
+    }
+
     /// The facts without the content of files, so that they can be sent to others: a daemon.json can hold a proxy's password.
     #[must_use]
     pub fn without_files(mut self) -> Self {
@@ -88,6 +113,20 @@ mod tests {
         let facts = Facts::nothing_about("cp-1");
         let yaml = facts.to_yaml().unwrap();
         assert_eq!(Facts::from_yaml(&yaml).unwrap(), facts);
+    }
+
+    #[test]
+    fn a_program_that_the_file_cannot_know_is_unknown() {
+        let judge = |listed: &[&str], name: &str| {
+            let mut facts = Facts::nothing_about("cp-1");
+            facts.programs = Some(listed.iter().map(|&name| name.to_owned()).collect());
+            let requirement = Requirement::Programs(vec![name.to_owned()]);
+            let facts = facts.with_unknown_programs([&requirement]);
+            requirement.check(&facts).to_string()
+        };
+        assert_eq!(judge(&["chronyd"], "chronyd"), "met");
+        assert!(judge(&[], "chronyd").starts_with("unknown: programs: chronyd"));
+        assert!(judge(&[], "ip").contains("missing: ip"));
     }
 
     #[test]

@@ -62,7 +62,13 @@ impl FactQuery {
         for requirement in requirements {
             match requirement {
                 Requirement::PortsFree(_) => self.listeners = true,
-                Requirement::Programs(names) => self.programs.extend_from_slice(names),
+                Requirement::Programs(names) => {
+                    for name in names {
+                        if !self.programs.contains(name) {
+                            self.programs.push(name.clone());
+                        }
+                    }
+                }
                 Requirement::MinDisk { path, .. }
                 | Requirement::PersistentDirectory { path, .. } => {
                     self = self.and_disks([path.clone()]);
@@ -252,6 +258,22 @@ mod tests {
             Requirement::Root,
             Requirement::ClockSane,
         ]
+    }
+
+    #[test]
+    fn what_is_asked_already_is_not_asked_twice() {
+        let usual = FactQuery::default();
+        let requirements = [
+            Requirement::Programs(vec!["ip".to_owned()]),
+            Requirement::MinDisk {
+                path: "/var".to_owned(),
+                bytes: 1,
+            },
+        ];
+        assert_eq!(usual.clone().and_requirements(&requirements), usual);
+        let requirements = [Requirement::Programs(vec!["chronyd".to_owned()])];
+        let asked = usual.and_requirements(&requirements);
+        assert_eq!(asked.programs.last().map(String::as_str), Some("chronyd"));
     }
 
     /// An item that was not asked for is never taken for absent. The facts asked for one precondition give the same verdict as all facts.

@@ -134,12 +134,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether it holds for certain.
-    #[must_use]
-    pub fn is_met(&self) -> bool {
-        *self == Self::Met
-    }
-
     pub(crate) fn not_met(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::NotMet {
             problem: problem.into(),

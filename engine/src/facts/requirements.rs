@@ -133,8 +133,8 @@ pub(crate) fn persistent_directory(facts: &Facts, path: &str, wanted: u64) -> Ve
     }
     if let Some(what) = disk.taken_by.as_deref().filter(|_| disk.path == path) {
         return Verdict::not_met(
-            format!("{path} is no directory: {what} stands there"),
-            "name another directory, or move away what stands there",
+            format!("{path} is not a directory: {what} is there"),
+            "name another directory, or move away what is there",
         );
     }
     let mode = disk.mode.as_deref().filter(|_| disk.path == path);

@@ -52,7 +52,7 @@ impl Chain {
             // A record that is not in the chain was not written by the engine.
             if !matches!(record, Record::Header { .. }) {
                 return Err(format!(
-                    "it has no number, and {} comes next",
+                    "it has no number, but should have {}",
                     self.number + 1
                 ));
             }
@@ -71,7 +71,7 @@ impl Chain {
                 "it was there before"
             };
             return Err(format!(
-                "it has number {number} where {wanted} comes next: {what}"
+                "its number is {number}, but should be {wanted}: {what}"
             ));
         }
         let next = self.next(text);

@@ -48,17 +48,9 @@ impl LastRun {
         }
     }
 
-    /// Parses the content of the file; `None` if it is not valid. Programs that gave a ledger no id wrote only the number
-    /// of a run; to be removed at the first release.
+    /// Parses the content of the file; `None` if it is not valid.
     pub(super) fn parse(content: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(content).ok()?.trim();
-        if let Ok(run) = text.parse() {
-            return Some(Self {
-                run,
-                ..Self::default()
-            });
-        }
-        serde_json::from_str(text).ok()
+        serde_json::from_slice(content).ok()
     }
 
     pub(super) fn text(&self) -> Vec<u8> {

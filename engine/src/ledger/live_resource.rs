@@ -8,7 +8,7 @@ use super::{Record, RunId, VERSION};
 use crate::ledger::last_run::id_of;
 use crate::model::{Outcome, PhaseName, Span, StepId, Verb};
 use crate::plan::PlannedStep;
-use crate::resource::Undo;
+use crate::resource::{Spec, Undo};
 
 /// Runs whose records survive compaction.
 pub(super) const RUNS_KEPT: usize = 50;
@@ -37,6 +37,9 @@ pub struct LiveResource {
     pub steps: Vec<StepId>,
     /// Where the script has the step that changed it first, if that is still recorded.
     pub span: Option<Span>,
+    /// The plan had it no longer, and it could not be taken back, because something on the host uses it: it stays until a
+    /// clean.
+    pub in_use: bool,
 }
 
 /// The records that count, by their places among all.
@@ -72,11 +75,18 @@ impl Standing {
                 Record::Undo { keep, .. } => standing.undos.push((place, *keep)),
                 Record::CleanLane { .. } => standing.lane(place, record),
                 // A rollback has carried them out. What appears there afterwards may not be the role's.
-                Record::Reverted { run, phase, thing } => {
-                    standing.revert(records, *run, phase, thing.as_deref());
-                }
+                Record::Reverted {
+                    run,
+                    phase,
+                    thing,
+                    left,
+                } => standing.revert(records, (*run, phase), thing.as_deref(), left),
                 Record::Cleaned { run, kept } => standing.clean(records, *run, *kept),
-                Record::Withdrawn { thing, .. } => standing
+                Record::Withdrawn {
+                    thing,
+                    in_use: false,
+                    ..
+                } => standing
                     .undos
                     .retain(|(place, _)| about(&records[*place]).is_some_and(|its| its != *thing)),
                 Record::LaneWithdrawn { phase, step, .. } => {
@@ -112,7 +122,8 @@ impl Standing {
         };
         if known.holes {
             for step in steps {
-                if known.steps.iter().all(|its| its.id != step.id) {
+                let id = present_id(step, phase);
+                if known.steps.iter().all(|its| present_id(its, phase) != id) {
                     known.steps.push(step.clone());
                 }
             }
@@ -135,7 +146,14 @@ impl Standing {
         }
     }
 
-    fn revert(&mut self, records: &[Record], wanted: RunId, name: &PhaseName, thing: Option<&str>) {
+    /// Drops what a run did in a phase, or only `thing`, except for what it `left`.
+    fn revert(
+        &mut self,
+        records: &[Record],
+        (wanted, name): (RunId, &PhaseName),
+        thing: Option<&str>,
+        left: &[String],
+    ) {
         self.undos.retain(|(place, _)| match &records[*place] {
             Record::Undo {
                 run,
@@ -144,7 +162,10 @@ impl Standing {
                 undo,
                 ..
             } => {
-                let meant = thing.is_none_or(|thing| undo.about() == thing);
+                let meant = match thing {
+                    Some(thing) => undo.about() == thing,
+                    None => left.is_empty() || !left.contains(&undo.about()),
+                };
                 *keep || *run != wanted || phase != name || !meant
             }
             _ => false,
@@ -324,8 +345,44 @@ pub(super) fn cut_runs(records: &[Record], digest: &str) -> BTreeMap<RunId, BTre
     cut
 }
 
+/// Directories that a rollback of a phase left because something else was in them, if the phase has not been completed
+/// since.
+pub(super) fn left_by_rollback(records: &[Record], name: &PhaseName) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for record in records {
+        match record {
+            Record::Reverted { phase, left, .. } if phase == name => {
+                all.extend(left.iter().cloned());
+            }
+            Record::Stands { phase, .. } if phase == name => all.clear(),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// Things that could not be taken back because something on the host uses them. A thing that was made again since is not
+/// among them.
+fn left_in_use(records: &[Record]) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for record in records {
+        match record {
+            Record::Withdrawn {
+                thing,
+                in_use: true,
+                ..
+            } => _ = all.insert(thing.clone()),
+            Record::Withdrawn { thing, .. } => _ = all.remove(thing),
+            Record::Undo { undo, .. } if !all.is_empty() => _ = all.remove(&undo.about()),
+            _ => {}
+        }
+    }
+    all
+}
+
 /// Every thing that was changed and not taken back, in the order of the first change.
 pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
+    let in_use = left_in_use(records);
     let mut things: Vec<LiveResource> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for (place, _) in Standing::whole(records).undos {
@@ -358,6 +415,7 @@ pub(super) fn things(records: &[Record]) -> Vec<LiveResource> {
             },
             steps: vec![step.clone()],
             span: span_of(records, step),
+            in_use: in_use.contains(&undo.about()),
         });
     }
     things
@@ -380,10 +438,17 @@ pub(super) fn clean_lanes_noted(records: &[Record]) -> Vec<(RunId, PhaseName, Ve
 pub(super) fn clean_lane(records: &[Record], phase: &PhaseName) -> Option<(Vec<StepId>, bool)> {
     let mut lanes = Standing::of(records).lanes.into_iter();
     let its = lanes.find(|lane| lane.phase == *phase)?;
-    Some((
-        its.steps.into_iter().map(|step| step.id).collect(),
-        its.holes,
-    ))
+    let ids = its.steps.iter().map(|step| present_id(step, phase));
+    Some((ids.collect(), its.holes))
+}
+
+/// The id that a plan has for a step of a clean lane. Older records name the kind of one step differently
+/// (`sysctl_as_before`); to be removed at the first release.
+fn present_id(step: &PlannedStep, phase: &PhaseName) -> StepId {
+    match &step.spec {
+        Spec::SysctlSnapshot(_) => StepId::new(phase, step.spec.kind(), &step.spec.label()),
+        _ => step.id.clone(),
+    }
 }
 
 /// The header, the records of the last runs, which operators may ask about, and one record per live thing.

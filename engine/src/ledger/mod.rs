@@ -1,10 +1,10 @@
 //! The ledger: what the engine did to a host, durable and append-only.
 //!
 //! A file of JSON lines in the engine's state directory. An intent is written before a step converges, each undo before
-//! its effect, a receipt after the step; every line is on disk before the run goes on. With the ledger alone a role can
-//! be taken off a host, years after its scripts are gone, and an operator can ask what was done and why.
+//! its effect, a receipt after the step; every line is on disk before the run goes on. Only the ledger is needed to remove a
+//! role from a host, even years after its scripts are gone, and an operator can ask what was done and why.
 //!
-//! Previous content of files is stored beside it, under its hash, readable by root alone. The runner is the only
+//! Previous content of files is stored beside it, under its hash, readable only by root. The runner is the only
 //! writer; it holds the host's lock. Reading needs no lock: a last line that is half written counts as not written. Any
 //! other problem with the file is an error that names the line (`seal`): half a ledger would take half a role off the
 //! host.

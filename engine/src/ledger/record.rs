@@ -79,14 +79,21 @@ pub enum Record {
         /// As [`Undo::about`] names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         thing: Option<String>,
+        /// Directories that stay because something else is in them, as [`Undo::about`] names them. Their undos still
+        /// count.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
     },
-    /// A thing was taken back: it is as it was before the role.
+    /// A thing was taken back: it is as it was before the role. With `in_use` it was not: something on the host uses it.
+    /// Then its undo still counts, and only a clean carries it out.
     Withdrawn {
         run: RunId,
         phase: PhaseName,
         step: StepId,
         /// As [`Undo::about`] names it.
         thing: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_use: bool,
     },
     /// The clean lane of a phase was carried out, except for what is kept; or only this step of it.
     LaneWithdrawn {

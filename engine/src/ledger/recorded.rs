@@ -79,6 +79,7 @@ impl Reading<'_> {
                     run,
                     phase,
                     thing: None,
+                    ..
                 } if step.id.phase() == Some(phase.as_str()) && !step.policy.keep => {
                     done.retain(|(by, _)| by != run);
                 }
@@ -193,6 +194,7 @@ mod tests {
             run,
             phase,
             thing: None,
+            left: Vec::new(),
         }
     }
 
@@ -202,6 +204,7 @@ mod tests {
             phase: phase(),
             step: id(name),
             thing: format!("file {name}"),
+            in_use: false,
         };
         vec![intent(run, name), gone]
     }

@@ -17,8 +17,8 @@ use crate::ledger::contents::{
 use crate::ledger::hash_chain::Chain;
 use crate::ledger::last_run::{LastRun, id_of};
 use crate::ledger::live_resource::{
-    LiveResource, LiveUndo, Standing, clean_lane, clean_lanes, compacted, cut_runs, live, noted_by,
-    things,
+    LiveResource, LiveUndo, Standing, clean_lane, clean_lanes, compacted, cut_runs,
+    left_by_rollback, live, noted_by, things,
 };
 use crate::model::{Failure, Outcome, PhaseName, STATE, Span, StepId, Verb};
 use crate::plan::PlannedStep;
@@ -70,15 +70,8 @@ impl<'a> Ledger<'a> {
         in_time(create_directories(host))
             .await
             .map_err(failed("create"))?;
-        let ledger = Self {
-            host,
-            state: Mutex::new(LedgerState {
-                tail_in_doubt: contents.truncated || contents.records.is_empty(),
-                records: contents.records,
-                chain: contents.chain,
-                in_flight: None,
-            }),
-        };
+        let in_doubt = contents.truncated || contents.records.is_empty();
+        let ledger = Self::of(host, contents.records, contents.chain, in_doubt);
         let mut state = ledger.state.lock().await;
         let is_new = state.records.is_empty();
         if is_new {
@@ -98,6 +91,18 @@ impl<'a> Ledger<'a> {
         Ok(ledger)
     }
 
+    /// A ledger of these records; nothing is written yet.
+    fn of(host: &'a dyn Host, records: Vec<Record>, chain: Chain, tail_in_doubt: bool) -> Self {
+        let state = LedgerState {
+            records,
+            chain,
+            tail_in_doubt,
+            in_flight: None,
+        };
+        let state = Mutex::new(state);
+        Self { host, state }
+    }
+
     /// Writes the tip and the copy again if they are missing, damaged or out of date. Returns whether they were.
     ///
     /// # Errors
@@ -107,15 +112,7 @@ impl<'a> Ledger<'a> {
         if !contents.copies_due {
             return Ok(false);
         }
-        let ledger = Ledger {
-            host,
-            state: Mutex::new(LedgerState {
-                tail_in_doubt: false,
-                records: contents.records,
-                chain: contents.chain,
-                in_flight: None,
-            }),
-        };
+        let ledger = Ledger::of(host, contents.records, contents.chain, false);
         let mut state = ledger.state.lock().await;
         ledger.keep_copies(&mut state).await?;
         drop(state);
@@ -209,15 +206,7 @@ impl<'a> Ledger<'a> {
             };
             records.insert(0, header);
         }
-        let ledger = Ledger {
-            host,
-            state: Mutex::new(LedgerState {
-                tail_in_doubt: true,
-                records,
-                chain: Chain::default(),
-                in_flight: None,
-            }),
-        };
+        let ledger = Self::of(host, records, Chain::default(), true);
         ledger.end(run, Outcome::Converged, (changed, 0)).await
     }
 
@@ -316,33 +305,11 @@ impl<'a> Ledger<'a> {
         Ok(run)
     }
 
-    /// Notes that a step is about to converge.
+    /// Notes that a step is about to converge, or that something that the plan no longer has is about to be taken back.
     ///
     /// # Errors
-    /// It could not be written; the step must not converge then.
+    /// It could not be written; the step must not converge then, and nothing must be taken back.
     pub async fn intent(
-        &self,
-        run: RunId,
-        phase: &PhaseName,
-        step: &PlannedStep,
-        change: &Change,
-    ) -> Result<(), LedgerError> {
-        self.append(Record::Intent {
-            run,
-            phase: phase.clone(),
-            step: step.id.clone(),
-            span: step.span.clone(),
-            action: change.action,
-            fields: change.differences.iter().map(|d| d.field.clone()).collect(),
-        })
-        .await
-    }
-
-    /// Notes that something that the plan no longer has is about to be taken back.
-    ///
-    /// # Errors
-    /// It could not be written; nothing must be taken back then.
-    pub async fn withdrawal(
         &self,
         run: RunId,
         phase: &PhaseName,
@@ -360,7 +327,7 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that a thing was taken back; `step` changed it first.
+    /// Notes that a thing was taken back, or that it is in use and stays until a clean; `step` changed it first.
     ///
     /// # Errors
     /// It could not be written.
@@ -368,14 +335,15 @@ impl<'a> Ledger<'a> {
         &self,
         run: RunId,
         phase: &PhaseName,
-        step: &StepId,
-        thing: &str,
+        (step, thing): (&StepId, &str),
+        in_use: bool,
     ) -> Result<(), LedgerError> {
         self.append(Record::Withdrawn {
             run,
             phase: phase.clone(),
             step: step.clone(),
             thing: thing.to_owned(),
+            in_use,
         })
         .await
     }
@@ -490,7 +458,8 @@ impl<'a> Ledger<'a> {
         .await
     }
 
-    /// Notes that everything that a run did in a phase, or only `thing`, has been taken back.
+    /// Notes that everything that a run did in a phase, or only `thing`, has been taken back, except for the directories
+    /// in `left`, in which something else is.
     ///
     /// # Errors
     /// It could not be written.
@@ -499,13 +468,20 @@ impl<'a> Ledger<'a> {
         run: RunId,
         phase: &PhaseName,
         thing: Option<String>,
+        left: Vec<String>,
     ) -> Result<(), LedgerError> {
         self.append(Record::Reverted {
             run,
             phase: phase.clone(),
             thing,
+            left,
         })
         .await
+    }
+
+    /// Directories that a rollback of a phase left, if the phase has not been completed since.
+    pub async fn left_by_rollback(&self, phase: &PhaseName) -> BTreeSet<String> {
+        left_by_rollback(&self.state.lock().await.records, phase)
     }
 
     /// Notes that everything has been taken back; `kept` says whether kept things stay. `directories` are still there

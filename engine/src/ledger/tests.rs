@@ -12,7 +12,8 @@ use crate::host::{Attributes, Files as _};
 use crate::model::{Outcome, STATE, Span, StepId, Verb};
 use crate::plan::{PlannedStep, StepPolicy};
 use crate::resource::{
-    Action, Change, DirectorySpec, Owner, SavedContent, Spec, Undo, UndoLog as _,
+    Action, Change, DirectorySpec, Owner, SavedContent, Spec, SysctlSnapshotSpec, Undo,
+    UndoLog as _,
 };
 
 fn step(name: &str) -> PlannedStep {
@@ -44,17 +45,15 @@ async fn note(ledger: &Ledger<'_>, undo: Undo) -> u64 {
         .begin(Verb::Apply, "pf9-kube 1.20.2", "0123456789abcdef")
         .await
         .unwrap();
-    let phase = "etcd".parse().unwrap();
+    let (phase, step) = ("etcd".parse().unwrap(), step("/a"));
+    let (place, change) = ((&step.id, &step.span), Change::new(Action::Create));
+    ledger.intent(run, &phase, place, &change).await.unwrap();
     ledger
-        .intent(run, &phase, &step("/a"), &Change::new(Action::Create))
-        .await
-        .unwrap();
-    ledger
-        .step_log(run, &phase, &step("/a"))
+        .step_log(run, &phase, &step)
         .note(&undo)
         .await
         .unwrap();
-    ledger.receipt(run, &phase, &step("/a").id).await.unwrap();
+    ledger.receipt(run, &phase, &step.id).await.unwrap();
     run
 }
 
@@ -111,7 +110,7 @@ async fn a_reverted_run_leaves_what_earlier_runs_did() {
     note(&ledger, removal("/a")).await;
     let run = note(&ledger, removal("/b")).await;
     ledger
-        .reverted(run, &"etcd".parse().unwrap(), None)
+        .reverted(run, &"etcd".parse().unwrap(), None, Vec::new())
         .await
         .unwrap();
     drop(ledger);
@@ -128,11 +127,85 @@ async fn a_reverted_run_takes_its_clean_lane_with_it() {
         let lane = vec![step("/left")];
         ledger.clean_lane(run, phase, lane).await.unwrap();
     }
-    ledger.reverted(2, &docker, None).await.unwrap();
+    let reverted = ledger.reverted(2, &docker, None, Vec::new()).await;
+    reverted.unwrap();
     assert_eq!(ledger.clean_lanes().await.len(), 2, "of another run");
-    ledger.reverted(2, &etcd, None).await.unwrap();
+    let reverted = ledger.reverted(2, &etcd, None, Vec::new()).await;
+    reverted.unwrap();
     let left = ledger.clean_lanes().await;
     assert_eq!(left, [(docker, vec![step("/left")])]);
+}
+
+#[tokio::test]
+async fn a_rollback_forgets_no_directory_that_it_left() {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    let phase = "etcd".parse().unwrap();
+    let directory = Undo::RemoveDirectory { path: "/d".into() };
+    let run = note(&ledger, directory.clone()).await;
+    ledger
+        .step_log(run, &phase, &step("/a"))
+        .note(&removal("/d/a"))
+        .await
+        .unwrap();
+    let left = vec![directory.about()];
+    let reverted = ledger.reverted(run, &phase, None, left.clone()).await;
+    reverted.unwrap();
+    let named: Vec<String> = ledger.left_by_rollback(&phase).await.into_iter().collect();
+    assert_eq!(named, left);
+    // The phase is complete later: the directory is a part of it.
+    ledger.stands(run + 1, &phase).await.unwrap();
+    assert!(ledger.left_by_rollback(&phase).await.is_empty());
+    drop(ledger);
+    assert_eq!(live(&host).await, [directory]);
+}
+
+#[tokio::test]
+async fn what_is_in_use_counts_until_it_is_taken_back() {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    let undo = Undo::UnloadModule {
+        name: "ip_vs".to_owned(),
+        stay: Vec::new(),
+    };
+    let run = note(&ledger, undo.clone()).await;
+    let phase = "etcd".parse().unwrap();
+    let (id, about) = (step("/a").id, undo.about());
+    let thing = (&id, about.as_str());
+    ledger.withdrawn(run, &phase, thing, true).await.unwrap();
+    let things = ledger.things().await;
+    assert!(things.iter().all(|thing| thing.in_use), "{things:?}");
+    assert_eq!(things.len(), 1);
+    ledger.withdrawn(run, &phase, thing, false).await.unwrap();
+    drop(ledger);
+    assert_eq!(live(&host).await, []);
+}
+
+/// Otherwise the apply after an interrupted clean would record the role's own value as the one from before the role.
+#[tokio::test]
+async fn a_step_of_an_older_clean_lane_is_known_by_its_present_id() {
+    let host = FakeHost::new();
+    let ledger = Ledger::open(&host).await.unwrap();
+    let phase = "etcd".parse().unwrap();
+    let mut older = step("/left");
+    older.spec = Spec::SysctlSnapshot(SysctlSnapshotSpec {
+        key: "kernel.panic".to_owned(),
+        before: Some("0".to_owned()),
+    });
+    older.id = StepId::new(&phase, "sysctl_as_before", "kernel.panic");
+    let mut present = older.clone();
+    present.id = StepId::new(&phase, older.spec.kind(), "kernel.panic");
+    let run = note(&ledger, removal("/a")).await;
+    let lane = vec![older.clone(), step("/left")];
+    ledger.clean_lane(run, &phase, lane).await.unwrap();
+    let gone = step("/left").id;
+    let written = ledger.lane_withdrawn(run, &phase, Some(&gone)).await;
+    written.unwrap();
+    let known = ledger.clean_lane_of(&phase).await;
+    assert_eq!(known, Some((vec![present.id.clone()], true)));
+    // Nor does a later lane add the step a second time.
+    ledger.clean_lane(run, &phase, vec![present]).await.unwrap();
+    assert_eq!(ledger.clean_lanes().await, [(phase, vec![older])]);
 }
 
 #[tokio::test]
@@ -242,7 +315,7 @@ async fn compaction_keeps_what_counts_wherever_it_is_cut() {
         }
         let run = note(&ledger, removal("/gone")).await;
         ledger
-            .reverted(run, &"etcd".parse().unwrap(), None)
+            .reverted(run, &"etcd".parse().unwrap(), None, Vec::new())
             .await
             .unwrap();
     }

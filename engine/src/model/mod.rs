@@ -23,5 +23,5 @@ pub use hex::hex;
 pub use name::{InvalidPhaseName, PhaseName, Span, StepId};
 pub use paths::STATE;
 pub use run::{Failure, Outcome, Problem, Verb};
-pub use template::{RenderError, Text, render, variables};
+pub use template::{FILTERS, RenderError, Text, render, variables};
 pub use value::{OutputRef, SecretRef, Value};

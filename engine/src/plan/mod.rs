@@ -7,10 +7,12 @@
 mod digest;
 mod order;
 mod owners;
+mod secrets;
 mod skipped;
 
 pub use order::{Graph, OrderError};
 pub(crate) use owners::shared_things;
+pub(crate) use secrets::guard_secrets;
 pub use skipped::SkippedWord;
 
 use std::path::PathBuf;
@@ -105,7 +107,7 @@ impl PlannedPhase {
     /// [`PlannedPhase::timeout`] where the script says nothing.
     pub const TIMEOUT: Duration = Duration::from_secs(600);
 
-    /// A phase that does nothing: tests begin with one.
+    /// A phase that does nothing: tests, and the lowering of `phase`, begin with one.
     #[must_use]
     pub fn bare(name: PhaseName) -> Self {
         Self {

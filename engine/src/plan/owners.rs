@@ -33,18 +33,18 @@ fn shared(
     (owner, first): (&PlannedPhase, &PlannedStep),
 ) -> Diagnostic {
     let message = format!(
-        "{} `{}` of phase `{}` is also a thing of phase `{}`: {} `{}` at {}",
+        "phase `{}` makes {} `{}`, but phase `{}` makes {} `{}` at {}, and both are the same thing on the host",
+        phase.name,
         step.spec.kind(),
         step.spec.label(),
-        phase.name,
         owner.name,
         first.spec.kind(),
         first.spec.label(),
         first.span
     );
     Diagnostic::new("P0408", step.span.clone(), message).help(format!(
-        "keep it in one phase; the other phase names that one in `.requires` or `.after`, for example .requires([\"{}\"])",
-        owner.name
+        "remove it from one of the two phases; if `{}` needs it from `{}`, write .requires([\"{}\"])",
+        phase.name, owner.name, owner.name
     ))
 }
 
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(
             told(&[first, second]),
             [
-                "phases/b.rhai:6:1: symlink `/etc/one` of phase `b` is also a thing of phase `a`: symlink `/etc/one` at phases/a.rhai:6:1"
+                "phases/b.rhai:6:1: phase `b` makes symlink `/etc/one`, but phase `a` makes symlink `/etc/one` at phases/a.rhai:6:1, and both are the same thing on the host"
             ]
         );
     }

@@ -320,7 +320,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
             failure: Failure {
                 what: "file /etc/x".to_owned(),
                 span: Span::new("phases/etcd.rhai", 3, 1),
-                chain: vec!["make /etc/x a file: a directory stands there".to_owned()],
+                chain: vec!["make /etc/x a file: a directory is there".to_owned()],
                 found: vec!["container etcd runs".to_owned()],
                 next: "move it away".to_owned(),
             },
@@ -332,7 +332,7 @@ would change: 1 created, 1 changed, 0 restarted, 0 removed; 2 unchanged; 1 known
         let diff = review.diff();
         assert!(
             diff.contains(
-                "  ✗ etcd would fail at phases/etcd.rhai:3:1: file /etc/x\n      could not make /etc/x a file: a directory stands there\n      next: move it away\n"
+                "  ✗ etcd would fail at phases/etcd.rhai:3:1: file /etc/x\n      could not make /etc/x a file: a directory is there\n      next: move it away\n"
             ),
             "{diff}"
         );

@@ -12,6 +12,7 @@ pub(crate) mod kernel;
 pub(crate) mod kubernetes;
 pub mod pki;
 mod resource_keys;
+mod secrecy;
 pub(crate) mod system;
 mod undo;
 
@@ -41,6 +42,7 @@ pub use kubernetes::pods::PodsSpec;
 pub use pki::{
     AuthoritySpec, CertificateSpec, EncryptionKeysSpec, KubeconfigSpec, ServiceAccountKeySpec,
 };
+pub(crate) use secrecy::{Secrecy, TOO_OPEN};
 pub use system::command::CommandStep;
 pub use system::group::GroupSpec;
 pub use system::packages::PackagesSpec;
@@ -134,7 +136,7 @@ impl ResourceError {
         };
         let path = path.display();
         Self::Unmet {
-            what: format!("make {path} {wanted}: {found} stands there"),
+            what: format!("make {path} {wanted}: {found} is there"),
             next: format!(
                 "check whether it is still needed, then move it away (`mv {path} {path}.away`)"
             ),
@@ -276,84 +278,73 @@ pub trait Resource: Send + Sync {
     }
 }
 
-/// Calls `$body` with `$resource` bound to the typed resource inside a [`Spec`].
-macro_rules! with_resource {
-    ($spec:expr, $resource:ident => $body:expr) => {
-        match $spec {
-            Spec::Directory($resource) => $body,
-            Spec::File($resource) => $body,
-            Spec::Symlink($resource) => $body,
-            Spec::EnvFile($resource) => $body,
-            Spec::Authority($resource) => $body,
-            Spec::ServiceAccountKey($resource) => $body,
-            Spec::EncryptionKeys($resource) => $body,
-            Spec::DataId($resource) => $body,
-            Spec::Certificate($resource) => $body,
-            Spec::Kubeconfig($resource) => $body,
-            Spec::Image($resource) => $body,
-            Spec::ImageDirectory($resource) => $body,
-            Spec::Container($resource) => $body,
-            Spec::Service($resource) => $body,
-            Spec::Sysctl($resource) => $body,
-            Spec::KernelModule($resource) => $body,
-            Spec::Packages($resource) => $body,
-            Spec::Link($resource) => $body,
-            Spec::Pods($resource) => $body,
-            Spec::PodContainer($resource) => $body,
-            Spec::Manifest($resource) => $body,
-            Spec::Node($resource) => $body,
-            Spec::Drain($resource) => $body,
-            Spec::Command($resource) => $body,
-            Spec::FirewallChains($resource) => $body,
-            Spec::Ipsets($resource) => $body,
-            Spec::IpvsServices($resource) => $body,
-            Spec::Cgroup($resource) => $body,
-            Spec::SysctlSnapshot($resource) => $body,
-            Spec::Group($resource) => $body,
-            Spec::Timer($resource) => $body,
+/// Makes of the list of all kinds: [`Spec`], the names of the kinds in reports and step ids, and `with_resource`, which calls `$body` with
+/// `$resource` bound to the typed resource inside a [`Spec`]. The first token stands for the `$` of the inner macro.
+macro_rules! kinds {
+    (($d:tt) $($(#[$meta:meta])* $kind:ident($spec:ty) => $name:literal,)*) => {
+        macro_rules! with_resource {
+            ($d spec:expr, $d resource:ident => $d body:expr) => {
+                match $d spec {
+                    $(Spec::$kind($d resource) => $d body,)*
+                }
+            };
+        }
+        pub(crate) use with_resource;
+
+        /// A resource intent, ready to be serialized.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        #[expect(missing_docs, reason = "each variant is documented at its type")]
+        pub enum Spec {
+            $($(#[$meta])* $kind($spec),)*
+        }
+
+        impl Spec {
+            /// The name of the kind in reports and step ids.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$kind(_) => $name,)*
+                }
+            }
         }
     };
 }
-pub(crate) use with_resource;
 
-/// A resource intent, ready to be serialized.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "each variant is documented at its type")]
-pub enum Spec {
-    Directory(DirectorySpec),
-    File(FileSpec),
-    Symlink(SymlinkSpec),
-    EnvFile(EnvFileSpec),
-    Authority(AuthoritySpec),
-    ServiceAccountKey(ServiceAccountKeySpec),
-    EncryptionKeys(EncryptionKeysSpec),
-    DataId(DataIdSpec),
-    Certificate(CertificateSpec),
-    Kubeconfig(KubeconfigSpec),
-    Image(ImageSpec),
-    ImageDirectory(ImageDirectorySpec),
-    Container(ContainerSpec),
-    Service(ServiceSpec),
-    Sysctl(SysctlSpec),
-    KernelModule(KernelModuleSpec),
-    Packages(PackagesSpec),
-    Link(LinkSpec),
-    Pods(PodsSpec),
-    PodContainer(PodContainerSpec),
-    Manifest(ManifestSpec),
-    Node(NodeSpec),
-    Drain(DrainSpec),
-    Command(CommandStep),
-    FirewallChains(FirewallChainsSpec),
-    Ipsets(IpsetsSpec),
-    IpvsServices(IpvsServicesSpec),
-    Cgroup(CgroupSpec),
+kinds! { ($)
+    Directory(DirectorySpec) => "directory",
+    File(FileSpec) => "file",
+    Symlink(SymlinkSpec) => "symlink",
+    EnvFile(EnvFileSpec) => "env_file",
+    Authority(AuthoritySpec) => "certificate_authority",
+    ServiceAccountKey(ServiceAccountKeySpec) => "service_account_key",
+    EncryptionKeys(EncryptionKeysSpec) => "encryption_keys",
+    DataId(DataIdSpec) => "data_id",
+    Certificate(CertificateSpec) => "certificate",
+    Kubeconfig(KubeconfigSpec) => "kubeconfig",
+    Image(ImageSpec) => "image",
+    ImageDirectory(ImageDirectorySpec) => "image_directory",
+    Container(ContainerSpec) => "container",
+    Service(ServiceSpec) => "service",
+    Sysctl(SysctlSpec) => "sysctl",
+    KernelModule(KernelModuleSpec) => "kernel_module",
+    Packages(PackagesSpec) => "packages",
+    Link(LinkSpec) => "link",
+    Pods(PodsSpec) => "pods",
+    PodContainer(PodContainerSpec) => "pod_container",
+    Manifest(ManifestSpec) => "manifest",
+    Node(NodeSpec) => "node",
+    Drain(DrainSpec) => "drain",
+    Command(CommandStep) => "command",
+    FirewallChains(FirewallChainsSpec) => "firewall_chains",
+    Ipsets(IpsetsSpec) => "ipsets",
+    IpvsServices(IpvsServicesSpec) => "ipvs_services",
+    Cgroup(CgroupSpec) => "cgroup",
     // `sysctl_before` in older records; to be removed at the first release.
     #[serde(alias = "sysctl_before")]
-    SysctlSnapshot(SysctlSnapshotSpec),
-    Group(GroupSpec),
-    Timer(TimerSpec),
+    SysctlSnapshot(SysctlSnapshotSpec) => "restore_sysctl",
+    Group(GroupSpec) => "group",
+    Timer(TimerSpec) => "timer",
 }
 
 impl Spec {
@@ -380,44 +371,6 @@ impl Spec {
     #[must_use]
     pub fn can_wait(&self, change: &Change) -> bool {
         matches!(self, Self::DataId(_)) && change.action == Action::Change
-    }
-
-    /// The name of the kind in reports and step ids.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Directory(_) => "directory",
-            Self::File(_) => "file",
-            Self::Symlink(_) => "symlink",
-            Self::EnvFile(_) => "env_file",
-            Self::Authority(_) => "certificate_authority",
-            Self::ServiceAccountKey(_) => "service_account_key",
-            Self::EncryptionKeys(_) => "encryption_keys",
-            Self::DataId(_) => "data_id",
-            Self::Certificate(_) => "certificate",
-            Self::Kubeconfig(_) => "kubeconfig",
-            Self::Image(_) => "image",
-            Self::ImageDirectory(_) => "image_directory",
-            Self::Container(_) => "container",
-            Self::Service(_) => "service",
-            Self::Sysctl(_) => "sysctl",
-            Self::KernelModule(_) => "kernel_module",
-            Self::Packages(_) => "packages",
-            Self::Link(_) => "link",
-            Self::Pods(_) => "pods",
-            Self::PodContainer(_) => "pod_container",
-            Self::Manifest(_) => "manifest",
-            Self::Node(_) => "node",
-            Self::Drain(_) => "drain",
-            Self::Command(_) => "command",
-            Self::FirewallChains(_) => "firewall_chains",
-            Self::Ipsets(_) => "ipsets",
-            Self::IpvsServices(_) => "ipvs_services",
-            Self::Cgroup(_) => "cgroup",
-            Self::SysctlSnapshot(_) => "restore_sysctl",
-            Self::Group(_) => "group",
-            Self::Timer(_) => "timer",
-        }
     }
 
     /// The name of the resource. See [`Resource::label`].

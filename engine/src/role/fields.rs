@@ -52,12 +52,12 @@ pub const MANIFEST_KEYS: &[Field] = &[
     Field::new(
         "parameters",
         "map",
-        "The role's parameters by name: lower-case letters, digits and `_`, a letter first. May be left out.",
+        "Optional. The role's parameters by name: lower-case letters, digits and `_`, a letter first.",
     ),
     Field::new(
         "checksums",
         "text",
-        "SHA-256 of the file `SHA256SUMS`, which has the checksum of each file in `phases/` and `payload/`. For installed packages; left out in a checkout.",
+        "Optional. SHA-256 of the file `SHA256SUMS`, which has the checksum of each file in `phases/` and `payload/`. Only with it are scripts, programs, images and packages verified before they are used. For installed packages; left out in a checkout.",
     ),
     Field::new(
         "payload",
@@ -71,34 +71,42 @@ pub const PARAMETER_KEYS: &[Field] = &[
     Field::new(
         "type",
         "text",
-        "`text`, `integer`, `bool`, or `texts` for a list of texts.",
+        "Required. `text`, `integer`, `bool`, or `texts` for a list of texts.",
     ),
     Field::new(
         "default",
         "of its type",
-        "The value where no setting gives one. A parameter with `required` may be without it.",
+        "The value where no setting gives one. Required, except for a parameter with `required: true`.",
     ),
-    Field::new("least", "integer", "The least value of an `integer`."),
-    Field::new("most", "integer", "The greatest value of an `integer`."),
+    Field::new(
+        "least",
+        "integer",
+        "Optional. The least value of an `integer`.",
+    ),
+    Field::new(
+        "most",
+        "integer",
+        "Optional. The greatest value of an `integer`.",
+    ),
     Field::new(
         "choices",
         "list of texts",
-        "The texts that a `text`, or each item of `texts`, may be. Without it, any text is accepted.",
+        "Optional. The texts that a `text`, or each item of `texts`, may be. Without it, any text is accepted.",
     ),
     Field::new(
         "required",
         "bool",
-        "If true, a `text` or `texts` must not be empty.",
+        "Optional, false by default. If true, a `text` or `texts` must not be empty, so a setting must give it if there is no `default`.",
     ),
     Field::new(
         "secret",
         "bool",
-        "If true, the value of a `text` is a secret: a script gets a reference to it, and no plan, log or report shows it.",
+        "Optional, false by default. If true, the value of a `text` is a secret: a script gets a reference to it, and no plan, log or report shows it.",
     ),
     Field::new(
         "doc",
         "text",
-        "What the parameter decides. Messages show it.",
+        "Required. What the parameter decides. Messages show it.",
     ),
 ];
 

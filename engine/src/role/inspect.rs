@@ -16,7 +16,7 @@ pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Di
         let message = format!("`{}` is no name of a role", manifest.name);
         findings.push(
             Diagnostic::new("P0616", place(text, "name"), message).help(
-                "it names the directory below /opt/pf9/roles: at most 64 letters, digits, `-`, `_` and `.`, a letter or digit first",
+                "it is the name of a directory in /opt/pf9/roles: use at most 64 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
             ),
         );
     }
@@ -32,15 +32,16 @@ pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Di
         if names.is_empty() {
             let message = format!("node kind `{node}` has no phases");
             findings.push(
-                Diagnostic::new("P0612", place(text, node), message)
-                    .help("name its phases, or take it out; was the file cut short?"),
+                Diagnostic::new("P0612", place(text, node), message).help(format!(
+                    "list its phases below `{node}:`, or remove `{node}:`"
+                )),
             );
         }
         let mut seen = BTreeSet::new();
         for name in names.iter().filter(|name| !seen.insert(*name)) {
             let message = format!("phase `{name}` is listed twice in `{node}`");
             findings.push(
-                Diagnostic::new("P0609", place(text, name), message).help("take one of them out"),
+                Diagnostic::new("P0609", place(text, name), message).help("remove one of the two"),
             );
         }
     }
@@ -51,7 +52,10 @@ pub(super) fn inspect(manifest: &RoleManifest, text: &str, findings: &mut Vec<Di
                 .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
     {
         let message = format!("`{digest}` is no SHA-256 in lower-case hexadecimal");
-        findings.push(Diagnostic::new("P0614", place(text, "checksums"), message));
+        findings.push(
+            Diagnostic::new("P0614", place(text, "checksums"), message)
+                .help("write the 64 digits that `sha256sum SHA256SUMS` prints"),
+        );
     }
     for path in &manifest.payload {
         if Path::new(path)

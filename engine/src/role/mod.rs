@@ -7,6 +7,7 @@
 mod fields;
 mod inspect;
 mod manifest;
+mod mistake;
 mod package;
 mod packed;
 mod parameter;

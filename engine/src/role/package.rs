@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::manifest::place;
-use super::{RoleManifest, inspect, packed, parameters};
+use super::{RoleManifest, inspect, mistake, packed, parameters};
 use crate::env::KubeEnv;
 use crate::host::{EntryKind, Files, HostError, Ownership, OwnershipError};
 use crate::model::{Diagnostic, Span, Value};
@@ -173,21 +173,7 @@ impl RolePackage {
                 return Err(Diagnostic::new("P0613", span, message)
                     .help("a role is lists and maps of names: write them one below the other"));
             }
-            let manifest = serde_yaml::from_str(&text).map_err(|error| {
-                let (line, column) = error
-                    .location()
-                    .map_or((1, 0), |at| (at.line(), at.column()));
-                let message = describe(&error);
-                let missing = message.starts_with("missing field");
-                let finding =
-                    Diagnostic::new("P0601", Span::new("role.yaml", line, column), message);
-                if missing {
-                    finding
-                        .help("add it; if the file was cut short, install the role's package again")
-                } else {
-                    finding
-                }
-            })?;
+            let manifest = serde_yaml::from_str(&text).map_err(|error| mistake::mistake(&error))?;
             Ok((text, manifest))
         }) {
             Ok(read) => read,
@@ -200,10 +186,13 @@ impl RolePackage {
         };
         if manifest.version != 1 {
             let message = format!(
-                "its format has version {}, this program supports version 1",
+                "the file has the format version {}, and this program reads version 1",
                 manifest.version
             );
-            findings.push(Diagnostic::new("P0602", place(&text, "version"), message));
+            findings.push(
+                Diagnostic::new("P0602", place(&text, "version"), message)
+                    .help("write `version: 1`; if the role is for a newer nodelet, install that"),
+            );
         }
         inspect::inspect(&manifest, &text, &mut findings);
         let phases = phases_directory(files, directory).await?;
@@ -214,7 +203,9 @@ impl RolePackage {
         for name in names {
             if name.parse::<crate::model::PhaseName>().is_err() {
                 let message = format!("`{name}` is no phase name");
-                findings.push(Diagnostic::new("P0603", place(&text, name), message));
+                findings.push(Diagnostic::new("P0603", place(&text, name), message).help(
+                    "use lower-case letters, digits and `-`, at most 63: the file of the phase is phases/NAME.rhai",
+                ));
                 continue;
             }
             match read_text(files, &phases.join(format!("{name}.rhai"))).await? {
@@ -223,10 +214,9 @@ impl RolePackage {
                 }
                 Err(finding) if finding.code == MISSING => {
                     let message = format!("{} is not there", finding.span);
-                    findings.push(
-                        Diagnostic::new(MISSING, place(&text, name), message)
-                            .help("add the file, or take the name out"),
-                    );
+                    findings.push(Diagnostic::new(MISSING, place(&text, name), message).help(
+                        format!("write phases/{name}.rhai, or remove `{name}` from `nodes`"),
+                    ));
                 }
                 Err(finding) => findings.push(finding),
             }
@@ -335,13 +325,29 @@ async fn read_text(
             Span::file(shown.as_str()),
             "the file is not there",
         )),
-        Some(bytes) if bytes.is_empty() => Err(finding(1, "the file is empty: was it cut short?")),
+        Some(bytes) if bytes.is_empty() => {
+            Err(finding(1, "the file is empty").help(content_of(&shown)))
+        }
         Some(bytes) => String::from_utf8(bytes).map_err(|error| {
             let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = right.iter().filter(|byte| **byte == b'\n').count() + 1;
-            finding(line, "the file is no UTF-8 text from here on")
+            finding(line, "from this line on, the file is no UTF-8 text").help("save it as UTF-8")
         }),
     })
+}
+
+/// What an author writes into an empty file.
+fn content_of(file: &str) -> String {
+    let script = file.strip_prefix("phases/");
+    let script = script.and_then(|name| name.strip_suffix(".rhai"));
+    let what = match script {
+        Some(phase) => format!("write the phase into it: phase(\"{phase}\") …"),
+        None if file == "role.yaml" => {
+            "write the keys of a role into it, from `version` to `payload`".to_owned()
+        }
+        None => "write the text of the template into it, or delete it".to_owned(),
+    };
+    format!("{what}; if its content is lost, install the role's package again")
 }
 
 /// Reads all templates below a directory.
@@ -398,10 +404,4 @@ fn path_hint(name: &str, beside: bool) -> String {
     format!(
         ", because a name means an installed role; the directory `{name}` here is `--role ./{name}`"
     )
-}
-
-/// serde's message without the position, which the span already has.
-fn describe(error: &serde_yaml::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
 }

@@ -100,14 +100,19 @@ impl Parameter {
             (ParameterKind::Text, Json::Null) if self.required => Value::from(""),
             (ParameterKind::Texts, Json::Null) if self.required => Value::List(Vec::new()),
             (_, Json::Null) => {
-                return Err("there is none; only a required text or list may do without".to_owned());
+                return Err(
+                    "`default` is missing, and only a `text` or `texts` with `required: true` may be without it"
+                        .to_owned(),
+                );
             }
             (ParameterKind::Text, Json::String(text)) => Value::Text(text.clone()),
             (ParameterKind::Bool, Json::Bool(b)) => Value::Bool(*b),
             (ParameterKind::Integer, Json::Number(number)) => {
-                let n = number.as_i64().ok_or("it is no whole number")?;
+                let n = number.as_i64().ok_or("`default` is no whole number")?;
                 if !self.holds(n) {
-                    return Err(format!("{n} is out of its range"));
+                    return Err(format!(
+                        "`default` is {n}, which `least` and `most` exclude"
+                    ));
                 }
                 Value::Integer(n)
             }
@@ -116,16 +121,21 @@ impl Parameter {
                 .map(|item| {
                     item.as_str()
                         .map(Value::from)
-                        .ok_or_else(|| format!("{item} is no text"))
+                        .ok_or_else(|| format!("`default` has the item {item}, which is no text"))
                 })
                 .collect::<Result<_, _>>()
                 .map(Value::List)?,
             (kind, other) => {
-                return Err(format!("{other} is not of type {kind:?}").to_lowercase());
+                let kind = format!("{kind:?}").to_lowercase();
+                return Err(format!(
+                    "`default` is {other}, which is not of the type `{kind}`"
+                ));
             }
         };
         match self.stranger(&value) {
-            Some(text) => Err(format!("`{text}` is none of its choices")),
+            Some(text) => Err(format!(
+                "`default` has `{text}`, which `choices` does not list"
+            )),
             None => Ok(value),
         }
     }

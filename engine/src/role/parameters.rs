@@ -21,27 +21,35 @@ pub(super) fn declared(
         if !is_parameter_name(name) {
             let message = format!("`{name}` is no name of a parameter");
             findings.push(Diagnostic::new("P0619", at(), message).help(
-                "use lower-case letters, digits and `_`, a letter first, at most 64: a setting has the same name in upper case",
+                "use at most 64 lower-case letters, digits and `_`, and begin with a letter: the setting of the parameter has the same name in upper case",
             ));
         } else if ROLE_FIELDS.iter().any(|field| field.name == name) {
             let message =
                 format!("`role.{name}` exists already, so no parameter can have this name");
-            findings.push(Diagnostic::new("P0619", at(), message).help("choose another name"));
+            findings.push(Diagnostic::new("P0619", at(), message).help(format!(
+                "give it another name, for example `{name}_of_role`"
+            )));
         }
         if let Some(problem) = parameter.contradiction() {
             let message = format!("parameter `{name}`: {problem}");
-            findings.push(Diagnostic::new("P0618", at(), message));
+            findings.push(
+                Diagnostic::new("P0618", at(), message)
+                    .help("remove or change one of the keys; docs/role.md explains each"),
+            );
             continue;
         }
         match parameter.default_value() {
             Ok(value) => {
                 values.insert(name.clone(), value);
             }
-            Err(problem) => findings.push(Diagnostic::new(
-                "P0604",
-                at(),
-                format!("parameter `{name}`: its default does not fit: {problem}"),
-            )),
+            Err(problem) => {
+                let kind = format!("{:?}", parameter.kind).to_lowercase();
+                let message = format!("parameter `{name}`: {problem}");
+                findings.push(
+                    Diagnostic::new("P0604", at(), message)
+                        .help(format!("write a `default` of the type `{kind}` that fits")),
+                );
+            }
         }
     }
     values

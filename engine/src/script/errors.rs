@@ -6,7 +6,7 @@ pub(super) use syntax::{byte_order_mark, cut_short, parse};
 
 use rhai::{EvalAltResult, Position};
 
-use super::vocabulary::{FUNCTIONS, Word};
+use super::vocabulary::{Arg, FUNCTIONS, Param, Word};
 use super::words::WORDS;
 use crate::model::{Diagnostic, Span, closest};
 
@@ -120,33 +120,42 @@ pub(super) fn evaluation(
         E::ErrorTooManyOperations(position) => Diagnostic::new(
             "P0110",
             at(position),
-            "the script does too much: is there a loop without an end?",
-        ),
+            "the script makes too many operations",
+        )
+        .help("look for a loop that has no end or has too many rounds"),
         E::ErrorTerminated(_, position) => Diagnostic::new(
             "P0110",
             at(position),
-            "the script takes too long: is there a loop without an end?",
-        ),
+            "the script takes too much time",
+        )
+        .help("look for a loop that has no end or has too many rounds"),
         E::ErrorStackOverflow(position) => {
-            Diagnostic::new("P0111", at(position), "functions call each other too deep")
-                .help("is there a recursion without an end?")
+            Diagnostic::new("P0111", at(position), "calls of functions are nested too deep")
+                .help("look for a function that calls itself without an end")
         }
         E::ErrorDataTooLarge(what, position) => Diagnostic::new(
             "P0112",
             at(position),
-            format!("a value grows too large: {}", what.to_lowercase()),
-        ),
+            format!(
+                "a value is larger than a script can have: {}",
+                what.to_lowercase()
+            ),
+        )
+        .help("a text has at most 256 KiB, a list 4096 items, a map 1024 keys; write a long text as a template or as a file of the payload"),
         E::ErrorRuntime(message, position) => {
             Diagnostic::new("P0204", at(position), message.to_string())
         }
         E::ErrorNonPureMethodCallOnConstant(name, position)
         | E::ErrorAssignmentToConstant(name, position) => {
-            Diagnostic::new("P0303", at(position), format!("`{name}` is constant"))
+            let message = format!("the script changes `{name}`, which is a constant");
+            Diagnostic::new("P0303", at(position), message)
+                .help("use a variable of your own with another name: let other = …")
         }
         E::ErrorDotExpr(problem, position) if problem.starts_with("No writable property") => {
             let name = problem.split('\'').nth(1).unwrap_or_default();
-            Diagnostic::new("P0303", at(position), format!("`{name}` is constant")).help(
-                "the values in `host`, `cluster`, `role` and `kube` are set before the script runs",
+            let message = format!("the script changes `{name}`, which it can only read");
+            Diagnostic::new("P0303", at(position), message).help(
+                "remove the assignment: facts and settings give the values of `host`, `cluster`, `role` and `kube`; a variable of your own can have another value: let other = …",
             )
         }
         other => {
@@ -181,44 +190,65 @@ pub(super) fn unknown_function(
         for other in own {
             takes.push_str(&format!(" or {}", other.parameters));
         }
-        return wrong_count(span, name, &takes, given)
-            .help(format!("line {} defines it", function.line));
+        return wrong_count(span, name, &takes, given).help(format!(
+            "line {} defines it; change the call or the definition",
+            function.line
+        ));
     }
     if let Some((_, params, _)) = FUNCTIONS.iter().find(|(function, ..)| *function == name) {
         if params.len() != given {
-            return wrong_count(span, name, &params.len().to_string(), given);
+            return wrong_count(span, name, &params.len().to_string(), given)
+                .help(usage(name, params));
         }
         let takes: Vec<&str> = params.iter().map(|param| param.arg.describe()).collect();
-        return Diagnostic::new(
-            "P0203",
-            span,
-            format!("`{name}` takes {}", takes.join(", then ")),
-        );
+        let message = format!("`{name}` takes {}", takes.join(", then "));
+        let is_lane = params.iter().any(|param| param.arg == Arg::Closure);
+        return Diagnostic::new("P0203", span, message).help(if is_lane {
+            format!("write the steps between braces: {name}(|| {{ … }});")
+        } else {
+            usage(name, params)
+        });
     }
     if let Some(word) = receiver {
         if let Some(modifier) = word.modifier(name) {
             let takes = modifier.params.len().to_string();
-            return wrong_count(span, name, &takes, given.saturating_sub(1));
+            let shown = format!(".{name}");
+            return wrong_count(span, &shown, &takes, given.saturating_sub(1))
+                .help(usage(&shown, modifier.params));
         }
-        let finding = Diagnostic::new("P0202", span, format!("`{}` has no `{name}`", word.name));
+        let message = format!("`{}` has no modifier `.{name}`", word.name);
+        let finding = Diagnostic::new("P0202", span, message);
         let names: Vec<_> = word.all_modifiers().map(|modifier| modifier.name).collect();
         return match closest(name, names.iter().copied()) {
-            Some(meant) => finding.help(format!("did you mean `{meant}`?")),
-            None => finding.help(format!("it has {}", names.join(", "))),
+            Some(meant) => finding.help(format!("did you mean `.{meant}`?")),
+            None => finding.help(format!("it has .{}", names.join(", ."))),
         };
     }
     if let Some(word) = WORDS.iter().find(|word| word.name == name) {
-        return wrong_count(span, name, &word.params.len().to_string(), given);
+        return wrong_count(span, name, &word.params.len().to_string(), given)
+            .help(usage(name, word.params));
     }
     let finding = Diagnostic::new("P0201", span, format!("there is no word `{name}`"));
     match name {
-        "sleep" | "print" => finding.help("scripts describe; nothing happens while they are read"),
+        "sleep" | "print" => finding.help(
+            "remove it: a script only describes the host, and does nothing itself; `command` runs a program when the plan is applied",
+        ),
         "not" => finding.help("write `!`"),
         _ => match closest(name, known(functions)) {
             Some(meant) => finding.help(format!("did you mean `{meant}`?")),
-            None => finding,
+            None => finding.help("phases/REFERENCE.md lists the words"),
         },
     }
+}
+
+/// How a word or modifier is written, and the types of its arguments.
+fn usage(name: &str, params: &[Param]) -> String {
+    let names: Vec<&str> = params.iter().map(|param| param.name).collect();
+    let mut text = format!("write {name}({})", names.join(", "));
+    for param in params {
+        text.push_str(&format!("; `{}` is {}", param.name, param.arg.describe()));
+    }
+    text
 }
 
 /// The names that a script may call.
@@ -237,6 +267,6 @@ fn wrong_count(span: Span, name: &str, takes: &str, given: usize) -> Diagnostic 
     Diagnostic::new(
         "P0203",
         span,
-        format!("`{name}` takes {takes} {arguments}, {given} given"),
+        format!("`{name}` takes {takes} {arguments}, but gets {given}"),
     )
 }

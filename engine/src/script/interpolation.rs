@@ -19,7 +19,9 @@ pub(super) fn unreplaced(
         matches!(param.arg, Arg::AnyText | Arg::Map | Arg::Any) || param.name == "argv";
     let is_wrong = |text: &str| text.contains("${") && (!may_be_shell || names_a_constant(text));
     let text = find(value, &is_wrong)?;
-    let message = format!("`{name}` gets `${{` as it is: it is not replaced in double quotes");
+    let message = format!(
+        "`{name}` gets the characters `${{`: a script replaces `${{…}}` only in backticks, not in double quotes"
+    );
     let help = if text.chars().count() > 60 || text.contains('\n') {
         "write the text in backticks".to_owned()
     } else {

@@ -119,7 +119,7 @@ fn register_word<const K: usize>(engine: &mut Engine, tape: &SharedRecorder) {
             let handle = args[0]
                 .read_lock::<Handle<K>>()
                 .map(|handle| handle.clone());
-            let handle = handle.ok_or("a step is expected here")?;
+            let handle = handle.ok_or("a modifier follows only a word such as `file(…)`")?;
             let values = arguments(args[1..].iter().map(|arg| &**arg), &cx, &recorder)?;
             let mut recorder = recorder.borrow_mut();
             let span = recorder.span(cx.call_position());
@@ -143,7 +143,7 @@ fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
     });
     let types = [TypeId::of::<Dynamic>(), TypeId::of::<ImmutableString>()];
     engine.register_raw_fn("output", types, |_, args| {
-        let step = step_of(args[0]).ok_or("the first argument of `output` is a step")?;
+        let step = step_of(args[0]).ok_or("the first argument of `output` must be a step: let made = node(…); and output(made, \"pod_cidr\")")?;
         // The step has no id before it is lowered.
         Ok(Late(Value::Output(OutputRef {
             step: StepId::placeholder(step),
@@ -157,8 +157,8 @@ fn register_late(engine: &mut Engine, tape: &SharedRecorder) {
             let mut recorder = recorder.borrow_mut();
             let span = recorder.span(cx.call_position());
             recorder.find(
-                Diagnostic::new("P0302", span, "a late value cannot be put into text here")
-                    .help("its value is known only when the plan runs; pass it to a template with `.vars`"),
+                Diagnostic::new("P0302", span, "a text of a script cannot contain a secret or the output of a step")
+                    .help("its value is known only when the plan runs: write the text as a template, and give it the value with `.vars`"),
             );
             Ok(late)
         });
@@ -212,7 +212,7 @@ fn register_lanes(engine: &mut Engine, tape: &SharedRecorder) {
         let recorder = Rc::clone(tape);
         engine.register_raw_fn(name, [TypeId::of::<FnPtr>()], move |cx, args| {
             let closure = args[0].read_lock::<FnPtr>().map(|closure| closure.clone());
-            let closure = closure.ok_or("a closure is expected here")?;
+            let closure = closure.ok_or("a closure such as || { … } is expected here")?;
             let before = recorder.borrow_mut().enter(lane);
             let result = closure.call_within_context::<Dynamic>(&cx, ());
             recorder.borrow_mut().leave(before);
@@ -290,9 +290,12 @@ pub(super) fn value(dynamic: &Dynamic, depth: usize) -> Result<Value, String> {
             .map(Value::Map);
     }
     if step_of(dynamic).is_some() {
-        return Err("expected a value, found a step".to_owned());
+        return Err("a step is given where a value is expected".to_owned());
     }
-    Err(format!("expected a value, found a {}", dynamic.type_name()))
+    Err(format!(
+        "a value of type `{}` is given where a text, number, list or map is expected",
+        dynamic.type_name()
+    ))
 }
 
 /// Turns one of our values into what a script sees.

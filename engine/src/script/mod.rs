@@ -13,6 +13,7 @@ mod lower;
 mod namespace;
 mod recorder;
 mod reference;
+mod remedy;
 mod vocabulary;
 mod words;
 

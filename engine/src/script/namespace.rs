@@ -34,20 +34,34 @@ impl Namespace {
         engine.register_indexer_get(Self::get);
     }
 
+    /// Where an author finds the names.
+    fn known(&self) -> String {
+        match self.name {
+            "kube" => "kube.env.template lists the settings".to_owned(),
+            "role" => {
+                "docs/role.md lists the fields of `role`; declare a parameter of this name under `parameters` in role.yaml"
+                    .to_owned()
+            }
+            name => {
+                let names: Vec<&str> = self.values.keys().map(String::as_str).collect();
+                format!("`{name}` has {}", names.join(", "))
+            }
+        }
+    }
+
     fn get(cx: NativeCallContext, this: &mut Self, key: ImmutableString) -> Dynamic {
         if let Some(value) = this.values.get(key.as_str()) {
             return dynamic(value);
         }
         let mut recorder = this.tape.borrow_mut();
         let span = recorder.span(cx.call_position());
-        let message = format!("`{}` has no `{key}`", this.name);
-        let finding = Diagnostic::new("P0204", span, message);
-        recorder.find_in_any_case(
-            match closest(&key, this.values.keys().map(String::as_str)) {
-                Some(name) => finding.help(format!("did you mean `{name}`?")),
-                None => finding,
-            },
-        );
+        let message = format!("there is no `{}.{key}`", this.name);
+        let meant = closest(&key, this.values.keys().map(String::as_str));
+        let help = match meant {
+            Some(meant) => format!("did you mean `{}.{meant}`?", this.name),
+            None => this.known(),
+        };
+        recorder.find_in_any_case(Diagnostic::new("P0204", span, message).help(help));
         recorder.has_unknown = true;
         Dynamic::from(Unknown)
     }

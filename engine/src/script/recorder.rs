@@ -4,6 +4,7 @@
 //! modifier is dropped, so one run of a script finds every mistake in it.
 
 use super::interpolation;
+use super::remedy::{command_in_one_item, remedy, split_command};
 use super::vocabulary::{Arg, Modifier, Param, Word, WordKind};
 use crate::model::{Diagnostic, Span, Value};
 
@@ -145,7 +146,8 @@ impl Recorder {
         args: Vec<Argument>,
         span: Span,
     ) {
-        let problems = problems(modifier.name, modifier.params, &args, &span);
+        let shown = format!(".{}", modifier.name);
+        let problems = problems(&shown, modifier.params, &args, &span);
         let call = &mut self.calls[id];
         call.incomplete |= args.contains(&Argument::Unknown);
         if !problems.is_empty() {
@@ -159,8 +161,8 @@ impl Recorder {
         if let (Some(before), false) = (before, modifier.repeatable) {
             let first = before.span.line;
             call.findings.push(
-                Diagnostic::new("P0205", span, format!("`{}` appears twice", modifier.name))
-                    .help(format!("it is first in line {first}; remove one of them")),
+                Diagnostic::new("P0205", span, format!("`{shown}` appears twice"))
+                    .help(format!("line {first} has it, too; remove one of the two")),
             );
             return;
         }
@@ -172,7 +174,7 @@ impl Recorder {
     }
 }
 
-/// Findings for arguments of the wrong type.
+/// Findings for arguments of the wrong type. `name` is the word, or the modifier with its dot.
 fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec<Diagnostic> {
     let one = |(param, argument): (&Param, &Argument)| {
         let value = argument.value();
@@ -187,7 +189,7 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
                     "P0370",
                     span.clone(),
                     format!(
-                        "`{name}` gets {text:?} as its program, and no program has such a name"
+                        "`{name}` gets a program and its arguments as one text, {text:?}, and no shell splits it"
                     ),
                 )
                 .help(format!("write {}", split_command(name, text))),
@@ -210,65 +212,6 @@ fn problems(name: &str, params: &[Param], args: &[Argument], span: &Span) -> Vec
         })
     };
     params.iter().zip(args).filter_map(one).collect()
-}
-
-/// Help for the most frequent mistakes.
-fn remedy(name: &str, param: &Param, argument: &Argument) -> Option<String> {
-    match (param.arg, argument.value()?) {
-        (Arg::Mode, Value::Integer(_)) => {
-            Some("put it in quotes: a number is read as a decimal one".to_owned())
-        }
-        (Arg::Mode, Value::Text(text)) if text.parse::<u16>().is_ok() => {
-            Some(match text.chars().find(|c| !c.is_digit(8)) {
-                Some(digit) => format!("{digit} is no octal digit: each digit is from 0 to 7"),
-                None if text.starts_with('0') => {
-                    "write three or four digits after the zero".to_owned()
-                }
-                None => "begin it with a zero".to_owned(),
-            })
-        }
-        (Arg::Text | Arg::AnyText, Value::Secret(_) | Value::Output(_)) => Some(
-            "its value is known only when the plan runs: write the text as a template, and give the value to it with .vars(#{ value: … })"
-                .to_owned(),
-        ),
-        (Arg::Texts, Value::Text(text)) if is_command(param, text) => {
-            Some(format!("write {}", split_command(name, text)))
-        }
-        (Arg::Integer(least), Value::Integer(_)) => Some(format!("at least {least}")),
-        (Arg::Between(least, most), Value::Integer(_)) => Some(format!("from {least} to {most}")),
-        (Arg::Duration, Value::Text(text)) if parse_duration(text).is_some() => {
-            Some("it must be longer than zero".to_owned())
-        }
-        (Arg::Texts | Arg::Paths, Value::Text(_)) => {
-            Some("put it in brackets: a list may have one item".to_owned())
-        }
-        _ => None,
-    }
-}
-
-/// Whether a text is a command with arguments, where a list of program and arguments is expected.
-fn is_command(param: &Param, text: &str) -> bool {
-    param.name == "argv" && text.split_whitespace().nth(1).is_some()
-}
-
-/// The text of a list that has a command with its arguments in a single item.
-fn command_in_one_item<'a>(param: &Param, argument: &'a Argument) -> Option<&'a str> {
-    let Value::List(items) = argument.value()? else {
-        return None;
-    };
-    match items.as_slice() {
-        [Value::Text(text)] if is_command(param, text) => Some(text.as_str()),
-        _ => None,
-    }
-}
-
-/// A command as a list of its words.
-fn split_command(name: &str, text: &str) -> String {
-    let words: Vec<String> = text
-        .split_whitespace()
-        .map(|word| format!("{word:?}"))
-        .collect();
-    format!("{name}([{}])", words.join(", "))
 }
 
 /// Whether an argument has the type; otherwise the argument as text, for the message.
@@ -325,7 +268,7 @@ fn quote(value: &Value) -> String {
 }
 
 /// Absolute, without `..`, `.` or doubled slashes. Otherwise two spellings of one path would be two steps.
-fn is_clean_path(text: &str) -> bool {
+pub(super) fn is_clean_path(text: &str) -> bool {
     text.starts_with('/')
         && !text.contains('\0')
         && text.len() < 4096

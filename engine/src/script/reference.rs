@@ -36,6 +36,45 @@ const SECTIONS: &[(&str, &str, WordKind, &[Modifier])] = &[
     ),
 ];
 
+/// The types of arguments that need an explanation.
+const TYPES: &[(&str, &str)] = &[
+    (
+        "text",
+        "in quotes, or in backticks if it contains `${…}`; not empty",
+    ),
+    (
+        "path",
+        "a text: an absolute path without `.`, `..`, `//` and a `/` at its end",
+    ),
+    (
+        "mode",
+        "a text: permission bits in octal digits with a leading zero, such as `\"0644\"`",
+    ),
+    (
+        "duration",
+        "a text: whole numbers with units, such as `\"500ms\"`, `\"30s\"`, `\"5m\"` or `\"1h 30m\"`; longer than zero",
+    ),
+    (
+        "size",
+        "a text: a whole number with the unit K, M, G or T in powers of 1024, such as `\"512M\"`",
+    ),
+    ("address", "a text: an IPv4 or IPv6 address"),
+    ("port", "a whole number from 1 to 65535"),
+    (
+        "list",
+        "items in brackets, such as `[\"a\", \"b\"]`; one item needs brackets, too",
+    ),
+    ("map", "names and values, such as `#{ name: \"value\" }`"),
+    (
+        "step",
+        "what a word for a resource returns; `let config = template(…);` gives it a name",
+    ),
+    (
+        "closure",
+        "steps that are written inside the word, such as `|| { cgroup(\"kubepods\").absent(); }`",
+    ),
+];
+
 /// The page in Markdown, as it is checked in at `phases/REFERENCE.md`.
 #[must_use]
 pub fn reference() -> String {
@@ -44,10 +83,14 @@ pub fn reference() -> String {
          Generated from the table in `engine/src/script/words/`; a test keeps the two the same \
          (`UPDATE_GENERATED=1 cargo test -p behaviour --test scripts`).\n\n\
          A script describes and changes nothing: it is read once, into a plan. A word begins the phase, a step, a check \
-         or a requirement, and the modifiers after it, one per line, set its options. Modes and durations are texts: \
-         `\"0644\"`, `\"5m\"`. `host`, `cluster`, `role` and `kube` hold facts and settings that are known before; an \
-         unknown key is an error.\n",
+         or a requirement, and the modifiers after it, one per line, set its options. The types of a modifier's \
+         arguments are in parentheses after it. `host`, `cluster`, `role` and `kube` hold facts and settings that are \
+         known before; an unknown key is an error. [docs/role.md](../docs/role.md) lists the keys, and the filters of \
+         templates.\n\n## Types of arguments\n\n",
     );
+    for (name, meaning) in TYPES {
+        let _ = writeln!(page, "- {name}: {meaning}");
+    }
     for (heading, about, role, shared) in SECTIONS {
         let _ = write!(page, "\n## {heading}\n\n{about}\n");
         if !shared.is_empty() {
@@ -60,7 +103,12 @@ pub fn reference() -> String {
     }
     page.push_str("\n## Late values and lanes\n\n");
     for (name, params, doc) in FUNCTIONS {
-        let _ = writeln!(page, "- `{}`: {doc}", signature(name, params));
+        let _ = writeln!(
+            page,
+            "- `{}`{}: {doc}",
+            signature(name, params),
+            types(params)
+        );
     }
     page
 }
@@ -73,7 +121,7 @@ fn word(page: &mut String, word: &Word) {
         word.doc
     );
     for param in word.params {
-        let _ = write!(page, "\n- `{}`: {}", param.name, param.arg.describe());
+        let _ = write!(page, "\n- `{}`: {}", param.name, param.arg.short());
     }
     if !word.params.is_empty() {
         page.push('\n');
@@ -101,8 +149,9 @@ fn modifiers(page: &mut String, list: &[Modifier]) {
         };
         let _ = writeln!(
             page,
-            "- `.{}`: {}{again}",
+            "- `.{}`{}: {}{again}",
             signature(modifier.name, modifier.params),
+            types(modifier.params),
             modifier.doc
         );
     }
@@ -112,6 +161,16 @@ fn modifiers(page: &mut String, list: &[Modifier]) {
 fn signature(name: &str, params: &[Param]) -> String {
     let params: Vec<&str> = params.iter().map(|param| param.name).collect();
     format!("{name}({})", params.join(", "))
+}
+
+/// The types of the parameters in parentheses; nothing without parameters.
+fn types(params: &[Param]) -> String {
+    let types: Vec<String> = params.iter().map(|param| param.arg.short()).collect();
+    if types.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", types.join("; "))
+    }
 }
 
 /// A sentence with a lower-case first letter, to follow a colon.

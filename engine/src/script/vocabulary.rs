@@ -61,7 +61,7 @@ impl Arg {
         match self {
             Self::Text => "text",
             Self::AnyText => "text, possibly empty",
-            Self::Path => "an absolute path without `.`, `..` and doubled slashes",
+            Self::Path => "an absolute path without `.`, `..`, `//` and a `/` at its end",
             Self::Mode => "permission bits as text such as \"0644\"",
             Self::Duration => "a duration as text such as \"30s\" or \"5m\"",
             Self::Size => "a size as text such as \"512M\" or \"10G\"",
@@ -69,7 +69,7 @@ impl Arg {
             Self::Integer(_) | Self::Between(..) => "a whole number",
             Self::Bool => "true or false",
             Self::Texts => "a list of texts",
-            Self::Paths => "a list of absolute paths without `.`, `..` and doubled slashes",
+            Self::Paths => "a list of absolute paths without `.`, `..`, `//` and a `/` at the end",
             Self::Addresses => "a list of IP addresses",
             Self::Ports => "a list of ports",
             Self::Map => "a map such as #{ name: value }",
@@ -77,6 +77,32 @@ impl Arg {
             Self::Any => "a value",
             Self::Closure => "a closure such as || { … }",
         }
+    }
+
+    /// The type in a few words, for the reference page, which explains them.
+    #[must_use]
+    pub fn short(self) -> String {
+        match self {
+            Self::Integer(least) => return format!("whole number of at least {least}"),
+            Self::Between(least, most) => return format!("whole number from {least} to {most}"),
+            Self::Text => "text",
+            Self::AnyText => "text, may be empty",
+            Self::Path => "path",
+            Self::Mode => "mode",
+            Self::Duration => "duration",
+            Self::Size => "size",
+            Self::Address => "address",
+            Self::Bool => "true or false",
+            Self::Texts => "list of texts",
+            Self::Paths => "list of paths",
+            Self::Addresses => "list of addresses",
+            Self::Ports => "list of ports",
+            Self::Map => "map",
+            Self::Steps => "step or list of steps",
+            Self::Any => "any value",
+            Self::Closure => "closure",
+        }
+        .to_owned()
     }
 }
 
@@ -259,9 +285,7 @@ pub(super) const fn repeatable(
     doc: &'static str,
 ) -> Modifier {
     Modifier {
-        name,
-        params,
-        doc,
         repeatable: true,
+        ..modifier(name, params, doc)
     }
 }

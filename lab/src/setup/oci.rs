@@ -2,7 +2,7 @@
 //!
 //! Without that capability the kernel refuses three things container engines ask for as a matter of course: the capability itself
 //! (every privileged container), a negative `oom_score_adj` (every sandbox and static pod of kubelet) and a raised rlimit. The
-//! program `runc-wrapper` applies this edit and then becomes the real runc. It belongs to the lab alone.
+//! program `runc-wrapper` applies this edit and then becomes the real runc. Only the lab uses it.
 
 use serde_json::Value;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use engine::exec::{Event, Fidelity};
+use behaviour::Fidelity;
+use engine::exec::Event;
 use engine::model::{PhaseName, Verb};
 
 use lab::Fault;

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use behaviour::{Bringup, Run, Scripts, block_on};
-use engine::exec::{Event, Fidelity, Recording, Runner};
+use behaviour::{Bringup, Fidelity, Run, Scripts, block_on};
+use engine::exec::{Event, Recording, Runner};
 use engine::host::fake::{FakeHost, World};
 use engine::host::{ClusterNode, Files as _};
 use engine::model::{Outcome, StepId, Text};
@@ -116,7 +116,7 @@ fn what_stands_in_the_way_fails_a_dry_run_as_well() {
     assert_eq!(run.outcome, Outcome::Failed);
     assert!(text.contains("would fail at phases/"), "{text}");
     assert!(
-        text.contains("a directory stands there") && text.contains("next: check whether it is"),
+        text.contains("a directory is there") && text.contains("next: check whether it is"),
         "{text}"
     );
     assert!(text.contains("an apply would fail in "), "{text}");

@@ -4,8 +4,8 @@
 
 use std::fmt::Write as _;
 
-use behaviour::{Bringup, Case, block_on, checked_in, fixtures, repository, text};
-use engine::exec::{Event, Fidelity, simulated_host};
+use behaviour::{Bringup, Case, Fidelity, block_on, checked_in, fixtures, repository, text};
+use engine::exec::{Event, simulated_host};
 use engine::facts::{Facts, Listener, gather};
 use engine::host::fake::{FakeHost, FaultPlan, difference};
 use engine::model::Outcome;

@@ -287,7 +287,7 @@ fn what_would_keep_a_host_from_coming_up_again_is_named_before_a_full_clean() {
     let told = problems(&taken, true);
     assert_eq!(
         told,
-        [format!("{backups} is no directory: a file stands there")]
+        [format!("{backups} is not a directory: a file is there")]
     );
 }
 

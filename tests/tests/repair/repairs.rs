@@ -197,7 +197,7 @@ fn a_directory_behind_a_link_stops_nothing() {
     assert_eq!(outcome, Outcome::Refused, "{told}");
     assert_eq!(host.mutating_calls(), vec![]);
     assert!(
-        told.contains(DATA) && told.contains("a link stands there"),
+        told.contains(DATA) && told.contains("a link is there"),
         "{told}"
     );
     assert!(running(&host, "etcd").is_some());
@@ -511,7 +511,7 @@ fn what_runs_on_lost_data_goes_on_running() {
     }
 }
 
-/// Neither a restart nor a full clean can start a masked unit.
+/// A masked unit cannot be started by a restart or by a full clean.
 #[test]
 fn a_masked_unit_is_not_ended() {
     let (bringup, host) = brought_up("cp-1-vip");
@@ -746,7 +746,7 @@ fn a_container_whose_configuration_cannot_be_read_is_not_ended() {
     }
 }
 
-/// Each question to docker lasts until its deadline, and the role has many images.
+/// Each request to docker takes until its deadline, and the role has many images.
 #[test]
 fn an_engine_that_hangs_is_asked_once_before_a_repair() {
     const LOOKS: Duration = Duration::from_secs(10);

@@ -103,7 +103,7 @@ fn secrets_of_scripts_are_in_no_plan_and_no_dry_run() {
         let token = secret("kube/DOCKERHUB_PASSWORD");
         template("token.tmpl", "/etc/pf9/token").vars(#{ token: token }).mode("0600");
         env_file("/etc/pf9/token.env").values(#{ TOKEN: token });
-        container("example").image("example:1").env(#{ TOKEN: token });
+        file("/etc/pf9/copy").copy_of("/etc/pf9/token");
     "#;
     let scripts = Scripts::default()
         .phase("example", script)

@@ -1,4 +1,4 @@
-//! A clean on a fake host, from the ledger alone: after it the host is as it was before the role.
+//! A clean on a fake host, which uses only the ledger. Afterwards the host is as it was before the role.
 
 use behaviour::{Bringup, Run, Scripts, block_on, foreign_container};
 use engine::exec::Event;

@@ -1,11 +1,13 @@
 //! What the plan no longer has is taken back: a phase that is skipped now or is no longer part of the role, or a step whose
 //! condition became false. Afterwards the host is like one that never had it.
 
-use behaviour::{Bringup, Case, Cut, block_on, fixtures, sample, text, try_each, unlike};
-use engine::exec::{
-    AnotherRole, ConditionKind, Event, Fidelity, Mismatch, Recording, Runner, Status,
+use behaviour::{
+    Bringup, Case, Cut, Fidelity, Mismatch, Scripts, block_on, fixtures, sample, text, try_each,
+    unlike,
 };
+use engine::exec::{AnotherRole, ConditionKind, Event, Recording, Runner, Status};
 use engine::host::fake::{FakeHost, FaultPlan};
+use engine::host::{Kernel as _, Network as _, Transport, VirtualService};
 use engine::ledger::{History, Ledger};
 use engine::model::{Outcome, StepId};
 use engine::plan::{PlannedPhase, Probe};
@@ -242,6 +244,46 @@ fn what_cannot_be_taken_back_fails_the_run_and_holds_up_nothing() {
         "{}",
         next.text()
     );
+}
+
+/// A run takes back what the plan no longer has before its phases end what uses a module.
+#[test]
+fn a_module_in_use_stays_until_a_clean() {
+    let planned = |steps: &str| {
+        let header = r#"phase("example").about("A phase of a test.").nodes(["master"]);"#;
+        let script = format!("{header}\n{steps}");
+        Bringup::of_scripts(&Scripts::default().phase("example", &script))
+    };
+    let file = r#"file("/etc/ours").content("x");"#;
+    let had = planned(&format!(r#"kernel_module("ip_vs"); {file}"#));
+    let has = planned(file);
+    let host = FakeHost::new();
+    let run = had.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let uses = VirtualService {
+        transport: Transport::Udp,
+        at: "192.0.2.1:53".parse().expect("an address"),
+    };
+    host.with_world_mut(|world| world.balance(&uses));
+    let loaded = || block_on(host.module_loaded("ip_vs")).expect("the kernel answers");
+    let run = has.apply(&host);
+    assert_eq!(run.outcome, Outcome::Converged, "{}", run.text());
+    let left = |event: &Event| matches!(event, Event::ResourceLeft { thing, .. } if thing == "module ip_vs");
+    assert!(run.events.iter().any(left), "{}", run.text());
+    assert!(loaded(), "it is in use");
+    // It is no drift, and the next runs leave it alone.
+    let mut all = has.check(&host).into_iter().flat_map(|its| its.conditions);
+    let orphan = all.find(|its| its.kind == ConditionKind::Orphans);
+    assert!(orphan.is_none(), "{orphan:?}");
+    host.clear_journal();
+    let again = has.apply(&host);
+    assert_eq!(again.changes(), Vec::<String>::new(), "{}", again.text());
+    assert_eq!(host.mutating_calls(), []);
+
+    block_on(host.remove_virtual_service(&uses)).expect("it goes");
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    assert!(!loaded(), "{}", clean.text());
 }
 
 /// The role on the host, if `nodelet` would refuse to apply this one.

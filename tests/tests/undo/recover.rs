@@ -74,7 +74,7 @@ fn refused(bringup: &Bringup, host: &FakeHost, what: &str) {
 /// Damages the first host; the second is the source of files from another host.
 type Damage = fn(&FakeHost, &FakeHost);
 
-/// Damage to the ledger alone; the files beside it are undamaged.
+/// Damage only to the ledger; the files beside it are undamaged.
 fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("deleted", |host, _| {
@@ -348,6 +348,45 @@ fn there_is_nothing_to_recover_on_a_host_that_has_its_ledger_and_on_a_bare_one()
         assert!(matches!(refused, ResourceError::Unmet { .. }), "{refused}");
         assert_eq!(host.mutating_calls(), vec![]);
     }
+}
+
+/// Its ledger would say that the host has this other role, and its next apply would remove the role that runs.
+#[test]
+fn a_ledger_is_not_recovered_as_that_of_another_role() {
+    let (bringup, standing, _) = standing("cp-1");
+    let mut other = Bringup::of("cp-1");
+    other.plan.role = "other 1".to_owned();
+    let whole = text(&standing, "ledger.jsonl");
+    for content in [None, Some(&whole[..whole.len() / 2])] {
+        let host = standing.fork();
+        host.with_world_mut(|world| match content {
+            None => world.remove(at("ledger.jsonl")),
+            Some(content) => world.file(at("ledger.jsonl"), content),
+        });
+        host.clear_journal();
+        for dry_run in [true, false] {
+            let refused = recover(&other, &host, dry_run).expect_err("it is another role");
+            let ResourceError::Unmet { what, next } = &refused else {
+                panic!("{refused}");
+            };
+            for role in [bringup.plan.role.as_str(), "other 1"] {
+                assert!(what.contains(role), "{role}: {what}");
+            }
+            assert!(next.contains("`nodelet recover --role pf9-kube`"), "{next}");
+            assert_eq!(host.mutating_calls(), vec![]);
+        }
+        // Another version of the role is the same role.
+        other.plan.role = "pf9-kube 0.1".to_owned();
+        recover(&other, &host, true).expect("it can be shown");
+        other.plan.role = "other 1".to_owned();
+        recover(&bringup, &host, false).expect("it can be recovered");
+    }
+    // After a clean the host has no role.
+    let host = standing.fork();
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    host.with_world_mut(|world| world.remove(at("ledger.jsonl")));
+    recover(&other, &host, true).expect("the host has no role");
 }
 
 /// The files beside the ledger can be made again, so their loss is no loss of data.

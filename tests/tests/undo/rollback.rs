@@ -1,10 +1,10 @@
 //! A failed phase is restored to its state before the run, and no further: an operation that hangs is given up, what the phase had
 //! before stays, and what others have made since stays theirs.
 
-use behaviour::{Bringup, Run, Scripts};
+use behaviour::{Bringup, Run, Scripts, block_on};
 use engine::exec::Event;
-use engine::host::CommandOutput;
 use engine::host::fake::{FakeHost, Fault, FaultPlan, Mischief, Program, Trigger};
+use engine::host::{CommandOutput, Services as _};
 use engine::ledger::Record;
 use engine::model::Outcome;
 
@@ -208,6 +208,60 @@ fn a_directory_goes_after_what_on_rollback_removes_from_it() {
     assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
     assert_eq!(rollback_errors(&run), Vec::<String>::new());
     assert_eq!(left_behind(&bringup, &before, &host), Vec::<String>::new());
+}
+
+/// Another program's file keeps the directory from being removed at once.
+#[test]
+fn a_directory_that_a_rollback_left_goes_with_a_clean() {
+    let bringup = Bringup::of_scripts(&phase(
+        "marks",
+        "",
+        &format!(
+            r#"directory("/etc/ours");
+               command(["mark"]).creates("/etc/ours/mark");
+               {DOOMED}"#
+        ),
+    ));
+    let host = host_that_marks("/etc/ours/mark");
+    let before = host.fork();
+    let run = bringup.apply(&host);
+    assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+    assert_eq!(rollback_errors(&run), Vec::<String>::new());
+    host.with_world(|world| assert!(world.text("/etc/ours/mark").is_some()));
+    // A clean leaves it as well while the file is there.
+    let full = host.fork();
+    let clean = Bringup::clean(&full, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    full.with_world(|world| assert!(world.text("/etc/ours/mark").is_some()));
+
+    host.with_world_mut(|world| world.remove("/etc/ours/mark"));
+    let clean = Bringup::clean(&host, false);
+    assert_eq!(clean.outcome, Outcome::Cleaned, "{}", clean.text());
+    assert_eq!(left_behind(&bringup, &before, &host), Vec::<String>::new());
+}
+
+/// Such a directory does not count as a phase that was applied before.
+#[test]
+fn on_rollback_runs_again_where_a_rollback_left_a_directory() {
+    let bringup = Bringup::of_scripts(&phase(
+        "marks",
+        "",
+        &format!(
+            r#"directory("/etc/ours");
+               file("/etc/first").content("x");
+               command(["mark"]).creates("/etc/ours/mark");
+               on_rollback(|| {{ service("because-of-it").stopped(); }});
+               {DOOMED}"#
+        ),
+    ));
+    let host = host_that_marks("/etc/ours/mark");
+    let host = host.with_unit("because-of-it.service", "[Service]\n");
+    for _ in 0..2 {
+        block_on(host.start_unit("because-of-it.service")).expect("it starts");
+        let run = bringup.apply(&host);
+        assert_eq!(run.outcome, Outcome::Failed, "{}", run.text());
+        host.with_world(|world| assert!(!world.unit_active("because-of-it.service")));
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Leave out the suites that need a lab.
     #[arg(long)]
     skip_lab: bool,
-    /// Run this step alone.
+    /// Run only this step.
     #[arg(long, value_name = "STEP")]
     only: Option<String>,
     /// How many suites on lab hosts run at a time.
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     names: Vec<String>,
 }
 
-/// A part of the checks that can be run alone.
+/// A part of the checks that can be run separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Format,

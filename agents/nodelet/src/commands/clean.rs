@@ -33,7 +33,7 @@ pub(crate) async fn clean(args: &CleanArgs) -> Result<Exit> {
         Purpose::Leave
     };
     let outcome = take_off(&args.role, &host, sink.as_ref(), &cancel, purpose).await?;
-    cgroup::remove_unused();
+    cgroup::remove_unused(cgroup::MOUNT);
     Ok(exit(outcome))
 }
 

@@ -20,7 +20,7 @@ use crate::output::{error_report, say};
 use crate::process::lock::Lock;
 use crate::process::signals;
 
-/// Runs in a row that may give way before the status reports a problem.
+/// Runs in a row that other commands may end before the status reports a problem.
 const PATIENT: u32 = 3;
 
 pub(crate) async fn etcd(command: &EtcdCommand) -> Result<Exit> {
@@ -216,7 +216,7 @@ async fn status(args: &EtcdListArgs) -> Result<Exit> {
     }
     if runs.given_way >= PATIENT {
         problems.push(format!(
-            "the timer's last {} runs gave way to repairs of this host; repair what fails (`nodelet status`), or take a backup by hand after `nodelet pause 1h`",
+            "the timer's last {} runs were ended by repairs of this host; repair what fails (`nodelet status`), or take a backup by hand after `nodelet pause 1h`",
             runs.given_way
         ));
     }
@@ -277,7 +277,7 @@ fn own_problems(backups: &Backups, age: Option<Duration>) -> Vec<String> {
         match age {
             None => problems.push("there is no proven backup; `nodelet etcd backup` makes one".to_owned()),
             Some(age) if age > backups.max_age => problems.push(format!(
-                "the newest proven backup is {} old, and {} is the limit; `nodelet etcd backup` says what is wrong",
+                "the newest proven backup is {} old, but the limit is {}; `nodelet etcd backup` says what is wrong",
                 span(age),
                 span(backups.max_age)
             )),

@@ -84,7 +84,7 @@ fn text(recovered: &Recovered, dry_run: bool) -> String {
     text.push_str(if dry_run {
         "nothing was written; `nodelet recover` writes it\n"
     } else {
-        "the ledger is written; nodeletd goes on at its next status pass\n"
+        "the ledger is written; nodeletd continues with its next status pass\n"
     });
     text
 }

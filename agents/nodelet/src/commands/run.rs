@@ -57,7 +57,7 @@ enum NoRole {
     Waits { verb: String },
     /// With ROLE none, an apply would take back the whole role, which the operator has not asked for.
     #[error(
-        "{verb} a role: ROLE is none, and {role} is on this host; set it back, or take the role off with `nodelet clean`"
+        "{verb} a role: ROLE is none, and {role} is on this host; set it back, or remove the role with `nodelet clean`"
     )]
     Stands { verb: String, role: String },
 }

@@ -18,7 +18,7 @@ use crate::etcd::store::{directory, snapshot};
 
 /// Timeout for taking and proving the snapshot.
 const LIMIT: Duration = Duration::from_secs(1800);
-/// Timeout for the directory of backups to answer. A command that wants to change the host waits only 30 s for a backup to give way.
+/// Timeout for the directory of backups to answer. A command that wants to change the host waits only 30 s for a backup to end.
 const ANSWER: Duration = Duration::from_secs(20);
 
 /// The backup was asked to end, by an operator or by a command that wants to change the host. It leaves nothing behind.
@@ -218,7 +218,7 @@ fn thin_out(backups: &Backups, new: &BackupManifest) -> Result<Vec<String>> {
         match store::remove(stored) {
             Ok(()) => gone.push(stored.name.clone()),
             Err(error) => tracing::warn!(
-                "an older backup stays: could not {error:#}; see whether it is protected (`lsattr`)"
+                "an older backup stays: could not {error:#}; check whether it is protected (`lsattr`)"
             ),
         }
     }

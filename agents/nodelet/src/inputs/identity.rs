@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 /// Settings that cannot change in place, with the way out for each.
 const FIXED: &[(&str, &str)] = &[
-    ("ROLE", "take the role off first: `nodelet clean`"),
+    ("ROLE", "remove the role first: `nodelet clean`"),
     (
         "CLUSTER_ID",
         "to leave the cluster, remove all its data from this host: `nodelet clean --purge`",
@@ -50,7 +50,7 @@ const FIXED: &[(&str, &str)] = &[
     ),
     (
         "KUBE_PROXY_MODE",
-        "kernel rules of the other mode would go on routing; `nodelet clean` first, which keeps the cluster's data",
+        "kernel rules of the other mode would continue to route; `nodelet clean` first, which keeps the cluster's data",
     ),
 ];
 /// Settings that may change after a clean: what a clean keeps, the cluster's data and authorities, does not depend on them.
@@ -191,7 +191,7 @@ impl Identity {
             name: "the address".to_owned(),
             stands: stands.to_string(),
             wanted: wanted.to_string(),
-            way_out: "certificates, etcd and other hosts have the old one, which no interface holds any more (`ip address`); `nodelet clean` first, which keeps the cluster's data".to_owned(),
+            way_out: "certificates, etcd and other hosts have the old address, which no interface has any more (`ip address`); `nodelet clean` first, which keeps the cluster's data".to_owned(),
         })
     }
 
@@ -202,7 +202,7 @@ impl Identity {
             name: "the node name".to_owned(),
             stands: stands.clone(),
             wanted: wanted.clone(),
-            way_out: "the cluster knows the node by the name that `hostnamectl` and USE_HOSTNAME decide; for another one: `nodelet clean --purge`".to_owned(),
+            way_out: "the cluster knows the node by the name that `hostnamectl` and USE_HOSTNAME decide; for another name: `nodelet clean --purge`".to_owned(),
         })
     }
 

@@ -107,8 +107,16 @@ pub(crate) async fn read(args: &RoleArgs, host: &LiveHost) -> Result<Inputs> {
     let settings = settings(args, host).await?;
     let role = role(args, host).await;
     lie_where_root_alone_puts_them(&settings, host).await?;
-    let facts = learn(host, &FactQuery::default().and_disks(settings.paths())).await?;
-    planned(args, role, settings, facts)
+    let usual = FactQuery::default().and_disks(settings.paths());
+    let facts = learn(host, &usual).await?;
+    let mut inputs = planned(args, role, settings, facts)?;
+    // A script can require other programs and disks than the usual ones.
+    let unmet = unmet(&inputs.plan, &inputs.facts.met_before);
+    let asked = usual.clone().and_requirements(unmet);
+    if asked != usual {
+        inputs.facts = learn(host, &asked).await?;
+    }
+    Ok(inputs)
 }
 
 /// The same for the host that a facts file describes, if one is named. `host` is this one, which has the files.
@@ -122,6 +130,8 @@ pub(crate) async fn read_for(target: &TargetArgs, host: &LiveHost) -> Result<Inp
     // The role is only planned here, so it may belong to any user.
     let role = usable(args, host, RolePackage::load(host, &args.role).await).await?;
     let plan = plan(&role, &settings, &facts)?;
+    let unmet = unmet(&plan, &facts.met_before);
+    let facts = facts.with_unknown_programs(unmet);
     Ok(Inputs {
         plan,
         identity: Identity::of(&settings, &facts),
@@ -279,7 +289,7 @@ fn is_sealed_as_before(place: &Path, role: &RolePackage, was_sealed: bool) -> Re
         return Ok(());
     }
     bail!(
-        "use the role in {0}: {0}/role.yaml names no checksums, and that of the last good role does; install the role's package again",
+        "use the role in {0}: {0}/role.yaml names no checksums, but role.yaml of the last good role does; install the role's package again",
         place.display()
     );
 }

@@ -1,4 +1,4 @@
-//! The state directory belongs to root alone: changed modes and owners of what is in it are set back.
+//! Only root has access to the state directory: changed modes and owners of its files are set back.
 //!
 //! The files hold settings, secrets among them, and previous contents of files. A user who can write them decides what a clean does.
 

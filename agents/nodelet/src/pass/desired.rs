@@ -29,7 +29,7 @@ pub(crate) enum ServiceState {
     True,
     /// It is to be down.
     False,
-    /// It is watched and left alone.
+    /// It is watched, but not changed.
     Ignore,
 }
 

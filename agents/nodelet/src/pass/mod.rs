@@ -34,7 +34,7 @@ use damage::damaged;
 pub(crate) use desired::{Desired, ServiceState};
 pub(crate) use progress::Progress;
 use progress::tell_progress;
-use state::{keep, lacks_backup, ledger, protect_state, remember};
+use state::{has_another_role, keep, lacks_backup, ledger, protect_state, remember};
 use verdict::{Verdict, blockers};
 pub(crate) use watch_list::WatchList;
 
@@ -132,7 +132,8 @@ impl Pass {
                         (good, last, told)
                     }
                     (verdict, _) => {
-                        if verdict == Verdict::Good {
+                        // The last good settings and the last good role are those of the role that is on this host.
+                        if verdict == Verdict::Good && !has_another_role(&inputs, host).await {
                             keep(args, &settings, &inputs);
                         }
                         (settings, inputs, Vec::new())

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use engine::env::KubeEnv;
-use engine::exec::{PhaseHealth, Runner, Status};
+use engine::exec::{PhaseHealth, Recording, Runner, Status};
+use engine::host::live::LiveHost;
 use engine::kubernetes::etcd_backup::ClusterIdentity;
 use engine::ledger::Ledger;
 use engine::model::STATE;
@@ -42,7 +43,9 @@ pub(super) fn protect_state() {
         Ok(changed) => {
             for path in changed {
                 let path = path.display();
-                tracing::warn!("mode and owner of {path} are set back: it belongs to root alone");
+                tracing::warn!(
+                    "mode and owner of {path} are set back: only root may have access to it"
+                );
             }
         }
         Err(error) => tracing::warn!("could not protect {STATE}: {error}"),
@@ -61,6 +64,14 @@ pub(super) async fn lacks_backup(settings: &KubeEnv) -> bool {
                 .is_ok_and(|stored| !stored.iter().any(|one| one.is_proven_of(cluster)))
     });
     matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
+}
+
+/// Whether the ledger says that another role than that of the plan is on the host. If the ledger cannot be read, this is not known, and a
+/// condition reports it.
+pub(super) async fn has_another_role(inputs: &Inputs, host: &LiveHost) -> bool {
+    let unheard = Recording::default();
+    let runner = inputs.runner(host, &unheard);
+    matches!(runner.another_role().await, Ok(Some(_)))
 }
 
 /// Saves the settings and the role in use as the last good ones, for when the files become wrong.

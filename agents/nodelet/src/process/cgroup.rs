@@ -271,16 +271,12 @@ fn way_back(procs: &Path, groups: &str, mounts: &str) -> Option<PathBuf> {
 
 /// Removes the groups of version 1 that have no process. A command that only made checks leaves its group behind, because nodeletd may
 /// need the group; nodeletd makes a missing group again. With version 2 the groups are removed with their unit or scope.
-pub(crate) fn remove_unused() {
-    remove_unused_in(Path::new(MOUNT));
-}
-
-fn remove_unused_in(mount: &Path) {
+pub(crate) fn remove_unused(mount: impl AsRef<Path>) {
     for (hierarchy, name) in ["cpu", "memory"]
         .iter()
         .flat_map(|hierarchy| [STATUS, BACKUP].map(|name| (hierarchy, name)))
     {
-        let group = mount.join(hierarchy).join(name);
+        let group = mount.as_ref().join(hierarchy).join(name);
         // The kernel refuses if a process is in it.
         match fs::remove_dir(&group) {
             Err(error) if !matches!(error.kind(), NotFound | NotADirectory | ResourceBusy) => {
@@ -340,7 +336,7 @@ mod tests {
     #[test]
     fn a_clean_removes_groups_of_version_1_and_nothing_where_there_are_none() {
         let mount = tempfile::tempdir().expect("a directory");
-        remove_unused_in(mount.path());
+        remove_unused(mount.path());
         for path in [
             "cpu/pf9-kube-status",
             "memory/pf9-etcd-backup",
@@ -348,7 +344,7 @@ mod tests {
         ] {
             fs::create_dir_all(mount.path().join(path)).expect("it is made");
         }
-        remove_unused_in(mount.path());
+        remove_unused(mount.path());
         let stands = |path: &str| mount.path().join(path).exists();
         assert!(!stands("cpu/pf9-kube-status") && !stands("memory/pf9-etcd-backup"));
         assert!(stands("cpu/theirs"));

@@ -1,7 +1,7 @@
 //! One command at a time: a lock that names its owner.
 //!
 //! The kernel's lock on the file decides, so a dead owner holds nothing. The text in the file is for operators, with one exception:
-//! backups of etcd and the programs of timers give way. Another command reads the process from the text and asks it to end, which takes
+//! backups of etcd and the programs of timers end for other commands. Another command reads the process from the text and asks it to end, which takes
 //! seconds.
 
 use std::fs::{File, OpenOptions};
@@ -49,7 +49,7 @@ impl Drop for Lock {
 }
 
 impl Lock {
-    /// Takes the lock for `verb`, or says who holds it. Waits for an owner that gives way, at most 30 s.
+    /// Takes the lock for `verb`; the error names the owner. If the owner is preemptible, asks it to end and waits, at most 30 s.
     pub(crate) fn take(verb: &str) -> Result<Self> {
         Self::take_at(Path::new(PATH), verb, PATIENCE)
     }
@@ -125,7 +125,7 @@ fn open(path: &Path) -> Result<File> {
         .with_context(|| format!("open the lock {}", path.display()))
 }
 
-/// The process of an owner that gives way.
+/// The process of a preemptible owner.
 fn yielding(owner: &str) -> Option<i32> {
     let mut prefixes = GIVE_WAY.iter();
     let rest = prefixes.find_map(|prefix| owner.strip_prefix(*prefix))?;

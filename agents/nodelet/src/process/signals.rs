@@ -24,7 +24,7 @@ pub(crate) fn cancel_on_signal() -> Result<CancellationToken> {
         // The terminal may be closed, so a write error is ignored.
         let _ = writeln!(
             std::io::stderr(),
-            "nodelet: asked to end; finishing the step at hand"
+            "nodelet: asked to end; finishing the current step"
         );
     });
     Ok(token)

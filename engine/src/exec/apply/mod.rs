@@ -1,7 +1,7 @@
 //! Apply: brings the host to the plan, phase by phase.
 //!
 //! Contains the order of phases, their steps, the preconditions of a run and what a run records. It does not contain what a step does
-//! to the host (`resource`), the checks (`check`) or the way back (`undo`).
+//! to the host (`resource`), the checks (`check`) or undo (`undo`).
 //!
 //! Start with `run` (all phases), then `phase` and `step`; `session` is what one run knows of the ledger.
 

@@ -226,7 +226,7 @@ impl Runner<'_> {
         let there = self.host.entry(&preflight_record::path()).await?;
         if there.is_some_and(|entry| !matches!(entry.kind, EntryKind::File(_))) {
             let path = preflight_record::path();
-            tracing::warn!("{} is no file; move away what stands there", path.display());
+            tracing::warn!("{} is not a file; move away what is there", path.display());
             return Ok(());
         }
         let json = preflight_record::text(&record.met);

@@ -15,7 +15,7 @@ use crate::plan::{Graph, PlannedPhase};
 use crate::resource::{ResourceError, ResourceResult};
 
 impl Runner<'_> {
-    /// Brings the host to the plan. Events tell what happens; the outcome is that of the run.
+    /// Brings the host to the plan. Events report each action. Returns the outcome of the run.
     ///
     /// # Errors
     /// The engine's own records cannot be read or written; nothing else was touched then.

@@ -100,6 +100,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The ledger, and this run in it, which begins now if it has not begun yet; `None` in a dry run.
+    async fn record(&self) -> Result<Option<(&Ledger<'a>, RunId)>, LedgerError> {
+        let Some(session) = &self.session else {
+            return Ok(None);
+        };
+        Ok(Some((&session.ledger, session.run().await?)))
+    }
+
     /// The recorded steps of a phase's clean lane, if the lane is not recorded yet or has holes; `None` if it is
     /// complete.
     pub(in crate::exec) async fn lacks_clean_lane(&self, phase: &PhaseName) -> Option<Vec<StepId>> {
@@ -127,15 +135,10 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         steps: Vec<PlannedStep>,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                session
-                    .ledger
-                    .clean_lane(session.run().await?, phase, steps)
-                    .await
-            }
-            None => Ok(()),
-        }
+        let Some((ledger, run)) = self.record().await? else {
+            return Ok(());
+        };
+        ledger.clean_lane(run, phase, steps).await
     }
 
     /// The clean lane of a phase, if this run has recorded it: the phase had never been applied before.
@@ -160,9 +163,12 @@ impl<'a> Session<'a> {
             return false;
         };
         let own = session.own(phase);
+        // Of a phase that was rolled back, such a directory is all that is there.
+        let left = session.ledger.left_by_rollback(phase).await;
         let live = session.ledger.live().await;
-        live.iter()
-            .any(|live| live.phase == *phase && !own.contains(&live.run))
+        live.iter().any(|live| {
+            live.phase == *phase && !own.contains(&live.run) && !left.contains(&live.undo.about())
+        })
     }
 
     /// Whether the ledger has an undo of this thing.
@@ -215,21 +221,17 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Records that a step is about to be changed, or that something that the plan no longer has is about to be removed.
     pub(in crate::exec) async fn intent(
         &self,
         phase: &PhaseName,
-        step: &PlannedStep,
+        place: (&StepId, &Span),
         change: &Change,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                session
-                    .ledger
-                    .intent(session.run().await?, phase, step, change)
-                    .await
-            }
-            None => Ok(()),
-        }
+        let Some((ledger, run)) = self.record().await? else {
+            return Ok(());
+        };
+        ledger.intent(run, phase, place, change).await
     }
 
     pub(in crate::exec) async fn converged(
@@ -237,63 +239,33 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         step: &PlannedStep,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                session
-                    .ledger
-                    .receipt(session.run().await?, phase, &step.id)
-                    .await
-            }
-            None => Ok(()),
-        }
+        let Some((ledger, run)) = self.record().await? else {
+            return Ok(());
+        };
+        ledger.receipt(run, phase, &step.id).await
     }
 
-    /// Records that something that the plan no longer has is about to be removed.
-    pub(in crate::exec) async fn withdrawal(
-        &self,
-        phase: &PhaseName,
-        place: (&StepId, &Span),
-        change: &Change,
-    ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                session
-                    .ledger
-                    .withdrawal(session.run().await?, phase, place, change)
-                    .await
-            }
-            None => Ok(()),
-        }
-    }
-
+    /// Records that a thing that the plan no longer has was taken back, or that it is in use and stays until a clean.
     pub(in crate::exec) async fn withdrawn(
         &self,
         phase: &PhaseName,
-        step: &StepId,
-        thing: &str,
+        (step, thing): (&StepId, &str),
+        in_use: bool,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                session
-                    .ledger
-                    .withdrawn(session.run().await?, phase, step, thing)
-                    .await
-            }
-            None => Ok(()),
-        }
+        let Some((ledger, run)) = self.record().await? else {
+            return Ok(());
+        };
+        ledger.withdrawn(run, phase, (step, thing), in_use).await
     }
 
     pub(in crate::exec) async fn lane_withdrawn(
         &self,
         phase: &PhaseName,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                let run = session.run().await?;
-                session.ledger.lane_withdrawn(run, phase, None).await
-            }
-            None => Ok(()),
-        }
+        let Some((ledger, run)) = self.record().await? else {
+            return Ok(());
+        };
+        ledger.lane_withdrawn(run, phase, None).await
     }
 
     /// Records that a phase is complete, if anything was changed in it.
@@ -311,30 +283,42 @@ impl<'a> Session<'a> {
         phase: &PhaseName,
         failure: &Failure,
     ) -> Result<(), LedgerError> {
-        match &self.session {
-            Some(session) => {
-                session
-                    .ledger
-                    .failed(session.run().await?, phase, failure)
-                    .await
-            }
-            None => Ok(()),
-        }
+        let Some((ledger, run)) = self.record().await? else {
+            return Ok(());
+        };
+        ledger.failed(run, phase, failure).await
     }
 
-    /// Records that everything that was done in a phase, or only `thing`, has been taken back.
+    /// Records that one thing that was done in a phase has been taken back.
     pub(in crate::exec) async fn reverted(
         &self,
         phase: &PlannedPhase,
-        thing: Option<&str>,
+        thing: &str,
     ) -> Result<(), LedgerError> {
         let Some(session) = &self.session else {
             return Ok(());
         };
         session.run().await?;
         for run in session.own(&phase.name) {
-            let thing = thing.map(str::to_owned);
-            session.ledger.reverted(run, &phase.name, thing).await?;
+            let (ledger, thing) = (&session.ledger, Some(thing.to_owned()));
+            ledger.reverted(run, &phase.name, thing, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Records that everything that was done in a phase has been taken back, except for the directories in `left`.
+    pub(in crate::exec) async fn rolled_back(
+        &self,
+        phase: &PlannedPhase,
+        left: &[String],
+    ) -> Result<(), LedgerError> {
+        let Some(session) = &self.session else {
+            return Ok(());
+        };
+        session.run().await?;
+        for run in session.own(&phase.name) {
+            let (ledger, left) = (&session.ledger, left.to_vec());
+            ledger.reverted(run, &phase.name, None, left).await?;
         }
         Ok(())
     }

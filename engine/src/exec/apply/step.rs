@@ -139,19 +139,6 @@ impl Runner<'_> {
         receipt: &mut Receipt<'_>,
         told: &mut Option<Change>,
     ) -> ResourceResult<Try> {
-        let action = format!("{} {}", step.spec.kind(), step.spec.label());
-        let tried = self.try_step(phase, step, session, receipt, told);
-        within(step.policy.timeout, action, tried).await
-    }
-
-    async fn try_step(
-        &self,
-        phase: &PhaseName,
-        step: &PlannedStep,
-        session: &Session<'_>,
-        receipt: &mut Receipt<'_>,
-        told: &mut Option<Change>,
-    ) -> ResourceResult<Try> {
         let cx = self.context(step.policy.absent);
         let about = About {
             events: self.events,
@@ -160,7 +147,11 @@ impl Runner<'_> {
             step,
             renews: self.renewals.include(&step.id),
         };
-        with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, told).await)
+        let tried = async {
+            with_resource!(&step.spec, resource => drive(resource, &cx, receipt, &about, told).await)
+        };
+        let action = format!("{} {}", step.spec.kind(), step.spec.label());
+        within(step.policy.timeout, action, tried).await
     }
 
     /// Waits, unless the run is asked to end.
@@ -198,7 +189,8 @@ impl About<'_, '_> {
             });
         }
         *told = Some(change.clone());
-        Ok(self.session.intent(self.phase, self.step, change).await?)
+        let place = (&self.step.id, &self.step.span);
+        Ok(self.session.intent(self.phase, place, change).await?)
     }
 }
 

@@ -397,9 +397,7 @@ impl Runner<'_> {
         {
             let cx = Context {
                 host,
-                outputs: &self.outputs,
-                secrets: self.secrets,
-                absent: step.policy.absent,
+                ..self.context(step.policy.absent)
             };
             let (change, note) = step.spec.look(&cx).await?;
             notes.extend(note);

@@ -33,9 +33,9 @@ pub(in crate::exec) fn remedy(error: &ResourceError, found: &[String]) -> String
         }
         _ if !found.is_empty() => "see the states and log lines above".to_owned(),
         ResourceError::Pki { .. } => {
-            "correct the key or certificate that the message names; what is moved away is made anew, but for authorities".to_owned()
+            "correct the key or certificate that the message names, or move it away: nodelet makes it again, except an authority".to_owned()
         }
-        _ => "run `nodelet check` for the state of all phases, and mend what the message names".to_owned(),
+        _ => "run `nodelet check` for the state of all phases, and repair what the message names".to_owned(),
     }
 }
 
@@ -55,7 +55,7 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
     ),
     (
         &[&["is a directory"], &["not a directory"]],
-        "something else stands at the path that the message names, or on the way to it (`namei -l PATH`): move it away",
+        "something else is at the path that the message names, or at a directory above it (`namei -l PATH`): move it away",
     ),
     (
         &[&["too many levels of symbolic links"]],
@@ -98,11 +98,11 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
             &["flag provided but not defined"],
             &["invalid argument", " for \"--"],
         ],
-        "the program refuses one of its flags: mend the setting that adds it (those that end in _FLAGS, RUNTIME_CONFIG)",
+        "the program refuses one of its flags: correct the setting that adds it (those that end in _FLAGS, RUNTIME_CONFIG)",
     ),
     (
         &[&["bind source path does not exist"]],
-        "make the directory that the message names, or mend the script or setting that names it",
+        "make the directory that the message names, or correct the script or setting that names it",
     ),
     (
         &[&["no such image"]],
@@ -117,11 +117,11 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
     ),
     (
         &[&["(status 401)"], &["answers 401"]],
-        "the server does not know who asks: see whether the kubeconfig's certificate and the server's client root belong together (`openssl verify`), or move the certificate away and run `nodelet apply --only certs`",
+        "the server does not accept the client's certificate: check whether the kubeconfig's certificate and the server's client root belong together (`openssl verify`), or move the certificate away and run `nodelet apply --only certs`",
     ),
     (
         &[&["(status 403)"], &["answers 403"]],
-        "the server knows who asks and forbids it: see the roles of that user (`kubectl auth can-i --list`)",
+        "the server accepts the client, but forbids the request: see the roles of that user (`kubectl auth can-i --list`)",
     ),
     (
         &[&["no route to host"], &["network is unreachable"]],
@@ -137,7 +137,7 @@ const KNOWN: &[(&[&[&str]], &str)] = &[
     ),
     (
         &[&["dependency problems"]],
-        "see what the packages on this host lack (`apt-get --fix-broken --dry-run install`)",
+        "see what is missing for the packages on this host (`apt-get --fix-broken --dry-run install`)",
     ),
     (
         &[&["/etc/passwd has no user"], &["/etc/group has no group"]],
@@ -162,7 +162,7 @@ fn said_by(error: &ResourceError) -> Option<String> {
     let text = chain(error).join(": ");
     let (_, after) = text.split_once("see `")?;
     let (command, _) = after.split_once('`')?;
-    Some(format!("see what `{command}` says, and mend that"))
+    Some(format!("see what `{command}` says, and correct that"))
 }
 
 fn by_kind(error: &HostError, all: &str) -> String {
@@ -175,7 +175,7 @@ fn by_kind(error: &HostError, all: &str) -> String {
             "set the clock (`timedatectl` shows it, and whether it is kept), then try again".to_owned()
         }
         HostError::Deadline { .. } => {
-            "see what the host is busy with (`uptime`, `journalctl --priority err --since -10min`); it may be done by now".to_owned()
+            "see what the host is busy with (`uptime`, `journalctl --priority err --since -10min`); then try again".to_owned()
         }
         HostError::Spawn { program, source } if source.kind() == ErrorKind::NotFound => {
             format!("install `{program}`: it is not on this host")
@@ -184,10 +184,10 @@ fn by_kind(error: &HostError, all: &str) -> String {
             format!("see why `{program}` cannot be run (`command -v {program}`, `file`)")
         }
         HostError::Exit { command, .. } => {
-            format!("run `{command}` by hand and mend what it says")
+            format!("run `{command}` by hand and correct what it says")
         }
         HostError::TooLarge { path, .. } => {
-            format!("see what stands in {} (`ls -l`), and put a smaller file there", path.display())
+            format!("see which file is at {} (`ls -l`), and put a smaller file there", path.display())
         }
         HostError::InUse { .. } => "find out what uses it, and stop or remove that".to_owned(),
         HostError::Service { .. } | HostError::Refused { .. } => by_service(all).to_owned(),
@@ -264,7 +264,7 @@ mod tests {
                     "get node cp-1",
                     "Unauthorized (status 401)",
                 )),
-                "the server does not know who asks",
+                "the server does not accept the client's certificate",
             ),
             (
                 host(HostError::service("inspect image a:1", "connection reset")),
@@ -275,7 +275,7 @@ mod tests {
                     what: "start the container: it says `Error: unknown flag: --nonsense`"
                         .to_owned(),
                 },
-                "mend the setting that adds it",
+                "correct the setting that adds it",
             ),
             (
                 host(HostError::service("get node cp-1", "connection refused")),

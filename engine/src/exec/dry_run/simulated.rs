@@ -21,7 +21,7 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
     for path in &plan.payload {
         // A program or archive; the others are directories.
         if path.extension().is_some() || path.parent().is_some_and(|p| p.ends_with("bin")) {
-            host = host.with_program_file(path);
+            host.with_world_mut(|world| world.file_with_mode(path, "payload", 0o755));
         } else {
             host = host.with_directory(path);
         }
@@ -46,19 +46,6 @@ pub fn simulated_host(facts: &Facts, plan: &Plan) -> FakeHost {
         }
     }
     host
-}
-
-/// Builders that only dry runs need.
-trait Seeded {
-    fn with_program_file(self, path: &Path) -> Self;
-}
-
-impl Seeded for FakeHost {
-    /// An executable file.
-    fn with_program_file(self, path: &Path) -> Self {
-        self.with_world_mut(|world| world.file_with_mode(path, "payload", 0o755));
-        self
-    }
 }
 
 /// A package as the payload holds it: a list of one file, and that file.

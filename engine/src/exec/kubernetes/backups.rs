@@ -38,7 +38,7 @@ pub(in crate::exec) async fn younger_than(
     if let Some(age) = newest {
         return Ok((age >= limit).then(|| {
             format!(
-                "the newest proven backup in {} is {} old, and {} is the limit; {next}",
+                "the newest proven backup in {} is {} old, but the limit is {}; {next}",
                 directory.display(),
                 text(age),
                 text(limit)

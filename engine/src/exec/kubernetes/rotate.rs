@@ -63,7 +63,9 @@ impl Runner<'_> {
                 "do this on the master that holds the authority's key".to_owned()
             }
             (Rotation::Begin, Stage::Switched) => {
-                format!("finish the last one first: `nodelet certs rotate {authority} finish`")
+                format!(
+                    "finish the previous rotation first: `nodelet certs rotate {authority} finish`"
+                )
             }
             (Rotation::Switch, Stage::Settled) => {
                 format!("begin with `nodelet certs rotate {authority} begin`")
@@ -103,7 +105,7 @@ impl Runner<'_> {
                 "replace authority `{authority}`: not every component uses what the step before has made: {problem}"
             ),
             next: format!(
-                "mend that, or run that step again: `nodelet certs rotate {authority} {before}`"
+                "correct that, or run that step again: `nodelet certs rotate {authority} {before}`"
             ),
         };
         for phase in self.check().await {
@@ -156,7 +158,7 @@ impl Runner<'_> {
 fn encryption_turn(step: Rotation, stage: Stage) -> ResourceResult<()> {
     let next = match (step, stage) {
         (Rotation::Begin, Stage::Switched) => {
-            "finish the last one first: `nodelet certs rotate encryption finish`"
+            "finish the previous rotation first: `nodelet certs rotate encryption finish`"
         }
         (Rotation::Switch, Stage::Settled) => "begin with `nodelet certs rotate encryption begin`",
         (Rotation::Finish, Stage::Settled) => "there is nothing to finish: there is one key",

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::installed::is_ours;
 use crate::exec::event::{Event, Recording};
+use crate::exec::undo::another_role::name;
 use crate::exec::{Runner, simulated_host};
 use crate::facts::Facts;
 use crate::ledger::{Ledger, Record, Recoverable, RunId};
@@ -50,7 +51,7 @@ pub enum RecoveredFrom {
         /// The last run in it.
         run: RunId,
     },
-    /// The plan and the host alone.
+    /// Only the plan and the host.
     Host,
 }
 
@@ -68,7 +69,8 @@ impl Runner<'_> {
     /// Recovers the ledger; with `dry_run` says what would be recovered and writes nothing.
     ///
     /// # Errors
-    /// The ledger is not lost: it knows what the role has made here. Or the host cannot be read.
+    /// The ledger is not lost: it knows what the role has made here. Or what remains of it names another role than the
+    /// plan. Or the host cannot be read.
     pub async fn recover(&self, dry_run: bool) -> ResourceResult<Recovered> {
         if self.lost_ledger().await.is_none() {
             return Err(ResourceError::Unmet {
@@ -81,6 +83,7 @@ impl Runner<'_> {
             });
         }
         let from = Ledger::recoverable(self.host).await?;
+        self.is_role_of(&from)?;
         let run = from.last_run.max(1) + 1;
         let Rebuilt {
             mut result,
@@ -98,13 +101,37 @@ impl Runner<'_> {
         result.unused_contents = Ledger::unused_contents(self.host, &records).await?;
         for thing in self.unrecorded(&records).await {
             result.note(format!(
-                "{thing}: it stands and could not be recorded, so it stays"
+                "{thing}: it is on the host, but could not be recorded, so it stays"
             ));
         }
         if !dry_run {
             Ledger::recover(self.host, records, from.damaged, (run, changed)).await?;
         }
         Ok(result)
+    }
+
+    /// Refuses a plan of another role than the one that the remains of the ledger name. Its ledger would call this host
+    /// its own: the next apply would remove what only the other role has, without `--replace-role`.
+    fn is_role_of(&self, from: &Recoverable) -> ResourceResult<()> {
+        let records = from.part.as_ref().map(|(_, records)| records.as_slice());
+        let Some(standing) = records.and_then(role_of) else {
+            return Ok(());
+        };
+        let planned = &self.plan.role;
+        if name(&standing) == name(planned) {
+            return Ok(());
+        }
+        Err(ResourceError::Unmet {
+            what: format!(
+                "recover the ledger {}: it is the ledger of the role {standing}, and {planned} is another role",
+                Ledger::path().display()
+            ),
+            next: format!(
+                "recover it with the role of this host: `nodelet recover --role {}`; then replace that role with \
+                 `nodelet apply --replace-role`, if you want to",
+                name(&standing)
+            ),
+        })
     }
 
     fn begins(&self, run: RunId) -> Record {
@@ -385,7 +412,7 @@ impl Runner<'_> {
             for event in events.events() {
                 if let Event::PhaseFailed { phase, failure, .. } = event {
                     unknown.push(format!(
-                        "phase {phase} and those after it: what they make could not be worked out: {}",
+                        "phase {phase} and those after it: what they make is unknown: {}",
                         failure.chain.join(": ")
                     ));
                 }
@@ -401,7 +428,7 @@ impl Runner<'_> {
         let about = undo.about();
         let not_named = |there: bool| match there {
             true => Found::Unknown(format!(
-                "{about}: it stands, and the saved records do not name it; it may have been there before the role and stays"
+                "{about}: it is on the host, but the saved records do not name it; it stays, because it may have been there before the role"
             )),
             false => Found::Nothing,
         };
@@ -462,6 +489,13 @@ impl Runner<'_> {
             _ => Found::Nothing,
         })
     }
+}
+
+/// The role that these records say is on the host. What a clean keeps belongs to no role.
+fn role_of(records: &[Record]) -> Option<String> {
+    let is_clean = |record: &Record| matches!(record, Record::Cleaned { .. });
+    let since = records.iter().rposition(is_clean).map_or(0, |at| at + 1);
+    Ledger::role_in(&records[since..])
 }
 
 /// A recovery in progress.

@@ -54,7 +54,7 @@ pub fn left_over_phases(health: &[PhaseHealth]) -> Vec<PhaseName> {
 
 impl Runner<'_> {
     /// Restarts these phases and no others: ends what they run, from the last phase to the first, and applies them
-    /// again in order. Their `on_stop` steps are not run, because those are for a stop that lasts: pods go on running
+    /// again in order. Their `on_stop` steps are not run, because those are for a permanent stop: pods continue to run
     /// while their kubelet restarts.
     ///
     /// If something cannot be ended, this is reported and the restart goes on: it may be what is broken.

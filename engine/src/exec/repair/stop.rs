@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::model::{Failure, Outcome, PhaseName, Verb, chain};
 use crate::plan::{PlannedPhase, PlannedStep};
 use crate::resource::docker::container_runtime;
-use crate::resource::{Context, Receipt, ResourceResult, Spec, Undo};
+use crate::resource::{Receipt, ResourceResult, Spec, Undo};
 
 /// What follows a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,12 +337,7 @@ impl Runner<'_> {
         }
         let stays = |step: &PlannedStep| matches!(&step.spec, Spec::Service(service) if running.contains(&service.unit));
         for step in phase.steps.iter().rev().filter(|step| !stays(step)) {
-            let cx = Context {
-                host: self.host,
-                outputs: &self.outputs,
-                secrets: self.secrets,
-                absent: step.policy.absent,
-            };
+            let cx = self.context(step.policy.absent);
             // Nothing is rolled back here; what has to be undone by a clean is in the ledger.
             let unused = Mutex::default();
             let mut receipt = session.receipt(&phase.name, step, &unused);

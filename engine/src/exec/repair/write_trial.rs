@@ -405,7 +405,9 @@ impl Runner<'_> {
             }
             Spec::File(file) => {
                 let source = match &file.source {
-                    FileSource::Payload(source) | FileSource::Copy(source) => {
+                    FileSource::Payload(source)
+                    | FileSource::Copy(source)
+                    | FileSource::GuardedCopy(source) => {
                         self.host.entry(source).await.ok().flatten()
                     }
                     FileSource::Text(_) => None,

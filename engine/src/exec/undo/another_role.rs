@@ -25,9 +25,9 @@ pub struct AnotherRole {
 }
 
 impl Runner<'_> {
-    /// The role on the host, if it is another one than that of the plan; another version of the same role is not. Reads only.
+    /// The role on the host, if it differs from the role of the plan. Another version of the same role does not count. Only reads.
     ///
-    /// What would be removed is that of a run over all phases.
+    /// Lists what a run over all phases would remove.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -64,7 +64,7 @@ fn what(removed: &[StepId], standing: &str) -> String {
 }
 
 /// The name in a role with its version: a name has no blanks.
-fn name(role: &str) -> &str {
+pub(in crate::exec) fn name(role: &str) -> &str {
     role.split_once(' ').map_or(role, |(name, _)| name)
 }
 

@@ -1,4 +1,4 @@
-//! Clean: restores the host to its state before the role, from the ledger alone.
+//! Clean: restores the host to its state before the role; needs only the ledger.
 //!
 //! It needs no plan and no script. The ledger has the inverse of each change, and the steps that remove what running
 //! components leave behind; each phase recorded these steps before its first effect. Phases are cleaned in reverse
@@ -320,7 +320,8 @@ impl Clean<'_, '_> {
         match self.executor.undo(&live.undo).await {
             Undone::Done => {
                 if let Some((ledger, run)) = self.book {
-                    let written = ledger.withdrawn(run, &live.phase, &live.step, &thing);
+                    let its = (&live.step, thing.as_str());
+                    let written = ledger.withdrawn(run, &live.phase, its, false);
                     self.wrote(written.await);
                 }
                 self.took_back(phase, thing);
@@ -376,7 +377,7 @@ impl Clean<'_, '_> {
         if let Some(phase) = phase
             && self.failures.iter().all(|(known, _)| known != phase)
         {
-            let next = "mend what the reason names, then `nodelet clean` again".to_owned();
+            let next = "remove the cause, then `nodelet clean` again".to_owned();
             let failure = failure(phase, thing, error, next);
             self.failures.push((phase.clone(), failure));
         }

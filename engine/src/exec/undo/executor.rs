@@ -226,7 +226,7 @@ pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Optio
     }
     Some(ResourceError::Unmet {
         what: "remove docker while containers may still be in it: it does not answer".to_owned(),
-        next: "mend what keeps docker from answering (`journalctl -u docker -n 50`), then run `nodelet clean` again"
+        next: "find out why docker does not answer (`journalctl -u docker -n 50`), then run `nodelet clean` again"
             .to_owned(),
     })
 }
@@ -234,6 +234,11 @@ pub(in crate::exec) async fn keeps_engine(undo: &Undo, host: &dyn Host) -> Optio
 /// Whether an undo removes the packages of a container engine.
 pub(in crate::exec) fn brings_engine(undo: &Undo) -> bool {
     matches!(undo, Undo::PurgePackages { names } if container_runtime::is_engine(names))
+}
+
+/// Whether the role itself may be what uses a thing that a prune leaves, so that a later clean has to take it back.
+pub(in crate::exec) fn role_may_use(undo: &Undo) -> bool {
+    matches!(undo, Undo::UnloadModule { .. } | Undo::PurgePackages { .. })
 }
 
 /// Whether the container engine is needed for an undo.

@@ -1,6 +1,6 @@
 //! Takes back what was done: rollback of a failed phase, clean of the host, removal of what the plan no longer has.
 //!
-//! The ledger says what there is to take back, `resource::undo` how. Neither plan nor scripts are needed for it.
+//! The ledger says what has to be undone, `resource::undo` says how. Plan and scripts are not needed.
 //!
 //! Start with `clean`, then `executor`; `orphans` finds what the plan no longer has, and `prune` removes it.
 //! `another_role` says whether a whole other role would be removed.

@@ -91,7 +91,7 @@ pub(in crate::exec) async fn leftovers(
     Ok(left)
 }
 
-/// The same from records alone.
+/// The same, only from records.
 fn of(records: &[Record], plan: &Plan) -> Vec<Leftover> {
     let wanted = Wanted::of(plan);
     let mut left: Vec<Leftover> = Vec::new();
@@ -186,6 +186,8 @@ impl<'a> Wanted<'a> {
     fn wants(&self, thing: &LiveResource) -> bool {
         let undo = &thing.undo.undo;
         thing.undo.keep
+            // A clean takes it back, when what uses it is gone.
+            || thing.in_use
             // It belongs to no step alone: taking back a unit's file loads the units again anyway.
             || *undo == Undo::ReloadUnits
             || thing.steps.iter().any(|step| self.steps.contains(step))

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use super::executor::{Executor, Purpose, Undone, failure, name_of, needs_engine, remove};
+use super::executor::{
+    Executor, Purpose, Undone, failure, name_of, needs_engine, remove, role_may_use,
+};
 use crate::exec::apply::session::Session;
 use crate::exec::apply::step::millis;
 use crate::exec::diagnosis::advice::advice;
@@ -136,7 +138,7 @@ impl Withdrawal<'_, '_, '_> {
             span: span.clone(),
             change: change.clone(),
         });
-        let noted = self.session.withdrawal(phase, (step, span), &change);
+        let noted = self.session.intent(phase, (step, span), &change);
         Ok(noted.await?)
     }
 
@@ -153,7 +155,7 @@ impl Withdrawal<'_, '_, '_> {
     async fn thing(&mut self, live: &LiveUndo) -> ResourceResult<()> {
         let (phase, undo) = (&live.phase, &live.undo);
         match self.executor.undo(undo).await {
-            Undone::Done => self.gone(live).await?,
+            Undone::Done => self.gone(live, false).await?,
             Undone::Again => {}
             Undone::Full => self.executor.later.push(live.clone()),
             // The removal has been reported; how it ends cannot be simulated here, unless an apply would get the same
@@ -166,18 +168,19 @@ impl Withdrawal<'_, '_, '_> {
                     thing: undo.about(),
                     reason: chain(&error).join(": "),
                 });
-                // Other programs use it now: it is not left over any more.
-                self.gone(live).await?;
+                // It is in use: it is not left over any more.
+                self.gone(live, role_may_use(undo)).await?;
             }
             Undone::Failed(error) => self.fail(phase, &undo.about(), &error).await,
         }
         Ok(())
     }
 
-    async fn gone(&self, live: &LiveUndo) -> ResourceResult<()> {
+    /// Records that a thing was taken back, or that it is in use and stays until a clean.
+    async fn gone(&self, live: &LiveUndo, in_use: bool) -> ResourceResult<()> {
         let about = live.undo.about();
-        let written = self.session.withdrawn(&live.phase, &live.step, &about);
-        Ok(written.await?)
+        let thing = (&live.step, about.as_str());
+        Ok(self.session.withdrawn(&live.phase, thing, in_use).await?)
     }
 
     /// Removes the directories of a phase, the deepest first; those that are not empty wait.

@@ -57,16 +57,18 @@ impl Runner<'_> {
             }
             waiting.sort_by_key(|undo| last_order(undo));
         }
-        stuck.extend(waiting.into_iter().map(Undo::about));
+        // Something else is in these directories: kept things, or files of other programs.
+        let full: Vec<String> = waiting.into_iter().map(Undo::about).collect();
         // Only what could not be taken back stays in the ledger, for a clean to try again. What appears in place of the
         // rest later is not the role's.
         let mut written = None;
         if errors.is_empty() {
-            written = session.reverted(phase, None).await.err();
+            written = session.rolled_back(phase, &full).await.err();
         } else {
+            stuck.extend(full);
             for thing in back.difference(&stuck) {
                 if written.is_none() {
-                    written = session.reverted(phase, Some(thing)).await.err();
+                    written = session.reverted(phase, thing).await.err();
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::size;
 use crate::facts::{
     CgroupVersion, Cgroups, Disk, Facts, LinkFacts, Listener, NamedCidr, OperatingSystem,
-    Requirement, Route, SupportedSystem, Swap, UnitFacts,
+    Requirement, Route, SupportedSystem, Swap, UnitFacts, Verdict,
 };
 
 const GIB: u64 = 1 << 30;
@@ -308,8 +308,8 @@ fn a_directory_where_things_last() {
             taken(disk);
             disk.path = "/backups/etcd".to_owned();
         }),
-        "/backups/etcd is no directory: a link stands there; \
-         name another directory, or move away what stands there"
+        "/backups/etcd is not a directory: a link is there; \
+         name another directory, or move away what is there"
     );
     assert!(with(&|disk| disk.free = 1).contains("needs 1 GiB"));
     unknown(
@@ -664,13 +664,16 @@ fn the_fixture_hosts_are_as_their_names_say() {
         let facts = fixture(name);
         for requirement in all_requirements() {
             let verdict = requirement.check(&facts);
-            assert!(verdict.is_met(), "{name}: {requirement:?}: {verdict}");
+            assert!(
+                verdict == Verdict::Met,
+                "{name}: {requirement:?}: {verdict}"
+            );
         }
     }
     let unfit = fixture("unfit.yaml");
     let met: Vec<_> = all_requirements()
         .into_iter()
-        .filter(|one| one.check(&unfit).is_met())
+        .filter(|one| one.check(&unfit) == Verdict::Met)
         .collect();
     // The lab's host has the programs and the link; everything else is spoilt.
     let left = [

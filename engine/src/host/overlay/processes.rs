@@ -1,17 +1,8 @@
 //! Commands: none is run, it might change something.
 
 use super::OverlayHost;
+use crate::host::fake::PROGRAM_PATH;
 use crate::host::{CommandOutput, CommandSpec, HostError, HostResult, Processes};
-
-/// Where programs are looked up.
-const PATH: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
 
 #[async_trait::async_trait]
 impl Processes for OverlayHost<'_> {
@@ -28,7 +19,7 @@ impl Processes for OverlayHost<'_> {
     }
 
     async fn has_program(&self, name: &str) -> HostResult<bool> {
-        for directory in PATH {
+        for directory in PROGRAM_PATH {
             let real = self
                 .learn(&std::path::Path::new(directory).join(name), true)
                 .await?;

@@ -138,12 +138,14 @@ fn record(run: RunId, deed: &Deed) -> Record {
             run,
             phase: phase(place),
             thing: None,
+            left: Vec::new(),
         },
         Deed::Withdrawn(place, thing) => Record::Withdrawn {
             run,
             phase: phase(place),
             step: id(place, thing),
             thing: format!("file /{thing}"),
+            in_use: false,
         },
         Deed::LaneWithdrawn(place) => Record::LaneWithdrawn {
             run,

@@ -131,7 +131,8 @@ async fn cut_at_every_byte_it_opens_with_the_whole_lines_and_goes_on() {
         .clean_lane(1, &phase, vec![step("/a")])
         .await
         .unwrap();
-    ledger.reverted(1, &phase, None).await.unwrap();
+    let reverted = ledger.reverted(1, &phase, None, Vec::new()).await;
+    reverted.unwrap();
     ledger.end(1, Outcome::Failed, (0, 0)).await.unwrap();
     ledger.cleaned(1, true, &[]).await.unwrap();
     drop(ledger);

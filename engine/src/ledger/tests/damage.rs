@@ -116,7 +116,7 @@ async fn the_refusal_names_the_line_and_the_way_out() {
     host.with_world_mut(|world| world.file(file(), lines.join("\n") + "\n"));
     let error = Ledger::open(&host).await.err().unwrap().to_string();
     assert!(
-        error.contains("ledger.jsonl:3: it has number 3 where 2 comes next"),
+        error.contains("ledger.jsonl:3: its number is 3, but should be 2"),
         "{error}"
     );
     assert!(error.contains("`nodelet recover`"), "{error}");
@@ -150,7 +150,7 @@ async fn a_ledger_without_an_id_is_read_and_continued() {
     let content: String = records.iter().map(|record| chain.seal(record)).collect();
     host.with_world_mut(|world| {
         world.file(file(), &content);
-        // The tip was the number of the last run, and there was no copy.
+        // The tip was the number of the last run, which is not valid any more, and there was no copy.
         world.file(file().with_extension("tip"), "2");
         world.remove(file().with_file_name("ledger.backup.jsonl"));
     });

@@ -23,6 +23,17 @@ const OPERATIONS: u64 = 200_000;
 /// Most text of the filters and the output of a rendering together, in bytes.
 const TEXT: usize = 4 << 20;
 
+/// The filters that templates can use.
+pub const FILTERS: &[&str] = &[
+    "base64",
+    "exec_word",
+    "join",
+    "replace",
+    "tojson",
+    "unit_quoted",
+    "upper",
+];
+
 /// Renders a template strictly: an unknown variable is an error.
 ///
 /// # Errors
@@ -305,6 +316,19 @@ mod tests {
         );
         let missing = render("t", "{{ [nme]|join }}", &vars).expect_err("nme is not given");
         assert!(missing.problem.contains("is not there"), "{missing}");
+    }
+
+    #[test]
+    fn each_filter_of_the_list_exists() {
+        let vars = serde_json::json!({"a": "x"});
+        for filter in FILTERS {
+            // One of them lacks its arguments here, which is another error.
+            let problem = match render("t", &format!("{{{{ a|{filter} }}}}"), &vars) {
+                Ok(_) => String::new(),
+                Err(error) => error.problem,
+            };
+            assert!(!problem.contains("unknown filter"), "{filter}: {problem}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A container that runs with exactly this configuration.
 //!
 //! When the container is created, a hash of its configuration and of the content of its inputs is stored in a label. So the
-//! container alone tells whether it is current.
+//! container itself shows whether it is current.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::file::remember;
+use super::hidden::{HIDDEN, is_private};
 use super::owner::{Owner, Resolved, known};
+use crate::env::KEYS;
 use crate::host::{Attributes, Entry, EntryKind};
 use crate::model::Value;
 use crate::resource::change::{Differences, TextDiff, content_digest};
@@ -40,9 +42,6 @@ pub struct Observed {
     attributes: Resolved,
     absent: bool,
 }
-
-/// The mask of a secret.
-const HIDDEN: &str = "(hidden)";
 
 #[async_trait]
 impl Resource for EnvFileSpec {
@@ -157,19 +156,26 @@ impl Resource for EnvFileSpec {
 }
 
 impl EnvFileSpec {
-    /// The digest of a file without secrets. A secret with few possible values could be guessed from a digest.
-    fn digest(&self, observed: &Observed) -> Option<String> {
-        let secret = self.values.values().any(Value::is_secret);
-        (!secret).then(|| content_digest(observed.desired.as_bytes()))
+    /// Whether it holds a secret.
+    pub(in crate::resource) fn is_secret(&self) -> bool {
+        self.values.values().any(Value::is_secret)
     }
 
-    /// Notes which variables differ; a secret value is shown as [`HIDDEN`] on both sides.
+    /// The digest of a file without secrets. A secret with few possible values could be guessed from a digest.
+    fn digest(&self, observed: &Observed) -> Option<String> {
+        (!self.is_secret()).then(|| content_digest(observed.desired.as_bytes()))
+    }
+
+    /// Notes which variables differ; a secret value is shown as [`HIDDEN`] on both sides. An old value may have been a secret even if the
+    /// new one is none: the setting of a secret may be empty by now.
     fn name_variables(&self, observed: &Observed, differences: &mut Differences) {
         let content = String::from_utf8_lossy(observed.content.as_deref().unwrap_or_default());
         let before = parse(&content);
         let after = parse(&observed.desired);
         let names: std::collections::BTreeSet<&String> =
             before.keys().chain(after.keys()).collect();
+        let entry = observed.entry.as_ref();
+        let was_private = entry.is_some_and(|entry| is_private(entry.attributes.mode));
         let mut named = false;
         for name in names {
             let (is, should) = (before.get(name), after.get(name));
@@ -182,23 +188,22 @@ impl EnvFileSpec {
                 Some(value) => value.is_secret(),
                 None => true,
             };
-            if secret {
-                differences.note(
-                    name,
-                    is.map_or("not set", |_| HIDDEN),
-                    should.map_or("not set", |_| HIDDEN),
-                );
-            } else {
-                differences.note(
-                    name,
-                    is.map_or("not set", String::as_str),
-                    should.map_or("not set", String::as_str),
-                );
-            }
+            let key = KEYS.iter().find(|key| key.name == name.as_str());
+            let was_secret = secret || key.map_or(was_private, |key| key.secret);
+            differences.note(name, shown(is, was_secret), shown(should, secret));
         }
         if !named {
             differences.note("text", "written otherwise", "as nodelet writes it");
         }
+    }
+}
+
+/// A value as a change shows it.
+fn shown(value: Option<&String>, is_secret: bool) -> &str {
+    match value {
+        None => "not set",
+        Some(_) if is_secret => HIDDEN,
+        Some(value) => value,
     }
 }
 
@@ -266,6 +271,68 @@ mod tests {
         assert_eq!(file.diff(&observed), None);
         assert!(receipt.revert(&host).await.is_empty());
         assert_eq!(text().as_deref(), Some("A=1\n"));
+    }
+
+    /// Name, old and new value of each variable that a change names, of a file that had this text.
+    async fn told(mode: u32, before: &str, values: &[(&str, &str)]) -> Vec<[String; 3]> {
+        let values = values.iter();
+        let file = EnvFileSpec {
+            path: "/etc/a.env".into(),
+            values: values
+                .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
+                .collect(),
+            attributes: Attributes::root(mode),
+            owner: Owner::default(),
+        };
+        let (host, outputs) = (FakeHost::new(), Outputs::default());
+        host.with_world_mut(|world| world.file_with_mode("/etc/a.env", before, mode));
+        let cx = Context {
+            host: &host,
+            outputs: &outputs,
+            secrets: &Secrets,
+            absent: false,
+        };
+        let observed = file.observe(&cx).await.expect("it can be observed");
+        let change = file.diff(&observed).expect("it differs");
+        let differences = change.differences.into_iter();
+        differences
+            .map(|one| [one.field, one.before, one.after])
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn an_old_value_that_may_be_a_secret_is_hidden() {
+        let before = "export DOCKERHUB_PASSWORD=\"hunter2\"\nexport GONE=\"hunter2\"\nexport MAX_PODS=\"100\"\nexport TOKEN=\"hunter2\"\n";
+        let now = [
+            ("DOCKERHUB_PASSWORD", ""),
+            ("MAX_PODS", "110"),
+            ("TOKEN", ""),
+        ];
+        for mode in [0o600, 0o640] {
+            let told = told(mode, before, &now).await;
+            let told: Vec<[&str; 3]> = told
+                .iter()
+                .map(|one| one.each_ref().map(String::as_str))
+                .collect();
+            assert_eq!(
+                told,
+                [
+                    ["DOCKERHUB_PASSWORD", HIDDEN, ""],
+                    ["GONE", HIDDEN, "not set"],
+                    ["MAX_PODS", "100", "110"],
+                    ["TOKEN", HIDDEN, ""],
+                ],
+                "{mode:o}"
+            );
+        }
+        let told = told(0o644, "export DOCKERHUB_PASSWORD=\"hunter2\"\n", &now).await;
+        assert!(!format!("{told:?}").contains("hunter2"), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn old_values_of_a_file_for_all_users_are_shown() {
+        let told = told(0o644, "export PORT=\"80\"\n", &[("PORT", "443")]).await;
+        assert_eq!(told, [["PORT", "80", "443"]]);
     }
 
     #[tokio::test]

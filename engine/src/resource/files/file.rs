@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::hidden::{is_private, is_private_file, masked};
 use super::owner::{Owner, Resolved, known};
 use crate::host::{Attributes, Entry, EntryKind, Host};
 use crate::model::Text;
@@ -47,6 +48,8 @@ pub enum FileSource {
     Payload(PathBuf),
     /// Another file of the host.
     Copy(PathBuf),
+    /// The same, if the script gives no mode: if other users cannot read that file, they cannot read the copy.
+    GuardedCopy(PathBuf),
 }
 
 /// The current state of a file, and its desired content.
@@ -57,6 +60,10 @@ pub struct Observed {
     content: Option<Vec<u8>>,
     /// `Err` says why the content is not known yet.
     desired: Result<Vec<u8>, String>,
+    /// Whether the source is a file that other users cannot read.
+    private_source: bool,
+    /// Mode and owner of the plan; the mode of a guarded copy follows its source.
+    given: Attributes,
     /// Desired mode and owner.
     attributes: Resolved,
     absent: bool,
@@ -96,10 +103,12 @@ impl Resource for FileSpec {
                         }
                     })?)
                 }
-                FileSource::Copy(path) if cx.host.is_late(path).await? => {
+                FileSource::Copy(path) | FileSource::GuardedCopy(path)
+                    if cx.host.is_late(path).await? =>
+                {
                     Err(format!("{} is known after apply", path.display()))
                 }
-                FileSource::Copy(path) => {
+                FileSource::Copy(path) | FileSource::GuardedCopy(path) => {
                     let content = cx.host.read(path, READ_LIMIT).await?;
                     content.ok_or_else(|| format!("{} is not there yet", path.display()))
                 }
@@ -108,15 +117,25 @@ impl Resource for FileSpec {
             (Some(_), true) => cx.host.unit(&self.unit_name()).await?.stale,
             _ => false,
         };
+        let private_source = self.has_private_source(cx).await?;
+        let given = match self.source {
+            FileSource::GuardedCopy(_) if private_source => Attributes {
+                mode: PRIVATE.mode,
+                ..self.attributes
+            },
+            _ => self.attributes,
+        };
         let attributes = if cx.absent {
-            Ok(self.attributes)
+            Ok(given)
         } else {
-            self.owner.resolve(cx.host, self.attributes).await?
+            self.owner.resolve(cx.host, given).await?
         };
         Ok(Observed {
             entry,
             content,
             desired,
+            private_source,
+            given,
             attributes,
             absent: cx.absent,
             stale,
@@ -130,7 +149,7 @@ impl Resource for FileSpec {
         let Some(entry) = &observed.entry else {
             let change = Change::new(Action::Create);
             let attributes = &observed.attributes;
-            let mut change = self.owner.of_new(change, self.attributes, attributes);
+            let mut change = self.owner.of_new(change, observed.given, attributes);
             change.text = self.text_diff(observed);
             change.digest = self.digest(observed);
             if let Err(reason) = &observed.desired {
@@ -145,7 +164,7 @@ impl Resource for FileSpec {
         self.owner.compare(
             &mut differences,
             entry.attributes,
-            self.attributes,
+            observed.given,
             &observed.attributes,
         );
         let mut text = None;
@@ -223,25 +242,41 @@ impl Resource for FileSpec {
 
 impl FileSpec {
     fn text_diff(&self, observed: &Observed) -> Option<TextDiff> {
-        if self.is_secret() {
+        if self.is_secret() || observed.private_source {
             return None;
         }
         let after = String::from_utf8(observed.desired.as_ref().ok()?.clone()).ok()?;
-        let before = String::from_utf8(observed.content.clone().unwrap_or_default()).ok()?;
+        let mut before = String::from_utf8(observed.content.clone().unwrap_or_default()).ok()?;
+        let entry = observed.entry.as_ref();
+        if entry.is_some_and(|entry| is_private(entry.attributes.mode)) {
+            before = masked(&before, &after);
+        }
         Some(TextDiff { before, after })
     }
 
     fn digest(&self, observed: &Observed) -> Option<String> {
         let desired = observed.desired.as_ref().ok()?;
-        (!self.is_secret()).then(|| content_digest(desired))
+        let is_secret = self.is_secret() || observed.private_source;
+        (!is_secret).then(|| content_digest(desired))
     }
 
-    fn is_secret(&self) -> bool {
+    /// Whether its content is never shown.
+    pub(in crate::resource) fn is_secret(&self) -> bool {
         let secret = match &self.source {
             FileSource::Text(text) => text.is_secret(),
-            FileSource::Payload(_) | FileSource::Copy(_) => false,
+            FileSource::Payload(_) | FileSource::Copy(_) | FileSource::GuardedCopy(_) => false,
         };
         self.secret || secret
+    }
+
+    /// Whether it is a copy of a file that other users cannot read. The host is asked only if something depends on it.
+    async fn has_private_source(&self, cx: &Context<'_>) -> ResourceResult<bool> {
+        match &self.source {
+            _ if cx.absent => Ok(false),
+            FileSource::GuardedCopy(source) => is_private_file(cx.host, source).await,
+            FileSource::Copy(source) if !self.secret => is_private_file(cx.host, source).await,
+            FileSource::Copy(_) | FileSource::Text(_) | FileSource::Payload(_) => Ok(false),
+        }
     }
 
     /// Whether this is the file of a unit that systemd does not know yet. systemd loads a new unit on demand, without a reload of all unit
@@ -308,100 +343,4 @@ pub(in crate::resource) async fn remember(
 pub(in crate::resource) const PRIVATE: Attributes = Attributes::root(0o600);
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::host::Files as _;
-    use crate::host::fake::FakeHost;
-    use crate::resource::{NoSecrets, Outputs};
-
-    /// Converges a copy of `/etc/a`; returns the change.
-    async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
-        let file = FileSpec {
-            path: "/etc/b".into(),
-            source: FileSource::Copy("/etc/a".into()),
-            attributes: PRIVATE,
-            owner: Owner::default(),
-            create_only: false,
-            secret: true,
-            unit: false,
-        };
-        let outputs = Outputs::default();
-        let cx = Context {
-            host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: false,
-        };
-        let observed = file.observe(&cx).await?;
-        let change = file.diff(&observed);
-        if let Some(change) = &change {
-            let mut receipt = Receipt::default();
-            file.converge(&observed, change, &cx, &mut receipt).await?;
-        }
-        Ok(change)
-    }
-
-    /// A service that stops leaves its socket file.
-    #[tokio::test]
-    async fn a_socket_goes_and_a_pipe_stays() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let socket = directory.path().join("socket");
-        drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is made"));
-        let pipe = directory.path().join("pipe");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("it is made");
-        let (host, outputs) = (crate::host::live::LiveHost::new(), Outputs::default());
-        let cx = Context {
-            host: &host,
-            outputs: &outputs,
-            secrets: &NoSecrets,
-            absent: true,
-        };
-        for (path, stays) in [(socket, false), (pipe, true)] {
-            let file = FileSpec {
-                path,
-                source: FileSource::Text(Text::Known(String::new())),
-                attributes: PRIVATE,
-                owner: Owner::default(),
-                create_only: false,
-                secret: false,
-                unit: false,
-            };
-            let observed = file.observe(&cx).await.expect("it is seen");
-            let change = file.diff(&observed).expect("it is to go");
-            let mut receipt = Receipt::default();
-            let converged = file.converge(&observed, &change, &cx, &mut receipt).await;
-            assert_eq!(converged.is_err(), stays, "{converged:?}");
-            assert_eq!(file.path.exists(), stays);
-            assert!(receipt.undos.is_empty());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_copy_follows_its_source_and_shows_no_secret() {
-        let host = FakeHost::new().with_file("/etc/a", "one");
-        let text = |host: &FakeHost| host.with_world(|world| world.text("/etc/b"));
-        copy(&host).await.expect("it is copied");
-        assert_eq!(text(&host).as_deref(), Some("one"));
-        assert_eq!(copy(&host).await.expect("it is the same"), None);
-        host.with_world_mut(|world| world.file("/etc/a", "two"));
-        let change = copy(&host).await.expect("it is copied").expect("a change");
-        assert_eq!(text(&host).as_deref(), Some("two"));
-        assert!(
-            change.text.is_none() && change.digest.is_none(),
-            "{change:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
-        let host = FakeHost::new();
-        let error = copy(&host).await.expect_err("there is none").to_string();
-        assert!(error.contains("/etc/a is not there yet"), "{error}");
-        let marked = host.mark_late(Path::new("/etc/a"), "a key is random").await;
-        marked.expect("it is simulated");
-        let error = copy(&host).await.expect_err("not known").to_string();
-        assert!(error.contains("/etc/a is known after apply"), "{error}");
-    }
-}
+mod tests;

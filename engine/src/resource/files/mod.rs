@@ -7,5 +7,6 @@ pub(in crate::resource) mod data_id;
 pub(crate) mod directory;
 pub(in crate::resource) mod env_file;
 pub(in crate::resource) mod file;
+pub(in crate::resource) mod hidden;
 pub(in crate::resource) mod owner;
 pub(in crate::resource) mod symlink;

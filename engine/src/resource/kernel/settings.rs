@@ -1,6 +1,6 @@
 //! Kernel settings and modules, now and after the next boot.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -90,17 +90,8 @@ impl Resource for SysctlSpec {
                 .await?;
             cx.host.set_sysctl(&self.key, &self.value).await?;
         }
-        let path = self.path();
-        if observed.persisted.as_deref() == Some(self.line().as_bytes()) {
-            return Ok(());
-        }
-        create_parents(cx.host, &path, receipt).await?;
-        let entry = cx.host.entry(&path).await?;
-        remember(cx.host, &path, entry.as_ref(), "a file", receipt).await?;
-        cx.host
-            .write(&path, self.line().as_bytes(), Attributes::root(0o644))
-            .await?;
-        Ok(())
+        let persisted = observed.persisted.as_deref();
+        persist(&self.path(), &self.line(), persisted, cx, receipt).await
     }
 }
 
@@ -166,17 +157,26 @@ impl Resource for KernelModuleSpec {
                 .await?;
             cx.host.load_module(&self.name).await?;
         }
-        let path = self.path();
         let line = format!("{}\n", self.name);
-        if observed.persisted.as_deref() == Some(line.as_bytes()) {
-            return Ok(());
-        }
-        create_parents(cx.host, &path, receipt).await?;
-        let entry = cx.host.entry(&path).await?;
-        remember(cx.host, &path, entry.as_ref(), "a file", receipt).await?;
-        cx.host
-            .write(&path, line.as_bytes(), Attributes::root(0o644))
-            .await?;
-        Ok(())
+        let persisted = observed.persisted.as_deref();
+        persist(&self.path(), &line, persisted, cx, receipt).await
     }
+}
+
+/// Writes a line to a file that is read at boot, unless it is there.
+async fn persist(
+    path: &Path,
+    line: &str,
+    persisted: Option<&[u8]>,
+    cx: &Context<'_>,
+    receipt: &mut Receipt<'_>,
+) -> ResourceResult<()> {
+    if persisted == Some(line.as_bytes()) {
+        return Ok(());
+    }
+    create_parents(cx.host, path, receipt).await?;
+    let entry = cx.host.entry(path).await?;
+    remember(cx.host, path, entry.as_ref(), "a file", receipt).await?;
+    let attributes = Attributes::root(0o644);
+    Ok(cx.host.write(path, line.as_bytes(), attributes).await?)
 }

@@ -24,7 +24,6 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use authority::authority_expiry;
 pub use authority::rotation::Stage;
 pub use authority::signer::Authority;
 pub use authority::spec::{AuthoritySpec, Rotation};

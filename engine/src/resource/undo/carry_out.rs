@@ -65,23 +65,15 @@ impl Undo {
                 attributes,
                 kind,
             } => {
-                let entry = host.entry(path).await?;
+                let Some(entry) = host.entry(path).await? else {
+                    return Ok(());
+                };
                 // If the change itself failed, nothing has to be restored, and a restore would often fail, too.
-                if entry
-                    .as_ref()
-                    .is_some_and(|entry| entry.attributes == *attributes)
-                {
+                if entry.attributes == *attributes {
                     return Ok(());
                 }
-                let there = entry.map(|entry| EntryType::of(&entry.kind));
-                let is_the_same = match (there, kind) {
-                    (None, _) => return Ok(()),
-                    (Some(there), Some(kind)) => there == *kind,
-                    // The record does not contain the type. Attributes of links were rarely changed.
-                    (Some(there), None) => there != EntryType::Link,
-                };
                 // An entry that has replaced it has its own attributes.
-                if is_the_same {
+                if EntryType::of(&entry.kind) == *kind {
                     host.set_attributes(path, *attributes).await?;
                 } else {
                     let path = path.display();
@@ -255,12 +247,10 @@ mod tests {
             kind,
         };
         for (kind, standing, restored) in [
-            (Some(EntryType::Directory), "directory", true),
-            (None, "directory", true),
-            (Some(EntryType::Directory), "link", false),
-            (None, "link", false),
-            (Some(EntryType::Directory), "file", false),
-            (Some(EntryType::File), "file", true),
+            (EntryType::Directory, "directory", true),
+            (EntryType::Directory, "link", false),
+            (EntryType::Directory, "file", false),
+            (EntryType::File, "file", true),
         ] {
             let mut host = FakeHost::new().with_directory("/etc/cron.d");
             host = match standing {

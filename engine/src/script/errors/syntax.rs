@@ -30,7 +30,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
 /// Operators that other languages write as words.
 const OPERATORS: &[(&str, &str)] = &[("and", "&&"), ("or", "||"), ("not", "!")];
 
-const CUT_SHORT: &str = "was the file cut short? then install the role's package again";
+/// Help for a script whose last statement is incomplete.
+const INCOMPLETE: &str = "add what is missing: a quote, a bracket or `;`; if the end of the file is lost, install the role's package again";
 
 /// A script that does not parse.
 pub(in crate::script) struct SyntaxError {
@@ -56,13 +57,20 @@ pub(in crate::script) fn parse(file: &str, text: &str, error: &ParseError) -> Sy
     let message = match error.err_type() {
         ParseErrorType::ExprTooDeep => "expressions are nested too deep".to_owned(),
         ParseErrorType::TooManyFunctions => "there are too many functions".to_owned(),
+        ParseErrorType::UnexpectedEOF => "the script ends in the middle of a statement".to_owned(),
+        ParseErrorType::BadInput(LexError::UnterminatedString) => {
+            "the text that begins here has no closing quote".to_owned()
+        }
         other => other.to_string(),
     };
     let mut finding = Diagnostic::new("P0101", span(file, error.position()), message);
     if unit_after_number(text, error.position()) {
-        finding = finding.help("put it in quotes, such as \"5m\"");
+        finding = finding.help("put number and unit in quotes, for example \"5m\"");
     } else if wants_more(text, error) {
-        finding = finding.help(CUT_SHORT);
+        finding = finding.help(INCOMPLETE);
+    } else if matches!(error.err_type(), ParseErrorType::MissingToken(..)) {
+        finding =
+            finding.help("look for a bracket, a quote or a `,` that is missing before this place");
     }
     SyntaxError {
         finding,
@@ -101,7 +109,9 @@ pub(in crate::script) fn cut_short(file: &str, text: &str) -> Option<Diagnostic>
             Span::new(file, number + 1, code.chars().count().max(1)),
             "the last statement does not end with `;`",
         )
-        .help(CUT_SHORT),
+        .help(
+            "add `;` at its end; if the end of the file is lost, install the role's package again",
+        ),
     )
 }
 

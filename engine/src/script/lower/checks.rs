@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{Diagnostic, Value};
+use crate::model::{Diagnostic, Span, Value};
 use crate::plan::{PlannedCheck, Probe};
 use crate::script::lower::options::Options;
 use crate::script::recorder::Call;
@@ -44,14 +44,20 @@ pub(super) fn lower(
             );
             return None;
         }
-        [_, second, ..] => {
+        [first, second, ..] => {
             findings.push(
                 Diagnostic::new(
                     "P0318",
                     second.span.clone(),
-                    "a check makes one observation",
+                    format!(
+                        "a check makes one observation, and this one makes two: `.{}` and `.{}`",
+                        first.modifier.name, second.modifier.name
+                    ),
                 )
-                .help("make it a check of its own"),
+                .help(format!(
+                    "write a second check(…) with `.{}`",
+                    second.modifier.name
+                )),
             );
             return None;
         }
@@ -70,7 +76,7 @@ pub(super) fn lower(
                 "P0357",
                 options.span(said),
                 format!(
-                    "the check ends after {}, before the pause of {} between two tries",
+                    "the check gives up after {}, but the pause between two tries is {}",
                     humantime::format_duration(timeout),
                     humantime::format_duration(every)
                 ),
@@ -111,12 +117,24 @@ fn without_effect(call: &Call, observation: &str, findings: &mut Vec<Diagnostic>
                     format!("`.{modifier}` has no effect on `.{observation}`"),
                 )
                 .help(format!(
-                    "take it out; it belongs to `.{}`",
+                    "remove it; only checks with `.{}` use it",
                     used_by.join("` and `.")
                 )),
             );
         }
     }
+}
+
+/// A finding for what is no address and port.
+fn no_socket(address: &str, port: i64, span: Span) -> Diagnostic {
+    if u16::try_from(port).is_err() {
+        let message = format!("`.tcp` gets the port {port}, and no port has such a number");
+        return Diagnostic::new("P0319", span, message).help("write a port from 1 to 65535");
+    }
+    let message = format!("`.tcp` gets `{address}`, which is no IP address");
+    Diagnostic::new("P0319", span, message).help(format!(
+        "write an address and not a name, for example .tcp(\"127.0.0.1\", {port})"
+    ))
 }
 
 fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Probe> {
@@ -149,11 +167,7 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                 .zip(u16::try_from(*port).ok())
                 .map(|(address, port)| std::net::SocketAddr::new(address, port));
             let Some(socket) = socket else {
-                findings.push(Diagnostic::new(
-                    "P0319",
-                    options.span(name),
-                    format!("`{address}` and {port} are no address and port"),
-                ));
+                findings.push(no_socket(address, *port, options.span(name)));
                 return None;
             };
             Probe::Tcp(socket)
@@ -245,9 +259,9 @@ fn probe(name: &str, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> O
                     Diagnostic::new(
                         "P0358",
                         options.span(name),
-                        "`virtual_ip` has no roots with which to verify the API server",
+                        "`.virtual_ip` verifies the certificate of the API server, so it needs `.ca`",
                     )
-                    .help("add .ca(\"…/ca.crt\")"),
+                    .help("add .ca(PATH) with the path of the root certificate, for example .ca(\"/etc/pf9/kube.d/certs/ca.crt\")"),
                 );
                 return None;
             };

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::files::template;
 use crate::host::Taint;
 use crate::kubernetes::SubnetPool;
-use crate::model::{Diagnostic, Value};
+use crate::model::{Diagnostic, Value, closest};
 use crate::resource::{DrainSpec, ManifestSpec, NodeSpec, Spec};
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;
@@ -15,6 +15,9 @@ use crate::script::recorder::Call;
 
 /// The kubeconfig used where a script names none.
 pub(super) const ADMIN: &str = "/etc/pf9/kube.d/kubeconfigs/local-admin.yaml";
+
+/// The effects that a taint can have.
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 pub(super) fn lower(
     call: &Call,
@@ -43,14 +46,17 @@ pub(super) fn lower(
                 let [key, value, effect] = taint.as_slice() else {
                     continue;
                 };
-                if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect.as_str()) {
+                if !EFFECTS.contains(&effect.as_str()) {
                     findings.push(
                         Diagnostic::new(
                             "P0314",
                             options.span("taint"),
                             format!("`{effect}` is no effect of a taint"),
                         )
-                        .help("it is NoSchedule, PreferNoSchedule or NoExecute"),
+                        .help(match closest(effect, EFFECTS) {
+                            Some(meant) => format!("did you mean \"{meant}\"?"),
+                            None => format!("write \"{}\"", EFFECTS.join("\" or \"")),
+                        }),
                     );
                 }
                 taints.push(Taint {

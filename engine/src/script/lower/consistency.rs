@@ -64,7 +64,7 @@ pub(super) fn order(calls: &[Call]) -> Vec<Diagnostic> {
             let message = format!("`{}` comes before `phase`", call.word.name);
             findings.push(
                 Diagnostic::new("P0420", call.span.clone(), message)
-                    .help("move it below: a script begins with phase(…)"),
+                    .help("move it below phase(…), with which a script begins"),
             );
             continue;
         }
@@ -73,7 +73,7 @@ pub(super) fn order(calls: &[Call]) -> Vec<Diagnostic> {
                 let message = format!("`{}` in `{lane}` is no step", call.word.name);
                 findings.push(
                     Diagnostic::new("P0422", call.span.clone(), message)
-                        .help("write it outside of the lane, which runs only steps"),
+                        .help(format!("move it out of `{lane}`, which runs only steps")),
                 );
             }
             (WordKind::Check, None) => first_check = first_check.or(Some(call)),
@@ -116,7 +116,7 @@ pub(super) fn system_directory(call: &Call, spec: &Spec) -> Option<Diagnostic> {
         let path = directory.path.display();
         let message = format!("`{path}` belongs to the base system");
         Diagnostic::new("P0356", call.span.clone(), message).help(
-            "name a directory below it: the step would set mode and owner of this one for all programs",
+            "name a directory below it, because the step would change mode and owner of this directory for all programs",
         )
     })
 }
@@ -138,7 +138,7 @@ impl Named {
         let message = format!("the phase has two checks named `{}`", check.name);
         Some(
             Diagnostic::new("P0355", check.span.clone(), message).help(format!(
-                "name what each asserts; the first one is in line {first}"
+                "give each check a name that says what it asserts; line {first} has the first one"
             )),
         )
     }
@@ -159,12 +159,11 @@ impl Named {
             .insert(path.clone(), (kind, step.span.line))
             .filter(|(first, _)| *first != kind)?;
         let message = format!(
-            "`{}` is made by `{kind}` here and by `{first}` in line {line}",
+            "two steps make `{}`: `{kind}` here, and `{first}` in line {line}",
             path.display()
         );
-        Some(
-            Diagnostic::new("P0354", step.span.clone(), message)
-                .help("each would replace the other at every apply: take one of them out"),
-        )
+        Some(Diagnostic::new("P0354", step.span.clone(), message).help(
+            "remove one of them: each apply would replace the result of one by that of the other",
+        ))
     }
 }

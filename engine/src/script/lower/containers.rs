@@ -93,11 +93,21 @@ fn container(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>)
             });
         }
     }
+    let env = options.map("env").unwrap_or_default();
+    if let Some((name, _)) = env.iter().find(|(_, value)| value.is_secret()) {
+        let message = format!(
+            "variable `{name}` cannot hold a secret: the container runtime shows the environment of a container, and nodelet records it"
+        );
+        findings.push(Diagnostic::new("P0347", options.span("env"), message).help(
+            "write the secret into a file with `template` or `env_file`, mount the directory of the file with .mount_read_only(…), and let the program read the file",
+        ));
+        return None;
+    }
     Some(Spec::Container(ContainerSpec {
         name: options.text_argument(0)?,
         image,
         command: options.texts("command").unwrap_or_default(),
-        env: options.map("env").unwrap_or_default(),
+        env,
         env_files: options.step_paths("env_from"),
         mounts,
         host_network: options.has("host_network"),

@@ -1,11 +1,16 @@
 //! Directories, files, links, unit files, environment files.
 
-use std::collections::BTreeMap;
+mod template;
+
+pub(super) use template::template;
+
 use std::path::{Path, PathBuf};
 
 use crate::host::Attributes;
-use crate::model::{Diagnostic, Span, Text, Value, closest, render, variables};
-use crate::resource::{DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec};
+use crate::model::{Diagnostic, Text, Value};
+use crate::resource::{
+    DirectorySpec, EnvFileSpec, FileSource, FileSpec, Owner, Spec, SymlinkSpec, TOO_OPEN,
+};
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;
 use crate::script::lower::system::{UNIT_LETTERS, is_unit_name};
@@ -49,19 +54,13 @@ pub(super) fn lower(
             let source = match said {
                 [Some(text), None, None] => FileSource::Text(Text::Known(text)),
                 [None, Some(path), None] => FileSource::Payload(path.into()),
-                [None, None, Some(path)] => FileSource::Copy(path.into()),
+                [None, None, Some(path)] if options.has("mode") => FileSource::Copy(path.into()),
+                [None, None, Some(path)] => FileSource::GuardedCopy(path.into()),
                 [None, None, None] if options.has("absent") => {
                     FileSource::Text(Text::Known(String::new()))
                 }
                 _ => {
-                    findings.push(
-                        Diagnostic::new(
-                            "P0306",
-                            call.span.clone(),
-                            "a file has one of `.content`, `.payload` and `.copy_of`",
-                        )
-                        .help("or add `.absent()`"),
-                    );
+                    findings.push(no_single_source(call, options));
                     return None;
                 }
             };
@@ -71,7 +70,7 @@ pub(super) fn lower(
         "template" => {
             let text = template(&options.text_argument(0)?, options, context, findings)?;
             let path = PathBuf::from(options.text_argument(1)?);
-            if path.starts_with(UNITS) {
+            if is_read_by_systemd(&path) {
                 no_secret_of_units(&text, options, findings)?;
             }
             let access = access(options, 0o644, text.is_secret(), findings)?;
@@ -81,9 +80,9 @@ pub(super) fn lower(
             let name = options.text_argument(0)?;
             if !is_unit_name(&name) || !name.contains('.') {
                 let help = if is_unit_name(&name) {
-                    "write it with its suffix, for example pf9-kubelet.service"
+                    format!("write it with its suffix, for example \"{name}.service\"")
                 } else {
-                    UNIT_LETTERS
+                    UNIT_LETTERS.to_owned()
                 };
                 let message = format!("`{}` is no unit name", name.escape_debug());
                 findings.push(Diagnostic::new("P0305", call.span.clone(), message).help(help));
@@ -110,11 +109,37 @@ pub(super) fn lower(
     }
 }
 
+/// A finding for a file without content, or with content from several modifiers.
+fn no_single_source(call: &Call, options: &Options<'_>) -> Diagnostic {
+    let sources = ["content", "payload", "copy_of"].into_iter();
+    let given: Vec<&str> = sources.filter(|name| options.has(name)).collect();
+    let (message, help) = if given.is_empty() {
+        let help = "add .content(\"…\"), .payload(`${role.payload}/…`) or .copy_of(\"/…\"); if the file must not exist, add .absent()";
+        (
+            "the script does not say what the file contains".to_owned(),
+            help,
+        )
+    } else {
+        let given = given.join("` and `.");
+        let message = format!("more than one modifier gives the file its content: `.{given}`");
+        (message, "keep one of them")
+    };
+    Diagnostic::new("P0306", call.span.clone(), message).help(help)
+}
+
 /// The directory of unit files and their drop-ins.
 const UNITS: &str = "/etc/systemd/system";
 
-/// Permissions that let others read a secret, or a group replace it.
-const TOO_OPEN: u32 = 0o027;
+/// Whether systemd reads units or drop-ins from a directory above `path`.
+fn is_read_by_systemd(path: &Path) -> bool {
+    let others = [
+        "/run/systemd/system",
+        "/usr/local/lib/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+    ];
+    path.starts_with(UNITS) || others.iter().any(|directory| path.starts_with(directory))
+}
 
 /// Who may read and write what a step makes.
 struct Access {
@@ -136,11 +161,16 @@ fn access(
                     "P0341",
                     options.span("mode"),
                     format!(
-                        "mode {mode:04o} is too open for a file that holds a secret: other users could read the secret, or the group could change it"
+                        "with mode {mode:04o}, {} the file, which contains a secret",
+                        if mode & 0o007 == 0 {
+                            "its group can change"
+                        } else {
+                            "all users of the host have access to"
+                        }
                     ),
                 )
                 .help(
-                    "remove .mode(…): the default is \"0600\"; for a program of another user, add .owner(…), or .group(…) and .mode(\"0640\")",
+                    "remove `.mode`, because the default is \"0600\"; if a program of another user reads the file, add .owner(\"USER\"), or .group(\"GROUP\") with .mode(\"0640\")",
                 ),
             );
             return None;
@@ -180,10 +210,13 @@ fn account(
     {
         return Some((number, None));
     }
-    let help = if text.contains(':') {
-        "write user and group apart: .owner(\"chrony\").group(\"chrony\")"
-    } else {
-        "write a name without blanks, or a number from 0 to 4294967294"
+    let help = match text.split_once(':') {
+        Some((user, "")) => format!("write .owner(\"{user}\")"),
+        Some(("", group)) => format!("write .group(\"{group}\")"),
+        Some((user, group)) => {
+            format!("write user and group separately: .owner(\"{user}\").group(\"{group}\")")
+        }
+        None => "write a name without blanks, or a number from 0 to 4294967294".to_owned(),
     };
     let problem = format!("`{text}` is no name of a {kind}");
     findings.push(Diagnostic::new("P0342", options.span(modifier), problem).help(help));
@@ -214,123 +247,7 @@ fn no_secret_of_units(
             options.span("vars"),
             "a unit file cannot hold a secret: systemd shows the settings of units to every user",
         )
-        .help("render the secret into a file of its own with `template`, and name that file in the unit with EnvironmentFile= or LoadCredential="),
+        .help("write the secret into a file of its own with `template`, and name this file in the unit with EnvironmentFile= or LoadCredential="),
     );
     None
-}
-
-/// A template with its variables: rendered now if all are known, kept for the step otherwise.
-pub(super) fn template(
-    name: &str,
-    options: &Options<'_>,
-    context: &ScriptContext<'_>,
-    findings: &mut Vec<Diagnostic>,
-) -> Option<Text> {
-    let place = format!("phases/templates/{name}");
-    let Some(source) = context.templates.get(name) else {
-        let mut finding = Diagnostic::new(
-            "P0501",
-            options.span("vars"),
-            format!("there is no template `{name}`"),
-        );
-        if let Some(meant) = closest(name, context.templates.keys().map(String::as_str)) {
-            finding = finding.help(format!("did you mean `{meant}`?"));
-        }
-        findings.push(finding);
-        return None;
-    };
-    if let Some(finding) = foreign_encoding(&place, source) {
-        findings.push(finding);
-        return None;
-    }
-    let vars = options.map("vars").unwrap_or_default();
-    let used = match variables(&place, source) {
-        Ok(used) => used,
-        Err(error) => {
-            findings.push(Diagnostic::new("P0502", error.place, error.problem));
-            return None;
-        }
-    };
-    let mut fine = true;
-    for name in &used {
-        if !vars.contains_key(name) {
-            fine = false;
-            let line = source
-                .lines()
-                .position(|line| line.contains(name.as_str()))
-                .map_or(0, |l| l + 1);
-            let mut finding = Diagnostic::new(
-                "P0503",
-                Span::new(place.as_str(), line, 0),
-                format!(
-                    "the template uses `{name}`, which {} does not give",
-                    options.span("vars")
-                ),
-            );
-            if let Some(meant) = closest(name, vars.keys().map(String::as_str)) {
-                finding = finding.help(format!("did you mean `{meant}`?"));
-            }
-            findings.push(finding);
-        }
-    }
-    for name in vars.keys() {
-        if !used.contains(name) {
-            fine = false;
-            findings.push(
-                Diagnostic::new(
-                    "P0504",
-                    options.span("vars"),
-                    format!("the template {place} does not use `{name}`"),
-                )
-                .help("take it out, or use it"),
-            );
-        }
-    }
-    if !fine {
-        return None;
-    }
-    text(&place, source, vars, findings)
-}
-
-/// A finding if a template begins with a byte order mark or ends lines as Windows does: the files made from it would, too.
-fn foreign_encoding(place: &str, source: &str) -> Option<Diagnostic> {
-    if source.starts_with('\u{feff}') {
-        let message = "the template begins with a byte order mark, which would be in the file, too";
-        return Some(
-            Diagnostic::new("P0510", Span::new(place, 1, 0), message)
-                .help("save it as UTF-8 without a byte order mark"),
-        );
-    }
-    let before = source.split_once('\r')?.0;
-    let line = before.matches('\n').count() + 1;
-    let message = "the line contains a carriage return, which would be in the file, too";
-    Some(
-        Diagnostic::new("P0510", Span::new(place, line, 0), message)
-            .help("save the template with line feeds alone (LF, not CRLF)"),
-    )
-}
-
-fn text(
-    place: &str,
-    source: &str,
-    vars: BTreeMap<String, Value>,
-    findings: &mut Vec<Diagnostic>,
-) -> Option<Text> {
-    if vars.values().any(Value::is_late) {
-        return Some(Text::Late {
-            template: place.to_owned(),
-            source: source.to_owned(),
-            vars,
-        });
-    }
-    let json = Value::Map(vars)
-        .to_json(&mut |late| Err(late.to_string()))
-        .expect("no variable is late");
-    match render(place, source, &json) {
-        Ok(text) => Some(Text::Known(text)),
-        Err(error) => {
-            findings.push(Diagnostic::new("P0502", error.place, error.problem));
-            None
-        }
-    }
 }

@@ -39,16 +39,23 @@ pub(super) fn lower(
                 Span::new(file, 1, 1),
                 "the script does not name its phase",
             )
-            .help(format!("begin it with phase(\"{stem}\")")),
+            .help(format!(
+                "begin it with phase(\"{stem}\").about(\"…\").nodes([\"{}\"]);",
+                kinds_of(stem, context)
+            )),
         );
         return Header::Unusable;
     };
     if let Some(second) = headers.get(1) {
-        findings.push(Diagnostic::new(
-            "P0402",
-            second.span.clone(),
-            "one file is one phase",
-        ));
+        let first = call.span.line;
+        let message = format!(
+            "the script has two phases, and a file has exactly one; the first is in line {first}"
+        );
+        findings.push(
+            Diagnostic::new("P0402", second.span.clone(), message).help(
+                "move this phase and its words to a file of its own, phases/NAME.rhai, and list NAME in role.yaml",
+            ),
+        );
     }
     let (ids, paths) = (BTreeMap::new(), BTreeMap::new());
     let options = Options::new(call, &ids, &paths);
@@ -60,11 +67,11 @@ pub(super) fn lower(
         // The recorder has a finding for an empty text.
         Err(_) if name.is_empty() => return Header::Unusable,
         Err(error) => {
-            findings.push(Diagnostic::new(
-                "P0404",
-                call.span.clone(),
-                error.to_string(),
-            ));
+            findings.push(
+                Diagnostic::new("P0404", call.span.clone(), error.to_string()).help(format!(
+                    "write phase(\"{stem}\"): the name of the phase is the name of its file"
+                )),
+            );
             return Header::Unusable;
         }
     };
@@ -73,9 +80,11 @@ pub(super) fn lower(
             Diagnostic::new(
                 "P0403",
                 call.span.clone(),
-                format!("the phase is named `{name}`, its file `{stem}.rhai`"),
+                format!("the phase has the name `{name}`, but its file is `{stem}.rhai`"),
             )
-            .help("name both the same"),
+            .help(format!(
+                "write phase(\"{stem}\"), or rename the file and its entry in role.yaml to `{name}`"
+            )),
         );
     }
     // What seems to be missing may be in a part with another mistake.
@@ -99,7 +108,10 @@ pub(super) fn lower(
                     options.span("nodes"),
                     format!("`{kind}` is no node kind"),
                 )
-                .help("node kinds are master and worker"),
+                .help(match closest(kind, ["master", "worker"]) {
+                    Some(meant) => format!("did you mean \"{meant}\"?"),
+                    None => "the node kinds are \"master\" and \"worker\"".to_owned(),
+                }),
             );
         }
     }
@@ -110,7 +122,7 @@ pub(super) fn lower(
                 call.span.clone(),
                 format!("phase `{name}` does not say which nodes have it"),
             )
-            .help("add .nodes([\"master\", \"worker\"])"),
+            .help(format!("add .nodes([\"{}\"])", kinds_of(stem, context))),
         );
     }
     let listed = context.listed_for.get(stem).map(Vec::as_slice);
@@ -121,14 +133,19 @@ pub(super) fn lower(
         .map(String::as_str)
         .collect();
     if !nodes.is_empty() && !left_out.is_empty() {
-        let left_out = left_out.join("` and `");
+        let kinds = left_out.join("` and `");
+        let items = left_out.join("\", \"");
         findings.push(
             Diagnostic::new(
                 "P0409",
                 options.span("nodes"),
-                format!("role.yaml lists phase `{name}` for `{left_out}`, and its `.nodes` does not name that"),
+                format!(
+                    "role.yaml lists phase `{name}` for `{kinds}`, but `.nodes` of the phase does not contain `{kinds}`"
+                ),
             )
-            .help(format!("add it to `.nodes`, or take `{name}` out of that list in role.yaml")),
+            .help(format!(
+                "add \"{items}\" to `.nodes`, or remove `{name}` from the phases of `{kinds}` in role.yaml"
+            )),
         );
         return Header::Unusable;
     }
@@ -159,21 +176,20 @@ pub(super) fn lower(
         .then(|| format!("its condition ({}) is false", options.span("when")));
     Header::Phase(Box::new(PlannedPhase {
         restart_from,
-        name,
         about: options.text("about").unwrap_or_default(),
         span: call.span.clone(),
         skipped,
         requires,
         after,
         timeout: options.duration("timeout").unwrap_or(PlannedPhase::TIMEOUT),
-        requirements: Vec::new(),
-        steps: Vec::new(),
-        on_stop: Vec::new(),
-        on_rollback: Vec::new(),
-        on_clean: Vec::new(),
-        checks: Vec::new(),
-        skipped_words: Vec::new(),
+        ..PlannedPhase::bare(name)
     }))
+}
+
+/// The node kinds for which `role.yaml` lists a phase, as the items of a list in a script without the first and the last quote.
+fn kinds_of(phase: &str, context: &ScriptContext<'_>) -> String {
+    let listed = context.listed_for.get(phase);
+    listed.map_or_else(|| "master".to_owned(), |kinds| kinds.join("\", \""))
 }
 
 /// Whether some node kind of the role has this phase; otherwise a finding. A phase that only other node kinds have is fine.
@@ -195,7 +211,9 @@ fn known(
     let meant = closest(name, context.phases.iter().map(String::as_str));
     findings.push(match meant {
         Some(meant) => finding.help(format!("did you mean `{meant}`?")),
-        None => finding.help("take it out, or add the phase to role.yaml"),
+        None => finding.help(format!(
+            "remove `{name}` from `.{modifier}`, or write phases/{name}.rhai and list `{name}` in role.yaml"
+        )),
     });
     false
 }
@@ -220,7 +238,8 @@ pub(in crate::script) fn restarts_from_later_phases(phases: &[PlannedPhase]) -> 
             );
             findings.push(
                 Diagnostic::new("P0424", phase.span.clone(), message).help(format!(
-                    "name `{first}` in `.requires` or `.after`, or take `.restart_from` out"
+                    "write .after([\"{first}\"]) in `{}`, or remove .restart_from(\"{first}\")",
+                    phase.name
                 )),
             );
         }

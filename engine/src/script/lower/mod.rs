@@ -92,9 +92,16 @@ pub(super) fn phase(
                                 Diagnostic::new(
                                     "P0327",
                                     call.span.clone(),
-                                    format!("`{}` is used outside of `on_clean`", call.word.name),
+                                    format!(
+                                        "`{}` is outside of `on_clean`, but only a clean can restore the value",
+                                        call.word.name
+                                    ),
                                 )
-                                .help("only a clean can restore the value from before the phase"),
+                                .help(format!(
+                                    "write on_clean(|| {{ {}({:?}); }});",
+                                    call.word.name,
+                                    step.spec.label()
+                                )),
                             );
                         }
                         Lane::Steps => {
@@ -163,8 +170,9 @@ fn without_meaning(call: &Call) -> Diagnostic {
             modifiers.join(", ")
         }
     );
-    Diagnostic::new("P0361", call.span.clone(), message)
-        .help("look for a wrong argument; if there is none, this is a defect of nodelet")
+    Diagnostic::new("P0361", call.span.clone(), message).help(
+        "look for a wrong argument; if no argument is wrong, report this as a defect of nodelet",
+    )
 }
 
 impl Lowering<'_> {
@@ -210,7 +218,7 @@ impl Lowering<'_> {
                         spec.label()
                     ),
                 )
-                .help("write it once, with all its modifiers"),
+                .help("keep one of the two, with all modifiers"),
             );
         }
         Some(PlannedStep {
@@ -247,7 +255,9 @@ impl Lowering<'_> {
                     call.span.clone(),
                     format!("`{}` in `on_clean` has no .absent()", call.word.name),
                 )
-                .help("a clean only removes; add .absent()"),
+                .help(
+                    "a clean only removes: add .absent(), or write the step outside of `on_clean`",
+                ),
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, closest};
 use crate::resource::pki::{PkiError, Usage};
 use crate::resource::{
     AuthoritySpec, CertificateSpec, DataIdSpec, EncryptionKeysSpec, KubeconfigSpec,
@@ -41,8 +41,12 @@ pub(super) fn lower(
             // It is part of a file's name.
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
                 findings.push(
-                    Diagnostic::new("P0330", call.span.clone(), format!("`{name}` is no name"))
-                        .help("use letters, digits and `-`, for example \"etcd\""),
+                    Diagnostic::new(
+                        "P0330",
+                        call.span.clone(),
+                        format!("`{name}` cannot be the name of a data id"),
+                    )
+                    .help("use letters, digits and `-`, for example \"etcd\""),
                 );
                 return None;
             }
@@ -73,9 +77,14 @@ pub(super) fn lower(
                         Diagnostic::new(
                             "P0316",
                             options.span("usage"),
-                            format!("`{other}` is no usage"),
+                            format!("`{other}` is no usage of a certificate"),
                         )
-                        .help("it is server, client or peer"),
+                        .help(
+                            match closest(other, ["server", "client", "peer"]) {
+                                Some(meant) => format!("did you mean \"{meant}\"?"),
+                                None => "write \"server\", \"client\" or \"peer\"".to_owned(),
+                            },
+                        ),
                     );
                     return None;
                 }

@@ -1,10 +1,11 @@
 //! `require(…)`: one typed precondition each.
 
+use crate::facts::kernel::FEATURES;
 use crate::facts::{NamedCidr, Requirement, SupportedSystem};
-use crate::model::{Diagnostic, Value};
+use crate::model::{Diagnostic, Value, closest};
 use crate::plan::PlannedRequirement;
 use crate::script::lower::options::Options;
-use crate::script::recorder::Call;
+use crate::script::recorder::{Call, RecordedOption};
 
 pub(super) fn lower(
     call: &Call,
@@ -16,21 +17,85 @@ pub(super) fn lower(
         .iter()
         .filter(|option| option.modifier.name != "when")
         .collect();
-    let [one] = said.as_slice() else {
-        let span = said
-            .get(1)
-            .map_or_else(|| call.span.clone(), |second| second.span.clone());
-        findings.push(
-            Diagnostic::new("P0320", span, "a requirement asserts one thing")
-                .help("use exactly one modifier, and a separate requirement for each other one"),
-        );
-        return None;
+    let one = match said.as_slice() {
+        [one] => one,
+        [] => {
+            let message = "the requirement does not say what must be true";
+            findings.push(Diagnostic::new("P0320", call.span.clone(), message).help(
+                "add one modifier, for example .memory(\"2G\"), .ports_free([443]) or .root()",
+            ));
+            return None;
+        }
+        [first, second, ..] => {
+            let (first, name) = (first.modifier.name, second.modifier.name);
+            let message = format!(
+                "a requirement is about one thing, and this one is about two: `.{first}` and `.{name}`"
+            );
+            findings.push(
+                Diagnostic::new("P0320", second.span.clone(), message)
+                    .help(format!("write a second require(…) with `.{name}`")),
+            );
+            return None;
+        }
     };
+    findings.extend(wrong_name(one, options));
     Some(PlannedRequirement {
         name: options.text_argument(0)?,
         span: call.span.clone(),
         requirement: requirement(one.modifier.name, options)?,
     })
+}
+
+/// A finding for the first name that nodelet cannot look for on any host.
+fn wrong_name(option: &RecordedOption, options: &Options<'_>) -> Option<Diagnostic> {
+    let modifier = option.modifier.name;
+    let problem = match modifier {
+        "programs" => wrong_program,
+        "kernel_features" => unknown_feature,
+        _ => return None,
+    };
+    let (message, help) = options
+        .texts(modifier)?
+        .iter()
+        .find_map(|name| problem(name))?;
+    let code = if modifier == "programs" {
+        "P0372"
+    } else {
+        "P0373"
+    };
+    Some(Diagnostic::new(code, option.span.clone(), message).help(help))
+}
+
+/// Message and help for what cannot be the name of a program.
+fn wrong_program(name: &str) -> Option<(String, String)> {
+    let has_blank = name.chars().any(char::is_whitespace);
+    let is_relative = name.contains('/') && !name.starts_with('/');
+    if !name.is_empty() && !has_blank && !is_relative {
+        return None;
+    }
+    let word = name.split_whitespace().next().unwrap_or_default();
+    let word = word.rsplit('/').next().unwrap_or_default();
+    let help = if word.is_empty() {
+        "write the name of a program, for example \"iptables\"".to_owned()
+    } else {
+        format!("write only the name of the program: \"{word}\"")
+    };
+    let message = format!("`.programs` gets {name:?}, and no program has such a name");
+    Some((message, help))
+}
+
+/// Message and help for a feature of the kernel that nodelet does not know.
+fn unknown_feature(name: &str) -> Option<(String, String)> {
+    let known: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
+    if known.contains(&name) {
+        return None;
+    }
+    let help = match closest(name, known.iter().copied()) {
+        Some(meant) => format!("did you mean \"{meant}\"?"),
+        None => format!("nodelet knows these features: {}", known.join(", ")),
+    };
+    let message = format!("`.kernel_features` gets `{name}`, a feature that nodelet does not know");
+    Some((message, help))
 }
 
 fn requirement(name: &str, options: &Options<'_>) -> Option<Requirement> {

@@ -1,17 +1,17 @@
 //! Services, kernel, packages, links, commands.
 
-use std::path::{Component, Path};
+mod timer;
 
-use crate::model::{Diagnostic, PhaseName, Span};
+pub(super) use timer::timer;
+
+use crate::model::{Diagnostic, Span};
 use crate::resource::{
     CgroupSpec, CommandStep, FirewallChainsSpec, GroupSpec, IpsetsSpec, IpvsServicesSpec,
-    KernelModuleSpec, LinkSpec, PackagesSpec, RUNNABLE, ServiceSpec, Spec, SysctlSnapshotSpec,
-    SysctlSpec, TimerCommand, TimerSpec,
+    KernelModuleSpec, LinkSpec, PackagesSpec, ServiceSpec, Spec, SysctlSnapshotSpec, SysctlSpec,
 };
-use crate::schedule::Schedule;
 use crate::script::lower::context::ScriptContext;
 use crate::script::lower::options::Options;
-use crate::script::recorder::Call;
+use crate::script::recorder::{Call, Lane};
 
 pub(super) fn lower(
     call: &Call,
@@ -118,7 +118,14 @@ pub(super) fn has_program(
     if argv.first().is_some_and(|program| !program.is_empty()) {
         return Some(());
     }
-    findings.push(Diagnostic::new("P0307", span, "a command needs a program"));
+    findings.push(
+        Diagnostic::new(
+            "P0307",
+            span,
+            "the list of program and arguments names no program",
+        )
+        .help("write the program as the first item, for example [\"touch\", \"/run/example\"]"),
+    );
     None
 }
 
@@ -153,7 +160,7 @@ pub(super) fn unit_name(
 
 /// Help for a wrong name of a unit.
 pub(super) const UNIT_LETTERS: &str =
-    "use letters, digits and `:-_.@\\`, for example pf9-kubelet.service";
+    "use letters, digits and `:-_.@\\`, for example \"chrony.service\"";
 
 /// A finding unless `.absent()` is there: for words about things that other programs make.
 pub(super) fn only_absent(
@@ -164,177 +171,35 @@ pub(super) fn only_absent(
     if options.has("absent") {
         return Some(());
     }
-    findings.push(
-        Diagnostic::new(
-            "P0308",
-            call.span.clone(),
-            format!("`{}` can only be made absent", call.word.name),
-        )
-        .help("add .absent()"),
+    let word = call.word.name;
+    let message = format!(
+        "`{word}` cannot make anything: other programs make such things, and a phase can only remove them"
     );
-    None
-}
-
-/// A timer of this phase. `payload` is the role's payload on the host.
-pub(super) fn timer(
-    call: &Call,
-    options: &Options<'_>,
-    phase: &PhaseName,
-    payload: &Path,
-    findings: &mut Vec<Diagnostic>,
-) -> Option<Spec> {
-    let name = options.text_argument(0)?;
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !name.chars().all(fits) {
-        findings.push(
-            Diagnostic::new(
-                "P0322",
-                call.span.clone(),
-                format!("`{name}` is no name of a timer"),
-            )
-            .help("small letters, digits and dashes are allowed"),
-        );
-        return None;
-    }
-    if options.has("absent") {
-        return Some(Spec::Timer(TimerSpec {
-            name,
-            schedule: String::new(),
-            run: String::new(),
-            command: None,
-        }));
-    }
-    let runs = options.has("run") || options.has("command");
-    let (Some(schedule), true) = (options.text("schedule"), runs) else {
-        findings.push(
-            Diagnostic::new(
-                "P0323",
-                call.span.clone(),
-                "a timer needs a schedule and something to run",
-            )
-            .help("add .schedule(\"0 3 * * *\"), and .command([program, argument, …]) for a program of the role or .run(\"etcd-backup\")"),
-        );
-        return None;
-    };
-    if let Err(error) = schedule.parse::<Schedule>() {
-        findings.push(Diagnostic::new(
-            "P0324",
-            options.span("schedule"),
-            format!("`{schedule}` is no schedule: {error}"),
-        ));
-        return None;
-    }
-    if options.has("run") && options.has("command") {
-        findings.push(
-            Diagnostic::new(
-                "P0344",
-                options.span("command"),
-                "a timer has either `.run` or `.command`",
-            )
-            .help("remove one of them; a second timer can run the other"),
-        );
-        return None;
-    }
-    if let Some(argv) = options.texts("command") {
-        return Some(Spec::Timer(TimerSpec {
-            name,
-            schedule,
-            run: String::new(),
-            command: Some(timer_command(argv, options, phase, payload, findings)?),
-        }));
-    }
-    let run = options.text("run")?;
-    if !RUNNABLE.contains(&run.as_str()) {
-        findings.push(
-            Diagnostic::new(
-                "P0325",
-                options.span("run"),
-                format!("a timer cannot run `{run}`"),
-            )
-            .help(format!(
-                "it can run {}; a program of the role runs with .command([program, argument, …])",
-                RUNNABLE.join(", ")
-            )),
-        );
-        return None;
-    }
-    Some(Spec::Timer(TimerSpec {
-        name,
-        schedule,
-        run,
-        command: None,
-    }))
-}
-
-/// The program of the role that a timer runs.
-fn timer_command(
-    argv: Vec<String>,
-    options: &Options<'_>,
-    phase: &PhaseName,
-    payload: &Path,
-    findings: &mut Vec<Diagnostic>,
-) -> Option<TimerCommand> {
-    let program = argv.first().map_or("", String::as_str);
-    let bin = payload.join("bin").join("example");
-    let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
-    let path = Path::new(program);
-    let problem = if program.is_empty() {
-        Some((
-            "a timer's command needs a program".to_owned(),
-            format!("for example .command([\"{}\", \"--all\"])", bin.display()),
-        ))
-    } else if program.contains(char::is_whitespace) {
-        Some((
-            format!("`{program}` is no program: no shell splits it into words"),
-            "write each word as an item of its own: [\"program\", \"argument\"]".to_owned(),
-        ))
-    } else if !path.starts_with(payload) || !path.components().all(is_plain) {
-        Some((
-            format!(
-                "a timer cannot run `{program}`: it is not a program of the role's package, so its checksum is not known"
-            ),
-            format!(
-                "write the path below `role.payload`, for example \"{}\"; that program can start others",
-                bin.display()
-            ),
-        ))
+    let help = if call.lane == Lane::Steps {
+        // With `.absent()` alone, the next finding would be that a rollback cannot restore it.
+        let argument = options.text_argument(0).map(|text| format!("{text:?}"));
+        format!(
+            "remove it when the role is removed: on_clean(|| {{ {word}({}).absent(); }});",
+            argument.unwrap_or_default()
+        )
     } else {
-        None
+        "add .absent()".to_owned()
     };
-    if let Some((message, help)) = problem {
-        findings.push(Diagnostic::new("P0345", options.span("command"), message).help(help));
-        return None;
-    }
-    let seconds = options.seconds("timeout", TimerCommand::USUAL, findings);
-    if seconds > TimerCommand::LONGEST {
-        findings.push(
-            Diagnostic::new(
-                "P0346",
-                options.span("timeout"),
-                "a timer's command has at most 30 minutes: other timers wait for it",
-            )
-            .help(
-                "write \"30m\" or less; longer work belongs in a service that the command starts",
-            ),
-        );
-        return None;
-    }
-    Some(TimerCommand {
-        phase: phase.clone(),
-        argv,
-        seconds,
-        checksums: None,
-    })
+    findings.push(Diagnostic::new("P0308", call.span.clone(), message).help(help));
+    None
 }
 
 fn service(call: &Call, options: &Options<'_>, findings: &mut Vec<Diagnostic>) -> Option<Spec> {
     for (one, other) in [("started", "stopped"), ("enabled", "disabled")] {
         if options.has(one) && options.has(other) {
-            findings.push(Diagnostic::new(
-                "P0309",
-                options.span(other),
-                format!("a service cannot be both {one} and {other}"),
-            ));
+            findings.push(
+                Diagnostic::new(
+                    "P0309",
+                    options.span(other),
+                    format!("a service cannot be both {one} and {other}"),
+                )
+                .help(format!("remove .{one}() or .{other}()")),
+            );
             return None;
         }
     }

@@ -31,12 +31,12 @@ pub(super) const CONTAINER: Word = word(
         modifier(
             "env",
             &[p("values", Arg::Map)],
-            "Environment variables by name.",
+            "Environment variables by name. They cannot hold a secret, because the container runtime shows them.",
         ),
         repeatable(
             "env_from",
             &[p("step", Arg::Steps)],
-            "A file step of `KEY=value` lines to add to the environment.",
+            "A file step of `KEY=value` lines to add to the environment. The file cannot hold a secret.",
         ),
         repeatable(
             "mount",

@@ -1,7 +1,14 @@
 //! Words for files and directories.
 
 use super::shared::{GROUP, MODE, OWNER, VARS, word};
-use crate::script::vocabulary::{Arg, Word, WordKind, modifier, p};
+use crate::script::vocabulary::{Arg, Modifier, Word, WordKind, modifier, p};
+
+const CREATE_ONLY: Modifier = modifier(
+    "create_only",
+    &[],
+    "Written only if it does not exist; never changed afterwards.",
+);
+const SENSITIVE: Modifier = modifier("sensitive", &[], "Its content is never shown.");
 
 pub(super) const DIRECTORY: Word = word(
     "directory",
@@ -39,14 +46,10 @@ pub(super) const FILE: Word = word(
         modifier(
             "copy_of",
             &[p("path", Arg::Path)],
-            "A file of the host to copy; an earlier step may make it.",
+            "A file of the host to copy; an earlier step may make it. A copy of a file that contains a secret, or that other users cannot read, is not shown, and its default mode is 0600.",
         ),
-        modifier(
-            "create_only",
-            &[],
-            "Written only if it does not exist; never changed afterwards.",
-        ),
-        modifier("sensitive", &[], "Its content is never shown."),
+        CREATE_ONLY,
+        SENSITIVE,
     ],
     "A file with fixed content.",
     r#"file("/etc/pf9/example").content("hello\n").mode("0600");"#,
@@ -57,18 +60,7 @@ pub(super) const TEMPLATE: Word = word(
     "template",
     WordKind::Resource,
     &[p("template", Arg::Text), p("path", Arg::Path)],
-    &[
-        MODE,
-        OWNER,
-        GROUP,
-        VARS,
-        modifier(
-            "create_only",
-            &[],
-            "Written only if it does not exist; never changed afterwards.",
-        ),
-        modifier("sensitive", &[], "Its content is never shown."),
-    ],
+    &[MODE, OWNER, GROUP, VARS, CREATE_ONLY, SENSITIVE],
     "A file rendered from a template under `phases/templates`. Unknown variables are errors. With a secret among its variables, the file is readable by its owner alone, or also by its group with `.mode(\"0640\")`.",
     r#"template("example/greeting.tmpl", "/etc/pf9/greeting").vars(#{ name: host.name });"#,
     "Removed, or written back as it was.",

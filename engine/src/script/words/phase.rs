@@ -73,14 +73,18 @@ pub(super) const CHECK: Word = word(
         modifier(
             "expect",
             &[p("text", Arg::Text)],
-            "Text that the answer or output must contain.",
+            "Text that the answer (`.https`) or the standard output (`.run`) must contain.",
         ),
         modifier(
             "tcp",
             &[p("address", Arg::Text), p("port", Arg::Integer(1))],
             "A TCP port accepts connections.",
         ),
-        modifier("run", &[p("argv", Arg::Texts)], "A command ends with 0."),
+        modifier(
+            "run",
+            &[p("argv", Arg::Texts)],
+            "A program ends with exit code 0 within 5 seconds; with `.expect`, its standard output must also contain the text. Program and arguments are items of the list, and no shell reads them; for a shell, write `[\"sh\", \"-c\", \"…\"]`. It runs as root at each check, so it must only read.",
+        ),
         modifier(
             "file_exists",
             &[p("path", Arg::Path)],
@@ -225,7 +229,7 @@ pub(super) const REQUIRE: Word = word(
         modifier(
             "programs",
             &[p("names", Arg::Texts)],
-            "These programs are on the PATH. Facts in a file (`--facts`) contain only the programs that `nodelet facts` looks for; any other program counts as missing there.",
+            "These programs are on the PATH. Facts in a file (`--facts`) contain only the programs that `nodelet facts` looks for: of another program it is unknown whether the host has it, unless you add it to the list `programs` of the file.",
         ),
         modifier(
             "memory",
@@ -280,7 +284,7 @@ pub(super) const REQUIRE: Word = word(
         modifier(
             "kernel_features",
             &[p("names", Arg::Texts)],
-            "The kernel has these features.",
+            "The kernel has these features: `br_netfilter`, `conntrack`, `ip_vs`, `nat` or `overlay`.",
         ),
         modifier(
             "interface",

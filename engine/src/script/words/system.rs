@@ -15,7 +15,7 @@ pub(super) const SERVICE: Word = word(
         modifier(
             "runs",
             &[p("programs", Arg::Paths)],
-            "Programs of the role's package that it runs: each is compared with its checksum before a start.",
+            "Programs of the role's package that it runs: if `role.yaml` has `checksums`, each is compared with its checksum before a start.",
         ),
         repeatable(
             "restart_on",
@@ -43,7 +43,7 @@ pub(super) const PACKAGES: Word = word(
     WordKind::Resource,
     &[p("names", Arg::Texts)],
     &[],
-    "Packages of the distribution, installed from the role's payload. For each of them, `payload/debs/NAME.list` names the `.deb` files of the package and of all that it needs, one on a line; the files are beside it. A package that is installed already is accepted in any version.",
+    "Packages of the distribution, installed from the role's payload. For each of them, `payload/debs/NAME.list` names the `.deb` files of the package and of all that it needs, one on a line; the files are beside it. If one of the packages is not installed, nodelet installs the files of its list together, except those of packages that are installed already. So a package that is installed already is accepted in any version, and never upgraded.",
     r#"packages(["conntrack"]);"#,
     "Those that were installed are purged.",
 );
@@ -107,10 +107,10 @@ pub(super) const TIMER: Word = word(
         modifier(
             "command",
             &[p("argv", Arg::Texts)],
-            "The program of the role that runs then, with its arguments and without a shell: a path below `role.payload`, verified by its checksum before each run. `.timeout` bounds one run: 10m by default, 30m at most.",
+            "The program of the role that runs then, with its arguments and without a shell: a path below `role.payload`. If `role.yaml` has `checksums`, it is verified by its checksum before each run. `.timeout` bounds one run: 10m by default, 30m at most.",
         ),
     ],
-    "Something that nodeletd runs on a schedule, with `.run` or `.command`, as root and with limits of CPU time and memory. The first run begins at once. However many runs were missed, nodeletd makes up for them with one run. A run waits while the host or the phase is repaired, and is ended when the host has to be changed; it then begins again later.",
+    "Something that nodeletd runs on a schedule, with `.run` or `.command`, as root and with limits of CPU time and memory. It runs only while nodeletd holds the host at this role: nodeletd has the role `pf9-kube` unless it is started with `--role ROLE`. `nodelet timer status` shows each timer, its next run, and why its last run failed. The first run begins at once. However many runs were missed, nodeletd makes up for them with one run. A run waits while the host or the phase is repaired, and is ended when the host has to be changed; it then begins again later.",
     r#"timer("example").schedule("0 3 * * *").run("etcd-backup");"#,
     "Removed, or as it was before.",
 );

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use engine::exec::Fidelity;
+use behaviour::Fidelity;
 
 /// The target, in percent.
 const WANTED: f64 = 99.0;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::exec::Fidelity;
+use behaviour::Fidelity;
 use lab_suites::{
     Fault, Image, Master, SCALED, TRIALS, Watch, no_repair, predicted_repair, restarted,
 };

@@ -82,7 +82,7 @@ fn screen(view: &View, now: i64) -> String {
         view.role,
         match view.failed_in_a_row {
             // The node is as the last good settings and role say, and not as the files say now.
-            0 if view.keeps_last_good() => format!(
+            0 if view.keeps_last_good => format!(
                 "{} by its last good settings and role",
                 state.as_str().unwrap_or_default()
             ),

@@ -1,4 +1,4 @@
-//! The proof of a snapshot: etcd's own program restores it into a throw-away directory, a throw-away etcd starts on that copy, and its
+//! The proof of a snapshot: etcd's own program restores it into a temporary directory, a temporary etcd starts on that copy, and its
 //! keys are counted.
 
 pub(in crate::etcd) mod scratch_container;

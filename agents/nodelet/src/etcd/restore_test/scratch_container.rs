@@ -75,7 +75,7 @@ impl Throwaway {
         let labels = found.config.and_then(|config| config.labels);
         if labels.and_then(|labels| labels.get(OWNER.0).cloned()) != Some(OWNER.1.to_owned()) {
             bail!(
-                "make the container {NAME}: a foreign container has this name; see what it is (`docker inspect {NAME}`) and rename it"
+                "make the container {NAME}: a foreign container has this name; look at it (`docker inspect {NAME}`) and rename it"
             );
         }
         let options = RemoveContainerOptionsBuilder::default()

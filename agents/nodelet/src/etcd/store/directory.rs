@@ -10,7 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 /// ramfs, which nix has no name for. Source: the kernel's `include/uapi/linux/magic.h`.
 const RAMFS: FsType = FsType(0x8584_58f6);
 
-/// Creates the directory for root alone if it does not exist, and refuses one that cannot hold backups.
+/// Creates the directory with access only for root if it does not exist, and refuses one that cannot hold backups.
 ///
 /// # Errors
 /// The reason, and what to do about it.

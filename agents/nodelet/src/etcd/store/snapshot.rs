@@ -49,7 +49,7 @@ impl Follower {
         }
         if self.size % SECTOR != HASH as u64 {
             bail!(
-                "it is cut: {} bytes are no whole database with a hash at its end",
+                "it is cut: a file of {} bytes cannot be a complete database with a hash at its end",
                 self.size
             );
         }

@@ -84,7 +84,7 @@ async fn diff(State(shared): State<Shared>, Query(query): Query<DiffQuery>) -> R
         return (StatusCode::TOO_MANY_REQUESTS, said).into_response();
     };
     let view = shared.outside.view.borrow().clone();
-    let last_good = view.is_some_and(|view| view.keeps_last_good());
+    let last_good = view.is_some_and(|view| view.keeps_last_good);
     match shared.worker.diff(query.repair, last_good).await {
         Ok(lines) => ([("content-type", "application/x-ndjson")], lines).into_response(),
         Err(error) => (

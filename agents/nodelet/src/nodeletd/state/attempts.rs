@@ -200,7 +200,7 @@ impl Attempts {
         }
         let stayed: Vec<&str> = clean.stayed().map(PhaseName::as_str).collect();
         Some(format!(
-            "the full clean of attempt {} did not mend {}, so it is not repeated before other phases fail or the plan changes; \
+            "the full clean of attempt {} did not repair {}, so it is not repeated before other phases fail or the plan changes; \
              repairs go on; see why with `nodelet check` and remove the cause",
             clean.attempt,
             stayed.join(", ")
@@ -300,7 +300,7 @@ mod tests {
         }
         let told = attempts.vain_clean(&before).expect("there is a message");
         assert!(
-            told.contains("attempt 10 did not mend keepalived"),
+            told.contains("attempt 10 did not repair keepalived"),
             "{told}"
         );
         // A phase that the clean has fixed, and that fails again, is a new failure.

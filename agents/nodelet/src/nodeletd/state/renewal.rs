@@ -48,11 +48,6 @@ impl RenewalQueue {
         }
     }
 
-    /// Nothing is due any more, be it renewed by nodeletd or by hand: forgets earlier failures.
-    pub(in crate::nodeletd) fn nothing_due(&mut self) {
-        *self = Self::default();
-    }
-
     /// What is wrong; empty when nothing is.
     pub(in crate::nodeletd) fn problem(&self, due: &[String]) -> String {
         if due.is_empty() {

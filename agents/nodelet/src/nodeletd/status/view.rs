@@ -215,11 +215,6 @@ impl DaemonCondition {
 }
 
 impl View {
-    /// Whether the settings or the role in use are the last good ones, because those on the host are invalid.
-    pub(crate) fn keeps_last_good(&self) -> bool {
-        self.keeps_last_good
-    }
-
     /// Why no repair would be made now, if so.
     pub(in crate::nodeletd) fn touches_nothing(&self) -> Option<String> {
         if self.paused_until.is_some() {
@@ -383,7 +378,7 @@ mod tests {
         };
         let minute = Duration::from_secs(60);
         let view = View::after_failed_pass(Some(&before), &now, minute, "make it: no memory");
-        assert!(view.keeps_last_good());
+        assert!(view.keeps_last_good);
         assert_eq!(view.touches_nothing().as_deref(), Some("paused: we move"));
         assert_eq!(view.paused_until, Some(1060));
         assert_eq!((view.next_pass, view.next_attempt), (Some(1060), None));

@@ -1,6 +1,6 @@
 //! The loop: make a pass, decide, act, wait.
 //!
-//! `observe` takes in what a pass has found, `decide` says what follows (pure), `act` does it, `requests` are those of operators, and
+//! `observe` records the results of a pass, `decide` chooses the next action (pure), `act` carries it out, `requests` handles the requests of operators, and
 //! `worker` runs `nodelet` for all of it, in processes of its own. The tests play the loop with another worker and a clock that they
 //! turn.
 
@@ -74,7 +74,7 @@ pub(super) struct Handles {
 pub(super) struct Memory {
     /// For people and other agents.
     pub(super) status: StatusFile,
-    /// For the daemon alone.
+    /// Only for the daemon.
     pub(super) state: PathBuf,
     /// Where both are written.
     pub(super) disk: Disk,
@@ -270,7 +270,8 @@ impl<H: HostOps> Supervisor<H> {
         let failing = !pass.failed.is_empty() || !self.wanted.is_empty();
         let due = renewable(&pass);
         if pass.due.is_empty() {
-            self.renewals.nothing_due();
+            // Renewed by nodeletd or by hand: earlier failures are forgotten.
+            self.renewals = RenewalQueue::default();
         }
         let next = self
             .renewals

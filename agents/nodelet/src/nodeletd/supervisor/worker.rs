@@ -35,7 +35,7 @@ pub(in crate::nodeletd) const GRACE: Duration = Duration::from_secs(90);
 
 /// Bound on a backup, which has one of its own that is shorter.
 pub(in crate::nodeletd) const BACKUP: Duration = Duration::from_secs(2400);
-/// Time that a timer's run gets beside that of its program: it may wait for the disk to verify the program.
+/// Additional time for a timer's run beside the timeout of its program: the verification of the program may wait for the disk.
 const VERIFYING: Duration = Duration::from_secs(120);
 /// Time that a backup gets to remove its container.
 const BACKUP_GRACE: Duration = Duration::from_secs(30);
@@ -250,7 +250,7 @@ impl Worker {
         Self::timed(&format!("timer {name}"), argv, limit, end).await
     }
 
-    /// Runs a `nodelet` that gives way to commands that change the host.
+    /// Runs a `nodelet` that commands which change the host may end.
     async fn timed(
         what: &str,
         argv: Vec<String>,

@@ -1,15 +1,18 @@
 //! When a timer is due, from its schedule and the record of its runs. Pure.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use engine::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 use super::calendar::next_due;
+use crate::nodeletd::state::retry::doubled;
 
 /// Pause after the first failure; doubled with each further one.
-const PAUSE: TimeDelta = TimeDelta::minutes(1);
+const PAUSE: Duration = Duration::from_secs(60);
 /// Longest pause after a failure.
-const LONGEST: TimeDelta = TimeDelta::hours(1);
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// A recorded run may lie so far in the future, because the clock was set back since, and still counts.
 const SKEW: TimeDelta = TimeDelta::hours(1);
 
@@ -89,13 +92,11 @@ pub(super) fn due<Z: TimeZone>(
     }
 }
 
-fn pause(failures: u32) -> TimeDelta {
-    match failures.checked_sub(1) {
+fn pause(failures: u32) -> Duration {
+    match failures {
         // It may just have been interrupted by a change that is still under way.
-        None => TimeDelta::seconds(10),
-        Some(doublings) => PAUSE
-            .checked_mul(1 << doublings.min(10))
-            .map_or(LONGEST, |pause| pause.min(LONGEST)),
+        0 => Duration::from_secs(10),
+        _ => doubled(failures, PAUSE, LONGEST),
     }
 }
 

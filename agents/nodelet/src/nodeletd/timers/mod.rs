@@ -57,7 +57,7 @@ impl Timer {
         }
     }
 
-    /// The phase without whose health a run would be in vain.
+    /// The phase that must be healthy, because a run without it would fail.
     fn source(&self) -> &str {
         match &self.command {
             Some(command) => command.phase.as_str(),
@@ -152,7 +152,7 @@ fn allowed(view: &View, phase_of_timer: &str, source: &str) -> Option<bool> {
         && !is_coming_up(view)
         && phase(source).is_none_or(|phase| !phase.conditions.iter().any(fails));
     let wanted = phase(phase_of_timer).is_some_and(|phase| phase.skipped.is_none());
-    (at_rest && wanted).then(|| view.keeps_last_good())
+    (at_rest && wanted).then_some(view.keeps_last_good)
 }
 
 /// Whether the host has just booted, and is still busy with it. If later passes failed, the view is old, and does not count.

@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// Only the role's own taints count, not those of others.
+    /// Only the role's own taints count; taints that others set do not.
     #[test]
     fn a_taint_that_goes_is_told() {
         let taint = |key: &str| Taint {

@@ -114,7 +114,7 @@ pub(in crate::host::live) fn link(path: &Path, target: &str, fence: &Fence) -> i
         Ok(there) if !there.is_symlink() => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "something other than a link stands there",
+                "something other than a link is there",
             ));
         }
         Ok(_) => {}

@@ -22,7 +22,7 @@ pub(in crate::host::live) fn remove(path: &Path) -> io::Result<()> {
     };
     let directory = parent(path)?;
     if there.is_dir() {
-        if let Some(mount) = mount_below(path)? {
+        if let Some(mount) = mounts_below(path)?.first() {
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 format!("{} is mounted there; unmount it first", mount.display()),
@@ -77,11 +77,6 @@ pub(in crate::host::live) fn is_mount_point(path: &Path) -> io::Result<bool> {
     let name = path.file_name().unwrap_or_default();
     let real = parent(path)?.canonicalize()?.join(name);
     Ok(mounts_below(path)?.contains(&real))
-}
-
-/// The first mount point at or below `path`.
-fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
-    Ok(mounts_below(path)?.into_iter().next())
 }
 
 /// The mount points at or below `path`, in order of mounting.
@@ -161,8 +156,8 @@ mod tests {
     #[test]
     fn a_mount_point_is_found_at_and_below() {
         assert_eq!(
-            mount_below(Path::new("/proc")).expect("readable"),
-            Some(PathBuf::from("/proc"))
+            mounts_below(Path::new("/proc")).expect("readable").first(),
+            Some(&PathBuf::from("/proc"))
         );
     }
 }

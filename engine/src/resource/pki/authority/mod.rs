@@ -8,7 +8,6 @@ pub(in crate::resource::pki) mod spec;
 pub(in crate::resource::pki) mod state;
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -194,14 +193,4 @@ impl AuthoritySpec {
     fn action(&self, verb: &str) -> String {
         format!("{verb} authority `{}`", self.name)
     }
-}
-
-/// When the authority of this name expires; `None` if there is none. An operator decides on its replacement, so a status has to
-/// warn in time.
-///
-/// # Errors
-/// Its files cannot be read.
-pub async fn authority_expiry(host: &dyn Host, name: &str) -> ResourceResult<Option<SystemTime>> {
-    let authority = Authority::read(host, name).await?;
-    Ok(authority.map(|authority| authority.facts().not_after))
 }

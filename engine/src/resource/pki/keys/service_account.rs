@@ -241,7 +241,7 @@ async fn pair(
     if !proven {
         return Err(precious(
             KeyFile::Public,
-            "it is not the public half of the key beside it, and it is unknown which of the two the cluster uses",
+            "it is not the public half of the key beside it; which of the two the cluster uses is unknown",
         ));
     }
     Ok(Some(pair))

@@ -6,7 +6,7 @@ use super::*;
 use crate::host::{Clock as _, Files as _};
 use crate::resource::pki::certificate::facts::Certificate;
 use crate::resource::pki::certificate::issue;
-use crate::resource::pki::{Authority, authority_expiry, keys};
+use crate::resource::pki::{Authority, keys};
 
 fn certificate(host: &FakeHost) -> Certificate {
     Certificate::parse(CA, text(host, CA).as_bytes()).expect("it parses")
@@ -62,16 +62,14 @@ async fn it_is_never_replaced() {
         "only an operator replaces an expired one"
     );
     assert_eq!(text(&host, CA), before);
-    let end = authority_expiry(&host, "cluster")
+    let cluster = Authority::read(&host, "cluster")
         .await
         .expect("it is readable");
-    assert!(end.expect("it is there") < host.now());
-    assert_eq!(
-        authority_expiry(&host, "etcd")
-            .await
-            .expect("nothing to read"),
-        None
-    );
+    assert!(cluster.expect("it is there").facts().not_after < host.now());
+    let etcd = Authority::read(&host, "etcd")
+        .await
+        .expect("nothing to read");
+    assert!(etcd.is_none());
 }
 
 #[tokio::test]

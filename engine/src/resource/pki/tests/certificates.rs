@@ -307,7 +307,7 @@ async fn links_are_followed_and_directories_are_not_ours_to_remove() {
     host.with_world_mut(|world| world.directory(CRT));
     let error = failure(&host, &apiserver()).await;
     assert!(
-        error.contains("request.crt a file: a directory stands there"),
+        error.contains("request.crt a file: a directory is there"),
         "{error}"
     );
 }

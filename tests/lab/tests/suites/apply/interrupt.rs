@@ -73,7 +73,7 @@ fn interrupted(told: &(String, String), phases: &[&str]) {
         !begun.contains(&"kubernetes-ready"),
         "kubernetes-ready was begun in\n{text}"
     );
-    for wanted in [r#""outcome":"interrupted""#, "finishing the step at hand"] {
+    for wanted in [r#""outcome":"interrupted""#, "finishing the current step"] {
         assert!(text.contains(wanted), "`{wanted}` is missing in\n{text}");
     }
 }

@@ -89,8 +89,8 @@ fn wrong_settings_are_refused_with_their_place() {
 fn what_the_host_stands_with_is_refused_with_the_way_out() {
     let master = shared();
     for (key, value, way_out) in [
-        ("ROLE", "none", "take the role off first: `nodelet clean`"),
-        ("ROLE", "worker", "take the role off first: `nodelet clean`"),
+        ("ROLE", "none", "remove the role first: `nodelet clean`"),
+        ("ROLE", "worker", "remove the role first: `nodelet clean`"),
         ("USE_HOSTNAME", "false", "`nodelet clean --purge`"),
     ] {
         master.configure(&[(key, value)]);
@@ -133,6 +133,12 @@ END
         ]);
         assert!(run.events("run_started").is_empty(), "{}", run.text());
     }
+    // A status pass with it does not replace the copies of the last good settings and of the last good role.
+    let copies = || master.sh("cd /var/opt/pf9/nodelet; sha256sum settings.yaml role.json");
+    master.nodelet(&["pass"]).exits(0);
+    let kept = copies();
+    master.nodelet(&["pass", "--role", "other"]).exits(0);
+    assert_eq!(copies(), kept);
     // A prediction shows it, and says so.
     master
         .nodelet(&["plan", "--role", "other"])

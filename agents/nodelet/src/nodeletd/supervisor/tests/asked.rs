@@ -85,7 +85,7 @@ async fn settings_that_are_written_during_a_pass_or_a_change_are_read_before_any
     .await;
 }
 
-/// An operator who was told that the pause is in force may have begun to work on the host.
+/// If nodeletd has reported that the pause is in force, an operator may already work on the host.
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_comes_during_a_pass_holds_for_what_follows_it() {
     let directory = tempfile::tempdir().expect("a directory");

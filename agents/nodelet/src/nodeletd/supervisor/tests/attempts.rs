@@ -175,7 +175,7 @@ async fn a_requested_attempt_never_cleans_a_host() {
     .await;
 }
 
-/// A change that is interrupted does not count as an attempt, nor does one that never began.
+/// A change that is interrupted or never began does not count as an attempt.
 #[tokio::test(start_paused = true)]
 async fn what_did_not_come_to_its_end_or_never_began_is_not_counted() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -331,7 +331,10 @@ async fn a_clean_that_was_in_vain_is_not_made_again_for_the_same_phases() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let (status, reason) = told().expect("it is a condition");
         assert_eq!(status, Status::False);
-        assert!(reason.contains("attempt 10 did not mend etcd"), "{reason}");
+        assert!(
+            reason.contains("attempt 10 did not repair etcd"),
+            "{reason}"
+        );
     })
     .await;
     // The next daemon knows of it, too.

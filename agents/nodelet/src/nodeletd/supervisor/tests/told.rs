@@ -368,7 +368,7 @@ async fn while_the_role_is_invalid_units_are_repaired_and_nothing_is_cleaned() {
         assert_eq!(host.cleans(), 0);
         assert!(host.went_by_last_good.load(Ordering::Relaxed));
         let view = outside.view.borrow().clone().expect("it looks");
-        assert!(view.keeps_last_good());
+        assert!(view.keeps_last_good);
         let mut conditions = view.conditions.iter();
         let told = conditions.find(|one| one.name == "RoleValid");
         let told = told.expect("it is a condition");

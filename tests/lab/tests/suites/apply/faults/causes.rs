@@ -38,7 +38,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         phase: "node-config",
         about: "a directory is in the place of a link",
         breaks: "mkdir -p /usr/local/bin/kubectl/full",
-        says: &["/usr/local/bin/kubectl a link: a directory stands there", "move it away"],
+        says: &["/usr/local/bin/kubectl a link: a directory is there", "move it away"],
         mend: "rm -r /usr/local/bin/kubectl",
         ..NONE
     },
@@ -216,7 +216,7 @@ pub(crate) const CAUSES: &[Cause] = &[
         phase: "etcd-backup",
         about: "a file is in the place of its directory",
         breaks: "touch /etc/pf9/etcd-backup",
-        says: &["/etc/pf9/etcd-backup", "a file stands there", "move it away"],
+        says: &["/etc/pf9/etcd-backup", "a file is there", "move it away"],
         mend: "rm /etc/pf9/etcd-backup",
         ..NONE
     },

@@ -216,7 +216,7 @@ fn a_schedule_that_never_comes_and_a_place_that_does_not_last_are_refused_and_th
         ("/run/backups", "in memory (tmpfs)"),
         ("/srv/read-only/backups", "mounted read-only"),
         ("/srv/open", "others than root may look into it (mode 0755)"),
-        ("/srv/file", "no directory"),
+        ("/srv/file", "not a directory"),
         ("/srv/full/backups", " free of "),
     ] {
         master.configure(&[("ETCD_BACKUP_DIR", directory)]);

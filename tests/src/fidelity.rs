@@ -9,15 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
-use crate::exec::Event;
-use crate::model::StepId;
-use crate::resource::Action;
+use engine::exec::Event;
+use engine::model::StepId;
+use engine::resource::Action;
 
 /// What an event stream says of a step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "seen")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     /// It is as it should be.
     Unchanged,
@@ -26,7 +23,6 @@ pub enum Seen {
         /// How.
         action: Action,
         /// SHA-256 of a file's content; none if the content is secret or random.
-        #[serde(skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
     },
     /// What it runs is stopped, before anything is started again.
@@ -53,7 +49,7 @@ impl std::fmt::Display for Seen {
 }
 
 /// A step for which the prediction and the run differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// The step.
     pub step: StepId,
@@ -75,7 +71,7 @@ impl std::fmt::Display for Mismatch {
 }
 
 /// How a prediction and a run agree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fidelity {
     /// Steps in either stream, without commands.
     pub steps: usize,
@@ -210,8 +206,8 @@ fn seen(events: &[Event]) -> BTreeMap<(StepId, Part), Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PhaseName, Span};
-    use crate::resource::Change;
+    use engine::model::{PhaseName, Span};
+    use engine::resource::Change;
 
     fn changing(step: &str, change: Change) -> Event {
         let phase: PhaseName = "etcd".parse().unwrap();

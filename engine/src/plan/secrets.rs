@@ -1,0 +1,241 @@
+//! What steps do with files that hold secrets: a copy is as private as the file, and the environment of a container has no such file.
+//!
+//! A script names a file by its path, and a step of another phase may make it. So this is decided when all phases are known. The mode of a
+//! copy whose source no step makes is decided on the host ([`FileSource::GuardedCopy`]).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{PlannedPhase, PlannedStep};
+use crate::model::Diagnostic;
+use crate::resource::{FileSource, Secrecy, Spec, TOO_OPEN};
+
+/// Mode of a copy of a secret for which the script gives no mode.
+const PRIVATE: u32 = 0o600;
+
+/// The files that steps make, as far as the plan says how secret they are.
+type Files = BTreeMap<PathBuf, Secrecy>;
+
+/// Makes each copy as private as its source. Returns a finding for each step that would show a secret.
+pub(crate) fn guard_secrets(phases: &mut [PlannedPhase]) -> Vec<Diagnostic> {
+    let mut files = files_of(phases);
+    // A copy may have a copy.
+    while inherit(phases, &files) {
+        files = files_of(phases);
+    }
+    let phases = phases.iter().filter(|phase| phase.skipped.is_none());
+    let steps = phases.flat_map(steps_of);
+    steps.filter_map(|step| problem(step, &files)).collect()
+}
+
+/// The steps of a phase that make something.
+fn steps_of(phase: &PlannedPhase) -> impl Iterator<Item = &PlannedStep> {
+    let steps = phase.steps.iter().chain(&phase.on_stop);
+    let steps = steps.chain(&phase.on_rollback).chain(&phase.on_clean);
+    steps.filter(|step| !step.policy.absent)
+}
+
+fn files_of(phases: &[PlannedPhase]) -> Files {
+    let mut files = Files::new();
+    let steps = phases.iter().flat_map(steps_of);
+    for (path, secrecy) in steps.flat_map(|step| step.spec.secrecy()) {
+        let strictest = files.entry(path).or_insert(secrecy);
+        *strictest = secrecy.max(*strictest);
+    }
+    files
+}
+
+/// Makes copies as private as their sources; returns whether a copy changed.
+fn inherit(phases: &mut [PlannedPhase], files: &Files) -> bool {
+    let mut has_changed = false;
+    for phase in phases {
+        let steps = phase.steps.iter_mut().chain(&mut phase.on_stop);
+        let steps = steps.chain(&mut phase.on_rollback);
+        for step in steps.chain(&mut phase.on_clean) {
+            has_changed |= inherits(step, files);
+        }
+    }
+    has_changed
+}
+
+fn inherits(step: &mut PlannedStep, files: &Files) -> bool {
+    let Spec::File(file) = &mut step.spec else {
+        return false;
+    };
+    let (source, has_mode) = match &file.source {
+        FileSource::Copy(source) => (source.clone(), true),
+        FileSource::GuardedCopy(source) => (source.clone(), false),
+        FileSource::Text(_) | FileSource::Payload(_) => return false,
+    };
+    let Some(secrecy) = files.get(&source).copied() else {
+        return false;
+    };
+    let is_secret = secrecy > Secrecy::Open;
+    if has_mode && (file.secret || !is_secret) {
+        return false;
+    }
+    file.source = FileSource::Copy(source);
+    file.secret |= is_secret;
+    if !has_mode && secrecy == Secrecy::Private {
+        file.attributes.mode = PRIVATE;
+    }
+    true
+}
+
+/// A finding if the step would show a secret.
+fn problem(step: &PlannedStep, files: &Files) -> Option<Diagnostic> {
+    match &step.spec {
+        Spec::File(file) => {
+            let FileSource::Copy(source) = &file.source else {
+                return None;
+            };
+            let mode = file.attributes.mode;
+            let is_secret = files.get(source) == Some(&Secrecy::Private);
+            (is_secret && mode & TOO_OPEN != 0).then(|| {
+                let message = format!(
+                    "with mode {mode:04o}, {} this copy of `{}`, which contains a secret",
+                    if mode & 0o007 == 0 {
+                        "its group can change"
+                    } else {
+                        "all users of the host have access to"
+                    },
+                    source.display()
+                );
+                Diagnostic::new("P0348", step.span.clone(), message).help(
+                    "remove `.mode`, because the default of this copy is \"0600\"; if a program of another user reads it, add .owner(\"USER\"), or .group(\"GROUP\") with .mode(\"0640\")",
+                )
+            })
+        }
+        Spec::Container(container) => {
+            let is_secret = |path: &&PathBuf| {
+                let secrecy = files.get(*path);
+                secrecy.is_some_and(|secrecy| *secrecy > Secrecy::Open)
+            };
+            let path = container.env_files.iter().find(is_secret)?;
+            let message = format!(
+                "`.env_from` adds `{}`, which contains a secret: the container runtime shows the environment of a container, and nodelet records it",
+                path.display()
+            );
+            Some(Diagnostic::new("P0349", step.span.clone(), message).help(
+                "mount the directory of the file with .mount_read_only(…), and let the program read the file",
+            ))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::host::Attributes;
+    use crate::model::{SecretRef, Span, StepId, Text, Value};
+    use crate::plan::StepPolicy;
+    use crate::resource::{EnvFileSpec, FileSpec, Owner};
+
+    fn file(path: &str, source: FileSource, mode: u32, secret: bool) -> Spec {
+        Spec::File(FileSpec {
+            path: path.into(),
+            source,
+            attributes: Attributes::root(mode),
+            owner: Owner::default(),
+            create_only: false,
+            secret,
+            unit: false,
+        })
+    }
+
+    /// A copy without a mode in the script.
+    fn copy(path: &str, source: &str) -> Spec {
+        file(path, FileSource::GuardedCopy(source.into()), 0o644, false)
+    }
+
+    fn with_secret(path: &str) -> Spec {
+        let token = Value::Secret(SecretRef("kube/TOKEN".to_owned()));
+        Spec::EnvFile(EnvFileSpec {
+            path: path.into(),
+            values: BTreeMap::from([("TOKEN".to_owned(), token)]),
+            attributes: Attributes::root(0o600),
+            owner: Owner::default(),
+        })
+    }
+
+    fn phase(name: &str, specs: Vec<Spec>) -> PlannedPhase {
+        let mut phase = PlannedPhase::bare(name.parse().expect("a name"));
+        for (index, spec) in specs.into_iter().enumerate() {
+            phase.steps.push(PlannedStep {
+                id: StepId::new(&phase.name, spec.kind(), &spec.label()),
+                span: Span::new(format!("phases/{name}.rhai"), index + 5, 1),
+                spec,
+                policy: StepPolicy::default(),
+            });
+        }
+        phase
+    }
+
+    /// Source, mode and secrecy of the file at `path`.
+    fn made(phases: &[PlannedPhase], path: &str) -> (FileSource, u32, bool) {
+        let mut steps = phases.iter().flat_map(steps_of);
+        let found = steps.find_map(|step| match &step.spec {
+            Spec::File(file) if file.path == Path::new(path) => Some(file),
+            _ => None,
+        });
+        let file = found.expect("there is such a file");
+        (file.source.clone(), file.attributes.mode, file.secret)
+    }
+
+    #[test]
+    fn a_copy_is_as_private_as_its_source_and_so_is_the_copy_of_it() {
+        let text = || FileSource::Text(Text::Known("a\n".to_owned()));
+        let mut phases = [
+            phase(
+                "a",
+                vec![
+                    copy("/etc/second", "/etc/first"),
+                    copy("/etc/first", "/etc/token.env"),
+                    copy("/etc/root", "/etc/pem"),
+                    copy("/etc/plain-copy", "/etc/plain"),
+                    copy("/etc/other", "/etc/made-elsewhere"),
+                ],
+            ),
+            phase(
+                "b",
+                vec![
+                    with_secret("/etc/token.env"),
+                    file("/etc/pem", text(), 0o644, true),
+                    file("/etc/plain", text(), 0o644, false),
+                ],
+            ),
+        ];
+        assert_eq!(guard_secrets(&mut phases), []);
+        for (path, source, mode, secret) in [
+            ("/etc/first", "/etc/token.env", 0o600, true),
+            ("/etc/second", "/etc/first", 0o600, true),
+            ("/etc/root", "/etc/pem", 0o644, true),
+            ("/etc/plain-copy", "/etc/plain", 0o644, false),
+        ] {
+            let expected = (FileSource::Copy(source.into()), mode, secret);
+            assert_eq!(made(&phases, path), expected, "{path}");
+        }
+        let elsewhere = FileSource::GuardedCopy("/etc/made-elsewhere".into());
+        assert_eq!(made(&phases, "/etc/other"), (elsewhere, 0o644, false));
+    }
+
+    #[test]
+    fn a_mode_that_shows_the_copy_of_a_secret_is_told() {
+        let source = || FileSource::Copy("/etc/token.env".into());
+        let mut phases = [phase(
+            "a",
+            vec![
+                with_secret("/etc/token.env"),
+                file("/etc/narrow", source(), 0o640, false),
+                file("/etc/wide", source(), 0o644, false),
+            ],
+        )];
+        let told = guard_secrets(&mut phases);
+        let told: Vec<(&str, usize)> = told.iter().map(|one| (one.code, one.span.line)).collect();
+        assert_eq!(told, [("P0348", 7)]);
+        assert!(made(&phases, "/etc/narrow").2, "it is not shown");
+    }
+}

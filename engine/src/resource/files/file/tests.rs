@@ -1,0 +1,97 @@
+//! Copies and sockets.
+
+use std::path::Path;
+
+use super::*;
+use crate::host::Files as _;
+use crate::host::fake::FakeHost;
+use crate::resource::{NoSecrets, Outputs};
+
+/// Converges a copy of `/etc/a`; returns the change.
+async fn copy(host: &FakeHost) -> ResourceResult<Option<Change>> {
+    let file = FileSpec {
+        path: "/etc/b".into(),
+        source: FileSource::Copy("/etc/a".into()),
+        attributes: PRIVATE,
+        owner: Owner::default(),
+        create_only: false,
+        secret: true,
+        unit: false,
+    };
+    let outputs = Outputs::default();
+    let cx = Context {
+        host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: false,
+    };
+    let observed = file.observe(&cx).await?;
+    let change = file.diff(&observed);
+    if let Some(change) = &change {
+        let mut receipt = Receipt::default();
+        file.converge(&observed, change, &cx, &mut receipt).await?;
+    }
+    Ok(change)
+}
+
+/// A service that stops leaves its socket file.
+#[tokio::test]
+async fn a_socket_goes_and_a_pipe_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("socket");
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is made"));
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("it is made");
+    let (host, outputs) = (crate::host::live::LiveHost::new(), Outputs::default());
+    let cx = Context {
+        host: &host,
+        outputs: &outputs,
+        secrets: &NoSecrets,
+        absent: true,
+    };
+    for (path, stays) in [(socket, false), (pipe, true)] {
+        let file = FileSpec {
+            path,
+            source: FileSource::Text(Text::Known(String::new())),
+            attributes: PRIVATE,
+            owner: Owner::default(),
+            create_only: false,
+            secret: false,
+            unit: false,
+        };
+        let observed = file.observe(&cx).await.expect("it is seen");
+        let change = file.diff(&observed).expect("it is to go");
+        let mut receipt = Receipt::default();
+        let converged = file.converge(&observed, &change, &cx, &mut receipt).await;
+        assert_eq!(converged.is_err(), stays, "{converged:?}");
+        assert_eq!(file.path.exists(), stays);
+        assert!(receipt.undos.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_copy_follows_its_source_and_shows_no_secret() {
+    let host = FakeHost::new().with_file("/etc/a", "one");
+    let text = |host: &FakeHost| host.with_world(|world| world.text("/etc/b"));
+    copy(&host).await.expect("it is copied");
+    assert_eq!(text(&host).as_deref(), Some("one"));
+    assert_eq!(copy(&host).await.expect("it is the same"), None);
+    host.with_world_mut(|world| world.file("/etc/a", "two"));
+    let change = copy(&host).await.expect("it is copied").expect("a change");
+    assert_eq!(text(&host).as_deref(), Some("two"));
+    assert!(
+        change.text.is_none() && change.digest.is_none(),
+        "{change:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_there_or_not_known_is_waited_for() {
+    let host = FakeHost::new();
+    let error = copy(&host).await.expect_err("there is none").to_string();
+    assert!(error.contains("/etc/a is not there yet"), "{error}");
+    let marked = host.mark_late(Path::new("/etc/a"), "a key is random").await;
+    marked.expect("it is simulated");
+    let error = copy(&host).await.expect_err("not known").to_string();
+    assert!(error.contains("/etc/a is known after apply"), "{error}");
+}
